@@ -1,0 +1,1 @@
+"""Live push for threaded Python. (API filled in as modules land.)"""

@@ -1,0 +1,189 @@
+"""What can go wrong, split by whose fault it is, and what a close code means.
+
+Must not know frames, sockets or threads: every module may import this one.
+
+The tree::
+
+    WsHubError
+    ├── ConfigError (ValueError)            a setting that cannot work
+    ├── InvalidName (ValueError)            a channel name or process id outside the rules
+    ├── MessageEncodeError (ValueError)     data that has no JSON form
+    ├── HubNotRunning (RuntimeError)        not started yet, or stopped
+    ├── HubFull                             the hub's queue stayed full
+    ├── SendTimeout (TimeoutError)          one client's outbox stayed full
+    ├── ConnectionClosed (ConnectionError)  this client is gone: code, reason
+    ├── NotConnected (ConnectionError)      a ReconnectingClient between connections
+    ├── HandshakeRefused (ConnectionError)  a server said no: HTTP status
+    ├── MaxRetriesExceeded (ConnectionError)
+    ├── AdoptionError (RuntimeError)        a server whose socket cannot be taken
+    └── PeerError                           the far end broke a rule
+        ├── MessageDecodeError              answered with an `error` message
+        └── ProtocolError                   answered with a close code
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = [
+    "AdoptionError",
+    "CloseCode",
+    "ConfigError",
+    "ConnectionClosed",
+    "HandshakeRefused",
+    "HubFull",
+    "HubNotRunning",
+    "InvalidName",
+    "MaxRetriesExceeded",
+    "MessageDecodeError",
+    "MessageEncodeError",
+    "NotConnected",
+    "PeerError",
+    "ProtocolError",
+    "SendTimeout",
+    "WsHubError",
+    "excerpt",
+    "is_retryable",
+]
+
+
+class CloseCode(enum.IntEnum):
+    """The close codes that ws_hub sends or understands (RFC 6455 section 7.4)."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS = 1005  # never on the wire: the peer's Close frame was empty
+    ABNORMAL = 1006  # never on the wire: the connection ended without a Close frame
+    INVALID_DATA = 1007
+    POLICY = 1008
+    TOO_BIG = 1009
+    INTERNAL = 1011
+    RESTART = 1012
+    TRY_AGAIN = 1013
+    UNAUTHENTICATED = 4401
+    FORBIDDEN = 4403
+
+
+_FINAL_CODES = frozenset({CloseCode.UNAUTHENTICATED, CloseCode.FORBIDDEN})
+_FINAL_STATUSES = frozenset({401, 403})
+
+
+def is_retryable(code: int) -> bool:
+    """Say whether a client that was closed with this code should come back.
+
+    `code` is a close code, or the HTTP status of a refused handshake. Only the
+    answers that would be given again are final: who you are, what you may.
+    """
+    return code not in _FINAL_CODES and code not in _FINAL_STATUSES
+
+
+def excerpt(value: object, limit: int = 100) -> str:
+    """Return the repr of a value for a message or a log, cut to `limit` characters.
+
+    Values from a peer go into logs only through here: a repr has no raw control
+    characters (FAULTS 54).
+    """
+    if isinstance(value, (str, bytes)) and len(value) > limit:
+        value = value[:limit]
+        return repr(value) + "..."
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+class WsHubError(Exception):
+    """The root of all exceptions that ws_hub raises on purpose."""
+
+
+class ConfigError(WsHubError, ValueError):
+    """A setting cannot work; the message names the field and the value."""
+
+
+class InvalidName(WsHubError, ValueError):
+    """A channel name or a process id is outside the rules of PROTOCOL."""
+
+
+class MessageEncodeError(WsHubError, ValueError):
+    """A message has no JSON form (NaN, a set, a lone surrogate); nobody got any of it."""
+
+
+class HubNotRunning(WsHubError, RuntimeError):
+    """The hub was not started, or has stopped; nothing was queued."""
+
+
+class HubFull(WsHubError):
+    """The hub's queue had no room within the time allowed; the message was not queued."""
+
+
+class SendTimeout(WsHubError, TimeoutError):
+    """A client's outbox had no room within the time allowed; the message was not queued."""
+
+
+class ConnectionClosed(WsHubError, ConnectionError):
+    """The connection is over.
+
+    Attributes:
+        code: the close code, 1005 and 1006 included (RFC 6455 section 7.1.5).
+        reason: the reason given with it, or what ended the connection.
+    """
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(f"connection closed: {int(code)} {excerpt(reason)}")
+
+
+class NotConnected(WsHubError, ConnectionError):
+    """A ReconnectingClient has no connection at the moment; nothing was sent."""
+
+
+class HandshakeRefused(WsHubError, ConnectionError):
+    """A server answered the opening handshake with an HTTP status other than 101.
+
+    Attributes:
+        status: the HTTP status.
+        retry_after: seconds that the server asked to wait, or None.
+    """
+
+    def __init__(self, status: int, reason: str = "", retry_after: float | None = None) -> None:
+        self.status = status
+        self.retry_after = retry_after
+        super().__init__(f"handshake refused: HTTP {status} {excerpt(reason)}")
+
+
+class MaxRetriesExceeded(WsHubError, ConnectionError):
+    """A ReconnectingClient used up its retries; `__cause__` is the last failure."""
+
+
+class AdoptionError(WsHubError, RuntimeError):
+    """This WSGI server gives no socket that a connection could live on."""
+
+
+class PeerError(WsHubError):
+    """The far end broke a rule."""
+
+
+class MessageDecodeError(PeerError, ValueError):
+    """A peer's text is not a message. The connection stays; the peer is told.
+
+    Attributes:
+        id: the `id` that the peer sent, when it could be read, else None.
+        code: the `code` of the `error` message to answer with.
+    """
+
+    def __init__(
+        self, text: str, *, id: str | int | None = None, code: str = "bad_message"
+    ) -> None:
+        self.id = id
+        self.code = code
+        super().__init__(text)
+
+
+class ProtocolError(PeerError):
+    """A peer's frames break RFC 6455 or a limit; the connection ends with `code`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(f"{int(code)} {excerpt(reason)}")

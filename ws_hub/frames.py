@@ -1,0 +1,66 @@
+"""One WebSocket frame to bytes (RFC 6455 section 5.2), once, for all who get it.
+
+Must not know JSON or sockets. Frames from a server are not masked, so the same
+bytes serve every client, and any number of them joined is one write.
+"""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = ["MAX_CONTROL_BYTES", "binary_frame", "close_frame", "ping_frame", "pong_frame", "text_frame"]
+
+MAX_CONTROL_BYTES = 125  # RFC 6455 section 5.5
+
+_FIN = 0x80
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+
+
+def _frame(opcode: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((_FIN | opcode, size)) + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH", _FIN | opcode, 126, size) + payload
+    return struct.pack("!BBQ", _FIN | opcode, 127, size) + payload
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return one whole text message; `payload` must be UTF-8."""
+    return _frame(_TEXT, payload)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """Return one whole binary message."""
+    return _frame(_BINARY, payload)
+
+
+def ping_frame(payload: bytes = b"") -> bytes:
+    """Return a ping; raises ValueError over 125 bytes."""
+    return _control(_PING, payload)
+
+
+def pong_frame(payload: bytes = b"") -> bytes:
+    """Return a pong; raises ValueError over 125 bytes."""
+    return _control(_PONG, payload)
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Return a Close frame; the reason is cut to what fits, between characters.
+
+    Code 1005 stands for an empty Close frame (RFC 6455 section 7.4.1). Raises
+    ValueError for a code that must not be on the wire.
+    """
+    if code == 1005:
+        return _control(_CLOSE, b"")
+    if not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1006):
+        raise ValueError(f"close code {code} must not be sent")
+    text = reason.encode("utf-8", "replace")[: MAX_CONTROL_BYTES - 2]
+    text = text.decode("utf-8", "ignore").encode()
+    return _control(_CLOSE, struct.pack("!H", code) + text)
+
+
+def _control(opcode: int, payload: bytes) -> bytes:
+    if len(payload) > MAX_CONTROL_BYTES:
+        raise ValueError(f"a control frame carries at most 125 bytes, not {len(payload)}")
+    return _frame(opcode, payload)

@@ -1,0 +1,316 @@
+"""One message: its fields, its JSON text in and out, and the rules for names.
+
+Must not know frames, sockets, or who receives. The wire spelling (`processId`)
+lives here and nowhere else. Rules of this file:
+
+- The field order and what is left out are those of the Go original (INTEROP):
+  `type, channel, processId, data, timestamp`, then our extensions.
+- A text that is not a message raises MessageDecodeError, never anything else:
+  not RecursionError, not the ValueError of a 5,000-digit integer (FAULTS 22-26).
+- Of duplicate keys the last wins, as in Go and in browsers (FAULTS 25).
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from .errors import InvalidName, MessageDecodeError, MessageEncodeError, excerpt
+
+__all__ = [
+    "PROCESS_PREFIX",
+    "Message",
+    "MessageType",
+    "check_channel",
+    "check_process_id",
+    "decode",
+    "encode",
+    "is_channel_name",
+    "is_process_id",
+    "number",
+    "parse_timestamp",
+    "process_channel",
+    "split_batch",
+    "timestamp",
+]
+
+PROCESS_PREFIX = "process:"
+
+_CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]{1,256}\Z")
+_PROCESS_ID = re.compile(r"[A-Za-z0-9_\-.]{1,128}\Z")
+_TIMESTAMP = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)\Z"
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class MessageType(str, enum.Enum):
+    """The message types of the wire. Any other string is an application's own type."""
+
+    PROCESS_OUTPUT = "process_output"
+    PROCESS_STATUS = "process_status"
+    EVENT = "event"
+    ERROR = "error"
+    PING = "ping"
+    PONG = "pong"
+    SUBSCRIBE = "subscribe"
+    UNSUBSCRIBE = "unsubscribe"
+    ACK = "ack"
+    LAGGED = "lagged"
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the wire, in or out.
+
+    Args:
+        type: what it is: a MessageType or an application's own string.
+        channel: the channel it belongs to; "" for none.
+        process_id: the process it belongs to; "" for none.
+        data: any JSON value; None is left out on the wire.
+        timestamp: RFC 3339 text; "" lets the sending hub fill it in.
+        id: ties a reply to its request (PROTOCOL, Replies).
+        code: what kind of error, in an `error` reply.
+        seq: position in a channel that keeps history, from 1.
+        epoch: which numbering `seq` and `since` belong to.
+        since: in `subscribe`: send what came after this `seq`; 0 for all that is kept.
+        last: in `subscribe`: send this many of the newest messages.
+    """
+
+    type: str
+    channel: str = ""
+    process_id: str = ""
+    data: Any = None
+    timestamp: str = ""
+    id: str | int | None = None
+    code: str = ""
+    seq: int | None = None
+    epoch: str = ""
+    since: int | None = None
+    last: int | None = None
+
+    @property
+    def target(self) -> str | None:
+        """The channel that a subscribe or unsubscribe names; None when it names none.
+
+        `channel` wins; the Go original's first release knew `data` only.
+        """
+        if self.channel:
+            return self.channel
+        return self.data if isinstance(self.data, str) else None
+
+
+# --- names ---------------------------------------------------------------------------------
+
+
+def is_process_id(name: str) -> bool:
+    """Say whether `name` is 1-128 characters of `A-Z a-z 0-9 _ - .`."""
+    return _PROCESS_ID.match(name) is not None
+
+
+def is_channel_name(name: str) -> bool:
+    """Say whether `name` is 1-256 characters of `A-Z a-z 0-9 _ - . :`.
+
+    A name that starts with `process:` must go on with a process id.
+    """
+    if _CHANNEL.match(name) is None:
+        return False
+    return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
+
+
+def check_channel(name: str, rule: Callable[[str], bool] = is_channel_name) -> None:
+    """Raise InvalidName unless `name` is a channel name by `rule`."""
+    if not isinstance(name, str) or not rule(name):
+        raise InvalidName(
+            f"channel name {excerpt(name)} is refused: 1-256 characters of A-Z a-z 0-9 _ - . :, "
+            "and after 'process:' a process id"
+        )
+
+
+def check_process_id(name: str) -> None:
+    """Raise InvalidName unless `name` is a process id."""
+    if not isinstance(name, str) or not is_process_id(name):
+        raise InvalidName(
+            f"process id {excerpt(name)} is refused: 1-128 characters of A-Z a-z 0-9 _ - ."
+        )
+
+
+def process_channel(process_id: str) -> str:
+    """Return the channel of a process; raises InvalidName for a bad id."""
+    check_process_id(process_id)
+    return PROCESS_PREFIX + process_id
+
+
+# --- time ----------------------------------------------------------------------------------
+
+
+def timestamp(seconds: float) -> str:
+    """Write a POSIX time as the wire has it: RFC 3339, UTC, microseconds."""
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+
+
+def parse_timestamp(text: str) -> datetime.datetime:
+    """Read an RFC 3339 time with any offset; fractions are cut to microseconds.
+
+    A parser of our own because `fromisoformat` takes neither `Z` nor Go's nine
+    fraction digits before Python 3.11. Raises ValueError.
+    """
+    match = _TIMESTAMP.match(text)
+    if match is None:
+        raise ValueError(f"not an RFC 3339 time: {excerpt(text)}")
+    day, clock, fraction, zone = match.groups()
+    micro = (fraction or "0")[:6].ljust(6, "0")
+    offset = "+00:00" if zone in "Zz" else zone
+    return datetime.datetime.fromisoformat(f"{day}T{clock}.{micro}{offset}")
+
+
+# --- out -----------------------------------------------------------------------------------
+
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as one JSON object in UTF-8.
+
+    Raises MessageEncodeError when a field has no JSON form.
+    """
+    try:
+        parts = ['{"type":', _to_json(message.type)]
+        if message.channel:
+            parts += ',"channel":', _to_json(message.channel)
+        if message.process_id:
+            parts += ',"processId":', _to_json(message.process_id)
+        if message.data is not None:
+            parts += ',"data":', _to_json(message.data)
+        if message.timestamp:
+            parts += ',"timestamp":', _to_json(message.timestamp)
+        if message.id is not None:
+            parts += ',"id":', _to_json(message.id)
+        for key, value in (
+            ("code", message.code),
+            ("epoch", message.epoch),
+        ):
+            if value:
+                parts += f',"{key}":', _to_json(value)
+        for key, count in (
+            ("seq", message.seq),
+            ("since", message.since),
+            ("last", message.last),
+        ):
+            if count is not None:
+                parts += f',"{key}":', _to_json(count)
+        parts.append("}")
+        return "".join(parts).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        # UnicodeEncodeError, of a lone surrogate, is a ValueError.
+        raise MessageEncodeError(
+            f"cannot encode {excerpt(message.type)} message with data "
+            f"{excerpt(message.data)}: {error}"
+        ) from error
+
+
+def number(text: bytes, seq: int) -> bytes:
+    """Return an encoded message with its `seq` added.
+
+    The hub numbers a message when it dispatches it, long after the publishing
+    thread has encoded it, and must not encode it a second time.
+    """
+    return b'%b,"seq":%d}' % (text[:-1], seq)
+
+
+# --- in ------------------------------------------------------------------------------------
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):  # 1e999 (FAULTS 24)
+        raise ValueError("number out of range")
+    return value
+
+
+_from_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+
+
+def decode(text: str) -> Message:
+    """Read one message.
+
+    Raises MessageDecodeError, with the peer's `id` when that much could be read.
+    Fields that a message of this type does not use are kept; unknown ones are
+    ignored, so that both sides may be extended.
+    """
+    try:
+        value = _from_json(text)
+        if _SURROGATE.search(text):
+            # A lone surrogate has no UTF-8 form: refused here, not in the thread of
+            # whoever would pass it on (FAULTS 26). A proper pair passes.
+            _to_json(value).encode()
+    except (ValueError, RecursionError) as error:
+        raise MessageDecodeError(f"invalid JSON: {_why(error)}") from error
+    if not isinstance(value, dict):
+        raise MessageDecodeError("a message must be a JSON object")
+    id = value.get("id")
+    if isinstance(id, bool) or not isinstance(id, (str, int, type(None))):
+        raise MessageDecodeError("id must be a string or an integer")
+
+    def field(key: str, kind: type, default: Any) -> Any:
+        found = value.get(key)
+        if found is None:
+            return default
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise MessageDecodeError(f"{key} must be a {_KINDS[kind]}", id=id)
+        return found
+
+    kind = field("type", str, "")
+    if not kind:
+        raise MessageDecodeError("type is required", id=id)
+    return Message(
+        type=kind,
+        channel=field("channel", str, ""),
+        process_id=field("processId", str, ""),
+        data=value.get("data"),
+        timestamp=field("timestamp", str, ""),
+        id=id,
+        code=field("code", str, ""),
+        seq=field("seq", int, None),
+        epoch=field("epoch", str, ""),
+        since=field("since", int, None),
+        last=field("last", int, None),
+    )
+
+
+_KINDS = {str: "string", int: "whole number"}
+
+
+def _why(error: BaseException) -> str:
+    """A sentence for the peer that repeats nothing of what it sent."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeError):
+        return "a lone surrogate"
+    return "a number is out of range"
+
+
+def split_batch(text: str) -> Iterator[str]:
+    """Yield the messages of one text frame.
+
+    A Go hub joins queued messages with a newline, which never occurs inside JSON
+    text (INTEROP). Empty pieces are left out.
+    """
+    for piece in text.split("\n"):
+        if piece and not piece.isspace():
+            yield piece

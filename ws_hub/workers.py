@@ -1,0 +1,79 @@
+"""The threads of ws_hub: started here, named, daemonic, logged when something kills one.
+
+Must not know what the threads do. Also the place where a fork is survived: what a
+forked child must forget is registered here and forgotten in the child.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["ForkAware", "forget_after_fork", "join", "start"]
+
+logger = logging.getLogger(__name__)
+
+
+def start(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+    """Start a daemon thread named `name` that runs `target(*args)`.
+
+    An exception that reaches the top of the thread is logged with its traceback;
+    `target` has its own `finally` for the state it owns. Raises RuntimeError when
+    the system has no more threads.
+    """
+    thread = threading.Thread(target=_run, args=(target, args), name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _run(target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    try:
+        target(*args)
+    except BaseException:  # noqa: BLE001 - the top of a thread: nobody else would say it
+        logger.exception("thread %s died", threading.current_thread().name)
+
+
+def join(thread: threading.Thread | None, timeout: float) -> bool:
+    """Wait until a thread has ended, at most `timeout` seconds; say whether it has.
+
+    The calling thread itself, and no thread at all, count as ended: `stop()` may be
+    called from a callback.
+    """
+    if thread is None or thread is threading.current_thread():
+        return True
+    thread.join(max(timeout, 0.0))
+    return not thread.is_alive()
+
+
+class ForkAware(Protocol):
+    """What can be registered for a fork."""
+
+    def forget(self) -> None:
+        """Drop threads, sockets and locks that belong to the parent process."""
+
+
+# guards: nothing, it is only read and changed under the GIL by one call each;
+# written at construction of a hub, read in a forked child that has one thread.
+_registry: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def forget_after_fork(thing: ForkAware) -> None:
+    """Have `thing.forget()` called in every child forked from now on.
+
+    Threads do not survive a fork, and a lock that one of them held stays locked in
+    the child (FAULTS 26). The registration ends with the object.
+    """
+    _registry.add(thing)
+
+
+def _in_child() -> None:
+    for thing in list(_registry):
+        thing.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
