@@ -37,6 +37,35 @@ Overflow = Literal["disconnect", "drop"]
 Callback = Callable[..., Any]
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_seconds(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a positive number of seconds, not {excerpt(value)}")
+
+
+def _check_count(config: object, name: str, *, least: int) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number from {least}, not {excerpt(value)}")
+
+
+def _check_overflow(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if value not in ("disconnect", "drop"):
+        raise ConfigError(f"{name} must be 'disconnect' or 'drop', not {excerpt(value)}")
+
+
+def _check_callables(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not callable(value):
+            raise ConfigError(f"{name} must be callable or None, not {excerpt(value)}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelRule:
     """What holds for the channels whose name matches a pattern.
@@ -284,32 +313,3 @@ class ReconnectConfig:
             "on_message",
             "on_error",
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_seconds(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if not _is_number(value) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a positive number of seconds, not {excerpt(value)}")
-
-
-def _check_count(config: object, name: str, *, least: int) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} must be a whole number from {least}, not {excerpt(value)}")
-
-
-def _check_overflow(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if value not in ("disconnect", "drop"):
-        raise ConfigError(f"{name} must be 'disconnect' or 'drop', not {excerpt(value)}")
-
-
-def _check_callables(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not callable(value):
-            raise ConfigError(f"{name} must be callable or None, not {excerpt(value)}")
