@@ -1,0 +1,72 @@
+# `make test` and `make demo` need nothing but Python 3.10 or newer and make.
+# Every target works from a fresh clone; the virtual environment is made on first use.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST_ARGS ?=
+PORT ?= 8765
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint bench clean
+
+help: ## list the targets
+	@echo "ws_hub: live push for threaded Python"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1@\2/' | column -t -s@ 2>/dev/null \
+		|| grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "ws_hub needs Python 3.10 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed: install the venv module (Debian: apt-get install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV)"
+	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.test
+	@$(PIP) install --editable '.[dev,flask]'
+	@touch $@
+
+install: $(VENV)/.test ## make .venv with ws_hub and what its tests need
+
+demo: $(VENV)/.test ## stream a real command (the test suite) to a page in the browser
+	@$(BIN)/python -m ws_hub run --host 127.0.0.1 --port $(PORT) --id demo --pty --wait -- \
+		$(abspath $(BIN))/python -m pytest --color=yes -v -p no:cacheprovider tests/unit
+
+test: $(VENV)/.test ## run the test suite with coverage
+	@rm -f .coverage .coverage.*
+	@status=0; \
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS) || status=$$?; \
+	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report || test $$status -ne 0 || status=2; \
+	exit $$status
+
+test-all: ## run the test suite on every Python 3.10-3.13 of this machine
+	@status=0; \
+	for minor in 10 11 12 13; do \
+		found=; \
+		for python in python3.$$minor $$HOME/.pyenv/versions/3.$$minor.*/bin/python; do \
+			if [ "$$($$python -c 'import sys; print(sys.version_info[1])' 2>/dev/null)" = $$minor ]; then found=$$python; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then echo "Python 3.$$minor: not on this machine"; continue; fi; \
+		echo "Python 3.$$minor: $$found"; \
+		$(MAKE) --no-print-directory VENV=.venv-3.$$minor PYTHON=$$found install || { status=1; continue; }; \
+		.venv-3.$$minor/bin/python -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) || status=1; \
+	done; \
+	exit $$status
+
+lint: $(VENV)/.dev ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test ## measure; prints one table and writes bench/results.json
+	@$(PIP) install --editable '.[bench]'
+	@$(BIN)/python -m bench
+
+clean: ## remove everything that these targets made
+	rm -rf .venv .venv-3.* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

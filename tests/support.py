@@ -1,0 +1,616 @@
+"""What tests share: bounded waiting, full sockets, a raw WebSocket peer, a faulty network.
+
+Must not import ws_hub: what checks the package must not lean on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "CONTINUATION",
+    "PING",
+    "PONG",
+    "TEXT",
+    "TIMEOUT",
+    "FaultProxy",
+    "Frame",
+    "RawPeer",
+    "Response",
+    "fill",
+    "reset",
+    "small_pair",
+    "tcp_pair",
+    "wait_until",
+]
+
+TIMEOUT = 5.0  # seconds: the bound of every wait, which only a failure reaches
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], timeout: float = TIMEOUT, what: str | None = None) -> T:
+    """Return the first true value of `predicate()`; fail when `timeout` seconds bring none.
+
+    For what gives no event to wait for: another process, the kernel, a counter.
+    """
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            name = what or getattr(predicate, "__name__", repr(predicate))
+            raise AssertionError(f"not within {timeout:g} s: {name}")
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+# --- sockets -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_pair(sndbuf: int = 4096) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield two connected sockets whose kernel buffers are as small as may be."""
+    left, right = socket.socketpair()
+    with left, right:
+        for sock in (left, right):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, sndbuf)
+            sock.settimeout(TIMEOUT)
+        yield left, right
+
+
+@contextlib.contextmanager
+def tcp_pair(
+    sndbuf: int | None = None, rcvbuf: int | None = None
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield (server side, client side) of one TCP connection over loopback.
+
+    `sndbuf` is for the server side's sending, `rcvbuf` for the client side's receiving.
+    """
+    with socket.socket() as listener, socket.socket() as client:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        client.settimeout(TIMEOUT)
+        if rcvbuf is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(TIMEOUT)
+            if sndbuf is not None:
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+            yield server, client
+
+
+def fill(sock: socket.socket, chunk: bytes = b"x" * 1024) -> int:
+    """Send until the kernel has no room; return how many bytes it took."""
+    timeout = sock.gettimeout()
+    sock.setblocking(False)
+    taken = 0
+    try:
+        while True:
+            taken += sock.send(chunk)
+    except BlockingIOError:
+        return taken
+    finally:
+        sock.settimeout(timeout)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a TCP socket so that the far end gets RST and not FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+# --- a WebSocket peer that may break every rule --------------------------------------------
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame as it came."""
+
+    opcode: int
+    payload: bytes
+    fin: bool = True
+    rsv: int = 0
+    masked: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.payload.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.payload)
+
+    @property
+    def close(self) -> tuple[int, str]:
+        """Code and reason of a Close frame; 1005 for an empty one."""
+        assert self.opcode == CLOSE, self
+        if not self.payload:
+            return 1005, ""
+        return struct.unpack("!H", self.payload[:2])[0], self.payload[2:].decode()
+
+
+@dataclass(frozen=True)
+class Response:
+    """The head of an HTTP response, and the body if the server told its length."""
+
+    status: int
+    headers: dict[str, str]  # names in lower case
+    body: bytes = b""
+
+
+class RawPeer:
+    """A WebSocket client on a bare socket: it sends what it is told, allowed or not.
+
+    `with RawPeer(host, port) as peer:` has shaken hands; `handshake=False` leaves
+    even that to the test. Reading is bounded by `timeout` seconds; EOFError is the
+    end of the connection, ConnectionError an RST.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        path: str = "/ws",
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        handshake: bool = True,
+        rcvbuf: int | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.host, self.port, self.path = host, port, path
+        self.response: Response | None = None
+        self._buffer = b""
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            if rcvbuf is not None:  # only counts before connect()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+            sock.settimeout(timeout)
+            sock.connect((host, port))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if ssl_context is not None:
+                sock = ssl_context.wrap_socket(sock, server_hostname=host)
+            self.sock = sock
+            if handshake:
+                self.handshake(headers)
+        except BaseException:
+            sock.close()
+            raise
+
+    def __enter__(self) -> RawPeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    # --- opening -----------------------------------------------------------
+
+    def handshake(self, headers: Iterable[tuple[str, str]] = ()) -> Response:
+        """Upgrade; fails unless the answer is a correct 101."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.send_raw(self.request(headers, key=key))
+        response = self.read_response()
+        assert response.status == 101, response
+        accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest()).decode()
+        assert response.headers["sec-websocket-accept"] == accept, response
+        return response
+
+    def request(
+        self,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        key: str = "dGhlIHNhbXBsZSBub25jZQ==",
+        method: str = "GET",
+        version: str = "HTTP/1.1",
+    ) -> bytes:
+        """Return an upgrade request; a header in `headers` replaces ours; "" leaves it out."""
+        fields = {
+            "Host": f"{self.host}:{self.port}",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": key,
+            "Sec-WebSocket-Version": "13",
+        }
+        own = {name.lower(): name for name in fields}
+        extra = []
+        for name, value in headers:
+            if name.lower() in own:
+                fields[own[name.lower()]] = value
+            else:
+                extra.append((name, value))
+        lines = [f"{method} {self.path} {version}"]
+        lines += [f"{name}: {value}" for name, value in (*fields.items(), *extra) if value]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def read_response(self) -> Response:
+        """Read one HTTP response; what follows it stays for `recv_frame`."""
+        while b"\r\n\r\n" not in self._buffer:
+            self._more()
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            headers[name.strip().lower()] = value.strip()
+        body = b""
+        if headers.get("content-length"):
+            body = self.recv_exactly(int(headers["content-length"]))
+        self.response = Response(int(status_line.split()[1]), headers, body)
+        return self.response
+
+    # --- sending -----------------------------------------------------------
+
+    def send_raw(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def send_frame(
+        self,
+        opcode: int,
+        payload: bytes = b"",
+        *,
+        fin: bool = True,
+        rsv: int = 0,
+        mask: bytes | None = b"\x01\x02\x03\x04",
+        length: int | None = None,
+        form: int | None = None,
+    ) -> None:
+        """Send one frame of any shape; see `frame`."""
+        self.send_raw(
+            self.frame(opcode, payload, fin=fin, rsv=rsv, mask=mask, length=length, form=form)
+        )
+
+    @staticmethod
+    def frame(
+        opcode: int,
+        payload: bytes = b"",
+        *,
+        fin: bool = True,
+        rsv: int = 0,
+        mask: bytes | None = b"\x01\x02\x03\x04",
+        length: int | None = None,
+        form: int | None = None,
+    ) -> bytes:
+        """Return one frame of any shape.
+
+        `mask=None` sends it unmasked; `length` claims another length than the
+        payload has; `form` (7, 16 or 64) forces how the length is written.
+        """
+        size = len(payload) if length is None else length
+        form = form or (7 if size < 126 else 16 if size < 1 << 16 else 64)
+        first = (0x80 if fin else 0) | rsv << 4 | opcode
+        bit = 0 if mask is None else 0x80
+        if form == 7:
+            head = struct.pack("!BB", first, bit | size)
+        elif form == 16:
+            head = struct.pack("!BBH", first, bit | 126, size)
+        else:
+            head = struct.pack("!BBQ", first, bit | 127, size)
+        if mask is None:
+            return head + payload
+        return head + mask + _masked(payload, mask)
+
+    def send_text(self, text: str) -> None:
+        self.send_frame(TEXT, text.encode())
+
+    def send_json(self, value: Any) -> None:
+        self.send_text(json.dumps(value))
+
+    def send_close(self, code: int | None = 1000, reason: str = "") -> None:
+        payload = b"" if code is None else struct.pack("!H", code) + reason.encode()
+        self.send_frame(CLOSE, payload)
+
+    # --- receiving ---------------------------------------------------------
+
+    def recv_frame(self) -> Frame:
+        """Read the next frame, of whatever kind."""
+        first, second = self.recv_exactly(2)
+        size = second & 0x7F
+        if size == 126:
+            size = struct.unpack("!H", self.recv_exactly(2))[0]
+        elif size == 127:
+            size = struct.unpack("!Q", self.recv_exactly(8))[0]
+        mask = self.recv_exactly(4) if second & 0x80 else None
+        payload = self.recv_exactly(size)
+        if mask is not None:
+            payload = _masked(payload, mask)
+        return Frame(
+            opcode=first & 0x0F,
+            payload=payload,
+            fin=bool(first & 0x80),
+            rsv=first >> 4 & 0x7,
+            masked=mask is not None,
+        )
+
+    def recv_text(self) -> str:
+        """Read the next text frame; pings before it are answered, anything else fails."""
+        while True:
+            frame = self.recv_frame()
+            if frame.opcode == PING:
+                self.send_frame(PONG, frame.payload)
+            else:
+                assert frame.opcode == TEXT, frame
+                return frame.text
+
+    def recv_json(self) -> Any:
+        return json.loads(self.recv_text())
+
+    def recv_close(self) -> tuple[int, str]:
+        """Read past everything up to the Close frame; return its code and reason."""
+        while True:
+            frame = self.recv_frame()
+            if frame.opcode == CLOSE:
+                return frame.close
+
+    def recv_eof(self) -> bytes:
+        """Read to the end of the connection; return what came before it."""
+        with contextlib.suppress(EOFError):
+            while True:
+                self._more()
+        rest, self._buffer = self._buffer, b""
+        return rest
+
+    def recv_exactly(self, size: int) -> bytes:
+        if size > len(self._buffer):
+            pieces, have = [self._buffer], len(self._buffer)
+            while have < size:
+                self._buffer = b""
+                self._more()
+                pieces.append(self._buffer)
+                have += len(self._buffer)
+            self._buffer = b"".join(pieces)
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return data
+
+    def _more(self) -> None:
+        data = self.sock.recv(65536)
+        if not data:
+            raise EOFError("the connection ended")
+        self._buffer += data
+
+    # --- ending ------------------------------------------------------------
+
+    def close(self, code: int | None = 1000, reason: str = "") -> tuple[int, str]:
+        """Close with a handshake; return what the server answered."""
+        self.send_close(code, reason)
+        answer = self.recv_close()
+        self.sock.close()
+        return answer
+
+    def reset(self) -> None:
+        """End with RST."""
+        reset(self.sock)
+
+
+def _masked(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    repeated = (mask * (size // 4 + 1))[:size]
+    value = int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")
+    return value.to_bytes(size, "big")
+
+
+# --- a network with faults -----------------------------------------------------------------
+
+
+class FaultProxy:
+    """A TCP proxy on 127.0.0.1 that can do to a connection what networks do (FAULTS 3).
+
+    Settings, changeable at any time:
+        latency: seconds by which each piece is late, in each direction.
+        rate: bytes a second, in each direction; None for no bound.
+        chop: bytes in one segment; 1 tears everything apart.
+
+    Faults: `black_hole()` lets nothing through and says nothing, `heal()` ends it and
+    loses nothing; `reset()` and `fin()` end the connections there are; `refuse()`
+    takes no new ones until `accept()`. Two threads a connection and one for the
+    listener, all gone after `close()`.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.latency = 0.0
+        self.rate: float | None = None
+        self.chop = 65536
+        self.accepted = 0
+        self._target = (host, port)
+        # guards: _holed, _links, _listener; waited on for a heal or an end.
+        self._changed = threading.Condition()
+        self._holed = False
+        self._links: set[_Link] = set()
+        self._listener: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
+        self.host, self.port = "127.0.0.1", 0
+        self.accept()
+
+    def __enter__(self) -> FaultProxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def links(self) -> int:
+        """How many connections there are."""
+        with self._changed:
+            return len(self._links)
+
+    def accept(self) -> None:
+        """Take connections (again), on the same port."""
+        if self._listener is not None:
+            return
+        listener = socket.create_server((self.host, self.port))
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        self._acceptor = threading.Thread(
+            target=self._accept_all, args=(listener,), name="proxy:accept", daemon=True
+        )
+        self._acceptor.start()
+
+    def refuse(self) -> None:
+        """Answer new connections with RST from now on; those there are live on."""
+        listener, acceptor = self._listener, self._acceptor
+        if listener is None or acceptor is None:
+            return
+        self._listener = self._acceptor = None
+        listener.shutdown(socket.SHUT_RDWR)  # wakes accept(); close() alone would not
+        acceptor.join(TIMEOUT)
+        listener.close()
+
+    def black_hole(self) -> None:
+        """Let nothing through; the sockets stay open."""
+        with self._changed:
+            self._holed = True
+
+    def heal(self) -> None:
+        """Let through what was held back, and all that follows."""
+        with self._changed:
+            self._holed = False
+            self._changed.notify_all()
+
+    def reset(self) -> None:
+        """End every connection with RST on both sides."""
+        self._end("reset")
+
+    def fin(self) -> None:
+        """End every connection with FIN on both sides."""
+        self._end("fin")
+
+    def close(self) -> None:
+        """Refuse, end every connection, and join every thread."""
+        self.refuse()
+        self._end("fin")
+
+    def _end(self, how: str) -> None:
+        with self._changed:
+            links = list(self._links)
+            for link in links:
+                link.end(how)
+            self._changed.notify_all()
+        for link in links:
+            for thread in link.threads:
+                thread.join(TIMEOUT)
+
+    def _accept_all(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(self._target, TIMEOUT)
+            except OSError:
+                reset(near)
+                continue
+            self.accepted += 1
+            link = _Link(near, far)
+            with self._changed:
+                self._links.add(link)
+                link.threads = [
+                    threading.Thread(
+                        target=self._pump, args=(link, *ends), name="proxy:pump", daemon=True
+                    )
+                    for ends in ((near, far), (far, near))
+                ]
+                for thread in link.threads:
+                    thread.start()
+
+    def _pump(self, link: _Link, source: socket.socket, drain: socket.socket) -> None:
+        try:
+            while not link.over.is_set():
+                if not link.wait(reader=source):
+                    break
+                data = source.recv(65536)
+                if not data:
+                    drain.shutdown(socket.SHUT_WR)
+                    break
+                self._carry(link, data, drain)
+        except OSError:
+            link.end("reset")  # one side is gone: the other one learns it at once
+        finally:
+            if link.leave():
+                with self._changed:
+                    self._links.discard(link)
+
+    def _carry(self, link: _Link, data: bytes, drain: socket.socket) -> None:
+        if self.latency:
+            link.over.wait(self.latency)
+        while data and not link.over.is_set():
+            with self._changed:
+                while self._holed and not link.over.is_set():
+                    self._changed.wait(TIMEOUT)
+            piece = data[: self.chop]
+            if link.wait(writer=drain):
+                sent = drain.send(piece)
+                data = data[sent:]
+                if self.rate:
+                    link.over.wait(sent / self.rate)
+
+
+class _Link:
+    """The two sockets of one proxied connection; the last pump to leave closes them."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        self.sockets = (near, far)
+        self.threads: list[threading.Thread] = []
+        self.over = threading.Event()
+        self._how = "fin"
+        self._wake_read, self._wake_write = socket.socketpair()
+        # guards: _pumps, _how, the closing of the sockets.
+        self._lock = threading.Lock()
+        self._pumps = 2
+        for sock in self.sockets:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def wait(
+        self, reader: socket.socket | None = None, writer: socket.socket | None = None
+    ) -> bool:
+        """Wait for a socket; False when the connection is over instead."""
+        readers = [self._wake_read] + ([] if reader is None else [reader])
+        ready, _, _ = select.select(readers, [] if writer is None else [writer], [])
+        return self._wake_read not in ready
+
+    def end(self, how: str) -> None:
+        """Have both pumps leave; the sockets then end with `how`, "reset" or "fin"."""
+        with self._lock:
+            if self._pumps and not self.over.is_set():
+                self._how = how
+                self.over.set()
+                self._wake_write.send(b"!")  # never read: it wakes both, for good
+
+    def leave(self) -> bool:
+        """Count one pump out; True for the last one, which closes."""
+        with self._lock:
+            self._pumps -= 1
+            if self._pumps:
+                return False
+            for sock in self.sockets:
+                if self._how == "reset":
+                    reset(sock)
+                else:
+                    sock.close()
+            self._wake_read.close()
+            self._wake_write.close()
+            return True
