@@ -74,8 +74,11 @@ class ChannelRule:
         pattern: a shell pattern (`process:*`); the first rule that matches counts.
         history_messages: how many messages the channel keeps; 0 keeps none.
         history_bytes: how many bytes of encoded messages it keeps at most.
-        history_ttl: seconds that a channel's history outlives its last message once
-            nobody listens, or its process has exited.
+        history_ttl: seconds that a process channel's history is kept after the process
+            has exited.
+        history_idle_ttl: seconds that a history is kept after its last message
+            otherwise.
+        replay: whether a subscription that names no position gets all that is kept.
         overflow: what a full outbox means for a message of this channel: `drop` it
             for that client, counted, or `disconnect` the client with 1013.
     """
@@ -84,6 +87,8 @@ class ChannelRule:
     history_messages: int = 0
     history_bytes: int = 4 * MIB
     history_ttl: float = 300.0
+    history_idle_ttl: float = 86_400.0
+    replay: bool = False
     overflow: Overflow = "drop"
 
     def __post_init__(self) -> None:
@@ -92,6 +97,7 @@ class ChannelRule:
         _check_count(self, "history_messages", least=0)
         _check_count(self, "history_bytes", least=1)
         _check_seconds(self, "history_ttl")
+        _check_seconds(self, "history_idle_ttl")
         _check_overflow(self, "overflow")
 
     def matches(self, channel: str) -> bool:
@@ -99,7 +105,7 @@ class ChannelRule:
         return fnmatch.fnmatchcase(channel, self.pattern)
 
 
-PROCESS_RULE = ChannelRule(pattern="process:*", history_messages=10_000)
+PROCESS_RULE = ChannelRule(pattern="process:*", history_messages=10_000, replay=True)
 _NO_RULE = ChannelRule(pattern="*")
 
 

@@ -10,6 +10,7 @@ The tree::
     ├── MessageEncodeError (ValueError)     data that has no JSON form
     ├── HubNotRunning (RuntimeError)        not started yet, or stopped
     ├── HubFull                             the hub's queue stayed full
+    ├── LimitExceeded                       a bound of the settings is reached
     ├── SendTimeout (TimeoutError)          one client's outbox stayed full
     ├── ConnectionClosed (ConnectionError)  this client is gone: code, reason
     ├── NotConnected (ConnectionError)      a ReconnectingClient between connections
@@ -34,6 +35,7 @@ __all__ = [
     "HubFull",
     "HubNotRunning",
     "InvalidName",
+    "LimitExceeded",
     "MaxRetriesExceeded",
     "MessageDecodeError",
     "MessageEncodeError",
@@ -114,6 +116,10 @@ class HubNotRunning(WsHubError, RuntimeError):
 
 class HubFull(WsHubError):
     """The hub's queue had no room within the time allowed; the message was not queued."""
+
+
+class LimitExceeded(WsHubError):
+    """A bound of the settings is reached; the message names it."""
 
 
 class SendTimeout(WsHubError, TimeoutError):

@@ -12,6 +12,7 @@ lives here and nowhere else. Rules of this file:
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import enum
 import json
@@ -37,6 +38,7 @@ __all__ = [
     "parse_timestamp",
     "process_channel",
     "split_batch",
+    "stamped",
     "timestamp",
 ]
 
@@ -156,6 +158,13 @@ def timestamp(seconds: float) -> str:
     """Write a POSIX time as the wire has it: RFC 3339, UTC, microseconds."""
     moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+
+
+def stamped(message: Message, seconds: float) -> Message:
+    """Return the message with a timestamp: its own, or else the given time."""
+    if message.timestamp:
+        return message
+    return dataclasses.replace(message, timestamp=timestamp(seconds))
 
 
 def parse_timestamp(text: str) -> datetime.datetime:

@@ -1,0 +1,80 @@
+"""Takes a connection out of a WSGI server's hands and gives the request thread back.
+
+Must not know WebSocket or environ. A server closes the request's socket when the app
+returns. Adopting duplicates the descriptor and then puts one end of a throw-away
+socket pair in the place of the server's, so that whatever the server still writes,
+drains, shuts down or closes is the throw-away.
+
+Three traps (FAULTS 1c): the server's own descriptor is never closed here, because its
+number would be reused while the server still watches it; non-blocking mode belongs to
+what both descriptors share, so it is set only after the swap; and a connection that
+carries HTTP/2 must not come here at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from .errors import AdoptionError
+
+__all__ = ["ThrowAway", "adopt", "leave"]
+
+
+class ThrowAway:
+    """What a server has in the place of a connection that is ours now."""
+
+    __slots__ = ("_far_end",)
+
+    def __init__(self, far_end: socket.socket) -> None:
+        self._far_end = far_end
+
+    def end_input(self) -> None:
+        """Let the server's reads find the end, and not wait."""
+        self._far_end.shutdown(socket.SHUT_WR)
+
+    def release(self) -> None:
+        """Let the server find its connection ended; idempotent.
+
+        To be called when the server has written its response: before that, its
+        writes would fail, and it would log what is no fault.
+        """
+        self._far_end.close()
+
+
+def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
+    """Take over the connection behind a server's descriptor; return our socket for it.
+
+    Raises AdoptionError when `fd` is no connected stream socket.
+
+    Threads: the request thread, between the server's last read and its next write.
+    """
+    try:
+        sock = socket.socket(fileno=os.dup(fd))
+    except OSError as error:
+        raise AdoptionError(f"descriptor {fd} is no socket: {error}") from error
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise AdoptionError(f"descriptor {fd} is no stream socket")
+        throw_away = leave(fd)
+    except BaseException:
+        sock.close()
+        raise
+    with contextlib.suppress(OSError):  # a UNIX socket has no such option
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock, throw_away
+
+
+def leave(fd: int) -> ThrowAway:
+    """Put a throw-away in the place of a server's connection, which may be over.
+
+    Alone for a connection that could not be adopted (TLS inside the server): the
+    server's attempts to answer on it come to nothing.
+
+    Threads: the request thread.
+    """
+    near_end, far_end = socket.socketpair()
+    with near_end:
+        os.dup2(near_end.fileno(), fd, inheritable=False)
+    return ThrowAway(far_end)

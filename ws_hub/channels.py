@@ -1,0 +1,151 @@
+"""Who listens to what.
+
+Must not know sockets, or what a subscriber does with a message. The map is changed
+under its lock by any thread; whoever walks over it gets a copy made under that lock.
+
+A subscriber must `enter` before it can subscribe and is forgotten whole by `leave`:
+a subscription that arrives later finds it gone, so that none outlives its subscriber.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["Channels", "Subscription"]
+
+S = TypeVar("S", bound=Hashable)
+
+
+class Subscription(Generic[S]):
+    """One subscriber of one channel.
+
+    Attributes:
+        live: whether messages are delivered to it. Not yet while what it missed is
+            still to be replayed; not any more while it lags. Owned by the hub thread.
+        recovers: whether it asked by position, and so understands `lagged`. Owned by
+            the hub thread.
+    """
+
+    __slots__ = ("channel", "live", "recovers", "subscriber")
+
+    def __init__(self, subscriber: S, channel: str) -> None:
+        self.subscriber = subscriber
+        self.channel = channel
+        self.live = False
+        self.recovers = False
+
+
+class Channels(Generic[S]):
+    """The map of channels to subscribers, and back.
+
+    Args:
+        on_first: called with the name of a channel that got its first subscriber.
+        on_last: called with the name of a channel that lost its last one. Both are
+            called under the lock, so that their order is the true one: they may only
+            pass the news on.
+    """
+
+    def __init__(
+        self,
+        on_first: Callable[[str], None] = lambda channel: None,
+        on_last: Callable[[str], None] = lambda channel: None,
+    ) -> None:
+        # guards: both maps and the total. Taken after the hub's lock, before any
+        # client's and any transport's; nothing but on_first and on_last is called under it.
+        self._lock = threading.Lock()
+        self._channels: dict[str, dict[S, Subscription[S]]] = {}
+        self._subscribers: dict[S, dict[str, Subscription[S]]] = {}
+        self._total = 0
+        self._on_first = on_first
+        self._on_last = on_last
+
+    def enter(self, subscriber: S) -> None:
+        """Let a subscriber subscribe from now on."""
+        with self._lock:
+            self._subscribers.setdefault(subscriber, {})
+
+    def leave(self, subscriber: S) -> list[str]:
+        """Forget a subscriber and all it listened to; return those channels. Idempotent."""
+        with self._lock:
+            subscriptions = self._subscribers.pop(subscriber, {})
+            for channel in subscriptions:
+                self._drop_locked(subscriber, channel)
+            return list(subscriptions)
+
+    def add(self, subscriber: S, channel: str, limit: int) -> Subscription[S] | None:
+        """Subscribe; the subscription that exists already is returned as it is.
+
+        None when the subscriber is not here (any more). Raises OverflowError when it
+        listens to `limit` channels already.
+        """
+        with self._lock:
+            own = self._subscribers.get(subscriber)
+            if own is None:
+                return None
+            found = own.get(channel)
+            if found is not None:
+                return found
+            if len(own) >= limit:
+                raise OverflowError(f"{limit} subscriptions")
+            subscription = Subscription(subscriber, channel)
+            own[channel] = subscription
+            listeners = self._channels.setdefault(channel, {})
+            listeners[subscriber] = subscription
+            self._total += 1
+            if len(listeners) == 1:
+                self._on_first(channel)
+            return subscription
+
+    def remove(self, subscriber: S, channel: str) -> bool:
+        """Unsubscribe; say whether there was a subscription."""
+        with self._lock:
+            if self._subscribers.get(subscriber, {}).pop(channel, None) is None:
+                return False
+            self._drop_locked(subscriber, channel)
+            return True
+
+    def _drop_locked(self, subscriber: S, channel: str) -> None:
+        assert self._lock.locked()
+        listeners = self._channels[channel]
+        del listeners[subscriber]
+        self._total -= 1
+        if not listeners:
+            del self._channels[channel]  # an empty channel costs nothing (FAULTS 19)
+            self._on_last(channel)
+
+    def get(self, subscriber: S, channel: str) -> Subscription[S] | None:
+        """Return the subscription of one subscriber to one channel."""
+        with self._lock:
+            return self._subscribers.get(subscriber, {}).get(channel)
+
+    def subscriptions(self, channel: str) -> list[Subscription[S]]:
+        """Return a copy of the subscriptions of a channel, oldest first."""
+        with self._lock:
+            return list(self._channels.get(channel, {}).values())
+
+    def of(self, subscriber: S) -> list[str]:
+        """Return the channels that a subscriber listens to, oldest first."""
+        with self._lock:
+            return list(self._subscribers.get(subscriber, {}))
+
+    def names(self) -> list[str]:
+        """Return the channels that somebody listens to."""
+        with self._lock:
+            return list(self._channels)
+
+    def count(self, channel: str) -> int:
+        """Return how many listen to a channel."""
+        with self._lock:
+            return len(self._channels.get(channel, {}))
+
+    @property
+    def total(self) -> int:
+        """How many subscriptions there are in all channels."""
+        with self._lock:
+            return self._total
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._channels)

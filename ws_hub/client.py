@@ -1,0 +1,299 @@
+"""One connection as the hub sees it: its reader, its writer, its callbacks once each.
+
+Must not know who else is connected, or what messages mean.
+
+Threads of a client::
+
+    reader   ws-hub:reader:<id>   runs `run`: opened → on_connect → messages → on_disconnect.
+                                  It owns the end: it alone joins the writer and closes
+                                  the socket. A WSGI request thread plays this part where
+                                  the connection could not be adopted (TLS in the server).
+    writer   ws-hub:writer:<id>   runs `Sender.run`: heartbeats, and what did not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import workers
+from .channels import Channels
+from .config import HubConfig
+from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
+from .frames import pong_frame, text_frame
+from .handshake import refusal
+from .message import Message, encode, stamped
+from .outbox import Outbox
+from .publication import Batch, Publication
+from .sender import Sender
+from .transport import Binary, Broken, Closed, Event, Pinged, Text, Transport
+
+__all__ = ["Client", "Hooks"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """How a client speaks upward. All are called on its reader thread.
+
+    Args:
+        opened: registers the client; False when it is not admitted.
+        received: gets each whole message, text or binary.
+        gone: takes the client out of the hub.
+        finished: the last word; the thread ends after it.
+        call: calls a user's callback and deals with what it raises.
+    """
+
+    opened: Callable[[Client], bool]
+    received: Callable[[Client, str | bytes], None]
+    gone: Callable[[Client], None]
+    finished: Callable[[Client], None]
+    call: Callable[..., Any]
+
+
+class Client:
+    """One connected peer. Made by the hub; handed to every callback.
+
+    Attributes:
+        id: a number for logs and thread names; unique in the process, not a secret.
+        remote_address: the peer's address, as the server gave it.
+        connected_at: POSIX seconds.
+        user_id: who it is, once that is known, else None.
+        claims: what else is known of the user.
+        state: the application's own data about this client.
+        last_error: what last went wrong on this connection; "" for nothing.
+        dropped: messages that it did not get because its outbox was full.
+    """
+
+    __slots__ = (
+        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread", "_transport",
+        "claims", "connected_at", "dropped", "id", "last_error", "remote_address", "settled",
+        "state", "user_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        transport: Transport,
+        config: HubConfig,
+        hooks: Hooks,
+        channels: Channels[Any],
+        *,
+        remote_address: str = "",
+        greeting: bytes = b"",
+    ) -> None:
+        self.id = number
+        self.remote_address = remote_address
+        self.connected_at = time.time()
+        self.user_id: str | None = None
+        self.claims: Mapping[str, Any] = {}
+        self.state: dict[str, Any] = {}
+        self.last_error = ""  # written by the reader thread only
+        self.dropped = 0  # written by the hub thread only
+        # guards: nothing; set by the hub thread when it has registered, or unregistered, this client;
+        # waited for by the reader thread.
+        self.settled = threading.Event()
+        self._config = config
+        self._hooks = hooks
+        self._channels = channels
+        self._transport = transport
+        self._thread: threading.Thread | None = None
+        self._sender = Sender(
+            transport,
+            Outbox(config.outbox_messages, config.outbox_bytes),
+            heartbeat_interval=config.heartbeat_interval,
+            write_timeout=config.write_timeout,
+            close_timeout=config.close_timeout,
+            greeting=greeting,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Client {self.id} {excerpt(self.remote_address)}>"
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def send(self, message: Message, timeout: float | None = None) -> None:
+        """Send a message to this client alone, waiting while its outbox is full.
+
+        In order with everything else that the same thread sends to it. Returns when
+        the message is in the socket or the outbox, not when the peer has it. Raises
+        SendTimeout after `timeout` seconds (None: when the write timeout has ended the
+        connection), ConnectionClosed when it is over, MessageEncodeError.
+
+        Threads: any; blocks at most `timeout`.
+        """
+        frame = text_frame(encode(stamped(message, time.time())))
+        try:
+            sent = self._sender.put(
+                frame, threading.TIMEOUT_MAX / 2 if timeout is None else timeout
+            )
+        except SendTimeout as error:
+            raise SendTimeout(f"send to {self!r}: {error}") from None
+        if not sent:
+            raise ConnectionClosed(*(self._sender.cause or (CloseCode.ABNORMAL, "gone")))
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connection: what is queued, then the closing handshake.
+
+        Idempotent; the first code counts. The peer has `close_timeout` seconds.
+        Raises ValueError for a code that must not be sent (RFC 6455 section 7.4).
+
+        Threads: any, callbacks included; does not wait.
+        """
+        self._sender.finish(code, reason)
+
+    def subscriptions(self) -> list[str]:
+        """Return the channels that this client listens to, oldest first.
+
+        Threads: any.
+        """
+        return self._channels.of(self)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many messages and how many bytes wait in the outbox.
+
+        Threads: any.
+        """
+        return self._sender.waiting
+
+    def abort(self) -> None:
+        """Cut the connection without a closing handshake.
+
+        Threads: any; does not wait.
+        """
+        self._sender.end()
+        self._transport.shutdown()
+
+    def start(self) -> None:
+        """Start the reader thread. Raises RuntimeError when the system has no more."""
+        self._thread = workers.start(f"ws-hub:reader:{self.id}", self.run)
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the reader thread has ended; say whether it has."""
+        return workers.join(self._thread, timeout)
+
+    def discard(self) -> None:
+        """Give up the descriptor alone, in a forked child: the connection is the parent's."""
+        self._transport.discard()
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def deliver(self, batch: Batch) -> list[Publication]:
+        """Send what was published; return what found no room, from the first such on."""
+        if self._sender.offer(batch.frames, len(batch)):
+            return []
+        publications = list(batch.publications)
+        for index, publication in enumerate(publications):
+            if not self._sender.offer(publication.frame, 1):
+                self.dropped += len(publications) - index
+                return publications[index:]
+        return []
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        """Send frames of the hub's own (an ack, a replay, a notice); see Sender.offer."""
+        return self._sender.offer(frames, messages, beyond=beyond)
+
+    def tell(self, message: Message) -> None:
+        """Send a message of the hub's own, at its place among the publications."""
+        if not self._sender.offer(text_frame(encode(stamped(message, time.time()))), 1):
+            self.evict(CloseCode.TRY_AGAIN, "answers are not read")
+
+    def evict(self, code: int, reason: str) -> None:
+        """Close without sending what waits: this client does not read."""
+        self._sender.finish(code, reason, now=True)
+
+    # --- reader thread ---------------------------------------------------------------------
+
+    def reply(self, message: Message) -> None:
+        """Answer the peer; while its outbox is full, read nothing more from it.
+
+        A peer that asks and does not read the answers is cut after the write timeout.
+        """
+        frame = text_frame(encode(stamped(message, time.time())))
+        try:
+            self._sender.put(frame, self._config.write_timeout)
+        except SendTimeout:
+            self.evict(CloseCode.TRY_AGAIN, "answers are not read")
+
+    def run(self) -> None:
+        """Live: from registration to the last callback."""
+        hooks = self._hooks
+        code, reason = CloseCode.ABNORMAL.value, "refused"
+        writer = None
+        try:
+            writer = self._open()
+            if writer is not None:
+                if self._config.on_connect is not None:
+                    hooks.call(self._config.on_connect, self, client=self)
+                code, reason = self._read()
+        finally:
+            self._sender.end()
+            self._transport.shutdown()
+            # The writer is awake by now; it must not meet a descriptor that is reused.
+            workers.join(writer, self._config.write_timeout)
+            self._transport.close()
+            hooks.gone(self)
+            if writer is not None and self._config.on_disconnect is not None:
+                hooks.call(self._config.on_disconnect, self, code, reason, client=self)
+            hooks.finished(self)
+
+    def _open(self) -> threading.Thread | None:
+        """Register, then start the writer, whose first act is to send the greeting."""
+        if self._hooks.opened(self):
+            try:
+                return workers.start(f"ws-hub:writer:{self.id}", self._sender.run)
+            except RuntimeError as error:
+                logger.warning("client %d refused: %s", self.id, error)
+        answer = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
+        with self._transport.lock, contextlib.suppress(OSError):
+            self._transport.send(answer.to_bytes())
+        return None
+
+    def _read(self) -> tuple[int, str]:
+        """Handle what comes in until the connection is over; return how it ended."""
+        silence = self._config.pong_timeout
+        deadline = time.monotonic() + silence
+        ended: tuple[int, str] | None = None
+        while ended is None:
+            events = self._transport.receive(deadline - time.monotonic())
+            if events is None:
+                ended = CloseCode.ABNORMAL, f"pong timeout: nothing received for {silence:g} s"
+                self.last_error = ended[1]
+                break
+            for event in events:
+                ended = self._handle(event)
+                if ended:
+                    break
+            # From now, not from before the callbacks: they may have taken long, and
+            # what came in meanwhile is still to be read.
+            deadline = time.monotonic() + silence
+        return self._sender.cause or ended
+
+    def _handle(self, event: Event) -> tuple[int, str] | None:
+        """Deal with one event; return how the connection ended, if it did."""
+        if isinstance(event, Text):
+            self._hooks.received(self, event.text)
+        elif isinstance(event, Binary):
+            self._hooks.received(self, event.data)
+        elif isinstance(event, Pinged):
+            self._sender.control(pong_frame(event.payload))
+        elif isinstance(event, Closed):
+            if event.code != CloseCode.ABNORMAL:
+                # RFC 6455 section 5.5.1: answer with the same code, then the server
+                # is the first to close the TCP connection.
+                self._sender.answer_close(event.code)
+            return event.code, event.reason
+        elif isinstance(event, Broken):
+            self.last_error = event.reason
+            self._sender.finish(event.code, event.reason, now=True)
+            self._sender.drain()
+            self._transport.linger(self._config.close_timeout)
+            return event.code, event.reason
+        return None

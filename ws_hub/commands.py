@@ -1,0 +1,125 @@
+"""What one text from a client asks for, as a value that the hub carries out.
+
+Must not know sockets, threads or `client`. The texts of the errors are the Go
+original's (INTEROP); `id`, `code` and `channel` stand beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .errors import MessageDecodeError, excerpt
+from .message import PROCESS_PREFIX, Message, MessageType, decode
+
+__all__ = [
+    "Effect",
+    "Other",
+    "Reply",
+    "Subscribe",
+    "Unsubscribe",
+    "ack",
+    "error",
+    "interpret",
+    "unknown_type",
+]
+
+Id = str | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """The client wants to listen to a channel, from a position or from now."""
+
+    channel: str
+    id: Id = None
+    since: int | None = None
+    epoch: str = ""
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The client wants to hear no more of a channel."""
+
+    channel: str
+    id: Id = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer is known already."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A message of a type that is the application's to handle."""
+
+    message: Message
+
+
+Effect = Subscribe | Unsubscribe | Reply | Other
+
+
+def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
+    """Return an `error` reply."""
+    return Message(MessageType.ERROR, channel=channel, data=text, id=id, code=code)
+
+
+def ack(id: Id, data: object) -> Message:
+    """Return the reply to a request that was carried out."""
+    return Message(MessageType.ACK, data=data, id=id)
+
+
+def interpret(text: str, is_channel: Callable[[str], bool]) -> Effect:
+    """Return what a client's text message asks for.
+
+    `is_channel` is the rule for channel names. Never raises for what a peer can send.
+    """
+    try:
+        message = decode(text)
+    except MessageDecodeError as fault:
+        return Reply(error(str(fault), fault.code, id=fault.id))
+    if message.type == MessageType.PING:
+        return Reply(Message(MessageType.PONG, id=message.id))
+    if message.type == MessageType.SUBSCRIBE:
+        return _subscribe(message, is_channel)
+    if message.type == MessageType.UNSUBSCRIBE:
+        target = message.target
+        if target is None:
+            return Reply(
+                error("Unsubscribe: channel must be a string", "bad_channel", id=message.id)
+            )
+        return Unsubscribe(target, message.id)
+    return Other(message)
+
+
+def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
+    target = message.target
+    if target is None:
+        return Reply(error("Subscribe: channel must be a string", "bad_channel", id=message.id))
+    if not is_channel(target):
+        what = "process ID" if target.startswith(PROCESS_PREFIX) else "channel name"
+        # Not echoed whole: the name may be a megabyte.
+        shown = target if len(target) <= 256 else ""
+        return Reply(
+            error(f"Subscribe: invalid {what}", "bad_channel", id=message.id, channel=shown)
+        )
+    for name, count in (("since", message.since), ("last", message.last)):
+        if count is not None and count < 0:
+            return Reply(
+                error(
+                    f"Subscribe: {name} must not be negative",
+                    "bad_message",
+                    id=message.id,
+                    channel=target,
+                )
+            )
+    return Subscribe(target, message.id, message.since, message.epoch, message.last)
+
+
+def unknown_type(message: Message) -> Message:
+    """Return the reply to a message that nobody handles."""
+    return error(f"unknown message type {excerpt(message.type)}", "bad_message", id=message.id)

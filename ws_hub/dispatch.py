@@ -1,0 +1,200 @@
+"""From publications to deliveries: numbered, kept, joined per target, handed over.
+
+Must not know sockets, queues, or what a target is beyond `Target`. Everything here
+runs on the hub thread, which owns it; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .channels import Channels, Subscription
+from .commands import Id, ack
+from .config import ChannelRule
+from .errors import excerpt
+from .frames import text_frame
+from .history import History, Position
+from .message import Message, MessageType, encode, stamped
+from .publication import Batch, Publication
+from .stats import Counters
+
+__all__ = ["Activation", "Dispatcher", "Target"]
+
+logger = logging.getLogger(__name__)
+
+
+class Target(Protocol):
+    """Who can be delivered to: a client, a listener."""
+
+    def deliver(self, batch: Batch) -> list[Publication]:
+        """Take a batch without waiting; return what found no room."""
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        """Take frames that are not publications; False when there is no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A subscription's turn to go live, at its place among the messages.
+
+    Args:
+        subscription: what goes live.
+        since: the position of the subscriber in `epoch`; None when it named none.
+        epoch: the numbering that `since` belongs to.
+        last: how many of the newest messages it wants.
+        id: of the request to be acked, else None.
+    """
+
+    subscription: Subscription[Any]
+    since: int | None = None
+    epoch: str = ""
+    last: int | None = None
+    id: Id = None
+
+
+class Dispatcher:
+    """Delivers publications, and replays what was missed.
+
+    Args:
+        channels: who listens to what.
+        history: what was said.
+        rule_for: what holds for a channel.
+        evict: called with a target whose full outbox means that it is cut.
+        counters: what is counted.
+        clock: POSIX seconds, for the timestamps of what it says itself.
+    """
+
+    def __init__(
+        self,
+        channels: Channels[Any],
+        history: History,
+        rule_for: Callable[[str], ChannelRule],
+        evict: Callable[[Any], None],
+        counters: Counters,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._channels = channels
+        self._history = history
+        self._rule_for = rule_for
+        self._evict = evict
+        self._counters = counters
+        self._clock = clock
+
+    def dispatch(
+        self, publications: Sequence[Publication], everybody: Iterable[Any], now: float
+    ) -> None:
+        """Deliver publications, each target's joined and in order."""
+        routes: dict[Any, list[Batch]] = {}
+        for channel, group in itertools.groupby(publications, key=lambda each: each.channel):
+            run = list(group)
+            if channel:
+                if self._rule_for(channel).history_messages:
+                    run = [self._keep(publication, now) for publication in run]
+                targets: Iterable[Any] = [
+                    each.subscriber for each in self._channels.subscriptions(channel) if each.live
+                ]
+            else:
+                targets = everybody
+            batch: Batch | None = None
+            for target in targets:
+                if batch is None:  # joined only when somebody listens
+                    batch = Batch(run)
+                routes.setdefault(target, []).append(batch)
+        delivered = 0
+        joined: dict[tuple[int, ...], Batch] = {}
+        for target, batches in routes.items():
+            batch = batches[0]
+            if len(batches) > 1:
+                # Targets with the same channels share one join.
+                key = tuple(map(id, batches))
+                if key not in joined:
+                    joined[key] = Batch([each for one in batches for each in one.publications])
+                batch = joined[key]
+            refused = target.deliver(batch)
+            delivered += len(batch) - len(refused)
+            if refused:
+                self._refused(target, refused)
+        self._counters.add("published", len(publications))
+        self._counters.add("delivered", delivered)
+
+    def _keep(self, publication: Publication, now: float) -> Publication:
+        numbered = publication.numbered(self._history.next_seq(publication.channel))
+        self._history.append(
+            publication.channel, numbered.frame, now, over=_is_last_word(publication.message)
+        )
+        return numbered
+
+    def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
+        """Act on a full outbox: never in silence, and never twice for one cause."""
+        self._counters.add("dropped", len(refused))
+        if any(each.overflow == "disconnect" for each in refused):
+            self._counters.add("slow_disconnects")
+            logger.warning("%r is too slow: disconnected, its outbox is full", target)
+            self._evict(target)
+            return
+        told: set[str] = set()
+        for each in refused:
+            if each.seq and each.channel not in told:
+                told.add(each.channel)
+                self._lag(target, each.channel, each.seq - 1)
+
+    def _lag(self, target: Any, channel: str, seq: int) -> None:
+        """Tell a target where it stopped; it catches up by subscribing from there.
+
+        One that never named a position would not understand, and goes on with a gap.
+        """
+        subscription = self._channels.get(target, channel)
+        if subscription is not None and subscription.live and subscription.recovers:
+            subscription.live = False
+            notice = Message(MessageType.LAGGED, channel=channel, seq=seq)
+            target.offer(self._frame(notice), 1, beyond=True)
+
+    def activate(self, request: Activation) -> None:
+        """Let a subscription go live: ack, then what it missed, then everything after."""
+        subscription = request.subscription
+        target, channel = subscription.subscriber, subscription.channel
+        if self._channels.get(target, channel) is not subscription:
+            return  # unsubscribed, or gone, in the meantime
+        rule = self._rule_for(channel)
+        since, named = request.since, request.since is not None or request.last is not None
+        if not named and rule.replay and not subscription.live:
+            since = 0
+        if rule.history_messages:
+            replay = self._history.replay(
+                channel, since=since, epoch=request.epoch, last=request.last
+            )
+            position, frames, recovered = replay.position, replay.frames, replay.recovered
+        else:
+            position, frames, recovered = Position("", 0), (), not since
+        reply = b""
+        if request.id is not None:
+            data: dict[str, Any] = {"channel": channel}
+            if rule.history_messages:
+                data |= {"epoch": position.epoch, "seq": position.seq}
+            if rule.history_messages or named:
+                data |= {"recovered": recovered, "replayed": len(frames)}
+            reply = self._frame(ack(request.id, data))
+        subscription.live = True
+        subscription.recovers = subscription.recovers or named
+        messages = len(frames) + bool(reply)
+        if messages and not target.offer(reply + b"".join(frames), messages):
+            self._counters.add("dropped", messages)
+            logger.warning("%r has no room for a replay of %s", target, excerpt(channel))
+            self._lag(target, channel, position.seq - len(frames))
+
+    def _frame(self, message: Message) -> bytes:
+        return text_frame(encode(stamped(message, self._clock())))
+
+
+def _is_last_word(message: Message) -> bool:
+    """Say whether a message tells that a process is over."""
+    return (
+        message.type == MessageType.PROCESS_STATUS
+        and isinstance(message.data, dict)
+        and (message.data.get("status") == "failed" or "exitCode" in message.data)
+    )

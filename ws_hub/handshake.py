@@ -1,0 +1,170 @@
+"""The server's side of the opening handshake (RFC 6455 section 4.2) as a decision.
+
+Must not know sockets, WSGI or the hub: facts of the request in, an answer out. Checked
+here, before any WebSocket code sees the request, because the stock parts accept what
+they should refuse and answer 500 to what is the client's fault (FAULTS 1.18, 1.19).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+__all__ = ["Answer", "Request", "decide", "refusal"]
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The facts of a request that a handshake depends on.
+
+    Args:
+        method: `GET`.
+        http_version: `HTTP/1.1`.
+        scheme: `http` or `https`, as the server sees it.
+        headers: by lower-case name; several of one name joined with ", ".
+    """
+
+    method: str
+    http_version: str
+    scheme: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to answer: 101 and what goes with it, or a refusal and why."""
+
+    status: str
+    headers: Sequence[tuple[str, str]] = field(default=())
+    body: bytes = b""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the connection becomes a WebSocket."""
+        return self.status.startswith("101")
+
+    def to_bytes(self) -> bytes:
+        """Return the answer as an HTTP/1.1 response, for a connection that is ours."""
+        lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in self.headers)]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self.body
+
+
+def refusal(status: str, text: str, *headers: tuple[str, str]) -> Answer:
+    """Return a refusal in plain text."""
+    body = (text + "\n").encode()
+    return Answer(
+        status,
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            *headers,
+        ],
+        body,
+    )
+
+
+def decide(
+    request: Request,
+    *,
+    allowed_origins: Collection[str] = (),
+    require_origin: bool = False,
+) -> Answer:
+    """Answer an opening handshake.
+
+    400 and 405 for what is no handshake, 426 for plain HTTP or another version, 403 for
+    an Origin that is neither the request's own nor allowed, else 101.
+    """
+    headers = request.headers
+    if request.method != "GET":
+        return refusal(
+            "405 Method Not Allowed", "a WebSocket handshake is a GET request", ("Allow", "GET")
+        )
+    if "websocket" not in _tokens(headers.get("upgrade", "")):
+        return refusal(
+            "426 Upgrade Required",
+            "This address speaks WebSocket; connect to it with ws:// or wss://.",
+            ("Sec-WebSocket-Version", "13"),
+        )
+    if headers.get("sec-websocket-version", "").strip() != "13":
+        return refusal(
+            "426 Upgrade Required",
+            "only WebSocket version 13 is spoken here",
+            ("Sec-WebSocket-Version", "13"),
+        )
+    fault = _fault(request)
+    if fault:
+        return refusal("400 Bad Request", fault)
+    if not _origin_allowed(request, allowed_origins, require_origin):
+        return refusal("403 Forbidden", "this Origin may not connect")
+    key = headers["sec-websocket-key"].strip().encode()
+    accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
+    return Answer(
+        "101 Switching Protocols",
+        [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", accept),
+        ],
+    )
+
+
+def _fault(request: Request) -> str:
+    """Say what is wrong with the request; "" when nothing is."""
+    headers = request.headers
+    if request.http_version != "HTTP/1.1":
+        return "a WebSocket handshake needs HTTP/1.1"
+    if "upgrade" not in _tokens(headers.get("connection", "")):
+        return "the Connection header must say Upgrade"
+    if headers.get("content-length", "0").strip() not in ("", "0") or headers.get(
+        "transfer-encoding"
+    ):
+        return "a WebSocket handshake has no body"
+    try:
+        key = base64.b64decode(headers.get("sec-websocket-key", "").strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != 16:
+        return "Sec-WebSocket-Key must be 16 bytes in base64"
+    return ""
+
+
+def _tokens(value: str) -> list[str]:
+    return [token.strip().lower() for token in value.split(",")]
+
+
+def _origin_allowed(request: Request, allowed: Collection[str], required: bool) -> bool:
+    text = request.headers.get("origin")
+    if text is None:  # not a browser
+        return not required
+    if "*" in allowed:
+        return True
+    origin = _parse_origin(text)
+    if origin is None:  # "null", two Origin headers, or none at all
+        return False
+    if origin in map(_parse_origin, allowed):
+        return True
+    own = _parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
+    # A proxy that ends TLS hands on plain HTTP, so a secure origin may meet it; a plain
+    # origin must not reach a secure server (somebody on the network may have made it).
+    return origin == own and (origin[0] == "https" or request.scheme == "http")
+
+
+def _parse_origin(text: str) -> tuple[str, str, int] | None:
+    """Return scheme, host and port, normalised; None for what is no origin."""
+    try:
+        parts = urlsplit(text.strip())
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        return None
+    if scheme not in _DEFAULT_PORTS or not host or parts.username is not None:
+        return None
+    if parts.path or parts.query or parts.fragment or "," in host or " " in text.strip():
+        return None
+    return scheme, host, port if port is not None else _DEFAULT_PORTS[scheme]

@@ -1,0 +1,385 @@
+"""The hub: who is connected, and one thread that passes on what is published.
+
+Must not know subprocesses, Redis or Flask. The way of a message::
+
+    any thread ──encode──> _broadcasts ──> hub thread: number, join, deliver ──> clients
+    reader thread ──subscribe──> _broadcasts (its place among the messages)
+
+One dispatching thread gives every client the messages of a channel in one order, and
+a subscription a place in that order: its replay, then everything after it.
+
+Lock order, top to bottom: hub → channel map → history → client (its transport).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import queue
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from .client import Client
+from .commands import Other, Reply, Subscribe, Unsubscribe, ack, error, interpret, unknown_type
+from .config import HubConfig
+from .dispatch import Activation
+from .errors import (
+    ConnectionClosed,
+    HubFull,
+    HubNotRunning,
+    LimitExceeded,
+    MessageEncodeError,
+    excerpt,
+)
+from .lifecycle import Lifecycle
+from .listener import Listener
+from .message import Message, check_channel
+from .publication import publish
+from .publisher import Publisher
+from .stats import HubStats
+from .transport import Transport
+
+__all__ = ["Hub"]
+
+logger = logging.getLogger(__name__)
+
+_client_numbers = itertools.count(1)
+_LISTENER_MESSAGES = 16_384
+
+
+class Hub(Lifecycle, Publisher):
+    """Keeps the connections and passes on what is published.
+
+    Usable from any thread, with no application or request context. It owns its
+    clients, channels and threads; `start` or `run` brings it to life, `stop` ends all.
+
+    Args:
+        config: the settings; `HubConfig()` when left out.
+    """
+
+    def __init__(self, config: HubConfig | None = None) -> None:
+        super().__init__(config or HubConfig())
+
+    # --- any thread: publish (the methods are Publisher's) ---------------------------------
+
+    def _publish(self, message: Message, channel: str, timeout: float | None) -> None:
+        if channel:
+            check_channel(channel, self._is_channel)
+            overflow = self._rule_for(channel).overflow
+        else:
+            overflow = self._config.broadcast_overflow
+        self._enqueue(publish(message, channel, overflow), timeout)
+
+    def _enqueue(self, item: Any, timeout: float | None = None) -> None:
+        """Queue something for the hub thread.
+
+        Raises HubNotRunning, and HubFull when there is no room for `timeout` seconds.
+        """
+        if not self._accepting:
+            raise HubNotRunning("the hub is not running: start() it before publishing")
+        wait = self._config.publish_timeout if timeout is None else timeout
+        try:
+            self._broadcasts.put(item, block=wait > 0, timeout=wait if wait > 0 else None)
+        except queue.Full:
+            raise HubFull(
+                f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
+            ) from None
+        self._awake()
+        # Looked at again after the put: what was put while this was true is dispatched
+        # by the hub's last turn; what was put later may not be, and must not seem to be.
+        if not self._accepting:
+            raise HubNotRunning("the hub stopped while this was published")
+
+    # --- any thread: subscribe -------------------------------------------------------------
+
+    def subscribe(
+        self, client: Client, channel: str, *, since: int | None = None, epoch: str = ""
+    ) -> None:
+        """Have a client listen to a channel; again is no change.
+
+        It counts at once and gets everything that is published from now on, after
+        what `since` and `epoch` ask for (PROTOCOL, History). Raises InvalidName,
+        LimitExceeded, ConnectionClosed when the client is gone, HubNotRunning, HubFull.
+
+        Threads: any; waits while the hub's queue is full.
+        """
+        check_channel(channel, self._is_channel)
+        self._subscribe(client, Subscribe(channel, None, since, epoch))
+
+    def _subscribe(self, target: Any, request: Subscribe) -> None:
+        channel = request.channel
+        limit = self._config.max_subscriptions
+        try:
+            subscription = self._channels.add(target, channel, limit)
+        except OverflowError:
+            raise LimitExceeded(f"{target!r} listens to {limit} channels already") from None
+        if subscription is None:
+            raise ConnectionClosed(1006, f"{target!r} is gone")
+        activation = Activation(
+            subscription, request.since, request.epoch, request.last, request.id
+        )
+        try:
+            self._enqueue(functools.partial(self._dispatcher.activate, activation))
+        except (HubFull, HubNotRunning):
+            if not subscription.live:
+                self._channels.remove(target, channel)
+            raise
+
+    def unsubscribe(self, client: Client, channel: str) -> bool:
+        """Have a client listen to a channel no more; say whether it did.
+
+        Threads: any; does not wait.
+        """
+        return self._channels.remove(client, channel)
+
+    def listen(self, channel: str, function: Callable[[Message], object]) -> Listener:
+        """Call a function with each message of a channel, inside this process.
+
+        It runs on a thread of its own, in order, until the listener is closed or the
+        hub stops; what it raises is logged. Raises InvalidName, HubNotRunning, HubFull.
+
+        Threads: any; waits while the hub's queue is full.
+        """
+        check_channel(channel, self._is_channel)
+        if not self._accepting:
+            raise HubNotRunning("the hub is not running: start() it before listening")
+        listener = Listener(
+            channel,
+            functools.partial(self._call, function),
+            on_closed=self._forget_listener,
+            max_messages=_LISTENER_MESSAGES,
+            name=f"ws-hub:listener:{excerpt(channel)}",
+        )
+        self._keep_listener(listener)
+        self._channels.enter(listener)
+        try:
+            self._subscribe(listener, Subscribe(channel))
+        except (HubFull, HubNotRunning):
+            listener.close()
+            raise
+        return listener
+
+    # --- any thread: look ------------------------------------------------------------------
+
+    def client_count(self) -> int:
+        """Return how many clients are connected.
+
+        Threads: any.
+        """
+        with self._lock:
+            return len(self._clients)
+
+    def all_clients(self) -> list[Client]:
+        """Return the connected clients, oldest first.
+
+        Threads: any.
+        """
+        with self._lock:
+            return list(self._clients.values())
+
+    def clients(self, channel: str) -> list[Client]:
+        """Return the clients that listen to a channel, oldest subscription first.
+
+        Threads: any.
+        """
+        found = (each.subscriber for each in self._channels.subscriptions(channel))
+        return [each for each in found if isinstance(each, Client)]
+
+    def channel_count(self) -> int:
+        """Return how many channels somebody listens to.
+
+        Threads: any.
+        """
+        return len(self._channels)
+
+    def all_channels(self) -> list[str]:
+        """Return the channels that somebody listens to.
+
+        Threads: any.
+        """
+        return self._channels.names()
+
+    def kept_channels(self) -> list[str]:
+        """Return the channels that keep history, longest unused first.
+
+        Threads: any.
+        """
+        return self._history.names()
+
+    def channel_subscriber_count(self, channel: str) -> int:
+        """Return how many listen to a channel, `listen` included.
+
+        Threads: any.
+        """
+        return self._channels.count(channel)
+
+    def has_subscribers(self, channel: str) -> bool:
+        """Say whether anybody listens to a channel: whether output is worth making.
+
+        Threads: any.
+        """
+        return self._channels.count(channel) > 0
+
+    def stats(self) -> HubStats:
+        """Return what the hub counts.
+
+        Threads: any.
+        """
+        return HubStats(
+            clients=self.client_count(),
+            channels=len(self._channels),
+            subscriptions=self._channels.total,
+            queued=self._broadcasts.qsize(),
+            **self._counters.snapshot(),
+        )
+
+    # --- any thread: connections -----------------------------------------------------------
+
+    def connect(
+        self,
+        sock: socket.socket,
+        *,
+        greeting: bytes = b"",
+        remote_address: str = "",
+        received: bytes = b"",
+        borrowed: bool = False,
+    ) -> Client:
+        """Return a client for a socket whose opening handshake was accepted.
+
+        The caller then calls its `start()`, or its `run()` to lend its own thread; the
+        client closes the socket at its end unless it is `borrowed`. `greeting` goes out
+        once it is registered, `received` came in already.
+
+        Threads: any.
+        """
+        config = self._config
+        transport = Transport(
+            sock,
+            max_message_size=config.max_message_size,
+            max_fragments=config.max_fragments,
+            received=received,
+            borrowed=borrowed,
+        )
+        return Client(
+            next(_client_numbers),
+            transport,
+            config,
+            self._hooks(self._received),
+            self._channels,
+            remote_address=remote_address,
+            greeting=greeting,
+        )
+
+    # --- reader threads --------------------------------------------------------------------
+
+    def _received(self, client: Client, data: str | bytes) -> None:
+        """Carry out what one message from a client asks for."""
+        if isinstance(data, bytes):
+            client.reply(error("binary messages are not understood", "bad_message"))
+            return
+        effect = interpret(data, self._is_channel)
+        if isinstance(effect, Reply):
+            client.reply(effect.message)
+        elif isinstance(effect, Subscribe):
+            self._subscribe_remote(client, effect)
+        elif isinstance(effect, Unsubscribe):
+            self._channels.remove(client, effect.channel)
+            if effect.id is not None:
+                # By way of the queue: after the ack no message of the channel follows.
+                answer = ack(effect.id, {"channel": effect.channel})
+                self._enqueue(functools.partial(client.tell, answer))
+        else:
+            self._application(client, effect)
+
+    def _subscribe_remote(self, client: Client, request: Subscribe) -> None:
+        try:
+            self._subscribe(client, request)
+            return
+        except LimitExceeded:
+            text, code = "subscription limit exceeded", "limit"
+        except HubNotRunning:
+            text, code = "Subscribe: hub is not running", "internal"
+        except HubFull:
+            text, code = "Subscribe: hub is full, try again", "internal"
+        except ConnectionClosed:  # nobody is there to be answered
+            return
+        client.reply(error(text, code, id=request.id, channel=request.channel))
+
+    def _application(self, client: Client, effect: Other) -> None:
+        """Hand a message to `on_message`; what that returns answers a request."""
+        message = effect.message
+        if self._config.on_message is None:
+            client.reply(unknown_type(message))
+            return
+        failed = object()
+        result = self._call(self._config.on_message, client, message, client=client, default=failed)
+        if message.id is None:
+            return
+        answer = error("internal error", "internal", id=message.id)
+        if result is not failed:
+            answer = ack(message.id, result)
+        try:
+            client.reply(answer)
+        except MessageEncodeError:
+            logger.exception("on_message returned what has no JSON form")
+            client.reply(error("internal error", "internal", id=message.id))
+
+    # --- conveniences that point upward ----------------------------------------------------
+
+    def handler(self) -> Callable[..., Iterable[bytes]]:
+        """Return a WSGI application that accepts WebSocket connections for this hub.
+
+        Threads: any.
+        """
+        return self.handle_websocket
+
+    def handle_websocket(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Accept one WebSocket connection, or answer why not, as a WSGI application.
+
+        Threads: a request thread, which it gives back at once; under TLS inside the
+        server, when the connection is over.
+        """
+        from .wsgi import handle
+
+        return handle(self, environ, start_response)
+
+    def run_process(
+        self,
+        argv: Sequence[str],
+        process_id: str | None = None,
+        *,
+        pty: bool = False,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Start a program and stream its output to the channel of its process id.
+
+        See `ws_hub.process.run_process`, which this calls.
+
+        Threads: any; does not wait for the program.
+        """
+        from .process import run_process
+
+        return run_process(self, argv, process_id, pty=pty, cwd=cwd, env=env)
+
+    def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
+        """Return a logging handler that sends records to a channel as events.
+
+        Threads: any.
+        """
+        from .process import log_handler
+
+        return log_handler(self, channel, level)
+
+    def writer(self, process_id: str) -> TextIO:
+        """Return a text file whose lines go to the channel of a process id.
+
+        Threads: any.
+        """
+        from .process import writer
+
+        return writer(self, process_id)

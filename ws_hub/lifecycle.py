@@ -1,0 +1,426 @@
+"""The life of a hub: its thread, the clients it has, its start and its end.
+
+Must not know what is published or how it is delivered, beyond handing it on.
+
+    NEW ──start/run──> RUNNING ──stop──> STOPPING ──> CLOSING ──> STOPPED ──start──> RUNNING
+
+In STOPPING the `at_stop` functions run and everything is still delivered, so that a
+process that is ended gets its last words out. CLOSING refuses new messages, delivers
+what is queued, closes every client with 1001 and joins every thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import enum
+import functools
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from . import workers
+from .channels import Channels
+from .client import Client, Hooks
+from .config import HubConfig
+from .dispatch import Dispatcher
+from .errors import CloseCode, WsHubError
+from .history import History
+from .listener import Listener
+from .mailbox import Mailbox
+from .message import is_channel_name
+from .publication import Publication
+from .stats import Counters
+
+__all__ = ["Lifecycle"]
+
+logger = logging.getLogger(__name__)
+
+H = TypeVar("H", bound="Lifecycle")
+
+_TURN_ITEMS = 1024
+_TURN_BYTES = 1024 * 1024
+_MAX_NEWS = 1_000_000
+_GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
+
+
+class _State(enum.Enum):
+    NEW = "not started"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Lifecycle:
+    """What Hub is built on: everything that happens on the hub's own thread."""
+
+    def __init__(self, config: HubConfig) -> None:
+        self._config = config
+        self._is_channel = config.channel_name or is_channel_name
+        # A rule is looked up for every message; matching patterns each time would cost
+        # more than delivering it.
+        self._rule_for = functools.lru_cache(4096)(config.rule_for)
+        self._reset()
+        workers.forget_after_fork(self)
+
+    def _reset(self) -> None:
+        # guards: _state, _clients (changed by the hub thread only), _readers, _listeners,
+        # _at_stop. The first in the order: never taken while another lock is held.
+        self._lock = threading.Lock()
+        self._state = _State.NEW
+        self._clients: dict[int, Client] = {}
+        self._readers: set[Client] = set()
+        self._listeners: set[Listener] = set()
+        self._at_stop: dict[object, Callable[[], object]] = {}
+        # guards: themselves; filled by reader threads, emptied by the hub thread. No
+        # bound: a client is in each at most once.
+        self._registers: queue.Queue[Client] = queue.Queue()
+        self._unregisters: queue.Queue[Client] = queue.Queue()
+        # guards: itself; filled by any thread, which waits while it is full; emptied by
+        # the hub thread. Holds publications and, in their place among them, calls.
+        self._broadcasts: queue.Queue[Publication | Callable[[], object]] = queue.Queue(
+            self._config.queue_size
+        )
+        self._wake = threading.Event()  # set by whoever fills a queue
+        self._accepting = False  # written by the hub thread and by start
+        self._closing = False  # written by the stop thread; read by the hub thread
+        self._finished = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._inside = threading.local()  # .depth: callbacks of ours this thread is in
+        self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
+        self._counters = Counters()
+        self._channels: Channels[Any] = Channels(
+            functools.partial(self._notify, self._config.on_first_subscriber),
+            functools.partial(self._notify, self._config.on_last_unsubscribe),
+        )
+        self._history = History(self._rule_for)
+        self._dispatcher = Dispatcher(
+            self._channels, self._history, self._rule_for, self._evict, self._counters
+        )
+
+    def forget(self) -> None:
+        """Start clean in a forked child: threads, locks and connections are the parent's.
+
+        Threads: the only one there is, right after the fork.
+        """
+        for client in self._clients.values():
+            client.discard()
+        self._reset()
+
+    # --- any thread ------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether clients are admitted and messages delivered.
+
+        Threads: any.
+        """
+        with self._lock:
+            return self._state is _State.RUNNING
+
+    @property
+    def config(self) -> HubConfig:
+        """The settings.
+
+        Threads: any.
+        """
+        return self._config
+
+    def start(self: H) -> H:
+        """Run the hub on a background thread; return it. No change when it runs already.
+
+        Threads: any; does not wait.
+        """
+        try:
+            self._begin()
+        except WsHubError:
+            return self
+        try:
+            self._thread = workers.start("ws-hub:run", self._loop)
+        except RuntimeError:
+            self._end()
+            raise
+        return self
+
+    def run(self) -> None:
+        """Run the hub on the calling thread until `stop()` is called.
+
+        KeyboardInterrupt ends it as `stop()` does, and is raised again. Raises
+        WsHubError when it runs already.
+
+        Threads: any, one at a time; blocks.
+        """
+        self._begin()
+        self._thread = threading.current_thread()
+        self._loop()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End everything: `at_stop` functions, then clients with 1001, then all threads.
+
+        Idempotent. Waits until it is done, at most `timeout` seconds (None: twice the
+        close timeout and some); from a callback of this hub, from its own thread and
+        from a signal handler upon it, returns at once while the hub ends.
+
+        Threads: any, callbacks included.
+        """
+        with self._lock:
+            if self._state in (_State.NEW, _State.STOPPED):
+                return
+            first = self._state is _State.RUNNING
+            self._state = _State.STOPPING
+        if first:
+            try:
+                workers.start("ws-hub:stop", self._wind_down)
+            except RuntimeError:  # no threads left: then here
+                self._wind_down()
+        inside = getattr(self._inside, "depth", 0) > 0
+        if inside or threading.current_thread() is self._thread:
+            return
+        bound = 2 * self._config.close_timeout + 5 * _GRACE if timeout is None else timeout
+        if not self._finished.wait(bound):
+            logger.warning("the hub has not ended within %g s: a callback holds it", bound)
+        elif self._thread is not None:
+            workers.join(self._thread, _GRACE)
+
+    def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Call a function once when the hub stops, while it still delivers.
+
+        Returns what takes that back. What the function raises is logged.
+
+        Threads: any; the function runs on a thread of the hub's.
+        """
+        key = object()
+        with self._lock:
+            self._at_stop[key] = function
+
+        def cancel() -> None:
+            with self._lock:
+                self._at_stop.pop(key, None)
+
+        return cancel
+
+    def __enter__(self: H) -> H:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def _awake(self) -> None:
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        client: Client | None = None,
+        default: Any = None,
+    ) -> Any:
+        """Call a user's function; what it raises is logged, counted, and goes no further."""
+        self._inside.depth = getattr(self._inside, "depth", 0) + 1
+        try:
+            return function(*args)
+        except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
+            self._counters.add("callback_errors")
+            if client is not None:
+                client.last_error = repr(error)
+            logger.exception("callback %r failed, client %r", function, client)
+            return default
+        finally:
+            self._inside.depth -= 1
+
+    def _notify(self, function: Callable[[str], Any] | None, channel: str) -> None:
+        # Under the channel map's lock: passes the news on, so that its order is true.
+        if function is not None and self._notifier is not None:
+            self._notifier.post((function, channel))
+
+    def _keep_listener(self, listener: Listener) -> None:
+        with self._lock:
+            self._listeners.add(listener)
+
+    def _forget_listener(self, listener: Listener) -> None:
+        self._channels.leave(listener)
+        with self._lock:
+            self._listeners.discard(listener)
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._state in (_State.RUNNING, _State.STOPPING):
+                raise WsHubError(f"the hub is {self._state.value} already")
+            if self._state is _State.STOPPED:
+                self._reset()
+            self._state = _State.RUNNING
+        config = self._config
+        if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
+            self._notifier = Mailbox("ws-hub:notify", lambda news: self._call(*news), _MAX_NEWS)
+        atexit.register(self.stop)
+        self._accepting = True
+
+    # --- stop thread -----------------------------------------------------------------------
+
+    def _wind_down(self) -> None:
+        try:
+            self._run_at_stop()
+        finally:
+            self._closing = True
+            self._awake()
+
+    def _run_at_stop(self) -> None:
+        with self._lock:
+            functions = list(self._at_stop.values())
+            self._at_stop.clear()
+        for function in functions:
+            self._call(function)
+
+    # --- reader threads --------------------------------------------------------------------
+
+    def _hooks(self, received: Callable[[Client, str | bytes], None]) -> Hooks:
+        return Hooks(self._opened, received, self._gone, self._reader_finished, self._call)
+
+    def _opened(self, client: Client) -> bool:
+        """Register a client and wait for its place; False when it is not admitted."""
+        with self._lock:
+            # Under the lock: what is queued while the hub runs is settled, always.
+            if self._state is not _State.RUNNING:
+                return False
+            self._readers.add(client)
+            self._registers.put(client)
+        self._awake()
+        client.settled.wait(self._config.close_timeout)
+        with self._lock:
+            return client.id in self._clients
+
+    def _gone(self, client: Client) -> None:
+        """Take a client out, so that on_disconnect sees the hub without it."""
+        self._channels.leave(client)
+        with self._lock:
+            if self._state not in (_State.RUNNING, _State.STOPPING):
+                return
+            client.settled.clear()
+            self._unregisters.put(client)
+        self._awake()
+        client.settled.wait(self._config.close_timeout)
+
+    def _reader_finished(self, client: Client) -> None:
+        with self._lock:
+            self._readers.discard(client)
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        try:
+            while not self._closing:
+                self._turn()
+        finally:  # KeyboardInterrupt comes by here too
+            self._run_at_stop()
+            self._end()
+
+    def _turn(self, timeout: float | None = None) -> None:
+        """Wait for something to do, at most `timeout` seconds, and do it."""
+        left = self._history.expire(time.monotonic()) - time.monotonic()
+        if timeout is not None:
+            left = min(left, timeout)
+        # Woken by whoever fills a queue; otherwise in time to free old history.
+        self._wake.wait(min(max(left, 0.0), threading.TIMEOUT_MAX))
+        self._wake.clear()
+        try:
+            self._work()
+        except Exception:  # noqa: BLE001 - the top of a thread: all clients live by it
+            logger.exception("the hub met an error of its own")
+
+    def _work(self) -> int:
+        # Messages first, then registrations, then delivery: a client that was registered
+        # before a message was published is there when that message is delivered.
+        items = self._collect()
+        self._settle(admit=True)
+        for published, group in itertools.groupby(items, lambda i: isinstance(i, Publication)):
+            if published:
+                self._dispatcher.dispatch(
+                    list(group),  # type: ignore[arg-type]  # sorted out by the key
+                    self._clients.values(),
+                    time.monotonic(),
+                )
+            else:
+                for call in group:
+                    call()  # type: ignore[operator]
+        return len(items)
+
+    def _collect(self) -> list[Publication | Callable[[], object]]:
+        """Take what is queued, as much as one turn may hold."""
+        items: list[Publication | Callable[[], object]] = []
+        size = 0
+        try:
+            while len(items) < _TURN_ITEMS and size < _TURN_BYTES:
+                item = self._broadcasts.get_nowait()
+                items.append(item)
+                if isinstance(item, Publication):
+                    size += len(item.frame)
+        except queue.Empty:
+            return items
+        self._wake.set()  # there may be more
+        return items
+
+    def _settle(self, *, admit: bool) -> None:
+        """Register and unregister whoever waits for it."""
+        most = self._config.max_connections
+        while not self._registers.empty():
+            client = self._registers.get_nowait()
+            if admit and (most is None or len(self._clients) < most):
+                self._channels.enter(client)
+                with self._lock:
+                    self._clients[client.id] = client
+                self._counters.add("connected")
+            else:
+                self._counters.add("refused")
+            client.settled.set()
+        while not self._unregisters.empty():
+            client = self._unregisters.get_nowait()
+            with self._lock:
+                self._clients.pop(client.id, None)
+            client.settled.set()
+
+    def _evict(self, target: Any) -> None:
+        """Cut a client that does not read; it counts as gone from now."""
+        with self._lock:
+            self._clients.pop(target.id, None)
+        self._channels.leave(target)
+        target.evict(CloseCode.TRY_AGAIN, "too slow: the outbox is full")
+
+    def _end(self) -> None:
+        """Deliver what is queued, then end every connection and every thread."""
+        self._accepting = False
+        while self._work():
+            pass
+        for client in self._clients.values():
+            client.close(CloseCode.GOING_AWAY, "server going away")
+        deadline = time.monotonic() + self._config.close_timeout
+        self._await_clients(deadline)
+        for client in self._clients.values():
+            client.abort()
+        deadline = max(deadline, time.monotonic()) + _GRACE
+        self._await_clients(deadline)
+        with self._lock:
+            self._state = _State.STOPPED
+            readers, listeners = list(self._readers), list(self._listeners)
+        self._settle(admit=False)
+        for client in readers:
+            if not client.join(deadline - time.monotonic()):
+                logger.warning("a callback of %r still runs", client)
+        for listener in listeners:
+            listener.close()
+        for listener in listeners:
+            listener.join(deadline - time.monotonic())
+        if self._notifier is not None:
+            self._notifier.close(drop=False)
+            self._notifier.join(deadline - time.monotonic())
+        atexit.unregister(self.stop)
+        self._finished.set()
+
+    def _await_clients(self, deadline: float) -> None:
+        while self._clients and (left := deadline - time.monotonic()) > 0:
+            self._wake.wait(left)  # woken when a client is gone
+            self._wake.clear()
+            self._settle(admit=False)

@@ -1,0 +1,82 @@
+"""A subscriber inside the process: a callable that gets a channel's messages.
+
+Must not know sockets, clients or the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .mailbox import Mailbox
+from .message import Message
+from .publication import Batch, Publication
+
+__all__ = ["Listener"]
+
+
+class Listener:
+    """One callable listening to one channel. Made by `Hub.listen`.
+
+    It runs on a thread of its own, so that a slow or raising callable is nobody
+    else's concern.
+
+    Args:
+        channel: the channel.
+        handle: called with each message, in order; must not raise.
+        on_closed: called with this listener when it is closed.
+        max_messages: messages that may wait for the callable; more are dropped.
+        name: of its thread.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        handle: Callable[[Message], object],
+        *,
+        on_closed: Callable[[Listener], None],
+        max_messages: int,
+        name: str,
+    ) -> None:
+        self.channel = channel
+        self._on_closed = on_closed
+        self._dropped = 0  # written by the hub thread only
+        self._mailbox: Mailbox[Message] = Mailbox(name, handle, max_messages)
+
+    @property
+    def dropped(self) -> int:
+        """How many messages the callable was too slow for.
+
+        Threads: any.
+        """
+        return self._dropped
+
+    def close(self) -> None:
+        """Stop listening. Idempotent; what is queued already is not delivered.
+
+        Threads: any; does not wait for the callable.
+        """
+        self._on_closed(self)
+        self._mailbox.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of a closed listener; False when its callable still runs.
+
+        Threads: any; at most `timeout` seconds.
+        """
+        return self._mailbox.join(timeout)
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def deliver(self, batch: Batch) -> list[Publication]:
+        """Queue messages for the callable; return those that found no room."""
+        refused = [
+            publication
+            for publication in batch.publications
+            if not self._mailbox.post(publication.delivered)
+        ]
+        self._dropped += len(refused)
+        return refused
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        """Take frames for a remote peer (an ack, a replay): a listener hears what comes."""
+        return True

@@ -1,0 +1,143 @@
+"""What waits to be written to one client: bounded, in order, control frames first.
+
+Must not know sockets, channels or threads. It has no lock: its owner calls it under
+the lock that also guards the socket. Rules of this file:
+
+- Bytes leave in the order in which they came, but for control frames, which go next
+  after the write that has begun (RFC 6455 section 5.5: they may come between messages).
+- A write that has begun is finished: half a frame is never dropped.
+- An outbox with nothing in it takes anything, or a message larger than the bound
+  could never be sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+__all__ = ["Outbox"]
+
+_WRITE_BYTES = 256 * 1024  # enough to make a system call cheap, little enough to copy
+
+
+class Outbox:
+    """The frames that wait for one client.
+
+    Args:
+        max_messages: messages that may wait.
+        max_bytes: bytes that may wait.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_begun_messages",
+        "_bytes",
+        "_control",
+        "_entries",
+        "_messages",
+        "_offset",
+        "max_bytes",
+        "max_messages",
+    )
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes
+        self._entries: deque[tuple[bytes, int]] = deque()
+        self._control: dict[int, bytes] = {}
+        self._messages = 0
+        self._bytes = 0
+        self._begun = b""  # what is being written, from _offset on
+        self._begun_messages = 0
+        self._offset = 0
+
+    @property
+    def messages(self) -> int:
+        """How many messages wait, those that have begun included."""
+        return self._messages
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait."""
+        return self._bytes
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, so that a frame may go straight to the socket."""
+        return not self._begun and not self._entries and not self._control
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        """Queue whole frames; False, and nothing kept, when they do not fit.
+
+        `beyond` lets in what must not be lost (a notice, a Close frame), up to twice
+        the bounds.
+        """
+        allowance = 2 if beyond else 1
+        fits = (
+            self._messages + messages <= self.max_messages * allowance
+            and self._bytes + len(frames) <= self.max_bytes * allowance
+        )
+        if not fits and self._messages:
+            return False
+        self._entries.append((frames, messages))
+        self._messages += messages
+        self._bytes += len(frames)
+        return True
+
+    def begin(self, frames: bytes, messages: int, sent: int) -> None:
+        """Keep the rest of frames of which the socket took the first `sent` bytes."""
+        assert self.idle, "only a direct send begins a write, and only when nothing waits"
+        self._begun, self._begun_messages, self._offset = frames, messages, sent
+        self._messages += messages
+        self._bytes += len(frames) - sent
+
+    def control(self, frame: bytes) -> None:
+        """Queue a control frame ahead of the messages, one of each kind.
+
+        A newer pong stands for all before it (RFC 6455 section 5.5.3), so that a
+        flood of pings costs no memory.
+        """
+        old = self._control.get(frame[0], b"")
+        self._control[frame[0]] = frame
+        self._bytes += len(frame) - len(old)
+
+    def head(self) -> bytes:
+        """Return the bytes to write next; b"" when nothing waits.
+
+        What it returns has begun: it comes first until `advance` has taken it all.
+        """
+        if not self._begun:
+            self._begin_next()
+        if not self._offset and len(self._begun) <= _WRITE_BYTES:
+            return self._begun
+        return self._begun[self._offset : self._offset + _WRITE_BYTES]
+
+    def _begin_next(self) -> None:
+        parts = list(self._control.values())
+        self._control.clear()
+        size = sum(map(len, parts))
+        messages = 0
+        while self._entries and (not size or size + len(self._entries[0][0]) <= _WRITE_BYTES):
+            frames, count = self._entries.popleft()
+            parts.append(frames)
+            size += len(frames)
+            messages += count
+        self._begun = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._begun_messages = messages
+
+    def advance(self, sent: int) -> None:
+        """Take note that the socket took `sent` bytes of the head."""
+        self._offset += sent
+        self._bytes -= sent
+        if self._offset == len(self._begun):
+            self._messages -= self._begun_messages
+            self._begun, self._begun_messages, self._offset = b"", 0, 0
+
+    def clear(self) -> int:
+        """Forget the messages that have not begun; return how many those were."""
+        messages = 0
+        for frames, count in self._entries:
+            messages += count
+            self._bytes -= len(frames)
+        self._entries.clear()
+        self._messages -= messages
+        return messages

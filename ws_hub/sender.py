@@ -1,0 +1,280 @@
+"""The writing half of a connection: straight to the socket, or by way of the outbox.
+
+Must not know channels, JSON or the hub. Joins an Outbox and a Transport under the
+transport's lock. A frame that finds nothing waiting is sent by whoever brings it,
+without waiting for the socket; what the kernel does not take is the writer thread's
+work. So the hub thread never waits for a client, and in the usual case no writer
+thread wakes up.
+
+The life of a sender::
+
+    OPEN ──finish()──> CLOSING ──Close frame sent, peer answered, or time is up──> ENDED
+      └──────────────────────────── end() ─────────────────────────────────────────^
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable
+
+from .errors import CloseCode, SendTimeout
+from .frames import close_frame, ping_frame
+from .outbox import Outbox
+from .transport import Transport
+
+__all__ = ["Sender"]
+
+
+class _State(enum.Enum):
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    ENDED = enum.auto()
+
+
+class Sender:
+    """All writes of one connection. The reader of that connection drives its life.
+
+    Args:
+        transport: the connection.
+        outbox: an empty outbox of its own.
+        heartbeat_interval: seconds between pings.
+        write_timeout: seconds that a backlog may wait without one byte being taken.
+        close_timeout: seconds from `finish` until the connection is cut.
+        greeting: bytes that come before all frames (the answer to the handshake).
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        outbox: Outbox,
+        *,
+        heartbeat_interval: float,
+        write_timeout: float,
+        close_timeout: float,
+        greeting: bytes = b"",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._transport = transport
+        self._heartbeat_interval = heartbeat_interval
+        self._write_timeout = write_timeout
+        self._close_timeout = close_timeout
+        self._clock = clock
+        # guards: everything below, together with the transport's socket. It is the
+        # transport's lock: the last in the order. Waited on by the writer thread (for
+        # work), by `put` (for room), by `drain` (for an empty outbox).
+        self._changed = threading.Condition(transport.lock)
+        self._outbox = outbox
+        self._state = _State.OPEN
+        self._deadline = 0.0  # when CLOSING ends
+        self._next_ping = clock() + heartbeat_interval
+        self._progress = clock()  # when the socket last took a byte of a backlog
+        self._cause: tuple[int, str] | None = None
+        if greeting:
+            outbox.begin(greeting, 0, 0)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    @property
+    def cause(self) -> tuple[int, str] | None:
+        """The close code and reason that this side gave first, if it did."""
+        with self._changed:
+            return self._cause
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many messages and how many bytes wait."""
+        with self._changed:
+            return self._outbox.messages, self._outbox.size
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        """Send whole frames now or queue them; never wait.
+
+        False when they do not fit: none of them is kept then. True, and nothing
+        happens, when the connection is ending: who sends to the dead has lost nothing.
+        """
+        with self._changed:
+            if self._state is not _State.OPEN:
+                return True
+            return self._offer_locked(frames, messages, beyond=beyond)
+
+    def put(self, frame: bytes, timeout: float) -> bool:
+        """Send one message, waiting up to `timeout` seconds for room.
+
+        False when the connection is ending. Raises SendTimeout.
+        """
+        deadline = self._clock() + timeout
+        with self._changed:
+            while self._state is _State.OPEN:
+                if self._offer_locked(frame, 1):
+                    return True
+                left = deadline - self._clock()
+                if left <= 0:
+                    raise SendTimeout(
+                        f"no room for {timeout:g} s: {self._outbox.messages} messages, "
+                        f"{self._outbox.size} bytes wait"
+                    )
+                self._changed.wait(left)  # woken by the writer's progress and by the end
+            return False
+
+    def control(self, frame: bytes) -> None:
+        """Send a ping or a pong, ahead of waiting messages; never wait."""
+        with self._changed:
+            if self._state is _State.OPEN:
+                self._control_locked(frame)
+
+    def finish(self, code: int, reason: str, *, now: bool = False) -> None:
+        """Begin the closing handshake: everything queued, then a Close frame.
+
+        `now` drops what has not begun to be written: for a client that does not read,
+        or one that has closed already. From here on the connection has close_timeout
+        seconds. The first call counts.
+        """
+        with self._changed:
+            if self._state is not _State.OPEN:
+                return
+            self._state = _State.CLOSING
+            self._cause = (code, reason)
+            self._deadline = self._clock() + self._close_timeout
+            frame = close_frame(code, reason)
+            if now:
+                self._outbox.clear()
+                self._control_locked(frame)
+            else:
+                self._offer_locked(frame, 0, beyond=True)
+            self._changed.notify_all()
+
+    def answer_close(self, code: int) -> None:
+        """Answer the peer's Close frame; what has not begun to be written is dropped.
+
+        Not a cause of ours, and nothing to answer where the peer answered us.
+        """
+        with self._changed:
+            if self._state is _State.OPEN:
+                self._state = _State.CLOSING
+                self._deadline = self._clock() + self._close_timeout
+                self._outbox.clear()
+                self._control_locked(close_frame(code))
+                self._changed.notify_all()
+        self.drain()
+
+    def drain(self) -> None:
+        """Wait until everything queued is written, or the closing time is up."""
+        with self._changed:
+            while self._state is _State.CLOSING and not self._outbox.idle:
+                left = self._deadline - self._clock()
+                if left <= 0:
+                    return
+                self._changed.wait(left)  # woken by the writer's progress and by the end
+
+    def end(self) -> None:
+        """Stop writing; the writer thread returns."""
+        with self._changed:
+            self._end_locked()
+
+    # --- writer thread ---------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Write what waits, ping in between, until the connection ends."""
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Wait for work and do one piece of it; False at the end."""
+        with self._changed:
+            if not self._await_work_locked():
+                return False
+            chunk = self._outbox.head()
+            sent = self._send_locked(chunk)
+            if sent:
+                self._outbox.advance(sent)
+                self._progress = self._clock()
+                self._changed.notify_all()
+            if sent == len(chunk):
+                return True
+            patience = self._progress + self._write_timeout - self._clock()
+            if self._state is _State.CLOSING:
+                patience = min(patience, self._deadline - self._clock())
+        # Outside the lock: the hub thread must be able to queue while this one waits.
+        if patience <= 0 or not self._transport.wait_writable(patience):
+            self._give_up()
+        return True
+
+    def _await_work_locked(self) -> bool:
+        """Wait until something is to be written; False when the connection has ended."""
+        assert self._transport.lock.locked()
+        while self._state is not _State.ENDED:
+            now = self._clock()
+            if self._state is _State.OPEN and now >= self._next_ping:
+                # Also in the middle of a backlog: a client that takes minutes to read
+                # it has nothing to say but its pongs.
+                self._next_ping = now + self._heartbeat_interval
+                self._control_locked(ping_frame())
+            elif not self._outbox.idle:
+                return True
+            elif self._state is _State.OPEN:
+                self._changed.wait(self._next_ping - now)  # woken by work and by the end
+            elif now < self._deadline:
+                self._changed.wait(self._deadline - now)  # woken by the end
+            else:  # the peer did not answer our Close frame
+                self._cut_locked()
+        return False
+
+    def _give_up(self) -> None:
+        """End a connection whose peer takes nothing."""
+        with self._changed:
+            if self._state is _State.ENDED:
+                return
+            stalled = self._clock() - self._progress
+            if self._state is _State.OPEN and stalled < self._write_timeout:
+                return
+            if self._cause is None:
+                self._cause = (
+                    CloseCode.ABNORMAL,
+                    f"write timeout: nothing taken for {stalled:.1f} s",
+                )
+            self._cut_locked()
+
+    # --- under the lock --------------------------------------------------------------------
+
+    def _offer_locked(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        assert self._transport.lock.locked()
+        if not self._outbox.idle:
+            # The writer is at work or waits for room: order before speed.
+            return self._outbox.offer(frames, messages, beyond=beyond)
+        sent = self._send_locked(frames)
+        if sent < len(frames) and self._state is not _State.ENDED:
+            self._outbox.begin(frames, messages, sent)
+            self._progress = self._clock()
+            self._changed.notify_all()
+        return True
+
+    def _control_locked(self, frame: bytes) -> None:
+        assert self._transport.lock.locked()
+        if self._outbox.idle:
+            self._offer_locked(frame, 0)
+        else:
+            self._outbox.control(frame)
+
+    def _send_locked(self, data: bytes) -> int:
+        """Send without waiting; a broken connection ends here, and the reader says so."""
+        assert self._transport.lock.locked()
+        try:
+            return self._transport.send(data)
+        except OSError as error:
+            if self._cause is None:
+                self._cause = (CloseCode.ABNORMAL, error.strerror or str(error))
+            self._cut_locked()
+            return 0
+
+    def _cut_locked(self) -> None:
+        """End writing and wake the reader, which tidies up."""
+        self._end_locked()
+        self._transport.shutdown_locked()
+
+    def _end_locked(self) -> None:
+        assert self._transport.lock.locked()
+        self._state = _State.ENDED
+        self._changed.notify_all()

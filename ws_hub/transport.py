@@ -1,0 +1,288 @@
+"""One WebSocket on one socket: bytes out in order, events in, shut down, then closed.
+
+Must not know JSON, channels or the hub. The only module that imports wsproto, of which
+it uses the frame parser and the closing state; frames out are made in `frames`.
+
+The socket is non-blocking. Who may touch it:
+
+- `send` and, under TLS, the receive call run under `lock`: OpenSSL's state is not
+  safe for two threads, and a descriptor must not be closed under a sender.
+- Waiting (`poll`) runs outside the lock, so that nobody waits for a waiter.
+- `shutdown` wakes both waiters; `close` comes after both threads have ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.utilities import LocalProtocolError
+
+from . import fastsend
+from .errors import CloseCode
+
+__all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
+
+_RECEIVE_BYTES = 64 * 1024
+_LINGER_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A whole text message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A whole binary message."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """A ping; its payload goes into the pong."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ponged:
+    """A pong, asked for or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer's last word: its Close frame, or 1006 when the connection just ended."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The peer broke RFC 6455 or a limit; the connection must end with `code`."""
+
+    code: int
+    reason: str
+
+
+Event = Text | Binary | Pinged | Ponged | Closed | Broken
+
+
+class Transport:
+    """One WebSocket connection, the server's side.
+
+    Args:
+        sock: a connected socket of ours, past the HTTP request.
+        max_message_size: bytes in one message, across fragments.
+        max_fragments: frames in one message.
+        received: bytes that came in together with the HTTP request.
+        borrowed: the descriptor is somebody else's to close.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        max_message_size: int,
+        max_fragments: int,
+        received: bytes = b"",
+        borrowed: bool = False,
+    ) -> None:
+        # guards: the socket against use after close, TLS state, and the outbox that
+        # feeds it (see sender). The last in the order: taken after every other lock.
+        self.lock = threading.Lock()
+        self._sock = sock
+        sock.setblocking(False)
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._send = fastsend.sender(sock)
+        self._closed = False
+        self._borrowed = borrowed
+        # The rest belongs to the reader thread.
+        self._parser = Connection(ConnectionType.SERVER)
+        self._received = received
+        self._max_message_size = max_message_size
+        self._max_fragments = max_fragments
+        self._parts: list[str] | list[bytes] = []
+        self._size = 0
+        self._fragments = 0
+
+    # --- any thread, under the lock --------------------------------------------------------
+
+    def send(self, data: bytes) -> int:
+        """Hand bytes to the kernel without waiting; return how many it took.
+
+        Raises OSError when the connection is broken or closed.
+        """
+        assert self.lock.locked()
+        if self._closed:
+            raise OSError("the connection is closed")
+        return self._send(data)
+
+    def shutdown_locked(self) -> None:
+        """Do what `shutdown` does, for one who holds the lock."""
+        assert self.lock.locked()
+        if not self._closed:
+            with contextlib.suppress(OSError):  # the peer was faster: ENOTCONN
+                # On a TLS socket this is the plain shutdown of the one below it.
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def wait_writable(self, timeout: float) -> bool:
+        """Wait until the kernel has room or the connection ended; False when time is up."""
+        return _wait(self._sock, timeout, write=True)
+
+    def shutdown(self) -> None:
+        """End the connection in both directions and wake whoever waits for it.
+
+        Closing alone wakes nobody and leaves a blocked thread behind (FAULTS 1.4).
+        """
+        with self.lock:
+            self.shutdown_locked()
+
+    def discard(self) -> None:
+        """Do what `close` does, for one who holds the lock, or in a forked child.
+
+        There the lock may be held by a thread that the child does not have.
+        """
+        self._closed = True
+        if not self._borrowed:
+            self._sock.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; the caller knows that no thread waits on it."""
+        with self.lock:
+            self.discard()
+
+    # --- reader thread ---------------------------------------------------------------------
+
+    def receive(self, timeout: float) -> list[Event] | None:
+        """Return what came in, or None when nothing came for `timeout` seconds.
+
+        The list is empty when bytes came that complete no message: the peer lives.
+        `Closed` and `Broken` are last in their list; nothing is received after them.
+        """
+        deadline = time.monotonic() + timeout
+        data = self._received
+        self._received = b""
+        while not data:
+            if not self._pending() and not self._readable(deadline - time.monotonic()):
+                return None
+            try:
+                data = self._recv()
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                continue
+            except OSError as error:
+                return [Closed(CloseCode.ABNORMAL, error.strerror or str(error))]
+            if not data:
+                return [Closed(CloseCode.ABNORMAL, "connection lost")]
+        return list(self._events(data))
+
+    def linger(self, timeout: float) -> None:
+        """Read and throw away until the peer has ended too, within bounds.
+
+        Closing with unread input makes the kernel send a reset, which can destroy the
+        Close frame before the peer has read why it was closed.
+        """
+        with self.lock, contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+        deadline = time.monotonic() + timeout
+        left = _LINGER_BYTES
+        while left > 0 and self._readable(deadline - time.monotonic()):
+            try:
+                data = socket.socket.recv(self._sock, _RECEIVE_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            left -= len(data)
+
+    def _recv(self) -> bytes:
+        if self._tls:
+            with self.lock:
+                return self._sock.recv(_RECEIVE_BYTES)
+        return self._sock.recv(_RECEIVE_BYTES)
+
+    def _pending(self) -> bool:
+        # Bytes that OpenSSL has decrypted already are invisible to poll (FAULTS 1b).
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return False
+        with self.lock:
+            return not self._closed and self._sock.pending() > 0
+
+    def _readable(self, timeout: float) -> bool:
+        return _wait(self._sock, timeout, write=False)
+
+    def _events(self, data: bytes) -> Iterator[Event]:
+        try:
+            self._parser.receive_data(data)
+        except LocalProtocolError:  # bytes after the peer's Close frame
+            return
+        for event in self._parser.events():
+            if isinstance(event, (TextMessage, BytesMessage)):
+                message = self._assemble(event)
+                if message is None:
+                    continue
+                yield message
+                if isinstance(message, Broken):
+                    return
+            elif isinstance(event, Ping):
+                yield Pinged(bytes(event.payload))
+            elif isinstance(event, Pong):
+                yield Ponged()
+            elif isinstance(event, CloseConnection):
+                reason = event.reason or ""
+                if self._parser.state is ConnectionState.OPEN:
+                    # The parser's own verdict, not a frame of the peer's.
+                    yield Broken(event.code, reason)
+                else:
+                    yield Closed(event.code, reason)
+                return
+
+    def _assemble(self, event: TextMessage | BytesMessage) -> Text | Binary | Broken | None:
+        """Add a piece of a message, within the limits; return the message when whole."""
+        piece = event.data
+        self._size += (
+            len(piece.encode()) if isinstance(piece, str) and not piece.isascii() else len(piece)
+        )
+        if self._size > self._max_message_size:
+            return Broken(CloseCode.TOO_BIG, f"message over {self._max_message_size} bytes")
+        if event.frame_finished:
+            self._fragments += 1
+            if self._fragments > self._max_fragments:
+                return Broken(CloseCode.POLICY, f"message in over {self._max_fragments} fragments")
+        if piece:
+            self._parts.append(piece)  # type: ignore[arg-type]  # one message is of one kind
+        if not event.message_finished:
+            return None
+        parts, self._parts = self._parts, []
+        self._size = self._fragments = 0
+        if isinstance(event, TextMessage):
+            return Text("".join(parts))  # type: ignore[arg-type]
+        return Binary(b"".join(parts))  # type: ignore[arg-type]
+
+
+def _wait(sock: socket.socket, timeout: float, *, write: bool) -> bool:
+    fd = sock.fileno()
+    if fd < 0:  # closed: whoever waits finds out by trying
+        return True
+    timeout = max(timeout, 0.0)
+    if not hasattr(select, "poll"):  # Windows
+        read, wrote, _ = select.select([] if write else [fd], [fd] if write else [], [], timeout)
+        return bool(read or wrote)
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT if write else select.POLLIN)
+    # Rounded up: a wait cut short by a fraction of a millisecond would spin.
+    return bool(poller.poll(int(timeout * 1000) + 1))

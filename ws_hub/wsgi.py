@@ -1,0 +1,182 @@
+"""From a WSGI request to a client of the hub.
+
+Must not know Flask, processes or reconnecting clients. What happens here runs on the
+server's request thread, once a connection::
+
+    environ ─> handshake.decide ─> the server's socket ─> adoption ─> hub.connect ─> start
+
+Where the connection cannot be adopted because the server itself ends TLS, the request
+thread stays and plays the reader. A server that gives no socket is answered with 501.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .adoption import ThrowAway, adopt, leave
+from .errors import AdoptionError, excerpt
+from .handshake import Answer, Request, decide, refusal
+from .hub import Hub
+
+__all__ = ["handle", "middleware"]
+
+logger = logging.getLogger(__name__)
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
+_SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
+_RETRY = ("Retry-After", "5")
+
+
+def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Accept a WebSocket connection for a hub, or answer why not.
+
+    Threads: a request thread; see the module's text.
+    """
+    answer = decide(
+        _request(environ),
+        allowed_origins=hub.config.allowed_origins,
+        require_origin=hub.config.require_origin,
+    )
+    if answer.accepted and not hub.running:
+        answer = refusal("503 Service Unavailable", "the hub is not running", _RETRY)
+    if not answer.accepted:
+        return _refuse(answer, environ, start_response)
+    try:
+        sock = _find_socket(environ)
+        if isinstance(sock, ssl.SSLSocket):
+            return _stay(hub, sock, answer, environ, start_response)
+        ours, throw_away = adopt(sock if isinstance(sock, int) else sock.fileno())
+    except AdoptionError as error:
+        logger.error("%s", error)
+        answer = refusal("501 Not Implemented", str(error))
+        return _refuse(answer, environ, start_response)
+    client = hub.connect(
+        ours,
+        greeting=answer.to_bytes(),
+        remote_address=_address(environ),
+        received=_read_ahead(environ, throw_away),
+    )
+    try:
+        client.start()
+    except RuntimeError as error:  # can't start new thread
+        logger.warning("connection refused: %s", error)
+        answer = refusal("503 Service Unavailable", "no thread is free", _RETRY)
+        with ours:
+            ours.send(answer.to_bytes())
+    # What the server writes now goes to the throw-away; its access log tells the truth.
+    start_response(answer.status, [])
+    return _Empty(throw_away)
+
+
+def middleware(app: Application, hub: Hub, path: str = "/ws") -> Application:
+    """Return a WSGI app that serves `path` with the hub and everything else with `app`.
+
+    Threads: any.
+    """
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") == path:
+            return handle(hub, environ, start_response)
+        return app(environ, start_response)
+
+    return application
+
+
+class _Empty:
+    """An empty response whose end tells that the server has written what it wanted."""
+
+    def __init__(self, throw_away: ThrowAway) -> None:
+        self._throw_away = throw_away
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())
+
+    def close(self) -> None:
+        self._throw_away.release()
+
+
+def _stay(
+    hub: Hub, sock: ssl.SSLSocket, answer: Answer, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Live on the request thread: the state of TLS is in this socket object."""
+    client = hub.connect(
+        sock, greeting=answer.to_bytes(), remote_address=_address(environ), borrowed=True
+    )
+    client.run()
+    throw_away = leave(sock.fileno())
+    start_response(answer.status, [])
+    return _Empty(throw_away)
+
+
+def _request(environ: Environ) -> Request:
+    headers = {
+        key[5:].replace("_", "-").lower(): value
+        for key, value in environ.items()
+        if key.startswith("HTTP_")
+    }
+    if environ.get("CONTENT_LENGTH"):
+        headers["content-length"] = environ["CONTENT_LENGTH"]
+    return Request(
+        method=environ["REQUEST_METHOD"],
+        http_version=environ.get("SERVER_PROTOCOL", ""),
+        scheme=environ.get("wsgi.url_scheme", "http"),
+        headers=headers,
+    )
+
+
+def _refuse(answer: Answer, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    if not answer.status.startswith("426"):
+        logger.info(
+            "handshake from %s refused: %s", excerpt(_address(environ)), excerpt(answer.body)
+        )
+    start_response(answer.status, list(answer.headers))
+    return [answer.body]
+
+
+def _address(environ: Environ) -> str:
+    address, port = environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")
+    return f"{address}:{port}" if port else str(address)
+
+
+def _find_socket(environ: Environ) -> socket.socket | int:
+    """Return the socket of a request, or its descriptor; raises AdoptionError."""
+    for key in _SOCKET_KEYS:
+        sock = environ.get(key)
+        if sock is not None:
+            return sock  # type: ignore[no-any-return]
+    # wsgiref hands over the file it reads requests from.
+    stream = environ.get("wsgi.input")
+    if isinstance(stream, io.BufferedReader):
+        try:
+            return stream.fileno()
+        except OSError:
+            pass
+    raise AdoptionError(
+        f"the server {excerpt(environ.get('SERVER_SOFTWARE', ''))} gives no socket: WebSocket "
+        "works under gunicorn (sync and gthread), Werkzeug, wsgiref and ws_hub.serve"
+    )
+
+
+def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
+    """Return what the server read beyond the request, where it can be had.
+
+    Safe only after the swap: the reader's next look at the descriptor finds the
+    throw-away, which must not make it wait.
+    """
+    stream = environ.get("wsgi.input")
+    if not isinstance(stream, io.BufferedReader):
+        return b""
+    throw_away.end_input()
+    try:
+        return stream.read1()
+    except (OSError, ValueError):
+        return b""
