@@ -96,8 +96,8 @@ class Client:
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self.dropped = 0  # written by the hub thread only
-        # guards: nothing; set by the hub thread when it has registered, or unregistered, this client;
-        # waited for by the reader thread.
+        # guards: nothing. Set by the hub thread when it has registered, or unregistered,
+        # this client; waited for by the reader thread.
         self.settled = threading.Event()
         self._config = config
         self._hooks = hooks

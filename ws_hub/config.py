@@ -41,6 +41,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _check_text(config: object, name: str, what: str, start: str | tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, str) or not value or not value.startswith(start):
+        raise ConfigError(f"{name} must be {what}, not {excerpt(value)}")
+
+
 def _check_seconds(config: object, name: str) -> None:
     value = getattr(config, name)
     if not _is_number(value) or not 0 < value < math.inf:
@@ -92,8 +98,7 @@ class ChannelRule:
     overflow: Overflow = "drop"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pattern, str) or not self.pattern:
-            raise ConfigError(f"pattern must be a shell pattern, not {excerpt(self.pattern)}")
+        _check_text(self, "pattern", "a shell pattern", "")
         _check_count(self, "history_messages", least=0)
         _check_count(self, "history_bytes", least=1)
         _check_seconds(self, "history_ttl")
@@ -286,8 +291,7 @@ class ReconnectConfig:
     on_error: Callback | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.url, str) or not self.url.startswith(("ws://", "wss://")):
-            raise ConfigError(f"url must start with ws:// or wss://, not {excerpt(self.url)}")
+        _check_text(self, "url", "a ws:// or wss:// URL", ("ws://", "wss://"))
         for name in (
             "initial_backoff",
             "max_backoff",

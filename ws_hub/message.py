@@ -128,7 +128,7 @@ def is_channel_name(name: str) -> bool:
     return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
 
 
-def check_channel(name: str, rule: Callable[[str], bool] = is_channel_name) -> None:
+def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -> None:
     """Raise InvalidName unless `name` is a channel name by `rule`."""
     if not isinstance(name, str) or not rule(name):
         raise InvalidName(
@@ -137,7 +137,7 @@ def check_channel(name: str, rule: Callable[[str], bool] = is_channel_name) -> N
         )
 
 
-def check_process_id(name: str) -> None:
+def check_process_id(name: object) -> None:
     """Raise InvalidName unless `name` is a process id."""
     if not isinstance(name, str) or not is_process_id(name):
         raise InvalidName(

@@ -75,9 +75,9 @@ class Server:
         self._owns_hub = owns_hub
         self._server = _ThreadingServer(address, ssl_context)
         self._server.set_app(middleware(app, hub, path))
-        self.host, self.port = self._server.server_address[:2]
+        self.host, self.port = self._server.server_name, self._server.server_port
         scheme = "wss" if ssl_context else "ws"
-        shown = f"[{self.host}]" if ":" in str(self.host) else self.host
+        shown = f"[{self.host}]" if ":" in self.host else self.host
         self.url = f"{scheme}://{shown}:{self.port}{path}"
         self._closed = threading.Event()
         self._thread = workers.start("ws-hub:accept", self._accept)
@@ -132,8 +132,9 @@ class _ThreadingServer(WSGIServer):
         with contextlib.suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        address = self.socket.getsockname()
+        self.server_address = address
+        self.server_name, self.server_port = address[0], address[1]
         self.setup_environ()
 
     def wake(self) -> None:
