@@ -1,0 +1,486 @@
+"""The shape of the code: floors, sizes, docstrings, locks and threads, checked over `ast`.
+
+Each test lists every violation at once, as file:line. A new module fails until it has
+a floor in FLOORS; a rule that makes a piece of code worse gets an entry with its reason
+in the table beside the rule, never a weaker rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "ws_hub"
+TESTS = ROOT / "tests"
+
+# A module imports only from floors below its own; every module may import `errors`.
+# Floor 4 of the design, the hub, has three steps of its own.
+FLOORS: dict[float, str] = {
+    0: "backoff config errors fastsend frames limits lines message stats workers",
+    1: "adoption mailbox outbox publication publisher transport",
+    2: "auth channels handshake history presence sender",
+    3: "client commands listener",
+    4: "dial dispatch spawn",
+    4.1: "lifecycle",
+    4.2: "hub",
+    5: "process reconnect wsgi backplane.redis",
+    6: "flask page server testing",
+    7: "__init__ cli",
+    8: "__main__",
+}
+# The hub's conveniences point upward, inside the functions that offer them.
+LAZY_UPWARD = {("hub", "wsgi"), ("hub", "process")}
+
+# What is pure: no socket, thread or clock. True: a lock, and nothing else of threading.
+SANS_IO = {
+    "auth": False,
+    "backoff": False,
+    "channels": True,
+    "commands": False,
+    "config": False,
+    "errors": False,
+    "frames": False,
+    "handshake": False,
+    "history": True,
+    "limits": False,
+    "lines": False,
+    "message": False,
+    "outbox": True,
+    "presence": True,
+    "publication": False,
+    "stats": True,
+}
+IO = {"asyncio", "multiprocessing", "queue", "select", "selectors", "signal", "socket"}
+IO |= {"ssl", "subprocess", "threading", "time"}
+
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 7
+
+# Nothing imports these, or they only pass on: no `__all__`, no list of what they must not know.
+DOORS = {"__init__", "__main__"}
+
+LOCKS = {"BoundedSemaphore", "Condition", "Lock", "RLock", "Semaphore"}
+LOCKS |= {"LifoQueue", "PriorityQueue", "Queue", "SimpleQueue"}
+
+Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@cache
+def modules() -> dict[str, tuple[Path, str, ast.Module]]:
+    """Dotted name inside ws_hub -> path, text, tree."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+        text = path.read_text(encoding="utf-8")
+        found[name] = (path, text, ast.parse(text))
+    return found
+
+
+def floor_of(name: str) -> float | None:
+    for floor, names in FLOORS.items():
+        if name in names.split():
+            return floor
+    return None
+
+
+def at(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def fail_on(violations: Iterable[str]) -> None:
+    found = list(violations)
+    if found:
+        pytest.fail(f"{len(found)} violation(s):\n" + "\n".join(found), pytrace=False)
+
+
+# --- floors --------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_floor() -> None:
+    fail_on(
+        f"{at(path, 1)}: module {name} has no floor in tests/test_layout.py"
+        for name, (path, _, _) in modules().items()
+        if floor_of(name) is None and not _is_package(name)
+    )
+
+
+def test_no_module_has_two_floors() -> None:
+    names = [name for line in FLOORS.values() for name in line.split()]
+    assert len(names) == len(set(names))
+
+
+def test_a_module_imports_only_from_lower_floors() -> None:
+    fail_on(_upward_imports())
+
+
+def _upward_imports() -> Iterator[str]:
+    for name, (path, _, tree) in modules().items():
+        own = floor_of(name)
+        if own is None:
+            continue  # the test above says so
+        for line, target, lazy in _own_imports(name, tree):
+            other = floor_of(target)
+            if target == "errors" or (other is not None and other < own):
+                continue
+            if lazy and (name, target) in LAZY_UPWARD:
+                continue
+            kind = "a sibling" if other == own else "upward"
+            yield f"{at(path, line)}: {name} (floor {own}) imports {target} ({other}): {kind}"
+
+
+def test_there_is_no_import_circle() -> None:
+    graph = {
+        name: {target for _, target, lazy in _own_imports(name, tree) if not lazy}
+        for name, (_, _, tree) in modules().items()
+    }
+    fail_on(" -> ".join(circle) for circle in _circles(graph))
+
+
+def _circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
+    done: set[str] = set()
+
+    def walk(name: str, trail: list[str]) -> Iterator[list[str]]:
+        if name in trail:
+            yield [*trail[trail.index(name) :], name]
+            return
+        if name in done:
+            return
+        for target in sorted(graph.get(name, ())):
+            yield from walk(target, [*trail, name])
+        done.add(name)
+
+    for name in sorted(graph):
+        yield from walk(name, [])
+
+
+def _own_imports(name: str, tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
+    """Yield line, module of ours, and whether it is imported inside a function."""
+    lazy = {
+        id(node) for top in ast.walk(tree) if isinstance(top, Function) for node in ast.walk(top)
+    }
+    package = name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                head, _, rest = alias.name.partition(".")
+                if head == "ws_hub":
+                    yield node.lineno, rest or "__init__", id(node) in lazy
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = package[: len(package) - node.level + 1]
+                source = ".".join([*base, *((node.module or "").split("."))]).strip(".")
+            elif node.module == "ws_hub" or (node.module or "").startswith("ws_hub."):
+                source = (node.module or "").partition(".")[2]
+            else:
+                continue
+            for alias in node.names:
+                inner = f"{source}.{alias.name}".strip(".")
+                target = inner if inner in modules() or floor_of(inner) is not None else source
+                yield node.lineno, target or "__init__", id(node) in lazy
+
+
+def _is_package(name: str) -> bool:
+    return name != "__init__" and modules()[name][0].name == "__init__.py"
+
+
+def test_sans_io_modules_import_no_socket_thread_or_clock() -> None:
+    fail_on(_impure_imports())
+
+
+def _impure_imports() -> Iterator[str]:
+    for name, lock_only in SANS_IO.items():
+        if name not in modules():
+            continue
+        path, _, tree = modules()[name]
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name.partition(".")[0] for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [(node.module or "").partition(".")[0]]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if lock_only and node.value.id == "threading" and node.attr not in LOCKS:
+                    yield f"{at(path, node.lineno)}: {name} uses threading.{node.attr}"
+            for imported in names:
+                if imported in IO and not (lock_only and imported == "threading"):
+                    yield f"{at(path, node.lineno)}: {name} is sans-I/O, imports {imported}"
+
+
+# --- sizes ---------------------------------------------------------------------------------
+
+
+def test_modules_and_functions_are_short() -> None:
+    fail_on(_too_long())
+
+
+def _too_long() -> Iterator[str]:
+    for _, (path, text, tree) in modules().items():
+        lines = len(text.splitlines())
+        if lines > MAX_MODULE_LINES:
+            yield f"{at(path, 1)}: {lines} lines, at most {MAX_MODULE_LINES}"
+        for node in ast.walk(tree):
+            if not isinstance(node, Function):
+                continue
+            length = (node.end_lineno or node.lineno) - node.lineno + 1 - _docstring_lines(node)
+            if length > MAX_FUNCTION_LINES:
+                yield (
+                    f"{at(path, node.lineno)}: {node.name} has {length} lines beside its "
+                    f"docstring, at most {MAX_FUNCTION_LINES}"
+                )
+
+
+def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    if ast.get_docstring(node) is None:
+        return 0
+    return (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+
+
+def test_functions_take_at_most_seven_parameters() -> None:
+    fail_on(_too_many_parameters())
+
+
+def _too_many_parameters() -> Iterator[str]:
+    for _, (path, _, tree) in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                arguments = node.args
+                names = [
+                    each.arg
+                    for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+                ]
+                names += [each.arg for each in (arguments.vararg, arguments.kwarg) if each]
+                if names[:1] in (["self"], ["cls"]):
+                    del names[0]
+                if len(names) > MAX_PARAMETERS:
+                    yield (
+                        f"{at(path, node.lineno)}: {node.name} takes {len(names)} parameters, "
+                        f"at most {MAX_PARAMETERS}"
+                    )
+
+
+# --- docstrings ----------------------------------------------------------------------------
+
+
+def test_every_module_says_what_it_is_and_what_it_must_not_know() -> None:
+    fail_on(_silent_modules())
+
+
+def _silent_modules() -> Iterator[str]:
+    for name, (path, _, tree) in modules().items():
+        docstring = ast.get_docstring(tree)
+        if not docstring:
+            yield f"{at(path, 1)}: no module docstring"
+        elif not _is_door(name) and "must not know" not in " ".join(docstring.lower().split()):
+            yield f"{at(path, 1)}: the docstring does not say what {name} must not know"
+
+
+def test_all_stands_right_after_the_imports() -> None:
+    fail_on(_misplaced_all())
+
+
+def _misplaced_all() -> Iterator[str]:
+    for name, (path, _, tree) in modules().items():
+        if name == "__main__":
+            continue
+        body = tree.body[1:] if ast.get_docstring(tree) else tree.body
+        rest = [node for node in body if not _is_import(node)]
+        if not rest or not _assigns_all(rest[0]):
+            line = rest[0].lineno if rest else 1
+            yield f"{at(path, line)}: the first statement after the imports is not `__all__`"
+
+
+def _is_import(node: ast.stmt) -> bool:
+    """An import, or a choice between imports."""
+    if isinstance(node, ast.If):
+        return all(_is_import(each) for each in (*node.body, *node.orelse))
+    if isinstance(node, ast.Try):
+        handled = [each for handler in node.handlers for each in handler.body]
+        return _is_import(node.body[0]) and not any(_assigns_all(each) for each in handled)
+    return isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def _assigns_all(node: ast.stmt) -> bool:
+    targets: list[ast.expr] = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    return any(isinstance(each, ast.Name) and each.id == "__all__" for each in targets)
+
+
+def _is_door(name: str) -> bool:
+    return name in DOORS or _is_package(name)
+
+
+SPOKEN = ("Client", "Hub", "ReconnectingClient")
+
+
+def test_public_methods_say_which_threads_may_call_them() -> None:
+    fail_on(_methods_without_threads())
+
+
+def _methods_without_threads() -> Iterator[str]:
+    classes = {
+        node.name: (path, node)
+        for path, _, tree in modules().values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    waiting = [name for name in SPOKEN if name in classes]
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in classes:
+            continue
+        seen.add(name)
+        path, node = classes[name]
+        waiting += [base.id for base in node.bases if isinstance(base, ast.Name)]
+        for method in node.body:
+            if not isinstance(method, Function) or method.name.startswith("_"):
+                continue
+            if any(_is_property(each) for each in method.decorator_list):
+                continue
+            if "Threads:" not in (ast.get_docstring(method) or ""):
+                yield f"{at(path, method.lineno)}: {name}.{method.name} has no `Threads:` line"
+
+
+def _is_property(decorator: ast.expr) -> bool:
+    text = ast.unparse(decorator)
+    return text in ("property", "overload", "typing.overload") or text.endswith(".setter")
+
+
+# --- locks and threads ---------------------------------------------------------------------
+
+
+def test_each_lock_and_queue_is_born_under_a_guards_comment() -> None:
+    fail_on(_uncommented_locks())
+
+
+def _uncommented_locks() -> Iterator[str]:
+    for _, (path, text, tree) in modules().items():
+        lines = text.splitlines()
+        for node in ast.walk(tree):
+            if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+                continue
+            made = [each for each in ast.walk(node.value) if _makes_lock(each)]
+            if made and "guards:" not in _comment_above(lines, node.lineno - 1):
+                yield f"{at(path, node.lineno)}: no `# guards: ...` above {ast.unparse(node)}"
+
+
+def _makes_lock(node: ast.AST) -> bool:
+    if isinstance(node, ast.keyword) and node.arg == "default_factory":
+        return _last_name(node.value) in LOCKS
+    return isinstance(node, ast.Call) and _last_name(node.func) in LOCKS
+
+
+def _last_name(node: ast.expr) -> str:
+    if isinstance(node, ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _comment_above(lines: list[str], index: int) -> str:
+    """The comment over a line; statements of the same kind may share one."""
+    above: list[str] = []
+    while index > 0 and _last_word(lines[index - 1]) in LOCKS:
+        index -= 1
+    while index > 0 and lines[index - 1].lstrip().startswith("#"):
+        index -= 1
+        above.insert(0, lines[index])
+    return "\n".join(above)
+
+
+def _last_word(line: str) -> str:
+    match = re.search(r"=\s*(?:[\w]+\.)*(\w+)(?:\[.*\])?\(.*\)\s*$", line)
+    return match[1] if match else ""
+
+
+def test_locked_helpers_assert_that_the_lock_is_held() -> None:
+    fail_on(_unasserted_helpers())
+
+
+def _unasserted_helpers() -> Iterator[str]:
+    for _, (path, _, tree) in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, Function) and node.name.endswith("_locked"):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                if not body or not isinstance(body[0], ast.Assert):
+                    yield f"{at(path, node.lineno)}: {node.name} does not begin with an assert"
+
+
+def test_methods_are_grouped_by_the_thread_that_runs_them() -> None:
+    fail_on(
+        f"{at(modules()[name][0], 1)}: no heading `# --- ... thread ...` in {name}"
+        for name in ("hub", "lifecycle", "client", "reconnect", "sender")
+        if name in modules()
+        and not re.search(r"^ *# --- .*\bthreads?\b", modules()[name][1], re.MULTILINE)
+    )
+
+
+MAKES_THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Process"}
+MAKES_THREADS |= {"start_new_thread", "ThreadingMixIn", "ThreadingTCPServer", "ThreadPool"}
+
+
+def test_only_workers_starts_threads() -> None:
+    fail_on(_strange_threads())
+
+
+def _strange_threads() -> Iterator[str]:
+    for name, (path, _, tree) in modules().items():
+        if name == "workers":
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+                made = ast.unparse(node.func)
+                foreign = made.partition(".")[0] in (
+                    "threading",
+                    "_thread",
+                    "futures",
+                    "concurrent",
+                )
+                if made.rpartition(".")[2] in MAKES_THREADS and (foreign or "." not in made):
+                    if made != "Process":  # ws_hub's own
+                        yield f"{at(path, node.lineno)}: a thread not started by workers: {made}"
+            elif isinstance(node, ast.ClassDef):
+                for base in node.bases:
+                    if _last_name(base) in MAKES_THREADS - {"Process"}:
+                        yield f"{at(path, node.lineno)}: {node.name} is a {ast.unparse(base)}"
+
+
+# --- tests ---------------------------------------------------------------------------------
+
+SLEEPER = ("support.py", "wait_until")
+
+
+def test_no_test_sleeps() -> None:
+    fail_on(_sleeps())
+
+
+def _sleeps() -> Iterator[str]:
+    for path in sorted(TESTS.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        allowed = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, Function) and (path.name, node.name) == SLEEPER
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if id(node) in allowed:
+                continue
+            called = isinstance(node, ast.Call) and _last_name(node.func) == "sleep"
+            imported = isinstance(node, ast.ImportFrom) and any(
+                alias.name == "sleep" for alias in node.names
+            )
+            if called or imported:
+                yield f"{at(path, getattr(node, 'lineno', 1))}: a test that sleeps"
