@@ -21,7 +21,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from .client import Client
+from .client import Client, Hooks
 from .commands import Other, Reply, Subscribe, Unsubscribe, ack, error, interpret, unknown_type
 from .config import HubConfig
 from .dispatch import Activation
@@ -168,16 +168,14 @@ class Hub(Lifecycle, Publisher):
 
         Threads: any.
         """
-        with self._lock:
-            return len(self._clients)
+        return len(self._roster)
 
     def all_clients(self) -> list[Client]:
         """Return the connected clients, oldest first.
 
         Threads: any.
         """
-        with self._lock:
-            return list(self._clients.values())
+        return self._roster.clients()
 
     def clients(self, channel: str) -> list[Client]:
         """Return the clients that listen to a channel, oldest subscription first.
@@ -266,7 +264,13 @@ class Hub(Lifecycle, Publisher):
             next(_client_numbers),
             transport,
             config,
-            self._hooks(self._received),
+            Hooks(
+                opened=self._roster.admit,
+                received=self._received,
+                gone=self._roster.dismiss,
+                finished=self._roster.finished,
+                call=self._call,
+            ),
             self._channels,
             remote_address=remote_address,
             greeting=greeting,

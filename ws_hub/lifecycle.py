@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from . import workers
 from .channels import Channels
-from .client import Client, Hooks
+from .client import Client
 from .config import HubConfig
 from .dispatch import Dispatcher
 from .errors import CloseCode, WsHubError
@@ -33,6 +33,7 @@ from .listener import Listener
 from .mailbox import Mailbox
 from .message import is_channel_name
 from .publication import Publication
+from .roster import Roster
 from .stats import Counters
 
 __all__ = ["Lifecycle"]
@@ -67,18 +68,13 @@ class Lifecycle:
         workers.forget_after_fork(self)
 
     def _reset(self) -> None:
-        # guards: _state, _clients (changed by the hub thread only), _readers, _listeners,
-        # _at_stop. The first in the order: never taken while another lock is held.
-        self._lock = threading.Lock()
+        # guards: _state, _listeners, _at_stop. The first in the order: never taken while
+        # another lock is held. Reentrant, because a signal handler may call `stop` on the
+        # thread that `run` lives on, whatever that thread was doing.
+        self._lock = threading.RLock()
         self._state = _State.NEW
-        self._clients: dict[int, Client] = {}
-        self._readers: set[Client] = set()
         self._listeners: set[Listener] = set()
         self._at_stop: dict[object, Callable[[], object]] = {}
-        # guards: themselves; filled by reader threads, emptied by the hub thread. No
-        # bound: a client is in each at most once.
-        self._registers: queue.Queue[Client] = queue.Queue()
-        self._unregisters: queue.Queue[Client] = queue.Queue()
         # guards: itself; filled by any thread, which waits while it is full; emptied by
         # the hub thread. Holds publications and, in their place among them, calls.
         self._broadcasts: queue.Queue[Publication | Callable[[], object]] = queue.Queue(
@@ -96,6 +92,14 @@ class Lifecycle:
             functools.partial(self._notify, self._config.on_first_subscriber),
             functools.partial(self._notify, self._config.on_last_unsubscribe),
         )
+        self._roster = Roster(
+            self._config.max_connections,
+            self._config.close_timeout,
+            awake=self._awake,
+            enter=self._channels.enter,
+            leave=self._channels.leave,
+            counters=self._counters,
+        )
         self._history = History(self._rule_for)
         self._dispatcher = Dispatcher(
             self._channels, self._history, self._rule_for, self._evict, self._counters
@@ -106,7 +110,7 @@ class Lifecycle:
 
         Threads: the only one there is, right after the fork.
         """
-        for client in self._clients.values():
+        for client in self._roster.everybody:
             client.discard()
         self._reset()
 
@@ -275,39 +279,6 @@ class Lifecycle:
         for function in functions:
             self._call(function)
 
-    # --- reader threads --------------------------------------------------------------------
-
-    def _hooks(self, received: Callable[[Client, str | bytes], None]) -> Hooks:
-        return Hooks(self._opened, received, self._gone, self._reader_finished, self._call)
-
-    def _opened(self, client: Client) -> bool:
-        """Register a client and wait for its place; False when it is not admitted."""
-        with self._lock:
-            # Under the lock: what is queued while the hub runs is settled, always.
-            if self._state is not _State.RUNNING:
-                return False
-            self._readers.add(client)
-            self._registers.put(client)
-        self._awake()
-        client.settled.wait(self._config.close_timeout)
-        with self._lock:
-            return client.id in self._clients
-
-    def _gone(self, client: Client) -> None:
-        """Take a client out, so that on_disconnect sees the hub without it."""
-        self._channels.leave(client)
-        with self._lock:
-            if self._state not in (_State.RUNNING, _State.STOPPING):
-                return
-            client.settled.clear()
-            self._unregisters.put(client)
-        self._awake()
-        client.settled.wait(self._config.close_timeout)
-
-    def _reader_finished(self, client: Client) -> None:
-        with self._lock:
-            self._readers.discard(client)
-
     # --- hub thread ------------------------------------------------------------------------
 
     def _loop(self) -> None:
@@ -335,12 +306,12 @@ class Lifecycle:
         # Messages first, then registrations, then delivery: a client that was registered
         # before a message was published is there when that message is delivered.
         items = self._collect()
-        self._settle(admit=True)
+        self._roster.settle()
         for published, group in itertools.groupby(items, lambda i: isinstance(i, Publication)):
             if published:
                 self._dispatcher.dispatch(
                     list(group),  # type: ignore[arg-type]  # sorted out by the key
-                    self._clients.values(),
+                    self._roster.everybody,
                     time.monotonic(),
                 )
             else:
@@ -363,29 +334,9 @@ class Lifecycle:
         self._wake.set()  # there may be more
         return items
 
-    def _settle(self, *, admit: bool) -> None:
-        """Register and unregister whoever waits for it."""
-        most = self._config.max_connections
-        while not self._registers.empty():
-            client = self._registers.get_nowait()
-            if admit and (most is None or len(self._clients) < most):
-                self._channels.enter(client)
-                with self._lock:
-                    self._clients[client.id] = client
-                self._counters.add("connected")
-            else:
-                self._counters.add("refused")
-            client.settled.set()
-        while not self._unregisters.empty():
-            client = self._unregisters.get_nowait()
-            with self._lock:
-                self._clients.pop(client.id, None)
-            client.settled.set()
-
     def _evict(self, target: Any) -> None:
         """Cut a client that does not read; it counts as gone from now."""
-        with self._lock:
-            self._clients.pop(target.id, None)
+        self._roster.remove(target)
         self._channels.leave(target)
         target.evict(CloseCode.TRY_AGAIN, "too slow: the outbox is full")
 
@@ -394,21 +345,20 @@ class Lifecycle:
         self._accepting = False
         while self._work():
             pass
-        for client in self._clients.values():
+        roster = self._roster
+        for client in roster.everybody:
             client.close(CloseCode.GOING_AWAY, "server going away")
         deadline = time.monotonic() + self._config.close_timeout
         self._await_clients(deadline)
-        for client in self._clients.values():
+        for client in roster.everybody:
             client.abort()
         deadline = max(deadline, time.monotonic()) + _GRACE
         self._await_clients(deadline)
+        roster.shut()
+        roster.join(deadline)
         with self._lock:
             self._state = _State.STOPPED
-            readers, listeners = list(self._readers), list(self._listeners)
-        self._settle(admit=False)
-        for client in readers:
-            if not client.join(deadline - time.monotonic()):
-                logger.warning("a callback of %r still runs", client)
+            listeners = list(self._listeners)
         for listener in listeners:
             listener.close()
         for listener in listeners:
@@ -420,7 +370,8 @@ class Lifecycle:
         self._finished.set()
 
     def _await_clients(self, deadline: float) -> None:
-        while self._clients and (left := deadline - time.monotonic()) > 0:
+        self._roster.settle(admit=False)
+        while self._roster.everybody and (left := deadline - time.monotonic()) > 0:
             self._wake.wait(left)  # woken when a client is gone
             self._wake.clear()
-            self._settle(admit=False)
+            self._roster.settle(admit=False)

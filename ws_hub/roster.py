@@ -1,0 +1,145 @@
+"""Who is connected: clients come and go by way of the hub thread.
+
+Must not know what is published. A reader thread queues its client and waits until the
+hub thread has taken it in, or out; so a client that has its handshake's answer gets
+every later broadcast, and `on_disconnect` sees the hub without the client.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+
+from .client import Client
+from .stats import Counters
+
+__all__ = ["Roster"]
+
+logger = logging.getLogger(__name__)
+
+
+class Roster:
+    """The connected clients.
+
+    Args:
+        max_clients: how many are admitted at a time; None for no bound.
+        patience: seconds that a reader thread waits for the hub thread.
+        awake: wakes the hub thread.
+        enter: called on the hub thread with each client that is admitted.
+        leave: called on the reader thread with each client that is over.
+        counters: what is counted.
+    """
+
+    def __init__(
+        self,
+        max_clients: int | None,
+        patience: float,
+        *,
+        awake: Callable[[], None],
+        enter: Callable[[Client], None],
+        leave: Callable[[Client], object],
+        counters: Counters,
+    ) -> None:
+        self._max_clients = max_clients
+        self._patience = patience
+        self._awake = awake
+        self._enter = enter
+        self._leave = leave
+        self._counters = counters
+        # guards: everything below. Taken after the hub's lock; nothing is taken under it.
+        self._lock = threading.Lock()
+        self._open = True
+        self._clients: dict[int, Client] = {}  # changed by the hub thread only
+        self._readers: set[Client] = set()  # whose reader thread has not ended
+        # guards: themselves; filled by reader threads, emptied by the hub thread. No
+        # bound: a client is in each at most once.
+        self._registers: queue.Queue[Client] = queue.Queue()
+        self._unregisters: queue.Queue[Client] = queue.Queue()
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._clients)
+
+    def clients(self) -> list[Client]:
+        """Return a copy of the clients, oldest first."""
+        with self._lock:
+            return list(self._clients.values())
+
+    # --- reader threads --------------------------------------------------------------------
+
+    def admit(self, client: Client) -> bool:
+        """Register a client and wait for its place; False when it is not admitted."""
+        with self._lock:
+            # Under the lock: what is queued before `shut` is settled, always.
+            if not self._open:
+                return False
+            self._readers.add(client)
+            self._registers.put(client)
+        self._awake()
+        client.settled.wait(self._patience)  # set by the hub thread
+        with self._lock:
+            return client.id in self._clients
+
+    def dismiss(self, client: Client) -> None:
+        """Take a client out and wait until the hub is without it."""
+        self._leave(client)
+        with self._lock:
+            if not self._open:
+                return
+            client.settled.clear()
+            self._unregisters.put(client)
+        self._awake()
+        client.settled.wait(self._patience)  # set by the hub thread
+
+    def finished(self, client: Client) -> None:
+        """Note that a reader thread is at its end."""
+        with self._lock:
+            self._readers.discard(client)
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    @property
+    def everybody(self) -> Collection[Client]:
+        """The clients themselves, not a copy: this thread alone changes them."""
+        return self._clients.values()
+
+    def settle(self, *, admit: bool = True) -> None:
+        """Take in and take out whoever waits for it."""
+        while not self._registers.empty():
+            client = self._registers.get_nowait()
+            if admit and (self._max_clients is None or len(self._clients) < self._max_clients):
+                self._enter(client)
+                with self._lock:
+                    self._clients[client.id] = client
+                self._counters.add("connected")
+            else:
+                self._counters.add("refused")
+            client.settled.set()
+        while not self._unregisters.empty():
+            client = self._unregisters.get_nowait()
+            self.remove(client)
+            client.settled.set()
+
+    def remove(self, client: Client) -> None:
+        """Forget a client at once; idempotent."""
+        with self._lock:
+            self._clients.pop(client.id, None)
+
+    def shut(self) -> None:
+        """Admit nobody any more, and let nobody wait."""
+        with self._lock:
+            self._open = False
+        self.settle(admit=False)
+
+    def join(self, deadline: float) -> None:
+        """Wait for the reader threads until a moment of the monotonic clock."""
+        with self._lock:
+            readers = list(self._readers)
+        for client in readers:
+            if not client.join(deadline - time.monotonic()):
+                logger.warning("a callback of %r still runs", client)
