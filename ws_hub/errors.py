@@ -85,12 +85,16 @@ def excerpt(value: object, limit: int = 100) -> str:
     """Return the repr of a value for a message or a log, cut to `limit` characters.
 
     Values from a peer go into logs only through here: a repr has no raw control
-    characters (FAULTS 54).
+    characters (FAULTS 54). What has no repr is named by its type: an exception that is
+    about a value must not become another one.
     """
     if isinstance(value, (str, bytes)) and len(value) > limit:
         value = value[:limit]
         return repr(value) + "..."
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a class of the user's, or nested too deeply
+        return f"<{type(value).__name__} without a repr>"
     return text if len(text) <= limit else text[:limit] + "..."
 
 
@@ -139,6 +143,9 @@ class ConnectionClosed(WsHubError, ConnectionError):
         self.reason = reason
         super().__init__(f"connection closed: {int(code)} {excerpt(reason)}")
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.code, self.reason)
+
 
 class NotConnected(WsHubError, ConnectionError):
     """A ReconnectingClient has no connection at the moment; nothing was sent."""
@@ -149,13 +156,18 @@ class HandshakeRefused(WsHubError, ConnectionError):
 
     Attributes:
         status: the HTTP status.
+        reason: the reason given with it.
         retry_after: seconds that the server asked to wait, or None.
     """
 
     def __init__(self, status: int, reason: str = "", retry_after: float | None = None) -> None:
         self.status = status
+        self.reason = reason
         self.retry_after = retry_after
         super().__init__(f"handshake refused: HTTP {status} {excerpt(reason)}")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.status, self.reason, self.retry_after)
 
 
 class MaxRetriesExceeded(WsHubError, ConnectionError):
@@ -193,3 +205,6 @@ class ProtocolError(PeerError):
         self.code = code
         self.reason = reason
         super().__init__(f"{int(code)} {excerpt(reason)}")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.code, self.reason)
