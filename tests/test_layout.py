@@ -26,7 +26,7 @@ FLOORS: dict[float, str] = {
     1: "adoption mailbox outbox publication publisher transport",
     2: "auth channels handshake history presence sender",
     3: "client commands listener",
-    4: "dial dispatch spawn",
+    4: "dial dispatch roster spawn",
     4.1: "lifecycle",
     4.2: "hub",
     5: "process reconnect wsgi backplane.redis",

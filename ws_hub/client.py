@@ -172,21 +172,33 @@ class Client:
         self._transport.shutdown()
 
     def start(self) -> None:
-        """Start the reader thread. Raises RuntimeError when the system has no more."""
+        """Start the reader thread. Raises RuntimeError when the system has no more.
+
+        Threads: the one that made the client; does not wait.
+        """
         self._thread = workers.start(f"ws-hub:reader:{self.id}", self.run)
 
     def join(self, timeout: float) -> bool:
-        """Wait until the reader thread has ended; say whether it has."""
+        """Wait until the reader thread has ended; say whether it has.
+
+        Threads: any; at most `timeout` seconds.
+        """
         return workers.join(self._thread, timeout)
 
     def discard(self) -> None:
-        """Give up the descriptor alone, in a forked child: the connection is the parent's."""
+        """Give up the descriptor alone, in a forked child: the connection is the parent's.
+
+        Threads: the only one of a forked child.
+        """
         self._transport.discard()
 
     # --- hub thread ------------------------------------------------------------------------
 
     def deliver(self, batch: Batch) -> list[Publication]:
-        """Send what was published; return what found no room, from the first such on."""
+        """Send what was published; return what found no room, from the first such on.
+
+        Threads: the hub's; never waits.
+        """
         if self._sender.offer(batch.frames, len(batch)):
             return []
         publications = list(batch.publications)
@@ -197,16 +209,25 @@ class Client:
         return []
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
-        """Send frames of the hub's own (an ack, a replay, a notice); see Sender.offer."""
+        """Send frames of the hub's own (an ack, a replay, a notice); see Sender.offer.
+
+        Threads: the hub's; never waits.
+        """
         return self._sender.offer(frames, messages, beyond=beyond)
 
     def tell(self, message: Message) -> None:
-        """Send a message of the hub's own, at its place among the publications."""
+        """Send a message of the hub's own, at its place among the publications.
+
+        Threads: the hub's; never waits.
+        """
         if not self._sender.offer(text_frame(encode(stamped(message, time.time()))), 1):
             self.evict(CloseCode.TRY_AGAIN, "answers are not read")
 
     def evict(self, code: int, reason: str) -> None:
-        """Close without sending what waits: this client does not read."""
+        """Close without sending what waits: this client does not read.
+
+        Threads: the hub's, and the client's reader; never waits.
+        """
         self._sender.finish(code, reason, now=True)
 
     # --- reader thread ---------------------------------------------------------------------
@@ -215,6 +236,8 @@ class Client:
         """Answer the peer; while its outbox is full, read nothing more from it.
 
         A peer that asks and does not read the answers is cut after the write timeout.
+
+        Threads: the client's reader; waits at most the write timeout.
         """
         frame = text_frame(encode(stamped(message, time.time())))
         try:
@@ -223,7 +246,10 @@ class Client:
             self.evict(CloseCode.TRY_AGAIN, "answers are not read")
 
     def run(self) -> None:
-        """Live: from registration to the last callback."""
+        """Live: from registration to the last callback.
+
+        Threads: the client's reader, which this makes of the calling thread; blocks.
+        """
         hooks = self._hooks
         code, reason = CloseCode.ABNORMAL.value, "refused"
         writer = None

@@ -271,6 +271,7 @@ class Sender:
 
     def _cut_locked(self) -> None:
         """End writing and wake the reader, which tidies up."""
+        assert self._transport.lock.locked()
         self._end_locked()
         self._transport.shutdown_locked()
 
