@@ -286,6 +286,8 @@ class Lifecycle:
             while not self._closing:
                 self._turn()
         finally:  # KeyboardInterrupt comes by here too
+            with self._lock:
+                self._state = _State.STOPPING
             self._run_at_stop()
             self._end()
 
