@@ -1,0 +1,327 @@
+"""A program's output, live on a hub.
+
+Must not know clients, sockets, or who watches. The way of a line::
+
+    child ──pipe or terminal──> ws-hub:process:<id> ──Lines──> hub.send_process_output
+
+One thread a process reads, sends, and waits with the hub while its queue is full; the
+child then waits at its pipe. It says `running` first and `exited` last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from . import workers
+from .errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
+from .message import check_process_id
+from .pump import Pump
+from .spawn import Child, ProcessStartError, check_argv, signal_name
+from .writers import log_handler, writer
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+__all__ = ["Process", "ProcessStartError", "log_handler", "run_process", "writer"]
+
+logger = logging.getLogger(__name__)
+
+_KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL, when it is we who end a child
+
+OnLine = Callable[[str, str], object]
+
+
+def run_process(
+    hub: Hub,
+    argv: Sequence[str],
+    process_id: str | None = None,
+    *,
+    pty: bool = False,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    on_line: OnLine | None = None,
+) -> Process:
+    """Start a program and stream its output to the channel of its process id.
+
+    The channel gets the status `running`, the texts that `docs/processes.md` describes,
+    usually one a line, and at the end `exited` with the exit code; or `failed`, when the
+    program cannot be started. There is no shell, and no input.
+
+    Args:
+        hub: a hub that runs.
+        argv: the program and its arguments.
+        process_id: names it; None for its name with eight random digits.
+        pty: run it in a pseudo-terminal of COLUMNS x LINES (80x24), so that it keeps its
+            colours and progress bars.
+        cwd: where it runs; None for here.
+        env: its environment; None for ours.
+        on_line: called with each text and "stdout" or "stderr", on the stream's thread.
+
+    Raises ConfigError (argv; an id that runs already), InvalidName, HubNotRunning,
+    HubFull, and ProcessStartError, an OSError, when it cannot be started.
+
+    Threads: any; waits for the program to start, not for its end.
+    """
+    command = check_argv(argv)
+    name = _new_id(command[0]) if process_id is None else process_id
+    check_process_id(name)
+    if not hub.running:
+        raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
+    process = Process(hub, name, on_line)
+    _streaming.add(process)
+    try:
+        process._start(command, pty, cwd, env)
+    except BaseException:
+        _streaming.remove(process)
+        raise
+    return process
+
+
+def _new_id(program: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(program))[:64].strip("-.")
+    return f"{name or 'process'}-{secrets.token_hex(4)}"
+
+
+class Process:
+    """A program whose output a hub streams. `run_process` makes it.
+
+    Owns the child and the thread that streams it. `with` ends the program on leaving.
+    """
+
+    def __init__(self, hub: Hub, process_id: str, on_line: OnLine | None) -> None:
+        self.process_id = process_id
+        self.hub = hub
+        self._on_line = on_line
+        self._child: Child
+        self._thread: threading.Thread | None = None
+        self._take_back: Callable[[], None] = lambda: None
+        # guards: _kill_at. Nothing is taken under it.
+        self._lock = threading.Lock()
+        self._kill_at: float | None = None
+        # Of the stream's thread, but for the return code, which it writes once:
+        self._deaf = False  # the hub has stopped
+        self._killed = False  # because `_kill_at` had come
+        self._returncode: int | None = None
+
+    # --- any thread ------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The system's number of the process, and of its process group.
+
+        Threads: any.
+        """
+        return self._child.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it runs.
+
+        Threads: any.
+        """
+        return self._returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has exited and all of it is sent; return the exit code.
+
+        Raises TimeoutError after `timeout` seconds.
+
+        Threads: any but its own (on_line), where it raises RuntimeError; blocks.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(f"{self!r} cannot wait for itself in on_line")
+        if not workers.join(self._thread, threading.TIMEOUT_MAX if timeout is None else timeout):
+            raise TimeoutError(f"{self!r} has not ended within {timeout:g} s")
+        assert self._returncode is not None
+        return self._returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it and to what it has started; none once it has ended.
+
+        Threads: any; does not wait.
+        """
+        self._child.signal(number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM, as `send_signal` does.
+
+        Threads: any; does not wait.
+        """
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL, as `send_signal` does.
+
+        Threads: any; does not wait.
+        """
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it, with all that it has started: SIGTERM, and SIGKILL two seconds later.
+
+        Idempotent. What it had printed is sent, and `exited`.
+
+        Threads: any; waits for the end, save in on_line.
+        """
+        self._begin_end()
+        if workers.join(self._thread, _KILL_AFTER):
+            return
+        self._child.signal(signal.SIGKILL)
+        if not workers.join(self._thread, _KILL_AFTER):
+            logger.warning("%r has ended, but the hub takes the rest slowly", self)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Process {self.process_id} pid={self._child.pid} returncode={self._returncode}>"
+
+    def _begin_end(self) -> None:
+        with self._lock:
+            if self._kill_at is not None:
+                return
+            self._kill_at = time.monotonic() + _KILL_AFTER
+        self._child.signal(signal.SIGTERM)
+
+    def _hub_stops(self) -> None:
+        # All of the hub's first: they end at the same time, not one after the other.
+        for process in _streaming.of(self.hub):
+            process._begin_end()
+        self.close()
+
+    # --- the starting thread ---------------------------------------------------------------
+
+    def _start(
+        self,
+        command: Sequence[str],
+        terminal: bool,
+        cwd: str | os.PathLike[str] | None,
+        env: Mapping[str, str] | None,
+    ) -> None:
+        try:
+            self._child = Child(command, terminal=terminal, cwd=cwd, env=env)
+        except ProcessStartError as error:
+            self._say_failed(str(error.__cause__))
+            raise
+        pump = None
+        try:
+            pump = Pump(self._child, self._deliver)
+            self.hub.send_process_status(self.process_id, "running")
+            self._take_back = self.hub.at_stop(self._hub_stops)
+            if not self.hub.running:
+                self._begin_end()  # nobody might call what was registered
+            self._thread = workers.start(f"ws-hub:process:{self.process_id}", self._run, pump)
+        except BaseException as error:
+            self._child.signal(signal.SIGKILL)
+            self._clean_up(pump)
+            self._say_failed(str(error))
+            raise
+
+    def _say_failed(self, text: str) -> None:
+        try:
+            self.hub.send_process_status(self.process_id, "failed", extra={"error": text})
+        except WsHubError as error:  # the caller has an exception on its way already
+            logger.debug("nobody hears that %s failed: %s", self.process_id, error)
+
+    # --- the stream's thread ---------------------------------------------------------------
+
+    def _run(self, pump: Pump) -> None:
+        try:
+            while pump.turn(None if self._killed else self._kill_at):
+                self._kill_if_due()
+            pump.finish()
+        finally:
+            if not self._child.exited():  # an error of ours: it is on its way to the log
+                self._child.signal(signal.SIGKILL)
+            self._clean_up(pump)
+            self._say_exited()
+            _streaming.remove(self)
+            self._take_back()
+
+    def _clean_up(self, pump: Pump | None) -> None:
+        self._returncode = self._child.reap(kill_group=self._kill_at is not None)
+        if pump is not None:
+            pump.close()
+        self._child.close()
+
+    def _deliver(self, name: str, texts: list[str]) -> None:
+        for text in texts:
+            if self._on_line is not None:
+                self._call_on_line(text, name)
+            while not self._deaf:
+                try:
+                    self.hub.send_process_output(self.process_id, text)
+                    break
+                except HubFull:  # wait on: no line of a process is lost
+                    self._kill_if_due()
+                except HubNotRunning:
+                    self._deaf = True
+                    self._begin_end()
+
+    def _kill_if_due(self) -> None:
+        if self._kill_at is not None and self._kill_at <= time.monotonic() and not self._killed:
+            self._killed = True
+            self._child.signal(signal.SIGKILL)
+
+    def _call_on_line(self, text: str, name: str) -> None:
+        assert self._on_line is not None
+        try:
+            self._on_line(text, name)
+        except Exception:  # noqa: BLE001 - user code: the stream goes on
+            logger.exception("on_line of %r failed and is not called again", self)
+            self._on_line = None
+
+    def _say_exited(self) -> None:
+        code = self._returncode
+        extra = {"signal": signal_name(-code)} if code is not None and code < 0 else {}
+        while not self._deaf:
+            try:
+                self.hub.send_process_status(self.process_id, "exited", code, extra=extra)
+                return
+            except HubFull:
+                continue
+            except HubNotRunning:
+                return
+
+
+class _Streaming:
+    """The processes that are streamed now."""
+
+    def __init__(self) -> None:
+        self.forget()
+        workers.forget_after_fork(self)
+
+    def forget(self) -> None:
+        """Start empty, as after a fork."""
+        # guards: _processes. Nothing is taken under it.
+        self._lock = threading.Lock()
+        self._processes: dict[tuple[int, str], Process] = {}
+
+    def add(self, process: Process) -> None:
+        key = id(process.hub), process.process_id
+        with self._lock:
+            if key in self._processes:
+                raise ConfigError(f"process_id {process.process_id!r} is running already")
+            self._processes[key] = process
+
+    def remove(self, process: Process) -> None:
+        with self._lock:
+            self._processes.pop((id(process.hub), process.process_id), None)
+
+    def of(self, hub: Hub) -> list[Process]:
+        with self._lock:
+            return [process for process in self._processes.values() if process.hub is hub]
+
+
+_streaming = _Streaming()
