@@ -1,0 +1,250 @@
+"""Texts for the wire out of a program's bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ws_hub.lines import MAX_PIECE, Lines, join
+
+
+def feed(lines: Lines, *chunks: bytes) -> list[str]:
+    return [text for chunk in chunks for text in lines.feed(chunk)]
+
+
+def whole(*chunks: bytes, max_piece: int = MAX_PIECE) -> list[str]:
+    lines = Lines(max_piece)
+    return feed(lines, *chunks) + lines.finish()
+
+
+# --- whole lines ---------------------------------------------------------------------------
+
+
+def test_each_line_is_one_text_without_its_newline() -> None:
+    assert Lines().feed(b"one\ntwo\n\nfour\n") == ["one", "two", "", "four"]
+
+
+def test_a_line_waits_for_its_end_across_chunks() -> None:
+    lines = Lines()
+    assert feed(lines, b"Comp", b"iling") == []
+    assert lines.feed(b"...\nnext") == ["Compiling..."]
+
+
+def test_the_last_line_needs_no_newline() -> None:
+    assert whole(b"one\ntwo") == ["one", "two"]
+
+
+def test_nothing_is_left_after_a_last_newline() -> None:
+    assert whole(b"one\n") == ["one"]
+    assert whole() == []
+
+
+def test_the_newline_of_a_terminal_ends_a_line() -> None:
+    assert whole(b"one\r\ntwo\r", b"\nthree\r\r\nfour\r", b"\r\n") == [
+        "one",
+        "two",
+        "three",
+        "four",
+    ]
+
+
+def test_only_newlines_end_a_line() -> None:
+    text = "a\x0bb\x0cc\x1cd\x85e\u2028f\x00g\x1b[31mh"
+    assert whole(text.encode() + b"\n") == [text]
+
+
+# --- characters ----------------------------------------------------------------------------
+
+
+def test_a_character_may_come_in_parts() -> None:
+    assert whole(*(bytes([byte]) for byte in "äß€😀\n".encode())) == ["äß€😀"]
+
+
+def test_undecodable_bytes_are_replaced() -> None:
+    assert whole(b"a\xff\xfeb\n\xc3", b"(\n") == ["a\ufffd\ufffdb", "\ufffd("]
+
+
+def test_half_a_character_at_the_end_is_replaced() -> None:
+    assert whole(b"a\xe2\x82") == ["a\ufffd"]
+
+
+# --- a line that is written over -----------------------------------------------------------
+
+
+def test_each_state_of_a_progress_line_is_a_text_and_the_last_one_is_the_line() -> None:
+    assert whole(b"10%\r20%\r30%\n") == ["10%\r", "20%\r", "30%"]
+
+
+def test_a_line_that_ends_in_returns_stays_as_it_is() -> None:
+    assert whole(b"100%\r\r", b"\r", b"\nnext") == ["100%", "next"]
+    assert whole(b"100%\r") == ["100%"]
+
+
+def test_a_return_before_the_text_writes_over_what_was_there() -> None:
+    assert whole(b"\r10%", b"\r20%", b"\r30%\n") == ["10%\r", "20%\r", "30%"]
+
+
+def test_a_newline_after_a_shown_state_repeats_it_as_the_line() -> None:
+    lines = Lines()
+    assert lines.feed(b"100%\r") == []
+    assert lines.partial() == ["100%\r"]
+    assert lines.feed(b"\n") == ["100%"]
+
+
+def test_a_state_that_was_shown_is_not_shown_again() -> None:
+    lines = Lines()
+    lines.feed(b"10%\r")
+    assert lines.partial() == ["10%\r"]
+    assert not lines.waiting
+    assert lines.partial() == []
+    assert lines.feed(b"20%\r30%") == ["20%\r"]
+
+
+# --- a line that is not finished -----------------------------------------------------------
+
+
+def test_a_prompt_can_be_shown_and_is_repeated_in_full() -> None:
+    lines = Lines()
+    lines.feed(b"Password: ")
+    assert lines.waiting
+    assert lines.partial() == ["Password: \r"]
+    assert lines.feed(b"granted\n") == ["Password: granted"]
+    assert lines.empty
+
+
+def test_nothing_is_shown_of_an_empty_line() -> None:
+    lines = Lines()
+    lines.feed(b"one\n\r")
+    assert not lines.waiting
+    assert lines.partial() == []
+    assert lines.finish() == []
+
+
+def test_a_line_that_was_shown_counts_as_a_line_at_the_end() -> None:
+    lines = Lines()
+    lines.feed(b"bye")
+    assert lines.partial() == ["bye\r"]
+    assert lines.finish() == ["bye"]
+
+
+# --- a very long line ----------------------------------------------------------------------
+
+
+def test_a_long_line_is_cut_into_pieces_that_say_they_go_on() -> None:
+    assert whole(b"abcdefgh\nx\n", max_piece=3) == ["abc\x17", "def\x17", "gh", "x"]
+
+
+def test_a_line_of_just_the_limit_is_not_cut() -> None:
+    assert whole(b"abc\ndef", b"ghi\n", max_piece=3) == ["abc", "def\x17", "ghi"]
+    assert whole(b"abcdef\n", max_piece=3) == ["abc\x17", "def"]
+
+
+def test_a_long_line_in_the_middle_of_a_chunk_is_cut() -> None:
+    assert whole(b"a\nbbbbbb\nc\n", max_piece=4) == ["a", "bbbb\x17", "bb", "c"]
+
+
+def test_pieces_are_given_out_before_the_line_is_over() -> None:
+    lines = Lines(3)
+    assert lines.feed(b"abcdefg") == ["abc\x17", "def\x17"]
+    assert lines.cut
+    assert lines.partial() == ["g\r"]
+    assert lines.feed(b"\n") == ["g"]
+    assert not lines.cut
+
+
+def test_a_cut_line_can_be_broken_off_once() -> None:
+    lines = Lines(3)
+    assert lines.break_off() == []
+    ready = lines.feed(b"abcd")
+    ready += lines.break_off() + lines.break_off()
+    ready += lines.feed(b"e\n")
+    assert ready == ["abc\x17", "", "de"]
+    assert list(join(ready)) == ["abc", "de"]
+
+
+def test_pieces_end_between_characters() -> None:
+    assert whole("€😀äé\n".encode(), max_piece=2) == ["€😀\x17", "äé"]
+
+
+@pytest.mark.parametrize("character", ["x", "\x01", "😀", '"', "é"])
+def test_a_line_of_ten_megabytes_comes_whole_in_pieces_below_64_kib(character: str) -> None:
+    line = character * (10_000_000 // len(character.encode()))
+    data = line.encode()
+    texts = whole(*(data[at : at + 65536] for at in range(0, len(data), 65536)))
+    assert len(texts) == -(-len(line) // MAX_PIECE)
+    assert max(len(json.dumps(text, ensure_ascii=False).encode()) for text in texts) < 60_000
+    assert list(join(texts)) == [line]
+
+
+def test_a_line_that_ends_in_the_mark_of_a_piece_stays_distinct() -> None:
+    texts = whole(b"odd\x17\n", b"a\nb\x17\nc\n")
+    assert list(join(texts)) == ["odd\x17", "a", "b\x17", "c"]
+
+
+# --- join ----------------------------------------------------------------------------------
+
+
+def test_join_leaves_out_what_was_replaced_and_puts_pieces_together() -> None:
+    assert list(join(["10%\r", "done", "ab\x17", "cd\r", "cd\x17", "e", ""])) == [
+        "done",
+        "abcde",
+        "",
+    ]
+
+
+def test_join_yields_a_line_whose_pieces_stop() -> None:
+    assert list(join(["ab\x17", "cd\x17"])) == ["abcd"]
+
+
+# --- any bytes, cut anywhere ---------------------------------------------------------------
+
+CHUNKS = st.lists(
+    st.one_of(
+        st.binary(max_size=12),
+        st.lists(
+            st.sampled_from([b"\n", b"\r", b"\r\n", b"a", b"bc", b"\x17", "é€".encode(), b"\xff"]),
+            max_size=12,
+        ).map(b"".join),
+    ),
+    max_size=8,
+)
+LOOKS = st.lists(st.booleans(), min_size=8, max_size=8)
+
+
+def said(chunks: list[bytes], looks: list[bool], max_piece: int) -> list[str]:
+    lines, texts = Lines(max_piece), []
+    for chunk, look in zip(chunks, looks, strict=False):
+        texts += lines.feed(chunk)
+        if look:
+            texts += lines.partial()
+    return texts + lines.finish()
+
+
+def expected(data: bytes) -> list[str]:
+    """The lines of a terminal that clears a line when it is written over."""
+    lines = data.decode("utf-8", "replace").split("\n")
+    if not lines[-1].strip("\r"):
+        lines.pop()
+    return [([part for part in line.split("\r") if part] or [""])[-1] for line in lines]
+
+
+@given(CHUNKS, LOOKS)
+def test_any_bytes_come_out_as_their_lines_however_they_are_cut(
+    chunks: list[bytes], looks: list[bool]
+) -> None:
+    texts = said(chunks, looks, MAX_PIECE)
+    assert list(join(texts)) == expected(b"".join(chunks))
+    assert not any("\n" in text or "\r" in text[:-1] for text in texts)
+
+
+@given(CHUNKS, LOOKS, st.integers(1, 5))
+def test_pieces_lose_nothing_and_keep_the_limit(
+    chunks: list[bytes], looks: list[bool], max_piece: int
+) -> None:
+    chunks = [chunk.replace(b"\r", b"") for chunk in chunks]
+    texts = said(chunks, looks, max_piece)
+    assert list(join(texts)) == expected(b"".join(chunks))
+    assert all(len(text) <= max_piece + 1 for text in texts)
