@@ -75,14 +75,24 @@ def run_process(
     check_process_id(name)
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
-    process = Process(hub, name, on_line)
-    _streaming.add(process)
+    _streaming.reserve(hub, name)
     try:
-        process._start(command, pty, cwd, env)
-    except BaseException:
-        _streaming.remove(process)
+        child = Child(command, terminal=pty, cwd=cwd, env=env)
+        process = Process(hub, name, child, on_line)
+        _streaming.add(process)
+        process._start()
+        return process
+    except BaseException as error:
+        _say_failed(hub, name, str(error.__cause__ or error))
+        _streaming.release(hub, name)
         raise
-    return process
+
+
+def _say_failed(hub: Hub, process_id: str, text: str) -> None:
+    try:
+        hub.send_process_status(process_id, "failed", extra={"error": text})
+    except WsHubError as error:  # the caller has an exception on its way already
+        logger.debug("nobody hears that %s failed: %s", process_id, error)
 
 
 def _new_id(program: str) -> str:
@@ -96,11 +106,11 @@ class Process:
     Owns the child and the thread that streams it. `with` ends the program on leaving.
     """
 
-    def __init__(self, hub: Hub, process_id: str, on_line: OnLine | None) -> None:
-        self.process_id = process_id
+    def __init__(self, hub: Hub, process_id: str, child: Child, on_line: OnLine | None) -> None:
         self.hub = hub
+        self.process_id = process_id
+        self._child = child
         self._on_line = on_line
-        self._child: Child
         self._thread: threading.Thread | None = None
         self._take_back: Callable[[], None] = lambda: None
         # guards: _kill_at. Nothing is taken under it.
@@ -171,8 +181,8 @@ class Process:
 
         Threads: any; waits for the end, save in on_line.
         """
-        self._begin_end()
-        if workers.join(self._thread, _KILL_AFTER):
+        kill_at = self._begin_end()
+        if workers.join(self._thread, kill_at - time.monotonic()):
             return
         self._child.signal(signal.SIGKILL)
         if not workers.join(self._thread, _KILL_AFTER):
@@ -187,33 +197,24 @@ class Process:
     def __repr__(self) -> str:
         return f"<Process {self.process_id} pid={self._child.pid} returncode={self._returncode}>"
 
-    def _begin_end(self) -> None:
+    def _begin_end(self) -> float:
+        """Send SIGTERM, the first time; return when SIGKILL is due."""
         with self._lock:
             if self._kill_at is not None:
-                return
-            self._kill_at = time.monotonic() + _KILL_AFTER
+                return self._kill_at
+            kill_at = self._kill_at = time.monotonic() + _KILL_AFTER
         self._child.signal(signal.SIGTERM)
+        return kill_at
 
     def _hub_stops(self) -> None:
-        # All of the hub's first: they end at the same time, not one after the other.
+        # All of the hub's first: their time runs together, not one after the other.
         for process in _streaming.of(self.hub):
             process._begin_end()
         self.close()
 
     # --- the starting thread ---------------------------------------------------------------
 
-    def _start(
-        self,
-        command: Sequence[str],
-        terminal: bool,
-        cwd: str | os.PathLike[str] | None,
-        env: Mapping[str, str] | None,
-    ) -> None:
-        try:
-            self._child = Child(command, terminal=terminal, cwd=cwd, env=env)
-        except ProcessStartError as error:
-            self._say_failed(str(error.__cause__))
-            raise
+    def _start(self) -> None:
         pump = None
         try:
             pump = Pump(self._child, self._deliver)
@@ -222,17 +223,11 @@ class Process:
             if not self.hub.running:
                 self._begin_end()  # nobody might call what was registered
             self._thread = workers.start(f"ws-hub:process:{self.process_id}", self._run, pump)
-        except BaseException as error:
+        except BaseException:
+            self._take_back()
             self._child.signal(signal.SIGKILL)
             self._clean_up(pump)
-            self._say_failed(str(error))
             raise
-
-    def _say_failed(self, text: str) -> None:
-        try:
-            self.hub.send_process_status(self.process_id, "failed", extra={"error": text})
-        except WsHubError as error:  # the caller has an exception on its way already
-            logger.debug("nobody hears that %s failed: %s", self.process_id, error)
 
     # --- the stream's thread ---------------------------------------------------------------
 
@@ -246,7 +241,7 @@ class Process:
                 self._child.signal(signal.SIGKILL)
             self._clean_up(pump)
             self._say_exited()
-            _streaming.remove(self)
+            _streaming.release(self.hub, self.process_id)
             self._take_back()
 
     def _clean_up(self, pump: Pump | None) -> None:
@@ -306,22 +301,29 @@ class _Streaming:
         """Start empty, as after a fork."""
         # guards: _processes. Nothing is taken under it.
         self._lock = threading.Lock()
-        self._processes: dict[tuple[int, str], Process] = {}
+        self._processes: dict[tuple[int, str], Process | None] = {}  # None: it starts
+
+    def reserve(self, hub: Hub, process_id: str) -> None:
+        """Take an id of a hub's; raises ConfigError when it is taken."""
+        with self._lock:
+            if (id(hub), process_id) in self._processes:
+                raise ConfigError(f"process_id {process_id!r} is running already")
+            self._processes[id(hub), process_id] = None
 
     def add(self, process: Process) -> None:
-        key = id(process.hub), process.process_id
+        """Fill a reserved place: the process has a child that can be ended."""
         with self._lock:
-            if key in self._processes:
-                raise ConfigError(f"process_id {process.process_id!r} is running already")
-            self._processes[key] = process
+            self._processes[id(process.hub), process.process_id] = process
 
-    def remove(self, process: Process) -> None:
+    def release(self, hub: Hub, process_id: str) -> None:
+        """Give an id back."""
         with self._lock:
-            self._processes.pop((id(process.hub), process.process_id), None)
+            self._processes.pop((id(hub), process_id), None)
 
     def of(self, hub: Hub) -> list[Process]:
+        """Return the processes of a hub that have a child."""
         with self._lock:
-            return [process for process in self._processes.values() if process.hub is hub]
+            return [each for each in self._processes.values() if each and each.hub is hub]
 
 
 _streaming = _Streaming()

@@ -1,0 +1,62 @@
+"""A hub that delivers to nobody and remembers: for what publishes, tested alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ws_hub.errors import HubFull, HubNotRunning
+from ws_hub.lines import join
+from ws_hub.message import Message
+from ws_hub.publisher import Publisher
+
+__all__ = ["Recorder"]
+
+
+class Recorder(Publisher):
+    """Keeps every message. `on_publish(message)` runs first and may raise."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.timeouts: list[float | None] = []
+        self.stoppers: list[Callable[[], object]] = []
+        self.running = True
+        self.full = 0  # so many messages meet a full queue
+        self.on_publish: Callable[[Message], object] = lambda message: None
+        # guards: the lists and `full`.
+        self._lock = threading.Lock()
+
+    def _publish(self, message: Message, channel: str, timeout: float | None) -> None:
+        self.on_publish(message)
+        with self._lock:
+            if not self.running:
+                raise HubNotRunning("stopped")
+            if self.full:
+                self.full -= 1
+                raise HubFull("full")
+            self.messages.append(message)
+            self.timeouts.append(timeout)
+
+    def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
+        self.stoppers.append(function)
+
+        def cancel() -> None:
+            if function in self.stoppers:
+                self.stoppers.remove(function)
+
+        return cancel
+
+    def stop(self) -> None:
+        for function in list(self.stoppers):
+            function()
+        self.running = False
+
+    def texts(self) -> list[Any]:
+        return [m.data for m in self.messages if m.type == "process_output"]
+
+    def lines(self) -> list[str]:
+        return list(join(self.texts()))
+
+    def statuses(self) -> Iterator[Any]:
+        return (m.data for m in self.messages if m.type == "process_status")

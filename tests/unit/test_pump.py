@@ -1,0 +1,212 @@
+"""Reading a child's streams, with pipes in the child's place and a clock that stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ws_hub.lines import MAX_PIECE
+from ws_hub.pump import GRACE, MAX_LEFT, QUIET, Pump
+
+
+class FakeChild:
+    """Two pipes, and an exit when the test says so."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self.exit_fd: int | None = None
+        self.streams, self.ends = {}, {}
+        for name in ("stdout", "stderr"):
+            self.streams[name], self.ends[name] = os.pipe()
+
+    def exited(self) -> bool:
+        return self.over
+
+    def close_stream(self, name: str) -> None:
+        os.close(self.streams.pop(name))
+
+    def write(self, text: str, name: str = "stdout") -> None:
+        os.write(self.ends[name], text.encode())
+
+    def end(self, name: str) -> None:
+        os.close(self.ends.pop(name))
+
+    def close(self) -> None:
+        for fd in (*self.streams.values(), *self.ends.values()):
+            os.close(fd)
+
+
+class Bench:
+    """A pump, what it reads, what it handed on, and its clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.child = FakeChild()
+        self.said: list[tuple[str, str]] = []
+        self.pump = Pump(self.child, self._take, lambda: self.now)  # type: ignore[arg-type]
+
+    def _take(self, name: str, texts: list[str]) -> None:
+        self.said += [(name, text) for text in texts]
+
+    def turn(self) -> bool:
+        return self.pump.turn(until=self.now)
+
+    def close(self) -> None:
+        self.pump.close()
+        self.child.close()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_lines_are_handed_on_as_they_come_with_their_stream(bench: Bench) -> None:
+    bench.child.write("one\n")
+    assert bench.turn()
+    bench.child.write("oops\n", "stderr")
+    assert bench.turn()
+    assert bench.said == [("stdout", "one"), ("stderr", "oops")]
+
+
+def test_a_prompt_is_shown_when_it_has_been_quiet(bench: Bench) -> None:
+    bench.child.write("Password: ")
+    bench.turn()
+    bench.now += QUIET * 0.9
+    bench.turn()
+    assert bench.said == []
+    bench.now += QUIET * 0.2
+    bench.turn()
+    bench.turn()
+    assert bench.said == [("stdout", "Password: \r")]
+
+
+def test_a_line_that_grows_without_pause_is_shown_all_the_same(bench: Bench) -> None:
+    for _ in range(4):
+        bench.child.write(".")
+        bench.turn()
+        bench.now += QUIET / 3
+    bench.turn()
+    assert bench.said == [("stdout", "....\r")]
+
+
+def test_what_has_just_been_read_is_not_called_quiet(bench: Bench) -> None:
+    bench.child.write("a")
+    bench.turn()
+    bench.now += QUIET * 2
+    bench.child.write("b")
+    bench.turn()
+    assert bench.said == []
+    bench.turn()
+    assert bench.said == [("stdout", "ab\r")]
+
+
+def test_a_new_line_has_its_own_time(bench: Bench) -> None:
+    bench.child.write("a")
+    bench.turn()
+    bench.now += QUIET * 0.9
+    bench.child.write("b\nc")
+    bench.turn()
+    bench.now += QUIET * 0.9
+    bench.turn()
+    assert bench.said == [("stdout", "ab")]
+
+
+def test_a_line_that_was_finished_in_time_is_not_shown_early(bench: Bench) -> None:
+    bench.child.write("a")
+    bench.turn()
+    bench.child.write("b\n")
+    bench.turn()
+    bench.now += QUIET * 2
+    bench.turn()
+    assert bench.said == [("stdout", "ab")]
+
+
+def test_it_is_over_when_both_streams_and_the_child_are(bench: Bench) -> None:
+    bench.child.write("bye")
+    bench.child.end("stdout")
+    bench.child.end("stderr")
+    assert bench.turn()
+    assert bench.turn()
+    assert bench.said == [("stdout", "bye")]
+    assert bench.turn()  # it may close its streams and live on
+    bench.child.over = True
+    assert not bench.turn()
+
+
+def test_a_stream_that_somebody_else_holds_is_waited_for_a_bounded_time(bench: Bench) -> None:
+    bench.child.write("last words")
+    bench.child.over = True
+    assert bench.turn()
+    bench.now += GRACE * 0.9
+    assert bench.turn()
+    bench.now += GRACE * 0.2
+    assert not bench.turn()
+    assert bench.said == [("stdout", "last words\r")]
+    bench.pump.finish()
+    assert bench.said[1:] == [("stdout", "last words")]
+
+
+def test_what_the_child_left_in_its_pipe_is_read_however_slowly_it_is_taken(bench: Bench) -> None:
+    bench.child.write("x\n" * 30_000)
+    bench.child.over = True
+    bench.turn()
+    bench.now += GRACE * 2  # the hub was full
+    bench.child.write("y\n")
+    assert bench.turn()
+    assert not bench.turn()
+    assert len(bench.said) == 30_001
+
+
+def test_who_prints_for_ever_after_the_childs_end_is_cut_off(bench: Bench) -> None:
+    bench.child.over = True
+    bench.turn()
+    bench.now += GRACE * 2
+    turns = 0
+    bench.child.write("y" * 65_535 + "\n")
+    while bench.turn():
+        bench.child.write("y" * 65_535 + "\n")
+        turns += 1
+    assert turns == MAX_LEFT // 65_536 - 1
+
+
+def test_who_speaks_in_the_middle_of_a_cut_line_breaks_it_off_first(bench: Bench) -> None:
+    long = "x" * (MAX_PIECE + 1)
+    bench.child.write(long)
+    bench.turn()
+    bench.child.write("oops\n", "stderr")
+    bench.turn()
+    bench.child.write("\n")
+    bench.turn()
+    assert bench.said == [
+        ("stdout", long[:-1] + "\x17"),
+        ("stdout", ""),
+        ("stderr", "oops"),
+        ("stdout", "x"),
+    ]
+
+
+def test_an_exit_is_noticed_by_its_descriptor(bench: Bench) -> None:
+    bench.close()
+    bench.child = FakeChild()
+    bench.child.exit_fd, done = os.pipe()
+    bench.pump = Pump(bench.child, bench._take, lambda: bench.now)  # type: ignore[arg-type]
+    bench.child.end("stdout")
+    bench.child.end("stderr")
+    bench.turn()
+    os.close(done)
+    bench.child.over = True
+    assert not bench.pump.turn()  # nothing but the descriptor wakes it
+    os.close(bench.child.exit_fd)
+
+
+def test_without_a_descriptor_the_child_is_looked_at_now_and_then(bench: Bench) -> None:
+    bench.child.end("stdout")
+    bench.child.end("stderr")
+    bench.turn()
+    bench.child.over = True
+    assert not bench.pump.turn()
