@@ -179,9 +179,10 @@ def test_what_cannot_start_is_said_and_raised(
     assert run(hub, ["true"]) == 0  # the id is free again
 
 
-def test_a_nul_in_an_argument_cannot_start(hub: Recorder) -> None:
+@pytest.mark.parametrize("pty", [False, True])
+def test_a_nul_in_an_argument_cannot_start(hub: Recorder, pty: bool) -> None:
     with pytest.raises(ProcessStartError, match="null"):
-        run(hub, ["echo", "a\0b"])
+        run(hub, ["echo", "a\0b"], pty=pty)
 
 
 def test_a_failure_is_raised_even_when_nobody_can_be_told(hub: Recorder) -> None:
@@ -473,6 +474,16 @@ def test_exited_waits_for_a_full_hub_too(hub: Recorder) -> None:
     hub.on_publish = fill
     run(hub, ["true"])
     assert list(hub.statuses())[-1]["status"] == "exited"
+
+
+def test_a_hub_that_stops_just_before_exited_holds_nothing_up(hub: Recorder) -> None:
+    def stop(message: Any) -> None:
+        if isinstance(message.data, dict) and message.data["status"] == "exited":
+            hub.running = False
+
+    hub.on_publish = stop
+    assert run(hub, ["echo", "x"]) == 0
+    assert list(hub.statuses()) == [{"status": "running"}]
 
 
 def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
