@@ -72,9 +72,9 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread", "_transport",
-        "claims", "connected_at", "dropped", "id", "last_error", "remote_address", "settled",
-        "state", "user_id",
+        "__weakref__", "_channels", "_config", "_hooks", "_offer", "_sender", "_thread",
+        "_transport", "claims", "connected_at", "dropped", "id", "last_error",
+        "remote_address", "settled", "state", "user_id",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +112,7 @@ class Client:
             close_timeout=config.close_timeout,
             greeting=greeting,
         )
+        self._offer = self._sender.offer  # looked up once a message and client otherwise
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {excerpt(self.remote_address)}>"
@@ -199,11 +200,11 @@ class Client:
 
         Threads: the hub's; never waits.
         """
-        if self._sender.offer(batch.frames, len(batch)):
+        if self._offer(batch.frames, batch.messages):
             return []
         publications = list(batch.publications)
         for index, publication in enumerate(publications):
-            if not self._sender.offer(publication.frame, 1):
+            if not self._offer(publication.frame, 1):
                 self.dropped += len(publications) - index
                 return publications[index:]
         return []

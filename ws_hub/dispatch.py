@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,38 +89,31 @@ class Dispatcher:
         self, publications: Sequence[Publication], everybody: Iterable[Any], now: float
     ) -> None:
         """Deliver publications, each target's joined and in order."""
-        routes: dict[Any, list[Batch]] = {}
-        for channel, group in itertools.groupby(publications, key=lambda each: each.channel):
-            run = list(group)
-            if channel:
-                if self._rule_for(channel).history_messages:
-                    run = [self._keep(publication, now) for publication in run]
-                targets: Iterable[Any] = [
-                    each.subscriber for each in self._channels.subscriptions(channel) if each.live
-                ]
-            else:
-                targets = everybody
-            batch: Batch | None = None
-            for target in targets:
-                if batch is None:  # joined only when somebody listens
-                    batch = Batch(run)
-                routes.setdefault(target, []).append(batch)
+        runs = [
+            (self._targets(channel, everybody), self._number(list(group), now))
+            for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
+        ]
         delivered = 0
-        joined: dict[tuple[int, ...], Batch] = {}
-        for target, batches in routes.items():
-            batch = batches[0]
-            if len(batches) > 1:
-                # Targets with the same channels share one join.
-                key = tuple(map(id, batches))
-                if key not in joined:
-                    joined[key] = Batch([each for one in batches for each in one.publications])
-                batch = joined[key]
+        for target, batch in _routes(runs):
             refused = target.deliver(batch)
-            delivered += len(batch) - len(refused)
+            delivered += batch.messages
             if refused:
+                delivered -= len(refused)
                 self._refused(target, refused)
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
+
+    def _targets(self, channel: str, everybody: Iterable[Any]) -> Collection[Any]:
+        if not channel:
+            return list(everybody)
+        return [each.subscriber for each in self._channels.subscriptions(channel) if each.live]
+
+    def _number(self, run: list[Publication], now: float) -> list[Publication]:
+        """Number and keep the messages of one channel, if it keeps any."""
+        channel = run[0].channel
+        if channel and self._rule_for(channel).history_messages:
+            return [self._keep(publication, now) for publication in run]
+        return run
 
     def _keep(self, publication: Publication, now: float) -> Publication:
         numbered = publication.numbered(self._history.next_seq(publication.channel))
@@ -189,6 +182,31 @@ class Dispatcher:
 
     def _frame(self, message: Message) -> bytes:
         return text_frame(encode(stamped(message, self._clock())))
+
+
+def _routes(
+    runs: Sequence[tuple[Collection[Any], list[Publication]]],
+) -> Iterator[tuple[Any, Batch]]:
+    """Yield each target once, with all it gets, joined and in order.
+
+    Targets with the same channels share one join.
+    """
+    runs = [run for run in runs if run[0]]  # joined only when somebody listens
+    if len(runs) == 1:  # nearly always: a broadcast, or one channel's burst
+        batch = Batch(runs[0][1])
+        for target in runs[0][0]:
+            yield target, batch
+        return
+    routes: dict[Any, list[int]] = {}
+    for index, (targets, _) in enumerate(runs):
+        for target in targets:
+            routes.setdefault(target, []).append(index)
+    joined: dict[tuple[int, ...], Batch] = {}
+    for target, indices in routes.items():
+        key = tuple(indices)
+        if key not in joined:
+            joined[key] = Batch([each for index in indices for each in runs[index][1]])
+        yield target, joined[key]
 
 
 def _is_last_word(message: Message) -> bool:

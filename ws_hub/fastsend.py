@@ -12,8 +12,8 @@ without the symbol use `socket.send` with the same meaning.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
+import platform
 import socket
 import ssl
 from collections.abc import Callable
@@ -22,18 +22,26 @@ __all__ = ["Send", "sender"]
 
 Send = Callable[[bytes], int]
 
-_WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK)
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+_MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
+# Where libffi widens an int to the register that `send` reads its size_t from.
+_WIDENING = ("x86_64", "amd64", "aarch64", "arm64")
+
+_LibcSend = Callable[[int, bytes, int, int], int]
 
 
-def _load() -> Callable[[int, bytes, int, int], int] | None:
+def _load() -> _LibcSend | None:
+    """Return libc's `send`, called with the GIL held; None where there is no such way."""
     if os.name != "posix" or not hasattr(socket, "MSG_DONTWAIT"):
         return None
     try:
-        function = ctypes.PyDLL(None, use_errno=True).send
+        function = ctypes.PyDLL(None).send
     except (OSError, AttributeError):  # no libc by that way: the portable sender serves
         return None
-    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    if platform.machine().lower() not in _WIDENING:
+        function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    # Otherwise none, on purpose: converting four arguments by their declared types, and
+    # fetching errno, makes the call a fifth slower than the one it is to replace.
     function.restype = ctypes.c_ssize_t
     return function
 
@@ -53,19 +61,17 @@ def sender(sock: socket.socket) -> Send:
     return _keeping_gil(sock, _libc_send)
 
 
-def _keeping_gil(sock: socket.socket, libc_send: Callable[[int, bytes, int, int], int]) -> Send:
+def _keeping_gil(sock: socket.socket, libc_send: _LibcSend) -> Send:
     fd = sock.fileno()
+    portable = _portable(sock)
 
     def send(data: bytes) -> int:
-        while True:
+        if len(data) < _MAX_BYTES:
             sent = libc_send(fd, data, len(data), _FLAGS)
             if sent >= 0:
                 return sent
-            code = ctypes.get_errno()
-            if code in _WOULD_BLOCK:
-                return 0
-            if code != errno.EINTR:
-                raise OSError(code, os.strerror(code))
+        # No room, or broken: the slow call finds out which, and names the error.
+        return portable(data)
 
     return send
 

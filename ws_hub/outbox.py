@@ -25,18 +25,22 @@ class Outbox:
     Args:
         max_messages: messages that may wait.
         max_bytes: bytes that may wait.
+
+    Attributes:
+        messages: how many messages wait, those that have begun included.
+        size: how many bytes wait; 0 means that a frame may go straight to the socket.
     """
 
     __slots__ = (
         "_begun",
         "_begun_messages",
-        "_bytes",
         "_control",
         "_entries",
-        "_messages",
+        "messages",
         "_offset",
         "max_bytes",
         "max_messages",
+        "size",
     )
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
@@ -44,26 +48,11 @@ class Outbox:
         self.max_bytes = max_bytes
         self._entries: deque[tuple[bytes, int]] = deque()
         self._control: dict[int, bytes] = {}
-        self._messages = 0
-        self._bytes = 0
+        self.messages = 0
+        self.size = 0
         self._begun = b""  # what is being written, from _offset on
         self._begun_messages = 0
         self._offset = 0
-
-    @property
-    def messages(self) -> int:
-        """How many messages wait, those that have begun included."""
-        return self._messages
-
-    @property
-    def size(self) -> int:
-        """How many bytes wait."""
-        return self._bytes
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits, so that a frame may go straight to the socket."""
-        return not self._begun and not self._entries and not self._control
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Queue whole frames; False, and nothing kept, when they do not fit.
@@ -73,22 +62,22 @@ class Outbox:
         """
         allowance = 2 if beyond else 1
         fits = (
-            self._messages + messages <= self.max_messages * allowance
-            and self._bytes + len(frames) <= self.max_bytes * allowance
+            self.messages + messages <= self.max_messages * allowance
+            and self.size + len(frames) <= self.max_bytes * allowance
         )
-        if not fits and self._messages:
+        if not fits and self.messages:
             return False
         self._entries.append((frames, messages))
-        self._messages += messages
-        self._bytes += len(frames)
+        self.messages += messages
+        self.size += len(frames)
         return True
 
     def begin(self, frames: bytes, messages: int, sent: int) -> None:
         """Keep the rest of frames of which the socket took the first `sent` bytes."""
-        assert self.idle, "only a direct send begins a write, and only when nothing waits"
+        assert not self.size, "only a direct send begins a write, and only when nothing waits"
         self._begun, self._begun_messages, self._offset = frames, messages, sent
-        self._messages += messages
-        self._bytes += len(frames) - sent
+        self.messages += messages
+        self.size += len(frames) - sent
 
     def control(self, frame: bytes) -> None:
         """Queue a control frame ahead of the messages, one of each kind.
@@ -98,7 +87,7 @@ class Outbox:
         """
         old = self._control.get(frame[0], b"")
         self._control[frame[0]] = frame
-        self._bytes += len(frame) - len(old)
+        self.size += len(frame) - len(old)
 
     def head(self) -> bytes:
         """Return the bytes to write next; b"" when nothing waits.
@@ -127,9 +116,9 @@ class Outbox:
     def advance(self, sent: int) -> None:
         """Take note that the socket took `sent` bytes of the head."""
         self._offset += sent
-        self._bytes -= sent
+        self.size -= sent
         if self._offset == len(self._begun):
-            self._messages -= self._begun_messages
+            self.messages -= self._begun_messages
             self._begun, self._begun_messages, self._offset = b"", 0, 0
 
     def clear(self) -> int:
@@ -137,7 +126,7 @@ class Outbox:
         messages = 0
         for frames, count in self._entries:
             messages += count
-            self._bytes -= len(frames)
+            self.size -= len(frames)
         self._entries.clear()
-        self._messages -= messages
+        self.messages -= messages
         return messages

@@ -61,11 +61,9 @@ def publish(message: Message, channel: str, overflow: Overflow) -> Publication:
 class Batch:
     """Publications that the same clients get, and their frames as one string of bytes."""
 
-    __slots__ = ("frames", "publications")
+    __slots__ = ("frames", "messages", "publications")
 
     def __init__(self, publications: Sequence[Publication]) -> None:
         self.publications = publications
+        self.messages = len(publications)
         self.frames = b"".join([publication.frame for publication in publications])
-
-    def __len__(self) -> int:
-        return len(self.publications)

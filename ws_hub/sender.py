@@ -33,6 +33,9 @@ class _State(enum.Enum):
     ENDED = enum.auto()
 
 
+_OPEN = _State.OPEN  # an enum's members are looked up the slow way
+
+
 class Sender:
     """All writes of one connection. The reader of that connection drives its life.
 
@@ -65,7 +68,9 @@ class Sender:
         # guards: everything below, together with the transport's socket. It is the
         # transport's lock: the last in the order. Waited on by the writer thread (for
         # work), by `put` (for room), by `drain` (for an empty outbox).
-        self._changed = threading.Condition(transport.lock)
+        self._lock = transport.lock
+        self._changed = threading.Condition(self._lock)
+        self._send = transport.send
         self._outbox = outbox
         self._state = _State.OPEN
         self._deadline = 0.0  # when CLOSING ends
@@ -95,10 +100,20 @@ class Sender:
         False when they do not fit: none of them is kept then. True, and nothing
         happens, when the connection is ending: who sends to the dead has lost nothing.
         """
-        with self._changed:
-            if self._state is not _State.OPEN:
+        with self._lock:
+            if self._state is not _OPEN:
                 return True
-            return self._offer_locked(frames, messages, beyond=beyond)
+            if self._outbox.size:
+                return self._outbox.offer(frames, messages, beyond=beyond)
+            # The usual case, spelled out: this runs once a message and client.
+            try:
+                sent = self._send(frames)
+            except OSError as error:
+                self._broken_locked(error)
+                return True
+            if sent != len(frames):
+                self._begin_locked(frames, messages, sent)
+            return True
 
     def put(self, frame: bytes, timeout: float) -> bool:
         """Send one message, waiting up to `timeout` seconds for room.
@@ -163,7 +178,7 @@ class Sender:
     def drain(self) -> None:
         """Wait until everything queued is written, or the closing time is up."""
         with self._changed:
-            while self._state is _State.CLOSING and not self._outbox.idle:
+            while self._state is _State.CLOSING and self._outbox.size:
                 left = self._deadline - self._clock()
                 if left <= 0:
                     return
@@ -204,7 +219,7 @@ class Sender:
 
     def _await_work_locked(self) -> bool:
         """Wait until something is to be written; False when the connection has ended."""
-        assert self._transport.lock.locked()
+        assert self._lock.locked()
         while self._state is not _State.ENDED:
             now = self._clock()
             if self._state is _State.OPEN and now >= self._next_ping:
@@ -212,7 +227,7 @@ class Sender:
                 # it has nothing to say but its pongs.
                 self._next_ping = now + self._heartbeat_interval
                 self._control_locked(ping_frame())
-            elif not self._outbox.idle:
+            elif self._outbox.size:
                 return True
             elif self._state is _State.OPEN:
                 self._changed.wait(self._next_ping - now)  # woken by work and by the end
@@ -239,43 +254,52 @@ class Sender:
 
     # --- under the lock --------------------------------------------------------------------
 
-    def _offer_locked(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
-        assert self._transport.lock.locked()
-        if not self._outbox.idle:
+    def _offer_locked(self, frames: bytes, messages: int, beyond: bool = False) -> bool:
+        assert self._lock.locked()
+        if self._outbox.size:
             # The writer is at work or waits for room: order before speed.
             return self._outbox.offer(frames, messages, beyond=beyond)
         sent = self._send_locked(frames)
         if sent < len(frames) and self._state is not _State.ENDED:
-            self._outbox.begin(frames, messages, sent)
-            self._progress = self._clock()
-            self._changed.notify_all()
+            self._begin_locked(frames, messages, sent)
         return True
 
+    def _begin_locked(self, frames: bytes, messages: int, sent: int) -> None:
+        """Leave the rest of a direct send to the writer thread."""
+        assert self._lock.locked()
+        self._outbox.begin(frames, messages, sent)
+        self._progress = self._clock()
+        self._changed.notify_all()
+
     def _control_locked(self, frame: bytes) -> None:
-        assert self._transport.lock.locked()
-        if self._outbox.idle:
+        assert self._lock.locked()
+        if not self._outbox.size:
             self._offer_locked(frame, 0)
         else:
             self._outbox.control(frame)
 
     def _send_locked(self, data: bytes) -> int:
         """Send without waiting; a broken connection ends here, and the reader says so."""
-        assert self._transport.lock.locked()
+        assert self._lock.locked()
         try:
-            return self._transport.send(data)
+            return self._send(data)
         except OSError as error:
-            if self._cause is None:
-                self._cause = (CloseCode.ABNORMAL, error.strerror or str(error))
-            self._cut_locked()
+            self._broken_locked(error)
             return 0
+
+    def _broken_locked(self, error: OSError) -> None:
+        assert self._lock.locked()
+        if self._cause is None:
+            self._cause = (CloseCode.ABNORMAL, error.strerror or str(error))
+        self._cut_locked()
 
     def _cut_locked(self) -> None:
         """End writing and wake the reader, which tidies up."""
-        assert self._transport.lock.locked()
+        assert self._lock.locked()
         self._end_locked()
         self._transport.shutdown_locked()
 
     def _end_locked(self) -> None:
-        assert self._transport.lock.locked()
+        assert self._lock.locked()
         self._state = _State.ENDED
         self._changed.notify_all()

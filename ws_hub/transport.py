@@ -106,7 +106,9 @@ class Transport:
         self._sock = sock
         sock.setblocking(False)
         self._tls = isinstance(sock, ssl.SSLSocket)
-        self._send = fastsend.sender(sock)
+        # Hands bytes to the kernel without waiting and returns how many it took. To be
+        # called under the lock, and not after the writing side has ended: see sender.
+        self.send = fastsend.sender(sock)
         self._closed = False
         self._borrowed = borrowed
         # The rest belongs to the reader thread.
@@ -119,16 +121,6 @@ class Transport:
         self._fragments = 0
 
     # --- any thread, under the lock --------------------------------------------------------
-
-    def send(self, data: bytes) -> int:
-        """Hand bytes to the kernel without waiting; return how many it took.
-
-        Raises OSError when the connection is broken or closed.
-        """
-        assert self.lock.locked()
-        if self._closed:
-            raise OSError("the connection is closed")
-        return self._send(data)
 
     def shutdown_locked(self) -> None:
         """Do what `shutdown` does, for one who holds the lock."""
