@@ -1,0 +1,35 @@
+"""How a bench process is told what to do: one JSON object a line, in and out.
+
+Must not know what the requests mean. A request names a method of the process,
+`{"do": "connect", "count": 100}`, and gets one line back: what the method returned, or
+`{"error": text}`. End of input ends the process, so that none outlives its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["Answer", "obey", "say"]
+
+Answer = dict[str, Any]
+
+
+def say(answer: Mapping[str, Any]) -> None:
+    """Write one line to the parent."""
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def obey(methods: Mapping[str, Callable[..., Answer | None]]) -> None:
+    """Carry out requests until the input ends."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            say(methods[request.pop("do")](**request) or {})
+        except Exception as error:  # noqa: BLE001 - the parent fails the row, and says why
+            traceback.print_exc()
+            say({"error": f"{type(error).__name__}: {error}"})

@@ -1,0 +1,110 @@
+"""Takes the samples: who is measured when, how often, and what becomes of failures.
+
+Must not know what a row measures. Rows with the same setup share their processes. The
+repeats of a row go around the servers, so that what else the machine does meets all of
+them alike; each server has a warm-up sample that does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+from .result import Result, relate, result_of
+from .rows import Incomplete, Plan, Row, Sample, Setup
+from .servers import CONTENDERS, FLOORS, PEERS
+from .stage import ProcessFailed, Stage, installed
+
+__all__ = ["measure"]
+
+Progress = Callable[[str], object]
+
+
+def measure(
+    rows: Sequence[Row], plan: Plan, progress: Progress = lambda text: None
+) -> list[Result]:
+    """Return the results of the rows, in their order, with ratios."""
+    order = {row.name: index for index, row in enumerate(rows)}
+    setups: dict[Setup, list[Row]] = {}
+    for row in rows:
+        setups.setdefault(row.setup, []).append(row)
+    results: list[Result] = []
+    for setup, members in setups.items():
+        with _Stages(setup, plan) as stages:
+            for row in members:
+                progress(row.name)
+                results += _measure_row(row, stages, plan)
+    results.sort(key=lambda result: order[result.row])
+    relate(results, floors=FLOORS, peers=PEERS)
+    return results
+
+
+class _Stages:
+    """The stages of one setup: started when first needed, ended together."""
+
+    def __init__(self, setup: Setup, plan: Plan) -> None:
+        self._setup = setup
+        self._plan = plan
+        self._stages: dict[str, Stage] = {}
+
+    def __enter__(self) -> _Stages:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for name in list(self._stages):
+            self.drop(name)
+
+    def get(self, name: str) -> Stage:
+        """Return the stage of a server, with its clients connected."""
+        if name not in self._stages:
+            stage = self._stages[name] = Stage(name)
+            self._setup.seat(stage, self._plan)
+        return self._stages[name]
+
+    def drop(self, name: str) -> None:
+        """End a stage: after a failure nobody knows what is still under way in it."""
+        stage = self._stages.pop(name, None)
+        if stage is not None:
+            stage.close()
+
+
+def _measure_row(row: Row, stages: _Stages, plan: Plan) -> Iterator[Result]:
+    samples: dict[str, list[Sample]] = {}
+    failures: dict[str, str] = {}
+    for name in row.servers:
+        if installed(name):
+            samples[name] = []
+        else:
+            failures[name] = f"{CONTENDERS[name].needs[1]} is not installed"  # type: ignore[index]
+    for turn in range(1 if row.once else plan.repeats + 1):
+        for name, found in samples.items():
+            if name in failures:
+                continue
+            try:
+                sample = row.sample(stages.get(name), plan)
+            except (Incomplete, ProcessFailed) as failure:
+                failures[name] = str(failure)
+                with contextlib.suppress(ProcessFailed):
+                    stages.drop(name)
+                continue
+            if turn or row.once:  # the first is the warm-up
+                found.append(sample)
+    for name in row.servers:
+        yield _result(row, name, samples.get(name, []), failures.get(name))
+
+
+def _result(row: Row, name: str, samples: Sequence[Sample], failure: str | None) -> Result:
+    if failure is not None:
+        return result_of(row.name, name, row.unit, (), higher=row.higher, note=failure)
+    result = result_of(
+        row.name,
+        name,
+        row.unit,
+        [sample.value for sample in samples],
+        higher=row.higher,
+        note=samples[-1].note,
+    )
+    for key in samples[-1].extra:
+        result.extra[key] = statistics.median(sample.extra[key] for sample in samples)
+    return result

@@ -1,0 +1,290 @@
+"""The clients of every server under test: one process, one thread, epoll and raw recv.
+
+Must not know which server it talks to beyond how a connection is opened. It reads into
+one preallocated buffer and counts messages by counting a byte (see `wire`), so that a
+read costs about a microsecond beside the system call, whatever it holds.
+
+That it is not the bound is measured in each run: the `floor` row is the cheapest server
+that Python can be, a bare loop of sends of one ready frame, and `floor joined` hands over
+in one send what a burst amounts to. Both feed this same process. A server whose figure is
+below the floor's is bound by itself; only one that reaches the joined floor could be
+bound from here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .control import Answer, obey, say
+from .wire import MARK, PING, PONG, frames, masked, upgrade
+
+__all__ = ["Load"]
+
+_BUFFER_BYTES = 1024 * 1024
+_AT_A_TIME = 64  # handshakes under way while connecting
+_PATIENCE = 30.0  # seconds for a handshake, or for an answer to what is sent at the start
+_SMALL_BUFFER = 4096  # receive buffer of a slow client, so that it is slow at once
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class Load:
+    """The connections of one stage."""
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._socks: dict[int, socket.socket] = {}
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._left: dict[int, int] = {}
+        self._deadline = 0.0
+        self._crawler = Crawler()
+
+    # --- connecting ------------------------------------------------------------------------
+
+    def connect(
+        self,
+        *,
+        port: int,
+        path: str,
+        count: int,
+        hello: Sequence[Sequence[str]] = ((),),
+        greeting: str | None = None,
+        slow: int | None = None,
+    ) -> Answer:
+        """Open connections, several handshakes at a time; return when the first began.
+
+        Args:
+            port: of the server, on 127.0.0.1.
+            path: of its WebSocket.
+            count: how many.
+            hello: what each says first, in turn; each text is answered with one mark.
+            greeting: a text that is sent once connected and answered without a mark.
+            slow: None for clients that are measured; else bytes a second that these
+                read, unmeasured; 0 for never.
+        """
+        began = time.monotonic_ns()
+        opened: list[socket.socket] = []
+        while len(opened) < count:
+            batch = [
+                _dial(port, path, small=slow is not None)
+                for _ in range(min(_AT_A_TIME, count - len(opened)))
+            ]
+            for sock in batch:
+                _read_head(sock)
+                if greeting is not None:
+                    sock.sendall(masked(greeting.encode()))
+                    _read_frames(sock, 2)
+            opened += batch
+        if slow is not None:
+            for sock in opened:
+                self._crawler.add(sock, slow)
+            return {"began": began}
+        for index, sock in enumerate(opened):
+            sock.setblocking(False)
+            self._socks[sock.fileno()] = sock
+            for said in hello[index % len(hello)]:
+                sock.send(masked(said.encode()))
+        for sock in opened:
+            self._poll.register(sock.fileno(), select.EPOLLIN)
+        said_by = [len(hello[index % len(hello)]) for index in range(count)]
+        wanted = {sock.fileno(): n for sock, n in zip(opened, said_by, strict=True) if n}
+        self._receive(wanted, _PATIENCE)
+        if any(n > 0 for n in self._left.values()):
+            raise RuntimeError("not every client was answered")
+        return {"began": began}
+
+    # --- measuring -------------------------------------------------------------------------
+
+    def expect(self, *, messages: int, timeout: float) -> Answer:
+        """Say "ready", then receive until every client has `messages` more.
+
+        Returns the moment at which the last one had them (monotonic ns), how many
+        clients have them all, and how many messages came in.
+        """
+        say({"ready": True})
+        wanted = dict.fromkeys(self._socks, messages)
+        done = self._receive(wanted, timeout)
+        left = self._left.values()
+        return {
+            "done": done,
+            "complete": sum(n <= 0 for n in left),
+            "messages": sum(messages - n for n in left),
+            "extra": -sum(min(n, 0) for n in left),
+        }
+
+    def _receive(self, wanted: dict[int, int], timeout: float) -> int:
+        """Count down `wanted` until nothing is missing; return when the last one came."""
+        self._left = left = wanted
+        buffer, poll, ended = self._buffer, self._poll.poll, time.monotonic() + timeout
+        receive = {fd: sock.recv_into for fd, sock in self._socks.items()}
+        count, now = buffer.count, time.monotonic_ns
+        missing = sum(n > 0 for n in left.values())
+        last = now()
+        while missing > 0:
+            events = poll(max(ended - time.monotonic(), 0))
+            if not events and time.monotonic() >= ended:
+                break
+            for fd, _ in events:
+                size = receive[fd](buffer)
+                if not size:
+                    self._poll.unregister(fd)  # lost: it stays short of what it should have
+                    missing -= left.get(fd, 0) > 0
+                    continue
+                marks = count(MARK, 0, size)
+                if marks and fd in left:
+                    had = left[fd]
+                    left[fd] = had - marks
+                    if had > 0 >= had - marks:
+                        missing -= 1
+                        last = now()
+        return last
+
+    def exchange(self, *, texts: Sequence[str], clients: int, count: int, timeout: float) -> Answer:
+        """Let each client send the texts in turn, each when the last was answered.
+
+        Each answer carries one mark. Returns every latency in ns and the whole time.
+        """
+        ready = [masked(said.encode()) for said in texts]
+        fds = list(self._socks)[:clients]
+        sent = dict.fromkeys(fds, 0)
+        began_at = dict.fromkeys(fds, 0)
+        latencies: list[int] = []
+        ended = time.monotonic() + timeout
+        began = time.monotonic_ns()
+
+        def send(fd: int) -> None:
+            frame = ready[sent[fd] % len(ready)]
+            sent[fd] += 1
+            began_at[fd] = time.monotonic_ns()
+            self._socks[fd].send(frame)
+
+        for fd in fds:
+            send(fd)
+        while len(latencies) < count * len(fds):
+            events = self._poll.poll(max(ended - time.monotonic(), 0))
+            if not events and time.monotonic() >= ended:
+                raise TimeoutError(f"{len(latencies)} answers after {timeout:g} s")
+            for fd, _ in events:
+                size = self._socks[fd].recv_into(self._buffer)
+                if not size:
+                    raise ConnectionError("the server closed a connection")
+                for _ in range(self._buffer.count(MARK, 0, size)):
+                    latencies.append(time.monotonic_ns() - began_at[fd])
+                    if sent[fd] < count:
+                        send(fd)
+        return {"ns": latencies, "seconds": (time.monotonic_ns() - began) / 1e9}
+
+    def idle(self, *, seconds: float) -> Answer:
+        """Answer pings and nothing else for a while; return how many there were."""
+        ended, pings = time.monotonic() + seconds, 0
+        while (left := ended - time.monotonic()) > 0:
+            for fd, _ in self._poll.poll(left):
+                size = self._socks[fd].recv_into(self._buffer)
+                if not size:
+                    raise ConnectionError("the server closed an idle connection")
+                if bytes(self._buffer[:size]) == PING:
+                    self._socks[fd].send(PONG)
+                    pings += 1
+        return {"pings": pings}
+
+    def disconnect(self) -> Answer:
+        """Close every connection at once, as peers that vanish do."""
+        self._crawler.close()
+        self._crawler = Crawler()
+        for sock in self._socks.values():
+            sock.close()
+        self._socks.clear()
+        return {}
+
+
+class Crawler:
+    """Reads some connections slowly, on a thread of its own, and counts nothing."""
+
+    def __init__(self) -> None:
+        self._socks: list[tuple[socket.socket, int]] = []
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, sock: socket.socket, bytes_a_second: int) -> None:
+        """Take over a connection."""
+        sock.setblocking(False)
+        self._socks.append((sock, bytes_a_second))
+        if bytes_a_second and self._thread is None:
+            self._thread = threading.Thread(target=self._crawl, name="crawler", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and every connection."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        for sock, _ in self._socks:
+            sock.close()
+
+    def _crawl(self) -> None:
+        while not self._over.wait(0.1):
+            for sock, rate in self._socks:
+                if not rate:
+                    continue
+                try:
+                    sock.recv(max(rate // 10, 1))
+                except (BlockingIOError, ConnectionError):
+                    continue  # nothing there, or cut by the server: slow all the same
+
+
+def _dial(port: int, path: str, *, small: bool) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if small:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
+    sock.settimeout(_PATIENCE)
+    sock.connect(("127.0.0.1", port))
+    sock.sendall(upgrade("127.0.0.1", port, path, os.urandom(16)))
+    return sock
+
+
+def _read_head(sock: socket.socket) -> None:
+    """Read the answer to the handshake and not a byte more: a message may follow."""
+    while True:
+        head, end, _ = sock.recv(4096, socket.MSG_PEEK).partition(_END_OF_HEAD)
+        if not head:
+            raise ConnectionError("closed during the handshake")
+        if end:
+            break
+    if not head.startswith(b"HTTP/1.1 101"):
+        raise ConnectionError(f"refused: {head.splitlines()[0]!r}")
+    sock.recv(len(head) + len(end))
+
+
+def _read_frames(sock: socket.socket, count: int) -> None:
+    """Read that many whole frames."""
+    data = b""
+    while len(list(frames(data))) < count:
+        more = sock.recv(4096)
+        if not more:
+            raise ConnectionError("closed during the greeting")
+        data += more
+
+
+def main() -> None:
+    """Serve one stage."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.disable()  # nothing here makes circles; a collection would look like a slow server
+    load = Load()
+    methods: dict[str, Callable[..., Any]] = {
+        name: getattr(load, name)
+        for name in ("connect", "disconnect", "exchange", "expect", "idle")
+    }
+    obey(methods)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""The rows of the benchmark, in the order of the table.
+
+Must not know how results are shown.
+"""
+
+from __future__ import annotations
+
+from . import fanout, hub
+from .base import Incomplete, Plan, Row, Sample, Setup
+
+__all__ = ["ROWS", "Incomplete", "Plan", "Row", "Sample", "Setup"]
+
+ROWS: tuple[Row, ...] = (*hub.ROWS, *fanout.ROWS)

@@ -1,0 +1,146 @@
+"""What a row is: a name, what it counts, and how one sample of it is taken.
+
+Must not know which rows there are, or how samples become results.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..stage import Burst, Stage
+from ..wire import MARK
+
+__all__ = ["Incomplete", "Plan", "Row", "Sample", "Setup", "bursts", "percentile", "subscribe"]
+
+_ENOUGH = 0.5  # seconds after which a sample takes no further burst
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Args:
+        repeats: samples of each figure.
+        work: factor for how many messages, calls and seconds a sample takes.
+        crowd: factor for how many clients there are; below 1 only in tests.
+    """
+
+    repeats: int = 5
+    work: float = 1.0
+    crowd: float = 1.0
+
+    def times(self, count: int) -> int:
+        """Return how often to do what a full run does `count` times."""
+        return max(round(count * self.work), 4)
+
+    def clients(self, count: int) -> int:
+        """Return how many clients stand for `count`; none stay none."""
+        return max(round(count * self.crowd), 2) if count else 0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Who is connected, and listens to what, while samples are taken.
+
+    Args:
+        clients: how many connect.
+        each: channels that each client subscribes to.
+        share: clients that listen to each of these channels.
+        prefix: of the channels' names.
+    """
+
+    clients: int = 0
+    each: int = 0
+    share: int = 1
+    prefix: str = "channel-"
+
+    def channels(self, plan: Plan) -> list[str]:
+        """Return the names of all channels; [""] for everybody when there are none."""
+        share = plan.clients(self.share) if self.share > 1 else 1
+        count = plan.clients(self.clients) * self.each // share
+        return [f"{self.prefix}{number}" for number in range(count)] or [""]
+
+    def seat(self, stage: Stage, plan: Plan) -> None:
+        """Connect the clients and let them subscribe."""
+        if not self.clients:
+            return
+        channels, count = self.channels(plan), plan.clients(self.clients)
+        hello = [
+            [
+                subscribe(channels[(client * self.each + turn) % len(channels)])
+                for turn in range(self.each)
+            ]
+            for client in range(count)
+        ]
+        stage.connect(count, hello=hello)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One repeat of a row: its figure, and what else it showed."""
+
+    value: float
+    extra: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+class Incomplete(Exception):
+    """A server did not do what the row measures; the text goes into the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        name: as in the table and for `--rows`.
+        counts: what the figure is, in one sentence.
+        unit: of the figure.
+        sample: takes one sample.
+        servers: who is measured.
+        setup: what must be connected; rows with the same share their processes.
+        higher: whether more is better.
+        once: whether one sample is all that there is time for.
+    """
+
+    name: str
+    counts: str
+    unit: str
+    sample: Callable[[Stage, Plan], Sample]
+    servers: tuple[str, ...] = ("ws_hub",)
+    setup: Setup = Setup()
+    higher: bool = False
+    once: bool = False
+
+
+def subscribe(channel: str, kind: str = "subscribe") -> str:
+    """Return a request whose ack carries one mark."""
+    return json.dumps({"type": kind, "channel": channel, "id": MARK.decode()})
+
+
+def percentile(values: list[float] | list[int], share: float) -> float:
+    """Return the value that `share` of all are not above."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+def bursts(stage: Stage, figure: Callable[[Burst], float], times: int, messages: int = 1) -> Sample:
+    """Return the median of up to so many closed-loop bursts to everybody.
+
+    The next burst begins when every client has the last one whole. Raises Incomplete
+    when some client did not get everything.
+    """
+    found: list[float] = []
+    ended = time.monotonic() + _ENOUGH
+    while len(found) < times and (not found or time.monotonic() < ended):
+        burst = stage.burst(messages)
+        if burst.complete < stage.connected:
+            raise Incomplete(
+                f"{stage.connected - burst.complete} of {stage.connected} clients did not "
+                f"get everything: {burst.messages} of {messages * stage.connected} messages"
+            )
+        found.append(figure(burst))
+    return Sample(statistics.median(found))

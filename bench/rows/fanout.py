@@ -1,0 +1,137 @@
+"""ws_hub beside its peers and the floor: one message to many, and echoes.
+
+Must not know how a server publishes.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+from ..servers import PEERS
+from ..stage import Burst, Stage
+from ..wire import echo_text
+from .base import Plan, Row, Sample, Setup, bursts, percentile
+
+__all__ = ["ROWS"]
+
+_EVERYBODY = ("floor", "ws_hub", *PEERS)
+_ECHOES = ("ws_hub", "websockets asyncio", "websockets loop", "flask-sock")
+_BURST = 100
+_TIMEOUT = 60.0
+
+
+def _milliseconds(burst: Burst) -> float:
+    return burst.seconds * 1000
+
+
+def _rate(burst: Burst) -> float:
+    return burst.rate
+
+
+def _one(stage: Stage, plan: Plan) -> Sample:
+    return bursts(stage, _milliseconds, plan.times(40))
+
+
+def _hundred(stage: Stage, plan: Plan) -> Sample:
+    return bursts(stage, _rate, plan.times(10), _BURST)
+
+
+def _beside_a_spinner(stage: Stage, plan: Plan) -> Sample:
+    stage.server.ask("spin", on=True)
+    try:
+        return bursts(stage, _milliseconds, plan.times(20))
+    finally:
+        stage.server.ask("spin", on=False)
+
+
+def _echo(clients: int, count: int) -> Callable[[Stage, Plan], Sample]:
+    """Return a sample of the median time from a client's send to its answer."""
+
+    def sample(stage: Stage, plan: Plan) -> Sample:
+        found = stage.load.ask(
+            "exchange",
+            texts=[echo_text("echo", 64)],
+            clients=plan.clients(clients) if clients > 1 else 1,
+            count=plan.times(count),
+            timeout=_TIMEOUT,
+        )["ns"]
+        return Sample(statistics.median(found) / 1000, {"p99 us": percentile(found, 0.99) / 1000})
+
+    return sample
+
+
+def _relay(stage: Stage, plan: Plan) -> Sample:
+    found = stage.load.ask(
+        "exchange",
+        texts=[echo_text("relay", 64)],
+        clients=1,
+        count=plan.times(2000),
+        timeout=_TIMEOUT,
+    )["ns"]
+    return Sample(statistics.median(found) / 1000, {"p99 us": percentile(found, 0.99) / 1000})
+
+
+def _fan_out(clients: int) -> tuple[Row, ...]:
+    setup = Setup(clients=clients)
+    return (
+        Row(
+            f"one-to-{clients}",
+            f"milliseconds from the publishing call until the last of {clients:,} clients has "
+            "read the message; the next begins when all have it",
+            "ms",
+            _one,
+            _EVERYBODY,
+            setup,
+        ),
+        Row(
+            f"burst-to-{clients}",
+            f"messages a second that {clients:,} clients read, {_BURST} published back to back",
+            "messages/s",
+            _hundred,
+            ("floor", "floor joined", *_EVERYBODY[1:]),
+            setup,
+            higher=True,
+        ),
+    )
+
+
+_ALONE = Setup(clients=1)
+_HUNDRED = Setup(clients=100)
+
+ROWS = (
+    *_fan_out(100),
+    Row(
+        "one-to-100-busy",
+        "the same as one-to-100, while a thread of the server's process computes in pure Python",
+        "ms",
+        _beside_a_spinner,
+        ("floor", "ws_hub", *PEERS),
+        _HUNDRED,
+    ),
+    *_fan_out(1000),
+    Row(
+        "echo",
+        "microseconds from a client's send until it has read the answer, one client",
+        "us",
+        _echo(1, 2000),
+        _ECHOES,
+        _ALONE,
+    ),
+    Row(
+        "echo-relay",
+        "the same by way of everybody: client, on_message, broadcast, hub thread, client",
+        "us",
+        _relay,
+        ("ws_hub",),
+        _ALONE,
+    ),
+    Row(
+        "echo-100",
+        "the same as echo, 100 clients at once, each with one message under way",
+        "us",
+        _echo(100, 100),
+        _ECHOES,
+        _HUNDRED,
+    ),
+)

@@ -1,0 +1,71 @@
+"""The servers under test, each in a process of its own: `python -m bench.servers NAME`.
+
+Must not know the load, or what is measured. All take the same requests (see `base`); each
+module says how its library is used the way its own documentation uses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CONTENDERS", "FLOORS", "PEERS", "Contender"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One server under test.
+
+    Args:
+        name: as the table has it, and as `python -m bench.servers` takes it.
+        title: what it is.
+        where: module and class.
+        needs: the distribution that must be installed, with the import name before it.
+    """
+
+    name: str
+    title: str
+    where: tuple[str, str]
+    needs: tuple[str, str] | None = None
+
+
+_WEBSOCKETS = ("websockets", "websockets")
+CONTENDERS = {
+    each.name: each
+    for each in (
+        Contender("ws_hub", "ws_hub on its embedded server", ("hub", "HubServer")),
+        Contender("floor", "a bare loop of sends of one ready frame", ("floor", "Floor")),
+        Contender("floor joined", "the same, a burst joined first", ("floor", "JoinedFloor")),
+        Contender(
+            "websockets asyncio",
+            "websockets.broadcast() on its event loop",
+            ("websockets_", "AsyncioBroadcast"),
+            _WEBSOCKETS,
+        ),
+        Contender(
+            "websockets pool",
+            "websockets.sync.server.broadcast(), a thread pool",
+            ("websockets_", "SyncBroadcast"),
+            _WEBSOCKETS,
+        ),
+        Contender(
+            "websockets loop",
+            "websockets sync server, a loop of send()",
+            ("websockets_", "SyncLoop"),
+            _WEBSOCKETS,
+        ),
+        Contender(
+            "flask-sock",
+            "flask-sock on Werkzeug's threaded server, a loop of send()",
+            ("flask_", "FlaskSock"),
+            ("flask_sock", "flask-sock"),
+        ),
+        Contender(
+            "Flask-SocketIO",
+            "Flask-SocketIO, threading mode, emit()",
+            ("flask_", "FlaskSocketIO"),
+            ("flask_socketio", "flask-socketio"),
+        ),
+    )
+}
+FLOORS = ("floor", "floor joined")
+PEERS = tuple(name for name in CONTENDERS if name != "ws_hub" and name not in FLOORS)

@@ -1,0 +1,158 @@
+"""What every server under test answers to: start, publish, spin, usage, stop.
+
+Must not know any of the libraries. A publication is made on a thread that is not the
+server's own, as an application's would be, and timed from the moment before the call.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib.metadata
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from ..control import Answer, obey
+from ..wire import text
+
+__all__ = ["Server"]
+
+Publish = Callable[[], object]
+
+
+class Server(abc.ABC):
+    """One server under test.
+
+    Attributes:
+        path: of its WebSocket.
+        greeting: what a client has to send once connected, without an answer that counts.
+        distribution: whose version the results name; None for our own code.
+    """
+
+    path = "/"
+    greeting: str | None = None
+    distribution: str | None = None
+
+    def __init__(self) -> None:
+        self._spinning = threading.Event()
+        self._spinner: threading.Thread | None = None
+
+    # --- what a server is ------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def start(self) -> int:
+        """Listen on 127.0.0.1; return the port."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """End what `start` began, as far as the process does not do it by ending."""
+
+    @abc.abstractmethod
+    def clients(self) -> int:
+        """Return how many clients a publication reaches."""
+
+    @abc.abstractmethod
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        """Return what publishes one message of `size` bytes; it is called `count` times.
+
+        The target is "" for every client. A peer gets its message ready made: that it
+        need not encode is to its advantage.
+        """
+
+    # --- requests --------------------------------------------------------------------------
+
+    def main(self) -> None:
+        """Start, then carry out requests until the input ends."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        port = self.start()
+        version = importlib.metadata.version(self.distribution) if self.distribution else ""
+        answer = {"port": port, "path": self.path, "greeting": self.greeting, "version": version}
+        obey({"hello": lambda: answer, **self.requests()})
+        self.stop()
+        os._exit(0)  # some peers have threads that would keep the process
+
+    def requests(self) -> dict[str, Callable[..., Answer | None]]:
+        """Return the requests that this server answers, by name."""
+        return {
+            "await_clients": self.await_clients,
+            "publish": self.publish,
+            "spin": self.spin,
+            "usage": self.usage,
+        }
+
+    def await_clients(self, *, count: int, timeout: float) -> Answer:
+        """Wait until a publication reaches exactly `count` clients; say when."""
+        deadline = time.monotonic() + timeout
+        while self.clients() != count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.clients()} clients, not {count}")
+            time.sleep(0.001)
+        return {"now": time.monotonic_ns()}
+
+    def publish(
+        self, *, count: int, size: int, targets: Sequence[str] = ("",), threads: int = 1
+    ) -> Answer:
+        """Publish to each target `count` times in all, on one or several threads."""
+        share = count // threads
+        calls = [self.publisher(target, size, count) for target in targets]
+        if threads == 1:
+            began = time.monotonic_ns()
+            _publish(calls, share)
+            return {"began": began, "ended": time.monotonic_ns()}
+        ready = threading.Barrier(threads + 1)
+
+        def work() -> None:
+            ready.wait()
+            _publish(calls, share)
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        began = time.monotonic_ns()
+        ready.wait()
+        for worker in workers:
+            worker.join()
+        return {"began": began, "ended": time.monotonic_ns()}
+
+    def spin(self, *, on: bool) -> None:
+        """Start or end a thread that computes in pure Python: a report being rendered."""
+        if on:
+            self._spinning.set()
+            self._spinner = threading.Thread(target=self._spin, name="spinner", daemon=True)
+            self._spinner.start()
+        elif self._spinner is not None:
+            self._spinning.clear()
+            self._spinner.join()
+
+    def _spin(self) -> None:
+        number = 0
+        while self._spinning.is_set():
+            number = (number * 1103515245 + 12345) & 0x7FFFFFFF
+
+    def usage(self) -> Answer:
+        """Return resident memory, threads, descriptors and CPU time so far."""
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            pages = int(statm.read().split()[1])
+        return {
+            "rss_bytes": pages * resource.getpagesize(),
+            "threads": len(os.listdir("/proc/self/task")),
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "cpu_seconds": time.process_time(),
+            "now": time.monotonic(),
+        }
+
+
+def _publish(calls: Sequence[Publish], count: int) -> None:
+    for _ in range(count):
+        for call in calls:
+            call()
+
+
+def ready_text(target: str, size: int) -> str:
+    """Return the message that a peer, which has no channels here, publishes."""
+    if target:
+        raise ValueError("only ws_hub has channels here")
+    return text(size)

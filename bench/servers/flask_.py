@@ -1,0 +1,96 @@
+"""The two ways to push from Flask that are most used, on Werkzeug's threaded server."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from flask import Flask
+from werkzeug.serving import make_server
+
+from .base import Publish, Server, ready_text
+
+__all__ = ["FlaskSock", "FlaskSocketIO"]
+
+
+class _Werkzeug(Server):
+    """A Flask application on the server that `app.run(threaded=True)` uses."""
+
+    def start(self) -> int:
+        self._app = Flask("bench")
+        self.prepare()
+        self._server = make_server("127.0.0.1", 0, self._app, threaded=True)
+        self._server.socket.listen(1024)
+        threading.Thread(target=self._server.serve_forever, name="serve", daemon=True).start()
+        return int(self._server.server_port)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+    def prepare(self) -> None:
+        """Add what the application serves."""
+        raise NotImplementedError
+
+
+class FlaskSock(_Werkzeug):
+    """A set of connections, and a loop of `send()` over it."""
+
+    path = "/ws"
+    distribution = "flask-sock"
+
+    def prepare(self) -> None:
+        from flask_sock import Sock  # type: ignore[import-untyped]
+
+        # guards: the connections. Taken alone.
+        self._lock = threading.Lock()
+        self._connections: dict[Any, None] = {}
+        Sock(self._app).route(self.path)(self._live)
+
+    def _live(self, connection: Any) -> None:
+        with self._lock:
+            self._connections[connection] = None
+        try:
+            while True:
+                connection.send(connection.receive())
+        finally:
+            with self._lock:
+                del self._connections[connection]
+
+    def clients(self) -> int:
+        return len(self._connections)
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        text = ready_text(target, size)
+
+        def publish() -> None:
+            with self._lock:
+                everybody = list(self._connections)
+            for connection in everybody:
+                connection.send(text)
+
+        return publish
+
+
+class FlaskSocketIO(_Werkzeug):
+    """`emit()` to everybody, threading mode, WebSocket from the start."""
+
+    path = "/socket.io/?EIO=4&transport=websocket"
+    greeting = "40"  # joins the default namespace
+    distribution = "flask-socketio"
+
+    def prepare(self) -> None:
+        from flask_socketio import SocketIO  # type: ignore[import-untyped]
+
+        self._connected = 0
+        self._socketio = SocketIO(self._app, async_mode="threading")
+        self._socketio.on("connect")(self._count)
+
+    def _count(self, auth: object = None) -> None:
+        self._connected += 1
+
+    def clients(self) -> int:
+        return self._connected
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        text = ready_text(target, size)
+        return lambda: self._socketio.emit("event", text)

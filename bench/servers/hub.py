@@ -1,0 +1,107 @@
+"""ws_hub as its users run it: `serve(hub)`, published to from another thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import ws_hub
+from ws_hub import Client, Hub, HubConfig, Message
+from ws_hub.message import decode, encode, stamped, timestamp
+from ws_hub.publication import publish
+
+from ..control import Answer
+from ..wire import padding
+from .base import Publish, Server
+
+__all__ = ["HubServer"]
+
+_SAMPLE = 64  # bytes of the data by which the size of the rest of a message is found
+
+
+class HubServer(Server):
+    """The embedded server with a hub at its default settings."""
+
+    path = "/ws"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hub = Hub(HubConfig(on_message=self._answer))
+
+    def start(self) -> int:
+        self._server = ws_hub.serve(self.hub)
+        return self._server.port
+
+    def stop(self) -> None:
+        self._server.close()
+
+    def clients(self) -> int:
+        return self.hub.client_count()
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        """Return what publishes once: broadcast for "", else by the target's prefix."""
+        hub = self.hub
+        if target.startswith("process:"):
+            process, line = target.removeprefix("process:"), padding(size)
+            return lambda: hub.send_process_output(process, line)
+        if target:
+            message = _message(size, target)
+            return lambda: hub.send_to_channel(target, message)
+        message = _message(size, "")
+        return lambda: hub.broadcast(message)
+
+    def requests(self) -> dict[str, Callable[..., Answer | None]]:
+        return {**super().requests(), "cycle": self.cycle, "encode": self.encode}
+
+    def encode(self, *, count: int, size: int) -> Answer:
+        """Return microseconds to stamp, encode and frame a message, and to read one."""
+        message = _message(size, "")
+        began = time.perf_counter_ns()
+        for _ in range(count):
+            publish(stamped(message, time.time()), "", "drop")
+        encoded = time.perf_counter_ns()
+        text = encode(message).decode()
+        before = time.perf_counter_ns()
+        for _ in range(count):
+            decode(text)
+        read = time.perf_counter_ns() - before
+        return {"encode": (encoded - began) / count / 1000, "decode": read / count / 1000}
+
+    def cycle(self, *, count: int, threads: int) -> Answer:
+        """Subscribe and unsubscribe `count` times in all, on channels that threads share."""
+        clients = self.hub.all_clients()
+        ready = threading.Barrier(threads + 1)
+
+        def work(number: int) -> None:
+            ready.wait()
+            for turn in range(count // threads):
+                client = clients[(number + turn * threads) % len(clients)]
+                channel = f"cycle-{turn % 10}"
+                self.hub.subscribe(client, channel)
+                self.hub.unsubscribe(client, channel)
+
+        workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+        for worker in workers:
+            worker.start()
+        began = time.monotonic_ns()
+        ready.wait()
+        for worker in workers:
+            worker.join()
+        return {"seconds": (time.monotonic_ns() - began) / 1e9}
+
+    def _answer(self, client: Client, message: Message) -> None:
+        """Answer the sender itself, or by way of everybody."""
+        answer = Message("echo", data=message.data)
+        if message.type == "relay":
+            self.hub.broadcast(answer)
+        else:
+            client.send(answer)
+
+
+def _message(size: int, channel: str) -> Message:
+    """Return a message that the hub encodes, timestamp and all, to `size` bytes."""
+    stamp = timestamp(0)
+    sample = Message("event", channel=channel, data="x" * _SAMPLE, timestamp=stamp)
+    around = len(encode(sample)) - _SAMPLE
+    return Message("event", data=padding(size - around))

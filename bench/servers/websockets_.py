@@ -1,0 +1,118 @@
+"""The `websockets` library, three ways.
+
+Pings and compression are off: neither is part of what is measured, and permessage-deflate
+would cost its sender more than all the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import websockets.asyncio.server as asyncio_server
+import websockets.sync.server as sync_server
+
+from .base import Publish, Server, ready_text
+
+__all__ = ["AsyncioBroadcast", "SyncBroadcast", "SyncLoop"]
+
+
+class AsyncioBroadcast(Server):
+    """`broadcast()` on the event loop's thread, handed over from the publishing one."""
+
+    distribution = "websockets"
+
+    def start(self) -> int:
+        self._connections: set[Any] = set()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="loop", daemon=True).start()
+        return asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+
+    async def _listen(self) -> int:
+        self._server = await asyncio_server.serve(
+            self._live, "127.0.0.1", 0, compression=None, ping_interval=None
+        )
+        return int(next(iter(self._server.sockets)).getsockname()[1])
+
+    async def _live(self, connection: Any) -> None:
+        self._connections.add(connection)
+        try:
+            async for message in connection:
+                await connection.send(message)
+        finally:
+            self._connections.discard(connection)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def clients(self) -> int:
+        return len(self._connections)
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        text, loop, everybody = ready_text(target, size), self._loop, self._connections
+        return lambda: loop.call_soon_threadsafe(asyncio_server.broadcast, everybody, text)
+
+
+class _Sync(Server):
+    """A thread a connection, and one for its input."""
+
+    distribution = "websockets"
+
+    def start(self) -> int:
+        # guards: the connections. Taken alone.
+        self._lock = threading.Lock()
+        self._connections: dict[Any, None] = {}
+        self._server = sync_server.serve(
+            self._live,
+            "127.0.0.1",
+            0,
+            compression=None,
+            ping_interval=None,
+            logger=logging.getLogger("websockets"),
+        )
+        threading.Thread(target=self._server.serve_forever, name="serve", daemon=True).start()
+        return int(self._server.socket.getsockname()[1])
+
+    def _live(self, connection: Any) -> None:
+        with self._lock:
+            self._connections[connection] = None
+        try:
+            for message in connection:
+                connection.send(message)
+        finally:
+            with self._lock:
+                del self._connections[connection]
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+    def clients(self) -> int:
+        return len(self._connections)
+
+    def everybody(self) -> list[Any]:
+        """Return a copy of the connections."""
+        with self._lock:
+            return list(self._connections)
+
+
+class SyncBroadcast(_Sync):
+    """`broadcast()` of the sync server: a thread pool for each call."""
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        text = ready_text(target, size)
+        return lambda: sync_server.broadcast(self.everybody(), text)
+
+
+class SyncLoop(_Sync):
+    """`send()` to one after the other."""
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        text = ready_text(target, size)
+
+        def publish() -> None:
+            for connection in self.everybody():
+                connection.send(text)
+
+        return publish

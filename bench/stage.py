@@ -1,0 +1,213 @@
+"""One server under test and its clients: two processes, each on a core of its own.
+
+Must not know the rows. The first core that the run may use is the server's, the last one
+the load's, for every server alike; with one core there is nothing to pin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .control import Answer
+from .machine import cores
+from .servers import CONTENDERS
+
+__all__ = ["Burst", "ProcessFailed", "Stage", "installed", "staged"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PATIENCE = 90.0  # seconds for an answer
+_STUCK = 5.0  # seconds that publishing calls may last once the clients have given up
+_END = 5.0  # seconds that a process gets to end
+
+
+class ProcessFailed(Exception):
+    """A server or a load could not do what it was told."""
+
+
+class _Process:
+    """A bench process on one core, told what to do by JSON lines."""
+
+    def __init__(self, core: int | None, module: str, *args: str) -> None:
+        self._what = " ".join((module, *args))
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", module, *args],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if core is not None:
+            os.sched_setaffinity(self._child.pid, {core})
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Send a request."""
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise ProcessFailed(f"{self._what} has ended") from None
+
+    def answer(self, timeout: float = _PATIENCE) -> Answer:
+        """Wait for the answer to the one request that has none."""
+        assert self._child.stdout is not None
+        # One answer a request: what has been read never leaves a line in the buffer.
+        if not select.select([self._child.stdout], [], [], timeout)[0]:
+            self._child.kill()
+            raise ProcessFailed(f"{self._what} did not answer for {timeout:g} s")
+        line = self._child.stdout.readline()
+        if not line:
+            raise ProcessFailed(f"{self._what} has ended")
+        answer: Answer = json.loads(line)
+        if "error" in answer:
+            raise ProcessFailed(f"{self._what}: {answer['error']}")
+        return answer
+
+    def ask(self, do: str, **arguments: Any) -> Answer:
+        """Send a request and wait for its answer."""
+        self.tell(do, **arguments)
+        return self.answer()
+
+    def close(self) -> None:
+        """Let the process end; kill it when it does not."""
+        assert self._child.stdin is not None and self._child.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
+        try:
+            self._child.wait(_END)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child.stdout.close()
+
+
+class Burst:
+    """What became of one burst of publications.
+
+    Attributes:
+        seconds: from before the first call until the last client had its last message.
+        publishing: seconds that the calls took.
+        complete: how many clients have every message.
+        messages: how many came in, at all clients together.
+    """
+
+    def __init__(self, published: Answer, received: Answer) -> None:
+        self.seconds: float = (received["done"] - published["began"]) / 1e9
+        self.publishing: float = (published["ended"] - published["began"]) / 1e9
+        self.complete: int = received["complete"]
+        self.messages: int = received["messages"]
+        if received["extra"]:
+            raise ProcessFailed(f"{received['extra']} messages more than were published")
+
+    @property
+    def rate(self) -> float:
+        """Messages delivered a second."""
+        return self.messages / self.seconds
+
+
+class Stage:
+    """A server under test and its load."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        found = cores()
+        pinned = len(found) > 1 and hasattr(os, "sched_setaffinity")
+        self.server = _Process(found[0] if pinned else None, "bench.servers", name)
+        self.load = _Process(found[-1] if pinned else None, "bench.load")
+        try:
+            self._hello = self.server.ask("hello")
+        except ProcessFailed:
+            self.close()
+            raise
+        self.connected = 0
+
+    def connect(
+        self,
+        count: int,
+        *,
+        hello: Sequence[Sequence[str]] = ((),),
+        slow: int | None = None,
+    ) -> Answer:
+        """Connect clients until the server has registered all; see `Load.connect`.
+
+        The answer's `seconds` are from the first dial until then.
+        """
+        self.load.tell(
+            "connect",
+            port=self._hello["port"],
+            path=self._hello["path"],
+            greeting=self._hello["greeting"],
+            count=count,
+            hello=hello,
+            slow=slow,
+        )
+        answer = self.load.answer()
+        self.connected += count
+        reached = self.await_clients(self.connected)
+        return {**answer, "seconds": (reached["now"] - answer["began"]) / 1e9}
+
+    def disconnect(self) -> None:
+        """Close every connection, and wait until the server has noticed."""
+        self.load.ask("disconnect")
+        self.connected = 0
+        self.await_clients(0)
+
+    def await_clients(self, count: int, timeout: float = 60.0) -> Answer:
+        """Wait until the server has exactly that many clients; say when that was."""
+        return self.server.ask("await_clients", count=count, timeout=timeout)
+
+    def burst(
+        self,
+        messages: int = 1,
+        *,
+        size: int = 160,
+        targets: Sequence[str] = ("",),
+        each: int | None = None,
+        threads: int = 1,
+        timeout: float = 20.0,
+    ) -> Burst:
+        """Publish, and wait until every client has what it should have.
+
+        Args:
+            messages: publications to each target.
+            size: bytes of each message.
+            targets: "" for everybody, or channels.
+            each: messages that each client is to get; None for `messages`.
+            threads: publishing threads.
+            timeout: seconds that the clients wait.
+        """
+        self.load.tell("expect", messages=messages if each is None else each, timeout=timeout)
+        self.load.answer()
+        self.server.tell("publish", count=messages, size=size, targets=targets, threads=threads)
+        received = self.load.answer()
+        return Burst(self.server.answer(_STUCK), received)
+
+    def close(self) -> None:
+        """End both processes."""
+        self.load.close()
+        self.server.close()
+
+
+def installed(name: str) -> bool:
+    """Say whether what a server needs is installed."""
+    needs = CONTENDERS[name].needs
+    return needs is None or importlib.util.find_spec(needs[0]) is not None
+
+
+@contextlib.contextmanager
+def staged(name: str) -> Iterator[Stage]:
+    """Run a stage, and end it whatever happens."""
+    stage = Stage(name)
+    try:
+        yield stage
+    finally:
+        stage.close()

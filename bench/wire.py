@@ -1,0 +1,74 @@
+"""The client's half of a WebSocket, as far as a load needs it: bytes in, bytes out.
+
+Must not know sockets or servers. Every measured message carries MARK exactly once, and
+nothing else on the wire does: a client counts messages by counting one byte, which
+cannot be cut in two by the end of a read and costs a memchr, not a parser. `text` makes
+messages that keep this rule for every size that the benchmark uses.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+
+__all__ = ["MARK", "PING", "PONG", "echo_text", "frames", "masked", "padding", "text", "upgrade"]
+
+MARK = b"|"
+PING = b"\x89\x00"  # what servers send as a heartbeat when it carries nothing
+PONG = b"\x8a\x80\x00\x00\x00\x00"
+_TEXT = 0x81
+_MASK = b"\x00\x00\x00\x00"  # a client must mask; with zeros the payload is its own mask
+
+
+def padding(size: int) -> str:
+    """Return `size` characters with the mark in front."""
+    return MARK.decode() + "x" * (size - 1)
+
+
+def text(size: int) -> str:
+    """Return a JSON message of `size` bytes that carries the mark once."""
+    empty = json.dumps({"type": "event", "data": ""})
+    if size <= len(empty):
+        raise ValueError(f"a message has more than {len(empty)} bytes, not {size}")
+    return json.dumps({"type": "event", "data": padding(size - len(empty))})
+
+
+def echo_text(kind: str, size: int) -> str:
+    """Return a message of a type that a server answers."""
+    return json.dumps({"type": kind, "data": padding(size)})
+
+
+def upgrade(host: str, port: int, path: str, key: bytes) -> bytes:
+    """Return the opening request; `key` is 16 bytes."""
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {base64.b64encode(key).decode()}\r\n\r\n"
+    ).encode()
+
+
+def masked(payload: bytes) -> bytes:
+    """Return a client's text frame."""
+    size = len(payload)
+    if size < 126:
+        return struct.pack("!BB", _TEXT, 0x80 | size) + _MASK + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH", _TEXT, 0x80 | 126, size) + _MASK + payload
+    return struct.pack("!BBQ", _TEXT, 0x80 | 127, size) + _MASK + payload
+
+
+def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield first byte and payload of each whole server frame in `data`."""
+    at = 0
+    while at + 2 <= len(data):
+        size, start = data[at + 1] & 0x7F, at + 2
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            size = int.from_bytes(data[start : start + width], "big")
+            start += width
+        if start + size > len(data):
+            return
+        yield data[at], data[start : start + size]
+        at = start + size
