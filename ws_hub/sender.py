@@ -65,10 +65,10 @@ class Sender:
         self._write_timeout = write_timeout
         self._close_timeout = close_timeout
         self._clock = clock
+        self._lock = transport.lock
         # guards: everything below, together with the transport's socket. It is the
         # transport's lock: the last in the order. Waited on by the writer thread (for
         # work), by `put` (for room), by `drain` (for an empty outbox).
-        self._lock = transport.lock
         self._changed = threading.Condition(self._lock)
         self._send = transport.send
         self._outbox = outbox
