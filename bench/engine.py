@@ -58,7 +58,7 @@ class _Stages:
     def get(self, name: str) -> Stage:
         """Return the stage of a server, with its clients connected."""
         if name not in self._stages:
-            stage = self._stages[name] = Stage(name)
+            stage = self._stages[name] = Stage(name, spinner=self._setup.spinner)
             self._setup.seat(stage, self._plan)
         return self._stages[name]
 

@@ -1,7 +1,10 @@
 """One server under test and its clients: two processes, each on a core of its own.
 
 Must not know the rows. The first core that the run may use is the server's, the last one
-the load's, for every server alike; with one core there is nothing to pin.
+the load's, for every server alike; with one core there is nothing to pin. Where a thread
+of the server computes meanwhile, that thread has the last core and the load the one
+before it. A thread that shares the publishing one's core gets the GIL only when the kernel
+lets it run, and hides what the row is about: the GIL is let go of, and somebody takes it.
 """
 
 from __future__ import annotations
@@ -115,14 +118,21 @@ class Burst:
 
 
 class Stage:
-    """A server under test and its load."""
+    """A server under test and its load.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the server.
+        spinner: keep the last core for the thread that `spin` starts.
+    """
+
+    def __init__(self, name: str, *, spinner: bool = False) -> None:
         self.name = name
         found = cores()
         pinned = len(found) > 1 and hasattr(os, "sched_setaffinity")
+        self._spare = found[-1] if pinned else None
+        theirs = found[-2 if spinner else -1] if pinned else None
         self.server = _Process(found[0] if pinned else None, "bench.servers", name)
-        self.load = _Process(found[-1] if pinned else None, "bench.load")
+        self.load = _Process(theirs, "bench.load")
         try:
             self._hello = self.server.ask("hello")
         except ProcessFailed:
@@ -165,6 +175,10 @@ class Stage:
         """Wait until the server has exactly that many clients; say when that was."""
         return self.server.ask("await_clients", count=count, timeout=timeout)
 
+    def spin(self, *, on: bool) -> None:
+        """Start or end the thread of the server that computes in pure Python."""
+        self.server.ask("spin", on=on, core=self._spare)
+
     def burst(
         self,
         messages: int = 1,
@@ -204,9 +218,9 @@ def installed(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def staged(name: str) -> Iterator[Stage]:
+def staged(name: str, *, spinner: bool = False) -> Iterator[Stage]:
     """Run a stage, and end it whatever happens."""
-    stage = Stage(name)
+    stage = Stage(name, spinner=spinner)
     try:
         yield stage
     finally:

@@ -38,8 +38,8 @@ class Plan:
         return max(round(count * self.work), 4)
 
     def clients(self, count: int) -> int:
-        """Return how many clients stand for `count`; none stay none."""
-        return max(round(count * self.crowd), 2) if count else 0
+        """Return how many clients stand for `count`; none stay none, one stays one."""
+        return max(round(count * self.crowd), min(count, 2))
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,14 @@ class Setup:
         each: channels that each client subscribes to.
         share: clients that listen to each of these channels.
         prefix: of the channels' names.
+        spinner: whether a thread of the server will compute, on a core of its own.
     """
 
     clients: int = 0
     each: int = 0
     share: int = 1
     prefix: str = "channel-"
+    spinner: bool = False
 
     def channels(self, plan: Plan) -> list[str]:
         """Return the names of all channels; [""] for everybody when there are none."""

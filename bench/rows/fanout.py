@@ -38,11 +38,11 @@ def _hundred(stage: Stage, plan: Plan) -> Sample:
 
 
 def _beside_a_spinner(stage: Stage, plan: Plan) -> Sample:
-    stage.server.ask("spin", on=True)
+    stage.spin(on=True)
     try:
         return bursts(stage, _milliseconds, plan.times(20))
     finally:
-        stage.server.ask("spin", on=False)
+        stage.spin(on=False)
 
 
 def _echo(clients: int, count: int) -> Callable[[Stage, Plan], Sample]:
@@ -52,7 +52,7 @@ def _echo(clients: int, count: int) -> Callable[[Stage, Plan], Sample]:
         found = stage.load.ask(
             "exchange",
             texts=[echo_text("echo", 64)],
-            clients=plan.clients(clients) if clients > 1 else 1,
+            clients=plan.clients(clients),
             count=plan.times(count),
             timeout=_TIMEOUT,
         )["ns"]
@@ -106,8 +106,8 @@ ROWS = (
         "the same as one-to-100, while a thread of the server's process computes in pure Python",
         "ms",
         _beside_a_spinner,
-        ("floor", "ws_hub", *PEERS),
-        _HUNDRED,
+        _EVERYBODY,
+        Setup(clients=100, spinner=True),
     ),
     *_fan_out(1000),
     Row(

@@ -46,7 +46,7 @@ def _round_trip(texts: Sequence[str], clients: int, count: int) -> Callable[[Sta
         found = stage.load.ask(
             "exchange",
             texts=texts,
-            clients=plan.clients(clients) if clients > 1 else 1,
+            clients=plan.clients(clients),
             count=plan.times(count) // len(texts) * len(texts),
             timeout=_TIMEOUT,
         )

@@ -33,6 +33,11 @@ CONTENDERS = {
     each.name: each
     for each in (
         Contender("ws_hub", "ws_hub on its embedded server", ("hub", "HubServer")),
+        Contender(
+            "ws_hub, heartbeats",
+            "ws_hub with its default heartbeats on",
+            ("hub", "HeartbeatingHubServer"),
+        ),
         Contender("floor", "a bare loop of sends of one ready frame", ("floor", "Floor")),
         Contender("floor joined", "the same, a burst joined first", ("floor", "JoinedFloor")),
         Contender(
@@ -68,4 +73,4 @@ CONTENDERS = {
     )
 }
 FLOORS = ("floor", "floor joined")
-PEERS = tuple(name for name in CONTENDERS if name != "ws_hub" and name not in FLOORS)
+PEERS = tuple(name for name in CONTENDERS if not name.startswith("ws_hub") and name not in FLOORS)

@@ -117,17 +117,21 @@ class Server(abc.ABC):
             worker.join()
         return {"began": began, "ended": time.monotonic_ns()}
 
-    def spin(self, *, on: bool) -> None:
+    def spin(self, *, on: bool, core: int | None = None) -> None:
         """Start or end a thread that computes in pure Python: a report being rendered."""
         if on:
             self._spinning.set()
-            self._spinner = threading.Thread(target=self._spin, name="spinner", daemon=True)
+            self._spinner = threading.Thread(
+                target=self._spin, args=(core,), name="spinner", daemon=True
+            )
             self._spinner.start()
         elif self._spinner is not None:
             self._spinning.clear()
             self._spinner.join()
 
-    def _spin(self) -> None:
+    def _spin(self, core: int | None) -> None:
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # of this thread alone
         number = 0
         while self._spinning.is_set():
             number = (number * 1103515245 + 12345) & 0x7FFFFFFF

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import ws_hub
 from ws_hub import Client, Hub, HubConfig, Message
@@ -15,19 +16,24 @@ from ..control import Answer
 from ..wire import padding
 from .base import Publish, Server
 
-__all__ = ["HubServer"]
+__all__ = ["HeartbeatingHubServer", "HubServer"]
 
 _SAMPLE = 64  # bytes of the data by which the size of the rest of a message is found
 
 
 class HubServer(Server):
-    """The embedded server with a hub at its default settings."""
+    """The embedded server with a hub at its default settings, but without heartbeats.
+
+    The peers' are off as well: the clients of a server answer no pings while another
+    server's turn lasts.
+    """
 
     path = "/ws"
+    heartbeats: ClassVar[dict[str, Any]] = {"heartbeat_interval": 3600.0, "pong_timeout": 7200.0}
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub(HubConfig(on_message=self._answer))
+        self.hub = Hub(HubConfig(on_message=self._answer, **self.heartbeats))
 
     def start(self) -> int:
         self._server = ws_hub.serve(self.hub)
@@ -97,6 +103,12 @@ class HubServer(Server):
             self.hub.broadcast(answer)
         else:
             client.send(answer)
+
+
+class HeartbeatingHubServer(HubServer):
+    """The same with the default heartbeats: for rows whose clients answer pings."""
+
+    heartbeats: ClassVar[dict[str, Any]] = {}
 
 
 def _message(size: int, channel: str) -> Message:
