@@ -242,20 +242,12 @@ def test_a_child_that_prints_for_ever_is_ended_with_the_hub() -> None:
 def test_a_viewer_that_never_reads_holds_up_neither_the_program_nor_others(
     server: Server, hub: Hub
 ) -> None:
-    seen: list[str] = []
-    over = threading.Event()
-
-    def listen(message: Any) -> None:
-        seen.append(message.data)
-        if isinstance(message.data, dict) and message.data["status"] == "exited":
-            over.set()
-
-    with viewer(server, "p"):  # connected, and never reads
-        listener = hub.listen("process:p", listen)
-        hub.run_process(["seq", "20000"], "p").wait(LONG)
-        assert over.wait(LONG)
-        listener.close()
-    assert [text for text in seen if isinstance(text, str)][-1] == "20000"
+    with viewer(server, "p"), viewer(server, "p") as reader:  # the first never reads
+        process = hub.run_process(["seq", "20000"], "p")
+        reader.until_over(LONG)
+        assert process.wait(TIMEOUT) == 0
+    assert reader.lines[-1] == "20000"
+    assert reader.last == {"status": "exited", "exitCode": 0}
 
 
 def test_log_records_reach_a_client(server: Server, hub: Hub) -> None:
