@@ -63,9 +63,9 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test ## measure; prints one table and writes bench/results.json
+bench: $(VENV)/.test ## measure beside the peers; prints one table, writes bench/results/ (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-3.* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp

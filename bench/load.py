@@ -245,8 +245,12 @@ def _dial(port: int, path: str, *, small: bool) -> socket.socket:
     if small:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
     sock.settimeout(_PATIENCE)
-    sock.connect(("127.0.0.1", port))
-    sock.sendall(upgrade("127.0.0.1", port, path, os.urandom(16)))
+    try:
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(upgrade("127.0.0.1", port, path, os.urandom(16)))
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 

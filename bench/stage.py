@@ -140,6 +140,11 @@ class Stage:
             raise
         self.connected = 0
 
+    @property
+    def port(self) -> int:
+        """Where the server listens, on 127.0.0.1."""
+        return int(self._hello["port"])
+
     def connect(
         self,
         count: int,
@@ -153,7 +158,7 @@ class Stage:
         """
         self.load.tell(
             "connect",
-            port=self._hello["port"],
+            port=self.port,
             path=self._hello["path"],
             greeting=self._hello["greeting"],
             count=count,

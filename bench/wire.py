@@ -2,8 +2,9 @@
 
 Must not know sockets or servers. Every measured message carries MARK exactly once, and
 nothing else on the wire does: a client counts messages by counting one byte, which
-cannot be cut in two by the end of a read and costs a memchr, not a parser. `text` makes
-messages that keep this rule for every size that the benchmark uses.
+cannot be cut in two by the end of a read and costs a memchr, not a parser. A frame's
+length may look like the mark: `text` refuses such sizes, and a count above what was
+published fails the row.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def padding(size: int) -> str:
 def text(size: int) -> str:
     """Return a JSON message of `size` bytes that carries the mark once."""
     empty = json.dumps({"type": "event", "data": ""})
+    if MARK in size.to_bytes(8, "big"):
+        raise ValueError(f"the length {size} carries the mark")
     if size <= len(empty):
         raise ValueError(f"a message has more than {len(empty)} bytes, not {size}")
     return json.dumps({"type": "event", "data": padding(size - len(empty))})
