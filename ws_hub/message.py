@@ -47,7 +47,8 @@ PROCESS_PREFIX = "process:"
 _CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]{1,256}\Z")
 _PROCESS_ID = re.compile(r"[A-Za-z0-9_\-.]{1,128}\Z")
 _TIMESTAMP = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)\Z"
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:[0-5]\d)\Z",
+    re.ASCII,
 )
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 

@@ -1,0 +1,610 @@
+"""Messages as JSON, byte for byte as the Go original writes them, and what is refused."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ws_hub.errors import InvalidName, MessageDecodeError, MessageEncodeError
+from ws_hub.message import (
+    PROCESS_PREFIX,
+    Message,
+    MessageType,
+    check_channel,
+    check_process_id,
+    decode,
+    encode,
+    is_channel_name,
+    is_process_id,
+    number,
+    parse_timestamp,
+    process_channel,
+    split_batch,
+    stamped,
+    timestamp,
+)
+
+# --- out -----------------------------------------------------------------------------------
+
+WIRE = [
+    (
+        Message(
+            type=MessageType.PROCESS_OUTPUT,
+            channel="process:build-42",
+            process_id="build-42",
+            data="Compiling...",
+            timestamp="2026-02-20T01:17:56.123456Z",
+        ),
+        b'{"type":"process_output","channel":"process:build-42","processId":"build-42",'
+        b'"data":"Compiling...","timestamp":"2026-02-20T01:17:56.123456Z"}',
+    ),
+    (
+        Message(type="process_status", data={"status": "exited", "exitCode": -9}),
+        b'{"type":"process_status","data":{"status":"exited","exitCode":-9}}',
+    ),
+    (
+        Message(type="event", data={"event": "deploy", "data": [1, 2.5, None, True]}),
+        b'{"type":"event","data":{"event":"deploy","data":[1,2.5,null,true]}}',
+    ),
+    (Message(type="pong"), b'{"type":"pong"}'),
+    (Message(type="x", data=""), b'{"type":"x","data":""}'),
+    (Message(type="x", data=0), b'{"type":"x","data":0}'),
+    (Message(type="x", data=False), b'{"type":"x","data":false}'),
+    (Message(type="x", data=[]), b'{"type":"x","data":[]}'),
+    (Message(type="x", data={}), b'{"type":"x","data":{}}'),
+    (Message(type="x", data=None), b'{"type":"x"}'),
+    (Message(type="x", data=(1, 2)), b'{"type":"x","data":[1,2]}'),
+    (Message(type="x", data="<&>\u2028\n"), '{"type":"x","data":"<&>\u2028\\n"}'.encode()),
+    (Message(type="x", data="\U0001f600"), '{"type":"x","data":"\U0001f600"}'.encode()),
+    (
+        Message(type="ack", channel="a", data={"seq": 3}, id=1),
+        b'{"type":"ack","channel":"a","data":{"seq":3},"id":1}',
+    ),
+    (
+        Message(type="error", data="no", timestamp="t", id="q", code="bad_channel"),
+        b'{"type":"error","data":"no","timestamp":"t","id":"q","code":"bad_channel"}',
+    ),
+    (Message(type="ping", id=0), b'{"type":"ping","id":0}'),
+    (Message(type="ping", id=""), b'{"type":"ping","id":""}'),
+    (
+        Message(type="subscribe", channel="a", data="a", epoch="e", since=0),
+        b'{"type":"subscribe","channel":"a","data":"a","epoch":"e","since":0}',
+    ),
+    (Message(type="subscribe", data="a", last=0), b'{"type":"subscribe","data":"a","last":0}'),
+    (Message(type="lagged", channel="a", seq=0), b'{"type":"lagged","channel":"a","seq":0}'),
+]
+
+
+@pytest.mark.parametrize(("message", "wire"), WIRE, ids=lambda value: repr(value)[:40])
+def test_a_message_is_written_as_the_go_hub_writes_it(message: Message, wire: bytes) -> None:
+    assert encode(message) == wire
+
+
+@pytest.mark.parametrize(("message", "wire"), WIRE, ids=lambda value: repr(value)[:40])
+def test_what_was_written_is_read_back(message: Message, wire: bytes) -> None:
+    again = decode(wire.decode())
+
+    assert encode(again) == wire
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        math.nan,
+        math.inf,
+        -math.inf,
+        {1, 2},
+        b"bytes",
+        object(),
+        "\ud800",
+        {"\udfff": 1},
+        {(1, 2): 3},
+        {math.nan: 1},
+        [datetime.datetime(2026, 1, 1)],
+    ],
+    ids=repr,
+)
+def test_what_has_no_json_form_is_an_encode_error(data: Any) -> None:
+    with pytest.raises(MessageEncodeError) as caught:
+        encode(Message(type="event", data=data))
+
+    assert "'event'" in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    "field", ["type", "channel", "process_id", "timestamp", "id", "epoch", "code"]
+)
+def test_a_lone_surrogate_in_any_field_is_an_encode_error(field: str) -> None:
+    with pytest.raises(MessageEncodeError):
+        encode(Message(**{"type": "x", field: "\ud800"}))
+
+
+def test_a_circle_is_an_encode_error() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+
+    with pytest.raises(MessageEncodeError):
+        encode(Message(type="x", data=circle))
+
+
+def test_fault_22_what_is_nested_too_deeply_is_an_encode_error() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    with pytest.raises(MessageEncodeError, match="without a repr"):
+        encode(Message(type="x", data=deep))
+
+
+def test_an_integer_that_has_no_text_is_an_encode_error() -> None:
+    assert sys.get_int_max_str_digits() < 5000
+
+    with pytest.raises(MessageEncodeError):
+        encode(Message(type="x", data=10**5000))
+
+
+def test_a_number_is_added_to_what_is_encoded() -> None:
+    text = encode(Message(type="x", channel="a", data="}"))
+
+    assert number(text, 17) == b'{"type":"x","channel":"a","data":"}","seq":17}'
+    assert decode(number(text, 1).decode()) == Message(type="x", channel="a", data="}", seq=1)
+
+
+def test_a_message_type_is_its_string() -> None:
+    assert str(MessageType.PROCESS_OUTPUT) == "process_output"
+    assert f"{MessageType.ACK}" == "ack"
+    assert Message(type=MessageType.PING) == Message(type="ping")
+
+
+# --- in ------------------------------------------------------------------------------------
+
+
+def test_every_field_is_read() -> None:
+    text = json.dumps(
+        {
+            "type": "custom",
+            "channel": "a",
+            "processId": "p",
+            "data": {"k": [1]},
+            "timestamp": "2026-02-20T01:17:56Z",
+            "id": "i",
+            "code": "c",
+            "seq": 4,
+            "epoch": "e",
+            "since": 2,
+            "last": 3,
+            "unknown": {"ignored": True},
+        }
+    )
+
+    assert decode(text) == Message(
+        type="custom",
+        channel="a",
+        process_id="p",
+        data={"k": [1]},
+        timestamp="2026-02-20T01:17:56Z",
+        id="i",
+        code="c",
+        seq=4,
+        epoch="e",
+        since=2,
+        last=3,
+    )
+
+
+def test_null_is_the_same_as_left_out() -> None:
+    names = ("channel", "processId", "data", "timestamp", "id", "code", "seq", "epoch", "since")
+    text = json.dumps({"type": "x", **dict.fromkeys(names)})
+
+    assert decode(text) == Message(type="x")
+
+
+def test_fault_25_of_duplicate_keys_the_last_wins() -> None:
+    assert decode('{"type":"a","type":"b"}').type == "b"
+
+
+BAD = [
+    ("", "invalid JSON"),
+    ("nonsense", "invalid JSON: Expecting value at character 0"),
+    ('{"type":"x"', "invalid JSON"),
+    ('{"type":"x"} {"type":"y"}', "invalid JSON: Extra data at character 13"),
+    ('{"type":"x"}\n{"type":"y"}', "invalid JSON: Extra data"),
+    ('\ufeff{"type":"x"}', "invalid JSON"),
+    ("{'type':'x'}", "invalid JSON"),
+    ('{"type":"x","data":NaN}', "invalid JSON: a number is out of range"),
+    ('{"type":"x","data":Infinity}', "invalid JSON: a number is out of range"),
+    ('{"type":"x","data":-Infinity}', "invalid JSON: a number is out of range"),
+    ('{"type":"x","data":1e999}', "invalid JSON: a number is out of range"),
+    ('{"type":"x","data":-1e999}', "invalid JSON: a number is out of range"),
+    ('{"type":"x","data":' + "1" * 5000 + "}", "invalid JSON: a number is out of range"),
+    ('{"type":"x","data":"\\ud800"}', "invalid JSON: a lone surrogate"),
+    ('{"type":"x","data":"\\udc00\\ud800"}', "invalid JSON: a lone surrogate"),
+    ('{"type":"x","\\uDFFF":1}', "invalid JSON: a lone surrogate"),
+    ("[" * 100_000, "invalid JSON: nested too deeply"),
+    ('{"a":' * 100_000, "invalid JSON: nested too deeply"),
+    ("null", "a message must be a JSON object"),
+    ("[]", "a message must be a JSON object"),
+    ('"text"', "a message must be a JSON object"),
+    ("1", "a message must be a JSON object"),
+    ("true", "a message must be a JSON object"),
+    ("{}", "type is required"),
+    ('{"type":""}', "type is required"),
+    ('{"type":null}', "type is required"),
+    ('{"type":1}', "type must be a string"),
+    ('{"type":true}', "type must be a string"),
+    ('{"type":["x"]}', "type must be a string"),
+    ('{"type":"x","channel":1}', "channel must be a string"),
+    ('{"type":"x","processId":{}}', "processId must be a string"),
+    ('{"type":"x","timestamp":1}', "timestamp must be a string"),
+    ('{"type":"x","code":1}', "code must be a string"),
+    ('{"type":"x","epoch":1}', "epoch must be a string"),
+    ('{"type":"x","seq":"1"}', "seq must be a whole number"),
+    ('{"type":"x","seq":1.0}', "seq must be a whole number"),
+    ('{"type":"x","since":true}', "since must be a whole number"),
+    ('{"type":"x","last":[]}', "last must be a whole number"),
+    ('{"type":"x","id":1.5}', "id must be a string or an integer"),
+    ('{"type":"x","id":true}', "id must be a string or an integer"),
+    ('{"type":"x","id":[]}', "id must be a string or an integer"),
+    ('{"type":"x","id":{}}', "id must be a string or an integer"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), BAD, ids=[text[:30] for text, _ in BAD])
+def test_what_is_not_a_message_is_a_decode_error(text: str, why: str) -> None:
+    with pytest.raises(MessageDecodeError) as caught:
+        decode(text)
+
+    assert str(caught.value).startswith(why)
+    assert caught.value.code == "bad_message"
+
+
+@pytest.mark.parametrize("id", [7, "seven"])
+def test_the_error_knows_the_id_that_could_be_read(id: str | int) -> None:
+    with pytest.raises(MessageDecodeError) as caught:
+        decode(json.dumps({"id": id, "type": 5}))
+
+    assert caught.value.id == id
+
+
+def test_the_error_has_no_id_where_none_could_be_read() -> None:
+    with pytest.raises(MessageDecodeError) as caught:
+        decode('{"id":[1],"type":5}')
+
+    assert caught.value.id is None
+
+
+def test_the_error_repeats_nothing_of_what_was_sent() -> None:
+    with pytest.raises(MessageDecodeError) as caught:
+        decode('{"<script>": secret}')
+
+    assert "secret" not in str(caught.value)
+    assert "script" not in str(caught.value)
+
+
+def test_fault_26_a_proper_pair_of_surrogates_is_one_character() -> None:
+    assert decode('{"type":"x","data":"\\ud83d\\ude00"}').data == "\U0001f600"
+
+
+def test_text_about_a_surrogate_is_not_one() -> None:
+    assert decode('{"type":"x","data":"\\\\ud800"}').data == "\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ('{"type":"subscribe","channel":"a"}', "a"),
+        ('{"type":"subscribe","data":"b"}', "b"),
+        ('{"type":"subscribe","channel":"a","data":"b"}', "a"),
+        ('{"type":"subscribe","channel":"","data":"b"}', "b"),
+        ('{"type":"subscribe","data":""}', ""),
+        ('{"type":"subscribe","data":5}', None),
+        ('{"type":"subscribe"}', None),
+    ],
+)
+def test_the_target_is_the_channel_or_else_the_data(text: str, target: str | None) -> None:
+    assert decode(text).target == target
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("", []),
+        ("a", ["a"]),
+        ("a\nb\nc", ["a", "b", "c"]),
+        ("a\n", ["a"]),
+        ("\n\na\n \r\nb\n", ["a", "b"]),
+        ("a\u2028b", ["a\u2028b"]),
+        ("a\r\vb", ["a\r\vb"]),
+    ],
+)
+def test_a_batch_is_split_at_newlines_only(text: str, pieces: list[str]) -> None:
+    assert list(split_batch(text)) == pieces
+
+
+# --- properties ----------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NONEMPTY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=10,
+)
+COUNT = st.none() | st.integers(min_value=-1)
+MESSAGES = st.builds(
+    Message,
+    type=NONEMPTY,
+    channel=TEXT,
+    process_id=TEXT,
+    data=JSON,
+    timestamp=TEXT,
+    id=st.none() | st.integers() | TEXT,
+    code=TEXT,
+    seq=COUNT,
+    epoch=TEXT,
+    since=COUNT,
+    last=COUNT,
+)
+
+
+@given(MESSAGES)
+def test_every_message_comes_back_as_it_went(message: Message) -> None:
+    assert decode(encode(message).decode()) == message
+
+
+@given(MESSAGES)
+def test_an_encoded_message_has_no_newline_and_the_fields_of_go_first(message: Message) -> None:
+    text = encode(message)
+
+    assert b"\n" not in text
+    order = ["type", "channel", "processId", "data", "timestamp"]
+    keys = list(json.loads(text))
+    assert [key for key in keys if key in order] == [key for key in order if key in keys]
+    assert keys[: len(set(keys) & set(order))] == [key for key in order if key in keys]
+
+
+@given(st.lists(MESSAGES))
+def test_a_joined_frame_of_a_go_hub_is_split_exactly(messages: list[Message]) -> None:
+    joined = b"\n".join(encode(message) for message in messages).decode()
+
+    assert [decode(piece) for piece in split_batch(joined)] == messages
+
+
+def decodes_or_refuses(text: str) -> None:
+    try:
+        message = decode(text)
+    except MessageDecodeError:
+        return
+    assert decode(encode(message).decode()) == message
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("\x00")
+@example("-" * 1000)
+@example("1" * 100_000)
+def test_any_text_is_a_message_or_a_decode_error(text: str) -> None:
+    decodes_or_refuses(text)
+
+
+@given(JSON)
+def test_any_json_is_a_message_or_a_decode_error(value: Any) -> None:
+    decodes_or_refuses(json.dumps(value))
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["type", "channel", "processId", "data", "timestamp", "id", "code", "seq", "epoch"]
+        ),
+        JSON,
+    )
+)
+def test_any_value_in_a_known_field_is_a_message_or_a_decode_error(value: Any) -> None:
+    decodes_or_refuses(json.dumps(value))
+
+
+@given(st.text(alphabet='{}[]":,\\u d8c0123456789aefnrtlsypENI.-+', max_size=200))
+def test_what_nearly_is_json_is_a_message_or_a_decode_error(text: str) -> None:
+    decodes_or_refuses(text)
+
+
+# --- names ---------------------------------------------------------------------------------
+
+ALLOWED = "ABCXYZabcxyz0189_-."
+
+
+@pytest.mark.parametrize("name", ["a", "A-Z_0.9", "x" * 128, "-", ".", ".."])
+def test_process_ids_that_are_allowed(name: str) -> None:
+    assert is_process_id(name)
+    assert is_channel_name(name)
+    check_process_id(name)
+    assert process_channel(name) == PROCESS_PREFIX + name
+    assert is_channel_name(process_channel(name))
+
+
+BAD_NAMES = [
+    "",
+    " ",
+    "a b",
+    "a/b",
+    "a\n",
+    "\na",
+    "a\x00",
+    "a\r\nb",
+    "é",
+    "ａ",
+    "а",
+    "*",
+    "a?",
+    "a[b]",
+]
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, "a:b", "x" * 129])
+def test_process_ids_that_are_refused(name: str) -> None:
+    assert not is_process_id(name)
+    with pytest.raises(InvalidName, match="process id"):
+        check_process_id(name)
+    with pytest.raises(InvalidName):
+        process_channel(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b", ":", "::", "x" * 256, "process", "processes:a:b", "Process:a:b"]
+)
+def test_channel_names_that_are_allowed(name: str) -> None:
+    assert is_channel_name(name)
+    check_channel(name)
+
+
+@pytest.mark.parametrize(
+    "name", [*BAD_NAMES, "x" * 257, "process:", "process:a:b", "process:" + "x" * 129]
+)
+def test_fault_21_channel_names_that_are_refused(name: str) -> None:
+    assert not is_channel_name(name)
+    with pytest.raises(InvalidName, match="channel name"):
+        check_channel(name)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"]])
+def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidName):
+        check_channel(name)
+    with pytest.raises(InvalidName):
+        check_process_id(name)
+
+
+def test_another_rule_decides_in_place_of_ours() -> None:
+    check_channel("über/alles", lambda name: "/" in name)
+    with pytest.raises(InvalidName):
+        check_channel("plain", lambda name: "/" in name)
+
+
+def test_fault_54_a_refused_name_is_quoted_and_cut() -> None:
+    with pytest.raises(InvalidName) as caught:
+        check_channel("\r\n\x1b[31m" + "x" * 1_000_000)
+
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+@given(st.text(alphabet=ALLOWED, min_size=1, max_size=128))
+def test_every_id_of_allowed_characters_makes_a_channel(name: str) -> None:
+    assert is_channel_name(process_channel(name))
+
+
+@given(st.text(max_size=300))
+def test_the_rules_for_names_agree_with_their_alphabet(name: str) -> None:
+    letters = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.")
+
+    assert is_process_id(name) == (1 <= len(name) <= 128 and set(name) <= letters)
+    if not name.startswith(PROCESS_PREFIX):
+        assert is_channel_name(name) == (1 <= len(name) <= 256 and set(name) <= letters | {":"})
+
+
+# --- time ----------------------------------------------------------------------------------
+
+UTC = datetime.timezone.utc
+
+
+def test_a_timestamp_is_utc_with_microseconds() -> None:
+    assert timestamp(0) == "1970-01-01T00:00:00.000000Z"
+    assert timestamp(1771550276.123456) == "2026-02-20T01:17:56.123456Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-02-20T01:17:56Z", datetime.datetime(2026, 2, 20, 1, 17, 56, tzinfo=UTC)),
+        ("2026-02-20t01:17:56z", datetime.datetime(2026, 2, 20, 1, 17, 56, tzinfo=UTC)),
+        ("2026-02-20T01:17:56.1Z", datetime.datetime(2026, 2, 20, 1, 17, 56, 100000, tzinfo=UTC)),
+        (
+            "2026-02-20T01:17:56.123456789Z",
+            datetime.datetime(2026, 2, 20, 1, 17, 56, 123456, tzinfo=UTC),
+        ),
+        (
+            "2026-02-20T02:17:56.000000001+01:00",
+            datetime.datetime(2026, 2, 20, 1, 17, 56, tzinfo=UTC),
+        ),
+        (
+            "2026-02-19T19:47:56.5-05:30",
+            datetime.datetime(2026, 2, 20, 1, 17, 56, 500000, tzinfo=UTC),
+        ),
+        ("0001-01-01T00:00:00Z", datetime.datetime(1, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_times_of_go_are_read(text: str, moment: datetime.datetime) -> None:
+    assert parse_timestamp(text) == moment
+
+
+def test_the_offset_of_a_go_host_is_kept() -> None:
+    offset = parse_timestamp("2026-02-20T02:17:56+05:45").utcoffset()
+
+    assert offset == datetime.timedelta(hours=5, minutes=45)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "2026-02-20",
+        "2026-02-20T01:17:56",
+        "2026-02-20 01:17:56Z",
+        "2026-02-20T01:17:56.Z",
+        "2026-02-20T01:17:56.1234567890Z",
+        "2026-02-20T01:17:56+0100",
+        "2026-02-20T01:17:56Z\n",
+        "2026-02-30T01:17:56Z",
+        "2026-02-20T25:17:56Z",
+        "2026-02-20T01:17:56+99:00",
+        "2026-02-20T01:17:56+01:60",
+        "٢٠٢٦-02-20T01:17:56Z",
+        "2026-02-20T01:17:56.١Z",
+    ],
+)
+def test_what_is_not_a_time_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_timestamp(text)
+
+
+@given(
+    st.datetimes(min_value=datetime.datetime(1970, 1, 1), max_value=datetime.datetime(2200, 1, 1))
+)
+def test_a_timestamp_is_read_back_to_the_microsecond(moment: datetime.datetime) -> None:
+    seconds = moment.replace(tzinfo=UTC).timestamp()
+
+    assert parse_timestamp(timestamp(seconds)) == datetime.datetime.fromtimestamp(seconds, UTC)
+
+
+@given(st.text())
+def test_any_text_is_a_time_or_a_value_error(text: str) -> None:
+    try:
+        parse_timestamp(text)
+    except ValueError:
+        pass
+
+
+def test_a_message_keeps_the_timestamp_that_it_has() -> None:
+    message = Message(type="x", timestamp="2026-02-20T01:17:56Z")
+
+    assert stamped(message, 0) is message
+
+
+def test_a_message_without_a_timestamp_gets_one() -> None:
+    message = Message(type="x", data=1)
+
+    assert stamped(message, 0) == Message(type="x", data=1, timestamp="1970-01-01T00:00:00.000000Z")
+    assert message.timestamp == ""
