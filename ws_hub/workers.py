@@ -72,7 +72,10 @@ def forget_after_fork(thing: ForkAware) -> None:
 
 def _in_child() -> None:
     for thing in list(_registry):
-        thing.forget()
+        try:
+            thing.forget()
+        except Exception:  # noqa: BLE001 - the others must forget all the same
+            logger.exception("%s could not forget its parent after a fork", type(thing).__name__)
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,268 @@
+"""One send that never waits, by libc and by the portable way."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import platform
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import fill, small_pair, tcp_pair
+from ws_hub import fastsend
+from ws_hub.fastsend import sender
+
+WAYS = ["libc", "portable"]
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "portable":
+        monkeypatch.setattr(fastsend, "_libc_send", None)
+    elif fastsend._libc_send is None:
+        pytest.skip("no libc send on this system")
+    return str(request.param)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with small_pair() as (left, right):
+        left.setblocking(False)
+        yield left, right
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.mark.usefixtures("way")
+def test_what_fits_is_taken_whole(pair: Pair) -> None:
+    left, right = pair
+
+    assert sender(left)(b"a\x00b") == 3
+    assert right.recv(10) == b"a\x00b"
+
+
+@pytest.mark.usefixtures("way")
+def test_nothing_is_taken_of_nothing(pair: Pair) -> None:
+    assert sender(pair[0])(b"") == 0
+
+
+@pytest.mark.usefixtures("way")
+def test_a_full_socket_takes_nothing_and_does_not_wait(pair: Pair) -> None:
+    left, _ = pair
+    fill(left)
+
+    assert sender(left)(b"x" * 1024) == 0
+
+
+@pytest.mark.usefixtures("way")
+def test_there_is_room_again_when_the_peer_has_read(pair: Pair) -> None:
+    left, right = pair
+    send = sender(left)
+    taken = fill(left)
+    while taken:
+        taken -= len(right.recv(65536))
+
+    assert send(b"again") == 5
+    assert right.recv(10) == b"again"
+
+
+@pytest.mark.usefixtures("way")
+def test_what_does_not_fit_is_taken_in_part() -> None:
+    with tcp_pair(sndbuf=4096, rcvbuf=4096) as (server, client):
+        server.setblocking(False)
+        data = bytes(range(256)) * 40_000
+        sent = sender(server)(data)
+        assert 0 < sent < len(data)
+
+        received = b""
+        while len(received) < sent:
+            received += client.recv(65536)
+        assert received == data[:sent]
+
+
+@pytest.mark.usefixtures("way")
+def test_a_peer_that_is_gone_is_an_error(pair: Pair) -> None:
+    left, right = pair
+    right.close()
+
+    with pytest.raises(OSError) as caught:
+        sender(left)(b"x")
+    assert caught.value.errno in (errno.EPIPE, errno.ECONNRESET)
+    assert caught.value.strerror
+
+
+@pytest.mark.usefixtures("way")
+def test_a_socket_that_was_shut_down_is_an_error(pair: Pair) -> None:
+    left, _ = pair
+    send = sender(left)
+    left.shutdown(socket.SHUT_WR)
+
+    with pytest.raises(BrokenPipeError):
+        send(b"x")
+
+
+@pytest.mark.usefixtures("way")
+def test_a_socket_that_was_closed_is_an_error(pair: Pair) -> None:
+    left, _ = pair
+    left.close()
+
+    with pytest.raises(OSError) as caught:
+        sender(left)(b"x")
+    assert caught.value.errno == errno.EBADF
+
+
+class Libc:
+    """A send(2) that gives the answers it is told, and remembers what it was asked."""
+
+    def __init__(self, answer: int) -> None:
+        self.answer = answer
+        self.calls: list[tuple[int, bytes, int, int]] = []
+
+    def __call__(self, fd: int, data: bytes, size: int, flags: int) -> int:
+        self.calls.append((fd, data, size, flags))
+        return self.answer
+
+
+def test_libc_is_asked_not_to_wait_and_not_to_signal(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libc = Libc(3)
+    monkeypatch.setattr(fastsend, "_libc_send", libc)
+
+    assert sender(pair[0])(b"abc") == 3
+    flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+    assert libc.calls == [(pair[0].fileno(), b"abc", 3, flags)]
+
+
+def test_what_libc_could_not_send_is_sent_by_the_portable_way(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libc = Libc(-1)  # interrupted, say
+    monkeypatch.setattr(fastsend, "_libc_send", libc)
+
+    assert sender(pair[0])(b"abc") == 3
+    assert len(libc.calls) == 1
+    assert pair[1].recv(10) == b"abc"
+
+
+def test_what_a_c_int_cannot_count_is_not_given_to_libc(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libc = Libc(-1)
+    monkeypatch.setattr(fastsend, "_libc_send", libc)
+    monkeypatch.setattr(fastsend, "_MAX_BYTES", 3)
+
+    assert sender(pair[0])(b"abc") == 3
+    assert libc.calls == []
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "arm64", "riscv64"])
+def test_arguments_are_declared_where_an_int_is_not_widened(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    libc = fastsend._load()
+    if libc is None:
+        pytest.skip("no libc send on this system")
+    monkeypatch.setattr(fastsend, "_libc_send", libc)
+
+    assert (libc.argtypes is None) == (machine != "riscv64")  # type: ignore[attr-defined]
+    assert sender(pair[0])(b"abc") == 3
+    assert pair[1].recv(10) == b"abc"
+
+
+def test_libc_serves_where_there_is_one() -> None:
+    if sys.platform not in ("linux", "darwin"):
+        pytest.skip("known for Linux and macOS only")
+
+    assert fastsend._load() is not None
+
+
+def test_another_system_is_served_by_the_portable_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastsend.os, "name", "nt")
+
+    assert fastsend._load() is None
+
+
+def test_a_socket_module_without_the_flag_is_served_by_the_portable_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(socket, "MSG_DONTWAIT")
+
+    assert fastsend._load() is None
+
+
+@pytest.mark.parametrize("kind", [OSError, AttributeError])
+def test_a_libc_without_the_symbol_is_served_by_the_portable_way(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    def missing(*_: object, **__: object) -> object:
+        raise kind("send")
+
+    monkeypatch.setattr(ctypes, "PyDLL", missing)
+
+    assert fastsend._load() is None
+
+
+class FakeTLS(ssl.SSLSocket):
+    """Stands for a TLS socket: what counts here is its type and its `send`."""
+
+    def __new__(cls, *_: object) -> FakeTLS:
+        return socket.socket.__new__(cls)
+
+    def __init__(self, answer: int | Exception) -> None:
+        self.answer = answer
+        self.sent: list[bytes] = []
+
+    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
+        self.sent.append(data)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_a_tls_socket_is_never_written_past_its_tls_layer() -> None:
+    tls = FakeTLS(2)
+
+    assert sender(tls)(b"abc") == 2
+    assert tls.sent == [b"abc"]
+
+
+@pytest.mark.parametrize(
+    "error", [ssl.SSLWantWriteError(), ssl.SSLWantReadError(), BlockingIOError()], ids=repr
+)
+def test_a_tls_socket_without_room_takes_nothing(error: Exception) -> None:
+    assert sender(FakeTLS(error))(b"abc") == 0
+
+
+def test_a_broken_tls_socket_is_an_error() -> None:
+    with pytest.raises(ssl.SSLEOFError):
+        sender(FakeTLS(ssl.SSLEOFError()))(b"abc")
+
+
+def test_many_threads_each_send_their_own_bytes_whole(pair: Pair) -> None:
+    left, right = pair
+    send = sender(left)
+    lock = threading.Lock()
+    pieces = [bytes([65 + number]) * 10 for number in range(8)]
+
+    def run(piece: bytes) -> None:
+        with lock:
+            assert send(piece) == len(piece)
+
+    threads = [threading.Thread(target=run, args=(piece,)) for piece in pieces]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+
+    received = b""
+    while len(received) < 80:
+        received += right.recv(80)
+    assert sorted(received[index : index + 10] for index in range(0, 80, 10)) == pieces

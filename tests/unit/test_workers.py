@@ -1,0 +1,172 @@
+"""Threads that are named, logged when they die, joined within bounds, forgotten after a fork."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+
+from tests.support import TIMEOUT
+from ws_hub import workers
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+def test_a_thread_is_named_daemonic_and_gets_its_arguments() -> None:
+    seen: list[object] = []
+
+    def target(*args: object) -> None:
+        thread = threading.current_thread()
+        seen.extend((thread.name, thread.daemon, args))
+
+    thread = workers.start("ws-hub:test:1", target, 1, "two")
+
+    assert workers.join(thread, TIMEOUT)
+    assert seen == ["ws-hub:test:1", True, (1, "two")]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_kills_a_thread_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture, kind: type[BaseException]
+) -> None:
+    def target() -> None:
+        raise kind("the cause")
+
+    with caplog.at_level(logging.ERROR, "ws_hub.workers"):
+        assert workers.join(workers.start("ws-hub:doomed", target), TIMEOUT)
+
+    (record,) = caplog.records
+    assert record.getMessage() == "thread ws-hub:doomed died"
+    assert record.exc_info is not None
+    assert record.exc_info[0] is kind
+
+
+def test_a_thread_that_ends_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "ws_hub"):
+        assert workers.join(workers.start("ws-hub:quiet", lambda: None), TIMEOUT)
+
+    assert caplog.records == []
+
+
+def test_no_more_threads_is_a_runtime_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        workers.start("ws-hub:never", lambda: None)
+
+
+def test_joining_is_bounded() -> None:
+    release = threading.Event()
+    thread = workers.start("ws-hub:busy", release.wait)
+    try:
+        assert not workers.join(thread, 0)
+        assert not workers.join(thread, -1)
+        assert not workers.join(thread, 0.01)
+    finally:
+        release.set()
+    assert workers.join(thread, TIMEOUT)
+    assert workers.join(thread, 0)
+
+
+def test_joining_no_thread_and_joining_oneself_are_done_at_once() -> None:
+    assert workers.join(None, TIMEOUT)
+    assert workers.join(threading.current_thread(), TIMEOUT)
+
+
+class Forgetful:
+    def __init__(self) -> None:
+        self.forgotten = 0
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+def in_child(check: Callable[[], object]) -> int:
+    """Fork; return the child's exit code: 0 when `check()` was true there."""
+    pid = os.fork()
+    if pid == 0:
+        code = 2
+        try:
+            code = 0 if check() else 1
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+@needs_fork
+def test_fault_26_what_is_registered_forgets_in_the_child_and_not_in_the_parent() -> None:
+    thing, other = Forgetful(), Forgetful()
+    workers.forget_after_fork(thing)
+    workers.forget_after_fork(thing)
+    workers.forget_after_fork(other)
+
+    assert in_child(lambda: (thing.forgotten, other.forgotten) == (1, 1)) == 0
+    assert (thing.forgotten, other.forgotten) == (0, 0)
+
+
+@needs_fork
+def test_a_thing_that_cannot_forget_does_not_keep_others_from_it() -> None:
+    class Broken:
+        def forget(self) -> None:
+            raise RuntimeError("still here")
+
+    broken = [Broken() for _ in range(8)]
+    things = [Forgetful() for _ in range(8)]
+    for each in (*broken, *things):
+        workers.forget_after_fork(each)
+
+    assert in_child(lambda: [thing.forgotten for thing in things] == [1] * 8) == 0
+
+
+def test_the_registration_ends_with_the_object() -> None:
+    thing = Forgetful()
+    workers.forget_after_fork(thing)
+    alive = weakref.ref(thing)
+
+    del thing
+    gc.collect()
+
+    assert alive() is None
+    assert not [each for each in workers._registry if isinstance(each, Forgetful)]
+
+
+def test_forgetting_logs_what_fails(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def forget(self) -> None:
+            raise RuntimeError("still here")
+
+    broken, thing = Broken(), Forgetful()
+    registry: weakref.WeakSet[object] = weakref.WeakSet([broken, thing])
+    original = workers._registry
+    workers._registry = registry
+    try:
+        workers._in_child()
+    finally:
+        workers._registry = original
+
+    assert thing.forgotten == 1
+    (record,) = caplog.records
+    assert "after a fork" in record.getMessage()
+
+
+def test_a_module_without_fork_has_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    spec = importlib.util.find_spec("ws_hub.workers")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+
+    spec.loader.exec_module(module)
+
+    assert module.join(None, 0)
