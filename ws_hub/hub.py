@@ -16,8 +16,10 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import os
 import queue
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -65,12 +67,15 @@ class Hub(Lifecycle, Publisher):
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
     def _publish(self, message: Message, channel: str, timeout: float | None) -> None:
-        if channel:
-            check_channel(channel, self._is_channel)
-            overflow = self._rule_for(channel).overflow
+        if not channel:
+            publication = publish(message, "", self._config.broadcast_overflow)
         else:
-            overflow = self._config.broadcast_overflow
-        self._enqueue(publish(message, channel, overflow), timeout)
+            check_channel(channel, self._is_channel)
+            rule = self._rule_for(channel)
+            publication = publish(
+                message, channel, rule.overflow, to_be_numbered=rule.history_messages > 0
+            )
+        self._enqueue(publication, timeout)
 
     def _enqueue(self, item: Any, timeout: float | None = None) -> None:
         """Queue something for the hub thread.
@@ -80,6 +85,8 @@ class Hub(Lifecycle, Publisher):
         if not self._accepting:
             raise HubNotRunning("the hub is not running: start() it before publishing")
         wait = self._config.publish_timeout if timeout is None else timeout
+        if threading.current_thread() is self._thread:
+            wait = 0.0  # a log handler of ours on our own logger: nobody else makes room
         try:
             self._broadcasts.put(item, block=wait > 0, timeout=wait if wait > 0 else None)
         except queue.Full:
@@ -357,8 +364,9 @@ class Hub(Lifecycle, Publisher):
         process_id: str | None = None,
         *,
         pty: bool = False,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
+        on_line: Callable[[str, str], object] | None = None,
     ) -> Any:
         """Start a program and stream its output to the channel of its process id.
 
@@ -368,7 +376,7 @@ class Hub(Lifecycle, Publisher):
         """
         from .process import run_process
 
-        return run_process(self, argv, process_id, pty=pty, cwd=cwd, env=env)
+        return run_process(self, argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line)
 
     def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
         """Return a logging handler that sends records to a channel as events.

@@ -330,7 +330,7 @@ class Lifecycle:
                 item = self._broadcasts.get_nowait()
                 items.append(item)
                 if isinstance(item, Publication):
-                    size += len(item.frame)
+                    size += len(item.text)
         except queue.Empty:
             return items
         self._wake.set()  # there may be more

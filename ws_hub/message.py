@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import functools
 import json
 import math
 import re
@@ -40,11 +41,13 @@ __all__ = [
     "split_batch",
     "stamped",
     "timestamp",
+    "to_dict",
 ]
 
 PROCESS_PREFIX = "process:"
 
-_CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]{1,256}\Z")
+_MAX_CHANNEL = 256
+_CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]+\Z")
 _PROCESS_ID = re.compile(r"[A-Za-z0-9_\-.]{1,128}\Z")
 _TIMESTAMP = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:[0-5]\d)\Z",
@@ -124,6 +127,12 @@ def is_channel_name(name: str) -> bool:
 
     A name that starts with `process:` must go on with a process id.
     """
+    # The length first: what is remembered must not be a peer's megabyte.
+    return len(name) <= _MAX_CHANNEL and _is_short_channel_name(name)
+
+
+@functools.lru_cache(4096)
+def _is_short_channel_name(name: str) -> bool:
     if _CHANNEL.match(name) is None:
         return False
     return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
@@ -146,6 +155,7 @@ def check_process_id(name: object) -> None:
         )
 
 
+@functools.lru_cache(4096)
 def process_channel(process_id: str) -> str:
     """Return the channel of a process; raises InvalidName for a bad id."""
     check_process_id(process_id)
@@ -157,8 +167,14 @@ def process_channel(process_id: str) -> str:
 
 def timestamp(seconds: float) -> str:
     """Write a POSIX time as the wire has it: RFC 3339, UTC, microseconds."""
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+    second, micro = divmod(round(seconds * 1_000_000), 1_000_000)
+    return f"{_to_the_second(second)}.{micro:06d}Z"
+
+
+@functools.lru_cache(16)
+def _to_the_second(second: int) -> str:
+    moment = datetime.datetime.fromtimestamp(second, datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def stamped(message: Message, seconds: float) -> Message:
@@ -188,36 +204,35 @@ def parse_timestamp(text: str) -> datetime.datetime:
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
+# Types, channels and process ids come again and again.
+_name_to_json = functools.lru_cache(4096)(_to_json)
+
+
 def encode(message: Message) -> bytes:
     """Return the message as one JSON object in UTF-8.
 
     Raises MessageEncodeError when a field has no JSON form.
     """
     try:
-        parts = ['{"type":', _to_json(message.type)]
+        parts = ['{"type":', _name_to_json(message.type)]
         if message.channel:
-            parts += ',"channel":', _to_json(message.channel)
+            parts += ',"channel":', _name_to_json(message.channel)
         if message.process_id:
-            parts += ',"processId":', _to_json(message.process_id)
+            parts += ',"processId":', _name_to_json(message.process_id)
         if message.data is not None:
             parts += ',"data":', _to_json(message.data)
         if message.timestamp:
             parts += ',"timestamp":', _to_json(message.timestamp)
-        if message.id is not None:
-            parts += ',"id":', _to_json(message.id)
         for key, value in (
-            ("code", message.code),
-            ("epoch", message.epoch),
-        ):
-            if value:
-                parts += f',"{key}":', _to_json(value)
-        for key, count in (
+            ("id", message.id),
+            ("code", message.code or None),
+            ("epoch", message.epoch or None),
             ("seq", message.seq),
             ("since", message.since),
             ("last", message.last),
         ):
-            if count is not None:
-                parts += f',"{key}":', _to_json(count)
+            if value is not None:
+                parts += f',"{key}":', _to_json(value)
         parts.append("}")
         return "".join(parts).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -313,6 +328,12 @@ def _why(error: BaseException) -> str:
     if isinstance(error, UnicodeError):
         return "a lone surrogate"
     return "a number is out of range"
+
+
+def to_dict(message: Message) -> dict[str, Any]:
+    """Return the message as its JSON object, for a person or a program to read."""
+    value: dict[str, Any] = json.loads(encode(message))
+    return value
 
 
 def split_batch(text: str) -> Iterator[str]:

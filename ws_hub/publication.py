@@ -25,7 +25,8 @@ class Publication:
     Args:
         message: what was published.
         text: its JSON text, without `seq`.
-        frame: the text as one WebSocket frame; with `seq` once it is numbered.
+        frame: the text as one WebSocket frame, with `seq` where it is numbered; b""
+            before that.
         channel: where it goes; "" for every client.
         overflow: what a client's full outbox means for it.
         seq: its position in a channel that keeps history, else 0.
@@ -49,13 +50,16 @@ class Publication:
         return Publication(self.message, self.text, frame, self.channel, self.overflow, seq)
 
 
-def publish(message: Message, channel: str, overflow: Overflow) -> Publication:
+def publish(
+    message: Message, channel: str, overflow: Overflow, *, to_be_numbered: bool = False
+) -> Publication:
     """Encode a message for `channel`, or for every client when that is "".
 
     Raises MessageEncodeError.
     """
     text = encode(message)
-    return Publication(message, text, text_frame(text), channel, overflow)
+    frame = b"" if to_be_numbered else text_frame(text)
+    return Publication(message, text, frame, channel, overflow)
 
 
 class Batch:
