@@ -167,8 +167,9 @@ def process_channel(process_id: str) -> str:
 
 def timestamp(seconds: float) -> str:
     """Write a POSIX time as the wire has it: RFC 3339, UTC, microseconds."""
-    second, micro = divmod(round(seconds * 1_000_000), 1_000_000)
-    return f"{_to_the_second(second)}.{micro:06d}Z"
+    fraction, whole = math.modf(seconds)
+    carry, micro = divmod(round(fraction * 1_000_000), 1_000_000)
+    return f"{_to_the_second(int(whole) + carry)}.{micro:06d}Z"
 
 
 @functools.lru_cache(16)
