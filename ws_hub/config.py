@@ -30,6 +30,9 @@ DEFAULT_HEARTBEAT_INTERVAL = 30.0
 DEFAULT_PONG_TIMEOUT = 60.0
 DEFAULT_WRITE_TIMEOUT = 10.0
 
+# poll(2) counts milliseconds in a C int: a longer wait than 24 days overflows it.
+_LONGEST_WAIT = 1_000_000.0
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -51,6 +54,31 @@ def _check_seconds(config: object, name: str) -> None:
     value = getattr(config, name)
     if not _is_number(value) or not 0 < value < math.inf:
         raise ConfigError(f"{name} must be a positive number of seconds, not {excerpt(value)}")
+
+
+def _check_wait(config: object, name: str) -> None:
+    _check_seconds(config, name)
+    value = getattr(config, name)
+    if value > _LONGEST_WAIT:
+        raise ConfigError(
+            f"{name} must be at most {_LONGEST_WAIT:,.0f} seconds, not {excerpt(value)}"
+        )
+
+
+def _check_flag(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {excerpt(value)}")
+
+
+def _check_many(config: object, name: str, kind: type, what: str) -> None:
+    """Check a collection of `kind`; a string is none, though it holds strings."""
+    value = getattr(config, name)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
+        raise ConfigError(f"{name} must be a collection of {what}, not {excerpt(value)}")
+    for item in value:
+        if not isinstance(item, kind):
+            raise ConfigError(f"{name} must hold {what}, not {excerpt(item)}")
 
 
 def _check_count(config: object, name: str, *, least: int) -> None:
@@ -103,6 +131,7 @@ class ChannelRule:
         _check_count(self, "history_bytes", least=1)
         _check_seconds(self, "history_ttl")
         _check_seconds(self, "history_idle_ttl")
+        _check_flag(self, "replay")
         _check_overflow(self, "overflow")
 
     def matches(self, channel: str) -> bool:
@@ -187,7 +216,7 @@ class HubConfig:
             "close_timeout",
             "publish_timeout",
         ):
-            _check_seconds(self, name)
+            _check_wait(self, name)
         if self.pong_timeout <= self.heartbeat_interval:
             raise ConfigError(
                 f"pong_timeout must be above heartbeat_interval: {self.pong_timeout!r} is "
@@ -205,14 +234,9 @@ class HubConfig:
         if self.max_connections is not None:
             _check_count(self, "max_connections", least=1)
         _check_overflow(self, "broadcast_overflow")
-        if isinstance(self.allowed_origins, str):
-            raise ConfigError(
-                f"allowed_origins must be a collection of origins, not the string "
-                f"{excerpt(self.allowed_origins)}"
-            )
-        for rule in self.rules:
-            if not isinstance(rule, ChannelRule):
-                raise ConfigError(f"rules must hold ChannelRule, not {excerpt(rule)}")
+        _check_many(self, "allowed_origins", str, "origins")
+        _check_many(self, "rules", ChannelRule, "ChannelRule")
+        _check_flag(self, "require_origin")
         _check_callables(
             self,
             "channel_name",
@@ -240,7 +264,7 @@ class ReconnectConfig:
         initial_backoff: seconds before the first retry.
         max_backoff: seconds that no wait exceeds.
         backoff_multiplier: how much longer each wait is than the one before.
-        max_retries: failed attempts in a row before giving up; 0 for no bound.
+        max_retries: retries in a row that may fail before giving up; 0 for no bound.
         jitter: draw each wait evenly from 0 to the backoff.
         stable_after: seconds that a connection must hold before the attempts count
             from 1 again.
@@ -257,13 +281,21 @@ class ReconnectConfig:
         write_timeout: seconds that one send may take.
         max_message_size: bytes in one WebSocket message; a Go hub joins up to 257
             messages in one.
-        queue_size: messages that may wait for a slow callback; then reading stops.
+        queue_size: messages that may wait for a slow callback.
+        queue_bytes: bytes of text that may wait for a slow callback.
+        queue_patience: seconds that reading stops while that queue is full, from when it
+            is full until half of it is free; after them reading goes on (pings must be
+            answered) and what has no room is fetched again later from a channel with
+            history, or else counted and reported as MessagesLost.
         on_connect: called with nothing after each connection, on the thread in
-            `connect()`, as all of these are.
-        on_disconnect: called with code, reason and whether a retry follows.
-        on_reconnect: called with the attempt's number before each retry.
+            `connect()`, as all of these are, in order.
+        on_disconnect: called with code, reason and whether a retry follows, once for
+            each on_connect.
+        on_reconnect: called with the number of attempts it took, after the on_connect of
+            each connection but the first.
         on_message: called with each message.
-        on_error: called with the exception that made an attempt or a connection fail.
+        on_error: called with an exception: what made an attempt fail, a text from the
+            server that is no message, messages that are lost, what a callback raised.
     """
 
     url: str
@@ -284,6 +316,8 @@ class ReconnectConfig:
     write_timeout: float = DEFAULT_WRITE_TIMEOUT
     max_message_size: int = 16 * MIB
     queue_size: int = 1024
+    queue_bytes: int = 32 * MIB
+    queue_patience: float = 5.0
     on_connect: Callback | None = None
     on_disconnect: Callback | None = None
     on_reconnect: Callback | None = None
@@ -299,6 +333,7 @@ class ReconnectConfig:
             "ping_interval",
             "ping_timeout",
             "write_timeout",
+            "queue_patience",
         ):
             _check_seconds(self, name)
         if self.stable_after != 0:
@@ -314,6 +349,7 @@ class ReconnectConfig:
         _check_count(self, "max_retries", least=0)
         _check_count(self, "max_message_size", least=1)
         _check_count(self, "queue_size", least=1)
+        _check_count(self, "queue_bytes", least=1)
         _check_callables(
             self,
             "dialer",

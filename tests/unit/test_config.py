@@ -1,0 +1,245 @@
+"""Settings: what they are by default, and that nothing impossible is corrected in silence."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ws_hub import config
+from ws_hub.config import ChannelRule, HubConfig, ReconnectConfig
+from ws_hub.errors import ConfigError
+
+NOT_SECONDS = [0, -1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, [1]]
+NOT_COUNTS = [0, -1, 1.0, math.nan, "1", None, True]
+NOT_FLAGS = [0, 1, "yes", None]
+NOT_CALLABLES = [0, "name", [], object()]
+NOT_OVERFLOWS = ["", "block", None, 1, ["drop"]]
+
+HUB: dict[str, list[Any]] = {
+    "heartbeat_interval": NOT_SECONDS,
+    "pong_timeout": [*NOT_SECONDS, 1_000_001, 1e300],
+    "write_timeout": [*NOT_SECONDS, 1_000_001, 1e300],
+    "close_timeout": [*NOT_SECONDS, 1_000_001],
+    "publish_timeout": [*NOT_SECONDS, 1_000_001],
+    "queue_size": NOT_COUNTS,
+    "outbox_messages": NOT_COUNTS,
+    "outbox_bytes": NOT_COUNTS,
+    "broadcast_overflow": NOT_OVERFLOWS,
+    "max_message_size": NOT_COUNTS,
+    "max_fragments": NOT_COUNTS,
+    "max_subscriptions": NOT_COUNTS,
+    "max_connections": [value for value in NOT_COUNTS if value is not None],
+    "rules": [None, 5, "process:*", b"process:*", ["process:*"], [None], iter(())],
+    "channel_name": NOT_CALLABLES,
+    "allowed_origins": [None, 5, "https://example.com", b"https://example.com", [5], [b"x"]],
+    "require_origin": NOT_FLAGS,
+    "on_connect": NOT_CALLABLES,
+    "on_disconnect": NOT_CALLABLES,
+    "on_message": NOT_CALLABLES,
+    "on_first_subscriber": NOT_CALLABLES,
+    "on_last_unsubscribe": NOT_CALLABLES,
+}
+RULE: dict[str, list[Any]] = {
+    "pattern": ["", None, 5, b"a"],
+    "history_messages": [-1, 1.5, None, True, "1"],
+    "history_bytes": NOT_COUNTS,
+    "history_ttl": NOT_SECONDS,
+    "history_idle_ttl": NOT_SECONDS,
+    "replay": NOT_FLAGS,
+    "overflow": NOT_OVERFLOWS,
+}
+CLIENT: dict[str, list[Any]] = {
+    "url": ["", None, 5, "http://example.com", "example.com", b"ws://example.com"],
+    "initial_backoff": NOT_SECONDS,
+    "max_backoff": NOT_SECONDS,
+    "backoff_multiplier": [0, 0.99, -1, math.nan, math.inf, "2", None, True],
+    "max_retries": [-1, 1.0, None, True, "1"],
+    "stable_after": [-1, math.nan, math.inf, "1", None],
+    "connect_timeout": NOT_SECONDS,
+    "ping_interval": NOT_SECONDS,
+    "ping_timeout": NOT_SECONDS,
+    "write_timeout": NOT_SECONDS,
+    "max_message_size": NOT_COUNTS,
+    "queue_size": NOT_COUNTS,
+    "queue_bytes": NOT_COUNTS,
+    "queue_patience": NOT_SECONDS,
+    "dialer": NOT_CALLABLES,
+    "on_connect": NOT_CALLABLES,
+    "on_disconnect": NOT_CALLABLES,
+    "on_reconnect": NOT_CALLABLES,
+    "on_message": NOT_CALLABLES,
+    "on_error": NOT_CALLABLES,
+}
+REQUIRED: dict[type, dict[str, Any]] = {
+    HubConfig: {},
+    ChannelRule: {"pattern": "*"},
+    ReconnectConfig: {"url": "ws://127.0.0.1/ws"},
+}
+
+
+def bad_values() -> Iterator[Any]:
+    for kind, fields in ((HubConfig, HUB), (ChannelRule, RULE), (ReconnectConfig, CLIENT)):
+        for name, values in fields.items():
+            for value in values:
+                yield pytest.param(kind, name, value, id=f"{kind.__name__}.{name}={value!r:.30}")
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), list(bad_values()))
+def test_a_value_that_cannot_work_is_a_config_error_that_names_its_field(
+    kind: type, name: str, value: Any
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} "):
+        kind(**{**REQUIRED[kind], name: value})
+
+
+def test_every_field_of_a_hub_has_a_value_that_is_refused() -> None:
+    assert {field.name for field in dataclasses.fields(HubConfig)} == set(HUB)
+    assert {field.name for field in dataclasses.fields(ChannelRule)} == set(RULE)
+
+
+@pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
+def test_the_docstring_describes_every_field(kind: type) -> None:
+    described = re.findall(r"^ {4}(\w+): ", inspect.getdoc(kind) or "", re.MULTILINE)
+
+    assert described == [field.name for field in dataclasses.fields(kind)]
+
+
+@pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
+def test_settings_cannot_be_changed(kind: type) -> None:
+    settings = kind(**REQUIRED[kind])
+
+    for field in dataclasses.fields(kind):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(settings, field.name, None)
+
+
+@pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
+def test_settings_are_named(kind: type) -> None:
+    with pytest.raises(TypeError):
+        kind(*REQUIRED[kind].values(), 1.0)
+
+
+def test_the_times_of_the_go_hub_are_the_defaults() -> None:
+    settings = HubConfig()
+
+    assert config.DEFAULT_HEARTBEAT_INTERVAL == settings.heartbeat_interval == 30.0
+    assert config.DEFAULT_PONG_TIMEOUT == settings.pong_timeout == 60.0
+    assert config.DEFAULT_WRITE_TIMEOUT == settings.write_timeout == 10.0
+
+
+def test_the_bounds_of_the_design_are_the_defaults() -> None:
+    settings = HubConfig()
+
+    assert settings.queue_size == 1024
+    assert (settings.outbox_messages, settings.outbox_bytes) == (16_384, 8 * 1024 * 1024)
+    assert settings.max_message_size == 64 * 1024
+    assert settings.max_subscriptions == 1024
+    assert settings.max_connections is None
+    assert settings.broadcast_overflow == "disconnect"
+    assert settings.publish_timeout == 10.0
+
+
+def test_the_backoff_of_the_go_client_is_the_default() -> None:
+    settings = ReconnectConfig(url="wss://example.com/ws")
+
+    assert (settings.initial_backoff, settings.max_backoff) == (1.0, 30.0)
+    assert settings.backoff_multiplier == 2.0
+    assert settings.max_retries == 0
+    assert settings.jitter
+
+
+@pytest.mark.parametrize(("heartbeat", "pong"), [(30, 30), (30, 29.9), (60, 1)])
+def test_a_pong_timeout_not_above_the_heartbeat_is_refused(heartbeat: float, pong: float) -> None:
+    with pytest.raises(ConfigError, match=r"^pong_timeout must be above heartbeat_interval"):
+        HubConfig(heartbeat_interval=heartbeat, pong_timeout=pong)
+
+
+def test_a_backoff_that_cannot_reach_its_start_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^max_backoff must not be below initial_backoff"):
+        ReconnectConfig(url="ws://x", initial_backoff=2, max_backoff=1)
+
+
+def test_the_edges_that_work_are_accepted() -> None:
+    settings = HubConfig(
+        heartbeat_interval=0.001,
+        pong_timeout=1_000_000,
+        queue_size=1,
+        outbox_messages=1,
+        outbox_bytes=1,
+        max_message_size=1,
+        max_fragments=1,
+        max_subscriptions=1,
+        max_connections=1,
+        broadcast_overflow="drop",
+        rules=[],
+        channel_name=str.isalpha,
+        allowed_origins={"https://example.com"},
+        require_origin=True,
+        on_connect=print,
+    )
+
+    assert settings.max_connections == 1
+    assert settings.on_connect is print
+
+
+def test_a_client_that_never_waits_to_be_stable_is_accepted() -> None:
+    settings = ReconnectConfig(url="ws://x", stable_after=0, initial_backoff=1, max_backoff=1)
+
+    assert settings.stable_after == 0
+
+
+def test_a_channel_without_history_is_the_default_rule() -> None:
+    rule = HubConfig().rule_for("news")
+
+    assert rule.history_messages == 0
+    assert rule.overflow == "drop"
+    assert not rule.replay
+
+
+def test_process_channels_keep_their_last_lines_by_default() -> None:
+    rule = HubConfig().rule_for("process:build-42")
+
+    assert (rule.history_messages, rule.history_bytes) == (10_000, 4 * 1024 * 1024)
+    assert rule.replay
+
+
+def test_the_first_rule_that_matches_counts() -> None:
+    first = ChannelRule(pattern="log:*", history_messages=1)
+    second = ChannelRule(pattern="*", history_messages=2)
+    settings = HubConfig(rules=[first, second])
+
+    assert settings.rule_for("log:app") is first
+    assert settings.rule_for("logs") is second
+    assert settings.rule_for("LOG:app") is second
+
+
+@pytest.mark.parametrize(
+    ("pattern", "channel", "matches"),
+    [
+        ("a", "a", True),
+        ("a", "ab", False),
+        ("a*", "ab", True),
+        ("a?", "ab", True),
+        ("a?", "a", False),
+        ("[ab]", "b", True),
+        ("*:x", "a:b:x", True),
+        ("A", "a", False),
+    ],
+)
+def test_a_pattern_is_a_shell_pattern(pattern: str, channel: str, matches: bool) -> None:
+    assert ChannelRule(pattern=pattern).matches(channel) is matches
+
+
+@given(st.floats(min_value=1e-9, max_value=499_999), st.floats(min_value=1e-3, max_value=500_000))
+def test_any_pong_timeout_above_any_heartbeat_works(heartbeat: float, more: float) -> None:
+    settings = HubConfig(heartbeat_interval=heartbeat, pong_timeout=heartbeat + more)
+
+    assert settings.pong_timeout > settings.heartbeat_interval
