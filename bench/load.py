@@ -114,6 +114,7 @@ class Load:
         left = self._left.values()
         return {
             "done": done,
+            "clients": len(wanted),
             "complete": sum(n <= 0 for n in left),
             "messages": sum(messages - n for n in left),
             "extra": -sum(min(n, 0) for n in left),
@@ -194,14 +195,15 @@ class Load:
                     pings += 1
         return {"pings": pings}
 
-    def disconnect(self) -> Answer:
-        """Close every connection at once, as peers that vanish do."""
+    def disconnect(self, *, slow: bool = False) -> Answer:
+        """Close every connection at once, as peers that vanish do; or only the slow ones."""
         self._crawler.close()
         self._crawler = Crawler()
-        for sock in self._socks.values():
-            sock.close()
-        self._socks.clear()
-        return {}
+        if not slow:
+            for sock in self._socks.values():
+                sock.close()
+            self._socks.clear()
+        return {"began": time.monotonic_ns()}
 
 
 class Crawler:

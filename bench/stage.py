@@ -99,13 +99,15 @@ class Burst:
     Attributes:
         seconds: from before the first call until the last client had its last message.
         publishing: seconds that the calls took.
-        complete: how many clients have every message.
+        clients: how many should have had every message; slow ones do not count.
+        complete: how many had.
         messages: how many came in, at all clients together.
     """
 
     def __init__(self, published: Answer, received: Answer) -> None:
         self.seconds: float = (received["done"] - published["began"]) / 1e9
         self.publishing: float = (published["ended"] - published["began"]) / 1e9
+        self.clients: int = received["clients"]
         self.complete: int = received["complete"]
         self.messages: int = received["messages"]
         if received["extra"]:
@@ -170,11 +172,14 @@ class Stage:
         reached = self.await_clients(self.connected)
         return {**answer, "seconds": (reached["now"] - answer["began"]) / 1e9}
 
-    def disconnect(self) -> None:
-        """Close every connection, and wait until the server has noticed."""
-        self.load.ask("disconnect")
-        self.connected = 0
-        self.await_clients(0)
+    def disconnect(self, *, slow: int = 0) -> float:
+        """Close every connection, or only the slow ones, of which there are that many.
+
+        Returns the seconds until the server has noticed.
+        """
+        closed = self.load.ask("disconnect", slow=bool(slow))
+        self.connected = self.connected - slow if slow else 0
+        return float(self.await_clients(self.connected)["now"] - closed["began"]) / 1e9
 
     def await_clients(self, count: int, timeout: float = 60.0) -> Answer:
         """Wait until the server has exactly that many clients; say when that was."""

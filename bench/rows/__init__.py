@@ -5,9 +5,9 @@ Must not know how results are shown.
 
 from __future__ import annotations
 
-from . import fanout, hub
+from . import crowd, fanout, hub, slow
 from .base import Incomplete, Plan, Row, Sample, Setup
 
 __all__ = ["ROWS", "Incomplete", "Plan", "Row", "Sample", "Setup"]
 
-ROWS: tuple[Row, ...] = (*hub.ROWS, *fanout.ROWS)
+ROWS: tuple[Row, ...] = (*hub.ROWS, *fanout.ROWS, *slow.ROWS, *crowd.ROWS)

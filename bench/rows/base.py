@@ -14,9 +14,20 @@ from dataclasses import dataclass, field
 from ..stage import Burst, Stage
 from ..wire import MARK
 
-__all__ = ["Incomplete", "Plan", "Row", "Sample", "Setup", "bursts", "percentile", "subscribe"]
+__all__ = [
+    "Incomplete",
+    "Plan",
+    "Row",
+    "Sample",
+    "Setup",
+    "bursts",
+    "percentile",
+    "subscribe",
+    "whole",
+]
 
 _ENOUGH = 0.5  # seconds after which a sample takes no further burst
+_LONG = 2.0  # seconds that a burst may be expected to take
 
 
 @dataclass(frozen=True)
@@ -132,17 +143,27 @@ def percentile(values: list[float] | list[int], share: float) -> float:
 def bursts(stage: Stage, figure: Callable[[Burst], float], times: int, messages: int = 1) -> Sample:
     """Return the median of up to so many closed-loop bursts to everybody.
 
-    The next burst begins when every client has the last one whole. Raises Incomplete
-    when some client did not get everything.
+    The next burst begins when every client has the last one whole. A server that would
+    take seconds for one gets shorter bursts. Raises Incomplete when some client did not
+    get everything.
     """
+    note = ""
+    if messages > 1:
+        single = whole(stage.burst()).seconds
+        if single * messages > _LONG:
+            messages = max(int(_LONG / single), 2)
+            note = f"bursts of {messages}"
     found: list[float] = []
     ended = time.monotonic() + _ENOUGH
     while len(found) < times and (not found or time.monotonic() < ended):
-        burst = stage.burst(messages)
-        if burst.complete < stage.connected:
-            raise Incomplete(
-                f"{stage.connected - burst.complete} of {stage.connected} clients did not "
-                f"get everything: {burst.messages} of {messages * stage.connected} messages"
-            )
-        found.append(figure(burst))
-    return Sample(statistics.median(found))
+        found.append(figure(whole(stage.burst(messages))))
+    return Sample(statistics.median(found), note=note)
+
+
+def whole(burst: Burst) -> Burst:
+    """Return the burst; raise Incomplete unless every client got all of it."""
+    if burst.complete < burst.clients:
+        raise Incomplete(
+            f"{burst.clients - burst.complete} of {burst.clients} clients did not get everything"
+        )
+    return burst

@@ -81,12 +81,16 @@ class FlaskSocketIO(_Werkzeug):
     def prepare(self) -> None:
         from flask_socketio import SocketIO  # type: ignore[import-untyped]
 
+        # guards: the number. Taken alone.
+        self._lock = threading.Lock()
         self._connected = 0
         self._socketio = SocketIO(self._app, async_mode="threading")
-        self._socketio.on("connect")(self._count)
+        self._socketio.on("connect")(lambda auth: self._count(1))
+        self._socketio.on("disconnect")(lambda reason: self._count(-1))
 
-    def _count(self, auth: object = None) -> None:
-        self._connected += 1
+    def _count(self, by: int) -> None:
+        with self._lock:
+            self._connected += by
 
     def clients(self) -> int:
         return self._connected
