@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from .backoff import calculate_backoff
 from .client import Client
 from .config import (
     DEFAULT_HEARTBEAT_INTERVAL,
@@ -39,6 +40,8 @@ from .errors import (
 from .hub import Hub
 from .listener import Listener
 from .message import Message, MessageType
+from .process import Process, ProcessStartError
+from .reconnect import ConnectionState, ReconnectingClient
 from .server import Server, serve
 from .stats import HubStats
 from .wsgi import middleware
@@ -53,6 +56,7 @@ __all__ = [
     "CloseCode",
     "ConfigError",
     "ConnectionClosed",
+    "ConnectionState",
     "HandshakeRefused",
     "Hub",
     "HubConfig",
@@ -69,11 +73,15 @@ __all__ = [
     "MessageType",
     "NotConnected",
     "PeerError",
+    "Process",
+    "ProcessStartError",
     "ProtocolError",
     "ReconnectConfig",
+    "ReconnectingClient",
     "SendTimeout",
     "Server",
     "WsHubError",
+    "calculate_backoff",
     "middleware",
     "serve",
 ]

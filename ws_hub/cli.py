@@ -189,7 +189,7 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             process = run_process(hub, arguments.argv, process_id, pty=pty, on_line=_mirror)
         except ProcessStartError as error:
-            missing = error.errno == errno.ENOENT
+            missing = isinstance(error.__cause__, FileNotFoundError)
             code = _fail(str(error), _NOT_FOUND if missing else _NOT_EXECUTABLE)
         else:
             code = _follow(process)
