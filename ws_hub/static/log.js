@@ -1,0 +1,451 @@
+/* log.js: a long log on a page, made of text nodes only.
+ *
+ * Keeps the newest lines within bounds and says how many it let go, builds the page's nodes in
+ * slices of a few milliseconds a frame however much comes, follows the end until the reader
+ * scrolls up, and searches. Chunks of lines that are out of sight are not laid out
+ * (content-visibility), so that the browser's own search, selection and zoom still work.
+ *
+ * Must not know messages or connections.
+ */
+
+import {readable, toHex, toRgb} from "./ansi.js";
+
+const CHUNK_LINES = 200;
+const FRAME_BUDGET = 8; // milliseconds of a frame for building nodes
+const AT_END = 4; // pixels
+const MARKS_PER_LINE = 100;
+const [LIGHT, DARK] = [[255, 255, 255], [16, 18, 22]]; // the grounds of viewer.css
+
+/** One line, or a note between lines. */
+class Line {
+  constructor(entry, number) {
+    this.number = number; // 0 for a note
+    this.node = null;
+    this.set(entry);
+  }
+
+  set({runs, time = "", kind = "", cut = 0}) {
+    this.runs = runs;
+    this.time = time;
+    this.kind = kind;
+    this.cut = cut;
+    this._text = null;
+    this.size = runs.reduce((sum, run) => sum + run.text.length, 0);
+  }
+
+  get text() {
+    return (this._text ??= this.runs.map((run) => run.text).join(""));
+  }
+}
+
+/** Some lines that are laid out, or skipped, together. */
+class Chunk {
+  constructor() {
+    this.lines = [];
+    this.size = 0;
+    this.built = 0; // so many of the lines have nodes
+    this.widest = 0;
+    this.element = document.createElement("div");
+    this.element.className = "chunk";
+  }
+}
+
+/**
+ * A log in a scrolling element.
+ *
+ * `onChange()` is called, once a frame at most, when counts, matches or following have changed.
+ */
+export class LogView {
+  constructor(scroller, {maxLines = 50000, maxChars = 16 * 2 ** 20, onChange = () => {}} = {}) {
+    this.scroller = scroller;
+    this.maxLines = maxLines;
+    this.maxChars = maxChars;
+    this.onChange = onChange;
+    this.content = document.createElement("div");
+    this.content.className = "lines";
+    scroller.replaceChildren(this.content);
+    this._dark = matchMedia("(prefers-color-scheme: dark)");
+    this._dark.addEventListener("change", () => this._rebuild());
+    this._seen = new IntersectionObserver((entries) => this._sight(entries), {root: scroller, rootMargin: "200px"});
+    scroller.addEventListener("scroll", () => this._scrolled(), {passive: true});
+    new ResizeObserver(() => this._schedule()).observe(scroller);
+    this._reset();
+    this.following = true;
+  }
+
+  _reset() {
+    this.chunks = [];
+    this.count = 0; // lines that are kept
+    this.total = 0; // lines that ever came
+    this.cut = 0; // lines that were let go
+    this.unread = 0; // lines that came since the reader stopped following
+    this._size = 0;
+    this._stale = new Set();
+    this._visible = new Map(); // element → chunk
+    this._query = null;
+    this._matches = []; // lines
+    this._current = -1;
+    this._expected = {top: 0, height: 0};
+    this._frame ??= 0;
+  }
+
+  // --- lines -------------------------------------------------------------------------------
+
+  /** Add a line `{runs, time, kind, cut}`; "note" as kind stands between lines and has no number. */
+  append(entry) {
+    let chunk = this.chunks[this.chunks.length - 1];
+    if (!chunk || chunk.lines.length >= CHUNK_LINES) {
+      chunk = new Chunk();
+      this.chunks.push(chunk);
+    }
+    const counted = entry.kind !== "note";
+    if (counted) {
+      this.total += 1;
+      this.count += 1;
+      if (!this.following) this.unread += 1;
+    }
+    const line = new Line(entry, counted ? this.total : 0);
+    line.chunk = chunk;
+    chunk.lines.push(line);
+    this._grow(chunk, line.size);
+    if (counted) this._match(line);
+    this._trim();
+    this._schedule();
+    return line;
+  }
+
+  /** Show something else in the place of a line that may grow: a progress bar. */
+  replace(line, entry) {
+    const before = line.size;
+    line.set(entry);
+    this._grow(line.chunk, line.size - before);
+    if (line.node) this._stale.add(line);
+    this._rematch(line);
+    this._schedule();
+  }
+
+  clear() {
+    this._seen.disconnect();
+    this._reset();
+    this.content.replaceChildren();
+    this.following = true;
+    this._schedule();
+  }
+
+  /** The kept lines as plain text, and the notes about what is missing between them. */
+  text() {
+    const parts = [];
+    if (this.cut) parts.push(`[${this.cut} earlier lines are not here]\n`);
+    for (const chunk of this.chunks) {
+      for (const line of chunk.lines) {
+        if (line.number) parts.push(line.text, "\n");
+        else if (line.kind === "note" && line.runs[0]?.gap) parts.push(`[${line.text}]\n`);
+      }
+    }
+    return parts.join("");
+  }
+
+  _grow(chunk, size) {
+    chunk.size += size;
+    this._size += size;
+  }
+
+  _trim() {
+    // Whole chunks: to move every line up for each one that goes would take for ever.
+    while (this.chunks.length > 1 && (this.count > this.maxLines || this._size > this.maxChars)) {
+      const chunk = this.chunks.shift();
+      const gone = chunk.lines.filter((line) => line.number);
+      this.count -= gone.length;
+      this.cut += gone.length;
+      this._size -= chunk.size;
+      this._seen.unobserve(chunk.element);
+      this._visible.delete(chunk.element);
+      chunk.element.remove();
+      const matched = gone.filter((line) => line.matches).length;
+      if (matched) {
+        this._matches.splice(0, matched);
+        this._current = Math.max(-1, this._current - matched);
+      }
+    }
+  }
+
+  // --- nodes -------------------------------------------------------------------------------
+
+  _schedule() {
+    this._frame ||= requestAnimationFrame(() => {
+      this._frame = 0;
+      this._flush();
+    });
+  }
+
+  _flush() {
+    const deadline = performance.now() + FRAME_BUDGET;
+    for (const line of this._stale) this._paint(line);
+    this._stale.clear();
+    let unfinished = false;
+    for (let index = this._firstUnbuilt(); index < this.chunks.length; index++) {
+      unfinished = !this._build(this.chunks[index], deadline);
+      if (unfinished) break;
+    }
+    if (this.following) this._toEnd();
+    this._highlight();
+    this.onChange();
+    if (unfinished) this._schedule();
+  }
+
+  _firstUnbuilt() {
+    let index = this.chunks.length;
+    while (index > 0 && this.chunks[index - 1].built < this.chunks[index - 1].lines.length) index--;
+    return index;
+  }
+
+  /** Make nodes for the lines of a chunk; say whether all have one. */
+  _build(chunk, deadline) {
+    const fragment = document.createDocumentFragment();
+    let {built} = chunk;
+    while (built < chunk.lines.length && (built % 20 || performance.now() < deadline)) {
+      const line = chunk.lines[built++];
+      line.node = document.createElement("div");
+      this._paint(line);
+      fragment.append(line.node);
+      chunk.widest = Math.max(chunk.widest, line.size);
+    }
+    if (built === chunk.built) return built === chunk.lines.length;
+    chunk.element.append(fragment);
+    if (chunk.built === 0) {
+      this.content.append(chunk.element);
+      this._seen.observe(chunk.element);
+    }
+    chunk.built = built;
+    // What it will probably measure, until it has been seen once.
+    chunk.element.style.containIntrinsicSize = `auto ${chunk.widest + 8}ch auto calc(${built} * var(--line))`;
+    return built === chunk.lines.length;
+  }
+
+  _paint(line) {
+    const {node} = line;
+    node.className = line.kind ? `row ${line.kind}` : "row";
+    if (line.number) node.dataset.n = line.number;
+    if (line.time) node.dataset.t = line.time;
+    if (line.matches) node.classList.add("hit");
+    if (this._matches[this._current] === line) node.classList.add("current");
+    if (line.runs.length === 1 && !line.runs[0].style) {
+      node.textContent = line.runs[0].text;
+    } else {
+      node.replaceChildren(...line.runs.map((run) => this._run(run)));
+    }
+    if (line.cut) {
+      const rest = document.createElement("span");
+      rest.className = "cut";
+      rest.textContent = ` … ${line.cut.toLocaleString("en")} more characters`;
+      node.append(rest);
+    }
+  }
+
+  _run({text, style}) {
+    if (!style) return document.createTextNode(text);
+    const span = document.createElement("span");
+    span.textContent = text;
+    if (style.name) {
+      span.className = style.name;
+      return span;
+    }
+    const names = ["bold", "dim", "italic", "underline", "hidden", "strike"].filter((each) => style[each]);
+    const {fg, bg} = style;
+    const ink = style.bold && typeof fg === "number" && fg < 8 ? fg + 8 : fg;
+    if (style.inverse) {
+      this._color(span, names, "inv", ink ?? "ink");
+      this._color(span, names, bg === null ? "fg" : "raw", bg ?? "ground");
+    } else {
+      if (bg !== null) this._color(span, names, "bg", bg);
+      if (fg !== null) this._color(span, names, bg === null ? "fg" : "raw", ink);
+    }
+    span.className = names.join(" ");
+    return span;
+  }
+
+  /**
+   * The sixteen colours, by name: as text ("fg") and inverse ("inv") they are the theme's, on a
+   * ground of the program's ("bg", "raw") a terminal's. Others are moved until they can be read.
+   */
+  _color(span, names, what, color) {
+    if (typeof color === "string" ? !color.startsWith("#") : color < 16) {
+      names.push(`${what}-${color}`);
+      return;
+    }
+    let rgb = toRgb(color);
+    if (what === "fg" || what === "inv") rgb = readable(rgb, this._dark.matches ? DARK : LIGHT);
+    if (what === "fg" || what === "raw") {
+      span.style.color = toHex(rgb);
+      return;
+    }
+    span.style.backgroundColor = toHex(rgb);
+    if (what === "bg") span.style.color = toHex(readable(rgb, rgb, 7));
+  }
+
+  _rebuild() {
+    for (const chunk of this.chunks) {
+      for (const line of chunk.lines.slice(0, chunk.built)) this._stale.add(line);
+    }
+    this._schedule();
+  }
+
+  // --- following ---------------------------------------------------------------------------
+
+  /** Keep the end in sight, or stop that. */
+  follow(on) {
+    this.following = on;
+    if (on) this.unread = 0;
+    this._schedule();
+  }
+
+  _toEnd() {
+    const {scroller} = this;
+    scroller.scrollTop = scroller.scrollHeight;
+    this._expected = {top: scroller.scrollTop, height: scroller.scrollHeight};
+  }
+
+  _scrolled() {
+    const {scroller} = this;
+    const left = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+    if (this.following) {
+      // Only a reader moves it up: lines that go make the height smaller as well.
+      const up = scroller.scrollTop < this._expected.top - 2;
+      if (up && scroller.scrollHeight >= this._expected.height && left > AT_END) this.follow(false);
+    } else if (left <= AT_END) {
+      this.follow(true);
+    }
+    this._schedule();
+  }
+
+  // --- search ------------------------------------------------------------------------------
+
+  get matches() {
+    return this._matches.length;
+  }
+
+  /** Which match is the current one, from 1; 0 for none. */
+  get current() {
+    return this._current + 1;
+  }
+
+  /** Mark the lines that hold a text, whatever its case; "" ends the search. */
+  search(query) {
+    for (const line of this._matches) {
+      line.matches = false;
+      line.node?.classList.remove("hit", "current");
+    }
+    this._matches = [];
+    this._current = -1;
+    this._query = query === "" ? null : new RegExp(query.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "gi");
+    if (this._query) {
+      for (const chunk of this.chunks) {
+        for (const line of chunk.lines) if (line.number) this._match(line);
+      }
+    }
+    this._schedule();
+  }
+
+  /** Go to the next match, or with -1 to the one before; from the end in view at first. */
+  step(direction) {
+    const {length} = this._matches;
+    if (!length) return;
+    const from = this._current;
+    this._matches[from]?.node?.classList.remove("current");
+    if (from < 0) this._current = direction < 0 ? length - 1 : this._firstInView();
+    else this._current = (from + direction + length) % length;
+    const line = this._matches[this._current];
+    this.follow(false);
+    if (!line.node) this._flush(); // it came a moment ago
+    line.node?.classList.add("current");
+    line.node?.scrollIntoView({block: "center", inline: "nearest"});
+    this._schedule();
+  }
+
+  _firstInView() {
+    const {top} = this.scroller.getBoundingClientRect();
+    const index = this._matches.findIndex((line) => line.node?.getBoundingClientRect().top >= top);
+    return index < 0 ? 0 : index;
+  }
+
+  _match(line) {
+    line.matches = this._hits(line);
+    if (line.matches) this._matches.push(line);
+    if (line.matches) line.node?.classList.add("hit");
+  }
+
+  /** Look again at a line that changed: it is among the last of the matches, if at all. */
+  _rematch(line) {
+    const hits = this._hits(line);
+    if (hits === Boolean(line.matches)) return;
+    line.matches = hits;
+    if (hits) {
+      this._matches.push(line);
+      return;
+    }
+    const index = this._matches.lastIndexOf(line);
+    this._matches.splice(index, 1);
+    if (this._current >= index) this._current -= 1;
+  }
+
+  _hits(line) {
+    if (!this._query) return false;
+    this._query.lastIndex = 0;
+    return this._query.test(line.text);
+  }
+
+  _sight(entries) {
+    for (const entry of entries) {
+      const chunk = this.chunks.find((each) => each.element === entry.target);
+      if (entry.isIntersecting && chunk) this._visible.set(entry.target, chunk);
+      else this._visible.delete(entry.target);
+    }
+    this._schedule();
+  }
+
+  /** Colour the very words, where the browser can; near the view only, for there may be many. */
+  _highlight() {
+    if (!globalThis.CSS?.highlights) return;
+    CSS.highlights.delete("found");
+    if (!this._query) return;
+    const ranges = [];
+    for (const chunk of this._visible.values()) {
+      for (const line of chunk.lines) {
+        if (line.matches && line.node) this._mark(line, ranges);
+      }
+    }
+    if (ranges.length) CSS.highlights.set("found", new Highlight(...ranges));
+  }
+
+  _mark(line, ranges) {
+    const nodes = textNodes(line.node);
+    let count = 0;
+    this._query.lastIndex = 0;
+    for (const match of line.text.matchAll(this._query)) {
+      if (count++ === MARKS_PER_LINE) break;
+      const range = new Range();
+      const [start, from] = locate(nodes, match.index);
+      const [end, to] = locate(nodes, match.index + match[0].length - 1);
+      range.setStart(start, from);
+      range.setEnd(end, to + 1);
+      ranges.push(range);
+    }
+  }
+}
+
+function textNodes(node) {
+  const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) found.push(walker.currentNode);
+  return found;
+}
+
+/** The node that holds the character at an offset of a line's text, and where in it. */
+function locate(nodes, offset) {
+  for (const node of nodes) {
+    if (offset < node.length) return [node, offset];
+    offset -= node.length;
+  }
+  const last = nodes[nodes.length - 1];
+  return [last, last.length - 1];
+}

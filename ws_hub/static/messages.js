@@ -1,0 +1,84 @@
+/* messages.js: what stands on the page for a message that is not a program's output.
+ *
+ * Must not know the page or the connection: messages in, lines of runs out (see log.js).
+ */
+
+import {AnsiParser} from "./ansi.js";
+
+const MAX_JSON = 20000;
+
+/** Return the local clock time of a message, "12:01:03.123"; "" without a timestamp. */
+export function clockTime(timestamp) {
+  const moment = new Date(timestamp ?? "");
+  if (Number.isNaN(moment.getTime())) return "";
+  const two = (value) => String(value).padStart(2, "0");
+  const clock = [moment.getHours(), moment.getMinutes(), moment.getSeconds()].map(two).join(":");
+  return `${clock}.${String(moment.getMilliseconds()).padStart(3, "0")}`;
+}
+
+/** Return "4.2 s", "1 min 12 s", "2 h 5 min". */
+export function duration(milliseconds) {
+  const seconds = Math.max(0, milliseconds) / 1000;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** Return "1 line", "1,234 lines". */
+export function counted(number, noun) {
+  return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/**
+ * Return `{state, text, detail}` of a `process_status`: state is "running", "ok", "failed" or
+ * "other", text what a reader calls it.
+ */
+export function describeStatus(data) {
+  const {status, exitCode, signal, error} = data !== null && typeof data === "object" ? data : {};
+  if (status === "failed") return {state: "failed", text: "failed", detail: String(error ?? "")};
+  if (signal) return {state: "failed", text: `killed by ${signal}`, detail: ""};
+  if (typeof exitCode === "number") {
+    const text = exitCode < 0 ? `killed by signal ${-exitCode}` : `exited ${exitCode}`;
+    return {state: exitCode === 0 ? "ok" : "failed", text, detail: ""};
+  }
+  if (status === "running") return {state: "running", text: "running", detail: ""};
+  return {state: "other", text: typeof status === "string" ? status : "unknown", detail: ""};
+}
+
+const named = (text, name) => ({text, style: {name}});
+
+/** Return the lines for an event, an error, or an application's own message: time, type, what. */
+export function describeMessage(message) {
+  const {type, data} = message;
+  const time = clockTime(message.timestamp);
+  const event = data !== null && typeof data === "object" ? data : {};
+  const head = time ? [named(time, "when"), named(" ", "when")] : [];
+  if (type === "event" && event.event === "log" && typeof event.data?.message === "string") {
+    return logRecord(head, event.data);
+  }
+  if (type === "event" && typeof event.event === "string") {
+    const value = event.data === undefined || event.data === null ? "" : asJson(event.data);
+    return [{kind: "event", runs: [...head, named(event.event, "type"), named(` ${value}`, "json")]}];
+  }
+  const value = data === undefined ? "" : asJson(data);
+  return [{kind: "event", runs: [...head, named(String(type), `type ${type === "error" ? "bad" : ""}`.trim()), named(` ${value}`, "json")]}];
+}
+
+function logRecord(head, record) {
+  const level = String(record.level ?? "INFO");
+  const bad = /^(ERROR|CRITICAL|FATAL)$/.test(level) ? "bad" : /^WARN/.test(level) ? "warn" : "";
+  const lines = [record.message, record.exception].filter((each) => typeof each === "string").join("\n").split("\n");
+  return lines.map((text, index) => ({
+    kind: "event",
+    runs: index
+      ? new AnsiParser().parse(text)
+      : [...head, named(level, `type ${bad}`.trim()), named(` ${record.name ?? ""} `, "when"), ...new AnsiParser().parse(text)],
+  }));
+}
+
+function asJson(value) {
+  const text = JSON.stringify(value);
+  return text.length > MAX_JSON ? `${text.slice(0, MAX_JSON)} …` : text;
+}

@@ -1,0 +1,473 @@
+/* viewer.js: the page. It wires the connection (ws_hub.js), the meaning of messages (ansi.js,
+ * messages.js) and the log (log.js) to what can be seen and pressed.
+ *
+ * What comes from the network reaches the page as text nodes and attributes only.
+ */
+
+import {LineAssembler} from "./ansi.js";
+import {LogView} from "./log.js";
+import {clockTime, counted, describeMessage, describeStatus, duration} from "./messages.js";
+import {HubClient} from "../ws_hub.js";
+
+const LIST_EVERY = 3000;
+const CAUGHT_UP_FOR = 6000;
+const PROCESS = "process:";
+
+const $ = (id) => document.getElementById(id);
+const config = document.body.dataset;
+
+/** What is watched now, and what is known of it. */
+class Watch {
+  constructor(channel) {
+    this.channel = channel;
+    this.isProcess = channel.startsWith(PROCESS);
+    this.name = this.isProcess ? channel.slice(PROCESS.length) : channel || "Broadcasts";
+    this.assembler = new LineAssembler();
+    this.open = null; // the line that the next text replaces
+    this.status = null;
+    this.started = null; // the server's clock
+    this.ended = null;
+    this.subscription = null;
+    this.catchUp = null; // {left, from}: messages still to come of a replay, the line it began at
+    this.refused = "";
+  }
+}
+
+const view = new LogView($("log"), {onChange: showNumbers});
+const client = new HubClient(config.ws);
+let watch = new Watch("");
+let skew = Infinity; // this clock minus the server's, as the quickest message showed it
+let retryAt = 0;
+let wasConnected = false;
+let bannerTimer = 0;
+
+// --- messages ------------------------------------------------------------------------------
+
+function received(message) {
+  const moment = Date.parse(message.timestamp ?? "");
+  if (moment) skew = Math.min(skew, Date.now() - moment);
+  if (message.type === "process_output" && typeof message.data === "string") output(message);
+  else if (message.type === "process_status") status(message, moment);
+  else describeMessage(message).forEach((entry) => view.append(entry));
+  countDown();
+}
+
+function output(message) {
+  const time = clockTime(message.timestamp);
+  for (const {runs, cut, done, replaces} of watch.assembler.feed(message.data)) {
+    const entry = {runs, cut, time};
+    if (replaces && watch.open) view.replace(watch.open, entry);
+    else watch.open = view.append(entry);
+    if (done) watch.open = null;
+  }
+}
+
+function endLine() {
+  watch.assembler.finish();
+  watch.open = null;
+}
+
+function status(message, moment) {
+  endLine();
+  const known = describeStatus(message.data);
+  if (known.state === "running") {
+    if (watch.status && view.total) note("started again");
+    [watch.started, watch.ended] = [moment || null, null];
+  } else if (known.state !== "other") {
+    watch.ended = moment || null;
+    const took = watch.started && watch.ended ? ` after ${duration(watch.ended - watch.started)}` : "";
+    note([known.text + took, known.detail].filter(Boolean).join(": "), {name: known.state});
+  }
+  watch.status = known;
+  if (client.state === "connected") say(`${watch.name} ${known.text}`);
+  showStatus();
+}
+
+function note(text, {name = "", gap = false} = {}) {
+  view.append({kind: "note", runs: [{text, gap, style: {name}}]});
+}
+
+/** The server has answered a subscribe: say what is gone, and count what is made up for. */
+function synced({first, replayed, recovered, restarted, missed}) {
+  if (restarted) {
+    endLine();
+    watch.status = null;
+    note("the server has started anew: another numbering begins", {gap: true});
+  }
+  if (missed > 0) missing(missed, first ? "earlier " : "");
+  else if (!recovered && !restarted) missing(0, "");
+  watch.refused = "";
+  if (!first) {
+    watch.catchUp = {left: replayed, from: view.total};
+    countDown(0);
+  }
+  showStatus();
+}
+
+function missing(number, which) {
+  const what = number ? counted(number, `${which}message`) : "some messages";
+  note(`${what} ${number === 1 ? "is" : "are"} missing here: no longer kept by the server`, {name: "gap", gap: true});
+}
+
+function countDown(step = 1) {
+  const {catchUp} = watch;
+  if (!catchUp) return;
+  catchUp.left -= step;
+  if (catchUp.left > 0) return;
+  watch.catchUp = null;
+  const lines = view.total - catchUp.from;
+  const text = lines ? `Reconnected, caught up ${counted(lines, "line")}.` : "Reconnected, nothing was missed.";
+  banner(text, {name: "good", seconds: CAUGHT_UP_FOR});
+  say(text);
+}
+
+// --- what is watched -----------------------------------------------------------------------
+
+function select(channel) {
+  watch.subscription?.close();
+  const next = (watch = new Watch(channel));
+  view.clear();
+  if (channel) {
+    next.subscription = client.subscribe(channel, received, {
+      since: 0,
+      onSync: synced,
+      onGap: (number) => missing(number, ""),
+      onLagged: () => banner("This page was too slow for the server; the rest follows.", {seconds: CAUGHT_UP_FOR}),
+      onError: (message) => {
+        next.refused = String(message.data);
+        banner(`The server refuses ${channel}: ${next.refused}`, {name: "bad"});
+      },
+    });
+  }
+  hideBanner();
+  showStatus();
+  markChannels();
+}
+
+client.addEventListener("message", ({detail}) => {
+  if (!watch.channel) received(detail); // broadcasts go to everybody: here is where they are seen
+});
+
+client.addEventListener("error", ({detail: {message}}) => {
+  if (!message) return;
+  if (!watch.channel && !message.channel) received(message);
+  else $("note").textContent = `error: ${message.data}`;
+});
+
+client.addEventListener("state", ({detail}) => {
+  retryAt = detail.state === "waiting" ? Date.now() + detail.retryIn : 0;
+  if (detail.state === "connected") {
+    if (!watch.channel) wasConnected ? banner("Reconnected.", {name: "good", seconds: CAUGHT_UP_FOR}) : hideBanner();
+    else if (!wasConnected) hideBanner();
+    wasConnected = true;
+  } else if (detail.state === "waiting") {
+    if (!$("banner").classList.contains("lost")) say(lostText());
+    banner(lostText(), {name: isOver() ? "lost over" : "lost", retry: true});
+  } else if (detail.state === "closed") {
+    const reason = detail.reason || `code ${detail.code}`;
+    banner(`The server does not let this page in (${reason}). Reload it to try again.`, {name: "bad"});
+  }
+  $("link").textContent = {connected: "live", connecting: "connecting", waiting: "offline", closed: "closed"}[detail.state] ?? "";
+  $("link").dataset.state = detail.state;
+  showStatus();
+});
+
+function isOver() {
+  return Boolean(watch.status && ["ok", "failed"].includes(watch.status.state));
+}
+
+function lostText() {
+  if (isOver()) return "The server has gone. What it sent is here, to the end.";
+  const seconds = Math.ceil((retryAt - Date.now()) / 1000);
+  const when = seconds > 1 ? `reconnecting in ${seconds} s…` : "reconnecting…";
+  return wasConnected ? `Connection lost, ${when}` : `The server cannot be reached, ${when}`;
+}
+
+// --- what is shown -------------------------------------------------------------------------
+
+function banner(text, {name = "", retry = false, seconds = 0} = {}) {
+  clearTimeout(bannerTimer);
+  $("banner").className = `banner ${name}`.trim();
+  $("banner-text").textContent = text;
+  $("retry").hidden = !retry;
+  $("banner").hidden = false;
+  if (seconds) bannerTimer = setTimeout(hideBanner, seconds);
+}
+
+function hideBanner() {
+  clearTimeout(bannerTimer);
+  $("banner").hidden = true;
+}
+
+/** Tell it to those who listen to the page. */
+function say(text) {
+  $("say").textContent = text;
+}
+
+function showStatus() {
+  const waiting = watch.isProcess ? "waiting" : watch.channel ? "events" : "";
+  const known = watch.status ?? {state: "none", text: waiting};
+  const live = client.state === "connected";
+  $("name").textContent = watch.name;
+  $("name").title = watch.channel;
+  $("status").textContent = known.text;
+  document.body.dataset.status = known.state;
+  document.body.dataset.live = live;
+  const sign = {running: live ? "●" : "○", ok: "✓", failed: "✗"}[known.state] ?? "";
+  document.title = [`${sign} ${watch.name}`.trim(), known.text].filter(Boolean).join(" · ");
+  const icon = {running: "-running", ok: "-ok", failed: "-failed"}[known.state] ?? "";
+  const href = `static/icon${icon}.svg`;
+  const link = document.querySelector("link[rel=icon]");
+  if (link.getAttribute("href") !== href) link.setAttribute("href", href);
+  showNumbers();
+}
+
+function showNumbers() {
+  showClock();
+  showCounts();
+}
+
+function showClock() {
+  const end = watch.ended ?? (watch.status?.state === "running" ? Date.now() - skew : null);
+  const known = watch.started !== null && end !== null && Number.isFinite(end);
+  $("elapsed").textContent = known ? duration(end - watch.started).replace(/\.\d(?= s)/, (part) => (watch.ended ? part : "")) : "";
+  if (client.state === "waiting" && retryAt) $("banner-text").textContent = lostText();
+}
+
+function showCounts() {
+  $("count").textContent = counted(view.total, "line");
+  $("cut").textContent = view.cut ? `the first ${counted(view.cut, "line")} were let go, the newest ${view.count.toLocaleString("en")} are here` : "";
+  $("follow").setAttribute("aria-pressed", view.following);
+  const more = $("more");
+  more.hidden = view.following;
+  more.textContent = view.unread ? `↓ ${counted(view.unread, "new line")}` : "↓ Follow";
+  const searching = $("query").value !== "";
+  const number = view.matches.toLocaleString("en");
+  $("found").textContent = !searching ? "" : view.matches ? `${view.current || "–"}/${number}` : "none";
+  $("previous").disabled = $("next").disabled = !searching || !view.matches;
+  $("empty").hidden = view.total > 0 || watch.refused !== "";
+  $("empty").textContent = emptyText();
+  const digits = Math.max(3, String(view.total).length);
+  if ($("log").dataset.digits !== String(digits)) {
+    $("log").dataset.digits = digits;
+    $("log").style.setProperty("--digits", `${digits}ch`);
+  }
+}
+
+function emptyText() {
+  if (!watch.channel) return "Broadcasts show here as they come. Choose a channel to watch a process or its events.";
+  if (!watch.isProcess) return "Nothing yet. Events show here as they come.";
+  if (isOver()) return "It printed nothing.";
+  return watch.status ? "Running; it has printed nothing yet." : "Waiting for this process to begin.";
+}
+
+// --- the list of channels ------------------------------------------------------------------
+
+async function refreshChannels() {
+  if (document.hidden) return;
+  try {
+    const response = await fetch("api/channels", {cache: "no-store"});
+    if (response.ok) showChannels(await response.json());
+  } catch {
+    // The server is away; the banner says so.
+  }
+}
+
+function showChannels({channels = [], kept = []}) {
+  const names = [...new Set([...kept.slice().reverse(), ...channels.slice().sort()])];
+  const list = $("channels-list");
+  const before = [...list.children].map((each) => each.firstChild.dataset.channel);
+  $("channels-none").hidden = names.length > 0;
+  $("channels-count").textContent = names.length ? names.length.toLocaleString("en") : "";
+  if (before.join("\n") === names.join("\n")) return;
+  list.replaceChildren(...names.map(channelItem));
+  markChannels();
+}
+
+function channelItem(name) {
+  const item = document.createElement("li");
+  const link = document.createElement("a");
+  link.href = `?channel=${encodeURIComponent(name)}`;
+  link.dataset.channel = name;
+  if (name.startsWith(PROCESS)) {
+    link.className = "process";
+    link.textContent = name.slice(PROCESS.length);
+  } else {
+    link.textContent = name;
+  }
+  link.title = name;
+  item.append(link);
+  return item;
+}
+
+function markChannels() {
+  for (const link of $("channels-list").querySelectorAll("a")) {
+    if (link.dataset.channel === watch.channel) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function go(channel) {
+  const place = new URL(location.href);
+  place.search = channel ? `?channel=${encodeURIComponent(channel)}` : "";
+  history.pushState(null, "", place);
+  select(channel);
+  if (narrow.matches) $("channels-box").open = false;
+}
+
+function channelOfPage() {
+  return new URLSearchParams(location.search).get("channel") || config.channel;
+}
+
+const narrow = matchMedia("(max-width: 720px)");
+
+function startList() {
+  if (config.channel) return; // a page for one process
+  $("channels").hidden = false;
+  $("channels-box").open = !narrow.matches;
+  narrow.addEventListener("change", () => ($("channels-box").open = !narrow.matches));
+  $("channels-list").addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    go(link.dataset.channel);
+  });
+  $("watch").addEventListener("submit", (event) => {
+    event.preventDefault();
+    go($("watch-name").value.trim());
+    $("watch").reset();
+  });
+  refreshChannels();
+  setInterval(refreshChannels, LIST_EVERY);
+}
+
+// --- what can be pressed -------------------------------------------------------------------
+
+function remembered(name) {
+  try {
+    return localStorage.getItem(`ws_hub.${name}`);
+  } catch {
+    return null; // storage is forbidden
+  }
+}
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(`ws_hub.${name}`, value);
+  } catch {
+    // Then it holds for this page only.
+  }
+}
+
+function startSwitch(id, name, standard) {
+  const set = (on) => {
+    $(id).setAttribute("aria-pressed", on);
+    $("log").classList.toggle(name, on);
+    view.follow(view.following); // other heights: the end moves
+  };
+  set((remembered(name) ?? String(standard)) === "true");
+  $(id).addEventListener("click", () => {
+    const on = $(id).getAttribute("aria-pressed") !== "true";
+    set(on);
+    remember(name, on);
+  });
+}
+
+function flash(button, text) {
+  const before = button.dataset.label ?? button.textContent;
+  button.dataset.label = before;
+  button.textContent = text;
+  setTimeout(() => (button.textContent = before), 1500);
+  say(text);
+}
+
+async function copyAll() {
+  const text = view.text();
+  try {
+    await navigator.clipboard.writeText(text);
+    flash($("copy"), "Copied");
+  } catch { // plain http to another host, or forbidden
+    flash($("copy"), copyBySelection(text) ? "Copied" : "Not allowed");
+  }
+}
+
+function copyBySelection(text) {
+  const area = document.createElement("textarea");
+  area.value = text;
+  area.className = "unseen";
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  return done;
+}
+
+function save() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([view.text()], {type: "text/plain;charset=utf-8"}));
+  link.download = `${watch.name.replace(/[^A-Za-z0-9_.-]+/g, "-")}.log`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+function startSearch() {
+  $("query").addEventListener("input", () => view.search($("query").value));
+  $("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    view.step(1);
+  });
+  $("previous").addEventListener("click", () => view.step(-1));
+  $("query").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.shiftKey) {
+      event.preventDefault();
+      view.step(-1);
+    } else if (event.key === "Escape") {
+      $("query").value = "";
+      view.search("");
+      $("log").focus({preventScroll: true});
+    }
+  });
+}
+
+const KEYS = {
+  "/": () => $("query").focus(),
+  f: () => view.follow(!view.following),
+  w: () => $("wrap").click(),
+  t: () => $("times").click(),
+  n: () => view.step(1),
+  N: () => view.step(-1),
+};
+
+function startKeys() {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, textarea, select")) return;
+    const action = KEYS[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  });
+}
+
+function start() {
+  startSwitch("wrap", "wrap", true);
+  startSwitch("times", "times", false);
+  startSearch();
+  startKeys();
+  startList();
+  $("follow").addEventListener("click", () => view.follow(!view.following));
+  $("more").addEventListener("click", () => view.follow(true));
+  $("copy").addEventListener("click", copyAll);
+  $("download").addEventListener("click", save);
+  $("retry").addEventListener("click", () => client.retryNow());
+  window.addEventListener("popstate", () => select(channelOfPage()));
+  window.addEventListener("online", () => client.retryNow());
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) client.retryNow();
+  });
+  setInterval(showClock, 1000);
+  select(channelOfPage());
+  client.connect();
+}
+
+start();
