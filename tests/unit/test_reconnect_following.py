@@ -1,0 +1,390 @@
+"""Each message once, in order, or said to be missing: whatever connections and servers do."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from typing import Any
+
+import pytest
+
+from ws_hub.following import Following, MessagesLost, Verdict
+from ws_hub.message import Message
+
+
+def numbered(seq: int, channel: str = "a") -> Message:
+    return Message("event", channel=channel, data=seq, seq=seq)
+
+
+def ack(to: Message, **data: Any) -> Message:
+    return Message("ack", id=to.id, data={"channel": to.channel, **data})
+
+
+def history(to: Message, seq: int, replayed: int = 0, recovered: bool = True) -> Message:
+    return ack(to, epoch="e1", seq=seq, replayed=replayed, recovered=recovered)
+
+
+def followed(last: int = 10, since: int | None = None) -> Following:
+    """A Following whose channel `a` stands at `last` in epoch e1."""
+    following = Following()
+    request = following.add("a", since)
+    verdict = following.take(history(request, last))
+    for again in verdict.send:
+        assert following.take(history(again, last)) == Verdict(deliver=False)
+    return following
+
+
+def delivered(following: Following, *seqs: int) -> list[int]:
+    return [seq for seq in seqs if following.take(numbered(seq)).deliver]
+
+
+# --- what is sent --------------------------------------------------------------------------
+
+
+def test_a_subscription_names_the_channel_in_both_fields() -> None:
+    message = Following().add("news", None)
+    assert (message.type, message.channel, message.data) == ("subscribe", "news", "news")
+    assert message.since is None
+    assert message.id is not None
+
+
+def test_an_unsubscription_names_it_in_both_fields_and_only_once() -> None:
+    following = Following()
+    following.add("news", None)
+    message = following.remove("news")
+    assert message is not None
+    assert (message.type, message.channel, message.data) == ("unsubscribe", "news", "news")
+    assert following.remove("news") is None
+    assert not following.channels
+
+
+def test_a_connection_opens_with_a_ping_and_all_channels() -> None:
+    following = Following()
+    following.add("a", None)
+    following.add("b", 0)
+    ping, first, second = following.open()
+    assert ping.type == "ping" and ping.id is not None
+    assert (first.channel, first.since) == ("a", None)
+    assert (second.channel, second.since) == ("b", 0)
+
+
+def test_the_next_connection_asks_for_what_was_missed() -> None:
+    following = followed(10)
+    assert delivered(following, 11, 12) == [11, 12]
+    _, again = following.open()
+    assert (again.since, again.epoch) == (12, "e1")
+
+
+def test_a_channel_that_keeps_history_is_subscribed_by_position() -> None:
+    following = Following()
+    verdict = following.take(history(following.add("a", None), 10, replayed=4))
+    assert not verdict.deliver
+    (again,) = verdict.send
+    assert (again.since, again.epoch) == (6, "e1")
+
+
+def test_a_channel_that_keeps_nothing_is_left_alone() -> None:
+    following = Following()
+    request = following.add("a", None)
+    assert following.take(ack(request)) == Verdict(deliver=False)
+    assert following.take(Message("event", channel="a")).deliver
+
+
+# --- each once, in order -------------------------------------------------------------------
+
+
+def test_numbers_in_order_are_delivered() -> None:
+    assert delivered(followed(10), 11, 12, 13) == [11, 12, 13]
+
+
+def test_what_a_replay_repeats_is_dropped() -> None:
+    following = followed(10)
+    delivered(following, 11, 12)
+    _, again = following.open()
+    following.take(history(again, 14, replayed=4))
+    assert delivered(following, 11, 12, 13, 14, 15) == [13, 14, 15]
+
+
+def test_a_jump_is_fetched_and_nothing_is_delivered_out_of_order() -> None:
+    following = followed(10)
+    verdict = following.take(numbered(13))
+    assert not verdict.deliver and not verdict.lost
+    (again,) = verdict.send
+    assert (again.since, again.epoch) == (10, "e1")
+    assert delivered(following, 14) == []  # still before the answer
+    following.take(history(again, 14, replayed=4))
+    assert delivered(following, 11, 12, 13, 14, 15) == [11, 12, 13, 14, 15]
+
+
+def test_a_jump_is_asked_for_once() -> None:
+    following = followed(10)
+    assert following.take(numbered(13)).send
+    assert not following.take(numbered(14)).send
+
+
+def test_lagging_is_caught_up_and_shown() -> None:
+    following = followed(10)
+    verdict = following.take(Message("lagged", channel="a", seq=10))
+    assert verdict.deliver
+    assert [each.since for each in verdict.send] == [10]
+
+
+def test_lagging_before_any_message_starts_where_the_server_says() -> None:
+    following = Following()
+    following.add("a", None)
+    verdict = following.take(Message("lagged", channel="a", seq=7))
+    assert [each.since for each in verdict.send] == [7]
+
+
+def test_numbers_that_begin_again_are_a_new_numbering_and_asked_for_whole() -> None:
+    following = followed(10)
+    verdict = following.take(numbered(1))
+    assert not verdict.deliver
+    (again,) = verdict.send
+    assert (again.since, again.epoch) == (0, "")
+    assert delivered(following, 2, 11) == []
+    assert following.take(ack(again, epoch="e2", seq=2, replayed=2, recovered=True)).lost == []
+    assert delivered(following, 1, 2, 3) == [1, 2, 3]
+
+
+def test_a_new_numbering_that_is_no_longer_whole_is_said() -> None:
+    following = followed(10)
+    (again,) = following.take(numbered(5)).send
+    verdict = following.take(ack(again, epoch="e2", seq=5, replayed=2, recovered=True))
+    assert [(each.channel, each.count) for each in verdict.lost] == [("a", 3)]
+
+
+def test_a_new_numbering_right_after_a_replay_is_noticed() -> None:
+    following = followed(10)
+    _, again = following.open()
+    following.take(history(again, 10))
+    assert following.take(numbered(1)).send
+
+
+def test_numbers_of_a_server_that_never_answers_are_delivered() -> None:
+    following = Following()
+    following.add("a", None)
+    assert delivered(following, 5, 6, 6, 7) == [5, 6, 7]
+    following.take(Message("pong"))
+    following._channels["a"].pending = ""
+    verdict = following.take(numbered(10))
+    assert verdict.deliver and [each.count for each in verdict.lost] == [2]
+
+
+# --- never silent --------------------------------------------------------------------------
+
+
+def test_what_is_no_longer_kept_is_counted() -> None:
+    following = followed(10)
+    _, again = following.open()
+    verdict = following.take(history(again, 30, replayed=5, recovered=False))
+    assert [(each.channel, each.count) for each in verdict.lost] == [("a", 15)]
+    assert delivered(following, 26, 27) == [26, 27]
+
+
+def test_another_epoch_is_said_and_its_messages_are_delivered() -> None:
+    following = followed(10)
+    _, again = following.open()
+    verdict = following.take(ack(again, epoch="e2", seq=3, replayed=3, recovered=False))
+    assert [(each.channel, each.count) for each in verdict.lost] == [("a", None)]
+    assert delivered(following, 1, 2, 3, 4) == [1, 2, 3, 4]
+
+
+def test_a_position_asked_for_by_the_application_counts() -> None:
+    following = Following()
+    request = following.add("a", 5)
+    verdict = following.take(history(request, 20, replayed=10, recovered=False))
+    assert [each.count for each in verdict.lost] == [5]
+
+
+def test_a_channel_without_history_cannot_go_on_from_a_position() -> None:
+    following = Following()
+    request = following.add("a", 5)
+    verdict = following.take(ack(request, recovered=False, replayed=0))
+    assert [(each.channel, each.count) for each in verdict.lost] == [("a", None)]
+
+
+def test_a_channel_that_lost_its_history_is_said() -> None:
+    following = followed(10)
+    _, again = following.open()
+    assert [each.count for each in following.take(ack(again)).lost] == [None]
+
+
+def test_a_refused_subscription_is_shown_and_the_gap_said() -> None:
+    following = followed(10)
+    _, again = following.open()
+    verdict = following.take(Message("error", id=again.id, data="no", code="forbidden"))
+    assert verdict.deliver
+    assert [each.count for each in verdict.lost] == [None]
+    assert "a" in following.channels
+
+
+def test_a_first_subscription_that_is_refused_loses_nothing() -> None:
+    following = Following()
+    request = following.add("a", None)
+    assert following.take(Message("error", id=request.id, data="no")) == Verdict()
+
+
+@pytest.mark.parametrize("data", [None, "x", [], {}, {"epoch": 3, "seq": 1}, {"epoch": "e"}])
+def test_an_answer_that_makes_no_sense_is_one_without_history(data: Any) -> None:
+    following = Following()
+    request = following.add("a", None)
+    assert following.take(Message("ack", id=request.id, data=data)) == Verdict(deliver=False)
+
+
+def test_answers_to_subscriptions_given_up_are_swallowed_but_errors_are_shown() -> None:
+    following = Following()
+    first, second = following.add("a", None), following.add("b", None)
+    following.remove("a")
+    following.remove("b")
+    assert not following.take(history(first, 10)).deliver
+    assert following.take(Message("error", id=second.id, data="no")).deliver
+
+
+def test_the_applications_own_answers_are_its_own() -> None:
+    following = followed(10)
+    assert following.take(Message("ack", id="mine", data=1)).deliver
+    assert following.take(Message("pong", id=7)).deliver
+    assert following.take(Message("error", data="text")).deliver
+
+
+# --- who is there --------------------------------------------------------------------------
+
+
+def test_an_echo_tells_our_own_hub() -> None:
+    following = Following()
+    ping, *_ = following.open()
+    assert following.extensions is None
+    assert not following.take(Message("pong", id=ping.id)).deliver
+    assert following.extensions is True
+
+
+def test_a_pong_without_an_id_tells_a_go_hub_and_only_the_first_is_swallowed() -> None:
+    following = Following()
+    following.open()
+    assert not following.take(Message("pong")).deliver
+    assert following.extensions is False
+    assert following.take(Message("pong")).deliver
+
+
+def test_a_position_that_a_go_hub_cannot_honour_is_said_to_be_lost() -> None:
+    following = followed(10)
+    following.open()
+    verdict = following.take(Message("pong"))
+    assert [(each.channel, each.count) for each in verdict.lost] == [("a", None)]
+    assert following.take(Message("event", channel="a")).deliver
+
+
+# --- an application that is too slow -------------------------------------------------------
+
+
+def test_what_had_no_room_is_fetched_again_where_there_is_history() -> None:
+    following = followed(10)
+    for seq in (11, 12):
+        message = numbered(seq)
+        if following.take(message).deliver:
+            following.refused(message)
+    verdict = following.catch_up()
+    assert [(each.channel, each.since, each.epoch) for each in verdict.send] == [("a", 10, "e1")]
+    assert not verdict.lost
+    following.take(history(verdict.send[0], 12, replayed=2))
+    assert delivered(following, 11, 12, 13) == [11, 12, 13]
+
+
+def test_what_had_no_room_elsewhere_is_counted() -> None:
+    following = followed(10)
+    for _ in range(3):
+        following.refused(Message("event", data=1))
+    following.refused(Message("event", channel="other", seq=4))
+    verdict = following.catch_up()
+    assert [(each.channel, each.count) for each in verdict.lost] == [("", 4)]
+    assert following.catch_up() == Verdict(deliver=False)
+
+
+def test_lagging_while_there_is_no_room_waits_for_room() -> None:
+    following = followed(10)
+    following.take(numbered(11))
+    following.refused(numbered(11))
+    assert not following.take(Message("lagged", channel="a", seq=11)).send
+    assert [each.since for each in following.catch_up().send] == [10]
+
+
+def test_the_exception_can_be_pickled_and_reads_well() -> None:
+    error = pickle.loads(pickle.dumps(MessagesLost("a", 3, "no longer kept")))
+    assert str(error) == "3 messages of channel 'a' are lost: no longer kept"
+    assert str(MessagesLost("", None, "why")) == "some messages are lost: why"
+
+
+# --- all at once ---------------------------------------------------------------------------
+
+
+class Server:
+    """A channel with a bounded history that answers as the protocol says."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.seq = 0
+
+    def answer(self, request: Message) -> list[Message]:
+        first = max(self.seq - self.keep, 0)
+        if request.since is None:
+            start, recovered = self.seq, True
+        else:
+            start = max(request.since, first)
+            recovered = request.since >= first
+        replay = [numbered(seq) for seq in range(start + 1, self.seq + 1)]
+        return [history(request, self.seq, len(replay), recovered), *replay]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_happens_each_message_comes_once_or_is_counted(seed: int) -> None:
+    chance = random.Random(seed)
+    server, following = Server(keep=chance.choice([3, 10, 1000])), Following()
+    wire: list[Message] = []
+    got: list[int] = []
+    lost = 0
+
+    def pass_on(verdict: Verdict) -> None:
+        nonlocal lost
+        lost += sum(each.count or 0 for each in verdict.lost)
+        for request in verdict.send:
+            wire.extend(server.answer(request))
+
+    def read(count: int) -> None:
+        for _ in range(min(count, len(wire))):
+            message = wire.pop(0)
+            verdict = following.take(message)
+            pass_on(verdict)
+            if verdict.deliver and message.seq is not None:
+                if chance.random() < 0.1:
+                    following.refused(message)
+                else:
+                    got.append(message.seq)
+
+    wire.extend(server.answer(following.add("a", None)))
+    read(len(wire))
+    read(len(wire))
+    for _ in range(300):
+        what = chance.random()
+        if what < 0.5:
+            server.seq += 1
+            if chance.random() < 0.9:
+                wire.append(numbered(server.seq))
+        elif what < 0.8:
+            read(chance.randrange(5))
+        elif what < 0.9:
+            pass_on(following.catch_up())
+        else:
+            wire.clear()
+            for request in following.open()[1:]:
+                wire.extend(server.answer(request))
+    while wire or following._channels["a"].behind:
+        read(len(wire))
+        pass_on(following.catch_up())
+    for request in following.open()[1:]:
+        wire.extend(server.answer(request))
+    while wire or following._channels["a"].behind:
+        read(len(wire))
+        pass_on(following.catch_up())
+    assert got == sorted(set(got)), "twice, or out of order"
+    assert len(got) + lost == server.seq, (len(got), lost, server.seq)

@@ -1,0 +1,175 @@
+"""The queue between the receiving thread and the callbacks: bounds, patience, relief."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.support import TIMEOUT
+from ws_hub.inbox import Inbox
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def inbox(
+    items: int = 4, size: int = 1000, patience: float = 5.0, clock: Clock | None = None
+) -> Inbox[int]:
+    return Inbox(items, size, patience, clock or Clock())
+
+
+def test_items_come_out_in_the_order_in_which_they_went_in() -> None:
+    box = inbox()
+    for each in range(3):
+        assert box.offer(each, 1)
+    box.post(3)
+    assert [box.take() for _ in range(4)] == [0, 1, 2, 3]
+
+
+def test_an_offer_beyond_the_count_is_refused_without_waiting_when_told() -> None:
+    box = inbox(items=2)
+    assert box.offer(1, 1, wait=False)
+    assert box.offer(2, 1, wait=False)
+    assert not box.offer(3, 1, wait=False)
+
+
+def test_an_offer_beyond_the_bytes_is_refused() -> None:
+    box = inbox(size=10)
+    assert box.offer(1, 6, wait=False)
+    assert not box.offer(2, 5, wait=False)
+
+
+def test_one_item_larger_than_the_bound_passes_alone() -> None:
+    box = inbox(size=10)
+    assert box.offer(1, 1_000_000, wait=False)
+    assert not box.offer(2, 1, wait=False)
+
+
+def test_what_is_posted_does_not_count() -> None:
+    box = inbox(items=1)
+    for each in range(100):
+        box.post(each)
+    assert box.offer(100, 1, wait=False)
+
+
+def test_after_a_refusal_everything_is_refused_until_half_is_free() -> None:
+    box = inbox(items=4)
+    for each in range(4):
+        assert box.offer(each, 1)
+    assert not box.offer(9, 1, wait=False)
+    box.take()
+    assert not box.offer(9, 1, wait=False)  # one free of four: it would be full at once again
+    assert not box.was_relieved()
+    box.take()
+    assert box.was_relieved()
+    assert box.offer(4, 1, wait=False)
+    assert [box.take() for _ in range(3)] == [2, 3, 4]
+
+
+def test_relief_is_said_once() -> None:
+    box = inbox(items=1)
+    box.offer(1, 1)
+    box.offer(2, 1, wait=False)
+    box.take()
+    assert box.was_relieved()
+    assert not box.was_relieved()
+
+
+def test_without_a_refusal_there_is_nothing_to_relieve() -> None:
+    box = inbox(items=1)
+    box.offer(1, 1)
+    box.take()
+    assert not box.was_relieved()
+
+
+def test_an_offer_waits_for_room() -> None:
+    box = inbox(items=1)
+    box.offer(1, 1)
+    accepted = threading.Event()
+
+    def offer() -> None:
+        if box.offer(2, 1):
+            accepted.set()
+
+    thread = threading.Thread(target=offer)
+    thread.start()
+    assert box.take() == 1
+    assert accepted.wait(TIMEOUT)
+    thread.join(TIMEOUT)
+    assert box.take() == 2
+
+
+def test_the_patience_counts_from_when_it_was_full_not_for_each_offer() -> None:
+    clock = Clock()
+    box = inbox(items=4, patience=5.0, clock=clock)
+    for each in range(4):
+        box.offer(each, 1)
+    refused = box.offer(9, 1, wait=False)
+    assert not refused
+    box = inbox(items=4, patience=5.0, clock=clock)
+    for each in range(4):
+        box.offer(each, 1)
+    waiting = threading.Thread(target=box.offer, args=(4, 1))  # full since 0.0
+    waiting.start()
+    box.take()
+    waiting.join(TIMEOUT)
+    clock.now = 5.0  # never half empty since: the patience of 0.0 is over
+    assert not box.offer(5, 1)
+
+
+def test_taking_waits_for_an_item() -> None:
+    box = inbox()
+    got: list[int | None] = []
+    thread = threading.Thread(target=lambda: got.append(box.take()))
+    thread.start()
+    box.offer(7, 1)
+    thread.join(TIMEOUT)
+    assert got == [7]
+
+
+def test_the_end_comes_after_the_last_item_and_can_be_undone() -> None:
+    box = inbox()
+    box.offer(1, 1)
+    box.end()
+    assert box.take() == 1
+    assert box.take() is None
+    box.begin()
+    box.offer(2, 1)
+    assert box.take() == 2
+
+
+def test_the_end_wakes_a_taker() -> None:
+    box = inbox()
+    got: list[int | None] = []
+    thread = threading.Thread(target=lambda: got.append(box.take()))
+    thread.start()
+    box.end()
+    thread.join(TIMEOUT)
+    assert got == [None]
+
+
+def test_stopping_drops_what_was_offered_and_keeps_what_was_posted() -> None:
+    box = inbox()
+    box.offer(1, 1)
+    box.post(2)
+    box.stop()
+    assert not box.offer(3, 1)
+    assert box.take() == 2
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_stopping_wakes_an_offer_that_waits(run: int) -> None:
+    box = inbox(items=1)
+    box.offer(1, 1)
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(box.offer(2, 1)))
+    thread.start()
+    box.stop()
+    thread.join(TIMEOUT)
+    assert results == [False]

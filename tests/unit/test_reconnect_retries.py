@@ -1,0 +1,97 @@
+"""Whether a client tries again, and after how long: no sockets, no clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from ws_hub.config import ReconnectConfig
+from ws_hub.errors import ConnectionClosed, HandshakeRefused
+from ws_hub.retries import Retries
+
+URL = "ws://127.0.0.1:1/ws"
+
+
+def retries(random: float = 0.5, **settings: object) -> Retries:
+    return Retries(ReconnectConfig(url=URL, **settings), lambda: random)  # type: ignore[arg-type]
+
+
+def test_without_a_bound_it_always_tries_again() -> None:
+    each = retries()
+    assert all(each.failed(OSError()) for _ in range(1000))
+    assert each.failures == 1000
+
+
+def test_max_retries_counts_the_retries_not_the_first_attempt() -> None:
+    each = retries(max_retries=3)
+    assert [each.failed(OSError()) for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_connection_that_held_starts_the_count_again() -> None:
+    each = retries(max_retries=2, stable_after=5.0)
+    each.failed(OSError())
+    each.failed(OSError())
+    assert each.failed(ConnectionClosed(1006), held=5.0)
+    assert each.failures == 1
+
+
+def test_a_connection_that_dropped_at_once_does_not() -> None:
+    each = retries(max_retries=2, stable_after=5.0)
+    assert each.failed(ConnectionClosed(1006), held=4.9)
+    assert each.failed(ConnectionClosed(1006), held=0.0)
+    assert not each.failed(ConnectionClosed(1006), held=4.9)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        HandshakeRefused(401),
+        HandshakeRefused(403),
+        ConnectionClosed(4401),
+        ConnectionClosed(4403),
+    ],
+)
+def test_who_you_are_and_what_you_may_is_not_asked_twice(failure: Exception) -> None:
+    each = retries()
+    assert Retries.is_final(failure)
+    assert not each.failed(failure)
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1008, 1009, 1011, 1012, 1013, 4000])
+def test_every_other_close_is_retried(code: int) -> None:
+    assert retries().failed(ConnectionClosed(code))
+
+
+@pytest.mark.parametrize("status", [301, 302, 400, 404, 426, 429, 500, 502, 503])
+def test_every_other_refusal_is_retried(status: int) -> None:
+    assert retries().failed(HandshakeRefused(status))
+
+
+def test_the_wait_is_the_backoff_with_jitter() -> None:
+    each = retries(random=0.25, initial_backoff=2.0)
+    failure = OSError()
+    each.failed(failure)
+    assert each.wait(failure) == 0.5
+    each.failed(failure)
+    assert each.wait(failure) == 1.0
+
+
+def test_without_jitter_the_wait_is_the_backoff() -> None:
+    each = retries(jitter=False)
+    each.failed(OSError())
+    assert each.wait(OSError()) == 1.0
+
+
+@pytest.mark.parametrize("code", [1012, 1013])
+def test_a_restart_and_a_try_again_are_jittered_whatever_the_setting(code: int) -> None:
+    each = retries(random=0.125, jitter=False, initial_backoff=8.0)
+    each.failed(ConnectionClosed(code))
+    assert each.wait(ConnectionClosed(code)) == 1.0
+
+
+def test_retry_after_is_a_lower_bound() -> None:
+    each = retries(random=0.5, initial_backoff=4.0, max_backoff=4.0)
+    each.failed(OSError())
+    assert each.wait(HandshakeRefused(503, retry_after=3.0)) == 3.0
+    assert each.wait(HandshakeRefused(503, retry_after=1.0)) == 2.0
+    assert each.wait(HandshakeRefused(503)) == 2.0
+    assert each.wait(HandshakeRefused(429, retry_after=60.0)) == 60.0
