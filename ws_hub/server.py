@@ -8,6 +8,7 @@ request; WebSocket connections do not hold theirs. For a public site mount
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import socket
@@ -21,7 +22,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from . import workers
 from .errors import excerpt
 from .hub import Hub
-from .wsgi import SOCKET_KEY, Application, middleware
+from .wsgi import SOCKET_KEY, STAYS_KEY, Application, middleware
 
 __all__ = ["Server", "serve"]
 
@@ -85,7 +86,7 @@ class Server:
     def close(self) -> None:
         """Stop accepting, end the requests under way, and the hub if `serve` started it.
 
-        Idempotent.
+        Idempotent. WebSocket connections are the hub's: they end with it.
 
         Threads: any; waits for the hub's end, a few seconds at most.
         """
@@ -154,7 +155,7 @@ class _ThreadingServer(WSGIServer):
             )
         except RuntimeError as error:  # can't start new thread: this one is refused
             logger.warning("request from %s refused: %s", excerpt(client_address), error)
-            self._done(number)
+            self._done(number, request)
             return
         with self._lock:
             if number in self._sockets:
@@ -172,17 +173,24 @@ class _ThreadingServer(WSGIServer):
         except Exception:  # noqa: BLE001 - the top of a thread
             logger.exception("request from %s failed", excerpt(client_address))
         finally:
-            self._done(number)
+            self._done(number, request)
 
     def _keep(self, number: int, request: socket.socket) -> None:
         with self._lock:
             self._sockets[number] = request
 
-    def _done(self, number: int) -> None:
+    def _done(self, number: int, request: socket.socket) -> None:
         with self._lock:
-            request = self._sockets.pop(number)
+            self._sockets.pop(number, None)
             self._threads.pop(number, None)
         self.shutdown_request(request)
+
+    def let_go(self, request: socket.socket) -> None:
+        """Leave a request that became a WebSocket to the hub, which says goodbye to it."""
+        with self._lock:
+            for number in [each for each, sock in self._sockets.items() if sock is request]:
+                del self._sockets[number]
+                self._threads.pop(number, None)
 
     def end_requests(self, timeout: float) -> None:
         """Cut the requests under way and wait for their threads."""
@@ -204,6 +212,7 @@ class _Handler(WSGIRequestHandler):
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
         environ[SOCKET_KEY] = self.connection
+        environ[STAYS_KEY] = functools.partial(self.server.let_go, self.connection)  # type: ignore[attr-defined]  # ours
         environ["REMOTE_PORT"] = str(self.client_address[1])
         if isinstance(self.connection, ssl.SSLSocket):
             environ["wsgi.url_scheme"] = "https"

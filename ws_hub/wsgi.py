@@ -32,6 +32,7 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
+STAYS_KEY = "ws_hub.stays"  # what our own server wants called when a request stays
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 _RETRY = ("Retry-After", "5")
 
@@ -111,6 +112,7 @@ def _stay(
     client = hub.connect(
         sock, greeting=answer.to_bytes(), remote_address=_address(environ), borrowed=True
     )
+    environ.get(STAYS_KEY, lambda: None)()
     client.run()
     throw_away = leave(sock.fileno())
     start_response(answer.status, [])
