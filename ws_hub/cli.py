@@ -1,9 +1,12 @@
 """The command line: `ws-hub run`, `ws-hub serve`, `ws-hub tail`.
 
 Must not know private names of what it uses. Everything that is said about the run goes
-to stderr; stdout has what the program, or the channel, says. Ctrl-C and SIGTERM end
-each command cleanly: viewers see 1001, the program is ended, and the exit code is
-128 and the signal's number (130, 143).
+to stderr; stdout has what the program, or the channel, says.
+
+Ctrl-C, SIGTERM and SIGHUP end each command cleanly: the program gets the same signal,
+then SIGTERM, then SIGKILL; viewers get its last words and 1001; the exit code is 128 and
+the signal's number (130, 143, 129). The handlers only queue the number; the main thread,
+which waits at that queue, acts on it, so that nothing is cut in the middle.
 """
 
 from __future__ import annotations
@@ -11,37 +14,51 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import json
-import signal
+import functools
+import logging
+import os
+import queue
+import re
+import socket
 import sys
 import threading
 import webbrowser
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
-from . import __version__
-from .config import ReconnectConfig
+from . import __version__, workers
+from .config import HubConfig
 from .errors import WsHubError
 from .hub import Hub
-from .lines import GOES_ON, REPLACED
-from .message import Message, MessageType, check_channel, process_channel, to_dict
+from .message import check_channel, process_channel
 from .page import page_app
 from .process import Process, ProcessStartError, run_process
-from .reconnect import ReconnectingClient
 from .server import Server, serve
+from .signals import Signals
+from .tail import Tail, socket_url
+from .terminal import Screen
 
 __all__ = ["main"]
 
 DEFAULT_PORT = 8765
 _LOCAL = ("127.0.0.1", "::1", "localhost")
-_NOT_FOUND, _NOT_EXECUTABLE, _USAGE = 127, 126, 2  # as shells have them
+_FAILED, _USAGE, _NOT_EXECUTABLE, _NOT_FOUND = 1, 2, 126, 127  # as shells have them
+_FORWARD_FOR = 2.0  # seconds that a program gets to end by the signal that we got
+_VIEWER_WITHIN = 10.0  # seconds that a browser, started by --open, gets to show up
+_JOIN = 5.0
 
-_RUN_EXAMPLES = """\
+_EXIT_CODES = """\
+exit codes:
+  of the command, 128 + N when signal N ended it; 126, 127 when it cannot be started;
+  130 after Ctrl-C, 143 after SIGTERM; 2 for a wrong option or a port in use
+"""
+_RUN_EXAMPLES = f"""\
 examples:
   ws-hub run -- make -j4 all
   ws-hub run --open --wait -- pytest -v
   ws-hub run --host 0.0.0.0 --port 9000 --id build-42 --pty -- ./build.sh
-"""
+
+{_EXIT_CODES}"""
 _SERVE_EXAMPLES = """\
 examples:
   ws-hub serve
@@ -50,16 +67,12 @@ examples:
 _TAIL_EXAMPLES = """\
 examples:
   ws-hub tail ws://127.0.0.1:8765/ws process:build-42
+  ws-hub tail http://127.0.0.1:8765/ process:build-42 > build.log
   ws-hub tail --json --since 0 ws://127.0.0.1:8765/ws process:build-42 news
+
+exit codes:
+  130 after Ctrl-C, 143 after SIGTERM; 1 when the server refuses us; 2 for a wrong option
 """
-
-
-class _Signalled(BaseException):
-    """Ctrl-C or SIGTERM; not an Exception, so that nothing takes it for a failure."""
-
-    def __init__(self, number: int) -> None:
-        self.exit_code = 128 + number
-        super().__init__(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,36 +81,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Threads: the main thread, because of the signals.
     """
     arguments = _parser().parse_args(argv)
-    try:
-        with _signals():
-            code: int = arguments.command(arguments)
+    logging.basicConfig(format="ws-hub: %(message)s", level=logging.WARNING)
+    for out in (sys.stdout, sys.stderr):
+        if hasattr(out, "reconfigure"):
+            out.reconfigure(errors="backslashreplace")  # whatever the terminal can show
+    with Signals() as signals:
+        try:
+            code: int = arguments.command(arguments, signals)
             return code
-    except _Signalled as stop:
-        return stop.exit_code
-    except (WsHubError, OSError) as error:
-        return _fail(str(error), _USAGE)
+        except (WsHubError, OSError) as error:
+            return _fail(str(error), _USAGE)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: the run goes on
+        print(f"ws-hub: {text}", file=sys.stderr, flush=True)
 
 
 def _fail(text: str, code: int) -> int:
-    print(f"ws-hub: {text}", file=sys.stderr)
+    _say(text)
     return code
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM end what the main thread does; ignore the next."""
-
-    def end(number: int, frame: object) -> NoReturn:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise _Signalled(number)
-
-    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 # --- arguments -----------------------------------------------------------------------------
@@ -107,7 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ws-hub",
         description="Live push for threaded Python: watch a program in any browser.",
-        epilog=_RUN_EXAMPLES + _TAIL_EXAMPLES.partition("\n")[2],
+        epilog="examples:\n"
+        "  ws-hub run --open --wait -- make -j4 all\n"
+        "  ws-hub tail http://127.0.0.1:8765/ process:make\n"
+        "  ws-hub run --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ws-hub {__version__}")
@@ -130,179 +136,184 @@ def _add(commands: Any, name: str, text: str, examples: str, function: Any) -> A
     return command
 
 
-def _add_address(command: Any) -> None:
+def _add_address(command: Any, port: str) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to serve on (127.0.0.1)")
-    command.add_argument(
-        "--port", type=int, help=f"port to serve on ({DEFAULT_PORT}, or a free one when taken)"
-    )
+    command.add_argument("--port", type=_port, help=port)
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
+_port.__name__ = "port"  # what argparse calls it
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+_count.__name__ = "number"
 
 
 def _add_run(commands: Any) -> None:
-    command = _add(
-        commands, "run", "run a program and show its output live on a page", _RUN_EXAMPLES, _run
-    )
-    _add_address(command)
-    command.add_argument("--id", help="names the process; by default its name and a number")
+    text = "run a program and show its output live on a page"
+    command = _add(commands, "run", text, _RUN_EXAMPLES, _run)
+    _add_address(command, f"port to serve on ({DEFAULT_PORT}, or a free one when that is taken)")
+    command.add_argument("--id", help="names the process (the program's name)")
     command.add_argument(
         "--pty",
         action=argparse.BooleanOptionalAction,
         help="run it in a terminal of its own, so that it keeps its colours "
-        "(by default when this is one)",
+        "(by default when stdout is a terminal)",
     )
     command.add_argument("--open", action="store_true", help="open the page in a browser")
     command.add_argument(
         "--wait", action="store_true", help="serve the page after the exit, until Ctrl-C"
     )
-    command.add_argument("argv", nargs="+", metavar="CMD ARGS", help="the program, after --")
+    command.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD ARGS")
 
 
 def _add_serve(commands: Any) -> None:
-    command = _add(
-        commands, "serve", "serve a hub and a page that watches it", _SERVE_EXAMPLES, _serve
-    )
-    _add_address(command)
+    text = "serve a hub and a page that watches its channels"
+    command = _add(commands, "serve", text, _SERVE_EXAMPLES, _serve)
+    _add_address(command, f"port to serve on ({DEFAULT_PORT})")
 
 
 def _add_tail(commands: Any) -> None:
-    command = _add(
-        commands, "tail", "follow channels in this terminal, and reconnect", _TAIL_EXAMPLES, _tail
-    )
+    text = "follow channels in this terminal, and reconnect"
+    command = _add(commands, "tail", text, _TAIL_EXAMPLES, _tail)
     command.add_argument("--json", action="store_true", help="print whole messages, one a line")
     command.add_argument(
-        "--since", type=int, metavar="SEQ", help="begin after this message; 0 for all that is kept"
+        "--since",
+        type=_count,
+        metavar="SEQ",
+        help="begin after this message; 0 for all that is kept, as processes do by default",
     )
-    command.add_argument("url", metavar="URL", help="ws:// or wss://")
-    command.add_argument("channels", nargs="+", metavar="CHANNEL")
+    command.add_argument("url", metavar="URL", help="of the WebSocket, or of the page")
+    command.add_argument("channels", nargs="*", metavar="CHANNEL")
 
 
-# --- run -----------------------------------------------------------------------------------
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
-    process_id = arguments.id or "run"
-    hub = Hub()
-    with _served(hub, arguments, process_channel(process_id)) as server:
-        _announce(server, arguments)
-        if arguments.open:
-            webbrowser.open(_page_url(server))
-        try:
-            process = run_process(hub, arguments.argv, process_id, pty=pty, on_line=_mirror)
-        except ProcessStartError as error:
-            missing = isinstance(error.__cause__, FileNotFoundError)
-            code = _fail(str(error), _NOT_FOUND if missing else _NOT_EXECUTABLE)
-        else:
-            code = _follow(process)
-        if arguments.wait:
-            print(f"ws-hub: exited with {code}; Ctrl-C ends the page", file=sys.stderr)
-            threading.Event().wait()  # ended by a signal
-    return code
-
-
-def _follow(process: Process) -> int:
-    """Wait for the program, or end it when a signal comes; return the shell's exit code."""
-    with process:  # ends the program when a signal ends the wait
-        code = process.wait()
-    return 128 - code if code < 0 else code
-
-
-def _mirror(text: str, stream: str) -> None:
-    """Write one text of the output where the program would have written it."""
-    out = sys.stderr if stream == "stderr" else sys.stdout
-    with contextlib.suppress(OSError, ValueError):  # a reader that went away: `| head`
-        _write(out, text)
-
-
-def _write(out: TextIO, text: str) -> None:
-    clear = "\x1b[K" if out.isatty() else ""
-    if text.endswith(REPLACED):
-        if clear:  # in a file only what a line ends up as
-            out.write(text[:-1] + clear + "\r")
-    elif text.endswith(GOES_ON):
-        out.write(text[:-1])
-    else:
-        out.write(text + clear + "\n")
-    out.flush()
-
-
-# --- serve ---------------------------------------------------------------------------------
-
-
-def _serve(arguments: argparse.Namespace) -> int:
-    with _served(Hub(), arguments, "") as server:
-        _announce(server, arguments)
-        threading.Event().wait()  # ended by a signal
-    return 0
+# --- serving -------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _served(hub: Hub, arguments: argparse.Namespace, channel: str) -> Iterator[Server]:
+def _served(hub: Hub, arguments: argparse.Namespace, channel: str = "") -> Iterator[Server]:
     """Serve the hub and its page; in the end viewers get what is queued, then 1001."""
     app = page_app(hub, channel=channel)
     port = DEFAULT_PORT if arguments.port is None else arguments.port
     try:
         server = serve(hub, arguments.host, port, app=app)
-    except (OSError, OverflowError) as error:
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        if arguments.port is not None or not taken:
-            raise OSError(f"cannot serve on {arguments.host}:{port}: {error}") from error
+    except OSError as error:
+        # A second run beside the first takes another port, unless told which.
+        if not channel or arguments.port is not None or error.errno != errno.EADDRINUSE:
+            why = error.strerror or error
+            raise OSError(f"cannot serve on {arguments.host}:{port}: {why}") from error
         server = serve(hub, arguments.host, 0, app=app)
     with server:
+        _say(f"watch at {_page_url(server)}")
+        if arguments.host not in _LOCAL:
+            _say(f"warning: anybody who reaches {arguments.host}:{server.port} may watch")
         yield server
 
 
-def _announce(server: Server, arguments: argparse.Namespace) -> None:
-    print(f"ws-hub: {_page_url(server)}", file=sys.stderr, flush=True)
-    if arguments.host not in _LOCAL:
-        print(
-            f"ws-hub: warning: anybody who reaches {arguments.host}:{server.port} may watch",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
 def _page_url(server: Server) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
     return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
+
+
+def _serve(arguments: argparse.Namespace, signals: Signals) -> int:
+    with _served(Hub(), arguments):
+        number = signals.wait()
+    return 128 + (number or 0)
+
+
+# --- run -----------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace, signals: Signals) -> int:
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if not argv:
+        return _fail("run: which command? ws-hub run -- CMD ARGS", _USAGE)
+    pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
+    process_id = arguments.id or _name(argv[0])
+    watched = threading.Event()
+    hub = Hub(HubConfig(on_first_subscriber=lambda channel: watched.set()))
+    with _served(hub, arguments, process_channel(process_id)) as server:
+        screens = {name: Screen(out) for name, out in _outputs().items()}
+        mirror = functools.partial(_mirror, screens)
+        try:
+            process = run_process(hub, argv, process_id, pty=pty, on_line=mirror)
+        except ProcessStartError as error:
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            return _fail(str(error), _NOT_FOUND if missing else _NOT_EXECUTABLE)
+        if arguments.open:
+            webbrowser.open(_page_url(server))
+        number = _follow(process, signals)
+        code = process.wait()
+        if number is not None:
+            return 128 + number
+        if arguments.wait:
+            _say(f"{process_id} {_ended(code)}; the page is served until Ctrl-C")
+            signals.wait()
+        elif arguments.open:
+            watched.wait(_VIEWER_WITHIN)  # or the browser finds nobody there
+    return 128 - code if code < 0 else code
+
+
+def _name(program: str) -> str:
+    """Return a process id that says which program it is."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(program))[:64]
+    return name.strip("-.") or "run"
+
+
+def _outputs() -> dict[str, TextIO]:
+    return {"stdout": sys.stdout, "stderr": sys.stderr}
+
+
+def _mirror(screens: dict[str, Screen], text: str, stream: str) -> None:
+    """Write one text of the output where the program would have written it."""
+    screens[stream].text(stream, text)
+
+
+def _ended(code: int) -> str:
+    return f"exited {code}" if code >= 0 else f"was killed by signal {-code}"
+
+
+def _follow(process: Process, signals: Signals) -> int | None:
+    """Wait for the program's end; return the signal that came first, if one did."""
+
+    def watch() -> None:
+        process.wait()
+        signals.put(None)
+
+    watcher = workers.start("ws-hub:exit", watch)
+    number = signals.wait()
+    if number is not None:
+        # A program that knows Ctrl-C says how far it got; it alone knows how to end.
+        process.send_signal(number)
+        with contextlib.suppress(queue.Empty):
+            signals.wait(_FORWARD_FOR)  # its end, or an impatient second signal
+        process.close()
+    workers.join(watcher, _JOIN)
+    return number
 
 
 # --- tail ----------------------------------------------------------------------------------
 
 
-def _tail(arguments: argparse.Namespace) -> int:
-    for channel in arguments.channels:
+def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
+    url, named = socket_url(arguments.url)
+    channels = arguments.channels or named
+    if not channels:
+        return _fail("tail: which channel? ws-hub tail URL CHANNEL", _USAGE)
+    for channel in channels:
         check_channel(channel)
-    several = len(arguments.channels) > 1
-
-    def disconnected(code: int, reason: str, will_retry: bool) -> None:
-        again = "reconnecting" if will_retry else "not coming back"
-        print(f"ws-hub: disconnected ({code} {reason!r}), {again}", file=sys.stderr, flush=True)
-
-    config = ReconnectConfig(
-        url=arguments.url,
-        on_connect=lambda: print("ws-hub: connected", file=sys.stderr, flush=True),
-        on_disconnect=disconnected,
-        on_error=lambda error: print(f"ws-hub: {error}", file=sys.stderr, flush=True),
-    )
-    with ReconnectingClient(config) as client:
-        for channel in arguments.channels:
-            client.subscribe(channel, since=arguments.since)
-        client.start()
-        for message in client:
-            if arguments.json:
-                print(json.dumps(to_dict(message), ensure_ascii=False), flush=True)
-            else:
-                _print(message, several)
-    return 0
-
-
-def _print(message: Message, several: bool) -> None:
-    """Print one message as a person reads it."""
-    where = f"{message.channel or '*'}: " if several else ""
-    if message.type == MessageType.PROCESS_OUTPUT and isinstance(message.data, str):
-        _write(sys.stdout, where + message.data)
-    elif message.type == MessageType.PROCESS_STATUS:
-        print(f"ws-hub: {where}{json.dumps(message.data)}", file=sys.stderr, flush=True)
-    elif message.type not in (MessageType.ACK, MessageType.PONG, MessageType.LAGGED):
-        shown = json.dumps(message.data, ensure_ascii=False)
-        print(f"{where}{message.type} {shown}", flush=True)
+    tail = Tail(url, channels, since=arguments.since, as_json=arguments.json, tell=_say)
+    number = tail.follow(signals)
+    return _FAILED if number is None else 128 + number

@@ -1,0 +1,142 @@
+"""What stands in a terminal, or in a file, for the messages of channels.
+
+Must not know connections, processes or the hub. A terminal shows an unfinished line as
+it looks so far; a file gets each line once, as it looked in the end (`lines`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, TextIO
+
+from .lines import GOES_ON, REPLACED
+from .message import Message, MessageType, parse_timestamp
+
+__all__ = ["Screen", "describe"]
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CLEAR = "\x1b[K"
+
+
+class Screen:
+    """One output on which the texts of several sources are written, their lines whole.
+
+    Never raises for an output that has gone (`| head`): it then takes no more.
+
+    Args:
+        out: where to write.
+        named: begin each line with its source's name.
+
+    Attributes:
+        gone: whether nobody reads it any more.
+    """
+
+    def __init__(self, out: TextIO, *, named: bool = False) -> None:
+        self._out = out
+        self._named = named
+        self._clear = _CLEAR if out.isatty() else ""
+        self._open: str | None = None  # the source whose line is unfinished
+        self._piece = False  # it goes on, and is not replaced
+        self.gone = False
+
+    def text(self, source: str, text: str) -> None:
+        """Write one text of a process's output; how it ends says what it is."""
+        if text.endswith(REPLACED):
+            if self._clear:
+                self._put(source, text[:-1], _CLEAR + "\r")
+                self._open = source
+        elif text.endswith(GOES_ON):
+            self._put(source, text[:-1], "")
+            self._open, self._piece = source, True
+        else:
+            self._put(source, text, self._clear + "\n")
+            self._open, self._piece = None, False
+
+    def line(self, text: str) -> None:
+        """Write a line that belongs to no process's output."""
+        self._put("", text, self._clear + "\n")
+        self._open, self._piece = None, False
+
+    def _put(self, source: str, text: str, end: str) -> None:
+        goes_on = self._open == source and self._piece
+        start = ""
+        if self._open is not None and self._open != source:
+            start = "\n"  # somebody else's line stands there
+            self._piece = False
+        if self._named and source and not goes_on:
+            start += f"{source}: "
+        self._write(start + text + end)
+
+    def _write(self, text: str) -> None:
+        if self.gone:
+            return
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except (OSError, ValueError):
+            self.gone = True
+            _mute(self._out)
+
+
+def _mute(out: TextIO) -> None:
+    """Let what is still buffered go nowhere: the interpreter flushes it at its end."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, out.fileno())
+        finally:
+            os.close(nowhere)
+    except (OSError, ValueError):
+        pass  # it has no descriptor: then nothing is flushed to one
+
+
+def describe(message: Message) -> str:
+    """Return the line in which a person reads a message that is no process's output.
+
+    Control characters are shown, not obeyed: only a process's own output may colour a
+    terminal.
+    """
+    data = message.data
+    if message.type == MessageType.PROCESS_STATUS:
+        return _visible(f"{message.channel} {_status(data)}")
+    parts = [_clock(message.timestamp), message.channel]
+    event = data if isinstance(data, dict) else {}
+    if message.type == MessageType.EVENT and isinstance(event.get("event"), str):
+        record = event.get("data")
+        if event["event"] == "log" and isinstance(record, dict) and "message" in record:
+            parts += [str(record.get("level", "")), f"{record.get('name', '')}:"]
+            parts += [str(record["message"]), str(record.get("exception") or "")]
+        else:
+            parts += [event["event"], "" if record is None else _json(record)]
+    else:
+        parts += [str(message.type), data if isinstance(data, str) else _json(data)]
+    return _visible(" ".join(part for part in parts if part).rstrip())
+
+
+def _status(data: Any) -> str:
+    if not isinstance(data, dict):
+        return _json(data)
+    if data.get("error"):
+        return f"{data.get('status')}: {data['error']}"
+    if data.get("signal"):
+        return f"was killed by {data['signal']}"
+    if isinstance(data.get("exitCode"), int):
+        return f"{data.get('status')} {data['exitCode']}"
+    return f"is {data.get('status')}"
+
+
+def _clock(timestamp: str) -> str:
+    try:
+        return parse_timestamp(timestamp).astimezone().strftime("%H:%M:%S")
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _visible(text: str) -> str:
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
