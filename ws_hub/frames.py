@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["MAX_CONTROL_BYTES", "binary_frame", "close_frame", "ping_frame", "pong_frame", "text_frame"]
+__all__ = [
+    "MAX_CONTROL_BYTES",
+    "binary_frame",
+    "close_frame",
+    "ping_frame",
+    "pong_frame",
+    "text_frame",
+]
 
 MAX_CONTROL_BYTES = 125  # RFC 6455 section 5.5
 

@@ -1,0 +1,225 @@
+"""What is installed: the wheel, what it declares, and the names that it promises."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import email.parser
+import email.policy
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from email.message import Message as Metadata
+from pathlib import Path
+
+import pytest
+
+import ws_hub
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PUBLIC = [
+    "DEFAULT_HEARTBEAT_INTERVAL",
+    "DEFAULT_PONG_TIMEOUT",
+    "DEFAULT_WRITE_TIMEOUT",
+    "AdoptionError",
+    "ChannelRule",
+    "Client",
+    "CloseCode",
+    "ConfigError",
+    "ConnectionClosed",
+    "ConnectionState",
+    "HandshakeRefused",
+    "Hub",
+    "HubConfig",
+    "HubFull",
+    "HubNotRunning",
+    "HubStats",
+    "InvalidName",
+    "LimitExceeded",
+    "Listener",
+    "MaxRetriesExceeded",
+    "Message",
+    "MessageDecodeError",
+    "MessageEncodeError",
+    "MessageType",
+    "NotConnected",
+    "PeerError",
+    "Process",
+    "ProcessStartError",
+    "ProtocolError",
+    "ReconnectConfig",
+    "ReconnectingClient",
+    "SendTimeout",
+    "Server",
+    "WsHubError",
+    "calculate_backoff",
+    "middleware",
+    "serve",
+]
+RUN_TIME = {"websocket-client": "websocket", "wsproto": "wsproto"}
+# Modules of ours that need an extra, and what it brings; imported by nothing but the user.
+OPTIONAL = {"flask": {"flask", "werkzeug"}, "redis": {"redis"}, "metrics": {"prometheus_client"}}
+
+
+# --- names ---------------------------------------------------------------------------------
+
+
+def test_the_package_exports_exactly_what_is_promised() -> None:
+    assert sorted(ws_hub.__all__) == sorted(PUBLIC)
+
+
+def test_every_export_is_there_once() -> None:
+    assert len(ws_hub.__all__) == len(set(ws_hub.__all__))
+    assert [name for name in ws_hub.__all__ if not hasattr(ws_hub, name)] == []
+
+
+def test_every_promised_name_says_where_it_is_documented() -> None:
+    silent = [
+        name
+        for name in ws_hub.__all__
+        if callable(value := getattr(ws_hub, name)) and not value.__doc__
+    ]
+    assert silent == []
+
+
+def test_importing_the_package_imports_no_extra_and_starts_nothing() -> None:
+    code = (
+        "import sys, threading, ws_hub\n"
+        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(*sorted(tops - set(sys.stdlib_module_names)))\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    ours = {"__main__", "h11", "sitecustomize", "websocket", "ws_hub", "wsproto", "coverage"}
+
+    assert {name for name in run.stdout.split() if not name.startswith("_")} <= ours
+
+
+def test_only_declared_distributions_are_imported() -> None:
+    allowed = set(RUN_TIME.values()) | set(sys.stdlib_module_names) | {"ws_hub"}
+    strange = []
+    for path in sorted((ROOT / "ws_hub").rglob("*.py")):
+        extra = OPTIONAL.get(path.stem, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for name in names:
+                if name.partition(".")[0] not in allowed | extra:
+                    strange.append(f"{path.name}:{node.lineno} imports {name}")
+    assert strange == []
+
+
+def test_the_version_has_one_source() -> None:
+    code = (ROOT / "ws_hub" / "__init__.py").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+    assert re.findall(r'^__version__ = "(.+)"$', code, re.MULTILINE) == [ws_hub.__version__]
+    assert not re.search(r"^version *= *\"", project, re.MULTILINE)
+    assert f"## {ws_hub.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# --- the wheel -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """A wheel built from a copy, so that the checkout stays as it is."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    ignore = shutil.ignore_patterns("__pycache__")
+    for package in ("ws_hub", "tests"):
+        shutil.copytree(ROOT / package, source / package, ignore=ignore)
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
+    command += ["--no-deps", "--no-build-isolation", "--wheel-dir", str(source / "out"), "."]
+    run = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=50)
+    assert run.returncode == 0, run.stderr
+    (path,) = (source / "out").glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture
+def metadata(wheel: zipfile.ZipFile) -> Metadata:
+    (name,) = (each for each in wheel.namelist() if each.endswith(".dist-info/METADATA"))
+    return email.parser.Parser().parsestr(wheel.read(name).decode())
+
+
+def test_the_wheel_is_for_every_system(wheel: zipfile.ZipFile) -> None:
+    name = Path(wheel.filename or "").name
+
+    assert name == f"ws_hub-{ws_hub.__version__}-py3-none-any.whl"
+
+
+def test_the_wheel_holds_every_module_the_types_and_the_page(wheel: zipfile.ZipFile) -> None:
+    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    package = ROOT / "ws_hub"
+    wanted = {
+        str(path.relative_to(ROOT))
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+    assert "ws_hub/py.typed" in shipped
+    assert shipped == wanted
+
+
+def test_the_wheel_needs_two_distributions_and_no_more(metadata: Metadata) -> None:
+    needed = [each for each in metadata.get_all("Requires-Dist") or [] if "extra ==" not in each]
+
+    assert {re.split(r"[ <>=!~;]", each)[0] for each in needed} == set(RUN_TIME)
+    assert all(">=" in each for each in needed)
+
+
+def test_the_wheel_names_its_license_and_its_pythons(
+    wheel: zipfile.ZipFile, metadata: Metadata
+) -> None:
+    assert metadata["Name"] == "ws-hub"
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == ">=3.10"
+    classifiers = metadata.get_all("Classifier") or []
+    assert [each for each in classifiers if "Python :: 3.1" in each] == [
+        f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)
+    ]
+    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+    assert metadata["Description-Content-Type"] == "text/markdown"
+
+
+def test_every_extra_has_distributions(metadata: Metadata) -> None:
+    extras = set(metadata.get_all("Provides-Extra") or [])
+    declared = "\n".join(metadata.get_all("Requires-Dist") or [])
+
+    assert {"flask", "test", "dev", "bench"} <= extras
+    assert [name for name in extras if f'extra == "{name}"' not in declared] == []
+
+
+def test_the_command_is_the_main_function_of_the_command_line(wheel: zipfile.ZipFile) -> None:
+    (name,) = (each for each in wheel.namelist() if each.endswith("entry_points.txt"))
+    entries = configparser.ConfigParser()
+    entries.read_string(wheel.read(name).decode())
+
+    assert dict(entries["console_scripts"]) == {"ws-hub": "ws_hub.cli:main"}
+    spec = importlib.util.find_spec("ws_hub.cli")
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    (main,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"
+    )
+    assert ast.unparse(main.returns or ast.Constant(None)) == "int"
+    required = len(main.args.args) - len(main.args.defaults)
+    assert required == 0

@@ -1,0 +1,275 @@
+"""Every Python and shell snippet of README.md and docs/ is run as it stands there.
+
+A Python snippet of the README runs alone. Those of docs/ go on from one another in a
+reader's mind: they find the modules of the standard library that they use, `ws_hub`, a
+hub that runs, and a process of it. A shell line runs through the entry in COMMANDS for
+its first words; a command that is not there fails, so that no line goes unread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import wait_until
+from ws_hub import Hub, Message, serve
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN_TIMEOUT = 30.0
+
+MAKEFILE = "all:\n\t@echo compiled\n"
+
+PRELUDE = """
+import contextlib, json, logging, os, signal, sys, threading, time
+import ws_hub
+from ws_hub import *
+hub = Hub().start()
+process = hub.run_process([sys.executable, "-c", "print('output')"], "standing")
+text, name = "output", "stdout"
+"""
+POSTLUDE = """
+hub.stop()
+"""
+# After a marked snippet, `<!-- snippet: NAME -->`: what it is to have done.
+AFTER = {
+    "flask": """
+answer = app.test_client().post("/builds/42")
+assert answer.status_code == 202, answer
+assert answer.get_json() == {"watch": "process:42"}
+lines, exited = [], threading.Event()
+def seen(message):
+    if message.type == "process_output":
+        lines.append(message.data)
+    elif message.data["status"] == "exited":
+        assert message.data["exitCode"] == 0, message
+        exited.set()
+hub.listen("process:42", seen, since=0)
+assert exited.wait(10)
+assert "compiled" in lines, lines
+hub.stop()
+""",
+}
+
+
+@dataclass(frozen=True)
+class Snippet:
+    path: Path
+    line: int
+    language: str
+    code: str
+    mark: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+
+def snippets(*languages: str) -> list[Snippet]:
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        if not path.exists():
+            continue
+        mark, language, start, block = "", None, 0, list[str]()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if language is not None:
+                if line.strip() == "```":
+                    if language in languages:
+                        code = "\n".join(block) + "\n"
+                        found.append(Snippet(path, start, language, code, mark))
+                    mark, language = "", None
+                else:
+                    block.append(line)
+            elif match := re.fullmatch(r"```(\w*)\s*", line):
+                language, start, block = match[1], number + 1, []
+            elif match := re.fullmatch(r"<!-- snippet: (\w+) -->", line.strip()):
+                mark = match[1]
+    return found
+
+
+def test_the_documents_have_snippets() -> None:
+    assert snippets("python", "py")
+    assert snippets("sh", "console", "bash")
+
+
+def test_every_snippet_says_its_language() -> None:
+    known = {"python", "sh", "console", "js", "json", "html", "text", "ini", "nginx", "toml", ""}
+
+    assert {each.language for each in snippets(*known, "py", "bash", "shell")} <= known
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A directory with what the snippets suppose: a Makefile, here and in builds/42."""
+    build = tmp_path / "builds" / "42"
+    build.mkdir(parents=True)
+    for directory in (tmp_path, build):
+        (directory / "Makefile").write_text(MAKEFILE, encoding="utf-8")
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.parametrize("snippet", snippets("python", "py"), ids=str)
+def test_a_python_snippet_runs(snippet: Snippet, workplace: Path) -> None:
+    code = snippet.code
+    if snippet.path.name != "README.md":
+        code = PRELUDE + code + POSTLUDE
+    if snippet.mark:
+        code += "import threading\n" + AFTER[snippet.mark]
+    script = workplace / "snippet.py"
+    script.write_text(code, encoding="utf-8")
+
+    run = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", str(script)],
+        cwd=workplace,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT,
+    )
+
+    assert run.returncode == 0, f"{snippet}\n{run.stdout}\n{run.stderr}"
+    assert "Traceback" not in run.stderr, f"{snippet}\n{run.stderr}"
+
+
+# --- the shell -----------------------------------------------------------------------------
+
+
+def run_make(words: list[str], workplace: Path) -> None:
+    """The targets take minutes: here they only have to exist and to make sense."""
+    run = subprocess.run(
+        ["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
+
+
+def run_pip(words: list[str], workplace: Path) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for word in words[2:]:
+        if word.startswith("-"):
+            continue
+        match = re.fullmatch(r"ws-hub(?:\[([\w,-]+)\])?", word)
+        assert match, f"not our distribution: {word}"
+        for extra in (match[1] or "").split(","):
+            assert not extra or re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
+def start(words: list[str], workplace: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ws_hub", *words],
+        cwd=workplace,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def interrupt(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=RUN_TIMEOUT)
+    assert "Traceback" not in output, output
+    return output
+
+
+def run_command(words: list[str], workplace: Path) -> None:
+    """`ws-hub run`: to the end; with `--wait` until it is interrupted then."""
+    split = words.index("--")
+    options = _without(words[2:split], "--port")
+    with start(["run", "--port", "0", *options, *words[split:]], workplace) as process:
+        assert process.stdout is not None
+        if "--wait" in options:
+            while "exited" not in (line := process.stdout.readline()):
+                assert line, "ended by itself"
+            interrupt(process)
+        else:
+            output, _ = process.communicate(timeout=RUN_TIMEOUT)
+            assert process.returncode == 0, output
+            assert "http://127.0.0.1:" in output
+
+
+def run_serve(words: list[str], workplace: Path) -> None:
+    with start(["serve", "--port", "0", *_without(words[2:], "--port")], workplace) as process:
+        assert process.stdout is not None
+        assert "http://" in process.stdout.readline()
+        interrupt(process)
+
+
+def run_tail(words: list[str], workplace: Path) -> None:
+    """`ws-hub tail URL CHANNEL...`: against a hub of ours in place of the one it names."""
+    index, url = next(pair for pair in enumerate(words) if pair[1].startswith("ws://"))
+    channel = words[index + 1]
+    with Hub() as hub, serve(hub, path="/" + url.split("/", 3)[3]) as server:
+        words[index] = server.url
+        with start(words[1:], workplace) as process:
+            try:
+                wait_until(lambda: hub.has_subscribers(channel), RUN_TIMEOUT)
+                hub.send_to_channel(channel, Message("event", data="shown"))
+                assert process.stdout is not None
+                while "shown" not in (line := process.stdout.readline()):
+                    assert line, "ended by itself"
+            finally:
+                interrupt(process)
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """Words without an option and its value: ports are ours to choose."""
+    left = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == option:
+            skip = True
+        elif not word.startswith(option + "="):
+            left.append(word)
+    return left
+
+
+COMMANDS: dict[str, Callable[[list[str], Path], None]] = {
+    "make": run_make,
+    "pip install": run_pip,
+    "ws-hub run": run_command,
+    "ws-hub serve": run_serve,
+    "ws-hub tail": run_tail,
+}
+
+
+def shell_lines() -> list[tuple[str, str]]:
+    """(where, line) of every command in the documents."""
+    found = []
+    for snippet in snippets("sh", "console"):
+        lines = snippet.code.replace("\\\n", " " * 2).splitlines()
+        for offset, line in enumerate(lines):
+            if snippet.language == "console":
+                if not line.startswith("$ "):
+                    continue  # what it prints
+                line = line[2:]
+            if line.strip() and not line.lstrip().startswith("#"):
+                place = f"{snippet.path.relative_to(ROOT)}:{snippet.line + offset}"
+                found.append((place, line.strip()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("place", "line"), shell_lines(), ids=[f"{place} {line[:40]}" for place, line in shell_lines()]
+)
+def test_a_shell_line_runs(place: str, line: str, workplace: Path) -> None:
+    words = shlex.split(line, comments=True)
+    for start_words, run in COMMANDS.items():
+        if words[: len(start_words.split())] == start_words.split():
+            run(words, workplace)
+            return
+    pytest.fail(f"{place}: no entry in COMMANDS runs {line!r}", pytrace=False)
