@@ -365,7 +365,9 @@ class ReconnectingClient:
             return
         try:
             callback(*args)
+            return
         except Exception as error:
             logger.exception("%s of the client of %s raised", name, self._name)
-            if name != "on_error":
-                self._call("on_error", error)
+            raised = error
+        if name != "on_error":
+            self._call("on_error", raised)
