@@ -518,23 +518,26 @@ class FaultProxy:
                 near, _ = listener.accept()
             except OSError:
                 return
-            try:
-                far = socket.create_connection(self._target, TIMEOUT)
-            except OSError:
-                reset(near)
-                continue
-            self.accepted += 1
-            link = _Link(near, far)
+            # Under the lock from before the far side can know of it: who sees the
+            # connection there, and then ends all there are, ends this one too.
             with self._changed:
-                self._links.add(link)
-                link.threads = [
-                    threading.Thread(
-                        target=self._pump, args=(link, *ends), name="proxy:pump", daemon=True
-                    )
-                    for ends in ((near, far), (far, near))
-                ]
-                for thread in link.threads:
-                    thread.start()
+                self._link(near)
+
+    def _link(self, near: socket.socket) -> None:
+        try:
+            far = socket.create_connection(self._target, TIMEOUT)
+        except OSError:
+            reset(near)
+            return
+        self.accepted += 1
+        link = _Link(near, far)
+        self._links.add(link)
+        link.threads = [
+            threading.Thread(target=self._pump, args=(link, *ends), name="proxy:pump", daemon=True)
+            for ends in ((near, far), (far, near))
+        ]
+        for thread in link.threads:
+            thread.start()
 
     def _pump(self, link: _Link, source: socket.socket, drain: socket.socket) -> None:
         try:
