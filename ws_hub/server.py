@@ -1,7 +1,7 @@
 """A small threaded HTTP server for a hub: for scripts, tests and demos.
 
 Must not know what is published. The standard library's WSGI server with a thread a
-request; WebSocket connections do not hold theirs. For a public site mount
+request; WebSocket connections do not hold theirs, but for TLS. For a public site mount
 `hub.handler()` in the server that you trust with the rest of it.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import itertools
 import logging
 import socket
@@ -16,8 +17,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from typing import IO, Any, cast
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 from . import workers
 from .errors import excerpt
@@ -28,8 +29,11 @@ __all__ = ["Server", "serve"]
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_TIMEOUT = 10.0  # seconds that a request may take to arrive (FAULTS 7)
+_REQUEST_TIMEOUT = 10.0  # seconds that a request's head may take in all (FAULTS 7)
+_MAX_REQUEST_LINE = 65_536
 _GRACE = 1.0
+_BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
 
 
 def serve(
@@ -60,7 +64,7 @@ class Server:
     Attributes:
         host: the address it listens on.
         port: the port it listens on.
-        url: the WebSocket's URL.
+        url: the WebSocket's URL, as seen from this machine.
     """
 
     def __init__(
@@ -78,10 +82,12 @@ class Server:
         self._server.set_app(middleware(app, hub, path))
         self.host, self.port = self._server.server_name, self._server.server_port
         scheme = "wss" if ssl_context else "ws"
-        shown = f"[{self.host}]" if ":" in self.host else self.host
+        near = _LOOPBACK.get(self.host, self.host)
+        shown = f"[{near}]" if ":" in near else near
         self.url = f"{scheme}://{shown}:{self.port}{path}"
         self._closed = threading.Event()
         self._thread = workers.start("ws-hub:accept", self._accept)
+        workers.forget_after_fork(self)
 
     def close(self) -> None:
         """Stop accepting, end the requests under way, and the hub if `serve` started it.
@@ -98,7 +104,7 @@ class Server:
         self._server.server_close()
         if self._owns_hub:
             self._hub.stop()
-        self._server.end_requests(_GRACE)
+        self._server.end_requests(_GRACE, stayed=self._owns_hub)
 
     def __enter__(self) -> Server:
         return self
@@ -106,9 +112,24 @@ class Server:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def forget(self) -> None:
+        """Give up the descriptors in a forked child: it would keep port and peers waiting.
+
+        Threads: the only one there is, right after the fork.
+        """
+        self._closed.set()
+        self._server.discard()
+
+    # --- accept thread ---------------------------------------------------------------------
+
     def _accept(self) -> None:
         while not self._closed.is_set():
             self._server.handle_request()  # woken by a connection; close() makes one
+            if self._server.exhausted:
+                # The connection stays in the listener's queue and would be tried again
+                # at once, for ever (FAULTS 43).
+                self._server.exhausted = False
+                self._closed.wait(_BREATH)
 
 
 class _ThreadingServer(WSGIServer):
@@ -120,12 +141,14 @@ class _ThreadingServer(WSGIServer):
     def __init__(self, address: tuple[str, int], ssl_context: ssl.SSLContext | None) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
+        self.exhausted = False  # the accept thread's: whether the last accept failed
         self._ssl_context = ssl_context
         self._numbers = itertools.count(1)
-        # guards: _sockets, _threads. Taken alone.
+        # guards: _sockets, _threads, _stayed. Taken alone.
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._threads: dict[int, threading.Thread] = {}
+        self._stayed: set[int] = set()  # requests that became WebSockets of the hub's
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -138,13 +161,50 @@ class _ThreadingServer(WSGIServer):
         self.server_name, self.server_port = address[0], address[1]
         self.setup_environ()
 
+    # --- any thread ------------------------------------------------------------------------
+
     def wake(self) -> None:
         """Make `handle_request` return: it waits for a connection, so it gets one."""
-        family = self.address_family
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.server_name, self.server_name)
-        with socket.socket(family) as sock, contextlib.suppress(OSError):
+        host = _LOOPBACK.get(self.server_name, self.server_name)
+        with contextlib.suppress(OSError), socket.socket(self.address_family) as sock:
             sock.settimeout(_GRACE)
             sock.connect((host, self.server_port))
+
+    def end_requests(self, timeout: float, *, stayed: bool) -> None:
+        """Cut the requests under way and wait for their threads.
+
+        `stayed`: also for those whose WebSocket the hub has ended.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            for number, request in self._sockets.items():
+                if number not in self._stayed:
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(request, socket.SHUT_RDWR)
+            threads = [
+                thread
+                for number, thread in self._threads.items()
+                if stayed or number not in self._stayed
+            ]
+        for thread in threads:
+            workers.join(thread, deadline - time.monotonic())
+
+    def discard(self) -> None:
+        """Close every descriptor, in a forked child; the lock may be held for ever there."""
+        for sock in (self.socket, *self._sockets.values()):
+            with contextlib.suppress(OSError):
+                sock.close()
+
+    # --- accept thread ---------------------------------------------------------------------
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if not isinstance(error, ConnectionError):  # the peer left while it waited
+                self.exhausted = True
+                logger.warning("cannot accept a connection: %s", error)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         number = next(self._numbers)
@@ -160,6 +220,8 @@ class _ThreadingServer(WSGIServer):
         with self._lock:
             if number in self._sockets:
                 self._threads[number] = thread
+
+    # --- request threads -------------------------------------------------------------------
 
     def _serve(self, number: int, request: socket.socket, client_address: Any) -> None:
         try:
@@ -183,31 +245,45 @@ class _ThreadingServer(WSGIServer):
         with self._lock:
             self._sockets.pop(number, None)
             self._threads.pop(number, None)
+            self._stayed.discard(number)
         self.shutdown_request(request)
 
     def let_go(self, request: socket.socket) -> None:
         """Leave a request that became a WebSocket to the hub, which says goodbye to it."""
         with self._lock:
-            for number in [each for each, sock in self._sockets.items() if sock is request]:
-                del self._sockets[number]
-                self._threads.pop(number, None)
-
-    def end_requests(self, timeout: float) -> None:
-        """Cut the requests under way and wait for their threads."""
-        deadline = time.monotonic() + timeout
-        with self._lock:
-            for request in self._sockets.values():
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(request, socket.SHUT_RDWR)
-            threads = list(self._threads.values())
-        for thread in threads:
-            workers.join(thread, deadline - time.monotonic())
+            self._stayed.update(n for n, sock in self._sockets.items() if sock is request)
 
 
 class _Handler(WSGIRequestHandler):
     """One request; hands its socket to the application and logs through `logging`."""
 
-    timeout = _REQUEST_TIMEOUT
+    connection: socket.socket
+
+    def setup(self) -> None:
+        super().setup()
+        self._head = _Patient(self.connection, time.monotonic() + _REQUEST_TIMEOUT)
+        self.rfile = io.BufferedReader(self._head)
+
+    def handle(self) -> None:
+        self.raw_requestline = self.rfile.readline(_MAX_REQUEST_LINE + 1)
+        if len(self.raw_requestline) > _MAX_REQUEST_LINE:
+            self.requestline = self.request_version = self.command = ""
+            self.send_error(414)
+            return
+        if not self.parse_request():
+            return
+        self._head.deadline = None
+        self.connection.settimeout(_REQUEST_TIMEOUT)
+        # Not the base class's: that would tell the application that it is alone.
+        handler = _Response(
+            cast("IO[bytes]", self.rfile),
+            self.wfile,  # type: ignore[arg-type]  # as wsgiref itself does
+            self.get_stderr(),
+            self.get_environ(),
+            multithread=True,
+        )
+        handler.request_handler = self  # type: ignore[attr-defined]  # wsgiref's own way
+        handler.run(self.server.get_app())  # type: ignore[attr-defined]  # a WSGIServer
 
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
@@ -216,6 +292,7 @@ class _Handler(WSGIRequestHandler):
         environ["REMOTE_PORT"] = str(self.client_address[1])
         if isinstance(self.connection, ssl.SSLSocket):
             environ["wsgi.url_scheme"] = "https"
+            environ["HTTPS"] = "on"  # wsgiref guesses the scheme from it
         return environ
 
     def address_string(self) -> str:
@@ -223,6 +300,35 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug("%s %s", self.address_string(), excerpt(format % args, 300))
+
+
+class _Response(ServerHandler):
+    """A response in HTTP/1.1, which WebSocket clients insist on even in a refusal."""
+
+    http_version = "1.1"
+
+    def cleanup_headers(self) -> None:
+        super().cleanup_headers()
+        self.headers["Connection"] = "close"  # type: ignore[attr-defined]  # start_response made them
+
+
+class _Patient(io.RawIOBase):
+    """What a request is read from: until the deadline, however slowly bytes drip in."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self.deadline: float | None = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the request took too long to arrive")
+            self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)
 
 
 def _not_found(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

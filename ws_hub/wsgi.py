@@ -6,11 +6,13 @@ server's request thread, once a connection::
     environ ─> handshake.decide ─> the server's socket ─> adoption ─> hub.connect ─> start
 
 Where the connection cannot be adopted because the server itself ends TLS, the request
-thread stays and plays the reader. A server that gives no socket is answered with 501.
+thread stays and plays the reader. A server that gives no socket is answered with 501,
+and so is one whose only thread would have to stay.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import socket
@@ -54,10 +56,11 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     try:
         sock = _find_socket(environ)
         if isinstance(sock, ssl.SSLSocket):
+            _check_may_stay(environ)
             return _stay(hub, sock, answer, environ, start_response)
-        ours, throw_away = adopt(sock if isinstance(sock, int) else sock.fileno())
+        ours, throw_away = adopt(sock.fileno())
     except AdoptionError as error:
-        logger.error("%s", error)
+        _complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
         return _refuse(answer, environ, start_response)
     client = hub.connect(
@@ -109,14 +112,34 @@ def _stay(
     hub: Hub, sock: ssl.SSLSocket, answer: Answer, environ: Environ, start_response: StartResponse
 ) -> Iterable[bytes]:
     """Live on the request thread: the state of TLS is in this socket object."""
+    sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
     client = hub.connect(
-        sock, greeting=answer.to_bytes(), remote_address=_address(environ), borrowed=True
+        sock,
+        greeting=answer.to_bytes(),
+        remote_address=_address(environ),
+        received=_take_input(environ),
+        borrowed=True,
     )
     environ.get(STAYS_KEY, lambda: None)()
-    client.run()
-    throw_away = leave(sock.fileno())
+    try:
+        client.run()
+    finally:
+        throw_away = leave(sock.fileno())
     start_response(answer.status, [])
     return _Empty(throw_away)
+
+
+def _check_may_stay(environ: Environ) -> None:
+    """Raise AdoptionError where a request that stays would end the whole worker.
+
+    gunicorn's sync worker has one thread; when that does not come back, the master
+    takes it for hung and kills it.
+    """
+    if "gunicorn.socket" in environ and not environ.get("wsgi.multithread"):
+        raise AdoptionError(
+            "gunicorn's sync worker cannot keep a WebSocket under TLS of its own: use "
+            "--worker-class gthread, or end TLS in a proxy"
+        )
 
 
 def _request(environ: Environ) -> Request:
@@ -149,19 +172,24 @@ def _address(environ: Environ) -> str:
     return f"{address}:{port}" if port else str(address)
 
 
-def _find_socket(environ: Environ) -> socket.socket | int:
-    """Return the socket of a request, or its descriptor; raises AdoptionError."""
+@functools.lru_cache(64)
+def _complain(text: str) -> None:
+    """Log what the server lacks: once, not for every client that tries."""
+    logger.error("%s", text)
+
+
+def _find_socket(environ: Environ) -> socket.socket:
+    """Return the socket of a request; raises AdoptionError."""
     for key in _SOCKET_KEYS:
         sock = environ.get(key)
-        if sock is not None:
-            return sock  # type: ignore[no-any-return]
-    # wsgiref hands over the file it reads requests from.
-    stream = environ.get("wsgi.input")
-    if isinstance(stream, io.BufferedReader):
-        try:
-            return stream.fileno()
-        except OSError:
-            pass
+        if isinstance(sock, socket.socket):
+            return sock
+    # wsgiref hands over the file it reads requests from. The socket below it and not
+    # just its number: only so is it seen whether there is TLS on it.
+    raw = getattr(environ.get("wsgi.input"), "raw", None)
+    sock = getattr(raw, "_sock", None)
+    if isinstance(sock, socket.socket):
+        return sock
     raise AdoptionError(
         f"the server {excerpt(environ.get('SERVER_SOFTWARE', ''))} gives no socket: WebSocket "
         "works under gunicorn (sync and gthread), Werkzeug, wsgiref and ws_hub.serve"
@@ -169,16 +197,32 @@ def _find_socket(environ: Environ) -> socket.socket | int:
 
 
 def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
-    """Return what the server read beyond the request, where it can be had.
+    """Return what the server read beyond the request of an adopted connection.
 
     Safe only after the swap: the reader's next look at the descriptor finds the
     throw-away, which must not make it wait.
     """
-    stream = environ.get("wsgi.input")
-    if not isinstance(stream, io.BufferedReader):
-        return b""
     throw_away.end_input()
-    try:
-        return stream.read1()
-    except (OSError, ValueError):
+    return _take_input(environ)
+
+
+def _take_input(environ: Environ) -> bytes:
+    """Return what the server has read and not used, where it can be had.
+
+    Also taken so that the server does not read it as the next request.
+    """
+    stream = environ.get("wsgi.input")
+    if isinstance(stream, io.BufferedReader):
+        try:
+            return stream.read1()
+        except (OSError, ValueError):
+            return b""
+    # gunicorn keeps it two objects down; where another version does not, it stays there.
+    unreader = getattr(getattr(stream, "reader", None), "unreader", None)
+    buffer = getattr(unreader, "buf", None)
+    if not isinstance(buffer, io.BytesIO):
         return b""
+    data = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return data

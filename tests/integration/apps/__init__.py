@@ -1,0 +1,1 @@
+"""Small WSGI applications that the tests serve with real servers, in processes of their own."""

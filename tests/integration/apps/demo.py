@@ -1,0 +1,79 @@
+"""The application behind every server of the tests: a hub at /ws, pages that look into it.
+
+`application` starts its hub on the first request, in whatever process that comes to;
+`WS_HUB_EAGER=1` starts it on import instead, as an application without fork in mind would.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import parse_qs
+
+from ws_hub import Client, Hub, HubConfig, Message, middleware
+
+logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+
+Environ = dict[str, Any]
+
+
+def on_message(client: Client, message: Message) -> object:
+    """Close with what is asked for, or say it back."""
+    if message.type == "close-me":
+        client.close(4000, "as you wish")
+        return None
+    if message.type == "shout":
+        return str(message.data).upper()
+    return {"echo": message.data}
+
+
+hub = Hub(HubConfig(on_message=on_message, max_message_size=4 * 1024 * 1024))
+_first = threading.Lock()  # guards: the first start of the hub in this process.
+
+
+def pages(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Answer ordinary requests."""
+    path = environ["PATH_INFO"]
+    query = {key: values[0] for key, values in parse_qs(environ["QUERY_STRING"]).items()}
+    answer: Any = {"hello": "world"}
+    if path == "/state":
+        answer = {
+            "pid": os.getpid(),
+            "clients": hub.client_count(),
+            "channels": hub.all_channels(),
+            "threads": sorted(thread.name for thread in threading.enumerate()),
+            "files": len(os.listdir("/proc/self/fd")),
+            "url_scheme": environ["wsgi.url_scheme"],
+            "multithread": environ["wsgi.multithread"],
+        }
+    elif path == "/broadcast":
+        hub.broadcast(Message("event", data=query.get("data", "")))
+    elif path == "/send":
+        hub.send_to_channel(query["channel"], Message("event", data=query.get("data", "")))
+    elif path == "/stop":
+        hub.stop()
+    elif path != "/":
+        start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+        return [b""]
+    body = json.dumps(answer).encode()
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    start_response("200 OK", headers)
+    return [body]
+
+
+_served = middleware(pages, hub, "/ws")
+
+
+def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    with _first:
+        if not hub.running and environ["PATH_INFO"] != "/stop":
+            hub.start()
+    return _served(environ, start_response)
+
+
+if os.environ.get("WS_HUB_EAGER"):
+    hub.start()

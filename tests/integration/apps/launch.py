@@ -1,0 +1,158 @@
+"""Starts a WSGI server with an application of the tests, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gunicorn.config import KNOWN_SETTINGS
+
+from tests.support import TIMEOUT, wait_until
+
+ROOT = Path(__file__).resolve().parents[3]
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+START = 20  # seconds: for a Python process on a busy machine
+
+GUNICORN = {
+    "gthread": ["--worker-class", "gthread", "--threads", "2"],
+    "sync": ["--worker-class", "sync"],
+    "preload": ["--worker-class", "gthread", "--threads", "2", "--preload"],
+}
+_COMPLAINT = re.compile(r"warning|error|critical|traceback|exception", re.IGNORECASE)
+
+
+class Running:
+    """A server that runs. What it wrote to stderr is `log()`."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], output: Path, scheme: str = "http"
+    ) -> None:
+        self.process = process
+        self.host = "127.0.0.1"
+        self.port = 0
+        self.scheme = scheme
+        self._output = output
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme.replace('http', 'ws')}://{self.host}:{self.port}/ws"
+
+    def log(self) -> str:
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+    def complaints(self) -> list[str]:
+        """Return the lines of the log that somebody would be woken up for."""
+        return [line for line in self.log().splitlines() if _COMPLAINT.search(line)]
+
+    def get(self, path: str) -> http.client.HTTPResponse:
+        connection: http.client.HTTPConnection
+        if self.scheme == "https":
+            connection = http.client.HTTPSConnection(
+                self.host, self.port, timeout=TIMEOUT, context=client_context()
+            )
+        else:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=TIMEOUT)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={"Connection": "close"})
+            response = connection.getresponse()
+            response.body = response.read()  # type: ignore[attr-defined]
+            return response
+
+    def state(self) -> dict[str, Any]:
+        response = self.get("/state")
+        assert response.status == 200, response.status
+        return json.loads(response.body)  # type: ignore[attr-defined, no-any-return]
+
+    def settled(self) -> dict[str, Any]:
+        """Return the state once every client is gone."""
+        return wait_until(
+            lambda: (state := self.state())["clients"] == 0 and not hub_threads(state) and state,
+            what="all clients gone",
+        )
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(START)
+
+
+def hub_threads(state: dict[str, Any]) -> list[str]:
+    """Return the threads of a server that belong to connections."""
+    return [name for name in state["threads"] if re.match("ws-hub:(reader|writer)", name)]
+
+
+def client_context() -> ssl.SSLContext:
+    """Return what trusts the certificate of the tests."""
+    return ssl.create_default_context(cafile=str(CERTIFICATE))
+
+
+@contextlib.contextmanager
+def command(argv: list[str], *, scheme: str = "http", **env: str) -> Iterator[Running]:
+    """Run a server; yield it when it has said at which port it listens."""
+    with tempfile.TemporaryDirectory(prefix="ws-hub-test-") as folder:
+        output = Path(folder, "stderr")
+        with output.open("wb") as stderr:
+            process = subprocess.Popen(
+                argv,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=stderr,
+                stderr=stderr,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
+            )
+        running = Running(process, output, scheme)
+        with process:
+            try:
+                running.port = wait_until(
+                    lambda: _port(running), START, what="the server says its port"
+                )
+                yield running
+            finally:
+                _end(process)
+
+
+def _port(running: Running) -> int:
+    assert running.process.poll() is None, running.log()
+    found = re.search(r"^(\d+)$|https?://[\d.]+:(\d+)", running.log(), re.MULTILINE)
+    return int(found[1] or found[2]) if found else 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    if "gunicorn" in process.args or "flask" in process.args:  # type: ignore[operator]
+        process.terminate()
+    try:
+        process.wait(START)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
+@contextlib.contextmanager
+def server(kind: str, *, tls: bool = False, options: list[str] | None = None, **env: str) -> Any:
+    """Serve the demo application with a server of one kind."""
+    scheme = "https" if tls else "http"
+    if kind not in GUNICORN:
+        argv = [sys.executable, "-m", "tests.integration.apps.serve", kind]
+        argv += [str(CERTIFICATE)] if tls else []
+    else:
+        argv = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"]
+        argv += [*GUNICORN[kind], "--graceful-timeout", "3", *(options or [])]
+        if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS):
+            argv += ["--no-control-socket"]  # newer ones would make one in the home directory
+        if tls:
+            argv += ["--certfile", str(CERTIFICATE), "--keyfile", str(CERTIFICATE)]
+        argv += ["tests.integration.apps.demo:application"]
+    with command(argv, scheme=scheme, **env) as running:
+        yield running

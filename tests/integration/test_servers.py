@@ -1,0 +1,311 @@
+"""A hub in every server that WebSocket works under, over real sockets.
+
+Each server runs in a process of its own and serves `apps/demo.py`; an independent
+client and a bare socket look at it from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.integration.apps.launch import Running, server
+from tests.support import TIMEOUT, RawPeer, wait_until
+
+KINDS = ["werkzeug", "werkzeug-one-thread", "gthread", "sync", "preload", "wsgiref", "embedded"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
+    with server(request.param) as made:
+        made.get("/")  # the hub's own threads are there from now on
+        yield made
+
+
+def client(running: Running, **options: Any) -> ClientConnection:
+    return connect(running.url, proxy=None, compression=None, open_timeout=TIMEOUT, **options)
+
+
+def subscribe(socket: ClientConnection, channel: str) -> None:
+    socket.send(json.dumps({"type": "subscribe", "channel": channel, "id": 1}))
+    answer = receive(socket)
+    assert answer["type"] == "ack" and answer["id"] == 1, answer
+
+
+def receive(socket: ClientConnection) -> Any:
+    return json.loads(socket.recv(TIMEOUT))
+
+
+def raw(running: Running, **options: Any) -> RawPeer:
+    return RawPeer(running.host, running.port, **options)
+
+
+# --- what must work ------------------------------------------------------------------------
+
+
+def test_a_client_subscribes_receives_and_leaves(running: Running) -> None:
+    with client(running) as viewer:
+        subscribe(viewer, "news")
+        running.get("/send?channel=news&data=hello")
+        message = receive(viewer)
+        assert message["channel"] == "news" and message["data"] == "hello"
+        viewer.close(1000, "bye")
+        assert viewer.close_code == 1000
+    assert running.settled()["channels"] == []
+
+
+def test_a_request_is_answered_by_what_on_message_returns(running: Running) -> None:
+    with client(running) as asking:
+        asking.send(json.dumps({"type": "shout", "data": "Grüße", "id": "a"}))
+        answer = receive(asking)
+    assert (answer["type"], answer["id"], answer["data"]) == ("ack", "a", "GRÜSSE")
+
+
+def test_the_server_closes_with_code_and_reason(running: Running) -> None:
+    with client(running) as closed:
+        closed.send(json.dumps({"type": "close-me"}))
+        with pytest.raises(ConnectionClosed):
+            closed.recv(TIMEOUT)
+        assert (closed.close_code, closed.close_reason) == (4000, "as you wish")
+
+
+def test_large_messages_go_both_ways(running: Running) -> None:
+    text = "x" * 3_000_000
+    with client(running, max_size=None) as talking:
+        talking.send(json.dumps({"type": "say", "data": text, "id": 1}))
+        assert receive(talking)["data"] == {"echo": text}
+
+
+def test_ordinary_requests_are_answered_beside_websockets(running: Running) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(client(running))
+        for _ in range(5):
+            assert running.get("/").status == 200
+        assert running.state()["clients"] == 5
+        assert running.get("/nowhere").status == 404
+
+
+def test_a_frame_in_the_same_packet_as_the_handshake_is_not_lost(running: Running) -> None:
+    with raw(running, handshake=False) as hasty:
+        frame = hasty.frame(1, b'{"type":"ping","id":"early"}')
+        hasty.send_raw(hasty.request() + frame)
+        assert hasty.read_response().status == 101
+        assert hasty.recv_json()["id"] == "early"
+        assert hasty.close() == (1000, "")
+
+
+# --- FAULTS 1.10, 1.11 and 6: the end of a connection --------------------------------------
+
+
+def test_fault_06_after_the_close_handshake_the_tcp_connection_is_closed(
+    running: Running,
+) -> None:
+    with raw(running) as leaving:
+        leaving.send_close(1000)
+        assert leaving.recv_close() == (1000, "")
+        assert leaving.recv_eof() == b""  # and no HTTP bytes in the stream
+
+
+def test_fault_06_http_behind_a_close_frame_is_not_answered(running: Running) -> None:
+    with raw(running) as sly:
+        request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+        sly.send_raw(sly.frame(8, b"\x03\xe8") + request)
+        assert sly.recv_close() == (1000, "")
+        with contextlib.suppress(ConnectionError):  # an RST answers bytes that nobody reads
+            assert sly.recv_eof() == b""
+
+
+def test_a_close_by_the_server_ends_the_tcp_connection(running: Running) -> None:
+    with raw(running) as closed:
+        closed.send_json({"type": "close-me"})
+        assert closed.recv_close() == (4000, "as you wish")
+        closed.send_close(4000)
+        assert closed.recv_eof() == b""
+
+
+# --- what is refused -----------------------------------------------------------------------
+
+
+def test_plain_http_to_the_websocket_is_told_what_it_met(running: Running) -> None:
+    response = running.get("/ws")
+    assert response.status == 426
+    assert response.headers["Sec-WebSocket-Version"] == "13"
+    assert b"WebSocket" in response.body  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "options"),
+    [
+        (426, [("Sec-WebSocket-Version", "8")], {}),
+        (426, [("Upgrade", "")], {}),
+        (400, [("Connection", "keep-alive")], {}),
+        (400, [("Sec-WebSocket-Key", "short")], {}),
+        (400, [("Sec-WebSocket-Key", "")], {}),
+        (405, [("Content-Length", "0")], {"method": "POST"}),
+        (400, [], {"version": "HTTP/1.0"}),
+    ],
+)
+def test_fault_04_a_bad_upgrade_is_refused(
+    running: Running, status: int, headers: list[tuple[str, str]], options: dict[str, str]
+) -> None:
+    with raw(running, handshake=False) as bad:
+        bad.send_raw(bad.request(headers, **options))
+        assert bad.read_response().status == status
+
+
+def test_fault_04_an_upgrade_with_a_body_is_refused(running: Running) -> None:
+    with raw(running, handshake=False) as bad:
+        bad.send_raw(bad.request([("Content-Length", "4")]) + b"body")
+        assert bad.read_response().status == 400
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://evil.example", "null", "http://127.0.0.1.evil.example", "http://127.0.0.1:1"],
+)
+def test_fault_01_a_foreign_origin_is_refused(running: Running, origin: str) -> None:
+    with raw(running, handshake=False) as foreign:
+        foreign.send_raw(foreign.request([("Origin", origin)]))
+        assert foreign.read_response().status == 403
+
+
+def test_fault_03_the_requests_own_origin_is_accepted(running: Running) -> None:
+    with client(running, origin=f"HTTP://{running.host}:{running.port}"):
+        pass
+
+
+def test_fault_03_two_origin_headers_are_refused(running: Running) -> None:
+    own = f"http://{running.host}:{running.port}"
+    with raw(running, handshake=False) as bad:
+        bad.send_raw(bad.request([("Origin", own), ("Origin", own)]))
+        assert bad.read_response().status in (400, 403)
+
+
+# --- what is left behind -------------------------------------------------------------------
+
+
+def test_connections_that_come_and_go_leave_nothing_and_log_nothing(running: Running) -> None:
+    before = running.settled()
+    logged = len(running.complaints())
+    for _ in range(5):
+        with client(running) as good:
+            subscribe(good, "news")
+        with raw(running) as tab:  # a browser tab: FIN without a word
+            tab.send_json({"type": "subscribe", "channel": "news"})
+        with raw(running) as torn:
+            torn.send_raw(torn.frame(1, b"x" * 100)[:50])
+            torn.reset()
+        with raw(running, handshake=False) as half:  # gone before its handshake is whole
+            half.send_raw(half.request()[:40])
+        with raw(running, handshake=False) as hasty:  # gone before the answer
+            hasty.send_raw(hasty.request())
+            hasty.reset()
+    wait_until(lambda: running.settled()["files"] <= before["files"], what="descriptors back")
+    after = running.state()
+    assert len(after["threads"]) <= len(before["threads"]) + 2, after["threads"]  # request pool
+    assert running.complaints()[logged:] == []
+
+
+def test_a_normal_life_was_logged_as_nothing_worth_a_look(running: Running) -> None:
+    assert running.complaints() == []
+
+
+# --- sockets do not hold threads -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gthread", "sync"])
+def test_fault_42_three_hundred_sockets_leave_the_request_threads_free(kind: str) -> None:
+    count = 300
+    with server(kind) as running, contextlib.ExitStack() as stack:
+        running.get("/")
+        before = running.settled()
+        peers = [stack.enter_context(raw(running)) for _ in range(count)]
+        began = time.monotonic()
+        assert running.get("/").status == 200
+        assert time.monotonic() - began < 2, "an ordinary request had to wait"
+        state = running.state()
+        assert state["clients"] == count
+        others = [name for name in state["threads"] if not name.startswith("ws-hub:")]
+        assert len(others) <= 4, others
+        running.get("/broadcast?data=to-all")
+        assert [peer.recv_json()["data"] for peer in peers] == ["to-all"] * count
+        for peer in peers[::2]:
+            assert peer.close() == (1000, "")
+        for peer in peers[1::2]:
+            peer.reset()
+        wait_until(lambda: running.settled()["files"] <= before["files"], what="files back")
+        assert running.complaints() == []
+
+
+# --- a server that gives no socket ---------------------------------------------------------
+
+
+def test_a_server_without_a_socket_says_which_ones_work() -> None:
+    pytest.importorskip("waitress")
+    with server("waitress") as running:
+        for _ in range(2):
+            with raw(running, handshake=False) as peer:
+                peer.send_raw(peer.request())
+                response = peer.read_response()
+                assert response.status == 501
+                assert b"gunicorn" in response.body and b"Werkzeug" in response.body
+        assert running.get("/").status == 200
+        said = [line for line in running.log().splitlines() if "gives no socket" in line]
+        assert len(said) == 1, running.log()  # once, not once a client
+
+
+def test_what_is_not_http_1_1_is_refused_and_keeps_its_socket() -> None:
+    from ws_hub import Hub
+    from ws_hub.wsgi import handle
+
+    near, far = socket.socketpair()
+    with near, far, Hub() as hub:
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "SERVER_PROTOCOL": "HTTP/2.0",
+            "HTTP_VERSION": "2",
+            "HTTP_HOST": "x",
+            "HTTP_UPGRADE": "websocket",
+            "HTTP_CONNECTION": "Upgrade",
+            "HTTP_SEC_WEBSOCKET_KEY": "dGhlIHNhbXBsZSBub25jZQ==",
+            "HTTP_SEC_WEBSOCKET_VERSION": "13",
+            "gunicorn.socket": near,
+        }
+        said: list[str] = []
+        list(handle(hub, environ, lambda status, headers: said.append(status)))
+        assert said == ["400 Bad Request"]
+        near.sendall(b"still the server's")
+        assert far.recv(100) == b"still the server's"
+        assert hub.client_count() == 0
+
+
+def test_two_requests_at_once_are_two_connections(running: Running) -> None:
+    together = threading.Barrier(8)
+    failed: list[BaseException] = []
+
+    def visit(name: str) -> None:
+        try:
+            together.wait(TIMEOUT)
+            with client(running) as viewer:
+                subscribe(viewer, name)
+                viewer.send(json.dumps({"type": "shout", "data": name, "id": 2}))
+                assert receive(viewer)["data"] == name.upper()
+        except BaseException as error:  # noqa: BLE001 - shown by the test's thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=visit, args=(f"c{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * TIMEOUT)
+    assert failed == []
