@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from websocket import WebSocket, WebSocketException
+from websocket import WebSocket, WebSocketException, WebSocketTimeoutException
 
 from . import workers
 from .config import ReconnectConfig
@@ -251,6 +251,8 @@ class Dial:
                 subprotocols=list(config.subprotocols) or None,
                 redirect_limit=0,
             )
+        except WebSocketTimeoutException as error:
+            raise TimeoutError("no handshake in time") from error
         except WebSocketException as error:
             raise ProtocolError(
                 CloseCode.PROTOCOL_ERROR, f"bad handshake: {excerpt(str(error))}"

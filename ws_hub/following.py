@@ -27,6 +27,7 @@ from .message import Message, MessageType
 __all__ = ["Following", "MessagesLost", "Verdict"]
 
 _ID = "ws-hub:"
+_MAX_LAGS = 3
 
 
 class MessagesLost(WsHubError):
@@ -73,6 +74,7 @@ class _Channel:
     named: bool = False  # that subscription names a position
     replaying: int = 0  # so many still to come are a replay, and may have been taken already
     behind: bool = False  # the application had no room; catches up when it has
+    lags: int = 0  # so often lagged since the last message taken
 
 
 class Following:
@@ -117,15 +119,19 @@ class Following:
             *(self._subscribe(name, channel) for name, channel in self._channels.items()),
         ]
 
-    def _subscribe(self, name: str, channel: _Channel, *, restart: bool = False) -> Message:
+    def _subscribe(
+        self, name: str, channel: _Channel, *, restart: bool = False, skip: bool = False
+    ) -> Message:
         channel.pending = self._new_id()
         channel.restart = restart
         since, epoch = channel.since, ""
         if restart:
             since = 0
+        elif skip:
+            since = None
         elif channel.last is not None:
             since, epoch = channel.last, channel.epoch
-        channel.named = since is not None
+        channel.named = skip or since is not None
         return Message(
             MessageType.SUBSCRIBE,
             channel=name,
@@ -133,6 +139,7 @@ class Following:
             id=channel.pending,
             since=since,
             epoch=epoch,
+            last=0 if skip else None,
         )
 
     def _new_id(self) -> str:
@@ -220,6 +227,14 @@ class Following:
         """Catch up; the application sees the notice."""
         if channel.last is None:
             channel.last = seq
+        channel.lags += 1
+        if channel.lags > _MAX_LAGS:
+            # What is missing does not fit the server's buffer at once and never will.
+            verdict = Verdict(send=[self._subscribe(name, channel, skip=True)])
+            if channel.lags == _MAX_LAGS + 1:
+                why = "more than the server can send at once"
+                verdict.lost.append(MessagesLost(name, None, why))
+            return verdict
         return Verdict(send=[] if channel.behind else [self._subscribe(name, channel)])
 
     def _numbered(self, name: str, seq: int, channel: _Channel) -> Verdict:
@@ -227,7 +242,7 @@ class Following:
         if channel.behind or (channel.pending and channel.restart):
             return Verdict(deliver=False)  # comes again
         if channel.last is None or seq == channel.last + 1:
-            channel.last = seq
+            channel.last, channel.lags = seq, 0
             return Verdict()
         if seq <= channel.last:
             if channel.pending or again or not channel.epoch:

@@ -167,6 +167,7 @@ class ReconnectingClient:
                         f"ws-hub:connect:{self._number}", self._connect_logged
                     )
                 except RuntimeError:  # can't start new thread
+                    self._talk.end()
                     self._idle.set()
                     raise
         return self

@@ -136,6 +136,30 @@ def test_lagging_before_any_message_starts_where_the_server_says() -> None:
     assert [each.since for each in verdict.send] == [7]
 
 
+def test_lagging_again_and_again_without_a_message_between_is_given_up_and_said() -> None:
+    following = followed(10)
+    for _ in range(3):
+        verdict = following.take(Message("lagged", channel="a", seq=10))
+        assert [each.since for each in verdict.send] == [10] and not verdict.lost
+    verdict = following.take(Message("lagged", channel="a", seq=10))
+    assert [(each.channel, each.count) for each in verdict.lost] == [("a", None)]
+    (skip,) = verdict.send
+    assert (skip.since, skip.last) == (None, 0)
+    assert not following.take(Message("lagged", channel="a", seq=10)).lost  # said already
+    (skip,) = following.take(Message("lagged", channel="a", seq=10)).send
+    assert following.take(history(skip, 500)) == Verdict(deliver=False)
+    assert delivered(following, 501, 502) == [501, 502]
+
+
+def test_lagging_with_progress_is_caught_up_for_ever() -> None:
+    following = followed(10)
+    for seq in range(11, 30):
+        verdict = following.take(Message("lagged", channel="a", seq=seq - 1))
+        assert not verdict.lost
+        following.take(history(verdict.send[0], seq, replayed=1))
+        assert delivered(following, seq) == [seq]
+
+
 def test_numbers_that_begin_again_are_a_new_numbering_and_asked_for_whole() -> None:
     following = followed(10)
     verdict = following.take(numbered(1))
