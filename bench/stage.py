@@ -75,10 +75,10 @@ class _Process:
             raise ProcessFailed(f"{self._what}: {answer['error']}")
         return answer
 
-    def ask(self, do: str, **arguments: Any) -> Answer:
-        """Send a request and wait for its answer."""
+    def ask(self, do: str, patience: float = _PATIENCE, /, **arguments: Any) -> Answer:
+        """Send a request and wait so many seconds for its answer."""
         self.tell(do, **arguments)
-        return self.answer()
+        return self.answer(patience)
 
     def close(self) -> None:
         """Let the process end; kill it when it does not."""
@@ -172,18 +172,20 @@ class Stage:
         reached = self.await_clients(self.connected)
         return {**answer, "seconds": (reached["now"] - answer["began"]) / 1e9}
 
-    def disconnect(self, *, slow: int = 0) -> float:
+    def disconnect(self, *, slow: int = 0, timeout: float = 60.0) -> float:
         """Close every connection, or only the slow ones, of which there are that many.
 
-        Returns the seconds until the server has noticed.
+        Returns the seconds until the server has noticed. Raises ProcessFailed when it
+        has not within `timeout` seconds.
         """
         closed = self.load.ask("disconnect", slow=bool(slow))
         self.connected = self.connected - slow if slow else 0
-        return float(self.await_clients(self.connected)["now"] - closed["began"]) / 1e9
+        return float(self.await_clients(self.connected, timeout)["now"] - closed["began"]) / 1e9
 
     def await_clients(self, count: int, timeout: float = 60.0) -> Answer:
         """Wait until the server has exactly that many clients; say when that was."""
-        return self.server.ask("await_clients", count=count, timeout=timeout)
+        # A server that is busy with its clients may be late to answer even that.
+        return self.server.ask("await_clients", timeout + _STUCK, count=count, timeout=timeout)
 
     def spin(self, *, on: bool) -> None:
         """Start or end the thread of the server that computes in pure Python."""
@@ -213,7 +215,15 @@ class Stage:
         self.load.answer()
         self.server.tell("publish", count=messages, size=size, targets=targets, threads=threads)
         received = self.load.answer()
-        return Burst(self.server.answer(_STUCK), received)
+        try:
+            published = self.server.answer(_STUCK)
+        except ProcessFailed:
+            raise ProcessFailed(
+                f"publishing blocks: {received['clients'] - received['complete']} of "
+                f"{received['clients']} clients got nothing for {timeout:g} s, and the call "
+                "did not return"
+            ) from None
+        return Burst(published, received)
 
     def close(self) -> None:
         """End both processes."""

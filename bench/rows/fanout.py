@@ -112,7 +112,8 @@ ROWS = (
     *_fan_out(1000),
     Row(
         "echo",
-        "microseconds from a client's send until it has read the answer, one client",
+        "microseconds from a client's send until it has read the answer, JSON read and written "
+        "by all servers, one client",
         "us",
         _echo(1, 2000),
         _ECHOES,

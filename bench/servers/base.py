@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import importlib.metadata
+import json
 import os
 import resource
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from ..control import Answer, obey
 from ..wire import text
 
-__all__ = ["Server"]
+__all__ = ["Publish", "Server", "echo", "ready_text"]
 
 Publish = Callable[[], object]
 
@@ -160,3 +161,9 @@ def ready_text(target: str, size: int) -> str:
     if target:
         raise ValueError("only ws_hub has channels here")
     return text(size)
+
+
+def echo(text: str) -> str:
+    """Return the answer to a request, read and written as JSON like any application's."""
+    request = json.loads(text)
+    return json.dumps({"type": "echo", "data": request["data"]})

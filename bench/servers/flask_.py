@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask
 from werkzeug.serving import make_server
 
-from .base import Publish, Server, ready_text
+from .base import Publish, Server, echo, ready_text
 
 __all__ = ["FlaskSock", "FlaskSocketIO"]
 
@@ -51,7 +51,7 @@ class FlaskSock(_Werkzeug):
             self._connections[connection] = None
         try:
             while True:
-                connection.send(connection.receive())
+                connection.send(echo(connection.receive()))
         finally:
             with self._lock:
                 del self._connections[connection]

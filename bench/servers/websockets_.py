@@ -14,7 +14,7 @@ from typing import Any
 import websockets.asyncio.server as asyncio_server
 import websockets.sync.server as sync_server
 
-from .base import Publish, Server, ready_text
+from .base import Publish, Server, echo, ready_text
 
 __all__ = ["AsyncioBroadcast", "SyncBroadcast", "SyncLoop"]
 
@@ -40,7 +40,7 @@ class AsyncioBroadcast(Server):
         self._connections.add(connection)
         try:
             async for message in connection:
-                await connection.send(message)
+                await connection.send(echo(message))
         finally:
             self._connections.discard(connection)
 
@@ -80,7 +80,7 @@ class _Sync(Server):
             self._connections[connection] = None
         try:
             for message in connection:
-                connection.send(message)
+                connection.send(echo(message))
         finally:
             with self._lock:
                 del self._connections[connection]
