@@ -8,7 +8,6 @@ and after a send that failed the connection ends, because half a frame may be ou
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import threading
 from collections.abc import Callable
@@ -103,8 +102,7 @@ class Link:
         A server that makes us answer and does not read the answers is not served further.
         """
         self.queue(text)
-        with contextlib.suppress(OSError):
-            self._stream.push()
+        self._push()
         if self._stream.unsent > _MAX_UNSENT:
             self._stream.shutdown("the server does not read")
 
@@ -118,6 +116,10 @@ class Link:
             while events := self._stream.push(mark):
                 if not self._stream.wait(events, deadline):
                     raise TimeoutError(f"not sent within {self._write_timeout:g} s")
+        except ConnectionError:
+            # It ended on the other side: what the server said last is still to be read,
+            # and nothing more can be sent.
+            raise
         except OSError as error:
             self._stream.shutdown(f"a send failed: {_why(error)}")
             raise
@@ -125,8 +127,7 @@ class Link:
     def start_close(self, code: int = CloseCode.NORMAL) -> None:
         """Begin the closing handshake without waiting; the reader sees its end."""
         self._closing = True
-        with contextlib.suppress(OSError):
-            self._say_close(struct.pack("!H", code))
+        self._say_close(struct.pack("!H", code))
 
     def shutdown(self) -> None:
         """End the connection at once and wake whoever waits for it."""
@@ -138,7 +139,14 @@ class Link:
 
     def _say_close(self, payload: bytes) -> None:
         self._stream.append(_frame(payload, ABNF.OPCODE_CLOSE))
-        self._stream.push()
+        self._push()
+
+    def _push(self) -> int:
+        """Send what goes without waiting; a failure is the reader's to find out and tell."""
+        try:
+            return self._stream.push()
+        except OSError:
+            return 0
 
     # --- receiving thread ------------------------------------------------------------------
 
@@ -173,19 +181,17 @@ class Link:
         return ConnectionClosed(CloseCode.NORMAL) if self._closing else end
 
     def _refuse(self, code: int, reason: str) -> ConnectionClosed:
-        with contextlib.suppress(OSError):
-            self._say_close(struct.pack("!H", code))
+        self._say_close(struct.pack("!H", code))
         return ConnectionClosed(code, reason)
 
     def _handle(self, opcode: int, fin: bool, data: bytes) -> str | bytes | None:
         if opcode == ABNF.OPCODE_PING:
             if self._stream.unsent < _MAX_UNSENT_PONG:
                 self._stream.append(_frame(data, ABNF.OPCODE_PONG))
-                self._stream.push()
+                self._push()
         elif opcode == ABNF.OPCODE_CLOSE:
             if not self._closing:
-                with contextlib.suppress(OSError):
-                    self._say_close(data)  # the code received, not always 1000
+                self._say_close(data)  # the code received, not always 1000
             if not data:
                 raise ConnectionClosed(CloseCode.NO_STATUS)
             raise ConnectionClosed(struct.unpack("!H", data[:2])[0], data[2:].decode())
@@ -231,7 +237,7 @@ class Link:
                 return data
             if data is not None:
                 raise ConnectionClosed(CloseCode.ABNORMAL, "connection lost")
-            events = READ | (WRITE if self._stream.push() else 0)
+            events = READ | (WRITE if self._push() else 0)
             self._stream.wait(events, self._next_deadline())
 
     def _next_deadline(self) -> float:
@@ -241,7 +247,7 @@ class Link:
                 return self._heard + self._ping_interval
             self._pinged = now
             self._stream.append(_frame(b"", ABNF.OPCODE_PING))
-            self._stream.push()
+            self._push()
         elif now >= self._pinged + self._ping_timeout:
             raise ConnectionClosed(
                 CloseCode.ABNORMAL, f"no sign of life for {now - self._heard:.1f} s"

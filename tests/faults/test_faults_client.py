@@ -709,6 +709,45 @@ def test_a_send_that_is_stuck_is_given_up_and_the_connection_with_it() -> None:
             seen.wait("connect", 2)
 
 
+def test_a_send_that_meets_the_end_does_not_hide_why_it_ended() -> None:
+    """The Close frame lies unread while a callback sleeps, and the send finds a dead socket."""
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.recv_json("ping")
+        for n in range(3):
+            peer.send_json({"type": "event", "data": n})
+        peer.send_close(4401, "expired")
+
+    with (
+        RawServer(serve) as server,
+        Seen(server.url, queue_size=1, queue_patience=TIMEOUT).connect() as seen,
+    ):
+        inside, leave = threading.Event(), threading.Event()
+
+        def block(event: tuple[Any, ...]) -> None:
+            if event[0] == "message":
+                inside.set()
+                leave.wait(TIMEOUT)
+
+        seen.hook = block
+        assert inside.wait(TIMEOUT)
+        wait_until(lambda: seen.client._talk._events._full_since is not None)
+
+        def fails() -> bool:
+            try:
+                seen.client.send(Message("event"))
+            except NotConnected:
+                return True
+            return False
+
+        wait_until(fails)
+        leave.set()
+        error = seen.outcome()
+        assert isinstance(error, ConnectionClosed)
+        assert (error.code, error.reason) == (4401, "expired")
+
+
 def test_pings_are_answered_while_a_send_is_stuck() -> None:
     done = threading.Event()
 
