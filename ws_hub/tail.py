@@ -62,6 +62,7 @@ class Tail:
         self._show = self._show_json if as_json else self._show_text
         self._tell = tell
         self._signals: Signals | None = None
+        self._leaving = False  # written by follow(): the end of the connection is our own
         config = ReconnectConfig(
             url=url,
             on_connect=lambda: tell(f"connected to {url.partition('?')[0]}"),
@@ -85,6 +86,7 @@ class Tail:
         try:
             return signals.wait()
         finally:
+            self._leaving = True
             self._client.close()
             workers.join(thread, _JOIN)
 
@@ -106,6 +108,8 @@ class Tail:
             self._post(signal.SIGPIPE)
 
     def _disconnected(self, code: int, reason: str, will_retry: bool) -> None:
+        if self._leaving:
+            return
         again = "reconnecting" if will_retry else "not coming back"
         self._tell(f"disconnected ({code}{f' {reason!r}' if reason else ''}), {again}")
 
