@@ -11,7 +11,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .message import Message, MessageType, process_channel, stamped, timestamp
+from .message import (
+    Message,
+    MessageType,
+    check_channel,
+    process_channel,
+    stamped,
+    timestamp,
+)
 
 __all__ = ["Publisher"]
 
@@ -44,6 +51,8 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        if not channel:
+            check_channel(channel)  # raises: "" further down means everybody
         message = dataclasses.replace(
             message,
             channel=channel,

@@ -145,15 +145,16 @@ class Sender:
 
         `now` drops what has not begun to be written: for a client that does not read,
         or one that has closed already. From here on the connection has close_timeout
-        seconds. The first call counts.
+        seconds. The first call counts. Raises ValueError for a code that must not be
+        sent, and nothing happens.
         """
+        frame = close_frame(code, reason)  # first: it may raise
         with self._changed:
             if self._state is not _State.OPEN:
                 return
             self._state = _State.CLOSING
             self._cause = (code, reason)
             self._deadline = self._clock() + self._close_timeout
-            frame = close_frame(code, reason)
             if now:
                 self._outbox.clear()
                 self._control_locked(frame)
