@@ -224,9 +224,9 @@ export function readable(rgb, ground, least = 4.5) {
   const target = luminance(ground) > 0.18 ? 0 : 255;
   let color = rgb;
   for (let step = 1; step <= 20 && contrast(color, ground) < least; step++) {
-    color = rgb.map((value) => value + ((target - value) * step) / 20);
+    color = rgb.map((value) => Math.round(value + ((target - value) * step) / 20));
   }
-  return color.map(Math.round);
+  return color;
 }
 
 /**

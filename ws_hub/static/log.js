@@ -1,9 +1,10 @@
 /* log.js: a long log on a page, made of text nodes only.
  *
  * Keeps the newest lines within bounds and says how many it let go, builds the page's nodes in
- * slices of a few milliseconds a frame however much comes, follows the end until the reader
- * scrolls up, and searches. Chunks of lines that are out of sight are not laid out
- * (content-visibility), so that the browser's own search, selection and zoom still work.
+ * slices of a few milliseconds a frame however much comes (what is in view first), follows the
+ * end until the reader scrolls up, and searches. In the end every line is on the page, so that
+ * the browser's own search, selection and zoom work; chunks of lines that are out of sight are
+ * not laid out (content-visibility).
  *
  * Must not know messages or connections.
  */
@@ -12,6 +13,9 @@ import {readable, toHex, toRgb} from "./ansi.js";
 
 const CHUNK_LINES = 200;
 const FRAME_BUDGET = 8; // milliseconds of a frame for building nodes
+/* In a burst laying out and painting each frame would cost more than the lines: fewer frames. */
+const BURST_LINES = 300; // since the last frame
+const BURST_PAUSE = 200; // milliseconds between frames
 const AT_END = 4; // pixels
 const MARKS_PER_LINE = 100;
 const [LIGHT, DARK] = [[255, 255, 255], [16, 18, 22]]; // the grounds of viewer.css
@@ -86,7 +90,10 @@ export class LogView {
     this._matches = []; // lines
     this._current = -1;
     this._expected = {top: 0, height: 0};
-    this._frame ??= 0;
+    this._gone = []; // elements of chunks that were let go, still on the page
+    this._arrived = 0; // lines since the last frame
+    this._frame ??= 0; // there is one to come
+    this._flushed ??= 0; // when the last one was
   }
 
   // --- lines -------------------------------------------------------------------------------
@@ -108,6 +115,7 @@ export class LogView {
     line.chunk = chunk;
     chunk.lines.push(line);
     this._grow(chunk, line.size);
+    this._arrived += 1;
     if (counted) this._match(line);
     this._trim();
     this._schedule();
@@ -160,7 +168,7 @@ export class LogView {
       this._size -= chunk.size;
       this._seen.unobserve(chunk.element);
       this._visible.delete(chunk.element);
-      chunk.element.remove();
+      this._gone.push(chunk.element); // not removed here: that costs a layout each
       const matched = gone.filter((line) => line.matches).length;
       if (matched) {
         this._matches.splice(0, matched);
@@ -172,34 +180,57 @@ export class LogView {
   // --- nodes -------------------------------------------------------------------------------
 
   _schedule() {
-    this._frame ||= requestAnimationFrame(() => {
+    if (this._frame) return;
+    this._frame = 1;
+    const draw = () => requestAnimationFrame(() => {
       this._frame = 0;
       this._flush();
     });
+    const pause = this._burst() ? this._flushed + BURST_PAUSE - performance.now() : 0;
+    if (pause > 0) setTimeout(draw, pause);
+    else draw();
+  }
+
+  _burst() {
+    return this._arrived > BURST_LINES;
   }
 
   _flush() {
-    const deadline = performance.now() + FRAME_BUDGET;
+    const start = performance.now();
+    const deadline = start + FRAME_BUDGET;
+    this._flushed = start;
+    for (const element of this._gone) element.remove();
     for (const line of this._stale) this._paint(line);
     this._stale.clear();
-    let unfinished = false;
-    for (let index = this._firstUnbuilt(); index < this.chunks.length; index++) {
-      unfinished = !this._build(this.chunks[index], deadline);
-      if (unfinished) break;
-    }
+    const unfinished = this._buildAll(deadline);
     if (this.following) this._toEnd();
     this._highlight();
     this.onChange();
-    if (unfinished) this._schedule();
+    this._gone = [];
+    if (unfinished) this._schedule(); // after a pause, if this was a burst
+    this._arrived = 0;
   }
 
-  _firstUnbuilt() {
-    let index = this.chunks.length;
-    while (index > 0 && this.chunks[index - 1].built < this.chunks[index - 1].lines.length) index--;
-    return index;
+  /** Build what is in view, then the rest while there is time; say whether some is left. */
+  _buildAll(deadline) {
+    const waiting = this.chunks.filter((chunk) => chunk.built < chunk.lines.length);
+    for (const chunk of waiting) {
+      if (!chunk.element.isConnected) {
+        this.content.append(chunk.element);
+        this._seen.observe(chunk.element);
+      }
+    }
+    const latest = this.following ? this.chunks.slice(-2) : [];
+    const inView = waiting.filter((chunk) => this._visible.has(chunk.element) || latest.includes(chunk));
+    for (const chunk of inView) this._build(chunk, Infinity);
+    for (const chunk of waiting) {
+      if (this._burst() || performance.now() > deadline) this._reserve(chunk);
+      else this._build(chunk, deadline);
+    }
+    return waiting.some((chunk) => chunk.built < chunk.lines.length);
   }
 
-  /** Make nodes for the lines of a chunk; say whether all have one. */
+  /** Make nodes for the lines of a chunk, until the deadline. */
   _build(chunk, deadline) {
     const fragment = document.createDocumentFragment();
     let {built} = chunk;
@@ -210,16 +241,17 @@ export class LogView {
       fragment.append(line.node);
       chunk.widest = Math.max(chunk.widest, line.size);
     }
-    if (built === chunk.built) return built === chunk.lines.length;
     chunk.element.append(fragment);
-    if (chunk.built === 0) {
-      this.content.append(chunk.element);
-      this._seen.observe(chunk.element);
-    }
     chunk.built = built;
-    // What it will probably measure, until it has been seen once.
-    chunk.element.style.containIntrinsicSize = `auto ${chunk.widest + 8}ch auto calc(${built} * var(--line))`;
-    return built === chunk.lines.length;
+    this._reserve(chunk);
+  }
+
+  /** Keep the room that the lines of a chunk will probably take, until they have been seen. */
+  _reserve(chunk) {
+    const {style} = chunk.element;
+    const height = `calc(${chunk.lines.length} * var(--line))`;
+    style.minHeight = chunk.built < chunk.lines.length ? height : "";
+    style.containIntrinsicSize = `auto ${chunk.widest + 8}ch auto ${height}`;
   }
 
   _paint(line) {
@@ -356,7 +388,8 @@ export class LogView {
     else this._current = (from + direction + length) % length;
     const line = this._matches[this._current];
     this.follow(false);
-    if (!line.node) this._flush(); // it came a moment ago
+    if (!line.chunk.element.isConnected) this._flush(); // it came a moment ago
+    if (!line.node) this._build(line.chunk, Infinity);
     line.node?.classList.add("current");
     line.node?.scrollIntoView({block: "center", inline: "nearest"});
     this._schedule();

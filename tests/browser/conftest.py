@@ -1,0 +1,69 @@
+"""A Chromium for all tests of this directory, a tab and a served hub for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.browser.chromium import Browser, Page, find_chromium
+from ws_hub.config import HubConfig
+from ws_hub.hub import Hub
+from ws_hub.page import page_app
+from ws_hub.server import Server, serve
+
+
+class Site:
+    """A hub, its server and its page on one port, which can go and come back."""
+
+    def __init__(self, channel: str = "") -> None:
+        self._channel = channel
+        self._port = 0
+        self.open()
+
+    def open(self) -> None:
+        # Room for all of a burst: how much a slow page may miss is not what is tested here.
+        self.hub = Hub(HubConfig(outbox_messages=200_000, outbox_bytes=2**26))
+        self.server: Server = serve(
+            self.hub, port=self._port, app=page_app(self.hub, channel=self._channel)
+        )
+        self._port = self.server.port
+        self.url = f"http://127.0.0.1:{self._port}/"
+
+    def close(self) -> None:
+        self.server.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    binary = find_chromium()
+    if binary is None:
+        pytest.skip("no Chromium on this machine (CHROMIUM=/path/to/chromium names one)")
+    browser = Browser(binary)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with Page(browser) as page:
+        yield page
+        assert page.complaints() == []
+
+
+@pytest.fixture
+def make_site() -> Iterator[Callable[[str], Site]]:
+    made: list[Site] = []
+
+    def make(channel: str = "") -> Site:
+        made.append(Site(channel))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.close()
+
+
+@pytest.fixture
+def site(make_site: Callable[[str], Site]) -> Site:
+    return make_site("process:build")

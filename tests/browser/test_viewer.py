@@ -1,0 +1,461 @@
+"""The page in a real browser: what a reader sees of a process, and what cannot happen to it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import Browser, Page
+from tests.browser.conftest import Site
+from tests.support import FaultProxy, wait_until
+from ws_hub.message import Message
+from ws_hub.page import page_app
+from ws_hub.server import serve
+
+pytestmark = pytest.mark.browser
+
+LINES = "[...document.querySelectorAll('.row:not(.note)')].map((row) => row.textContent)"
+NOTES = "[...document.querySelectorAll('.row.note')].map((row) => row.textContent)"
+BANNER = (
+    "document.getElementById('banner').hidden ? '' : "
+    "document.getElementById('banner-text').textContent"
+)
+LIVE = "document.getElementById('link').dataset.state === 'connected'"
+FOUND = "document.getElementById('found').textContent"
+FOLLOWS = "document.getElementById('follow').getAttribute('aria-pressed') === 'true'"
+
+
+def count_is(text: str) -> str:
+    return f"document.getElementById('count').textContent === {json.dumps(text)}"
+
+
+def has(number: int) -> str:
+    return f"document.querySelectorAll('.row:not(.note)').length === {number}"
+
+
+# --- what a process says -------------------------------------------------------------------
+
+
+def test_a_late_viewer_sees_every_line_and_the_exit_code(page: Page, site: Site) -> None:
+    script = "import sys\nfor i in range(300): print('line', i)\nsys.exit(3)"
+    site.hub.run_process([sys.executable, "-c", script], "build").wait()
+    page.open(site.url)
+    page.wait_for(has(300))
+    assert page.eval(LINES) == [f"line {number}" for number in range(300)]
+    assert page.eval("document.title") == "✗ build · exited 3"
+    assert page.eval("document.getElementById('status').textContent") == "exited 3"
+    assert page.eval("document.querySelector('link[rel=icon]').href").endswith("icon-failed.svg")
+    assert page.eval(NOTES)[-1].startswith("exited 3 after ")
+
+
+def test_lines_and_status_come_live(page: Page, site: Site) -> None:
+    page.open(site.url)
+    page.wait_for(LIVE)
+    assert page.eval("document.title") == "build · waiting"
+    site.hub.send_process_status("build", "running")
+    page.wait_for("document.title === '● build · running'")
+    site.hub.send_process_output("build", "compiling")
+    page.wait_for(has(1))
+    site.hub.send_process_status("build", "exited", 0)
+    page.wait_for("document.title === '✓ build · exited 0'")
+    assert page.eval("document.getElementById('say').textContent") == "build exited 0"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "extra", "shown"),
+    [
+        ("exited", -9, {"signal": "SIGKILL"}, "killed by SIGKILL"),
+        ("exited", -9, {}, "killed by signal 9"),
+        ("failed", None, {"error": "no such file"}, "failed"),
+    ],
+)
+def test_an_end_is_shown_as_what_it_was(
+    page: Page, site: Site, status: str, code: int | None, extra: dict[str, str], shown: str
+) -> None:
+    site.hub.send_process_status("build", status, code, extra=extra)
+    page.open(site.url)
+    page.wait_for(f"document.getElementById('status').textContent === {json.dumps(shown)}")
+    assert page.eval("document.body.dataset.status") == "failed"
+
+
+def test_colours_and_styles_are_those_of_the_program(page: Page, site: Site) -> None:
+    site.hub.send_process_output("build", "\x1b[1;31mbad\x1b[0m \x1b[3;4;38;5;208mwarm\x1b[0m")
+    site.hub.send_process_output("build", "\x1b[42;30m PASS \x1b[0m\x1b[7mturned\x1b[27m\x1b[?25l")
+    page.open(site.url)
+    page.wait_for(has(2))
+    assert page.eval(LINES) == ["bad warm", " PASS turned"]
+    spans = page.eval(
+        "[...document.querySelectorAll('.row span')].map((s) => [s.textContent, s.className])"
+    )
+    assert spans == [
+        ["bad", "bold fg-9"],
+        ["warm", "italic underline"],
+        [" PASS ", "bg-2 raw-0"],
+        ["turned", "inv-ink fg-ground"],
+    ]
+    style = "getComputedStyle(document.querySelectorAll('.row span')[%d]).%s"
+    assert page.eval(style % (0, "fontWeight")) == "700"
+    assert page.eval(style % (1, "fontStyle")) == "italic"
+    assert page.eval(style % (1, "color")) not in ("rgb(255, 135, 0)", "rgb(28, 33, 39)")
+    assert page.eval(style % (2, "backgroundColor")) == "rgb(41, 138, 70)"
+
+
+def test_a_progress_bar_is_one_line(page: Page, site: Site) -> None:
+    page.open(site.url)
+    page.wait_for(LIVE)
+    site.hub.send_process_output("build", "begin")
+    for percent in (10, 50):
+        site.hub.send_process_output("build", f"{percent}%\r")
+        page.wait_for(f"{LINES}.at(-1) === '{percent}%'")
+    site.hub.send_process_output("build", "100% done")
+    site.hub.send_process_output("build", "end")
+    page.wait_for(f"{LINES}.at(-1) === 'end'")
+    assert page.eval(LINES) == ["begin", "100% done", "end"]
+
+
+def test_a_very_long_line_is_cut_and_says_so(page: Page, site: Site) -> None:
+    script = "print('x' * 1_000_000); print('after')"
+    site.hub.run_process([sys.executable, "-c", script], "build").wait()
+    page.open(site.url)
+    page.wait_for(has(2))
+    line, after = page.eval(LINES)
+    assert line == "x" * 20_000 + " … 980,000 more characters"
+    assert after == "after"
+
+
+EVIL = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 1</script>'
+
+
+def test_what_comes_from_the_network_stays_text(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("")
+    hub = site.hub
+    hub.send_process_output("build", EVIL)
+    hub.send_process_output("build", f"\x1b[31m{EVIL}\x1b]8;;javascript:window.hacked=1\x07x")
+    hub.send_process_status("build", EVIL)
+    hub.send_process_status("build", "failed", extra={"error": EVIL})
+    page.open(site.url + "?channel=process:build")
+    page.wait_for(has(2))
+    assert page.eval(LINES) == [EVIL, EVIL + "x"]
+    page.open(site.url + "?channel=news")
+    page.wait_for(LIVE)
+    wait_until(lambda: hub.has_subscribers("news"))
+    hub.send_event(EVIL, {EVIL: EVIL}, channel="news")
+    hub.send_event("log", {"level": EVIL, "name": EVIL, "message": EVIL}, channel="news")
+    hub.send_to_channel("news", Message(EVIL, data=EVIL))
+    hub.send_error(EVIL)
+    page.wait_for(has(3))
+    page.wait_for("document.getElementById('note').textContent.includes('<img')")
+    assert page.eval("document.querySelectorAll('#log img, #log script, footer img').length") == 0
+    assert page.eval("window.hacked ?? null") is None
+
+
+def test_a_channel_name_in_the_address_stays_text(
+    browser: Browser, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("")
+    with Page(browser) as page:
+        page.call("Page.navigate", url=site.url + "?channel=%3Cimg%20src=x%20onerror=alert(1)%3E")
+        page.wait_for("document.getElementById('name')?.textContent.includes('<img')")
+        page.wait_for(f"({BANNER}).includes('invalid channel name')")
+        assert page.eval("document.images.length") == 0
+
+
+def test_a_page_without_history_says_what_is_missing(page: Page, site: Site) -> None:
+    for number in range(10_500):
+        site.hub.send_process_output("build", f"line {number}")
+    page.open(site.url)
+    page.wait_for(count_is("10,000 lines"))
+    assert page.eval(NOTES) == [
+        "500 earlier messages are missing here: no longer kept by the server"
+    ]
+
+
+# --- a connection that ends ----------------------------------------------------------------
+
+
+def test_a_lost_connection_is_said_and_made_up_for(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("process:build")
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        site.hub.send_process_output("build", "before")
+        page.open(f"http://127.0.0.1:{proxy.port}/")
+        page.wait_for(has(1))
+        proxy.refuse()
+        proxy.reset()
+        page.wait_for(f"({BANNER}).startsWith('Connection lost')")
+        assert page.eval("document.getElementById('link').textContent") == "offline"
+        for number in range(214):
+            site.hub.send_process_output("build", f"missed {number}")
+        proxy.accept()
+        page.eval("document.getElementById('retry').click()")
+        page.wait_for(f"({BANNER}) === 'Reconnected, caught up 214 lines.'")
+        site.hub.send_process_output("build", "after")
+        page.wait_for(has(216))
+        expected = ["before", *(f"missed {number}" for number in range(214)), "after"]
+        assert page.eval(LINES) == expected
+
+
+def test_a_restarted_server_is_told_apart(page: Page, site: Site) -> None:
+    site.hub.send_process_output("build", "first life")
+    page.open(site.url)
+    page.wait_for(has(1))
+    site.close()
+    page.wait_for(f"({BANNER}).startsWith('Connection lost')")
+    site.open()
+    site.hub.send_process_output("build", "second life")
+    page.wait_for(has(2))
+    assert page.eval(LINES) == ["first life", "second life"]
+    assert page.eval(NOTES) == ["the server has started anew: another numbering begins"]
+    page.wait_for(f"({BANNER}).startsWith('Reconnected')")
+
+
+def test_a_server_that_goes_after_the_exit_is_no_alarm(page: Page, site: Site) -> None:
+    site.hub.send_process_output("build", "all")
+    site.hub.send_process_status("build", "exited", 0)
+    page.open(site.url)
+    page.wait_for("document.title === '✓ build · exited 0'")
+    site.close()
+    page.wait_for(f"({BANNER}) === 'The server has gone. What it sent is here, to the end.'")
+    assert page.eval("document.getElementById('banner').className") == "banner lost over"
+    assert page.eval("document.title") == "✓ build · exited 0"
+
+
+# --- reading -------------------------------------------------------------------------------
+
+
+def test_search_counts_the_lines_and_goes_through_them(page: Page, site: Site) -> None:
+    for number in range(500):
+        site.hub.send_process_output("build", f"\x1b[32mline\x1b[0m {number}")
+    page.open(site.url)
+    page.wait_for(has(500))
+    page.key("/")
+    page.type("LINE 49")
+    page.wait_for(f"{FOUND} === '–/11'")
+    page.key("Enter")
+    page.wait_for(f"{FOUND} === '11/11' || {FOUND} === '2/11'")
+    assert page.eval(FOLLOWS) is False
+    page.key("Enter", shift=True)
+    page.wait_for("document.querySelectorAll('.row.current').length === 1")
+    page.wait_for("CSS.highlights.get('found')?.size > 0")
+    site.hub.send_process_output("build", "line 4900")
+    page.wait_for(f"{FOUND}.endsWith('/12')")
+    page.key("Escape")
+    page.wait_for("document.querySelectorAll('.row.hit').length === 0")
+
+
+def test_a_search_without_a_match_says_none(page: Page, site: Site) -> None:
+    site.hub.send_process_output("build", "a(b")
+    page.open(site.url)
+    page.wait_for(has(1))
+    page.key("/")
+    page.type("a(c")
+    page.wait_for(f"{FOUND} === 'none'")
+    assert page.eval("document.getElementById('next').disabled") is True
+
+
+def test_scrolling_up_stops_following_and_the_end_starts_it(page: Page, site: Site) -> None:
+    for number in range(500):
+        site.hub.send_process_output("build", f"line {number}")
+    page.open(site.url)
+    page.wait_for(has(500))
+    page.wait_for(
+        "(() => { const l = document.getElementById('log');"
+        " return l.scrollTop > 0 && l.scrollHeight - l.scrollTop - l.clientHeight < 5; })()"
+    )
+    page.wheel(600, 400, -2000)
+    page.wait_for(f"!({FOLLOWS})")
+    top = page.wait_for("document.getElementById('log').scrollTop")
+    site.hub.send_process_output("build", "more")
+    page.wait_for("document.getElementById('more').textContent === '↓ 1 new line'")
+    assert abs(page.eval("document.getElementById('log').scrollTop") - top) < 2000
+    page.eval("document.getElementById('more').click()")
+    page.wait_for(FOLLOWS)
+    page.wait_for(
+        "(() => { const l = document.getElementById('log');"
+        " return l.scrollHeight - l.scrollTop - l.clientHeight < 5; })()"
+    )
+
+
+def test_the_whole_log_can_be_saved(page: Page, site: Site) -> None:
+    site.hub.send_process_output("build", "\x1b[31mone\x1b[0m")
+    site.hub.send_process_output("build", "two")
+    page.open(site.url)
+    page.wait_for(has(2))
+    page.eval("URL.createObjectURL = (blob) => { window.saved = blob; return '#'; }")
+    page.eval("document.getElementById('download').click()")
+    assert page.eval("window.saved.text()") == "one\ntwo\n"
+
+
+def test_lines_wrap_or_do_not(page: Page, site: Site) -> None:
+    site.hub.send_process_output("build", "x" * 1000)
+    page.open(site.url)
+    page.wait_for(has(1))
+    wide = "document.getElementById('log').scrollWidth > document.getElementById('log').clientWidth"
+    assert page.eval(wide) is False
+    page.key("w")
+    page.wait_for(wide)
+    assert page.eval("document.getElementById('wrap').getAttribute('aria-pressed')") == "false"
+
+
+@pytest.mark.slow
+def test_a_burst_of_100_000_lines_leaves_the_page_alive_and_bounded(page: Page, site: Site) -> None:
+    page.open(site.url)
+    page.wait_for(LIVE)
+    page.eval(
+        "window.frames_seen = 0;"
+        "(function count() { window.frames_seen++; requestAnimationFrame(count); })()"
+    )
+    script = "import sys\nfor i in range(100000): print('line', i, 'of a long build log')"
+    process = site.hub.run_process([sys.executable, "-c", script], "build")
+    page.key("/")
+    page.type("999")  # it can be typed into while they come
+    process.wait(30)
+    page.wait_for(count_is("100,000 lines"), 30)
+    page.wait_for(f"{LINES}.at(-1) === 'line 99999 of a long build log'")
+    said = page.eval("document.getElementById('cut').textContent")
+    kept = int(said.split()[-3].replace(",", ""))
+    assert 49_000 <= kept <= 50_000
+    assert said == f"the first {100_000 - kept:,} lines were let go, the newest {kept:,} are here"
+    page.wait_for(has(kept), 30)
+    assert page.eval("document.getElementById('query').value") == "999"
+    assert page.eval("window.frames_seen") > 20
+    # 999, 1999 ... and 99900-99999 among those kept, once each.
+    expected = sum("999" in str(number) for number in range(100_000 - kept, 100_000))
+    page.wait_for(f"{FOUND} === '–/{expected}'")
+
+
+# --- a page for all channels ---------------------------------------------------------------
+
+
+def test_channels_are_listed_and_chosen(page: Page, make_site: Callable[[str], Site]) -> None:
+    site = make_site("")
+    site.hub.send_process_output("one", "output of one")
+    page.open(site.url)
+    names = "[...document.querySelectorAll('#channels-list a')].map((a) => a.title)"
+    page.wait_for(f"{names}.join() === 'process:one'")
+    page.eval("document.querySelector('#channels-list a').click()")
+    page.wait_for(f"{LINES}.join() === 'output of one'")
+    assert page.eval("location.search") == "?channel=process%3Aone"
+    page.eval(
+        "document.getElementById('watch-name').value = 'news';"
+        "document.getElementById('watch').requestSubmit()"
+    )
+    wait_until(lambda: site.hub.has_subscribers("news"))
+    assert not site.hub.has_subscribers("process:one")
+    site.hub.send_event("released", {"version": "1.2"}, channel="news")
+    page.wait_for(has(1))
+    assert page.eval(LINES)[0].endswith(' released {"version":"1.2"}')
+    assert page.eval("document.querySelector('.row .type').textContent") == "released"
+    page.eval("history.back()")
+    page.wait_for(f"{LINES}.join() === 'output of one'")
+
+
+def test_a_log_record_reads_like_one(page: Page, make_site: Callable[[str], Site]) -> None:
+    site = make_site("logs")
+    page.open(site.url)
+    wait_until(lambda: site.hub.has_subscribers("logs"))
+    record = {"level": "ERROR", "name": "shop", "message": "no stock", "exception": "Trace\n  at"}
+    site.hub.send_event("log", record, channel="logs")
+    page.wait_for(has(3))
+    first, second, third = page.eval(LINES)
+    assert first.endswith(" ERROR shop no stock")
+    assert (second, third) == ("Trace", "  at")
+
+
+def test_without_a_channel_broadcasts_are_shown(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("")
+    page.open(site.url)
+    wait_until(lambda: site.hub.client_count() == 1)
+    site.hub.broadcast(Message("event", data={"event": "hello", "data": 1}))
+    page.wait_for(has(1))
+    assert page.eval(LINES)[0].endswith(" hello 1")
+
+
+def test_it_works_below_a_prefix(page: Page, make_site: Callable[[str], Site]) -> None:
+    hub = make_site("").hub
+    hub.send_process_output("build", "below")
+    app = page_app(hub, channel="process:build")
+
+    def mounted(environ, start_response):  # type: ignore[no-untyped-def]
+        path = environ["PATH_INFO"]
+        if not path.startswith("/tools/hub"):
+            start_response("404 Not Found", [("Content-Length", "0")])
+            return []
+        environ["SCRIPT_NAME"], environ["PATH_INFO"] = "/tools/hub", path[len("/tools/hub") :]
+        return app(environ, start_response)
+
+    with serve(hub, path="/tools/hub/ws", app=mounted) as server:
+        page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/tools/hub")
+        page.wait_for(f"location.pathname === '/tools/hub/' && {has(1)}")
+        assert page.eval(LINES) == ["below"]
+
+
+# --- looks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dark", "ground"), [(False, "rgb(255, 255, 255)"), (True, "rgb(16, 18, 22)")]
+)
+def test_the_theme_is_the_readers_and_every_colour_can_be_read(
+    page: Page, site: Site, tmp_path: Path, dark: bool, ground: str
+) -> None:
+    colours = "".join(f"\x1b[38;5;{number}m{number:4}" for number in range(256))
+    site.hub.send_process_output("build", colours)
+    page.theme(dark)
+    page.open(site.url)
+    page.wait_for(has(1))
+    assert page.eval("getComputedStyle(document.body).backgroundColor") == ground
+    lowest = page.eval(
+        "import('/static/ansi.js').then(({contrast}) => {"
+        " const rgb = (text) => text.match(/[0-9]+/g).map(Number);"
+        " const ground = rgb(getComputedStyle(document.body).backgroundColor);"
+        " return Math.min(...[...document.querySelectorAll('.row span')].map("
+        "   (span) => contrast(rgb(getComputedStyle(span).color), ground))); })"
+    )
+    assert lowest >= 4.5
+    picture = tmp_path / "page.png"
+    page.screenshot(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("")
+    for number in range(100):
+        site.hub.send_process_output("build", f"{number} " + "a long line of words " * 10)
+    page.resize(375, 812, scale=2, mobile=True)
+    page.open(site.url + "?channel=process:build")
+    page.wait_for(has(100))
+    assert page.eval("document.documentElement.scrollWidth") == 375
+    box = "document.getElementById('log').getBoundingClientRect()"
+    assert page.eval(f"{box}.height") > 400
+    assert page.eval(f"{box}.bottom") <= 812
+    tools = "[...document.querySelectorAll('.tools button, .tools input')]"
+    assert page.eval(f"Math.max(...{tools}.map((t) => t.getBoundingClientRect().right))") <= 375
+
+
+def test_everything_can_be_reached_and_has_a_name(page: Page, site: Site) -> None:
+    page.open(site.url)
+    page.wait_for(LIVE)
+    page.call("Accessibility.enable")
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    nameless = [
+        node["role"]["value"]
+        for node in nodes
+        if not node.get("ignored")
+        and node["role"]["value"] in ("button", "searchbox", "textbox", "log", "toolbar")
+        and not node.get("name", {}).get("value")
+    ]
+    assert nameless == []
+    page.key("Tab")
+    assert page.eval("document.activeElement.id") == "query"
