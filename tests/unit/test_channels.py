@@ -1,0 +1,115 @@
+"""Who listens to what, by one thread and by many."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+
+from ws_hub.channels import Channels
+
+
+def with_subscribers(*names: str) -> Channels[str]:
+    channels: Channels[str] = Channels()
+    for name in names:
+        channels.enter(name)
+    return channels
+
+
+def test_a_subscriber_is_listed_in_both_directions() -> None:
+    channels = with_subscribers("ann", "bob")
+    channels.add("ann", "news", 10)
+    channels.add("bob", "news", 10)
+    channels.add("ann", "chat", 10)
+    assert [each.subscriber for each in channels.subscriptions("news")] == ["ann", "bob"]
+    assert channels.of("ann") == ["news", "chat"]
+    assert channels.names() == ["news", "chat"]
+    assert (channels.count("news"), len(channels), channels.total) == (2, 2, 3)
+
+
+def test_subscribing_again_changes_nothing() -> None:
+    channels = with_subscribers("ann")
+    first = channels.add("ann", "news", 10)
+    assert channels.add("ann", "news", 10) is first
+    assert channels.get("ann", "news") is first
+    assert channels.total == 1
+
+
+def test_who_has_not_entered_cannot_subscribe() -> None:
+    channels = with_subscribers()
+    assert channels.add("ann", "news", 10) is None
+    assert len(channels) == 0
+
+
+def test_who_has_left_cannot_subscribe_and_is_nowhere() -> None:
+    channels = with_subscribers("ann")
+    channels.add("ann", "news", 10)
+    assert channels.leave("ann") == ["news"]
+    assert channels.add("ann", "news", 10) is None
+    assert (channels.names(), channels.of("ann"), channels.total) == ([], [], 0)
+    assert channels.leave("ann") == []
+
+
+def test_one_subscriber_has_so_many_channels_and_no_more() -> None:
+    channels = with_subscribers("ann")
+    channels.add("ann", "one", 1)
+    with pytest.raises(OverflowError):
+        channels.add("ann", "two", 1)
+    assert channels.add("ann", "one", 1) is not None
+
+
+def test_unsubscribing_says_whether_there_was_a_subscription() -> None:
+    channels = with_subscribers("ann")
+    channels.add("ann", "news", 10)
+    assert channels.remove("ann", "news")
+    assert not channels.remove("ann", "news")
+    assert not channels.remove("nobody", "news")
+    assert channels.subscriptions("news") == []
+
+
+def test_the_first_and_the_last_are_announced_in_order() -> None:
+    news: list[str] = []
+    channels: Channels[str] = Channels(
+        lambda channel: news.append(f"+{channel}"), lambda channel: news.append(f"-{channel}")
+    )
+    for name in ("ann", "bob"):
+        channels.enter(name)
+        channels.add(name, "news", 10)
+    channels.remove("ann", "news")
+    channels.leave("bob")
+    assert news == ["+news", "-news"]
+
+
+def test_many_threads_leave_the_map_consistent() -> None:
+    balance = dict.fromkeys("xyz", 0)
+
+    def count(channel: str, by: int) -> None:
+        balance[channel] += by
+        assert balance[channel] in (0, 1)
+
+    channels: Channels[int] = Channels(
+        lambda channel: count(channel, 1), lambda channel: count(channel, -1)
+    )
+    start = threading.Barrier(6)
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        channels.enter(seed)
+        start.wait(5)
+        for _ in range(400):
+            channel = chance.choice("xyz")
+            if chance.random() < 0.5:
+                channels.add(seed, channel, 2) if len(channels.of(seed)) < 2 else None
+            else:
+                channels.remove(seed, channel)
+            channels.subscriptions(channel)
+        channels.leave(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (len(channels), channels.total) == (0, 0)
+    assert set(balance.values()) == {0}

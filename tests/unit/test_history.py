@@ -1,0 +1,147 @@
+"""What was said: bounds, numbers, positions, and being forgotten."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ws_hub import history as module
+from ws_hub.config import ChannelRule
+from ws_hub.history import History
+
+RULE = ChannelRule(
+    pattern="*", history_messages=5, history_bytes=100, history_ttl=10, history_idle_ttl=1000
+)
+
+
+def make(rule: ChannelRule = RULE) -> History:
+    epochs = iter(f"epoch-{number}" for number in range(1, 1000))
+    return History(lambda channel: rule, lambda: next(epochs))
+
+
+def say(history: History, *frames: bytes, channel: str = "a", now: float = 0.0) -> None:
+    for frame in frames:
+        history.append(channel, frame, now)
+
+
+def test_messages_are_numbered_from_one() -> None:
+    history = make()
+    assert history.next_seq("a") == 1
+    say(history, b"x", b"y")
+    assert history.next_seq("a") == 3
+    assert history.next_seq("b") == 1
+
+
+def test_only_the_newest_messages_are_kept() -> None:
+    history = make()
+    say(history, *(b"%d" % number for number in range(8)))
+    replay = history.replay("a", since=0)
+    assert list(replay.frames) == [b"3", b"4", b"5", b"6", b"7"]
+    assert replay.recovered  # "all that is kept" is what was asked for
+    assert replay.position.seq == 8
+
+
+def test_only_so_many_bytes_are_kept_but_always_the_last_message() -> None:
+    history = make()
+    say(history, b"x" * 60, b"y" * 60)
+    assert list(history.replay("a", since=0).frames) == [b"y" * 60]
+    say(history, b"z" * 500)
+    assert list(history.replay("a", since=0).frames) == [b"z" * 500]
+
+
+@pytest.mark.parametrize(
+    ("since", "epoch", "last", "expected", "recovered"),
+    [
+        (None, "", None, [], True),
+        (0, "", None, [b"1", b"2", b"3"], True),
+        (0, "epoch-1", None, [b"1", b"2", b"3"], True),
+        (1, "epoch-1", None, [b"2", b"3"], True),
+        (1, "", None, [b"2", b"3"], True),
+        (3, "epoch-1", None, [], True),
+        (4, "epoch-1", None, [b"1", b"2", b"3"], False),  # from the future
+        (1, "epoch-0", None, [b"1", b"2", b"3"], False),  # of another numbering
+        (0, "epoch-0", None, [b"1", b"2", b"3"], False),
+        (None, "", 2, [b"2", b"3"], True),
+        (None, "", 0, [], True),
+        (None, "", 99, [b"1", b"2", b"3"], True),
+    ],
+)
+def test_a_position_gets_what_came_after_it(
+    since: int | None, epoch: str, last: int | None, expected: list[bytes], recovered: bool
+) -> None:
+    history = make()
+    say(history, b"1", b"2", b"3")
+    replay = history.replay("a", since=since, epoch=epoch, last=last)
+    assert (list(replay.frames), replay.recovered) == (expected, recovered)
+
+
+def test_a_position_whose_messages_are_no_longer_all_kept_is_not_recovered() -> None:
+    history = make()
+    say(history, *(b"%d" % number for number in range(1, 9)))
+    replay = history.replay("a", since=2, epoch="epoch-1")
+    assert list(replay.frames) == [b"4", b"5", b"6", b"7", b"8"]
+    assert not replay.recovered
+    assert history.replay("a", since=3, epoch="epoch-1").recovered
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_a_replay_is_exactly_what_came_after_the_position(said: int, since: int) -> None:
+    history = make()
+    say(history, *(b"%d" % number for number in range(1, said + 1)))
+    replay = history.replay("a", since=since, epoch="epoch-1")
+    missed = [b"%d" % number for number in range(since + 1, said + 1)]
+    if since <= said and len(missed) <= 5:
+        assert (list(replay.frames), replay.recovered) == (missed, True)
+    else:
+        assert not replay.recovered
+
+
+def test_a_channel_that_nobody_wrote_to_has_a_position_that_stays_good() -> None:
+    history = make()
+    before = history.replay("a", since=0).position
+    say(history, b"first")
+    after = history.replay("a", since=before.seq, epoch=before.epoch)
+    assert (list(after.frames), after.recovered) == ([b"first"], True)
+    assert after.position.epoch == before.epoch
+
+
+def test_a_finished_channel_is_freed_after_its_time_and_numbered_anew() -> None:
+    history = make()
+    say(history, b"running")
+    history.append("a", b"exited", 5.0, over=True)
+    assert history.expire(14.9) == 15.0
+    assert history.names() == ["a"]
+    assert history.expire(15.0) == math.inf
+    assert history.names() == []
+    say(history, b"again", now=20.0)
+    replay = history.replay("a", since=2, epoch="epoch-1")
+    assert not replay.recovered
+    assert replay.position.seq == 1
+
+
+def test_a_silent_channel_is_kept_much_longer() -> None:
+    history = make()
+    say(history, b"x", now=1.0)
+    say(history, b"y", channel="b", now=2.0)
+    assert history.expire(1001.0) == 1002.0
+    assert history.names() == ["b"]
+
+
+def test_the_longest_unused_channel_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_CHANNELS", 2)
+    history = make()
+    for channel in ("a", "b", "a", "c"):
+        say(history, b"x", channel=channel)
+    assert history.names() == ["a", "c"]
+
+
+def test_looking_at_many_channels_frees_none_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_CHANNELS", 2)
+    history = make()
+    say(history, b"x")
+    for number in range(10):
+        history.replay(f"other-{number}", since=0)
+    assert list(history.replay("a", since=0).frames) == [b"x"]
