@@ -16,9 +16,8 @@ from typing import Any, Protocol
 from .channels import Channels, Subscription
 from .commands import Id, ack
 from .config import ChannelRule
-from .errors import excerpt
 from .frames import text_frame
-from .history import History, Position
+from .history import History, Position, Replay
 from .message import Message, MessageType, encode, stamped
 from .publication import Batch, Publication
 from .stats import Counters
@@ -126,9 +125,7 @@ class Dispatcher:
         """Act on a full outbox: never in silence, and never twice for one cause."""
         self._counters.add("dropped", len(refused))
         if any(each.overflow == "disconnect" for each in refused):
-            self._counters.add("slow_disconnects")
-            logger.warning("%r is too slow: disconnected, its outbox is full", target)
-            self._evict(target)
+            self._cut(target)
             return
         told: set[str] = set()
         for each in refused:
@@ -136,16 +133,25 @@ class Dispatcher:
                 told.add(each.channel)
                 self._lag(target, each.channel, each.seq - 1)
 
-    def _lag(self, target: Any, channel: str, seq: int) -> None:
+    def _lag(self, target: Any, channel: str, seq: int, before: bytes = b"") -> None:
         """Tell a target where it stopped; it catches up by subscribing from there.
 
         One that never named a position would not understand, and goes on with a gap.
+        `before` is the answer that it waits for, if it does.
         """
         subscription = self._channels.get(target, channel)
-        if subscription is not None and subscription.live and subscription.recovers:
-            subscription.live = False
-            notice = Message(MessageType.LAGGED, channel=channel, seq=seq)
-            target.offer(self._frame(notice), 1, beyond=True)
+        if subscription is None or not subscription.live or not subscription.recovers:
+            return
+        subscription.live = False
+        notice = self._frame(Message(MessageType.LAGGED, channel=channel, seq=seq))
+        if not target.offer(before + notice, 1 + bool(before), beyond=True):
+            # Not live and not told, it would wait for ever.
+            self._cut(target)
+
+    def _cut(self, target: Any) -> None:
+        self._counters.add("slow_disconnects")
+        logger.warning("%r is too slow: disconnected, its outbox is full", target)
+        self._evict(target)
 
     def activate(self, request: Activation) -> None:
         """Let a subscription go live: ack, then what it missed, then everything after."""
@@ -161,24 +167,34 @@ class Dispatcher:
             replay = self._history.replay(
                 channel, since=since, epoch=request.epoch, last=request.last
             )
-            position, frames, recovered = replay.position, replay.frames, replay.recovered
         else:
-            position, frames, recovered = Position("", 0), (), not since
-        reply = b""
-        if request.id is not None:
-            data: dict[str, Any] = {"channel": channel}
-            if rule.history_messages:
-                data |= {"epoch": position.epoch, "seq": position.seq}
-            if rule.history_messages or named:
-                data |= {"recovered": recovered, "replayed": len(frames)}
-            reply = self._frame(ack(request.id, data))
+            replay = Replay(Position("", 0), (), not since)
         subscription.live = True
         subscription.recovers = subscription.recovers or named
-        messages = len(frames) + bool(reply)
-        if messages and not target.offer(reply + b"".join(frames), messages):
-            self._counters.add("dropped", messages)
-            logger.warning("%r has no room for a replay of %s", target, excerpt(channel))
-            self._lag(target, channel, position.seq - len(frames))
+        answer = self._answer(request, replay)
+        messages = len(replay.frames) + bool(answer)
+        if not messages or target.offer(answer + b"".join(replay.frames), messages):
+            return
+        self._counters.add("dropped", len(replay.frames))
+        if not subscription.recovers:
+            self._cut(target)  # it knows no way to ask again
+            return
+        # It is told that it stands where it stood, and comes back when it has read that.
+        position = Position(replay.position.epoch, replay.position.seq - len(replay.frames))
+        held = Replay(position, (), replay.recovered)
+        self._lag(target, channel, position.seq, self._answer(request, held))
+
+    def _answer(self, request: Activation, replay: Replay) -> bytes:
+        """Return the ack of a subscription as a frame; b"" when none is asked for."""
+        if request.id is None:
+            return b""
+        data: dict[str, Any] = {"channel": request.subscription.channel}
+        position = replay.position
+        if position.epoch:
+            data |= {"epoch": position.epoch, "seq": position.seq}
+        if position.epoch or request.since is not None or request.last is not None:
+            data |= {"recovered": replay.recovered, "replayed": len(replay.frames)}
+        return self._frame(ack(request.id, data))
 
     def _frame(self, message: Message) -> bytes:
         return text_frame(encode(stamped(message, self._clock())))

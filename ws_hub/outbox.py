@@ -57,14 +57,17 @@ class Outbox:
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Queue whole frames; False, and nothing kept, when they do not fit.
 
-        `beyond` lets in what must not be lost (a notice, a Close frame), up to twice
-        the bounds.
+        `beyond` lets in what must not be lost (a notice, a Close frame): up to twice the
+        messages, and by no measure of bytes, because it is small and because one large
+        message may have filled them many times over.
         """
-        allowance = 2 if beyond else 1
-        fits = (
-            self.messages + messages <= self.max_messages * allowance
-            and self.size + len(frames) <= self.max_bytes * allowance
-        )
+        if beyond:
+            fits = self.messages + messages <= self.max_messages * 2
+        else:
+            fits = (
+                self.messages + messages <= self.max_messages
+                and self.size + len(frames) <= self.max_bytes
+            )
         if not fits and self.messages:
             return False
         self._entries.append((frames, messages))
