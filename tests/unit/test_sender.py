@@ -1,0 +1,386 @@
+"""Writes of one connection: whole, in order, bounded in time; over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+
+from tests.support import fill, small_pair
+from ws_hub import fastsend
+from ws_hub.errors import SendTimeout
+from ws_hub.frames import ping_frame, pong_frame, text_frame
+from ws_hub.outbox import Outbox
+from ws_hub.sender import Sender
+from ws_hub.transport import Transport
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Rig:
+    """A sender on one end of a socket pair, and what came out at the other."""
+
+    def __init__(self, near: socket.socket, far: socket.socket, clock: Callable[[], float]) -> None:
+        self.far = far
+        self.transport = Transport(near, max_message_size=1000, max_fragments=10)
+        self.outbox = Outbox(5, 100_000)
+        self.sender = Sender(
+            self.transport,
+            self.outbox,
+            heartbeat_interval=30,
+            write_timeout=10,
+            close_timeout=5,
+            clock=clock,
+        )
+
+    def read(self) -> bytes:
+        """Everything that has arrived."""
+        data = b""
+        self.far.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while chunk := self.far.recv(1 << 16):
+                data += chunk
+        return data
+
+    def stall(self) -> int:
+        """Fill the kernel's buffers, so that the next send finds no room."""
+        return fill(self.transport._sock)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rig(clock: Clock) -> Iterator[Rig]:
+    with small_pair() as (near, far):
+        yield Rig(near, far, clock)
+
+
+def test_a_frame_goes_straight_to_the_socket(rig: Rig) -> None:
+    assert rig.sender.offer(b"frame", 1)
+    assert rig.sender.waiting == (0, 0)
+    assert rig.read() == b"frame"
+
+
+def test_what_the_kernel_does_not_take_waits_for_the_writer(rig: Rig) -> None:
+    filled = rig.stall()
+    assert rig.sender.offer(b"later", 1)
+    assert rig.sender.waiting == (1, 5)
+    data = rig.read()
+    assert rig.sender._turn()
+    assert (data + rig.read())[filled:] == b"later"
+    assert rig.sender.waiting == (0, 0)
+
+
+def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:
+    filled = rig.stall()
+    for frame in (b"one", b"two", b"three"):
+        assert rig.sender.offer(frame, 1)
+    data = rig.read()
+    while rig.sender.waiting[0]:
+        rig.sender._turn()
+    assert (data + rig.read())[filled:] == b"onetwothree"
+
+
+def test_a_full_outbox_refuses_and_keeps_nothing_of_it(rig: Rig) -> None:
+    rig.stall()
+    assert rig.sender.offer(b"x", 5)
+    assert not rig.sender.offer(b"y", 1)
+    assert rig.sender.waiting == (5, 1)
+
+
+def test_a_put_waits_for_room_and_gets_it(rig: Rig) -> None:
+    rig.stall()
+    assert rig.sender.offer(b"x", 5)
+    done = threading.Event()
+
+    def put() -> None:
+        assert rig.sender.put(b"y", 1000)
+        done.set()
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    rig.read()
+    rig.sender._turn()
+    assert done.wait(5)
+    thread.join(5)
+
+
+def test_a_put_gives_up_when_its_time_is_over(rig: Rig) -> None:
+    rig.stall()
+    rig.sender.offer(b"x", 5)
+    with pytest.raises(SendTimeout, match="5 messages, 1 bytes wait"):
+        rig.sender.put(b"y", 0)
+
+
+def test_a_put_that_waits_is_woken_by_the_end(rig: Rig) -> None:
+    rig.stall()
+    rig.sender.offer(b"x", 5)
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(rig.sender.put(b"y", 1000)))
+    thread.start()
+    rig.sender.end()
+    thread.join(5)
+    assert results == [False]
+
+
+def test_nothing_is_sent_after_the_end(rig: Rig) -> None:
+    rig.sender.end()
+    assert rig.sender.offer(b"x", 1)
+    assert not rig.sender.put(b"x", 0)
+    rig.sender.control(ping_frame())
+    rig.sender.finish(1000, "")
+    assert rig.read() == b""
+    assert not rig.sender._turn()
+
+
+def test_a_ping_is_sent_when_the_heartbeat_is_due(rig: Rig, clock: Clock) -> None:
+    clock.now += 30
+    rig.sender.offer(b"x", 1)
+    thread = threading.Thread(target=rig.sender._turn)
+    thread.start()
+    rig.far.settimeout(5)
+    data = b""
+    while len(data) < 3:
+        data += rig.far.recv(100)
+    assert data == b"x" + ping_frame()
+    rig.sender.end()
+    thread.join(5)
+
+
+def test_a_ping_is_sent_in_the_middle_of_a_backlog_too(rig: Rig, clock: Clock) -> None:
+    filled = rig.stall()
+    rig.sender.offer(b"begun", 1)
+    rig.sender.offer(b"next", 1)
+    clock.now += 30
+    data = rig.read()
+    while rig.sender.waiting[1]:
+        rig.sender._turn()
+    assert (data + rig.read())[filled:] == b"begun" + ping_frame() + b"next"
+
+
+def test_a_close_frame_comes_after_what_is_queued(rig: Rig) -> None:
+    filled = rig.stall()
+    rig.sender.offer(b"last words", 1)
+    rig.sender.finish(1000, "bye")
+    rig.sender.offer(b"too late", 1)
+    data = rig.read()
+    while rig.sender.waiting[1]:
+        rig.sender._turn()
+    assert (data + rig.read())[filled:] == b"last words" + b"\x88\x05\x03\xe8bye"
+    assert rig.sender.cause == (1000, "bye")
+
+
+def test_closing_now_drops_what_has_not_begun(rig: Rig) -> None:
+    filled = rig.stall()
+    rig.sender.offer(b"begun", 1)
+    rig.sender.offer(b"dropped", 1)
+    rig.sender.finish(1013, "slow", now=True)
+    data = rig.read()
+    while rig.sender.waiting[1]:
+        rig.sender._turn()
+    assert (data + rig.read())[filled:] == b"begun" + b"\x88\x06\x03\xf5slow"
+
+
+def test_only_the_first_close_counts(rig: Rig) -> None:
+    rig.sender.finish(1001, "first")
+    rig.sender.finish(1000, "second")
+    assert rig.sender.cause == (1001, "first")
+    assert rig.read() == b"\x88\x07\x03\xe9first"
+
+
+def test_a_peer_that_does_not_answer_the_close_is_cut(rig: Rig, clock: Clock) -> None:
+    rig.sender.finish(1000, "")
+    rig.read()
+    clock.now += 5
+    assert not rig.sender._turn()
+    assert rig.far.recv(1) == b""
+
+
+def test_the_answer_to_a_peers_close_is_no_cause_of_ours(rig: Rig) -> None:
+    rig.sender.answer_close(1000)
+    assert rig.read() == b"\x88\x02\x03\xe8"
+    assert rig.sender.cause is None
+
+
+def test_draining_ends_when_the_closing_time_is_up(rig: Rig, clock: Clock) -> None:
+    rig.stall()
+    rig.sender.finish(1000, "")
+    clock.now += 6
+    rig.sender.drain()
+    assert rig.sender.waiting[1] > 0
+
+
+def test_a_peer_that_takes_nothing_is_cut_after_the_write_timeout(rig: Rig, clock: Clock) -> None:
+    rig.stall()
+    rig.sender.offer(b"x", 1)
+    clock.now += 10
+    assert rig.sender._turn()
+    assert not rig.sender._turn()
+    assert rig.sender.cause == (1006, "write timeout: nothing taken for 10.0 s")
+    rig.read()
+    assert rig.far.recv(1) == b""
+
+
+def test_a_closing_peer_that_takes_nothing_is_cut_when_the_closing_time_is_up(
+    rig: Rig, clock: Clock
+) -> None:
+    rig.stall()
+    rig.sender.finish(1013, "slow", now=True)
+    clock.now += 5
+    rig.sender._turn()
+    assert not rig.sender._turn()
+    assert rig.sender.cause == (1013, "slow")
+
+
+def test_a_broken_connection_ends_quietly_and_says_why(rig: Rig) -> None:
+    rig.far.close()
+    rig.sender.offer(b"x", 1)
+    assert rig.sender.offer(b"y", 1)
+    assert rig.sender.cause is not None
+    assert rig.sender.cause[0] == 1006
+    assert not rig.sender._turn()
+
+
+def test_the_greeting_comes_before_everything(clock: Clock) -> None:
+    with small_pair() as (near, far):
+        transport = Transport(near, max_message_size=1000, max_fragments=10)
+        sender = Sender(
+            transport,
+            Outbox(5, 1000),
+            heartbeat_interval=30,
+            write_timeout=10,
+            close_timeout=5,
+            greeting=b"101 ",
+            clock=clock,
+        )
+        sender.offer(b"frame", 1)
+        sender.control(pong_frame(b"x"))
+        while sender.waiting[1]:
+            sender._turn()
+        assert far.recv(100) == b"101 " + pong_frame(b"x") + b"frame"
+
+
+# --- under stress --------------------------------------------------------------------------
+
+
+def short_writes(seed: int, most: int) -> Callable[[socket.socket], fastsend.Send]:
+    """A kernel that takes a random part of what it is given, or nothing."""
+    chance = random.Random(seed)
+
+    def sender(sock: socket.socket) -> fastsend.Send:
+        def send(data: bytes) -> int:
+            try:
+                return sock.send(data[: chance.randint(0, most)]) if data else 0
+            except BlockingIOError:
+                return 0
+
+        return send
+
+    return sender
+
+
+def messages_in(data: bytes) -> list[object]:
+    """What a peer's parser makes of a stream; fails when a frame is torn."""
+    parser = Connection(ConnectionType.CLIENT)
+    parser.receive_data(data)
+    found: list[object] = []
+    text = ""
+    for event in parser.events():
+        assert not isinstance(event, BytesMessage)
+        if isinstance(event, TextMessage):
+            text += event.data
+            if event.message_finished:
+                found.append(text)
+                text = ""
+        elif isinstance(event, (Ping, Pong)):
+            found.append(bytes(event.payload))
+        elif isinstance(event, CloseConnection):
+            found.append(event.code)
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([1, 3, 50, 5000]),
+    st.lists(st.integers(0, 700), min_size=1, max_size=40),
+)
+def test_every_frame_arrives_whole_and_in_order_whatever_the_kernel_takes(
+    seed: int, most: int, sizes: list[int]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
+        patch.setattr(fastsend, "sender", short_writes(seed, most))
+        rig = Rig(near, far, Clock())
+        rig.outbox.max_messages = 1000
+        sent = [f"{index}:{'x' * size}" for index, size in enumerate(sizes)]
+        data = b""
+        for text in sent:
+            assert rig.sender.offer(text_frame(text.encode()), 1)
+            data += rig.read()
+        while rig.sender.waiting[1]:
+            rig.sender._turn()
+            data += rig.read()
+    assert messages_in(data) == sent
+
+
+def test_many_threads_writing_at_once_tear_no_frame() -> None:
+    threads, each = 6, 60
+    with small_pair() as (near, far):
+        transport = Transport(near, max_message_size=1000, max_fragments=10)
+        sender = Sender(
+            transport,
+            Outbox(100_000, 1 << 24),
+            heartbeat_interval=30,
+            write_timeout=10,
+            close_timeout=5,
+        )
+        writer = threading.Thread(target=sender.run)
+        writer.start()
+        start = threading.Barrier(threads)
+
+        def write(number: int) -> None:
+            start.wait(5)
+            for index in range(each):
+                frame = text_frame(f"{number}:{index}:{'x' * (index * 7)}".encode())
+                if index % 3 == 0:
+                    assert sender.put(frame, 5)
+                else:
+                    assert sender.offer(frame, 1)
+                if index % 10 == 0:
+                    sender.control(pong_frame(b"p"))
+
+        writers = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
+        for thread in writers:
+            thread.start()
+        data, seen = b"", 0
+        far.settimeout(5)
+        while seen < threads * each:
+            data += far.recv(1 << 16)
+            seen = sum(isinstance(found, str) for found in messages_in(data))
+        for thread in writers:
+            thread.join(5)
+        sender.end()
+        writer.join(5)
+    texts = [found for found in messages_in(data) if isinstance(found, str)]
+    for number in range(threads):
+        own = [int(text.split(":")[1]) for text in texts if text.startswith(f"{number}:")]
+        assert own == list(range(each))
