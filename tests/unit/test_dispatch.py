@@ -1,0 +1,256 @@
+"""From publications to deliveries, with targets that keep what they get."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import TextMessage
+
+from ws_hub.channels import Channels, Subscription
+from ws_hub.config import ChannelRule
+from ws_hub.dispatch import Activation, Dispatcher
+from ws_hub.history import History
+from ws_hub.message import Message
+from ws_hub.publication import Batch, Publication, publish
+from ws_hub.stats import Counters
+
+PLAIN = ChannelRule(pattern="*")
+KEPT = ChannelRule(pattern="kept*", history_messages=100)
+REPLAYED = ChannelRule(pattern="process:*", history_messages=100, replay=True)
+
+
+def rule_for(channel: str) -> ChannelRule:
+    return next(rule for rule in (KEPT, REPLAYED, PLAIN) if rule.matches(channel))
+
+
+class Box:
+    """A target with room for so many messages; reads what it is given as a peer would."""
+
+    def __init__(self, room: int = 1000) -> None:
+        self.room = room
+        self.batches: list[Batch] = []
+        self.parser = Connection(ConnectionType.CLIENT)
+        self.messages: list[dict[str, Any]] = []
+
+    def deliver(self, batch: Batch) -> list[Publication]:
+        self.batches.append(batch)
+        taken = list(batch.publications)[: self.room]
+        self.room -= len(taken)
+        self._read(b"".join(each.frame for each in taken))
+        return list(batch.publications)[len(taken) :]
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        if messages > self.room and not beyond:
+            return False
+        self.room -= messages
+        self._read(frames)
+        return True
+
+    def _read(self, frames: bytes) -> None:
+        self.parser.receive_data(frames)
+        for event in self.parser.events():
+            assert isinstance(event, TextMessage)
+            self.messages.append(json.loads(event.data))
+
+    @property
+    def data(self) -> list[Any]:
+        return [each.get("data") for each in self.messages]
+
+
+class Stage:
+    """A dispatcher, its channels, and who was evicted."""
+
+    def __init__(self) -> None:
+        self.channels: Channels[Any] = Channels()
+        self.counters = Counters()
+        self.evicted: list[Any] = []
+        self.everybody: list[Box] = []
+        self.dispatcher = Dispatcher(
+            self.channels,
+            History(rule_for, lambda: "epoch"),
+            rule_for,
+            self.evicted.append,
+            self.counters,
+            clock=lambda: 0.0,
+        )
+
+    def box(self, *channels: str, room: int = 1000) -> Box:
+        box = Box(room)
+        self.everybody.append(box)
+        self.channels.enter(box)
+        for channel in channels:
+            self.subscribe(box, channel)
+        return box
+
+    def subscribe(self, box: Box, channel: str, **position: Any) -> Subscription[Any]:
+        subscription = self.channels.add(box, channel, 100)
+        assert subscription is not None
+        self.dispatcher.activate(Activation(subscription, **position))
+        return subscription
+
+    def say(self, *pairs: tuple[str, Any]) -> None:
+        publications = [
+            publish(
+                Message("event", channel=channel, data=data),
+                channel,
+                "drop" if channel else "disconnect",
+                to_be_numbered=bool(channel and rule_for(channel).history_messages),
+            )
+            for channel, data in pairs
+        ]
+        self.dispatcher.dispatch(publications, self.everybody, 0.0)
+
+
+def test_a_broadcast_reaches_everybody_and_a_channel_its_subscribers() -> None:
+    stage = Stage()
+    ann, bob = stage.box("news"), stage.box()
+    stage.say(("", 1), ("news", 2))
+    assert (ann.data, bob.data) == ([1, 2], [1])
+
+
+def test_messages_of_several_channels_come_in_the_order_of_publishing() -> None:
+    stage = Stage()
+    both, one = stage.box("a", "b"), stage.box("b")
+    stage.say(("a", 1), ("b", 2), ("", 3), ("a", 4), ("b", 5), ("b", 6))
+    assert both.data == [1, 2, 3, 4, 5, 6]
+    assert one.data == [2, 3, 5, 6]
+
+
+def test_a_burst_is_one_write_and_one_join_for_all_who_get_the_same() -> None:
+    stage = Stage()
+    boxes = [stage.box("a", "b") for _ in range(3)]
+    stage.say(("a", 1), ("b", 2), ("a", 3))
+    assert [len(box.batches) for box in boxes] == [1, 1, 1]
+    assert boxes[0].batches[0] is boxes[2].batches[0]
+
+
+def test_nothing_is_joined_for_nobody() -> None:
+    stage = Stage()
+    stage.say(("empty", 1))
+    assert stage.counters.snapshot() == {"published": 1, "delivered": 0}
+
+
+def test_what_has_history_is_numbered_and_what_has_none_is_not() -> None:
+    stage = Stage()
+    box = stage.box("kept", "plain")
+    stage.say(("kept", "x"), ("plain", "y"), ("kept", "z"))
+    assert [each.get("seq") for each in box.messages] == [1, None, 2]
+
+
+def test_a_late_subscriber_gets_the_ack_then_what_was_kept_then_what_is_live() -> None:
+    stage = Stage()
+    stage.say(("kept", 1), ("kept", 2))
+    box = stage.box()
+    stage.subscribe(box, "kept", since=0, id=9)
+    stage.say(("kept", 3))
+    assert box.messages[0] == {
+        "type": "ack",
+        "id": 9,
+        "timestamp": "1970-01-01T00:00:00.000000Z",
+        "data": {"channel": "kept", "epoch": "epoch", "seq": 2, "recovered": True, "replayed": 2},
+    }
+    assert box.data[1:] == [1, 2, 3]
+
+
+def test_a_process_channel_is_replayed_to_who_names_no_position_but_once() -> None:
+    stage = Stage()
+    stage.say(("process:x", 1))
+    box = stage.box("process:x")
+    stage.subscribe(box, "process:x")
+    stage.say(("process:x", 2))
+    assert box.data == [1, 2]
+
+
+def test_another_kept_channel_is_replayed_only_to_who_asks() -> None:
+    stage = Stage()
+    stage.say(("kept", 1))
+    box = stage.box("kept")
+    stage.say(("kept", 2))
+    assert box.data == [2]
+
+
+def test_an_ack_without_history_names_the_channel_alone() -> None:
+    stage = Stage()
+    box = stage.box()
+    stage.subscribe(box, "plain", id=1)
+    assert box.data == [{"channel": "plain"}]
+
+
+def test_a_position_in_a_channel_without_history_is_not_recovered() -> None:
+    stage = Stage()
+    box = stage.box()
+    stage.subscribe(box, "plain", since=5, id=1)
+    assert box.data == [{"channel": "plain", "recovered": False, "replayed": 0}]
+
+
+def test_a_subscription_that_ended_before_its_turn_does_not_go_live() -> None:
+    stage = Stage()
+    box = stage.box()
+    subscription = stage.channels.add(box, "a", 10)
+    assert subscription is not None
+    stage.channels.remove(box, "a")
+    stage.channels.add(box, "a", 10)
+    stage.dispatcher.activate(Activation(subscription, id=1))
+    stage.say(("a", 1))
+    assert box.messages == []
+
+
+def test_who_has_no_room_for_a_broadcast_is_cut_and_counted_once() -> None:
+    stage = Stage()
+    slow, fast = stage.box(room=1), stage.box()
+    stage.say(("", 1), ("", 2), ("", 3))
+    assert stage.evicted == [slow]
+    assert fast.data == [1, 2, 3]
+    counted = stage.counters.snapshot()
+    assert (counted["dropped"], counted["slow_disconnects"], counted["delivered"]) == (2, 1, 4)
+
+
+def test_who_has_no_room_for_a_channel_goes_on_with_a_gap_that_is_counted() -> None:
+    stage = Stage()
+    box = stage.box("a", room=1)
+    stage.say(("a", 1), ("a", 2))
+    box.room = 10
+    stage.say(("a", 3))
+    assert box.data == [1, 3]
+    assert stage.evicted == []
+    assert stage.counters.snapshot()["dropped"] == 1
+
+
+def test_who_knows_positions_is_told_where_it_lags_once_and_catches_up() -> None:
+    stage = Stage()
+    box = stage.box()
+    stage.subscribe(box, "kept", since=0)
+    box.room = 2
+    stage.say(("kept", 1), ("kept", 2), ("kept", 3), ("kept", 4))
+    stage.say(("kept", 5))
+    assert [(each["type"], each.get("seq")) for each in box.messages] == [
+        ("event", 1),
+        ("event", 2),
+        ("lagged", 2),
+    ]
+    box.room = 100
+    stage.subscribe(box, "kept", since=2, epoch="epoch")
+    stage.say(("kept", 6))
+    assert [each["seq"] for each in box.messages[3:]] == [3, 4, 5, 6]
+
+
+def test_who_knows_no_positions_is_told_nothing_and_goes_on() -> None:
+    stage = Stage()
+    box = stage.box("process:x", room=1)
+    stage.say(("process:x", 1), ("process:x", 2))
+    box.room = 10
+    stage.say(("process:x", 3))
+    assert [each["seq"] for each in box.messages] == [1, 3]
+
+
+def test_a_replay_that_finds_no_room_is_a_lag_from_where_it_was_to_begin() -> None:
+    stage = Stage()
+    stage.say(*(("kept", number) for number in range(5)))
+    box = stage.box(room=3)
+    stage.subscribe(box, "kept", since=1, epoch="epoch")
+    assert [(each["type"], each["seq"]) for each in box.messages] == [("lagged", 1)]
+    box.room = 100
+    stage.subscribe(box, "kept", since=1, epoch="epoch")
+    assert [each["seq"] for each in box.messages[1:]] == [2, 3, 4, 5]
