@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import subprocess
 import sys
 import threading
 import traceback
@@ -150,3 +151,25 @@ def _describe(target: str) -> str:
                 state = "listening on" if fields[3] == "0A" else "TCP socket at"
                 return f"{target} {state} port {int(fields[1].rpartition(':')[2], 16)}"
     return target
+
+
+# --- TLS -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for `localhost` alone, in one file."""
+    folder = tmp_path_factory.mktemp("tls")
+    path = folder / "localhost.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-keyout", str(folder / "key"), "-out", str(folder / "cert")),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    path.write_bytes((folder / "key").read_bytes() + (folder / "cert").read_bytes())
+    return path

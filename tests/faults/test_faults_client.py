@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -530,25 +529,6 @@ def test_a_proxy_that_cannot_or_will_not_is_a_failed_attempt(
 
 
 # --- TLS -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate for `localhost` alone, in one file."""
-    folder = tmp_path_factory.mktemp("tls")
-    path = folder / "localhost.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-keyout", str(folder / "key"), "-out", str(folder / "cert")),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    path.write_bytes((folder / "key").read_bytes() + (folder / "cert").read_bytes())
-    return path
 
 
 @pytest.fixture

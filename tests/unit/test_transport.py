@@ -1,0 +1,271 @@
+"""Bytes in, events out, within limits; and the end of a connection."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import small_pair, tcp_pair
+from ws_hub import transport as module
+from ws_hub.transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Transport
+
+FIN, TEXT, BINARY, CLOSE, PING, PONG, MORE = 0x80, 1, 2, 8, 9, 10, 0
+
+
+def frame(opcode: int, payload: bytes, *, fin: bool = True, masked: bool = True) -> bytes:
+    """One frame as a client sends it; of any shape."""
+    first = (FIN if fin else 0) | opcode
+    mask = 0x80 if masked else 0
+    size = len(payload)
+    if size < 126:
+        head = struct.pack("!BB", first, mask | size)
+    elif size < 1 << 16:
+        head = struct.pack("!BBH", first, mask | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, mask | 127, size)
+    return head + (b"\0\0\0\0" if masked else b"") + payload
+
+
+@pytest.fixture
+def tls_pair(certificate: Path) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
+    """(server, client) of one TLS connection."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    client = ssl.create_default_context(cafile=str(certificate))
+    client.check_hostname = False
+    with tcp_pair() as (near, far):
+        ends: list[ssl.SSLSocket] = []
+        thread = threading.Thread(
+            target=lambda: ends.append(server.wrap_socket(near, server_side=True))
+        )
+        thread.start()
+        with client.wrap_socket(far) as far_end:
+            thread.join(5)
+            with ends[0] as near_end:
+                yield near_end, far_end
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Transport, socket.socket]]:
+    with small_pair(1 << 16) as (near, far):
+        yield Transport(near, max_message_size=100, max_fragments=3), far
+
+
+def events(transport: Transport, far: socket.socket, *data: bytes) -> list[Event]:
+    far.sendall(b"".join(data))
+    found = transport.receive(5)
+    assert found is not None
+    return found
+
+
+def test_messages_and_control_frames_become_events(pair: tuple[Transport, socket.socket]) -> None:
+    assert events(
+        *pair,
+        frame(TEXT, "hé".encode()),
+        frame(BINARY, b"\0\xff"),
+        frame(PING, b"p"),
+        frame(PONG, b""),
+        frame(CLOSE, struct.pack("!H", 1000) + b"bye"),
+    ) == [Text("hé"), Binary(b"\0\xff"), Pinged(b"p"), Ponged(), Closed(1000, "bye")]
+
+
+def test_a_close_without_a_code_is_1005(pair: tuple[Transport, socket.socket]) -> None:
+    assert events(*pair, frame(CLOSE, b"")) == [Closed(1005, "")]
+
+
+def test_fragments_are_one_message_with_a_ping_between(
+    pair: tuple[Transport, socket.socket],
+) -> None:
+    assert events(
+        *pair,
+        frame(TEXT, b"one ", fin=False),
+        frame(PING, b""),
+        frame(MORE, "zwö".encode()),
+        frame(BINARY, b"a", fin=False),
+        frame(MORE, b"b"),
+    ) == [Pinged(b""), Text("one zwö"), Binary(b"ab")]
+
+
+def test_half_a_frame_is_no_event_but_a_sign_of_life(pair: tuple[Transport, socket.socket]) -> None:
+    whole = frame(TEXT, b"hello")
+    assert events(*pair, whole[:4]) == []
+    assert events(*pair, whole[4:]) == [Text("hello")]
+
+
+def test_silence_is_none(pair: tuple[Transport, socket.socket]) -> None:
+    assert pair[0].receive(0) is None
+
+
+def test_what_came_with_the_request_is_read_first() -> None:
+    with small_pair() as (near, _):
+        transport = Transport(
+            near, max_message_size=100, max_fragments=3, received=frame(TEXT, b"early")
+        )
+        assert transport.receive(0) == [Text("early")]
+        assert transport.receive(0) is None
+
+
+def test_a_message_at_the_limit_passes_and_one_byte_more_is_1009(
+    pair: tuple[Transport, socket.socket],
+) -> None:
+    assert events(*pair, frame(TEXT, b"x" * 100)) == [Text("x" * 100)]
+    (broken,) = events(*pair, frame(TEXT, b"x" * 101))
+    assert isinstance(broken, Broken) and broken.code == 1009
+
+
+def test_the_limit_counts_bytes_not_characters(pair: tuple[Transport, socket.socket]) -> None:
+    (broken,) = events(*pair, frame(TEXT, "é".encode() * 51))
+    assert isinstance(broken, Broken) and broken.code == 1009
+
+
+def test_fault_10_the_limit_holds_across_fragments(pair: tuple[Transport, socket.socket]) -> None:
+    (broken,) = events(
+        *pair, frame(BINARY, b"x" * 60, fin=False), frame(MORE, b"x" * 41, fin=False)
+    )
+    assert isinstance(broken, Broken) and broken.code == 1009
+
+
+def test_fault_11_fragments_without_end_are_1008(pair: tuple[Transport, socket.socket]) -> None:
+    (broken,) = events(
+        *pair, frame(TEXT, b"", fin=False), *(frame(MORE, b"", fin=False) for _ in range(5))
+    )
+    assert isinstance(broken, Broken) and broken.code == 1008
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(TEXT, b"\xff"), 1007),
+        (frame(TEXT, b"\xed\xa0\x80"), 1007),  # a surrogate
+        (frame(TEXT, b"x", masked=False), 1002),
+        (frame(3, b"x"), 1002),  # a reserved opcode
+        (frame(TEXT | 0x40, b"x"), 1002),  # RSV1
+        (frame(PING, b"x" * 126), 1002),
+        (frame(PING, b"x", fin=False), 1002),
+        (frame(CLOSE, struct.pack("!H", 999)), 1002),
+        (frame(CLOSE, b"x"), 1002),
+        (frame(MORE, b"x"), 1002),  # nothing to continue
+    ],
+)
+def test_fault_14_15_16_frames_against_the_rules_end_the_connection(
+    pair: tuple[Transport, socket.socket], data: bytes, code: int
+) -> None:
+    (broken,) = events(*pair, data)
+    assert isinstance(broken, Broken)
+    assert broken.code == code
+
+
+def test_nothing_is_heard_after_the_peers_close(pair: tuple[Transport, socket.socket]) -> None:
+    assert events(*pair, frame(CLOSE, b""), frame(TEXT, b"x")) == [Closed(1005, "")]
+    assert events(*pair, frame(TEXT, b"y")) == []
+
+
+def test_a_connection_that_just_ends_is_1006(pair: tuple[Transport, socket.socket]) -> None:
+    transport, far = pair
+    far.close()
+    assert transport.receive(5) == [Closed(1006, "connection lost")]
+
+
+def test_fault_31_a_reset_is_1006_with_the_reason() -> None:
+    with tcp_pair() as (near, far):
+        transport = Transport(near, max_message_size=100, max_fragments=3)
+        far.sendall(frame(TEXT, b"x")[:3])
+        assert transport.receive(5) == []
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        assert transport.receive(5) == [Closed(1006, "Connection reset by peer")]
+
+
+def test_a_shutdown_wakes_who_waits_to_read_and_who_waits_to_write() -> None:
+    with small_pair() as (near, _):
+        transport = Transport(near, max_message_size=100, max_fragments=3)
+        results: list[object] = []
+        reader = threading.Thread(target=lambda: results.append(transport.receive(60)))
+        with transport.lock:
+            while transport.send(b"x" * 1000):
+                pass
+        writer = threading.Thread(target=lambda: results.append(transport.wait_writable(60)))
+        reader.start()
+        writer.start()
+        transport.shutdown()
+        reader.join(5)
+        writer.join(5)
+        assert len(results) == 2
+        assert True in results
+        assert [Closed(1006, "connection lost")] in results
+
+
+def test_closing_gives_the_descriptor_back_and_the_rest_is_quiet() -> None:
+    with small_pair() as (near, _):
+        transport = Transport(near, max_message_size=100, max_fragments=3)
+        transport.close()
+        assert near.fileno() == -1
+        transport.shutdown()
+        transport.close()
+        assert transport.wait_writable(5)
+        assert isinstance((transport.receive(5) or [None])[0], Closed)
+
+
+def test_a_borrowed_descriptor_is_not_closed() -> None:
+    with small_pair() as (near, _):
+        transport = Transport(near, max_message_size=100, max_fragments=3, borrowed=True)
+        transport.close()
+        assert near.fileno() > 0
+
+
+def test_lingering_reads_until_the_peer_has_ended(pair: tuple[Transport, socket.socket]) -> None:
+    transport, far = pair
+    far.sendall(b"x" * 10_000)
+    far.shutdown(socket.SHUT_WR)
+    transport.linger(5)
+    assert far.recv(1) == b""
+
+
+def test_lingering_ends_when_its_time_is_up(pair: tuple[Transport, socket.socket]) -> None:
+    pair[0].linger(0)
+    assert pair[1].recv(1) == b""
+
+
+def test_lingering_ends_after_so_many_bytes(
+    pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LINGER_BYTES", 1)
+    pair[1].sendall(b"xx")
+    pair[0].linger(60)
+
+
+def test_it_waits_without_poll_too(
+    pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "poll")
+    transport, far = pair
+    assert transport.receive(0) is None
+    assert transport.wait_writable(0)
+    assert events(transport, far, frame(TEXT, b"x")) == [Text("x")]
+
+
+def test_tls_records_larger_than_a_read_are_read_whole(
+    monkeypatch: pytest.MonkeyPatch, tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket]
+) -> None:
+    monkeypatch.setattr(module, "_RECEIVE_BYTES", 100)
+    near, far = tls_pair
+    transport = Transport(near, max_message_size=100_000, max_fragments=3)
+    far.sendall(frame(TEXT, b"x" * 10_000))
+    found: list[Event] = []
+    while not found:
+        got = transport.receive(5)
+        assert got is not None
+        found = got
+    assert found == [Text("x" * 10_000)]
+    with transport.lock:
+        assert transport.send(b"answer") == 6
+    assert far.recv(100) == b"answer"
+    transport.shutdown()
+    assert isinstance((transport.receive(5) or [None])[0], Closed)
