@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import socket
 import subprocess
 import sys
@@ -192,6 +193,9 @@ def server() -> Iterator[Server]:
         yield server
         server.shutdown()
         thread.join(TIMEOUT)
+        if isinstance(server.shutdown_watcher, int):  # websockets 16 leaves its pipe open
+            os.close(server.shutdown_watcher)
+            os.close(server.shutdown_notifier)
 
 
 @pytest.fixture

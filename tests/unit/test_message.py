@@ -29,6 +29,7 @@ from ws_hub.message import (
     split_batch,
     stamped,
     timestamp,
+    to_dict,
 )
 
 # --- out -----------------------------------------------------------------------------------
@@ -608,3 +609,21 @@ def test_a_message_without_a_timestamp_gets_one() -> None:
 
     assert stamped(message, 0) == Message(type="x", data=1, timestamp="1970-01-01T00:00:00.000000Z")
     assert message.timestamp == ""
+
+
+def test_a_message_as_a_dict_has_the_names_of_the_wire() -> None:
+    message = Message(type="process_status", process_id="p", data={"exitCode": 0}, seq=3)
+
+    assert to_dict(message) == {
+        "type": "process_status",
+        "processId": "p",
+        "data": {"exitCode": 0},
+        "seq": 3,
+    }
+
+
+@given(st.floats(min_value=0, max_value=4e9))
+def test_a_timestamp_agrees_with_datetime(seconds: float) -> None:
+    moment = datetime.datetime.fromtimestamp(seconds, UTC)
+
+    assert parse_timestamp(timestamp(seconds)) == moment
