@@ -1,0 +1,381 @@
+"""The command line as a subprocess: what a shell, a viewer and a signal see of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import RawPeer, wait_until
+from ws_hub.hub import Hub
+from ws_hub.server import serve
+
+ROOT = Path(__file__).resolve().parents[2]
+BOUND = 20.0  # a Python that starts on a busy machine, and a few seconds of grace inside
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+
+
+class Command:
+    """One `python -m ws_hub ...` whose output is collected as it comes."""
+
+    def __init__(self, *arguments: str, stdout: int = subprocess.PIPE) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ws_hub", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+        )
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._collect, args=pair, daemon=True)
+            for pair in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+            if pair[0] is not None
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @staticmethod
+    def _collect(stream, lines) -> None:  # type: ignore[no-untyped-def]
+        with stream:
+            for line in stream:
+                lines.append(line.rstrip("\n"))
+
+    def saw(self, text: str, where: str = "out") -> str:
+        """Wait for a line that holds a text; return it."""
+        lines = getattr(self, where)
+        return wait_until(
+            lambda: next((line for line in lines if text in line), None),
+            BOUND,
+            f"{text!r} in {lines}, {self.err}",
+        )
+
+    @property
+    def port(self) -> int:
+        match = re.search(r"http://[^:]+:(\d+)/", self.saw("watch at", "err"))
+        assert match is not None
+        return int(match[1])
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        code = self.process.wait(BOUND)
+        for thread in self._threads:
+            thread.join(BOUND)
+        return code
+
+
+@contextlib.contextmanager
+def command(*arguments: str, stdout: int = subprocess.PIPE) -> Iterator[Command]:
+    running = Command(*arguments, stdout=stdout)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()
+        running.end()
+
+
+def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+    with command(*arguments) as running:
+        return running.end(), running.out, running.err
+
+
+@contextlib.contextmanager
+def viewer(running: Command, channel: str) -> Iterator[RawPeer]:
+    peer = RawPeer("127.0.0.1", running.port, timeout=BOUND)
+    with peer.sock:
+        peer.send_json({"type": "subscribe", "channel": channel})
+        yield peer
+
+
+def shell(script: str) -> list[str]:
+    return ["--", "sh", "-c", script]
+
+
+@contextlib.contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+# --- run -----------------------------------------------------------------------------------
+
+
+def test_run_says_where_to_watch_and_mirrors_both_outputs() -> None:
+    code, out, err = run("run", "--port", "0", *shell("echo out; sleep 0.2; echo err >&2"))
+    assert code == 0
+    assert out == ["out"]
+    assert re.fullmatch(r"ws-hub: watch at http://127\.0\.0\.1:\d+/", err[0])
+    assert err[1:] == ["err"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("kill -15 $$", 143)]
+)
+def test_run_exits_with_the_commands_code(script: str, code: int) -> None:
+    assert run("run", "--port", "0", *shell(script))[0] == code
+
+
+def test_run_takes_a_command_without_dashes_and_passes_on_its_options() -> None:
+    code, out, _ = run("run", "--port", "0", "printf", "%s\n", "--wait", "--", "x")
+    assert (code, out) == (0, ["--wait", "--", "x"])
+
+
+@pytest.mark.parametrize(("program", "code"), [("no-such-program", 127), ("/etc/passwd", 126)])
+def test_a_command_that_cannot_start_is_one_line(program: str, code: int) -> None:
+    got, out, err = run("run", "--port", "0", "--", program)
+    assert (got, out, len(err)) == (code, [], 2)
+    assert err[1].startswith(f"ws-hub: cannot start {program!r}")
+
+
+def test_run_without_a_command_says_what_is_missing() -> None:
+    code, _, err = run("run")
+    assert (code, err) == (2, ["ws-hub: run: which command? ws-hub run -- CMD ARGS"])
+
+
+def test_a_wrong_id_is_one_line() -> None:
+    code, _, err = run("run", "--id", "a b", "--", "true")
+    assert code == 2
+    assert len(err) == 1 and "process id 'a b' is refused" in err[0]
+
+
+@pytest.mark.parametrize("arguments", [("run", "{}", "--", "true"), ("serve", "{}")])
+def test_a_port_in_use_is_one_line(arguments: tuple[str, ...]) -> None:
+    with taken_port() as port:
+        code, _, err = run(*(each.format(f"--port={port}") for each in arguments))
+    assert code == 2
+    assert err == [f"ws-hub: cannot serve on 127.0.0.1:{port}: Address already in use"]
+
+
+def test_a_public_address_comes_with_a_warning() -> None:
+    code, _, err = run("run", "--host", "0.0.0.0", "--port", "0", "--", "true")
+    assert code == 0
+    assert re.fullmatch(r"ws-hub: warning: anybody who reaches 0\.0\.0\.0:\d+ may watch", err[1])
+
+
+def test_a_late_viewer_gets_everything_the_exit_and_1001() -> None:
+    with command("run", "--port", "0", "--wait", "--id", "b", *shell("seq 100; exit 3")) as it:
+        it.saw("b exited 3; the page is served until Ctrl-C", "err")
+        with viewer(it, "process:b") as peer:
+            data = [peer.recv_json()["data"] for _ in range(102)]
+            assert data[0] == {"status": "running"}
+            assert data[1:101] == [str(number) for number in range(1, 101)]
+            assert data[101] == {"status": "exited", "exitCode": 3}
+            it.signal(signal.SIGINT)
+            assert peer.recv_close()[0] == 1001
+        assert it.end() == 3
+    assert not any("Traceback" in line for line in it.err)
+
+
+def test_a_viewer_that_is_there_gets_the_end_without_wait(tmp_path: Path) -> None:
+    script = 'while ! [ -e "$0" ]; do sleep 0.05; done; seq 2000; exit 4'
+    marker = tmp_path / "go"
+    argv = ["--id", "b", "--", "sh", "-c", script, str(marker)]
+    with command("run", "--port", "0", *argv) as it:
+        with viewer(it, "process:b") as peer:
+            assert peer.recv_json()["data"] == {"status": "running"}
+            marker.touch()
+            data = [peer.recv_json()["data"] for _ in range(2001)]
+            assert data == [*map(str, range(1, 2001)), {"status": "exited", "exitCode": 4}]
+            assert peer.recv_close()[0] == 1001
+        assert it.end() == 4
+
+
+def test_the_page_is_served() -> None:
+    with command("run", "--port", "0", "--wait", "--id", "b", "--", "true") as it:
+        with urllib.request.urlopen(f"http://127.0.0.1:{it.port}/", timeout=BOUND) as response:
+            assert 'data-channel="process:b"' in response.read().decode()
+        it.signal(signal.SIGTERM)
+        assert it.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_the_program_and_everybody_is_told(number: int, code: int) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "def end(*_): print('last words', flush=True); sys.exit(7)\n"
+        f"signal.signal({int(number)}, end)\n"
+        "print(os.getpid(), flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    with command("run", "--port", "0", "--id", "b", "--", sys.executable, "-c", script) as it:
+        with viewer(it, "process:b") as peer:
+            assert peer.recv_json()["data"] == {"status": "running"}
+            child = int(peer.recv_json()["data"])
+            it.signal(number)
+            assert peer.recv_json()["data"] == "last words"
+            assert peer.recv_json()["data"] == {"status": "exited", "exitCode": 7}
+            assert peer.recv_close()[0] == 1001
+        assert it.end() == code
+    assert it.out == [str(child), "last words"]
+    assert not any("Traceback" in line for line in it.err)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_program_that_ignores_signals_is_killed_with_all_that_it_started() -> None:
+    script = "trap '' INT TERM; sleep 1000 & echo $!; while :; do sleep 0.05; done"
+    with command("run", "--port", "0", *shell(script)) as it:
+        wait_until(lambda: it.out, BOUND)
+        sleeper = int(it.out[0])
+        it.signal(signal.SIGINT)
+        it.signal(signal.SIGINT)  # the second one ends the patience
+        assert it.end() == 130
+    wait_until(lambda: not _lives(sleeper))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_in_a_terminal_the_program_has_one_too_and_keeps_its_colours() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        script = "test -t 1 && printf '\\033[31mred\\033[0m\\n'; printf '10%%\\r20%%\\n'"
+        with command("run", "--port", "0", *shell(script), stdout=theirs) as it:
+            assert it.end() == 0
+        text = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "\x1b[31mred\x1b[0m" in text
+    assert "20%" in text
+
+
+def test_output_that_nobody_reads_does_not_end_the_run() -> None:
+    line = f"{shlex.quote(sys.executable)} -m ws_hub run --port 0 -- sh -c 'seq 50000; exit 6'"
+    done = subprocess.run(
+        ["sh", "-c", f"{{ {line}; echo $? >&2; }} | head -n 1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert done.stdout == "1\n"
+    assert done.stderr.splitlines()[1:] == ["6"]
+
+
+def test_a_second_run_takes_another_port() -> None:
+    with command("run", "--wait", "--", "true") as first:
+        port = first.port
+        with command("run", "--", "true") as second:
+            assert second.port != port
+            assert second.end() == 0
+        first.signal(signal.SIGINT)
+        assert first.end() in (0, 130)  # it came after the exit, or before
+
+
+# --- serve ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_serve_ends_with_1001(number: int, code: int) -> None:
+    with command("serve", "--port", "0") as it:
+        with urllib.request.urlopen(f"http://127.0.0.1:{it.port}/api/channels") as response:
+            assert json.load(response) == {"channels": [], "kept": []}
+        with viewer(it, "news") as peer:
+            it.signal(number)
+            assert peer.recv_close()[0] == 1001
+        assert it.end() == code
+    assert not any("Traceback" in line for line in it.err)
+
+
+# --- tail ----------------------------------------------------------------------------------
+
+
+def test_tail_shows_lines_as_they_come_and_reconnects() -> None:
+    hub = Hub()
+    server = serve(hub)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: server.close())
+        hub.send_process_output("b", "early")
+        page = f"http://127.0.0.1:{server.port}/?channel=process:b"
+        it = stack.enter_context(command("tail", page))
+        it.saw("early")
+        hub.send_process_output("b", "50%\r")
+        hub.send_process_output("b", "100%")
+        it.saw("100%")
+        server.close()
+        it.saw("disconnected (1001", "err")
+        server = serve(hub, port=server.port)
+        hub.send_process_output("b", "again")
+        it.saw("again")
+        hub.send_process_status("b", "exited", 3)
+        it.saw("ws-hub: process:b exited 3", "err")
+        it.signal(signal.SIGINT)
+        assert it.end() == 130
+        assert it.out == ["early", "100%", "again"]
+
+
+def test_tail_names_the_channels_when_there_are_several() -> None:
+    hub = Hub()
+    with serve(hub) as server:
+        hub.send_process_output("a", "from a")
+        hub.send_process_output("b", "from b")
+        with command("tail", server.url, "process:a", "process:b", "news") as it:
+            it.saw("process:a: from a")
+            it.saw("process:b: from b")
+            wait_until(lambda: hub.has_subscribers("news"))
+            hub.send_event("released", {"version": "1.2"}, channel="news")
+            assert it.saw("released").endswith(' news released {"version": "1.2"}')
+            it.signal(signal.SIGTERM)
+            assert it.end() == 143
+
+
+def test_tail_prints_whole_messages_as_json() -> None:
+    hub = Hub()
+    with serve(hub) as server:
+        for number in range(5):
+            hub.send_process_output("a", f"line {number}")
+        with command("tail", "--json", "--since", "3", server.url, "process:a") as it:
+            it.saw("line 4")
+            assert [json.loads(line)["seq"] for line in it.out] == [4, 5]
+            assert json.loads(it.out[0])["type"] == "process_output"
+            it.signal(signal.SIGINT)
+            assert it.end() == 130
+
+
+def test_tail_without_a_server_says_so_and_tries_on() -> None:
+    with taken_port() as port:
+        pass
+    with command("tail", f"ws://127.0.0.1:{port}/ws", "news") as it:
+        it.saw("refused", "err")
+        it.signal(signal.SIGINT)
+        assert it.end() == 130
+        assert not any("Traceback" in line for line in it.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tail", "ws://127.0.0.1:1/ws"), "which channel?"),
+        (("tail", "ws://127.0.0.1:1/ws", "a b"), "channel name 'a b' is refused"),
+        (("tail", "ftp://x/", "a"), "url must be a ws:// or wss:// URL"),
+    ],
+)
+def test_tail_with_wrong_arguments_is_one_line(arguments: tuple[str, ...], said: str) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert len(err) == 1 and said in err[0]

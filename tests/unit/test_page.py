@@ -1,0 +1,139 @@
+"""The page's WSGI application, called as a server calls it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+
+from ws_hub.hub import Hub
+from ws_hub.page import page_app
+
+Response = tuple[str, dict[str, str], bytes]
+
+
+def get(app: Any, path: str, method: str = "GET", **environ: str) -> Response:
+    """Call an application with every rule of WSGI checked."""
+    request: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "SCRIPT_NAME": ""}
+    request["QUERY_STRING"] = ""
+    request |= environ
+    setup_testing_defaults(request)
+    answer: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        answer.extend((status, dict(headers)))
+        return lambda data: None
+
+    result = validator(app)(request, start_response)
+    try:
+        body = b"".join(result)
+    finally:
+        result.close()
+    return answer[0], answer[1], body
+
+
+def test_the_page_names_its_websocket_and_its_channel() -> None:
+    status, headers, body = get(page_app(Hub(), ws_path="/live", channel="process:b"), "/")
+    assert status == "200 OK"
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert b'<body data-ws="/live" data-channel="process:b">' in body
+    assert int(headers["Content-Length"]) == len(body)
+
+
+def test_what_it_is_configured_with_is_escaped() -> None:
+    body = get(page_app(Hub(), channel='"><script>'), "/")[2]
+    assert b'data-channel="&quot;&gt;&lt;script&gt;"' in body
+
+
+def test_below_a_prefix_the_websocket_is_there_too() -> None:
+    body = get(page_app(Hub()), "/", SCRIPT_NAME="/tools/hub")[2]
+    assert b'data-ws="/tools/hub/ws"' in body
+
+
+def test_a_prefix_without_a_slash_is_sent_to_the_page() -> None:
+    app = page_app(Hub())
+    status, headers, _ = get(app, "", SCRIPT_NAME="/hub", QUERY_STRING="channel=a")
+    assert (status, headers["Location"]) == ("308 Permanent Redirect", "/hub/?channel=a")
+    assert get(app, "", SCRIPT_NAME="/hub")[1]["Location"] == "/hub/"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/ws_hub.js", "text/javascript; charset=utf-8"),
+        ("/static/viewer.js", "text/javascript; charset=utf-8"),
+        ("/static/viewer.css", "text/css; charset=utf-8"),
+        ("/static/icon.svg", "image/svg+xml"),
+    ],
+)
+def test_files_are_served_with_their_type_and_a_tag(path: str, kind: str) -> None:
+    app = page_app(Hub())
+    status, headers, body = get(app, path)
+    assert (status, headers["Content-Type"]) == ("200 OK", kind)
+    assert body
+    again = get(app, path, HTTP_IF_NONE_MATCH=headers["ETag"])
+    assert (again[0], again[2]) == ("304 Not Modified", b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/ws_hub.js", "/api/channels", "/nothing"])
+def test_every_answer_forbids_what_the_page_does_not_need(path: str) -> None:
+    headers = get(page_app(Hub()), path)[1]
+    policy = dict(
+        each.strip().split(" ", 1) for each in headers["Content-Security-Policy"].split(";")
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_page_has_no_inline_script_and_asks_nobody_else() -> None:
+    body = get(page_app(Hub()), "/")[2].decode()
+    assert body.count("<script") == body.count('<script type="module" src="static/') == 1
+    assert "<style" not in body and "style=" not in body and " on" + "click=" not in body
+    assert "//" not in body.replace("<!doctype html>", "")
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/", "/static/../page.py", "/static/%2e%2e/page.py", "/static/index.html", "/x"]
+)
+def test_nothing_else_is_there(path: str) -> None:
+    assert get(page_app(Hub()), path)[0] == "404 Not Found"
+
+
+def test_everything_else_is_the_fallbacks() -> None:
+    def other(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+
+    app = page_app(Hub(), fallback=other)
+    assert get(app, "/shop")[2] == b"/shop"
+    assert get(app, "/api/channels")[1]["Content-Type"].startswith("application/json")
+
+
+def test_head_is_the_answer_without_its_body() -> None:
+    app = page_app(Hub())
+    status, headers, body = get(app, "/", "HEAD")
+    assert (status, body) == ("200 OK", b"")
+    assert headers["Content-Length"] == get(app, "/")[1]["Content-Length"]
+
+
+def test_only_reading_is_allowed() -> None:
+    status, headers, _ = get(page_app(Hub()), "/", "POST")
+    assert (status, headers["Allow"]) == ("405 Method Not Allowed", "GET, HEAD")
+
+
+def test_the_channels_are_those_of_the_hub() -> None:
+    with Hub() as hub:
+        seen = threading.Event()
+        listener = hub.listen("process:b", lambda message: seen.set())
+        hub.send_process_output("b", "line")
+        assert seen.wait(5)
+        _, headers, body = get(page_app(hub), "/api/channels")
+        listener.close()
+    assert json.loads(body) == {"channels": ["process:b"], "kept": ["process:b"]}
+    assert headers["Cache-Control"] == "no-store"

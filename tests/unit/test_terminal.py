@@ -1,0 +1,130 @@
+"""What stands in a terminal and in a file for the texts of processes and for messages."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+from ws_hub.message import Message
+from ws_hub.terminal import Screen, describe
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_file_gets_each_line_once_as_it_looked_in_the_end() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    for text in ("begin", "10%\r", "20%\r", "100%", "a\x17", "b\x17", "c"):
+        screen.text("p", text)
+    assert out.getvalue() == "begin\n100%\nabc\n"
+
+
+def test_a_terminal_shows_an_unfinished_line_as_it_looks_so_far() -> None:
+    out = Terminal()
+    screen = Screen(out)
+    for text in ("10%\r", "100%"):
+        screen.text("p", text)
+    assert out.getvalue() == "10%\x1b[K\r100%\x1b[K\n"
+
+
+def test_several_sources_are_named_at_the_beginning_of_each_line() -> None:
+    out = io.StringIO()
+    screen = Screen(out, named=True)
+    for text in ("one", "a\x17", "b"):
+        screen.text("p", text)
+    screen.line("news")
+    assert out.getvalue() == "p: one\np: ab\nnews\n"
+
+
+def test_a_line_that_is_interrupted_begins_again_with_its_name() -> None:
+    out = io.StringIO()
+    screen = Screen(out, named=True)
+    for source, text in (("p", "a\x17"), ("q", "x"), ("p", "b")):
+        screen.text(source, text)
+    assert out.getvalue() == "p: a\nq: x\np: b\n"
+
+
+def test_a_line_of_its_own_does_not_run_into_an_unfinished_one() -> None:
+    out = Terminal()
+    screen = Screen(out)
+    screen.text("p", "10%\r")
+    screen.line("news")
+    assert out.getvalue() == "10%\x1b[K\r\nnews\x1b[K\n"
+
+
+def test_an_output_that_has_gone_takes_no_more_and_raises_nothing() -> None:
+    screen = Screen(Broken())
+    screen.text("p", "one")
+    assert screen.gone
+    screen.text("p", "two")
+
+
+def test_what_is_buffered_for_an_output_that_has_gone_goes_nowhere() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as out:
+        screen = Screen(out)
+        screen.text("p", "one")
+        assert screen.gone
+        out.write("more")
+        out.flush()  # would raise BrokenPipeError
+
+
+TIME = "2026-02-20T01:17:56.123456Z"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            Message("process_status", "process:b", data={"status": "running"}),
+            "process:b is running",
+        ),
+        (
+            Message("process_status", "process:b", data={"status": "exited", "exitCode": 0}),
+            "process:b exited 0",
+        ),
+        (
+            Message("process_status", "process:b", data={"exitCode": -9, "signal": "SIGKILL"}),
+            "process:b was killed by SIGKILL",
+        ),
+        (
+            Message("process_status", "process:b", data={"status": "failed", "error": "no"}),
+            "process:b failed: no",
+        ),
+        (Message("process_status", "process:b", data="odd"), 'process:b "odd"'),
+        (Message("event", "news", data={"event": "x", "data": {"a": 1}}), 'news x {"a": 1}'),
+        (Message("event", "news", data={"event": "x", "data": None}), "news x"),
+        (Message("event", "news", data=3), "news event 3"),
+        (Message("error", data="limit"), "error limit"),
+        (Message("own", "c", data=["é"]), 'c own ["é"]'),
+        (
+            Message(
+                "event",
+                "logs",
+                data={"event": "log", "data": {"level": "ERROR", "name": "s", "message": "m"}},
+            ),
+            "logs ERROR s: m",
+        ),
+        (Message("error", data="a\x1b[2Jb\x9b\r\nc"), "error a\\x1b[2Jb\\x9b\\r\nc"),
+        (Message("error", data="x", timestamp="no time"), "error x"),
+    ],
+)
+def test_a_message_is_one_readable_line(message: Message, line: str) -> None:
+    assert describe(message) == line
+
+
+def test_a_line_begins_with_the_local_time() -> None:
+    line = describe(Message("error", data="x", timestamp=TIME))
+    assert line.endswith(":56 error x")
+    assert len(line) == len("01:17:56 error x")
