@@ -36,17 +36,19 @@ class Outbox:
         "_begun_messages",
         "_control",
         "_entries",
-        "messages",
+        "_notices",
         "_offset",
         "max_bytes",
         "max_messages",
+        "messages",
         "size",
     )
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
-        self._entries: deque[tuple[bytes, int]] = deque()
+        self._entries: deque[tuple[bytes, int, bool]] = deque()  # frames, messages, beyond
+        self._notices = 0  # how many of the entries came in beyond the bounds
         self._control: dict[int, bytes] = {}
         self.messages = 0
         self.size = 0
@@ -57,20 +59,20 @@ class Outbox:
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Queue whole frames; False, and nothing kept, when they do not fit.
 
-        `beyond` lets in what must not be lost (a notice, a Close frame): up to twice the
-        messages, and by no measure of bytes, because it is small and because one large
-        message may have filled them many times over.
+        `beyond` lets in what must not be lost (a notice, a Close frame), whatever waits:
+        one large message, or one joined burst, may have filled the bounds many times
+        over. Of such there may wait as many again as there may be messages.
         """
         if beyond:
-            fits = self.messages + messages <= self.max_messages * 2
-        else:
-            fits = (
-                self.messages + messages <= self.max_messages
-                and self.size + len(frames) <= self.max_bytes
-            )
-        if not fits and self.messages:
+            if self._notices >= self.max_messages:
+                return False
+            self._notices += 1
+        elif self.messages and (
+            self.messages + messages > self.max_messages
+            or self.size + len(frames) > self.max_bytes
+        ):
             return False
-        self._entries.append((frames, messages))
+        self._entries.append((frames, messages, beyond))
         self.messages += messages
         self.size += len(frames)
         return True
@@ -109,7 +111,8 @@ class Outbox:
         size = sum(map(len, parts))
         messages = 0
         while self._entries and (not size or size + len(self._entries[0][0]) <= _WRITE_BYTES):
-            frames, count = self._entries.popleft()
+            frames, count, beyond = self._entries.popleft()
+            self._notices -= beyond
             parts.append(frames)
             size += len(frames)
             messages += count
@@ -127,9 +130,10 @@ class Outbox:
     def clear(self) -> int:
         """Forget the messages that have not begun; return how many those were."""
         messages = 0
-        for frames, count in self._entries:
+        for frames, count, _ in self._entries:
             messages += count
             self.size -= len(frames)
         self._entries.clear()
+        self._notices = 0
         self.messages -= messages
         return messages

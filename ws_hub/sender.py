@@ -213,6 +213,9 @@ class Sender:
             patience = self._progress + self._write_timeout - self._clock()
             if self._state is _State.CLOSING:
                 patience = min(patience, self._deadline - self._clock())
+            else:
+                # Nothing wakes a poll when `finish` is called: look up in time for it.
+                patience = min(patience, self._close_timeout)
         # Outside the lock: the hub thread must be able to queue while this one waits.
         if patience <= 0 or not self._transport.wait_writable(patience):
             self._give_up()
@@ -243,8 +246,10 @@ class Sender:
         with self._changed:
             if self._state is _State.ENDED:
                 return
-            stalled = self._clock() - self._progress
-            if self._state is _State.OPEN and stalled < self._write_timeout:
+            now = self._clock()
+            stalled = now - self._progress
+            in_time = self._state is _State.OPEN or now < self._deadline
+            if in_time and stalled < self._write_timeout:
                 return
             if self._cause is None:
                 self._cause = (

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.integration.apps.live import Live, Notes, at_once, live, subscribe
-from tests.support import CLOSE, PING, PONG, TEXT, TIMEOUT, FaultProxy, RawPeer, wait_until
+from tests.support import PING, PONG, TEXT, TIMEOUT, FaultProxy, RawPeer, wait_until
 from ws_hub import ChannelRule, Client, ConnectionClosed, HubFull, Message, MessageEncodeError
 
 SEED = 20261123
