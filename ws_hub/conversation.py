@@ -228,8 +228,10 @@ class Conversation:
             with self._lock:
                 if self._link is link:
                     self._link = None
-            link.finish()
-            self._events.post(Gone(link, end, self._clock() - since))
+            try:
+                link.finish()
+            finally:  # the thread in connect() waits for this, and for nothing else
+                self._events.post(Gone(link, end, self._clock() - since))
 
     def _receive_text(self, link: Link, text: str) -> None:
         try:

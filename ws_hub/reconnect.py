@@ -32,8 +32,8 @@ __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
 logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
-_HANDSHAKE_GRACE = 0.4  # seconds that close() gives the server to answer
-_THREAD_GRACE = 0.2  # seconds that close() waits for each thread, all of them woken
+_CLOSE_GRACE = 0.8  # seconds that close() takes at most
+_HANDSHAKE_GRACE = 0.4  # seconds of them that the server has to answer
 
 
 class ConnectionState(enum.Enum):
@@ -187,17 +187,19 @@ class ReconnectingClient:
         Threads: any, callbacks included; returns within a second. A callback, a dialer of
         yours or a name lookup that still runs then ends in its own time.
         """
+        # Not the injected clock: this is the caller's time.
+        deadline = time.monotonic() + _CLOSE_GRACE
         with self._lock:
             self._closed.set()
             dial, connector = self._dial, self._connector
         if dial is not None:
             dial.abort()
         self._talk.stop(_HANDSHAKE_GRACE)
-        self._talk.join(_THREAD_GRACE)
+        self._talk.join(deadline - time.monotonic())
         if connector is not threading.current_thread():
-            self._idle.wait(_THREAD_GRACE)
+            self._idle.wait(max(deadline - time.monotonic(), 0.0))
             if connector is not None and connector.name == f"ws-hub:connect:{self._number}":
-                workers.join(connector, _THREAD_GRACE)
+                workers.join(connector, deadline - time.monotonic())
 
     def send(self, message: Message) -> None:
         """Send one message to the server.

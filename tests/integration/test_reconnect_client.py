@@ -429,34 +429,38 @@ def test_an_exception_that_is_not_ours_ends_connect_and_leaves_nothing() -> None
 # --- an independent server -----------------------------------------------------------------
 
 
-def test_an_independent_server_is_spoken_to_and_its_restart_survived() -> None:
+@contextlib.contextmanager
+def echo_server(port: int = 0) -> Iterator[int]:
+    """The `websockets` package's threaded server; yields its port."""
+
     def echo(connection: independent.ServerConnection) -> None:
         for text in connection:
             connection.send(text)
 
-    def serve(port: int = 0) -> tuple[independent.Server, threading.Thread]:
-        server = independent.serve(echo, "127.0.0.1", port)
+    with independent.serve(echo, "127.0.0.1", port) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        return server, thread
+        try:
+            yield server.socket.getsockname()[1]
+        finally:
+            server.shutdown()
+            thread.join(TIMEOUT)
 
-    server, thread = serve()
-    port = server.socket.getsockname()[1]
-    with Seen(f"ws://127.0.0.1:{port}/") as seen:
-        seen.start().connected()
-        text = "ü\u2028 " + "x" * 200_000
-        seen.client.send(Message("event", data=text))
-        seen.wait_data(text, kind="event")
-        server.shutdown()
-        thread.join(TIMEOUT)
-        seen.wait("disconnect")
-        server, thread = serve(port)
-        seen.wait("reconnect")
-        seen.client.send(Message("event", data="again"))
-        seen.wait_data(text, "again", kind="event")
-        seen.client.close()
-        server.shutdown()
-        thread.join(TIMEOUT)
+
+def test_an_independent_server_is_spoken_to_and_its_restart_survived() -> None:
+    with contextlib.ExitStack() as stack:
+        with echo_server() as port:
+            seen = stack.enter_context(Seen(f"ws://127.0.0.1:{port}/"))
+            seen.start().connected()
+            text = "ü\u2028 " + "x" * 200_000
+            seen.client.send(Message("event", data=text))
+            seen.wait_data(text, kind="event")
+        assert seen.wait("disconnect") == (1001, "", True)
+        with echo_server(port):
+            seen.wait("reconnect")
+            seen.client.send(Message("event", data="again"))
+            seen.wait_data(text, "again", kind="event")
+            seen.client.close()
 
 
 def test_the_request_carries_what_is_configured_and_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from typing import Any
@@ -128,9 +129,10 @@ def test_exactly_once_while_threads_publish_and_the_network_breaks(seed: int) ->
 
 
 def test_a_restarted_server_is_found_again_and_the_gap_is_said() -> None:
-    with Hub(KEEPS) as hub, serve(hub) as server:
-        port = server.port
-        seen = Seen(server.url)
+    with contextlib.ExitStack() as stack:
+        hub = stack.enter_context(Hub(KEEPS))
+        server = stack.enter_context(serve(hub))
+        seen = stack.enter_context(Seen(server.url))
         seen.client.subscribe("kept:a")
         recognised(seen.start())
         wait_until(lambda: hub.has_subscribers("kept:a"))
@@ -138,11 +140,12 @@ def test_a_restarted_server_is_found_again_and_the_gap_is_said() -> None:
         seen.wait_data("before")
         server.close()
         hub.stop()
-    assert seen.wait("disconnect") == (1001, "server going away", True)
-    with Hub(KEEPS) as hub, serve(hub, port=port), seen:
+        assert seen.wait("disconnect") == (1001, "server going away", True)
+        again = stack.enter_context(Hub(KEEPS))
+        stack.enter_context(serve(again, port=server.port))
         seen.wait("reconnect")
-        wait_until(lambda: hub.has_subscribers("kept:a"))
-        hub.send_to_channel("kept:a", event("after"))
+        wait_until(lambda: again.has_subscribers("kept:a"))
+        again.send_to_channel("kept:a", event("after"))
         seen.wait_data("before", "after")
         lost = [each[1] for each in seen.of("error") if isinstance(each[1], MessagesLost)]
         assert [(each.channel, each.count) for each in lost] == [("kept:a", None)]
