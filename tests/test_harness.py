@@ -187,10 +187,12 @@ def echo(connection: ServerConnection) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serve(echo, "127.0.0.1", 0, max_size=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = serve(echo, "127.0.0.1", 0, max_size=None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
         yield server
+    finally:
         server.shutdown()
         thread.join(TIMEOUT)
         if isinstance(server.shutdown_watcher, int):  # websockets 16 leaves its pipe open
