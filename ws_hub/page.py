@@ -26,6 +26,7 @@ Headers = list[tuple[str, str]]
 _TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
+    "ico": "image/svg+xml",  # browsers ask for /favicon.ico and take what they get
     "js": "text/javascript; charset=utf-8",
     "json": "application/json; charset=utf-8",
     "svg": "image/svg+xml",
@@ -80,6 +81,7 @@ class _Page:
         client = files.pop(_CLIENT)
         self._files = {f"/static/{name}": body for name, body in files.items()}
         self._files[f"/{_CLIENT}"] = client
+        self._files["/favicon.ico"] = files["icon.svg"]
         self._tags = {path: _tag(body) for path, body in self._files.items()}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -17,7 +17,7 @@ const MAX_PENDING = 4096; // an unfinished sequence that grows beyond it was non
  *   two or three characters (charset, keypad, reset...). */
 const CSI = /\x1b\[([0-?]*)([ -/]*)([@-~])/y;
 const STRING = /\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)/y;
-const SHORT = /\x1b[ -/]*[0-Z\\`-~]/y;
+const SHORT = /\x1b(?:[ -/]+[0-~]|[0-OQ-WYZ\\`-~])/y;
 /* What could still become one of them when more comes. */
 const OPEN = /\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b\x9c]*\x1b?|[ -/]*)$/y;
 /* C0 controls that show nothing. Tab stays; backspace and bell are seen to below. */

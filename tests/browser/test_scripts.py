@@ -1,0 +1,478 @@
+"""The parts of the page that need no page: escape sequences, lines, and the reusable client.
+
+Run in a real browser's engine, the client on a socket and a clock of the test's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser.chromium import Browser, Page
+from tests.browser.conftest import Site
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[tuple[Page, str]]:
+    site = Site()
+    with Page(browser) as page:
+        yield page, site.url
+    site.close()
+
+
+@pytest.fixture
+def engine(tab: tuple[Page, str]) -> Iterator[Page]:
+    """A fresh document of the same origin with no script of its own."""
+    page, url = tab
+    page.open("about:blank")
+    page.open(url + "static/icon.svg")
+    yield page
+    assert page.complaints() == []
+
+
+# --- escape sequences ----------------------------------------------------------------------
+
+
+def parse(engine: Page, *texts: str) -> list[list[Any]]:
+    """Return [text, {what is set}] of each run, over all texts."""
+    found: list[list[Any]] = engine.eval(
+        "import('/static/ansi.js').then(({AnsiParser}) => {"
+        " const parser = new AnsiParser();"
+        f" return {json.dumps(texts)}.flatMap((text) => parser.parse(text)).map("
+        "  ({text, style}) => [text, Object.fromEntries(Object.entries(style ?? {})"
+        "   .filter(([_, value]) => value !== null && value !== false))]); })"
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sgr", "style"),
+    [
+        ("1", {"bold": True}),
+        ("2;3;4;7;9", dict.fromkeys(("dim", "italic", "underline", "inverse", "strike"), True)),
+        ("31", {"fg": 1}),
+        ("97;40", {"fg": 15, "bg": 0}),
+        ("38;5;208", {"fg": 208}),
+        ("38;2;1;2;255", {"fg": "#0102ff"}),
+        ("38:2::1:2:255", {"fg": "#0102ff"}),
+        ("38:2:1:2:255", {"fg": "#0102ff"}),
+        ("48;5;0;1", {"bg": 0, "bold": True}),
+        ("58;5;9;1", {"bold": True}),
+        ("4:3", {"underline": True}),
+        ("4:0", {}),
+        ("1;22", {}),
+        ("31;39;41;49", {}),
+        ("31;0", {}),
+        ("31;", {}),
+        ("38;5;999", {}),
+        ("38;2;1", {}),
+        ("38", {}),
+        ("77", {}),
+    ],
+)
+def test_colours_and_styles_are_understood(engine: Page, sgr: str, style: dict[str, Any]) -> None:
+    assert parse(engine, f"\x1b[{sgr}mx") == [["x", style]]
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        "\x1b[2J",
+        "\x1b[?25l",
+        "\x1b[K",
+        "\x1b[10;20H",
+        "\x1b[>4;2m",
+        "\x1b]0;title\x07",
+        "\x1b]8;;http://x/\x1b\\",
+        "\x1bP1$r\x1b\\",
+        "\x1b(B",
+        "\x1b=",
+        "\x1bc",
+        "\x07",
+        "\x00",
+        "\x7f",
+        "\x9b",
+    ],
+)
+def test_every_other_sequence_is_swallowed_wherever_it_is_cut(engine: Page, sequence: str) -> None:
+    assert parse(engine, f"a{sequence}b") == [["ab", {}]]
+    for cut in range(len(sequence) + 1):
+        pieces = parse(engine, f"a{sequence[:cut]}", f"{sequence[cut:]}b")
+        assert "".join(text for text, _ in pieces) == "ab"
+
+
+def test_a_colour_that_is_cut_in_two_is_one(engine: Page) -> None:
+    assert parse(engine, "a\x1b[3", "1mb") == [["a", {}], ["b", {"fg": 1}]]
+
+
+def test_a_string_that_never_ends_is_shown_in_the_end(engine: Page) -> None:
+    runs = parse(engine, "a\x1b]0;", "x" * 5000, "b")
+    assert "".join(text for text, _ in runs).endswith("x" * 5000 + "b")
+
+
+def test_a_backspace_takes_a_character_back(engine: Page) -> None:
+    assert parse(engine, "|\b/\b-") == [["-", {}]]
+    assert parse(engine, "\b\bx") == [["x", {}]]
+
+
+def assemble(engine: Page, *texts: str, limit: int = 20000) -> list[str]:
+    """Return the lines as they stand on the page after all texts."""
+    shown: list[str] = engine.eval(
+        "import('/static/ansi.js').then(({LineAssembler}) => {"
+        f" const assembler = new LineAssembler({limit}); const lines = [];"
+        f" for (const text of {json.dumps(texts)}) for (const line of assembler.feed(text)) {{"
+        "  if (line.replaces) lines.pop();"
+        "  lines.push(line.runs.map((run) => run.text + (run.style ? `<${run.style.fg}>` : ''))"
+        "   .join('') + (line.cut ? `+${line.cut}` : '')); }"
+        " return lines; })"
+    )
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("texts", "lines"),
+    [
+        (("a", "b"), ["a", "b"]),
+        (("", "a", ""), ["", "a", ""]),
+        (("10%\r", "20%\r", "done", "next"), ["done", "next"]),
+        (("a\x17", "b\x17", "c", "d"), ["abc", "d"]),
+        (("a\x17", "b\r", "c"), ["ac"]),
+        (("a\x17\x17", "", "b"), ["a", "b"]),
+        (("one\n", "two\r\n", "three\nfour"), ["one", "two", "three", "four"]),
+        (("10%\r20%\r30%",), ["30%"]),
+        (("\x1b[31mred\r", "\x1b[31mred!", "red still"), ["red!<1>", "red still<1>"]),
+        (("\x1b[31mred\r", "plain"), ["plain"]),
+        (("\x1b[31ma\x17", "b\r", "\x1b[0mc"), ["a<1>c"]),
+    ],
+)
+def test_texts_become_lines(engine: Page, texts: tuple[str, ...], lines: list[str]) -> None:
+    assert assemble(engine, *texts) == lines
+
+
+def test_a_line_is_kept_up_to_a_limit(engine: Page) -> None:
+    assert assemble(engine, "aaaa\x17", "bbbb\x17", "cc", "d", limit=6) == ["aaaabb+4", "d"]
+
+
+# --- the client ----------------------------------------------------------------------------
+
+HARNESS = """
+import('/ws_hub.js').then(async (module) => {
+  const {HubClient, calculateBackoff, fullJitter, splitBatch, webSocketUrl} = module;
+  const timers = new Map();
+  let now = 0, nextTimer = 1;
+  globalThis.setTimeout = (fn, delay) => {
+    timers.set(nextTimer, [now + delay, fn]);
+    return nextTimer++;
+  };
+  globalThis.clearTimeout = (id) => timers.delete(id);
+  Date.now = () => now;
+  const pass = (time) => {
+    const end = now + time;
+    for (;;) {
+      const due = [...timers].filter(([_, [at]]) => at <= end).sort((a, b) => a[1][0] - b[1][0])[0];
+      if (!due) break;
+      timers.delete(due[0]);
+      now = due[1][0];
+      due[1][1]();
+    }
+    now = end;
+  };
+  const sockets = [];
+  class Socket {
+    constructor(url) { this.url = url; this.sent = []; sockets.push(this); }
+    send(text) { this.sent.push(JSON.parse(text)); }
+    close(code, reason) { this.closed = [code, reason]; }
+    open() { this.onopen({}); return this; }
+    say(...messages) { this.onmessage({data: messages.map((m) => JSON.stringify(m)).join("\\n")}); }
+    lose(code = 1006, reason = "") { this.onclose({code, reason}); }
+  }
+  const last = () => sockets[sockets.length - 1];
+  const states = [], seen = [], told = [];
+  const client = new HubClient("ws://host/ws", {WebSocket: Socket, random: () => 0.5});
+  client.addEventListener("state", ({detail}) => states.push(detail));
+  const note = (name) => (...args) => told.push([name, ...args]);
+  const hooks = {
+    onSync: note("sync"), onGap: note("gap"), onLagged: note("lagged"), onError: note("error"),
+  };
+  const ack = (data, id = 1) => ({type: "ack", id, data: {channel: "c", ...data}});
+  const message = (seq) => ({type: "event", channel: "c", data: seq, seq});
+  %s
+})
+"""
+
+
+def client(engine: Page, script: str) -> Any:
+    return engine.eval(HARNESS % script)
+
+
+def test_the_wait_doubles_up_to_a_bound_and_is_jittered(engine: Page) -> None:
+    assert client(engine, "return [0, 1, 2, 3, 5, 6, 5000].map((n) => calculateBackoff(n));") == [
+        1000,
+        1000,
+        2000,
+        4000,
+        16000,
+        30000,
+        30000,
+    ]
+    assert client(engine, "return [fullJitter(8, () => 0), fullJitter(8, () => 0.5)];") == [0, 4]
+
+
+def test_a_frame_of_several_messages_is_split(engine: Page) -> None:
+    assert client(engine, 'return splitBatch("a\\nb\\n\\n c");') == ["a", "b", " c"]
+
+
+def test_urls_of_pages_and_paths_become_those_of_sockets(engine: Page) -> None:
+    script = "return [webSocketUrl('/ws', 'https://h:8/x/'), webSocketUrl('http://h/ws#a')];"
+    assert client(engine, script) == ["wss://h:8/ws", "ws://h/ws"]
+
+
+def test_it_subscribes_with_both_fields_and_from_the_last_message_again(engine: Page) -> None:
+    sent = client(
+        engine,
+        """
+        client.subscribe("c", (m) => seen.push(m.seq), {since: 0});
+        client.connect();
+        last().open();
+        last().say(ack({epoch: "e", seq: 2, recovered: true, replayed: 2}), message(1), message(2));
+        last().say(message(3), message(3), message(2));
+        last().lose();
+        pass(1000);
+        last().open();
+        last().say(ack({epoch: "e", seq: 5, recovered: true, replayed: 2}, 2));
+        last().say(message(4), message(5));
+        return [sockets.map((s) => s.sent[0]), seen];
+        """,
+    )
+    assert sent == [
+        [
+            {"type": "subscribe", "channel": "c", "data": "c", "id": 1, "since": 0},
+            {
+                "type": "subscribe",
+                "channel": "c",
+                "data": "c",
+                "id": 2,
+                "since": 3,
+                "epoch": "e",
+            },
+        ],
+        [1, 2, 3, 4, 5],
+    ]
+
+
+def test_what_is_lost_for_good_is_told(engine: Page) -> None:
+    told = client(
+        engine,
+        """
+        client.subscribe("c", (m) => seen.push(m.seq), {since: 0, ...hooks});
+        client.connect();
+        last().open();
+        last().say(ack({epoch: "e", seq: 10, recovered: true, replayed: 2}));
+        last().say(message(9), message(10));
+        last().say(message(12));
+        last().lose();
+        pass(1000);
+        last().open();
+        last().say(ack({epoch: "e", seq: 30, recovered: false, replayed: 1}, 2), message(30));
+        return [told.map(([name, info]) => [name, info.missed ?? info]), seen];
+        """,
+    )
+    assert told == [[["sync", 8], ["gap", 1], ["sync", 17]], [9, 10, 12, 30]]
+
+
+def test_a_new_numbering_begins_from_its_first_message(engine: Page) -> None:
+    told = client(
+        engine,
+        """
+        client.subscribe("c", (m) => seen.push(m.seq), {since: 0, ...hooks});
+        client.connect();
+        last().open();
+        last().say(ack({epoch: "e", seq: 0, recovered: true, replayed: 0}), message(1), message(2));
+        last().lose();
+        pass(1000);
+        last().open();
+        last().say(ack({epoch: "f", seq: 1, recovered: false, replayed: 1}, 2));
+        last().say(message(1), message(2));
+        return [told.at(-1)[1], seen];
+        """,
+    )
+    assert told == [
+        {"first": False, "replayed": 1, "recovered": False, "restarted": True, "missed": 0},
+        [1, 2, 1, 2],
+    ]
+
+
+def test_it_catches_up_when_it_lagged(engine: Page) -> None:
+    result = client(
+        engine,
+        """
+        client.subscribe("c", (m) => seen.push(m.seq), hooks);
+        client.connect();
+        last().open();
+        last().say(ack({epoch: "e", seq: 4, recovered: true, replayed: 0}), message(5));
+        last().say({type: "lagged", channel: "c", seq: 5});
+        return [told.map(([name]) => name), last().sent.at(-1)];
+        """,
+    )
+    assert result == [
+        ["sync", "lagged"],
+        {"type": "subscribe", "channel": "c", "data": "c", "id": 2, "since": 5, "epoch": "e"},
+    ]
+
+
+def test_a_go_hub_that_answers_nothing_is_served_as_well(engine: Page) -> None:
+    result = client(
+        engine,
+        """
+        client.subscribe("process:x", (m) => seen.push(m.data), {since: 0});
+        client.connect();
+        last().open();
+        const line = (data) => ({type: "process_output", channel: "process:x", data});
+        last().say(line("a"), line("b"));
+        pass(25000);
+        const asked = last().sent.at(-1).type;
+        last().say({type: "pong"});
+        pass(15000);
+        return [seen, asked, client.state, sockets.length];
+        """,
+    )
+    assert result == [["a", "b"], "ping", "connected", 1]
+
+
+def test_a_silent_server_is_given_up(engine: Page) -> None:
+    result = client(
+        engine,
+        """
+        client.connect();
+        last().open();
+        pass(25000);
+        const asked = last().sent.map((m) => m.type);
+        pass(10000);
+        const closed = sockets[0].closed;
+        sockets[0].say({type: "event", data: "late"});  // no longer listened to
+        pass(500);
+        return [asked, closed, states.map((s) => s.state)];
+        """,
+    )
+    assert result == [
+        ["ping"],
+        [4000, "the server is silent"],
+        ["connecting", "connected", "waiting", "connecting"],
+    ]
+
+
+def test_a_handshake_without_an_answer_is_given_up(engine: Page) -> None:
+    script = "client.connect(); pass(10000); return [states.at(-1).reason, sockets[0].closed[0]];"
+    assert client(engine, script) == ["no answer", 4000]
+
+
+def test_waits_grow_until_a_connection_has_held(engine: Page) -> None:
+    waits = client(
+        engine,
+        """
+        client.connect();
+        const wait = () => { const at = states.at(-1).retryIn; pass(at); return at; };
+        const waits = [];
+        for (let n = 0; n < 3; n++) { last().lose(); waits.push(wait()); }
+        last().open(); pass(4000); last().lose(); waits.push(wait());  // it has not held
+        last().open(); pass(5000); last().lose(); waits.push(wait());  // it has
+        return waits;
+        """,
+    )
+    assert waits == [500, 1000, 2000, 4000, 500]
+
+
+@pytest.mark.parametrize(("code", "wait"), [(1001, 500), (1006, 500), (1012, 2500), (1013, 2500)])
+def test_a_server_that_sends_all_away_gets_them_back_spread(
+    engine: Page, code: int, wait: int
+) -> None:
+    script = f"client.connect(); last().open(); last().lose({code}); return states.at(-1).retryIn;"
+    assert client(engine, script) == wait
+
+
+@pytest.mark.parametrize("code", [4401, 4403])
+def test_who_is_not_let_in_does_not_come_back(engine: Page, code: int) -> None:
+    script = f"""
+        client.connect(); last().open(); last().lose({code}, "no"); pass(100000);
+        return [client.state, states.at(-1).reason, sockets.length];
+    """
+    assert client(engine, script) == ["closed", "no", 1]
+
+
+def test_close_is_the_end_and_connect_a_new_beginning(engine: Page) -> None:
+    script = """
+        client.subscribe("c", () => {});
+        client.connect(); last().open(); client.close(); pass(100000);
+        const after = [client.state, sockets.length, sockets[0].closed, client.send({type: "x"})];
+        client.connect(); last().open();
+        return [...after, last().sent[0].channel];
+    """
+    assert client(engine, script) == ["closed", 1, [1000, ""], False, "c"]
+
+
+def test_unsubscribing_says_so_and_is_remembered(engine: Page) -> None:
+    script = """
+        const one = client.subscribe("c", (m) => seen.push(m.seq));
+        client.connect(); last().open();
+        one.close(); one.close();
+        last().say(message(1));
+        last().lose(); pass(1000); last().open();
+        return [sockets[0].sent[1], seen, last().sent];
+    """
+    assert client(engine, script) == [
+        {"type": "unsubscribe", "channel": "c", "data": "c"},
+        [],
+        [],
+    ]
+
+
+def test_a_refusal_is_told_and_a_full_server_asked_again(engine: Page) -> None:
+    script = """
+        client.subscribe("c", () => {}, hooks);
+        client.connect(); last().open();
+        last().say({type: "error", id: 1, code: "internal", data: "full"});
+        pass(1000);
+        const again = last().sent.length;
+        last().say({type: "error", id: 2, code: "forbidden", data: "no"});
+        pass(100);
+        return [again, told.map(([name, m]) => [name, m.data]), last().sent.length];
+    """
+    assert client(engine, script) == [2, [["error", "no"]], 2]
+
+
+def test_a_handler_that_fails_costs_nobody_a_message(engine: Page) -> None:
+    script = """
+        globalThis.reportError = (error) => told.push(error.message);
+        client.subscribe("c", (m) => { seen.push(m.seq); throw new Error("mine"); });
+        client.connect(); last().open();
+        last().say(message(1), message(2));
+        return [seen, told];
+    """
+    assert client(engine, script) == [[1, 2], ["mine", "mine"]]
+
+
+def test_what_is_no_message_is_an_event_and_goes_no_further(engine: Page) -> None:
+    script = """
+        client.addEventListener("error", ({detail: {error, message}}) =>
+          told.push(error ? "bad" : message.data));
+        client.addEventListener("message", ({detail}) => seen.push(detail.type));
+        client.connect(); last().open();
+        last().onmessage({data: "{"});
+        last().onmessage({data: new Blob([])});
+        last().say(null, 3, {type: "event"}, {type: "pong"}, {type: "error", data: "limit"});
+        return [told, seen];
+    """
+    assert client(engine, script) == [["bad", "limit"], ["event"]]
+
+
+def test_one_channel_is_subscribed_to_once(engine: Page) -> None:
+    script = """
+        client.subscribe("c", () => {});
+        try { client.subscribe("c", () => {}); } catch (error) { return error.message; }
+    """
+    assert client(engine, script) == "c is subscribed to already: close() that subscription first"
