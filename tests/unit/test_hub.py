@@ -1,0 +1,383 @@
+"""The hub, stepped by hand: nothing here starts its thread."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import TextMessage
+
+from tests.support import small_pair
+from ws_hub import (
+    ChannelRule,
+    Client,
+    ConnectionClosed,
+    Hub,
+    HubConfig,
+    HubFull,
+    HubNotRunning,
+    InvalidName,
+    LimitExceeded,
+    Message,
+    MessageEncodeError,
+)
+
+
+class Peer:
+    """A client of a hub, and what its far end reads."""
+
+    def __init__(self, hub: Hub, near: socket.socket, far: socket.socket) -> None:
+        self.client = hub.connect(near, remote_address="test:1")
+        self.far = far
+        self.parser = Connection(ConnectionType.CLIENT)
+        hub._channels.enter(self.client)
+        with hub._roster._lock:
+            hub._roster._clients[self.client.id] = self.client
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What has arrived by now."""
+        self.far.setblocking(False)
+        found = []
+        while True:
+            try:
+                self.parser.receive_data(self.far.recv(1 << 16))
+            except BlockingIOError:
+                return found
+            for event in self.parser.events():
+                assert isinstance(event, TextMessage)
+                found.append(json.loads(event.data))
+
+
+Make = Callable[..., Hub]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Make hubs that run without a thread: `_turn` is theirs to be called."""
+    hubs: list[Hub] = []
+
+    def build(**settings: Any) -> Hub:
+        hub = Hub(HubConfig(**settings))
+        hub._begin()
+        hubs.append(hub)
+        return hub
+
+    yield build
+    for hub in hubs:
+        for client in hub.all_clients():  # they have no reader that would take them out
+            hub._roster.remove(client)
+        hub._end()
+
+
+@pytest.fixture
+def hub(make: Make) -> Hub:
+    return make()
+
+
+@pytest.fixture
+def peer(hub: Hub) -> Iterator[Peer]:
+    with small_pair(1 << 16) as (near, far):
+        yield Peer(hub, near, far)
+
+
+def test_nothing_is_published_into_the_void() -> None:
+    hub = Hub()
+    for publish in (
+        lambda: hub.broadcast(Message("x")),
+        lambda: hub.send_to_channel("a", Message("x")),
+        lambda: hub.send_process_output("p", "line"),
+        lambda: hub.send_process_status("p", "running"),
+        lambda: hub.send_event("e"),
+        lambda: hub.send_error("e"),
+        lambda: hub.listen("a", print),
+    ):
+        with pytest.raises(HubNotRunning):
+            publish()
+
+
+def test_everything_that_is_published_has_its_type_and_its_place(hub: Hub, peer: Peer) -> None:
+    hub.subscribe(peer.client, "news")
+    hub.subscribe(peer.client, "process:p")
+    hub.broadcast(Message("custom", data=[1]))
+    hub.send_to_channel("news", Message("custom", data={"a": None}, id="x", seq=99))
+    hub.send_process_output("p", "line")
+    hub.send_process_status("p", "exited", 0, extra={"signal": "x"})
+    hub.send_event("released", "1.2")
+    hub.send_event("released", "1.3", channel="news")
+    hub.send_error("went wrong")
+    hub.send_error("here", channel="news")
+    hub._turn()
+    found = peer.messages()
+    assert all(each.pop("timestamp").endswith("Z") for each in found)
+    assert found == [
+        {"type": "custom", "data": [1]},
+        {"type": "custom", "channel": "news", "data": {"a": None}, "id": "x"},
+        {
+            "type": "process_output",
+            "channel": "process:p",
+            "processId": "p",
+            "data": "line",
+            "seq": 1,
+        },
+        {
+            "type": "process_status",
+            "channel": "process:p",
+            "processId": "p",
+            "data": {"status": "exited", "exitCode": 0, "signal": "x"},
+            "seq": 2,
+        },
+        {"type": "event", "data": {"event": "released", "data": "1.2"}},
+        {"type": "event", "channel": "news", "data": {"event": "released", "data": "1.3"}},
+        {"type": "error", "data": "went wrong"},
+        {"type": "error", "channel": "news", "data": "here"},
+    ]
+
+
+@pytest.mark.parametrize("data", [float("nan"), {1, 2}, "\ud800", object()])
+def test_what_has_no_json_form_raises_and_nobody_gets_any_of_it(
+    hub: Hub, peer: Peer, data: object
+) -> None:
+    with pytest.raises(MessageEncodeError):
+        hub.broadcast(Message("x", data=data))
+    hub.broadcast(Message("marker"))
+    hub._turn()
+    assert [each["type"] for each in peer.messages()] == ["marker"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "process:", "x" * 257])
+def test_a_bad_channel_name_raises(hub: Hub, peer: Peer, name: str) -> None:
+    for use in (
+        lambda: hub.send_to_channel(name, Message("x")),
+        lambda: hub.subscribe(peer.client, name),
+        lambda: hub.listen(name, print),
+    ):
+        with pytest.raises(InvalidName):
+            use()
+
+
+def test_another_rule_for_names_may_be_set(make: Make) -> None:
+    hub = make(channel_name=lambda name: name == "old name")
+    hub.send_to_channel("old name", Message("x"))
+    with pytest.raises(InvalidName):
+        hub.send_to_channel("news", Message("x"))
+
+
+def test_a_full_queue_raises_at_once_or_after_the_time_given(make: Make) -> None:
+    hub = make(queue_size=2, publish_timeout=0.01)
+    hub.broadcast(Message("x"))
+    hub.broadcast(Message("x"))
+    for timeout in (0, 0.01, None):
+        with pytest.raises(HubFull, match="queue of 2 messages"):
+            hub.broadcast(Message("x"), timeout=timeout)
+    hub._turn()
+    hub.broadcast(Message("x"), timeout=0)
+
+
+def test_the_hubs_own_thread_never_waits_for_itself(make: Make) -> None:
+    hub = make(queue_size=1, publish_timeout=1000)
+    hub._thread = threading.current_thread()
+    hub.broadcast(Message("x"))
+    with pytest.raises(HubFull):
+        hub.broadcast(Message("x"))
+    hub._thread = None
+
+
+def test_a_message_published_while_the_hub_stops_raises(hub: Hub) -> None:
+    put = hub._broadcasts.put
+
+    def stop_then_put(*args: Any, **settings: Any) -> None:
+        hub._accepting = False
+        put(*args, **settings)
+
+    hub._broadcasts.put = stop_then_put  # type: ignore[method-assign]
+    with pytest.raises(HubNotRunning, match="while this was published"):
+        hub.broadcast(Message("x"))
+
+
+def test_a_subscription_counts_at_once_and_unsubscribing_ends_it(hub: Hub, peer: Peer) -> None:
+    hub.subscribe(peer.client, "news")
+    hub.subscribe(peer.client, "news")
+    assert (hub.channel_count(), hub.channel_subscriber_count("news")) == (1, 1)
+    assert hub.has_subscribers("news")
+    assert hub.all_channels() == peer.client.subscriptions() == ["news"]
+    assert hub.clients("news") == hub.all_clients() == [peer.client]
+    assert hub.unsubscribe(peer.client, "news")
+    assert not hub.unsubscribe(peer.client, "news")
+    assert not hub.has_subscribers("news")
+    hub.send_to_channel("news", Message("x"))
+    hub._turn()
+    assert peer.messages() == []
+
+
+def test_a_client_that_is_gone_cannot_subscribe(hub: Hub, peer: Peer) -> None:
+    hub._channels.leave(peer.client)
+    with pytest.raises(ConnectionClosed):
+        hub.subscribe(peer.client, "news")
+
+
+def test_a_client_has_so_many_subscriptions_and_no_more(make: Make) -> None:
+    hub = make(max_subscriptions=1)
+    with small_pair() as (near, far):
+        peer = Peer(hub, near, far)
+        hub.subscribe(peer.client, "one")
+        with pytest.raises(LimitExceeded):
+            hub.subscribe(peer.client, "two")
+        hub._received(peer.client, '{"type":"subscribe","channel":"two","id":1}')
+        (answer,) = peer.messages()
+        assert (answer["data"], answer["code"]) == ("subscription limit exceeded", "limit")
+
+
+def test_a_subscription_that_finds_the_queue_full_is_taken_back(make: Make) -> None:
+    hub = make(queue_size=1, publish_timeout=0.01)
+    with small_pair() as (near, far):
+        peer = Peer(hub, near, far)
+        hub.broadcast(Message("x"))
+        with pytest.raises(HubFull):
+            hub.subscribe(peer.client, "news")
+        assert not hub.has_subscribers("news")
+        hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+        (answer,) = peer.messages()
+        assert (answer["type"], answer["code"]) == ("error", "internal")
+        with pytest.raises(HubFull):
+            hub.listen("news", print)
+
+
+def test_a_subscription_to_a_hub_that_stops_is_answered(hub: Hub, peer: Peer) -> None:
+    hub._accepting = False
+    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+    assert peer.messages()[0]["data"] == "Subscribe: hub is not running"
+
+
+def test_nobody_is_answered_when_the_client_is_gone(hub: Hub, peer: Peer) -> None:
+    hub._channels.leave(peer.client)
+    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+    assert peer.messages() == []
+
+
+def test_a_late_subscriber_gets_what_its_process_printed(hub: Hub, peer: Peer) -> None:
+    hub.send_process_output("p", "one")
+    hub._turn()
+    hub._received(peer.client, '{"type":"subscribe","data":"process:p"}')
+    hub.send_process_output("p", "two")
+    hub._turn()
+    assert [each["data"] for each in peer.messages()] == ["one", "two"]
+    assert hub.kept_channels() == ["process:p"]
+
+
+def test_after_the_ack_of_an_unsubscribe_no_message_of_the_channel_follows(
+    hub: Hub, peer: Peer
+) -> None:
+    hub.subscribe(peer.client, "news")
+    hub.send_to_channel("news", Message("early"))
+    hub._turn()
+    hub._received(peer.client, '{"type":"unsubscribe","channel":"news","id":5}')
+    hub.send_to_channel("news", Message("late"))
+    hub._turn()
+    assert [each["type"] for each in peer.messages()] == ["early", "ack"]
+
+
+def test_a_binary_message_is_answered_with_an_error(hub: Hub, peer: Peer) -> None:
+    hub._received(peer.client, b"\0")
+    assert peer.messages()[0]["code"] == "bad_message"
+
+
+def test_an_unknown_type_is_answered_when_nobody_handles_it(hub: Hub, peer: Peer) -> None:
+    hub._received(peer.client, '{"type":"chat","id":3}')
+    (answer,) = peer.messages()
+    assert (answer["type"], answer["id"], answer["data"]) == (
+        "error",
+        3,
+        "unknown message type 'chat'",
+    )
+
+
+def test_what_on_message_returns_answers_the_request(make: Make) -> None:
+    seen: list[tuple[Client, Message]] = []
+
+    def on_message(client: Client, message: Message) -> object:
+        seen.append((client, message))
+        if message.data == "raise":
+            raise ValueError("no")
+        return {"unjsonable": {1}} if message.data == "bad" else message.data
+
+    hub = make(on_message=on_message)
+    with small_pair(1 << 16) as (near, far):
+        peer = Peer(hub, near, far)
+        for text in (
+            '{"type":"chat","data":"hi","id":1}',
+            '{"type":"chat","data":"no id"}',
+            '{"type":"chat","data":"raise","id":2}',
+            '{"type":"chat","data":"bad","id":3}',
+        ):
+            hub._received(peer.client, text)
+        assert [(each["type"], each["id"], each.get("code")) for each in peer.messages()] == [
+            ("ack", 1, None),
+            ("error", 2, "internal"),
+            ("error", 3, "internal"),
+        ]
+    assert [message.data for _, message in seen] == ["hi", "no id", "raise", "bad"]
+    assert peer.client.last_error == "ValueError('no')"
+    assert hub.stats().callback_errors == 1
+
+
+def test_a_channel_of_ones_own_keeps_history_by_its_rule(make: Make) -> None:
+    hub = make(rules=[ChannelRule(pattern="chat:*", history_messages=1)])
+    hub.send_to_channel("chat:a", Message("one"))
+    hub.send_to_channel("chat:a", Message("two"))
+    with small_pair(1 << 16) as (near, far):
+        peer = Peer(hub, near, far)
+        hub.subscribe(peer.client, "chat:a", since=0)
+        hub._turn()
+        assert [(each["type"], each["seq"]) for each in peer.messages()] == [("two", 2)]
+
+
+def test_the_hub_counts(hub: Hub, peer: Peer) -> None:
+    hub.subscribe(peer.client, "news")
+    hub.send_to_channel("news", Message("x"))
+    assert hub.stats().queued == 2
+    hub._turn()
+    stats = hub.stats()
+    assert (stats.clients, stats.channels, stats.subscriptions, stats.queued) == (1, 1, 1, 0)
+    assert (stats.published, stats.delivered) == (1, 1)
+
+
+def test_a_listener_gets_a_channels_messages_until_it_is_closed(hub: Hub) -> None:
+    seen: list[Message] = []
+    two = threading.Event()
+
+    def listen(message: Message) -> None:
+        seen.append(message)
+        if len(seen) == 2:
+            two.set()
+        raise RuntimeError("is logged and goes no further")
+
+    listener = hub.listen("process:p", listen)
+    assert hub.has_subscribers("process:p")
+    hub.send_process_output("p", "one")
+    hub.send_process_output("p", "two")
+    hub._turn()
+    assert two.wait(5)
+    assert [(message.data, message.seq) for message in seen] == [("one", 1), ("two", 2)]
+    listener.close()
+    listener.close()
+    assert listener.join(5)
+    assert listener.dropped == 0
+    assert not hub.has_subscribers("process:p")
+
+
+def test_the_hub_survives_an_error_of_its_own(
+    hub: Hub, peer: Peer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(hub._dispatcher, "dispatch", lambda *args: 1 / 0)
+        hub.broadcast(Message("lost"))
+        hub._turn()
+    assert "error of its own" in caplog.text
+    hub.broadcast(Message("next"))
+    hub._turn()
+    assert [each["type"] for each in peer.messages()] == ["next"]
