@@ -126,9 +126,18 @@ class Transport:
         """Do what `shutdown` does, for one who holds the lock."""
         assert self.lock.locked()
         if not self._closed:
+            self._end_tls_locked()
             with contextlib.suppress(OSError):  # the peer was faster: ENOTCONN
                 # On a TLS socket this is the plain shutdown of the one below it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def _end_tls_locked(self) -> None:
+        """Say that TLS ends here, or the peer must take it for cut off by a third party."""
+        assert self.lock.locked()
+        if isinstance(self._sock, ssl.SSLSocket):
+            # Sent without waiting; the answer, which SSLWantReadError asks for, is not.
+            with contextlib.suppress(OSError, ValueError):
+                self._sock.unwrap()
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -189,6 +198,7 @@ class Transport:
         Close frame before the peer has read why it was closed.
         """
         with self.lock, contextlib.suppress(OSError):
+            self._end_tls_locked()
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
         deadline = time.monotonic() + timeout
         left = _LINGER_BYTES

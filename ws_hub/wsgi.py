@@ -12,6 +12,7 @@ and so is one whose only thread would have to stay.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
@@ -125,6 +126,10 @@ def _stay(
         client.run()
     finally:
         throw_away = leave(sock.fileno())
+        # The server's writes would fail on what is left of TLS, and it would log that.
+        # Without it they go to the throw-away; reading finds the end.
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)
     start_response(answer.status, [])
     return _Empty(throw_away)
 
@@ -153,7 +158,10 @@ def _request(environ: Environ) -> Request:
     return Request(
         method=environ["REQUEST_METHOD"],
         http_version=environ.get("SERVER_PROTOCOL", ""),
-        scheme=environ.get("wsgi.url_scheme", "http"),
+        # wsgiref does not know of the TLS that somebody has put below it.
+        scheme="https"
+        if isinstance(_socket_of(environ), ssl.SSLSocket)
+        else environ.get("wsgi.url_scheme", "http"),
         headers=headers,
     )
 
@@ -180,6 +188,16 @@ def _complain(text: str) -> None:
 
 def _find_socket(environ: Environ) -> socket.socket:
     """Return the socket of a request; raises AdoptionError."""
+    sock = _socket_of(environ)
+    if sock is None:
+        raise AdoptionError(
+            f"the server {excerpt(environ.get('SERVER_SOFTWARE', ''))} gives no socket: WebSocket "
+            "works under gunicorn (sync and gthread), Werkzeug, wsgiref and ws_hub.serve"
+        )
+    return sock
+
+
+def _socket_of(environ: Environ) -> socket.socket | None:
     for key in _SOCKET_KEYS:
         sock = environ.get(key)
         if isinstance(sock, socket.socket):
@@ -188,12 +206,7 @@ def _find_socket(environ: Environ) -> socket.socket:
     # just its number: only so is it seen whether there is TLS on it.
     raw = getattr(environ.get("wsgi.input"), "raw", None)
     sock = getattr(raw, "_sock", None)
-    if isinstance(sock, socket.socket):
-        return sock
-    raise AdoptionError(
-        f"the server {excerpt(environ.get('SERVER_SOFTWARE', ''))} gives no socket: WebSocket "
-        "works under gunicorn (sync and gthread), Werkzeug, wsgiref and ws_hub.serve"
-    )
+    return sock if isinstance(sock, socket.socket) else None
 
 
 def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
