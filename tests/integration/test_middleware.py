@@ -1,0 +1,268 @@
+"""`middleware` around an application, and `serve` with and without one."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import logging
+import os
+import resource
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+
+from tests.integration.apps.live import at_once
+from tests.support import TIMEOUT, RawPeer, wait_until
+from ws_hub import Hub, Message, middleware, serve, server
+
+StartResponse = Callable[..., Any]
+
+
+def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    if environ["PATH_INFO"] == "/fail":
+        raise RuntimeError("the application's own")
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with Hub() as made:
+        yield made
+
+
+def ask(site: server.Server, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(site.host, site.port, timeout=TIMEOUT)
+    connection.request("POST" if body else "GET", path, body or None)
+    response = connection.getresponse()
+    answer = response.status, response.read()
+    connection.close()
+    return answer
+
+
+def test_one_path_is_the_hubs_and_the_rest_is_the_applications(hub: Hub) -> None:
+    with serve(hub, path="/live", app=app) as site:
+        assert site.url == f"ws://127.0.0.1:{site.port}/live"
+        assert ask(site, "/live")[0] == 426
+        assert ask(site, "/", b"said") == (200, b"said")
+        assert ask(site, "/live/deeper", b"x") == (200, b"x")
+        with RawPeer(site.host, site.port, "/live?token=1") as peer:
+            hub.broadcast(Message("event", data="x"))
+            assert peer.recv_json()["data"] == "x"
+
+
+def test_without_an_application_other_paths_are_not_found(hub: Hub) -> None:
+    with serve(hub) as site:
+        assert ask(site, "/") == (404, b"Not found\n")
+
+
+def test_an_application_that_fails_is_a_500_and_the_server_goes_on(
+    hub: Hub, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serve(hub, app=app) as site:
+        assert ask(site, "/fail")[0] == 500
+        assert ask(site, "/", b"x") == (200, b"x")
+    assert "the application's own" in capfd.readouterr().err
+
+
+def test_refusals_and_pages_keep_the_rules_of_wsgi(hub: Hub) -> None:
+    checked = validator(middleware(validator(app), hub))
+    for path, status in (("/ws", "426"), ("/", "200")):
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "SCRIPT_NAME": "",
+            "PATH_INFO": path,
+            "QUERY_STRING": "",
+            "SERVER_NAME": "x",
+            "SERVER_PORT": "80",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": io.StringIO(),
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        }
+        said: list[str] = []
+
+        def start(status: str, headers: Any, exc_info: Any = None, said: list[str] = said) -> Any:
+            said.append(status)
+            return lambda data: None
+
+        result = checked(environ, start)
+        list(result)
+        result.close()  # type: ignore[attr-defined]
+        assert said[0].startswith(status)
+
+
+def test_serve_starts_a_hub_and_ends_what_it_started() -> None:
+    hub = Hub()
+    with serve(hub) as site:
+        assert hub.running
+        with RawPeer(site.host, site.port) as peer, at_once(site.close):
+            assert peer.recv_close()[0] == 1001
+            peer.send_close(1001)
+    assert not hub.running
+    site.close()
+
+
+def test_serve_leaves_a_hub_that_ran_before_and_its_connections(hub: Hub) -> None:
+    site = serve(hub)
+    with RawPeer(site.host, site.port) as peer:
+        site.close()
+        hub.broadcast(Message("event", data="still"))
+        assert peer.recv_json()["data"] == "still"
+        assert peer.close() == (1000, "")
+
+
+def test_an_address_in_use_is_told_and_starts_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        hub = Hub()
+        with pytest.raises(OSError, match="in use"):
+            serve(hub, port=taken.getsockname()[1])
+        assert not hub.running
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("::1", "[::1]"), ("::", "[::1]"), ("0.0.0.0", "127.0.0.1")]
+)
+def test_serve_listens_where_it_is_told(hub: Hub, host: str, shown: str) -> None:
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    with serve(hub, host) as site:
+        assert site.host == host and site.url == f"ws://{shown}:{site.port}/ws"
+        with RawPeer(shown.strip("[]"), site.port) as peer:
+            assert peer.close() == (1000, "")
+
+
+# --- FAULTS of the embedded server ---------------------------------------------------------
+
+
+def test_fault_07_a_request_that_drips_in_is_cut_and_others_are_served(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_REQUEST_TIMEOUT", 0.3)
+    with serve(hub, app=app) as site, RawPeer(site.host, site.port, handshake=False) as slow:
+        cut = threading.Event()
+
+        def drip() -> None:
+            for byte in slow.request():
+                try:
+                    slow.send_raw(bytes([byte]))
+                except OSError:
+                    break
+                if cut.wait(0.02):  # never sooner than the timeout in all
+                    break
+
+        with at_once(drip):
+            try:
+                with RawPeer(site.host, site.port) as other:
+                    assert other.close() == (1000, "")
+                try:
+                    assert b"101" not in slow.recv_eof()
+                except ConnectionError:
+                    pass
+            finally:
+                cut.set()
+        # Past its head a WebSocket has all the time in the world.
+        monkeypatch.undo()
+
+
+def test_a_websocket_outlives_the_time_of_its_request(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_REQUEST_TIMEOUT", 0.1)
+    with serve(hub) as site, RawPeer(site.host, site.port) as peer:
+        peer.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            peer.recv_frame()
+        hub.broadcast(Message("event", data="x"))
+        peer.sock.settimeout(TIMEOUT)
+        assert peer.recv_json()["data"] == "x"
+
+
+def test_a_request_line_without_end_is_refused(hub: Hub) -> None:
+    with serve(hub) as site, RawPeer(site.host, site.port, handshake=False) as bad:
+        bad.send_raw(b"GET /" + b"x" * 70_000)
+        try:
+            assert bad.recv_eof().startswith(b"HTTP/1.0 414")
+        except ConnectionError:
+            pass  # the rest of the line met a closed socket
+
+
+def test_fault_43_without_descriptors_it_waits_and_recovers(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "ws_hub")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serve(hub) as site:
+        with socket.socket() as waiting:
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                waiting.connect((site.host, site.port))
+                wait_until(lambda: "cannot accept" in caplog.text)
+                assert len(caplog.records) < 10  # it does not spin
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with RawPeer(site.host, site.port) as peer:
+            assert peer.close() == (1000, "")
+
+
+def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ws_hub import workers
+
+    start = workers.start
+
+    def refuse(name: str, *args: Any) -> threading.Thread:
+        if name.startswith(forbidden[0]):
+            raise RuntimeError("can't start new thread")
+        return start(name, *args)
+
+    forbidden = ["none"]
+    monkeypatch.setattr(workers, "start", refuse)
+    with serve(hub) as site, RawPeer(site.host, site.port) as first:
+        for role in ("ws-hub:reader", "ws-hub:writer"):
+            forbidden[0] = role
+            with RawPeer(site.host, site.port, handshake=False) as refused:
+                refused.send_raw(refused.request())
+                response = refused.read_response()
+                assert response.status == 503 and "retry-after" in response.headers
+                assert refused.recv_eof() == b""
+        forbidden[0] = "ws-hub:request"
+        with RawPeer(site.host, site.port, handshake=False) as refused:
+            with pytest.raises((EOFError, ConnectionError)):
+                refused.send_raw(refused.request())
+                refused.read_response()
+        forbidden[0] = "none"
+        assert hub.client_count() == 1
+        with RawPeer(site.host, site.port):
+            hub.broadcast(Message("event", data="x"))
+            assert first.recv_json()["data"] == "x"
+
+
+def test_fault_54_what_a_peer_sends_is_logged_as_a_repr(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serve(hub) as site:
+        with RawPeer(site.host, site.port, "/ws?\x1b[31mred", handshake=False) as bad:
+            bad.send_raw(bad.request([("Origin", "http://evil\x1b[2J")]))
+            bad.read_response()
+        with RawPeer(site.host, site.port) as peer:
+            peer.send_json({"type": "subscribe", "channel": "a\r\nERROR forged\x1b[31m"})
+            peer.recv_json()
+            peer.close(1000, "bye\r\nERROR forged")
+        wait_until(lambda: hub.client_count() == 0)
+    for record in caplog.records:
+        text = record.getMessage()
+        assert "\x1b" not in text and "\r" not in text and "\n" not in text, text
