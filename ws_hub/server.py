@@ -142,6 +142,7 @@ class _ThreadingServer(WSGIServer):
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.exhausted = False  # the accept thread's: whether the last accept failed
+        self._closing = False  # written by whoever closes, before it wakes the accept thread
         self._ssl_context = ssl_context
         self._numbers = itertools.count(1)
         # guards: _sockets, _threads, _stayed. Taken alone.
@@ -165,6 +166,7 @@ class _ThreadingServer(WSGIServer):
 
     def wake(self) -> None:
         """Make `handle_request` return: it waits for a connection, so it gets one."""
+        self._closing = True
         host = _LOOPBACK.get(self.server_name, self.server_name)
         with contextlib.suppress(OSError), socket.socket(self.address_family) as sock:
             sock.settimeout(_GRACE)
@@ -206,6 +208,9 @@ class _ThreadingServer(WSGIServer):
                 logger.warning("cannot accept a connection: %s", error)
             raise
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return not self._closing
+
     def process_request(self, request: Any, client_address: Any) -> None:
         number = next(self._numbers)
         self._keep(number, request)
@@ -218,8 +223,10 @@ class _ThreadingServer(WSGIServer):
             self._done(number, request)
             return
         with self._lock:
-            if number in self._sockets:
-                self._threads[number] = thread
+            # One that has answered may not have ended yet: kept until it is seen to have.
+            for ended in [n for n, each in self._threads.items() if not each.is_alive()]:
+                del self._threads[ended]
+            self._threads[number] = thread
 
     # --- request threads -------------------------------------------------------------------
 
@@ -244,7 +251,6 @@ class _ThreadingServer(WSGIServer):
     def _done(self, number: int, request: socket.socket) -> None:
         with self._lock:
             self._sockets.pop(number, None)
-            self._threads.pop(number, None)
             self._stayed.discard(number)
         self.shutdown_request(request)
 

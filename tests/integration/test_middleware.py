@@ -244,7 +244,7 @@ def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
                 refused.send_raw(refused.request())
                 refused.read_response()
         forbidden[0] = "none"
-        assert hub.client_count() == 1
+        wait_until(lambda: hub.client_count() == 1)
         with RawPeer(site.host, site.port):
             hub.broadcast(Message("event", data="x"))
             assert first.recv_json()["data"] == "x"

@@ -26,8 +26,12 @@ class Live:
 
     def subscribed(self, *channels: str, **options: Any) -> RawPeer:
         peer = self.peer(**options)
-        for channel in channels:
-            subscribe(peer, channel)
+        try:
+            for channel in channels:
+                subscribe(peer, channel)
+        except BaseException:
+            peer.sock.close()
+            raise
         return peer
 
     def client(self) -> Client:
