@@ -19,7 +19,7 @@ from .stream import READ, WRITE, Stream
 
 __all__ = ["Link"]
 
-_MAX_FRAGMENTS = 65_536  # a Go hub cuts one joined message into frames of a kilobyte
+_MAX_FRAGMENTS = 32_768  # a Go hub cuts one joined message into frames of a kilobyte
 _MAX_UNSENT_PONG = 64 * 1024  # with more than this unsent the peer does not read pongs
 _MAX_UNSENT = 1024 * 1024
 _CONTROL = (ABNF.OPCODE_CLOSE, ABNF.OPCODE_PING, ABNF.OPCODE_PONG)

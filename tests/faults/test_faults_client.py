@@ -35,6 +35,8 @@ from tests.support import (
 )
 from ws_hub import ConnectionState, Message, NotConnected, ReconnectingClient, workers
 from ws_hub.errors import ConnectionClosed, HandshakeRefused, MaxRetriesExceeded, ProtocolError
+from ws_hub.link import Link
+from ws_hub.stream import READ, Stream
 
 
 def idle(peer: ServerPeer) -> None:
@@ -97,7 +99,7 @@ TORN = {
     "endless empty fragments": (
         lambda p: (
             p.send_frame(TEXT, b"", fin=False),
-            p.send_raw(frame(CONTINUATION, b"", fin=False) * 70_000),
+            p.send_raw(frame(CONTINUATION, b"", fin=False) * 33_000),
         ),
         1009,
     ),
@@ -573,6 +575,28 @@ def test_fault_57_a_wrong_certificate_is_refused(
     assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
 
 
+def test_fault_1b_bytes_that_tls_has_decrypted_already_are_not_waited_for(
+    certificate: Path, tls: ssl.SSLContext
+) -> None:
+    def serve(peer: ServerPeer) -> None:
+        peer.send_raw(b"one record")
+        peer.recv_end()
+
+    trusted = ssl.create_default_context(cafile=str(certificate))
+    with RawServer(serve, ssl_context=tls) as server:
+        stream = Stream(socket.create_connection(("127.0.0.1", server.port)), time.monotonic)
+        try:
+            soon = time.monotonic() + TIMEOUT
+            stream.start_tls(trusted, "localhost", soon)
+            got = b""
+            while len(got) < 10:
+                assert stream.wait(READ, soon)
+                got += stream.receive(1) or b""
+            assert got == b"one record"
+        finally:
+            stream.close()
+
+
 # --- half-open, stalled, jumping clocks ----------------------------------------------------
 
 
@@ -632,9 +656,6 @@ def test_fault_33_the_wall_clock_may_jump(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_fault_34_an_answer_that_lies_in_the_buffer_counts_however_late_it_is_read() -> None:
-    from ws_hub.link import Link
-    from ws_hub.stream import Stream
-
     now = [0.0]
     near, far = socket.socketpair()
     with far:

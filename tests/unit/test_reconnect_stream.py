@@ -1,0 +1,101 @@
+"""A socket that never blocks inside a call: what needs no server to be shown."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.support import TIMEOUT, fill, small_pair
+from ws_hub.stream import READ, WRITE, Stream
+
+
+@pytest.fixture(params=["poll", "select"])
+def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "select":  # as on Windows
+        monkeypatch.delattr(select, "poll")
+
+
+def soon() -> float:
+    return time.monotonic() + TIMEOUT
+
+
+@pytest.mark.usefixtures("waiting")
+def test_waiting_ends_when_there_is_something_or_when_time_is_up() -> None:
+    with small_pair() as (near, far):
+        stream = Stream(near, time.monotonic)
+        assert stream.receive() is None
+        assert not stream.wait(READ, time.monotonic())
+        assert stream.wait(READ | WRITE, soon())
+        far.sendall(b"x")
+        assert stream.wait(READ, soon())
+        assert stream.receive() == b"x"
+        far.close()
+        assert stream.wait(READ, soon())
+        assert stream.receive() == b""
+        stream.close()
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_shutdown_wakes_who_waits_and_the_descriptor_goes_with_the_last() -> None:
+    with small_pair() as (near, _):
+        stream = Stream(near, time.monotonic)
+        woken: list[bool] = []
+        thread = threading.Thread(target=lambda: woken.append(stream.wait(READ, soon())))
+        thread.start()
+        while stream._users < 2:
+            assert thread.is_alive()
+        stream.close()
+        thread.join(TIMEOUT)
+        assert woken == [True]
+        assert near.fileno() == -1
+        for call in (stream.receive, stream.push, lambda: stream.wait(READ, soon())):
+            with pytest.raises(ConnectionAbortedError, match="closed"):
+                call()
+
+
+def test_bytes_go_out_in_order_and_a_mark_says_when() -> None:
+    with small_pair() as (near, far):
+        stream = Stream(near, time.monotonic)
+        first, second = stream.append(b"a" * 10), stream.append(b"b" * 100_000)
+        assert stream.push(first) == 0
+        assert stream.push(second) == WRITE
+        assert 0 < stream.unsent < 100_010
+        got = b""
+        while stream.push():
+            got += far.recv(65536)
+        while len(got) < 100_010:
+            got += far.recv(65536)
+        assert got == b"a" * 10 + b"b" * 100_000
+        assert stream.unsent == 0
+        stream.close()
+
+
+def test_a_full_socket_takes_nothing_and_loses_nothing() -> None:
+    with small_pair() as (near, far):
+        taken = fill(near)
+        stream = Stream(near, time.monotonic)
+        mark = stream.append(b"end")
+        assert stream.push(mark) == WRITE
+        assert stream.unsent == 3
+        left = taken
+        while left:
+            left -= len(far.recv(min(left, 65536)))
+        assert stream.wait(WRITE, soon())
+        assert stream.push(mark) == 0
+        assert far.recv(10) == b"end"
+        stream.close()
+
+
+def test_a_forked_child_lets_go_without_a_word() -> None:
+    near, far = socket.socketpair()
+    with far, socket.socket(fileno=near.fileno()) as copy:
+        stream = Stream(near.dup(), time.monotonic)
+        near.detach()
+        stream.discard()
+        far.settimeout(TIMEOUT)
+        copy.sendall(b"the parent goes on")
+        assert far.recv(100) == b"the parent goes on"
