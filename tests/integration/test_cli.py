@@ -203,6 +203,7 @@ def test_the_page_is_served() -> None:
     with command("run", "--port", "0", "--wait", "--id", "b", "--", "true") as it:
         with urllib.request.urlopen(f"http://127.0.0.1:{it.port}/", timeout=BOUND) as response:
             assert 'data-channel="process:b"' in response.read().decode()
+        it.saw("the page is served until Ctrl-C", "err")
         it.signal(signal.SIGTERM)
         assert it.end() == 0
 
@@ -365,6 +366,31 @@ def test_tail_without_a_server_says_so_and_tries_on() -> None:
         it.signal(signal.SIGINT)
         assert it.end() == 130
         assert not any("Traceback" in line for line in it.err)
+
+
+def test_tail_that_is_refused_gives_up() -> None:
+    def refuse(environ, start_response):  # type: ignore[no-untyped-def]
+        start_response("401 Unauthorized", [("Content-Length", "0")])
+        return []
+
+    with serve(Hub(), path="/elsewhere", app=refuse) as server:
+        code, out, err = run("tail", f"ws://127.0.0.1:{server.port}/ws", "news")
+    assert (code, out) == (1, [])
+    assert "401" in err[-1]
+
+
+def test_tail_ends_when_nobody_reads_it() -> None:
+    hub = Hub()
+    with serve(hub) as server:
+        hub.send_process_output("a", "first")
+        reading, writing = os.pipe()
+        with command("tail", server.url, "process:a", stdout=writing) as it:
+            os.close(writing)
+            assert os.read(reading, 100) == b"first\n"
+            os.close(reading)
+            hub.send_process_output("a", "second")
+            assert it.end() == 128 + signal.SIGPIPE
+            assert not any("Traceback" in line or "Broken" in line for line in it.err)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""What the command line takes, says and returns, called in this process."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import urllib.request
+
+import pytest
+
+import ws_hub
+from tests.support import RawPeer
+from ws_hub import cli
+from ws_hub.signals import Signals
+from ws_hub.tail import socket_url
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "tail"])
+def test_help_of_each_command_has_examples(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    text = helped(capsys, command, "--help")
+    assert f"examples:\n  ws-hub {command}" in text
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = helped(capsys, "--help")
+    assert all(re.search(rf"^ +{each} ", text, re.MULTILINE) for each in ("run", "serve", "tail"))
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert helped(capsys, "--version") == f"ws-hub {ws_hub.__version__}\n"
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "http"])
+def test_a_port_is_a_port(capsys: pytest.CaptureFixture[str], port: str) -> None:
+    assert f"argument --port: invalid port value: '{port}'" in failed(
+        capsys, "serve", f"--port={port}"
+    )
+
+
+@pytest.mark.parametrize("since", ["-1", "x"])
+def test_since_is_a_number(capsys: pytest.CaptureFixture[str], since: str) -> None:
+    assert "argument --since: invalid number value" in failed(
+        capsys, "tail", f"--since={since}", "ws://h/", "c"
+    )
+
+
+def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "required: COMMAND" in failed(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "channels"),
+    [
+        ("ws://h:1/ws?token=a", "ws://h:1/ws?token=a", []),
+        ("http://h:1", "ws://h:1/ws", []),
+        ("https://h/?channel=process%3Ab", "wss://h/ws", ["process:b"]),
+        ("http://h/tools/live", "ws://h/tools/live", []),
+    ],
+)
+def test_the_address_of_the_page_is_that_of_the_socket(
+    text: str, url: str, channels: list[str]
+) -> None:
+    assert socket_url(text) == (url, channels)
+
+
+def test_open_shows_the_page_and_waits_for_its_viewer(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    viewer = threading.Thread(target=_watch, args=(opened,))
+
+    def browse(url: str) -> bool:
+        opened.append(url)
+        viewer.start()
+        return True
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    assert cli.main(["run", "--port", "0", "--open", "--id", "b", "--", "sh", "-c", "exit 3"]) == 3
+    viewer.join(5)
+    assert opened[1:] == ["running", "1001"]
+    assert opened[0] in capfd.readouterr().err
+
+
+def _watch(opened: list[str]) -> None:
+    with urllib.request.urlopen(opened[0], timeout=5) as response:
+        assert b"process:b" in response.read()
+    peer = RawPeer("127.0.0.1", int(opened[0].split(":")[2].strip("/")))
+    with peer.sock:
+        peer.send_json({"type": "subscribe", "channel": "process:b"})
+        opened.append(peer.recv_json()["data"]["status"])
+        opened.append(str(peer.recv_close()[0]))
+
+
+def test_signals_come_as_news_and_the_handlers_before_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        signals.put(None)
+        assert [signals.wait(5) for _ in range(3)] == [signal.SIGTERM, signal.SIGINT, None]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_beside_the_main_thread_no_handler_is_set() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def look() -> None:
+        with Signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(5)
+    assert seen == [before]
+
+
+@pytest.mark.parametrize(
+    ("program", "name"), [("/usr/bin/make", "make"), ("a b$c", "a-b-c"), ("...", "run")]
+)
+def test_a_process_is_named_after_its_program(program: str, name: str) -> None:
+    assert cli._name(program) == name
