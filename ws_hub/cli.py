@@ -19,6 +19,7 @@ import logging
 import os
 import queue
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -46,6 +47,7 @@ _FAILED, _USAGE, _NOT_EXECUTABLE, _NOT_FOUND = 1, 2, 126, 127  # as shells have 
 _FORWARD_FOR = 2.0  # seconds that a program gets to end by the signal that we got
 _VIEWER_WITHIN = 10.0  # seconds that a browser, started by --open, gets to show up
 _JOIN = 5.0
+_SIZE = (100, 40)  # of a program's terminal where we have none: what a page shows well
 
 _EXIT_CODES = """\
 exit codes:
@@ -248,7 +250,8 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         screens = {name: Screen(out) for name, out in _outputs().items()}
         mirror = functools.partial(_mirror, screens)
         try:
-            process = run_process(hub, argv, process_id, pty=pty, on_line=mirror)
+            environment = _sized() if pty else None
+            process = run_process(hub, argv, process_id, pty=pty, env=environment, on_line=mirror)
         except ProcessStartError as error:
             missing = isinstance(error.__cause__, FileNotFoundError)
             return _fail(str(error), _NOT_FOUND if missing else _NOT_EXECUTABLE)
@@ -270,6 +273,12 @@ def _name(program: str) -> str:
     """Return a process id that says which program it is."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(program))[:64]
     return name.strip("-.") or "run"
+
+
+def _sized() -> dict[str, str]:
+    """Return our environment with the size of our terminal, for the one of the program."""
+    columns, lines = shutil.get_terminal_size(_SIZE)
+    return {**os.environ, "COLUMNS": str(columns), "LINES": str(lines)}
 
 
 def _outputs() -> dict[str, TextIO]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -10,8 +11,10 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -263,6 +266,20 @@ def test_in_a_terminal_the_program_has_one_too_and_keeps_its_colours() -> None:
         os.close(theirs)
     assert "\x1b[31mred\x1b[0m" in text
     assert "20%" in text
+
+
+def test_the_programs_terminal_is_as_large_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("LINES", raising=False)
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 123, 0, 0))
+        with command("run", "--port", "0", *shell("stty size <&1"), stdout=theirs) as it:
+            assert it.end() == 0
+        assert os.read(ours, 65536).decode().startswith("33 123")
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_output_that_nobody_reads_does_not_end_the_run() -> None:
