@@ -68,8 +68,7 @@ class Outbox:
                 return False
             self._notices += 1
         elif self.messages and (
-            self.messages + messages > self.max_messages
-            or self.size + len(frames) > self.max_bytes
+            self.messages + messages > self.max_messages or self.size + len(frames) > self.max_bytes
         ):
             return False
         self._entries.append((frames, messages, beyond))
