@@ -42,6 +42,9 @@ class Command:
             stdout=stdout,
             stderr=subprocess.PIPE,
             cwd=ROOT,
+            # Not left out: readline, if somebody imports it, puts a size of its own into
+            # the environment that children inherit, past os.environ.
+            env=dict(os.environ),
             text=True,
         )
         self.out: list[str] = []
