@@ -1,0 +1,170 @@
+"""The Flask extension under Flask's own server and gunicorn, and the example that shows it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.apps.launch import ROOT, START, Running, command
+from tests.integration.test_fork import in_child
+from tests.support import TIMEOUT, RawPeer, wait_until
+from ws_hub import Hub, HubConfig, HubNotRunning, serve
+
+flask = pytest.importorskip("flask")
+from ws_hub.flask import HubExtension  # noqa: E402 - needs Flask
+
+EXAMPLE = str(ROOT / "examples" / "flask_app.py")
+SERVERS = {
+    "flask run": ["flask", "--app", EXAMPLE, "run", "--port", "0"],
+    "flask run, reloader": ["flask", "--app", EXAMPLE, "run", "--port", "0", "--debug"],
+    "gunicorn": [
+        "gunicorn", "--bind", "127.0.0.1:0", "--worker-class", "gthread", "--threads", "2",
+        "--preload", "--chdir", "examples", "flask_app:app",
+    ],
+}  # fmt: skip
+
+
+def post(running: Running, path: str, value: Any) -> Any:
+    request = urllib.request.Request(
+        f"http://{running.host}:{running.port}{path}",
+        json.dumps(value).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        return json.loads(response.read())
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_the_example_pushes_from_a_view_to_every_client(kind: str) -> None:
+    with command([sys.executable, "-m", *SERVERS[kind]]) as running:
+        with (
+            RawPeer(running.host, running.port) as one,
+            RawPeer(running.host, running.port) as two,
+        ):
+            assert post(running, "/say", "hello") == {"listening": 2}
+            for peer in (one, two):
+                assert peer.recv_json()["data"] == {"event": "said", "data": "hello"}
+            assert one.close() == (1000, "")
+        lines = [line for line in running.complaints() if "development server" not in line]
+        assert lines == []
+
+
+def make(**options: Any) -> tuple[Any, HubExtension]:
+    app = flask.Flask(__name__)
+    extension = HubExtension(app, **options)
+
+    @app.get("/")
+    def index() -> str:
+        return "hello"
+
+    return app, extension
+
+
+@pytest.fixture
+def stopped() -> Iterator[list[HubExtension]]:
+    made: list[HubExtension] = []
+    yield made
+    for extension in made:
+        extension.hub.stop()
+
+
+def test_the_hub_starts_with_the_first_request(stopped: list[HubExtension]) -> None:
+    app, extension = make()
+    stopped.append(extension)
+    with pytest.raises(HubNotRunning):
+        extension.hub.send_event("too early")
+    assert app.test_client().get("/").text == "hello"
+    assert extension.hub.running
+    assert app.test_client().get("/ws").status_code == 426
+    assert app.extensions["ws_hub"] is extension
+
+
+def test_many_first_requests_start_it_once(stopped: list[HubExtension]) -> None:
+    app, extension = make()
+    stopped.append(extension)
+    together = threading.Barrier(8)
+
+    def visit() -> None:
+        together.wait(TIMEOUT)
+        app.test_client().get("/")
+
+    threads = [threading.Thread(target=visit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert [t.name for t in threading.enumerate()].count("ws-hub:run") == 1
+
+
+def test_a_hub_that_was_stopped_is_not_started_by_a_late_request() -> None:
+    app, extension = make()
+    app.test_client().get("/")
+    extension.hub.stop()
+    assert app.test_client().get("/").status_code == 200
+    assert not extension.hub.running
+
+
+def test_a_hub_and_a_path_of_ones_own_and_init_app(stopped: list[HubExtension]) -> None:
+    connected = threading.Event()
+    hub = Hub(HubConfig(on_connect=lambda client: connected.set()))
+    extension = HubExtension(path="/live", hub=hub)
+    stopped.append(extension)
+    app = flask.Flask(__name__)
+    extension.init_app(app)
+    other = flask.Flask("other")
+    extension.init_app(other, path="/elsewhere")
+    for wsgi, path in ((app, "/live"), (other, "/elsewhere")):
+        with serve(Hub(), app=wsgi) as site, RawPeer(site.host, site.port, path) as peer:
+            assert connected.wait(TIMEOUT)
+            extension.hub.send_event("both")
+            assert peer.recv_json()["data"]["event"] == "both"
+            connected.clear()
+    with pytest.raises(RuntimeError, match="already"):
+        HubExtension(app)
+
+
+def test_a_forked_child_starts_its_own(stopped: list[HubExtension]) -> None:
+    app, extension = make()
+    stopped.append(extension)
+    app.test_client().get("/")
+
+    def visit() -> None:
+        assert not extension.hub.running
+        app.test_client().get("/")
+        assert extension.hub.running
+        extension.hub.stop()
+
+    in_child(visit)
+    assert extension.hub.running
+
+
+def test_a_hub_that_cannot_start_does_not_take_the_pages_with_it(
+    monkeypatch: pytest.MonkeyPatch, stopped: list[HubExtension]
+) -> None:
+    app, extension = make()
+    stopped.append(extension)
+
+    def refuse() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extension.hub, "start", refuse)
+        assert app.test_client().get("/").text == "hello"
+    assert app.test_client().get("/").text == "hello"
+    wait_until(lambda: extension.hub.running)
+
+
+def test_without_flask_the_error_names_the_extra() -> None:
+    code = "import sys; sys.modules['flask'] = None; import ws_hub; import ws_hub.flask"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=START
+    )
+    assert ended.returncode == 1
+    assert "pip install 'ws-hub[flask]'" in ended.stderr
