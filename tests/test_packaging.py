@@ -47,6 +47,7 @@ PUBLIC = [
     "MessageDecodeError",
     "MessageEncodeError",
     "MessageType",
+    "MessagesLost",
     "NotConnected",
     "PeerError",
     "Process",

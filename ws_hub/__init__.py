@@ -37,6 +37,7 @@ from .errors import (
     SendTimeout,
     WsHubError,
 )
+from .following import MessagesLost
 from .hub import Hub
 from .listener import Listener
 from .message import Message, MessageType
@@ -71,6 +72,7 @@ __all__ = [
     "MessageDecodeError",
     "MessageEncodeError",
     "MessageType",
+    "MessagesLost",
     "NotConnected",
     "PeerError",
     "Process",

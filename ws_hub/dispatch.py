@@ -170,7 +170,8 @@ class Dispatcher:
         else:
             replay = Replay(Position("", 0), (), not since)
         subscription.live = True
-        subscription.recovers = subscription.recovers or named
+        # Who sends an `id` or a position speaks our extensions, and understands `lagged`.
+        subscription.recovers = subscription.recovers or named or request.id is not None
         answer = self._answer(request, replay)
         messages = len(replay.frames) + bool(answer)
         if not messages or target.offer(answer + b"".join(replay.frames), messages):

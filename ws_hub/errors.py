@@ -16,6 +16,8 @@ The tree::
     ├── NotConnected (ConnectionError)      a ReconnectingClient between connections
     ├── HandshakeRefused (ConnectionError)  a server said no: HTTP status
     ├── MaxRetriesExceeded (ConnectionError)
+    ├── ProcessStartError (OSError)         in `spawn`: a program that cannot be started
+    ├── MessagesLost                        in `following`: a gap, with the channel
     ├── AdoptionError (RuntimeError)        a server whose socket cannot be taken
     └── PeerError                           the far end broke a rule
         ├── MessageDecodeError              answered with an `error` message

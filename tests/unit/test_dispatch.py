@@ -254,3 +254,12 @@ def test_a_replay_that_finds_no_room_is_a_lag_from_where_it_was_to_begin() -> No
     box.room = 100
     stage.subscribe(box, "kept", since=1, epoch="epoch")
     assert [each["seq"] for each in box.messages[1:]] == [2, 3, 4, 5]
+
+
+def test_who_subscribes_with_an_id_is_told_where_it_lags_too() -> None:
+    stage = Stage()
+    box = stage.box()
+    stage.subscribe(box, "kept", id=1)
+    box.room = 0
+    stage.say(("kept", 1))
+    assert (box.messages[-1]["type"], box.messages[-1]["seq"]) == ("lagged", 0)
