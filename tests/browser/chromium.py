@@ -109,11 +109,11 @@ class Browser:
         self._end()
 
     def _end(self) -> None:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # some of its helpers stay behind
+        self._process.wait()
         shutil.rmtree(self._profile, ignore_errors=True)
 
 
