@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Result", "relate", "result_of", "table"]
+__all__ = ["Result", "relate", "result_of", "short", "table"]
 
 
 @dataclass
@@ -123,14 +123,14 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _cells(result: Result) -> tuple[str, ...]:
-    low_high = "" if result.low is None else f"{_short(result.low)} .. {_short(result.high)}"
+    low_high = "" if result.low is None else f"{short(result.low)} .. {short(result.high)}"
     ratios = ", ".join(f"{value:.2f} x {name}" for name, value in result.ratios.items())
-    extra = ", ".join(f"{name} {_short(value)}" for name, value in result.extra.items())
+    extra = ", ".join(f"{name} {short(value)}" for name, value in result.extra.items())
     note = "; ".join(part for part in (extra, result.note) if part)
     return (
         result.row,
         result.server,
-        _short(result.median),
+        short(result.median),
         low_high,
         result.unit,
         ratios,
@@ -138,7 +138,7 @@ def _cells(result: Result) -> tuple[str, ...]:
     )
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
     """Write a figure with three digits that mean something."""
     if value is None:
         return "-"

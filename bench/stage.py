@@ -28,7 +28,7 @@ __all__ = ["Burst", "ProcessFailed", "Stage", "installed", "staged"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 90.0  # seconds for an answer
-_STUCK = 5.0  # seconds that publishing calls may last once the clients have given up
+_STUCK = 2.0  # seconds that publishing calls may last once the clients have given up
 _END = 5.0  # seconds that a process gets to end
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import engine, run, wire
+from bench import document, engine, machine, run, wire
 from bench.result import Result, relate, result_of, table
 from bench.rows import ROWS, Incomplete, Plan, Row, Sample
 from bench.servers import CONTENDERS, FLOORS, PEERS
@@ -247,3 +247,42 @@ def check_schema(found: dict[str, object]) -> None:
             else:
                 assert result["low"] <= result["median"] <= result["high"]
                 assert result["repeats"] >= 1
+
+
+# --- the page ------------------------------------------------------------------------------
+
+
+def test_the_page_gets_the_figures_between_its_marks_and_keeps_its_words(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    marked = "before\n<!-- results: made by bench.document -->\n{}<!-- end of results -->\nafter\n"
+    page.write_text(marked.format("old\n"), encoding="utf-8")
+    found = run.report(
+        [ROWS[0]],
+        [
+            Result(ROWS[0].name, "ws_hub", "us", "lower", 1.5, 1.0, 2.0, 5, "", {"floor": 1.25}),
+            Result(ROWS[0].name, "floor", "us", "lower", None, note="it stopped"),
+        ],
+        TINY,
+        {**machine.facts(), "load_average": 100.0},
+        1.0,
+    )
+    document.document(found, page)
+    text = page.read_text(encoding="utf-8")
+    assert text == marked.format(document.markdown(found))
+    assert "| ws_hub | 1.5 | 1 .. 2 | 1.25 x floor |  |" in text
+    assert "| floor | - |  |  | it stopped |" in text
+    assert "busy with other work" in text
+
+
+def test_a_page_without_a_place_for_figures_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("words\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no place"):
+        document.document({}, page)
+    assert page.read_text(encoding="utf-8") == "words\n"
+
+
+def test_the_page_of_the_project_has_a_place_for_figures() -> None:
+    text = (Path(run.__file__).parent.parent / "docs" / "performance.md").read_text("utf-8")
+    assert text.count("<!-- results: made by bench.document -->\n") == 1
+    assert text.count("<!-- end of results -->\n") == 1

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _ENOUGH = 0.5  # seconds after which a sample takes no further burst
-_LONG = 2.0  # seconds that a burst may be expected to take
+_LONG = 1.0  # seconds that a burst may be expected to take
 
 
 @dataclass(frozen=True)

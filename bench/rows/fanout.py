@@ -66,7 +66,7 @@ def _relay(stage: Stage, plan: Plan) -> Sample:
         "exchange",
         texts=[echo_text("relay", 64)],
         clients=1,
-        count=plan.times(2000),
+        count=plan.times(1000),
         timeout=_TIMEOUT,
     )["ns"]
     return Sample(statistics.median(found) / 1000, {"p99 us": percentile(found, 0.99) / 1000})
@@ -115,7 +115,7 @@ ROWS = (
         "microseconds from a client's send until it has read the answer, JSON read and written "
         "by all servers, one client",
         "us",
-        _echo(1, 2000),
+        _echo(1, 1000),
         _ECHOES,
         _ALONE,
     ),
@@ -131,7 +131,7 @@ ROWS = (
         "echo-100",
         "the same as echo, 100 clients at once, each with one message under way",
         "us",
-        _echo(100, 100),
+        _echo(100, 40),
         _ECHOES,
         _HUNDRED,
     ),

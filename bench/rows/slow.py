@@ -15,7 +15,7 @@ __all__ = ["ROWS"]
 # 7.5 MB, of which the kernel takes 2.5 to 4.
 _SIZE = 64 * 1024
 _BROADCASTS = 120
-_GIVE_UP = 3.0  # seconds without a whole broadcast: a server that waits for a slow client
+_GIVE_UP = 2.0  # seconds without a whole broadcast: a server that waits for a slow client
 _RATES = (0, 1000)  # bytes a second that the slow clients read
 
 

@@ -24,9 +24,6 @@ class _Werkzeug(Server):
         threading.Thread(target=self._server.serve_forever, name="serve", daemon=True).start()
         return int(self._server.server_port)
 
-    def stop(self) -> None:
-        self._server.shutdown()
-
     def prepare(self) -> None:
         """Add what the application serves."""
         raise NotImplementedError

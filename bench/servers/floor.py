@@ -30,9 +30,6 @@ class Floor(Server):
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
         return int(self._listener.getsockname()[1])
 
-    def stop(self) -> None:
-        self._listener.close()
-
     def clients(self) -> int:
         return len(self._socks)
 

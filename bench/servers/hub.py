@@ -39,9 +39,6 @@ class HubServer(Server):
         self._server = ws_hub.serve(self.hub)
         return self._server.port
 
-    def stop(self) -> None:
-        self._server.close()
-
     def clients(self) -> int:
         return self.hub.client_count()
 

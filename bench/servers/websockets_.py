@@ -44,9 +44,6 @@ class AsyncioBroadcast(Server):
         finally:
             self._connections.discard(connection)
 
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-
     def clients(self) -> int:
         return len(self._connections)
 
@@ -84,9 +81,6 @@ class _Sync(Server):
         finally:
             with self._lock:
                 del self._connections[connection]
-
-    def stop(self) -> None:
-        self._server.shutdown()
 
     def clients(self) -> int:
         return len(self._connections)
