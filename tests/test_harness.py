@@ -104,6 +104,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> str:
     (directory / "test_leaks.py").write_text(LEAKS, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     command += ["-c", str(ROOT / "setup.cfg"), "-rA", "--switchinterval", "1e-5"]
+    command += ["--leak-timeout", "1"]
     run = subprocess.run(
         [*command, str(directory)],
         cwd=ROOT,
