@@ -50,9 +50,13 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
 
     Threads: the request thread, between the server's last read and its next write.
     """
+    copy = -1
     try:
-        sock = socket.socket(fileno=os.dup(fd))
+        copy = os.dup(fd)
+        sock = socket.socket(fileno=copy)
     except OSError as error:
+        if copy >= 0:
+            os.close(copy)
         raise AdoptionError(f"descriptor {fd} is no socket: {error}") from error
     try:
         if sock.type != socket.SOCK_STREAM:
@@ -76,5 +80,9 @@ def leave(fd: int) -> ThrowAway:
     """
     near_end, far_end = socket.socketpair()
     with near_end:
-        os.dup2(near_end.fileno(), fd, inheritable=False)
+        try:
+            os.dup2(near_end.fileno(), fd, inheritable=False)
+        except OSError:
+            far_end.close()
+            raise
     return ThrowAway(far_end)

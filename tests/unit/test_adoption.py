@@ -1,0 +1,148 @@
+"""A connection taken out of a server's hands: the server keeps a throw-away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import open_files
+from tests.support import small_pair, tcp_pair
+from ws_hub import adoption
+from ws_hub.adoption import adopt, leave
+from ws_hub.errors import AdoptionError
+
+
+def test_what_is_adopted_is_the_connection_itself() -> None:
+    with tcp_pair() as (server, peer):
+        ours, throw_away = adopt(server.fileno())
+        with ours:
+            ours.sendall(b"from us")
+            assert peer.recv(100) == b"from us"
+            peer.sendall(b"to us")
+            ours.settimeout(5)
+            assert ours.recv(100) == b"to us"
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert ours.getpeername() == peer.getsockname()
+        throw_away.release()
+
+
+def test_what_the_server_then_does_reaches_nobody() -> None:
+    with tcp_pair() as (server, peer):
+        ours, throw_away = adopt(server.fileno())
+        with ours:
+            server.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            server.shutdown(socket.SHUT_RDWR)
+            server.close()
+            throw_away.release()
+            ours.sendall(b"marker")
+            assert peer.recv(100) == b"marker"
+
+
+def test_the_servers_reads_find_the_end_when_they_are_to() -> None:
+    with tcp_pair() as (server, _):
+        ours, throw_away = adopt(server.fileno())
+        with ours:
+            server.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                server.recv(1)
+            throw_away.end_input()
+            assert server.recv(1) == b""
+            server.sendall(b"still taken")
+        throw_away.release()
+
+
+def test_the_server_finds_its_connection_ended_when_it_is_released() -> None:
+    with tcp_pair() as (server, _):
+        ours, throw_away = adopt(server.fileno())
+        throw_away.release()
+        throw_away.release()
+        with ours:
+            assert server.recv(1) == b""
+            with pytest.raises(BrokenPipeError):
+                server.send(b"x")
+
+
+def test_the_mode_of_the_servers_descriptor_is_no_longer_ours() -> None:
+    with tcp_pair() as (server, _):
+        ours, throw_away = adopt(server.fileno())
+        with ours:
+            ours.setblocking(True)
+            server.setblocking(False)
+            assert os.get_blocking(ours.fileno())
+        throw_away.release()
+
+
+def test_a_unix_socket_can_be_adopted_too() -> None:
+    with small_pair() as (server, peer):
+        ours, throw_away = adopt(server.fileno())
+        with ours:
+            ours.sendall(b"x")
+            assert peer.recv(1) == b"x"
+        throw_away.release()
+
+
+def test_what_is_adopted_is_not_inherited_by_programs() -> None:
+    with small_pair() as (server, _):
+        ours, throw_away = adopt(server.fileno())
+        with ours:
+            assert not ours.get_inheritable()
+            assert not os.get_inheritable(server.fileno())
+        throw_away.release()
+
+
+def test_a_closed_descriptor_is_refused() -> None:
+    with pytest.raises(AdoptionError, match="no socket"):
+        adopt(-1)
+
+
+def test_a_descriptor_that_is_no_socket_is_refused_and_none_is_left_open(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        before = open_files()
+        with pytest.raises(AdoptionError, match="no socket"):
+            adopt(file.fileno())
+        assert open_files() == before
+
+
+def test_a_datagram_socket_is_refused_and_stays_what_it_is() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        before = open_files()
+        with pytest.raises(AdoptionError, match="no stream socket"):
+            adopt(near.fileno())
+        assert open_files() == before
+        near.send(b"x")
+        assert far.recv(10) == b"x"
+
+
+def test_a_failing_swap_leaves_the_server_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int) -> object:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(adoption, "leave", refuse)
+    with tcp_pair() as (server, peer):
+        before = open_files()
+        with pytest.raises(OSError, match="too many"):
+            adopt(server.fileno())
+        assert open_files() == before
+        server.sendall(b"HTTP/1.1 500")
+        assert peer.recv(100) == b"HTTP/1.1 500"
+
+
+def test_a_swap_that_fails_leaves_no_descriptor_open() -> None:
+    before = open_files()
+    with pytest.raises(OSError):
+        leave(-1)
+    assert open_files() == before
+
+
+def test_leaving_alone_ends_the_connection_when_nobody_else_has_it() -> None:
+    with tcp_pair() as (server, peer):
+        throw_away = leave(server.fileno())
+        assert peer.recv(1) == b""
+        with contextlib.closing(server):
+            server.sendall(b"into nothing")
+        throw_away.release()
