@@ -74,15 +74,16 @@ class History:
         # guards: everything below. Taken after the hub's lock; nothing is taken under it.
         self._lock = threading.Lock()
         self._channels: OrderedDict[str, _Channel] = OrderedDict()  # longest unused first
-        # Channels that somebody waits for and nobody has written to: they have an epoch,
-        # so that a position given out stays good, and cannot crowd out what is kept.
+        # Channels that keep nothing, not yet or not any more, but have a numbering: a
+        # position given out stays good, and who still listens, whom nobody tells of a new
+        # numbering, takes no message for an old one. They cannot crowd out what is kept.
         self._awaited: OrderedDict[str, _Channel] = OrderedDict()
         self._next_expiry = math.inf
 
     def next_seq(self, channel: str) -> int:
         """Return the number that the next message of a channel will have."""
         with self._lock:
-            found = self._channels.get(channel)
+            found = self._channels.get(channel) or self._awaited.get(channel)
             return found.seq + 1 if found else 1
 
     def append(self, channel: str, frame: bytes, now: float, *, over: bool = False) -> None:
@@ -111,7 +112,7 @@ class History:
             kept = self._awaited.pop(channel, None) or _Channel(self._new_epoch())
             self._channels[channel] = kept
             if len(self._channels) > _MAX_CHANNELS:
-                self._channels.popitem(last=False)
+                self._free_locked(next(iter(self._channels)))
         self._channels.move_to_end(channel)
         return kept
 
@@ -119,10 +120,23 @@ class History:
         assert self._lock.locked()
         kept = self._channels.get(channel) or self._awaited.get(channel)
         if kept is None:
-            kept = self._awaited[channel] = _Channel(self._new_epoch())
-            if len(self._awaited) > _MAX_CHANNELS:
-                self._awaited.popitem(last=False)
+            kept = _Channel(self._new_epoch())
+            self._await_locked(channel, kept)
         return kept
+
+    def _free_locked(self, channel: str) -> None:
+        """Forget what was said in a channel, but not how far it was numbered."""
+        assert self._lock.locked()
+        kept = self._channels.pop(channel)
+        kept.frames.clear()
+        kept.size = 0
+        self._await_locked(channel, kept)
+
+    def _await_locked(self, channel: str, empty: _Channel) -> None:
+        assert self._lock.locked()
+        self._awaited[channel] = empty
+        if len(self._awaited) > _MAX_CHANNELS:
+            self._awaited.popitem(last=False)
 
     def replay(
         self, channel: str, *, since: int | None = None, epoch: str = "", last: int | None = None
@@ -161,7 +175,7 @@ class History:
         with self._lock:
             if now >= self._next_expiry:
                 for name in [n for n, kept in self._channels.items() if kept.expires <= now]:
-                    del self._channels[name]
+                    self._free_locked(name)
                 self._next_expiry = min(
                     (kept.expires for kept in self._channels.values()), default=math.inf
                 )

@@ -108,7 +108,7 @@ def test_a_channel_that_nobody_wrote_to_has_a_position_that_stays_good() -> None
     assert after.position.epoch == before.epoch
 
 
-def test_a_finished_channel_is_freed_after_its_time_and_numbered_anew() -> None:
+def test_a_finished_channel_is_freed_after_its_time() -> None:
     history = make()
     say(history, b"running")
     history.append("a", b"exited", 5.0, over=True)
@@ -116,10 +116,7 @@ def test_a_finished_channel_is_freed_after_its_time_and_numbered_anew() -> None:
     assert history.names() == ["a"]
     assert history.expire(15.0) == math.inf
     assert history.names() == []
-    say(history, b"again", now=20.0)
-    replay = history.replay("a", since=2, epoch="epoch-1")
-    assert not replay.recovered
-    assert replay.position.seq == 1
+    assert list(history.replay("a", since=0).frames) == []
 
 
 def test_a_silent_channel_is_kept_much_longer() -> None:
@@ -145,3 +142,29 @@ def test_looking_at_many_channels_frees_none_that_is_kept(monkeypatch: pytest.Mo
     for number in range(10):
         history.replay(f"other-{number}", since=0)
     assert list(history.replay("a", since=0).frames) == [b"x"]
+
+
+def test_a_freed_channel_goes_on_with_its_numbers_for_who_still_listens() -> None:
+    history = make()
+    say(history, b"1", b"2")
+    history.append("a", b"3", 5.0, over=True)
+    history.expire(15.0)
+    assert history.names() == []
+    assert history.next_seq("a") == 4
+    say(history, b"4", now=20.0)
+    replay = history.replay("a", since=3, epoch="epoch-1")
+    assert (list(replay.frames), replay.recovered) == ([b"4"], True)
+    assert not history.replay("a", since=1, epoch="epoch-1").recovered
+
+
+def test_a_channel_that_made_room_goes_on_with_its_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MAX_CHANNELS", 1)
+    history = make()
+    say(history, b"1", b"2")
+    say(history, b"1", channel="b")
+    assert history.names() == ["b"]
+    assert history.next_seq("a") == 3
+    assert history.replay("a", since=2, epoch="epoch-1").recovered
+    assert not history.replay("a", since=1, epoch="epoch-1").recovered
