@@ -158,7 +158,11 @@ class Dispatcher:
         subscription = request.subscription
         target, channel = subscription.subscriber, subscription.channel
         if self._channels.get(target, channel) is not subscription:
-            return  # unsubscribed, or gone, in the meantime
+            # Unsubscribed, or gone, in the meantime. A request is answered all the same.
+            answer = self._answer(request, Replay(Position("", 0), (), False))
+            if answer and not target.offer(answer, 1, beyond=True):
+                self._cut(target)
+            return
         rule = self._rule_for(channel)
         since, named = request.since, request.since is not None or request.last is not None
         if not named and rule.replay and not subscription.live:

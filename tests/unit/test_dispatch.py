@@ -192,9 +192,43 @@ def test_a_subscription_that_ended_before_its_turn_does_not_go_live() -> None:
     assert subscription is not None
     stage.channels.remove(box, "a")
     stage.channels.add(box, "a", 10)
-    stage.dispatcher.activate(Activation(subscription, id=1))
+    stage.dispatcher.activate(Activation(subscription))
     stage.say(("a", 1))
     assert box.messages == []
+
+
+def test_a_request_whose_subscription_ended_before_its_turn_is_answered() -> None:
+    stage = Stage()
+    box = stage.box(room=0)
+    subscription = stage.channels.add(box, "kept", 10)
+    assert subscription is not None
+    stage.channels.remove(box, "kept")
+    stage.dispatcher.activate(Activation(subscription, id=1))
+    stage.dispatcher.activate(Activation(subscription, id=2, since=0))
+    assert [(each["id"], each["data"]) for each in box.messages] == [
+        (1, {"channel": "kept"}),
+        (2, {"channel": "kept", "recovered": False, "replayed": 0}),
+    ]
+
+
+def test_who_has_no_room_even_for_what_must_not_be_lost_is_cut() -> None:
+    stage = Stage()
+    stage.say(("kept", 1), ("kept", 2))
+    box = stage.box(room=0)
+    box.offer = lambda *args, **settings: False  # type: ignore[method-assign]
+    subscription = stage.subscribe(box, "kept", since=0)
+    assert stage.evicted == [box]
+    stage.channels.remove(box, "kept")
+    stage.dispatcher.activate(Activation(subscription, id=1))
+    assert stage.evicted == [box, box]
+
+
+def test_a_replay_without_room_cuts_who_knows_no_way_to_ask_again() -> None:
+    stage = Stage()
+    stage.say(("process:x", 1), ("process:x", 2))
+    box = stage.box("process:x", room=1)
+    assert (stage.evicted, box.messages) == ([box], [])
+    assert stage.counters.snapshot()["dropped"] == 2
 
 
 def test_who_has_no_room_for_a_broadcast_is_cut_and_counted_once() -> None:
