@@ -5,6 +5,7 @@ Must not know sockets, clients or the hub.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from .mailbox import Mailbox
@@ -68,9 +69,13 @@ class Listener:
     # --- hub thread ------------------------------------------------------------------------
 
     def deliver(self, batch: Batch) -> list[Publication]:
-        """Queue messages for the callable; return those that found no room."""
+        """Queue messages for the callable; return those that found no room.
+
+        They are to be dropped, whatever the channel's rule is for clients: there is no
+        connection that could be cut.
+        """
         refused = [
-            publication
+            dataclasses.replace(publication, overflow="drop")
             for publication in batch.publications
             if not self._mailbox.post(publication.delivered)
         ]

@@ -381,3 +381,49 @@ def test_the_hub_survives_an_error_of_its_own(
     hub.broadcast(Message("next"))
     hub._turn()
     assert [each["type"] for each in peer.messages()] == ["next"]
+
+
+def test_a_listener_that_is_too_slow_keeps_nothing_from_the_others(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ws_hub.hub._LISTENER_MESSAGES", 1)
+    hub = make(rules=[ChannelRule(pattern="*", overflow="disconnect")])
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(message: Message) -> None:
+        entered.set()
+        go.wait(5)
+
+    listener = hub.listen("news", slow)
+    with small_pair(1 << 16) as (near, far):
+        peer = Peer(hub, near, far)
+        hub.subscribe(peer.client, "news")
+        hub.send_to_channel("news", Message("first"))
+        hub._turn()
+        assert entered.wait(5)
+        for number in range(3):
+            hub.send_to_channel("news", Message("more", data=number))
+        hub._turn()
+        assert len(peer.messages()) == 4
+    assert listener.dropped == hub.stats().dropped == 2
+    assert hub.stats().slow_disconnects == 0
+    assert hub.has_subscribers("news")
+    assert "error of its own" not in caplog.text
+    go.set()
+
+
+def test_every_request_is_answered_once_also_one_that_was_taken_back_at_once(
+    hub: Hub, peer: Peer
+) -> None:
+    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+    hub._received(peer.client, '{"type":"unsubscribe","channel":"news","id":2}')
+    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":3}')
+    hub._turn()
+    assert [(each["type"], each["id"]) for each in peer.messages()] == [
+        ("ack", 1),
+        ("ack", 2),
+        ("ack", 3),
+    ]
+    hub.send_to_channel("news", Message("x"))
+    hub._turn()
+    assert [each["type"] for each in peer.messages()] == ["x"]

@@ -110,3 +110,10 @@ def test_what_is_meant_for_a_remote_peer_is_taken_and_not_heard(make: Make) -> N
     listener.close()
     assert listener.join(TIMEOUT)
     assert seen == []
+
+
+def test_a_listener_drops_whatever_the_channels_rule_is_for_clients(make: Make) -> None:
+    listener = make(print)
+    listener.close()
+    (refused,) = listener.deliver(batch(1, overflow="disconnect"))
+    assert refused.overflow == "drop"  # there is no connection that could be cut
