@@ -61,10 +61,11 @@ class Outbox:
 
         `beyond` lets in what must not be lost (a notice, a Close frame), whatever waits:
         one large message, or one joined burst, may have filled the bounds many times
-        over. Of such there may wait as many again as there may be messages.
+        over. Of such there may wait as many again as there may be messages; a Close
+        frame, which is none and comes once, always has room.
         """
         if beyond:
-            if self._notices >= self.max_messages:
+            if messages and self._notices >= self.max_messages:
                 return False
             self._notices += 1
         elif self.messages and (

@@ -172,3 +172,12 @@ def test_the_books_are_right_whatever_happens(operations: list[tuple[str, int, i
             assert rest == left[: len(rest)]
             waiting, begun = [], 0
         assert outbox.size == sum(len(each) for each, _ in waiting) - begun
+
+
+def test_a_frame_that_is_no_message_always_goes_beyond_the_bounds() -> None:
+    outbox = Outbox(1, 1)
+    assert outbox.offer(b"m", 1)
+    assert outbox.offer(b"notice", 1, beyond=True)
+    assert not outbox.offer(b"notice", 1, beyond=True)
+    assert outbox.offer(close_frame(1001), 0, beyond=True)
+    assert drain(outbox) == b"mnotice" + close_frame(1001)
