@@ -301,7 +301,11 @@ class Client:
             # From now, not from before the callbacks: they may have taken long, and
             # what came in meanwhile is still to be read.
             deadline = time.monotonic() + silence
-        return self._sender.cause or ended
+        cause = self._sender.cause
+        if cause is None or (cause[0] == CloseCode.ABNORMAL and ended[0] != cause[0]):
+            # A write that broke knows less than what the peer had said before it went.
+            return ended
+        return cause
 
     def _handle(self, event: Event) -> tuple[int, str] | None:
         """Deal with one event; return how the connection ended, if it did."""

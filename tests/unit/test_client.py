@@ -1,0 +1,483 @@
+"""One connection as the hub sees it: its threads, its callbacks, its end."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Pong, TextMessage
+
+from tests.support import TIMEOUT, fill, reset, small_pair, tcp_pair
+from ws_hub import workers
+from ws_hub.channels import Channels
+from ws_hub.client import Client, Hooks
+from ws_hub.config import HubConfig
+from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
+from ws_hub.frames import text_frame
+from ws_hub.message import Message
+from ws_hub.publication import Batch, publish
+from ws_hub.transport import Transport
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
+def frame(opcode: int, payload: bytes = b"") -> bytes:
+    """A short frame as a client sends it."""
+    assert len(payload) < 126
+    return bytes((0x80 | opcode, 0x80 | len(payload))) + b"\0\0\0\0" + payload
+
+
+def closing(code: int, reason: str = "") -> bytes:
+    return frame(CLOSE, struct.pack("!H", code) + reason.encode())
+
+
+class Stage:
+    """A client on one end of a socket pair; notes what it tells upward."""
+
+    def __init__(self, near: socket.socket, far: socket.socket, **settings: Any) -> None:
+        self.far = far
+        self.notes: list[tuple[Any, ...]] = []
+        self.admits = True
+        self.received: Callable[[Client, str | bytes], None] = lambda client, data: None
+        self.connected, self.over = threading.Event(), threading.Event()
+        self.channels: Channels[Any] = Channels()
+        settings.setdefault("close_timeout", 1.0)
+        self.config = HubConfig(
+            on_connect=self._on_connect,
+            on_disconnect=lambda client, code, reason: self.note("disconnected", code, reason),
+            **settings,
+        )
+        self.transport = Transport(
+            near,
+            max_message_size=self.config.max_message_size,
+            max_fragments=self.config.max_fragments,
+        )
+        self.client = Client(
+            1,
+            self.transport,
+            self.config,
+            Hooks(
+                opened=self._opened,
+                received=self._received,
+                gone=lambda client: self.note("gone"),
+                finished=self._finished,
+                call=lambda function, *args, client: function(*args),
+            ),
+            self.channels,
+            remote_address="here:1",
+            greeting=GREETING,
+        )
+
+    def note(self, *words: Any) -> None:
+        self.notes.append(words)
+
+    def _opened(self, client: Client) -> bool:
+        self.note("opened")
+        return self.admits
+
+    def _on_connect(self, client: Client) -> None:
+        self.note("connected")
+        self.connected.set()
+
+    def _received(self, client: Client, data: str | bytes) -> None:
+        self.note("received", data)
+        self.received(client, data)
+
+    def _finished(self, client: Client) -> None:
+        self.note("finished")
+        self.over.set()
+
+    def start(self) -> None:
+        self.client.start()
+        assert self.connected.wait(TIMEOUT)
+
+    def ended(self) -> list[tuple[Any, ...]]:
+        """What was noted, when the client is over."""
+        assert self.over.wait(TIMEOUT)
+        assert self.client.join(TIMEOUT)
+        return self.notes
+
+    def read(self) -> bytes:
+        """Everything that the peer gets until the end of the connection."""
+        data = b""
+        self.far.settimeout(TIMEOUT)
+        while chunk := self.far.recv(1 << 16):
+            data += chunk
+        return data
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with small_pair(1 << 16) as (near, far):
+        found = Stage(near, far)
+        yield found
+        found.client.abort()
+        assert found.client.join(TIMEOUT)
+
+
+def answers(data: bytes) -> list[Any]:
+    """What a peer makes of a stream that begins with the greeting."""
+    assert data.startswith(GREETING)
+    parser = Connection(ConnectionType.CLIENT)
+    parser.receive_data(data[len(GREETING) :])
+    found: list[Any] = []
+    for event in parser.events():
+        if isinstance(event, TextMessage):
+            found.append(json.loads(event.data))
+        elif isinstance(event, Pong):
+            found.append(bytes(event.payload))
+        elif isinstance(event, CloseConnection):
+            found.append((int(event.code), event.reason or ""))
+    return found
+
+
+# --- a life --------------------------------------------------------------------------------
+
+
+def test_a_life_is_opened_connected_received_gone_disconnected_finished(stage: Stage) -> None:
+    stage.start()
+    stage.far.sendall(frame(TEXT, b"one") + frame(BINARY, b"\0") + closing(1000, "bye"))
+    assert stage.ended() == [
+        ("opened",),
+        ("connected",),
+        ("received", "one"),
+        ("received", b"\0"),
+        ("gone",),
+        ("disconnected", 1000, "bye"),
+        ("finished",),
+    ]
+    assert answers(stage.read()) == [(1000, "")]
+    assert stage.transport._sock.fileno() == -1
+
+
+def test_pings_are_answered_while_a_callback_does_not_come_back(stage: Stage) -> None:
+    # By the writer, whoever reads: here the pong goes out before the callback begins.
+    go = threading.Event()
+    stage.received = lambda client, data: go.wait(TIMEOUT) and None
+    stage.start()
+    stage.far.sendall(frame(PING, b"alive") + frame(TEXT, b"work"))
+    data = b""
+    while not data.endswith(b"alive"):
+        data += stage.far.recv(100)
+    go.set()
+    assert answers(data) == [b"alive"]
+
+
+def test_an_unasked_pong_is_a_sign_of_life_and_no_more(stage: Stage) -> None:
+    stage.start()
+    stage.far.sendall(frame(PONG, b"x") + closing(1000))
+    assert [words[0] for words in stage.ended()][2:] == ["gone", "disconnected", "finished"]
+
+
+def test_who_is_not_admitted_gets_503_and_no_callback(stage: Stage) -> None:
+    stage.admits = False
+    stage.client.start()
+    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
+    data = stage.read()
+    assert data.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"Retry-After: 1\r\n" in data
+
+
+def test_fault_42_without_a_thread_to_write_it_gets_503(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = workers.start
+
+    def refuse_writers(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+        if name.startswith("ws-hub:writer"):
+            raise RuntimeError("can't start new thread")
+        return start(name, target, *args)
+
+    monkeypatch.setattr(workers, "start", refuse_writers)
+    stage.client.start()
+    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
+    assert stage.read().startswith(b"HTTP/1.1 503 ")
+
+
+def test_fault_42_without_a_thread_to_read_starting_raises(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(workers, "start", refuse)
+    with pytest.raises(RuntimeError):
+        stage.client.start()
+    assert stage.client.join(0)
+
+
+def test_silence_beyond_the_pong_timeout_ends_it() -> None:
+    with small_pair(1 << 16) as (near, far):
+        stage = Stage(near, far, heartbeat_interval=0.01, pong_timeout=0.03)
+        stage.start()
+        text = "pong timeout: nothing received for 0.03 s"
+        assert ("disconnected", 1006, text) in stage.ended()
+        assert stage.client.last_error == text
+
+
+def test_a_peer_that_breaks_the_rules_is_told_which(stage: Stage) -> None:
+    stage.start()
+    stage.far.sendall(frame(3))
+    (code, reason) = answers(stage.read())[0]
+    stage.far.close()
+    notes = stage.ended()
+    assert code == 1002
+    assert ("disconnected", 1002, reason) in notes
+    assert stage.client.last_error == reason
+
+
+def test_a_connection_that_is_lost_is_1006(stage: Stage) -> None:
+    stage.start()
+    assert stage.far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
+    stage.far.close()
+    assert ("disconnected", 1006, "connection lost") in stage.ended()
+
+
+def test_the_peers_close_counts_although_writing_broke_before_it_was_read() -> None:
+    with tcp_pair() as (near, far):
+        stage = Stage(near, far)
+        stage.received = lambda client, data: _break(stage)
+        stage.start()
+        stage.far.sendall(frame(TEXT, b"last") + closing(4000, "had enough"))
+        assert ("disconnected", 4000, "had enough") in stage.ended()
+
+
+def _break(stage: Stage) -> None:
+    """Have the connection reset, and a write find that out, while the reader is busy."""
+    reset(stage.far)
+    batch = Batch([publish(Message("x"), "", "drop")])
+    while stage.client._sender.cause is None:
+        stage.client.deliver(batch)
+
+
+@pytest.mark.parametrize("code", [*range(990, 1020), 2999, 3000, 4999, 5000, 65535])
+def test_whatever_code_a_peer_closes_with_it_is_answered(code: int) -> None:
+    with small_pair(1 << 16) as (near, far):
+        stage = Stage(near, far)
+        stage.start()
+        far.sendall(closing(code))
+        (answer,) = answers(stage.read())
+        far.close()
+        notes = stage.ended()
+        assert answer[0] in (code, 1002)
+        assert ("disconnected", answer[0]) in [words[:2] for words in notes]
+
+
+def test_what_breaks_while_a_message_is_dealt_with_ends_this_client_alone(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(client: Client, data: str | bytes) -> None:
+        raise ZeroDivisionError
+
+    stage.received = fail
+    stage.start()
+    stage.far.sendall(frame(TEXT, b"x"))
+    assert [words[0] for words in stage.ended()][3:] == ["gone", "disconnected", "finished"]
+    assert "ws-hub:reader:1 died" in caplog.text
+
+
+def test_a_thread_may_be_lent_to_it(stage: Stage) -> None:
+    thread = threading.Thread(target=stage.client.run)
+    thread.start()
+    assert stage.connected.wait(TIMEOUT)
+    stage.far.sendall(closing(1000))
+    thread.join(TIMEOUT)
+    assert stage.notes[-1] == ("finished",)
+    assert stage.client.join(0)
+
+
+def test_callbacks_are_not_needed(stage: Stage) -> None:
+    object.__setattr__(stage.config, "on_connect", None)
+    object.__setattr__(stage.config, "on_disconnect", None)
+    stage.client.start()
+    stage.far.sendall(closing(1000))
+    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
+
+
+# --- closing -------------------------------------------------------------------------------
+
+
+def test_closing_says_what_is_queued_and_then_why(stage: Stage) -> None:
+    stage.start()
+    stage.client.send(Message("last"))
+    stage.client.close(4000, "that is all")
+    stage.client.close(1000, "too late")
+    stage.far.sendall(closing(4000))
+    assert ("disconnected", 4000, "that is all") in stage.ended()
+    last, answer = answers(stage.read())
+    assert (last["type"], answer) == ("last", (4000, "that is all"))
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1006, 1015, 5000])
+def test_a_code_that_must_not_be_sent_is_refused_and_nothing_happens(
+    stage: Stage, code: int
+) -> None:
+    stage.start()
+    with pytest.raises(ValueError, match="must not be sent"):
+        stage.client.close(code)
+    stage.client.send(Message("goes on"))
+    stage.far.sendall(closing(1000))
+    assert ("disconnected", 1000, "") in stage.ended()
+
+
+def test_a_callback_may_close_its_own_client(stage: Stage) -> None:
+    stage.received = lambda client, data: client.close(4001, "enough")
+    stage.start()
+    stage.far.sendall(frame(TEXT, b"x") + closing(4001))
+    assert ("disconnected", 4001, "enough") in stage.ended()
+
+
+def test_a_peer_that_does_not_answer_a_close_is_cut() -> None:
+    with small_pair(1 << 16) as (near, far):
+        stage = Stage(near, far, close_timeout=0.05)
+        stage.start()
+        stage.client.close(1001, "away")
+        assert ("disconnected", 1001, "away") in stage.ended()
+        assert answers(stage.read()) == [(1001, "away")]
+
+
+def test_aborting_ends_it_without_a_close_frame(stage: Stage) -> None:
+    stage.start()
+    stage.client.abort()
+    assert ("disconnected", 1006, "connection lost") in stage.ended()
+    assert stage.read() in (GREETING, b"")
+
+
+# --- sending -------------------------------------------------------------------------------
+
+
+def test_what_is_sent_is_stamped_and_in_order(stage: Stage) -> None:
+    stage.start()
+    for number in range(20):
+        stage.client.send(Message("x", data=number), timeout=5)
+    stage.far.sendall(closing(1000))
+    stage.ended()
+    *messages, _ = answers(stage.read())
+    assert [each["data"] for each in messages] == list(range(20))
+    assert all(each["timestamp"].endswith("Z") for each in messages)
+
+
+def test_what_has_no_json_form_is_not_sent(stage: Stage) -> None:
+    with pytest.raises(MessageEncodeError):
+        stage.client.send(Message("x", data=float("inf")))
+
+
+def stalled(near: socket.socket, far: socket.socket, **settings: Any) -> Stage:
+    """A client, not started, whose socket and outbox have no room."""
+    stage = Stage(near, far, outbox_messages=1, **settings)
+    stage.client._sender._outbox.advance(len(stage.client._sender._outbox.head()))
+    fill(near)
+    assert stage.client.offer(b"x", 1)
+    return stage
+
+
+def test_sending_to_a_full_outbox_raises_when_the_time_is_up() -> None:
+    with small_pair() as (near, far):
+        stage = stalled(near, far)
+        with pytest.raises(SendTimeout, match=r"send to <Client 1 'here:1'>: no room for 0 s"):
+            stage.client.send(Message("x"), timeout=0)
+        assert stage.client.waiting == (1, 1)
+
+
+def test_sending_to_who_is_gone_raises_with_code_and_reason(stage: Stage) -> None:
+    stage.start()
+    stage.client.close(4000, "go")
+    with pytest.raises(ConnectionClosed) as caught:
+        stage.client.send(Message("x"))
+    assert (caught.value.code, caught.value.reason) == (4000, "go")
+
+
+def test_sending_to_who_has_left_without_a_word_of_ours_is_1006(stage: Stage) -> None:
+    stage.start()
+    stage.far.sendall(closing(1000))
+    stage.ended()
+    with pytest.raises(ConnectionClosed) as caught:
+        stage.client.send(Message("x"))
+    assert caught.value.code == 1006
+
+
+def test_who_asks_and_does_not_read_the_answers_is_cut_after_the_write_timeout() -> None:
+    with small_pair() as (near, far):
+        stage = stalled(near, far, write_timeout=0.01)
+        stage.client.reply(Message("answer"))
+        assert stage.client._sender.cause == (1013, "answers are not read")
+
+
+def test_who_does_not_read_what_the_hub_answers_is_cut() -> None:
+    with small_pair() as (near, far):
+        stage = stalled(near, far)
+        stage.client.tell(Message("answer"))
+        assert stage.client._sender.cause == (1013, "answers are not read")
+
+
+def test_answers_reach_who_reads(stage: Stage) -> None:
+    stage.start()
+    stage.client.reply(Message("reply"))
+    stage.client.tell(Message("told"))
+    stage.far.sendall(closing(1000))
+    stage.ended()
+    assert [each["type"] for each in answers(stage.read())[:2]] == ["reply", "told"]
+
+
+# --- deliveries ----------------------------------------------------------------------------
+
+
+def test_a_batch_is_delivered_whole(stage: Stage) -> None:
+    stage.start()
+    batch = Batch([publish(Message("x", data=number), "", "drop") for number in range(3)])
+    assert stage.client.deliver(batch) == []
+    stage.far.sendall(closing(1000))
+    stage.ended()
+    assert [each["data"] for each in answers(stage.read())[:3]] == [0, 1, 2]
+
+
+def test_what_finds_no_room_is_refused_from_the_first_such_on() -> None:
+    with small_pair() as (near, far):
+        stage = stalled(near, far)
+        stage.client._sender._outbox.max_messages = 3
+        batch = Batch([publish(Message("x", data=number), "", "drop") for number in range(4)])
+        refused = stage.client.deliver(batch)
+        assert [each.message.data for each in refused] == [2, 3]
+        assert stage.client.dropped == 2
+
+
+def test_a_batch_that_fits_one_by_one_is_delivered_one_by_one() -> None:
+    # The writer makes room between the attempt with all of it and the single ones.
+    with small_pair() as (near, far):
+        stage = stalled(near, far)
+        batch = Batch([publish(Message("x"), "", "drop") for _ in range(2)])
+        offer = stage.client._offer
+
+        def make_room(frames: bytes, messages: int) -> bool:
+            taken = offer(frames, messages)
+            stage.client._sender._outbox.max_messages = 10
+            return taken
+
+        stage.client._offer = make_room  # type: ignore[assignment]
+        assert stage.client.deliver(batch) == []
+        assert stage.client.dropped == 0
+        assert stage.client.waiting[0] == 3
+
+
+def test_it_knows_what_it_listens_to(stage: Stage) -> None:
+    stage.channels.enter(stage.client)
+    stage.channels.add(stage.client, "news", 10)
+    stage.channels.add(stage.client, "chat", 10)
+    assert stage.client.subscriptions() == ["news", "chat"]
+
+
+def test_a_forked_child_gives_up_the_descriptor_and_says_nothing(stage: Stage) -> None:
+    peer_sees = text_frame(b"from the parent")
+    parents = stage.transport._sock.dup()
+    with parents:
+        with stage.transport.lock:  # held by a thread that the child does not have
+            stage.client.discard()
+        parents.sendall(peer_sees)
+        assert stage.far.recv(100) == peer_sees
