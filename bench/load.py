@@ -30,7 +30,7 @@ __all__ = ["Load"]
 
 _BUFFER_BYTES = 1024 * 1024
 _AT_A_TIME = 64  # handshakes under way while connecting
-_PATIENCE = 30.0  # seconds for a handshake, or for an answer to what is sent at the start
+_PATIENCE = 60.0  # seconds for a handshake, or for an answer to what is sent at the start
 _SMALL_BUFFER = 4096  # receive buffer of a slow client, so that it is slow at once
 _END_OF_HEAD = b"\r\n\r\n"
 

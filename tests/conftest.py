@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -50,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in _PROXIES:  # subprocesses inherit it
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `make test &`
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # subprocesses inherit it
 
 
 # --- the leak check ------------------------------------------------------------------------

@@ -22,6 +22,7 @@ TESTS = ROOT / "tests"
 # A module imports only from floors below its own; every module may import `errors`.
 # Floor 4 of the design, the hub, has three steps of its own.
 FLOORS: dict[float, str] = {
+    -1: "log",
     0: "backoff config errors fastsend frames inbox limits lines message stats stream workers",
     1: "adoption exchange following link mailbox outbox publication publisher retries transport",
     2: "auth channels conversation handshake history presence sender signals terminal",

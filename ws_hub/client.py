@@ -14,7 +14,6 @@ Threads of a client::
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
 from .frames import pong_frame, text_frame
 from .handshake import refusal
+from .log import get_logger
 from .message import Message, encode, stamped
 from .outbox import Outbox
 from .publication import Batch, Publication
@@ -35,7 +35,7 @@ from .transport import Binary, Broken, Closed, Event, Pinged, Text, Transport
 
 __all__ = ["Client", "Hooks"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

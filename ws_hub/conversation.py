@@ -13,7 +13,6 @@ history it is fetched again once there is room; of the rest the number is report
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -24,11 +23,12 @@ from .errors import CloseCode, ConnectionClosed, MessageDecodeError, NotConnecte
 from .following import Following
 from .inbox import Inbox
 from .link import Link
+from .log import get_logger
 from .message import Message, decode, encode, split_batch
 
 __all__ = ["Conversation", "Event", "Gone"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

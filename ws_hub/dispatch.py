@@ -7,7 +7,6 @@ runs on the hub thread, which owns it; nothing here waits.
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from .commands import Id, ack
 from .config import ChannelRule
 from .frames import text_frame
 from .history import History, Position, Replay
+from .log import get_logger
 from .message import Message, MessageType, encode, stamped
 from .publication import Batch, Publication
 from .stats import Counters
 
 __all__ = ["Activation", "Dispatcher", "Target"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Target(Protocol):

@@ -6,7 +6,6 @@ Must not know what is published. Flask is imported here and nowhere else in the 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,11 +17,12 @@ except ImportError as error:
 
 from . import workers
 from .hub import Hub
+from .log import get_logger
 from .wsgi import middleware
 
 __all__ = ["HubExtension"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _NAME = "ws_hub"  # in app.extensions
 

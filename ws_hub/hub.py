@@ -37,6 +37,7 @@ from .errors import (
 )
 from .lifecycle import Lifecycle
 from .listener import Listener
+from .log import get_logger
 from .message import Message, check_channel
 from .publication import publish
 from .publisher import Publisher
@@ -45,7 +46,7 @@ from .transport import Transport
 
 __all__ = ["Hub"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _client_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384

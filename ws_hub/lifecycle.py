@@ -15,7 +15,6 @@ import atexit
 import enum
 import functools
 import itertools
-import logging
 import queue
 import threading
 import time
@@ -30,6 +29,7 @@ from .dispatch import Dispatcher
 from .errors import CloseCode, WsHubError
 from .history import History
 from .listener import Listener
+from .log import get_logger
 from .mailbox import Mailbox
 from .message import is_channel_name
 from .publication import Publication
@@ -38,7 +38,7 @@ from .stats import Counters
 
 __all__ = ["Lifecycle"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 H = TypeVar("H", bound="Lifecycle")
 
@@ -64,14 +64,20 @@ class Lifecycle:
         # A rule is looked up for every message; matching patterns each time would cost
         # more than delivering it.
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
+        # .depth: callbacks of ours this thread is in, whichever life of the hub began them.
+        self._inside = threading.local()
+        self._renew_lock()
         self._reset()
         workers.forget_after_fork(self)
 
-    def _reset(self) -> None:
+    def _renew_lock(self) -> None:
         # guards: _state, _listeners, _at_stop. The first in the order: never taken while
         # another lock is held. Reentrant, because a signal handler may call `stop` on the
         # thread that `run` lives on, whatever that thread was doing.
         self._lock = threading.RLock()
+
+    def _reset(self) -> None:
+        """Be as new. Under the lock, unless nobody else knows this hub yet."""
         self._state = _State.NEW
         self._listeners: set[Listener] = set()
         self._at_stop: dict[object, Callable[[], object]] = {}
@@ -84,8 +90,8 @@ class Lifecycle:
         self._accepting = False  # written by the hub thread and by start
         self._closing = False  # written by the stop thread; read by the hub thread
         self._finished = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._inside = threading.local()  # .depth: callbacks of ours this thread is in
+        self._thread: threading.Thread | None = None  # where the hub lives
+        self._owns_thread = False  # whether that thread is ours, and ends with the hub
         self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
         self._counters = Counters()
         self._channels: Channels[Any] = Channels(
@@ -112,6 +118,7 @@ class Lifecycle:
         """
         for client in self._roster.everybody:
             client.discard()
+        self._renew_lock()
         self._reset()
 
     # --- any thread ------------------------------------------------------------------------
@@ -147,6 +154,7 @@ class Lifecycle:
         except RuntimeError:
             self._end()
             raise
+        self._owns_thread = True
         return self
 
     def run(self) -> None:
@@ -175,19 +183,21 @@ class Lifecycle:
                 return
             first = self._state is _State.RUNNING
             self._state = _State.STOPPING
+            finished, thread = self._finished, self._thread  # of this life
+            owned = self._owns_thread
         if first:
             try:
                 workers.start("ws-hub:stop", self._wind_down)
             except RuntimeError:  # no threads left: then here
                 self._wind_down()
         inside = getattr(self._inside, "depth", 0) > 0
-        if inside or threading.current_thread() is self._thread:
+        if inside or threading.current_thread() is thread:
             return
         bound = 2 * self._config.close_timeout + 5 * _GRACE if timeout is None else timeout
-        if not self._finished.wait(bound):
+        if not finished.wait(bound):
             logger.warning("the hub has not ended within %g s: a callback holds it", bound)
-        elif self._thread is not None:
-            workers.join(self._thread, _GRACE)
+        elif owned:
+            workers.join(thread, _GRACE)
 
     def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
         """Call a function once when the hub stops, while it still delivers.
@@ -259,7 +269,11 @@ class Lifecycle:
             self._state = _State.RUNNING
         config = self._config
         if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
-            self._notifier = Mailbox("ws-hub:notify", lambda news: self._call(*news), _MAX_NEWS)
+            try:
+                self._notifier = Mailbox("ws-hub:notify", lambda news: self._call(*news), _MAX_NEWS)
+            except RuntimeError:
+                self._end()
+                raise
         atexit.register(self.stop)
         self._accepting = True
 
@@ -299,10 +313,7 @@ class Lifecycle:
         # Woken by whoever fills a queue; otherwise in time to free old history.
         self._wake.wait(min(max(left, 0.0), threading.TIMEOUT_MAX))
         self._wake.clear()
-        try:
-            self._work()
-        except Exception:  # noqa: BLE001 - the top of a thread: all clients live by it
-            logger.exception("the hub met an error of its own")
+        self._work()
 
     def _work(self) -> int:
         # Messages first, then registrations, then delivery: a client that was registered
@@ -310,15 +321,18 @@ class Lifecycle:
         items = self._collect()
         self._roster.settle()
         for published, group in itertools.groupby(items, lambda i: isinstance(i, Publication)):
-            if published:
-                self._dispatcher.dispatch(
-                    list(group),  # type: ignore[arg-type]  # sorted out by the key
-                    self._roster.everybody,
-                    time.monotonic(),
-                )
-            else:
-                for call in group:
-                    call()  # type: ignore[operator]
+            try:
+                if published:
+                    self._dispatcher.dispatch(
+                        list(group),  # type: ignore[arg-type]  # sorted out by the key
+                        self._roster.everybody,
+                        time.monotonic(),
+                    )
+                else:
+                    for call in group:
+                        call()  # type: ignore[operator]
+            except Exception:  # noqa: BLE001 - the top of a thread: all clients live by it
+                logger.exception("the hub met an error of its own")
         return len(items)
 
     def _collect(self) -> list[Publication | Callable[[], object]]:

@@ -10,7 +10,6 @@ child then waits at its pipe. It says `running` first and `exited` last.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import secrets
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from . import workers
 from .errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
+from .log import get_logger
 from .message import check_process_id
 from .pump import Pump
 from .spawn import Child, ProcessStartError, check_argv, signal_name
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Process", "ProcessStartError", "log_handler", "run_process", "writer"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL, when it is we who end a child
 

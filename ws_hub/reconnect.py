@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import itertools
-import logging
 import random as random_module
 import threading
 import time
@@ -24,12 +23,13 @@ from .dial import Dial, parse_target
 from .errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
 from .following import MessagesLost
 from .link import Link
+from .log import get_logger
 from .message import Message, MessageType, encode
 from .retries import Retries
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _numbers = itertools.count(1)
 _CLOSE_GRACE = 0.8  # seconds that close() takes at most

@@ -7,18 +7,18 @@ every later broadcast, and `on_disconnect` sees the hub without the client.
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Collection
 
 from .client import Client
+from .log import get_logger
 from .stats import Counters
 
 __all__ = ["Roster"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Roster:

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import io
 import itertools
-import logging
 import socket
 import ssl
 import threading
@@ -23,11 +22,12 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 from . import workers
 from .errors import excerpt
 from .hub import Hub
+from .log import get_logger
 from .wsgi import SOCKET_KEY, STAYS_KEY, Application, middleware
 
 __all__ = ["Server", "serve"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _REQUEST_TIMEOUT = 10.0  # seconds that a request's head may take in all (FAULTS 7)
 _MAX_REQUEST_LINE = 65_536

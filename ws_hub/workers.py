@@ -6,16 +6,17 @@ forked child must forget is registered here and forgotten in the child.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .log import get_logger
+
 __all__ = ["ForkAware", "forget_after_fork", "join", "start"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def start(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +24,11 @@ from .adoption import ThrowAway, adopt, leave
 from .errors import AdoptionError, excerpt
 from .handshake import Answer, Request, decide, refusal
 from .hub import Hub
+from .log import get_logger
 
 __all__ = ["handle", "middleware"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]

@@ -1,0 +1,728 @@
+"""The life of a hub: its states, its start, its end, from anywhere and more than once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, TextMessage
+
+from tests.support import TIMEOUT, small_pair
+from ws_hub import (
+    Client,
+    Hub,
+    HubConfig,
+    HubFull,
+    HubNotRunning,
+    Message,
+    WsHubError,
+    lifecycle,
+    workers,
+)
+
+GREETING = b"101"
+
+
+class Peer:
+    """The far end of a client that lives on threads of its own."""
+
+    def __init__(self, hub: Hub, near: socket.socket, far: socket.socket) -> None:
+        self.far = far
+        self.client = hub.connect(near, greeting=GREETING)
+        self.client.start()
+        far.settimeout(TIMEOUT)
+        assert far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        self.far.sendall(b"\x88\x80\0\0\0\0")
+
+    def say(self, **fields: Any) -> None:
+        text = json.dumps(fields).encode()
+        assert len(text) < 126
+        self.far.sendall(bytes((0x81, 0x80 | len(text))) + b"\0\0\0\0" + text)
+
+    def read(self) -> list[Any]:
+        """All messages and the close code, answering the close, until the end."""
+        parser = Connection(ConnectionType.CLIENT)
+        found: list[Any] = []
+        while data := self.far.recv(1 << 16):
+            parser.receive_data(data)
+            for event in parser.events():
+                if isinstance(event, TextMessage):
+                    found.append(json.loads(event.data)["type"])
+                elif isinstance(event, CloseConnection):
+                    found.append(int(event.code))
+                    if not self.closed:
+                        self.close()
+        return found
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with small_pair(1 << 16) as (near, far):
+        yield near, far
+
+
+@contextlib.contextmanager
+def thread(function: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Run a function beside the test; it has ended when this is left."""
+    found = threading.Thread(target=function)
+    found.start()
+    yield found
+    found.join(TIMEOUT)
+    assert not found.is_alive()
+
+
+def collect(into: list[Any], function: Callable[[], Any]) -> Callable[[], None]:
+    return lambda: into.append(function())
+
+
+# --- states --------------------------------------------------------------------------------
+
+
+def test_a_hub_runs_from_start_to_stop() -> None:
+    hub = Hub()
+    assert not hub.running
+    assert hub.start() is hub
+    assert hub.running
+    assert hub.start() is hub
+    hub.stop()
+    assert not hub.running
+
+
+def test_stopping_what_was_never_started_or_has_stopped_does_nothing() -> None:
+    hub = Hub()
+    hub.stop()
+    hub.start()
+    hub.stop()
+    hub.stop()
+    assert not hub.running
+
+
+def test_with_starts_and_stops() -> None:
+    with Hub() as hub:
+        assert hub.running
+    assert not hub.running
+
+
+def test_after_stop_nothing_is_published_and_after_start_it_is_again(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    hub = Hub()
+    with hub:
+        pass
+    with pytest.raises(HubNotRunning):
+        hub.broadcast(Message("x"))
+    with hub:
+        peer = Peer(hub, *pair)
+        hub.broadcast(Message("again"))
+        with thread(hub.stop):
+            assert peer.read() == ["again", 1001]
+
+
+def test_a_hub_that_starts_again_remembers_nothing() -> None:
+    hub = Hub()
+    with hub:
+        hub.listen("news", print)
+        hub.send_process_output("p", "line")
+    with hub:
+        assert (hub.all_channels(), hub.kept_channels()) == ([], [])
+        assert hub.stats().published == 0
+
+
+def test_starting_again_is_one_start_whoever_asks() -> None:
+    hub = Hub()
+    with hub:
+        pass
+    reset, free = hub._reset, []
+
+    def look_in_between() -> None:
+        reset()
+        with thread(collect(free, lambda: hub._lock.acquire(blocking=False))):
+            pass
+
+    hub._reset = look_in_between  # type: ignore[method-assign]
+    with hub:
+        assert free == [False]
+
+
+def test_the_settings_can_be_read() -> None:
+    config = HubConfig(queue_size=3)
+    assert Hub(config).config is config
+
+
+# --- run -----------------------------------------------------------------------------------
+
+
+def test_run_blocks_until_stop_and_is_one_at_a_time() -> None:
+    hub = Hub()
+    begun = threading.Event()
+    hub._turn = lambda turn=hub._turn: (begun.set(), turn())[1]  # type: ignore[method-assign]
+    with thread(hub.run) as running:
+        assert begun.wait(TIMEOUT)
+        with pytest.raises(WsHubError, match="running already"):
+            hub.run()
+        assert running.is_alive()
+        hub.stop()
+
+
+def test_stop_does_not_wait_for_what_follows_run_on_its_thread() -> None:
+    hub = Hub()
+    begun, go = threading.Event(), threading.Event()
+    joined: list[threading.Thread | None] = []
+
+    def main() -> None:
+        hub.run()
+        assert go.wait(TIMEOUT)  # the program goes on
+
+    join = workers.join
+
+    def note(thread: threading.Thread | None, timeout: float) -> bool:
+        joined.append(thread)
+        return join(thread, timeout)
+
+    hub._turn = lambda turn=hub._turn: (begun.set(), turn())[1]  # type: ignore[method-assign]
+    with thread(main) as program, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "join", note)
+        assert begun.wait(TIMEOUT)
+        hub.stop()
+        assert program not in joined
+        go.set()
+
+
+def test_stop_on_the_thread_of_run_returns_and_the_hub_ends() -> None:
+    hub = Hub()
+    ended: list[bool] = []
+    hub._turn = lambda turn=hub._turn: (hub.stop(), turn())[1]  # type: ignore[method-assign]
+    with thread(lambda: (hub.run(), ended.append(hub.running))):
+        pass
+    assert ended == [False]
+
+
+def test_ctrl_c_in_run_says_1001_and_is_raised(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    hub = Hub()
+    connected = threading.Event()
+    raised: list[type[BaseException]] = []
+
+    def turn_until_connected(timeout: float | None = None) -> None:
+        if connected.is_set():
+            raise KeyboardInterrupt
+        turn(timeout)
+
+    def run() -> None:
+        try:
+            hub.run()
+        except KeyboardInterrupt as error:
+            raised.append(type(error))
+
+    turn, hub._turn = hub._turn, turn_until_connected  # type: ignore[method-assign]
+    last_words = [hub.at_stop(lambda: hub.broadcast(Message("last words")))]
+    with thread(run):
+        while not hub.running:
+            pass
+        peer = Peer(hub, *pair)
+        connected.set()
+        hub._awake()
+        assert peer.read() == ["last words", 1001]
+    assert raised == [KeyboardInterrupt]
+    assert not hub.running and last_words
+
+
+# --- stop ----------------------------------------------------------------------------------
+
+
+def test_what_was_published_before_is_delivered_then_everybody_hears_1001() -> None:
+    hub = Hub()
+    ended: list[tuple[int, str]] = []
+    hub = Hub(HubConfig(on_disconnect=lambda client, *why: ended.append(why)))
+    with contextlib.ExitStack() as stack:
+        hub.start()
+        peers = [Peer(hub, *stack.enter_context(small_pair(1 << 16))) for _ in range(3)]
+        for _ in range(5):
+            hub.broadcast(Message("x"))
+        with thread(hub.stop):
+            for peer in peers:
+                assert peer.read() == ["x"] * 5 + [1001]
+    assert ended == [(1001, "server going away")] * 3
+    assert hub.client_count() == 0
+
+
+def test_fault_39_stop_from_many_threads_is_one_stop() -> None:
+    hub = Hub().start()
+    calls: list[int] = []
+    hub.at_stop(lambda: calls.append(1))
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(thread(hub.stop))
+    assert calls == [1]
+    assert not hub.running
+
+
+@pytest.mark.parametrize("where", ["on_connect", "on_message", "on_disconnect"])
+def test_fault_37_stop_from_a_callback_returns_and_the_hub_ends(
+    where: str, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    returned = threading.Event()
+
+    def callback(*_: object) -> None:
+        hub.stop()
+        returned.set()
+
+    hub = Hub(HubConfig(close_timeout=0.2, **{where: callback}))
+    hub.start()
+    peer = Peer(hub, *pair)
+    peer.say(type="custom")
+    if where == "on_disconnect":
+        peer.close()
+    peer.read()
+    assert returned.wait(TIMEOUT)
+    hub.stop()
+    assert not hub.running
+
+
+def test_stop_from_a_listener_returns_and_the_hub_ends() -> None:
+    returned = threading.Event()
+    with Hub() as hub:
+        hub.listen("news", lambda message: (hub.stop(), returned.set()))
+        hub.send_to_channel("news", Message("x"))
+        assert returned.wait(TIMEOUT)
+
+
+@pytest.mark.parametrize("name", ["on_first_subscriber", "on_last_unsubscribe"])
+def test_stop_from_the_news_of_a_channel_returns_and_the_hub_ends(name: str) -> None:
+    returned = threading.Event()
+    hub = Hub(HubConfig(**{name: lambda channel: (hub.stop(), returned.set())}))
+    with hub:
+        hub.listen("news", print).close()
+        assert returned.wait(TIMEOUT)
+
+
+def test_stop_from_an_at_stop_function_is_no_second_stop() -> None:
+    hub = Hub().start()
+    calls: list[int] = []
+    hub.at_stop(lambda: (calls.append(1), hub.stop()))
+    hub.stop()
+    assert calls == [1]
+
+
+def test_at_stop_functions_run_once_and_what_one_raises_keeps_none_of_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[str] = []
+    hub = Hub().start()
+    hub.at_stop(lambda: 1 / 0)
+    taken_back = hub.at_stop(lambda: calls.append("taken back"))
+    hub.at_stop(lambda: calls.append("second"))
+    taken_back()
+    taken_back()
+    hub.stop()
+    hub.stop()
+    assert calls == ["second"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_stop_gives_up_waiting_when_its_time_is_over_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go = threading.Event()
+    hub = Hub().start()
+    hub.at_stop(lambda: go.wait(TIMEOUT))
+    hub.stop(timeout=0)
+    assert "has not ended within 0 s" in caplog.text
+    assert not hub.running
+    go.set()
+    hub.stop()
+
+
+def test_a_callback_that_does_not_come_back_is_named_and_left(
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(lifecycle, "_GRACE", 0.02)
+    entered, go = threading.Event(), threading.Event()
+
+    def stuck(client: Client, message: Message) -> None:
+        entered.set()
+        go.wait(TIMEOUT)
+
+    hub = Hub(HubConfig(on_message=stuck, close_timeout=0.02)).start()
+    peer = Peer(hub, *pair)
+    peer.say(type="custom")
+    assert entered.wait(TIMEOUT)
+    hub.stop(TIMEOUT)
+    assert "a callback of <Client" in caplog.text
+    assert not hub.running
+    go.set()
+    assert peer.client.join(TIMEOUT)
+
+
+def test_a_callback_that_comes_back_in_the_hubs_next_life_finds_its_own_end(
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(lifecycle, "_GRACE", 0.02)
+    entered, go, gone = threading.Event(), threading.Event(), threading.Event()
+
+    def stuck(client: Client, message: Message) -> None:
+        entered.set()
+        go.wait(TIMEOUT)
+
+    hub = Hub(
+        HubConfig(on_message=stuck, close_timeout=0.02, on_disconnect=lambda *_: gone.set())
+    ).start()
+    peer = Peer(hub, *pair)
+    peer.say(type="custom")
+    assert entered.wait(TIMEOUT)
+    hub.stop(TIMEOUT)
+    with hub:
+        go.set()
+        assert gone.wait(TIMEOUT)
+        assert peer.client.join(TIMEOUT)
+        assert hub.client_count() == 0
+    assert "died" not in caplog.text
+
+
+def test_a_hub_ends_although_something_of_its_own_breaks_in_its_last_turn(
+    pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub().start()
+    peer = Peer(hub, *pair)
+    hub.at_stop(lambda: setattr(hub._dispatcher, "dispatch", lambda *_: 1 / 0))
+    hub.at_stop(lambda: hub.broadcast(Message("lost")))
+    with thread(hub.stop):
+        assert peer.read() == [1001]
+    assert "error of its own" in caplog.text
+
+
+class BrokenHandler(logging.Handler):
+    """A log handler that raises instead of logging."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        raise OSError("no space left on device")
+
+
+def test_fault_62_a_log_handler_that_raises_ends_neither_hub_nor_client(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    handler = BrokenHandler()
+    logger = logging.getLogger("ws_hub")
+
+    def raising(client: Client, message: Message) -> None:
+        raise ValueError("a callback that fails is logged")
+
+    with Hub(HubConfig(on_message=raising)) as hub:
+        peer = Peer(hub, *pair)
+        logger.addHandler(handler)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(hub._dispatcher, "dispatch", lambda *_: 1 / 0)
+                hub.broadcast(Message("lost"))
+                peer.say(type="custom")
+                peer.say(type="subscribe", channel="news", id=1)
+                data = b""
+                while b'"ack"' not in data:
+                    data += peer.far.recv(1000)
+            hub.broadcast(Message("next"))
+            while b'"next"' not in data:
+                data += peer.far.recv(1000)
+        finally:
+            logger.removeHandler(handler)
+        with thread(hub.stop):
+            assert peer.read() == [1001]
+
+
+# --- publishing meanwhile ------------------------------------------------------------------
+
+
+def test_what_is_published_while_the_hub_stops_is_delivered_or_raises() -> None:
+    heard: list[int] = []
+    begun = threading.Semaphore(0)
+    hub = Hub(HubConfig(queue_size=8)).start()
+    hub.listen("news", lambda message: heard.append(message.data))
+    told: dict[int, list[int]] = {}
+
+    def publish(number: int) -> None:
+        told[number] = []
+        with contextlib.suppress(HubNotRunning):
+            for count in range(1_000_000):
+                value = number * 1_000_000 + count
+                hub.send_to_channel("news", Message("x", data=value))
+                told[number].append(value)
+                if count == 50:
+                    begun.release()
+
+    # What a listener has not handled when the hub ends is dropped; what it was handed
+    # over before that is what this is about.
+    delivered: list[int] = []
+    (listener,) = hub._listeners
+    deliver = listener.deliver
+    listener.deliver = lambda batch: (  # type: ignore[method-assign]
+        delivered.extend(each.message.data for each in batch.publications),
+        deliver(batch),
+    )[1]
+    with contextlib.ExitStack() as stack:
+        for number in range(4):
+            stack.enter_context(thread(lambda number=number: publish(number)))
+        for _ in range(4):
+            assert begun.acquire(timeout=TIMEOUT)
+        hub.stop()
+    for number, values in told.items():
+        own = [value for value in delivered if value // 1_000_000 == number]
+        assert own[: len(values)] == values
+        assert len(own) - len(values) in (0, 1)  # one may have been delivered and raised
+
+
+def test_who_waits_for_room_is_let_go_by_the_end() -> None:
+    hub = Hub(HubConfig(queue_size=1, publish_timeout=1000))
+    hub._begin()  # no thread: nobody makes room
+    hub.broadcast(Message("x"))
+    waiting = threading.Event()
+    put = hub._broadcasts.put
+
+    def note(*args: Any, **settings: Any) -> None:
+        waiting.set()
+        put(*args, **settings)
+
+    hub._broadcasts.put = note  # type: ignore[method-assign]
+    raised: list[str] = []
+
+    def publish() -> None:
+        try:
+            hub.broadcast(Message("x"))
+        except (HubNotRunning, HubFull) as error:
+            raised.append(type(error).__name__)
+
+    with thread(publish):
+        assert waiting.wait(TIMEOUT)
+        hub._accepting = False
+        hub._end()
+    assert raised == ["HubNotRunning"]
+
+
+# --- no threads ----------------------------------------------------------------------------
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let no thread start whose name begins with one of these."""
+    start = workers.start
+
+    def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
+        if name.startswith(names):
+            raise RuntimeError("can't start new thread")
+        return start(name, target, *args)
+
+    monkeypatch.setattr(workers, "start", start_or_refuse)
+
+
+@pytest.mark.parametrize("name", ["ws-hub:run", "ws-hub:notify"])
+def test_fault_42_a_hub_that_gets_no_thread_raises_and_can_be_started_later(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(HubConfig(on_first_subscriber=print))
+    with monkeypatch.context() as patch:
+        refuse(patch, name)
+        with pytest.raises(RuntimeError, match="can't start"):
+            hub.start()
+    assert not hub.running
+    with pytest.raises(HubNotRunning):
+        hub.broadcast(Message("x"))
+    hub.stop()
+    with hub:
+        hub.broadcast(Message("x"))
+
+
+def test_fault_42_stop_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    hub = Hub().start()
+    hub.at_stop(lambda: calls.append(threading.current_thread().name))
+    refuse(monkeypatch, "ws-hub:stop")
+    hub.stop()
+    assert calls == [threading.current_thread().name]
+    assert not hub.running
+
+
+def test_fault_42_a_listener_that_gets_no_thread_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Hub() as hub:
+        refuse(monkeypatch, "ws-hub:listener")
+        with pytest.raises(RuntimeError, match="can't start"):
+            hub.listen("news", print)
+        assert not hub.has_subscribers("news")
+
+
+# --- connections ---------------------------------------------------------------------------
+
+
+def test_beyond_the_greatest_number_of_clients_the_next_gets_503() -> None:
+    with contextlib.ExitStack() as stack:
+        hub = stack.enter_context(Hub(HubConfig(max_connections=1, close_timeout=0.2)))
+        pairs = [stack.enter_context(small_pair(1 << 16)) for _ in range(3)]
+        first = Peer(hub, *pairs[0])
+        near, far = pairs[1]
+        refused = hub.connect(near, greeting=GREETING)
+        refused.start()
+        assert far.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert refused.join(TIMEOUT)
+        stats = hub.stats()
+        assert (stats.clients, stats.connected, stats.refused) == (1, 1, 1)
+        first.close()
+        assert first.read() == [1005]
+        assert first.client.join(TIMEOUT)
+        Peer(hub, *pairs[2])
+
+
+def test_a_client_that_comes_when_the_hub_has_ended_gets_503(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    with Hub() as hub:
+        client = hub.connect(pair[0], greeting=GREETING)
+    client.start()
+    assert pair[1].recv(100).startswith(b"HTTP/1.1 503 ")
+    assert client.join(TIMEOUT)
+
+
+def test_on_disconnect_sees_the_hub_without_its_client(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    seen: list[tuple[int, list[str], list[str]]] = []
+
+    def on_disconnect(client: Client, code: int, reason: str) -> None:
+        seen.append((hub.client_count(), hub.all_channels(), client.subscriptions()))
+
+    hub = Hub(HubConfig(on_connect=lambda client: hub.subscribe(client, "news")))
+    object.__setattr__(hub.config, "on_disconnect", on_disconnect)
+    with hub:
+        peer = Peer(hub, *pair)
+        peer.close()
+        peer.read()
+        assert peer.client.join(TIMEOUT)
+    assert seen == [(0, [], [])]
+
+
+def test_the_news_of_a_channel_come_in_order_on_one_thread() -> None:
+    news: list[tuple[str, str]] = []
+
+    def note(sign: str) -> Callable[[str], None]:
+        return lambda channel: news.append((sign + channel, threading.current_thread().name))
+
+    with Hub(HubConfig(on_first_subscriber=note("+"), on_last_unsubscribe=note("-"))) as hub:
+        for _ in range(3):
+            one, two = hub.listen("news", print), hub.listen("news", print)
+            one.close()
+            two.close()
+    assert news == [("+news", "ws-hub:notify"), ("-news", "ws-hub:notify")] * 3
+
+
+def test_old_history_is_freed_by_a_turn_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(lifecycle.time, "monotonic", lambda: now[0])
+    hub = Hub()
+    hub._begin()
+    hub.send_process_status("p", "exited", 0)
+    hub._turn(0)
+    assert hub.kept_channels() == ["process:p"]
+    now[0] += 299
+    hub._turn(0)
+    assert hub.kept_channels() == ["process:p"]
+    now[0] += 1
+    hub._turn(0)
+    assert hub.kept_channels() == []
+    hub._end()
+
+
+def test_a_burst_beyond_what_one_turn_holds_takes_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifecycle, "_TURN_ITEMS", 2)
+    hub = Hub()
+    hub._begin()
+    for _ in range(5):
+        hub.broadcast(Message("x"))
+    for published in (2, 4, 5):
+        hub._turn()  # does not wait: more is there
+        assert hub.stats().published == published
+    hub._end()
+
+
+def test_a_turn_holds_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "_TURN_BYTES", 10)
+    hub = Hub()
+    hub._begin()
+    for _ in range(2):
+        hub.broadcast(Message("x"))
+    hub._turn()
+    assert hub.stats().published == 1
+    hub._end()
+
+
+# --- fork ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fault_40_a_forked_child_has_a_clean_hub_and_the_parents_clients_live(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    with Hub(HubConfig(on_first_subscriber=lambda channel: None)) as hub:
+        peer = Peer(hub, *pair)
+        listener = hub.listen("news", print)
+        here, there = os.pipe()
+        fd = peer.client._transport._sock.fileno()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.alarm(10)
+                with contextlib.suppress(OSError):
+                    os.fstat(fd)
+                    os._exit(2)  # the parent's connection is still open here
+                assert not hub.running
+                assert (hub.client_count(), hub.all_channels(), hub._listeners) == (0, [], set())
+                hub.stop()
+                with hub:
+                    hub.broadcast(Message("to nobody"))
+                os.write(there, b"!")
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0) == (pid, 0)
+        assert os.read(here, 1) == b"!"
+        os.close(here)
+        os.close(there)
+        hub.broadcast(Message("still here"))
+        listener.close()
+        with thread(hub.stop):
+            assert peer.read() == ["still here", 1001]
+
+
+def test_it_all_holds_when_threads_switch_all_the_time(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        hub = Hub().start()
+        peer = Peer(hub, *pair)
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(
+                    thread(lambda: [hub.broadcast(Message("x")) for _ in range(100)])
+                )
+        with thread(hub.stop):
+            assert peer.read() == ["x"] * 400 + [1001]
+    finally:
+        sys.setswitchinterval(interval)
