@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ws_hub"
 TESTS = ROOT / "tests"
 
 # A module imports only from floors below its own; every module may import `errors`.
-# Floor 4 of the design, the hub, has three steps of its own.
+# Floor 4 of the design, the hub, has four steps of its own.
 FLOORS: dict[float, str] = {
     -1: "log",
     0: "backoff config errors fastsend frames inbox limits lines message stats stream workers",
@@ -29,6 +29,7 @@ FLOORS: dict[float, str] = {
     3: "client commands listener spawn",
     4: "dial dispatch pump roster writers",
     4.1: "lifecycle",
+    4.15: "overview",
     4.2: "hub",
     5: "process reconnect wsgi backplane.redis",
     6: "flask page server tail testing",

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from . import __version__, workers
-from .config import HubConfig
+from .config import ChannelRule, HubConfig
 from .errors import WsHubError
 from .hub import Hub
 from .message import check_channel, process_channel
@@ -47,6 +47,7 @@ _FAILED, _USAGE, _NOT_EXECUTABLE, _NOT_FOUND = 1, 2, 126, 127  # as shells have 
 _FORWARD_FOR = 2.0  # seconds that a program gets to end by the signal that we got
 _VIEWER_WITHIN = 10.0  # seconds that a browser, started by --open, gets to show up
 _JOIN = 5.0
+_KEPT = 1000  # messages of a channel that anybody may publish to
 _SIZE = (100, 40)  # of a program's terminal where we have none: what a page shows well
 
 _EXIT_CODES = """\
@@ -64,12 +65,13 @@ examples:
 _SERVE_EXAMPLES = """\
 examples:
   ws-hub serve
-  ws-hub serve --port 9000
+  ws-hub serve --port 9000 --publish 'news' --publish 'chat:*'
 """
 _TAIL_EXAMPLES = """\
 examples:
   ws-hub tail ws://127.0.0.1:8765/ws process:build-42
   ws-hub tail http://127.0.0.1:8765/ process:build-42 > build.log
+  ws-hub tail --last 20 http://127.0.0.1:8765/ process:build-42
   ws-hub tail --json --since 0 ws://127.0.0.1:8765/ws process:build-42 news
 
 exit codes:
@@ -185,17 +187,29 @@ def _add_serve(commands: Any) -> None:
     text = "serve a hub and a page that watches its channels"
     command = _add(commands, "serve", text, _SERVE_EXAMPLES, _serve)
     _add_address(command, f"port to serve on ({DEFAULT_PORT})")
+    command.add_argument(
+        "--publish",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="let every client publish to the channels of this pattern, which keep their "
+        "last 1,000 messages; can be given again (nobody may by default)",
+    )
 
 
 def _add_tail(commands: Any) -> None:
     text = "follow channels in this terminal, and reconnect"
     command = _add(commands, "tail", text, _TAIL_EXAMPLES, _tail)
     command.add_argument("--json", action="store_true", help="print whole messages, one a line")
-    command.add_argument(
+    begin = command.add_mutually_exclusive_group()
+    begin.add_argument(
         "--since",
         type=_count,
         metavar="SEQ",
         help="begin after this message; 0 for all that is kept, as processes do by default",
+    )
+    begin.add_argument(
+        "--last", type=_count, metavar="N", help="begin with the last N messages that are kept"
     )
     command.add_argument("url", metavar="URL", help="of the WebSocket, or of the page")
     command.add_argument("channels", nargs="*", metavar="CHANNEL")
@@ -230,7 +244,11 @@ def _page_url(server: Server) -> str:
 
 
 def _serve(arguments: argparse.Namespace, signals: Signals) -> int:
-    with _served(Hub(), arguments):
+    public = [
+        ChannelRule(pattern=pattern, history_messages=_KEPT, replay=True, publish=True)
+        for pattern in arguments.publish
+    ]
+    with _served(Hub(HubConfig(rules=[*public, *HubConfig().rules])), arguments):
         number = signals.wait()
     return 128 + (number or 0)
 
@@ -323,6 +341,13 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
         return _fail("tail: which channel? ws-hub tail URL CHANNEL", _USAGE)
     for channel in channels:
         check_channel(channel)
-    tail = Tail(url, channels, since=arguments.since, as_json=arguments.json, tell=_say)
+    tail = Tail(
+        url,
+        channels,
+        since=arguments.since,
+        last=arguments.last,
+        as_json=arguments.json,
+        tell=_say,
+    )
     number = tail.follow(signals)
     return _FAILED if number is None else 128 + number

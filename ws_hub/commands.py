@@ -15,6 +15,7 @@ from .message import PROCESS_PREFIX, Message, MessageType, decode
 __all__ = [
     "Effect",
     "Other",
+    "Publish",
     "Reply",
     "Subscribe",
     "Unsubscribe",
@@ -47,6 +48,15 @@ class Unsubscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class Publish:
+    """The client has something to say to everybody in a channel."""
+
+    channel: str
+    data: object = None
+    id: Id = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """The answer is known already."""
 
@@ -60,7 +70,7 @@ class Other:
     message: Message
 
 
-Effect = Subscribe | Unsubscribe | Reply | Other
+Effect = Subscribe | Unsubscribe | Publish | Reply | Other
 
 
 def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
@@ -93,6 +103,10 @@ def interpret(text: str, is_channel: Callable[[str], bool]) -> Effect:
                 error("Unsubscribe: channel must be a string", "bad_channel", id=message.id)
             )
         return Unsubscribe(target, message.id)
+    if message.type == MessageType.PUBLISH:
+        if not is_channel(message.channel):
+            return _bad_channel("Publish", message.channel, message.id)
+        return Publish(message.channel, message.data, message.id)
     return Other(message)
 
 
@@ -101,12 +115,7 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
     if target is None:
         return Reply(error("Subscribe: channel must be a string", "bad_channel", id=message.id))
     if not is_channel(target):
-        what = "process ID" if target.startswith(PROCESS_PREFIX) else "channel name"
-        # Not echoed whole: the name may be a megabyte.
-        shown = target if len(target) <= 256 else ""
-        return Reply(
-            error(f"Subscribe: invalid {what}", "bad_channel", id=message.id, channel=shown)
-        )
+        return _bad_channel("Subscribe", target, message.id)
     for name, count in (("since", message.since), ("last", message.last)):
         if count is not None and count < 0:
             return Reply(
@@ -118,6 +127,13 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
                 )
             )
     return Subscribe(target, message.id, message.since, message.epoch, message.last)
+
+
+def _bad_channel(request: str, name: str, id: Id) -> Reply:
+    what = "process ID" if name.startswith(PROCESS_PREFIX) else "channel name"
+    # Not echoed whole: the name may be a megabyte.
+    shown = name if len(name) <= 256 else ""
+    return Reply(error(f"{request}: invalid {what}", "bad_channel", id=id, channel=shown))
 
 
 def unknown_type(message: Message) -> Message:

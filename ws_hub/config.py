@@ -93,6 +93,15 @@ def _check_overflow(config: object, name: str) -> None:
         raise ConfigError(f"{name} must be 'disconnect' or 'drop', not {excerpt(value)}")
 
 
+def _check_headers(config: object, name: str) -> None:
+    value = getattr(config, name)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must map names to values, not {excerpt(value)}")
+    for item in (*value.keys(), *value.values()):
+        if not isinstance(item, str):
+            raise ConfigError(f"{name} must hold strings, not {excerpt(item)}")
+
+
 def _check_callables(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -115,6 +124,8 @@ class ChannelRule:
         replay: whether a subscription that names no position gets all that is kept.
         overflow: what a full outbox means for a message of this channel: `drop` it
             for that client, counted, or `disconnect` the client with 1013.
+        publish: whether a client may publish to the channel; its data reaches the
+            subscribers as an `event`.
     """
 
     pattern: str
@@ -124,6 +135,7 @@ class ChannelRule:
     history_idle_ttl: float = 86_400.0
     replay: bool = False
     overflow: Overflow = "drop"
+    publish: bool = False
 
     def __post_init__(self) -> None:
         _check_text(self, "pattern", "a shell pattern", "")
@@ -132,6 +144,7 @@ class ChannelRule:
         _check_seconds(self, "history_ttl")
         _check_seconds(self, "history_idle_ttl")
         _check_flag(self, "replay")
+        _check_flag(self, "publish")
         _check_overflow(self, "overflow")
 
     def matches(self, channel: str) -> bool:
@@ -335,9 +348,14 @@ class ReconnectConfig:
             "write_timeout",
             "queue_patience",
         ):
-            _check_seconds(self, name)
+            _check_wait(self, name)
         if self.stable_after != 0:
-            _check_seconds(self, "stable_after")
+            _check_wait(self, "stable_after")
+        _check_flag(self, "jitter")
+        _check_headers(self, "headers")
+        if self.origin is not None:
+            _check_text(self, "origin", "an origin or None", "")
+        _check_many(self, "subprotocols", str, "subprotocols")
         if self.max_backoff < self.initial_backoff:
             raise ConfigError(
                 f"max_backoff must not be below initial_backoff: {self.max_backoff!r} is "

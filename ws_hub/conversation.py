@@ -101,10 +101,10 @@ class Conversation:
         except OSError as error:
             raise NotConnected(f"the connection to {self._name} broke: {error}") from error
 
-    def subscribe(self, channel: str, since: int | None) -> None:
+    def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
         """Follow a channel, from now on and over every connection."""
         with self._lock:
-            link, mark = self._queue([self._following.add(channel, since)])
+            link, mark = self._queue([self._following.add(channel, since, newest)])
         self._flush(link, mark)
 
     def unsubscribe(self, channel: str) -> None:

@@ -66,7 +66,8 @@ class Verdict:
 
 @dataclass
 class _Channel:
-    since: int | None  # what the application asked for
+    since: int | None  # what the application asked for: what came after this number,
+    newest: int | None = None  # or so many of the newest
     last: int | None = None  # number of the last message taken
     epoch: str = ""  # the numbering it belongs to; "" until a server has named it
     pending: str = ""  # id of the subscription that has no answer yet
@@ -94,11 +95,11 @@ class Following:
 
     # --- what the application wants --------------------------------------------------------
 
-    def add(self, channel: str, since: int | None) -> Message:
+    def add(self, channel: str, since: int | None, newest: int | None = None) -> Message:
         """Follow a channel; return what subscribes to it."""
         found = self._channels.get(channel)
-        if found is None or since is not None:
-            found = self._channels[channel] = _Channel(since)
+        if found is None or since is not None or newest is not None:
+            found = self._channels[channel] = _Channel(since, newest)
         return self._subscribe(channel, found)
 
     def remove(self, channel: str) -> Message | None:
@@ -124,14 +125,14 @@ class Following:
     ) -> Message:
         channel.pending = self._new_id()
         channel.restart = restart
-        since, epoch = channel.since, ""
+        since, newest, epoch = channel.since, channel.newest, ""
         if restart:
-            since = 0
+            since, newest = 0, None
         elif skip:
-            since = None
+            since, newest = None, 0
         elif channel.last is not None:
-            since, epoch = channel.last, channel.epoch
-        channel.named = skip or since is not None
+            since, newest, epoch = channel.last, None, channel.epoch
+        channel.named = since is not None or newest is not None
         return Message(
             MessageType.SUBSCRIBE,
             channel=name,
@@ -139,7 +140,7 @@ class Following:
             id=channel.pending,
             since=since,
             epoch=epoch,
-            last=0 if skip else None,
+            last=newest,
         )
 
     def _new_id(self) -> str:
@@ -186,7 +187,7 @@ class Following:
         if message.type == MessageType.ACK:
             data = message.data if isinstance(message.data, dict) else {}
             return self._acknowledged(name, channel, data)
-        self._channels[name] = _Channel(channel.since)
+        self._channels[name] = _Channel(channel.since, channel.newest)
         verdict = Verdict()
         if channel.last is not None:
             verdict.lost.append(MessagesLost(name, None, "the server refused to go on"))
@@ -200,7 +201,7 @@ class Following:
             # A channel that keeps nothing has no positions.
             if channel.last is not None or not recovered:
                 verdict.lost.append(MessagesLost(name, None, "the server keeps none"))
-            self._channels[name] = _Channel(channel.since)
+            self._channels[name] = _Channel(channel.since, channel.newest)
             return verdict
         base = max(seq - replayed, 0)  # the number before the first that comes now
         had = channel.since if channel.last is None else channel.last

@@ -24,7 +24,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from .client import Client, Hooks
-from .commands import Other, Reply, Subscribe, Unsubscribe, ack, error, interpret, unknown_type
+from .commands import (
+    Other,
+    Publish,
+    Reply,
+    Subscribe,
+    Unsubscribe,
+    ack,
+    error,
+    interpret,
+    unknown_type,
+)
 from .config import HubConfig
 from .dispatch import Activation
 from .errors import (
@@ -35,13 +45,12 @@ from .errors import (
     MessageEncodeError,
     excerpt,
 )
-from .lifecycle import Lifecycle
 from .listener import Listener
 from .log import get_logger
-from .message import Message, check_channel
+from .message import Message, MessageType, check_channel
+from .overview import Overview
 from .publication import publish
 from .publisher import Publisher
-from .stats import HubStats
 from .transport import Transport
 
 __all__ = ["Hub"]
@@ -52,7 +61,7 @@ _client_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384
 
 
-class Hub(Lifecycle, Publisher):
+class Hub(Overview, Publisher):
     """Keeps the connections and passes on what is published.
 
     Usable from any thread, with no application or request context. It owns its
@@ -85,7 +94,7 @@ class Hub(Lifecycle, Publisher):
         """
         if not self._accepting:
             raise HubNotRunning("the hub is not running: start() it before publishing")
-        wait = self._config.publish_timeout if timeout is None else timeout
+        wait = self._config.publish_timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX)
         if threading.current_thread() is self._thread:
             wait = 0.0  # a log handler of ours on our own logger: nobody else makes room
         try:
@@ -169,78 +178,6 @@ class Hub(Lifecycle, Publisher):
             raise
         return listener
 
-    # --- any thread: look ------------------------------------------------------------------
-
-    def client_count(self) -> int:
-        """Return how many clients are connected.
-
-        Threads: any.
-        """
-        return len(self._roster)
-
-    def all_clients(self) -> list[Client]:
-        """Return the connected clients, oldest first.
-
-        Threads: any.
-        """
-        return self._roster.clients()
-
-    def clients(self, channel: str) -> list[Client]:
-        """Return the clients that listen to a channel, oldest subscription first.
-
-        Threads: any.
-        """
-        found = (each.subscriber for each in self._channels.subscriptions(channel))
-        return [each for each in found if isinstance(each, Client)]
-
-    def channel_count(self) -> int:
-        """Return how many channels somebody listens to.
-
-        Threads: any.
-        """
-        return len(self._channels)
-
-    def all_channels(self) -> list[str]:
-        """Return the channels that somebody listens to.
-
-        Threads: any.
-        """
-        return self._channels.names()
-
-    def kept_channels(self) -> list[str]:
-        """Return the channels that keep history, longest unused first.
-
-        Threads: any.
-        """
-        return self._history.names()
-
-    def channel_subscriber_count(self, channel: str) -> int:
-        """Return how many listen to a channel, `listen` included.
-
-        Threads: any.
-        """
-        return self._channels.count(channel)
-
-    def has_subscribers(self, channel: str) -> bool:
-        """Say whether anybody listens to a channel: whether output is worth making.
-
-        Threads: any.
-        """
-        return self._channels.count(channel) > 0
-
-    def stats(self) -> HubStats:
-        """Return what the hub counts.
-
-        Threads: any.
-        """
-        return HubStats(
-            clients=self.client_count(),
-            channels=len(self._channels),
-            subscriptions=self._channels.total,
-            queued=self._broadcasts.qsize(),
-            **self._counters.snapshot(),
-        )
-
     # --- any thread: connections -----------------------------------------------------------
 
     def connect(
@@ -302,8 +239,29 @@ class Hub(Lifecycle, Publisher):
                 # By way of the queue: after the ack no message of the channel follows.
                 answer = ack(effect.id, {"channel": effect.channel})
                 self._enqueue(functools.partial(client.tell, answer))
+        elif isinstance(effect, Publish):
+            self._publish_remote(client, effect)
         else:
             self._application(client, effect)
+
+    def _publish_remote(self, client: Client, request: Publish) -> None:
+        """Pass on what a client publishes, if its channel allows that.
+
+        While the hub's queue is full the client is not read further: it is slowed,
+        and nobody else.
+        """
+        channel, answer = request.channel, ack(request.id, {"channel": request.channel})
+        if not self._rule_for(channel).publish:
+            text, code = "Publish: not allowed", "forbidden"
+            answer = error(text, code, id=request.id, channel=channel)
+        else:
+            try:
+                self.send_to_channel(channel, Message(MessageType.EVENT, data=request.data))
+            except (HubFull, HubNotRunning):
+                text, code = "Publish: hub is full, try again", "internal"
+                answer = error(text, code, id=request.id, channel=channel)
+        if answer.type == MessageType.ERROR or request.id is not None:
+            client.reply(answer)
 
     def _subscribe_remote(self, client: Client, request: Subscribe) -> None:
         try:

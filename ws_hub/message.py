@@ -67,6 +67,7 @@ class MessageType(str, enum.Enum):
     PONG = "pong"
     SUBSCRIBE = "subscribe"
     UNSUBSCRIBE = "unsubscribe"
+    PUBLISH = "publish"
     ACK = "ack"
     LAGGED = "lagged"
 
@@ -155,9 +156,17 @@ def check_process_id(name: object) -> None:
         )
 
 
-@functools.lru_cache(4096)
 def process_channel(process_id: str) -> str:
     """Return the channel of a process; raises InvalidName for a bad id."""
+    try:
+        return _process_channel(process_id)
+    except TypeError:  # not hashable, so no string either
+        check_process_id(process_id)
+        raise
+
+
+@functools.lru_cache(4096)
+def _process_channel(process_id: str) -> str:
     check_process_id(process_id)
     return PROCESS_PREFIX + process_id
 

@@ -211,23 +211,27 @@ class ReconnectingClient:
         """
         self._talk.send(message)
 
-    def subscribe(self, channel: str, *, since: int | None = None) -> None:
+    def subscribe(self, channel: str, *, since: int | None = None, last: int | None = None) -> None:
         """Listen to a channel, now if connected, and after every reconnect.
 
-        `since` asks for what came after that number, 0 for all that is kept. After a
-        reconnect what was missed is fetched without being asked for. Raises InvalidName
-        for what is no name at all (the server's rule decides about the others), ValueError
-        for a negative number, MessageEncodeError for a lone surrogate.
+        `since` asks for what came after that number, 0 for all that is kept; `last` for
+        so many of the newest messages. After a reconnect what was missed is fetched
+        without being asked for. Raises InvalidName for what is no name at all (the
+        server's rule decides about the others), ValueError for a negative number or for
+        both, MessageEncodeError for a lone surrogate.
 
         Threads: any; blocks at most write_timeout seconds.
         """
         name: object = channel
         if not isinstance(name, str) or not name:
             raise InvalidName(f"channel name {excerpt(name)} is refused")
-        if since is not None and since < 0:
-            raise ValueError(f"since must not be negative: {since}")
+        for what, count in (("since", since), ("last", last)):
+            if count is not None and count < 0:
+                raise ValueError(f"{what} must not be negative: {count}")
+        if since is not None and last is not None:
+            raise ValueError(f"since={since} and last={last}: one of them")
         encode(Message(MessageType.SUBSCRIBE, channel=channel, since=since))  # raises, or never
-        self._talk.subscribe(channel, since)
+        self._talk.subscribe(channel, since, last)
 
     def unsubscribe(self, channel: str) -> None:
         """Listen to a channel no longer; does nothing when it was not listened to.

@@ -45,6 +45,7 @@ class Tail:
         url: of the WebSocket.
         channels: which to follow.
         since: begin after this message; None for the server's own choice.
+        last: begin with so many of the newest messages.
         as_json: whole messages, one a line.
         tell: called with what is to be said beside the messages: status, errors.
     """
@@ -55,6 +56,7 @@ class Tail:
         channels: Sequence[str],
         *,
         since: int | None = None,
+        last: int | None = None,
         as_json: bool = False,
         tell: Callable[[str], object],
     ) -> None:
@@ -72,7 +74,7 @@ class Tail:
         )
         self._client = ReconnectingClient(config)
         for channel in channels:
-            self._client.subscribe(channel, since=since)
+            self._client.subscribe(channel, since=since, last=last)
 
     def follow(self, signals: Signals) -> int | None:
         """Follow until a signal comes; return its number, or None when the server is final.

@@ -107,5 +107,7 @@ class Seen:
         begin = time.monotonic()
         self.client.close()
         took = time.monotonic() - begin
-        assert took < 1.0, took
+        # Far below every timeout that it could have waited for. That it is a second is a
+        # matter of a quiet machine: no test fails by the clock.
+        assert took < 5.0, took
         return took

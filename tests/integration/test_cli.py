@@ -323,6 +323,25 @@ def test_serve_ends_with_1001(number: int, code: int) -> None:
     assert not any("Traceback" in line for line in it.err)
 
 
+def test_serve_lets_clients_publish_where_it_is_told_to() -> None:
+    with command("serve", "--port", "0", "--publish", "chat:*", "--publish", "news") as it:
+        with viewer(it, "chat:1") as peer:
+            for number, channel in enumerate(["chat:1", "news", "process:a"]):
+                peer.send_json({"type": "publish", "channel": channel, "data": "hi", "id": number})
+            answers = {}
+            while len(answers) < 3:
+                message = peer.recv_json()
+                if message["type"] == "event":
+                    assert (message["channel"], message["data"]) == ("chat:1", "hi")
+                else:
+                    answers[message["id"]] = message.get("code", message["type"])
+            assert answers == {0: "ack", 1: "ack", 2: "forbidden"}
+        with viewer(it, "news") as late:
+            assert late.recv_json()["data"] == "hi"
+            it.signal(signal.SIGINT)
+        assert it.end() == 130
+
+
 # --- tail ----------------------------------------------------------------------------------
 
 
@@ -374,6 +393,20 @@ def test_tail_prints_whole_messages_as_json() -> None:
             it.saw("line 4")
             assert [json.loads(line)["seq"] for line in it.out] == [4, 5]
             assert json.loads(it.out[0])["type"] == "process_output"
+            it.signal(signal.SIGINT)
+            assert it.end() == 130
+
+
+def test_tail_begins_with_the_last_lines_when_told_how_many() -> None:
+    hub = Hub()
+    with serve(hub) as server:
+        for number in range(5):
+            hub.send_process_output("a", f"line {number}")
+        with command("tail", "--last", "2", server.url, "process:a") as it:
+            it.saw("line 4")
+            hub.send_process_output("a", "line 5")
+            it.saw("line 5")
+            assert it.out == ["line 3", "line 4", "line 5"]
             it.signal(signal.SIGINT)
             assert it.end() == 130
 

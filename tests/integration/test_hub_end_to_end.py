@@ -394,6 +394,49 @@ def peer_pong(id: str) -> dict[str, Any]:
     return {"type": "pong", "id": id}
 
 
+# --- what clients publish ------------------------------------------------------------------
+
+
+def test_a_client_publishes_only_where_the_channels_rule_allows_it() -> None:
+    rules = [ChannelRule(pattern="chat", publish=True)]
+    with live(rules=rules) as hub, hub.subscribed("chat", "news") as one, hub.peer() as two:
+        two.send_json({"type": "publish", "channel": "news", "data": "psst"})
+        refusal = two.recv_json()
+        assert (refusal["type"], refusal["code"]) == ("error", "forbidden")
+        assert (refusal["data"], refusal["channel"]) == ("Publish: not allowed", "news")
+        two.send_json({"type": "publish", "channel": "chat", "data": {"hello": "you"}})
+        two.send_json({"type": "publish", "channel": "chat", "id": 1})
+        answer = two.recv_json()
+        assert (answer["type"], answer["id"], answer["data"]) == ("ack", 1, {"channel": "chat"})
+        first, second = one.recv_json(), one.recv_json()
+        assert (first["type"], first["channel"], first["data"]) == (
+            "event",
+            "chat",
+            {"hello": "you"},
+        )
+        assert "data" not in second and second["timestamp"]
+
+
+def test_a_client_that_publishes_into_a_full_hub_is_told() -> None:
+    rules = [ChannelRule(pattern="chat", publish=True)]
+    entered, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        go.wait(TIMEOUT)
+
+    with live(rules=rules, queue_size=1, publish_timeout=0.01) as hub, hub.peer() as peer:
+        try:
+            hub.hub._enqueue(hold)
+            assert entered.wait(TIMEOUT)
+            hub.hub.broadcast(said("fills the queue"))
+            peer.send_json({"type": "publish", "channel": "chat", "data": "x", "id": 1})
+            answer = peer.recv_json()
+            assert (answer["type"], answer["code"], answer["id"]) == ("error", "internal", 1)
+        finally:
+            go.set()
+
+
 def test_pings_come_every_heartbeat_and_any_answer_counts_as_life() -> None:
     with live(heartbeat_interval=0.05, pong_timeout=0.6) as hub, hub.peer() as peer:
         for _ in range(20):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ws_hub.commands import (
     Other,
+    Publish,
     Reply,
     Subscribe,
     Unsubscribe,
@@ -48,6 +49,19 @@ def test_a_position_comes_with_the_subscription() -> None:
         "a", 1, 3, "e", None
     )
     assert read(type="subscribe", channel="a", last=3) == Subscribe("a", None, None, "", 3)
+
+
+def test_what_is_published_is_any_data_for_a_channel() -> None:
+    assert read(type="publish", channel="a", data={"x": 1}, id=1) == Publish("a", {"x": 1}, 1)
+    assert read(type="publish", channel="a") == Publish("a")
+
+
+@pytest.mark.parametrize("channel", ["", "a b", "process:a b", "a" * 300])
+def test_nothing_is_published_to_a_bad_channel(channel: str) -> None:
+    message = reply_to(json.dumps({"type": "publish", "channel": channel, "data": "a", "id": 1}))
+    assert (message.type, message.code, message.id) == ("error", "bad_channel", 1)
+    assert message.data.startswith("Publish: invalid ")
+    assert message.channel == (channel if len(channel) < 257 else "")
 
 
 @pytest.mark.parametrize("data", [None, 5, True, ["a"], {"a": 1}])

@@ -55,6 +55,7 @@ RULE: dict[str, list[Any]] = {
     "history_idle_ttl": NOT_SECONDS,
     "replay": NOT_FLAGS,
     "overflow": NOT_OVERFLOWS,
+    "publish": NOT_FLAGS,
 }
 CLIENT: dict[str, list[Any]] = {
     "url": ["", None, 5, "http://example.com", "example.com", b"ws://example.com"],
@@ -62,7 +63,11 @@ CLIENT: dict[str, list[Any]] = {
     "max_backoff": NOT_SECONDS,
     "backoff_multiplier": [0, 0.99, -1, math.nan, math.inf, "2", None, True],
     "max_retries": [-1, 1.0, None, True, "1"],
-    "stable_after": [-1, math.nan, math.inf, "1", None],
+    "stable_after": [-1, math.nan, math.inf, "1", None, 1_000_001],
+    "jitter": NOT_FLAGS,
+    "headers": [None, "a: b", [("a", "b")], {"a": 1}, {b"a": "b"}],
+    "origin": ["", 5, b"http://a"],
+    "subprotocols": ["chat", None, [5], [b"chat"]],
     "connect_timeout": NOT_SECONDS,
     "ping_interval": NOT_SECONDS,
     "ping_timeout": NOT_SECONDS,

@@ -627,3 +627,9 @@ def test_a_timestamp_agrees_with_datetime(seconds: float) -> None:
     moment = datetime.datetime.fromtimestamp(seconds, UTC)
 
     assert parse_timestamp(timestamp(seconds)) == moment
+
+
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"], {"a": 1}, "", "a b", "a:b", "a" * 129])
+def test_a_bad_process_id_is_refused_whatever_it_is(name: Any) -> None:
+    with pytest.raises(InvalidName):
+        process_channel(name)

@@ -48,6 +48,18 @@ def test_a_subscription_names_the_channel_in_both_fields() -> None:
     assert message.id is not None
 
 
+def test_the_newest_are_asked_for_until_there_is_a_position() -> None:
+    following = Following()
+    request = following.add("a", None, 3)
+    assert (request.last, request.since) == (3, None)
+    (_, again) = following.open()
+    assert again.last == 3
+    assert following.take(history(again, 10, replayed=3)) == Verdict(deliver=False)
+    assert delivered(following, 7, 8, 9, 10, 11) == [8, 9, 10, 11]
+    (_, again) = following.open()
+    assert (again.last, again.since, again.epoch) == (None, 11, "e1")
+
+
 def test_an_unsubscription_names_it_in_both_fields_and_only_once() -> None:
     following = Following()
     following.add("news", None)
