@@ -120,7 +120,7 @@ class Sender:
 
         False when the connection is ending. Raises SendTimeout.
         """
-        deadline = self._clock() + timeout
+        deadline = self._clock() + min(timeout, threading.TIMEOUT_MAX / 2)
         with self._changed:
             while self._state is _State.OPEN:
                 if self._offer_locked(frame, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -504,7 +505,7 @@ def test_who_waits_for_room_is_let_go_by_the_end() -> None:
 
     def publish() -> None:
         try:
-            hub.broadcast(Message("x"))
+            hub.broadcast(Message("x"), timeout=math.inf)
         except (HubNotRunning, HubFull) as error:
             raised.append(type(error).__name__)
 
