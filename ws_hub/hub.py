@@ -94,11 +94,13 @@ class Hub(Overview, Publisher):
         """
         if not self._accepting:
             raise HubNotRunning("the hub is not running: start() it before publishing")
-        wait = self._config.publish_timeout if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        wait = self._config.publish_timeout if timeout is None else timeout
         if threading.current_thread() is self._thread:
             wait = 0.0  # a log handler of ours on our own logger: nobody else makes room
         try:
-            self._broadcasts.put(item, block=wait > 0, timeout=wait if wait > 0 else None)
+            self._broadcasts.put(
+                item, block=wait > 0, timeout=min(max(wait, 0.0), threading.TIMEOUT_MAX)
+            )
         except queue.Full:
             raise HubFull(
                 f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
