@@ -8,7 +8,7 @@ from typing import Any
 
 from ws_hub.errors import HubFull, HubNotRunning
 from ws_hub.lines import join
-from ws_hub.message import Message
+from ws_hub.message import Message, decode
 from ws_hub.publisher import Publisher
 
 __all__ = ["Recorder"]
@@ -27,7 +27,10 @@ class Recorder(Publisher):
         # guards: the lists and `full`.
         self._lock = threading.Lock()
 
-    def _publish(self, message: Message, channel: str, timeout: float | None) -> None:
+    def _publish(
+        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+    ) -> None:
+        message = decode(text.decode())
         self.on_publish(message)
         with self._lock:
             if not self.running:

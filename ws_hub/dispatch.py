@@ -111,15 +111,12 @@ class Dispatcher:
         """Number and keep the messages of one channel, if it keeps any."""
         channel = run[0].channel
         if channel and self._rule_for(channel).history_messages:
-            return [self._keep(publication, now) for publication in run]
+            seq = self._history.next_seq(channel)
+            for publication in run:
+                publication.number(seq)
+                self._history.append(channel, publication.frame, now, over=publication.over)
+                seq += 1
         return run
-
-    def _keep(self, publication: Publication, now: float) -> Publication:
-        numbered = publication.numbered(self._history.next_seq(publication.channel))
-        self._history.append(
-            publication.channel, numbered.frame, now, over=_is_last_word(publication.message)
-        )
-        return numbered
 
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
         """Act on a full outbox: never in silence, and never twice for one cause."""
@@ -228,12 +225,3 @@ def _routes(
         if key not in joined:
             joined[key] = Batch([each for index in indices for each in runs[index][1]])
         yield target, joined[key]
-
-
-def _is_last_word(message: Message) -> bool:
-    """Say whether a message tells that a process is over."""
-    return (
-        message.type == MessageType.PROCESS_STATUS
-        and isinstance(message.data, dict)
-        and (message.data.get("status") == "failed" or "exitCode" in message.data)
-    )

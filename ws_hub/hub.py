@@ -76,14 +76,16 @@ class Hub(Overview, Publisher):
 
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
-    def _publish(self, message: Message, channel: str, timeout: float | None) -> None:
+    def _publish(
+        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+    ) -> None:
         if not channel:
-            publication = publish(message, "", self._config.broadcast_overflow)
+            publication = publish(text, "", self._config.broadcast_overflow)
         else:
             check_channel(channel, self._is_channel)
             rule = self._rule_for(channel)
             publication = publish(
-                message, channel, rule.overflow, to_be_numbered=rule.history_messages > 0
+                text, channel, rule.overflow, to_be_numbered=rule.history_messages > 0, over=over
             )
         self._enqueue(publication, timeout)
 

@@ -41,7 +41,9 @@ class Listener:
         self.channel = channel
         self._on_closed = on_closed
         self._dropped = 0  # written by the hub thread only
-        self._mailbox: Mailbox[Message] = Mailbox(name, handle, max_messages)
+        self._mailbox: Mailbox[Publication] = Mailbox(
+            name, lambda publication: handle(publication.message), max_messages
+        )
 
     @property
     def dropped(self) -> int:
@@ -77,7 +79,7 @@ class Listener:
         refused = [
             dataclasses.replace(publication, overflow="drop")
             for publication in batch.publications
-            if not self._mailbox.post(publication.delivered)
+            if not self._mailbox.post(publication)
         ]
         self._dropped += len(refused)
         return refused

@@ -33,6 +33,7 @@ __all__ = [
     "check_process_id",
     "decode",
     "encode",
+    "encode_fields",
     "is_channel_name",
     "is_process_id",
     "number",
@@ -176,9 +177,11 @@ def _process_channel(process_id: str) -> str:
 
 def timestamp(seconds: float) -> str:
     """Write a POSIX time as the wire has it: RFC 3339, UTC, microseconds."""
-    fraction, whole = math.modf(seconds)
-    carry, micro = divmod(round(fraction * 1_000_000), 1_000_000)
-    return f"{_to_the_second(int(whole) + carry)}.{micro:06d}Z"
+    second = int(seconds // 1)
+    micro = round((seconds - second) * 1_000_000)
+    if micro == 1_000_000:
+        second, micro = second + 1, 0
+    return f"{_to_the_second(second)}.{micro:06d}Z"
 
 
 @functools.lru_cache(16)
@@ -214,8 +217,31 @@ def parse_timestamp(text: str) -> datetime.datetime:
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-# Types, channels and process ids come again and again.
-_name_to_json = functools.lru_cache(4096)(_to_json)
+@functools.lru_cache(4096)
+def _head(kind: str, channel: str, process_id: str) -> str:
+    """Return a message's beginning; the same ones come again and again."""
+    parts = ['{"type":', _to_json(kind)]
+    if channel:
+        parts += ',"channel":', _to_json(channel)
+    if process_id:
+        parts += ',"processId":', _to_json(process_id)
+    return "".join(parts)
+
+
+def _tail(message: Message) -> str:
+    """Return the fields of a message that hardly any has."""
+    return "".join(
+        f',"{key}":{_to_json(value)}'
+        for key, value in (
+            ("id", message.id),
+            ("code", message.code or None),
+            ("epoch", message.epoch or None),
+            ("seq", message.seq),
+            ("since", message.since),
+            ("last", message.last),
+        )
+        if value is not None
+    )
 
 
 def encode(message: Message) -> bytes:
@@ -224,33 +250,43 @@ def encode(message: Message) -> bytes:
     Raises MessageEncodeError when a field has no JSON form.
     """
     try:
-        parts = ['{"type":', _name_to_json(message.type)]
-        if message.channel:
-            parts += ',"channel":', _name_to_json(message.channel)
-        if message.process_id:
-            parts += ',"processId":', _name_to_json(message.process_id)
-        if message.data is not None:
-            parts += ',"data":', _to_json(message.data)
-        if message.timestamp:
-            parts += ',"timestamp":', _to_json(message.timestamp)
-        for key, value in (
-            ("id", message.id),
-            ("code", message.code or None),
-            ("epoch", message.epoch or None),
-            ("seq", message.seq),
-            ("since", message.since),
-            ("last", message.last),
-        ):
-            if value is not None:
-                parts += f',"{key}":', _to_json(value)
-        parts.append("}")
-        return "".join(parts).encode()
+        tail = _tail(message)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _no_json(message.type, message.data, error) from error
+    return encode_fields(
+        message.type,
+        message.channel,
+        message.process_id,
+        message.data,
+        message.timestamp,
+        tail,
+    )
+
+
+def encode_fields(
+    kind: str, channel: str, process_id: str, data: Any, timestamp: str, tail: str = ""
+) -> bytes:
+    """Return a message of these fields as one JSON object in UTF-8.
+
+    What the hub publishes needs no Message, whose making costs more than its encoding.
+    `tail` is JSON that follows them. Raises MessageEncodeError.
+    """
+    try:
+        text = _head(kind, channel, process_id)
+        if data is not None:
+            text += f',"data":{_to_json(data)}'
+        if timestamp:
+            text += f',"timestamp":{_to_json(timestamp)}'
+        return f"{text}{tail}}}".encode()
     except (TypeError, ValueError, RecursionError) as error:
         # UnicodeEncodeError, of a lone surrogate, is a ValueError.
-        raise MessageEncodeError(
-            f"cannot encode {excerpt(message.type)} message with data "
-            f"{excerpt(message.data)}: {error}"
-        ) from error
+        raise _no_json(kind, data, error) from error
+
+
+def _no_json(kind: str, data: Any, error: Exception) -> MessageEncodeError:
+    return MessageEncodeError(
+        f"cannot encode {excerpt(kind)} message with data {excerpt(data)}: {error}"
+    )
 
 
 def number(text: bytes, seq: int) -> bytes:

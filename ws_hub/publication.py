@@ -7,59 +7,58 @@ joins what goes to the same clients, so that a burst is one write a client.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .config import Overflow
 from .frames import text_frame
-from .message import Message, encode, number
+from .message import Message, decode, number
 
 __all__ = ["Batch", "Publication", "publish"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Publication:
-    """One message, encoded.
+    """One message, encoded. Changed by the hub thread alone, before it is delivered.
 
     Args:
-        message: what was published.
-        text: its JSON text, without `seq`.
-        frame: the text as one WebSocket frame, with `seq` where it is numbered; b""
-            before that.
+        text: its JSON text.
+        frame: the text as one WebSocket frame; b"" until it is numbered.
         channel: where it goes; "" for every client.
         overflow: what a client's full outbox means for it.
+        over: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
     """
 
-    message: Message
     text: bytes
     frame: bytes
     channel: str
     overflow: Overflow
+    over: bool = False
     seq: int = 0
 
     @property
-    def delivered(self) -> Message:
-        """The message as its receivers see it."""
-        return dataclasses.replace(self.message, seq=self.seq) if self.seq else self.message
+    def message(self) -> Message:
+        """The message as its receivers see it: read anew, so that nobody shares its data."""
+        return decode(self.text.decode())
 
-    def numbered(self, seq: int) -> Publication:
-        """Return this publication with its `seq` in place and on the wire."""
-        frame = text_frame(number(self.text, seq))
-        return Publication(self.message, self.text, frame, self.channel, self.overflow, seq)
+    def number(self, seq: int) -> None:
+        """Give it its place in its channel, on the wire as well."""
+        self.seq = seq
+        self.text = number(self.text, seq)
+        self.frame = text_frame(self.text)
 
 
 def publish(
-    message: Message, channel: str, overflow: Overflow, *, to_be_numbered: bool = False
+    text: bytes,
+    channel: str,
+    overflow: Overflow,
+    *,
+    to_be_numbered: bool = False,
+    over: bool = False,
 ) -> Publication:
-    """Encode a message for `channel`, or for every client when that is "".
-
-    Raises MessageEncodeError.
-    """
-    text = encode(message)
-    frame = b"" if to_be_numbered else text_frame(text)
-    return Publication(message, text, frame, channel, overflow)
+    """Return an encoded message for `channel`, or for every client when that is ""."""
+    return Publication(text, b"" if to_be_numbered else text_frame(text), channel, overflow, over)
 
 
 class Batch:

@@ -15,12 +15,17 @@ from .message import (
     Message,
     MessageType,
     check_channel,
+    encode,
+    encode_fields,
     process_channel,
     stamped,
     timestamp,
 )
 
 __all__ = ["Publisher"]
+
+_OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
+_EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
 
 
 class Publisher(abc.ABC):
@@ -32,15 +37,20 @@ class Publisher(abc.ABC):
     """
 
     @abc.abstractmethod
-    def _publish(self, message: Message, channel: str, timeout: float | None) -> None:
-        """Hand on one stamped message, for a channel or, with "", for everybody."""
+    def _publish(
+        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+    ) -> None:
+        """Hand on one encoded message, for a channel or, with "", for everybody.
+
+        `over`: it is the last of its channel for the time being.
+        """
 
     def broadcast(self, message: Message, *, timeout: float | None = None) -> None:
         """Send a message to every client.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._publish(stamped(message, time.time()), "", timeout)
+        self._publish(encode(stamped(message, time.time())), "", timeout)
 
     def send_to_channel(
         self, channel: str, message: Message, *, timeout: float | None = None
@@ -57,9 +67,10 @@ class Publisher(abc.ABC):
             message,
             channel=channel,
             seq=None,  # the hub numbers
-            timestamp=message.timestamp or timestamp(time.time()),
+            timestamp=message.timestamp or _now(),
         )
-        self._publish(message, channel, timeout)
+        over = _is_last_word(message.type, message.data)
+        self._publish(encode(message), channel, timeout, over=over)
 
     def send_process_output(
         self, process_id: str, data: str, *, timeout: float | None = None
@@ -71,7 +82,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._to_process(MessageType.PROCESS_OUTPUT, process_id, data, timeout)
+        self._to_process(_OUTPUT, process_id, data, timeout)
 
     def send_process_status(
         self,
@@ -94,7 +105,7 @@ class Publisher(abc.ABC):
         if exit_code is not None:
             data["exitCode"] = exit_code
         data.update(extra or {})
-        self._to_process(MessageType.PROCESS_STATUS, process_id, data, timeout)
+        self._to_process(_STATUS, process_id, data, timeout)
 
     def send_event(
         self, event: str, data: Any = None, *, channel: str = "", timeout: float | None = None
@@ -103,33 +114,30 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        message = Message(
-            MessageType.EVENT,
-            channel=channel,
-            data={"event": event, "data": data},
-            timestamp=timestamp(time.time()),
-        )
-        self._publish(message, channel, timeout)
+        found = {"event": event, "data": data}
+        self._publish(encode_fields(_EVENT, channel, "", found, _now()), channel, timeout)
 
     def send_error(self, text: str, *, channel: str = "", timeout: float | None = None) -> None:
         """Send an error text to every client, or to the subscribers of a channel.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        message = Message(
-            MessageType.ERROR, channel=channel, data=text, timestamp=timestamp(time.time())
-        )
-        self._publish(message, channel, timeout)
+        self._publish(encode_fields(_ERROR, channel, "", text, _now()), channel, timeout)
 
-    def _to_process(
-        self, kind: MessageType, process_id: str, data: Any, timeout: float | None
-    ) -> None:
+    def _to_process(self, kind: str, process_id: str, data: Any, timeout: float | None) -> None:
         channel = process_channel(process_id)
-        message = Message(
-            kind,
-            channel=channel,
-            process_id=process_id,
-            data=data,
-            timestamp=timestamp(time.time()),
-        )
-        self._publish(message, channel, timeout)
+        text = encode_fields(kind, channel, process_id, data, _now())
+        self._publish(text, channel, timeout, over=_is_last_word(kind, data))
+
+
+def _now() -> str:
+    return timestamp(time.time())
+
+
+def _is_last_word(kind: str, data: Any) -> bool:
+    """Say whether a message tells that a process is over."""
+    return (
+        kind == _STATUS
+        and isinstance(data, dict)
+        and (data.get("status") == "failed" or "exitCode" in data)
+    )

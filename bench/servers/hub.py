@@ -62,7 +62,7 @@ class HubServer(Server):
         message = _message(size, "")
         began = time.perf_counter_ns()
         for _ in range(count):
-            publish(stamped(message, time.time()), "", "drop")
+            publish(encode(stamped(message, time.time())), "", "drop")
         encoded = time.perf_counter_ns()
         text = encode(message).decode()
         before = time.perf_counter_ns()

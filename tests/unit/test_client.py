@@ -20,7 +20,7 @@ from ws_hub.client import Client, Hooks
 from ws_hub.config import HubConfig
 from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
 from ws_hub.frames import text_frame
-from ws_hub.message import Message
+from ws_hub.message import Message, encode
 from ws_hub.publication import Batch, publish
 from ws_hub.transport import Transport
 
@@ -252,7 +252,7 @@ def test_the_peers_close_counts_although_writing_broke_before_it_was_read() -> N
 def _break(stage: Stage) -> None:
     """Have the connection reset, and a write find that out, while the reader is busy."""
     reset(stage.far)
-    batch = Batch([publish(Message("x"), "", "drop")])
+    batch = Batch([publish(encode(Message("x")), "", "drop")])
     while stage.client._sender.cause is None:
         stage.client.deliver(batch)
 
@@ -431,7 +431,7 @@ def test_answers_reach_who_reads(stage: Stage) -> None:
 
 def test_a_batch_is_delivered_whole(stage: Stage) -> None:
     stage.start()
-    batch = Batch([publish(Message("x", data=number), "", "drop") for number in range(3)])
+    batch = Batch([publish(encode(Message("x", data=number)), "", "drop") for number in range(3)])
     assert stage.client.deliver(batch) == []
     stage.far.sendall(closing(1000))
     stage.ended()
@@ -442,7 +442,9 @@ def test_what_finds_no_room_is_refused_from_the_first_such_on() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far)
         stage.client._sender._outbox.max_messages = 3
-        batch = Batch([publish(Message("x", data=number), "", "drop") for number in range(4)])
+        batch = Batch(
+            [publish(encode(Message("x", data=number)), "", "drop") for number in range(4)]
+        )
         refused = stage.client.deliver(batch)
         assert [each.message.data for each in refused] == [2, 3]
         assert stage.client.dropped == 2
@@ -452,7 +454,7 @@ def test_a_batch_that_fits_one_by_one_is_delivered_one_by_one() -> None:
     # The writer makes room between the attempt with all of it and the single ones.
     with small_pair() as (near, far):
         stage = stalled(near, far)
-        batch = Batch([publish(Message("x"), "", "drop") for _ in range(2)])
+        batch = Batch([publish(encode(Message("x")), "", "drop") for _ in range(2)])
         offer = stage.client._offer
 
         def make_room(frames: bytes, messages: int) -> bool:

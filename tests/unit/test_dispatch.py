@@ -12,7 +12,7 @@ from ws_hub.channels import Channels, Subscription
 from ws_hub.config import ChannelRule
 from ws_hub.dispatch import Activation, Dispatcher
 from ws_hub.history import History
-from ws_hub.message import Message
+from ws_hub.message import Message, encode
 from ws_hub.publication import Batch, Publication, publish
 from ws_hub.stats import Counters
 
@@ -93,7 +93,7 @@ class Stage:
     def say(self, *pairs: tuple[str, Any]) -> None:
         publications = [
             publish(
-                Message("event", channel=channel, data=data),
+                encode(Message("event", channel=channel, data=data)),
                 channel,
                 "drop" if channel else "disconnect",
                 to_be_numbered=bool(channel and rule_for(channel).history_messages),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import TIMEOUT
 from ws_hub.listener import Listener
-from ws_hub.message import Message
+from ws_hub.message import Message, encode
 from ws_hub.publication import Batch, publish
 
 Make = Callable[..., Listener]
@@ -39,7 +39,7 @@ def make() -> Iterator[Make]:
 
 
 def batch(*data: Any, overflow: Any = "drop") -> Batch:
-    return Batch([publish(Message("event", data=each), "news", overflow) for each in data])
+    return Batch([publish(encode(Message("event", data=each)), "news", overflow) for each in data])
 
 
 def test_messages_are_handed_over_in_order_with_their_numbers(make: Make) -> None:
@@ -52,8 +52,11 @@ def test_messages_are_handed_over_in_order_with_their_numbers(make: Make) -> Non
             done.set()
 
     listener = make(handle)
-    plain, numbered = (publish(Message("event", data=each), "news", "drop") for each in (1, "last"))
-    assert listener.deliver(Batch([plain, numbered.numbered(8)])) == []
+    plain, numbered = (
+        publish(encode(Message("event", data=each)), "news", "drop") for each in (1, "last")
+    )
+    numbered.number(8)
+    assert listener.deliver(Batch([plain, numbered])) == []
     assert done.wait(TIMEOUT)
     assert seen == [(1, None), ("last", 8)]
 

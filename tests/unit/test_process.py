@@ -557,9 +557,9 @@ def test_a_hub_that_stops_during_the_start_ends_the_child(hub: Recorder) -> None
         def running(self, value: bool) -> None:
             pass
 
-        def _publish(self, *args: Any) -> None:
+        def _publish(self, *args: Any, **options: Any) -> None:
             with contextlib.suppress(HubNotRunning):
-                super()._publish(*args)
+                super()._publish(*args, **options)
 
     looks: list[int] = []
     stopping = Stopping()

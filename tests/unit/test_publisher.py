@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ws_hub.errors import InvalidName
-from ws_hub.message import Message, MessageType
+from ws_hub.message import Message, MessageType, decode
 from ws_hub.publisher import Publisher
 
 
@@ -16,8 +16,13 @@ class Recorder(Publisher):
 
     def __init__(self) -> None:
         self.published: list[tuple[Message, str, float | None]] = []
+        self.over: list[bool] = []
 
-    def _publish(self, message: Message, channel: str, timeout: float | None) -> None:
+    def _publish(
+        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+    ) -> None:
+        message = decode(text.decode())
+        self.over.append(over)
         self.published.append((message, channel, timeout))
 
 
@@ -119,3 +124,15 @@ def test_events_and_errors_go_to_everybody_or_to_a_channel(channel: str) -> None
     assert (error.type, error.data, timeout) == (MessageType.ERROR, "went wrong", 2)
     assert event.channel == error.channel == where == where_else == channel
     assert event.timestamp and error.timestamp
+
+
+def test_the_last_word_of_a_process_is_its_exit_or_its_failure() -> None:
+    recorder = Recorder()
+    recorder.send_process_status("p", "running")
+    recorder.send_process_status("p", "exited", 0)
+    recorder.send_process_status("p", "failed")
+    recorder.send_process_output("p", "exited")
+    for data in ({"status": "exited", "exitCode": 0}, {"status": "running"}, "exitCode"):
+        recorder.send_to_channel("process:p", Message("process_status", data=data))
+    recorder.send_to_channel("process:p", Message("custom", data={"exitCode": 0}))
+    assert recorder.over == [False, True, True, False, True, False, False, False]
