@@ -10,6 +10,7 @@ lets it run, and hides what the row is about: the GIL is let go of, and somebody
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -233,8 +234,13 @@ class Stage:
 
 def installed(name: str) -> bool:
     """Say whether what a server needs is installed."""
-    needs = CONTENDERS[name].needs
-    return needs is None or importlib.util.find_spec(needs[0]) is not None
+    contender = CONTENDERS[name]
+    if contender.needs is None:
+        return True
+    module, distribution = contender.needs
+    if importlib.util.find_spec(module) is None:
+        return False
+    return int(importlib.metadata.version(distribution).partition(".")[0]) >= contender.least
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ import pytest
 from tests.support import wait_until
 
 _PROC = Path("/proc/self/fd")
+_INHERITED = ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL))
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ws_proxy", "wss_proxy")
 
 
@@ -51,8 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in _PROXIES:  # subprocesses inherit it
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `make test &`
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # subprocesses inherit it
+    # What `nohup make test &` ignores, subprocesses would inherit as ignored.
+    for number, handler in _INHERITED:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 # --- the leak check ------------------------------------------------------------------------

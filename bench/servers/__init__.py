@@ -20,12 +20,14 @@ class Contender:
         title: what it is.
         where: module and class.
         needs: the distribution that must be installed, with the import name before it.
+        least: its lowest major version.
     """
 
     name: str
     title: str
     where: tuple[str, str]
     needs: tuple[str, str] | None = None
+    least: int = 0
 
 
 _WEBSOCKETS = ("websockets", "websockets")
@@ -51,6 +53,7 @@ CONTENDERS = {
             "websockets.sync.server.broadcast(), a thread pool",
             ("websockets_", "SyncBroadcast"),
             _WEBSOCKETS,
+            least=17,
         ),
         Contender(
             "websockets loop",

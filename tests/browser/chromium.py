@@ -26,7 +26,12 @@ __all__ = ["Browser", "Page", "find_chromium"]
 
 # Another process, which starts up and lays out on a busy machine: more than TIMEOUT.
 PATIENCE = 20.0
-UNREACHABLE = ("net::ERR_CONNECTION", "net::ERR_EMPTY_RESPONSE", "WebSocket connection to")
+UNREACHABLE = (
+    "net::ERR_CONNECTION",
+    "net::ERR_EMPTY_RESPONSE",
+    "net::ERR_SOCKET_NOT_CONNECTED",
+    "WebSocket connection to",
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     "--headless",
