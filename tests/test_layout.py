@@ -23,8 +23,9 @@ TESTS = ROOT / "tests"
 # Floor 4 of the design, the hub, has four steps of its own.
 FLOORS: dict[float, str] = {
     -1: "log",
-    0: "backoff config errors fastsend frames inbox limits lines message stats stream workers",
-    1: "adoption exchange following link mailbox outbox publication publisher retries transport",
+    0: "backoff config errors fastsend frames limits lines message stats stream workers",
+    1: "adoption exchange following inbox link mailbox outbox publication publisher retries"
+    " transport",
     2: "auth channels conversation handshake history presence sender signals terminal",
     3: "client commands listener spawn",
     4: "dial dispatch pump roster writers",

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from .workers import longest_wait
+
 __all__ = ["Inbox"]
 
 T = TypeVar("T")
@@ -92,7 +94,7 @@ class Inbox(Generic[T]):
             while not self._items:
                 if self._ended:
                     return None
-                self._changed.wait()  # woken by an item or by `end`
+                self._changed.wait(longest_wait())  # woken by an item or by `end`
             item, size, counts = self._items.popleft()
             if counts:
                 self._count -= 1

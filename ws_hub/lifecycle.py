@@ -311,7 +311,7 @@ class Lifecycle:
         if timeout is not None:
             left = min(left, timeout)
         # Woken by whoever fills a queue; otherwise in time to free old history.
-        self._wake.wait(min(max(left, 0.0), threading.TIMEOUT_MAX))
+        self._wake.wait(min(max(left, 0.0), workers.longest_wait()))
         self._wake.clear()
         self._work()
 

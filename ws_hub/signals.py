@@ -9,7 +9,10 @@ from __future__ import annotations
 import queue
 import signal
 import threading
+import time
 from typing import Any
+
+from .workers import longest_wait
 
 __all__ = ["Signals"]
 
@@ -35,7 +38,16 @@ class Signals:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Return what comes first; raises queue.Empty after `timeout` seconds."""
-        return self._news.get(timeout=timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = longest_wait()
+            if deadline is not None:
+                left = max(min(left, deadline - time.monotonic()), 0.0)
+            try:
+                return self._news.get(timeout=left)
+            except queue.Empty:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
 
     def __enter__(self) -> Signals:
         for name in self.NAMES:

@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 from .log import get_logger
 
-__all__ = ["ForkAware", "forget_after_fork", "join", "start"]
+__all__ = ["ForkAware", "forget_after_fork", "join", "longest_wait", "start"]
 
 logger = get_logger(__name__)
+
+_LOOK = 0.5  # seconds between the main thread's looks for signals
 
 
 def start(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
@@ -48,6 +50,17 @@ def join(thread: threading.Thread | None, timeout: float) -> bool:
         return True
     thread.join(max(timeout, 0.0))
     return not thread.is_alive()
+
+
+def longest_wait() -> float:
+    """Return the seconds that the calling thread may wait at a stretch.
+
+    The main thread not for long: signal handlers run between its instructions. A signal
+    that comes just before a wait begins does not interrupt it, and its handler would run
+    when the wait is over: the SIGTERM of a quiet program would be heard by nobody.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    return _LOOK if here else threading.TIMEOUT_MAX
 
 
 class ForkAware(Protocol):

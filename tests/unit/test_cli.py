@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import threading
 import urllib.request
 
@@ -12,7 +11,6 @@ import pytest
 import ws_hub
 from tests.support import RawPeer
 from ws_hub import cli
-from ws_hub.signals import Signals
 from ws_hub.tail import socket_url
 
 
@@ -106,39 +104,6 @@ def _watch(opened: list[str]) -> None:
         peer.send_json({"type": "subscribe", "channel": "process:b"})
         opened.append(peer.recv_json()["data"]["status"])
         opened.append(str(peer.recv_close()[0]))
-
-
-def test_signals_come_as_news_and_the_handlers_before_come_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with Signals() as signals:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        signals.put(None)
-        assert [signals.wait(5) for _ in range(3)] == [signal.SIGTERM, signal.SIGINT, None]
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_hangup_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with Signals():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_beside_the_main_thread_no_handler_is_set() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    seen: list[object] = []
-
-    def look() -> None:
-        with Signals():
-            seen.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join(5)
-    assert seen == [before]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""Signals: news in a queue, and no wait of the main thread that one could come too early for."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support import wait_until
+from ws_hub import Hub, ReconnectConfig, ReconnectingClient, serve
+from ws_hub.signals import Signals
+
+
+def test_signals_come_as_news_and_the_handlers_before_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        signals.put(None)
+        assert [signals.wait(5) for _ in range(3)] == [signal.SIGTERM, signal.SIGINT, None]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01, 0.7])
+def test_a_wait_for_news_ends_in_time(timeout: float) -> None:
+    with pytest.raises(queue.Empty):
+        Signals().wait(timeout)
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_beside_the_main_thread_no_handler_is_set() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def look() -> None:
+        with Signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(5)
+    assert seen == [before]
+
+
+# --- a signal that comes just before a wait ------------------------------------------------
+
+
+def where() -> tuple[Any, int]:
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    return frame, frame.f_lasti
+
+
+@contextlib.contextmanager
+def signal_that_wakes_nobody(number: int) -> Iterator[None]:
+    """Send a signal once the main thread waits, without the interruption of its wait.
+
+    As one has it that came between the interpreter's last look for signals and the system
+    call: it is taken by another thread here, so that the window is not one of nanoseconds.
+    """
+    assert threading.current_thread() is threading.main_thread()
+    masked = threading.Event()
+
+    def send() -> None:
+        masked.wait()
+        seen: list[Any] = []
+
+        def waits() -> bool:
+            seen.append(where())
+            return len(seen) > 3 and len(set(seen[-4:])) == 1
+
+        wait_until(waits)
+        seen.clear()
+        signal.pthread_kill(threading.get_ident(), number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    masked.set()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        thread.join()
+
+
+@pytest.mark.timeout(10)
+def test_a_hub_in_the_main_thread_hears_it() -> None:
+    hub = Hub()
+    before = signal.signal(signal.SIGTERM, lambda *_: hub.stop())
+    try:
+        with signal_that_wakes_nobody(signal.SIGTERM):
+            hub.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not hub.running
+
+
+@pytest.mark.timeout(10)
+def test_the_commands_hear_it() -> None:
+    with Signals() as signals, signal_that_wakes_nobody(signal.SIGTERM):
+        assert signals.wait() == signal.SIGTERM
+
+
+@pytest.mark.timeout(10)
+def test_a_client_in_the_main_thread_hears_it() -> None:
+    with Hub() as hub, serve(hub) as site:
+        client = ReconnectingClient(ReconnectConfig(url=site.url))
+        before = signal.signal(signal.SIGTERM, lambda *_: client.close())
+        try:
+            with signal_that_wakes_nobody(signal.SIGTERM):
+                client.connect()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert client.state.value == "disconnected"
