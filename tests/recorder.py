@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ws_hub.errors import HubFull, HubNotRunning
@@ -28,18 +28,19 @@ class Recorder(Publisher):
         self._lock = threading.Lock()
 
     def _publish(
-        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
     ) -> None:
-        message = decode(text.decode())
-        self.on_publish(message)
+        messages = [decode(text.decode()) for text in texts]
+        for message in messages:
+            self.on_publish(message)
         with self._lock:
             if not self.running:
                 raise HubNotRunning("stopped")
             if self.full:
                 self.full -= 1
                 raise HubFull("full")
-            self.messages.append(message)
-            self.timeouts.append(timeout)
+            self.messages += messages
+            self.timeouts += [timeout] * len(messages)
 
     def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
         self.stoppers.append(function)

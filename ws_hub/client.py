@@ -119,6 +119,15 @@ class Client:
 
     # --- any thread ------------------------------------------------------------------------
 
+    def wait_for_room(self, timeout: float) -> bool:
+        """Wait until its outbox is at most half full; False after `timeout` seconds.
+
+        True at once when the connection is over: nobody is to be waited for.
+
+        Threads: any; blocks at most `timeout`.
+        """
+        return self._sender.wait_for_room(min(timeout, threading.TIMEOUT_MAX / 2))
+
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.
 

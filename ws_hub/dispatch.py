@@ -111,11 +111,10 @@ class Dispatcher:
         """Number and keep the messages of one channel, if it keeps any."""
         channel = run[0].channel
         if channel and self._rule_for(channel).history_messages:
-            seq = self._history.next_seq(channel)
-            for publication in run:
+            for seq, publication in enumerate(run, self._history.next_seq(channel)):
                 publication.number(seq)
-                self._history.append(channel, publication.frame, now, over=publication.over)
-                seq += 1
+            frames = [publication.frame for publication in run]
+            self._history.extend(channel, frames, now, over=run[-1].over)
         return run
 
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:

@@ -86,18 +86,20 @@ class History:
             found = self._channels.get(channel) or self._awaited.get(channel)
             return found.seq + 1 if found else 1
 
-    def append(self, channel: str, frame: bytes, now: float, *, over: bool = False) -> None:
-        """Keep the next message of a channel.
+    def extend(
+        self, channel: str, frames: Sequence[bytes], now: float, *, over: bool = False
+    ) -> None:
+        """Keep the next messages of a channel.
 
-        `over` says that it is the last for the time being (a process has exited): the
-        channel is freed history_ttl seconds later instead of history_idle_ttl.
+        `over` says that the last is the last for the time being (a process has exited):
+        the channel is freed history_ttl seconds later instead of history_idle_ttl.
         """
         rule = self._rule_for(channel)
         with self._lock:
             kept = self._open_locked(channel)
-            kept.seq += 1
-            kept.frames.append(frame)
-            kept.size += len(frame)
+            kept.seq += len(frames)
+            kept.frames.extend(frames)
+            kept.size += sum(map(len, frames))
             while len(kept.frames) > rule.history_messages or (
                 kept.size > rule.history_bytes and len(kept.frames) > 1
             ):

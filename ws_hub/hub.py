@@ -20,6 +20,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -77,17 +78,17 @@ class Hub(Overview, Publisher):
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
     def _publish(
-        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
     ) -> None:
         if not channel:
-            publication = publish(text, "", self._config.broadcast_overflow)
+            overflow, kept = self._config.broadcast_overflow, False
         else:
             check_channel(channel, self._is_channel)
             rule = self._rule_for(channel)
-            publication = publish(
-                text, channel, rule.overflow, to_be_numbered=rule.history_messages > 0, over=over
-            )
-        self._enqueue(publication, timeout)
+            overflow, kept = rule.overflow, rule.history_messages > 0
+        publications = [publish(text, channel, overflow, to_be_numbered=kept) for text in texts]
+        publications[-1].over = over
+        self._enqueue(publications, timeout)
 
     def _enqueue(self, item: Any, timeout: float | None = None) -> None:
         """Queue something for the hub thread.
@@ -112,6 +113,28 @@ class Hub(Overview, Publisher):
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not self._accepting:
             raise HubNotRunning("the hub stopped while this was published")
+
+    def wait_for_room(self, channel: str, timeout: float) -> bool:
+        """Wait until nobody who listens to a channel is behind.
+
+        Nobody is when everything that was published before this call is on its way, and
+        at most half full is the outbox of each client that listens. Whoever publishes
+        much calls this now and then, and is slowed to the pace of the slowest client
+        instead of having it skip messages. A client that reads nothing at all is cut
+        after the write timeout, and waited for no longer. False after `timeout` seconds.
+        Raises InvalidName, HubNotRunning, HubFull.
+
+        Threads: any but those of callbacks; blocks at most `timeout`.
+        """
+        check_channel(channel, self._is_channel)
+        deadline = time.monotonic() + timeout
+        dispatched = threading.Event()
+        self._enqueue(dispatched.set, timeout)
+        if not dispatched.wait(max(deadline - time.monotonic(), 0.0)):
+            return False
+        return all(
+            client.wait_for_room(deadline - time.monotonic()) for client in self.clients(channel)
+        )
 
     # --- any thread: subscribe -------------------------------------------------------------
 
@@ -330,6 +353,7 @@ class Hub(Overview, Publisher):
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str, str], object] | None = None,
+        backpressure: bool = False,
     ) -> Any:
         """Start a program and stream its output to the channel of its process id.
 
@@ -339,7 +363,16 @@ class Hub(Overview, Publisher):
         """
         from .process import run_process
 
-        return run_process(self, argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line)
+        return run_process(
+            self,
+            argv,
+            process_id,
+            pty=pty,
+            cwd=cwd,
+            env=env,
+            on_line=on_line,
+            backpressure=backpressure,
+        )
 
     def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
         """Return a logging handler that sends records to a channel as events.

@@ -83,7 +83,7 @@ class Lifecycle:
         self._at_stop: dict[object, Callable[[], object]] = {}
         # guards: itself; filled by any thread, which waits while it is full; emptied by
         # the hub thread. Holds publications and, in their place among them, calls.
-        self._broadcasts: queue.Queue[Publication | Callable[[], object]] = queue.Queue(
+        self._broadcasts: queue.Queue[list[Publication] | Callable[[], object]] = queue.Queue(
             self._config.queue_size
         )
         self._wake = threading.Event()  # set by whoever fills a queue
@@ -342,9 +342,11 @@ class Lifecycle:
         try:
             while len(items) < _TURN_ITEMS and size < _TURN_BYTES:
                 item = self._broadcasts.get_nowait()
-                items.append(item)
-                if isinstance(item, Publication):
-                    size += len(item.text)
+                if isinstance(item, list):
+                    items += item
+                    size += sum([len(each.text) for each in item])
+                else:
+                    items.append(item)
         except queue.Empty:
             return items
         self._wake.set()  # there may be more

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from . import workers
 from .errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from .log import get_logger
-from .message import check_process_id
+from .message import check_process_id, process_channel
+from .pace import Pace
 from .pump import Pump
 from .spawn import Child, ProcessStartError, check_argv, signal_name
 from .writers import log_handler, writer
@@ -34,6 +35,7 @@ __all__ = ["Process", "ProcessStartError", "log_handler", "run_process", "writer
 
 logger = get_logger(__name__)
 
+_LOOK = 0.25  # seconds between looks at whether to kill, while viewers are waited for
 _KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL, when it is we who end a child
 
 OnLine = Callable[[str, str], object]
@@ -48,6 +50,7 @@ def run_process(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     on_line: OnLine | None = None,
+    backpressure: bool = False,
 ) -> Process:
     """Start a program and stream its output to the channel of its process id.
 
@@ -64,6 +67,8 @@ def run_process(
         cwd: where it runs; None for here.
         env: its environment; None for ours.
         on_line: called with each text and "stdout" or "stderr", on the stream's thread.
+        backpressure: slow the program to the pace of its slowest viewer. Otherwise it
+            runs at its own, and who is slower skips lines, which is counted and said.
 
     Raises ConfigError (argv; an id that runs already), InvalidName, HubNotRunning,
     HubFull, and ProcessStartError, an OSError, when it cannot be started.
@@ -78,7 +83,7 @@ def run_process(
     _streaming.reserve(hub, name)
     try:
         child = Child(command, terminal=pty, cwd=cwd, env=env)
-        process = Process(hub, name, child, on_line)
+        process = Process(hub, name, child, on_line, backpressure)
         _streaming.add(process)
         process._start()
         return process
@@ -106,7 +111,14 @@ class Process:
     Owns the child and the thread that streams it. `with` ends the program on leaving.
     """
 
-    def __init__(self, hub: Hub, process_id: str, child: Child, on_line: OnLine | None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        process_id: str,
+        child: Child,
+        on_line: OnLine | None,
+        backpressure: bool = False,
+    ) -> None:
         self.hub = hub
         self.process_id = process_id
         self._child = child
@@ -118,6 +130,9 @@ class Process:
         self._kill_at: float | None = None
         # Of the stream's thread, but for the return code, which it writes once:
         self._deaf = False  # the hub has stopped
+        self._pace = Pace()
+        if backpressure:
+            self._pace = Pace(hub.config.outbox_messages, hub.config.outbox_bytes)
         self._killed = False  # because `_kill_at` had come
         self._returncode: int | None = None
 
@@ -254,15 +269,36 @@ class Process:
         for text in texts:
             if self._on_line is not None:
                 self._call_on_line(text, name)
-            while not self._deaf:
-                try:
-                    self.hub.send_process_output(self.process_id, text)
-                    break
-                except HubFull:  # wait on: no line of a process is lost
-                    self._kill_if_due()
-                except HubNotRunning:
-                    self._deaf = True
-                    self._begin_end()
+        for part, is_too_far in self._pace.parts(texts):
+            if is_too_far:
+                self._wait_for_viewers()
+            self._send(part)
+
+    def _send(self, texts: list[str]) -> None:
+        while not self._deaf:
+            try:
+                self.hub.send_process_lines(self.process_id, texts)
+                return
+            except HubFull:  # wait on: no line of a process is lost
+                self._kill_if_due()
+            except HubNotRunning:
+                self._go_deaf()
+
+    def _wait_for_viewers(self) -> None:
+        channel = process_channel(self.process_id)
+        while not self._deaf and not self._killed:
+            try:
+                if self.hub.wait_for_room(channel, _LOOK):
+                    return
+            except HubFull:  # as above
+                pass
+            except HubNotRunning:
+                self._go_deaf()
+            self._kill_if_due()
+
+    def _go_deaf(self) -> None:
+        self._deaf = True
+        self._begin_end()
 
     def _kill_if_due(self) -> None:
         if self._kill_at is not None and self._kill_at <= time.monotonic() and not self._killed:

@@ -19,7 +19,7 @@ __all__ = ["Batch", "Publication", "publish"]
 
 @dataclass(slots=True, eq=False)
 class Publication:
-    """One message, encoded. Changed by the hub thread alone, before it is delivered.
+    """One message, encoded. Once queued, only the hub thread changes it.
 
     Args:
         text: its JSON text.
@@ -55,10 +55,9 @@ def publish(
     overflow: Overflow,
     *,
     to_be_numbered: bool = False,
-    over: bool = False,
 ) -> Publication:
     """Return an encoded message for `channel`, or for every client when that is ""."""
-    return Publication(text, b"" if to_be_numbered else text_frame(text), channel, overflow, over)
+    return Publication(text, b"" if to_be_numbered else text_frame(text), channel, overflow)
 
 
 class Batch:

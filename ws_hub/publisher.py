@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .message import (
@@ -38,11 +38,11 @@ class Publisher(abc.ABC):
 
     @abc.abstractmethod
     def _publish(
-        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
     ) -> None:
-        """Hand on one encoded message, for a channel or, with "", for everybody.
+        """Hand on encoded messages, all or none, for a channel or, with "", for everybody.
 
-        `over`: it is the last of its channel for the time being.
+        `over`: the last of them is the last of its channel for the time being.
         """
 
     def broadcast(self, message: Message, *, timeout: float | None = None) -> None:
@@ -50,7 +50,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._publish(encode(stamped(message, time.time())), "", timeout)
+        self._publish([encode(stamped(message, time.time()))], "", timeout)
 
     def send_to_channel(
         self, channel: str, message: Message, *, timeout: float | None = None
@@ -70,7 +70,7 @@ class Publisher(abc.ABC):
             timestamp=message.timestamp or _now(),
         )
         over = _is_last_word(message.type, message.data)
-        self._publish(encode(message), channel, timeout, over=over)
+        self._publish([encode(message)], channel, timeout, over=over)
 
     def send_process_output(
         self, process_id: str, data: str, *, timeout: float | None = None
@@ -83,6 +83,21 @@ class Publisher(abc.ABC):
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         self._to_process(_OUTPUT, process_id, data, timeout)
+
+    def send_process_lines(
+        self, process_id: str, lines: Sequence[str], *, timeout: float | None = None
+    ) -> None:
+        """Send several pieces of a process's output, all or none of them.
+
+        The same as `send_process_output` for each, at half the cost. Together they take
+        one place in the hub's queue: send hundreds at a time, not millions.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        channel, now = process_channel(process_id), _now()
+        texts = [encode_fields(_OUTPUT, channel, process_id, line, now) for line in lines]
+        if texts:
+            self._publish(texts, channel, timeout)
 
     def send_process_status(
         self,
@@ -115,19 +130,19 @@ class Publisher(abc.ABC):
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         found = {"event": event, "data": data}
-        self._publish(encode_fields(_EVENT, channel, "", found, _now()), channel, timeout)
+        self._publish([encode_fields(_EVENT, channel, "", found, _now())], channel, timeout)
 
     def send_error(self, text: str, *, channel: str = "", timeout: float | None = None) -> None:
         """Send an error text to every client, or to the subscribers of a channel.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._publish(encode_fields(_ERROR, channel, "", text, _now()), channel, timeout)
+        self._publish([encode_fields(_ERROR, channel, "", text, _now())], channel, timeout)
 
     def _to_process(self, kind: str, process_id: str, data: Any, timeout: float | None) -> None:
         channel = process_channel(process_id)
         text = encode_fields(kind, channel, process_id, data, _now())
-        self._publish(text, channel, timeout, over=_is_last_word(kind, data))
+        self._publish([text], channel, timeout, over=_is_last_word(kind, data))
 
 
 def _now() -> str:

@@ -134,6 +134,22 @@ class Sender:
                 self._changed.wait(left)  # woken by the writer's progress and by the end
             return False
 
+    def wait_for_room(self, timeout: float) -> bool:
+        """Wait until half of what may wait is free, or the connection is ending."""
+        outbox, deadline = self._outbox, self._clock() + timeout
+        with self._changed:
+            while self._state is _State.OPEN:
+                if (
+                    outbox.messages * 2 <= outbox.max_messages
+                    and outbox.size * 2 <= outbox.max_bytes
+                ):
+                    return True
+                left = deadline - self._clock()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)  # woken by the writer's progress and by the end
+            return True
+
     def control(self, frame: bytes) -> None:
         """Send a ping or a pong, ahead of waiting messages; never wait."""
         with self._changed:

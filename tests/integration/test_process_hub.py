@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.support import TIMEOUT
+from tests.integration.apps.live import live
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.hub import Hub
 from ws_hub.lines import join
-from ws_hub.process import run_process
+from ws_hub.process import Process, run_process
 from ws_hub.server import Server, serve
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
@@ -248,6 +249,82 @@ def test_a_viewer_that_never_reads_holds_up_neither_the_program_nor_others(
         assert process.wait(TIMEOUT) == 0
     assert reader.lines[-1] == "20000"
     assert reader.last == {"status": "exited", "exitCode": 0}
+
+
+# --- backpressure --------------------------------------------------------------------------
+
+
+def outputs(peer: RawPeer) -> Iterator[str]:
+    """Read a process's output to its end; fail where something was skipped."""
+    while True:
+        message = peer.recv_json()
+        assert message["type"] in ("process_output", "process_status"), message
+        if message["type"] == "process_output":
+            yield message["data"]
+        elif message["data"]["status"] != "running":
+            return
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [({}, 20_000), ({"outbox_messages": 40}, 6_000), ({"outbox_bytes": 4096}, 6_000)],
+    ids=["defaults", "few messages", "few bytes"],
+)
+def test_with_backpressure_a_slow_viewer_slows_the_program_and_skips_nothing(
+    settings: dict[str, Any], count: int
+) -> None:
+    with live(**settings) as site, site.subscribed("process:p", rcvbuf=4096) as slow:
+        line = "x" * 1000  # so many are more than the kernel and half of an outbox hold
+        process = site.hub.run_process(
+            ["sh", "-c", f"yes {line} | head -n {count}"], "p", backpressure=True
+        )
+        lines = outputs(slow)
+        assert next(lines) == line
+        wait_until(lambda: waits_for_room(process), what="a stream that waits for its viewer")
+        assert process.returncode is None
+        assert list(lines) == [line] * (count - 1)
+        assert process.wait(LONG) == 0
+        assert site.hub.stats().dropped == 0
+
+
+def waits_for_room(process: Process) -> bool:
+    frame = sys._current_frames().get(process._thread.ident or 0) if process._thread else None
+    while frame is not None:
+        if frame.f_code.co_name == "_wait_for_viewers":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def test_without_a_viewer_backpressure_slows_nothing(server: Server, hub: Hub) -> None:
+    process = hub.run_process(["seq", "20000"], "p", backpressure=True)
+    assert process.wait(LONG) == 0
+    wait_until(lambda: hub.stats().published == 20_002, what="all of it published")
+
+
+def test_a_viewer_that_reads_nothing_is_cut_and_the_program_goes_on() -> None:
+    with live(write_timeout=0.3) as site, site.subscribed("process:p", rcvbuf=4096):
+        process = site.hub.run_process(["seq", "200000"], "p", backpressure=True)
+        assert process.wait(LONG) == 0
+        site.empty()
+
+
+def test_a_hub_that_stops_does_not_wait_for_a_viewer_for_long() -> None:
+    with live(close_timeout=0.2) as site, site.subscribed("process:p", rcvbuf=4096):
+        process = site.hub.run_process(["yes"], "p", backpressure=True)
+        wait_until(lambda: waits_for_room(process), what="a stream that waits for its viewer")
+        site.hub.stop()
+        assert process.returncode in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+def test_what_a_program_printed_before_it_was_ended_arrives_at_the_viewers_pace() -> None:
+    with live() as site, site.subscribed("process:p", rcvbuf=4096) as slow:
+        process = site.hub.run_process(["yes"], "p", backpressure=True)
+        wait_until(lambda: waits_for_room(process), what="a stream that waits for its viewer")
+        process.terminate()
+        assert set(outputs(slow)) == {"y"}
+        assert process.wait(TIMEOUT) == -signal.SIGTERM
+        assert site.hub.stats().dropped == 0
 
 
 def test_log_records_reach_a_client(server: Server, hub: Hub) -> None:

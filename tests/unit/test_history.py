@@ -24,7 +24,7 @@ def make(rule: ChannelRule = RULE) -> History:
 
 def say(history: History, *frames: bytes, channel: str = "a", now: float = 0.0) -> None:
     for frame in frames:
-        history.append(channel, frame, now)
+        history.extend(channel, [frame], now)
 
 
 def test_messages_are_numbered_from_one() -> None:
@@ -111,7 +111,7 @@ def test_a_channel_that_nobody_wrote_to_has_a_position_that_stays_good() -> None
 def test_a_finished_channel_is_freed_after_its_time() -> None:
     history = make()
     say(history, b"running")
-    history.append("a", b"exited", 5.0, over=True)
+    history.extend("a", [b"exited"], 5.0, over=True)
     assert history.expire(14.9) == 15.0
     assert history.names() == ["a"]
     assert history.expire(15.0) == math.inf
@@ -147,7 +147,7 @@ def test_looking_at_many_channels_frees_none_that_is_kept(monkeypatch: pytest.Mo
 def test_a_freed_channel_goes_on_with_its_numbers_for_who_still_listens() -> None:
     history = make()
     say(history, b"1", b"2")
-    history.append("a", b"3", 5.0, over=True)
+    history.extend("a", [b"3"], 5.0, over=True)
     history.expire(15.0)
     assert history.names() == []
     assert history.next_seq("a") == 4

@@ -12,7 +12,7 @@ import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
-from tests.support import small_pair
+from tests.support import TIMEOUT, fill, small_pair
 from ws_hub import (
     ChannelRule,
     Client,
@@ -197,6 +197,68 @@ def test_a_message_published_while_the_hub_stops_raises(hub: Hub) -> None:
     hub._broadcasts.put = stop_then_put  # type: ignore[method-assign]
     with pytest.raises(HubNotRunning, match="while this was published"):
         hub.broadcast(Message("x"))
+
+
+# --- room ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turning(hub: Hub) -> Iterator[None]:
+    """Turn the hub on a thread of the test's own."""
+    over = threading.Event()
+
+    def turn() -> None:
+        while not over.is_set():
+            hub._turn(0.01)
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def test_there_is_room_where_nobody_listens_or_who_does_keeps_up(
+    hub: Hub, peer: Peer, turning: None
+) -> None:
+    assert hub.wait_for_room("news", TIMEOUT)
+    hub.subscribe(peer.client, "news")
+    hub.send_to_channel("news", Message("x"))
+    assert hub.wait_for_room("news", TIMEOUT)
+    assert [each["type"] for each in peer.messages()] == ["x"]  # all of it is on its way
+
+
+def test_there_is_none_while_a_client_that_listens_is_behind(
+    hub: Hub, peer: Peer, turning: None
+) -> None:
+    hub.subscribe(peer.client, "news")
+    fill(peer.client._transport._sock)
+    most = hub.config.outbox_messages
+    assert peer.client.offer(b"x", most // 2 + 1)
+    assert not hub.wait_for_room("news", 0)
+    assert not hub.wait_for_room("news", 0.05)
+    assert hub.wait_for_room("other", TIMEOUT)
+    peer.client.close(4000, "now")
+    peer.client._sender.end()
+    assert hub.wait_for_room("news", TIMEOUT)
+
+
+def test_a_hub_that_does_not_turn_has_no_room(hub: Hub) -> None:
+    assert not hub.wait_for_room("news", 0.01)
+
+
+def test_asking_for_room_is_checked(make: Make) -> None:
+    hub = make(queue_size=1)
+    with pytest.raises(InvalidName):
+        hub.wait_for_room("a b", 1)
+    hub.broadcast(Message("x"))
+    with pytest.raises(HubFull):
+        hub.wait_for_room("news", 0)
+    with pytest.raises(HubNotRunning):
+        Hub().wait_for_room("news", 1)
+
+
+# --- subscriptions -------------------------------------------------------------------------
 
 
 def test_a_subscription_counts_at_once_and_unsubscribing_ends_it(hub: Hub, peer: Peer) -> None:

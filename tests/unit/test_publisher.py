@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,11 +20,11 @@ class Recorder(Publisher):
         self.over: list[bool] = []
 
     def _publish(
-        self, text: bytes, channel: str, timeout: float | None, *, over: bool = False
+        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
     ) -> None:
-        message = decode(text.decode())
-        self.over.append(over)
-        self.published.append((message, channel, timeout))
+        for text in texts:
+            self.over.append(over)
+            self.published.append((decode(text.decode()), channel, timeout))
 
 
 def only(recorder: Recorder) -> tuple[dict[str, Any], str, float | None]:
@@ -79,6 +80,26 @@ def test_output_goes_to_the_channel_of_its_process() -> None:
         "process:build-42",
         1,
     )
+
+
+def test_several_lines_are_handed_on_together() -> None:
+    calls: list[Sequence[bytes]] = []
+
+    class Calls(Recorder):
+        def _publish(self, texts: Sequence[bytes], *args: Any, **options: Any) -> None:
+            calls.append(texts)
+            super()._publish(texts, *args, **options)
+
+    recorder = Calls()
+    recorder.send_process_lines("p", ["one", "two"], timeout=1)
+    recorder.send_process_lines("p", [])
+    assert len(calls) == 1
+    assert [(m.data, m.process_id, where, t) for m, where, t in recorder.published] == [
+        ("one", "p", "process:p", 1),
+        ("two", "p", "process:p", 1),
+    ]
+    with pytest.raises(InvalidName):
+        recorder.send_process_lines("a:b", [])
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "x" * 129])

@@ -142,6 +142,38 @@ def test_a_put_that_waits_is_woken_by_the_end(rig: Rig) -> None:
     assert results == [False]
 
 
+def test_there_is_room_while_half_of_the_outbox_is_free(rig: Rig) -> None:
+    rig.stall()
+    assert rig.sender.wait_for_room(0)
+    rig.sender.offer(b"xx", 2)
+    assert rig.sender.wait_for_room(0)
+    rig.sender.offer(b"x", 1)  # three of five
+    assert not rig.sender.wait_for_room(0)
+    assert not rig.sender.wait_for_room(0.01 - 100)
+
+
+def test_bytes_fill_an_outbox_too(rig: Rig) -> None:
+    rig.stall()
+    rig.sender.offer(b"x" * 50_001, 1)
+    assert not rig.sender.wait_for_room(0)
+
+
+@pytest.mark.parametrize("how", ["the writer's progress", "the end"])
+def test_who_waits_for_room_is_woken_by(rig: Rig, how: str) -> None:
+    rig.stall()
+    rig.sender.offer(b"x", 5)
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(rig.sender.wait_for_room(1000)))
+    thread.start()
+    if how == "the end":
+        rig.sender.end()
+    else:
+        rig.read()
+        rig.sender._turn()
+    thread.join(5)
+    assert results == [True]
+
+
 def test_nothing_is_sent_after_the_end(rig: Rig) -> None:
     rig.sender.end()
     assert rig.sender.offer(b"x", 1)

@@ -1,0 +1,50 @@
+"""Pace: parts that fit, and when to wait."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ws_hub.pace import Pace
+
+
+def test_without_bounds_texts_go_in_large_parts_and_nobody_waits() -> None:
+    texts = [str(number) for number in range(1000)]
+    parts = list(Pace().parts(texts))
+    assert [text for part, _ in parts for text in part] == texts
+    assert max(len(part) for part, _ in parts) == 128
+    assert not any(wait for _, wait in parts)
+    assert list(Pace().parts([])) == []
+
+
+def test_one_waits_after_a_quarter_of_an_outbox() -> None:
+    pace = Pace(40, 1 << 20)
+    waits = [wait for _ in range(25) for _, wait in pace.parts(["x"])]
+    assert [number for number, wait in enumerate(waits, 1) if wait] == [11, 21]
+
+
+def test_an_outbox_of_one_message_has_one_wait_a_text() -> None:
+    parts = list(Pace(1, 1 << 20).parts(["a", "b", "c"]))
+    assert parts == [(["a"], False), (["b"], True), (["c"], True)]
+
+
+@given(
+    st.lists(st.lists(st.text(max_size=300), max_size=30), max_size=20),
+    st.integers(1, 200),
+    st.integers(0, 100_000),
+)
+def test_never_more_than_a_quarter_is_on_its_way_unless_it_is_one_text(
+    reads: list[list[str]], messages: int, size: int
+) -> None:
+    pace = Pace(messages, size)
+    ahead: list[str] = []
+    sent: list[str] = []
+    for texts in reads:
+        for part, wait in pace.parts(texts):
+            ahead = [*part] if wait else [*ahead, *part]
+            sent += part
+            assert part
+            assert len(ahead) <= max(messages // 4, 1)
+            worst = sum(6 * len(text) + 512 for text in ahead)
+            assert worst <= size // 4 or len(part) == len(ahead) == 1
+    assert sent == [text for texts in reads for text in texts]
