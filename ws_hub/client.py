@@ -72,8 +72,8 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_offer", "_sender", "_thread",
-        "_transport", "claims", "connected_at", "dropped", "id", "last_error",
+        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread", "_transport",
+        "claims", "connected_at", "deliver", "dropped", "id", "last_error",
         "remote_address", "settled", "state", "user_id",
     )  # fmt: skip
 
@@ -112,7 +112,9 @@ class Client:
             close_timeout=config.close_timeout,
             greeting=greeting,
         )
-        self._offer = self._sender.offer  # looked up once a message and client otherwise
+        # Send what was published, or say that there is no room for it. Of the hub thread,
+        # which calls this once a message and client.
+        self.deliver: Callable[[Batch], bool] = self._sender.deliver
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {excerpt(self.remote_address)}>"
@@ -204,18 +206,16 @@ class Client:
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def deliver(self, batch: Batch) -> list[Publication]:
-        """Send what was published; return what found no room, from the first such on.
+    def deliver_apart(self, batch: Batch) -> list[Publication]:
+        """Send what can be sent of what `deliver` found no room for; return the rest.
 
         Threads: the hub's; never waits.
         """
-        if self._offer(batch.frames, batch.messages):
-            return []
-        publications = list(batch.publications)
-        for index, publication in enumerate(publications):
-            if not self._offer(publication.frame, 1):
-                self.dropped += len(publications) - index
-                return publications[index:]
+        for index, publication in enumerate(batch.publications):
+            if not self._sender.offer(publication.frame, 1):
+                refused = list(batch.publications[index:])
+                self.dropped += len(refused)
+                return refused
         return []
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:

@@ -93,12 +93,12 @@ class Dispatcher:
             for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
         ]
         delivered = 0
-        for target, batch in _routes(runs):
-            refused = target.deliver(batch)
-            delivered += batch.messages
-            if refused:
-                delivered -= len(refused)
-                self._refused(target, refused)
+        for targets, batch in _routes(runs):
+            delivered += batch.messages * len(targets)
+            for target in targets:
+                if not target.deliver(batch) and (refused := target.deliver_apart(batch)):
+                    delivered -= len(refused)
+                    self._refused(target, refused)
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
@@ -203,24 +203,22 @@ class Dispatcher:
 
 def _routes(
     runs: Sequence[tuple[Collection[Any], list[Publication]]],
-) -> Iterator[tuple[Any, Batch]]:
-    """Yield each target once, with all it gets, joined and in order.
+) -> Iterator[tuple[Collection[Any], Batch]]:
+    """Yield all targets, each once, with what they get, joined and in order.
 
     Targets with the same channels share one join.
     """
     runs = [run for run in runs if run[0]]  # joined only when somebody listens
     if len(runs) == 1:  # nearly always: a broadcast, or one channel's burst
         batch = Batch(runs[0][1])
-        for target in runs[0][0]:
-            yield target, batch
+        yield runs[0][0], batch
         return
     routes: dict[Any, list[int]] = {}
     for index, (targets, _) in enumerate(runs):
         for target in targets:
             routes.setdefault(target, []).append(index)
-    joined: dict[tuple[int, ...], Batch] = {}
+    alike: dict[tuple[int, ...], list[Any]] = {}
     for target, indices in routes.items():
-        key = tuple(indices)
-        if key not in joined:
-            joined[key] = Batch([each for index in indices for each in runs[index][1]])
-        yield target, joined[key]
+        alike.setdefault(tuple(indices), []).append(target)
+    for key, targets in alike.items():
+        yield targets, Batch([each for index in key for each in runs[index][1]])

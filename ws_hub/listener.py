@@ -70,7 +70,11 @@ class Listener:
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def deliver(self, batch: Batch) -> list[Publication]:
+    def deliver(self, batch: Batch) -> bool:
+        """Leave it to `deliver_apart`: messages are not joined for a callable."""
+        return False
+
+    def deliver_apart(self, batch: Batch) -> list[Publication]:
         """Queue messages for the callable; return those that found no room.
 
         They are to be dropped, whatever the channel's rule is for clients: there is no

@@ -19,9 +19,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from . import fastsend
 from .errors import CloseCode, SendTimeout
 from .frames import close_frame, ping_frame
 from .outbox import Outbox
+from .publication import Batch
 from .transport import Transport
 
 __all__ = ["Sender"]
@@ -49,6 +51,24 @@ class Sender:
         clock: monotonic seconds.
     """
 
+    __slots__ = (
+        "_cause",
+        "_changed",
+        "_clock",
+        "_close_timeout",
+        "_deadline",
+        "_fd",
+        "_heartbeat_interval",
+        "_lock",
+        "_next_ping",
+        "_outbox",
+        "_progress",
+        "_sock",
+        "_state",
+        "_transport",
+        "_write_timeout",
+    )
+
     def __init__(
         self,
         transport: Transport,
@@ -70,7 +90,7 @@ class Sender:
         # transport's lock: the last in the order. Waited on by the writer thread (for
         # work), by `put` (for room), by `drain` (for an empty outbox).
         self._changed = threading.Condition(self._lock)
-        self._send = transport.send
+        self._sock, self._fd = transport.to_send
         self._outbox = outbox
         self._state = _State.OPEN
         self._deadline = 0.0  # when CLOSING ends
@@ -94,6 +114,24 @@ class Sender:
         with self._changed:
             return self._outbox.messages, self._outbox.size
 
+    def deliver(self, batch: Batch) -> bool:
+        """Offer what was published; see `offer`."""
+        with self._lock:
+            if self._state is not _OPEN:
+                return True
+            frames = batch.frames
+            if self._outbox.size:
+                return self._outbox.offer(frames, batch.messages)
+            # The usual case, spelled out: this runs once a message and client.
+            try:
+                sent = fastsend.send(self._sock, self._fd, frames)
+            except OSError as error:
+                self._broken_locked(error)
+                return True
+            if sent != len(frames):
+                self._begin_locked(frames, batch.messages, sent)
+            return True
+
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send whole frames now or queue them; never wait.
 
@@ -101,19 +139,7 @@ class Sender:
         happens, when the connection is ending: who sends to the dead has lost nothing.
         """
         with self._lock:
-            if self._state is not _OPEN:
-                return True
-            if self._outbox.size:
-                return self._outbox.offer(frames, messages, beyond=beyond)
-            # The usual case, spelled out: this runs once a message and client.
-            try:
-                sent = self._send(frames)
-            except OSError as error:
-                self._broken_locked(error)
-                return True
-            if sent != len(frames):
-                self._begin_locked(frames, messages, sent)
-            return True
+            return self._state is not _OPEN or self._offer_locked(frames, messages, beyond)
 
     def put(self, frame: bytes, timeout: float) -> bool:
         """Send one message, waiting up to `timeout` seconds for room.
@@ -304,7 +330,7 @@ class Sender:
         """Send without waiting; a broken connection ends here, and the reader says so."""
         assert self._lock.locked()
         try:
-            return self._send(data)
+            return self._transport.send(data)
         except OSError as error:
             self._broken_locked(error)
             return 0

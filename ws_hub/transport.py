@@ -106,9 +106,8 @@ class Transport:
         self._sock = sock
         sock.setblocking(False)
         self._tls = isinstance(sock, ssl.SSLSocket)
-        # Hands bytes to the kernel without waiting and returns how many it took. To be
-        # called under the lock, and not after the writing side has ended: see sender.
-        self.send = fastsend.sender(sock)
+        # What `fastsend.send` takes, for who calls it often.
+        self.to_send = sock, fastsend.descriptor(sock)
         self._closed = False
         self._borrowed = borrowed
         # The rest belongs to the reader thread.
@@ -121,6 +120,13 @@ class Transport:
         self._fragments = 0
 
     # --- any thread, under the lock --------------------------------------------------------
+
+    def send(self, data: bytes) -> int:
+        """Hand bytes to the kernel without waiting; return how many it took.
+
+        Not after the writing side has ended. Raises OSError.
+        """
+        return fastsend.send(*self.to_send, data)
 
     def shutdown_locked(self) -> None:
         """Do what `shutdown` does, for one who holds the lock."""

@@ -34,8 +34,11 @@ class Box:
         self.parser = Connection(ConnectionType.CLIENT)
         self.messages: list[dict[str, Any]] = []
 
-    def deliver(self, batch: Batch) -> list[Publication]:
+    def deliver(self, batch: Batch) -> bool:
         self.batches.append(batch)
+        return batch.messages <= self.room and self.offer(batch.frames, batch.messages)
+
+    def deliver_apart(self, batch: Batch) -> list[Publication]:
         taken = list(batch.publications)[: self.room]
         self.room -= len(taken)
         self._read(b"".join(each.frame for each in taken))

@@ -9,15 +9,20 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.support import fill, small_pair, tcp_pair
 from ws_hub import fastsend
-from ws_hub.fastsend import sender
 
 WAYS = ["libc", "portable"]
+
+
+def sender(sock: socket.socket) -> Callable[[bytes], int]:
+    """One socket's own `send`."""
+    fd = fastsend.descriptor(sock)
+    return lambda data: fastsend.send(sock, fd, data)
 
 
 @pytest.fixture(params=WAYS)

@@ -19,6 +19,7 @@ from ws_hub import fastsend
 from ws_hub.errors import SendTimeout
 from ws_hub.frames import ping_frame, pong_frame, text_frame
 from ws_hub.outbox import Outbox
+from ws_hub.publication import Batch, publish
 from ws_hub.sender import Sender
 from ws_hub.transport import Transport
 
@@ -88,6 +89,26 @@ def test_what_the_kernel_does_not_take_waits_for_the_writer(rig: Rig) -> None:
     assert rig.sender._turn()
     assert (data + rig.read())[filled:] == b"later"
     assert rig.sender.waiting == (0, 0)
+
+
+def test_what_is_delivered_waits_behind_a_backlog_and_finds_the_same_bounds(rig: Rig) -> None:
+    filled = rig.stall()
+    batches = [Batch([publish(text, "", "drop")] * 2) for text in (b"one", b"two", b"three")]
+    assert [rig.sender.deliver(batch) for batch in batches] == [True, True, False]
+    assert rig.sender.waiting[0] == 4
+    data = rig.read()
+    while rig.sender.waiting[0]:
+        rig.sender._turn()
+    data += rig.read()
+    assert messages_in(data[filled:]) == ["one", "one", "two", "two"]
+
+
+def test_what_is_delivered_to_a_broken_connection_ends_it(rig: Rig) -> None:
+    rig.far.close()
+    batch = Batch([publish(b"x", "", "drop")])
+    assert [rig.sender.deliver(batch) for _ in range(2)] == [True, True]
+    assert rig.sender.cause is not None
+    assert rig.sender.cause[0] == 1006
 
 
 def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:
@@ -177,6 +198,7 @@ def test_who_waits_for_room_is_woken_by(rig: Rig, how: str) -> None:
 def test_nothing_is_sent_after_the_end(rig: Rig) -> None:
     rig.sender.end()
     assert rig.sender.offer(b"x", 1)
+    assert rig.sender.deliver(Batch([publish(b"x", "", "drop")]))
     assert not rig.sender.put(b"x", 0)
     rig.sender.control(ping_frame())
     rig.sender.finish(1000, "")
@@ -314,20 +336,17 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
 # --- under stress --------------------------------------------------------------------------
 
 
-def short_writes(seed: int, most: int) -> Callable[[socket.socket], fastsend.Send]:
+def short_writes(seed: int, most: int) -> Callable[[socket.socket, int, bytes], int]:
     """A kernel that takes a random part of what it is given, or nothing."""
     chance = random.Random(seed)
 
-    def sender(sock: socket.socket) -> fastsend.Send:
-        def send(data: bytes) -> int:
-            try:
-                return sock.send(data[: chance.randint(0, most)]) if data else 0
-            except BlockingIOError:
-                return 0
+    def send(sock: socket.socket, fd: int, data: bytes) -> int:
+        try:
+            return sock.send(data[: chance.randint(0, most)]) if data else 0
+        except BlockingIOError:
+            return 0
 
-        return send
-
-    return sender
+    return send
 
 
 def messages_in(data: bytes) -> list[object]:
@@ -360,13 +379,16 @@ def test_every_frame_arrives_whole_and_in_order_whatever_the_kernel_takes(
     seed: int, most: int, sizes: list[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
-        patch.setattr(fastsend, "sender", short_writes(seed, most))
+        patch.setattr(fastsend, "send", short_writes(seed, most))
         rig = Rig(near, far, Clock())
         rig.outbox.max_messages = 1000
         sent = [f"{index}:{'x' * size}" for index, size in enumerate(sizes)]
         data = b""
-        for text in sent:
-            assert rig.sender.offer(text_frame(text.encode()), 1)
+        for number, text in enumerate(sent):
+            if number % 2:
+                assert rig.sender.deliver(Batch([publish(text.encode(), "", "drop")]))
+            else:
+                assert rig.sender.offer(text_frame(text.encode()), 1)
             data += rig.read()
         while rig.sender.waiting[1]:
             rig.sender._turn()
