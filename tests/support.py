@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import select
 import socket
 import ssl
@@ -19,6 +20,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 __all__ = [
     "BINARY",
@@ -112,6 +116,40 @@ def fill(sock: socket.socket, chunk: bytes = b"x" * 1024) -> int:
         return taken
     finally:
         sock.settimeout(timeout)
+
+
+def short_writes(seed: int, most: int) -> Callable[[int, bytes, int, int], int]:
+    """A `send(2)` that takes a random part of what it is given, or nothing."""
+    chance = random.Random(seed)
+
+    def send(fd: int, data: bytes, size: int, flags: int) -> int:
+        part = data[: chance.randint(0, most)]
+        try:
+            return os.write(fd, part) if part else 0
+        except BlockingIOError:
+            return 0
+
+    return send
+
+
+def messages_in(data: bytes) -> list[object]:
+    """What a peer's parser makes of a stream; fails when a frame is torn."""
+    parser = Connection(ConnectionType.CLIENT)
+    parser.receive_data(data)
+    found: list[object] = []
+    text = ""
+    for event in parser.events():
+        assert not isinstance(event, BytesMessage)
+        if isinstance(event, TextMessage):
+            text += event.data
+            if event.message_finished:
+                found.append(text)
+                text = ""
+        elif isinstance(event, (Ping, Pong)):
+            found.append(bytes(event.payload))
+        elif isinstance(event, CloseConnection):
+            found.append(event.code)
+    return found
 
 
 def reset(sock: socket.socket) -> None:

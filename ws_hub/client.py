@@ -24,6 +24,7 @@ from . import workers
 from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
+from .fastsend import attempt
 from .frames import pong_frame, text_frame
 from .handshake import refusal
 from .log import get_logger
@@ -72,8 +73,8 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread", "_transport",
-        "claims", "connected_at", "deliver", "dropped", "id", "last_error",
+        "__weakref__", "_channels", "_config", "_direct", "_hooks", "_sender", "_thread",
+        "_transport", "claims", "connected_at", "dropped", "id", "last_error",
         "remote_address", "settled", "state", "user_id",
     )  # fmt: skip
 
@@ -112,9 +113,7 @@ class Client:
             close_timeout=config.close_timeout,
             greeting=greeting,
         )
-        # Send what was published, or say that there is no room for it. Of the hub thread,
-        # which calls this once a message and client.
-        self.deliver: Callable[[Batch], bool] = self._sender.deliver
+        self._direct = transport.direct
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {excerpt(self.remote_address)}>"
@@ -206,6 +205,24 @@ class Client:
 
     # --- hub thread ------------------------------------------------------------------------
 
+    def deliver(self, batch: Batch) -> bool:
+        """Send what was published; False when there is no room for all of it.
+
+        Threads: the hub's; never waits.
+        """
+        frames = batch.frames
+        direct = self._direct
+        with direct.lock:
+            # The usual case, spelled out: this runs once a message and client.
+            if direct.fd >= 0:
+                sent = attempt(direct.fd, frames)
+                if sent == len(frames):
+                    return True
+                if sent > 0:
+                    self._sender.begin_locked(frames, batch.messages, sent)
+                    return True
+        return self._sender.offer(frames, batch.messages)
+
     def deliver_apart(self, batch: Batch) -> list[Publication]:
         """Send what can be sent of what `deliver` found no room for; return the rest.
 
@@ -289,7 +306,7 @@ class Client:
                 logger.warning("client %d refused: %s", self.id, error)
         answer = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
         with self._transport.lock, contextlib.suppress(OSError):
-            self._transport.send(answer.to_bytes())
+            self._direct.send(answer.to_bytes())
         return None
 
     def _read(self) -> tuple[int, str]:

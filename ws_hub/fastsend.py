@@ -16,9 +16,10 @@ import os
 import platform
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 
-__all__ = ["descriptor", "send"]
+__all__ = ["Direct", "attempt"]
 
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
 _MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
@@ -47,31 +48,57 @@ def _load() -> _LibcSend | None:
 _libc_send = _load()
 
 
-def descriptor(sock: socket.socket) -> int:
-    """Return what `send` takes for a non-blocking socket: its descriptor, or -1.
+class Direct:
+    """The straight way to one non-blocking socket.
 
-    -1 stands for "by the portable way": nothing may be written past a TLS layer.
+    A small object by itself on purpose: between two clients the kernel fills the
+    processor's cache, and a broadcast to thousands waits for each object that it touches.
+
+    Attributes:
+        lock: held for every use of the socket that must not meet its end.
+        fd: what `attempt` takes, while frames may go straight to the kernel; else -1. Read
+            and written under the lock.
     """
-    if _libc_send is None or isinstance(sock, ssl.SSLSocket):
+
+    __slots__ = ("_fd", "_sock", "fd", "lock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        # guards: fd; for its owners, the socket against use after close, TLS state, and the
+        # outbox that feeds it (see sender). The last in the order: taken after every other.
+        self.lock = threading.Lock()
+        self.fd = -1
+        self._sock = sock
+        # Nothing may be written past a TLS layer.
+        by_libc = _libc_send is not None and not isinstance(sock, ssl.SSLSocket)
+        self._fd = sock.fileno() if by_libc else -1
+
+    def open(self) -> None:
+        """Let frames go straight to the kernel, if there is a way. Under the lock."""
+        self.fd = self._fd
+
+    def shut(self) -> None:
+        """Let them do so no more. Under the lock."""
+        self.fd = -1
+
+    def send(self, data: bytes) -> int:
+        """Send without waiting; return how many bytes the kernel took, 0 without room.
+
+        Raises OSError when the connection is broken. Under the lock: a closed descriptor
+        number is somebody else's at once.
+        """
+        if self._fd >= 0:
+            sent = attempt(self._fd, data)
+            if sent >= 0:
+                return sent
+        # TLS, or no room, or broken: the slow call finds out which, and names the error.
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return 0
+
+
+def attempt(fd: int, data: bytes) -> int:
+    """Send without waiting or letting go of the GIL; -1 when it takes `Direct.send` to know why."""
+    if len(data) >= _MAX_BYTES:
         return -1
-    return sock.fileno()
-
-
-def send(sock: socket.socket, fd: int, data: bytes) -> int:
-    """Send without waiting; return how many bytes the kernel took, 0 without room.
-
-    Raises OSError when the connection is broken. The caller holds the lock under which the
-    socket would be closed: a closed descriptor number is somebody else's at once.
-
-    One function for all sockets, and not one made for each: among thousands of clients what
-    a send touches beside the socket is not in the processor's cache.
-    """
-    if fd >= 0 and len(data) < _MAX_BYTES:
-        sent = _libc_send(fd, data, len(data), _FLAGS)  # type: ignore[misc]  # or fd were -1
-        if sent >= 0:
-            return sent
-    # TLS, or no room, or broken: the slow call finds out which, and names the error.
-    try:
-        return sock.send(data)
-    except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-        return 0
+    return _libc_send(fd, data, len(data), _FLAGS)  # type: ignore[misc]  # or fd were -1

@@ -19,11 +19,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from . import fastsend
 from .errors import CloseCode, SendTimeout
 from .frames import close_frame, ping_frame
 from .outbox import Outbox
-from .publication import Batch
 from .transport import Transport
 
 __all__ = ["Sender"]
@@ -33,9 +31,6 @@ class _State(enum.Enum):
     OPEN = enum.auto()
     CLOSING = enum.auto()
     ENDED = enum.auto()
-
-
-_OPEN = _State.OPEN  # an enum's members are looked up the slow way
 
 
 class Sender:
@@ -57,13 +52,12 @@ class Sender:
         "_clock",
         "_close_timeout",
         "_deadline",
-        "_fd",
+        "_direct",
         "_heartbeat_interval",
         "_lock",
         "_next_ping",
         "_outbox",
         "_progress",
-        "_sock",
         "_state",
         "_transport",
         "_write_timeout",
@@ -90,7 +84,8 @@ class Sender:
         # transport's lock: the last in the order. Waited on by the writer thread (for
         # work), by `put` (for room), by `drain` (for an empty outbox).
         self._changed = threading.Condition(self._lock)
-        self._sock, self._fd = transport.to_send
+        # Open while the state is and nothing waits: then whoever has a frame may send it.
+        self._direct = transport.direct
         self._outbox = outbox
         self._state = _State.OPEN
         self._deadline = 0.0  # when CLOSING ends
@@ -99,6 +94,8 @@ class Sender:
         self._cause: tuple[int, str] | None = None
         if greeting:
             outbox.begin(greeting, 0, 0)
+        else:
+            self._direct.open()
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -114,24 +111,6 @@ class Sender:
         with self._changed:
             return self._outbox.messages, self._outbox.size
 
-    def deliver(self, batch: Batch) -> bool:
-        """Offer what was published; see `offer`."""
-        with self._lock:
-            if self._state is not _OPEN:
-                return True
-            frames = batch.frames
-            if self._outbox.size:
-                return self._outbox.offer(frames, batch.messages)
-            # The usual case, spelled out: this runs once a message and client.
-            try:
-                sent = fastsend.send(self._sock, self._fd, frames)
-            except OSError as error:
-                self._broken_locked(error)
-                return True
-            if sent != len(frames):
-                self._begin_locked(frames, batch.messages, sent)
-            return True
-
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send whole frames now or queue them; never wait.
 
@@ -139,7 +118,7 @@ class Sender:
         happens, when the connection is ending: who sends to the dead has lost nothing.
         """
         with self._lock:
-            return self._state is not _OPEN or self._offer_locked(frames, messages, beyond)
+            return self._state is not _State.OPEN or self._offer_locked(frames, messages, beyond)
 
     def put(self, frame: bytes, timeout: float) -> bool:
         """Send one message, waiting up to `timeout` seconds for room.
@@ -194,7 +173,7 @@ class Sender:
         with self._changed:
             if self._state is not _State.OPEN:
                 return
-            self._state = _State.CLOSING
+            self._leave_locked(_State.CLOSING)
             self._cause = (code, reason)
             self._deadline = self._clock() + self._close_timeout
             if now:
@@ -211,7 +190,7 @@ class Sender:
         """
         with self._changed:
             if self._state is _State.OPEN:
-                self._state = _State.CLOSING
+                self._leave_locked(_State.CLOSING)
                 self._deadline = self._clock() + self._close_timeout
                 self._outbox.clear()
                 self._control_locked(close_frame(code))
@@ -248,6 +227,8 @@ class Sender:
             sent = self._send_locked(chunk)
             if sent:
                 self._outbox.advance(sent)
+                if not self._outbox.size and self._state is _State.OPEN:
+                    self._direct.open()
                 self._progress = self._clock()
                 self._changed.notify_all()
             if sent == len(chunk):
@@ -309,12 +290,13 @@ class Sender:
             return self._outbox.offer(frames, messages, beyond=beyond)
         sent = self._send_locked(frames)
         if sent < len(frames) and self._state is not _State.ENDED:
-            self._begin_locked(frames, messages, sent)
+            self.begin_locked(frames, messages, sent)
         return True
 
-    def _begin_locked(self, frames: bytes, messages: int, sent: int) -> None:
-        """Leave the rest of a direct send to the writer thread."""
+    def begin_locked(self, frames: bytes, messages: int, sent: int) -> None:
+        """Leave the rest of a direct send, of which the kernel took `sent`, to the writer."""
         assert self._lock.locked()
+        self._direct.shut()
         self._outbox.begin(frames, messages, sent)
         self._progress = self._clock()
         self._changed.notify_all()
@@ -330,7 +312,7 @@ class Sender:
         """Send without waiting; a broken connection ends here, and the reader says so."""
         assert self._lock.locked()
         try:
-            return self._transport.send(data)
+            return self._direct.send(data)
         except OSError as error:
             self._broken_locked(error)
             return 0
@@ -347,7 +329,12 @@ class Sender:
         self._end_locked()
         self._transport.shutdown_locked()
 
+    def _leave_locked(self, state: _State) -> None:
+        assert self._lock.locked()
+        self._state = state
+        self._direct.shut()
+
     def _end_locked(self) -> None:
         assert self._lock.locked()
-        self._state = _State.ENDED
+        self._leave_locked(_State.ENDED)
         self._changed.notify_all()

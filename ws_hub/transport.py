@@ -17,7 +17,6 @@ import contextlib
 import select
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +25,8 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.utilities import LocalProtocolError
 
-from . import fastsend
 from .errors import CloseCode
+from .fastsend import Direct
 
 __all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
 
@@ -100,14 +99,11 @@ class Transport:
         received: bytes = b"",
         borrowed: bool = False,
     ) -> None:
-        # guards: the socket against use after close, TLS state, and the outbox that
-        # feeds it (see sender). The last in the order: taken after every other lock.
-        self.lock = threading.Lock()
+        self.direct = Direct(sock)
+        self.lock = self.direct.lock
         self._sock = sock
         sock.setblocking(False)
         self._tls = isinstance(sock, ssl.SSLSocket)
-        # What `fastsend.send` takes, for who calls it often.
-        self.to_send = sock, fastsend.descriptor(sock)
         self._closed = False
         self._borrowed = borrowed
         # The rest belongs to the reader thread.
@@ -120,13 +116,6 @@ class Transport:
         self._fragments = 0
 
     # --- any thread, under the lock --------------------------------------------------------
-
-    def send(self, data: bytes) -> int:
-        """Hand bytes to the kernel without waiting; return how many it took.
-
-        Not after the writing side has ended. Raises OSError.
-        """
-        return fastsend.send(*self.to_send, data)
 
     def shutdown_locked(self) -> None:
         """Do what `shutdown` does, for one who holds the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -10,11 +11,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Pong, TextMessage
 
-from tests.support import TIMEOUT, fill, reset, small_pair, tcp_pair
-from ws_hub import workers
+from tests.support import (
+    TIMEOUT,
+    fill,
+    messages_in,
+    reset,
+    short_writes,
+    small_pair,
+    tcp_pair,
+)
+from ws_hub import fastsend, workers
 from ws_hub.channels import Channels
 from ws_hub.client import Client, Hooks
 from ws_hub.config import HubConfig
@@ -461,6 +472,67 @@ def test_a_batch_that_fits_one_by_one_is_delivered_one_by_one() -> None:
         assert stage.client.deliver_apart(batch) == []
         assert stage.client.dropped == 0
         assert stage.client.waiting[0] == 3
+
+
+def test_what_is_delivered_behind_a_backlog_waits_there() -> None:
+    with small_pair() as (near, far):
+        stage = stalled(near, far, outbox_bytes=1 << 20)
+        stage.client._sender._outbox.max_messages = 10
+        batches = [Batch([publish(text, "", "drop")] * 2) for text in (b"a", b"b")]
+        assert all(stage.client.deliver(batch) for batch in batches)
+        assert stage.client.waiting[0] == 5
+
+
+def test_what_is_delivered_to_who_has_gone_is_no_loss() -> None:
+    with small_pair() as (near, far):
+        stage = Stage(near, far)
+        far.close()
+        batch = Batch([publish(b"x", "", "drop")])
+        while stage.client._sender.cause is None:
+            assert stage.client.deliver(batch)
+            stage.client._sender._turn()
+        assert stage.client.deliver(batch)
+        assert stage.client.dropped == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([1, 3, 50, 5000]),
+    st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.booleans()), max_size=40),
+)
+def test_whatever_the_kernel_takes_each_frame_is_delivered_whole_and_in_order(
+    seed: int, most: int, steps: list[tuple[int, bool, bool]]
+) -> None:
+    # Delivered by the hub or sent alone, with a peer that stops and goes.
+    with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
+        patch.setattr(fastsend, "_libc_send", short_writes(seed, most))
+        stage = Stage(near, far)
+        sender, data, sent = stage.client._sender, b"", []
+        far.setblocking(False)
+
+        def read() -> bytes:
+            with contextlib.suppress(BlockingIOError):
+                return far.recv(1 << 20)
+            return b""
+
+        for number, (size, alone, reads) in enumerate(steps):
+            sent.append(f"{number}:{'x' * size}")
+            if alone:
+                assert sender.offer(text_frame(sent[-1].encode()), 1)
+            else:
+                assert stage.client.deliver(Batch([publish(sent[-1].encode(), "", "drop")]))
+            if reads:
+                sender._turn()
+                data += read()
+            is_free = sender._state.name == "OPEN" and not sender._outbox.size
+            assert (stage.transport.direct.fd >= 0) == is_free
+        while sender.waiting[1]:
+            sender._turn()
+            data += read()
+        data += read()
+    assert data.startswith(GREETING)
+    assert messages_in(data[len(GREETING) :]) == sent
 
 
 def test_it_knows_what_it_listens_to(stage: Stage) -> None:

@@ -21,8 +21,7 @@ WAYS = ["libc", "portable"]
 
 def sender(sock: socket.socket) -> Callable[[bytes], int]:
     """One socket's own `send`."""
-    fd = fastsend.descriptor(sock)
-    return lambda data: fastsend.send(sock, fd, data)
+    return fastsend.Direct(sock).send
 
 
 @pytest.fixture(params=WAYS)
@@ -180,6 +179,26 @@ def test_arguments_are_declared_where_an_int_is_not_widened(
     assert (libc.argtypes is None) == (machine != "riscv64")  # type: ignore[attr-defined]
     assert sender(pair[0])(b"abc") == 3
     assert pair[1].recv(10) == b"abc"
+
+
+def test_the_straight_way_is_shut_until_it_is_opened(pair: Pair) -> None:
+    direct = fastsend.Direct(pair[0])
+    assert direct.fd == -1
+    direct.open()
+    assert direct.fd == (pair[0].fileno() if fastsend._libc_send is not None else -1)
+    direct.shut()
+    assert direct.fd == -1
+
+
+@pytest.mark.parametrize("why", ["tls", "no libc"])
+def test_where_libc_must_not_write_the_straight_way_stays_shut(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "no libc":
+        monkeypatch.setattr(fastsend, "_libc_send", None)
+    direct = fastsend.Direct(FakeTLS(2) if why == "tls" else pair[0])
+    direct.open()
+    assert direct.fd == -1
 
 
 def test_libc_serves_where_there_is_one() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,15 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
-from tests.support import fill, small_pair
+from tests.support import fill, messages_in, short_writes, small_pair
 from ws_hub import fastsend
 from ws_hub.errors import SendTimeout
 from ws_hub.frames import ping_frame, pong_frame, text_frame
 from ws_hub.outbox import Outbox
-from ws_hub.publication import Batch, publish
 from ws_hub.sender import Sender
 from ws_hub.transport import Transport
 
@@ -89,26 +85,6 @@ def test_what_the_kernel_does_not_take_waits_for_the_writer(rig: Rig) -> None:
     assert rig.sender._turn()
     assert (data + rig.read())[filled:] == b"later"
     assert rig.sender.waiting == (0, 0)
-
-
-def test_what_is_delivered_waits_behind_a_backlog_and_finds_the_same_bounds(rig: Rig) -> None:
-    filled = rig.stall()
-    batches = [Batch([publish(text, "", "drop")] * 2) for text in (b"one", b"two", b"three")]
-    assert [rig.sender.deliver(batch) for batch in batches] == [True, True, False]
-    assert rig.sender.waiting[0] == 4
-    data = rig.read()
-    while rig.sender.waiting[0]:
-        rig.sender._turn()
-    data += rig.read()
-    assert messages_in(data[filled:]) == ["one", "one", "two", "two"]
-
-
-def test_what_is_delivered_to_a_broken_connection_ends_it(rig: Rig) -> None:
-    rig.far.close()
-    batch = Batch([publish(b"x", "", "drop")])
-    assert [rig.sender.deliver(batch) for _ in range(2)] == [True, True]
-    assert rig.sender.cause is not None
-    assert rig.sender.cause[0] == 1006
 
 
 def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:
@@ -198,7 +174,6 @@ def test_who_waits_for_room_is_woken_by(rig: Rig, how: str) -> None:
 def test_nothing_is_sent_after_the_end(rig: Rig) -> None:
     rig.sender.end()
     assert rig.sender.offer(b"x", 1)
-    assert rig.sender.deliver(Batch([publish(b"x", "", "drop")]))
     assert not rig.sender.put(b"x", 0)
     rig.sender.control(ping_frame())
     rig.sender.finish(1000, "")
@@ -314,6 +289,32 @@ def test_a_broken_connection_ends_quietly_and_says_why(rig: Rig) -> None:
     assert not rig.sender._turn()
 
 
+def test_the_straight_way_is_open_while_it_is_open_and_nothing_waits(rig: Rig) -> None:
+    direct = rig.transport.direct
+    assert direct.fd >= 0
+    rig.stall()
+    rig.sender.offer(b"x", 1)
+    assert direct.fd == -1
+    rig.read()
+    rig.sender._turn()
+    assert direct.fd >= 0
+    rig.sender.finish(1000, "")
+    assert direct.fd == -1
+
+
+@pytest.mark.parametrize("how", ["the peer closes", "the end", "a broken connection"])
+def test_the_straight_way_is_shut_by(rig: Rig, how: str) -> None:
+    if how == "the peer closes":
+        rig.sender.answer_close(1000)
+    elif how == "the end":
+        rig.sender.end()
+    else:
+        rig.far.close()
+        rig.sender.offer(b"x", 1)
+        rig.sender.offer(b"x", 1)
+    assert rig.transport.direct.fd == -1
+
+
 def test_the_greeting_comes_before_everything(clock: Clock) -> None:
     with small_pair() as (near, far):
         transport = Transport(near, max_message_size=1000, max_fragments=10)
@@ -336,39 +337,6 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
 # --- under stress --------------------------------------------------------------------------
 
 
-def short_writes(seed: int, most: int) -> Callable[[socket.socket, int, bytes], int]:
-    """A kernel that takes a random part of what it is given, or nothing."""
-    chance = random.Random(seed)
-
-    def send(sock: socket.socket, fd: int, data: bytes) -> int:
-        try:
-            return sock.send(data[: chance.randint(0, most)]) if data else 0
-        except BlockingIOError:
-            return 0
-
-    return send
-
-
-def messages_in(data: bytes) -> list[object]:
-    """What a peer's parser makes of a stream; fails when a frame is torn."""
-    parser = Connection(ConnectionType.CLIENT)
-    parser.receive_data(data)
-    found: list[object] = []
-    text = ""
-    for event in parser.events():
-        assert not isinstance(event, BytesMessage)
-        if isinstance(event, TextMessage):
-            text += event.data
-            if event.message_finished:
-                found.append(text)
-                text = ""
-        elif isinstance(event, (Ping, Pong)):
-            found.append(bytes(event.payload))
-        elif isinstance(event, CloseConnection):
-            found.append(event.code)
-    return found
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -379,16 +347,13 @@ def test_every_frame_arrives_whole_and_in_order_whatever_the_kernel_takes(
     seed: int, most: int, sizes: list[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
-        patch.setattr(fastsend, "send", short_writes(seed, most))
+        patch.setattr(fastsend, "_libc_send", short_writes(seed, most))
         rig = Rig(near, far, Clock())
         rig.outbox.max_messages = 1000
         sent = [f"{index}:{'x' * size}" for index, size in enumerate(sizes)]
         data = b""
-        for number, text in enumerate(sent):
-            if number % 2:
-                assert rig.sender.deliver(Batch([publish(text.encode(), "", "drop")]))
-            else:
-                assert rig.sender.offer(text_frame(text.encode()), 1)
+        for text in sent:
+            assert rig.sender.offer(text_frame(text.encode()), 1)
             data += rig.read()
         while rig.sender.waiting[1]:
             rig.sender._turn()

@@ -189,7 +189,7 @@ def test_a_shutdown_wakes_who_waits_to_read_and_who_waits_to_write() -> None:
         results: list[object] = []
         reader = threading.Thread(target=lambda: results.append(transport.receive(60)))
         with transport.lock:
-            while transport.send(b"x" * 1000):
+            while transport.direct.send(b"x" * 1000):
                 pass
         writer = threading.Thread(target=lambda: results.append(transport.wait_writable(60)))
         reader.start()
@@ -265,7 +265,7 @@ def test_tls_records_larger_than_a_read_are_read_whole(
         found = got
     assert found == [Text("x" * 10_000)]
     with transport.lock:
-        assert transport.send(b"answer") == 6
+        assert transport.direct.send(b"answer") == 6
     assert far.recv(100) == b"answer"
     transport.shutdown()
     assert isinstance((transport.receive(5) or [None])[0], Closed)
