@@ -8,7 +8,7 @@ Threads of a client::
                                   It owns the end: it alone joins the writer and closes
                                   the socket. A WSGI request thread plays this part where
                                   the connection could not be adopted (TLS in the server).
-    writer   ws-hub:writer:<id>   runs `Sender.run`: heartbeats, and what did not fit.
+    writer   ws-hub:writer:<id>   runs `Sender.run`: what did not fit at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
 from .fastsend import attempt
-from .frames import pong_frame, text_frame
+from .frames import ping_frame, pong_frame, text_frame
 from .handshake import refusal
 from .log import get_logger
 from .message import Message, encode, stamped
@@ -37,6 +37,8 @@ from .transport import Binary, Broken, Closed, Event, Pinged, Text, Transport
 __all__ = ["Client", "Hooks"]
 
 logger = get_logger(__name__)
+
+_PING = ping_frame()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,6 @@ class Client:
         self._sender = Sender(
             transport,
             Outbox(config.outbox_messages, config.outbox_bytes),
-            heartbeat_interval=config.heartbeat_interval,
             write_timeout=config.write_timeout,
             close_timeout=config.close_timeout,
             greeting=greeting,
@@ -249,6 +250,14 @@ class Client:
         """
         if not self._sender.offer(text_frame(encode(stamped(message, time.time()))), 1):
             self.evict(CloseCode.TRY_AGAIN, "answers are not read")
+
+    def ping(self) -> None:
+        """Ask for a sign of life, ahead of what waits: who takes minutes to read a backlog
+        has nothing to say but its pongs.
+
+        Threads: the hub's; never waits.
+        """
+        self._sender.control(_PING)
 
     def evict(self, code: int, reason: str) -> None:
         """Close without sending what waits: this client does not read.

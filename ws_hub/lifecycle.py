@@ -101,6 +101,7 @@ class Lifecycle:
         self._roster = Roster(
             self._config.max_connections,
             self._config.close_timeout,
+            self._config.heartbeat_interval,
             awake=self._awake,
             enter=self._channels.enter,
             leave=self._channels.leave,
@@ -307,10 +308,11 @@ class Lifecycle:
 
     def _turn(self, timeout: float | None = None) -> None:
         """Wait for something to do, at most `timeout` seconds, and do it."""
-        left = self._history.expire(time.monotonic()) - time.monotonic()
+        now = time.monotonic()
+        left = min(self._history.expire(now), self._roster.beat(now)) - now
         if timeout is not None:
             left = min(left, timeout)
-        # Woken by whoever fills a queue; otherwise in time to free old history.
+        # Woken by whoever fills a queue; otherwise in time for pings and old history.
         self._wake.wait(min(max(left, 0.0), workers.longest_wait()))
         self._wake.clear()
         self._work()

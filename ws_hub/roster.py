@@ -7,9 +7,11 @@ every later broadcast, and `on_disconnect` sees the hub without the client.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 
 from .client import Client
@@ -20,6 +22,8 @@ __all__ = ["Roster"]
 
 logger = get_logger(__name__)
 
+_TOGETHER = 0.25  # seconds that a ping may come late, so that several go out together
+
 
 class Roster:
     """The connected clients.
@@ -27,6 +31,7 @@ class Roster:
     Args:
         max_clients: how many are admitted at a time; None for no bound.
         patience: seconds that a reader thread waits for the hub thread.
+        heartbeat_interval: seconds between the pings that a client gets.
         awake: wakes the hub thread.
         enter: called on the hub thread with each client that is admitted.
         leave: called on the reader thread with each client that is over.
@@ -37,6 +42,7 @@ class Roster:
         self,
         max_clients: int | None,
         patience: float,
+        heartbeat_interval: float,
         *,
         awake: Callable[[], None],
         enter: Callable[[Client], None],
@@ -45,6 +51,7 @@ class Roster:
     ) -> None:
         self._max_clients = max_clients
         self._patience = patience
+        self._heartbeat_interval = heartbeat_interval
         self._awake = awake
         self._enter = enter
         self._leave = leave
@@ -54,6 +61,9 @@ class Roster:
         self._open = True
         self._clients: dict[int, Client] = {}  # changed by the hub thread only
         self._readers: set[Client] = set()  # whose reader thread has not ended
+        # Of the hub thread. When whose ping is due, the next first: all wait equally long. By
+        # number, so that who has left is not kept alive.
+        self._beats: deque[tuple[float, int]] = deque()
         # guards: themselves; filled by reader threads, emptied by the hub thread. No
         # bound: a client is in each at most once.
         self._registers: queue.Queue[Client] = queue.Queue()
@@ -116,6 +126,7 @@ class Roster:
                 self._enter(client)
                 with self._lock:
                     self._clients[client.id] = client
+                self._beats.append((time.monotonic() + self._heartbeat_interval, client.id))
                 self._counters.add("connected")
             else:
                 self._counters.add("refused")
@@ -124,6 +135,22 @@ class Roster:
             client = self._unregisters.get_nowait()
             self.remove(client)
             client.settled.set()
+
+    def beat(self, now: float) -> float:
+        """Ping those whose turn it is; return when to look again, in monotonic seconds.
+
+        From this thread and not from each client's writer: that is one thread to wake for
+        the pings of a quarter of a second, instead of one for each.
+        """
+        while self._beats and self._beats[0][0] <= now:
+            _, number = self._beats.popleft()
+            client = self._clients.get(number)
+            if client is not None:
+                self._beats.append((now + self._heartbeat_interval, number))
+                client.ping()
+        if not self._beats:
+            return math.inf
+        return self._beats[0][0] + min(self._heartbeat_interval / 20, _TOGETHER)
 
     def remove(self, client: Client) -> None:
         """Forget a client at once; idempotent."""

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 
 from .errors import CloseCode, SendTimeout
-from .frames import close_frame, ping_frame
+from .frames import close_frame
 from .outbox import Outbox
 from .transport import Transport
 
@@ -39,7 +39,6 @@ class Sender:
     Args:
         transport: the connection.
         outbox: an empty outbox of its own.
-        heartbeat_interval: seconds between pings.
         write_timeout: seconds that a backlog may wait without one byte being taken.
         close_timeout: seconds from `finish` until the connection is cut.
         greeting: bytes that come before all frames (the answer to the handshake).
@@ -53,9 +52,7 @@ class Sender:
         "_close_timeout",
         "_deadline",
         "_direct",
-        "_heartbeat_interval",
         "_lock",
-        "_next_ping",
         "_outbox",
         "_progress",
         "_state",
@@ -68,14 +65,12 @@ class Sender:
         transport: Transport,
         outbox: Outbox,
         *,
-        heartbeat_interval: float,
         write_timeout: float,
         close_timeout: float,
         greeting: bytes = b"",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._transport = transport
-        self._heartbeat_interval = heartbeat_interval
         self._write_timeout = write_timeout
         self._close_timeout = close_timeout
         self._clock = clock
@@ -89,7 +84,6 @@ class Sender:
         self._outbox = outbox
         self._state = _State.OPEN
         self._deadline = 0.0  # when CLOSING ends
-        self._next_ping = clock() + heartbeat_interval
         self._progress = clock()  # when the socket last took a byte of a backlog
         self._cause: tuple[int, str] | None = None
         if greeting:
@@ -248,18 +242,12 @@ class Sender:
         """Wait until something is to be written; False when the connection has ended."""
         assert self._lock.locked()
         while self._state is not _State.ENDED:
-            now = self._clock()
-            if self._state is _State.OPEN and now >= self._next_ping:
-                # Also in the middle of a backlog: a client that takes minutes to read
-                # it has nothing to say but its pongs.
-                self._next_ping = now + self._heartbeat_interval
-                self._control_locked(ping_frame())
-            elif self._outbox.size:
+            if self._outbox.size:
                 return True
-            elif self._state is _State.OPEN:
-                self._changed.wait(self._next_ping - now)  # woken by work and by the end
-            elif now < self._deadline:
-                self._changed.wait(self._deadline - now)  # woken by the end
+            if self._state is _State.OPEN:
+                self._changed.wait()  # woken by work and by the end
+            elif (left := self._deadline - self._clock()) > 0:
+                self._changed.wait(left)  # woken by the end
             else:  # the peer did not answer our Close frame
                 self._cut_locked()
         return False

@@ -40,7 +40,6 @@ class Rig:
         self.sender = Sender(
             self.transport,
             self.outbox,
-            heartbeat_interval=30,
             write_timeout=10,
             close_timeout=5,
             clock=clock,
@@ -181,25 +180,17 @@ def test_nothing_is_sent_after_the_end(rig: Rig) -> None:
     assert not rig.sender._turn()
 
 
-def test_a_ping_is_sent_when_the_heartbeat_is_due(rig: Rig, clock: Clock) -> None:
-    clock.now += 30
+def test_a_ping_goes_straight_to_the_socket(rig: Rig) -> None:
     rig.sender.offer(b"x", 1)
-    thread = threading.Thread(target=rig.sender._turn)
-    thread.start()
-    rig.far.settimeout(5)
-    data = b""
-    while len(data) < 3:
-        data += rig.far.recv(100)
-    assert data == b"x" + ping_frame()
-    rig.sender.end()
-    thread.join(5)
+    rig.sender.control(ping_frame())
+    assert rig.read() == b"x" + ping_frame()
 
 
-def test_a_ping_is_sent_in_the_middle_of_a_backlog_too(rig: Rig, clock: Clock) -> None:
+def test_a_ping_is_sent_in_the_middle_of_a_backlog_too(rig: Rig) -> None:
     filled = rig.stall()
     rig.sender.offer(b"begun", 1)
     rig.sender.offer(b"next", 1)
-    clock.now += 30
+    rig.sender.control(ping_frame())
     data = rig.read()
     while rig.sender.waiting[1]:
         rig.sender._turn()
@@ -321,7 +312,6 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
         sender = Sender(
             transport,
             Outbox(5, 1000),
-            heartbeat_interval=30,
             write_timeout=10,
             close_timeout=5,
             greeting=b"101 ",
@@ -368,7 +358,6 @@ def test_many_threads_writing_at_once_tear_no_frame() -> None:
         sender = Sender(
             transport,
             Outbox(100_000, 1 << 24),
-            heartbeat_interval=30,
             write_timeout=10,
             close_timeout=5,
         )

@@ -1,0 +1,103 @@
+"""Who is connected, and whose ping is due."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import pytest
+
+from ws_hub import roster as module
+from ws_hub.roster import Roster
+from ws_hub.stats import Counters
+
+
+class Someone:
+    """A client that counts its pings."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.settled = threading.Event()
+        self.pings = 0
+
+    def ping(self) -> None:
+        self.pings += 1
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The moment that the roster sees, to be set."""
+    moment = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: moment[0])
+    return moment
+
+
+def roster(interval: float = 30.0) -> Roster:
+    return Roster(
+        None,
+        1.0,
+        interval,
+        awake=lambda: None,
+        enter=lambda client: None,
+        leave=lambda client: None,
+        counters=Counters(),
+    )
+
+
+def enter(made: Roster, *clients: Any) -> None:
+    for client in clients:
+        made._registers.put(client)
+    made.settle()
+
+
+def test_without_clients_there_is_nothing_to_wake_up_for(now: list[float]) -> None:
+    assert roster().beat(now[0]) == math.inf
+
+
+def test_each_client_is_pinged_every_interval_from_its_own_start(now: list[float]) -> None:
+    made, one, two = roster(), Someone(1), Someone(2)
+    enter(made, one)
+    now[0] = 110.0
+    enter(made, two)
+    seen = []
+    for moment in (129.9, 130.0, 139.9, 140.0, 160.0, 170.0):
+        made.beat(moment)
+        seen.append((one.pings, two.pings))
+    assert seen == [(0, 0), (1, 0), (1, 0), (1, 1), (2, 1), (2, 2)]
+
+
+def test_pings_that_are_due_soon_after_each_other_go_out_together(now: list[float]) -> None:
+    made, clients = roster(), [Someone(number) for number in range(10)]
+    for client in clients:
+        enter(made, client)
+        now[0] += 0.02
+    look = made.beat(now[0])
+    assert look == pytest.approx(130.25)
+    assert sum(client.pings for client in clients) == 0
+    made.beat(look)
+    assert [client.pings for client in clients] == [1] * 10
+
+
+def test_a_short_interval_is_kept_all_the_same(now: list[float]) -> None:
+    made = roster(0.05)
+    enter(made, Someone(1))
+    assert made.beat(now[0]) == pytest.approx(100.0 + 0.05 + 0.05 / 20)
+
+
+def test_who_has_left_is_not_pinged_and_not_kept(now: list[float]) -> None:
+    made, one, two = roster(), Someone(1), Someone(2)
+    enter(made, one, two)
+    made.remove(one)  # type: ignore[arg-type]
+    made.beat(130.0)
+    assert (one.pings, two.pings) == (0, 1)
+    made.remove(two)  # type: ignore[arg-type]
+    assert made.beat(160.0) == math.inf
+
+
+def test_after_a_long_stop_nobody_gets_more_than_one(now: list[float]) -> None:
+    made, one = roster(), Someone(1)
+    enter(made, one)
+    look = made.beat(1000.0)
+    assert one.pings == 1
+    assert look == pytest.approx(1030.25)
