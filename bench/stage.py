@@ -103,6 +103,7 @@ class Burst:
         clients: how many should have had every message; slow ones do not count.
         complete: how many had.
         messages: how many came in, at all clients together.
+        dropped: how many the hub says it dropped.
     """
 
     def __init__(self, published: Answer, received: Answer) -> None:
@@ -111,6 +112,7 @@ class Burst:
         self.clients: int = received["clients"]
         self.complete: int = received["complete"]
         self.messages: int = received["messages"]
+        self.dropped: int = published.get("dropped", 0)
         if received["extra"]:
             raise ProcessFailed(f"{received['extra']} messages more than were published")
 
@@ -225,6 +227,14 @@ class Stage:
                 "did not return"
             ) from None
         return Burst(published, received)
+
+    def lines(self, count: int, *, width: int, process: str, timeout: float) -> Burst:
+        """Stream a program's lines to every client; wait until each has all of them."""
+        self.load.tell("expect", messages=count, timeout=timeout)
+        self.load.answer()
+        self.server.tell("lines", count=count, width=width, process=process)
+        received = self.load.answer(timeout + _STUCK)
+        return Burst(self.server.answer(timeout), received)
 
     def close(self) -> None:
         """End both processes."""

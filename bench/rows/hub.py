@@ -10,11 +10,12 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from ..stage import Stage
-from .base import Incomplete, Plan, Row, Sample, Setup, percentile, subscribe
+from .base import Incomplete, Plan, Row, Sample, Setup, percentile, subscribe, whole
 
 __all__ = ["ROWS"]
 
 _THREADS = 4
+_LINES = 1_000_000
 _TIMEOUT = 60.0
 
 
@@ -37,6 +38,17 @@ def _stream(setup: Setup, count: int, threads: int = 1) -> Callable[[Stage, Plan
         )
 
     return sample
+
+
+def _program(stage: Stage, plan: Plan) -> Sample:
+    """Return lines a second of a program, until its last viewer has the last one."""
+    count = plan.times(_LINES)
+    before = stage.server.ask("usage")["rss_bytes"]
+    process = _VIEWERS.channels(plan)[0].removeprefix("process:")
+    burst = whole(stage.lines(count, width=80, process=process, timeout=_TIMEOUT))
+    grown = stage.server.ask("usage")["rss_bytes"] - before
+    extra = {"delivered/s": burst.rate, "dropped": burst.dropped, "MB grown": grown / 1e6}
+    return Sample(count / burst.seconds, extra)
 
 
 def _round_trip(texts: Sequence[str], clients: int, count: int) -> Callable[[Stage, Plan], Sample]:
@@ -137,6 +149,16 @@ ROWS = (
         _stream(_VIEWERS, 20_000),
         _VIEWERS,
         "lines/s",
+    ),
+    Row(
+        "process-million",
+        f"a program prints {_LINES:,} lines of 80 characters, each read by 10 viewers, the "
+        "program slowed to the slowest of them: lines a second until the last viewer has all",
+        "lines/s",
+        _program,
+        setup=_VIEWERS,
+        higher=True,
+        once=True,
     ),
     _rate(
         "subscribe",

@@ -18,6 +18,7 @@ from .base import Publish, Server
 
 __all__ = ["HeartbeatingHubServer", "HubServer"]
 
+_LONG = 300.0  # seconds that a program may take
 _SAMPLE = 64  # bytes of the data by which the size of the rest of a message is found
 
 
@@ -55,7 +56,21 @@ class HubServer(Server):
         return lambda: hub.broadcast(message)
 
     def requests(self) -> dict[str, Callable[..., Answer | None]]:
-        return {**super().requests(), "cycle": self.cycle, "encode": self.encode}
+        own = {"cycle": self.cycle, "encode": self.encode, "lines": self.lines}
+        return {**super().requests(), **own}
+
+    def lines(self, *, count: int, width: int, process: str) -> Answer:
+        """Stream a program that prints so many lines, at the pace of its slowest viewer."""
+        line = padding(width)
+        # Written by a program that is not the bound: `yes` fills whole pipes.
+        argv = ["sh", "-c", 'yes "$1" | head -n "$2"', "sh", line, str(count)]
+        before = self.hub.stats().dropped
+        began = time.monotonic_ns()
+        code = self.hub.run_process(argv, process, backpressure=True).wait(_LONG)
+        if code:
+            raise RuntimeError(f"the program ended with {code}")
+        dropped = self.hub.stats().dropped - before
+        return {"began": began, "ended": time.monotonic_ns(), "dropped": dropped}
 
     def encode(self, *, count: int, size: int) -> Answer:
         """Return microseconds to stamp, encode and frame a message, and to read one."""
