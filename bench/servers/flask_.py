@@ -81,7 +81,8 @@ class FlaskSocketIO(_Werkzeug):
         # guards: the number. Taken alone.
         self._lock = threading.Lock()
         self._connected = 0
-        self._socketio = SocketIO(self._app, async_mode="threading")
+        # Clients that are not asked for a while do not answer its pings, and would be cut.
+        self._socketio = SocketIO(self._app, async_mode="threading", ping_interval=3600)
         self._socketio.on("connect")(lambda auth: self._count(1))
         self._socketio.on("disconnect")(lambda reason: self._count(-1))
 
