@@ -18,7 +18,7 @@ __all__ = ["cores", "facts"]
 
 _DISTRIBUTIONS = (
     "ws-hub", "wsproto", "websockets", "flask", "flask-sock", "simple-websocket",
-    "flask-socketio", "python-engineio", "werkzeug",
+    "flask-socketio", "python-engineio", "flask-websockets", "websocket-server", "werkzeug",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..servers import PEERS
 from ..stage import ProcessFailed, Stage
-from .base import Plan, Row, Sample, whole
+from .base import Incomplete, Plan, Row, Sample, whole
 
 __all__ = ["ROWS"]
 
@@ -26,7 +26,12 @@ _PATIENCE = 10.0  # seconds for the end of all connections at once
 def _connects(stage: Stage, plan: Plan) -> Sample:
     count = plan.clients(_CONNECTS)
     seconds = stage.connect(count)["seconds"]
-    stage.disconnect()
+    try:
+        stage.disconnect(timeout=_PATIENCE)
+    except ProcessFailed:
+        raise Incomplete(
+            f"{_PATIENCE:g} s after all clients had left, some still counted as connected"
+        ) from None
     return Sample(count / seconds)
 
 

@@ -16,7 +16,14 @@ from .base import Plan, Row, Sample, Setup, bursts, percentile
 __all__ = ["ROWS"]
 
 _EVERYBODY = ("floor", "ws_hub", *PEERS)
-_ECHOES = ("ws_hub", "websockets asyncio", "websockets loop", "flask-sock")
+_ECHOES = (
+    "ws_hub",
+    "websockets asyncio",
+    "websockets loop",
+    "flask-sock",
+    "flask-websockets",
+    "websocket-server",
+)
 _BURST = 100
 _TIMEOUT = 60.0
 

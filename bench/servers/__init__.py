@@ -73,6 +73,18 @@ CONTENDERS = {
             ("flask_", "FlaskSocketIO"),
             ("flask_socketio", "flask-socketio"),
         ),
+        Contender(
+            "flask-websockets",
+            "Flask-WebSockets on Werkzeug's threaded server, publish() to a channel",
+            ("flask_", "FlaskWebSockets"),
+            ("flask_websockets", "flask-websockets"),
+        ),
+        Contender(
+            "websocket-server",
+            "websocket-server, send_message_to_all()",
+            ("websocket_server_", "SendToAll"),
+            ("websocket_server", "websocket-server"),
+        ),
     )
 }
 FLOORS = ("floor", "floor joined")

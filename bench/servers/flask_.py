@@ -1,4 +1,4 @@
-"""The two ways to push from Flask that are most used, on Werkzeug's threaded server."""
+"""The ways to push from Flask that there are, on Werkzeug's threaded server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from werkzeug.serving import make_server
 
 from .base import Publish, Server, echo, ready_text
 
-__all__ = ["FlaskSock", "FlaskSocketIO"]
+__all__ = ["FlaskSock", "FlaskSocketIO", "FlaskWebSockets"]
 
 
 class _Werkzeug(Server):
@@ -96,3 +96,40 @@ class FlaskSocketIO(_Werkzeug):
     def publisher(self, target: str, size: int, count: int) -> Publish:
         text = ready_text(target, size)
         return lambda: self._socketio.emit("event", text)
+
+
+class FlaskWebSockets(_Werkzeug):
+    """`publish()` to a channel that every connection subscribes to."""
+
+    path = "/ws"
+    distribution = "flask-websockets"
+    channel = "everybody"
+
+    def prepare(self) -> None:
+        from flask_websockets import WebSockets
+
+        # guards: the number. Taken alone.
+        self._lock = threading.Lock()
+        self._connected = 0
+        self._websockets = WebSockets(self._app)
+        self._websockets.route(self.path)(self._live)
+
+    def _live(self, connection: Any) -> None:
+        with self._websockets.subscribe(connection, [self.channel]):
+            self._count(1)
+            try:
+                for text in connection.iter_data():
+                    connection.send(echo(text))
+            finally:
+                self._count(-1)
+
+    def _count(self, by: int) -> None:
+        with self._lock:
+            self._connected += by
+
+    def clients(self) -> int:
+        return self._connected
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        text = ready_text(target, size)
+        return lambda: self._websockets.publish(text, [self.channel])
