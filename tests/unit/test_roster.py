@@ -101,3 +101,29 @@ def test_after_a_long_stop_nobody_gets_more_than_one(now: list[float]) -> None:
     look = made.beat(1000.0)
     assert one.pings == 1
     assert look == pytest.approx(1030.25)
+
+
+def test_many_pings_go_out_a_few_at_a_time_and_all_in_time(now: list[float]) -> None:
+    made, clients = roster(), [Someone(number) for number in range(40)]
+    enter(made, *clients)
+    counts = []
+    moment = 130.25
+    while sum(client.pings for client in clients) < 40:
+        look = made.beat(moment)
+        counts.append(sum(client.pings for client in clients))
+        moment = look
+    assert counts == [16, 32, 40]
+    assert moment > 160
+    assert {client.pings for client in clients} == {1}
+
+
+def test_a_crowd_with_a_short_interval_is_pinged_in_time(now: list[float]) -> None:
+    made, clients = roster(0.05), [Someone(number) for number in range(1000)]
+    enter(made, *clients)
+    moment, beats = 100.0, 0
+    while moment < 100.5:
+        moment = made.beat(moment)
+        beats += 1
+    # Each interval may come late by a pause or two, and by no more.
+    assert 8 <= min(client.pings for client in clients) <= 10
+    assert beats < 200
