@@ -2,14 +2,16 @@
 
 Must not know what a row measures. Rows with the same setup share their processes. The
 repeats of a row go around the servers, so that what else the machine does meets all of
-them alike; each server has a warm-up sample that does not count.
+them alike; whose turn it is not is stopped. Each server has a warm-up sample that does
+not count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .result import Result, relate, result_of
 from .rows import Incomplete, Plan, Row, Sample, Setup
@@ -18,26 +20,43 @@ from .stage import ProcessFailed, Stage, installed
 
 __all__ = ["measure"]
 
-Progress = Callable[[str], object]
+Progress = Callable[[str, Mapping[str, float] | None], object]
 
 
 def measure(
-    rows: Sequence[Row], plan: Plan, progress: Progress = lambda text: None
+    rows: Sequence[Row], plan: Plan, progress: Progress = lambda row, seconds: None
 ) -> list[Result]:
-    """Return the results of the rows, in their order, with ratios."""
-    order = {row.name: index for index, row in enumerate(rows)}
+    """Return the results of the rows, in their order, with ratios.
+
+    Args:
+        rows: what to measure.
+        plan: how much of it.
+        progress: called with a row's name and None when it begins, and with the seconds
+            that each server took when it has ended.
+    """
+    order = [(row.name, server) for row in rows for server in row.servers]
     setups: dict[Setup, list[Row]] = {}
     for row in rows:
         setups.setdefault(row.setup, []).append(row)
     results: list[Result] = []
     for setup, members in setups.items():
-        with _Stages(setup, plan) as stages:
-            for row in members:
-                progress(row.name)
-                results += _measure_row(row, stages, plan)
-    results.sort(key=lambda result: order[result.row])
+        for company in _companies(setup, members):
+            with _Stages(setup, plan) as stages:
+                for row in members:
+                    present = [name for name in row.servers if name in company]
+                    progress(row.name, None)
+                    seconds = dict.fromkeys(present, 0.0)
+                    results += _measure_row(row, present, stages, plan, seconds)
+                    progress(row.name, seconds)
+    results.sort(key=lambda result: order.index((result.row, result.server)))
     relate(results, floors=FLOORS, peers=PEERS)
     return results
+
+
+def _companies(setup: Setup, members: Sequence[Row]) -> list[list[str]]:
+    """Return which servers run at the same time: all, or one after the other."""
+    everybody = list(dict.fromkeys(name for row in members for name in row.servers))
+    return [[name] for name in everybody] if setup.alone else [everybody]
 
 
 class _Stages:
@@ -69,10 +88,13 @@ class _Stages:
             stage.close()
 
 
-def _measure_row(row: Row, stages: _Stages, plan: Plan) -> Iterator[Result]:
+def _measure_row(
+    row: Row, servers: Sequence[str], stages: _Stages, plan: Plan, seconds: dict[str, float]
+) -> Iterator[Result]:
+    """Take the samples of these servers; add what each takes to its seconds."""
     samples: dict[str, list[Sample]] = {}
     failures: dict[str, str] = {}
-    for name in row.servers:
+    for name in servers:
         if installed(name):
             samples[name] = []
         else:
@@ -81,16 +103,21 @@ def _measure_row(row: Row, stages: _Stages, plan: Plan) -> Iterator[Result]:
         for name, found in samples.items():
             if name in failures:
                 continue
+            began = time.monotonic()
             try:
-                sample = row.sample(stages.get(name), plan)
+                stage = stages.get(name)
+                with stage.turn():
+                    sample = row.sample(stage, plan)
             except (Incomplete, ProcessFailed) as failure:
                 failures[name] = str(failure)
                 with contextlib.suppress(ProcessFailed):
                     stages.drop(name)
                 continue
+            finally:
+                seconds[name] += time.monotonic() - began
             if turn or row.once:  # the first is the warm-up
                 found.append(sample)
-    for name in row.servers:
+    for name in servers:
         yield _result(row, name, samples.get(name, []), failures.get(name))
 
 

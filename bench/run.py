@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = ["main", "report"]
 SCHEMA = 1
 _RESULTS = Path(__file__).resolve().parent / "results"
 _QUICK = Plan(repeats=2, work=0.2)
+_NAMED = 3  # servers of which the progress says how long they took
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,14 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     if options.list:
         for row in ROWS:
-            print(f"{row.name:24} {row.unit:12} {row.counts}")
+            print(f"{row.name:24} {row.unit:12} {row.counts}{' (--full)' if row.full else ''}")
         return 0
-    rows = _chosen(options.rows)
+    rows = _chosen(options)
     plan = _QUICK if options.quick else Plan(repeats=options.repeats)
     before, began = facts(), time.monotonic()
 
-    def progress(name: str) -> None:
-        print(f"{time.monotonic() - began:5.0f} s  {name}", file=sys.stderr, flush=True)
+    def progress(row: str, seconds: Mapping[str, float] | None) -> None:
+        if seconds is None:
+            text = f"{time.monotonic() - began:5.0f} s  {row:24}"
+        else:
+            longest = sorted(seconds, key=lambda name: -seconds[name])[:_NAMED]
+            named = ", ".join(f"{name} {seconds[name]:.1f}" for name in longest)
+            text = f"{sum(seconds.values()):6.1f} s: {named}\n"
+        print(text, end="", file=sys.stderr, flush=True)
 
     results = measure(rows, plan, progress)
     found = report(rows, results, plan, before, time.monotonic() - began)
@@ -92,6 +99,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Measure ws_hub beside its peers; print a table, write JSON.",
     )
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows")
+    parser.add_argument("--full", action="store_true", help="the rows that take minutes as well")
     parser.add_argument("--list", action="store_true", help="say what the rows are")
     parser.add_argument("--quick", action="store_true", help="a fifth of the work, two repeats")
     parser.add_argument("--repeats", type=int, default=5, help="samples of each figure (5)")
@@ -106,5 +114,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _chosen(names: Sequence[str] | None) -> list[Row]:
-    return [row for row in ROWS if names is None or row.name in names]
+def _chosen(options: argparse.Namespace) -> list[Row]:
+    if options.rows:
+        return [row for row in ROWS if row.name in options.rows]
+    return [row for row in ROWS if options.full or not row.full]

@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -81,9 +82,14 @@ class _Process:
         self.tell(do, **arguments)
         return self.answer(patience)
 
+    def pause(self, *, on: bool) -> None:
+        """Stop the process, threads and all, or let it go on."""
+        self._child.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
+
     def close(self) -> None:
         """Let the process end; kill it when it does not."""
         assert self._child.stdin is not None and self._child.stdout is not None
+        self.pause(on=False)
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.close()
         try:
@@ -236,10 +242,24 @@ class Stage:
         received = self.load.answer(timeout + _STUCK)
         return Burst(self.server.answer(timeout), received)
 
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let the server run meanwhile, and only then.
+
+        All servers of a row share a core, and some never rest: a thread that looks ten
+        times a second for input, a thousand times over, would be in every other's figure.
+        """
+        self.server.pause(on=False)
+        try:
+            yield
+        finally:
+            self.server.pause(on=True)
+
     def close(self) -> None:
         """End both processes."""
-        self.load.close()
+        # In this order: a server that loses a thousand clients is slow to hear anything.
         self.server.close()
+        self.load.close()
 
 
 def installed(name: str) -> bool:

@@ -26,8 +26,8 @@ __all__ = [
     "whole",
 ]
 
-_ENOUGH = 0.5  # seconds after which a sample takes no further burst
-_LONG = 1.0  # seconds that a burst may be expected to take
+_ENOUGH = 0.3  # seconds after which a sample takes no further burst
+_LONG = 0.5  # seconds that a burst may be expected to take
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Setup:
         share: clients that listen to each of these channels.
         prefix: of the channels' names.
         spinner: whether a thread of the server will compute, on a core of its own.
+        alone: measure one server after the other: together they would need more threads
+            than a machine has numbers for.
     """
 
     clients: int = 0
@@ -70,6 +72,7 @@ class Setup:
     share: int = 1
     prefix: str = "channel-"
     spinner: bool = False
+    alone: bool = False
 
     def channels(self, plan: Plan) -> list[str]:
         """Return the names of all channels; [""] for everybody when there are none."""
@@ -118,6 +121,7 @@ class Row:
         setup: what must be connected; rows with the same share their processes.
         higher: whether more is better.
         once: whether one sample is all that there is time for.
+        full: whether only a full run, or its name, asks for it.
     """
 
     name: str
@@ -128,6 +132,7 @@ class Row:
     setup: Setup = Setup()
     higher: bool = False
     once: bool = False
+    full: bool = False
 
 
 def subscribe(channel: str, kind: str = "subscribe") -> str:

@@ -20,7 +20,7 @@ _CROWD = 10_000
 _RESERVE = 500  # descriptors and threads left for everything else
 _IDLE_SECONDS = 31.0  # one heartbeat of each client falls into it
 _BROADCASTS = 5
-_PATIENCE = 10.0  # seconds for the end of all connections at once
+_PATIENCE = 5.0  # seconds for the end of all connections at once
 
 
 def _connects(stage: Stage, plan: Plan) -> Sample:

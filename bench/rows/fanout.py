@@ -79,8 +79,8 @@ def _relay(stage: Stage, plan: Plan) -> Sample:
     return Sample(statistics.median(found) / 1000, {"p99 us": percentile(found, 0.99) / 1000})
 
 
-def _fan_out(clients: int) -> tuple[Row, ...]:
-    setup = Setup(clients=clients)
+def _fan_out(clients: int, *, full: bool = False) -> tuple[Row, ...]:
+    setup = Setup(clients=clients, alone=full)
     return (
         Row(
             f"one-to-{clients}",
@@ -90,6 +90,7 @@ def _fan_out(clients: int) -> tuple[Row, ...]:
             _one,
             _EVERYBODY,
             setup,
+            full=full,
         ),
         Row(
             f"burst-to-{clients}",
@@ -99,6 +100,7 @@ def _fan_out(clients: int) -> tuple[Row, ...]:
             ("floor", "floor joined", *_EVERYBODY[1:]),
             setup,
             higher=True,
+            full=full,
         ),
     )
 
@@ -117,6 +119,7 @@ ROWS = (
         Setup(clients=100, spinner=True),
     ),
     *_fan_out(1000),
+    *_fan_out(5000, full=True),
     Row(
         "echo",
         "microseconds from a client's send until it has read the answer, JSON read and written "

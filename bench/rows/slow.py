@@ -47,11 +47,11 @@ def _beside_slow_ones(stage: Stage, plan: Plan) -> Sample:
 ROWS = (
     Row(
         "slow-clients",
-        "one client of 100 never reads and one reads 1 kB/s: p99 milliseconds until the last "
-        "of the other 98 has read a broadcast of 64 KiB; beside it the same without the two",
+        "beside 100 clients one never reads and one reads 1 kB/s: p99 milliseconds until the "
+        "last of the 100 has read a broadcast of 64 KiB; beside it the same without the two",
         "ms",
         _beside_slow_ones,
         ("ws_hub", *PEERS),
-        Setup(clients=98),
+        Setup(clients=100),
     ),
 )

@@ -7,10 +7,12 @@ server's own, as an application's would be, and timed from the moment before the
 from __future__ import annotations
 
 import abc
+import ctypes
 import importlib.metadata
 import json
 import os
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,8 @@ from ..wire import text
 __all__ = ["Publish", "Server", "echo", "ready_text"]
 
 Publish = Callable[[], object]
+
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class Server(abc.ABC):
@@ -62,6 +66,7 @@ class Server(abc.ABC):
 
     def main(self) -> None:
         """Start, then carry out requests until the input ends."""
+        _end_with_parent()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         port = self.start()
@@ -145,6 +150,13 @@ class Server(abc.ABC):
             "cpu_seconds": time.process_time(),
             "now": time.monotonic(),
         }
+
+
+def _end_with_parent() -> None:
+    # The end of the input would do, but for a process that is stopped: it does not read.
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PDEATHSIG, signal.SIGKILL)
 
 
 def _publish(calls: Sequence[Publish], count: int) -> None:
