@@ -19,9 +19,10 @@ import ssl
 import threading
 from collections.abc import Callable
 
-__all__ = ["Direct", "attempt"]
+__all__ = ["Direct", "attempt", "keeps_blocking"]
 
-_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_FLAGS = _DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
 # Where libffi widens an int to the register that `send` reads its size_t from.
 _WIDENING = ("x86_64", "amd64", "aarch64", "arm64")
@@ -60,7 +61,7 @@ class Direct:
             and written under the lock.
     """
 
-    __slots__ = ("_fd", "_sock", "fd", "lock")
+    __slots__ = ("_fd", "_flags", "_sock", "fd", "lock")
 
     def __init__(self, sock: socket.socket) -> None:
         # guards: fd; for its owners, the socket against use after close, TLS state, and the
@@ -69,8 +70,9 @@ class Direct:
         self.fd = -1
         self._sock = sock
         # Nothing may be written past a TLS layer.
-        by_libc = _libc_send is not None and not isinstance(sock, ssl.SSLSocket)
-        self._fd = sock.fileno() if by_libc else -1
+        plain = not isinstance(sock, ssl.SSLSocket)
+        self._fd = sock.fileno() if plain and _libc_send is not None else -1
+        self._flags = _FLAGS if plain else 0
 
     def open(self) -> None:
         """Let frames go straight to the kernel, if there is a way. Under the lock."""
@@ -92,9 +94,17 @@ class Direct:
                 return sent
         # TLS, or no room, or broken: the slow call finds out which, and names the error.
         try:
-            return self._sock.send(data)
+            return self._sock.send(data, self._flags)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return 0
+
+
+def keeps_blocking(sock: socket.socket) -> bool:
+    """Say whether sends do not wait although the socket is in blocking mode.
+
+    A TLS socket takes no flags, and not every system has the one that says so.
+    """
+    return bool(_DONTWAIT) and not isinstance(sock, ssl.SSLSocket)
 
 
 def attempt(fd: int, data: bytes) -> int:

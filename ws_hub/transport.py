@@ -3,11 +3,13 @@
 Must not know JSON, channels or the hub. The only module that imports wsproto, of which
 it uses the frame parser and the closing state; frames out are made in `frames`.
 
-The socket is non-blocking. Who may touch it:
+Who may touch the socket:
 
 - `send` and, under TLS, the receive call run under `lock`: OpenSSL's state is not
-  safe for two threads, and a descriptor must not be closed under a sender.
-- Waiting (`poll`) runs outside the lock, so that nobody waits for a waiter.
+  safe for two threads, and a descriptor must not be closed under a sender. No send waits.
+- Waiting runs outside the lock, so that nobody waits for a waiter: the writer's in `poll`,
+  the reader's in `recv` itself, which is one system call a message, and gives up the GIL
+  once. Under TLS, and where sends on a blocking socket would block, it is `poll` as well.
 - `shutdown` wakes both waiters; `close` comes after both threads have ended.
 """
 
@@ -17,6 +19,7 @@ import contextlib
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +29,12 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.utilities import LocalProtocolError
 
 from .errors import CloseCode
-from .fastsend import Direct
+from .fastsend import Direct, keeps_blocking
 
 __all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
 
 _RECEIVE_BYTES = 64 * 1024
+_FIRST_BYTES = 2048  # of a receive that waits: thousands hold a buffer of that size meanwhile
 _LINGER_BYTES = 16 * 1024 * 1024
 
 
@@ -102,11 +106,13 @@ class Transport:
         self.direct = Direct(sock)
         self.lock = self.direct.lock
         self._sock = sock
-        sock.setblocking(False)
         self._tls = isinstance(sock, ssl.SSLSocket)
+        self._polls = not keeps_blocking(sock)
+        sock.setblocking(not self._polls)
         self._closed = False
         self._borrowed = borrowed
         # The rest belongs to the reader thread.
+        self._patience = -1.0  # seconds that a blocking receive waits, once it is known
         self._parser = Connection(ConnectionType.SERVER)
         self._received = received
         self._max_message_size = max_message_size
@@ -173,12 +179,16 @@ class Transport:
         deadline = time.monotonic() + timeout
         data = self._received
         self._received = b""
+        if not data and not self._polls and timeout != self._patience:
+            self._be_patient(timeout)
+        waits = self._polls
         while not data:
-            if not self._pending() and not self._readable(deadline - time.monotonic()):
+            if waits and not self._pending() and not self._readable(deadline - time.monotonic()):
                 return None
             try:
                 data = self._recv()
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                waits = True  # a blocking receive as well: is its time up?
                 continue
             except OSError as error:
                 return [Closed(CloseCode.ABNORMAL, error.strerror or str(error))]
@@ -206,11 +216,29 @@ class Transport:
                 return
             left -= len(data)
 
+    def _be_patient(self, timeout: float) -> None:
+        """Have the kernel end a blocking receive after `timeout` seconds."""
+        seconds, rest = divmod(max(round(timeout * 1e6), 1), 1_000_000)  # 0 would be for ever
+        wait = struct.pack("@ll", seconds, rest)
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+        except OSError:  # another struct timeval than ours
+            self._polls = True
+            with contextlib.suppress(OSError):  # closed already, which the receive will tell
+                self._sock.setblocking(False)
+        self._patience = timeout
+
     def _recv(self) -> bytes:
         if self._tls:
             with self.lock:
                 return self._sock.recv(_RECEIVE_BYTES)
-        return self._sock.recv(_RECEIVE_BYTES)
+        if self._polls:
+            return self._sock.recv(_RECEIVE_BYTES)
+        data = self._sock.recv(_FIRST_BYTES)
+        if len(data) == _FIRST_BYTES:
+            with contextlib.suppress(OSError):  # nothing more yet, or an end that comes next
+                data += self._sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        return data
 
     def _pending(self) -> bool:
         # Bytes that OpenSSL has decrypted already are invisible to poll (FAULTS 1b).
