@@ -20,13 +20,15 @@ PACKAGE = ROOT / "ws_hub"
 TESTS = ROOT / "tests"
 
 # A module imports only from floors below its own; every module may import `errors`.
-# Floor 4 of the design, the hub, has four steps of its own.
+# Floor 4 of the design, the hub, has four steps of its own; a sender is what answers to a
+# receiver.
 FLOORS: dict[float, str] = {
     -1: "log",
     0: "backoff config errors fastsend frames limits lines message pace stats stream workers",
-    1: "adoption exchange following inbox link mailbox outbox publication publisher retries"
-    " transport",
+    1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
+    " retries transport",
     2: "auth channels conversation handshake history presence sender signals terminal",
+    2.5: "receiver",
     3: "client commands listener spawn",
     4: "dial dispatch pump roster writers",
     4.1: "lifecycle",

@@ -8,12 +8,14 @@ Threads of a client::
                                   It owns the end: it alone joins the writer and closes
                                   the socket. A WSGI request thread plays this part where
                                   the connection could not be adopted (TLS in the server).
-    writer   ws-hub:writer:<id>   runs `Sender.run`: what did not fit at once.
+    writer   ws-hub:writer:<id>   runs `Sender.run`: what did not fit at once. Started when
+                                  something first does not, by a thread that may wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,14 +27,15 @@ from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
 from .fastsend import attempt
-from .frames import ping_frame, pong_frame, text_frame
+from .frames import ping_frame, text_frame
 from .handshake import refusal
 from .log import get_logger
 from .message import Message, encode, stamped
 from .outbox import Outbox
 from .publication import Batch, Publication
+from .receiver import receive
 from .sender import Sender
-from .transport import Binary, Broken, Closed, Event, Pinged, Text, Transport
+from .transport import Transport
 
 __all__ = ["Client", "Hooks"]
 
@@ -43,21 +46,27 @@ _PING = ping_frame()
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """How a client speaks upward. All are called on its reader thread.
+    """How a client speaks upward, on its reader thread where nothing else is said.
 
     Args:
-        opened: registers the client; False when it is not admitted.
+        opened: asks for the client to be admitted; False when nobody is any more.
+        admitted: waits for the answer, and says what it is.
         received: gets each whole message, text or binary.
-        gone: takes the client out of the hub.
+        gone: takes the client out of the hub; waits for that if asked to.
         finished: the last word; the thread ends after it.
         call: calls a user's callback and deals with what it raises.
+        closing: notes that the peer now has `close_timeout` seconds. Any thread.
+        start: starts a thread soon; False when it will not. Any thread; does not wait.
     """
 
     opened: Callable[[Client], bool]
+    admitted: Callable[[Client], bool]
     received: Callable[[Client, str | bytes], None]
-    gone: Callable[[Client], None]
+    gone: Callable[[Client, bool], None]
     finished: Callable[[Client], None]
     call: Callable[..., Any]
+    closing: Callable[[Client], None]
+    start: Callable[[workers.Later], bool]
 
 
 class Client:
@@ -76,8 +85,8 @@ class Client:
 
     __slots__ = (
         "__weakref__", "_channels", "_config", "_direct", "_hooks", "_sender", "_thread",
-        "_transport", "claims", "connected_at", "dropped", "id", "last_error",
-        "remote_address", "settled", "state", "user_id",
+        "_transport", "_writer", "admitted", "claims", "connected_at", "dropped", "id",
+        "last_error", "remote_address", "settled", "state", "user_id",
     )  # fmt: skip
 
     def __init__(
@@ -99,19 +108,22 @@ class Client:
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self.dropped = 0  # written by the hub thread only
-        # guards: nothing. Set by the hub thread when it has registered, or unregistered,
-        # this client; waited for by the reader thread.
+        self.admitted = False  # written by the hub thread, before it sets:
+        # guards: nothing. Set by the hub thread when it has registered, refused, or
+        # unregistered this client; waited for by the reader thread.
         self.settled = threading.Event()
         self._config = config
         self._hooks = hooks
         self._channels = channels
         self._transport = transport
         self._thread: threading.Thread | None = None
+        self._writer: workers.Later | None = None  # under the transport's lock
         self._sender = Sender(
             transport,
             Outbox(config.outbox_messages, config.outbox_bytes),
             write_timeout=config.write_timeout,
             close_timeout=config.close_timeout,
+            summon=self._summon_locked,
             greeting=greeting,
         )
         self._direct = transport.direct
@@ -159,6 +171,14 @@ class Client:
         Threads: any, callbacks included; does not wait.
         """
         self._sender.finish(code, reason)
+        self._hooks.closing(self)
+
+    def expire(self) -> None:
+        """Cut the connection if it is closing and the peer has had its time to answer.
+
+        Threads: any; does not wait.
+        """
+        self._sender.expire()
 
     def subscriptions(self) -> list[str]:
         """Return the channels that this client listens to, oldest first.
@@ -265,6 +285,41 @@ class Client:
         Threads: the hub's, and the client's reader; never waits.
         """
         self._sender.finish(code, reason, now=True)
+        self._hooks.closing(self)
+
+    def welcome(self) -> None:
+        """Answer the handshake: from now on it is a client of the hub.
+
+        Threads: the hub's; never waits.
+        """
+        self._sender.greet()
+
+    def refuse(self) -> None:
+        """Answer the handshake with 503, and end.
+
+        Threads: the hub's, and the client's reader; never waits.
+        """
+        answer = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
+        with self._transport.lock, contextlib.suppress(OSError):
+            self._direct.send(answer.to_bytes())
+        self.abort()
+
+    # --- any thread, under the transport's lock --------------------------------------------
+
+    def _summon_locked(self) -> bool:
+        """Have a writer thread started, by one who may wait until it runs."""
+        assert self._transport.lock.locked()
+        writer = workers.Later(f"ws-hub:writer:{self.id}", self._sender.run, self._without_writer)
+        if not self._hooks.start(writer):
+            return False
+        self._writer = writer
+        return True
+
+    # --- the thread that starts writers ----------------------------------------------------
+
+    def _without_writer(self, error: RuntimeError) -> None:
+        logger.warning("client %d cut: no thread for what it must wait for: %s", self.id, error)
+        self._sender.abandon(f"no thread to write: {error}")
 
     # --- reader thread ---------------------------------------------------------------------
 
@@ -281,6 +336,15 @@ class Client:
         except SendTimeout:
             self.evict(CloseCode.TRY_AGAIN, "answers are not read")
 
+    def occupy(self) -> None:
+        """Live on the calling thread and for as long as it does: `join` waits for its end.
+
+        Threads: one that has nothing else to do any more; blocks.
+        """
+        self._thread = threading.current_thread()
+        self._thread.name = f"ws-hub:reader:{self.id}"
+        self.run()
+
     def run(self) -> None:
         """Live: from registration to the last callback.
 
@@ -288,78 +352,41 @@ class Client:
         """
         hooks = self._hooks
         code, reason = CloseCode.ABNORMAL.value, "refused"
-        writer = None
+        opened = False
         try:
-            writer = self._open()
-            if writer is not None:
+            opened = hooks.opened(self)
+            if not opened:
+                self.refuse()
+            elif self._config.on_connect is None or hooks.admitted(self):
                 if self._config.on_connect is not None:
                     hooks.call(self._config.on_connect, self, client=self)
-                code, reason = self._read()
+                code, reason = self._receive()
         finally:
             self._sender.end()
             self._transport.shutdown()
-            # The writer is awake by now; it must not meet a descriptor that is reused.
-            workers.join(writer, self._config.write_timeout)
+            if self._writer is not None:
+                # It is awake by now; it must not meet a descriptor that is reused.
+                self._writer.join(self._config.write_timeout)
             self._transport.close()
-            hooks.gone(self)
-            if writer is not None and self._config.on_disconnect is not None:
+            tells = self._config.on_disconnect is not None and opened and hooks.admitted(self)
+            hooks.gone(self, tells)
+            if tells:
                 hooks.call(self._config.on_disconnect, self, code, reason, client=self)
             hooks.finished(self)
 
-    def _open(self) -> threading.Thread | None:
-        """Register, then start the writer, whose first act is to send the greeting."""
-        if self._hooks.opened(self):
-            try:
-                return workers.start(f"ws-hub:writer:{self.id}", self._sender.run)
-            except RuntimeError as error:
-                logger.warning("client %d refused: %s", self.id, error)
-        answer = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
-        with self._transport.lock, contextlib.suppress(OSError):
-            self._direct.send(answer.to_bytes())
-        return None
-
-    def _read(self) -> tuple[int, str]:
-        """Handle what comes in until the connection is over; return how it ended."""
-        silence = self._config.pong_timeout
-        deadline = time.monotonic() + silence
-        ended: tuple[int, str] | None = None
-        while ended is None:
-            events = self._transport.receive(deadline - time.monotonic())
-            if events is None:
-                ended = CloseCode.ABNORMAL, f"pong timeout: nothing received for {silence:g} s"
-                self.last_error = ended[1]
-                break
-            for event in events:
-                ended = self._handle(event)
-                if ended:
-                    break
-            # From now, not from before the callbacks: they may have taken long, and
-            # what came in meanwhile is still to be read.
-            deadline = time.monotonic() + silence
+    def _receive(self) -> tuple[int, str]:
+        """Deal with what comes in until the connection is over; return how it ended."""
+        end = receive(
+            self._transport,
+            self._sender,
+            ready=lambda: self.admitted or self._hooks.admitted(self),
+            received=functools.partial(self._hooks.received, self),
+            silence=self._config.pong_timeout,
+            linger=self._config.close_timeout,
+        )
+        self.last_error = end.fault or self.last_error
         cause = self._sender.cause
-        if cause is None or (cause[0] == CloseCode.ABNORMAL and ended[0] != cause[0]):
+        if cause is None or (cause[0] == CloseCode.ABNORMAL and end.code != cause[0]):
             # A write that broke knows less than what the peer had said before it went.
-            return ended
+            return end.code, end.reason
         return cause
-
-    def _handle(self, event: Event) -> tuple[int, str] | None:
-        """Deal with one event; return how the connection ended, if it did."""
-        if isinstance(event, Text):
-            self._hooks.received(self, event.text)
-        elif isinstance(event, Binary):
-            self._hooks.received(self, event.data)
-        elif isinstance(event, Pinged):
-            self._sender.control(pong_frame(event.payload))
-        elif isinstance(event, Closed):
-            if event.code != CloseCode.ABNORMAL:
-                # RFC 6455 section 5.5.1: answer with the same code, then the server
-                # is the first to close the TCP connection.
-                self._sender.answer_close(event.code)
-            return event.code, event.reason
-        elif isinstance(event, Broken):
-            self.last_error = event.reason
-            self._sender.finish(event.code, event.reason, now=True)
-            self._sender.drain()
-            self._transport.linger(self._config.close_timeout)
-            return event.code, event.reason
-        return None

@@ -28,6 +28,7 @@ from .config import HubConfig
 from .dispatch import Dispatcher
 from .errors import CloseCode, WsHubError
 from .history import History
+from .last_words import LastWords
 from .listener import Listener
 from .log import get_logger
 from .mailbox import Mailbox
@@ -71,7 +72,7 @@ class Lifecycle:
         workers.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
-        # guards: _state, _listeners, _at_stop. The first in the order: never taken while
+        # guards: _state, _listeners. The first in the order: never taken while
         # another lock is held. Reentrant, because a signal handler may call `stop` on the
         # thread that `run` lives on, whatever that thread was doing.
         self._lock = threading.RLock()
@@ -80,7 +81,7 @@ class Lifecycle:
         """Be as new. Under the lock, unless nobody else knows this hub yet."""
         self._state = _State.NEW
         self._listeners: set[Listener] = set()
-        self._at_stop: dict[object, Callable[[], object]] = {}
+        self._last_words = LastWords()
         # guards: itself; filled by any thread, which waits while it is full; emptied by
         # the hub thread. Holds publications and, in their place among them, calls.
         self._broadcasts: queue.Queue[list[Publication] | Callable[[], object]] = queue.Queue(
@@ -93,6 +94,7 @@ class Lifecycle:
         self._thread: threading.Thread | None = None  # where the hub lives
         self._owns_thread = False  # whether that thread is ours, and ends with the hub
         self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
+        self._starter: Mailbox[workers.Later] | None = None
         self._counters = Counters()
         self._channels: Channels[Any] = Channels(
             functools.partial(self._notify, self._config.on_first_subscriber),
@@ -207,15 +209,7 @@ class Lifecycle:
 
         Threads: any; the function runs on a thread of the hub's.
         """
-        key = object()
-        with self._lock:
-            self._at_stop[key] = function
-
-        def cancel() -> None:
-            with self._lock:
-                self._at_stop.pop(key, None)
-
-        return cancel
+        return self._last_words.add(function)
 
     def __enter__(self: H) -> H:
         return self.start()
@@ -252,6 +246,9 @@ class Lifecycle:
         if function is not None and self._notifier is not None:
             self._notifier.post((function, channel))
 
+    def _start_later(self, thread: workers.Later) -> bool:
+        return self._starter is not None and self._starter.post(thread)
+
     def _keep_listener(self, listener: Listener) -> None:
         with self._lock:
             self._listeners.add(listener)
@@ -269,12 +266,14 @@ class Lifecycle:
                 self._reset()
             self._state = _State.RUNNING
         config = self._config
-        if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
-            try:
+        try:
+            # The hub thread must not wait until a thread has started: another one does.
+            self._starter = Mailbox("ws-hub:starter", workers.Later.start, _MAX_NEWS)
+            if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
                 self._notifier = Mailbox("ws-hub:notify", lambda news: self._call(*news), _MAX_NEWS)
-            except RuntimeError:
-                self._end()
-                raise
+        except RuntimeError:
+            self._end()
+            raise
         atexit.register(self.stop)
         self._accepting = True
 
@@ -282,17 +281,10 @@ class Lifecycle:
 
     def _wind_down(self) -> None:
         try:
-            self._run_at_stop()
+            self._last_words.run(self._call)
         finally:
             self._closing = True
             self._awake()
-
-    def _run_at_stop(self) -> None:
-        with self._lock:
-            functions = list(self._at_stop.values())
-            self._at_stop.clear()
-        for function in functions:
-            self._call(function)
 
     # --- hub thread ------------------------------------------------------------------------
 
@@ -303,13 +295,14 @@ class Lifecycle:
         finally:  # KeyboardInterrupt comes by here too
             with self._lock:
                 self._state = _State.STOPPING
-            self._run_at_stop()
+            self._last_words.run(self._call)
             self._end()
 
     def _turn(self, timeout: float | None = None) -> None:
         """Wait for something to do, at most `timeout` seconds, and do it."""
         now = time.monotonic()
-        left = min(self._history.expire(now), self._roster.beat(now)) - now
+        roster = self._roster
+        left = min(self._history.expire(now), roster.beat(now), roster.expire(now)) - now
         if timeout is not None:
             left = min(left, timeout)
         # Woken by whoever fills a queue; otherwise in time for pings and old history.
@@ -383,9 +376,10 @@ class Lifecycle:
             listener.close()
         for listener in listeners:
             listener.join(deadline - time.monotonic())
-        if self._notifier is not None:
-            self._notifier.close(drop=False)
-            self._notifier.join(deadline - time.monotonic())
+        for mailbox in (self._starter, self._notifier):
+            if mailbox is not None:
+                mailbox.close(drop=False)
+                mailbox.join(deadline - time.monotonic())
         atexit.unregister(self.stop)
         self._finished.set()
 

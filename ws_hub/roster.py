@@ -1,8 +1,10 @@
 """Who is connected: clients come and go by way of the hub thread.
 
-Must not know what is published. A reader thread queues its client and waits until the
-hub thread has taken it in, or out; so a client that has its handshake's answer gets
-every later broadcast, and `on_disconnect` sees the hub without the client.
+Must not know what is published. A reader thread queues its client; the hub thread takes
+it in and answers its handshake, so that who has the answer gets every later broadcast.
+Where there is a callback its reader waits for that: `on_connect` sees the hub with the
+client, `on_disconnect` without it. The hub thread also keeps the times: pings, and how
+long a peer has for its answer to a Close frame.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class Roster:
 
     Args:
         max_clients: how many are admitted at a time; None for no bound.
-        patience: seconds that a reader thread waits for the hub thread.
+        patience: seconds that a reader thread waits for the hub thread, and the hub thread
+            for a peer that should answer a Close frame.
         heartbeat_interval: seconds between the pings that a client gets.
         awake: wakes the hub thread.
         enter: called on the hub thread with each client that is admitted.
@@ -62,6 +65,8 @@ class Roster:
         self._open = True
         self._clients: dict[int, Client] = {}  # changed by the hub thread only
         self._readers: set[Client] = set()  # whose reader thread has not ended
+        # Whose Close frame is to be answered by when, the first first.
+        self._closings: deque[tuple[float, Client]] = deque()
         # Of the hub thread. When whose ping is due, the next first: all wait equally long. By
         # number, so that who has left is not kept alive.
         self._beats: deque[tuple[float, int]] = deque()
@@ -81,10 +86,16 @@ class Roster:
         with self._lock:
             return list(self._clients.values())
 
+    def closing(self, client: Client) -> None:
+        """Note that a client's peer has `patience` seconds to answer its Close frame."""
+        with self._lock:
+            self._closings.append((time.monotonic() + self._patience, client))
+        self._awake()
+
     # --- reader threads --------------------------------------------------------------------
 
-    def admit(self, client: Client) -> bool:
-        """Register a client and wait for its place; False when it is not admitted."""
+    def open(self, client: Client) -> bool:
+        """Ask for a client to be registered; False when nobody is any more."""
         with self._lock:
             # Under the lock: what is queued before `shut` is settled, always.
             if not self._open:
@@ -92,12 +103,15 @@ class Roster:
             self._readers.add(client)
             self._registers.put(client)
         self._awake()
-        client.settled.wait(self._patience)  # set by the hub thread
-        with self._lock:
-            return client.id in self._clients
+        return True
 
-    def dismiss(self, client: Client) -> None:
-        """Take a client out and wait until the hub is without it."""
+    def admitted(self, client: Client) -> bool:
+        """Wait until the hub has decided whether a client is in; say so."""
+        client.settled.wait(self._patience)  # set by the hub thread
+        return client.admitted
+
+    def dismiss(self, client: Client, wait: bool) -> None:
+        """Take a client out; wait until the hub is without it if asked to."""
         self._leave(client)
         with self._lock:
             if not self._open:
@@ -105,7 +119,8 @@ class Roster:
             client.settled.clear()
             self._unregisters.put(client)
         self._awake()
-        client.settled.wait(self._patience)  # set by the hub thread
+        if wait:
+            client.settled.wait(self._patience)  # set by the hub thread
 
     def finished(self, client: Client) -> None:
         """Note that a reader thread is at its end."""
@@ -129,13 +144,28 @@ class Roster:
                     self._clients[client.id] = client
                 self._beats.append((time.monotonic() + self._heartbeat_interval, client.id))
                 self._counters.add("connected")
+                client.admitted = True
+                client.welcome()
             else:
                 self._counters.add("refused")
+                client.refuse()
             client.settled.set()
         while not self._unregisters.empty():
             client = self._unregisters.get_nowait()
             self.remove(client)
             client.settled.set()
+
+    def expire(self, now: float) -> float:
+        """Cut those whose closing time is up; return when to look again, as `beat` does."""
+        while True:
+            with self._lock:
+                if not self._closings:
+                    return math.inf
+                due, client = self._closings[0]
+                if due > now:
+                    return due
+                self._closings.popleft()
+            client.expire()
 
     def beat(self, now: float) -> float:
         """Ping those whose turn it is; return when to look again, in monotonic seconds.

@@ -3,13 +3,13 @@
 Must not know channels, JSON or the hub. Joins an Outbox and a Transport under the
 transport's lock. A frame that finds nothing waiting is sent by whoever brings it,
 without waiting for the socket; what the kernel does not take is the writer thread's
-work. So the hub thread never waits for a client, and in the usual case no writer
-thread wakes up.
+work. So the hub thread never waits for a client, and in the usual case there is no
+writer thread: it is asked for when the first backlog begins.
 
 The life of a sender::
 
-    OPEN ──finish()──> CLOSING ──Close frame sent, peer answered, or time is up──> ENDED
-      └──────────────────────────── end() ─────────────────────────────────────────^
+    OPEN ──finish()──> CLOSING ──peer answered, or time is up──> ENDED
+      └──────────────────────────── end(), expire() ─────────────^
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ class Sender:
         transport: the connection.
         outbox: an empty outbox of its own.
         write_timeout: seconds that a backlog may wait without one byte being taken.
-        close_timeout: seconds from `finish` until the connection is cut.
-        greeting: bytes that come before all frames (the answer to the handshake).
+        close_timeout: seconds from `finish` until the connection may be cut (`expire`).
+        summon: asks for a thread that calls `run`, once; False when there will be none.
+            Called under the lock.
+        greeting: bytes that come before all frames (the answer to the handshake); what is
+            sent before `greet` was called waits for it.
         clock: monotonic seconds.
     """
 
@@ -56,6 +59,8 @@ class Sender:
         "_outbox",
         "_progress",
         "_state",
+        "_summon",
+        "_summoned",
         "_transport",
         "_write_timeout",
     )
@@ -67,10 +72,12 @@ class Sender:
         *,
         write_timeout: float,
         close_timeout: float,
+        summon: Callable[[], bool],
         greeting: bytes = b"",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._transport = transport
+        self._summon = summon
         self._write_timeout = write_timeout
         self._close_timeout = close_timeout
         self._clock = clock
@@ -83,6 +90,7 @@ class Sender:
         self._direct = transport.direct
         self._outbox = outbox
         self._state = _State.OPEN
+        self._summoned = False  # whether there is a writer thread, or will be
         self._deadline = 0.0  # when CLOSING ends
         self._progress = clock()  # when the socket last took a byte of a backlog
         self._cause: tuple[int, str] | None = None
@@ -205,6 +213,29 @@ class Sender:
         with self._changed:
             self._end_locked()
 
+    def expire(self) -> None:
+        """Cut a connection whose closing time is up."""
+        with self._changed:
+            if self._state is _State.CLOSING and self._clock() >= self._deadline:
+                self._cut_locked()
+
+    def abandon(self, why: str) -> None:
+        """Cut a connection that nobody can write to: there is no thread for it."""
+        with self._changed:
+            if self._state is not _State.ENDED:
+                self._cause = self._cause or (CloseCode.ABNORMAL, why)
+                self._cut_locked()
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """Send the greeting, and behind it what came before its time; never wait."""
+        with self._changed:
+            while self._outbox.size and self._state is not _State.ENDED:
+                if not self._advance_locked():
+                    self._call_writer_locked()
+                    return
+
     # --- writer thread ---------------------------------------------------------------------
 
     def run(self) -> None:
@@ -217,22 +248,9 @@ class Sender:
         with self._changed:
             if not self._await_work_locked():
                 return False
-            chunk = self._outbox.head()
-            sent = self._send_locked(chunk)
-            if sent:
-                self._outbox.advance(sent)
-                if not self._outbox.size and self._state is _State.OPEN:
-                    self._direct.open()
-                self._progress = self._clock()
-                self._changed.notify_all()
-            if sent == len(chunk):
+            if self._advance_locked():
                 return True
             patience = self._progress + self._write_timeout - self._clock()
-            if self._state is _State.CLOSING:
-                patience = min(patience, self._deadline - self._clock())
-            else:
-                # Nothing wakes a poll when `finish` is called: look up in time for it.
-                patience = min(patience, self._close_timeout)
         # Outside the lock: the hub thread must be able to queue while this one waits.
         if patience <= 0 or not self._transport.wait_writable(patience):
             self._give_up()
@@ -244,12 +262,7 @@ class Sender:
         while self._state is not _State.ENDED:
             if self._outbox.size:
                 return True
-            if self._state is _State.OPEN:
-                self._changed.wait()  # woken by work and by the end
-            elif (left := self._deadline - self._clock()) > 0:
-                self._changed.wait(left)  # woken by the end
-            else:  # the peer did not answer our Close frame
-                self._cut_locked()
+            self._changed.wait()  # woken by work and by the end
         return False
 
     def _give_up(self) -> None:
@@ -257,10 +270,8 @@ class Sender:
         with self._changed:
             if self._state is _State.ENDED:
                 return
-            now = self._clock()
-            stalled = now - self._progress
-            in_time = self._state is _State.OPEN or now < self._deadline
-            if in_time and stalled < self._write_timeout:
+            stalled = self._clock() - self._progress
+            if stalled < self._write_timeout:
                 return
             if self._cause is None:
                 self._cause = (
@@ -287,7 +298,28 @@ class Sender:
         self._direct.shut()
         self._outbox.begin(frames, messages, sent)
         self._progress = self._clock()
+        self._call_writer_locked()
+
+    def _call_writer_locked(self) -> None:
+        assert self._lock.locked()
+        if not self._summoned:
+            self._summoned = True
+            if not self._summon():
+                self._cut_locked()
         self._changed.notify_all()
+
+    def _advance_locked(self) -> bool:
+        """Write a piece of what waits; say whether the kernel took it whole."""
+        assert self._lock.locked()
+        chunk = self._outbox.head()
+        sent = self._send_locked(chunk)
+        if sent:
+            self._outbox.advance(sent)
+            if not self._outbox.size and self._state is _State.OPEN:
+                self._direct.open()
+            self._progress = self._clock()
+            self._changed.notify_all()
+        return sent == len(chunk)
 
     def _control_locked(self, frame: bytes) -> None:
         assert self._lock.locked()

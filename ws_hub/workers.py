@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from .log import get_logger
 
-__all__ = ["ForkAware", "forget_after_fork", "join", "longest_wait", "start"]
+__all__ = ["ForkAware", "Later", "forget_after_fork", "join", "longest_wait", "start"]
 
 logger = get_logger(__name__)
 
@@ -50,6 +51,42 @@ def join(thread: threading.Thread | None, timeout: float) -> bool:
         return True
     thread.join(max(timeout, 0.0))
     return not thread.is_alive()
+
+
+class Later:
+    """A thread for one who must not wait until it has started: somebody else starts it.
+
+    Args:
+        name: of the thread.
+        target: what it runs.
+        failed: called, by who starts it, when the system has no more threads.
+    """
+
+    def __init__(
+        self, name: str, target: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> None:
+        self._name = name
+        self._target = target
+        self._failed = failed
+        self._thread: threading.Thread | None = None
+        # guards: _thread, which is written before it is set, and read after.
+        self._decided = threading.Event()
+
+    def start(self) -> None:
+        """Start it, or say that it cannot be."""
+        try:
+            self._thread = start(self._name, self._target)
+        except RuntimeError as error:
+            self._failed(error)
+        finally:
+            self._decided.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait until it has started and ended, or will not start."""
+        deadline = time.monotonic() + timeout
+        if not self._decided.wait(max(timeout, 0.0)):  # woken by `start`
+            return False
+        return join(self._thread, deadline - time.monotonic())
 
 
 def longest_wait() -> float:

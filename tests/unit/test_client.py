@@ -55,9 +55,11 @@ class Stage:
     def __init__(self, near: socket.socket, far: socket.socket, **settings: Any) -> None:
         self.far = far
         self.notes: list[tuple[Any, ...]] = []
-        self.admits = True
+        self.opens = self.admits = True
+        self.lives = False  # else a test steps the writer
         self.received: Callable[[Client, str | bytes], None] = lambda client, data: None
         self.connected, self.over = threading.Event(), threading.Event()
+        self.closing: list[Client] = []
         self.channels: Channels[Any] = Channels()
         settings.setdefault("close_timeout", 1.0)
         self.config = HubConfig(
@@ -76,10 +78,13 @@ class Stage:
             self.config,
             Hooks(
                 opened=self._opened,
+                admitted=self._admitted,
                 received=self._received,
-                gone=lambda client: self.note("gone"),
+                gone=lambda client, wait: self.note("gone"),
                 finished=self._finished,
                 call=lambda function, *args, client: function(*args),
+                closing=lambda client: self.closing.append(client),
+                start=self._start,
             ),
             self.channels,
             remote_address="here:1",
@@ -91,7 +96,22 @@ class Stage:
 
     def _opened(self, client: Client) -> bool:
         self.note("opened")
-        return self.admits
+        return self.opens
+
+    def _admitted(self, client: Client) -> bool:
+        """Play the hub thread, which the reader waits for."""
+        if not self.admits:
+            client.refuse()
+        elif not client.admitted:
+            client.admitted = True
+            client.welcome()
+        return client.admitted
+
+    def _start(self, writer: workers.Later) -> bool:
+        if self.lives:
+            # From another thread, as it is meant: this one has the transport's lock.
+            threading.Thread(target=writer.start).start()
+        return True
 
     def _on_connect(self, client: Client) -> None:
         self.note("connected")
@@ -106,6 +126,7 @@ class Stage:
         self.over.set()
 
     def start(self) -> None:
+        self.lives = True
         self.client.start()
         assert self.connected.wait(TIMEOUT)
 
@@ -196,8 +217,46 @@ def test_who_is_not_admitted_gets_503_and_no_callback(stage: Stage) -> None:
     assert b"Retry-After: 1\r\n" in data
 
 
-def test_fault_42_without_a_thread_to_write_it_gets_503(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_who_comes_when_nobody_is_admitted_any_more_gets_503_too(stage: Stage) -> None:
+    stage.opens = False
+    stage.client.start()
+    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
+    assert stage.read().startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+
+
+def test_a_message_that_comes_before_the_answer_waits_for_the_admission(stage: Stage) -> None:
+    object.__setattr__(stage.config, "on_connect", None)
+    stage.received = lambda client, data: stage.note("admitted", client.admitted)
+    stage.far.sendall(frame(TEXT, b"early") + closing(1000))
+    stage.client.start()
+    assert stage.ended()[:3] == [("opened",), ("received", "early"), ("admitted", True)]
+
+
+def test_who_is_not_admitted_is_not_listened_to(stage: Stage) -> None:
+    object.__setattr__(stage.config, "on_connect", None)
+    stage.admits = False
+    stage.far.sendall(frame(TEXT, b"early"))
+    stage.client.start()
+    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
+
+
+def test_there_is_no_writer_thread_until_something_has_to_wait() -> None:
+    with small_pair() as (near, far):
+        stage = Stage(near, far)
+        stage.start()
+        assert far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
+        assert stage.client._writer is None
+        filled = fill(near)
+        assert stage.client.offer(b"x", 1)
+        assert stage.client._writer is not None
+        assert far.recv(filled + 1, socket.MSG_WAITALL)[-1:] == b"x"
+        far.sendall(closing(1000))
+        stage.ended()
+        assert stage.client._writer.join(0)
+
+
+def test_fault_42_without_a_thread_to_write_who_does_not_read_is_cut(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = workers.start
 
@@ -207,9 +266,14 @@ def test_fault_42_without_a_thread_to_write_it_gets_503(
         return start(name, target, *args)
 
     monkeypatch.setattr(workers, "start", refuse_writers)
-    stage.client.start()
-    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
-    assert stage.read().startswith(b"HTTP/1.1 503 ")
+    with small_pair() as (near, far):
+        stage = Stage(near, far)
+        stage.start()
+        fill(near)
+        assert stage.client.offer(b"x", 1)
+        text = "no thread to write: can't start new thread"
+        assert ("disconnected", 1006, text) in stage.ended()
+        assert "client 1 cut" in caplog.text
 
 
 def test_fault_42_without_a_thread_to_read_starting_raises(
@@ -347,9 +411,12 @@ def test_a_callback_may_close_its_own_client(stage: Stage) -> None:
 
 def test_a_peer_that_does_not_answer_a_close_is_cut() -> None:
     with small_pair(1 << 16) as (near, far):
-        stage = Stage(near, far, close_timeout=0.05)
+        stage = Stage(near, far, close_timeout=0.01)
         stage.start()
         stage.client.close(1001, "away")
+        assert stage.closing == [stage.client]
+        while not stage.over.wait(0.01):
+            stage.client.expire()  # as the hub thread does in time
         assert ("disconnected", 1001, "away") in stage.ended()
         assert answers(stage.read()) == [(1001, "away")]
 
@@ -383,7 +450,7 @@ def test_what_has_no_json_form_is_not_sent(stage: Stage) -> None:
 def stalled(near: socket.socket, far: socket.socket, **settings: Any) -> Stage:
     """A client, not started, whose socket and outbox have no room."""
     stage = Stage(near, far, outbox_messages=1, **settings)
-    stage.client._sender._outbox.advance(len(stage.client._sender._outbox.head()))
+    stage.client.welcome()
     fill(near)
     assert stage.client.offer(b"x", 1)
     return stage

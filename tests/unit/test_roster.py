@@ -1,4 +1,4 @@
-"""Who is connected, and whose ping is due."""
+"""Who is connected, whose ping is due, and who had time enough to say goodbye."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ from ws_hub.stats import Counters
 
 
 class Someone:
-    """A client that counts its pings."""
+    """A client that counts its pings, and notes what else it is told."""
 
     def __init__(self, number: int) -> None:
         self.id = number
+        self.admitted = False
         self.settled = threading.Event()
         self.pings = 0
+        self.told: list[str] = []
+
+    def welcome(self) -> None:
+        assert self.admitted and not self.settled.is_set()
+        self.told.append("welcome")
+
+    def refuse(self) -> None:
+        self.told.append("refused")
+
+    def expire(self) -> None:
+        self.told.append("expired")
 
     def ping(self) -> None:
         self.pings += 1
@@ -33,9 +45,9 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return moment
 
 
-def roster(interval: float = 30.0) -> Roster:
+def roster(interval: float = 30.0, most: int | None = None) -> Roster:
     return Roster(
-        None,
+        most,
         1.0,
         interval,
         awake=lambda: None,
@@ -127,3 +139,34 @@ def test_a_crowd_with_a_short_interval_is_pinged_in_time(now: list[float]) -> No
     # Each interval may come late by a pause or two, and by no more.
     assert 8 <= min(client.pings for client in clients) <= 10
     assert beats < 200
+
+
+def test_who_is_admitted_is_welcomed_and_who_is_not_is_refused(now: list[float]) -> None:
+    made, one, two = roster(most=1), Someone(1), Someone(2)
+    enter(made, one, two)
+    assert (one.told, two.told) == (["welcome"], ["refused"])
+    assert made.admitted(one) and not made.admitted(two)  # type: ignore[arg-type]
+    assert made.clients() == [one]
+
+
+def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float]) -> None:
+    made, one = roster(), Someone(1)
+    enter(made, one)
+    made.dismiss(one, wait=False)  # type: ignore[arg-type]
+    assert len(made) == 1
+    made.settle()
+    assert len(made) == 0
+    assert one.settled.is_set()
+
+
+def test_who_does_not_answer_a_close_frame_in_time_is_cut(now: list[float]) -> None:
+    made, one, two = roster(), Someone(1), Someone(2)
+    assert made.expire(now[0]) == math.inf
+    made.closing(one)  # type: ignore[arg-type]
+    now[0] = 100.5
+    made.closing(two)  # type: ignore[arg-type]
+    assert made.expire(100.9) == 101.0
+    assert made.expire(101.0) == 101.5
+    assert (one.told, two.told) == (["expired"], [])
+    assert made.expire(200.0) == math.inf
+    assert two.told == ["expired"]

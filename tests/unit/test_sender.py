@@ -35,6 +35,8 @@ class Rig:
 
     def __init__(self, near: socket.socket, far: socket.socket, clock: Callable[[], float]) -> None:
         self.far = far
+        self.summons: list[bool] = []
+        self.there_is_a_thread = True
         self.transport = Transport(near, max_message_size=1000, max_fragments=10)
         self.outbox = Outbox(5, 100_000)
         self.sender = Sender(
@@ -42,8 +44,13 @@ class Rig:
             self.outbox,
             write_timeout=10,
             close_timeout=5,
+            summon=self._summon,
             clock=clock,
         )
+
+    def _summon(self) -> bool:
+        self.summons.append(self.there_is_a_thread)
+        return self.there_is_a_thread
 
     def read(self) -> bytes:
         """Everything that has arrived."""
@@ -84,6 +91,37 @@ def test_what_the_kernel_does_not_take_waits_for_the_writer(rig: Rig) -> None:
     assert rig.sender._turn()
     assert (data + rig.read())[filled:] == b"later"
     assert rig.sender.waiting == (0, 0)
+
+
+def test_a_writer_is_asked_for_when_the_first_backlog_begins_and_never_again(rig: Rig) -> None:
+    rig.sender.offer(b"x", 1)
+    assert not rig.summons
+    for _ in range(2):
+        rig.stall()
+        rig.sender.offer(b"x", 1)
+        rig.sender.offer(b"y", 1)
+        rig.read()
+        while rig.sender.waiting[0]:
+            rig.sender._turn()
+    assert rig.summons == [True]
+
+
+def test_where_there_will_be_no_writer_a_backlog_ends_the_connection(rig: Rig) -> None:
+    rig.there_is_a_thread = False
+    filled = rig.stall()
+    assert rig.sender.offer(b"x", 1)
+    assert len(rig.read()) == filled
+    assert rig.far.recv(1) == b""
+
+
+def test_fault_42_a_writer_that_cannot_be_started_ends_the_connection(rig: Rig) -> None:
+    rig.stall()
+    rig.sender.offer(b"x", 1)
+    rig.sender.abandon("no thread")
+    assert rig.sender.cause == (1006, "no thread")
+    rig.sender.abandon("again")
+    assert rig.sender.cause == (1006, "no thread")
+    assert not rig.sender._turn()
 
 
 def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:
@@ -230,9 +268,21 @@ def test_only_the_first_close_counts(rig: Rig) -> None:
 def test_a_peer_that_does_not_answer_the_close_is_cut(rig: Rig, clock: Clock) -> None:
     rig.sender.finish(1000, "")
     rig.read()
-    clock.now += 5
-    assert not rig.sender._turn()
+    clock.now += 4.9
+    rig.sender.expire()
+    rig.far.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        rig.far.recv(1)
+    clock.now += 0.1
+    rig.sender.expire()
     assert rig.far.recv(1) == b""
+
+
+def test_only_what_is_closing_expires(rig: Rig, clock: Clock) -> None:
+    clock.now += 1000
+    rig.sender.expire()
+    assert rig.sender.offer(b"x", 1)
+    assert rig.read() == b"x"
 
 
 def test_the_answer_to_a_peers_close_is_no_cause_of_ours(rig: Rig) -> None:
@@ -266,7 +316,7 @@ def test_a_closing_peer_that_takes_nothing_is_cut_when_the_closing_time_is_up(
     rig.stall()
     rig.sender.finish(1013, "slow", now=True)
     clock.now += 5
-    rig.sender._turn()
+    rig.sender.expire()
     assert not rig.sender._turn()
     assert rig.sender.cause == (1013, "slow")
 
@@ -314,14 +364,36 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
             Outbox(5, 1000),
             write_timeout=10,
             close_timeout=5,
+            summon=lambda: True,
             greeting=b"101 ",
             clock=clock,
         )
         sender.offer(b"frame", 1)
         sender.control(pong_frame(b"x"))
-        while sender.waiting[1]:
-            sender._turn()
+        sender.greet()
         assert far.recv(100) == b"101 " + pong_frame(b"x") + b"frame"
+        assert transport.direct.fd >= 0
+
+
+def test_a_greeting_without_room_is_the_writers(clock: Clock) -> None:
+    summons: list[bool] = []
+    with small_pair() as (near, far):
+        transport = Transport(near, max_message_size=1000, max_fragments=10)
+        filled = fill(near)
+        sender = Sender(
+            transport,
+            Outbox(5, 1000),
+            write_timeout=10,
+            close_timeout=5,
+            summon=lambda: summons.append(True) or True,
+            greeting=b"101 ",
+            clock=clock,
+        )
+        sender.greet()
+        assert summons
+        data = far.recv(1 << 20, socket.MSG_DONTWAIT)
+        assert sender._turn()
+        assert (data + far.recv(1 << 20, socket.MSG_DONTWAIT))[filled:] == b"101 "
 
 
 # --- under stress --------------------------------------------------------------------------
@@ -360,6 +432,7 @@ def test_many_threads_writing_at_once_tear_no_frame() -> None:
             Outbox(100_000, 1 << 24),
             write_timeout=10,
             close_timeout=5,
+            summon=lambda: True,
         )
         writer = threading.Thread(target=sender.run)
         writer.start()
