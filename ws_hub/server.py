@@ -1,14 +1,13 @@
 """A small threaded HTTP server for a hub: for scripts, tests and demos.
 
 Must not know what is published. The standard library's WSGI server with a thread a
-request; WebSocket connections do not hold theirs, but for TLS. For a public site mount
+request; that of a WebSocket becomes its client's reader. For a public site mount
 `hub.handler()` in the server that you trust with the rest of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import itertools
 import socket
@@ -20,10 +19,11 @@ from typing import IO, Any, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 from . import workers
+from .client import Client
 from .errors import excerpt
 from .hub import Hub
 from .log import get_logger
-from .wsgi import SOCKET_KEY, STAYS_KEY, Application, middleware
+from .wsgi import LEND_KEY, SOCKET_KEY, Application, middleware
 
 __all__ = ["Server", "serve"]
 
@@ -104,7 +104,7 @@ class Server:
         self._server.server_close()
         if self._owns_hub:
             self._hub.stop()
-        self._server.end_requests(_GRACE, stayed=self._owns_hub)
+        self._server.end_requests(_GRACE)
 
     def __enter__(self) -> Server:
         return self
@@ -124,7 +124,7 @@ class Server:
 
     def _accept(self) -> None:
         while not self._closed.is_set():
-            self._server.handle_request()  # woken by a connection; close() makes one
+            self._server.accept()  # woken by a connection; close() makes one
             if self._server.exhausted:
                 # The connection stays in the listener's queue and would be tried again
                 # at once, for ever (FAULTS 43).
@@ -145,11 +145,11 @@ class _ThreadingServer(WSGIServer):
         self._closing = False  # written by whoever closes, before it wakes the accept thread
         self._ssl_context = ssl_context
         self._numbers = itertools.count(1)
-        # guards: _sockets, _threads, _stayed. Taken alone.
+        # guards: _sockets, _threads, _lent. Taken alone.
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._threads: dict[int, threading.Thread] = {}
-        self._stayed: set[int] = set()  # requests that became WebSockets of the hub's
+        self._lent: set[int] = set()  # readers by now, although not in _threads yet
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -165,29 +165,21 @@ class _ThreadingServer(WSGIServer):
     # --- any thread ------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Make `handle_request` return: it waits for a connection, so it gets one."""
+        """Make `accept` return: it waits for a connection, so it gets one."""
         self._closing = True
         host = _LOOPBACK.get(self.server_name, self.server_name)
         with contextlib.suppress(OSError), socket.socket(self.address_family) as sock:
             sock.settimeout(_GRACE)
             sock.connect((host, self.server_port))
 
-    def end_requests(self, timeout: float, *, stayed: bool) -> None:
-        """Cut the requests under way and wait for their threads.
-
-        `stayed`: also for those whose WebSocket the hub has ended.
-        """
+    def end_requests(self, timeout: float) -> None:
+        """Cut the requests under way and wait for their threads."""
         deadline = time.monotonic() + timeout
         with self._lock:
-            for number, request in self._sockets.items():
-                if number not in self._stayed:
-                    with contextlib.suppress(OSError):
-                        socket.socket.shutdown(request, socket.SHUT_RDWR)
-            threads = [
-                thread
-                for number, thread in self._threads.items()
-                if stayed or number not in self._stayed
-            ]
+            for request in self._sockets.values():
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(request, socket.SHUT_RDWR)
+            threads = list(self._threads.values())
         for thread in threads:
             workers.join(thread, deadline - time.monotonic())
 
@@ -208,8 +200,20 @@ class _ThreadingServer(WSGIServer):
                 logger.warning("cannot accept a connection: %s", error)
             raise
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        return not self._closing
+    def accept(self) -> None:
+        """Wait for a connection and start its request's thread.
+
+        Not `handle_request`: that makes a selector for each connection, to wait for what
+        a blocking accept waits for as well.
+        """
+        try:
+            request, client_address = self.get_request()
+        except OSError:
+            return
+        if self._closing:
+            self.shutdown_request(request)
+        else:
+            self.process_request(request, client_address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         number = next(self._numbers)
@@ -226,44 +230,53 @@ class _ThreadingServer(WSGIServer):
             # One that has answered may not have ended yet: kept until it is seen to have.
             for ended in [n for n, each in self._threads.items() if not each.is_alive()]:
                 del self._threads[ended]
-            self._threads[number] = thread
+            if number in self._lent:
+                self._lent.remove(number)
+            else:
+                self._threads[number] = thread
 
     # --- request threads -------------------------------------------------------------------
 
     def _serve(self, number: int, request: socket.socket, client_address: Any) -> None:
+        client = None
         try:
             request.settimeout(_REQUEST_TIMEOUT)
             if self._ssl_context is not None:
                 request = self._ssl_context.wrap_socket(request, server_side=True)
                 self._keep(number, request)
-            self.finish_request(request, client_address)
+            client = _Handler(request, client_address, self).client
         except OSError as error:  # the peer's doing: went away, no TLS, too slow
             logger.debug("request from %s ended: %s", excerpt(client_address), error)
         except Exception:  # noqa: BLE001 - the top of a thread
             logger.exception("request from %s failed", excerpt(client_address))
         finally:
-            self._done(number, request)
+            self._done(number, None if client is not None else request)
+        if client is not None:
+            client.occupy()
 
     def _keep(self, number: int, request: socket.socket) -> None:
         with self._lock:
             self._sockets[number] = request
 
-    def _done(self, number: int, request: socket.socket) -> None:
+    def _done(self, number: int, request: socket.socket | None) -> None:
+        """Forget a request, and close its connection unless that is a client's now."""
         with self._lock:
             self._sockets.pop(number, None)
-            self._stayed.discard(number)
-        self.shutdown_request(request)
-
-    def let_go(self, request: socket.socket) -> None:
-        """Leave a request that became a WebSocket to the hub, which says goodbye to it."""
-        with self._lock:
-            self._stayed.update(n for n, sock in self._sockets.items() if sock is request)
+            if request is None and self._threads.pop(number, None) is None:
+                self._lent.add(number)  # its thread is the client's, too: the hub joins it
+        if request is not None:
+            self.shutdown_request(request)
 
 
 class _Handler(WSGIRequestHandler):
-    """One request; hands its socket to the application and logs through `logging`."""
+    """One request; hands its socket to the application and logs through `logging`.
+
+    Attributes:
+        client: who lives on this connection from now on, if it became a WebSocket.
+    """
 
     connection: socket.socket
+    client: Client | None = None
 
     def setup(self) -> None:
         super().setup()
@@ -294,12 +307,15 @@ class _Handler(WSGIRequestHandler):
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
         environ[SOCKET_KEY] = self.connection
-        environ[STAYS_KEY] = functools.partial(self.server.let_go, self.connection)  # type: ignore[attr-defined]  # ours
+        environ[LEND_KEY] = self._lend
         environ["REMOTE_PORT"] = str(self.client_address[1])
         if isinstance(self.connection, ssl.SSLSocket):
             environ["wsgi.url_scheme"] = "https"
             environ["HTTPS"] = "on"  # wsgiref guesses the scheme from it
         return environ
+
+    def _lend(self, client: Client) -> None:
+        self.client = client
 
     def address_string(self) -> str:
         return str(self.client_address[0])
@@ -312,6 +328,11 @@ class _Response(ServerHandler):
     """A response in HTTP/1.1, which WebSocket clients insist on even in a refusal."""
 
     http_version = "1.1"
+
+    def finish_response(self) -> None:
+        if self.request_handler.client is None:  # type: ignore[attr-defined]  # wsgiref's own way
+            super().finish_response()
+        # Else the hub answers, once it has the client.
 
     def cleanup_headers(self) -> None:
         super().cleanup_headers()

@@ -7,7 +7,8 @@ server's request thread, once a connection::
 
 Where the connection cannot be adopted because the server itself ends TLS, the request
 thread stays and plays the reader. A server that gives no socket is answered with 501,
-and so is one whose only thread would have to stay.
+and so is one whose only thread would have to stay. Our own server gives socket and thread:
+when the request is over, and what it needed is freed, its thread becomes the reader.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .adoption import ThrowAway, adopt, leave
+from .client import Client
 from .errors import AdoptionError, excerpt
 from .handshake import Answer, Request, decide, refusal
 from .hub import Hub
@@ -35,7 +37,7 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
-STAYS_KEY = "ws_hub.stays"  # what our own server wants called when a request stays
+LEND_KEY = "ws_hub.lend"  # what our own server wants called with the client of its socket
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 _RETRY = ("Retry-After", "5")
 
@@ -56,6 +58,10 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
         return _refuse(answer, environ, start_response)
     try:
         sock = _find_socket(environ)
+        if LEND_KEY in environ:
+            environ[LEND_KEY](_connect(hub, sock, answer, environ))
+            start_response(answer.status, [])
+            return ()
         if isinstance(sock, ssl.SSLSocket):
             _check_may_stay(environ)
             return _stay(hub, sock, answer, environ, start_response)
@@ -109,19 +115,25 @@ class _Empty:
         self._throw_away.release()
 
 
-def _stay(
-    hub: Hub, sock: ssl.SSLSocket, answer: Answer, environ: Environ, start_response: StartResponse
-) -> Iterable[bytes]:
-    """Live on the request thread: the state of TLS is in this socket object."""
+def _connect(
+    hub: Hub, sock: socket.socket, answer: Answer, environ: Environ, *, borrowed: bool = False
+) -> Client:
+    """Return a client for the server's own socket object."""
     sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
-    client = hub.connect(
+    return hub.connect(
         sock,
         greeting=answer.to_bytes(),
         remote_address=_address(environ),
         received=_take_input(environ),
-        borrowed=True,
+        borrowed=borrowed,
     )
-    environ.get(STAYS_KEY, lambda: None)()
+
+
+def _stay(
+    hub: Hub, sock: ssl.SSLSocket, answer: Answer, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Live on the request thread: the state of TLS is in this socket object."""
+    client = _connect(hub, sock, answer, environ, borrowed=True)
     try:
         client.run()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import logging
@@ -14,6 +15,7 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
+from werkzeug.serving import make_server
 
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, RawPeer, wait_until
@@ -216,6 +218,20 @@ def test_fault_43_without_descriptors_it_waits_and_recovers(
             assert peer.close() == (1000, "")
 
 
+@contextlib.contextmanager
+def werkzeug_site(hub: Hub) -> Iterator[int]:
+    """A server that is not ours, so that a connection is adopted; yields its port."""
+    server = make_server("127.0.0.1", 0, hub.handler(), threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join(TIMEOUT)
+        server.server_close()
+
+
 def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,13 +247,12 @@ def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
     forbidden = ["none"]
     monkeypatch.setattr(workers, "start", refuse)
     with serve(hub) as site, RawPeer(site.host, site.port) as first:
-        for role in ("ws-hub:reader", "ws-hub:writer"):
-            forbidden[0] = role
-            with RawPeer(site.host, site.port, handshake=False) as refused:
-                refused.send_raw(refused.request())
-                response = refused.read_response()
-                assert response.status == 503 and "retry-after" in response.headers
-                assert refused.recv_eof() == b""
+        with werkzeug_site(hub) as port, RawPeer(site.host, port, handshake=False) as refused:
+            forbidden[0] = "ws-hub:reader"
+            refused.send_raw(refused.request())
+            response = refused.read_response()
+            assert response.status == 503 and "retry-after" in response.headers
+            assert refused.recv_eof() == b""
         forbidden[0] = "ws-hub:request"
         with RawPeer(site.host, site.port, handshake=False) as refused:
             with pytest.raises((EOFError, ConnectionError)):
