@@ -30,7 +30,7 @@ from .fastsend import attempt
 from .frames import ping_frame, text_frame
 from .handshake import refusal
 from .log import get_logger
-from .message import Message, encode, stamped
+from .message import Message, encode
 from .outbox import Outbox
 from .publication import Batch, Publication
 from .receiver import receive
@@ -152,7 +152,7 @@ class Client:
 
         Threads: any; blocks at most `timeout`.
         """
-        frame = text_frame(encode(stamped(message, time.time())))
+        frame = text_frame(encode(message, time.time()))
         try:
             sent = self._sender.put(
                 frame, threading.TIMEOUT_MAX / 2 if timeout is None else timeout
@@ -268,7 +268,7 @@ class Client:
 
         Threads: the hub's; never waits.
         """
-        if not self._sender.offer(text_frame(encode(stamped(message, time.time()))), 1):
+        if not self._sender.offer(text_frame(encode(message, time.time())), 1):
             self.evict(CloseCode.TRY_AGAIN, "answers are not read")
 
     def ping(self) -> None:
@@ -330,7 +330,7 @@ class Client:
 
         Threads: the client's reader; waits at most the write timeout.
         """
-        frame = text_frame(encode(stamped(message, time.time())))
+        frame = text_frame(encode(message, time.time()))
         try:
             self._sender.put(frame, self._config.write_timeout)
         except SendTimeout:

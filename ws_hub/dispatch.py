@@ -18,7 +18,7 @@ from .config import ChannelRule
 from .frames import text_frame
 from .history import History, Position, Replay
 from .log import get_logger
-from .message import Message, MessageType, encode, stamped
+from .message import Message, MessageType, encode
 from .publication import Batch, Publication
 from .stats import Counters
 
@@ -198,7 +198,7 @@ class Dispatcher:
         return self._frame(ack(request.id, data))
 
     def _frame(self, message: Message) -> bytes:
-        return text_frame(encode(stamped(message, self._clock())))
+        return text_frame(encode(message, self._clock()))
 
 
 def _routes(

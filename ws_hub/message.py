@@ -12,7 +12,6 @@ lives here and nowhere else. Rules of this file:
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import enum
 import functools
@@ -40,7 +39,6 @@ __all__ = [
     "parse_timestamp",
     "process_channel",
     "split_batch",
-    "stamped",
     "timestamp",
     "to_dict",
 ]
@@ -190,13 +188,6 @@ def _to_the_second(second: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def stamped(message: Message, seconds: float) -> Message:
-    """Return the message with a timestamp: its own, or else the given time."""
-    if message.timestamp:
-        return message
-    return dataclasses.replace(message, timestamp=timestamp(seconds))
-
-
 def parse_timestamp(text: str) -> datetime.datetime:
     """Read an RFC 3339 time with any offset; fractions are cut to microseconds.
 
@@ -244,10 +235,11 @@ def _tail(message: Message) -> str:
     )
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message, seconds: float | None = None) -> bytes:
     """Return the message as one JSON object in UTF-8.
 
-    Raises MessageEncodeError when a field has no JSON form.
+    One without a timestamp gets that of the POSIX time, if one is given. Raises
+    MessageEncodeError when a field has no JSON form.
     """
     try:
         tail = _tail(message)
@@ -258,7 +250,7 @@ def encode(message: Message) -> bytes:
         message.channel,
         message.process_id,
         message.data,
-        message.timestamp,
+        message.timestamp or ("" if seconds is None else timestamp(seconds)),
         tail,
     )
 
@@ -336,32 +328,30 @@ def decode(text: str) -> Message:
     if isinstance(id, bool) or not isinstance(id, (str, int, type(None))):
         raise MessageDecodeError("id must be a string or an integer")
 
-    def field(key: str, kind: type, default: Any) -> Any:
-        found = value.get(key)
-        if found is None:
-            return default
+    fields: dict[str, Any] = {}
+    for key, found in value.items():
+        name, kind = _FIELDS.get(key, ("", object))
+        if not name or found is None:
+            continue
         if not isinstance(found, kind) or isinstance(found, bool):
             raise MessageDecodeError(f"{key} must be a {_KINDS[kind]}", id=id)
-        return found
-
-    kind = field("type", str, "")
-    if not kind:
+        fields[name] = found
+    if not fields.get("type"):
         raise MessageDecodeError("type is required", id=id)
-    return Message(
-        type=kind,
-        channel=field("channel", str, ""),
-        process_id=field("processId", str, ""),
-        data=value.get("data"),
-        timestamp=field("timestamp", str, ""),
-        id=id,
-        code=field("code", str, ""),
-        seq=field("seq", int, None),
-        epoch=field("epoch", str, ""),
-        since=field("since", int, None),
-        last=field("last", int, None),
-    )
+    return Message(data=value.get("data"), id=id, **fields)
 
 
+_FIELDS: dict[str, tuple[str, type]] = {
+    "type": ("type", str),
+    "channel": ("channel", str),
+    "processId": ("process_id", str),
+    "timestamp": ("timestamp", str),
+    "code": ("code", str),
+    "epoch": ("epoch", str),
+    "seq": ("seq", int),
+    "since": ("since", int),
+    "last": ("last", int),
+}
 _KINDS = {str: "string", int: "whole number"}
 
 

@@ -18,7 +18,6 @@ from .message import (
     encode,
     encode_fields,
     process_channel,
-    stamped,
     timestamp,
 )
 
@@ -50,7 +49,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._publish([encode(stamped(message, time.time()))], "", timeout)
+        self._publish([encode(message, time.time())], "", timeout)
 
     def send_to_channel(
         self, channel: str, message: Message, *, timeout: float | None = None

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import ws_hub
 from ws_hub import Client, Hub, HubConfig, Message
-from ws_hub.message import decode, encode, stamped, timestamp
+from ws_hub.message import decode, encode, timestamp
 from ws_hub.publication import publish
 
 from ..control import Answer
@@ -77,7 +77,7 @@ class HubServer(Server):
         message = _message(size, "")
         began = time.perf_counter_ns()
         for _ in range(count):
-            publish(encode(stamped(message, time.time())), "", "drop")
+            publish(encode(message, time.time()), "", "drop")
         encoded = time.perf_counter_ns()
         text = encode(message).decode()
         before = time.perf_counter_ns()
