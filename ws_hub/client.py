@@ -18,7 +18,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from . import workers
 from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
-from .fastsend import attempt
+from .fastsend import Direct
 from .frames import ping_frame, text_frame
 from .handshake import refusal
 from .log import get_logger
@@ -226,35 +226,35 @@ class Client:
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def deliver(self, batch: Batch) -> bool:
-        """Send what was published; False when there is no room for all of it.
+    @property
+    def direct(self) -> Direct:
+        """The straight way to its socket, which most deliveries take (`send_to_each`).
+
+        Threads: any.
+        """
+        return self._direct
+
+    def begin_locked(self, batch: Batch, sent: int) -> None:
+        """Leave the rest of a delivery to the writer, under the lock of `direct`.
 
         Threads: the hub's; never waits.
         """
-        frames = batch.frames
-        direct = self._direct
-        with direct.lock:
-            # The usual case, spelled out: this runs once a message and client.
-            if direct.fd >= 0:
-                sent = attempt(direct.fd, frames)
-                if sent == len(frames):
-                    return True
-                if sent > 0:
-                    self._sender.begin_locked(frames, batch.messages, sent)
-                    return True
-        return self._sender.offer(frames, batch.messages)
+        assert self._direct.lock.locked()
+        self._sender.begin_locked(batch.frames, batch.messages, sent)
 
-    def deliver_apart(self, batch: Batch) -> list[Publication]:
-        """Send what can be sent of what `deliver` found no room for; return the rest.
+    def deliver(self, batch: Batch) -> Sequence[Publication]:
+        """Send what did not go straight; return what there is no room for.
 
         Threads: the hub's; never waits.
         """
+        if self._sender.offer(batch.frames, batch.messages):
+            return ()
         for index, publication in enumerate(batch.publications):
             if not self._sender.offer(publication.frame, 1):
-                refused = list(batch.publications[index:])
+                refused = batch.publications[index:]
                 self.dropped += len(refused)
                 return refused
-        return []
+        return ()
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send frames of the hub's own (an ack, a replay, a notice); see Sender.offer.

@@ -6,6 +6,7 @@ runs on the hub thread, which owns it; nothing here waits.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from .channels import Channels, Subscription
 from .commands import Id, ack
 from .config import ChannelRule
+from .fastsend import Reachable, send_to_each
 from .frames import text_frame
 from .history import History, Position, Replay
 from .log import get_logger
@@ -27,11 +29,11 @@ __all__ = ["Activation", "Dispatcher", "Target"]
 logger = get_logger(__name__)
 
 
-class Target(Protocol):
+class Target(Reachable, Protocol):
     """Who can be delivered to: a client, a listener."""
 
-    def deliver(self, batch: Batch) -> list[Publication]:
-        """Take a batch without waiting; return what found no room."""
+    def deliver(self, batch: Batch) -> Sequence[Publication]:
+        """Take a batch of which nothing went straight; return what found no room."""
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Take frames that are not publications; False when there is no room."""
@@ -95,8 +97,9 @@ class Dispatcher:
         delivered = 0
         for targets, batch in _routes(runs):
             delivered += batch.messages * len(targets)
-            for target in targets:
-                if not target.deliver(batch) and (refused := target.deliver_apart(batch)):
+            begun = functools.partial(_begun, batch)
+            for target in send_to_each(targets, batch.frames, begun):
+                if refused := target.deliver(batch):
                     delivered -= len(refused)
                     self._refused(target, refused)
         self._counters.add("published", len(publications))
@@ -199,6 +202,10 @@ class Dispatcher:
 
     def _frame(self, message: Message) -> bytes:
         return text_frame(encode(message, self._clock()))
+
+
+def _begun(batch: Batch, client: Any, sent: int) -> None:
+    client.begin_locked(batch, sent)  # only a client has a straight way
 
 
 def _routes(

@@ -17,9 +17,10 @@ import platform
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
-__all__ = ["Direct", "attempt", "keeps_blocking"]
+__all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
 
 _DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _FLAGS = _DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -57,8 +58,8 @@ class Direct:
 
     Attributes:
         lock: held for every use of the socket that must not meet its end.
-        fd: what `attempt` takes, while frames may go straight to the kernel; else -1. Read
-            and written under the lock.
+        fd: what `send_to_each` sends to, while bytes may go straight to the kernel; else
+            -1. Read and written under the lock.
     """
 
     __slots__ = ("_fd", "_flags", "_sock", "fd", "lock")
@@ -88,8 +89,8 @@ class Direct:
         Raises OSError when the connection is broken. Under the lock: a closed descriptor
         number is somebody else's at once.
         """
-        if self._fd >= 0:
-            sent = attempt(self._fd, data)
+        if self._fd >= 0 and len(data) < _MAX_BYTES:
+            sent = _libc_send(self._fd, data, len(data), _FLAGS)  # type: ignore[misc]  # else it is -1
             if sent >= 0:
                 return sent
         # TLS, or no room, or broken: the slow call finds out which, and names the error.
@@ -107,8 +108,38 @@ def keeps_blocking(sock: socket.socket) -> bool:
     return bool(_DONTWAIT) and not isinstance(sock, ssl.SSLSocket)
 
 
-def attempt(fd: int, data: bytes) -> int:
-    """Send without waiting or letting go of the GIL; -1 when it takes `Direct.send` to know why."""
-    if len(data) >= _MAX_BYTES:
-        return -1
-    return _libc_send(fd, data, len(data), _FLAGS)  # type: ignore[misc]  # or fd were -1
+class Reachable(Protocol):
+    """Who can be sent to."""
+
+    @property
+    def direct(self) -> Direct | None:
+        """The straight way there; None where there never is one."""
+
+
+R = TypeVar("R", bound=Reachable)
+
+
+def send_to_each(targets: Iterable[R], data: bytes, begun: Callable[[R, int], None]) -> Iterator[R]:
+    """Send to each in turn, without waiting or letting go of the GIL.
+
+    Yields those to whom nothing was sent: the straight way is shut, or has no room. Calls
+    `begun`, under the lock, where the kernel took a part, with how many bytes that were.
+    """
+    # What every message and client goes through: no call in it that is not the kernel's.
+    size = len(data)
+    if _libc_send is None or size >= _MAX_BYTES:
+        yield from targets
+        return
+    send, flags = _libc_send, _FLAGS
+    for target in targets:
+        direct = target.direct
+        if direct is not None:
+            with direct.lock:
+                if direct.fd >= 0:
+                    sent = send(direct.fd, data, size, flags)
+                    if sent == size:
+                        continue
+                    if sent > 0:
+                        begun(target, sent)
+                        continue
+        yield target

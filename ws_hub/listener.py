@@ -39,6 +39,7 @@ class Listener:
         name: str,
     ) -> None:
         self.channel = channel
+        self.direct = None  # no way that leads past the mailbox
         self._on_closed = on_closed
         self._dropped = 0  # written by the hub thread only
         self._mailbox: Mailbox[Publication] = Mailbox(
@@ -70,11 +71,7 @@ class Listener:
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def deliver(self, batch: Batch) -> bool:
-        """Leave it to `deliver_apart`: messages are not joined for a callable."""
-        return False
-
-    def deliver_apart(self, batch: Batch) -> list[Publication]:
+    def deliver(self, batch: Batch) -> list[Publication]:
         """Queue messages for the callable; return those that found no room.
 
         They are to be dropped, whatever the channel's rule is for clients: there is no

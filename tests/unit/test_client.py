@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import struct
@@ -30,8 +31,10 @@ from ws_hub.channels import Channels
 from ws_hub.client import Client, Hooks
 from ws_hub.config import HubConfig
 from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
+from ws_hub.fastsend import send_to_each
 from ws_hub.frames import text_frame
 from ws_hub.message import Message, encode
+from ws_hub.outbox import Outbox
 from ws_hub.publication import Batch, publish
 from ws_hub.transport import Transport
 
@@ -510,7 +513,7 @@ def test_answers_reach_who_reads(stage: Stage) -> None:
 def test_a_batch_is_delivered_whole(stage: Stage) -> None:
     stage.start()
     batch = Batch([publish(encode(Message("x", data=number)), "", "drop") for number in range(3)])
-    assert stage.client.deliver(batch)
+    assert not stage.client.deliver(batch)
     stage.far.sendall(closing(1000))
     stage.ended()
     assert [each["data"] for each in answers(stage.read())[:3]] == [0, 1, 2]
@@ -523,20 +526,31 @@ def test_what_finds_no_room_is_refused_from_the_first_such_on() -> None:
         batch = Batch(
             [publish(encode(Message("x", data=number)), "", "drop") for number in range(4)]
         )
-        assert not stage.client.deliver(batch)
-        refused = stage.client.deliver_apart(batch)
+        refused = stage.client.deliver(batch)
         assert [each.message.data for each in refused] == [2, 3]
         assert stage.client.dropped == 2
+
+
+class Growing(Outbox):
+    """An outbox that has room for more each time that it had none."""
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        taken = super().offer(frames, messages, beyond=beyond)
+        self.max_messages += 10
+        return taken
 
 
 def test_a_batch_that_fits_one_by_one_is_delivered_one_by_one() -> None:
     # The writer makes room between the attempt with all of it and the single ones.
     with small_pair() as (near, far):
-        stage = stalled(near, far)
+        stage = Stage(near, far)
+        stage.client.welcome()
+        stage.client._sender._outbox = Growing(1, 1000)
+        fill(near)
+        assert stage.client.offer(b"x", 1)
+        stage.client._sender._outbox.max_messages = 1
         batch = Batch([publish(encode(Message("x")), "", "drop") for _ in range(2)])
         assert not stage.client.deliver(batch)
-        stage.client._sender._outbox.max_messages = 10
-        assert stage.client.deliver_apart(batch) == []
         assert stage.client.dropped == 0
         assert stage.client.waiting[0] == 3
 
@@ -546,7 +560,7 @@ def test_what_is_delivered_behind_a_backlog_waits_there() -> None:
         stage = stalled(near, far, outbox_bytes=1 << 20)
         stage.client._sender._outbox.max_messages = 10
         batches = [Batch([publish(text, "", "drop")] * 2) for text in (b"a", b"b")]
-        assert all(stage.client.deliver(batch) for batch in batches)
+        assert not any(stage.client.deliver(batch) for batch in batches)
         assert stage.client.waiting[0] == 5
 
 
@@ -556,10 +570,20 @@ def test_what_is_delivered_to_who_has_gone_is_no_loss() -> None:
         far.close()
         batch = Batch([publish(b"x", "", "drop")])
         while stage.client._sender.cause is None:
-            assert stage.client.deliver(batch)
+            assert not stage.client.deliver(batch)
             stage.client._sender._turn()
-        assert stage.client.deliver(batch)
+        assert not stage.client.deliver(batch)
         assert stage.client.dropped == 0
+
+
+def deliver(client: Client, batch: Batch) -> list[Client]:
+    """Deliver as the hub does: straight, and else by the outbox; return who refused some."""
+    begun = functools.partial(_begin, batch)
+    return [each for each in send_to_each([client], batch.frames, begun) if each.deliver(batch)]
+
+
+def _begin(batch: Batch, client: Client, sent: int) -> None:
+    client.begin_locked(batch, sent)
 
 
 @settings(max_examples=30, deadline=None)
@@ -596,7 +620,8 @@ def test_whatever_the_kernel_takes_each_frame_is_delivered_whole_and_in_order(
             if alone:
                 assert sender.offer(text_frame(sent[-1].encode()), 1)
             else:
-                assert stage.client.deliver(Batch([publish(sent[-1].encode(), "", "drop")]))
+                batch = Batch([publish(sent[-1].encode(), "", "drop")])
+                assert not deliver(stage.client, batch)
             is_free = sender._state.name == "OPEN" and not sender._outbox.size
             assert (stage.transport.direct.fd >= 0) == is_free
             if reads:

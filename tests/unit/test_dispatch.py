@@ -29,16 +29,16 @@ class Box:
     """A target with room for so many messages; reads what it is given as a peer would."""
 
     def __init__(self, room: int = 1000) -> None:
+        self.direct = None
         self.room = room
         self.batches: list[Batch] = []
         self.parser = Connection(ConnectionType.CLIENT)
         self.messages: list[dict[str, Any]] = []
 
-    def deliver(self, batch: Batch) -> bool:
+    def deliver(self, batch: Batch) -> list[Publication]:
         self.batches.append(batch)
-        return batch.messages <= self.room and self.offer(batch.frames, batch.messages)
-
-    def deliver_apart(self, batch: Batch) -> list[Publication]:
+        if batch.messages <= self.room and self.offer(batch.frames, batch.messages):
+            return []
         taken = list(batch.publications)[: self.room]
         self.room -= len(taken)
         self._read(b"".join(each.frame for each in taken))

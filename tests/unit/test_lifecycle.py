@@ -472,8 +472,8 @@ def test_what_is_published_while_the_hub_stops_is_delivered_or_raises() -> None:
     # over before that is what this is about.
     delivered: list[int] = []
     (listener,) = hub._listeners
-    deliver = listener.deliver_apart
-    listener.deliver_apart = lambda batch: (  # type: ignore[method-assign]
+    deliver = listener.deliver
+    listener.deliver = lambda batch: (  # type: ignore[method-assign]
         delivered.extend(each.message.data for each in batch.publications),
         deliver(batch),
     )[1]

@@ -56,7 +56,7 @@ def test_messages_are_handed_over_in_order_with_their_numbers(make: Make) -> Non
         publish(encode(Message("event", data=each)), "news", "drop") for each in (1, "last")
     )
     numbered.number(8)
-    assert listener.deliver_apart(Batch([plain, numbered])) == []
+    assert listener.deliver(Batch([plain, numbered])) == []
     assert done.wait(TIMEOUT)
     assert seen == [(1, None), ("last", 8)]
 
@@ -69,9 +69,9 @@ def test_what_a_slow_callable_has_no_room_for_is_refused_and_counted(make: Make)
         go.wait(TIMEOUT)
 
     listener = make(handle, max_messages=2)
-    assert listener.deliver_apart(batch(0)) == []
+    assert listener.deliver(batch(0)) == []
     assert entered.wait(TIMEOUT)
-    refused = listener.deliver_apart(batch(1, 2, 3, 4))
+    refused = listener.deliver(batch(1, 2, 3, 4))
     assert [each.message.data for each in refused] == [3, 4]
     assert listener.dropped == 2
     go.set()
@@ -86,14 +86,14 @@ def test_closing_tells_who_made_it_and_ends_its_thread(make: Make) -> None:
     assert listener.join(TIMEOUT)
 
 
-def test_messages_are_never_joined_for_a_callable(make: Make) -> None:
-    assert not make(print).deliver(batch(1))
+def test_there_is_no_straight_way_to_a_callable(make: Make) -> None:
+    assert make(print).direct is None
 
 
 def test_a_closed_listener_refuses_what_comes(make: Make) -> None:
     listener = make(print)
     listener.close()
-    assert len(listener.deliver_apart(batch(1, 2))) == 2
+    assert len(listener.deliver(batch(1, 2))) == 2
 
 
 def test_a_callable_may_close_its_own_listener(make: Make) -> None:
@@ -104,7 +104,7 @@ def test_a_callable_may_close_its_own_listener(make: Make) -> None:
         closed.set()
 
     listener = make(handle)
-    listener.deliver_apart(batch(1, 2))
+    listener.deliver(batch(1, 2))
     assert closed.wait(TIMEOUT)
     assert listener.join(TIMEOUT)
 
@@ -122,5 +122,5 @@ def test_what_is_meant_for_a_remote_peer_is_taken_and_not_heard(make: Make) -> N
 def test_a_listener_drops_whatever_the_channels_rule_is_for_clients(make: Make) -> None:
     listener = make(print)
     listener.close()
-    (refused,) = listener.deliver_apart(batch(1, overflow="disconnect"))
+    (refused,) = listener.deliver(batch(1, overflow="disconnect"))
     assert refused.overflow == "drop"  # there is no connection that could be cut
