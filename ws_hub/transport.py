@@ -113,7 +113,8 @@ class Transport:
         self._borrowed = borrowed
         # The rest belongs to the reader thread.
         self._patience = -1.0  # seconds that a blocking receive waits, once it is known
-        self._parser = Connection(ConnectionType.SERVER)
+        # Made for the first byte: of thousands who only watch, most have not said one yet.
+        self._parser: Connection | None = None
         self._received = received
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
@@ -251,11 +252,12 @@ class Transport:
         return _wait(self._sock, timeout, write=False)
 
     def _events(self, data: bytes) -> Iterator[Event]:
+        parser = self._parser = self._parser or Connection(ConnectionType.SERVER)
         try:
-            self._parser.receive_data(data)
+            parser.receive_data(data)
         except LocalProtocolError:  # bytes after the peer's Close frame
             return
-        for event in self._parser.events():
+        for event in parser.events():
             if isinstance(event, (TextMessage, BytesMessage)):
                 message = self._assemble(event)
                 if message is None:
@@ -269,7 +271,7 @@ class Transport:
                 yield Ponged()
             elif isinstance(event, CloseConnection):
                 reason = event.reason or ""
-                if self._parser.state is ConnectionState.OPEN:
+                if parser.state is ConnectionState.OPEN:
                     # The parser's own verdict, not a frame of the peer's.
                     yield Broken(event.code, reason)
                 else:
