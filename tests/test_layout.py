@@ -22,13 +22,14 @@ TESTS = ROOT / "tests"
 # A module imports only from floors below its own; every module may import `errors`.
 # Floor 4 of the design, the hub, has four steps of its own.
 FLOORS: dict[float, str] = {
-    -1: "log",
-    0: "backoff config errors fastsend frames limits lines message pace stats stream workers",
+    -1: "checks log",
+    0: "backoff config errors fastsend frames limits lines message pace reconnect_config stats"
+    " stream workers",
     1: "adoption exchange following inbox link mailbox outbox publication publisher retries"
     " transport",
     2: "auth channels conversation handshake history presence sender signals terminal",
     3: "client commands listener spawn",
-    4: "dial dispatch pump roster writers",
+    4: "dial dispatch pump reception roster writers",
     4.1: "lifecycle",
     4.15: "overview",
     4.2: "hub",
@@ -46,6 +47,7 @@ SANS_IO = {
     "auth": False,
     "backoff": False,
     "channels": True,
+    "checks": False,
     "commands": False,
     "config": False,
     "errors": False,
@@ -59,6 +61,7 @@ SANS_IO = {
     "pace": False,
     "presence": True,
     "publication": False,
+    "reconnect_config": False,
     "stats": True,
 }
 IO = {"asyncio", "multiprocessing", "queue", "select", "selectors", "signal", "socket"}

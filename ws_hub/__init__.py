@@ -16,7 +16,6 @@ from .config import (
     DEFAULT_WRITE_TIMEOUT,
     ChannelRule,
     HubConfig,
-    ReconnectConfig,
 )
 from .errors import (
     AdoptionError,
@@ -43,6 +42,7 @@ from .listener import Listener
 from .message import Message, MessageType
 from .process import Process, ProcessStartError
 from .reconnect import ConnectionState, ReconnectingClient
+from .reconnect_config import ReconnectConfig
 from .server import Server, serve
 from .stats import HubStats
 from .wsgi import middleware

@@ -18,13 +18,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from . import workers
-from .config import ReconnectConfig
 from .errors import CloseCode, ConnectionClosed, MessageDecodeError, NotConnected, WsHubError
 from .following import Following
 from .inbox import Inbox
 from .link import Link
 from .log import get_logger
 from .message import Message, decode, encode, split_batch
+from .reconnect_config import ReconnectConfig
 
 __all__ = ["Conversation", "Event", "Gone"]
 

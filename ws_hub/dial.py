@@ -23,10 +23,10 @@ from urllib.parse import unquote, urlsplit
 from websocket import WebSocket, WebSocketException, WebSocketTimeoutException
 
 from . import workers
-from .config import ReconnectConfig
 from .errors import CloseCode, ConfigError, ProtocolError, excerpt
 from .exchange import Exchange, parse_head
 from .link import Link
+from .reconnect_config import ReconnectConfig
 from .stream import WRITE, Stream
 
 __all__ = ["Dial", "Target", "parse_target"]

@@ -25,17 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from .client import Client, Hooks
-from .commands import (
-    Other,
-    Publish,
-    Reply,
-    Subscribe,
-    Unsubscribe,
-    ack,
-    error,
-    interpret,
-    unknown_type,
-)
+from .commands import Subscribe
 from .config import HubConfig
 from .dispatch import Activation
 from .errors import (
@@ -43,15 +33,15 @@ from .errors import (
     HubFull,
     HubNotRunning,
     LimitExceeded,
-    MessageEncodeError,
     excerpt,
 )
 from .listener import Listener
 from .log import get_logger
-from .message import Message, MessageType, check_channel
+from .message import Message, check_channel
 from .overview import Overview
 from .publication import publish
 from .publisher import Publisher
+from .reception import Actions, Reception
 from .transport import Transport
 
 __all__ = ["Hub"]
@@ -74,6 +64,18 @@ class Hub(Overview, Publisher):
 
     def __init__(self, config: HubConfig | None = None) -> None:
         super().__init__(config or HubConfig())
+        self._reception = Reception(
+            self._config,
+            self._is_channel,
+            self._rule_for,
+            Actions(
+                subscribe=self._subscribe,
+                unsubscribe=self.unsubscribe,
+                publish=self.send_to_channel,
+                enqueue=self._enqueue,
+                call=self._call,
+            ),
+        )
 
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
@@ -251,77 +253,7 @@ class Hub(Overview, Publisher):
     # --- reader threads --------------------------------------------------------------------
 
     def _received(self, client: Client, data: str | bytes) -> None:
-        """Carry out what one message from a client asks for."""
-        if isinstance(data, bytes):
-            client.reply(error("binary messages are not understood", "bad_message"))
-            return
-        effect = interpret(data, self._is_channel)
-        if isinstance(effect, Reply):
-            client.reply(effect.message)
-        elif isinstance(effect, Subscribe):
-            self._subscribe_remote(client, effect)
-        elif isinstance(effect, Unsubscribe):
-            self._channels.remove(client, effect.channel)
-            if effect.id is not None:
-                # By way of the queue: after the ack no message of the channel follows.
-                answer = ack(effect.id, {"channel": effect.channel})
-                self._enqueue(functools.partial(client.tell, answer))
-        elif isinstance(effect, Publish):
-            self._publish_remote(client, effect)
-        else:
-            self._application(client, effect)
-
-    def _publish_remote(self, client: Client, request: Publish) -> None:
-        """Pass on what a client publishes, if its channel allows that.
-
-        While the hub's queue is full the client is not read further: it is slowed,
-        and nobody else.
-        """
-        channel, answer = request.channel, ack(request.id, {"channel": request.channel})
-        if not self._rule_for(channel).publish:
-            text, code = "Publish: not allowed", "forbidden"
-            answer = error(text, code, id=request.id, channel=channel)
-        else:
-            try:
-                self.send_to_channel(channel, Message(MessageType.EVENT, data=request.data))
-            except (HubFull, HubNotRunning):
-                text, code = "Publish: hub is full, try again", "internal"
-                answer = error(text, code, id=request.id, channel=channel)
-        if answer.type == MessageType.ERROR or request.id is not None:
-            client.reply(answer)
-
-    def _subscribe_remote(self, client: Client, request: Subscribe) -> None:
-        try:
-            self._subscribe(client, request)
-            return
-        except LimitExceeded:
-            text, code = "subscription limit exceeded", "limit"
-        except HubNotRunning:
-            text, code = "Subscribe: hub is not running", "internal"
-        except HubFull:
-            text, code = "Subscribe: hub is full, try again", "internal"
-        except ConnectionClosed:  # nobody is there to be answered
-            return
-        client.reply(error(text, code, id=request.id, channel=request.channel))
-
-    def _application(self, client: Client, effect: Other) -> None:
-        """Hand a message to `on_message`; what that returns answers a request."""
-        message = effect.message
-        if self._config.on_message is None:
-            client.reply(unknown_type(message))
-            return
-        failed = object()
-        result = self._call(self._config.on_message, client, message, client=client, default=failed)
-        if message.id is None:
-            return
-        answer = error("internal error", "internal", id=message.id)
-        if result is not failed:
-            answer = ack(message.id, result)
-        try:
-            client.reply(answer)
-        except MessageEncodeError:
-            logger.exception("on_message returned what has no JSON form")
-            client.reply(error("internal error", "internal", id=message.id))
+        self._reception.receive(client, data)
 
     # --- conveniences that point upward ----------------------------------------------------
 

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import workers
-from .config import ReconnectConfig
 from .conversation import Conversation, Gone
 from .dial import Dial, parse_target
 from .errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
@@ -25,6 +24,7 @@ from .following import MessagesLost
 from .link import Link
 from .log import get_logger
 from .message import Message, MessageType, encode
+from .reconnect_config import ReconnectConfig
 from .retries import Retries
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]

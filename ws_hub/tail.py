@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from . import workers
-from .config import ReconnectConfig
 from .errors import WsHubError
 from .message import Message, MessageType, to_dict
 from .reconnect import ReconnectingClient
+from .reconnect_config import ReconnectConfig
 from .signals import Signals
 from .terminal import Screen, describe
 

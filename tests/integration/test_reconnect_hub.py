@@ -19,9 +19,9 @@ from ws_hub import (
     ReconnectingClient,
     serve,
 )
-from ws_hub.config import ReconnectConfig
 from ws_hub.errors import ConnectionClosed
 from ws_hub.reconnect import MessagesLost
+from ws_hub.reconnect_config import ReconnectConfig
 from ws_hub.retries import Retries
 
 KEEPS = HubConfig(
