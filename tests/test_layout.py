@@ -23,15 +23,17 @@ TESTS = ROOT / "tests"
 # Floor 4 of the design, the hub, has four steps of its own.
 FLOORS: dict[float, str] = {
     -1: "checks log",
-    0: "backoff config errors fastsend frames limits lines message pace reconnect_config stats"
-    " stream workers",
+    0: "backoff config errors fastsend forwarded frames limits lines message pace"
+    " reconnect_config stats stream workers",
     1: "adoption exchange following inbox link mailbox outbox publication publisher retries"
     " transport",
-    2: "auth channels conversation handshake history presence sender signals terminal",
-    3: "client commands listener spawn",
-    4: "dial dispatch pump reception roster writers",
+    2: "auth channels conversation handshake history presence sender signals terminal users",
+    3: "client commands door listener spawn",
+    4: "dial dispatch lobby pump reception roster writers",
+    4.05: "members",
     4.1: "lifecycle",
     4.15: "overview",
+    4.17: "keeper",
     4.2: "hub",
     5: "process reconnect wsgi backplane.redis",
     6: "flask page server tail testing",
@@ -51,6 +53,7 @@ SANS_IO = {
     "commands": False,
     "config": False,
     "errors": False,
+    "forwarded": False,
     "frames": False,
     "handshake": False,
     "history": True,
@@ -63,6 +66,7 @@ SANS_IO = {
     "publication": False,
     "reconnect_config": False,
     "stats": True,
+    "users": True,
 }
 IO = {"asyncio", "multiprocessing", "queue", "select", "selectors", "signal", "socket"}
 IO |= {"ssl", "subprocess", "threading", "time"}

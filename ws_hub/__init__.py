@@ -8,6 +8,14 @@ from __future__ import annotations
 
 import logging
 
+from .auth import (
+    APIKeyAuth,
+    AuthResult,
+    BearerTokenAuth,
+    CookieSessionAuth,
+    JWTAuth,
+    QueryTokenAuth,
+)
 from .backoff import calculate_backoff
 from .client import Client
 from .config import (
@@ -51,13 +59,17 @@ __all__ = [
     "DEFAULT_HEARTBEAT_INTERVAL",
     "DEFAULT_PONG_TIMEOUT",
     "DEFAULT_WRITE_TIMEOUT",
+    "APIKeyAuth",
     "AdoptionError",
+    "AuthResult",
+    "BearerTokenAuth",
     "ChannelRule",
     "Client",
     "CloseCode",
     "ConfigError",
     "ConnectionClosed",
     "ConnectionState",
+    "CookieSessionAuth",
     "HandshakeRefused",
     "Hub",
     "HubConfig",
@@ -65,6 +77,7 @@ __all__ = [
     "HubNotRunning",
     "HubStats",
     "InvalidName",
+    "JWTAuth",
     "LimitExceeded",
     "Listener",
     "MaxRetriesExceeded",
@@ -78,6 +91,7 @@ __all__ = [
     "Process",
     "ProcessStartError",
     "ProtocolError",
+    "QueryTokenAuth",
     "ReconnectConfig",
     "ReconnectingClient",
     "SendTimeout",

@@ -5,6 +5,7 @@ Must not know which settings there are.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Collection, Mapping
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_flag",
     "check_headers",
     "check_many",
+    "check_networks",
     "check_overflow",
     "check_seconds",
     "check_text",
@@ -95,6 +97,17 @@ def check_headers(config: object, name: str) -> None:
     for item in (*value.keys(), *value.values()):
         if not isinstance(item, str):
             raise ConfigError(f"{name} must hold strings, not {excerpt(item)}")
+
+
+def check_networks(config: object, name: str) -> None:
+    """Check a collection of addresses and networks; "unix" is one of them."""
+    check_many(config, name, str, "networks")
+    for item in getattr(config, name):
+        try:
+            if item != "unix":
+                ipaddress.ip_network(item)
+        except ValueError as error:
+            raise ConfigError(f"{name} must hold networks: {error}") from None
 
 
 def check_callables(config: object, *names: str) -> None:

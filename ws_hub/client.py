@@ -18,9 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from . import workers
+from .auth import AuthResult
 from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
@@ -68,16 +70,18 @@ class Client:
         remote_address: the peer's address, as the server gave it.
         connected_at: POSIX seconds.
         user_id: who it is, once that is known, else None.
-        claims: what else is known of the user.
+        claims: what else is known of the user; read-only all the way down.
+        expires_at: POSIX seconds at which that ends, and the connection with it; None
+            for never.
         state: the application's own data about this client.
         last_error: what last went wrong on this connection; "" for nothing.
         dropped: messages that it did not get because its outbox was full.
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_direct", "_hooks", "_sender", "_thread",
-        "_transport", "claims", "connected_at", "dropped", "id", "last_error",
-        "remote_address", "settled", "state", "user_id",
+        "__weakref__", "_begun", "_channels", "_config", "_direct", "_hooks", "_sender",
+        "_thread", "_transport", "claims", "connected_at", "dropped", "expires_at", "id",
+        "last_error", "mark", "remote_address", "settled", "state", "user_id", "verify",
     )  # fmt: skip
 
     def __init__(
@@ -95,7 +99,13 @@ class Client:
         self.remote_address = remote_address
         self.connected_at = time.time()
         self.user_id: str | None = None
-        self.claims: Mapping[str, Any] = {}
+        self.claims: Mapping[str, Any] = MappingProxyType({})
+        self.expires_at: float | None = None
+        # Of its entry; set before it starts, then its reader's. `verify` is None as soon as
+        # it is known who it is: until then it waits in the lobby.
+        self.verify: Callable[[str], AuthResult] | None = None
+        self.mark = 0
+        self._begun = False  # whether there was an on_connect, and an on_disconnect is due
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self.dropped = 0  # written by the hub thread only
@@ -266,6 +276,14 @@ class Client:
         """
         self._sender.finish(code, reason, now=True)
 
+    def identify(self, result: AuthResult) -> None:
+        """Take over who it is.
+
+        Threads: the one that made the client, before it starts; then its reader.
+        """
+        self.user_id, self.claims = result.user_id, result.claims
+        self.expires_at = result.expires_at
+
     # --- reader thread ---------------------------------------------------------------------
 
     def reply(self, message: Message) -> None:
@@ -292,8 +310,8 @@ class Client:
         try:
             writer = self._open()
             if writer is not None:
-                if self._config.on_connect is not None:
-                    hooks.call(self._config.on_connect, self, client=self)
+                if self.verify is None:
+                    self.begin()
                 code, reason = self._read()
         finally:
             self._sender.end()
@@ -302,9 +320,18 @@ class Client:
             workers.join(writer, self._config.write_timeout)
             self._transport.close()
             hooks.gone(self)
-            if writer is not None and self._config.on_disconnect is not None:
+            if self._begun and self._config.on_disconnect is not None:
                 hooks.call(self._config.on_disconnect, self, code, reason, client=self)
             hooks.finished(self)
+
+    def begin(self) -> None:
+        """Run on_connect: it is in the hub now.
+
+        Threads: the client's reader; blocks as long as the callback does.
+        """
+        self._begun = True
+        if self._config.on_connect is not None:
+            self._hooks.call(self._config.on_connect, self, client=self)
 
     def _open(self) -> threading.Thread | None:
         """Register, then start the writer, whose first act is to send the greeting."""

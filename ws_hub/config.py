@@ -18,6 +18,7 @@ from .checks import (
     check_count,
     check_flag,
     check_many,
+    check_networks,
     check_overflow,
     check_seconds,
     check_text,
@@ -122,6 +123,19 @@ class HubConfig:
         allowed_origins: origins (`https://example.com`) that may connect beside the
             request's own; "*" allows all.
         require_origin: refuse a handshake without an Origin header.
+        check_origin: called with the environ of a handshake, says whether its Origin
+            may connect, in place of the two above; only True does.
+        trusted_proxies: addresses and networks (`10.0.0.0/8`; "unix" for a Unix socket)
+            whose `X-Forwarded-*` headers are believed.
+        authenticator: called with the environ of a handshake, returns an AuthResult;
+            None lets everybody in.
+        auth_by_message: who brings no token may send it as first message.
+        auth_timeout: seconds that such a client has for that.
+        on_auth_failure: called with the environ and the AuthResult of a refusal.
+        channel_authoriser: called with client and channel, on the client's reader
+            thread, says whether the client may listen to it; only True does.
+        publish_authoriser: the same for what a client publishes, where the channel's
+            rule allows that at all.
         on_connect: called with the client, on its reader thread, before anything it
             sent is handled.
         on_disconnect: called with the client, the close code and the reason, on its
@@ -151,6 +165,14 @@ class HubConfig:
     channel_name: Callable[[str], bool] | None = None
     allowed_origins: Collection[str] = ()
     require_origin: bool = False
+    check_origin: Callable[[Any], bool] | None = None
+    trusted_proxies: Collection[str] = ()
+    authenticator: Callback | None = None
+    auth_by_message: bool = False
+    auth_timeout: float = 10.0
+    on_auth_failure: Callback | None = None
+    channel_authoriser: Callback | None = None
+    publish_authoriser: Callback | None = None
     on_connect: Callback | None = None
     on_disconnect: Callback | None = None
     on_message: Callback | None = None
@@ -164,6 +186,7 @@ class HubConfig:
             "write_timeout",
             "close_timeout",
             "publish_timeout",
+            "auth_timeout",
         ):
             check_wait(self, name)
         if self.pong_timeout <= self.heartbeat_interval:
@@ -185,10 +208,23 @@ class HubConfig:
         check_overflow(self, "broadcast_overflow")
         check_many(self, "allowed_origins", str, "origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")
+        check_networks(self, "trusted_proxies")
         check_flag(self, "require_origin")
+        check_flag(self, "auth_by_message")
+        if self.check_origin is not None and (self.allowed_origins or self.require_origin):
+            raise ConfigError(
+                "check_origin decides alone: not with allowed_origins, require_origin"
+            )
+        if self.auth_by_message and self.authenticator is None:
+            raise ConfigError("auth_by_message needs an authenticator")
         check_callables(
             self,
             "channel_name",
+            "check_origin",
+            "authenticator",
+            "on_auth_failure",
+            "channel_authoriser",
+            "publish_authoriser",
             "on_connect",
             "on_disconnect",
             "on_message",

@@ -28,6 +28,7 @@ from .client import Client, Hooks
 from .commands import Subscribe
 from .config import HubConfig
 from .dispatch import Activation
+from .door import Entry
 from .errors import (
     ConnectionClosed,
     HubFull,
@@ -35,11 +36,11 @@ from .errors import (
     LimitExceeded,
     excerpt,
 )
+from .keeper import Keeper
 from .listener import Listener
 from .log import get_logger
-from .message import Message, check_channel
-from .overview import Overview
-from .publication import publish
+from .message import Message, check_channel, encode, stamped
+from .publication import Publication, publish
 from .publisher import Publisher
 from .reception import Actions, Reception
 from .transport import Transport
@@ -52,7 +53,7 @@ _client_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384
 
 
-class Hub(Overview, Publisher):
+class Hub(Keeper, Publisher):
     """Keeps the connections and passes on what is published.
 
     Usable from any thread, with no application or request context. It owns its
@@ -115,6 +116,18 @@ class Hub(Overview, Publisher):
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not self._accepting:
             raise HubNotRunning("the hub stopped while this was published")
+
+    def send_to_user(self, user_id: str, message: Message, *, timeout: float | None = None) -> None:
+        """Send a message to all connections of a user, each browser tab of theirs.
+
+        In order with everything else that is published; to nobody when the user is not
+        here. Raises MessageEncodeError, HubNotRunning, HubFull.
+
+        Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
+        """
+        text = encode(stamped(message, time.time()))
+        publication = publish(text, "", self._config.broadcast_overflow)
+        self._enqueue(functools.partial(self._to_user, user_id, publication), timeout)
 
     def wait_for_room(self, channel: str, timeout: float) -> bool:
         """Wait until nobody who listens to a channel is behind.
@@ -209,6 +222,16 @@ class Hub(Overview, Publisher):
 
     # --- any thread: connections -----------------------------------------------------------
 
+    def recheck(self, client: Client) -> list[str]:
+        """Ask `channel_authoriser` anew about all that a client listens to.
+
+        What is refused now it hears no more; it is told by an `error` with the code
+        `forbidden` for each. Returns those channels. Raises HubNotRunning, HubFull.
+
+        Threads: any; runs the authoriser, waits while the hub's queue is full.
+        """
+        return self._reception.recheck(client)
+
     def connect(
         self,
         sock: socket.socket,
@@ -217,12 +240,14 @@ class Hub(Overview, Publisher):
         remote_address: str = "",
         received: bytes = b"",
         borrowed: bool = False,
+        entry: Entry | None = None,
     ) -> Client:
         """Return a client for a socket whose opening handshake was accepted.
 
         The caller then calls its `start()`, or its `run()` to lend its own thread; the
         client closes the socket at its end unless it is `borrowed`. `greeting` goes out
-        once it is registered, `received` came in already.
+        once it is registered, `received` came in already. `entry` is what the door said
+        of it, and who it is.
 
         Threads: any.
         """
@@ -234,12 +259,12 @@ class Hub(Overview, Publisher):
             received=received,
             borrowed=borrowed,
         )
-        return Client(
+        client = Client(
             next(_client_numbers),
             transport,
             config,
             Hooks(
-                opened=self._roster.admit,
+                opened=self._members.opened,
                 received=self._received,
                 gone=self._roster.dismiss,
                 finished=self._roster.finished,
@@ -249,11 +274,25 @@ class Hub(Overview, Publisher):
             remote_address=remote_address,
             greeting=greeting,
         )
+        if entry is not None:
+            client.verify, client.mark = entry.verify, entry.mark
+            if entry.identity is not None:
+                client.identify(entry.identity)
+        return client
 
     # --- reader threads --------------------------------------------------------------------
 
     def _received(self, client: Client, data: str | bytes) -> None:
-        self._reception.receive(client, data)
+        if client.verify is None:
+            self._reception.receive(client, data)
+        else:
+            self._members.lobby.hear(client, data)
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def _to_user(self, user_id: str, publication: Publication) -> None:
+        clients = self._members.users.of(user_id)
+        self._dispatcher.dispatch([publication], clients, time.monotonic())
 
     # --- conveniences that point upward ----------------------------------------------------
 

@@ -7,12 +7,15 @@ asks for; the hub does it, by way of `Actions`; the answer goes back to who aske
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .auth import said_yes
 from .client import Client
 from .commands import (
+    Id,
     Other,
     Publish,
     Reply,
@@ -79,6 +82,11 @@ class Reception:
         self._is_channel = is_channel
         self._rule_for = rule_for
         self._actions = actions
+        # guards: _rechecks, against two that count it at once. Taken alone.
+        self._lock = threading.Lock()
+        self._rechecks = 0
+
+    # --- reader threads --------------------------------------------------------------------
 
     def receive(self, client: Client, data: str | bytes) -> None:
         """Carry out what one message from a client asks for.
@@ -111,7 +119,8 @@ class Reception:
         and nobody else.
         """
         channel, answer = request.channel, ack(request.id, {"channel": request.channel})
-        if not self._rule_for(channel).publish:
+        authoriser = self._config.publish_authoriser
+        if not self._rule_for(channel).publish or not self._may(authoriser, client, channel):
             text, code = "Publish: not allowed", "forbidden"
             answer = error(text, code, id=request.id, channel=channel)
         else:
@@ -124,8 +133,15 @@ class Reception:
             client.reply(answer)
 
     def _subscribe(self, client: Client, request: Subscribe) -> None:
+        rechecks = self._rechecks  # before the authoriser is asked
+        if not self._may(self._config.channel_authoriser, client, request.channel):
+            client.reply(_unauthorised(request.channel, request.id))
+            return
         try:
             self._actions.subscribe(client, request)
+            if rechecks != self._rechecks:
+                # What it was asked about then was without this channel.
+                self._end_unauthorised(client, [request.channel])
             return
         except LimitExceeded:
             text, code = "subscription limit exceeded", "limit"
@@ -157,3 +173,36 @@ class Reception:
         except MessageEncodeError:
             logger.exception("on_message returned what has no JSON form")
             client.reply(error("internal error", "internal", id=message.id))
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def recheck(self, client: Client) -> list[str]:
+        """End the subscriptions of a client that it may not have any more; return them.
+
+        Threads: any; waits while the hub's queue is full.
+        """
+        with self._lock:
+            self._rechecks += 1
+        return self._end_unauthorised(client, client.subscriptions())
+
+    def _end_unauthorised(self, client: Client, channels: Sequence[str]) -> list[str]:
+        authoriser = self._config.channel_authoriser
+        refused = [each for each in channels if not self._may(authoriser, client, each)]
+        for channel in refused:
+            self._actions.unsubscribe(client, channel)
+        for channel in refused:
+            # By way of the queue: after this no message of the channel follows.
+            self._actions.enqueue(functools.partial(client.tell, _unauthorised(channel)))
+        return refused
+
+    def _may(self, authoriser: Callable[..., Any] | None, client: Client, channel: str) -> bool:
+        if authoriser is None:
+            return True
+        call = self._actions.call
+        return said_yes(
+            "an authoriser", lambda: call(authoriser, client, channel, client=client, default=False)
+        )
+
+
+def _unauthorised(channel: str, id: Id = None) -> Message:
+    return error("Subscribe: subscription unauthorised", "forbidden", id=id, channel=channel)

@@ -42,6 +42,14 @@ HUB: dict[str, list[Any]] = {
     "channel_name": NOT_CALLABLES,
     "allowed_origins": [None, 5, "https://example.com", b"https://example.com", [5], [b"x"]],
     "require_origin": NOT_FLAGS,
+    "check_origin": NOT_CALLABLES,
+    "trusted_proxies": [None, 5, "10.0.0.0/8", [5], ["10.0.0.1/8"], ["proxy.example"], [""]],
+    "authenticator": NOT_CALLABLES,
+    "auth_by_message": [*NOT_FLAGS, True],  # True: without an authenticator
+    "auth_timeout": [*NOT_SECONDS, 1_000_001],
+    "on_auth_failure": NOT_CALLABLES,
+    "channel_authoriser": NOT_CALLABLES,
+    "publish_authoriser": NOT_CALLABLES,
     "on_connect": NOT_CALLABLES,
     "on_disconnect": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
@@ -171,6 +179,18 @@ def test_a_pong_timeout_not_above_the_heartbeat_is_refused(heartbeat: float, pon
 def test_a_backoff_that_cannot_reach_its_start_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^max_backoff must not be below initial_backoff"):
         ReconnectConfig(url="ws://x", initial_backoff=2, max_backoff=1)
+
+
+def test_networks_addresses_and_unix_sockets_may_be_trusted() -> None:
+    HubConfig(trusted_proxies=["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"allowed_origins": ["https://a.example"]}, {"require_origin": True}]
+)
+def test_a_check_of_origins_stands_alone(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^check_origin "):
+        HubConfig(check_origin=lambda environ: True, **settings)
 
 
 def test_the_edges_that_work_are_accepted() -> None:
