@@ -348,7 +348,9 @@ class ReconnectingClient:
     def _live(self, link: Link, attempt: int) -> Gone:
         """Run one connection to its end; `attempt` is 0 for the first one."""
         try:
-            self._talk.open(link, f"ws-hub:receive:{self._number}")
+            assert self._dial is not None  # of this link, and this thread's to change
+            introduction = self._dial.introduction
+            self._talk.open(link, f"ws-hub:receive:{self._number}", introduction)
             with self._lock:
                 self._dial = None  # only now: until here close() ends the link through it
             self._call("on_connect")

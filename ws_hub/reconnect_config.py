@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .checks import (
     check_callables,
@@ -46,6 +46,10 @@ class ReconnectConfig:
         stable_after: seconds that a connection must hold before the attempts count
             from 1 again.
         headers: HTTP headers of the handshake (`Authorization`, `Cookie`).
+        token: says who we are; a text, or a function that returns a fresh one, called
+            before each connection on the thread in `connect()`. None sends none.
+        token_in: how it is sent: as `header` (`Authorization: Bearer`), as `subprotocol`
+            (what browsers can do), or as first `message` (for a hub that waits for it).
         origin: the Origin header to send; None sends none.
         subprotocols: offered in the handshake.
         dialer: called with this config, returns a connected websocket-client
@@ -83,6 +87,8 @@ class ReconnectConfig:
     jitter: bool = True
     stable_after: float = 5.0
     headers: Mapping[str, str] = field(default_factory=dict)
+    token: str | Callable[[], str] | None = None
+    token_in: Literal["header", "subprotocol", "message"] = "header"
     origin: str | None = None
     subprotocols: Sequence[str] = ()
     dialer: Callback | None = None
@@ -117,6 +123,15 @@ class ReconnectConfig:
             check_wait(self, "stable_after")
         check_flag(self, "jitter")
         check_headers(self, "headers")
+        if self.token is not None and not callable(self.token):
+            check_text(self, "token", "a text, a function or None", "")
+        if self.token_in not in ("header", "subprotocol", "message"):
+            raise ConfigError(
+                "token_in must be 'header', 'subprotocol' or 'message', "
+                f"not {excerpt(self.token_in)}"
+            )
+        if self.token is not None and "authorization" in map(str.lower, self.headers):
+            raise ConfigError("token must not stand beside an Authorization among the headers")
         if self.origin is not None:
             check_text(self, "origin", "an origin or None", "")
         check_many(self, "subprotocols", str, "subprotocols")

@@ -75,6 +75,8 @@ CLIENT: dict[str, list[Any]] = {
     "stable_after": [-1, math.nan, math.inf, "1", None, 1_000_001],
     "jitter": NOT_FLAGS,
     "headers": [None, "a: b", [("a", "b")], {"a": 1}, {b"a": "b"}],
+    "token": ["", 5, b"t"],
+    "token_in": ["", "cookie", None, 1, ["header"]],
     "origin": ["", 5, b"http://a"],
     "subprotocols": ["chat", None, [5], [b"chat"]],
     "connect_timeout": NOT_SECONDS,
@@ -269,3 +271,8 @@ def test_any_pong_timeout_above_any_heartbeat_works(heartbeat: float, more: floa
     settings = HubConfig(heartbeat_interval=heartbeat, pong_timeout=heartbeat + more)
 
     assert settings.pong_timeout > settings.heartbeat_interval
+
+
+def test_a_token_and_an_authorization_of_ones_own_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match=r"^token "):
+        ReconnectConfig(url="ws://h/", token="t", headers={"AUTHORIZATION": "Basic x"})
