@@ -47,6 +47,7 @@ PUBLIC = [
     "JWTAuth",
     "LimitExceeded",
     "Listener",
+    "MaskTokens",
     "MaxRetriesExceeded",
     "Message",
     "MessageDecodeError",

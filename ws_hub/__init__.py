@@ -47,6 +47,7 @@ from .errors import (
 from .following import MessagesLost
 from .hub import Hub
 from .listener import Listener
+from .log import MaskTokens
 from .message import Message, MessageType
 from .process import Process, ProcessStartError
 from .reconnect import ConnectionState, ReconnectingClient
@@ -80,6 +81,7 @@ __all__ = [
     "JWTAuth",
     "LimitExceeded",
     "Listener",
+    "MaskTokens",
     "MaxRetriesExceeded",
     "Message",
     "MessageDecodeError",
