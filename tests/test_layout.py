@@ -22,6 +22,7 @@ TESTS = ROOT / "tests"
 # A module imports only from floors below its own; every module may import `errors`.
 # Floor 4 of the design, the hub, has four steps of its own.
 FLOORS: dict[float, str] = {
+    -2: "origin",
     -1: "checks log",
     0: "backoff config errors fastsend forwarded frames limits lines message pace"
     " reconnect_config stats stream workers",
@@ -60,6 +61,7 @@ SANS_IO = {
     "limits": False,
     "lines": False,
     "message": False,
+    "origin": False,
     "outbox": True,
     "pace": False,
     "presence": True,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from .errors import ConfigError, excerpt
+from .origin import parse_origin
 
 __all__ = [
     "check_callables",
@@ -18,6 +19,7 @@ __all__ = [
     "check_headers",
     "check_many",
     "check_networks",
+    "check_origins",
     "check_overflow",
     "check_seconds",
     "check_text",
@@ -97,6 +99,16 @@ def check_headers(config: object, name: str) -> None:
     for item in (*value.keys(), *value.values()):
         if not isinstance(item, str):
             raise ConfigError(f"{name} must hold strings, not {excerpt(item)}")
+
+
+def check_origins(config: object, name: str) -> None:
+    """Check a collection of origins; "*" is every one. One that is none would never match."""
+    check_many(config, name, str, "origins")
+    for item in getattr(config, name):
+        if item != "*" and parse_origin(item) is None:
+            raise ConfigError(
+                f"{name} must hold origins, scheme://host:port alone, not {excerpt(item)}"
+            )
 
 
 def check_networks(config: object, name: str) -> None:

@@ -19,6 +19,7 @@ from .checks import (
     check_flag,
     check_many,
     check_networks,
+    check_origins,
     check_overflow,
     check_seconds,
     check_text,
@@ -206,7 +207,7 @@ class HubConfig:
         if self.max_connections is not None:
             check_count(self, "max_connections", least=1)
         check_overflow(self, "broadcast_overflow")
-        check_many(self, "allowed_origins", str, "origins")
+        check_origins(self, "allowed_origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")
         check_networks(self, "trusted_proxies")
         check_flag(self, "require_origin")

@@ -41,12 +41,14 @@ class Entry:
         verify: finds out who it is from the token of a first message; None when that
             is not waited for.
         mark: who was revoked after it is not let in; see `Users`.
+        reason: why not, for the log, where that is more than the answer says.
     """
 
     answer: Answer
     identity: AuthResult | None = None
     verify: Callable[[str], AuthResult] | None = None
     mark: int = 0
+    reason: str = ""
 
 
 class Door:
@@ -121,14 +123,17 @@ class Door:
             return Entry(answer, verify=functools.partial(self._verify, texts), mark=mark)
         self._refused(environ, result)
         if result.forbidden:
-            return Entry(refusal("403 Forbidden", "Forbidden"))
+            return Entry(refusal("403 Forbidden", "Forbidden"), reason=result.error)
         challenge = _INVALID if offers_token(environ) else _CHALLENGE
-        return Entry(refusal("401 Unauthorized", "Unauthorised", challenge))
+        answer = refusal("401 Unauthorized", "Unauthorised", challenge)
+        return Entry(answer, reason=result.error)
 
     def _verify(self, environ: Environ, token: str) -> AuthResult:
         environ = {**environ, TOKEN_KEY: token}
         result = self._ask(environ)
         if not result.valid:
+            address = excerpt(self.see(environ).address)
+            logger.info("first message from %s refused: %s", address, excerpt(result.error))
             self._refused(environ, result)
         return result
 
@@ -141,7 +146,5 @@ class Door:
 
     def _refused(self, environ: Environ, result: AuthResult) -> None:
         self._count("unauthenticated")
-        address = excerpt(self.see(environ).address)
-        logger.info("%s is not let in: %s", address, excerpt(result.error))
         if self._config.on_auth_failure is not None:
             self._call(self._config.on_auth_failure, environ, result)

@@ -12,14 +12,14 @@ import binascii
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+
+from .origin import parse_origin
 
 __all__ = ["SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
 
 SUBPROTOCOL = "ws-hub"
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,29 +159,12 @@ def _origin_allowed(request: Request, allowed: Collection[str], required: bool) 
         return not required
     if "*" in allowed:
         return True
-    origin = _parse_origin(text)
+    origin = parse_origin(text)
     if origin is None:  # "null", two Origin headers, or none at all
         return False
-    if origin in map(_parse_origin, allowed):
+    if origin in map(parse_origin, allowed):
         return True
-    own = _parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
+    own = parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
     # A proxy that ends TLS hands on plain HTTP, so a secure origin may meet it; a plain
     # origin must not reach a secure server (somebody on the network may have made it).
     return origin == own and (origin[0] == "https" or request.scheme == "http")
-
-
-def _parse_origin(text: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port, normalised; None for what is no origin."""
-    text = text.strip()
-    if not text.isprintable() or " " in text:  # urlsplit takes tabs and newlines out
-        return None
-    try:
-        parts = urlsplit(text)
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
-    except ValueError:
-        return None
-    if scheme not in _DEFAULT_PORTS or not host or parts.username is not None:
-        return None
-    if parts.path or parts.query or parts.fragment or "," in host:
-        return None
-    return scheme, host, port if port is not None else _DEFAULT_PORTS[scheme]

@@ -86,8 +86,8 @@ class ReconnectConfig:
     max_retries: int = 0
     jitter: bool = True
     stable_after: float = 5.0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    token: str | Callable[[], str] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    token: str | Callable[[], str] | None = field(default=None, repr=False)
     token_in: Literal["header", "subprotocol", "message"] = "header"
     origin: str | None = None
     subprotocols: Sequence[str] = ()

@@ -51,7 +51,7 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     entry = hub.door.knock(_request(environ, seen), environ, running=hub.running)
     answer = entry.answer
     if not answer.accepted:
-        return _refuse(answer, seen, start_response)
+        return _refuse(answer, seen, start_response, entry.reason)
     try:
         sock = _find_socket(environ)
         if isinstance(sock, ssl.SSLSocket):
@@ -171,9 +171,12 @@ def _request(environ: Environ, seen: Seen) -> Request:
     )
 
 
-def _refuse(answer: Answer, seen: Seen, start_response: StartResponse) -> Iterable[bytes]:
+def _refuse(
+    answer: Answer, seen: Seen, start_response: StartResponse, reason: str = ""
+) -> Iterable[bytes]:
     if not answer.status.startswith("426"):
-        logger.info("handshake from %s refused: %s", excerpt(seen.address), excerpt(answer.body))
+        why = excerpt(reason or answer.body.decode().strip())
+        logger.info("handshake from %s refused: %s", excerpt(seen.address), why)
     start_response(answer.status, list(answer.headers))
     return [answer.body]
 

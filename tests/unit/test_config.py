@@ -40,7 +40,16 @@ HUB: dict[str, list[Any]] = {
     "max_connections": [value for value in NOT_COUNTS if value is not None],
     "rules": [None, 5, "process:*", b"process:*", ["process:*"], [None], iter(())],
     "channel_name": NOT_CALLABLES,
-    "allowed_origins": [None, 5, "https://example.com", b"https://example.com", [5], [b"x"]],
+    "allowed_origins": [
+        None,
+        5,
+        "https://example.com",
+        b"https://example.com",
+        [5],
+        [b"x"],
+        ["https://example.com/"],
+        ["example.com"],
+    ],
     "require_origin": NOT_FLAGS,
     "check_origin": NOT_CALLABLES,
     "trusted_proxies": [None, 5, "10.0.0.0/8", [5], ["10.0.0.1/8"], ["proxy.example"], [""]],
@@ -271,6 +280,15 @@ def test_any_pong_timeout_above_any_heartbeat_works(heartbeat: float, more: floa
     settings = HubConfig(heartbeat_interval=heartbeat, pong_timeout=heartbeat + more)
 
     assert settings.pong_timeout > settings.heartbeat_interval
+
+
+def test_every_origin_that_can_match_is_accepted() -> None:
+    HubConfig(allowed_origins=["https://a.example", "HTTP://b.example:8080", "http://[::1]", "*"])
+
+
+def test_what_a_client_knows_by_heart_is_not_shown() -> None:
+    config = ReconnectConfig(url="ws://h/", token="s3cret", headers={"Cookie": "s3cret"})
+    assert "s3cret" not in repr(config)
 
 
 def test_a_token_and_an_authorization_of_ones_own_are_one_too_many() -> None:
