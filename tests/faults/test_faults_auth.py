@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from werkzeug.serving import make_server
 
-from tests.integration.apps.live import Live, live, subscribe
+from tests.integration.apps.live import Live, at_once, live, subscribe
 from tests.support import TEXT, TIMEOUT, RawPeer, Response, wait_until
 from ws_hub import (
     APIKeyAuth,
@@ -26,6 +27,7 @@ from ws_hub import (
     CookieSessionAuth,
     Hub,
     HubConfig,
+    MaskTokens,
     Message,
     QueryTokenAuth,
     serve,
@@ -569,3 +571,23 @@ def test_what_a_token_says_is_read_only_at_the_client() -> None:
         assert json.dumps(client.claims["roles"]) == '["viewer"]'
         with pytest.raises(TypeError):
             client.claims["roles"] = ()  # type: ignore[index]  # that is the point
+
+
+def test_fault_52_the_access_log_of_werkzeug_has_no_token_either(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Werkzeug writes down the whole path, as gunicorn does."""
+    caplog.set_level(logging.INFO)
+    hub = Hub(HubConfig(authenticator=QueryTokenAuth(lambda token: AuthResult(False))))
+    access, mask = logging.getLogger("werkzeug"), MaskTokens()
+    access.addFilter(mask)
+    site = make_server("127.0.0.1", 0, hub.handler())
+    try:
+        with hub, at_once(site.handle_request):
+            with RawPeer("127.0.0.1", site.port, "/ws?token=s3cret", handshake=False) as peer:
+                peer.send_raw(peer.request())
+                assert peer.read_response().status == 401
+    finally:
+        access.removeFilter(mask)
+        site.server_close()
+    assert "GET /ws?token=*** HTTP/1.1" in caplog.text and "s3cret" not in caplog.text
