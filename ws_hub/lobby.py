@@ -28,11 +28,18 @@ class Lobby:
     Args:
         has_room: says, from how many wait, whether one more may.
         admit: takes a client into the hub; False when it is not admitted.
+        mark: returns the mark of a client whose token is looked at from now on.
     """
 
-    def __init__(self, has_room: Callable[[int], bool], admit: Callable[[Client], bool]) -> None:
+    def __init__(
+        self,
+        has_room: Callable[[int], bool],
+        admit: Callable[[Client], bool],
+        mark: Callable[[], int],
+    ) -> None:
         self._has_room = has_room
         self._admit = admit
+        self._mark = mark
         # guards: everything below. Taken before the roster's lock.
         self._lock = threading.Lock()
         self._open = True
@@ -63,6 +70,7 @@ class Lobby:
         if token is None or client.verify is None:
             client.close(CloseCode.UNAUTHENTICATED, "say who you are first")
             return
+        client.mark = self._mark()  # who was revoked before may have a new token by now
         result = client.verify(token)
         if not result.valid:
             code = CloseCode.FORBIDDEN if result.forbidden else CloseCode.UNAUTHENTICATED

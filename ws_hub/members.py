@@ -54,7 +54,7 @@ class Members:
             leave=self._leave,
             counters=counters,
         )
-        self.lobby = Lobby(self._has_room, self.roster.admit)
+        self.lobby = Lobby(self._has_room, self.roster.admit, self.users.mark)
 
     # --- reader threads --------------------------------------------------------------------
 

@@ -435,6 +435,16 @@ def test_fault_55_who_is_sent_out_while_coming_in_does_not_slip_through() -> Non
         assert peer.recv_close()[0] == 4401
 
 
+def test_fault_55_who_was_sent_out_may_come_back_with_a_new_token() -> None:
+    with waiting() as hub, hub.peer() as peer:
+        wait_until(lambda: len(hub.hub._members.lobby.everybody) == 1)
+        assert hub.hub.disconnect("ann") == 0
+        introduce(peer, "k-ann", id=1)
+        assert peer.recv_json()["type"] == "ack"
+        hub.hub.send_to_user("ann", Message("event", data="welcome back"))
+        assert peer.recv_json()["data"] == "welcome back"
+
+
 def test_fault_55_a_connection_ends_with_its_token() -> None:
     end = time.time() + 0.3
     with live(authenticator=lambda environ: AuthResult(True, "ann", {"exp": end})) as hub:

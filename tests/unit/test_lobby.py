@@ -20,6 +20,7 @@ class Guest:
     def __init__(self, verify: Callable[[str], AuthResult] | None = None) -> None:
         self.verify = verify or (lambda token: AuthResult(token == "k-ann", "ann"))
         self.user_id: str | None = None
+        self.mark = 0
         self.notes: list[Any] = []
 
     def identify(self, result: AuthResult) -> None:
@@ -36,7 +37,7 @@ class Guest:
 
 
 def lobby(*, room: int = 10, admits: bool = True) -> Any:
-    return Lobby(lambda waiting: waiting < room, lambda client: admits)
+    return Lobby(lambda waiting: waiting < room, lambda client: admits, lambda: 7)
 
 
 def test_who_is_known_begins_and_waits_no_more() -> None:
@@ -44,6 +45,7 @@ def test_who_is_known_begins_and_waits_no_more() -> None:
     assert made.enter(guest)
     made.hear(guest, ANN)
     assert (guest.user_id, guest.verify, guest.notes) == ("ann", None, ["begin"])
+    assert guest.mark == 7  # of now, not of the handshake
     assert not made.everybody
 
 
