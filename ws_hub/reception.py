@@ -7,7 +7,6 @@ asks for; the hub does it, by way of `Actions`; the answer goes back to who aske
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,9 +81,7 @@ class Reception:
         self._is_channel = is_channel
         self._rule_for = rule_for
         self._actions = actions
-        # guards: _rechecks, against two that count it at once. Taken alone.
-        self._lock = threading.Lock()
-        self._rechecks = 0
+        self._recheck = object()  # the newest one; replaced whole, by whoever begins one
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -133,13 +130,13 @@ class Reception:
             client.reply(answer)
 
     def _subscribe(self, client: Client, request: Subscribe) -> None:
-        rechecks = self._rechecks  # before the authoriser is asked
+        recheck = self._recheck  # before the authoriser is asked
         if not self._may(self._config.channel_authoriser, client, request.channel):
             client.reply(_unauthorised(request.channel, request.id))
             return
         try:
             self._actions.subscribe(client, request)
-            if rechecks != self._rechecks:
+            if recheck is not self._recheck:
                 # What it was asked about then was without this channel.
                 self._end_unauthorised(client, [request.channel])
             return
@@ -181,8 +178,7 @@ class Reception:
 
         Threads: any; waits while the hub's queue is full.
         """
-        with self._lock:
-            self._rechecks += 1
+        self._recheck = object()
         return self._end_unauthorised(client, client.subscriptions())
 
     def _end_unauthorised(self, client: Client, channels: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from werkzeug.serving import make_server
 
+from tests.integration.apps.fork import in_child, life_of_its_own
 from tests.integration.apps.live import Live, at_once, live, subscribe
 from tests.support import TEXT, TIMEOUT, RawPeer, Response, wait_until
 from ws_hub import (
@@ -317,6 +319,21 @@ def test_who_is_known_and_may_not_is_closed_with_4403() -> None:
             introduce(peer, "k-eve")
             assert peer.recv_close() == (4403, "forbidden")
         assert failures == ["suspended"] and hub.hub.stats().unauthenticated == 1
+
+
+def test_fault_40_who_waits_waits_in_the_parent_alone() -> None:
+    def child(hub: Hub) -> None:
+        assert not hub._members.lobby.everybody
+        with pytest.raises(OSError):
+            os.fstat(descriptor)
+        life_of_its_own(Hub())
+
+    with waiting() as hub, hub.peer() as peer:
+        (client,) = wait_until(lambda: list(hub.hub._members.lobby.everybody))
+        descriptor = client._transport._sock.fileno()
+        in_child(lambda: child(hub.hub))
+        introduce(peer, "k-ann", id=1)
+        assert peer.recv_json()["type"] == "ack"
 
 
 def test_a_hub_that_stops_says_goodbye_to_those_who_wait() -> None:
