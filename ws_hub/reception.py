@@ -43,7 +43,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What a hub does for its clients. All are called on a client's reader thread.
+    """What a hub does for its clients, on a client's reader thread or that of a recheck.
 
     Args:
         subscribe: has a client listen, from the place in the hub's queue that this takes.
