@@ -23,16 +23,20 @@ TESTS = ROOT / "tests"
 # Floor 4 of the design, the hub, has four steps of its own; a sender is what answers to a
 # receiver.
 FLOORS: dict[float, str] = {
-    -1: "log",
-    0: "backoff config errors fastsend frames limits lines message pace stats stream workers",
+    -2: "origin",
+    -1: "checks log",
+    0: "backoff config errors fastsend forwarded frames limits lines message pace"
+    " reconnect_config stats stream workers",
     1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
     " retries transport",
-    2: "auth channels conversation handshake history presence sender signals terminal",
+    2: "auth channels conversation handshake history presence sender signals terminal users",
     2.5: "receiver",
-    3: "client commands listener spawn",
-    4: "dial dispatch pump roster writers",
+    3: "client commands door listener spawn",
+    4: "dial dispatch lobby pump reception roster writers",
+    4.05: "members",
     4.1: "lifecycle",
     4.15: "overview",
+    4.17: "keeper",
     4.2: "hub",
     5: "process reconnect wsgi backplane.redis",
     6: "flask page server tail testing",
@@ -48,20 +52,25 @@ SANS_IO = {
     "auth": False,
     "backoff": False,
     "channels": True,
+    "checks": False,
     "commands": False,
     "config": False,
     "errors": False,
+    "forwarded": False,
     "frames": False,
     "handshake": False,
     "history": True,
     "limits": False,
     "lines": False,
     "message": False,
+    "origin": False,
     "outbox": True,
     "pace": False,
     "presence": True,
     "publication": False,
+    "reconnect_config": False,
     "stats": True,
+    "users": True,
 }
 IO = {"asyncio", "multiprocessing", "queue", "select", "selectors", "signal", "socket"}
 IO |= {"ssl", "subprocess", "threading", "time"}

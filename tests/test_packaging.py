@@ -26,13 +26,17 @@ PUBLIC = [
     "DEFAULT_HEARTBEAT_INTERVAL",
     "DEFAULT_PONG_TIMEOUT",
     "DEFAULT_WRITE_TIMEOUT",
+    "APIKeyAuth",
     "AdoptionError",
+    "AuthResult",
+    "BearerTokenAuth",
     "ChannelRule",
     "Client",
     "CloseCode",
     "ConfigError",
     "ConnectionClosed",
     "ConnectionState",
+    "CookieSessionAuth",
     "HandshakeRefused",
     "Hub",
     "HubConfig",
@@ -40,8 +44,10 @@ PUBLIC = [
     "HubNotRunning",
     "HubStats",
     "InvalidName",
+    "JWTAuth",
     "LimitExceeded",
     "Listener",
+    "MaskTokens",
     "MaxRetriesExceeded",
     "Message",
     "MessageDecodeError",
@@ -53,6 +59,7 @@ PUBLIC = [
     "Process",
     "ProcessStartError",
     "ProtocolError",
+    "QueryTokenAuth",
     "ReconnectConfig",
     "ReconnectingClient",
     "SendTimeout",
@@ -64,7 +71,12 @@ PUBLIC = [
 ]
 RUN_TIME = {"websocket-client": "websocket", "wsproto": "wsproto"}
 # Modules of ours that need an extra, and what it brings; imported by nothing but the user.
-OPTIONAL = {"flask": {"flask", "werkzeug"}, "redis": {"redis"}, "metrics": {"prometheus_client"}}
+OPTIONAL = {
+    "auth": {"jwt"},
+    "flask": {"flask", "werkzeug"},
+    "metrics": {"prometheus_client"},
+    "redis": {"redis"},
+}
 
 
 # --- names ---------------------------------------------------------------------------------

@@ -8,6 +8,14 @@ from __future__ import annotations
 
 import logging
 
+from .auth import (
+    APIKeyAuth,
+    AuthResult,
+    BearerTokenAuth,
+    CookieSessionAuth,
+    JWTAuth,
+    QueryTokenAuth,
+)
 from .backoff import calculate_backoff
 from .client import Client
 from .config import (
@@ -16,7 +24,6 @@ from .config import (
     DEFAULT_WRITE_TIMEOUT,
     ChannelRule,
     HubConfig,
-    ReconnectConfig,
 )
 from .errors import (
     AdoptionError,
@@ -40,9 +47,11 @@ from .errors import (
 from .following import MessagesLost
 from .hub import Hub
 from .listener import Listener
+from .log import MaskTokens
 from .message import Message, MessageType
 from .process import Process, ProcessStartError
 from .reconnect import ConnectionState, ReconnectingClient
+from .reconnect_config import ReconnectConfig
 from .server import Server, serve
 from .stats import HubStats
 from .wsgi import middleware
@@ -51,13 +60,17 @@ __all__ = [
     "DEFAULT_HEARTBEAT_INTERVAL",
     "DEFAULT_PONG_TIMEOUT",
     "DEFAULT_WRITE_TIMEOUT",
+    "APIKeyAuth",
     "AdoptionError",
+    "AuthResult",
+    "BearerTokenAuth",
     "ChannelRule",
     "Client",
     "CloseCode",
     "ConfigError",
     "ConnectionClosed",
     "ConnectionState",
+    "CookieSessionAuth",
     "HandshakeRefused",
     "Hub",
     "HubConfig",
@@ -65,8 +78,10 @@ __all__ = [
     "HubNotRunning",
     "HubStats",
     "InvalidName",
+    "JWTAuth",
     "LimitExceeded",
     "Listener",
+    "MaskTokens",
     "MaxRetriesExceeded",
     "Message",
     "MessageDecodeError",
@@ -78,6 +93,7 @@ __all__ = [
     "Process",
     "ProcessStartError",
     "ProtocolError",
+    "QueryTokenAuth",
     "ReconnectConfig",
     "ReconnectingClient",
     "SendTimeout",

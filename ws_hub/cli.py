@@ -74,6 +74,8 @@ examples:
   ws-hub tail --last 20 http://127.0.0.1:8765/ process:build-42
   ws-hub tail --json --since 0 ws://127.0.0.1:8765/ws process:build-42 news
 
+  WS_HUB_TOKEN in the environment says who you are, where the server asks.
+
 exit codes:
   130 after Ctrl-C, 143 after SIGTERM; 1 when the server refuses us; 2 for a wrong option
 """
@@ -347,6 +349,7 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
         since=arguments.since,
         last=arguments.last,
         as_json=arguments.json,
+        token=os.environ.get("WS_HUB_TOKEN") or None,  # not an option: `ps` shows those
         tell=_say,
     )
     number = tail.follow(signals)

@@ -20,13 +20,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from . import workers
+from .auth import AuthResult
 from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
-from .fastsend import Direct
 from .frames import ping_frame, text_frame
 from .handshake import refusal
 from .log import get_logger
@@ -56,7 +57,7 @@ class Hooks:
         finished: the last word; the thread ends after it.
         call: calls a user's callback and deals with what it raises.
         closing: notes that the peer now has `close_timeout` seconds. Any thread.
-        start: starts a thread soon; False when it will not. Any thread; does not wait.
+        start: starts a thread soon; see `Sender`. Any thread; does not wait.
     """
 
     opened: Callable[[Client], bool]
@@ -66,7 +67,7 @@ class Hooks:
     finished: Callable[[Client], None]
     call: Callable[..., Any]
     closing: Callable[[Client], None]
-    start: Callable[[workers.Later], bool]
+    start: Callable[..., workers.Later | None]
 
 
 class Client:
@@ -77,16 +78,20 @@ class Client:
         remote_address: the peer's address, as the server gave it.
         connected_at: POSIX seconds.
         user_id: who it is, once that is known, else None.
-        claims: what else is known of the user.
+        claims: what else is known of the user; read-only all the way down.
+        expires_at: POSIX seconds at which that ends, and the connection with it; None
+            for never.
         state: the application's own data about this client.
+        direct: the straight way to its socket, which most deliveries take.
         last_error: what last went wrong on this connection; "" for nothing.
         dropped: messages that it did not get because its outbox was full.
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_direct", "_hooks", "_sender", "_thread",
-        "_transport", "_writer", "admitted", "claims", "connected_at", "dropped", "id",
-        "last_error", "remote_address", "settled", "state", "user_id",
+        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread",
+        "_transport", "admitted", "claims", "connected_at", "direct", "dropped",
+        "expires_at", "id", "last_error", "mark", "remote_address", "settled", "state",
+        "user_id", "verify",
     )  # fmt: skip
 
     def __init__(
@@ -104,7 +109,12 @@ class Client:
         self.remote_address = remote_address
         self.connected_at = time.time()
         self.user_id: str | None = None
-        self.claims: Mapping[str, Any] = {}
+        self.claims: Mapping[str, Any] = MappingProxyType({})
+        self.expires_at: float | None = None
+        # Of its entry; set before it starts, then its reader's. `verify` is None as soon as
+        # it is known who it is: until then it waits in the lobby.
+        self.verify: Callable[[str], AuthResult] | None = None
+        self.mark = 0
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self.dropped = 0  # written by the hub thread only
@@ -117,16 +127,15 @@ class Client:
         self._channels = channels
         self._transport = transport
         self._thread: threading.Thread | None = None
-        self._writer: workers.Later | None = None  # under the transport's lock
         self._sender = Sender(
             transport,
             Outbox(config.outbox_messages, config.outbox_bytes),
             write_timeout=config.write_timeout,
             close_timeout=config.close_timeout,
-            summon=self._summon_locked,
+            start=functools.partial(hooks.start, f"ws-hub:writer:{number}"),
             greeting=greeting,
         )
-        self._direct = transport.direct
+        self.direct = transport.direct
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {excerpt(self.remote_address)}>"
@@ -226,20 +235,12 @@ class Client:
 
     # --- hub thread ------------------------------------------------------------------------
 
-    @property
-    def direct(self) -> Direct:
-        """The straight way to its socket, which most deliveries take (`send_to_each`).
-
-        Threads: any.
-        """
-        return self._direct
-
     def begin_locked(self, batch: Batch, sent: int) -> None:
         """Leave the rest of a delivery to the writer, under the lock of `direct`.
 
         Threads: the hub's; never waits.
         """
-        assert self._direct.lock.locked()
+        assert self.direct.lock.locked()
         self._sender.begin_locked(batch.frames, batch.messages, sent)
 
     def deliver(self, batch: Batch) -> Sequence[Publication]:
@@ -301,25 +302,16 @@ class Client:
         """
         answer = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
         with self._transport.lock, contextlib.suppress(OSError):
-            self._direct.send(answer.to_bytes())
+            self.direct.send(answer.to_bytes())
         self.abort()
 
-    # --- any thread, under the transport's lock --------------------------------------------
+    def identify(self, result: AuthResult) -> None:
+        """Take over who it is.
 
-    def _summon_locked(self) -> bool:
-        """Have a writer thread started, by one who may wait until it runs."""
-        assert self._transport.lock.locked()
-        writer = workers.Later(f"ws-hub:writer:{self.id}", self._sender.run, self._without_writer)
-        if not self._hooks.start(writer):
-            return False
-        self._writer = writer
-        return True
-
-    # --- the thread that starts writers ----------------------------------------------------
-
-    def _without_writer(self, error: RuntimeError) -> None:
-        logger.warning("client %d cut: no thread for what it must wait for: %s", self.id, error)
-        self._sender.abandon(f"no thread to write: {error}")
+        Threads: the one that made the client, before it starts; then its reader.
+        """
+        self.user_id, self.claims = result.user_id, result.claims
+        self.expires_at = result.expires_at
 
     # --- reader thread ---------------------------------------------------------------------
 
@@ -357,29 +349,40 @@ class Client:
             opened = hooks.opened(self)
             if not opened:
                 self.refuse()
-            elif self._config.on_connect is None or hooks.admitted(self):
-                if self._config.on_connect is not None:
-                    hooks.call(self._config.on_connect, self, client=self)
+            elif self.verify is not None or self._config.on_connect is None:
+                code, reason = self._receive()
+            elif hooks.admitted(self):
+                self.begin()
                 code, reason = self._receive()
         finally:
             self._sender.end()
             self._transport.shutdown()
-            if self._writer is not None:
-                # It is awake by now; it must not meet a descriptor that is reused.
-                self._writer.join(self._config.write_timeout)
+            self._sender.join(self._config.write_timeout)
             self._transport.close()
-            tells = self._config.on_disconnect is not None and opened and hooks.admitted(self)
+            tells = self._config.on_disconnect is not None and opened and self._is_in()
             hooks.gone(self, tells)
             if tells:
                 hooks.call(self._config.on_disconnect, self, code, reason, client=self)
             hooks.finished(self)
+
+    def begin(self) -> None:
+        """Run on_connect: it is in the hub now.
+
+        Threads: the client's reader; blocks as long as the callback does.
+        """
+        if self._config.on_connect is not None:
+            self._hooks.call(self._config.on_connect, self, client=self)
+
+    def _is_in(self) -> bool:
+        """Say whether the hub took it in, once that is decided; not in the lobby, ever."""
+        return self.admitted or (self.verify is None and self._hooks.admitted(self))
 
     def _receive(self) -> tuple[int, str]:
         """Deal with what comes in until the connection is over; return how it ended."""
         end = receive(
             self._transport,
             self._sender,
-            ready=lambda: self.admitted or self._hooks.admitted(self),
+            ready=lambda: self.verify is not None or self._is_in(),
             received=functools.partial(self._hooks.received, self),
             silence=self._config.pong_timeout,
             linger=self._config.close_timeout,

@@ -14,6 +14,7 @@ from .message import PROCESS_PREFIX, Message, MessageType, decode
 
 __all__ = [
     "Effect",
+    "Id",
     "Other",
     "Publish",
     "Reply",

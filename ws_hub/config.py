@@ -1,6 +1,6 @@
-"""The settings of a hub and of a reconnecting client, checked when they are made.
+"""The settings of a hub, checked when they are made.
 
-Must not know the classes it configures: a callback's arguments are untyped here and
+Must not know the class it configures: a callback's arguments are untyped here and
 described where they are called. Nothing is corrected in silence: a value that cannot
 work raises ConfigError with the field's name. Times are seconds, sizes are bytes,
 counts are messages or as named.
@@ -9,12 +9,23 @@ counts are messages or as named.
 from __future__ import annotations
 
 import fnmatch
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import ConfigError, excerpt
+from .checks import (
+    check_callables,
+    check_count,
+    check_flag,
+    check_many,
+    check_networks,
+    check_origins,
+    check_overflow,
+    check_seconds,
+    check_text,
+    check_wait,
+)
+from .errors import ConfigError
 
 __all__ = [
     "DEFAULT_HEARTBEAT_INTERVAL",
@@ -23,90 +34,17 @@ __all__ = [
     "ChannelRule",
     "HubConfig",
     "Overflow",
-    "ReconnectConfig",
 ]
 
 DEFAULT_HEARTBEAT_INTERVAL = 30.0
 DEFAULT_PONG_TIMEOUT = 60.0
 DEFAULT_WRITE_TIMEOUT = 10.0
 
-# poll(2) counts milliseconds in a C int: a longer wait than 24 days overflows it.
-_LONGEST_WAIT = 1_000_000.0
-
 KIB = 1024
 MIB = 1024 * KIB
 
 Overflow = Literal["disconnect", "drop"]
 Callback = Callable[..., Any]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_text(config: object, name: str, what: str, start: str | tuple[str, ...]) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, str) or not value or not value.startswith(start):
-        raise ConfigError(f"{name} must be {what}, not {excerpt(value)}")
-
-
-def _check_seconds(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if not _is_number(value) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a positive number of seconds, not {excerpt(value)}")
-
-
-def _check_wait(config: object, name: str) -> None:
-    _check_seconds(config, name)
-    value = getattr(config, name)
-    if value > _LONGEST_WAIT:
-        raise ConfigError(
-            f"{name} must be at most {_LONGEST_WAIT:,.0f} seconds, not {excerpt(value)}"
-        )
-
-
-def _check_flag(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, not {excerpt(value)}")
-
-
-def _check_many(config: object, name: str, kind: type, what: str) -> None:
-    """Check a collection of `kind`; a string is none, though it holds strings."""
-    value = getattr(config, name)
-    if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
-        raise ConfigError(f"{name} must be a collection of {what}, not {excerpt(value)}")
-    for item in value:
-        if not isinstance(item, kind):
-            raise ConfigError(f"{name} must hold {what}, not {excerpt(item)}")
-
-
-def _check_count(config: object, name: str, *, least: int) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} must be a whole number from {least}, not {excerpt(value)}")
-
-
-def _check_overflow(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if value not in ("disconnect", "drop"):
-        raise ConfigError(f"{name} must be 'disconnect' or 'drop', not {excerpt(value)}")
-
-
-def _check_headers(config: object, name: str) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} must map names to values, not {excerpt(value)}")
-    for item in (*value.keys(), *value.values()):
-        if not isinstance(item, str):
-            raise ConfigError(f"{name} must hold strings, not {excerpt(item)}")
-
-
-def _check_callables(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not callable(value):
-            raise ConfigError(f"{name} must be callable or None, not {excerpt(value)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,14 +76,14 @@ class ChannelRule:
     publish: bool = False
 
     def __post_init__(self) -> None:
-        _check_text(self, "pattern", "a shell pattern", "")
-        _check_count(self, "history_messages", least=0)
-        _check_count(self, "history_bytes", least=1)
-        _check_seconds(self, "history_ttl")
-        _check_seconds(self, "history_idle_ttl")
-        _check_flag(self, "replay")
-        _check_flag(self, "publish")
-        _check_overflow(self, "overflow")
+        check_text(self, "pattern", "a shell pattern", "")
+        check_count(self, "history_messages", least=0)
+        check_count(self, "history_bytes", least=1)
+        check_seconds(self, "history_ttl")
+        check_seconds(self, "history_idle_ttl")
+        check_flag(self, "replay")
+        check_flag(self, "publish")
+        check_overflow(self, "overflow")
 
     def matches(self, channel: str) -> bool:
         """Say whether this rule is about `channel`."""
@@ -186,6 +124,19 @@ class HubConfig:
         allowed_origins: origins (`https://example.com`) that may connect beside the
             request's own; "*" allows all.
         require_origin: refuse a handshake without an Origin header.
+        check_origin: called with the environ of a handshake, says whether its Origin
+            may connect, in place of the two above; only True does.
+        trusted_proxies: addresses and networks (`10.0.0.0/8`; "unix" for a Unix socket)
+            whose `X-Forwarded-*` headers are believed.
+        authenticator: called with the environ of a handshake, returns an AuthResult;
+            None lets everybody in.
+        auth_by_message: who brings no token may send it as first message.
+        auth_timeout: seconds that such a client has for that.
+        on_auth_failure: called with the environ and the AuthResult of a refusal.
+        channel_authoriser: called with client and channel, on the client's reader
+            thread, says whether the client may listen to it; only True does.
+        publish_authoriser: the same for what a client publishes, where the channel's
+            rule allows that at all.
         on_connect: called with the client, on its reader thread, before anything it
             sent is handled.
         on_disconnect: called with the client, the close code and the reason, on its
@@ -215,6 +166,14 @@ class HubConfig:
     channel_name: Callable[[str], bool] | None = None
     allowed_origins: Collection[str] = ()
     require_origin: bool = False
+    check_origin: Callable[[Any], bool] | None = None
+    trusted_proxies: Collection[str] = ()
+    authenticator: Callback | None = None
+    auth_by_message: bool = False
+    auth_timeout: float = 10.0
+    on_auth_failure: Callback | None = None
+    channel_authoriser: Callback | None = None
+    publish_authoriser: Callback | None = None
     on_connect: Callback | None = None
     on_disconnect: Callback | None = None
     on_message: Callback | None = None
@@ -228,8 +187,9 @@ class HubConfig:
             "write_timeout",
             "close_timeout",
             "publish_timeout",
+            "auth_timeout",
         ):
-            _check_wait(self, name)
+            check_wait(self, name)
         if self.pong_timeout <= self.heartbeat_interval:
             raise ConfigError(
                 f"pong_timeout must be above heartbeat_interval: {self.pong_timeout!r} is "
@@ -243,16 +203,29 @@ class HubConfig:
             "max_fragments",
             "max_subscriptions",
         ):
-            _check_count(self, name, least=1)
+            check_count(self, name, least=1)
         if self.max_connections is not None:
-            _check_count(self, "max_connections", least=1)
-        _check_overflow(self, "broadcast_overflow")
-        _check_many(self, "allowed_origins", str, "origins")
-        _check_many(self, "rules", ChannelRule, "ChannelRule")
-        _check_flag(self, "require_origin")
-        _check_callables(
+            check_count(self, "max_connections", least=1)
+        check_overflow(self, "broadcast_overflow")
+        check_origins(self, "allowed_origins")
+        check_many(self, "rules", ChannelRule, "ChannelRule")
+        check_networks(self, "trusted_proxies")
+        check_flag(self, "require_origin")
+        check_flag(self, "auth_by_message")
+        if self.check_origin is not None and (self.allowed_origins or self.require_origin):
+            raise ConfigError(
+                "check_origin decides alone: not with allowed_origins, require_origin"
+            )
+        if self.auth_by_message and self.authenticator is None:
+            raise ConfigError("auth_by_message needs an authenticator")
+        check_callables(
             self,
             "channel_name",
+            "check_origin",
+            "authenticator",
+            "on_auth_failure",
+            "channel_authoriser",
+            "publish_authoriser",
             "on_connect",
             "on_disconnect",
             "on_message",
@@ -266,114 +239,3 @@ class HubConfig:
             if rule.matches(channel):
                 return rule
         return _NO_RULE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReconnectConfig:
-    """The settings of a ReconnectingClient.
-
-    Args:
-        url: `ws://` or `wss://`.
-        initial_backoff: seconds before the first retry.
-        max_backoff: seconds that no wait exceeds.
-        backoff_multiplier: how much longer each wait is than the one before.
-        max_retries: retries in a row that may fail before giving up; 0 for no bound.
-        jitter: draw each wait evenly from 0 to the backoff.
-        stable_after: seconds that a connection must hold before the attempts count
-            from 1 again.
-        headers: HTTP headers of the handshake (`Authorization`, `Cookie`).
-        origin: the Origin header to send; None sends none.
-        subprotocols: offered in the handshake.
-        dialer: called with this config, returns a connected websocket-client
-            `WebSocket`; None for our own.
-        ssl_context: for `wss://`; None for the system's certificates.
-        connect_timeout: seconds for TCP, TLS and handshake together.
-        ping_interval: seconds of silence after which the server is pinged.
-        ping_timeout: seconds without a byte, from that ping on, until the server
-            counts as gone.
-        write_timeout: seconds that one send may take.
-        max_message_size: bytes in one WebSocket message; a Go hub joins up to 257
-            messages in one.
-        queue_size: messages that may wait for a slow callback.
-        queue_bytes: bytes of text that may wait for a slow callback.
-        queue_patience: seconds that reading stops while that queue is full, from when it
-            is full until half of it is free; after them reading goes on (pings must be
-            answered) and what has no room is fetched again later from a channel with
-            history, or else counted and reported as MessagesLost.
-        on_connect: called with nothing after each connection, on the thread in
-            `connect()`, as all of these are, in order.
-        on_disconnect: called with code, reason and whether a retry follows, once for
-            each on_connect.
-        on_reconnect: called with the number of attempts it took, after the on_connect of
-            each connection but the first.
-        on_message: called with each message.
-        on_error: called with an exception: what made an attempt fail, a text from the
-            server that is no message, messages that are lost, what a callback raised.
-    """
-
-    url: str
-    initial_backoff: float = 1.0
-    max_backoff: float = 30.0
-    backoff_multiplier: float = 2.0
-    max_retries: int = 0
-    jitter: bool = True
-    stable_after: float = 5.0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    origin: str | None = None
-    subprotocols: Sequence[str] = ()
-    dialer: Callback | None = None
-    ssl_context: Any = None
-    connect_timeout: float = 10.0
-    ping_interval: float = 25.0
-    ping_timeout: float = 10.0
-    write_timeout: float = DEFAULT_WRITE_TIMEOUT
-    max_message_size: int = 16 * MIB
-    queue_size: int = 1024
-    queue_bytes: int = 32 * MIB
-    queue_patience: float = 5.0
-    on_connect: Callback | None = None
-    on_disconnect: Callback | None = None
-    on_reconnect: Callback | None = None
-    on_message: Callback | None = None
-    on_error: Callback | None = None
-
-    def __post_init__(self) -> None:
-        _check_text(self, "url", "a ws:// or wss:// URL", ("ws://", "wss://"))
-        for name in (
-            "initial_backoff",
-            "max_backoff",
-            "connect_timeout",
-            "ping_interval",
-            "ping_timeout",
-            "write_timeout",
-            "queue_patience",
-        ):
-            _check_wait(self, name)
-        if self.stable_after != 0:
-            _check_wait(self, "stable_after")
-        _check_flag(self, "jitter")
-        _check_headers(self, "headers")
-        if self.origin is not None:
-            _check_text(self, "origin", "an origin or None", "")
-        _check_many(self, "subprotocols", str, "subprotocols")
-        if self.max_backoff < self.initial_backoff:
-            raise ConfigError(
-                f"max_backoff must not be below initial_backoff: {self.max_backoff!r} is "
-                f"below {self.initial_backoff!r}"
-            )
-        multiplier = self.backoff_multiplier
-        if not _is_number(multiplier) or not 1 <= multiplier < math.inf:
-            raise ConfigError(f"backoff_multiplier must be at least 1, not {excerpt(multiplier)}")
-        _check_count(self, "max_retries", least=0)
-        _check_count(self, "max_message_size", least=1)
-        _check_count(self, "queue_size", least=1)
-        _check_count(self, "queue_bytes", least=1)
-        _check_callables(
-            self,
-            "dialer",
-            "on_connect",
-            "on_disconnect",
-            "on_reconnect",
-            "on_message",
-            "on_error",
-        )

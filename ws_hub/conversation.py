@@ -18,13 +18,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from . import workers
-from .config import ReconnectConfig
 from .errors import CloseCode, ConnectionClosed, MessageDecodeError, NotConnected, WsHubError
 from .following import Following
 from .inbox import Inbox
 from .link import Link
 from .log import get_logger
 from .message import Message, decode, encode, split_batch
+from .reconnect_config import ReconnectConfig
 
 __all__ = ["Conversation", "Event", "Gone"]
 
@@ -189,11 +189,12 @@ class Conversation:
         """Let iterations end after the last message."""
         self._messages.end()
 
-    def open(self, link: Link, thread_name: str) -> None:
-        """Go on over a new connection: say what is followed, and read."""
+    def open(self, link: Link, thread_name: str, introduction: Message | None = None) -> None:
+        """Go on over a new connection: say who we are and what is followed, and read."""
         with self._lock:
             self._link = link
-            _, mark = self._queue(self._following.open())
+            first = [introduction] if introduction is not None else []
+            _, mark = self._queue([*first, *self._following.open()])
             try:
                 self._receiver = workers.start(thread_name, self._receive, link, self._clock())
             except RuntimeError as error:  # can't start new thread

@@ -23,10 +23,13 @@ from urllib.parse import unquote, urlsplit
 from websocket import WebSocket, WebSocketException, WebSocketTimeoutException
 
 from . import workers
-from .config import ReconnectConfig
+from .auth import token_protocol
 from .errors import CloseCode, ConfigError, ProtocolError, excerpt
 from .exchange import Exchange, parse_head
+from .handshake import SUBPROTOCOL
 from .link import Link
+from .message import Message, MessageType
+from .reconnect_config import ReconnectConfig
 from .stream import WRITE, Stream
 
 __all__ = ["Dial", "Target", "parse_target"]
@@ -90,6 +93,7 @@ class Dial:
         self._lock = threading.RLock()
         self._aborted = False
         self._stream: Stream | None = None
+        self._token = ""  # of this attempt; the thread's in `run`
         self._wake = threading.Event()  # an address was found, or nobody wants it any more
 
     # --- any thread ------------------------------------------------------------------------
@@ -109,6 +113,7 @@ class Dial:
 
         Raises HandshakeRefused, ProtocolError or an OSError, TimeoutError included.
         """
+        self._token = self._fresh_token()
         deadline = self._clock() + self._config.connect_timeout
         try:
             if self._config.dialer is not None:
@@ -129,6 +134,28 @@ class Dial:
             if self._stream is not None:
                 self._stream.close()
             raise
+
+    @property
+    def introduction(self) -> Message | None:
+        """What to say first over the connection, if that is how the token goes."""
+        if self._token and self._config.token_in == "message":
+            return Message(MessageType.AUTH, data=self._token)
+        return None
+
+    def _fresh_token(self) -> str:
+        """Return the token for this attempt; "" for none. Raises ConnectionError."""
+        token: object = self._config.token
+        if callable(token):
+            try:
+                token = token()
+            except Exception as error:
+                # By its type alone: a text may hold what must not be logged.
+                raise ConnectionError(f"no token: {type(error).__name__}") from error
+        if token is None:
+            return ""
+        if not isinstance(token, str) or not token or any(char in token for char in "\r\n\0"):
+            raise ConnectionError("no token: it must be one line of text")
+        return token
 
     def _use(self, sock: socket.socket) -> Stream:
         stream = Stream(sock, self._clock)
@@ -239,6 +266,11 @@ class Dial:
         lowered = {name.lower(): name for name in headers}
         cookie = headers.pop(lowered["cookie"]) if "cookie" in lowered else ""
         host = headers.pop(lowered["host"]) if "host" in lowered else None
+        protocols = list(config.subprotocols)
+        if self._token and config.token_in == "header":
+            headers["Authorization"] = f"Bearer {self._token}"
+        elif self._token and config.token_in == "subprotocol":
+            protocols += [SUBPROTOCOL, token_protocol(self._token)]
         exchange = Exchange(stream, cookie, deadline, self._clock)
         try:
             WebSocket().connect(  # type: ignore[no-untyped-call]
@@ -248,7 +280,7 @@ class Dial:
                 host=host or _host_header(self._target),
                 origin=config.origin,
                 suppress_origin=config.origin is None,
-                subprotocols=list(config.subprotocols) or None,
+                subprotocols=protocols or None,
                 redirect_limit=0,
             )
         except WebSocketTimeoutException as error:

@@ -7,7 +7,7 @@ Must not know what is published. Flask is imported here and nowhere else in the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 try:
@@ -16,15 +16,17 @@ except ImportError as error:
     raise ImportError("ws_hub.flask needs Flask: pip install 'ws-hub[flask]'") from error
 
 from . import workers
+from .auth import AuthResult
 from .hub import Hub
 from .log import get_logger
 from .wsgi import middleware
 
-__all__ = ["HubExtension"]
+__all__ = ["FlaskSessionAuth", "HubExtension"]
 
 logger = get_logger(__name__)
 
 _NAME = "ws_hub"  # in app.extensions
+_APP_KEY = "ws_hub.flask"  # in environ: the application whose session it is
 
 
 class HubExtension:
@@ -74,6 +76,7 @@ class HubExtension:
             environ: dict[str, Any], start_response: Callable[..., Any]
         ) -> Iterable[bytes]:
             self._start()
+            environ[_APP_KEY] = app
             return served(environ, start_response)
 
         app.wsgi_app = wsgi_app  # type: ignore[method-assign]  # Flask's way to wrap an app
@@ -100,3 +103,41 @@ class HubExtension:
             logger.warning("the hub could not start: %s", error)
         else:
             self._started = True
+
+
+class FlaskSessionAuth:
+    """Knows its users by the session of the Flask application that HubExtension serves.
+
+    The session is opened as Flask opens it, with whatever session interface the
+    application has, and is not saved; no context is pushed. It comes by a cookie, so a
+    handshake without an Origin is refused (FAULTS 2).
+
+    Args:
+        key: what holds the user's id in the session: "_user_id" for Flask-Login.
+        validate: called with the session instead, returns an AuthResult.
+    """
+
+    def __init__(
+        self,
+        key: str = "user_id",
+        validate: Callable[[Mapping[str, Any]], AuthResult] | None = None,
+    ) -> None:
+        self._key = key
+        self._validate = validate
+
+    def __call__(self, environ: Mapping[str, Any]) -> AuthResult:
+        """Look at the session of a request."""
+        app = environ.get(_APP_KEY)
+        if app is None:  # a first message, or a hub that is not a HubExtension's
+            return AuthResult(False, error="no Flask session here")
+        # A copy: the request that it makes would stay in there.
+        session = app.session_interface.open_session(app, app.request_class(dict(environ)))
+        if session is None:
+            logger.error("the application has no secret key, so it has no sessions")
+            return AuthResult(False, error="no secret key")
+        if self._validate is not None:
+            return self._validate(session)
+        user = session.get(self._key)
+        if user is None:
+            return AuthResult(False, error="not logged in")
+        return AuthResult(True, str(user))

@@ -10,14 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
-__all__ = ["Answer", "Request", "decide", "refusal"]
+from .origin import parse_origin
+
+__all__ = ["SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
+
+SUBPROTOCOL = "ws-hub"
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,13 @@ def decide(
     *,
     allowed_origins: Collection[str] = (),
     require_origin: bool = False,
+    check_origin: Callable[[], bool] | None = None,
 ) -> Answer:
     """Answer an opening handshake.
 
     400 and 405 for what is no handshake, 426 for plain HTTP or another version, 403 for
-    an Origin that is neither the request's own nor allowed, else 101.
+    an Origin that is neither the request's own nor allowed, else 101. `check_origin`
+    decides about the Origin in place of all that.
     """
     headers = request.headers
     if request.method != "GET":
@@ -101,16 +105,26 @@ def decide(
     fault = _fault(request)
     if fault:
         return refusal("400 Bad Request", fault)
-    if not _origin_allowed(request, allowed_origins, require_origin):
+    if check_origin is None:
+        allowed = _origin_allowed(request, allowed_origins, require_origin)
+    else:
+        allowed = check_origin()
+    if not allowed:
         return refusal("403 Forbidden", "this Origin may not connect")
     key = headers["sec-websocket-key"].strip().encode()
     accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
+    chosen = []
+    # Beside it a browser may offer its token. That is never the answer: it would be read
+    # by whatever reads answers. And without an answer a browser gives up.
+    if SUBPROTOCOL in _tokens(headers.get("sec-websocket-protocol", "")):
+        chosen = [("Sec-WebSocket-Protocol", SUBPROTOCOL)]
     return Answer(
         "101 Switching Protocols",
         [
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
             ("Sec-WebSocket-Accept", accept),
+            *chosen,
         ],
     )
 
@@ -145,26 +159,12 @@ def _origin_allowed(request: Request, allowed: Collection[str], required: bool) 
         return not required
     if "*" in allowed:
         return True
-    origin = _parse_origin(text)
+    origin = parse_origin(text)
     if origin is None:  # "null", two Origin headers, or none at all
         return False
-    if origin in map(_parse_origin, allowed):
+    if origin in map(parse_origin, allowed):
         return True
-    own = _parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
+    own = parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
     # A proxy that ends TLS hands on plain HTTP, so a secure origin may meet it; a plain
     # origin must not reach a secure server (somebody on the network may have made it).
     return origin == own and (origin[0] == "https" or request.scheme == "http")
-
-
-def _parse_origin(text: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port, normalised; None for what is no origin."""
-    try:
-        parts = urlsplit(text.strip())
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
-    except ValueError:
-        return None
-    if scheme not in _DEFAULT_PORTS or not host or parts.username is not None:
-        return None
-    if parts.path or parts.query or parts.fragment or "," in host or " " in text.strip():
-        return None
-    return scheme, host, port if port is not None else _DEFAULT_PORTS[scheme]

@@ -25,33 +25,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from .client import Client, Hooks
-from .commands import (
-    Other,
-    Publish,
-    Reply,
-    Subscribe,
-    Unsubscribe,
-    ack,
-    error,
-    interpret,
-    unknown_type,
-)
+from .commands import Subscribe
 from .config import HubConfig
 from .dispatch import Activation
+from .door import Entry
 from .errors import (
     ConnectionClosed,
     HubFull,
     HubNotRunning,
     LimitExceeded,
-    MessageEncodeError,
     excerpt,
 )
+from .keeper import Keeper
 from .listener import Listener
 from .log import get_logger
-from .message import Message, MessageType, check_channel
-from .overview import Overview
-from .publication import publish
+from .message import Message, check_channel, encode
+from .publication import Publication, publish
 from .publisher import Publisher
+from .reception import Actions, Reception
 from .transport import Transport
 
 __all__ = ["Hub"]
@@ -62,7 +53,7 @@ _client_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384
 
 
-class Hub(Overview, Publisher):
+class Hub(Keeper, Publisher):
     """Keeps the connections and passes on what is published.
 
     Usable from any thread, with no application or request context. It owns its
@@ -74,6 +65,18 @@ class Hub(Overview, Publisher):
 
     def __init__(self, config: HubConfig | None = None) -> None:
         super().__init__(config or HubConfig())
+        self._reception = Reception(
+            self._config,
+            self._is_channel,
+            self._rule_for,
+            Actions(
+                subscribe=self._subscribe,
+                unsubscribe=self.unsubscribe,
+                publish=self.send_to_channel,
+                enqueue=self._enqueue,
+                call=self._call,
+            ),
+        )
 
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
@@ -113,6 +116,18 @@ class Hub(Overview, Publisher):
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not self._accepting:
             raise HubNotRunning("the hub stopped while this was published")
+
+    def send_to_user(self, user_id: str, message: Message, *, timeout: float | None = None) -> None:
+        """Send a message to all connections of a user, each browser tab of theirs.
+
+        In order with everything else that is published; to nobody when the user is not
+        here. Raises MessageEncodeError, HubNotRunning, HubFull.
+
+        Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
+        """
+        text = encode(message, time.time())
+        publication = publish(text, "", self._config.broadcast_overflow)
+        self._enqueue(functools.partial(self._to_user, user_id, publication), timeout)
 
     def wait_for_room(self, channel: str, timeout: float) -> bool:
         """Wait until nobody who listens to a channel is behind.
@@ -207,6 +222,16 @@ class Hub(Overview, Publisher):
 
     # --- any thread: connections -----------------------------------------------------------
 
+    def recheck(self, client: Client) -> list[str]:
+        """Ask `channel_authoriser` anew about all that a client listens to.
+
+        What is refused now it hears no more; it is told by an `error` with the code
+        `forbidden` for each. Returns those channels. Raises HubNotRunning, HubFull.
+
+        Threads: any; runs the authoriser, waits while the hub's queue is full.
+        """
+        return self._reception.recheck(client)
+
     def connect(
         self,
         sock: socket.socket,
@@ -215,12 +240,14 @@ class Hub(Overview, Publisher):
         remote_address: str = "",
         received: bytes = b"",
         borrowed: bool = False,
+        entry: Entry | None = None,
     ) -> Client:
         """Return a client for a socket whose opening handshake was accepted.
 
         The caller then calls its `start()`, or its `run()` to lend its own thread; the
         client closes the socket at its end unless it is `borrowed`. `greeting` goes out
-        once it is registered, `received` came in already.
+        once it is registered, `received` came in already. `entry` is what the door said
+        of it, and who it is.
 
         Threads: any.
         """
@@ -232,12 +259,12 @@ class Hub(Overview, Publisher):
             received=received,
             borrowed=borrowed,
         )
-        return Client(
+        client = Client(
             next(_client_numbers),
             transport,
             config,
             Hooks(
-                opened=self._roster.open,
+                opened=self._members.opened,
                 admitted=self._roster.admitted,
                 received=self._received,
                 gone=self._roster.dismiss,
@@ -250,81 +277,25 @@ class Hub(Overview, Publisher):
             remote_address=remote_address,
             greeting=greeting,
         )
+        if entry is not None:
+            client.verify, client.mark = entry.verify, entry.mark
+            if entry.identity is not None:
+                client.identify(entry.identity)
+        return client
 
     # --- reader threads --------------------------------------------------------------------
 
     def _received(self, client: Client, data: str | bytes) -> None:
-        """Carry out what one message from a client asks for."""
-        if isinstance(data, bytes):
-            client.reply(error("binary messages are not understood", "bad_message"))
-            return
-        effect = interpret(data, self._is_channel)
-        if isinstance(effect, Reply):
-            client.reply(effect.message)
-        elif isinstance(effect, Subscribe):
-            self._subscribe_remote(client, effect)
-        elif isinstance(effect, Unsubscribe):
-            self._channels.remove(client, effect.channel)
-            if effect.id is not None:
-                # By way of the queue: after the ack no message of the channel follows.
-                answer = ack(effect.id, {"channel": effect.channel})
-                self._enqueue(functools.partial(client.tell, answer))
-        elif isinstance(effect, Publish):
-            self._publish_remote(client, effect)
+        if client.verify is None:
+            self._reception.receive(client, data)
         else:
-            self._application(client, effect)
+            self._members.lobby.hear(client, data)
 
-    def _publish_remote(self, client: Client, request: Publish) -> None:
-        """Pass on what a client publishes, if its channel allows that.
+    # --- hub thread ------------------------------------------------------------------------
 
-        While the hub's queue is full the client is not read further: it is slowed,
-        and nobody else.
-        """
-        channel, answer = request.channel, ack(request.id, {"channel": request.channel})
-        if not self._rule_for(channel).publish:
-            text, code = "Publish: not allowed", "forbidden"
-            answer = error(text, code, id=request.id, channel=channel)
-        else:
-            try:
-                self.send_to_channel(channel, Message(MessageType.EVENT, data=request.data))
-            except (HubFull, HubNotRunning):
-                text, code = "Publish: hub is full, try again", "internal"
-                answer = error(text, code, id=request.id, channel=channel)
-        if answer.type == MessageType.ERROR or request.id is not None:
-            client.reply(answer)
-
-    def _subscribe_remote(self, client: Client, request: Subscribe) -> None:
-        try:
-            self._subscribe(client, request)
-            return
-        except LimitExceeded:
-            text, code = "subscription limit exceeded", "limit"
-        except HubNotRunning:
-            text, code = "Subscribe: hub is not running", "internal"
-        except HubFull:
-            text, code = "Subscribe: hub is full, try again", "internal"
-        except ConnectionClosed:  # nobody is there to be answered
-            return
-        client.reply(error(text, code, id=request.id, channel=request.channel))
-
-    def _application(self, client: Client, effect: Other) -> None:
-        """Hand a message to `on_message`; what that returns answers a request."""
-        message = effect.message
-        if self._config.on_message is None:
-            client.reply(unknown_type(message))
-            return
-        failed = object()
-        result = self._call(self._config.on_message, client, message, client=client, default=failed)
-        if message.id is None:
-            return
-        answer = error("internal error", "internal", id=message.id)
-        if result is not failed:
-            answer = ack(message.id, result)
-        try:
-            client.reply(answer)
-        except MessageEncodeError:
-            logger.exception("on_message returned what has no JSON form")
-            client.reply(error("internal error", "internal", id=message.id))
+    def _to_user(self, user_id: str, publication: Publication) -> None:
+        clients = self._members.users.of(user_id)
+        self._dispatcher.dispatch([publication], clients, time.monotonic())
 
     # --- conveniences that point upward ----------------------------------------------------
 

@@ -32,9 +32,9 @@ from .last_words import LastWords
 from .listener import Listener
 from .log import get_logger
 from .mailbox import Mailbox
+from .members import Members
 from .message import is_channel_name
 from .publication import Publication
-from .roster import Roster
 from .stats import Counters
 
 __all__ = ["Lifecycle"]
@@ -100,15 +100,8 @@ class Lifecycle:
             functools.partial(self._notify, self._config.on_first_subscriber),
             functools.partial(self._notify, self._config.on_last_unsubscribe),
         )
-        self._roster = Roster(
-            self._config.max_connections,
-            self._config.close_timeout,
-            self._config.heartbeat_interval,
-            awake=self._awake,
-            enter=self._channels.enter,
-            leave=self._channels.leave,
-            counters=self._counters,
-        )
+        self._members = Members(self._config, self._channels, self._counters, self._awake)
+        self._roster = self._members.roster
         self._history = History(self._rule_for)
         self._dispatcher = Dispatcher(
             self._channels, self._history, self._rule_for, self._evict, self._counters
@@ -119,7 +112,7 @@ class Lifecycle:
 
         Threads: the only one there is, right after the fork.
         """
-        for client in self._roster.everybody:
+        for client in (*self._roster.everybody, *self._members.lobby.everybody):
             client.discard()
         self._renew_lock()
         self._reset()
@@ -246,8 +239,11 @@ class Lifecycle:
         if function is not None and self._notifier is not None:
             self._notifier.post((function, channel))
 
-    def _start_later(self, thread: workers.Later) -> bool:
-        return self._starter is not None and self._starter.post(thread)
+    def _start_later(
+        self, name: str, target: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> workers.Later | None:
+        thread = workers.Later(name, target, failed)
+        return thread if self._starter is not None and self._starter.post(thread) else None
 
     def _keep_listener(self, listener: Listener) -> None:
         with self._lock:
@@ -301,8 +297,8 @@ class Lifecycle:
     def _turn(self, timeout: float | None = None) -> None:
         """Wait for something to do, at most `timeout` seconds, and do it."""
         now = time.monotonic()
-        roster = self._roster
-        left = min(self._history.expire(now), roster.beat(now), roster.expire(now)) - now
+        members = self._members
+        left = min(self._history.expire(now), self._roster.beat(now), members.expire(now)) - now
         if timeout is not None:
             left = min(left, timeout)
         # Woken by whoever fills a queue; otherwise in time for pings and old history.
@@ -359,16 +355,19 @@ class Lifecycle:
         while self._work():
             pass
         roster = self._roster
-        for client in roster.everybody:
+        waiting = self._members.lobby.shut()
+        for client in (*roster.everybody, *waiting):
             client.close(CloseCode.GOING_AWAY, "server going away")
         deadline = time.monotonic() + self._config.close_timeout
         self._await_clients(deadline)
-        for client in roster.everybody:
+        for client in (*roster.everybody, *waiting):
             client.abort()
         deadline = max(deadline, time.monotonic()) + _GRACE
         self._await_clients(deadline)
         roster.shut()
         roster.join(deadline)
+        for client in waiting:
+            client.join(deadline - time.monotonic())
         with self._lock:
             self._state = _State.STOPPED
             listeners = list(self._listeners)

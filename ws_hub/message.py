@@ -69,6 +69,7 @@ class MessageType(str, enum.Enum):
     PUBLISH = "publish"
     ACK = "ack"
     LAGGED = "lagged"
+    AUTH = "auth"
 
     __str__ = str.__str__
 

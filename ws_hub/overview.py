@@ -37,6 +37,13 @@ class Overview(Lifecycle):
         found = (each.subscriber for each in self._channels.subscriptions(channel))
         return [each for each in found if isinstance(each, Client)]
 
+    def user_clients(self, user_id: str) -> list[Client]:
+        """Return the connections of a user, oldest first.
+
+        Threads: any.
+        """
+        return self._members.users.of(user_id)
+
     def channel_count(self) -> int:
         """Return how many channels somebody listens to.
 

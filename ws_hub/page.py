@@ -54,7 +54,8 @@ def page_app(
     """Return a WSGI application that serves the viewer's page for a hub.
 
     It answers `/` (the page), `/static/...`, `/ws_hub.js` (the client for browsers, of
-    use to any page) and `/api/channels`; the WebSocket itself is `middleware`'s.
+    use to any page) and `/api/channels`, unless the hub asks who comes or who listens;
+    the WebSocket itself is `middleware`'s.
 
     Args:
         hub: whose channels are listed.
@@ -116,6 +117,11 @@ class _Page:
         return _answer(environ, start_response, "200 OK", "html", body.encode())
 
     def _channels(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        config = self._hub.config
+        if config.authenticator is not None or config.channel_authoriser is not None:
+            # Names tell what is going on, and nobody knows here who asks (FAULTS 56).
+            text = b"The channels of this hub are not listed\n"
+            return _answer(environ, start_response, "403 Forbidden", "txt", text)
         found = {"channels": self._hub.all_channels(), "kept": self._hub.kept_channels()}
         body = json.dumps(found).encode()
         store = ("Cache-Control", "no-store")

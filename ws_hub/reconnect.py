@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import workers
-from .config import ReconnectConfig
 from .conversation import Conversation, Gone
 from .dial import Dial, parse_target
 from .errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
@@ -25,6 +24,7 @@ from .following import MessagesLost
 from .link import Link
 from .log import get_logger
 from .message import Message, MessageType, encode
+from .reconnect_config import ReconnectConfig
 from .retries import Retries
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
@@ -348,7 +348,9 @@ class ReconnectingClient:
     def _live(self, link: Link, attempt: int) -> Gone:
         """Run one connection to its end; `attempt` is 0 for the first one."""
         try:
-            self._talk.open(link, f"ws-hub:receive:{self._number}")
+            assert self._dial is not None  # of this link, and this thread's to change
+            introduction = self._dial.introduction
+            self._talk.open(link, f"ws-hub:receive:{self._number}", introduction)
             with self._lock:
                 self._dial = None  # only now: until here close() ends the link through it
             self._call("on_connect")

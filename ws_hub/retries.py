@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .backoff import calculate_backoff, full_jitter
-from .config import ReconnectConfig
 from .errors import CloseCode, ConnectionClosed, HandshakeRefused, is_retryable
+from .reconnect_config import ReconnectConfig
 
 __all__ = ["Retries"]
 

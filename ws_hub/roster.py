@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 
 from .client import Client
+from .config import HubConfig
 from .log import get_logger
 from .stats import Counters
 
@@ -32,32 +33,33 @@ class Roster:
     """The connected clients.
 
     Args:
-        max_clients: how many are admitted at a time; None for no bound.
-        patience: seconds that a reader thread waits for the hub thread, and the hub thread
-            for a peer that should answer a Close frame.
-        heartbeat_interval: seconds between the pings that a client gets.
+        config: the hub's settings.
         awake: wakes the hub thread.
         enter: called on the hub thread with each client that is admitted.
-        leave: called on the reader thread with each client that is over.
+        refuse: called on the hub thread with each that is not.
+        leave: called with each client that is over, on its reader thread as soon as it is
+            and on the hub thread when that has taken it out.
         counters: what is counted.
     """
 
     def __init__(
         self,
-        max_clients: int | None,
-        patience: float,
-        heartbeat_interval: float,
+        config: HubConfig,
         *,
         awake: Callable[[], None],
         enter: Callable[[Client], None],
+        refuse: Callable[[Client], None],
         leave: Callable[[Client], object],
         counters: Counters,
     ) -> None:
-        self._max_clients = max_clients
-        self._patience = patience
-        self._heartbeat_interval = heartbeat_interval
+        self._max_clients = config.max_connections
+        self._heartbeat_interval = config.heartbeat_interval
+        # How long a reader thread waits for the hub thread, and the hub thread for a peer
+        # that should answer a Close frame.
+        self._patience = config.close_timeout
         self._awake = awake
         self._enter = enter
+        self._refuse = refuse
         self._leave = leave
         self._counters = counters
         # guards: everything below. Taken after the hub's lock; nothing is taken under it.
@@ -87,7 +89,7 @@ class Roster:
             return list(self._clients.values())
 
     def closing(self, client: Client) -> None:
-        """Note that a client's peer has `patience` seconds to answer its Close frame."""
+        """Note that a client's peer has `close_timeout` seconds to answer its Close frame."""
         with self._lock:
             self._closings.append((time.monotonic() + self._patience, client))
         self._awake()
@@ -148,11 +150,12 @@ class Roster:
                 client.welcome()
             else:
                 self._counters.add("refused")
-                client.refuse()
+                self._refuse(client)
             client.settled.set()
         while not self._unregisters.empty():
             client = self._unregisters.get_nowait()
             self.remove(client)
+            self._leave(client)  # again: who left at once may have been let in only now
             client.settled.set()
 
     def expire(self, now: float) -> float:

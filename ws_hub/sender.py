@@ -23,6 +23,7 @@ from .errors import CloseCode, SendTimeout
 from .frames import close_frame
 from .outbox import Outbox
 from .transport import Transport
+from .workers import Later
 
 __all__ = ["Sender"]
 
@@ -41,8 +42,8 @@ class Sender:
         outbox: an empty outbox of its own.
         write_timeout: seconds that a backlog may wait without one byte being taken.
         close_timeout: seconds from `finish` until the connection may be cut (`expire`).
-        summon: asks for a thread that calls `run`, once; False when there will be none.
-            Called under the lock.
+        start: starts a thread soon, and does not wait: from what that runs, and what is
+            called when it cannot be had. None when it will not. Called under the lock.
         greeting: bytes that come before all frames (the answer to the handshake); what is
             sent before `greet` was called waits for it.
         clock: monotonic seconds.
@@ -59,10 +60,10 @@ class Sender:
         "_outbox",
         "_progress",
         "_state",
-        "_summon",
-        "_summoned",
+        "_start",
         "_transport",
         "_write_timeout",
+        "_writer",
     )
 
     def __init__(
@@ -72,12 +73,12 @@ class Sender:
         *,
         write_timeout: float,
         close_timeout: float,
-        summon: Callable[[], bool],
+        start: Callable[[Callable[[], None], Callable[[RuntimeError], None]], Later | None],
         greeting: bytes = b"",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._transport = transport
-        self._summon = summon
+        self._start = start
         self._write_timeout = write_timeout
         self._close_timeout = close_timeout
         self._clock = clock
@@ -90,7 +91,7 @@ class Sender:
         self._direct = transport.direct
         self._outbox = outbox
         self._state = _State.OPEN
-        self._summoned = False  # whether there is a writer thread, or will be
+        self._writer: Later | None = None  # once one was needed
         self._deadline = 0.0  # when CLOSING ends
         self._progress = clock()  # when the socket last took a byte of a backlog
         self._cause: tuple[int, str] | None = None
@@ -219,13 +220,6 @@ class Sender:
             if self._state is _State.CLOSING and self._clock() >= self._deadline:
                 self._cut_locked()
 
-    def abandon(self, why: str) -> None:
-        """Cut a connection that nobody can write to: there is no thread for it."""
-        with self._changed:
-            if self._state is not _State.ENDED:
-                self._cause = self._cause or (CloseCode.ABNORMAL, why)
-                self._cut_locked()
-
     # --- hub thread ------------------------------------------------------------------------
 
     def greet(self) -> None:
@@ -235,6 +229,22 @@ class Sender:
                 if not self._advance_locked():
                     self._call_writer_locked()
                     return
+
+    # --- reader thread ---------------------------------------------------------------------
+
+    def join(self, timeout: float) -> None:
+        """Wait, after `end`, until the writer has left: it must not meet a reused descriptor."""
+        writer = self._writer  # changes no more
+        if writer is not None:
+            writer.join(timeout)
+
+    # --- the thread that starts writers ----------------------------------------------------
+
+    def _without_writer(self, error: RuntimeError) -> None:
+        with self._changed:
+            if self._state is not _State.ENDED:
+                self._cause = self._cause or (CloseCode.ABNORMAL, f"no thread to write: {error}")
+                self._cut_locked()
 
     # --- writer thread ---------------------------------------------------------------------
 
@@ -302,9 +312,9 @@ class Sender:
 
     def _call_writer_locked(self) -> None:
         assert self._lock.locked()
-        if not self._summoned:
-            self._summoned = True
-            if not self._summon():
+        if self._writer is None:
+            self._writer = self._start(self.run, self._without_writer)
+            if self._writer is None:
                 self._cut_locked()
         self._changed.notify_all()
 

@@ -22,7 +22,9 @@ class HubStats:
         subscriptions: in all channels.
         queued: messages in the hub's queue.
         connected: clients ever connected.
-        refused: handshakes refused.
+        refused: handshakes refused because there is no room.
+        foreign_origins: handshakes refused for where they come from.
+        unauthenticated: handshakes and first messages refused for who it is, or is not.
         published: messages taken from the hub's queue.
         delivered: messages given to a client's connection, once a client.
         dropped: messages that a client did not get because its outbox was full.
@@ -36,6 +38,8 @@ class HubStats:
     queued: int = 0
     connected: int = 0
     refused: int = 0
+    foreign_origins: int = 0
+    unauthenticated: int = 0
     published: int = 0
     delivered: int = 0
     dropped: int = 0

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from . import workers
-from .config import ReconnectConfig
 from .errors import WsHubError
 from .message import Message, MessageType, to_dict
 from .reconnect import ReconnectingClient
+from .reconnect_config import ReconnectConfig
 from .signals import Signals
 from .terminal import Screen, describe
 
@@ -47,6 +47,7 @@ class Tail:
         since: begin after this message; None for the server's own choice.
         last: begin with so many of the newest messages.
         as_json: whole messages, one a line.
+        token: says who we are; None says nothing.
         tell: called with what is to be said beside the messages: status, errors.
     """
 
@@ -58,6 +59,7 @@ class Tail:
         since: int | None = None,
         last: int | None = None,
         as_json: bool = False,
+        token: str | None = None,
         tell: Callable[[str], object],
     ) -> None:
         self._screen = Screen(sys.stdout, named=len(channels) > 1)
@@ -67,6 +69,7 @@ class Tail:
         self._leaving = False  # written by follow(): the end of the connection is our own
         config = ReconnectConfig(
             url=url,
+            token=token,
             on_connect=lambda: tell(f"connected to {url.partition('?')[0]}"),
             on_disconnect=self._disconnected,
             on_error=lambda error: tell(str(error)),

@@ -77,6 +77,7 @@ class Later:
         try:
             self._thread = start(self._name, self._target)
         except RuntimeError as error:
+            logger.warning("thread %s cannot be started: %s", self._name, error)
             self._failed(error)
         finally:
             self._decided.set()

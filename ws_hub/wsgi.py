@@ -3,7 +3,7 @@
 Must not know Flask, processes or reconnecting clients. What happens here runs on the
 server's request thread, once a connection::
 
-    environ ─> handshake.decide ─> the server's socket ─> adoption ─> hub.connect ─> start
+    environ ─> door ─> the server's socket ─> adoption ─> hub.connect ─> start
 
 Where the connection cannot be adopted because the server itself ends TLS, the request
 thread stays and plays the reader. A server that gives no socket is answered with 501,
@@ -23,8 +23,10 @@ from typing import Any
 
 from .adoption import ThrowAway, adopt, leave
 from .client import Client
+from .door import Entry
 from .errors import AdoptionError, excerpt
-from .handshake import Answer, Request, decide, refusal
+from .forwarded import Seen
+from .handshake import Answer, Request, refusal
 from .hub import Hub
 from .log import get_logger
 
@@ -47,34 +49,31 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
 
     Threads: a request thread; see the module's text.
     """
-    answer = decide(
-        _request(environ),
-        allowed_origins=hub.config.allowed_origins,
-        require_origin=hub.config.require_origin,
-    )
-    if answer.accepted and not hub.running:
-        answer = refusal("503 Service Unavailable", "the hub is not running", _RETRY)
+    seen = hub.door.see(environ)
+    entry = hub.door.knock(_request(environ, seen), environ, running=hub.running)
+    answer = entry.answer
     if not answer.accepted:
-        return _refuse(answer, environ, start_response)
+        return _refuse(answer, seen, start_response, entry.reason)
     try:
         sock = _find_socket(environ)
         if LEND_KEY in environ:
-            environ[LEND_KEY](_connect(hub, sock, answer, environ))
+            environ[LEND_KEY](_connect(hub, sock, entry, seen, environ))
             start_response(answer.status, [])
             return ()
         if isinstance(sock, ssl.SSLSocket):
             _check_may_stay(environ)
-            return _stay(hub, sock, answer, environ, start_response)
+            return _stay(hub, sock, entry, seen, environ, start_response)
         ours, throw_away = adopt(sock.fileno())
     except AdoptionError as error:
         _complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
-        return _refuse(answer, environ, start_response)
+        return _refuse(answer, seen, start_response)
     client = hub.connect(
         ours,
         greeting=answer.to_bytes(),
-        remote_address=_address(environ),
+        remote_address=seen.address,
         received=_read_ahead(environ, throw_away),
+        entry=entry,
     )
     try:
         client.start()
@@ -116,24 +115,36 @@ class _Empty:
 
 
 def _connect(
-    hub: Hub, sock: socket.socket, answer: Answer, environ: Environ, *, borrowed: bool = False
+    hub: Hub,
+    sock: socket.socket,
+    entry: Entry,
+    seen: Seen,
+    environ: Environ,
+    *,
+    borrowed: bool = False,
 ) -> Client:
     """Return a client for the server's own socket object."""
     sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
     return hub.connect(
         sock,
-        greeting=answer.to_bytes(),
-        remote_address=_address(environ),
+        greeting=entry.answer.to_bytes(),
+        remote_address=seen.address,
         received=_take_input(environ),
         borrowed=borrowed,
+        entry=entry,
     )
 
 
 def _stay(
-    hub: Hub, sock: ssl.SSLSocket, answer: Answer, environ: Environ, start_response: StartResponse
+    hub: Hub,
+    sock: ssl.SSLSocket,
+    entry: Entry,
+    seen: Seen,
+    environ: Environ,
+    start_response: StartResponse,
 ) -> Iterable[bytes]:
     """Live on the request thread: the state of TLS is in this socket object."""
-    client = _connect(hub, sock, answer, environ, borrowed=True)
+    client = _connect(hub, sock, entry, seen, environ, borrowed=True)
     try:
         client.run()
     finally:
@@ -142,7 +153,7 @@ def _stay(
         # Without it they go to the throw-away; reading finds the end.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RD)
-    start_response(answer.status, [])
+    start_response(entry.answer.status, [])
     return _Empty(throw_away)
 
 
@@ -159,37 +170,33 @@ def _check_may_stay(environ: Environ) -> None:
         )
 
 
-def _request(environ: Environ) -> Request:
+def _request(environ: Environ, seen: Seen) -> Request:
     headers = {
         key[5:].replace("_", "-").lower(): value
         for key, value in environ.items()
         if key.startswith("HTTP_")
     }
+    if seen.host is not None:
+        headers["host"] = seen.host
     if environ.get("CONTENT_LENGTH"):
         headers["content-length"] = environ["CONTENT_LENGTH"]
     return Request(
         method=environ["REQUEST_METHOD"],
         http_version=environ.get("SERVER_PROTOCOL", ""),
         # wsgiref does not know of the TLS that somebody has put below it.
-        scheme="https"
-        if isinstance(_socket_of(environ), ssl.SSLSocket)
-        else environ.get("wsgi.url_scheme", "http"),
+        scheme="https" if isinstance(_socket_of(environ), ssl.SSLSocket) else seen.scheme,
         headers=headers,
     )
 
 
-def _refuse(answer: Answer, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+def _refuse(
+    answer: Answer, seen: Seen, start_response: StartResponse, reason: str = ""
+) -> Iterable[bytes]:
     if not answer.status.startswith("426"):
-        logger.info(
-            "handshake from %s refused: %s", excerpt(_address(environ)), excerpt(answer.body)
-        )
+        why = excerpt(reason or answer.body.decode().strip())
+        logger.info("handshake from %s refused: %s", excerpt(seen.address), why)
     start_response(answer.status, list(answer.headers))
     return [answer.body]
-
-
-def _address(environ: Environ) -> str:
-    address, port = environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")
-    return f"{address}:{port}" if port else str(address)
 
 
 @functools.lru_cache(64)

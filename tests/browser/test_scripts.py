@@ -13,6 +13,7 @@ import pytest
 
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
+from ws_hub.auth import token_protocol
 
 pytestmark = pytest.mark.browser
 
@@ -162,7 +163,8 @@ def test_a_line_is_kept_up_to_a_limit(engine: Page) -> None:
 
 HARNESS = """
 import('/ws_hub.js').then(async (module) => {
-  const {HubClient, calculateBackoff, fullJitter, splitBatch, webSocketUrl} = module;
+  const {HubClient, calculateBackoff, fullJitter, splitBatch, tokenProtocols, webSocketUrl} =
+    module;
   const timers = new Map();
   let now = 0, nextTimer = 1;
   globalThis.setTimeout = (fn, delay) => {
@@ -184,13 +186,14 @@ import('/ws_hub.js').then(async (module) => {
   };
   const sockets = [];
   class Socket {
-    constructor(url) { this.url = url; this.sent = []; sockets.push(this); }
+    constructor(url, offered) { Object.assign(this, {url, offered, sent: []}); sockets.push(this); }
     send(text) { this.sent.push(JSON.parse(text)); }
     close(code, reason) { this.closed = [code, reason]; }
     open() { this.onopen({}); return this; }
     say(...messages) { this.onmessage({data: messages.map((m) => JSON.stringify(m)).join("\\n")}); }
     lose(code = 1006, reason = "") { this.onclose({code, reason}); }
   }
+  const promises = async () => { for (let n = 0; n < 9; n++) await null; };
   const last = () => sockets[sockets.length - 1];
   const states = [], seen = [], told = [];
   const client = new HubClient("ws://host/ws", {WebSocket: Socket, random: () => 0.5});
@@ -476,3 +479,73 @@ def test_one_channel_is_subscribed_to_once(engine: Page) -> None:
         try { client.subscribe("c", () => {}); } catch (error) { return error.message; }
     """
     assert client(engine, script) == "c is subscribed to already: close() that subscription first"
+
+
+# --- who we are ----------------------------------------------------------------------------
+
+
+def test_a_token_goes_as_a_subprotocol_in_the_letters_that_are_allowed_there(
+    engine: Page,
+) -> None:
+    assert client(engine, "return tokenProtocols('ÿ?>~');") == ["ws-hub", token_protocol("ÿ?>~")]
+    script = """
+        client.options.protocols = ["own"];
+        client.options.token = "abc";
+        client.connect();
+        return [last().offered, last().open().sent];
+    """
+    assert client(engine, script) == [["own", "ws-hub", "bearer.YWJj"], []]
+
+
+def test_a_token_goes_first_of_all_messages_where_it_is_one(engine: Page) -> None:
+    script = """
+        Object.assign(client.options, {token: "abc", tokenIn: "message"});
+        client.subscribe("c", () => {});
+        client.connect(); last().open();
+        return [last().offered, last().sent.map((m) => [m.type, m.data])];
+    """
+    assert client(engine, script) == [[], [["auth", "abc"], ["subscribe", "c"]]]
+
+
+def test_each_connection_gets_a_fresh_token(engine: Page) -> None:
+    script = """
+        let number = 0;
+        client.options.token = async () => `t${++number}`;
+        client.connect();
+        await promises();
+        last().open(); last().lose(); pass(1000);
+        await promises();
+        return [sockets.map((s) => s.offered[1]), states.map((s) => s.state)];
+    """
+    tokens = [token_protocol("t1"), token_protocol("t2")]
+    states = ["connecting", "connected", "waiting", "connecting"]
+    assert client(engine, script) == [tokens, states]
+
+
+def test_a_token_that_does_not_come_is_asked_for_again(engine: Page) -> None:
+    script = """
+        const errors = [];
+        client.addEventListener("error", ({detail}) => errors.push(String(detail.error)));
+        let late;
+        const tokens = [
+          () => { throw new Error("none"); },
+          () => new Promise((done) => (late = done)),
+          () => "good",
+        ];
+        client.options.token = () => tokens.shift()();
+        client.connect();
+        await promises();
+        const failed = client.state;
+        pass(500);
+        await promises();
+        pass(10000);
+        const given = client.state;
+        pass(1000);
+        await promises();
+        late("too late");
+        await promises();
+        client.close();
+        return [failed, given, errors, sockets.map((s) => s.offered[1])];
+    """
+    good = [token_protocol("good")]
+    assert client(engine, script) == ["waiting", "waiting", ["Error: none"], good]

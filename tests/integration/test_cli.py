@@ -23,6 +23,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import RawPeer, wait_until
+from ws_hub.auth import APIKeyAuth
+from ws_hub.config import HubConfig
 from ws_hub.hub import Hub
 from ws_hub.server import serve
 
@@ -419,6 +421,22 @@ def test_tail_without_a_server_says_so_and_tries_on() -> None:
         it.signal(signal.SIGINT)
         assert it.end() == 130
         assert not any("Traceback" in line for line in it.err)
+
+
+def test_tail_says_who_it_is_with_the_token_of_its_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = Hub(HubConfig(authenticator=APIKeyAuth({"k-ann": "ann"})))
+    with serve(hub) as server:
+        hub.send_process_output("a", "line")
+        monkeypatch.setenv("WS_HUB_TOKEN", "k-ann")
+        with command("tail", server.url, "process:a") as it:
+            it.saw("line")
+            assert len(hub.user_clients("ann")) == 1
+            it.signal(signal.SIGINT)
+            assert it.end() == 130
+        monkeypatch.setenv("WS_HUB_TOKEN", "k-eve")
+        assert run("tail", server.url, "process:a")[0] == 1
 
 
 def test_tail_that_is_refused_gives_up() -> None:

@@ -15,10 +15,10 @@ import pytest
 from tests.integration.apps.launch import ROOT, START, Running, command
 from tests.integration.test_fork import in_child
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Hub, HubConfig, HubNotRunning, serve
+from ws_hub import AuthResult, Hub, HubConfig, HubNotRunning, Message, serve
 
 flask = pytest.importorskip("flask")
-from ws_hub.flask import HubExtension  # noqa: E402 - needs Flask
+from ws_hub.flask import FlaskSessionAuth, HubExtension  # noqa: E402 - needs Flask
 
 EXAMPLE = str(ROOT / "examples" / "flask_app.py")
 SERVERS = {
@@ -168,3 +168,70 @@ def test_without_flask_the_error_names_the_extra() -> None:
     )
     assert ended.returncode == 1
     assert "pip install 'ws-hub[flask]'" in ended.stderr
+
+
+# --- sessions ------------------------------------------------------------------------------
+
+
+def with_sessions(stopped: list[HubExtension], auth: FlaskSessionAuth) -> tuple[Any, Hub]:
+    hub = Hub(HubConfig(authenticator=auth))
+    app, extension = make(hub=hub)
+    stopped.append(extension)
+
+    @app.get("/login/<user>")
+    def login(user: str) -> str:
+        flask.session["user_id"] = int(user) if user.isdigit() else user
+        return "in"
+
+    return app, hub
+
+
+def logged_in(app: Any, user: str) -> tuple[str, str]:
+    response = app.test_client().get(f"/login/{user}")
+    return "Cookie", response.headers["Set-Cookie"].partition(";")[0]
+
+
+def status(site: Any, *headers: tuple[str, str]) -> int:
+    with RawPeer(site.host, site.port, handshake=False) as peer:
+        peer.send_raw(peer.request(headers))
+        return peer.read_response().status
+
+
+def test_who_is_logged_in_connects_as_that_user(stopped: list[HubExtension]) -> None:
+    app, hub = with_sessions(stopped, FlaskSessionAuth())
+    app.secret_key = "tests only"
+    with serve(Hub(), path="/none", app=app) as site:
+        origin = ("Origin", f"http://127.0.0.1:{site.port}")
+        assert status(site, origin) == 401
+        assert status(site, origin, ("Cookie", "session=forged")) == 401
+        cookie = logged_in(app, "7")
+        assert status(site, cookie) == 403  # no browser, or a page that hides where it is from
+        assert status(site, cookie, ("Origin", "https://evil.example")) == 403
+        with RawPeer(site.host, site.port, headers=[origin, cookie]) as peer:
+            wait_until(lambda: hub.user_clients("7"))
+            hub.send_to_user("7", Message("event", data="for you"))
+            assert peer.recv_json()["data"] == "for you"
+
+
+def test_a_function_may_look_at_the_session(stopped: list[HubExtension]) -> None:
+    def validate(session: Any) -> AuthResult:
+        return AuthResult(session.get("user_id") == "ann", "ann", {"from": "session"})
+
+    app, hub = with_sessions(stopped, FlaskSessionAuth(validate=validate))
+    app.secret_key = "tests only"
+    with serve(Hub(), path="/none", app=app) as site:
+        origin = ("Origin", f"http://127.0.0.1:{site.port}")
+        assert status(site, origin, logged_in(app, "bob")) == 401
+        with RawPeer(site.host, site.port, headers=[origin, logged_in(app, "ann")]):
+            client = wait_until(lambda: hub.user_clients("ann"))[0]
+            assert client.claims == {"from": "session"}
+
+
+def test_without_a_secret_key_nobody_gets_in_and_the_log_says_why(
+    stopped: list[HubExtension], caplog: pytest.LogCaptureFixture
+) -> None:
+    app, _ = with_sessions(stopped, FlaskSessionAuth())
+    with serve(Hub(), path="/none", app=app) as site:
+        assert status(site) == 401
+    assert "no secret key" in caplog.text
+    assert not FlaskSessionAuth()({"REQUEST_METHOD": "GET"}).valid

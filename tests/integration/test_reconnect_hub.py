@@ -12,6 +12,8 @@ import pytest
 from tests.integration.clients import Seen
 from tests.support import TIMEOUT, FaultProxy, wait_until
 from ws_hub import (
+    AuthResult,
+    BearerTokenAuth,
     ChannelRule,
     Hub,
     HubConfig,
@@ -19,9 +21,9 @@ from ws_hub import (
     ReconnectingClient,
     serve,
 )
-from ws_hub.config import ReconnectConfig
 from ws_hub.errors import ConnectionClosed
 from ws_hub.reconnect import MessagesLost
+from ws_hub.reconnect_config import ReconnectConfig
 from ws_hub.retries import Retries
 
 KEEPS = HubConfig(
@@ -270,3 +272,58 @@ def test_fault_50_a_restart_is_not_met_by_everybody_at_once() -> None:
         waits.append(retries.wait(failure))
     peak = max(sum(1 for wait in waits if start <= wait < start + 1) for start in range(10))
     assert peak < 1000 / 5
+
+
+# --- who we are ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["header", "subprotocol", "message"])
+def test_the_client_says_who_it_is_with_a_fresh_token_each_time(way: Any) -> None:
+    tokens: list[str] = []
+
+    def fresh() -> str:
+        tokens.append(f"token/{len(tokens)}+é")
+        return tokens[-1]
+
+    def validate(token: str) -> AuthResult:
+        return AuthResult(token == tokens[-1], "ann", {"token": token})
+
+    config = HubConfig(authenticator=BearerTokenAuth(validate), auth_by_message=True)
+    with Hub(config) as hub, serve(hub) as server, FaultProxy(server.host, server.port) as proxy:
+        url = f"ws://{proxy.host}:{proxy.port}/ws"
+        with Seen(url, token=fresh, token_in=way).start() as seen:
+            seen.client.subscribe("news")
+            recognised(seen)
+            wait_until(lambda: hub.has_subscribers("news"))
+            assert hub.user_clients("ann")[0].claims["token"] == "token/0+é"
+            proxy.reset()
+            wait_until(lambda: len(tokens) == 2 and hub.has_subscribers("news"))
+            hub.send_to_user("ann", event("hello again"))
+            seen.wait_data("hello again")
+
+
+@pytest.mark.parametrize(("way", "code"), [("header", 401), ("message", 4401)])
+def test_a_client_that_is_not_let_in_does_not_come_back(way: Any, code: int) -> None:
+    refuse = BearerTokenAuth(lambda token: AuthResult(False))
+    config = HubConfig(authenticator=refuse, auth_by_message=True)
+    with Hub(config) as hub, serve(hub) as server:
+        with Seen(server.url, token="old", token_in=way).connect() as seen:
+            failure = seen.outcome()
+            assert getattr(failure, "status", getattr(failure, "code", None)) == code
+            assert hub.stats().unauthenticated == 1
+
+
+def test_a_token_that_cannot_be_had_is_tried_again_and_not_shown() -> None:
+    answers: list[Any] = [KeyError("s3cret"), 5, "two\nlines", "", "good"]
+
+    def fresh() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    config = HubConfig(authenticator=BearerTokenAuth(lambda t: AuthResult(t == "good", "ann")))
+    with Hub(config) as hub, serve(hub) as server, Seen(server.url, token=fresh).start() as seen:
+        wait_until(lambda: hub.user_clients("ann"))
+        errors = [str(error) for _, error in seen.of("error")]
+        assert errors == ["no token: KeyError", *3 * ["no token: it must be one line of text"]]

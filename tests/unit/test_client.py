@@ -110,11 +110,12 @@ class Stage:
             client.welcome()
         return client.admitted
 
-    def _start(self, writer: workers.Later) -> bool:
+    def _start(self, *about: Any) -> workers.Later:
+        writer = workers.Later(*about)
         if self.lives:
             # From another thread, as it is meant: this one has the transport's lock.
             threading.Thread(target=writer.start).start()
-        return True
+        return writer
 
     def _on_connect(self, client: Client) -> None:
         self.note("connected")
@@ -248,14 +249,14 @@ def test_there_is_no_writer_thread_until_something_has_to_wait() -> None:
         stage = Stage(near, far)
         stage.start()
         assert far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
-        assert stage.client._writer is None
+        assert stage.client._sender._writer is None
         filled = fill(near)
         assert stage.client.offer(b"x", 1)
-        assert stage.client._writer is not None
+        assert stage.client._sender._writer is not None
         assert far.recv(filled + 1, socket.MSG_WAITALL)[-1:] == b"x"
         far.sendall(closing(1000))
         stage.ended()
-        assert stage.client._writer.join(0)
+        assert stage.client._sender._writer.join(0)
 
 
 def test_fault_42_without_a_thread_to_write_who_does_not_read_is_cut(
@@ -276,7 +277,7 @@ def test_fault_42_without_a_thread_to_write_who_does_not_read_is_cut(
         assert stage.client.offer(b"x", 1)
         text = "no thread to write: can't start new thread"
         assert ("disconnected", 1006, text) in stage.ended()
-        assert "client 1 cut" in caplog.text
+        assert "ws-hub:writer:1 cannot be started" in caplog.text
 
 
 def test_fault_42_without_a_thread_to_read_starting_raises(

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ws_hub import config
-from ws_hub.config import ChannelRule, HubConfig, ReconnectConfig
+from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.errors import ConfigError
+from ws_hub.reconnect_config import ReconnectConfig
 
 NOT_SECONDS = [0, -1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, [1]]
 NOT_COUNTS = [0, -1, 1.0, math.nan, "1", None, True]
@@ -39,8 +40,25 @@ HUB: dict[str, list[Any]] = {
     "max_connections": [value for value in NOT_COUNTS if value is not None],
     "rules": [None, 5, "process:*", b"process:*", ["process:*"], [None], iter(())],
     "channel_name": NOT_CALLABLES,
-    "allowed_origins": [None, 5, "https://example.com", b"https://example.com", [5], [b"x"]],
+    "allowed_origins": [
+        None,
+        5,
+        "https://example.com",
+        b"https://example.com",
+        [5],
+        [b"x"],
+        ["https://example.com/"],
+        ["example.com"],
+    ],
     "require_origin": NOT_FLAGS,
+    "check_origin": NOT_CALLABLES,
+    "trusted_proxies": [None, 5, "10.0.0.0/8", [5], ["10.0.0.1/8"], ["proxy.example"], [""]],
+    "authenticator": NOT_CALLABLES,
+    "auth_by_message": [*NOT_FLAGS, True],  # True: without an authenticator
+    "auth_timeout": [*NOT_SECONDS, 1_000_001],
+    "on_auth_failure": NOT_CALLABLES,
+    "channel_authoriser": NOT_CALLABLES,
+    "publish_authoriser": NOT_CALLABLES,
     "on_connect": NOT_CALLABLES,
     "on_disconnect": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
@@ -66,6 +84,8 @@ CLIENT: dict[str, list[Any]] = {
     "stable_after": [-1, math.nan, math.inf, "1", None, 1_000_001],
     "jitter": NOT_FLAGS,
     "headers": [None, "a: b", [("a", "b")], {"a": 1}, {b"a": "b"}],
+    "token": ["", 5, b"t"],
+    "token_in": ["", "cookie", None, 1, ["header"]],
     "origin": ["", 5, b"http://a"],
     "subprotocols": ["chat", None, [5], [b"chat"]],
     "connect_timeout": NOT_SECONDS,
@@ -172,6 +192,18 @@ def test_a_backoff_that_cannot_reach_its_start_is_refused() -> None:
         ReconnectConfig(url="ws://x", initial_backoff=2, max_backoff=1)
 
 
+def test_networks_addresses_and_unix_sockets_may_be_trusted() -> None:
+    HubConfig(trusted_proxies=["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "unix"])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"allowed_origins": ["https://a.example"]}, {"require_origin": True}]
+)
+def test_a_check_of_origins_stands_alone(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^check_origin "):
+        HubConfig(check_origin=lambda environ: True, **settings)
+
+
 def test_the_edges_that_work_are_accepted() -> None:
     settings = HubConfig(
         heartbeat_interval=0.001,
@@ -248,3 +280,17 @@ def test_any_pong_timeout_above_any_heartbeat_works(heartbeat: float, more: floa
     settings = HubConfig(heartbeat_interval=heartbeat, pong_timeout=heartbeat + more)
 
     assert settings.pong_timeout > settings.heartbeat_interval
+
+
+def test_every_origin_that_can_match_is_accepted() -> None:
+    HubConfig(allowed_origins=["https://a.example", "HTTP://b.example:8080", "http://[::1]", "*"])
+
+
+def test_what_a_client_knows_by_heart_is_not_shown() -> None:
+    config = ReconnectConfig(url="ws://h/", token="s3cret", headers={"Cookie": "s3cret"})
+    assert "s3cret" not in repr(config)
+
+
+def test_a_token_and_an_authorization_of_ones_own_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match=r"^token "):
+        ReconnectConfig(url="ws://h/", token="t", headers={"AUTHORIZATION": "Basic x"})

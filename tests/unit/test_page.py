@@ -11,6 +11,7 @@ from wsgiref.validate import validator
 
 import pytest
 
+from ws_hub.config import HubConfig
 from ws_hub.hub import Hub
 from ws_hub.page import page_app
 
@@ -125,6 +126,13 @@ def test_head_is_the_answer_without_its_body() -> None:
 def test_only_reading_is_allowed() -> None:
     status, headers, _ = get(page_app(Hub()), "/", "POST")
     assert (status, headers["Allow"]) == ("405 Method Not Allowed", "GET, HEAD")
+
+
+@pytest.mark.parametrize("setting", ["authenticator", "channel_authoriser"])
+def test_fault_56_a_hub_that_asks_who_listens_does_not_list_its_channels(setting: str) -> None:
+    hub = Hub(HubConfig(**{setting: lambda *arguments: None}))
+    status, _, body = get(page_app(hub), "/api/channels")
+    assert status == "403 Forbidden" and b"not listed" in body
 
 
 def test_the_channels_are_those_of_the_hub() -> None:

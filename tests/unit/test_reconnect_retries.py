@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ws_hub.config import ReconnectConfig
 from ws_hub.errors import ConnectionClosed, HandshakeRefused
+from ws_hub.reconnect_config import ReconnectConfig
 from ws_hub.retries import Retries
 
 URL = "ws://127.0.0.1:1/ws"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ws_hub import roster as module
+from ws_hub.config import HubConfig
 from ws_hub.roster import Roster
 from ws_hub.stats import Counters
 
@@ -47,11 +48,10 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def roster(interval: float = 30.0, most: int | None = None) -> Roster:
     return Roster(
-        most,
-        1.0,
-        interval,
+        HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
         awake=lambda: None,
         enter=lambda client: None,
+        refuse=lambda client: client.refuse(),
         leave=lambda client: None,
         counters=Counters(),
     )

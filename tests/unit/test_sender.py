@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import fill, messages_in, short_writes, small_pair
-from ws_hub import fastsend
+from ws_hub import fastsend, workers
 from ws_hub.errors import SendTimeout
 from ws_hub.frames import ping_frame, pong_frame, text_frame
 from ws_hub.outbox import Outbox
@@ -35,8 +35,8 @@ class Rig:
 
     def __init__(self, near: socket.socket, far: socket.socket, clock: Callable[[], float]) -> None:
         self.far = far
-        self.summons: list[bool] = []
-        self.there_is_a_thread = True
+        self.writers: list[workers.Later] = []
+        self.starts = True
         self.transport = Transport(near, max_message_size=1000, max_fragments=10)
         self.outbox = Outbox(5, 100_000)
         self.sender = Sender(
@@ -44,13 +44,16 @@ class Rig:
             self.outbox,
             write_timeout=10,
             close_timeout=5,
-            summon=self._summon,
+            start=self._start,
             clock=clock,
         )
 
-    def _summon(self) -> bool:
-        self.summons.append(self.there_is_a_thread)
-        return self.there_is_a_thread
+    def _start(
+        self, target: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> workers.Later | None:
+        """Note that a writer is asked for; a test steps it."""
+        self.writers.append(workers.Later("writer", target, failed))
+        return self.writers[-1] if self.starts else None
 
     def read(self) -> bytes:
         """Everything that has arrived."""
@@ -95,7 +98,7 @@ def test_what_the_kernel_does_not_take_waits_for_the_writer(rig: Rig) -> None:
 
 def test_a_writer_is_asked_for_when_the_first_backlog_begins_and_never_again(rig: Rig) -> None:
     rig.sender.offer(b"x", 1)
-    assert not rig.summons
+    assert not rig.writers
     for _ in range(2):
         rig.stall()
         rig.sender.offer(b"x", 1)
@@ -103,25 +106,35 @@ def test_a_writer_is_asked_for_when_the_first_backlog_begins_and_never_again(rig
         rig.read()
         while rig.sender.waiting[0]:
             rig.sender._turn()
-    assert rig.summons == [True]
+    assert len(rig.writers) == 1
 
 
 def test_where_there_will_be_no_writer_a_backlog_ends_the_connection(rig: Rig) -> None:
-    rig.there_is_a_thread = False
+    rig.starts = False
     filled = rig.stall()
     assert rig.sender.offer(b"x", 1)
     assert len(rig.read()) == filled
     assert rig.far.recv(1) == b""
 
 
-def test_fault_42_a_writer_that_cannot_be_started_ends_the_connection(rig: Rig) -> None:
+@pytest.mark.parametrize("over", [False, True])
+def test_fault_42_a_writer_that_cannot_be_started_ends_the_connection(
+    rig: Rig, over: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(workers, "start", refuse)
     rig.stall()
     rig.sender.offer(b"x", 1)
-    rig.sender.abandon("no thread")
-    assert rig.sender.cause == (1006, "no thread")
-    rig.sender.abandon("again")
-    assert rig.sender.cause == (1006, "no thread")
+    if over:
+        rig.sender.end()
+    rig.writers[0].start()
+    cause = None if over else (1006, "no thread to write: can't start new thread")
+    assert rig.sender.cause == cause
+    assert "thread writer cannot be started" in caplog.text
     assert not rig.sender._turn()
+    rig.sender.join(5)
 
 
 def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:
@@ -364,7 +377,7 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
             Outbox(5, 1000),
             write_timeout=10,
             close_timeout=5,
-            summon=lambda: True,
+            start=lambda *about: workers.Later("writer", *about),
             greeting=b"101 ",
             clock=clock,
         )
@@ -376,7 +389,7 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
 
 
 def test_a_greeting_without_room_is_the_writers(clock: Clock) -> None:
-    summons: list[bool] = []
+    writers: list[workers.Later] = []
     with small_pair() as (near, far):
         transport = Transport(near, max_message_size=1000, max_fragments=10)
         filled = fill(near)
@@ -385,12 +398,12 @@ def test_a_greeting_without_room_is_the_writers(clock: Clock) -> None:
             Outbox(5, 1000),
             write_timeout=10,
             close_timeout=5,
-            summon=lambda: summons.append(True) or True,
+            start=lambda *about: writers.append(workers.Later("writer", *about)) or writers[-1],
             greeting=b"101 ",
             clock=clock,
         )
         sender.greet()
-        assert summons
+        assert writers
         data = far.recv(1 << 20, socket.MSG_DONTWAIT)
         assert sender._turn()
         assert (data + far.recv(1 << 20, socket.MSG_DONTWAIT))[filled:] == b"101 "
@@ -432,7 +445,7 @@ def test_many_threads_writing_at_once_tear_no_frame() -> None:
             Outbox(100_000, 1 << 24),
             write_timeout=10,
             close_timeout=5,
-            summon=lambda: True,
+            start=lambda *about: workers.Later("writer", *about),
         )
         writer = threading.Thread(target=sender.run)
         writer.start()

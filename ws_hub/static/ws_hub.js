@@ -43,6 +43,13 @@ export function webSocketUrl(url, base = globalThis.location?.href) {
   return absolute.href;
 }
 
+/** Return the subprotocols by which a browser, which cannot set headers, hands over a token. */
+export function tokenProtocols(token) {
+  const bytes = String.fromCharCode(...new TextEncoder().encode(token));
+  const base64 = btoa(bytes).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+  return ["ws-hub", `bearer.${base64}`];
+}
+
 /** One channel of a client. `HubClient.subscribe` makes it, `close()` ends it. */
 export class Subscription {
   constructor(client, channel, handler, options) {
@@ -121,7 +128,9 @@ export class HubClient extends EventTarget {
    *   `stableAfter` (5000: how long a connection must hold before attempts count from 1 again),
    *   `pingInterval` (25000: silence after which the server is asked), `pingTimeout` (10000: and
    *   until it counts as gone), `connectTimeout` (10000); `multiplier` (2), `jitter` (true),
-   *   `protocols`; `WebSocket` and `random`, for tests.
+   *   `protocols`; `WebSocket` and `random`, for tests. `token` says who we are: a text, or a
+   *   function that returns a fresh one (or a promise of it), called before each connection;
+   *   `tokenIn` how it is sent: as "subprotocol", or as first "message" to a hub that waits for it.
    */
   constructor(url, options = {}) {
     super();
@@ -136,6 +145,8 @@ export class HubClient extends EventTarget {
       pingTimeout: 10000,
       connectTimeout: 10000,
       protocols: [],
+      token: null,
+      tokenIn: "subprotocol",
       WebSocket: globalThis.WebSocket,
       random: Math.random,
       ...options,
@@ -147,6 +158,7 @@ export class HubClient extends EventTarget {
     this._pending = new Map(); // id of a subscribe → its subscription
     this._nextId = 1;
     this._socket = null;
+    this._asking = null; // the attempt that waits for a token
     this._timers = {};
     this._heard = 0; // when the server last said anything
   }
@@ -225,9 +237,36 @@ export class HubClient extends EventTarget {
   _open() {
     this._drop();
     this.attempt += 1;
+    const {token} = this.options;
+    if (typeof token !== "function") {
+      this._dial(token);
+      return;
+    }
+    // What it promises may come when this attempt is over: then it is nobody's any more.
+    const mine = (this._asking = {});
+    const still = (fn) => (value) => {
+      if (this._asking === mine) fn(value);
+    };
+    this._timer("connect", this.options.connectTimeout, () => this._giveUp("no token"));
+    this._become("connecting", {attempt: this.attempt});
+    Promise.resolve()
+      .then(() => token())
+      .then(
+        still((fresh) => this._dial(fresh)),
+        still((error) => {
+          this._emit("error", {error});
+          this._giveUp("no token");
+        }),
+      );
+  }
+
+  _dial(token) {
+    const {protocols, tokenIn} = this.options;
+    const byProtocol = token && tokenIn === "subprotocol";
+    const offered = byProtocol ? [...protocols, ...tokenProtocols(token)] : protocols;
     let socket;
     try {
-      socket = new this.options.WebSocket(this.url, this.options.protocols);
+      socket = new this.options.WebSocket(this.url, offered);
     } catch (error) { // a URL that can never work
       this._become("closed", {code: 1006, reason: String(error.message ?? error)});
       return;
@@ -237,11 +276,14 @@ export class HubClient extends EventTarget {
     const mine = (fn) => (event) => {
       if (this._socket === socket) fn(event);
     };
-    socket.onopen = mine(() => this._opened());
+    socket.onopen = mine(() => {
+      if (token && tokenIn === "message") socket.send(JSON.stringify({type: "auth", data: token}));
+      this._opened();
+    });
     socket.onmessage = mine((event) => this._received(event.data));
     socket.onclose = mine((event) => this._lost(event.code, event.reason));
     this._timer("connect", this.options.connectTimeout, () => this._giveUp("no answer"));
-    this._become("connecting", {attempt: this.attempt});
+    if (this.state !== "connecting") this._become("connecting", {attempt: this.attempt});
   }
 
   _opened() {
@@ -293,6 +335,7 @@ export class HubClient extends EventTarget {
   _drop() {
     const socket = this._socket;
     this._socket = null;
+    this._asking = null;
     for (const timer of Object.values(this._timers)) clearTimeout(timer);
     this._pending.clear();
     return socket;

@@ -1,0 +1,81 @@
+"""Whose the connections are, and until when."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ws_hub import users
+from ws_hub.users import Users
+
+NEVER = math.inf
+
+
+def test_a_user_has_all_their_connections_oldest_first() -> None:
+    who: Users[str] = Users()
+    for client, user in (("a1", "ann"), ("b1", "bob"), ("a2", "ann")):
+        who.enter(client, user, NEVER)
+    assert who.of("ann") == ["a1", "a2"]
+    who.leave("a1")
+    who.leave("a1")
+    assert (who.of("ann"), who.of("bob"), who.of("eve")) == (["a2"], ["b1"], [])
+    who.leave("a2")
+    assert who.of("ann") == []
+    assert "ann" not in who._users  # a user who is gone costs nothing
+
+
+def test_each_end_comes_once_and_nobody_is_looked_at_before() -> None:
+    who: Users[str] = Users()
+    assert who.due(0.0) == ([], NEVER)
+    who.enter("late", "ann", 50.0)
+    who.enter("soon", "bob", 10.0)
+    assert who.due(9.9) == ([], 10.0)
+    assert who.due(10.0) == (["soon"], 50.0)
+    assert who.due(49.0) == ([], 50.0)
+    assert who.due(60.0) == (["late"], NEVER)
+    assert who.due(1000.0) == ([], NEVER)
+
+
+def test_ends_close_to_each_other_are_one_look() -> None:
+    who: Users[str] = Users()
+    who.enter("a", "ann", 10.0)
+    who.enter("b", "ann", 10.5)
+    assert who.due(10.0) == (["a"], 11.0)
+    assert who.due(11.0) == (["b"], NEVER)
+
+
+def test_a_later_end_replaces_the_first_and_leaving_takes_it_away() -> None:
+    who: Users[str] = Users()
+    who.enter("a", "", 10.0)
+    who.enter("a", "ann", NEVER)
+    who.enter("b", "", 10.0)
+    who.leave("b")
+    assert who.due(10.0) == ([], NEVER)
+
+
+def test_fault_55_who_is_revoked_while_on_the_way_in_has_no_time_left() -> None:
+    who: Users[str] = Users()
+    mark = who.mark()
+    assert who.revoke("ann") == []
+    who.enter("early", "ann", NEVER, mark)
+    who.enter("other", "bob", NEVER, mark)
+    assert who.due(0.0)[0] == ["early"]
+    who.enter("after", "ann", NEVER, who.mark())
+    assert who.due(5.0)[0] == []
+    assert who.revoke("ann") == ["early", "after"]
+
+
+def test_what_is_forgotten_of_revocations_counts_for_everybody_of_that_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(users, "_REMEMBERED", 2)
+    who: Users[str] = Users()
+    mark = who.mark()
+    for user in ("ann", "bob", "cid"):
+        who.revoke(user)
+    assert len(who._revoked) == 2
+    who.enter("a", "ann", NEVER, mark)
+    who.enter("d", "dan", NEVER, mark)  # nobody can say any more: rather refused
+    who.enter("e", "eve", NEVER, who.mark())
+    assert who.due(0.0)[0] == ["a", "d"]

@@ -1,0 +1,130 @@
+"""Checks of one setting each: a value that cannot work raises ConfigError with its name.
+
+Must not know which settings there are.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Collection, Mapping
+
+from .errors import ConfigError, excerpt
+from .origin import parse_origin
+
+__all__ = [
+    "check_callables",
+    "check_count",
+    "check_flag",
+    "check_headers",
+    "check_many",
+    "check_networks",
+    "check_origins",
+    "check_overflow",
+    "check_seconds",
+    "check_text",
+    "check_wait",
+    "is_number",
+]
+
+# poll(2) counts milliseconds in a C int: a longer wait than 24 days overflows it.
+_LONGEST_WAIT = 1_000_000.0
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value counts or measures; True and False do not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_text(config: object, name: str, what: str, start: str | tuple[str, ...]) -> None:
+    """Check a text that is not empty and begins with `start`; `what` names it."""
+    value = getattr(config, name)
+    if not isinstance(value, str) or not value or not value.startswith(start):
+        raise ConfigError(f"{name} must be {what}, not {excerpt(value)}")
+
+
+def check_seconds(config: object, name: str) -> None:
+    """Check a time that is longer than none."""
+    value = getattr(config, name)
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a positive number of seconds, not {excerpt(value)}")
+
+
+def check_wait(config: object, name: str) -> None:
+    """Check a time that a thread may have to wait."""
+    check_seconds(config, name)
+    value = getattr(config, name)
+    if value > _LONGEST_WAIT:
+        raise ConfigError(
+            f"{name} must be at most {_LONGEST_WAIT:,.0f} seconds, not {excerpt(value)}"
+        )
+
+
+def check_flag(config: object, name: str) -> None:
+    """Check True or False."""
+    value = getattr(config, name)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {excerpt(value)}")
+
+
+def check_many(config: object, name: str, kind: type, what: str) -> None:
+    """Check a collection of `kind`; a string is none, though it holds strings."""
+    value = getattr(config, name)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
+        raise ConfigError(f"{name} must be a collection of {what}, not {excerpt(value)}")
+    for item in value:
+        if not isinstance(item, kind):
+            raise ConfigError(f"{name} must hold {what}, not {excerpt(item)}")
+
+
+def check_count(config: object, name: str, *, least: int) -> None:
+    """Check a whole number that is not below `least`."""
+    value = getattr(config, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number from {least}, not {excerpt(value)}")
+
+
+def check_overflow(config: object, name: str) -> None:
+    """Check what a full outbox may mean."""
+    value = getattr(config, name)
+    if value not in ("disconnect", "drop"):
+        raise ConfigError(f"{name} must be 'disconnect' or 'drop', not {excerpt(value)}")
+
+
+def check_headers(config: object, name: str) -> None:
+    """Check a mapping of texts to texts."""
+    value = getattr(config, name)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must map names to values, not {excerpt(value)}")
+    for item in (*value.keys(), *value.values()):
+        if not isinstance(item, str):
+            raise ConfigError(f"{name} must hold strings, not {excerpt(item)}")
+
+
+def check_origins(config: object, name: str) -> None:
+    """Check a collection of origins; "*" is every one. One that is none would never match."""
+    check_many(config, name, str, "origins")
+    for item in getattr(config, name):
+        if item != "*" and parse_origin(item) is None:
+            raise ConfigError(
+                f"{name} must hold origins, scheme://host:port alone, not {excerpt(item)}"
+            )
+
+
+def check_networks(config: object, name: str) -> None:
+    """Check a collection of addresses and networks; "unix" is one of them."""
+    check_many(config, name, str, "networks")
+    for item in getattr(config, name):
+        try:
+            if item != "unix":
+                ipaddress.ip_network(item)
+        except ValueError as error:
+            raise ConfigError(f"{name} must hold networks: {error}") from None
+
+
+def check_callables(config: object, *names: str) -> None:
+    """Check settings that are called, each of which may be left out."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not callable(value):
+            raise ConfigError(f"{name} must be callable or None, not {excerpt(value)}")

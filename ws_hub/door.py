@@ -1,0 +1,150 @@
+"""The door: everything that is asked of a handshake before 101, in order.
+
+Must not know sockets, WSGI servers, or who is inside. The order is the Go original's:
+whether the hub runs (503), whether it is a handshake (400, 405, 426), where it comes from
+(403), who it is (401), and whether that one may (403).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .auth import TOKEN_KEY, AuthResult, authenticate, offers_token, said_yes
+from .config import HubConfig
+from .errors import excerpt
+from .forwarded import Forwarded, Seen
+from .handshake import Answer, Request, decide, refusal
+from .log import get_logger
+
+__all__ = ["Door", "Entry"]
+
+logger = get_logger(__name__)
+
+Environ = Mapping[str, Any]
+
+# RFC 6750 section 3.1: a request without credentials is told no more than the scheme.
+_CHALLENGE = ("WWW-Authenticate", "Bearer")
+_INVALID = ("WWW-Authenticate", 'Bearer error="invalid_token"')
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of a handshake.
+
+    Args:
+        answer: what to answer it with.
+        identity: who comes; None when nobody asks, or when that is still to be said.
+        verify: finds out who it is from the token of a first message; None when that
+            is not waited for.
+        mark: who was revoked after it is not let in; see `Users`.
+        reason: why not, for the log, where that is more than the answer says.
+    """
+
+    answer: Answer
+    identity: AuthResult | None = None
+    verify: Callable[[str], AuthResult] | None = None
+    mark: int = 0
+    reason: str = ""
+
+
+class Door:
+    """Decides who may come in.
+
+    Args:
+        config: the hub's settings.
+        count: counts a refusal by its name.
+        mark: returns the mark that an entry is to have.
+        call: calls a user's callback and deals with what it raises.
+    """
+
+    def __init__(
+        self,
+        config: HubConfig,
+        *,
+        count: Callable[[str], None],
+        mark: Callable[[], int],
+        call: Callable[..., Any],
+    ) -> None:
+        self._config = config
+        self._count = count
+        self._mark = mark
+        self._call = call
+        self._forwarded = Forwarded(config.trusted_proxies)
+
+    def see(self, environ: Environ) -> Seen:
+        """Return what is known of a request's client, proxies looked through.
+
+        Threads: any; does not wait.
+        """
+        return self._forwarded.see(environ)
+
+    def knock(self, request: Request, environ: Environ, *, running: bool) -> Entry:
+        """Decide about a handshake.
+
+        Threads: a request thread; runs the application's checks.
+        """
+        config = self._config
+        if not running:
+            return Entry(
+                refusal("503 Service Unavailable", "the hub is not running", ("Retry-After", "5"))
+            )
+        check = None
+        if config.check_origin is not None:
+            check = functools.partial(said_yes, "check_origin", config.check_origin, environ)
+        answer = decide(
+            request,
+            allowed_origins=config.allowed_origins,
+            require_origin=config.require_origin,
+            check_origin=check,
+        )
+        if answer.status.startswith("403"):
+            self._count("foreign_origins")
+        if not answer.accepted or config.authenticator is None:
+            return Entry(answer)
+        return self._identify(answer, request, environ)
+
+    def _identify(self, answer: Answer, request: Request, environ: Environ) -> Entry:
+        mark = self._mark()  # before anybody is asked
+        result = self._ask(environ)
+        if result.valid:
+            if "cookie" in request.headers and "origin" not in request.headers:
+                # A cookie comes along whoever has the browser connect; only the Origin
+                # tells who did. What sends a cookie and no Origin is no browser (FAULTS 2).
+                self._count("foreign_origins")
+                return Entry(refusal("403 Forbidden", "a cookie needs an Origin beside it"))
+            return Entry(answer, result, mark=mark)
+        if self._config.auth_by_message and not result.forbidden and not offers_token(environ):
+            # Its texts alone: the server's objects in it end with this request.
+            texts = {key: value for key, value in environ.items() if isinstance(value, str)}
+            return Entry(answer, verify=functools.partial(self._verify, texts), mark=mark)
+        self._refused(environ, result)
+        if result.forbidden:
+            return Entry(refusal("403 Forbidden", "Forbidden"), reason=result.error)
+        challenge = _INVALID if offers_token(environ) else _CHALLENGE
+        answer = refusal("401 Unauthorized", "Unauthorised", challenge)
+        return Entry(answer, reason=result.error)
+
+    def _verify(self, environ: Environ, token: str) -> AuthResult:
+        environ = {**environ, TOKEN_KEY: token}
+        result = self._ask(environ)
+        if not result.valid:
+            address = excerpt(self.see(environ).address)
+            logger.info("first message from %s refused: %s", address, excerpt(result.error))
+            self._refused(environ, result)
+        return result
+
+    def _ask(self, environ: Environ) -> AuthResult:
+        assert self._config.authenticator is not None
+        result = authenticate(self._config.authenticator, environ)
+        if result.valid and result.expires_at is not None and result.expires_at <= time.time():
+            return AuthResult(False, error="expired")
+        return result
+
+    def _refused(self, environ: Environ, result: AuthResult) -> None:
+        self._count("unauthenticated")
+        if self._config.on_auth_failure is not None:
+            self._call(self._config.on_auth_failure, environ, result)
