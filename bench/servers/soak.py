@@ -34,6 +34,7 @@ __all__ = ["Soak"]
 _PATIENCE = 30.0  # seconds that healthy clients may take to read half an outbox
 _STEADY = 0.5  # seconds without a change
 _LISTENS = 2.0  # seconds that a listener lives
+_MOST_FAULTS = 100
 _PUBLISHERS = 3
 _BURSTS = (1, 10, 100)
 # Messages of one thread between two waits. With half an outbox read, and a quarter for a
@@ -60,17 +61,16 @@ class Soak(HubServer):
             ChannelRule(pattern="process:*", history_messages=5000, replay=True),
         )
         self.hub = Hub(HubConfig(on_message=self._answer, rules=rules, **self.heartbeats))
+        # guards: _faults, _counts. Nothing is taken under it.
+        self._lock = threading.Lock()
         self._faults: list[str] = []
+        self._counts: collections.Counter[str] = collections.Counter()
         self._resting = threading.Event()
         self._working: list[threading.Thread] = []
-        self._numbers: dict[str, itertools.count[int]] = {}
-        self._said: collections.Counter[str] = collections.Counter()
-        self._programs = 0
-        self._listened = 0
-        errors = logging.Handler(logging.ERROR)
-        errors.emit = lambda record: self._fault(record.getMessage())  # type: ignore[method-assign]
+        # Stream -> how many messages it has had; each is one thread's, read when all rest.
+        self._said: dict[str, int] = {}
         logger = logging.getLogger("ws_hub")
-        logger.addHandler(errors)
+        logger.addHandler(_Alarm(self._fault))
         logger.propagate = False  # that a slow client is cut is what it is there for
 
     def requests(self) -> dict[str, Callable[..., Answer | None]]:
@@ -140,9 +140,9 @@ class Soak(HubServer):
             "delivered": stats.delivered,
             "dropped": stats.dropped,
             "cut": stats.slow_disconnects,
-            "programs": self._programs,
-            "listened": self._listened,
-            "faults": self._faults,
+            "programs": self._counted("programs"),
+            "listened": self._counted("listened"),
+            "faults": self._faults_so_far(),
         }
 
     def _usage_once_steady(self, deadline: float) -> Answer:
@@ -159,8 +159,21 @@ class Soak(HubServer):
     # --- work ------------------------------------------------------------------------------
 
     def _fault(self, text: str) -> None:
-        if len(self._faults) < 100:
-            self._faults.append(text)
+        with self._lock:
+            if len(self._faults) < _MOST_FAULTS:
+                self._faults.append(text)
+
+    def _faults_so_far(self) -> list[str]:
+        with self._lock:
+            return list(self._faults)
+
+    def _count(self, name: str, amount: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += amount
+
+    def _counted(self, name: str) -> int:
+        with self._lock:
+            return self._counts[name]
 
     def _work(self, work: Callable[[Any], None], argument: object) -> None:
         try:
@@ -175,15 +188,15 @@ class Soak(HubServer):
         while not self._resting.is_set():
             target = chance.choice(TARGETS)
             stream = f"{target or 'all'}/{number}"
-            numbers = self._numbers.setdefault(stream, itertools.count())
             burst = chance.choice(_BURSTS)
             for _ in range(burst):
-                message = Message("event", data=said(stream, next(numbers)))
+                count = self._said.get(stream, 0)
+                message = Message("event", data=said(stream, count))
                 if target:
                     self.hub.send_to_channel(target, message)
                 else:
                     self.hub.broadcast(message)
-                self._said[stream] += 1
+                self._said[stream] = count + 1
             ahead += burst
             if ahead >= _AHEAD:
                 ahead = 0
@@ -205,23 +218,38 @@ class Soak(HubServer):
             self._expect(3, self.hub.run_process(["sh", "-c", _JOB], process_id).wait())
 
     def _expect(self, code: int, found: int) -> None:
-        self._programs += 1
+        self._count("programs")
         if found != code:
             raise RuntimeError(f"a program ended with {found}, not {code}")
 
     def _listen(self, channel: str) -> None:
-        """Listen inside the process, and again; what is missing must have been counted."""
+        """Listen inside the process, and again."""
         while not self._resting.is_set():
-            heard: list[int] = []
-            listener = self.hub.listen(channel, lambda message: heard.append(message.seq or 0))  # noqa: B023 - called in this turn
-            self._resting.wait(_LISTENS)
-            listener.close()
-            if not listener.join(_PATIENCE):
-                raise TimeoutError("a listener does not end")
-            self._listened += len(heard)
-            gaps = [later - earlier - 1 for earlier, later in itertools.pairwise(heard)]
-            if min(gaps, default=0) < 0 or sum(gaps) > listener.dropped:
-                raise RuntimeError(f"a listener missed {sum(gaps)}, {listener.dropped} dropped")
+            self._listen_for_a_while(channel)
+
+    def _listen_for_a_while(self, channel: str) -> None:
+        """Listen to a channel with history; what is missing must have been counted."""
+        heard: list[int] = []
+        listener = self.hub.listen(channel, lambda message: heard.append(message.seq or 0))
+        self._resting.wait(_LISTENS)
+        listener.close()
+        if not listener.join(_PATIENCE):
+            raise TimeoutError("a listener does not end")
+        self._count("listened", len(heard))
+        gaps = [later - earlier - 1 for earlier, later in itertools.pairwise(heard)]
+        if min(gaps, default=0) < 0 or sum(gaps) > listener.dropped:
+            raise RuntimeError(f"a listener missed {sum(gaps)}, {listener.dropped} dropped")
+
+
+class _Alarm(logging.Handler):
+    """Tells what the hub logs as an error: it should meet none."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())
 
 
 if __name__ == "__main__":
