@@ -17,7 +17,7 @@ from ws_hub.frames import close_frame, ping_frame, text_frame
 from ws_hub.message import Message, encode
 
 SHORT = soak.Plan(
-    *(1.0, 0.5, 0.25),
+    *(1.2, 0.7, 0.35),
     residents=4,
     visitors=1,
     stuck=2,
