@@ -104,9 +104,9 @@ class Soak(HubServer):
     def settle(self, *, clients: int, timeout: float) -> Answer:
         """Wait until only what stays is there; return what that takes.
 
-        `held_bytes` is what is resident once the collector has run and the allocator has
-        given back what it can. Between two moments at rest it grows with what is kept, not
-        with how the last burst happened to lie in memory.
+        `blocks` and `used_bytes` are what Python and malloc have given out, once the
+        collector has run; `held_bytes` is what is resident when malloc has given back what
+        it can.
         """
         self.await_clients(count=clients, timeout=timeout)
         base = {NEWS, *map(process_channel, PROGRAMS)}
@@ -117,14 +117,15 @@ class Soak(HubServer):
             time.sleep(0.01)
         found = self._usage_once_steady(deadline)
         gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-        if trim is not None:
-            trim(0)
-        return {
-            **found,
-            "held_bytes": self.usage()["rss_bytes"],
-            "blocks": sys.getallocatedblocks(),
-        }
+        found["blocks"] = sys.getallocatedblocks()
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallinfo2"):  # glibc 2.33
+            libc.mallinfo2.restype = _Mallinfo
+            info = libc.mallinfo2()
+            found["used_bytes"] = info.uordblks + info.hblkhd
+        if hasattr(libc, "malloc_trim"):  # glibc
+            libc.malloc_trim(0)
+        return {**found, "held_bytes": self.usage()["rss_bytes"]}
 
     def usage(self) -> Answer:
         """Return what the process takes, what the hub has done, and what went wrong."""
@@ -239,6 +240,18 @@ class Soak(HubServer):
         gaps = [later - earlier - 1 for earlier, later in itertools.pairwise(heard)]
         if min(gaps, default=0) < 0 or sum(gaps) > listener.dropped:
             raise RuntimeError(f"a listener missed {sum(gaps)}, {listener.dropped} dropped")
+
+
+class _Mallinfo(ctypes.Structure):
+    """What mallinfo2(3) returns, of all arenas together."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks"),
+            *("uordblks", "fordblks", "keepcost"),
+        )
+    )
 
 
 class _Alarm(logging.Handler):
