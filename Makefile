@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 PORT ?= 8765
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint bench bench-full clean
+.PHONY: help install demo test test-all lint bench bench-full soak clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -70,6 +70,9 @@ bench: $(VENV)/.test ## measure beside the peers; prints one table, writes bench
 bench-full: $(VENV)/.test ## the same with the rows that take minutes (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench --full $(BENCH_ARGS)
+
+soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
+	@$(BIN)/python -m bench.soak $(SOAK_ARGS)
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-3.* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp

@@ -62,5 +62,5 @@ def _line(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    paths = sys.argv[1:] or [str(max((Path(__file__).parent / "results").glob("*.json")))]
+    paths = sys.argv[1:] or [str(max((Path(__file__).parent / "results").glob("[0-9]*.json")))]
     document(json.loads(Path(paths[0]).read_text(encoding="utf-8")))

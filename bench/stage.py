@@ -26,7 +26,7 @@ from .control import Answer
 from .machine import cores
 from .servers import CONTENDERS
 
-__all__ = ["Burst", "ProcessFailed", "Stage", "installed", "staged"]
+__all__ = ["Burst", "Process", "ProcessFailed", "Stage", "installed", "staged"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 90.0  # seconds for an answer
@@ -38,7 +38,7 @@ class ProcessFailed(Exception):
     """A server or a load could not do what it was told."""
 
 
-class _Process:
+class Process:
     """A bench process on one core, told what to do by JSON lines."""
 
     def __init__(self, core: int | None, module: str, *args: str) -> None:
@@ -142,8 +142,8 @@ class Stage:
         pinned = len(found) > 1 and hasattr(os, "sched_setaffinity")
         self._spare = found[-1] if pinned else None
         theirs = found[-2 if spinner else -1] if pinned else None
-        self.server = _Process(found[0] if pinned else None, "bench.servers", name)
-        self.load = _Process(theirs, "bench.load")
+        self.server = Process(found[0] if pinned else None, "bench.servers", name)
+        self.load = Process(theirs, "bench.load")
         try:
             self._hello = self.server.ask("hello")
         except ProcessFailed:
