@@ -22,8 +22,7 @@ from typing import Protocol, TypeVar
 
 __all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
 
-_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_FLAGS = _DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
 _MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
 # Where libffi widens an int to the register that `send` reads its size_t from.
 _WIDENING = ("x86_64", "amd64", "aarch64", "arm64")
@@ -105,7 +104,8 @@ def keeps_blocking(sock: socket.socket) -> bool:
 
     A TLS socket takes no flags, and not every system has the one that says so.
     """
-    return bool(_DONTWAIT) and not isinstance(sock, ssl.SSLSocket)
+    flagged = bool(_FLAGS & getattr(socket, "MSG_DONTWAIT", 0))
+    return flagged and not isinstance(sock, ssl.SSLSocket)
 
 
 class Reachable(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import socket
 import struct
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Pong, TextMessage
 
+from tests.delivery import deliver
 from tests.support import (
     TIMEOUT,
     fill,
@@ -31,7 +31,6 @@ from ws_hub.channels import Channels
 from ws_hub.client import Client, Hooks
 from ws_hub.config import HubConfig
 from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
-from ws_hub.fastsend import send_to_each
 from ws_hub.frames import text_frame
 from ws_hub.message import Message, encode
 from ws_hub.outbox import Outbox
@@ -575,16 +574,6 @@ def test_what_is_delivered_to_who_has_gone_is_no_loss() -> None:
             stage.client._sender._turn()
         assert not stage.client.deliver(batch)
         assert stage.client.dropped == 0
-
-
-def deliver(client: Client, batch: Batch) -> list[Client]:
-    """Deliver as the hub does: straight, and else by the outbox; return who refused some."""
-    begun = functools.partial(_begin, batch)
-    return [each for each in send_to_each([client], batch.frames, begun) if each.deliver(batch)]
-
-
-def _begin(batch: Batch, client: Client, sent: int) -> None:
-    client.begin_locked(batch, sent)
 
 
 @settings(max_examples=30, deadline=None)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.delivery import deliver
 from tests.support import messages_in, small_pair
 from ws_hub import fastsend
 from ws_hub.channels import Channels
@@ -82,10 +83,8 @@ class Rig:
         """The hub's thread has a burst for it."""
         texts = [self.text(size) for size in sizes]
         batch = Batch([publish(text.encode(), "", "drop") for text in texts])
-        if not self.client.deliver(batch):
-            refused = self.client.deliver_apart(batch)
-            texts = texts[: len(texts) - len(refused)]
-        self.accepted += texts
+        refused = deliver(self.client, batch)
+        self.accepted += texts[: len(texts) - len(refused)]
 
     def send(self, sizes: list[int]) -> None:
         """Another thread has messages for this client alone."""
@@ -135,7 +134,7 @@ def rig(way: str, appetite: list[int]) -> Iterator[Rig]:
             near.kernel = kernel
             transport = Transport(near, max_message_size=1000, max_fragments=10)
             client = Client(
-                *(1, transport, config, Hooks(*[lambda *_: True] * 5), Channels()),
+                *(1, transport, config, Hooks(*[lambda *_: True] * 8), Channels()),
                 greeting=GREETING,
             )
             yield Rig(client, kernel)
@@ -165,7 +164,7 @@ def happen(steps: list[tuple[str, list[int]]], found: Rig) -> None:
         getattr(found, name)(sizes)
         # Frames go straight to the kernel when nothing waits, and never else.
         if found.client.waiting[1]:
-            assert found.client._direct.fd == -1
+            assert found.client.direct.fd == -1
 
 
 @settings(max_examples=400, deadline=None)

@@ -1,0 +1,22 @@
+"""What stands for the hub's thread where one client is delivered to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ws_hub.client import Client
+from ws_hub.fastsend import send_to_each
+from ws_hub.publication import Batch, Publication
+
+__all__ = ["deliver"]
+
+
+def deliver(client: Client, batch: Batch) -> Sequence[Publication]:
+    """Deliver straight, and else by way of the outbox; return what was refused."""
+
+    def begun(client: Client, sent: int) -> None:
+        client.begin_locked(batch, sent)
+
+    for each in send_to_each([client], batch.frames, begun):
+        return each.deliver(batch)
+    return ()
