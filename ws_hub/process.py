@@ -130,9 +130,11 @@ class Process:
         self._kill_at: float | None = None
         # Of the stream's thread, but for the return code, which it writes once:
         self._deaf = False  # the hub has stopped
+        self._paced = backpressure
         self._pace = Pace()
         if backpressure:
-            self._pace = Pace(hub.config.outbox_messages, hub.config.outbox_bytes)
+            config = hub.config
+            self._pace = Pace(config.outbox_messages, config.outbox_bytes, self._sharers)
         self._killed = False  # because `_kill_at` had come
         self._returncode: int | None = None
 
@@ -295,6 +297,9 @@ class Process:
             except HubNotRunning:
                 self._go_deaf()
             self._kill_if_due()
+
+    def _sharers(self) -> int:
+        return sum(each._paced for each in _streaming.of(self.hub))
 
     def _go_deaf(self) -> None:
         self._deaf = True

@@ -287,6 +287,39 @@ def test_with_backpressure_a_slow_viewer_slows_the_program_and_skips_nothing(
         assert site.hub.stats().dropped == 0
 
 
+def test_a_slow_viewer_of_many_programs_skips_nothing_of_any() -> None:
+    ids = [f"p{number}" for number in range(6)]
+    seen, over = dict.fromkeys(ids, 0), 0
+    with live(outbox_messages=48) as site, site.subscribed("process:p0", rcvbuf=4096) as slow:
+        for name in ids[1:]:
+            slow.send_json({"type": "subscribe", "channel": f"process:{name}", "id": name})
+            assert slow.recv_json()["type"] == "ack"
+        argv = ["sh", "-c", f"yes {'x' * 1000} | head -n 1500"]
+        processes = [site.hub.run_process(argv, name, backpressure=True) for name in ids]
+        (client,) = site.hub.all_clients()
+
+        def read() -> None:
+            nonlocal over
+            message = slow.recv_json()
+            assert message["type"] in ("process_output", "process_status"), message
+            if message["type"] == "process_output":
+                seen[message["processId"]] += 1
+            over += message["data"] == {"status": "exited", "exitCode": 0}
+
+        for _ in range(3):
+            wait_until(lambda: all(map(waits_for_room, processes)), what="all to wait")
+            assert site.hub.stats().dropped == 0
+            # No further: all of them see the room at the same moment, and nobody reads.
+            while client.waiting[0] > 24:
+                read()
+        while over < len(ids):
+            read()
+        assert seen == dict.fromkeys(ids, 1500)
+        assert site.hub.stats().dropped == 0
+        for process in processes:
+            assert process.wait(LONG) == 0
+
+
 def waits_for_room(process: Process) -> bool:
     frame = sys._current_frames().get(process._thread.ident or 0) if process._thread else None
     while frame is not None:

@@ -28,6 +28,18 @@ def test_an_outbox_of_one_message_has_one_wait_a_text() -> None:
     assert parts == [(["a"], False), (["b"], True), (["c"], True)]
 
 
+def test_a_quarter_is_shared_with_all_that_keep_the_pace() -> None:
+    sharers = [1]
+    pace = Pace(40, 1 << 20, lambda: sharers[0])
+    waits = [wait for _ in range(10) for _, wait in pace.parts(["x"])]
+    assert not any(waits)
+    sharers[0] = 5
+    waits = [wait for _ in range(6) for _, wait in pace.parts(["x"])]
+    assert waits == [True, False, True, False, True, False]
+    sharers[0] = 1000
+    assert list(pace.parts(["a", "b"])) == [(["a"], True), (["b"], True)]
+
+
 @given(
     st.lists(st.lists(st.text(max_size=300), max_size=30), max_size=20),
     st.integers(1, 200),
