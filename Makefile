@@ -67,9 +67,9 @@ bench: $(VENV)/.test ## measure beside the peers; prints one table, writes bench
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-bench-full: $(VENV)/.test ## the same with the rows that take minutes (BENCH_ARGS)
+bench-full: $(VENV)/.test ## all rows; then the tables, plots and chart of the documents (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
-	@$(BIN)/python -m bench --full $(BENCH_ARGS)
+	@$(BIN)/python -m bench --full --docs $(BENCH_ARGS)
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-3.* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp

@@ -44,6 +44,8 @@ def measure(
             with _Stages(setup, plan) as stages:
                 for row in members:
                     present = [name for name in row.servers if name in company]
+                    if not present:
+                        continue
                     progress(row.name, None)
                     seconds = dict.fromkeys(present, 0.0)
                     results += _measure_row(row, present, stages, plan, seconds)

@@ -18,7 +18,9 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from .control import Answer
 from .machine import cores
 from .servers import CONTENDERS
 
-__all__ = ["Burst", "ProcessFailed", "Stage", "installed", "staged"]
+__all__ = ["Burst", "ProcessFailed", "Stage", "Usage", "installed", "staged"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 90.0  # seconds for an answer
@@ -36,6 +38,17 @@ _END = 5.0  # seconds that a process gets to end
 
 class ProcessFailed(Exception):
     """A server or a load could not do what it was told."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds, and the CPU time that it has used so far."""
+
+    rss_bytes: int
+    threads: int
+    descriptors: int
+    cpu_seconds: float
+    now: float
 
 
 class _Process:
@@ -81,6 +94,24 @@ class _Process:
         """Send a request and wait so many seconds for its answer."""
         self.tell(do, **arguments)
         return self.answer(patience)
+
+    def usage(self) -> Usage:
+        """Return what the process holds and has used, seen from outside.
+
+        A process whose threads all want the GIL is late to say it, and slower for being
+        asked.
+        """
+        proc = Path(f"/proc/{self._child.pid}")
+        status = (proc / "status").read_text(encoding="utf-8")
+        found = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        ticks = (proc / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+        return Usage(
+            rss_bytes=int(found["VmRSS"].split()[0]) * 1024,
+            threads=int(found["Threads"]),
+            descriptors=len(os.listdir(proc / "fd")),
+            cpu_seconds=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
+            now=time.monotonic(),
+        )
 
     def pause(self, *, on: bool) -> None:
         """Stop the process, threads and all, or let it go on."""
@@ -207,6 +238,7 @@ class Stage:
         size: int = 160,
         targets: Sequence[str] = ("",),
         each: int | None = None,
+        clients: int | None = None,
         threads: int = 1,
         timeout: float = 20.0,
     ) -> Burst:
@@ -217,10 +249,12 @@ class Stage:
             size: bytes of each message.
             targets: "" for everybody, or channels.
             each: messages that each client is to get; None for `messages`.
+            clients: how many are to get them, the first that connected; None for all.
             threads: publishing threads.
             timeout: seconds that the clients wait.
         """
-        self.load.tell("expect", messages=messages if each is None else each, timeout=timeout)
+        wanted = messages if each is None else each
+        self.load.tell("expect", messages=wanted, clients=clients, timeout=timeout)
         self.load.answer()
         self.server.tell("publish", count=messages, size=size, targets=targets, threads=threads)
         received = self.load.answer()
@@ -241,6 +275,10 @@ class Stage:
         self.server.tell("lines", count=count, width=width, process=process)
         received = self.load.answer(timeout + _STUCK)
         return Burst(self.server.answer(timeout), received)
+
+    def request(self, seconds: float, *, timeout: float) -> Answer:
+        """Make plain HTTP requests of the server; see `Load.request`."""
+        return self.load.ask("request", port=self.port, path="/", seconds=seconds, timeout=timeout)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
