@@ -26,10 +26,14 @@ _IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 CHART = "bench.svg"
 PANELS = (
     ("one-to-100", "One message to 100 clients", "ms until the last has read it\n(less is better)"),
-    ("one-to-100-busy", "... while a thread computes", "ms, the same\n(less is better)"),
+    (
+        "one-to-100-busy",
+        "The same beside a computing thread",
+        "ms until the last has read it\n(less is better)",
+    ),
     (
         "burst-to-100",
-        "100 messages at once to 100",
+        "100 messages back to back to 100",
         "messages/s that they read\n(more is better)",
     ),
 )
@@ -145,7 +149,7 @@ def _bars(axes: Axes, results: Sequence[dict[str, Any]]) -> None:
             va="center",
             fontweight="bold" if server == "ws_hub" else "normal",
         )
-    axes.margins(x=0.28)
+    axes.margins(x=0.35)
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", nbins=4)
     axes.xaxis.set_major_formatter(_plain)

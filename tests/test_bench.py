@@ -245,6 +245,22 @@ def test_a_server_that_does_not_deliver_leaves_the_others_their_figures() -> Non
     assert (ours.median, ours.extra, ours.note) == (3.0, {"beside": 4.0}, "as expected")
 
 
+def test_a_server_that_does_not_take_the_clients_is_asked_once_for_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    def seat(self: Setup, stage: Stage, plan: Plan) -> None:
+        tried.append(stage.name)
+        raise ProcessFailed("too many")
+
+    monkeypatch.setattr(Setup, "seat", seat)
+    rows = [Row(name, "nothing", "ms", lambda *_: Sample(1.0)) for name in ("one", "other")]
+    found = engine.measure(rows, TINY)
+    assert [(each.median, each.note) for each in found] == [(None, "too many")] * 2
+    assert tried == ["ws_hub"]
+
+
 def test_a_row_is_not_named_while_servers_are_measured_that_it_does_not_have() -> None:
     def sample(stage: Stage, plan: Plan) -> Sample:
         return Sample(1.0)

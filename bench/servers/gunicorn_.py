@@ -27,7 +27,7 @@ class _Gunicorn(Server):
     """Serves what `application()` returns."""
 
     def run(self) -> None:
-        _Arbiter(self).run()
+        _Application(self).run()
 
     def work(self, worker: Any) -> None:
         """Carry out requests beside a worker that is about to serve."""
@@ -44,7 +44,7 @@ class _Gunicorn(Server):
         os.kill(os.getppid(), signal.SIGKILL)
 
 
-class _Arbiter(BaseApplication):  # type: ignore[misc]
+class _Application(BaseApplication):  # type: ignore[misc]
     """The command line's settings, and the application of a server."""
 
     def __init__(self, server: Any) -> None:
