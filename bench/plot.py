@@ -113,12 +113,14 @@ def _sweep(figure: Figure, run: dict[str, Any], sweep: str) -> None:
             axes.errorbar(xs, heights, spread, fmt="o", ms=4, lw=1, color=color, label=label)
             axes.plot(many, [straight.at(x) for x in many], lw=1, color=color)
     even.set(xlim=(0, None), ylim=(0, None))
+    even.locator_params(nbins=6)
     log.set(xscale="log", yscale="log")
     for axes in (even, log):
         axes.set(xlabel=f"{point['of']}s", ylabel=unit)
         axes.grid(alpha=0.25)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(_plain)
+            axis.set_minor_formatter("")
     figure.legend(*even.get_legend_handles_labels(), loc="outside upper left", frameon=False)
 
 
