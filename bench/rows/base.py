@@ -195,11 +195,16 @@ def bursts(
         if single * messages > _LONG:
             messages = max(int(_LONG / single), 2)
             note = f"bursts of {messages}"
-    found: list[float] = []
+    found: list[Burst] = []
     ended = time.monotonic() + _ENOUGH
     while len(found) < times and (not found or time.monotonic() < ended):
-        found.append(figure(whole(stage.burst(messages, **how))))
-    return Sample(statistics.median(found), note=note)
+        found.append(whole(stage.burst(messages, **how)))
+    calls = messages * len(how.get("targets", ("",)))
+    return Sample(
+        statistics.median(map(figure, found)),
+        {"us a call": statistics.median(burst.publishing for burst in found) / calls * 1e6},
+        note,
+    )
 
 
 def whole(burst: Burst) -> Burst:
