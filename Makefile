@@ -67,9 +67,9 @@ bench: $(VENV)/.test ## measure beside the peers; prints one table, writes bench
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-bench-full: $(VENV)/.test ## the same with the rows that take minutes (BENCH_ARGS)
+bench-full: $(VENV)/.test ## all rows; then the tables, plots and chart of the documents (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
-	@$(BIN)/python -m bench --full $(BENCH_ARGS)
+	@$(BIN)/python -m bench --full --docs $(BENCH_ARGS)
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
 	@$(BIN)/python -m bench.soak $(SOAK_ARGS)

@@ -1,4 +1,4 @@
-"""Puts the figures of a run into `docs/performance.md`: `python -m bench.document [JSON]`.
+"""Puts what `bench/results` holds into `docs/performance.md`: `python -m bench.document`.
 
 Must not know how anything is measured. Only what stands between two marks is replaced, so
 that the words around the figures are written by people and the figures by nobody.
@@ -6,12 +6,15 @@ that the words around the figures are written by people and the figures by nobod
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .archive import RESULTS, group, newest
+from .line import sentence
+from .plot import plotted
 from .result import short
+from .rows import ROWS
 
 __all__ = ["document", "markdown"]
 
@@ -20,22 +23,24 @@ _PAGE = _ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- results: made by bench.document -->\n", "<!-- end of results -->\n"
 
 
-def document(found: dict[str, Any], page: Path = _PAGE) -> None:
-    """Replace the figures of a page by those of a run; raises ValueError without marks."""
+def document(page: Path = _PAGE, folder: Path = RESULTS) -> None:
+    """Replace the figures of a page by the newest; raises ValueError without marks."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
         raise ValueError(f"{page} has no place for results")
-    page.write_text(before + begin + markdown(found) + end + after, encoding="utf-8")
+    runs = newest({row.group for row in ROWS}, folder)
+    text = "".join(map(markdown, runs))
+    page.write_text(before + begin + text + end + after, encoding="utf-8")
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """Return the machine, and a table for each row."""
-    machine = found["machine"]
+def markdown(run: dict[str, Any]) -> str:
+    """Return the machine, and a table for each row or sweep of a run."""
+    machine = run["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
         "",
-        f"{found['when'][:10]}, commit {machine['commit'] or 'unknown'}: {machine['cpu']}, "
+        f"{run['when'][:10]}, commit {machine['commit'] or 'unknown'}: {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['kernel']}, {machine['python']}; {versions}.",
     ]
     if machine["load_average"] > machine["cores"] / 4:
@@ -44,11 +49,38 @@ def markdown(found: dict[str, Any]) -> str:
             f"**The machine was busy with other work** (load {machine['load_average']:.1f} at the "
             "start): read the ratios, not the figures.",
         ]
-    for row in found["rows"]:
-        lines += ["", f"**{row['name']}** ({row['unit']}): {row['counts']}.", ""]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in run["rows"]:
+        groups.setdefault(group(row), []).append(row)
+    for name, rows in groups.items():
+        lines += ["", f"**{name}** ({rows[0]['unit']}): {rows[0]['counts']}.", ""]
+        if "point" in rows[0]:
+            lines += _points(rows)
+            found = [line for line in run["lines"] if line["sweep"] == name]
+            lines += ["", *(f"- {line['server']}: {sentence(line, rows)}." for line in found)]
+            lines += ["", f"![{name}](images/{plotted(name)})"] if found else []
+            continue
         lines += ["| server | median | low .. high | beside | also |", "|---|---:|---:|---|---|"]
-        lines += [_line(result) for result in row["results"]]
+        lines += [_line(result) for result in rows[0]["results"]]
     return "\n".join([*lines, "", ""])
+
+
+def _points(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a table with a line a point and a column a server."""
+    servers = list(dict.fromkeys(each["server"] for row in rows for each in row["results"]))
+    lines = [f"| {rows[0]['point']['of']} | {' | '.join(servers)} |"]
+    lines.append("|---:|" + "---:|" * len(servers))
+    for row in rows:
+        found = {each["server"]: each for each in row["results"]}
+        cells = [_cell(found[server]) for server in servers]
+        lines.append(f"| {short(row['point']['x'])} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(result: dict[str, Any]) -> str:
+    if result["median"] is None:
+        return str(result["note"])
+    return f"{short(result['median'])} ({short(result['low'])} .. {short(result['high'])})"
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -62,5 +94,4 @@ def _line(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    paths = sys.argv[1:] or [str(max((Path(__file__).parent / "results").glob("[0-9]*.json")))]
-    document(json.loads(Path(paths[0]).read_text(encoding="utf-8")))
+    document()

@@ -44,6 +44,8 @@ def measure(
             with _Stages(setup, plan) as stages:
                 for row in members:
                     present = [name for name in row.servers if name in company]
+                    if not present:
+                        continue
                     progress(row.name, None)
                     seconds = dict.fromkeys(present, 0.0)
                     results += _measure_row(row, present, stages, plan, seconds)
@@ -66,6 +68,7 @@ class _Stages:
         self._setup = setup
         self._plan = plan
         self._stages: dict[str, Stage] = {}
+        self._unseated: dict[str, str] = {}
 
     def __enter__(self) -> _Stages:
         return self
@@ -75,10 +78,20 @@ class _Stages:
             self.drop(name)
 
     def get(self, name: str) -> Stage:
-        """Return the stage of a server, with its clients connected."""
+        """Return the stage of a server, with its clients connected.
+
+        Raises ProcessFailed when they could not be, for each row that asks, but it is
+        tried once: a server that does not take so many clients is long about it.
+        """
+        if name in self._unseated:
+            raise ProcessFailed(self._unseated[name])
         if name not in self._stages:
             stage = self._stages[name] = Stage(name, spinner=self._setup.spinner)
-            self._setup.seat(stage, self._plan)
+            try:
+                self._setup.seat(stage, self._plan)
+            except ProcessFailed as failure:
+                self._unseated[name] = str(failure)
+                raise
         return self._stages[name]
 
     def drop(self, name: str) -> None:

@@ -31,6 +31,7 @@ __all__ = ["Load"]
 _BUFFER_BYTES = 1024 * 1024
 _AT_A_TIME = 64  # handshakes under way while connecting
 _PATIENCE = 60.0  # seconds for a handshake, or for an answer to what is sent at the start
+_FEW = 16  # clients that are read between two looks at a plain request
 _SMALL_BUFFER = 4096  # receive buffer of a slow client, so that it is slow at once
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -87,10 +88,10 @@ class Load:
                 self._crawler.add(sock, slow)
             return {"began": began}
         for index, sock in enumerate(opened):
+            # Before it is told not to block: thousands of requests are more than fits.
+            sock.sendall(b"".join(masked(said.encode()) for said in hello[index % len(hello)]))
             sock.setblocking(False)
             self._socks[sock.fileno()] = sock
-            for said in hello[index % len(hello)]:
-                sock.send(masked(said.encode()))
         for sock in opened:
             self._poll.register(sock.fileno(), select.EPOLLIN)
         said_by = [len(hello[index % len(hello)]) for index in range(count)]
@@ -102,22 +103,25 @@ class Load:
 
     # --- measuring -------------------------------------------------------------------------
 
-    def expect(self, *, messages: int, timeout: float) -> Answer:
+    def expect(self, *, messages: int, timeout: float, clients: int | None = None) -> Answer:
         """Say "ready", then receive until every client has `messages` more.
 
-        Returns the moment at which the last one had them (monotonic ns), how many
-        clients have them all, and how many messages came in.
+        Or until the first so many clients have; what the others get is too much. Returns
+        the moment at which the last one had them (monotonic ns), how many clients have
+        them all, and how many messages came in.
         """
         say({"ready": True})
-        wanted = dict.fromkeys(self._socks, messages)
+        wanted = dict.fromkeys(self._socks, 0)
+        chosen = list(self._socks)[:clients]
+        wanted.update(dict.fromkeys(chosen, messages))
         done = self._receive(wanted, timeout)
-        left = self._left.values()
+        left = [self._left[fd] for fd in chosen]
         return {
             "done": done,
-            "clients": len(wanted),
+            "clients": len(chosen),
             "complete": sum(n <= 0 for n in left),
             "messages": sum(messages - n for n in left),
-            "extra": -sum(min(n, 0) for n in left),
+            "extra": -sum(min(n, 0) for n in self._left.values()),
         }
 
     def _receive(self, wanted: dict[int, int], timeout: float) -> int:
@@ -181,6 +185,42 @@ class Load:
                     if sent[fd] < count:
                         send(fd)
         return {"ns": latencies, "seconds": (time.monotonic_ns() - began) / 1e9}
+
+    def request(self, *, port: int, path: str, seconds: float, timeout: float) -> Answer:
+        """Make plain requests, one after the other, each on a connection of its own.
+
+        As many as begin within so many seconds; at least one. What comes for the clients
+        meanwhile is read, and counted as `messages`; a look at the answer is never
+        further away than a few reads of that. Returns the time of each request in ns,
+        from dialling until the server has closed.
+        """
+        head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        over = time.monotonic() + seconds
+        found: list[int] = []
+        messages = 0
+        while not found or time.monotonic() < over:
+            began, answer = time.monotonic_ns(), b""
+            with socket.create_connection(("127.0.0.1", port), timeout) as sock:
+                sock.sendall(head.encode())
+                self._poll.register(sock.fileno(), select.EPOLLIN)
+                ended, closed = time.monotonic() + timeout, False
+                while not closed:
+                    events = self._poll.poll(max(ended - time.monotonic(), 0), _FEW)
+                    if time.monotonic() >= ended:
+                        raise TimeoutError(f"no answer to a plain request for {timeout:g} s")
+                    for fd, _ in events:
+                        if fd == sock.fileno():
+                            more = sock.recv(4096)
+                            answer, closed = answer + more, not more
+                            continue
+                        size = self._socks[fd].recv_into(self._buffer)
+                        if not size:
+                            raise ConnectionError("the server closed a connection")
+                        messages += self._buffer.count(MARK, 0, size)
+            if not answer.startswith(b"HTTP/1.1 200"):
+                raise ConnectionError(f"answered {answer[:100]!r}")
+            found.append(time.monotonic_ns() - began)
+        return {"ns": found, "messages": messages}
 
     def idle(self, *, seconds: float) -> Answer:
         """Answer pings and nothing else for a while; return how many there were."""
@@ -287,7 +327,7 @@ def main() -> None:
     load = Load()
     methods: dict[str, Callable[..., Any]] = {
         name: getattr(load, name)
-        for name in ("connect", "disconnect", "exchange", "expect", "idle")
+        for name in ("connect", "disconnect", "exchange", "expect", "idle", "request")
     }
     obey(methods)
 

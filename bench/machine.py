@@ -19,6 +19,7 @@ __all__ = ["cores", "facts"]
 _DISTRIBUTIONS = (
     "ws-hub", "wsproto", "websockets", "flask", "flask-sock", "simple-websocket",
     "flask-socketio", "python-engineio", "flask-websockets", "websocket-server", "werkzeug",
+    "gunicorn",
 )  # fmt: skip
 
 

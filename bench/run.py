@@ -12,12 +12,16 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .archive import RESULTS
 from .document import document
 from .engine import measure
+from .line import lines, sentence
 from .machine import facts
+from .plot import draw
 from .result import Result, table
 from .rows import ROWS, Plan, Row
 from .servers import CONTENDERS
@@ -25,7 +29,6 @@ from .servers import CONTENDERS
 __all__ = ["main", "report"]
 
 SCHEMA = 1
-_RESULTS = Path(__file__).resolve().parent / "results"
 _QUICK = Plan(repeats=2, work=0.2)
 _NAMED = 3  # servers of which the progress says how long they took
 
@@ -34,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 when ws_hub did not come to a figure in some row."""
     options = _parse(argv)
     if options.list:
-        for row in ROWS:
-            print(f"{row.name:24} {row.unit:12} {row.counts}{' (--full)' if row.full else ''}")
+        for name, row in _groups(ROWS).items():
+            print(f"{name:24} {row.unit:12} {row.counts}{' (--full)' if row.full else ''}")
         return 0
     rows = _chosen(options)
     plan = _QUICK if options.quick else Plan(repeats=options.repeats)
@@ -53,15 +56,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = measure(rows, plan, progress)
     found = report(rows, results, plan, before, time.monotonic() - began)
     print(table(results))
+    for line in found["lines"]:
+        print(f"\n{line['sweep']}, {line['server']}: {sentence(line, found['rows'])}")
     print()
-    for row in rows:
-        print(f"{row.name}: {row.counts}")
+    for name, row in _groups(rows).items():
+        print(f"{name}: {row.counts}")
+    path = _path(options, found["when"][:10])
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    where = f"; written to {os.path.relpath(path)}" if path else ""
+    print(f"\n{found['seconds']:.0f} s{where}")
     if options.docs:
-        document(found)
-    path = Path(options.json) if options.json else _RESULTS / f"{found['when'][:10]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{found['seconds']:.0f} s; written to {os.path.relpath(path)}")
+        document()
+        draw()
     ours = [each for each in results if each.server.startswith("ws_hub")]
     return 1 if any(each.median is None for each in ours) else 0
 
@@ -74,6 +82,16 @@ def report(
     seconds: float,
 ) -> dict[str, Any]:
     """Return everything that a run found, as JSON has it."""
+    found = [
+        {
+            "name": row.name,
+            "counts": row.counts,
+            "unit": row.unit,
+            **({"point": asdict(row.point)} if row.point else {}),
+            "results": [each.to_json() for each in results if each.row == row.name],
+        }
+        for row in rows
+    ]
     return {
         "schema": SCHEMA,
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -81,16 +99,26 @@ def report(
         "plan": {"repeats": plan.repeats, "work": plan.work, "crowd": plan.crowd},
         "machine": machine,
         "servers": {name: contender.title for name, contender in CONTENDERS.items()},
-        "rows": [
-            {
-                "name": row.name,
-                "counts": row.counts,
-                "unit": row.unit,
-                "results": [each.to_json() for each in results if each.row == row.name],
-            }
-            for row in rows
-        ],
+        "rows": found,
+        "lines": lines(found),
     }
+
+
+def _groups(rows: Sequence[Row]) -> dict[str, Row]:
+    """Return the names that rows can be asked for by, each with its first row."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row.group, row)
+    return found
+
+
+def _path(options: argparse.Namespace, date: str) -> Path | None:
+    """Return where to write: the rows of a whole run have a place among the results."""
+    if options.json:
+        return Path(options.json)
+    if options.rows or options.quick:
+        return None
+    return RESULTS / f"{date}{'-full' if options.full else ''}.json"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -98,17 +126,24 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m bench",
         description="Measure ws_hub beside its peers; print a table, write JSON.",
     )
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, sweeps")
     parser.add_argument("--full", action="store_true", help="the rows that take minutes as well")
     parser.add_argument("--list", action="store_true", help="say what the rows are")
     parser.add_argument("--quick", action="store_true", help="a fifth of the work, two repeats")
     parser.add_argument("--repeats", type=int, default=5, help="samples of each figure (5)")
-    parser.add_argument("--json", metavar="PATH", help="where to write (bench/results/DATE.json)")
     parser.add_argument(
-        "--docs", action="store_true", help="put the table into docs/performance.md as well"
+        "--json",
+        metavar="PATH",
+        help="where to write (bench/results/DATE.json or DATE-full.json; nowhere when not all "
+        "rows or not all work was asked for)",
+    )
+    parser.add_argument(
+        "--docs",
+        action="store_true",
+        help="afterwards put what bench/results holds into docs/performance.md, and draw it",
     )
     options = parser.parse_args(argv)
-    unknown = set(options.rows or ()) - {row.name for row in ROWS}
+    unknown = set(options.rows or ()) - set(_groups(ROWS))
     if unknown:
         parser.error(f"no such row: {', '.join(sorted(unknown))}; see --list")
     return options
@@ -116,5 +151,5 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _chosen(options: argparse.Namespace) -> list[Row]:
     if options.rows:
-        return [row for row in ROWS if row.name in options.rows]
+        return [row for row in ROWS if row.group in options.rows]
     return [row for row in ROWS if options.full or not row.full]

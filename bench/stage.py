@@ -25,6 +25,7 @@ from typing import Any
 from .control import Answer
 from .machine import cores
 from .servers import CONTENDERS
+from .usage import Usage, usage_of
 
 __all__ = ["Burst", "Process", "ProcessFailed", "Stage", "installed", "staged"]
 
@@ -81,6 +82,14 @@ class Process:
         """Send a request and wait so many seconds for its answer."""
         self.tell(do, **arguments)
         return self.answer(patience)
+
+    def usage(self) -> Usage:
+        """Return what the process holds and has used, seen from outside.
+
+        A process whose threads all want the GIL is late to say it, and slower for being
+        asked.
+        """
+        return usage_of(self._child.pid)
 
     def pause(self, *, on: bool) -> None:
         """Stop the process, threads and all, or let it go on."""
@@ -207,6 +216,7 @@ class Stage:
         size: int = 160,
         targets: Sequence[str] = ("",),
         each: int | None = None,
+        clients: int | None = None,
         threads: int = 1,
         timeout: float = 20.0,
     ) -> Burst:
@@ -217,10 +227,12 @@ class Stage:
             size: bytes of each message.
             targets: "" for everybody, or channels.
             each: messages that each client is to get; None for `messages`.
+            clients: how many are to get them, the first that connected; None for all.
             threads: publishing threads.
             timeout: seconds that the clients wait.
         """
-        self.load.tell("expect", messages=messages if each is None else each, timeout=timeout)
+        wanted = messages if each is None else each
+        self.load.tell("expect", messages=wanted, clients=clients, timeout=timeout)
         self.load.answer()
         self.server.tell("publish", count=messages, size=size, targets=targets, threads=threads)
         received = self.load.answer()
@@ -241,6 +253,10 @@ class Stage:
         self.server.tell("lines", count=count, width=width, process=process)
         received = self.load.answer(timeout + _STUCK)
         return Burst(self.server.answer(timeout), received)
+
+    def request(self, seconds: float, *, timeout: float) -> Answer:
+        """Make plain HTTP requests of the server; see `Load.request`."""
+        return self.load.ask("request", port=self.port, path="/", seconds=seconds, timeout=timeout)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

@@ -14,9 +14,21 @@ import json
 import struct
 from collections.abc import Iterator
 
-__all__ = ["MARK", "PING", "PONG", "echo_text", "frames", "masked", "padding", "text", "upgrade"]
+__all__ = [
+    "ENVELOPE",
+    "MARK",
+    "PING",
+    "PONG",
+    "echo_text",
+    "frames",
+    "masked",
+    "padding",
+    "text",
+    "upgrade",
+]
 
 MARK = b"|"
+ENVELOPE = 68  # bytes of a hub's message that are not its data: type, timestamp, quotes
 PING = b"\x89\x00"  # what servers send as a heartbeat when it carries nothing
 PONG = b"\x8a\x80\x00\x00\x00\x00"
 _TEXT = 0x81

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench import document, engine, machine, run, wire
+from bench import archive, document, engine, line, machine, plot, run, wire
 from bench.result import Result, relate, result_of, table
-from bench.rows import ROWS, Incomplete, Plan, Row, Sample
+from bench.rows import ROWS, Incomplete, Plan, Point, Row, Sample, Setup, crowd, plain
+from bench.rows.base import subscribe
 from bench.servers import CONTENDERS, FLOORS, PEERS
+from bench.servers.hub import sized
 from bench.stage import ProcessFailed, Stage, installed, staged
 from ws_hub.frames import text_frame
+from ws_hub.message import encode
 
 TINY = Plan(repeats=1, work=0.002, crowd=0.05)
 ECHO = wire.echo_text("echo", 64)
+FONTS = pytest.mark.leaves(
+    files=[r"\.ttf$"], why="Matplotlib keeps the fonts open that it has read"
+)
+SWEEPS = {row.point.sweep: row for row in ROWS if row.point}
+ENDS = [row for row in ROWS if row.point and SWEEPS[row.point.sweep] is row]
+PEERS_AND_VARIANTS = {*PEERS, "flask-sock, gunicorn"}
 
 
 @pytest.fixture
@@ -34,7 +45,11 @@ def stage() -> Iterator[Stage]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_every_row_comes_to_a_figure() -> None:
-    ours = [dataclasses.replace(row, servers=tuple(set(row.servers) - set(PEERS))) for row in ROWS]
+    ours = [
+        dataclasses.replace(row, servers=tuple(set(row.servers) - PEERS_AND_VARIANTS))
+        for row in ROWS
+        if row.point is None or row in ENDS
+    ]
     results = engine.measure(ours, TINY)
     assert [(each.row, each.server) for each in results] == [
         (row.name, server) for row in ours for server in row.servers
@@ -111,6 +126,16 @@ def test_more_messages_than_were_published_fail_the_row(stage: Stage) -> None:
         stage.burst(20, each=1)
 
 
+def test_a_burst_to_some_counts_theirs_and_fails_when_others_get_it(stage: Stage) -> None:
+    subscribed = [[subscribe("some")], [subscribe("some")], []]
+    stage.disconnect()
+    stage.connect(3, hello=subscribed)
+    burst = stage.burst(4, targets=["some"], clients=2)
+    assert (burst.clients, burst.complete, burst.messages) == (2, 2, 8)
+    with pytest.raises(ProcessFailed, match="more than were published"):
+        stage.burst(4, targets=["some"], clients=1, each=5, timeout=0.3)
+
+
 def test_a_published_message_has_the_size_that_was_asked_for(stage: Stage) -> None:
     with socket.create_connection(("127.0.0.1", stage.port)) as sock:
         sock.sendall(wire.upgrade("127.0.0.1", stage.port, "/ws", bytes(16)))
@@ -122,6 +147,17 @@ def test_a_published_message_has_the_size_that_was_asked_for(stage: Stage) -> No
         while not (found := list(wire.frames(data))):
             data += sock.recv(4096)
         assert [len(payload) for _, payload in found] == [200]
+
+
+@pytest.mark.parametrize("data", [row.point.x for row in ROWS if row.group == "size" and row.point])
+def test_a_message_of_the_size_sweep_has_that_much_data_and_the_mark_once(data: int) -> None:
+    size = data + wire.ENVELOPE
+    message = sized(size, "")
+    assert len(message.data) == data
+    frame = text_frame(encode(message, 1.5))
+    assert frame.count(wire.MARK) == 1
+    assert [len(payload) for _, payload in wire.frames(frame)] == [size]
+    assert text_frame(wire.text(size).encode()).count(wire.MARK) == 1
 
 
 def test_an_exchange_gives_each_client_its_own_answers(stage: Stage) -> None:
@@ -143,6 +179,57 @@ def test_connections_that_are_refused_fail_the_stage(stage: Stage) -> None:
         stage.load.ask("connect", port=port, path="/", count=1)
 
 
+def test_usage_is_what_the_server_holds(stage: Stage) -> None:
+    before = stage.server.usage()
+    stage.connect(2)
+    after = stage.server.usage()
+    assert after.descriptors == before.descriptors + 2
+    assert after.threads > before.threads and after.now > before.now
+    assert after.rss_bytes > 1e7 and after.cpu_seconds > 0
+
+
+# --- plain requests ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gunicorn() -> Iterator[Stage]:
+    with staged("ws_hub, gunicorn") as found:
+        yield found
+
+
+def test_plain_requests_are_timed_beside_clients_that_are_read(gunicorn: Stage) -> None:
+    gunicorn.connect(6)  # more than the server has threads
+    gunicorn.server.ask("repeat", every=0.001)
+    found = gunicorn.request(0.5, timeout=10)
+    gunicorn.server.ask("repeat", every=None)
+    assert found["messages"] >= 6
+    assert found["ns"] and all(each > 0 for each in found["ns"])
+    gunicorn.disconnect()
+
+
+def test_a_plain_request_that_is_not_answered_ends_the_row_with_the_sockets_it_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain, "_NO_ANSWER", 0.2)
+    if not installed("flask-sock, gunicorn"):
+        pytest.skip("flask-sock is not installed")
+    row = next(row for row in ROWS if row.name == "plain-2000")
+    ours = dataclasses.replace(row, servers=("flask-sock, gunicorn",))
+    (found,) = engine.measure([ours], TINY)
+    assert found.median is None
+    assert found.note == "with 4 sockets connected a plain request got no answer for 0.2 s"
+
+
+def test_a_crowd_that_does_not_go_is_said_to_have_stayed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "_LEAVING", 0.0)
+    before = dataclasses.replace(stage.server.usage(), threads=1)
+    left, note = crowd._leave(stage, before)
+    assert note == "0 s after all had left at once, not all was gone"
+    assert left["threads left"] > 0 and "all gone s" not in left
+
+
 # --- failures of a server ------------------------------------------------------------------
 
 
@@ -156,6 +243,35 @@ def test_a_server_that_does_not_deliver_leaves_the_others_their_figures() -> Non
     floor, ours = engine.measure([row], TINY)
     assert (floor.median, floor.note) == (None, "it did not")
     assert (ours.median, ours.extra, ours.note) == (3.0, {"beside": 4.0}, "as expected")
+
+
+def test_a_server_that_does_not_take_the_clients_is_asked_once_for_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    def seat(self: Setup, stage: Stage, plan: Plan) -> None:
+        tried.append(stage.name)
+        raise ProcessFailed("too many")
+
+    monkeypatch.setattr(Setup, "seat", seat)
+    rows = [Row(name, "nothing", "ms", lambda *_: Sample(1.0)) for name in ("one", "other")]
+    found = engine.measure(rows, TINY)
+    assert [(each.median, each.note) for each in found] == [(None, "too many")] * 2
+    assert tried == ["ws_hub"]
+
+
+def test_a_row_is_not_named_while_servers_are_measured_that_it_does_not_have() -> None:
+    def sample(stage: Stage, plan: Plan) -> Sample:
+        return Sample(1.0)
+
+    rows = [
+        Row("one", "nothing", "ms", sample, servers=("floor",), setup=Setup(alone=True)),
+        Row("other", "nothing", "ms", sample, servers=("ws_hub",), setup=Setup(alone=True)),
+    ]
+    named: list[str] = []
+    engine.measure(rows, TINY, lambda row, seconds: named.append(row))
+    assert named == ["one", "one", "other", "other"]
 
 
 # --- results -------------------------------------------------------------------------------
@@ -222,10 +338,37 @@ def test_committed_results_have_the_schema() -> None:
         check_schema(json.loads(path.read_text(encoding="utf-8")))
 
 
+def test_only_a_whole_run_has_a_place_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    paths = [run._path(run._parse(asked), "2030-01-31") for asked in ([], ["--full"])]
+    assert paths == [tmp_path / "2030-01-31.json", tmp_path / "2030-01-31-full.json"]
+    for asked in (["--quick"], ["--rows", "encode"], ["--full", "--quick"]):
+        assert run._path(run._parse(asked), "2030-01-31") is None
+    assert run._path(run._parse(["--quick", "--json", "a"]), "2030-01-31") == Path("a")
+
+
+def test_a_sweep_is_asked_for_by_its_own_name_as_a_whole(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = run._chosen(run._parse(["--rows", "subscribers", "encode"]))
+    assert chosen == [row for row in ROWS if row.group in ("subscribers", "encode")]
+    assert len(chosen) > 5
+    with pytest.raises(SystemExit):
+        run.main(["--rows", "subscribers-10"])
+    assert run.main(["--list"]) == 0
+    listed = [text.split()[0] for text in capsys.readouterr().out.splitlines() if text]
+    assert listed == list(dict.fromkeys(row.group for row in ROWS))
+
+
 def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["--rows", "nonsense"])
     assert "no such row: nonsense" in capsys.readouterr().err
+
+
+POINT = ("sweep", "x", "of")
 
 
 def check_schema(found: dict[str, object]) -> None:
@@ -238,7 +381,8 @@ def check_schema(found: dict[str, object]) -> None:
     rows = found["rows"]
     assert isinstance(rows, list) and rows
     for row in rows:
-        assert {"name", "counts", "unit", "results"} == set(row)
+        assert {"name", "counts", "unit", "results"} == set(row) - {"point"}
+        assert set(row.get("point", POINT)) == set(POINT)
         for result in row["results"]:
             assert set(result) == set(Result.__dataclass_fields__)
             assert result["row"] == row["name"] and result["better"] in ("lower", "higher")
@@ -247,6 +391,106 @@ def check_schema(found: dict[str, object]) -> None:
             else:
                 assert result["low"] <= result["median"] <= result["high"]
                 assert result["repeats"] >= 1
+    for each in found.get("lines", ()):
+        assert set(each) == {"sweep", "server", "slope", "base", "r2", "off"}
+
+
+# --- lines ---------------------------------------------------------------------------------
+
+
+def test_a_straight_sweep_has_its_slope_and_its_base_and_is_off_by_nothing() -> None:
+    found = line.fit([(x, 3.0 + 0.5 * x) for x in (1, 10, 100, 1000)])
+    assert found is not None
+    assert (found.slope, found.base) == (pytest.approx(0.5), pytest.approx(3.0))
+    assert (found.r2, found.off) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-9))
+    assert found.at(10) == pytest.approx(8.0)
+
+
+def test_a_sweep_that_bends_is_off_at_the_small_end_too() -> None:
+    square = line.fit([(x, float(x * x)) for x in (1, 10, 100, 1000)])
+    assert square is not None
+    assert square.off > 0.5 and square.r2 < 0.9
+
+
+def test_two_points_are_no_line() -> None:
+    assert line.fit([(1, 1.0), (2, 2.0)]) is None
+
+
+def test_each_server_of_a_sweep_gets_a_line_and_a_row_that_failed_is_no_point() -> None:
+    found = swept("2030-01-01", [2.0, 3.0, None, 5.0])
+    (straight,) = found["lines"]
+    assert (straight["sweep"], straight["server"]) == ("clients", "ws_hub")
+    assert straight["slope"] == pytest.approx(1.0)
+    assert line.sentence(straight, found["rows"]) == (
+        "1 us a client, and 1 us whatever their number; R² 1.0000, no point further than 0% "
+        "from the line"
+    )
+
+
+# --- the archive ---------------------------------------------------------------------------
+
+
+def swept(when: str, heights: Sequence[float | None]) -> dict[str, Any]:
+    """Return a run that found a sweep over 1, 2, 3 ... clients of these heights."""
+    rows, results = [], []
+    for x, height in enumerate(heights, 1):
+        name = f"clients-{x}"
+        point = Point("clients", x, "client")
+        rows.append(Row(name, "what it is", "us", lambda *_: Sample(1.0), point=point))
+        results.append(result_of(name, "ws_hub", "us", [height] if height else [], note="it broke"))
+    return {**run.report(rows, results, TINY, machine.facts(), 1.0), "when": when}
+
+
+def kept(when: str, row: Row, median: float) -> dict[str, Any]:
+    """Return a run that found a figure for every server of a row."""
+    results = [result_of(row.name, name, row.unit, [median]) for name in row.servers]
+    return {**run.report([row], results, TINY, machine.facts(), 1.0), "when": when}
+
+
+def write(folder: Path, *runs: dict[str, Any]) -> None:
+    for number, found in enumerate(runs):
+        (folder / f"{number}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def test_each_row_is_of_the_newest_run_that_has_it_and_a_sweep_of_one(tmp_path: Path) -> None:
+    old = swept("2030-01-01", [1.0, 2.0, 3.0, 4.0])
+    old["rows"] += kept("", ROWS[0], 1.0)["rows"] + kept("", ROWS[1], 1.0)["rows"]
+    new = swept("2030-01-02", [5.0, 6.0, 7.0])
+    newest = kept("2030-01-03", ROWS[0], 2.0)
+    write(tmp_path, new, newest, old)
+    found = archive.newest({"clients", ROWS[0].name, ROWS[1].name}, tmp_path)
+    assert [(each["when"][-2:], [row["name"] for row in each["rows"]]) for each in found] == [
+        ("03", [ROWS[0].name]),
+        ("02", ["clients-1", "clients-2", "clients-3"]),
+        ("01", [ROWS[1].name]),
+    ]
+    assert [len(each["lines"]) for each in found] == [0, 1, 0]
+
+
+def test_a_row_that_there_is_no_more_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, swept("2030-01-01", [1.0, 2.0, 3.0]))
+    assert archive.newest({"others"}, tmp_path) == []
+
+
+@FONTS
+def test_the_pictures_are_drawn_from_the_newest_and_twice_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    named = {row.name: row for row in ROWS}
+    runs = [kept("2030-01-01", named[name], 4.0) for name, _, _ in plot.PANELS]
+    write(tmp_path, swept("2030-01-01", [2.0, 3.0, None, 5.0]), *runs)
+    drawn = plot.draw(tmp_path, tmp_path)
+    assert sorted(path.name for path in drawn) == ["bench-clients.svg", "bench.svg"]
+    first = [path.read_bytes() for path in drawn]
+    assert b"1 us a client" in first[0]
+    assert all(name.encode() in first[1] for name in named["one-to-100"].servers)
+    plot.draw(tmp_path, tmp_path)
+    assert [path.read_bytes() for path in drawn] == first
+
+
+def test_a_chart_that_lacks_a_panel_is_not_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write(tmp_path, kept("2030-01-01", ROWS[0], 4.0))
+    assert plot.draw(tmp_path, tmp_path) == []
 
 
 # --- the page ------------------------------------------------------------------------------
@@ -266,19 +510,25 @@ def test_the_page_gets_the_figures_between_its_marks_and_keeps_its_words(tmp_pat
         {**machine.facts(), "load_average": 100.0},
         1.0,
     )
-    document.document(found, page)
+    older = swept("2020-01-01", [2.0, 3.0, None, 5.0])
+    write(tmp_path, older, found)
+    document.document(page, tmp_path)
     text = page.read_text(encoding="utf-8")
-    assert text == marked.format(document.markdown(found))
+    assert text == marked.format(document.markdown(found) + document.markdown(older))
     assert "| ws_hub | 1.5 | 1 .. 2 | 1.25 x floor |  |" in text
     assert "| floor | - |  |  | it stopped |" in text
     assert "busy with other work" in text
+    assert "| client | ws_hub |\n|---:|---:|\n| 1 | 2 (2 .. 2) |" in text
+    assert "| 3 | it broke |" in text
+    assert "- ws_hub: 1 us a client" in text
+    assert "![clients](images/bench-clients.svg)" in text
 
 
 def test_a_page_without_a_place_for_figures_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("words\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no place"):
-        document.document({}, page)
+        document.document(page, tmp_path)
     assert page.read_text(encoding="utf-8") == "words\n"
 
 
@@ -286,3 +536,11 @@ def test_the_page_of_the_project_has_a_place_for_figures() -> None:
     text = (Path(run.__file__).parent.parent / "docs" / "performance.md").read_text("utf-8")
     assert text.count("<!-- results: made by bench.document -->\n") == 1
     assert text.count("<!-- end of results -->\n") == 1
+
+
+def test_the_pages_show_pictures_that_there_are() -> None:
+    root = Path(run.__file__).parent.parent
+    for page in (root / "README.md", root / "docs" / "performance.md"):
+        for name in re.findall(r"\]\(([^)]*bench[^)]*\.svg)\)", page.read_text("utf-8")):
+            assert (page.parent / name).read_bytes().startswith(b"<?xml"), name
+    assert f"docs/images/{plot.CHART}" in (root / "README.md").read_text("utf-8")

@@ -5,9 +5,16 @@ Must not know how results are shown.
 
 from __future__ import annotations
 
-from . import crowd, fanout, hub, slow
-from .base import Incomplete, Plan, Row, Sample, Setup
+from . import crowd, fanout, hub, plain, slow, sweeps
+from .base import Incomplete, Plan, Point, Row, Sample, Setup
 
-__all__ = ["ROWS", "Incomplete", "Plan", "Row", "Sample", "Setup"]
+__all__ = ["ROWS", "Incomplete", "Plan", "Point", "Row", "Sample", "Setup"]
 
-ROWS: tuple[Row, ...] = (*hub.ROWS, *fanout.ROWS, *slow.ROWS, *crowd.ROWS)
+ROWS: tuple[Row, ...] = (
+    *hub.ROWS,
+    *fanout.ROWS,
+    *slow.ROWS,
+    *plain.ROWS,
+    *crowd.ROWS,
+    *sweeps.ROWS,
+)

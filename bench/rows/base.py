@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..stage import Burst, Stage
 from ..wire import MARK
@@ -17,6 +18,7 @@ from ..wire import MARK
 __all__ = [
     "Incomplete",
     "Plan",
+    "Point",
     "Row",
     "Sample",
     "Setup",
@@ -62,6 +64,8 @@ class Setup:
         each: channels that each client subscribes to.
         share: clients that listen to each of these channels.
         prefix: of the channels' names.
+        audiences: instead of channels that are shared out, one channel for each of these
+            numbers, to which the first so many clients subscribe.
         spinner: whether a thread of the server will compute, on a core of its own.
         alone: measure one server after the other: together they would need more threads
             than a machine has numbers for.
@@ -71,6 +75,7 @@ class Setup:
     each: int = 0
     share: int = 1
     prefix: str = "channel-"
+    audiences: tuple[int, ...] = ()
     spinner: bool = False
     alone: bool = False
 
@@ -82,17 +87,25 @@ class Setup:
 
     def seat(self, stage: Stage, plan: Plan) -> None:
         """Connect the clients and let them subscribe."""
-        if not self.clients:
-            return
-        channels, count = self.channels(plan), plan.clients(self.clients)
-        hello = [
+        if self.clients:
+            stage.connect(plan.clients(self.clients), hello=self._hello(plan))
+
+    def _hello(self, plan: Plan) -> list[list[str]]:
+        """Return what each client subscribes to."""
+        clients = range(plan.clients(self.clients))
+        if self.audiences:
+            return [
+                [subscribe(f"{self.prefix}{n}") for n in self.audiences if client < plan.clients(n)]
+                for client in clients
+            ]
+        channels = self.channels(plan)
+        return [
             [
                 subscribe(channels[(client * self.each + turn) % len(channels)])
                 for turn in range(self.each)
             ]
-            for client in range(count)
+            for client in clients
         ]
-        stage.connect(count, hello=hello)
 
 
 @dataclass(frozen=True)
@@ -109,11 +122,26 @@ class Incomplete(Exception):
 
 
 @dataclass(frozen=True)
+class Point:
+    """Where a row stands in a sweep, whose rows differ in one quantity alone.
+
+    Args:
+        sweep: its name, by which all its rows are asked for.
+        x: the quantity.
+        of: what one of it is called.
+    """
+
+    sweep: str
+    x: float
+    of: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of the table.
 
     Args:
-        name: as in the table and for `--rows`.
+        name: as in the table, and for `--rows` unless it is a point of a sweep.
         counts: what the figure is, in one sentence.
         unit: of the figure.
         sample: takes one sample.
@@ -122,6 +150,7 @@ class Row:
         higher: whether more is better.
         once: whether one sample is all that there is time for.
         full: whether only a full run, or its name, asks for it.
+        point: its place in a sweep; None when it stands for itself.
     """
 
     name: str
@@ -133,6 +162,12 @@ class Row:
     higher: bool = False
     once: bool = False
     full: bool = False
+    point: Point | None = None
+
+    @property
+    def group(self) -> str:
+        """The name that asks for it: its sweep's, or its own."""
+        return self.point.sweep if self.point else self.name
 
 
 def subscribe(channel: str, kind: str = "subscribe") -> str:
@@ -145,8 +180,10 @@ def percentile(values: list[float] | list[int], share: float) -> float:
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
-def bursts(stage: Stage, figure: Callable[[Burst], float], times: int, messages: int = 1) -> Sample:
-    """Return the median of up to so many closed-loop bursts to everybody.
+def bursts(
+    stage: Stage, figure: Callable[[Burst], float], times: int, messages: int = 1, **how: Any
+) -> Sample:
+    """Return the median of up to so many closed-loop bursts; `how` goes to `Stage.burst`.
 
     The next burst begins when every client has the last one whole. A server that would
     take seconds for one gets shorter bursts. Raises Incomplete when some client did not
@@ -154,15 +191,20 @@ def bursts(stage: Stage, figure: Callable[[Burst], float], times: int, messages:
     """
     note = ""
     if messages > 1:
-        single = whole(stage.burst()).seconds
+        single = whole(stage.burst(**how)).seconds
         if single * messages > _LONG:
             messages = max(int(_LONG / single), 2)
             note = f"bursts of {messages}"
-    found: list[float] = []
+    found: list[Burst] = []
     ended = time.monotonic() + _ENOUGH
     while len(found) < times and (not found or time.monotonic() < ended):
-        found.append(figure(whole(stage.burst(messages))))
-    return Sample(statistics.median(found), note=note)
+        found.append(whole(stage.burst(messages, **how)))
+    calls = messages * len(how.get("targets", ("",)))
+    return Sample(
+        statistics.median(map(figure, found)),
+        {"us a call": statistics.median(burst.publishing for burst in found) / calls * 1e6},
+        note,
+    )
 
 
 def whole(burst: Burst) -> Burst:

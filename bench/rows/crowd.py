@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import resource
 import statistics
+import time
 from pathlib import Path
 
 from ..servers import PEERS
-from ..stage import ProcessFailed, Stage
-from .base import Incomplete, Plan, Row, Sample, whole
+from ..stage import ProcessFailed, Stage, Usage
+from .base import Incomplete, Plan, Row, Sample, Setup, whole
 
 __all__ = ["ROWS"]
 
@@ -20,7 +21,9 @@ _CROWD = 10_000
 _RESERVE = 500  # descriptors and threads left for everything else
 _IDLE_SECONDS = 31.0  # one heartbeat of each client falls into it
 _BROADCASTS = 5
-_PATIENCE = 5.0  # seconds for the end of all connections at once
+_PATIENCE = 5.0  # seconds for the end of some connections at once
+_LEAVING = 120.0  # seconds for the end of the whole crowd's, threads and all
+_FIRST = 100  # clients that came and went before the crowd: the first bring imports and pools
 
 
 def _connects(stage: Stage, plan: Plan) -> Sample:
@@ -38,33 +41,53 @@ def _connects(stage: Stage, plan: Plan) -> Sample:
 def _crowd(stage: Stage, plan: Plan) -> Sample:
     wanted = plan.clients(_CROWD)
     count = min(wanted, _room())
-    before = stage.server.ask("usage")
+    stage.connect(plan.clients(_FIRST))
+    stage.disconnect(timeout=_PATIENCE)
+    before = stage.server.usage()
     seconds = stage.connect(count)["seconds"]
-    full = stage.server.ask("usage")
+    full = stage.server.usage()
     stage.load.ask("idle", seconds=_IDLE_SECONDS * plan.work)
-    later = stage.server.ask("usage")
+    later = stage.server.usage()
     bursts = [whole(stage.burst(timeout=30.0)).seconds for _ in range(_BROADCASTS)]
-    note = "" if count == wanted else f"no room for {wanted:,} clients here"
-    end: dict[str, float] = {}
-    try:
-        end["all gone s"] = stage.disconnect(timeout=_PATIENCE)
-        after = stage.server.ask("usage")
-        end["descriptors left"] = after["descriptors"] - before["descriptors"]
-    except ProcessFailed:
-        note += f"; all left at once, and {_PATIENCE:g} s later were not all gone"
-    idle = (later["cpu_seconds"] - full["cpu_seconds"]) / (later["now"] - full["now"])
+    idle = (later.cpu_seconds - full.cpu_seconds) / (later.now - full.now)
+    end, note = _leave(stage, before)
     return Sample(
-        (full["rss_bytes"] - before["rss_bytes"]) / count / 1000,
+        (full.rss_bytes - before.rss_bytes) / count / 1000,
         {
             "clients": count,
-            "threads each": (full["threads"] - before["threads"]) / count,
+            "threads each": (full.threads - before.threads) / count,
             "connects/s": count / seconds,
             "idle % of a core": idle * 100,
             "one to all ms": statistics.median(bursts) * 1000,
             **end,
         },
-        note.strip("; "),
+        note if count == wanted else f"no room for {wanted:,} clients here; {note}".strip("; "),
     )
+
+
+def _leave(stage: Stage, before: Usage) -> tuple[dict[str, float], str]:
+    """Close all connections at once; return when all was gone, or else what is left over."""
+    stage.load.ask("disconnect")
+    began = time.monotonic()
+    while _is_more(after := stage.server.usage(), before):
+        if after.now > began + _LEAVING:
+            break
+        time.sleep(0.05)
+    left = {
+        "threads left": after.threads - before.threads,
+        "descriptors left": after.descriptors - before.descriptors,
+        "MB left": (after.rss_bytes - before.rss_bytes) / 1e6,
+    }
+    if _is_more(after, before):
+        return left, f"{_LEAVING:g} s after all had left at once, not all was gone"
+    stage.connected = 0
+    stage.await_clients(0)
+    return {"all gone s": after.now - began, **left}, ""
+
+
+def _is_more(after: Usage, before: Usage) -> bool:
+    """Say whether threads or descriptors are left over."""
+    return after.threads > before.threads or after.descriptors > before.descriptors
 
 
 def _room() -> int:
@@ -84,7 +107,7 @@ ROWS = (
         "the last: connections a second",
         "connects/s",
         _connects,
-        ("ws_hub", *PEERS),
+        ("ws_hub", "ws_hub, Werkzeug", *PEERS),
         higher=True,
     ),
     Row(
@@ -93,6 +116,8 @@ ROWS = (
         "kB",
         _crowd,
         ("ws_hub, heartbeats",),
+        Setup(alone=True),  # a figure of memory and of one core: nobody beside it
         once=True,
+        full=True,
     ),
 )

@@ -43,10 +43,10 @@ def _stream(setup: Setup, count: int, threads: int = 1) -> Callable[[Stage, Plan
 def _program(stage: Stage, plan: Plan) -> Sample:
     """Return lines a second of a program, until its last viewer has the last one."""
     count = plan.times(_LINES)
-    before = stage.server.ask("usage")["rss_bytes"]
+    before = stage.server.usage().rss_bytes
     process = _VIEWERS.channels(plan)[0].removeprefix("process:")
     burst = whole(stage.lines(count, width=80, process=process, timeout=_TIMEOUT))
-    grown = stage.server.ask("usage")["rss_bytes"] - before
+    grown = stage.server.usage().rss_bytes - before
     extra = {"delivered/s": burst.rate, "dropped": burst.dropped, "MB grown": grown / 1e6}
     return Sample(count / burst.seconds, extra)
 

@@ -37,9 +37,9 @@ def _beside_slow_ones(stage: Stage, plan: Plan) -> Sample:
     without = _p99(stage)
     for rate in _RATES:
         stage.connect(1, slow=rate)
-    before = stage.server.ask("usage")["rss_bytes"]
+    before = stage.server.usage().rss_bytes
     slowed = _p99(stage)
-    grown = stage.server.ask("usage")["rss_bytes"] - before
+    grown = stage.server.usage().rss_bytes - before
     stage.disconnect(slow=len(_RATES))
     return Sample(slowed, {"without": without, "ratio": slowed / without, "MB grown": grown / 1e6})
 

@@ -31,6 +31,7 @@ class Contender:
 
 
 _WEBSOCKETS = ("websockets", "websockets")
+_FLASK_SOCK = ("flask_sock", "flask-sock")
 CONTENDERS = {
     each.name: each
     for each in (
@@ -39,6 +40,18 @@ CONTENDERS = {
             "ws_hub, heartbeats",
             "ws_hub with its default heartbeats on",
             ("hub", "HeartbeatingHubServer"),
+        ),
+        Contender(
+            "ws_hub, Werkzeug",
+            "ws_hub beside a Flask application on Werkzeug's threaded server",
+            ("flask_", "HubBesideFlask"),
+            ("werkzeug", "werkzeug"),
+        ),
+        Contender(
+            "ws_hub, gunicorn",
+            "ws_hub beside a Flask application on gunicorn -k gthread --threads 4",
+            ("gunicorn_", "HubOnGunicorn"),
+            ("gunicorn", "gunicorn"),
         ),
         Contender("floor", "a bare loop of sends of one ready frame", ("floor", "Floor")),
         Contender("floor joined", "the same, a burst joined first", ("floor", "JoinedFloor")),
@@ -65,7 +78,13 @@ CONTENDERS = {
             "flask-sock",
             "flask-sock on Werkzeug's threaded server, a loop of send()",
             ("flask_", "FlaskSock"),
-            ("flask_sock", "flask-sock"),
+            _FLASK_SOCK,
+        ),
+        Contender(
+            "flask-sock, gunicorn",
+            "flask-sock on gunicorn -k gthread --threads 4",
+            ("gunicorn_", "FlaskSockOnGunicorn"),
+            _FLASK_SOCK,
         ),
         Contender(
             "Flask-SocketIO",
@@ -88,4 +107,7 @@ CONTENDERS = {
     )
 }
 FLOORS = ("floor", "floor joined")
-PEERS = tuple(name for name in CONTENDERS if not name.startswith("ws_hub") and name not in FLOORS)
+# A name with a comma is a variant, for the rows that ask for it.
+PEERS = tuple(
+    name for name in CONTENDERS if name != "ws_hub" and name not in FLOORS and ", " not in name
+)

@@ -1,4 +1,4 @@
-"""What every server under test answers to: await clients, publish, spin, usage.
+"""What every server under test answers to: await clients, publish, repeat, spin.
 
 Must not know any of the libraries. A publication is made on a thread that is not the
 server's own, as an application's would be, and timed from the moment before the call.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from ..control import Answer, obey
 from ..wire import text
 
-__all__ = ["Publish", "Server", "echo", "ready_text"]
+__all__ = ["Publish", "Server", "echo", "end_with_parent", "ready_text"]
 
 Publish = Callable[[], object]
 
@@ -43,6 +43,8 @@ class Server(abc.ABC):
     def __init__(self) -> None:
         self._spinning = threading.Event()
         self._spinner: threading.Thread | None = None
+        self._silent = threading.Event()
+        self._repeater: threading.Thread | None = None
 
     # --- what a server is ------------------------------------------------------------------
 
@@ -66,13 +68,21 @@ class Server(abc.ABC):
 
     def main(self) -> None:
         """Start, then carry out requests until the input ends."""
-        _end_with_parent()
+        end_with_parent()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        self.run()
+
+    def run(self) -> None:
+        """Start, then carry out requests, in this process."""
         port = self.start()
         version = importlib.metadata.version(self.distribution) if self.distribution else ""
         answer = {"port": port, "path": self.path, "greeting": self.greeting, "version": version}
         obey({"hello": lambda: answer, **self.requests()})
+        self.end()
+
+    def end(self) -> None:
+        """End the process at once."""
         # Without a word to the clients, which are gone, and without waiting for threads:
         # a peer with a thousand of them takes longer to end than to be measured.
         os._exit(0)
@@ -82,8 +92,8 @@ class Server(abc.ABC):
         return {
             "await_clients": self.await_clients,
             "publish": self.publish,
+            "repeat": self.repeat,
             "spin": self.spin,
-            "usage": self.usage,
         }
 
     def await_clients(self, *, count: int, timeout: float) -> Answer:
@@ -120,6 +130,23 @@ class Server(abc.ABC):
             worker.join()
         return {"began": began, "ended": time.monotonic_ns()}
 
+    def repeat(self, *, every: float | None, size: int = 160) -> None:
+        """Publish to everybody every so many seconds, on a thread, until told None."""
+        if every is not None:
+            self._silent.clear()
+            publish = self.publisher("", size, 1)
+            self._repeater = threading.Thread(
+                target=self._repeat, args=(publish, every), name="repeater", daemon=True
+            )
+            self._repeater.start()
+        elif self._repeater is not None:
+            self._silent.set()
+            self._repeater.join()
+
+    def _repeat(self, publish: Publish, every: float) -> None:
+        while not self._silent.wait(every):
+            publish()
+
     def spin(self, *, on: bool, core: int | None = None) -> None:
         """Start or end a thread that computes in pure Python: a report being rendered."""
         if on:
@@ -139,20 +166,9 @@ class Server(abc.ABC):
         while self._spinning.is_set():
             number = (number * 1103515245 + 12345) & 0x7FFFFFFF
 
-    def usage(self) -> Answer:
-        """Return resident memory, threads, descriptors and CPU time so far."""
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            pages = int(statm.read().split()[1])
-        return {
-            "rss_bytes": pages * resource.getpagesize(),
-            "threads": len(os.listdir("/proc/self/task")),
-            "descriptors": len(os.listdir("/proc/self/fd")),
-            "cpu_seconds": time.process_time(),
-            "now": time.monotonic(),
-        }
 
-
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it has ended."""
     # The end of the input would do, but for a process that is stopped: it does not read.
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

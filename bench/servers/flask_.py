@@ -8,25 +8,43 @@ from typing import Any
 from flask import Flask
 from werkzeug.serving import make_server
 
-from .base import Publish, Server, echo, ready_text
+from ws_hub import middleware
 
-__all__ = ["FlaskSock", "FlaskSocketIO", "FlaskWebSockets"]
+from .base import Publish, Server, echo, ready_text
+from .hub import HubServer
+
+__all__ = ["FlaskSock", "FlaskSocketIO", "FlaskWebSockets", "HubBesideFlask"]
 
 
 class _Werkzeug(Server):
     """A Flask application on the server that `app.run(threaded=True)` uses."""
 
     def start(self) -> int:
-        self._app = Flask("bench")
-        self.prepare()
-        self._server = make_server("127.0.0.1", 0, self._app, threaded=True)
+        self._server = make_server("127.0.0.1", 0, self.application(), threaded=True)
         self._server.socket.listen(1024)
         threading.Thread(target=self._server.serve_forever, name="serve", daemon=True).start()
         return int(self._server.server_port)
 
+    def application(self) -> Flask:
+        """Return the application, with an ordinary page beside the WebSocket."""
+        self._app = Flask("bench")
+        self._app.add_url_rule("/", view_func=lambda: "ok", endpoint="page")
+        self.prepare()
+        return self._app
+
     def prepare(self) -> None:
-        """Add what the application serves."""
+        """Add the WebSocket to the application."""
         raise NotImplementedError
+
+
+class HubBesideFlask(_Werkzeug, HubServer):
+    """ws_hub on the server of the application, as README has it."""
+
+    def prepare(self) -> None:
+        self.hub.start()
+        self._app.wsgi_app = middleware(  # type: ignore[method-assign]
+            self._app.wsgi_app, self.hub, path=self.path
+        )
 
 
 class FlaskSock(_Werkzeug):

@@ -16,7 +16,7 @@ from ..control import Answer
 from ..wire import padding
 from .base import Publish, Server
 
-__all__ = ["HeartbeatingHubServer", "HubServer"]
+__all__ = ["HeartbeatingHubServer", "HubServer", "sized"]
 
 _LONG = 300.0  # seconds that a program may take
 _SAMPLE = 64  # bytes of the data by which the size of the rest of a message is found
@@ -50,9 +50,9 @@ class HubServer(Server):
             process, line = target.removeprefix("process:"), padding(size)
             return lambda: hub.send_process_output(process, line)
         if target:
-            message = _message(size, target)
+            message = sized(size, target)
             return lambda: hub.send_to_channel(target, message)
-        message = _message(size, "")
+        message = sized(size, "")
         return lambda: hub.broadcast(message)
 
     def requests(self) -> dict[str, Callable[..., Answer | None]]:
@@ -74,7 +74,7 @@ class HubServer(Server):
 
     def encode(self, *, count: int, size: int) -> Answer:
         """Return microseconds to stamp, encode and frame a message, and to read one."""
-        message = _message(size, "")
+        message = sized(size, "")
         began = time.perf_counter_ns()
         for _ in range(count):
             publish(encode(message, time.time()), "", "drop")
@@ -123,7 +123,7 @@ class HeartbeatingHubServer(HubServer):
     heartbeats: ClassVar[dict[str, Any]] = {}
 
 
-def _message(size: int, channel: str) -> Message:
+def sized(size: int, channel: str) -> Message:
     """Return a message that the hub encodes, timestamp and all, to `size` bytes."""
     stamp = timestamp(0)
     sample = Message("event", channel=channel, data="x" * _SAMPLE, timestamp=stamp)

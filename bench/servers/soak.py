@@ -10,9 +10,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import itertools
 import logging
+import os
 import random
 import re
 import resource
@@ -27,6 +29,7 @@ from ws_hub.message import process_channel
 
 from ..control import Answer
 from ..ledger import LINES, NEWS, PACE, PROGRAMS, TARGETS, said
+from ..usage import usage_of
 from .hub import HubServer
 
 __all__ = ["Soak"]
@@ -74,7 +77,7 @@ class Soak(HubServer):
         logger.propagate = False  # that a slow client is cut is what it is there for
 
     def requests(self) -> dict[str, Callable[..., Answer | None]]:
-        own = {"go": self.go, "rest": self.rest, "settle": self.settle}
+        own = {"go": self.go, "rest": self.rest, "settle": self.settle, "usage": self.usage}
         return {**super().requests(), **own}
 
     # --- requests --------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class Soak(HubServer):
         stats = self.hub.stats()
         names = (re.sub(r"\d+", "#", thread.name) for thread in threading.enumerate())
         return {
-            **super().usage(),
+            **dataclasses.asdict(usage_of(os.getpid())),
             "highest_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "kinds": collections.Counter(names),
             "clients": stats.clients,

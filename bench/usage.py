@@ -1,0 +1,39 @@
+"""What a process holds and has used, read from /proc: from outside, or by itself.
+
+Must not know what the process does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Usage", "usage_of"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds, and the CPU time that it has used so far."""
+
+    rss_bytes: int
+    threads: int
+    descriptors: int
+    cpu_seconds: float
+    now: float
+
+
+def usage_of(pid: int) -> Usage:
+    """Return what a process holds and has used."""
+    proc = Path(f"/proc/{pid}")
+    status = (proc / "status").read_text(encoding="utf-8")
+    found = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    ticks = (proc / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+    return Usage(
+        rss_bytes=int(found["VmRSS"].split()[0]) * 1024,
+        threads=int(found["Threads"]),
+        descriptors=len(os.listdir(proc / "fd")),
+        cpu_seconds=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
+        now=time.monotonic(),
+    )
