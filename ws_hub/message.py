@@ -222,6 +222,12 @@ def _head(kind: str, channel: str, process_id: str) -> str:
 
 def _tail(message: Message) -> str:
     """Return the fields of a message that hardly any has."""
+    if (
+        message.id is message.seq is message.since is message.last is None
+        and not message.code
+        and not message.epoch
+    ):
+        return ""
     return "".join(
         f',"{key}":{_to_json(value)}'
         for key, value in (
