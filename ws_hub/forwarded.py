@@ -75,7 +75,7 @@ class Forwarded:
     def _trusts(self, address: str) -> bool:
         if not address:
             return self._unix
-        parsed = _parse(address)
+        parsed = _parse(address) if self._networks else None
         return parsed is not None and any(
             parsed.version == network.version and parsed in network for network in self._networks
         )

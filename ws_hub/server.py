@@ -335,6 +335,9 @@ class _Response(ServerHandler):
     """A response in HTTP/1.1, which WebSocket clients insist on even in a refusal."""
 
     http_version = "1.1"
+    # Not the process's environment: a variable HTTP_PROXY would pass for a header, and the
+    # rest is copied, and looked through, for every request.
+    os_environ: dict[str, str] = {}
 
     def finish_response(self) -> None:
         if self.request_handler.client is None:  # type: ignore[attr-defined]  # wsgiref's own way

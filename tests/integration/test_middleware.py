@@ -218,6 +218,19 @@ def test_fault_43_without_descriptors_it_waits_and_recovers(
             assert peer.close() == (1000, "")
 
 
+def test_a_request_does_not_carry_the_environment_of_the_process(hub: Hub) -> None:
+    # A variable HTTP_PROXY of the process would pass for a header of the request.
+    seen: list[set[str]] = []
+
+    def note(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        seen.append(set(environ))
+        return app(environ, start_response)
+
+    with serve(hub, app=note) as site:
+        assert ask(site, "/")[0] == 200
+    assert "PATH" in os.environ and "PATH" not in seen[0]
+
+
 @contextlib.contextmanager
 def werkzeug_site(hub: Hub) -> Iterator[int]:
     """A server that is not ours, so that a connection is adopted; yields its port."""
