@@ -242,8 +242,8 @@ class _ThreadingServer(WSGIServer):
     def _serve(self, number: int, request: socket.socket, client_address: Any) -> None:
         client = None
         try:
-            request.settimeout(_REQUEST_TIMEOUT)
             if self._ssl_context is not None:
+                request.settimeout(_REQUEST_TIMEOUT)
                 request = self._ssl_context.wrap_socket(request, server_side=True)
                 self._keep(number, request)
             client = _Handler(request, client_address, self).client
@@ -319,8 +319,9 @@ class _Handler(WSGIRequestHandler):
             environ["HTTPS"] = "on"  # wsgiref guesses the scheme from it
         return environ
 
-    def _lend(self, client: Client) -> None:
-        self.client = client
+    def _lend(self, connect: Callable[[bytes], Client]) -> None:
+        self._head.end()
+        self.client = connect(cast(io.BufferedReader, self.rfile).read1())
 
     def address_string(self) -> str:
         return str(self.client_address[0])
@@ -354,12 +355,19 @@ class _Patient(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
+        self._ended = False
         self.deadline: float | None = deadline
+
+    def end(self) -> None:
+        """Read no more: what comes now is for somebody else."""
+        self._ended = True
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._ended:
+            return 0
         if self.deadline is not None:
             left = self.deadline - time.monotonic()
             if left <= 0:

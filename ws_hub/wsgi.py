@@ -39,7 +39,9 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
-LEND_KEY = "ws_hub.lend"  # what our own server wants called with the client of its socket
+# What our own server wants called with what makes a client of its socket, given the bytes
+# that came in already: it lends that client its thread.
+LEND_KEY = "ws_hub.lend"
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 _RETRY = ("Retry-After", "5")
 
@@ -57,7 +59,7 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     try:
         sock = _find_socket(environ)
         if LEND_KEY in environ:
-            environ[LEND_KEY](_connect(hub, sock, entry, seen, environ))
+            environ[LEND_KEY](functools.partial(_connect, hub, sock, entry, seen))
             start_response(answer.status, [])
             return ()
         if isinstance(sock, ssl.SSLSocket):
@@ -68,13 +70,7 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
         _complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
         return _refuse(answer, seen, start_response)
-    client = hub.connect(
-        ours,
-        greeting=answer.to_bytes(),
-        remote_address=seen.address,
-        received=_read_ahead(environ, throw_away),
-        entry=entry,
-    )
+    client = _connect(hub, ours, entry, seen, _read_ahead(environ, throw_away))
     try:
         client.start()
     except RuntimeError as error:  # can't start new thread
@@ -119,17 +115,15 @@ def _connect(
     sock: socket.socket,
     entry: Entry,
     seen: Seen,
-    environ: Environ,
+    received: bytes,
     *,
     borrowed: bool = False,
 ) -> Client:
-    """Return a client for the server's own socket object."""
-    sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
     return hub.connect(
         sock,
         greeting=entry.answer.to_bytes(),
         remote_address=seen.address,
-        received=_take_input(environ),
+        received=received,
         borrowed=borrowed,
         entry=entry,
     )
@@ -144,7 +138,8 @@ def _stay(
     start_response: StartResponse,
 ) -> Iterable[bytes]:
     """Live on the request thread: the state of TLS is in this socket object."""
-    client = _connect(hub, sock, entry, seen, environ, borrowed=True)
+    sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
+    client = _connect(hub, sock, entry, seen, _take_input(environ), borrowed=True)
     try:
         client.run()
     finally:
