@@ -360,7 +360,8 @@ class Lifecycle:
             client.close(CloseCode.GOING_AWAY, "server going away")
         deadline = time.monotonic() + self._config.close_timeout
         self._await_clients(deadline)
-        for client in (*roster.everybody, *waiting):
+        # Those as well who were cut before: nobody else ends the wait for their answer now.
+        for client in (*roster.remaining(), *waiting):
             client.abort()
         deadline = max(deadline, time.monotonic()) + _GRACE
         self._await_clients(deadline)

@@ -203,10 +203,13 @@ class Roster:
             self._open = False
         self.settle(admit=False)
 
+    def remaining(self) -> list[Client]:
+        """Return a copy of all whose reader thread has not ended, clients or not any more."""
+        with self._lock:
+            return list(self._readers)
+
     def join(self, deadline: float) -> None:
         """Wait for the reader threads until a moment of the monotonic clock."""
-        with self._lock:
-            readers = list(self._readers)
-        for client in readers:
+        for client in self.remaining():
             if not client.join(deadline - time.monotonic()):
                 logger.warning("a callback of %r still runs", client)

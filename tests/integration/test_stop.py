@@ -50,6 +50,18 @@ def test_after_stop_the_threads_are_those_of_before() -> None:
     wait_until(lambda: set(threading.enumerate()) <= before)
 
 
+def test_who_was_cut_and_does_not_answer_does_not_outlive_the_hub() -> None:
+    # It is no client any more, but its reader thread waits for the peer's Close frame.
+    before = set(threading.enumerate())
+    with live(outbox_messages=1, close_timeout=0.3) as site, site.peer(rcvbuf=4096):
+        site.client()
+        while not site.hub.stats().slow_disconnects:
+            site.hub.broadcast(said("x" * 10_000))
+        site.hub.stop()
+        left = set(threading.enumerate()) - before
+        assert not [thread for thread in left if thread.name.startswith("ws-hub:reader")]
+
+
 def test_fault_39_stop_from_many_threads_at_once_is_one_stop() -> None:
     with live(close_timeout=0.2) as hub, hub.peer():
         began = time.monotonic()
