@@ -20,20 +20,21 @@ PACKAGE = ROOT / "ws_hub"
 TESTS = ROOT / "tests"
 
 # A module imports only from floors below its own; every module may import `errors`.
-# Floor 4 of the design, the hub, has four steps of its own.
+# Floor 4 of the design, the hub, has five steps of its own.
 FLOORS: dict[float, str] = {
     -1: "log",
-    0: "backoff config errors fastsend frames limits lines message pace stats stream workers",
+    0: "backoff config errors exits fastsend frames limits lines message pace stats stream workers",
     1: "adoption exchange following inbox link mailbox outbox publication publisher retries"
     " transport",
     2: "auth channels conversation handshake history presence sender signals terminal",
     3: "client commands listener spawn",
     4: "dial dispatch pump roster writers",
     4.1: "lifecycle",
+    4.12: "drain",
     4.15: "overview",
     4.2: "hub",
     5: "process reconnect wsgi backplane.redis",
-    6: "flask page server tail testing",
+    6: "flask gunicorn page server tail testing",
     7: "__init__",
     8: "cli",
     9: "__main__",

@@ -44,6 +44,7 @@ from .message import Message, MessageType
 from .process import Process, ProcessStartError
 from .reconnect import ConnectionState, ReconnectingClient
 from .server import Server, serve
+from .signals import exit_on_signals
 from .stats import HubStats
 from .wsgi import middleware
 
@@ -84,6 +85,7 @@ __all__ = [
     "Server",
     "WsHubError",
     "calculate_backoff",
+    "exit_on_signals",
     "middleware",
     "serve",
 ]

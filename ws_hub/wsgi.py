@@ -52,6 +52,8 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     )
     if answer.accepted and not hub.running:
         answer = refusal("503 Service Unavailable", "the hub is not running", _RETRY)
+    elif answer.accepted and hub.draining:
+        answer = refusal("503 Service Unavailable", "the server restarts", _RETRY)
     if not answer.accepted:
         return _refuse(answer, environ, start_response)
     try:

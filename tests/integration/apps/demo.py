@@ -56,6 +56,8 @@ def pages(environ: Environ, start_response: Callable[..., Any]) -> Iterable[byte
         hub.send_to_channel(query["channel"], Message("event", data=query.get("data", "")))
     elif path == "/stop":
         hub.stop()
+    elif path == "/hold":
+        environ["wsgi.input"].read(1)  # a page that is slow until somebody sends this byte
     elif path != "/":
         start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", "0")])
         return [b""]
