@@ -21,6 +21,7 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 
 from . import workers
 from .errors import excerpt
+from .handshake import refusal
 from .hub import Hub
 from .log import get_logger
 from .wsgi import SOCKET_KEY, STAYS_KEY, Application, middleware
@@ -33,6 +34,7 @@ _REQUEST_TIMEOUT = 10.0  # seconds that a request's head may take in all (FAULTS
 _MAX_REQUEST_LINE = 65_536
 _GRACE = 1.0
 _BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
+_BUSY = refusal("503 Service Unavailable", "no thread is free", ("Retry-After", "5")).to_bytes()
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
 
 
@@ -220,6 +222,7 @@ class _ThreadingServer(WSGIServer):
             )
         except RuntimeError as error:  # can't start new thread: this one is refused
             logger.warning("request from %s refused: %s", excerpt(client_address), error)
+            self._turn_away(request)
             self._done(number, request)
             return
         with self._lock:
@@ -227,6 +230,16 @@ class _ThreadingServer(WSGIServer):
             for ended in [n for n, each in self._threads.items() if not each.is_alive()]:
                 del self._threads[ended]
             self._threads[number] = thread
+
+    def _turn_away(self, request: socket.socket) -> None:
+        """Say that there is no thread for a request, without waiting for it to come."""
+        if self._ssl_context is not None:  # its handshake would have to be waited for
+            return
+        request.setblocking(False)
+        with contextlib.suppress(OSError):  # it has not come yet
+            request.recv(_MAX_REQUEST_LINE)
+        with contextlib.suppress(OSError):
+            request.send(_BUSY)
 
     # --- request threads -------------------------------------------------------------------
 

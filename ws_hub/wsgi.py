@@ -20,7 +20,7 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .adoption import ThrowAway, adopt, leave
+from .adoption import ThrowAway, adopt, check_spare, leave
 from .errors import AdoptionError, excerpt
 from .handshake import Answer, Request, decide, refusal
 from .hub import Hub
@@ -60,11 +60,16 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
         sock = _find_socket(environ)
         if isinstance(sock, ssl.SSLSocket):
             _check_may_stay(environ)
+            check_spare(sock.fileno())
             return _stay(hub, sock, answer, environ, start_response)
         ours, throw_away = adopt(sock.fileno())
     except AdoptionError as error:
         _complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
+        return _refuse(answer, environ, start_response)
+    except OSError as error:
+        logger.warning("connection refused: %s", error)
+        answer = refusal("503 Service Unavailable", "no descriptor is free", _RETRY)
         return _refuse(answer, environ, start_response)
     client = hub.connect(
         ours,
