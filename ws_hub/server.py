@@ -11,6 +11,7 @@ import contextlib
 import functools
 import io
 import itertools
+import re
 import socket
 import ssl
 import threading
@@ -35,6 +36,7 @@ _MAX_REQUEST_LINE = 65_536
 _GRACE = 1.0
 _BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
 _BUSY = refusal("503 Service Unavailable", "no thread is free", ("Retry-After", "5")).to_bytes()
+_QUERY = re.compile(r"\?\S*")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
 
 
@@ -318,7 +320,8 @@ class _Handler(WSGIRequestHandler):
         return str(self.client_address[0])
 
     def log_message(self, format: str, *args: Any) -> None:
-        logger.debug("%s %s", self.address_string(), excerpt(format % args, 300))
+        text = _QUERY.sub("?...", format % args)  # where tokens are (FAULTS 52)
+        logger.debug("%s %s", self.address_string(), excerpt(text, 300))
 
 
 class _Response(ServerHandler):

@@ -83,7 +83,7 @@ def test_fault_41_with_the_hooks_a_worker_says_it_before_its_last_request_ends(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_fault_25_under_tls_of_its_own_a_worker_does_not_wait_for_its_websockets(
+def test_fault_41_under_tls_of_its_own_a_worker_does_not_wait_for_its_websockets(
     number: int,
 ) -> None:
     with hooked("gthread", "--threads", "4", tls=True) as running, contextlib.ExitStack() as stack:

@@ -322,6 +322,18 @@ def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
             assert first.recv_json()["data"] == "x"
 
 
+@pytest.mark.parametrize("line", ["GET /ws?token=SECRET HTTP/1.1", "GET /?a=b'SECRET", "?SECRET"])
+def test_fault_52_a_token_in_a_query_is_not_in_the_log(
+    hub: Hub, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serve(hub) as site, RawPeer(site.host, site.port, handshake=False) as peer:
+        peer.send_raw(line.encode() + b"\r\nHost: h\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            peer.recv_eof()
+    assert caplog.records and "SECRET" not in caplog.text
+
+
 def test_fault_54_what_a_peer_sends_is_logged_as_a_repr(
     hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
