@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +17,19 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS, Config
 
 from tests.integration.apps.launch import START, Running, client_context, server
-from tests.support import RawPeer, wait_until
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, exits, gunicorn, workers
 from ws_hub.backoff import wait_asked
 
-HOOKS = ["--config", "python:ws_hub.gunicorn"]
 GRACE = 2 * START  # so that no exit can be taken for one that the graceful timeout has forced
 ENDS = {signal.SIGTERM: 1001, signal.SIGINT: 1001, signal.SIGQUIT: 1001, signal.SIGHUP: 1012}
 
 
 @contextlib.contextmanager
-def hooked(kind: str, *options: str, tls: bool = False) -> Iterator[Running]:
-    options = (*HOOKS, "--graceful-timeout", str(GRACE), *options)
+def hooked(
+    kind: str, *options: str, tls: bool = False, config: str = "python:ws_hub.gunicorn"
+) -> Iterator[Running]:
+    options = ("--config", config, "--graceful-timeout", str(GRACE), *options)
     with server(kind, tls=tls, options=list(options)) as running:
         yield running
 
@@ -84,9 +86,14 @@ def test_fault_41_with_the_hooks_a_worker_says_it_before_its_last_request_ends(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_fault_41_under_tls_of_its_own_a_worker_does_not_wait_for_its_websockets(
-    number: int,
+    number: int, tmp_path: Path
 ) -> None:
-    with hooked("gthread", "--threads", "4", tls=True) as running, contextlib.ExitStack() as stack:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text("from ws_hub.gunicorn import *\n", encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(
+            hooked("gthread", "--threads", "4", tls=True, config=str(config))
+        )
         peers = [peer(running, stack) for _ in range(3)]
         pid = running.state()["pid"]
         running.process.send_signal(number)
@@ -95,6 +102,15 @@ def test_fault_41_under_tls_of_its_own_a_worker_does_not_wait_for_its_websockets
             wait_until(lambda: running.state()["pid"] != pid)
             running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(START) == 0
+
+
+def test_every_worker_says_it_for_itself() -> None:
+    with hooked("gthread", "--workers", "3") as running, contextlib.ExitStack() as stack:
+        peers = [peer(running, stack) for _ in range(12)]
+        running.process.send_signal(signal.SIGTERM)
+        hear(peers, 1001)
+        assert running.process.wait(START) == 0
+        assert running.complaints() == [], running.log()
 
 
 @pytest.mark.parametrize("options", [("--max-requests", "4"), ("--reload",)])
@@ -148,6 +164,18 @@ def test_a_worker_without_a_thread_to_watch_ends_its_hubs_at_its_exit(
 
 def test_a_worker_that_never_came_up_has_nothing_to_end() -> None:
     gunicorn.worker_exit(None, a_worker())
+
+
+def test_a_hub_that_does_not_end_is_waited_for_half_the_graceful_timeout_and_no_more() -> None:
+    release, worker = threading.Event(), a_worker()
+    worker.cfg.graceful_timeout = 0.1
+    with Hub() as hub:
+        hub.at_stop(lambda: release.wait(TIMEOUT))
+        try:
+            gunicorn.worker_exit(None, worker)
+            assert exits.running() == []  # and the interpreter's exit does not wait for it
+        finally:
+            release.set()
 
 
 @pytest.mark.parametrize("cause", ["reload", "requests", "none"])
