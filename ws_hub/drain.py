@@ -74,10 +74,13 @@ class Draining(Lifecycle):
         batches over `timeout` seconds, each told to come back at a moment of its own of the
         next `spread` seconds (None: five, or more for more than a thousand clients).
         Whoever is still there gets what is published. Returns when the last has been told,
-        or the hub stops; no change when the hub does not run.
+        or the hub stops; no change when the hub does not run. Raises ValueError for a
+        negative time.
 
         Threads: any; blocks at most `timeout` and a moment.
         """
+        if timeout < 0 or (spread is not None and spread < 0):
+            raise ValueError(f"timeout={timeout} and spread={spread} must not be negative")
         with self._lock:
             self._admitting = not self.running
             if self._admitting:

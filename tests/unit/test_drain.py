@@ -164,6 +164,14 @@ def test_a_hub_that_does_not_run_has_nobody_to_let_go() -> None:
         assert hub.running
 
 
+@pytest.mark.parametrize("times", [{"timeout": -1}, {"spread": -0.1}])
+def test_a_negative_time_is_refused_and_nobody_is_let_go(times: dict[str, Any]) -> None:
+    with Hub() as hub:
+        with pytest.raises(ValueError, match="negative"):
+            hub.drain(**times)
+        assert not hub.draining
+
+
 def test_it_goes_on_when_the_queue_of_the_hub_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(HubConfig(queue_size=1, close_timeout=0.05))
     monkeypatch.setattr(hub, "_loop", lambda: None)  # a hub thread that takes nothing
