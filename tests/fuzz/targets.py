@@ -123,9 +123,10 @@ class _Session:
         )
         self.hub = Hub(config).start()
         near, self.far = socket.socketpair()
-        self.far.setblocking(False)
-        self.client = self.hub.connect(near)
+        self.client = self.hub.connect(near, greeting=b"101")
         self.client.start()
+        assert self.far.recv(3, socket.MSG_WAITALL) == b"101"  # both of its threads are there
+        self.far.setblocking(False)
 
     def say(self, text: str) -> None:
         self.hub._received(self.client, text)

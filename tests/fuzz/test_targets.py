@@ -15,19 +15,18 @@ from tests.fuzz.targets import FOUND, SEEDS, TARGETS
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_stays() -> Iterator[None]:
-    """Close what the targets keep between their inputs."""
+    """Have what the targets keep between their inputs made before the first, and closed."""
+    session, pair = targets._session(), targets._pair()
     yield
-    session = targets._session()
     session.far.close()
     session.hub.stop()
-    for sock in targets._pair():
+    for sock in pair:
         sock.close()
     targets._session.cache_clear()
     targets._pair.cache_clear()
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.leaves(threads=["ws-hub:"], files=["socket:"], why="kept until the module's end")
 def test_the_seeds_are_taken(name: str) -> None:
     for seed in SEEDS[name]:
         TARGETS[name](seed)
@@ -45,7 +44,6 @@ FRAME = st.builds(
     st.integers(0, 255),
     st.lists(st.one_of(FRAME, st.binary(max_size=20)), max_size=8),
 )
-@pytest.mark.leaves(files=["socket:"], why="kept until the module's end")
 def test_any_frames_are_the_same_events_however_they_are_cut(cut: int, pieces: list[bytes]) -> None:
     targets.frames(bytes([cut]) + b"".join(pieces))
 
@@ -78,12 +76,10 @@ def test_any_text_is_an_effect_or_an_answer(data: bytes) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(texts(), max_size=5))
-@pytest.mark.leaves(threads=["ws-hub:"], files=["socket:"], why="kept until the module's end")
 def test_any_texts_are_carried_out_or_refused(lines: list[bytes]) -> None:
     targets.session(b"\n".join(lines))
 
 
 @pytest.mark.parametrize(("name", "data"), FOUND, ids=range(len(FOUND)))
-@pytest.mark.leaves(threads=["ws-hub:"], files=["socket:"], why="kept until the module's end")
 def test_what_was_found_once_is_not_found_again(name: str, data: bytes) -> None:
     TARGETS[name](data)
