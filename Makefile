@@ -8,9 +8,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 PORT ?= 8765
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint bench bench-full soak clean
+.PHONY: help install demo test test-all lint bench bench-full soak fuzz cycles clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -73,6 +74,13 @@ bench-full: $(VENV)/.test ## all rows; then the tables, plots and chart of the d
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
 	@$(BIN)/python -m bench.soak $(SOAK_ARGS)
+
+fuzz: $(VENV)/.test ## try what nobody meant, guided by coverage, for FUZZ_SECONDS (60)
+	@$(PIP) install --editable '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+cycles: $(VENV)/.test ## connect and disconnect 100,000 times: the server ends where it began (CYCLES_ARGS)
+	@$(BIN)/python -m tests.faults.cycles $(CYCLES_ARGS)
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-3.* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp

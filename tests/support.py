@@ -239,6 +239,14 @@ class RawPeer:
             sock.close()
             raise
 
+    @classmethod
+    def on(cls, sock: socket.socket) -> RawPeer:
+        """Return a peer on a socket that is past the handshake."""
+        peer = cls.__new__(cls)
+        peer.host, peer.port, peer.path = "", 0, ""
+        peer.response, peer.sock, peer._buffer = None, sock, b""
+        return peer
+
     def __enter__(self) -> RawPeer:
         return self
 

@@ -20,12 +20,12 @@ PACKAGE = ROOT / "ws_hub"
 TESTS = ROOT / "tests"
 
 # A module imports only from floors below its own; every module may import `errors`.
-# Floor 4 of the design, the hub, has four steps of its own; a sender is what answers to a
+# Floor 4 of the design, the hub, has steps of its own; a sender is what answers to a
 # receiver.
 FLOORS: dict[float, str] = {
     -2: "origin",
     -1: "checks log",
-    0: "backoff config errors fastsend forwarded frames limits lines message pace"
+    0: "backoff config errors exits fastsend forwarded frames limits lines message pace"
     " reconnect_config stats stream workers",
     1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
     " retries transport",
@@ -35,11 +35,12 @@ FLOORS: dict[float, str] = {
     4: "dial dispatch lobby pump reception roster writers",
     4.05: "members",
     4.1: "lifecycle",
+    4.12: "drain",
     4.15: "overview",
     4.17: "keeper",
     4.2: "hub",
     5: "process reconnect wsgi backplane.redis",
-    6: "flask page server tail testing",
+    6: "flask gunicorn page server tail testing",
     7: "__init__",
     8: "cli",
     9: "__main__",

@@ -66,6 +66,7 @@ PUBLIC = [
     "Server",
     "WsHubError",
     "calculate_backoff",
+    "exit_on_signals",
     "middleware",
     "serve",
 ]

@@ -53,6 +53,7 @@ from .process import Process, ProcessStartError
 from .reconnect import ConnectionState, ReconnectingClient
 from .reconnect_config import ReconnectConfig
 from .server import Server, serve
+from .signals import exit_on_signals
 from .stats import HubStats
 from .wsgi import middleware
 
@@ -100,6 +101,7 @@ __all__ = [
     "Server",
     "WsHubError",
     "calculate_backoff",
+    "exit_on_signals",
     "middleware",
     "serve",
 ]

@@ -9,17 +9,30 @@ Three traps (FAULTS 1c): the server's own descriptor is never closed here, becau
 number would be reused while the server still watches it; non-blocking mode belongs to
 what both descriptors share, so it is set only after the swap; and a connection that
 carries HTTP/2 must not come here at all.
+
+A connection keeps its descriptor for as long as its peer likes. So the last ones are left
+to everything else: without any, pages fail, files cannot be opened, and the accept loops
+of some servers spin (FAULTS 43).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from .errors import AdoptionError
 
-__all__ = ["ThrowAway", "adopt", "leave"]
+__all__ = ["ThrowAway", "adopt", "check_spare", "leave"]
+
+_SPARE = 32  # descriptors that connections leave to everything else
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class ThrowAway:
@@ -46,7 +59,8 @@ class ThrowAway:
 def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
     """Take over the connection behind a server's descriptor; return our socket for it.
 
-    Raises AdoptionError when `fd` is no connected stream socket.
+    Raises AdoptionError when `fd` is no connected stream socket, OSError when hardly a
+    descriptor is left.
 
     Threads: the request thread, between the server's last read and its next write.
     """
@@ -57,10 +71,13 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
     except OSError as error:
         if copy >= 0:
             os.close(copy)
+        if error.errno in _EXHAUSTED:
+            raise
         raise AdoptionError(f"descriptor {fd} is no socket: {error}") from error
     try:
         if sock.type != socket.SOCK_STREAM:
             raise AdoptionError(f"descriptor {fd} is no stream socket")
+        check_spare(copy)
         throw_away = leave(fd)
     except BaseException:
         sock.close()
@@ -68,6 +85,19 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
     with contextlib.suppress(OSError):  # a UNIX socket has no such option
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock, throw_away
+
+
+def check_spare(fd: int) -> None:
+    """Raise OSError when a connection on this descriptor would leave too few to the rest.
+
+    The lowest free number is given out: so high a one says how many are in use.
+
+    Threads: any.
+    """
+    if resource is not None:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit != resource.RLIM_INFINITY and fd >= limit - min(_SPARE, limit // 4):
+            raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}: {fd} of {limit}")
 
 
 def leave(fd: int) -> ThrowAway:

@@ -90,7 +90,7 @@ class Client:
     __slots__ = (
         "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread",
         "_transport", "admitted", "claims", "connected_at", "direct", "dropped",
-        "expires_at", "id", "last_error", "mark", "remote_address", "settled", "state",
+        "expires_at", "id", "last_error", "left", "mark", "remote_address", "settled", "state",
         "user_id", "verify",
     )  # fmt: skip
 
@@ -122,6 +122,7 @@ class Client:
         # guards: nothing. Set by the hub thread when it has registered, refused, or
         # unregistered this client; waited for by the reader thread.
         self.settled = threading.Event()
+        self.left = False  # written by the reader thread, before the hub thread hears of it
         self._config = config
         self._hooks = hooks
         self._channels = channels

@@ -82,16 +82,14 @@ class Door:
         """
         return self._forwarded.see(environ)
 
-    def knock(self, request: Request, environ: Environ, *, running: bool) -> Entry:
-        """Decide about a handshake.
+    def knock(self, request: Request, environ: Environ, *, closed: str = "") -> Entry:
+        """Decide about a handshake; `closed` says why nobody may come in at the moment.
 
         Threads: a request thread; runs the application's checks.
         """
         config = self._config
-        if not running:
-            return Entry(
-                refusal("503 Service Unavailable", "the hub is not running", ("Retry-After", "5"))
-            )
+        if closed:
+            return Entry(refusal("503 Service Unavailable", closed, ("Retry-After", "5")))
         check = None
         if config.check_origin is not None:
             check = functools.partial(said_yes, "check_origin", config.check_origin, environ)

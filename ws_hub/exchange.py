@@ -12,13 +12,13 @@ import email.utils
 import io
 from collections.abc import Callable
 
+from .backoff import MAX_ASKED
 from .errors import CloseCode, HandshakeRefused, ProtocolError, excerpt
 from .stream import READ, Stream
 
 __all__ = ["Exchange", "parse_head"]
 
 _MAX_HEAD = 64 * 1024  # bytes before the empty line of an HTTP answer
-_MAX_RETRY_AFTER = 3600.0  # seconds: more looks like a mistake
 _PASSED_ON = {b"upgrade", b"connection", b"sec-websocket-accept", b"sec-websocket-protocol"}
 
 
@@ -133,10 +133,10 @@ def _retry_after(headers: dict[bytes, bytes]) -> float | None:
     """Return the seconds that a server asks to wait, by its own clock if it names a time."""
     text = headers.get(b"retry-after", b"").decode("latin-1")
     if text.isdecimal():
-        return min(float(text[:9]), _MAX_RETRY_AFTER)
+        return min(float(text[:9]), MAX_ASKED)
     try:
         until = email.utils.parsedate_to_datetime(text)
         now = email.utils.parsedate_to_datetime(headers.get(b"date", b"").decode("latin-1"))
-        return min(max((until - now).total_seconds(), 0.0), _MAX_RETRY_AFTER)
+        return min(max((until - now).total_seconds(), 0.0), MAX_ASKED)
     except (TypeError, ValueError):  # neither number nor time, or no Date to measure it by
         return None

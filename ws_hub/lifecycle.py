@@ -11,7 +11,6 @@ what is queued, closes every client with 1001 and joins every thread.
 
 from __future__ import annotations
 
-import atexit
 import enum
 import functools
 import itertools
@@ -21,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from . import workers
+from . import exits, workers
 from .channels import Channels
 from .client import Client
 from .config import HubConfig
@@ -89,6 +88,7 @@ class Lifecycle:
         )
         self._wake = threading.Event()  # set by whoever fills a queue
         self._accepting = False  # written by the hub thread and by start
+        self._admitting = True  # written by drain; read by the hub thread
         self._closing = False  # written by the stop thread; read by the hub thread
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None  # where the hub lives
@@ -121,7 +121,7 @@ class Lifecycle:
 
     @property
     def running(self) -> bool:
-        """Whether clients are admitted and messages delivered.
+        """Whether messages are delivered and, unless it drains, clients admitted.
 
         Threads: any.
         """
@@ -270,7 +270,7 @@ class Lifecycle:
         except RuntimeError:
             self._end()
             raise
-        atexit.register(self.stop)
+        exits.register(self)
         self._accepting = True
 
     # --- stop thread -----------------------------------------------------------------------
@@ -310,7 +310,7 @@ class Lifecycle:
         # Messages first, then registrations, then delivery: a client that was registered
         # before a message was published is there when that message is delivered.
         items = self._collect()
-        self._roster.settle()
+        self._roster.settle(admit=self._admitting)
         for published, group in itertools.groupby(items, lambda i: isinstance(i, Publication)):
             try:
                 if published:
@@ -380,7 +380,7 @@ class Lifecycle:
             if mailbox is not None:
                 mailbox.close(drop=False)
                 mailbox.join(deadline - time.monotonic())
-        atexit.unregister(self.stop)
+        exits.unregister(self)
         self._finished.set()
 
     def _await_clients(self, deadline: float) -> None:

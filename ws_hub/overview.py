@@ -6,13 +6,13 @@ Must not know how any of it comes about; nothing here changes anything.
 from __future__ import annotations
 
 from .client import Client
-from .lifecycle import Lifecycle
+from .drain import Draining
 from .stats import HubStats
 
 __all__ = ["Overview"]
 
 
-class Overview(Lifecycle):
+class Overview(Draining):
     """A running hub that can be looked at."""
 
     def client_count(self) -> int:

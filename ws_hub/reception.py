@@ -126,6 +126,9 @@ class Reception:
             except (HubFull, HubNotRunning):
                 text, code = "Publish: hub is full, try again", "internal"
                 answer = error(text, code, id=request.id, channel=channel)
+            except MessageEncodeError:  # nested so deeply that it could just be read
+                text, code = "Publish: data is nested too deeply", "bad_message"
+                answer = error(text, code, id=request.id, channel=channel)
         if answer.type == MessageType.ERROR or request.id is not None:
             client.reply(answer)
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .backoff import calculate_backoff, full_jitter
+from .backoff import calculate_backoff, full_jitter, wait_asked
 from .errors import CloseCode, ConnectionClosed, HandshakeRefused, is_retryable
 from .reconnect_config import ReconnectConfig
 
 __all__ = ["Retries"]
 
-_JITTER_ALWAYS = frozenset({CloseCode.RESTART, CloseCode.TRY_AGAIN})
+# What a server says to many at once.
+_SAID_TO_ALL = frozenset({CloseCode.GOING_AWAY, CloseCode.RESTART, CloseCode.TRY_AGAIN})
+_SPREAD = 5.0  # seconds over which they come back, where the bounds allow
 
 
 class Retries:
@@ -55,13 +57,30 @@ class Retries:
         return not is_retryable(_code_of(failure))
 
     def wait(self, failure: Exception) -> float:
-        """Return the seconds to wait now: jittered, and no less than the server asked for."""
-        seconds = self.backoff(self.failures)
-        if self._config.jitter or _code_of(failure) in _JITTER_ALWAYS:
-            seconds = full_jitter(seconds, self._random)
-        if isinstance(failure, HandshakeRefused) and failure.retry_after is not None:
-            seconds = max(seconds, failure.retry_after)
-        return seconds
+        """Return the seconds to wait now: jittered, and no less than the server asked for.
+
+        Who is asked to wait is perhaps one of many that were told the same: the wait is
+        drawn from as long again.
+        """
+        seconds, jitter = self.backoff(self.failures), self._config.jitter
+        asked = _asked(failure)
+        if _code_of(failure) in _SAID_TO_ALL:
+            jitter = True
+            if asked is None:
+                seconds = min(max(seconds, _SPREAD), self._config.max_backoff)
+        if asked is None:
+            return full_jitter(seconds, self._random) if jitter else seconds
+        seconds = max(seconds, asked)
+        return asked + full_jitter(seconds, self._random) if jitter else seconds
+
+
+def _asked(failure: Exception) -> float | None:
+    """Return the seconds that the server asked to wait, if it did."""
+    if isinstance(failure, HandshakeRefused):
+        return failure.retry_after
+    if isinstance(failure, ConnectionClosed) and failure.code in _SAID_TO_ALL:
+        return wait_asked(failure.reason)
+    return None
 
 
 def _code_of(failure: Exception) -> int:

@@ -119,6 +119,7 @@ class Roster:
             if not self._open:
                 return
             client.settled.clear()
+            client.left = True
             self._unregisters.put(client)
         self._awake()
         if wait:
@@ -138,8 +139,16 @@ class Roster:
 
     def settle(self, *, admit: bool = True) -> None:
         """Take in and take out whoever waits for it."""
+        # Who leaves first, or somebody new would find no room where there is some.
+        while not self._unregisters.empty():
+            client = self._unregisters.get_nowait()
+            self.remove(client)
+            self._leave(client)  # again: it may have been let in only after it had left
+            client.settled.set()
         while not self._registers.empty():
             client = self._registers.get_nowait()
+            if client.left:
+                continue  # its end has come by above
             if admit and (self._max_clients is None or len(self._clients) < self._max_clients):
                 self._enter(client)
                 with self._lock:
@@ -151,11 +160,6 @@ class Roster:
             else:
                 self._counters.add("refused")
                 self._refuse(client)
-            client.settled.set()
-        while not self._unregisters.empty():
-            client = self._unregisters.get_nowait()
-            self.remove(client)
-            self._leave(client)  # again: who left at once may have been let in only now
             client.settled.set()
 
     def expire(self, now: float) -> float:

@@ -11,6 +11,7 @@ import contextlib
 import io
 import itertools
 import re
+import selectors
 import socket
 import ssl
 import threading
@@ -22,6 +23,7 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
 from . import workers
 from .client import Client
 from .errors import excerpt
+from .handshake import refusal
 from .hub import Hub
 from .log import get_logger
 from .wsgi import LEND_KEY, SOCKET_KEY, Application, middleware
@@ -34,6 +36,7 @@ _REQUEST_TIMEOUT = 10.0  # seconds that a request's head may take in all (FAULTS
 _MAX_REQUEST_LINE = 65_536
 _GRACE = 1.0
 _BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
+_BUSY = refusal("503 Service Unavailable", "no thread is free", ("Retry-After", "5")).to_bytes()
 _QUERY = re.compile(r"\?\S*")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
 
@@ -153,6 +156,9 @@ class _ThreadingServer(WSGIServer):
         self._threads: dict[int, threading.Thread] = {}
         self._lent: set[int] = set()  # readers by now, although not in _threads yet
         super().__init__(address, _Handler)
+        # Of a kind that takes no descriptor of its own.
+        self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
+        self._selector.register(self.socket, selectors.EVENT_READ)
 
     def server_bind(self) -> None:
         # Not HTTPServer's: that looks up the host's name, which can take seconds.
@@ -193,24 +199,19 @@ class _ThreadingServer(WSGIServer):
 
     # --- accept thread ---------------------------------------------------------------------
 
-    def get_request(self) -> tuple[socket.socket, Any]:
+    def accept(self) -> None:
+        """Wait for a connection and start its request's thread.
+
+        Not `handle_request`, which makes a selector for each connection. Nor an accept
+        that waits: it takes its descriptor before, when all may be in use.
+        """
+        self._selector.select()
         try:
-            return super().get_request()
+            request, client_address = self.get_request()
         except OSError as error:
             if not isinstance(error, ConnectionError):  # the peer left while it waited
                 self.exhausted = True
                 logger.warning("cannot accept a connection: %s", error)
-            raise
-
-    def accept(self) -> None:
-        """Wait for a connection and start its request's thread.
-
-        Not `handle_request`: that makes a selector for each connection, to wait for what
-        a blocking accept waits for as well.
-        """
-        try:
-            request, client_address = self.get_request()
-        except OSError:
             return
         if self._closing:
             self.shutdown_request(request)
@@ -226,6 +227,7 @@ class _ThreadingServer(WSGIServer):
             )
         except RuntimeError as error:  # can't start new thread: this one is refused
             logger.warning("request from %s refused: %s", excerpt(client_address), error)
+            self._turn_away(request)
             self._done(number, request)
             return
         with self._lock:
@@ -236,6 +238,16 @@ class _ThreadingServer(WSGIServer):
                 self._lent.remove(number)
             else:
                 self._threads[number] = thread
+
+    def _turn_away(self, request: socket.socket) -> None:
+        """Say that there is no thread for a request, without waiting for it to come."""
+        if self._ssl_context is not None:  # its handshake would have to be waited for
+            return
+        request.setblocking(False)
+        with contextlib.suppress(OSError):  # it has not come yet
+            request.recv(_MAX_REQUEST_LINE)
+        with contextlib.suppress(OSError):
+            request.send(_BUSY)
 
     # --- request threads -------------------------------------------------------------------
 

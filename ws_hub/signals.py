@@ -2,19 +2,37 @@
 
 Must not know what the news are about. A handler that raised would cut whatever the main
 thread is in the middle of; one that took a lock could wait for that thread for ever.
+`exit_on_signals` is for programs that wait for nothing but their end.
 """
 
 from __future__ import annotations
 
 import queue
 import signal
+import sys
 import threading
 import time
 from typing import Any
 
 from .workers import longest_wait
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "exit_on_signals"]
+
+
+def exit_on_signals() -> None:
+    """Have SIGTERM and SIGHUP end the program as its own `sys.exit(0)` would.
+
+    By default they kill it there and then, and clients hear nothing. With this `finally`
+    and `with` are left and `atexit` runs, so hubs stop and say 1001, as at Ctrl-C. For
+    scripts and Werkzeug's server; gunicorn has signals of its own (`ws_hub.gunicorn`). A
+    SIGHUP that is ignored, as under nohup, stays so.
+
+    Threads: the main thread.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: sys.exit(0))
 
 
 class Signals:

@@ -21,7 +21,7 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .adoption import ThrowAway, adopt, leave
+from .adoption import ThrowAway, adopt, check_spare, leave
 from .client import Client
 from .door import Entry
 from .errors import AdoptionError, excerpt
@@ -52,23 +52,32 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     Threads: a request thread; see the module's text.
     """
     seen = hub.door.see(environ)
-    entry = hub.door.knock(_request(environ, seen), environ, running=hub.running)
+    closed = (
+        "the server restarts" if hub.draining else "" if hub.running else "the hub is not running"
+    )
+    entry = hub.door.knock(_request(environ, seen), environ, closed=closed)
     answer = entry.answer
     if not answer.accepted:
         return _refuse(answer, seen, start_response, entry.reason)
     try:
         sock = _find_socket(environ)
         if LEND_KEY in environ:
+            check_spare(sock.fileno())
             environ[LEND_KEY](functools.partial(_connect, hub, sock, entry, seen))
             start_response(answer.status, [])
             return ()
         if isinstance(sock, ssl.SSLSocket):
             _check_may_stay(environ)
+            check_spare(sock.fileno())
             return _stay(hub, sock, entry, seen, environ, start_response)
         ours, throw_away = adopt(sock.fileno())
     except AdoptionError as error:
         _complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
+        return _refuse(answer, seen, start_response)
+    except OSError as error:
+        logger.warning("connection refused: %s", error)
+        answer = refusal("503 Service Unavailable", "no descriptor is free", _RETRY)
         return _refuse(answer, seen, start_response)
     client = _connect(hub, ours, entry, seen, _read_ahead(environ, throw_away))
     try:

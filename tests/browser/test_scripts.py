@@ -390,11 +390,30 @@ def test_waits_grow_until_a_connection_has_held(engine: Page) -> None:
     assert waits == [500, 1000, 2000, 4000, 500]
 
 
-@pytest.mark.parametrize(("code", "wait"), [(1001, 500), (1006, 500), (1012, 2500), (1013, 2500)])
-def test_a_server_that_sends_all_away_gets_them_back_spread(
-    engine: Page, code: int, wait: int
+BACK = "server restarting; come back after 4000 ms"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "wait"),
+    [
+        (1006, "", 500),
+        (1001, "server going away", 2500),
+        (1012, "", 2500),
+        (1013, "too slow", 2500),
+        # Not sooner than asked, and from there on within as long again.
+        (1012, BACK, 4000 + 2000),
+        (1012, "come back after 100 ms", 100 + 500),
+        (1012, "come back after 999999999 ms", 1.5 * 3600000),
+        (1011, BACK, 500),
+    ],
+)
+def test_fault_50_a_server_that_sends_all_away_gets_them_back_spread(
+    engine: Page, code: int, reason: str, wait: int
 ) -> None:
-    script = f"client.connect(); last().open(); last().lose({code}); return states.at(-1).retryIn;"
+    script = f"""
+        client.connect(); last().open(); last().lose({code}, "{reason}");
+        return states.at(-1).retryIn;
+    """
     assert client(engine, script) == wait
 
 

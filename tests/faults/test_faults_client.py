@@ -242,7 +242,7 @@ def test_fault_50_a_refusal_that_would_come_again_is_not_retried(status: int) ->
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_fault_29_57_no_redirect_is_followed(status: int) -> None:
+def test_fault_57_no_redirect_is_followed(status: int) -> None:
     asked: list[dict[str, str]] = []
 
     def thief(peer: ServerPeer) -> None:
@@ -779,7 +779,7 @@ def test_pings_are_answered_while_a_send_is_stuck() -> None:
         assert not sender.is_alive()
 
 
-def test_fault_15_pings_that_are_not_read_back_do_not_grow_the_memory() -> None:
+def test_fault_17_pings_that_are_not_read_back_do_not_grow_the_memory() -> None:
     flooded = threading.Event()
 
     def flood(peer: ServerPeer) -> None:

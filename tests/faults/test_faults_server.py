@@ -96,7 +96,7 @@ def test_fault_05_a_request_behind_a_failed_upgrade_is_not_served(hub: Live) -> 
             assert peer.recv_eof() == b""
 
 
-def test_fault_12_compression_is_not_negotiated(hub: Live) -> None:
+def test_fault_12_13_compression_is_not_negotiated(hub: Live) -> None:
     with hub.peer(handshake=False) as peer:
         response = peer.handshake([("Sec-WebSocket-Extensions", "permessage-deflate")])
         assert "sec-websocket-extensions" not in response.headers

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,6 +247,33 @@ def test_fault_42_three_hundred_sockets_leave_the_request_threads_free(kind: str
             peer.reset()
         wait_until(lambda: running.settled()["files"] <= before["files"], what="files back")
         assert running.complaints() == []
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux")
+def test_fault_42_a_process_without_threads_refuses_connections_and_serves_on() -> None:
+    """The kernel refuses: there is no address space for one more stack."""
+    with server("gthread") as running, contextlib.ExitStack() as stack:
+        first = [stack.enter_context(raw(running)) for _ in range(2)]
+        pid = [running.state()["pid"] for _ in range(2)][-1]  # the pool is complete
+        size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        limits = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (size + 6 * 1024 * 1024, limits[1]))
+
+        def refused() -> bool:  # a few get the stacks of threads that have ended
+            peer = stack.enter_context(raw(running, handshake=False))
+            peer.send_raw(peer.request())
+            response = peer.read_response()
+            assert response.status == 101 or "retry-after" in response.headers
+            return response.status == 503
+
+        wait_until(refused)
+        assert running.get("/").status == 200
+        assert running.get("/broadcast?data=x").status == 200
+        assert [peer.recv_json()["data"] for peer in first] == ["x", "x"]
+        resource.prlimit(pid, resource.RLIMIT_AS, limits)
+        with raw(running) as again:
+            assert again.close() == (1000, "")
+        assert all("can't start new thread" in line for line in running.complaints())
 
 
 # --- a server that gives no socket ---------------------------------------------------------

@@ -16,7 +16,18 @@ import pytest
 from tests.integration.apps.launch import ROOT, START, command, server
 from tests.integration.apps.live import at_once, live, subscribe
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Client, Hub, HubConfig, HubFull, HubNotRunning, Message, WsHubError, serve
+from ws_hub import (
+    Client,
+    Hub,
+    HubConfig,
+    HubFull,
+    HubNotRunning,
+    Message,
+    ReconnectingClient,
+    WsHubError,
+    serve,
+)
+from ws_hub.backoff import wait_asked
 
 
 def said(data: Any) -> Message:
@@ -191,10 +202,51 @@ def test_what_at_stop_publishes_is_still_delivered() -> None:
             peer.send_close(1001)
 
 
+def test_fault_50_three_hundred_clients_are_drained_in_batches_and_asked_back_spread() -> None:
+    with live() as hub, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(hub.peer()) for _ in range(300)]
+        heard: list[float] = []
+
+        def read() -> None:
+            for peer in peers:
+                code, reason = peer.recv_close()
+                seconds = wait_asked(reason)
+                assert code == 1012 and seconds is not None
+                heard.append(seconds)
+                peer.send_close(1012)
+
+        with at_once(read):
+            hub.hub.drain(0.4, spread=10.0)
+        fullest = max(sum(start <= each < start + 1 for each in heard) for start in range(10))
+        assert len(heard) == 300 and fullest < 300 / 5
+        with hub.peer(handshake=False) as late:
+            late.send_raw(late.request())
+            refused = late.read_response()
+            assert refused.status == 503 and "retry-after" in refused.headers
+        hub.empty()
+        assert [hub.notes.end()[0] for _ in peers] == [1012] * 300
+
+
+def test_a_client_that_was_drained_is_back_when_it_was_told_and_not_before() -> None:
+    back, asked = threading.Event(), list[float]()
+    settings: dict[str, Any] = {"initial_backoff": 0.01, "on_reconnect": lambda n: back.set()}
+    settings["on_disconnect"] = lambda code, reason, retry: asked.append(wait_asked(reason) or -1)
+    with live() as hub, ReconnectingClient(hub.server.url, **settings):
+        hub.client()
+        began = time.monotonic()
+        hub.hub.drain(0, spread=0.5)
+        hub.hub.stop()
+        hub.hub.start()
+        assert back.wait(TIMEOUT)
+        assert 0 <= asked[0] <= time.monotonic() - began
+        assert len(asked) == 1
+
+
 # --- in a process of its own ---------------------------------------------------------------
 
 SCRIPT = """
 import signal, sys, threading
+import ws_hub
 from ws_hub import Hub, serve
 
 hub = Hub()
@@ -241,6 +293,36 @@ def test_fault_39_a_signal_handler_may_stop_the_hub_that_runs_below_it() -> None
         peer.sock.close()
         assert running.process.wait(START) == 0
         assert "done" in running.log() and running.complaints() == []
+
+
+SERVED = {
+    "script": "s = serve(hub); print(s.port, flush=True); threading.Event().wait()",
+    "with": "with serve(hub) as s: print(s.port, flush=True); signal.pause()",
+    "werkzeug": "from werkzeug.serving import make_server; app = hub.start().handler();"
+    "s = make_server('127.0.0.1', 0, app, threaded=True); print(s.port, flush=True);"
+    "s.serve_forever()",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        ("script", signal.SIGTERM),
+        ("with", signal.SIGHUP),
+        ("werkzeug", signal.SIGTERM),
+        ("werkzeug", signal.SIGINT),
+    ],
+)
+def test_fault_41_a_program_that_was_told_to_exit_on_signals_says_1001(
+    how: str, number: int
+) -> None:
+    with run("ws_hub.exit_on_signals()\n" + SERVED[how]) as running:
+        with RawPeer(running.host, running.port) as peer:
+            running.process.send_signal(number)
+            assert peer.recv_close()[0] == 1001
+            peer.send_close(1001)
+        assert running.process.wait(START) == 0
+        assert running.complaints() == []
 
 
 def test_ctrl_c_in_run_ends_the_hub_and_is_raised() -> None:

@@ -18,7 +18,7 @@ from websocket import WebSocket, create_connection
 from tests.integration.apps.launch import CERTIFICATE, Running, client_context, server
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Hub, HubConfig, Message, serve
+from ws_hub import Hub, HubConfig, Message, serve, workers
 
 KINDS = ["werkzeug", "gthread", "embedded", "wsgiref"]
 
@@ -173,6 +173,26 @@ def test_fault_42_max_connections_keeps_threads_free_under_tls() -> None:
                 late.send_raw(late.request())
                 assert late.read_response().status == 503
         assert site.url.startswith("wss://")
+
+
+def test_fault_42_under_tls_a_connection_without_a_thread_just_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A 503 would have to wait for a handshake, on the thread that accepts."""
+    start = workers.start
+
+    def refuse(name: str, *args: Any) -> Any:
+        if name.startswith("ws-hub:request"):
+            raise RuntimeError("can't start new thread")
+        return start(name, *args)
+
+    with Hub() as hub, serve(hub, ssl_context=server_context()) as site:
+        with monkeypatch.context() as patch:
+            patch.setattr(workers, "start", refuse)
+            with pytest.raises(OSError):
+                RawPeer(site.host, site.port, ssl_context=client_context())
+        with RawPeer(site.host, site.port, ssl_context=client_context()) as peer:
+            assert peer.close() == (1000, "")
 
 
 def test_stop_says_1001_under_tls_and_the_request_threads_end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -146,3 +147,47 @@ def test_leaving_alone_ends_the_connection_when_nobody_else_has_it() -> None:
         with contextlib.closing(server):
             server.sendall(b"into nothing")
         throw_away.release()
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1024, 991), (40, 29), (3, 2), (-1, 10**9)])
+def test_fault_43_the_last_descriptors_are_not_for_connections(
+    monkeypatch: pytest.MonkeyPatch, limit: int, most: int
+) -> None:
+    monkeypatch.setattr(adoption.resource, "getrlimit", lambda _: (limit, limit))
+    adoption.check_spare(most)
+    if limit > 0:
+        with pytest.raises(OSError, match="Too many open files"):
+            adoption.check_spare(most + 1)
+
+
+def test_fault_43_a_server_keeps_a_connection_that_is_refused_to_answer_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = open_files()
+    with tcp_pair() as (server, peer):
+        monkeypatch.setattr(adoption.resource, "getrlimit", lambda _: (3, 3))
+        with pytest.raises(OSError, match="Too many open files"):
+            adopt(server.fileno())
+        peer.sendall(b"x")
+        assert server.recv(1) == b"x"
+    assert open_files() == before
+
+
+def test_fault_43_without_any_descriptor_it_is_said_to_be_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with tcp_pair() as (server, _):
+        monkeypatch.setattr(os, "dup", none_left)
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            adopt(server.fileno())
+        assert not isinstance(caught.value, AdoptionError)
+
+
+def test_where_nobody_counts_descriptors_all_are_given_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adoption, "resource", None)
+    adoption.check_spare(10**9)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.backoff import calculate_backoff, full_jitter
+from ws_hub.backoff import calculate_backoff, come_back, full_jitter, wait_asked
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,30 @@ def test_full_jitter_spreads_evenly_from_zero_to_the_backoff() -> None:
 def test_jitter_takes_the_number_it_is_given() -> None:
     assert full_jitter(10.0, lambda: 0.25) == 2.5
     assert full_jitter(10.0, lambda: 0.0) == 0.0
+
+
+@given(st.floats(min_value=0, max_value=3600))
+def test_a_server_is_understood_when_it_asks_for_a_wait(seconds: float) -> None:
+    reason = come_back(seconds)
+    asked = wait_asked(reason)
+    assert asked is not None and abs(asked - seconds) <= 0.0005
+    assert len(reason.encode()) <= 123  # of a Close frame
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds"),
+    [
+        ("", None),
+        ("server going away", None),
+        ("come back after soon ms", None),
+        ("come back after -5 ms", None),
+        ("come back after 5 s", None),
+        ("come back after ٣ ms", None),
+        ("bye; come back after 0 ms, please", 0.0),
+        ("come back after 999999999 ms", 3600.0),
+    ],
+)
+def test_what_a_server_asks_for_is_read_strictly_and_bounded(
+    reason: str, seconds: float | None
+) -> None:
+    assert wait_asked(reason) == seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ws_hub.backoff import come_back
 from ws_hub.errors import ConnectionClosed, HandshakeRefused
 from ws_hub.reconnect_config import ReconnectConfig
 from ws_hub.retries import Retries
@@ -81,17 +82,40 @@ def test_without_jitter_the_wait_is_the_backoff() -> None:
     assert each.wait(OSError()) == 1.0
 
 
-@pytest.mark.parametrize("code", [1012, 1013])
-def test_a_restart_and_a_try_again_are_jittered_whatever_the_setting(code: int) -> None:
+@pytest.mark.parametrize("code", [1001, 1012, 1013])
+def test_what_is_said_to_many_is_jittered_whatever_the_setting(code: int) -> None:
     each = retries(random=0.125, jitter=False, initial_backoff=8.0)
     each.failed(ConnectionClosed(code))
     assert each.wait(ConnectionClosed(code)) == 1.0
 
 
-def test_retry_after_is_a_lower_bound() -> None:
+@pytest.mark.parametrize(("most", "wait"), [(30.0, 2.5), (1.0, 0.5)])
+def test_who_was_one_of_many_waits_longer_than_after_a_lost_line(most: float, wait: float) -> None:
+    each = retries(random=0.5, initial_backoff=1.0, max_backoff=most)
+    each.failed(OSError())
+    assert each.wait(ConnectionClosed(1012)) == wait
+    assert each.wait(ConnectionClosed(1006)) == 0.5
+
+
+def test_fault_50_a_wait_that_is_asked_for_is_the_least_and_drawn_from_as_long_again() -> None:
     each = retries(random=0.5, initial_backoff=4.0, max_backoff=4.0)
     each.failed(OSError())
-    assert each.wait(HandshakeRefused(503, retry_after=3.0)) == 3.0
-    assert each.wait(HandshakeRefused(503, retry_after=1.0)) == 2.0
+    assert each.wait(HandshakeRefused(503, retry_after=3.0)) == 3.0 + 2.0
+    assert each.wait(HandshakeRefused(503, retry_after=0.0)) == 2.0
     assert each.wait(HandshakeRefused(503)) == 2.0
-    assert each.wait(HandshakeRefused(429, retry_after=60.0)) == 60.0
+    assert each.wait(HandshakeRefused(429, retry_after=60.0)) == 60.0 + 30.0
+    assert each.wait(ConnectionClosed(1012, come_back(60.0))) == 60.0 + 30.0
+    assert each.wait(ConnectionClosed(1012, come_back(0.5))) == 0.5 + 2.0
+
+
+def test_without_jitter_a_wait_that_is_asked_for_is_a_lower_bound() -> None:
+    each = retries(jitter=False, initial_backoff=4.0, max_backoff=4.0)
+    each.failed(OSError())
+    assert each.wait(HandshakeRefused(503, retry_after=3.0)) == 4.0
+    assert each.wait(HandshakeRefused(503, retry_after=60.0)) == 60.0
+
+
+def test_only_a_close_that_is_said_to_many_can_ask_for_a_wait() -> None:
+    each = retries(random=0.5)
+    each.failed(OSError())
+    assert each.wait(ConnectionClosed(4000, come_back(60.0))) == 0.5

@@ -19,7 +19,7 @@ class Someone:
 
     def __init__(self, number: int) -> None:
         self.id = number
-        self.admitted = False
+        self.admitted = self.left = False
         self.settled = threading.Event()
         self.pings = 0
         self.told: list[str] = []
@@ -170,3 +170,21 @@ def test_who_does_not_answer_a_close_frame_in_time_is_cut(now: list[float]) -> N
     assert (one.told, two.told) == (["expired"], [])
     assert made.expire(200.0) == math.inf
     assert two.told == ["expired"]
+
+
+def test_who_left_before_it_was_let_in_is_not_let_in(now: list[float]) -> None:
+    made, one = roster(), Someone(1)
+    assert made.open(one)  # type: ignore[arg-type]
+    made.dismiss(one, wait=False)  # type: ignore[arg-type]
+    made.settle()
+    assert one.told == [] and not one.admitted
+    assert made.clients() == []
+
+
+def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]) -> None:
+    made, one, two = roster(most=1), Someone(1), Someone(2)
+    enter(made, one)
+    assert made.open(two)  # type: ignore[arg-type]
+    made.dismiss(one, wait=False)  # type: ignore[arg-type]
+    made.settle()
+    assert made.clients() == [two]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import wait_until
 from ws_hub import Hub, ReconnectConfig, ReconnectingClient, serve
-from ws_hub.signals import Signals
+from ws_hub.signals import Signals, exit_on_signals
 
 
 def test_signals_come_as_news_and_the_handlers_before_come_back() -> None:
@@ -126,3 +126,19 @@ def test_a_client_in_the_main_thread_hears_it() -> None:
         finally:
             signal.signal(signal.SIGTERM, before)
     assert client.state.value == "disconnected"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_program_can_have_signals_end_it_as_its_own_exit_would(name: str) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        exit_on_signals()
+        with pytest.raises(SystemExit) as raised:
+            signal.raise_signal(getattr(signal, name))
+        assert raised.value.code == 0
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        exit_on_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

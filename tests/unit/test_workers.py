@@ -103,7 +103,7 @@ def in_child(check: Callable[[], object]) -> int:
 
 
 @needs_fork
-def test_fault_26_what_is_registered_forgets_in_the_child_and_not_in_the_parent() -> None:
+def test_fault_40_what_is_registered_forgets_in_the_child_and_not_in_the_parent() -> None:
     thing, other = Forgetful(), Forgetful()
     workers.forget_after_fork(thing)
     workers.forget_after_fork(thing)

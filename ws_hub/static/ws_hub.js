@@ -15,9 +15,10 @@
 
 /** The answers that would be given again: who you are (4401), what you may (4403). */
 const FINAL_CODES = new Set([4401, 4403]);
-/** The server asks everybody at once to come back: a wider spread than after a lost line. */
-const SPREAD_CODES = new Set([1012, 1013]);
+/** What a server says to many at once: a wider spread than after a lost line. */
+const SPREAD_CODES = new Set([1001, 1012, 1013]);
 const SPREAD = 5000;
+const MAX_ASKED = 3600000; // milliseconds that a server may ask for
 const CLOSE_GOING_AWAY = 4000; // ours, when the server has been silent too long
 
 /** Return `initial * multiplier ** (attempt - 1)` milliseconds, at most `maximum`. */
@@ -28,6 +29,12 @@ export function calculateBackoff(attempt, initial = 1000, maximum = 30000, multi
 /** Return a wait drawn evenly from 0 to `delay`; `random` yields numbers in [0, 1). */
 export function fullJitter(delay, random = Math.random) {
   return delay * random();
+}
+
+/** Return the milliseconds that a Close frame's reason asks to wait; null when it does not. */
+export function waitAsked(reason) {
+  const found = /come back after ([0-9]{1,9}) ms/.exec(reason);
+  return found && Math.min(Number(found[1]), MAX_ASKED);
 }
 
 /** Return the messages of one text frame: a Go hub joins several with newlines. */
@@ -325,9 +332,12 @@ export class HubClient extends EventTarget {
 
   _retry(code, reason) {
     const {initialBackoff, maxBackoff, multiplier, jitter, random} = this.options;
+    const told = SPREAD_CODES.has(code);
+    const asked = told ? waitAsked(reason) : null;
     let delay = calculateBackoff(this.attempt, initialBackoff, maxBackoff, multiplier);
-    if (SPREAD_CODES.has(code)) delay = Math.min(Math.max(delay, SPREAD), maxBackoff);
-    const retryIn = jitter ? fullJitter(delay, random) : delay;
+    if (asked !== null) delay = Math.max(delay, asked); // perhaps others were told the same
+    else if (told) delay = Math.min(Math.max(delay, SPREAD), maxBackoff);
+    const retryIn = (asked ?? 0) + (jitter || told ? fullJitter(delay, random) : delay);
     this._timer("retry", retryIn, () => this._open());
     this._become("waiting", {attempt: this.attempt, retryIn, code, reason});
   }

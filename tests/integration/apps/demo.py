@@ -2,6 +2,7 @@
 
 `application` starts its hub on the first request, in whatever process that comes to;
 `WS_HUB_EAGER=1` starts it on import instead, as an application without fork in mind would.
+`WS_HUB_HEARTBEAT` is its heartbeat interval.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ def on_message(client: Client, message: Message) -> object:
     return {"echo": message.data}
 
 
-hub = Hub(HubConfig(on_message=on_message, max_message_size=4 * 1024 * 1024))
+hub = Hub(
+    HubConfig(
+        on_message=on_message,
+        max_message_size=4 * 1024 * 1024,
+        heartbeat_interval=float(os.environ.get("WS_HUB_HEARTBEAT", "30")),
+    )
+)
 _first = threading.Lock()  # guards: the first start of the hub in this process.
 
 
@@ -56,6 +63,8 @@ def pages(environ: Environ, start_response: Callable[..., Any]) -> Iterable[byte
         hub.send_to_channel(query["channel"], Message("event", data=query.get("data", "")))
     elif path == "/stop":
         hub.stop()
+    elif path == "/hold":
+        environ["wsgi.input"].read(1)  # a page that is slow until somebody sends this byte
     elif path != "/":
         start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", "0")])
         return [b""]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -73,6 +74,16 @@ class Running:
         response = self.get("/state")
         assert response.status == 200, response.status
         return json.loads(response.body)  # type: ignore[attr-defined, no-any-return]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[socket.socket]:
+        """Yield the connection of a request that is answered when one byte is sent."""
+        head = b"POST /hold HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 1\r\n"
+        head += b"Expect: 100-continue\r\n\r\n"
+        with socket.create_connection((self.host, self.port), TIMEOUT) as held:
+            held.sendall(head)
+            assert held.recv(25, socket.MSG_WAITALL) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            yield held
 
     def settled(self) -> dict[str, Any]:
         """Return the state once every client is gone."""

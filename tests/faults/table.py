@@ -1,0 +1,142 @@
+"""The table of docs/security.md, written from the tests: `python -m tests.faults.table`.
+
+A row is an attack or a fault and the right answer; its proof are the tests whose names
+begin with `test_fault_` and the row's number. `09_10` in a name are two rows, `21_to_27`
+is seven. `--check` says whether the document is as it would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["ROWS", "numbers", "proofs", "written"]
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "security.md"
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+SHOWN = 3  # sentences of a row; the others are counted
+
+ROWS: dict[int, tuple[str, str]] = {
+    1: ("a page of another site, with the visitor's cookies", "403 before the upgrade"),
+    2: ("no Origin", "as `require_origin` says"),
+    3: ("`null`, look-alike, or two Origins; another port", "403; equal once normalised: accepted"),
+    4: ("a bad version, key, method, HTTP/1.0, a body", "400, 405 or 426, and the end"),
+    5: ("a request behind a failed upgrade", "not served"),
+    6: ("HTTP behind a Close frame", "the connection has ended"),
+    7: ("a head that drips in", "cut after ten seconds; others are served"),
+    8: ("connects and never says who it is", "closed in time"),
+    9: ("a frame over the limit", "1009, before it is kept"),
+    10: ("fragments over the limit in all", "1009 at the first byte over"),
+    11: ("fragments without end", "1008"),
+    12: ("a bomb of compressed data", "compression is not negotiated"),
+    13: ("a ping between compressed fragments", "the same"),
+    14: ("text that is not UTF-8", "1007"),
+    15: ("reserved bits and opcodes, bad codes and lengths", "1002"),
+    16: ("a frame without a mask, or with one from a server", "1002"),
+    17: ("a flood of pings", "bounded memory, others are not delayed"),
+    18: ("a flood of messages", "read no further; bounded memory"),
+    19: ("a flood of subscriptions", "an error beyond the bound; freed when empty"),
+    20: ("churn, repetition, what was never subscribed", "nothing changes"),
+    21: ("a channel name outside the rules", "one error; the connection stays"),
+    22: ("JSON nested without end", "one error"),
+    23: ("a number of 5,000 digits", "one error"),
+    24: ("NaN, Infinity, 1e999", "one error"),
+    25: ("keys that come twice", "the last counts"),
+    26: ("a lone surrogate", "refused where it comes in"),
+    27: ("no object, no text, binary", "one error"),
+    28: ("a client that does not read", "others go on; cut, or skipped and counted"),
+    29: ("a frame that drips in", "cut in time"),
+    30: ("a peer that is gone without a word", "found by ping, and let go"),
+    31: ("RST or FIN in the middle of a frame", "quiet, one callback"),
+    32: ("a network that is silent for a while", "nothing lost, nothing twice"),
+    33: ("the clock on the wall jumps", "nothing changes"),
+    34: ("the machine is paused", "connections survive or come back"),
+    35: ("a callback raises", "logged once; that client alone"),
+    36: ("a callback blocks", "that client alone waits"),
+    37: ("a callback calls the hub, or stops it", "no deadlock"),
+    38: ("clients come and go during a broadcast", "nobody is missed, nothing raises"),
+    39: ("stop, twice, from anywhere", "once, bounded, 1001 to all"),
+    40: ("fork after start", "the child is clean; the parent goes on"),
+    41: ("SIGTERM, SIGINT, SIGQUIT, SIGHUP", "1001 or 1012 to all at once, exit code 0"),
+    42: ("no threads left", "503 with Retry-After; who is there goes on"),
+    43: ("no descriptors left", "503, no spinning, recovers"),
+    44: ("comes and goes 100,000 times", "memory, threads, descriptors as before"),
+    45: ("Redis is down at the start", "local, and says so"),
+    46: ("Redis restarts", "local goes on; resubscribed"),
+    47: ("Redis is unreachable", "found in time"),
+    48: ("Redis is slow", "bounded"),
+    49: ("an evil message on the bus", "dropped, counted"),
+    50: ("everybody comes back at once", "spread; Retry-After is kept to"),
+    51: ("many connections of one address; a forged X-Forwarded-For", "bounded; not believed"),
+    52: ("a token in a query", "not in the log"),
+    53: ("the time a comparison takes", "constant"),
+    54: ("control characters on their way into the log", "quoted, cut"),
+    55: ("a right that ends while connected", "4401"),
+    56: ("a channel without a right to it", "`forbidden`"),
+    57: ("a hostile server, from the client's side", "refused: size, redirect, certificate"),
+    58: ("close of a client at any moment", "returns at once, no thread is left"),
+    59: ("many publishers, slow readers", "one order for all"),
+    60: ("both sides close", "clean, one callback"),
+    61: ("a proxy's patience", "pings keep the connection"),
+    62: ("a log handler that raises", "the hub goes on"),
+}
+
+
+def numbers(name: str) -> list[int]:
+    """Return the rows that a test's name begins with."""
+    match = re.match(r"test_fault_(\d+)(?:_to_(\d+))?((?:_\d+)*)(?=_|$)", name)
+    if match is None:
+        return []
+    first, last = int(match[1]), int(match[2] or match[1])
+    return [*range(first, last + 1), *map(int, filter(None, match[3].split("_")))]
+
+
+def proofs() -> dict[int, list[tuple[str, str]]]:
+    """Row -> file and sentence of each test that proves it, in the order of the files."""
+    found: dict[int, list[tuple[str, str]]] = {number: [] for number in ROWS}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            sentence = re.sub(r"^test_fault(_\d+(_to)?)+_", "", node.name).replace("_", " ")
+            for number in numbers(node.name):
+                found[number].append((path.name, sentence))
+    return found
+
+
+def lines() -> Iterator[str]:
+    """Yield the table."""
+    yield "| | attack or fault | answer | proven by |"
+    yield "| --- | --- | --- | --- |"
+    for number, tests in proofs().items():
+        attack, answer = ROWS[number]
+        shown = [f"{sentence} (`{name}`)" for name, sentence in tests[:SHOWN]]
+        if len(tests) > SHOWN:
+            shown.append(f"and {len(tests) - SHOWN} more")
+        yield f"| {number} | {attack} | {answer} | {'; '.join(shown) or 'not yet'} |"
+
+
+def written(text: str) -> str:
+    """Return a document with the table between its two marks."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return head + BEGIN + "\n" + "\n".join(lines()) + "\n" + END + tail
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.table")
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 when it is old")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    if parser.parse_args().check:
+        return int(written(text) != text)
+    DOCUMENT.write_text(written(text), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

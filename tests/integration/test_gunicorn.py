@@ -1,0 +1,191 @@
+"""gunicorn with the hooks of `ws_hub.gunicorn`: the end of a worker is said at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.config import KNOWN_SETTINGS, Config
+
+from tests.integration.apps.launch import START, Running, client_context, server
+from tests.support import TIMEOUT, RawPeer, wait_until
+from ws_hub import Hub, exits, gunicorn, workers
+from ws_hub.backoff import wait_asked
+
+GRACE = 2 * START  # so that no exit can be taken for one that the graceful timeout has forced
+ENDS = {signal.SIGTERM: 1001, signal.SIGINT: 1001, signal.SIGQUIT: 1001, signal.SIGHUP: 1012}
+
+
+@contextlib.contextmanager
+def hooked(
+    kind: str, *options: str, tls: bool = False, config: str = "python:ws_hub.gunicorn"
+) -> Iterator[Running]:
+    options = ("--config", config, "--graceful-timeout", str(GRACE), *options)
+    with server(kind, tls=tls, options=list(options)) as running:
+        yield running
+
+
+def peer(running: Running, stack: contextlib.ExitStack) -> RawPeer:
+    tls = client_context() if running.scheme == "https" else None
+    return stack.enter_context(RawPeer(running.host, running.port, ssl_context=tls))
+
+
+def hear(peers: list[RawPeer], code: int) -> None:
+    """Read the goodbyes, which come while gunicorn still waits for its requests."""
+    for each in peers:
+        heard, reason = each.recv_close()
+        assert heard == code
+        assert (wait_asked(reason) is not None) is (code == 1012)
+        each.send_close(code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        *(("gthread", number) for number in ENDS),
+        ("sync", signal.SIGTERM),
+        ("sync", signal.SIGHUP),
+        ("preload", signal.SIGHUP),
+    ],
+)
+def test_fault_41_with_the_hooks_a_worker_says_it_before_its_last_request_ends(
+    kind: str, number: int
+) -> None:
+    # The others break requests off; in a sync worker a request is what its signals wait for.
+    waits = number in (signal.SIGTERM, signal.SIGHUP) and kind != "sync"
+    with hooked(kind) as running, contextlib.ExitStack() as stack:
+        peers = [peer(running, stack) for _ in range(3)]
+        held = stack.enter_context(running.held()) if waits else None
+        pid = running.process.pid
+        worker = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        began = time.monotonic()
+        running.process.send_signal(number)
+        hear(peers, ENDS[number])
+        if held is not None:
+            held.sendall(b"x")
+            assert held.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+            held.close()  # gunicorn waits two seconds for that
+        if number == signal.SIGHUP:
+            wait_until(lambda: running.state()["pid"] != worker)
+            running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(START) == 0
+        assert time.monotonic() - began < GRACE
+        assert not os.path.exists(f"/proc/{worker}")
+        if number in (signal.SIGTERM, signal.SIGHUP):
+            assert running.complaints() == [], running.log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_fault_41_under_tls_of_its_own_a_worker_does_not_wait_for_its_websockets(
+    number: int, tmp_path: Path
+) -> None:
+    config = tmp_path / "gunicorn.conf.py"
+    config.write_text("from ws_hub.gunicorn import *\n", encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(
+            hooked("gthread", "--threads", "4", tls=True, config=str(config))
+        )
+        peers = [peer(running, stack) for _ in range(3)]
+        pid = running.state()["pid"]
+        running.process.send_signal(number)
+        hear(peers, ENDS[number])
+        if number == signal.SIGHUP:
+            wait_until(lambda: running.state()["pid"] != pid)
+            running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(START) == 0
+
+
+def test_every_worker_says_it_for_itself() -> None:
+    with hooked("gthread", "--workers", "3") as running, contextlib.ExitStack() as stack:
+        peers = [peer(running, stack) for _ in range(12)]
+        running.process.send_signal(signal.SIGTERM)
+        hear(peers, 1001)
+        assert running.process.wait(START) == 0
+        assert running.complaints() == [], running.log()
+
+
+@pytest.mark.parametrize("options", [("--max-requests", "4"), ("--reload",)])
+def test_a_worker_that_is_replaced_says_1012(options: tuple[str, ...]) -> None:
+    with hooked("gthread", *options) as running, contextlib.ExitStack() as stack:
+        peers = [peer(running, stack) for _ in range(2)]
+        held = stack.enter_context(running.held())
+        pid = running.state()["pid"]
+        if options == ("--reload",):
+            os.kill(pid, signal.SIGTERM)  # what a changed file comes to
+        hear(peers, 1012)
+        held.close()
+        wait_until(lambda: running.state()["pid"] != pid)
+        again = peer(running, stack)
+        assert again.close() == (1000, "")
+
+
+# --- without a server ----------------------------------------------------------------------
+
+
+def test_gunicorn_takes_the_hooks_for_settings_and_nothing_else() -> None:
+    names = {setting.name for setting in KNOWN_SETTINGS}
+    assert names & vars(gunicorn).keys() == set(gunicorn.__all__)
+    config = Config()
+    for name in gunicorn.__all__:
+        config.set(name, getattr(gunicorn, name))  # it checks how many arguments they take
+
+
+def a_worker(**changes: Any) -> Any:
+    config = SimpleNamespace(graceful_timeout=10.0, reload=False)
+    facts = {"alive": False, "nr": 0, "max_requests": 10, "cfg": config}
+    return SimpleNamespace(**{**facts, **changes})
+
+
+def test_a_worker_without_a_thread_to_watch_ends_its_hubs_at_its_exit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    worker = a_worker()
+    with monkeypatch.context() as patch, Hub() as hub:
+        patch.setattr(gunicorn, "start", refuse)
+        gunicorn.post_worker_init(worker)
+        assert "late" in caplog.text
+        assert hub in exits.running()
+        gunicorn.worker_exit(None, worker)
+        assert not hub.running and not hub.draining
+        assert exits.running() == []
+
+
+def test_a_worker_that_never_came_up_has_nothing_to_end() -> None:
+    gunicorn.worker_exit(None, a_worker())
+
+
+def test_a_hub_that_does_not_end_is_waited_for_half_the_graceful_timeout_and_no_more() -> None:
+    release, worker = threading.Event(), a_worker()
+    worker.cfg.graceful_timeout = 0.1
+    with Hub() as hub:
+        hub.at_stop(lambda: release.wait(TIMEOUT))
+        try:
+            gunicorn.worker_exit(None, worker)
+            assert exits.running() == []  # and the interpreter's exit does not wait for it
+        finally:
+            release.set()
+
+
+@pytest.mark.parametrize("cause", ["reload", "requests", "none"])
+def test_who_is_replaced_lets_its_clients_come_back(cause: str) -> None:
+    worker = a_worker(nr=10 if cause == "requests" else 9)
+    with Hub() as hub:
+        gunicorn.post_worker_init(worker)  # which finds it ended already
+        if cause == "reload":
+            gunicorn.on_reload(None)
+        gunicorn.worker_exit(None, worker)
+        assert not hub.running
+        assert gunicorn._returns(worker) is (cause != "none")
+    assert workers.longest_wait() < 1  # the main thread, where gunicorn calls the hooks
