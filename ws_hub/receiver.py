@@ -6,6 +6,7 @@ pings and Close frames by way of its Sender, and hands on whole messages.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from .sender import Sender
 from .transport import Binary, Broken, Closed, Event, Pinged, Text, Transport
 
 __all__ = ["End", "receive"]
+
+_LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,13 @@ def receive(
     while True:
         # The silence begins anew each time, and not before the callbacks: they may have
         # taken long, and what came in meanwhile is still to be read.
+        began = time.monotonic()
         events = transport.receive(silence)
         if events is None:
+            if time.monotonic() - began > silence + _LATE:
+                # This process was stopped, or the machine: it has sent no pings, so there
+                # was nothing to answer (FAULTS 34).
+                continue
             reason = f"pong timeout: nothing received for {silence:g} s"
             return End(CloseCode.ABNORMAL, reason, reason)
         if not ready():

@@ -1,0 +1,64 @@
+"""What comes in, until it ends: on a transport and a clock of the test's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ws_hub import receiver
+from ws_hub.receiver import End, receive
+from ws_hub.transport import Closed, Event
+
+
+class Line:
+    """A transport that gives what it was told to, after so many seconds each time."""
+
+    def __init__(self, *script: tuple[float, list[Event] | None]) -> None:
+        self.now = 100.0
+        self._script = list(script)
+
+    def receive(self, timeout: float) -> list[Event] | None:
+        seconds, events = self._script.pop(0)
+        self.now += seconds
+        return events
+
+
+class Silent:
+    """A sender that nothing is asked of."""
+
+    def answer_close(self, code: int) -> None:
+        pass
+
+
+def end_of(line: Line, monkeypatch: pytest.MonkeyPatch) -> End:
+    sender: Any = Silent()
+    transport: Any = line
+    monkeypatch.setattr(receiver.time, "monotonic", lambda: line.now)
+    return receive(
+        transport,
+        sender,
+        ready=lambda: True,
+        received=lambda data: None,
+        silence=60,
+        linger=1,
+    )
+
+
+def test_silence_ends_it_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "pong timeout: nothing received for 60 s"
+    assert end_of(Line((60.2, None)), monkeypatch) == End(1006, text, text)
+
+
+def test_fault_34_who_was_stopped_gives_the_peer_time_to_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Twice, and then the peer has answered, and leaves.
+    line = Line((3600, None), (62, None), (1, []), (1, [Closed(1000, "bye")]))
+    assert end_of(line, monkeypatch) == End(1000, "bye")
+
+
+def test_fault_34_a_peer_that_is_gone_is_found_after_the_stop_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert end_of(Line((3600, None), (60, None)), monkeypatch).code == 1006
