@@ -312,6 +312,32 @@ def test_draining_ends_when_the_closing_time_is_up(rig: Rig, clock: Clock) -> No
     assert rig.sender.waiting[1] > 0
 
 
+def test_draining_ends_when_the_writer_has_written_it_all(rig: Rig) -> None:
+    rig.stall()
+    rig.sender.finish(1000, "")
+    thread = threading.Thread(target=rig.sender.drain)
+    thread.start()
+    rig.read()
+    while rig.sender.waiting[1]:
+        rig.sender._turn()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_writer_gives_up_no_sooner_than_the_write_timeout_and_nothing_that_has_ended(
+    rig: Rig, clock: Clock
+) -> None:
+    rig.stall()
+    rig.sender.offer(b"x", 1)
+    clock.now += 9.9
+    rig.sender._give_up()
+    assert rig.sender.cause is None
+    rig.sender.end()
+    clock.now += 1
+    rig.sender._give_up()
+    assert rig.sender.cause is None
+
+
 def test_a_peer_that_takes_nothing_is_cut_after_the_write_timeout(rig: Rig, clock: Clock) -> None:
     rig.stall()
     rig.sender.offer(b"x", 1)

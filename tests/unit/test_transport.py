@@ -103,6 +103,40 @@ def test_silence_is_none(pair: tuple[Transport, socket.socket]) -> None:
     assert pair[0].receive(0) is None
 
 
+def test_where_the_kernel_keeps_no_time_it_is_kept_by_poll(
+    pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.socket, "SO_RCVTIMEO", 9999)
+    transport, far = pair
+    assert transport.receive(0) is None
+    assert not transport._sock.getblocking()
+    assert events(transport, far, frame(TEXT, b"x")) == [Text("x")]
+
+
+def test_a_mode_that_somebody_else_changed_is_no_silence(
+    pair: tuple[Transport, socket.socket],
+) -> None:
+    # It belongs to what all duplicates of a descriptor share (FAULTS 1c).
+    transport, far = pair
+    found: list[object] = []
+    transport._sock.setblocking(False)
+    reader = threading.Thread(target=lambda: found.append(transport.receive(5)))
+    reader.start()
+    far.sendall(frame(TEXT, b"x"))
+    reader.join(5)
+    assert found == [[Text("x")]]
+
+
+def test_more_than_the_first_read_takes_is_read_at_once(
+    pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_BYTES", 4)
+    transport, far = pair
+    assert events(transport, far, frame(TEXT, b"longer than that")) == [Text("longer than that")]
+    assert events(transport, far, frame(PING, b"")[:4]) == []
+    assert events(transport, far, frame(PING, b"")[4:]) == [Pinged(b"")]
+
+
 def test_what_came_with_the_request_is_read_first() -> None:
     with small_pair() as (near, _):
         transport = Transport(
