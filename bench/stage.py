@@ -18,7 +18,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,9 @@ class ProcessFailed(Exception):
 class Process:
     """A bench process on one core, told what to do by JSON lines."""
 
-    def __init__(self, core: int | None, module: str, *args: str) -> None:
+    def __init__(
+        self, core: int | None, module: str, *args: str, env: Mapping[str, str] | None = None
+    ) -> None:
         self._what = " ".join((module, *args))
         self._child = subprocess.Popen(
             [sys.executable, "-m", module, *args],
@@ -50,6 +52,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **(env or {})},
         )
         if core is not None:
             os.sched_setaffinity(self._child.pid, {core})
