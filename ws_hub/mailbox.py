@@ -59,3 +59,4 @@ class Mailbox(Generic[T]):
             if entry is None or self._closed.is_set():
                 return
             self._handle(*entry)
+            del entry  # or what was handled last would live until the next comes

@@ -66,19 +66,21 @@ class Later:
         self, name: str, target: Callable[[], None], failed: Callable[[RuntimeError], None]
     ) -> None:
         self._name = name
-        self._target = target
-        self._failed = failed
+        self._how: tuple[Callable[[], None], Callable[[RuntimeError], None]] | None = target, failed
         self._thread: threading.Thread | None = None
         # guards: _thread, which is written before it is set, and read after.
         self._decided = threading.Event()
 
     def start(self) -> None:
-        """Start it, or say that it cannot be."""
+        """Start it, or say that it cannot be; once."""
+        assert self._how is not None
+        target, failed = self._how
+        self._how = None  # whose methods these are refers to this: no circle is left behind
         try:
-            self._thread = start(self._name, self._target)
+            self._thread = start(self._name, target)
         except RuntimeError as error:
             logger.warning("thread %s cannot be started: %s", self._name, error)
-            self._failed(error)
+            failed(error)
         finally:
             self._decided.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -109,4 +110,20 @@ def test_a_callable_may_close_its_own_mailbox() -> None:
     mailbox: Mailbox[int] = Mailbox("ws-hub:test", handle, 10)
     assert mailbox.post(0)
     assert ended.wait(TIMEOUT)
+    assert mailbox.join(TIMEOUT)
+
+
+class Item:
+    """Something that a weak reference can refer to."""
+
+
+def test_what_was_handled_last_is_not_kept_until_the_next_comes() -> None:
+    gone = threading.Event()
+    mailbox: Mailbox[Item] = Mailbox("ws-hub:test", lambda item: None, 10)
+    item = Item()
+    watch = weakref.ref(item, lambda _: gone.set())
+    assert mailbox.post(item)
+    del item
+    assert gone.wait(TIMEOUT) and watch() is None
+    mailbox.close()
     assert mailbox.join(TIMEOUT)

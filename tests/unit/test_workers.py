@@ -170,3 +170,51 @@ def test_a_module_without_fork_has_no_hook(monkeypatch: pytest.MonkeyPatch) -> N
     spec.loader.exec_module(module)
 
     assert module.join(None, 0)
+
+
+class Owner:
+    """One whose thread somebody else starts."""
+
+    def __init__(self) -> None:
+        self.ran = self.refused = False
+        self.thread = workers.Later("ws-hub:test", self.run, self.refuse)
+
+    def run(self) -> None:
+        self.ran = True
+
+    def refuse(self, error: RuntimeError) -> None:
+        self.refused = True
+
+
+def test_a_thread_that_is_started_later_is_waited_for_from_the_beginning() -> None:
+    owner = Owner()
+    assert not owner.thread.join(0)
+    owner.thread.start()
+    assert owner.thread.join(TIMEOUT)
+    assert owner.ran and not owner.refused
+
+
+def test_a_thread_that_cannot_be_started_later_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(workers, "start", refuse)
+    owner = Owner()
+    owner.thread.start()
+    assert owner.thread.join(0)
+    assert owner.refused and not owner.ran
+
+
+def test_who_had_a_thread_started_later_is_freed_without_the_collector() -> None:
+    owner = Owner()
+    owner.thread.start()
+    assert owner.thread.join(TIMEOUT)
+    watch = weakref.ref(owner)
+    gc.disable()
+    try:
+        del owner
+        assert watch() is None
+    finally:
+        gc.enable()
