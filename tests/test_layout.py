@@ -29,7 +29,7 @@ FLOORS: dict[float, str] = {
     " reconnect_config stats stream workers",
     1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
     " retries transport",
-    2: "auth channels conversation handshake history presence sender signals terminal users",
+    2: "auth channels conversation handshake history places presence sender signals terminal users",
     2.5: "receiver",
     3: "client commands door listener spawn",
     4: "dial dispatch lobby pump reception roster writers",
@@ -66,6 +66,7 @@ SANS_IO = {
     "origin": False,
     "outbox": True,
     "pace": False,
+    "places": True,
     "presence": True,
     "publication": False,
     "reconnect_config": False,

@@ -232,6 +232,13 @@ class Sender:
 
     # --- reader thread ---------------------------------------------------------------------
 
+    def rest(self, seconds: float) -> None:
+        """Wait for so long, or until the connection is ending."""
+        deadline = self._clock() + seconds
+        with self._changed:
+            while self._state is _State.OPEN and (left := deadline - self._clock()) > 0:
+                self._changed.wait(left)  # woken by the end, and by the writer's progress
+
     def join(self, timeout: float) -> None:
         """Wait, after `end`, until the writer has left: it must not meet a reused descriptor."""
         writer = self._writer  # changes no more

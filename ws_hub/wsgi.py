@@ -50,7 +50,7 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     Threads: a request thread; see the module's text.
     """
     seen = hub.door.see(environ)
-    entry = hub.door.knock(_request(environ, seen), environ, running=hub.running)
+    entry = hub.door.knock(_request(environ, seen), environ, seen, running=hub.running)
     answer = entry.answer
     if not answer.accepted:
         return _refuse(answer, seen, start_response, entry.reason)
