@@ -93,6 +93,13 @@ class Door:
         """
         return self._forwarded.see(environ)
 
+    def late(self) -> None:
+        """Count a request whose head took too long to come.
+
+        Threads: any; does not wait.
+        """
+        self._count("slow_handshakes")
+
     def knock(self, request: Request, environ: Environ, seen: Seen, *, running: bool) -> Entry:
         """Decide about a handshake.
 

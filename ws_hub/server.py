@@ -30,7 +30,6 @@ __all__ = ["Server", "serve"]
 
 logger = get_logger(__name__)
 
-_REQUEST_TIMEOUT = 10.0  # seconds that a request's head may take in all (FAULTS 7)
 _MAX_REQUEST_LINE = 65_536
 _GRACE = 1.0
 _BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
@@ -80,7 +79,9 @@ class Server:
     ) -> None:
         self._hub = hub
         self._owns_hub = owns_hub
-        self._server = _ThreadingServer(address, ssl_context)
+        self._server = _ThreadingServer(
+            address, ssl_context, patience=hub.config.handshake_timeout, late=hub.door.late
+        )
         self._server.set_app(middleware(app, hub, path))
         self.host, self.port = self._server.server_name, self._server.server_port
         scheme = "wss" if ssl_context else "ws"
@@ -135,12 +136,28 @@ class Server:
 
 
 class _ThreadingServer(WSGIServer):
-    """WSGIServer with a named, tracked thread for each request, and TLS."""
+    """WSGIServer with a named, tracked thread for each request, and TLS.
+
+    Args:
+        address: where it listens.
+        ssl_context: of the TLS that it ends; None for none.
+        patience: seconds that a request's head may take in all (FAULTS 7).
+        late: called for each that took longer.
+    """
 
     request_queue_size = 1024
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        ssl_context: ssl.SSLContext | None,
+        *,
+        patience: float,
+        late: Callable[[], None],
+    ) -> None:
+        self.patience = patience
+        self._late = late
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.exhausted = False  # the accept thread's: whether the last accept failed
@@ -242,12 +259,14 @@ class _ThreadingServer(WSGIServer):
     def _serve(self, number: int, request: socket.socket, client_address: Any) -> None:
         client = None
         try:
-            request.settimeout(_REQUEST_TIMEOUT)
+            request.settimeout(self.patience)
             if self._ssl_context is not None:
                 request = self._ssl_context.wrap_socket(request, server_side=True)
                 self._keep(number, request)
             client = _Handler(request, client_address, self).client
         except OSError as error:  # the peer's doing: went away, no TLS, too slow
+            if isinstance(error, TimeoutError):
+                self._late()
             logger.debug("request from %s ended: %s", excerpt(client_address), error)
         except Exception:  # noqa: BLE001 - the top of a thread
             logger.exception("request from %s failed", excerpt(client_address))
@@ -282,7 +301,8 @@ class _Handler(WSGIRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self._head = _Patient(self.connection, time.monotonic() + _REQUEST_TIMEOUT)
+        self._patience: float = self.server.patience  # type: ignore[attr-defined]  # ours
+        self._head = _Patient(self.connection, time.monotonic() + self._patience)
         self.rfile = io.BufferedReader(self._head)
 
     def handle(self) -> None:
@@ -294,7 +314,7 @@ class _Handler(WSGIRequestHandler):
         if not self.parse_request():
             return
         self._head.deadline = None
-        self.connection.settimeout(_REQUEST_TIMEOUT)
+        self.connection.settimeout(self._patience)
         # Not the base class's: that would tell the application that it is alone.
         handler = _Response(
             cast("IO[bytes]", self.rfile),
