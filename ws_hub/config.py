@@ -127,7 +127,8 @@ class HubConfig:
             run; more closes with 1008. None for no bound.
         control_burst: pings and pongs that it may send at once all the same.
         max_subscriptions: channels that one client may listen to.
-        max_subscriptions_in_all: subscriptions of all clients together. None for no bound.
+        max_subscriptions_in_all: subscriptions in all channels together, beyond which no
+            client can have one more. None for no bound.
         max_connections: clients at one time; the next gets 503. None for no bound.
         max_connections_per_address: connections at one time from one address (of IPv6:
             from one network of 64 bits), as seen through trusted proxies; the next gets
