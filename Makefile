@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 PORT ?= 8765
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint bench bench-full soak clean
+.PHONY: help install demo test test-all lint bench bench-full soak conformance clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -73,6 +73,10 @@ bench-full: $(VENV)/.test ## the same with the rows that take minutes (BENCH_ARG
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
 	@$(BIN)/python -m bench.soak $(SOAK_ARGS)
+
+TIMES ?= 20
+conformance: $(VENV)/.test ## RFC 6455 by the Autobahn cases, server and client, 20 times over (TIMES)
+	@$(BIN)/python -m tests.conformance $(TIMES)
 
 clean: ## remove everything that these targets made
 	rm -rf .venv .venv-3.* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp
