@@ -237,7 +237,8 @@ class Sender:
         deadline = self._clock() + seconds
         with self._changed:
             while self._state is _State.OPEN and (left := deadline - self._clock()) > 0:
-                self._changed.wait(left)  # woken by the end, and by the writer's progress
+                # Woken by the end, and by the writer's progress.
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
 
     def join(self, timeout: float) -> None:
         """Wait, after `end`, until the writer has left: it must not meet a reused descriptor."""

@@ -324,6 +324,19 @@ def test_fault_08_so_many_may_wait_and_hold_a_thread() -> None:
         assert answer(hub)[0] == 101
 
 
+def test_fault_08_who_waits_may_find_the_hub_full_in_the_end() -> None:
+    settings = {"max_connections": 1, "auth_by_message": True, "authenticator": APIKeyAuth(KEYS)}
+    with live(**settings) as hub, hub.peer() as waiting:
+        wait_until(lambda: hub.hub._members.lobby.everybody)
+        assert answer(hub) == (503, "1")
+        with hub.peer(headers=ANN):
+            waiting.send_json({"type": "auth", "data": "k-bob"})
+            assert waiting.recv_close() == (1013, "the hub takes no more")
+            assert hub.hub.stats().refused == 2
+            waiting.send_close(1013)
+            wait_until(lambda: taken(hub) == {"ann": 1})
+
+
 # --- 19, 44: channels ----------------------------------------------------------------------
 
 
