@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 PORT ?= 8765
 FUZZ_SECONDS ?= 60
+TIMES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint bench bench-full soak fuzz cycles clean
+.PHONY: help install demo test test-all lint bench bench-full soak conformance fuzz cycles clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -74,6 +75,9 @@ bench-full: $(VENV)/.test ## all rows; then the tables, plots and chart of the d
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
 	@$(BIN)/python -m bench.soak $(SOAK_ARGS)
+
+conformance: $(VENV)/.test ## RFC 6455 by the Autobahn cases, server and client, 20 times over (TIMES)
+	@$(BIN)/python -m tests.conformance $(TIMES)
 
 fuzz: $(VENV)/.test ## try what nobody meant, guided by coverage, for FUZZ_SECONDS (60)
 	@$(PIP) install --editable '.[fuzz]'

@@ -224,7 +224,7 @@ class Told:
     answers: ClassVar[dict[str, Any]] = {}
     asked: ClassVar[list[tuple[str, dict[str, Any]]]] = []
 
-    def __init__(self, core: int | None, module: str) -> None:
+    def __init__(self, core: int | None, module: str, **how: Any) -> None:
         self.module = module
 
     def ask(self, do: str, patience: float = 0, /, **arguments: Any) -> dict[str, Any]:

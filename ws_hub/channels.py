@@ -13,9 +13,13 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Channels", "Subscription"]
+__all__ = ["Channels", "Full", "Subscription"]
 
 S = TypeVar("S", bound=Hashable)
+
+
+class Full(OverflowError):
+    """There are as many subscriptions in all channels together as there may be."""
 
 
 class Subscription(Generic[S]):
@@ -74,11 +78,14 @@ class Channels(Generic[S]):
                 self._drop_locked(subscriber, channel)
             return list(subscriptions)
 
-    def add(self, subscriber: S, channel: str, limit: int) -> Subscription[S] | None:
+    def add(
+        self, subscriber: S, channel: str, limit: int, in_all: int | None = None
+    ) -> Subscription[S] | None:
         """Subscribe; the subscription that exists already is returned as it is.
 
         None when the subscriber is not here (any more). Raises OverflowError when it
-        listens to `limit` channels already.
+        listens to `limit` channels already, Full when all together have `in_all`
+        subscriptions.
         """
         with self._lock:
             own = self._subscribers.get(subscriber)
@@ -89,6 +96,8 @@ class Channels(Generic[S]):
                 return found
             if len(own) >= limit:
                 raise OverflowError(f"{limit} subscriptions")
+            if in_all is not None and self._total >= in_all:
+                raise Full(f"{in_all} subscriptions in all")
             subscription = Subscription(subscriber, channel)
             own[channel] = subscription
             listeners = self._channels.setdefault(channel, {})

@@ -21,6 +21,7 @@ __all__ = [
     "check_networks",
     "check_origins",
     "check_overflow",
+    "check_rate",
     "check_seconds",
     "check_text",
     "check_wait",
@@ -58,6 +59,13 @@ def check_wait(config: object, name: str) -> None:
         raise ConfigError(
             f"{name} must be at most {_LONGEST_WAIT:,.0f} seconds, not {excerpt(value)}"
         )
+
+
+def check_rate(config: object, name: str) -> None:
+    """Check how much may come in a second."""
+    value = getattr(config, name)
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be a positive number a second, not {excerpt(value)}")
 
 
 def check_flag(config: object, name: str) -> None:

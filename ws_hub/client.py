@@ -29,7 +29,7 @@ from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
 from .frames import ping_frame, text_frame
-from .handshake import refusal
+from .handshake import Answer
 from .log import get_logger
 from .message import Message, encode
 from .outbox import Outbox
@@ -50,13 +50,14 @@ class Hooks:
     """How a client speaks upward, on its reader thread where nothing else is said.
 
     Args:
-        opened: asks for the client to be admitted; False when nobody is any more.
+        opened: asks for the client to be admitted; False when it was refused at once.
         admitted: waits for the answer, and says what it is.
         received: gets each whole message, text or binary.
         gone: takes the client out of the hub; waits for that if asked to.
         finished: the last word; the thread ends after it.
         call: calls a user's callback and deals with what it raises.
         closing: notes that the peer now has `close_timeout` seconds. Any thread.
+        count: counts something, by its name. Any thread.
         start: starts a thread soon; see `Sender`. Any thread; does not wait.
     """
 
@@ -67,6 +68,7 @@ class Hooks:
     finished: Callable[[Client], None]
     call: Callable[..., Any]
     closing: Callable[[Client], None]
+    count: Callable[[str], None]
     start: Callable[..., workers.Later | None]
 
 
@@ -90,8 +92,8 @@ class Client:
     __slots__ = (
         "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread",
         "_transport", "admitted", "claims", "connected_at", "direct", "dropped",
-        "expires_at", "id", "last_error", "left", "mark", "remote_address", "settled", "state",
-        "user_id", "verify",
+        "expires_at", "id", "last_error", "left", "mark", "network", "remote_address",
+        "settled", "state", "user_id", "verify",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +117,7 @@ class Client:
         # it is known who it is: until then it waits in the lobby.
         self.verify: Callable[[str], AuthResult] | None = None
         self.mark = 0
+        self.network = ""  # what it is counted by among those from one address
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self.dropped = 0  # written by the hub thread only
@@ -296,12 +299,11 @@ class Client:
         """
         self._sender.greet()
 
-    def refuse(self) -> None:
-        """Answer the handshake with 503, and end.
+    def refuse(self, answer: Answer) -> None:
+        """Answer the handshake with a refusal, and end.
 
         Threads: the hub's, and the client's reader; never waits.
         """
-        answer = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
         with self._transport.lock, contextlib.suppress(OSError):
             self.direct.send(answer.to_bytes())
         self.abort()
@@ -348,11 +350,9 @@ class Client:
         opened = False
         try:
             opened = hooks.opened(self)
-            if not opened:
-                self.refuse()
-            elif self.verify is not None or self._config.on_connect is None:
+            if opened and (self.verify is not None or self._config.on_connect is None):
                 code, reason = self._receive()
-            elif hooks.admitted(self):
+            elif opened and hooks.admitted(self):
                 self.begin()
                 code, reason = self._receive()
         finally:
@@ -383,10 +383,10 @@ class Client:
         end = receive(
             self._transport,
             self._sender,
+            self._config,
             ready=lambda: self.verify is not None or self._is_in(),
             received=functools.partial(self._hooks.received, self),
-            silence=self._config.pong_timeout,
-            linger=self._config.close_timeout,
+            count=self._hooks.count,
         )
         self.last_error = end.fault or self.last_error
         cause = self._sender.cause

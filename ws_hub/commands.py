@@ -6,6 +6,7 @@ original's (INTEROP); `id`, `code` and `channel` stand beside them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,12 @@ __all__ = [
 ]
 
 Id = str | int | None
+
+# Far below what Python can take apart: what one thread could just so read, another that is
+# deeper in its calls could not write again (FAULTS 22).
+_MAX_DEPTH = 128
+_NOT_A_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[^][{}"]+')
+_ONE_KIND = str.maketrans("{}", "[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,8 @@ def interpret(text: str, is_channel: Callable[[str], bool]) -> Effect:
         message = decode(text)
     except MessageDecodeError as fault:
         return Reply(error(str(fault), fault.code, id=fault.id))
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deep(text):
+        return Reply(error("invalid JSON: nested too deeply", "bad_message", id=message.id))
     if message.type == MessageType.PING:
         return Reply(Message(MessageType.PONG, id=message.id))
     if message.type == MessageType.SUBSCRIBE:
@@ -109,6 +118,16 @@ def interpret(text: str, is_channel: Callable[[str], bool]) -> Effect:
             return _bad_channel("Publish", message.channel, message.id)
         return Publish(message.channel, message.data, message.id)
     return Other(message)
+
+
+def _is_deep(text: str) -> bool:
+    """Say whether a JSON text is nested more deeply than it may be."""
+    brackets = _NOT_A_BRACKET.sub("", text).translate(_ONE_KIND)
+    for _ in range(_MAX_DEPTH):
+        brackets = brackets.replace("[]", "")  # the innermost of each
+        if not brackets:
+            return False
+    return True
 
 
 def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:

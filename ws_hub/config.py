@@ -21,6 +21,7 @@ from .checks import (
     check_networks,
     check_origins,
     check_overflow,
+    check_rate,
     check_seconds,
     check_text,
     check_wait,
@@ -115,8 +116,29 @@ class HubConfig:
         max_message_size: bytes in one message from a client, across its fragments;
             more closes with 1009.
         max_fragments: frames in one message from a client; more closes with 1008.
+        message_timeout: seconds that the rest of a message may be waited for, once it
+            has begun; more closes with 1008. None for no bound.
+        max_message_rate: messages a second that a client may send in the long run; who
+            sends more is read more slowly. None for no bound.
+        message_burst: messages that it may send at once all the same.
+        flood_timeout: seconds for which a client may be slowed like that, until it is
+            closed with 1008; None for ever.
+        max_control_rate: pings and pongs a second that a client may send in the long
+            run; more closes with 1008. None for no bound.
+        control_burst: pings and pongs that it may send at once all the same.
         max_subscriptions: channels that one client may listen to.
+        max_subscriptions_in_all: subscriptions in all channels together, beyond which no
+            client can have one more. None for no bound.
         max_connections: clients at one time; the next gets 503. None for no bound.
+        max_connections_per_address: connections at one time from one address (of IPv6:
+            from one network of 64 bits), as seen through trusted proxies; the next gets
+            429. None for no bound: behind a proxy that is not named in
+            `trusted_proxies`, all clients have the address of that proxy.
+        max_connections_per_user: connections at one time of one user; the next gets 429,
+            or 1008 after a first message. None for no bound.
+        max_waiting: connections at one time that have yet to say who they are (see
+            `auth_by_message`); the next gets 503. None for no bound.
+        handshake_timeout: seconds that `serve` waits for the head of a request.
         rules: what holds for which channels; the first match counts. By default
             process channels keep their last 10,000 lines or 4 MiB.
         channel_name: says whether a channel name is allowed; None for the rule of
@@ -160,8 +182,19 @@ class HubConfig:
     broadcast_overflow: Overflow = "disconnect"
     max_message_size: int = 64 * KIB
     max_fragments: int = 1024
+    message_timeout: float | None = 60.0
+    max_message_rate: float | None = 1000.0
+    message_burst: int = 10_000
+    flood_timeout: float | None = None
+    max_control_rate: float | None = 100.0
+    control_burst: int = 1000
     max_subscriptions: int = 1024
+    max_subscriptions_in_all: int | None = 1_000_000
     max_connections: int | None = None
+    max_connections_per_address: int | None = None
+    max_connections_per_user: int | None = 128
+    max_waiting: int | None = 1000
+    handshake_timeout: float = 10.0
     rules: Sequence[ChannelRule] = (PROCESS_RULE,)
     channel_name: Callable[[str], bool] | None = None
     allowed_origins: Collection[str] = ()
@@ -188,6 +221,7 @@ class HubConfig:
             "close_timeout",
             "publish_timeout",
             "auth_timeout",
+            "handshake_timeout",
         ):
             check_wait(self, name)
         if self.pong_timeout <= self.heartbeat_interval:
@@ -201,11 +235,12 @@ class HubConfig:
             "outbox_bytes",
             "max_message_size",
             "max_fragments",
+            "message_burst",
+            "control_burst",
             "max_subscriptions",
         ):
             check_count(self, name, least=1)
-        if self.max_connections is not None:
-            check_count(self, "max_connections", least=1)
+        self._check_what_may_be_none()
         check_overflow(self, "broadcast_overflow")
         check_origins(self, "allowed_origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")
@@ -232,6 +267,23 @@ class HubConfig:
             "on_first_subscriber",
             "on_last_unsubscribe",
         )
+
+    def _check_what_may_be_none(self) -> None:
+        for name in (
+            "max_subscriptions_in_all",
+            "max_connections",
+            "max_connections_per_address",
+            "max_connections_per_user",
+            "max_waiting",
+        ):
+            if getattr(self, name) is not None:
+                check_count(self, name, least=1)
+        for name in ("message_timeout", "flood_timeout"):
+            if getattr(self, name) is not None:
+                check_wait(self, name)
+        for name in ("max_message_rate", "max_control_rate"):
+            if getattr(self, name) is not None:
+                check_rate(self, name)
 
     def rule_for(self, channel: str) -> ChannelRule:
         """Return the first rule that matches, or one that keeps no history."""

@@ -2,7 +2,8 @@
 
 Must not know sockets, WSGI servers, or who is inside. The order is the Go original's:
 whether the hub runs (503), whether it is a handshake (400, 405, 426), where it comes from
-(403), who it is (401), and whether that one may (403).
+(403), who it is (401), and whether that one may (403). Between them stands whether there
+are too many from there, and of that one (429).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .forwarded import Forwarded, Seen
 from .handshake import Answer, Request, decide, refusal
 from .log import get_logger
 
-__all__ = ["Door", "Entry"]
+__all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry"]
 
 logger = get_logger(__name__)
 
@@ -29,6 +30,10 @@ Environ = Mapping[str, Any]
 # RFC 6750 section 3.1: a request without credentials is told no more than the scheme.
 _CHALLENGE = ("WWW-Authenticate", "Bearer")
 _INVALID = ("WWW-Authenticate", 'Bearer error="invalid_token"')
+
+_LATER = ("Retry-After", "10")
+CROWDED_ADDRESS = refusal("429 Too Many Requests", "too many connections from there", _LATER)
+CROWDED_USER = refusal("429 Too Many Requests", "too many connections of this user", _LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Entry:
         verify: finds out who it is from the token of a first message; None when that
             is not waited for.
         mark: who was revoked after it is not let in; see `Users`.
+        network: what it is counted by among those from one address.
         reason: why not, for the log, where that is more than the answer says.
     """
 
@@ -48,6 +54,7 @@ class Entry:
     identity: AuthResult | None = None
     verify: Callable[[str], AuthResult] | None = None
     mark: int = 0
+    network: str = ""
     reason: str = ""
 
 
@@ -58,6 +65,8 @@ class Door:
         config: the hub's settings.
         count: counts a refusal by its name.
         mark: returns the mark that an entry is to have.
+        has_room: says whether one more may come, from a network or of a user ("" for
+            either that is not known).
         call: calls a user's callback and deals with what it raises.
     """
 
@@ -67,11 +76,13 @@ class Door:
         *,
         count: Callable[[str], None],
         mark: Callable[[], int],
+        has_room: Callable[[str, str], bool],
         call: Callable[..., Any],
     ) -> None:
         self._config = config
         self._count = count
         self._mark = mark
+        self._has_room = has_room
         self._call = call
         self._forwarded = Forwarded(config.trusted_proxies)
 
@@ -82,7 +93,14 @@ class Door:
         """
         return self._forwarded.see(environ)
 
-    def knock(self, request: Request, environ: Environ, *, closed: str = "") -> Entry:
+    def late(self) -> None:
+        """Count a request whose head took too long to come.
+
+        Threads: any; does not wait.
+        """
+        self._count("slow_handshakes")
+
+    def knock(self, request: Request, environ: Environ, seen: Seen, *, closed: str = "") -> Entry:
         """Decide about a handshake; `closed` says why nobody may come in at the moment.
 
         Threads: a request thread; runs the application's checks.
@@ -101,11 +119,17 @@ class Door:
         )
         if answer.status.startswith("403"):
             self._count("foreign_origins")
-        if not answer.accepted or config.authenticator is None:
+        if not answer.accepted:
             return Entry(answer)
-        return self._identify(answer, request, environ)
+        network = seen.network
+        if not self._has_room(network, ""):  # before anybody is asked who that is
+            self._count("crowded_addresses")
+            return Entry(CROWDED_ADDRESS)
+        if config.authenticator is None:
+            return Entry(answer, network=network)
+        return self._identify(answer, request, environ, network)
 
-    def _identify(self, answer: Answer, request: Request, environ: Environ) -> Entry:
+    def _identify(self, answer: Answer, request: Request, environ: Environ, network: str) -> Entry:
         mark = self._mark()  # before anybody is asked
         result = self._ask(environ)
         if result.valid:
@@ -114,11 +138,15 @@ class Door:
                 # tells who did. What sends a cookie and no Origin is no browser (FAULTS 2).
                 self._count("foreign_origins")
                 return Entry(refusal("403 Forbidden", "a cookie needs an Origin beside it"))
-            return Entry(answer, result, mark=mark)
+            if not self._has_room("", result.user_id or ""):
+                self._count("crowded_users")
+                return Entry(CROWDED_USER)
+            return Entry(answer, result, mark=mark, network=network)
         if self._config.auth_by_message and not result.forbidden and not offers_token(environ):
             # Its texts alone: the server's objects in it end with this request.
             texts = {key: value for key, value in environ.items() if isinstance(value, str)}
-            return Entry(answer, verify=functools.partial(self._verify, texts), mark=mark)
+            verify = functools.partial(self._verify, texts)
+            return Entry(answer, verify=verify, mark=mark, network=network)
         self._refused(environ, result)
         if result.forbidden:
             return Entry(refusal("403 Forbidden", "Forbidden"), reason=result.error)

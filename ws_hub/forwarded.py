@@ -18,6 +18,8 @@ __all__ = ["Forwarded", "Seen"]
 
 _UNIX = "unix"  # among trusted proxies: whoever connects by a Unix socket, without an address
 
+_UNKNOWN = "unknown"  # all of those whose address nobody knows
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -26,7 +28,7 @@ class Seen:
     """A request as its client sent it.
 
     Args:
-        address: of the client, with its port where that is known.
+        address: of the client, with its port where that is known; "" where it has none.
         scheme: `http` or `https`.
         host: what the client called the server; None when it did not say.
     """
@@ -34,6 +36,17 @@ class Seen:
     address: str
     scheme: str
     host: str | None
+
+    @property
+    def network(self) -> str:
+        """What connections are counted by: the address, of IPv6 the network of 64 bits.
+
+        Who is given IPv6 has such a network whole, with as many addresses as they like.
+        """
+        parsed = _parse(self.address)
+        if isinstance(parsed, ipaddress.IPv6Address):
+            return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+        return str(parsed or _UNKNOWN)
 
 
 class Forwarded:
@@ -52,7 +65,8 @@ class Forwarded:
         address, port = environ.get("REMOTE_ADDR") or "", environ.get("REMOTE_PORT", "")
         scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST")
         if not self._trusts(address):
-            return Seen(f"{address}:{port}" if port else address, scheme, host)
+            shown = f"[{address}]" if ":" in address else address
+            return Seen(f"{shown}:{port}" if port else address, scheme, host)
         # The last of each is what the nearest proxy wrote, and that one is trusted.
         told = _items(environ.get("HTTP_X_FORWARDED_PROTO", ""))
         if told and told[-1].lower() in ("http", "https"):

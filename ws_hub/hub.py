@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from .channels import Full
 from .client import Client, Hooks
 from .commands import Subscribe
 from .config import HubConfig
@@ -75,6 +76,7 @@ class Hub(Keeper, Publisher):
                 publish=self.send_to_channel,
                 enqueue=self._enqueue,
                 call=self._call,
+                count=lambda name: self._counters.add(name),
             ),
         )
 
@@ -169,10 +171,16 @@ class Hub(Keeper, Publisher):
 
     def _subscribe(self, target: Any, request: Subscribe) -> None:
         channel = request.channel
-        limit = self._config.max_subscriptions
+        limit, in_all = self._config.max_subscriptions, self._config.max_subscriptions_in_all
+        if isinstance(target, Listener):
+            in_all = None  # clients must not be able to crowd out the application
         try:
-            subscription = self._channels.add(target, channel, limit)
+            subscription = self._channels.add(target, channel, limit, in_all)
+        except Full:
+            self._counters.add("refused_subscriptions_in_all")
+            raise LimitExceeded(f"there are {in_all} subscriptions already") from None
         except OverflowError:
+            self._counters.add("refused_subscriptions")
             raise LimitExceeded(f"{target!r} listens to {limit} channels already") from None
         if subscription is None:
             raise ConnectionClosed(1006, f"{target!r} is gone")
@@ -256,6 +264,7 @@ class Hub(Keeper, Publisher):
             sock,
             max_message_size=config.max_message_size,
             max_fragments=config.max_fragments,
+            message_timeout=config.message_timeout,
             received=received,
             borrowed=borrowed,
         )
@@ -271,6 +280,7 @@ class Hub(Keeper, Publisher):
                 finished=self._roster.finished,
                 call=self._call,
                 closing=self._roster.closing,
+                count=self._counters.add,
                 start=self._start_later,
             ),
             self._channels,
@@ -279,6 +289,7 @@ class Hub(Keeper, Publisher):
         )
         if entry is not None:
             client.verify, client.mark = entry.verify, entry.mark
+            client.network = entry.network
             if entry.identity is not None:
                 client.identify(entry.identity)
         return client

@@ -24,6 +24,7 @@ class Keeper(Overview):
             self._config,
             count=lambda name: self._counters.add(name),
             mark=lambda: self._members.users.mark(),
+            has_room=lambda network, user: self._members.has_room(network, user),
             call=self._call,
         )
 

@@ -27,7 +27,7 @@ class Lobby:
 
     Args:
         has_room: says, from how many wait, whether one more may.
-        admit: takes a client into the hub; False when it is not admitted.
+        admit: takes a client into the hub; closes it, and returns False, when it may not.
         mark: returns the mark of a client whose token is looked at from now on.
     """
 
@@ -78,7 +78,6 @@ class Lobby:
             return
         client.identify(result)
         if not self._admit(client):
-            client.close(CloseCode.TRY_AGAIN, "the hub takes no more")
             return
         client.verify = None
         self.leave(client)

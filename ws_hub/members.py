@@ -1,7 +1,9 @@
 """Who is a client, and who waits to be one: the roster, the lobby, and whose they are.
 
 Must not know what is published. Each client comes by `opened` and goes by the roster's
-`dismiss`, both on its reader thread; it counts as its user's while it is in the roster.
+`dismiss`, both on its reader thread; it counts as its user's while it is in the roster. It
+takes its places, among those from one address and of one user, before its handshake is
+answered or its token is, and has them until its socket is closed.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ from typing import Any
 from .channels import Channels
 from .client import Client
 from .config import HubConfig
+from .door import CROWDED_ADDRESS, CROWDED_USER
 from .errors import CloseCode
+from .handshake import refusal
 from .lobby import Lobby
+from .places import Places
 from .roster import Roster
 from .stats import Counters
 from .users import Users
 
 __all__ = ["Members"]
+
+_FULL = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
 
 
 class Members:
@@ -45,6 +52,8 @@ class Members:
         self._counters = counters
         self._awake = awake
         self.users: Users[Client] = Users()
+        self._from_address: Places[Client] = Places(config.max_connections_per_address)
+        self._of_user: Places[Client] = Places(config.max_connections_per_user)
         self.roster = Roster(
             config,
             awake=awake,
@@ -53,30 +62,71 @@ class Members:
             leave=self._leave,
             counters=counters,
         )
-        self.lobby = Lobby(self._has_room, self._admit, self.users.mark)
+        self.lobby = Lobby(self._may_wait, self._admit, self.users.mark)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def has_room(self, network: str, user: str) -> bool:
+        """Say whether one more may come from a network, of a user; "" for none."""
+        return self._from_address.has_room(network) and self._of_user.has_room(user)
 
     # --- reader threads --------------------------------------------------------------------
 
     def opened(self, client: Client) -> bool:
-        """Register a client, or have it wait while it has to say who it is."""
-        if client.verify is None:
-            return self.roster.open(client)
-        if not self.lobby.enter(client):
-            self._counters.add("refused")
-            return False
+        """Register a client, or have it wait while it has to say who it is.
+
+        False when that may not be; then it has been answered.
+        """
+        answer = _FULL
+        # The door has looked already, but others may have come in since.
+        if client.network and not self._from_address.enter(client, client.network):
+            self._counters.add("crowded_addresses")
+            answer = CROWDED_ADDRESS
+        elif not self._enter_user(client):
+            answer = CROWDED_USER
+        elif client.verify is None:
+            if self.roster.open(client):
+                return True
+        elif self.lobby.enter(client):
+            self._greet(client)
+            return True
+        client.refuse(answer)
+        return False
+
+    def _greet(self, client: Client) -> None:
         self.users.enter(client, "", time.monotonic() + self._config.auth_timeout)
         self._awake()  # the hub thread may be asleep for longer than that
         client.welcome()
-        return True
+
+    def _enter_user(self, client: Client) -> bool:
+        if client.user_id is None or self._of_user.enter(client, client.user_id):
+            return True
+        self._counters.add("crowded_users")
+        return False
 
     def _admit(self, client: Client) -> bool:
-        return self.roster.open(client) and self.roster.admitted(client)
+        if not self._enter_user(client):
+            client.close(CloseCode.POLICY, "too many connections of this user")
+            return False
+        if self.roster.open(client) and self.roster.admitted(client):
+            return True
+        client.close(CloseCode.TRY_AGAIN, "the hub takes no more")
+        return False
 
-    def _has_room(self, waiting: int) -> bool:
-        most = self._config.max_connections
-        return most is None or len(self.roster) + waiting < most
+    def _may_wait(self, waiting: int) -> bool:
+        """Say whether one more may wait; under the lobby's lock."""
+        most, most_waiting = self._config.max_connections, self._config.max_waiting
+        if most_waiting is not None and waiting >= most_waiting:
+            self._counters.add("crowded_lobby")
+            return False
+        if most is not None and len(self.roster) + waiting >= most:
+            self._counters.add("refused")
+            return False
+        return True
 
     def _leave(self, client: Client) -> None:
+        self._from_address.leave(client)
+        self._of_user.leave(client)
         self.lobby.leave(client)
         self.users.leave(client)
         self._channels.leave(client)
@@ -93,7 +143,7 @@ class Members:
 
     def _refuse(self, client: Client) -> None:
         if client.verify is None:
-            client.refuse()
+            client.refuse(_FULL)
         # Else its handshake was answered long ago, and the lobby tells it.
 
     def expire(self, now: float) -> float:

@@ -7,17 +7,22 @@ pings and Close frames by way of its Sender, and hands on whole messages.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .config import HubConfig
 from .errors import CloseCode
 from .frames import pong_frame
+from .limits import Allowance, Bucket
 from .sender import Sender
-from .transport import Binary, Broken, Closed, Event, Pinged, Text, Transport
+from .transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Transport
 
 __all__ = ["End", "receive"]
 
 _LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
+_LEAST_REST = 0.05  # seconds: short rests would be as much work as the messages
+_CONTROL_FLOOD = Broken(CloseCode.POLICY, "too many pings and pongs", "control_floods")
+_MESSAGE_FLOOD = Broken(CloseCode.POLICY, "too many messages", "message_floods")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +43,28 @@ class End:
 def receive(
     transport: Transport,
     sender: Sender,
+    config: HubConfig,
     *,
     ready: Callable[[], bool],
     received: Callable[[str | bytes], None],
-    silence: float,
-    linger: float,
+    count: Callable[[str], None],
 ) -> End:
     """Deal with what comes in until the connection is over.
 
     Args:
         transport: the connection.
         sender: what answers on it.
+        config: the hub's settings: how long a silence may be, and how much may come.
         ready: waits until messages may be handed on; False when they must not be.
         received: gets each whole message, text or binary.
-        silence: seconds without a byte that end it.
-        linger: seconds that a peer which broke the rules has to read why.
+        count: counts, by its name, a limit that the peer has met.
     """
+    silence, linger = config.pong_timeout, config.close_timeout
+    allowance = Allowance(
+        Bucket(config.max_message_rate, config.message_burst),
+        Bucket(config.max_control_rate, config.control_burst),
+        config.flood_timeout,
+    )
     while True:
         # The silence begins anew each time, and not before the callbacks: they may have
         # taken long, and what came in meanwhile is still to be read.
@@ -68,19 +79,34 @@ def receive(
             return End(CloseCode.ABNORMAL, reason, reason)
         if not ready():
             return End(CloseCode.ABNORMAL, "refused")
+        controls = _controls_among(events)
+        if controls and not allowance.allows(controls, time.monotonic()):
+            events = [_CONTROL_FLOOD]  # before one of them is answered
         for event in events:
-            end = _handle(event, transport, sender, received, linger)
+            if isinstance(event, Broken):
+                return _break(event, transport, sender, linger, count)
+            end = _handle(event, sender, received)
             if end is not None:
                 return end
+        if len(events) > controls:
+            rest = allowance.rest(len(events) - controls, time.monotonic())
+            if rest is None:
+                return _break(_MESSAGE_FLOOD, transport, sender, linger, count)
+            if rest:
+                # What is not read fills the network's buffers, and slows the peer down.
+                count("slowed")
+                sender.rest(max(rest, _LEAST_REST))
 
 
-def _handle(
-    event: Event,
-    transport: Transport,
-    sender: Sender,
-    received: Callable[[str | bytes], None],
-    linger: float,
-) -> End | None:
+def _controls_among(events: Sequence[Event]) -> int:
+    controls = 0
+    for event in events:
+        if isinstance(event, (Pinged, Ponged)):
+            controls += 1
+    return controls
+
+
+def _handle(event: Event, sender: Sender, received: Callable[[str | bytes], None]) -> End | None:
     """Deal with one event; return how the connection ended, if it did."""
     if isinstance(event, Text):
         received(event.text)
@@ -94,9 +120,20 @@ def _handle(
             # is the first to close the TCP connection.
             sender.answer_close(event.code)
         return End(event.code, event.reason)
-    elif isinstance(event, Broken):
-        sender.finish(event.code, event.reason, now=True)
-        sender.drain()
-        transport.linger(linger)
-        return End(event.code, event.reason, event.reason)
     return None
+
+
+def _break(
+    fault: Broken,
+    transport: Transport,
+    sender: Sender,
+    linger: float,
+    count: Callable[[str], None],
+) -> End:
+    """Close on a peer that broke a rule, and give it `linger` seconds to read why."""
+    if fault.limit:
+        count(fault.limit)
+    sender.finish(fault.code, fault.reason, now=True)
+    sender.drain()
+    transport.linger(linger)
+    return End(fault.code, fault.reason, fault.reason)

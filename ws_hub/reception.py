@@ -40,6 +40,8 @@ __all__ = ["Actions", "Reception"]
 
 logger = get_logger(__name__)
 
+_COUNTED = {"bad_message": "bad_messages", "bad_channel": "bad_channels"}
+
 
 @dataclass(frozen=True, slots=True)
 class Actions:
@@ -51,6 +53,7 @@ class Actions:
         publish: sends a message to a channel.
         enqueue: has a function called on the hub thread, at its place in the queue.
         call: calls a user's function and deals with what it raises.
+        count: counts something, by its name.
     """
 
     subscribe: Callable[[Client, Subscribe], None]
@@ -58,6 +61,7 @@ class Actions:
     publish: Callable[[str, Message], None]
     enqueue: Callable[[Callable[[], object]], None]
     call: Callable[..., Any]
+    count: Callable[[str], None]
 
 
 class Reception:
@@ -91,10 +95,13 @@ class Reception:
         Threads: the client's reader; waits while the hub's queue or the outbox is full.
         """
         if isinstance(data, bytes):
+            self._actions.count("bad_messages")
             client.reply(error("binary messages are not understood", "bad_message"))
             return
         effect = interpret(data, self._is_channel)
         if isinstance(effect, Reply):
+            if effect.message.code:
+                self._actions.count(_COUNTED[effect.message.code])
             client.reply(effect.message)
         elif isinstance(effect, Subscribe):
             self._subscribe(client, effect)

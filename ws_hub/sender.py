@@ -232,6 +232,14 @@ class Sender:
 
     # --- reader thread ---------------------------------------------------------------------
 
+    def rest(self, seconds: float) -> None:
+        """Wait for so long, or until the connection is ending."""
+        deadline = self._clock() + seconds
+        with self._changed:
+            while self._state is _State.OPEN and (left := deadline - self._clock()) > 0:
+                # Woken by the end, and by the writer's progress.
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+
     def join(self, timeout: float) -> None:
         """Wait, after `end`, until the writer has left: it must not meet a reused descriptor."""
         writer = self._writer  # changes no more

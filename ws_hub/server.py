@@ -8,36 +8,31 @@ request; that of a WebSocket becomes its client's reader. For a public site moun
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
-import re
 import selectors
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import IO, Any, cast
-from wsgiref.simple_server import ServerHandler, WSGIRequestHandler, WSGIServer
+from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 from . import workers
-from .client import Client
 from .errors import excerpt
+from .handler import MAX_REQUEST_LINE, Handler
 from .handshake import refusal
 from .hub import Hub
 from .log import get_logger
-from .wsgi import LEND_KEY, SOCKET_KEY, Application, middleware
+from .wsgi import Application, middleware
 
 __all__ = ["Server", "serve"]
 
 logger = get_logger(__name__)
 
-_REQUEST_TIMEOUT = 10.0  # seconds that a request's head may take in all (FAULTS 7)
-_MAX_REQUEST_LINE = 65_536
 _GRACE = 1.0
 _BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
 _BUSY = refusal("503 Service Unavailable", "no thread is free", ("Retry-After", "5")).to_bytes()
-_QUERY = re.compile(r"\?\S*")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
 
 
@@ -83,7 +78,9 @@ class Server:
     ) -> None:
         self._hub = hub
         self._owns_hub = owns_hub
-        self._server = _ThreadingServer(address, ssl_context)
+        self._server = _ThreadingServer(
+            address, ssl_context, patience=hub.config.handshake_timeout, late=hub.door.late
+        )
         self._server.set_app(middleware(app, hub, path))
         self.host, self.port = self._server.server_name, self._server.server_port
         scheme = "wss" if ssl_context else "ws"
@@ -138,12 +135,28 @@ class Server:
 
 
 class _ThreadingServer(WSGIServer):
-    """WSGIServer with a named, tracked thread for each request, and TLS."""
+    """WSGIServer with a named, tracked thread for each request, and TLS.
+
+    Args:
+        address: where it listens.
+        ssl_context: of the TLS that it ends; None for none.
+        patience: seconds that a request's head may take in all (FAULTS 7).
+        late: called for each that took longer.
+    """
 
     request_queue_size = 1024
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        ssl_context: ssl.SSLContext | None,
+        *,
+        patience: float,
+        late: Callable[[], None],
+    ) -> None:
+        self.patience = patience
+        self._late = late
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.exhausted = False  # the accept thread's: whether the last accept failed
@@ -155,7 +168,7 @@ class _ThreadingServer(WSGIServer):
         self._sockets: dict[int, socket.socket] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._lent: set[int] = set()  # readers by now, although not in _threads yet
-        super().__init__(address, _Handler)
+        super().__init__(address, Handler)
         # Of a kind that takes no descriptor of its own.
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         self._selector.register(self.socket, selectors.EVENT_READ)
@@ -245,7 +258,7 @@ class _ThreadingServer(WSGIServer):
             return
         request.setblocking(False)
         with contextlib.suppress(OSError):  # it has not come yet
-            request.recv(_MAX_REQUEST_LINE)
+            request.recv(MAX_REQUEST_LINE)
         with contextlib.suppress(OSError):
             request.send(_BUSY)
 
@@ -255,11 +268,13 @@ class _ThreadingServer(WSGIServer):
         client = None
         try:
             if self._ssl_context is not None:
-                request.settimeout(_REQUEST_TIMEOUT)
+                request.settimeout(self.patience)
                 request = self._ssl_context.wrap_socket(request, server_side=True)
                 self._keep(number, request)
-            client = _Handler(request, client_address, self).client
+            client = Handler(request, client_address, self).client
         except OSError as error:  # the peer's doing: went away, no TLS, too slow
+            if isinstance(error, TimeoutError):
+                self._late()
             logger.debug("request from %s ended: %s", excerpt(client_address), error)
         except Exception:  # noqa: BLE001 - the top of a thread
             logger.exception("request from %s failed", excerpt(client_address))
@@ -280,112 +295,6 @@ class _ThreadingServer(WSGIServer):
                 self._lent.add(number)  # its thread is the client's, too: the hub joins it
         if request is not None:
             self.shutdown_request(request)
-
-
-class _Handler(WSGIRequestHandler):
-    """One request; hands its socket to the application and logs through `logging`.
-
-    Attributes:
-        client: who lives on this connection from now on, if it became a WebSocket.
-    """
-
-    connection: socket.socket
-    client: Client | None = None
-
-    def setup(self) -> None:
-        super().setup()
-        self._head = _Patient(self.connection, time.monotonic() + _REQUEST_TIMEOUT)
-        self.rfile = io.BufferedReader(self._head)
-
-    def handle(self) -> None:
-        self.raw_requestline = self.rfile.readline(_MAX_REQUEST_LINE + 1)
-        if len(self.raw_requestline) > _MAX_REQUEST_LINE:
-            self.requestline = self.request_version = self.command = ""
-            self.send_error(414)
-            return
-        if not self.parse_request():
-            return
-        self._head.deadline = None
-        self.connection.settimeout(_REQUEST_TIMEOUT)
-        # Not the base class's: that would tell the application that it is alone.
-        handler = _Response(
-            cast("IO[bytes]", self.rfile),
-            self.wfile,  # type: ignore[arg-type]  # as wsgiref itself does
-            self.get_stderr(),
-            self.get_environ(),
-            multithread=True,
-        )
-        handler.request_handler = self  # type: ignore[attr-defined]  # wsgiref's own way
-        handler.run(self.server.get_app())  # type: ignore[attr-defined]  # a WSGIServer
-
-    def get_environ(self) -> dict[str, Any]:
-        # WSGI has one name for both: `X_Forwarded_For` would be taken for what a proxy wrote.
-        for name in [name for name in self.headers if "_" in name]:
-            del self.headers[name]
-        environ = super().get_environ()
-        environ[SOCKET_KEY] = self.connection
-        environ[LEND_KEY] = self._lend
-        environ["REMOTE_PORT"] = str(self.client_address[1])
-        if isinstance(self.connection, ssl.SSLSocket):
-            environ["wsgi.url_scheme"] = "https"
-            environ["HTTPS"] = "on"  # wsgiref guesses the scheme from it
-        return environ
-
-    def _lend(self, connect: Callable[[bytes], Client]) -> None:
-        self._head.end()
-        self.client = connect(cast(io.BufferedReader, self.rfile).read1())
-
-    def address_string(self) -> str:
-        return str(self.client_address[0])
-
-    def log_message(self, format: str, *args: Any) -> None:
-        # Without the query, where tokens are (FAULTS 52).
-        line = _QUERY.sub("?***", format % args)
-        logger.debug("%s %s", self.address_string(), excerpt(line, 300))
-
-
-class _Response(ServerHandler):
-    """A response in HTTP/1.1, which WebSocket clients insist on even in a refusal."""
-
-    http_version = "1.1"
-    # Not the process's environment: a variable HTTP_PROXY would pass for a header, and the
-    # rest is copied, and looked through, for every request.
-    os_environ: dict[str, str] = {}
-
-    def finish_response(self) -> None:
-        if self.request_handler.client is None:  # type: ignore[attr-defined]  # wsgiref's own way
-            super().finish_response()
-        # Else the hub answers, once it has the client.
-
-    def cleanup_headers(self) -> None:
-        super().cleanup_headers()
-        self.headers["Connection"] = "close"  # type: ignore[attr-defined]  # start_response made them
-
-
-class _Patient(io.RawIOBase):
-    """What a request is read from: until the deadline, however slowly bytes drip in."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._ended = False
-        self.deadline: float | None = deadline
-
-    def end(self) -> None:
-        """Read no more: what comes now is for somebody else."""
-        self._ended = True
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if self._ended:
-            return 0
-        if self.deadline is not None:
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("the request took too long to arrive")
-            self._sock.settimeout(left)
-        return self._sock.recv_into(buffer)
 
 
 def _not_found(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -22,13 +22,30 @@ class HubStats:
         subscriptions: in all channels.
         queued: messages in the hub's queue.
         connected: clients ever connected.
-        refused: handshakes refused because there is no room.
+        refused: connections refused because there is no room.
+        crowded_addresses: connections refused because there are as many from their
+            address as may be.
+        crowded_users: connections refused because their user has as many as may be.
+        crowded_lobby: connections refused because as many as may be have yet to say who
+            they are.
+        slow_handshakes: requests that `serve` cut because their head took too long.
         foreign_origins: handshakes refused for where they come from.
         unauthenticated: handshakes and first messages refused for who it is, or is not.
         published: messages taken from the hub's queue.
         delivered: messages given to a client's connection, once a client.
         dropped: messages that a client did not get because its outbox was full.
         slow_disconnects: clients cut because their outbox was full.
+        oversized_messages: connections closed for a message of too many bytes.
+        fragmented_messages: connections closed for a message in too many fragments.
+        slow_messages: connections closed for a message that took too long to come.
+        slowed: pauses in the reading of clients that sent faster than they may.
+        message_floods: connections closed because they did so for too long.
+        control_floods: connections closed for too many pings and pongs.
+        bad_messages: messages answered with an error for their form.
+        bad_channels: requests answered with an error for a channel's name.
+        refused_subscriptions: subscriptions refused because the client has as many as
+            may be.
+        refused_subscriptions_in_all: subscriptions refused because the hub has.
         callback_errors: callbacks that raised.
     """
 
@@ -38,12 +55,26 @@ class HubStats:
     queued: int = 0
     connected: int = 0
     refused: int = 0
+    crowded_addresses: int = 0
+    crowded_users: int = 0
+    crowded_lobby: int = 0
+    slow_handshakes: int = 0
     foreign_origins: int = 0
     unauthenticated: int = 0
     published: int = 0
     delivered: int = 0
     dropped: int = 0
     slow_disconnects: int = 0
+    oversized_messages: int = 0
+    fragmented_messages: int = 0
+    slow_messages: int = 0
+    slowed: int = 0
+    message_floods: int = 0
+    control_floods: int = 0
+    bad_messages: int = 0
+    bad_channels: int = 0
+    refused_subscriptions: int = 0
+    refused_subscriptions_in_all: int = 0
     callback_errors: int = 0
 
 

@@ -16,6 +16,7 @@ Who may touch the socket:
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -74,10 +75,14 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The peer broke RFC 6455 or a limit; the connection must end with `code`."""
+    """The peer broke RFC 6455 or a limit; the connection must end with `code`.
+
+    `limit` is the name that the limit is counted under.
+    """
 
     code: int
     reason: str
+    limit: str = ""
 
 
 Event = Text | Binary | Pinged | Ponged | Closed | Broken
@@ -90,6 +95,8 @@ class Transport:
         sock: a connected socket of ours, past the HTTP request.
         max_message_size: bytes in one message, across fragments.
         max_fragments: frames in one message.
+        message_timeout: seconds to wait, in all, for the rest of one message or control
+            frame; None for ever.
         received: bytes that came in together with the HTTP request.
         borrowed: the descriptor is somebody else's to close.
     """
@@ -100,6 +107,7 @@ class Transport:
         *,
         max_message_size: int,
         max_fragments: int,
+        message_timeout: float | None = None,
         received: bytes = b"",
         borrowed: bool = False,
     ) -> None:
@@ -118,9 +126,13 @@ class Transport:
         self._received = received
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
+        self._message_timeout = math.inf if message_timeout is None else message_timeout
         self._parts: list[str] | list[bytes] = []
         self._size = 0
         self._fragments = 0
+        self._within = False  # whether a message has begun, and not ended
+        self._unfinished = False  # the same of a message or any frame
+        self._waited = 0.0  # seconds, for the rest of that
 
     # --- any thread, under the lock --------------------------------------------------------
 
@@ -177,6 +189,29 @@ class Transport:
         The list is empty when bytes came that complete no message: the peer lives.
         `Closed` and `Broken` are last in their list; nothing is received after them.
         """
+        if not self._unfinished:
+            data = self._read(timeout)
+        else:
+            # What counts is how long this waits: a callback that takes its time between
+            # two receives is no fault of the peer's.
+            began, left = time.monotonic(), self._message_timeout - self._waited
+            data = self._read(min(timeout, left))
+            self._waited += time.monotonic() - began
+            if data is None and left <= timeout:
+                return [self._too_slow()]
+        if data is None or isinstance(data, Closed):
+            return data if data is None else [data]
+        events = list(self._events(data))
+        if self._unfinished and self._waited > self._message_timeout:
+            events.append(self._too_slow())
+        return events
+
+    def _too_slow(self) -> Broken:
+        reason = f"message not whole within {self._message_timeout:g} s"
+        return Broken(CloseCode.POLICY, reason, "slow_messages")
+
+    def _read(self, timeout: float) -> bytes | Closed | None:
+        """Wait for bytes; None when there are none for `timeout` seconds."""
         deadline = time.monotonic() + timeout
         data = self._received
         self._received = b""
@@ -192,10 +227,10 @@ class Transport:
                 waits = True  # a blocking receive as well: is its time up?
                 continue
             except OSError as error:
-                return [Closed(CloseCode.ABNORMAL, error.strerror or str(error))]
+                return Closed(CloseCode.ABNORMAL, error.strerror or str(error))
             if not data:
-                return [Closed(CloseCode.ABNORMAL, "connection lost")]
-        return list(self._events(data))
+                return Closed(CloseCode.ABNORMAL, "connection lost")
+        return data
 
     def linger(self, timeout: float) -> None:
         """Read and throw away until the peer has ended too, within bounds.
@@ -257,6 +292,7 @@ class Transport:
             parser.receive_data(data)
         except LocalProtocolError:  # bytes after the peer's Close frame
             return
+        self._unfinished = True  # unless something has come to its end
         for event in parser.events():
             if isinstance(event, (TextMessage, BytesMessage)):
                 message = self._assemble(event)
@@ -264,12 +300,14 @@ class Transport:
                     continue
                 yield message
                 if isinstance(message, Broken):
+                    self._unfinished = False
                     return
-            elif isinstance(event, Ping):
-                yield Pinged(bytes(event.payload))
-            elif isinstance(event, Pong):
-                yield Ponged()
+            elif isinstance(event, (Ping, Pong)):
+                if not self._within:
+                    self._unfinished, self._waited = False, 0.0
+                yield Pinged(bytes(event.payload)) if isinstance(event, Ping) else Ponged()
             elif isinstance(event, CloseConnection):
+                self._unfinished = False
                 reason = event.reason or ""
                 if parser.state is ConnectionState.OPEN:
                     # The parser's own verdict, not a frame of the peer's.
@@ -285,15 +323,20 @@ class Transport:
             len(piece.encode()) if isinstance(piece, str) and not piece.isascii() else len(piece)
         )
         if self._size > self._max_message_size:
-            return Broken(CloseCode.TOO_BIG, f"message over {self._max_message_size} bytes")
+            reason = f"message over {self._max_message_size} bytes"
+            return Broken(CloseCode.TOO_BIG, reason, "oversized_messages")
         if event.frame_finished:
             self._fragments += 1
             if self._fragments > self._max_fragments:
-                return Broken(CloseCode.POLICY, f"message in over {self._max_fragments} fragments")
+                reason = f"message in over {self._max_fragments} fragments"
+                return Broken(CloseCode.POLICY, reason, "fragmented_messages")
         if piece:
             self._parts.append(piece)  # type: ignore[arg-type]  # one message is of one kind
         if not event.message_finished:
+            self._within = self._unfinished = True
             return None
+        self._within = self._unfinished = False
+        self._waited = 0.0
         parts, self._parts = self._parts, []
         self._size = self._fragments = 0
         if isinstance(event, TextMessage):

@@ -52,10 +52,10 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     Threads: a request thread; see the module's text.
     """
     seen = hub.door.see(environ)
-    closed = (
-        "the server restarts" if hub.draining else "" if hub.running else "the hub is not running"
-    )
-    entry = hub.door.knock(_request(environ, seen), environ, closed=closed)
+    closed = "" if hub.running else "the hub is not running"
+    if hub.draining:
+        closed = "the server restarts"
+    entry = hub.door.knock(_request(environ, seen), environ, seen, closed=closed)
     answer = entry.answer
     if not answer.accepted:
         return _refuse(answer, seen, start_response, entry.reason)

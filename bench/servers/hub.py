@@ -26,7 +26,8 @@ class HubServer(Server):
     """The embedded server with a hub at its default settings, but without heartbeats.
 
     The peers' are off as well: the clients of a server answer no pings while another
-    server's turn lasts.
+    server's turn lasts. The rate of messages is watched, as it is by default, but bounded
+    where nobody gets.
     """
 
     path = "/ws"
@@ -34,7 +35,7 @@ class HubServer(Server):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub(HubConfig(on_message=self._answer, **self.heartbeats))
+        self.hub = Hub(HubConfig(on_message=self._answer, max_message_rate=1e9, **self.heartbeats))
 
     def start(self) -> int:
         self._server = ws_hub.serve(self.hub)

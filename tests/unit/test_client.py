@@ -32,12 +32,14 @@ from ws_hub.client import Client, Hooks
 from ws_hub.config import HubConfig
 from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
 from ws_hub.frames import text_frame
+from ws_hub.handshake import refusal
 from ws_hub.message import Message, encode
 from ws_hub.outbox import Outbox
 from ws_hub.publication import Batch, publish
 from ws_hub.transport import Transport
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+NO_ROOM = refusal("503 Service Unavailable", "no", ("Retry-After", "1"))
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
 
@@ -62,6 +64,7 @@ class Stage:
         self.received: Callable[[Client, str | bytes], None] = lambda client, data: None
         self.connected, self.over = threading.Event(), threading.Event()
         self.closing: list[Client] = []
+        self.counted: list[str] = []
         self.channels: Channels[Any] = Channels()
         settings.setdefault("close_timeout", 1.0)
         self.config = HubConfig(
@@ -86,6 +89,7 @@ class Stage:
                 finished=self._finished,
                 call=lambda function, *args, client: function(*args),
                 closing=lambda client: self.closing.append(client),
+                count=self.counted.append,
                 start=self._start,
             ),
             self.channels,
@@ -98,12 +102,14 @@ class Stage:
 
     def _opened(self, client: Client) -> bool:
         self.note("opened")
+        if not self.opens:
+            client.refuse(NO_ROOM)
         return self.opens
 
     def _admitted(self, client: Client) -> bool:
         """Play the hub thread, which the reader waits for."""
         if not self.admits:
-            client.refuse()
+            client.refuse(NO_ROOM)
         elif not client.admitted:
             client.admitted = True
             client.welcome()

@@ -20,6 +20,8 @@ from ws_hub.reconnect_config import ReconnectConfig
 
 NOT_SECONDS = [0, -1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, [1]]
 NOT_COUNTS = [0, -1, 1.0, math.nan, "1", None, True]
+NOT_SECONDS_OR_NONE = [value for value in NOT_SECONDS if value is not None]
+NOT_COUNTS_OR_NONE = [value for value in NOT_COUNTS if value is not None]
 NOT_FLAGS = [0, 1, "yes", None]
 NOT_CALLABLES = [0, "name", [], object()]
 NOT_OVERFLOWS = ["", "block", None, 1, ["drop"]]
@@ -37,7 +39,18 @@ HUB: dict[str, list[Any]] = {
     "max_message_size": NOT_COUNTS,
     "max_fragments": NOT_COUNTS,
     "max_subscriptions": NOT_COUNTS,
-    "max_connections": [value for value in NOT_COUNTS if value is not None],
+    "message_timeout": [*NOT_SECONDS_OR_NONE, 1_000_001],
+    "max_message_rate": NOT_SECONDS_OR_NONE,
+    "message_burst": NOT_COUNTS,
+    "flood_timeout": [*NOT_SECONDS_OR_NONE, 1_000_001],
+    "max_control_rate": NOT_SECONDS_OR_NONE,
+    "control_burst": NOT_COUNTS,
+    "max_subscriptions_in_all": NOT_COUNTS_OR_NONE,
+    "max_connections": NOT_COUNTS_OR_NONE,
+    "max_connections_per_address": NOT_COUNTS_OR_NONE,
+    "max_connections_per_user": NOT_COUNTS_OR_NONE,
+    "max_waiting": NOT_COUNTS_OR_NONE,
+    "handshake_timeout": [*NOT_SECONDS, 1_000_001],
     "rules": [None, 5, "process:*", b"process:*", ["process:*"], [None], iter(())],
     "channel_name": NOT_CALLABLES,
     "allowed_origins": [
@@ -167,7 +180,13 @@ def test_the_bounds_of_the_design_are_the_defaults() -> None:
     assert (settings.outbox_messages, settings.outbox_bytes) == (16_384, 8 * 1024 * 1024)
     assert settings.max_message_size == 64 * 1024
     assert settings.max_subscriptions == 1024
+    assert settings.max_subscriptions_in_all == 1_000_000
     assert settings.max_connections is None
+    assert settings.max_connections_per_address is None
+    assert (settings.max_connections_per_user, settings.max_waiting) == (128, 1000)
+    assert (settings.max_message_rate, settings.message_burst) == (1000.0, 10_000)
+    assert (settings.max_control_rate, settings.control_burst) == (100.0, 1000)
+    assert (settings.message_timeout, settings.flood_timeout) == (60.0, None)
     assert settings.broadcast_overflow == "disconnect"
     assert settings.publish_timeout == 10.0
 

@@ -18,7 +18,7 @@ import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, TextMessage
 
-from tests.support import TIMEOUT, small_pair
+from tests.support import TIMEOUT, small_pair, wait_until
 from ws_hub import (
     Client,
     Hub,
@@ -583,7 +583,7 @@ def test_beyond_the_greatest_number_of_clients_the_next_gets_503() -> None:
         assert (stats.clients, stats.connected, stats.refused) == (1, 1, 1)
         first.close()
         assert first.read() == [1005]
-        assert first.client.join(TIMEOUT)
+        wait_until(lambda: hub.client_count() == 0)
         Peer(hub, *pairs[2])
 
 

@@ -37,7 +37,12 @@ class Guest:
 
 
 def lobby(*, room: int = 10, admits: bool = True) -> Any:
-    return Lobby(lambda waiting: waiting < room, lambda client: admits, lambda: 7)
+    def admit(client: Any) -> bool:
+        if not admits:
+            client.close(1013, "full")
+        return admits
+
+    return Lobby(lambda waiting: waiting < room, admit, lambda: 7)
 
 
 def test_who_is_known_begins_and_waits_no_more() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ws_hub import receiver
+from ws_hub.config import HubConfig
 from ws_hub.receiver import End, receive
 from ws_hub.transport import Closed, Event
 
@@ -38,10 +39,10 @@ def end_of(line: Line, monkeypatch: pytest.MonkeyPatch) -> End:
     return receive(
         transport,
         sender,
+        HubConfig(pong_timeout=60),
         ready=lambda: True,
         received=lambda data: None,
-        silence=60,
-        linger=1,
+        count=lambda name: None,
     )
 
 

@@ -504,3 +504,30 @@ def test_many_threads_writing_at_once_tear_no_frame() -> None:
     for number in range(threads):
         own = [int(text.split(":")[1]) for text in texts if text.startswith(f"{number}:")]
         assert own == list(range(each))
+
+
+# --- rests ---------------------------------------------------------------------------------
+
+
+def test_a_rest_ends_when_its_time_is_up(rig: Rig, clock: Clock) -> None:
+    looks = []
+
+    def look() -> float:
+        looks.append(1)
+        return 100.0 if len(looks) == 1 else 101.0
+
+    rig.sender._clock = look
+    rig.sender.rest(1.0)
+    assert len(looks) == 2
+
+
+@pytest.mark.parametrize("how", ["finish", "end"])
+def test_a_rest_ends_with_the_connection(rig: Rig, how: str) -> None:
+    thread = threading.Thread(target=rig.sender.rest, args=(1e12,))
+    thread.start()
+    if how == "finish":
+        rig.sender.finish(1001, "")
+    else:
+        rig.sender.end()
+    thread.join(5)
+    assert not thread.is_alive()

@@ -303,3 +303,100 @@ def test_tls_records_larger_than_a_read_are_read_whole(
     assert far.recv(100) == b"answer"
     transport.shutdown()
     assert isinstance((transport.receive(5) or [None])[0], Closed)
+
+
+# --- the time that a message may take ------------------------------------------------------
+
+
+@pytest.fixture
+def moment(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Now, to be set; and how much later it is at each look."""
+    now = [100.0, 0.0]
+
+    def monotonic() -> float:
+        now[0] += now[1]
+        return now[0]
+
+    monkeypatch.setattr(module.time, "monotonic", monotonic)
+    return now
+
+
+@pytest.fixture(params=["receives", "polls"])
+def patient(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Transport, socket.socket]]:
+    if request.param == "polls":
+        monkeypatch.setattr(module, "keeps_blocking", lambda sock: False)
+    with small_pair(1 << 16) as (near, far):
+        yield Transport(near, max_message_size=100, max_fragments=30, message_timeout=10), far
+
+
+SLOW = Broken(1008, "message not whole within 10 s", "slow_messages")
+
+
+@pytest.mark.parametrize(
+    "drip",
+    [
+        [frame(TEXT, b"x", fin=False), *[frame(MORE, b"x", fin=False)] * 20],
+        [frame(TEXT, b"x", fin=False), *[frame(PONG, b"")] * 20],
+        [bytes([each]) for each in frame(TEXT, b"x" * 50)],
+        [bytes([each]) for each in frame(PING, b"x" * 50)],
+        [frame(TEXT, b"", fin=False), *[bytes([each]) for each in frame(MORE, b"x" * 50)]],
+    ],
+    ids=["fragments", "pongs between", "a frame", "a control frame", "an empty beginning"],
+)
+def test_fault_11_29_what_drips_is_1008(
+    patient: tuple[Transport, socket.socket], moment: list[float], drip: list[bytes]
+) -> None:
+    moment[1] = 0.5
+    for piece in drip:
+        found = events(*patient, piece)
+        if found not in ([], [Ponged()]):
+            break
+    assert found[-1] == SLOW
+    assert 110 <= moment[0] <= 125
+
+
+def test_what_is_late_because_nobody_read_it_is_not_slow(
+    patient: tuple[Transport, socket.socket], moment: list[float]
+) -> None:
+    for _ in range(3):
+        assert events(*patient, frame(TEXT, b"x", fin=False)) == []
+        moment[0] += 1000
+        assert events(*patient, frame(PONG, b"")) == [Ponged()]
+        moment[0] += 1000
+        assert events(*patient, frame(MORE, b"y")) == [Text("xy")]
+
+
+def test_each_message_has_its_own_time(
+    patient: tuple[Transport, socket.socket], moment: list[float]
+) -> None:
+    moment[1] = 1.0
+    begin, end = frame(TEXT, b"x", fin=False), frame(MORE, b"y")
+    assert events(*patient, begin) == []
+    for _ in range(10):
+        assert events(*patient, end + begin) == [Text("xy")]
+    ping = frame(PING, b"")
+    assert events(*patient, end + ping[:1]) == [Text("xy")]
+    for _ in range(10):
+        assert events(*patient, ping[1:] + ping[:1]) == [Pinged(b"")]
+
+
+def test_fault_29_the_rest_of_a_message_is_not_waited_for_longer() -> None:
+    with small_pair() as (near, far):
+        transport = Transport(near, max_message_size=9, max_fragments=3, message_timeout=0.02)
+        assert events(transport, far, frame(TEXT, b"x" * 9)[:-1]) == []
+        (broken,) = transport.receive(60) or ()
+        assert isinstance(broken, Broken) and broken.limit == "slow_messages"
+        # A silence that is shorter ends first, and is one.
+        transport = Transport(near, max_message_size=9, max_fragments=3, message_timeout=60)
+        assert events(transport, far, frame(TEXT, b"x" * 9)[:-1]) == []
+        assert transport.receive(0.02) is None
+
+
+def test_the_end_of_a_connection_within_a_message_is_only_that(
+    patient: tuple[Transport, socket.socket], moment: list[float]
+) -> None:
+    moment[1] = 5.0
+    assert events(*patient, frame(TEXT, b"x", fin=False)) == []
+    assert events(*patient, frame(CLOSE, b"")) == [Closed(1005, "")]

@@ -1,0 +1,80 @@
+"""How much a peer may send in a time, by a clock that a test sets."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ws_hub.limits import Allowance, Bucket
+
+
+def test_a_burst_is_free_and_what_is_beyond_it_takes_its_time() -> None:
+    bucket = Bucket(10.0, 5)
+    assert [bucket.take(1, 100.0) for _ in range(5)] == [0.0] * 5
+    assert bucket.take(1, 100.0) == 0.1
+    assert bucket.take(4, 100.0) == 0.5
+
+
+def test_tokens_come_back_with_time_and_no_more_than_there_were() -> None:
+    bucket = Bucket(10.0, 5)
+    bucket.take(5, 100.0)
+    assert bucket.take(5, 100.5) == 0.0
+    assert bucket.take(1, 100.5) == 0.1
+    assert bucket.take(5, 1000.0) == 0.0
+    assert bucket.take(1, 1000.0) == 0.1
+
+
+def test_without_a_rate_there_is_no_end_of_them() -> None:
+    bucket = Bucket(None, 1)
+    assert bucket.take(10**9, 100.0) == 0.0
+    assert bucket.overdrawn(100.0) == 0.0
+
+
+def test_it_is_overdrawn_until_half_of_it_is_back() -> None:
+    bucket = Bucket(8.0, 8)
+    bucket.take(8, 100.0)
+    assert bucket.overdrawn(100.0) == 0.0
+    bucket.take(1, 100.0)
+    assert bucket.overdrawn(102.0) == 2.0
+    bucket.take(1, 100.5)  # there were three, and are two
+    assert bucket.overdrawn(102.0) == 2.0
+    bucket.take(2, 100.75)  # two again
+    bucket.take(2, 101.25)  # four are left: half
+    assert bucket.overdrawn(102.0) == 0.0
+
+
+@given(
+    rate=st.floats(0.1, 1000),
+    burst=st.integers(1, 1000),
+    steps=st.lists(st.tuples(st.integers(1, 100), st.floats(0, 10)), max_size=30),
+)
+def test_whoever_rests_as_told_gets_a_burst_and_the_rate_and_no_more(
+    rate: float, burst: int, steps: list[tuple[int, float]]
+) -> None:
+    bucket, now, taken = Bucket(rate, burst), 0.0, 0
+    for amount, pause in steps:
+        now += bucket.take(amount, now)
+        taken += amount
+        assert taken <= burst + rate * now + 1e-3
+        now += pause
+
+
+def test_controls_are_allowed_or_not_and_messages_are_rested_from() -> None:
+    allowance = Allowance(Bucket(1.0, 1), Bucket(1.0, 2), patience=5.0)
+    assert allowance.allows(2, 100.0) and not allowance.allows(1, 100.0)
+    assert allowance.rest(1, 100.0) == 0.0
+    assert allowance.rest(1, 100.0) == 1.0
+
+
+def test_messages_that_are_too_many_for_too_long_are_a_flood() -> None:
+    allowance = Allowance(Bucket(1.0, 4), Bucket(None, 1), patience=5.0)
+    assert allowance.rest(6, 100.0) == 2.0
+    assert allowance.rest(1, 104.0) == 0.0
+    assert allowance.rest(4, 105.0) == 2.0
+    assert allowance.rest(2, 107.0) is None
+
+
+def test_patience_may_have_no_end() -> None:
+    allowance = Allowance(Bucket(1.0, 1), Bucket(None, 1), patience=None)
+    assert allowance.rest(5, 100.0) == 4.0
+    assert allowance.rest(1_000_000, 1e6) is not None

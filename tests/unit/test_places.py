@@ -1,0 +1,52 @@
+"""How many there may be of each group."""
+
+from __future__ import annotations
+
+import threading
+
+from ws_hub.places import Places
+
+
+def test_a_group_has_so_many_places_and_others_have_their_own() -> None:
+    places: Places[int] = Places(2)
+    assert places.enter(1, "a") and places.has_room("a") and places.enter(2, "a")
+    assert not places.has_room("a") and not places.enter(3, "a")
+    assert places.has_room("b") and places.enter(4, "b")
+
+
+def test_a_place_is_given_back_once() -> None:
+    places: Places[int] = Places(2)
+    for client in (1, 2):
+        places.enter(client, "a")
+    for _ in range(3):
+        places.leave(1)
+    places.leave(5)
+    assert places.enter(3, "a") and not places.enter(4, "a")
+    for client in (2, 3):
+        places.leave(client)
+    assert not places._counts and not places._groups  # a group that is gone costs nothing
+
+
+def test_without_a_bound_nothing_is_kept() -> None:
+    places: Places[int] = Places(None)
+    assert all(places.enter(client, "a") for client in range(100)) and places.has_room("a")
+    places.leave(1)
+    assert not places._groups
+
+
+def test_of_many_threads_at_once_as_many_get_a_place_as_there_are() -> None:
+    places: Places[int] = Places(3)
+    start, got = threading.Barrier(8), []
+
+    def come(client: int) -> None:
+        start.wait(5)
+        for turn in range(200):
+            if places.enter(client * 1000 + turn, "a"):
+                got.append(client)
+
+    threads = [threading.Thread(target=come, args=(client,)) for client in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(got) == 3
