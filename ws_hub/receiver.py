@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from . import workers
 from .config import HubConfig
 from .errors import CloseCode
 from .frames import pong_frame
@@ -89,6 +90,9 @@ def receive(
             if end is not None:
                 return end
         if len(events) > controls:
+            # The next message may be there already. Then this thread would have the GIL
+            # back before one that was told that it is free has woken, again and again.
+            workers.give_way()
             rest = allowance.rest(len(events) - controls, time.monotonic())
             if rest is None:
                 return _break(_MESSAGE_FLOOD, transport, sender, linger, count)

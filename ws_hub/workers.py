@@ -6,6 +6,7 @@ forked child must forget is registered here and forgotten in the child.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 from .log import get_logger
 
-__all__ = ["ForkAware", "Later", "forget_after_fork", "join", "longest_wait", "start"]
+__all__ = ["ForkAware", "Later", "forget_after_fork", "give_way", "join", "longest_wait", "start"]
 
 logger = get_logger(__name__)
 
@@ -101,6 +102,19 @@ def longest_wait() -> float:
     """
     here = threading.current_thread() is threading.main_thread()
     return _LOOK if here else threading.TIMEOUT_MAX
+
+
+def _load_give_way() -> Callable[[], object]:
+    try:
+        function = ctypes.CDLL(None).sched_yield  # with the GIL released, as os.sched_yield is not
+    except (OSError, AttributeError, TypeError):  # no such call here
+        return lambda: None
+    function.argtypes = ()
+    return function
+
+
+# Lets go of the GIL for as long as it takes a thread that waits for it to run.
+give_way = _load_give_way()
 
 
 class ForkAware(Protocol):

@@ -9,7 +9,7 @@ import pytest
 from ws_hub import receiver
 from ws_hub.config import HubConfig
 from ws_hub.receiver import End, receive
-from ws_hub.transport import Closed, Event
+from ws_hub.transport import Closed, Event, Ponged, Text
 
 
 class Line:
@@ -63,3 +63,11 @@ def test_fault_34_a_peer_that_is_gone_is_found_after_the_stop_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert end_of(Line((3600, None), (60, None)), monkeypatch).code == 1006
+
+
+def test_after_messages_it_gives_way_to_other_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[bool] = []
+    monkeypatch.setattr(receiver.workers, "give_way", lambda: ways.append(True))
+    line = Line((1, [Text("a"), Text("b")]), (1, [Ponged()]), (1, []), (1, [Closed(1000, "")]))
+    assert end_of(line, monkeypatch) == End(1000, "")
+    assert ways == [True]

@@ -218,3 +218,9 @@ def test_who_had_a_thread_started_later_is_freed_without_the_collector() -> None
         assert watch() is None
     finally:
         gc.enable()
+
+
+def test_where_a_system_cannot_give_way_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert workers.give_way() == 0
+    monkeypatch.delattr(workers.ctypes, "CDLL")
+    assert workers._load_give_way()() is None
