@@ -28,7 +28,7 @@ PANELS = (
     ("one-to-100", "One message to 100 clients", "ms until the last has read it\n(less is better)"),
     (
         "one-to-100-busy",
-        "The same beside a computing thread",
+        "Beside a computing thread",
         "ms until the last has read it\n(less is better)",
     ),
     (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,9 +87,12 @@ class Dispatcher:
         self._clock = clock
 
     def dispatch(
-        self, publications: Sequence[Publication], everybody: Iterable[Any], now: float
+        self, publications: Sequence[Publication], everybody: Collection[Any], now: float
     ) -> None:
-        """Deliver publications, each target's joined and in order."""
+        """Deliver publications, each target's joined and in order.
+
+        `everybody` does not change meanwhile, whoever is cut.
+        """
         runs = [
             (self._targets(channel, everybody), self._number(list(group), now))
             for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
@@ -105,9 +108,9 @@ class Dispatcher:
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
-    def _targets(self, channel: str, everybody: Iterable[Any]) -> Collection[Any]:
+    def _targets(self, channel: str, everybody: Collection[Any]) -> Collection[Any]:
         if not channel:
-            return list(everybody)
+            return everybody
         return [each.subscriber for each in self._channels.subscriptions(channel) if each.live]
 
     def _number(self, run: list[Publication], now: float) -> list[Publication]:

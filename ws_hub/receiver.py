@@ -20,6 +20,7 @@ from .transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Tran
 
 __all__ = ["End", "receive"]
 
+_AT_ONCE = 20e-6  # seconds that a receive takes, at most, which did not have to wait
 _LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
 _LEAST_REST = 0.05  # seconds: short rests would be as much work as the messages
 _CONTROL_FLOOD = Broken(CloseCode.POLICY, "too many pings and pongs", "control_floods")
@@ -71,8 +72,9 @@ def receive(
         # taken long, and what came in meanwhile is still to be read.
         began = time.monotonic()
         events = transport.receive(silence)
+        now = time.monotonic()
         if events is None:
-            if time.monotonic() - began > silence + _LATE:
+            if now - began > silence + _LATE:
                 # This process was stopped, or the machine: it has sent no pings, so there
                 # was nothing to answer (FAULTS 34).
                 continue
@@ -81,7 +83,7 @@ def receive(
         if not ready():
             return End(CloseCode.ABNORMAL, "refused")
         controls = _controls_among(events)
-        if controls and not allowance.allows(controls, time.monotonic()):
+        if controls and not allowance.allows(controls, now):
             events = [_CONTROL_FLOOD]  # before one of them is answered
         for event in events:
             if isinstance(event, Broken):
@@ -90,10 +92,11 @@ def receive(
             if end is not None:
                 return end
         if len(events) > controls:
-            # The next message may be there already. Then this thread would have the GIL
-            # back before one that was told that it is free has woken, again and again.
-            workers.give_way()
-            rest = allowance.rest(len(events) - controls, time.monotonic())
+            if now - began < _AT_ONCE:
+                # They were there already: this thread had the GIL back before one that was
+                # told that it is free had woken, and would have it again and again.
+                workers.give_way()
+            rest = allowance.rest(len(events) - controls, now)
             if rest is None:
                 return _break(_MESSAGE_FLOOD, transport, sender, linger, count)
             if rest:

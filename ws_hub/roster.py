@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 
 from .client import Client
 from .config import HubConfig
@@ -66,6 +66,7 @@ class Roster:
         self._lock = threading.Lock()
         self._open = True
         self._clients: dict[int, Client] = {}  # changed by the hub thread only
+        self._everybody: tuple[Client, ...] | None = None  # of the hub thread
         self._readers: set[Client] = set()  # whose reader thread has not ended
         # Whose Close frame is to be answered by when, the first first.
         self._closings: deque[tuple[float, Client]] = deque()
@@ -133,9 +134,14 @@ class Roster:
     # --- hub thread ------------------------------------------------------------------------
 
     @property
-    def everybody(self) -> Collection[Client]:
-        """The clients themselves, not a copy: this thread alone changes them."""
-        return self._clients.values()
+    def everybody(self) -> Sequence[Client]:
+        """The clients of this moment, for this thread; a change makes a new sequence.
+
+        Kept, because to copy thousands for each broadcast is to touch each of them twice.
+        """
+        if self._everybody is None:
+            self._everybody = tuple(self._clients.values())
+        return self._everybody
 
     def settle(self, *, admit: bool = True) -> None:
         """Take in and take out whoever waits for it."""
@@ -153,6 +159,7 @@ class Roster:
                 self._enter(client)
                 with self._lock:
                     self._clients[client.id] = client
+                self._everybody = None
                 self._beats.append((time.monotonic() + self._heartbeat_interval, client.id))
                 self._counters.add("connected")
                 client.admitted = True
@@ -200,6 +207,7 @@ class Roster:
         """Forget a client at once; idempotent."""
         with self._lock:
             self._clients.pop(client.id, None)
+        self._everybody = None
 
     def shut(self) -> None:
         """Admit nobody any more, and let nobody wait."""
