@@ -20,7 +20,6 @@ from .transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Tran
 
 __all__ = ["End", "receive"]
 
-_AT_ONCE = 20e-6  # seconds that a receive takes, at most, which did not have to wait
 _LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
 _LEAST_REST = 0.05  # seconds: short rests would be as much work as the messages
 _CONTROL_FLOOD = Broken(CloseCode.POLICY, "too many pings and pongs", "control_floods")
@@ -92,10 +91,9 @@ def receive(
             if end is not None:
                 return end
         if len(events) > controls:
-            if now - began < _AT_ONCE:
-                # They were there already: this thread had the GIL back before one that was
-                # told that it is free had woken, and would have it again and again.
-                workers.give_way()
+            # The next message may be there already. Then this thread would have the GIL
+            # back before one that was told that it is free has woken, again and again.
+            workers.give_way()
             rest = allowance.rest(len(events) - controls, now)
             if rest is None:
                 return _break(_MESSAGE_FLOOD, transport, sender, linger, count)

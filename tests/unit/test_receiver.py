@@ -65,17 +65,9 @@ def test_fault_34_a_peer_that_is_gone_is_found_after_the_stop_too(
     assert end_of(Line((3600, None), (60, None)), monkeypatch).code == 1006
 
 
-def test_after_messages_that_were_there_already_it_gives_way_to_other_readers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_after_messages_it_gives_way_to_other_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     ways: list[float] = []
-    line = Line(
-        (0, [Text("a"), Text("b")]),
-        (1, [Text("c")]),
-        (0, [Ponged()]),
-        (0, []),
-        (1, [Closed(1000, "")]),
-    )
+    line = Line((1, [Text("a"), Text("b")]), (1, [Ponged()]), (1, []), (1, [Closed(1000, "")]))
     monkeypatch.setattr(receiver.workers, "give_way", lambda: ways.append(line.now))
     assert end_of(line, monkeypatch) == End(1000, "")
-    assert ways == [100.0]
+    assert ways == [101.0]
