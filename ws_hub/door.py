@@ -18,7 +18,7 @@ from .auth import TOKEN_KEY, AuthResult, authenticate, offers_token, said_yes
 from .config import HubConfig
 from .errors import excerpt
 from .forwarded import Forwarded, Seen
-from .handshake import Answer, Request, decide, refusal
+from .handshake import RETRY, Answer, Request, decide, refusal
 from .log import get_logger
 
 __all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry"]
@@ -107,7 +107,7 @@ class Door:
         """
         config = self._config
         if closed:
-            return Entry(refusal("503 Service Unavailable", closed, ("Retry-After", "5")))
+            return Entry(refusal("503 Service Unavailable", closed, RETRY))
         check = None
         if config.check_origin is not None:
             check = functools.partial(said_yes, "check_origin", config.check_origin, environ)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from .origin import parse_origin
 
-__all__ = ["SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
+__all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
 
+RETRY = ("Retry-After", "5")  # seconds: what is lacking now may be there then
 SUBPROTOCOL = "ws-hub"
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3

@@ -21,7 +21,7 @@ from wsgiref.simple_server import WSGIServer
 from . import workers
 from .errors import excerpt
 from .handler import MAX_REQUEST_LINE, Handler
-from .handshake import refusal
+from .handshake import RETRY, refusal
 from .hub import Hub
 from .log import get_logger
 from .wsgi import Application, middleware
@@ -32,7 +32,7 @@ logger = get_logger(__name__)
 
 _GRACE = 1.0
 _BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
-_BUSY = refusal("503 Service Unavailable", "no thread is free", ("Retry-After", "5")).to_bytes()
+_BUSY = refusal("503 Service Unavailable", "no thread is free", RETRY).to_bytes()
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
 
 

@@ -199,8 +199,10 @@ class Transport:
             self._waited += time.monotonic() - began
             if data is None and left <= timeout:
                 return [self._too_slow()]
-        if data is None or isinstance(data, Closed):
-            return data if data is None else [data]
+        if data is None:
+            return None
+        if isinstance(data, Closed):
+            return [data]
         events = list(self._events(data))
         if self._unfinished and self._waited > self._message_timeout:
             events.append(self._too_slow())

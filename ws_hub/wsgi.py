@@ -26,7 +26,7 @@ from .client import Client
 from .door import Entry
 from .errors import AdoptionError, excerpt
 from .forwarded import Seen
-from .handshake import Answer, Request, refusal
+from .handshake import RETRY, Answer, Request, refusal
 from .hub import Hub
 from .log import get_logger
 
@@ -43,7 +43,6 @@ SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
 # that came in already: it lends that client its thread.
 LEND_KEY = "ws_hub.lend"
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
-_RETRY = ("Retry-After", "5")
 
 
 def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -77,14 +76,14 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
         return _refuse(answer, seen, start_response)
     except OSError as error:
         logger.warning("connection refused: %s", error)
-        answer = refusal("503 Service Unavailable", "no descriptor is free", _RETRY)
+        answer = refusal("503 Service Unavailable", "no descriptor is free", RETRY)
         return _refuse(answer, seen, start_response)
     client = _connect(hub, ours, entry, seen, _read_ahead(environ, throw_away))
     try:
         client.start()
     except RuntimeError as error:  # can't start new thread
         logger.warning("connection refused: %s", error)
-        answer = refusal("503 Service Unavailable", "no thread is free", _RETRY)
+        answer = refusal("503 Service Unavailable", "no thread is free", RETRY)
         with ours:
             ours.send(answer.to_bytes())
     # What the server writes now goes to the throw-away; its access log tells the truth.
