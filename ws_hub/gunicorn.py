@@ -1,4 +1,4 @@
-"""Hooks for gunicorn: clients hear of a worker's end when it begins, not when it is over.
+"""Hooks for gunicorn: clients hear of a worker's end when it begins, and threads for pages.
 
 Must not know, nor import, gunicorn, whose master reads this as its configuration::
 
@@ -8,7 +8,9 @@ or, from a gunicorn.conf.py of your own, `from ws_hub.gunicorn import *`; a hook
 have there already calls the one from here.
 
 Without them `atexit` ends the hub: after the last request, or the graceful timeout. With
-TLS inside gunicorn each WebSocket is such a request.
+TLS inside gunicorn each WebSocket is such a request. And gunicorn starts a thread of its
+pool at the first moment that needs it: if clients have taken all threads that the system
+gives by then, that ends the worker, and with it every client.
 
     SIGTERM, SIGINT, SIGQUIT, SIGHUP, max_requests, a changed file
       └─> worker.alive = False ─> watch ─> 1001 or 1012 to all ─> requests end ─> worker_exit
@@ -20,7 +22,9 @@ one by chance (`workers`, `config`).
 from __future__ import annotations
 
 import mmap
+import threading
 import time
+from concurrent.futures import Executor
 from typing import Any
 
 from .exits import running, unregister
@@ -31,6 +35,7 @@ __all__ = ["on_reload", "post_worker_init", "worker_exit"]
 
 logger = get_logger(__name__)
 
+_PATIENCE = 10.0  # seconds, for threads to start: a first request may wait behind that
 _LOOK = 0.25  # seconds between looks at a worker; gunicorn's own loop takes one each second
 _SHARE = 0.5  # of the graceful timeout: what the end of a hub may take
 
@@ -48,15 +53,29 @@ def on_reload(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Begin to watch for the end of a worker.
+    """Begin to watch for the end of a worker, and have it start its threads.
 
     Threads: the worker's main thread; does not wait.
     """
     worker.ws_hub_born = _reloads[0]
+    pool = getattr(worker, "tpool", None)  # of a gthread worker
+    if pool is not None:
+        _fill(pool, worker.cfg.threads)
     try:
         start("ws-hub:gunicorn", _watch, worker)
     except RuntimeError as error:  # no more threads: then `worker_exit` alone
         logger.warning("clients will hear late of this worker's end: %s", error)
+
+
+def _fill(pool: Executor, threads: int) -> None:
+    """Have a pool start all its threads: none is done before the last has begun."""
+    together = threading.Barrier(threads)
+    try:
+        for _ in range(threads):
+            pool.submit(together.wait, _PATIENCE)
+    except RuntimeError as error:  # no more threads
+        together.abort()
+        logger.warning("gunicorn cannot have its %d threads: %s", threads, error)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

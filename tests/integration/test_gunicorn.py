@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +161,21 @@ def test_a_worker_without_a_thread_to_watch_ends_its_hubs_at_its_exit(
         gunicorn.worker_exit(None, worker)
         assert not hub.running and not hub.draining
         assert exits.running() == []
+
+
+def test_fault_42_a_worker_whose_threads_cannot_all_be_had_says_so_and_frees_those_that_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            if len(self._threads) == 2:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*args, **kwargs)
+
+    config = SimpleNamespace(threads=3, graceful_timeout=1.0, reload=False)
+    with Pool(3) as pool:  # whose end waits for both
+        gunicorn.post_worker_init(a_worker(tpool=pool, cfg=config))
+    assert "cannot have its 3 threads" in caplog.text
 
 
 def test_a_worker_that_never_came_up_has_nothing_to_end() -> None:

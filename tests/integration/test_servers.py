@@ -249,15 +249,22 @@ def test_fault_42_three_hundred_sockets_leave_the_request_threads_free(kind: str
         assert running.complaints() == []
 
 
+def no_more_threads(pid: int) -> tuple[int, int]:
+    """Leave a process no address space for one more stack; return its former limits."""
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (size + 6 * 1024 * 1024, limits[1]))
+    return limits
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux")
 def test_fault_42_a_process_without_threads_refuses_connections_and_serves_on() -> None:
     """The kernel refuses: there is no address space for one more stack."""
     with server("gthread") as running, contextlib.ExitStack() as stack:
         first = [stack.enter_context(raw(running)) for _ in range(2)]
-        pid = [running.state()["pid"] for _ in range(2)][-1]  # the pool is complete
-        size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-        limits = resource.prlimit(pid, resource.RLIMIT_AS)
-        resource.prlimit(pid, resource.RLIMIT_AS, (size + 6 * 1024 * 1024, limits[1]))
+        with running.held():  # gunicorn starts a thread when all it has are busy
+            pid = running.state()["pid"]
+        limits = no_more_threads(pid)
 
         def refused() -> bool:  # a few get the stacks of threads that have ended
             peer = stack.enter_context(raw(running, handshake=False))
@@ -273,6 +280,23 @@ def test_fault_42_a_process_without_threads_refuses_connections_and_serves_on() 
         resource.prlimit(pid, resource.RLIMIT_AS, limits)
         with raw(running) as again:
             assert again.close() == (1000, "")
+        assert all("can't start new thread" in line for line in running.complaints())
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux")
+def test_fault_42_with_the_hooks_gunicorn_has_its_threads_before_they_run_out() -> None:
+    """Without, it ends the worker when a busy moment asks for one more."""
+    with server("gthread", options=["--config", "python:ws_hub.gunicorn"]) as running:
+        pid = running.state()["pid"]  # one request, which no second had to wait for
+        limits = no_more_threads(pid)
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):  # whatever stacks there still are
+                peer = stack.enter_context(raw(running, handshake=False))
+                peer.send_raw(peer.request())
+                peer.read_response()
+            stack.enter_context(running.held())
+            assert running.state()["pid"] == pid
+        resource.prlimit(pid, resource.RLIMIT_AS, limits)
         assert all("can't start new thread" in line for line in running.complaints())
 
 
