@@ -25,7 +25,7 @@ TESTS = ROOT / "tests"
 FLOORS: dict[float, str] = {
     -2: "origin",
     -1: "checks log",
-    0: "backoff config errors exits fastsend forwarded frames limits lines message pace"
+    0: "backoff config deflate errors exits fastsend forwarded frames limits lines message pace"
     " reconnect_config stats stream workers",
     1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
     " retries transport",
@@ -57,6 +57,7 @@ SANS_IO = {
     "checks": False,
     "commands": False,
     "config": False,
+    "deflate": False,
     "errors": False,
     "forwarded": False,
     "frames": False,

@@ -5,11 +5,9 @@ Must not know who else is connected, or what messages mean.
 Threads of a client::
 
     reader   ws-hub:reader:<id>   runs `run`: opened → on_connect → messages → on_disconnect.
-                                  It owns the end: it alone joins the writer and closes
-                                  the socket. A WSGI request thread plays this part where
-                                  the connection could not be adopted (TLS in the server).
-    writer   ws-hub:writer:<id>   runs `Sender.run`: what did not fit at once. Started when
-                                  something first does not, by a thread that may wait for it.
+                                  It alone joins the writer and closes the socket. A request
+                                  thread, where there was no adopting (TLS in the server).
+    writer   ws-hub:writer:<id>   runs `Sender.run`: what did not fit at once, from then on.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from .handshake import Answer
 from .log import get_logger
 from .message import Message, encode
 from .outbox import Outbox
-from .publication import Batch, Publication
+from .publication import Batch, Publication, compress
 from .receiver import receive
 from .sender import Sender
 from .transport import Transport
@@ -84,6 +82,7 @@ class Client:
         expires_at: POSIX seconds at which that ends, and the connection with it; None
             for never.
         state: the application's own data about this client.
+        compression: whether permessage-deflate was agreed on (RFC 7692).
         direct: the straight way to its socket, which most deliveries take.
         last_error: what last went wrong on this connection; "" for nothing.
         dropped: messages that it did not get because its outbox was full.
@@ -91,8 +90,8 @@ class Client:
 
     __slots__ = (
         "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread",
-        "_transport", "admitted", "claims", "connected_at", "direct", "dropped",
-        "expires_at", "id", "last_error", "left", "mark", "network", "remote_address",
+        "_transport", "admitted", "claims", "compression", "connected_at", "direct",
+        "dropped", "expires_at", "id", "last_error", "left", "mark", "network", "remote_address",
         "settled", "state", "user_id", "verify",
     )  # fmt: skip
 
@@ -140,6 +139,7 @@ class Client:
             greeting=greeting,
         )
         self.direct = transport.direct
+        self.compression = transport.compression
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {excerpt(self.remote_address)}>"
@@ -165,7 +165,7 @@ class Client:
 
         Threads: any; blocks at most `timeout`.
         """
-        frame = text_frame(encode(message, time.time()))
+        frame = self._frame(message)
         try:
             sent = self._sender.put(
                 frame, threading.TIMEOUT_MAX / 2 if timeout is None else timeout
@@ -174,6 +174,11 @@ class Client:
             raise SendTimeout(f"send to {self!r}: {error}") from None
         if not sent:
             raise ConnectionClosed(*(self._sender.cause or (CloseCode.ABNORMAL, "gone")))
+
+    def _frame(self, message: Message) -> bytes:
+        text = encode(message, time.time())
+        packs = self.compression and self._config.compresses(text)
+        return compress(text, text_frame(text)) if packs else text_frame(text)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection: what is queued, then the closing handshake.
@@ -254,8 +259,8 @@ class Client:
         """
         if self._sender.offer(batch.frames, batch.messages):
             return ()
-        for index, publication in enumerate(batch.publications):
-            if not self._sender.offer(publication.frame, 1):
+        for index, frame in enumerate(batch.each):
+            if not self._sender.offer(frame, 1):
                 refused = batch.publications[index:]
                 self.dropped += len(refused)
                 return refused
@@ -325,9 +330,8 @@ class Client:
 
         Threads: the client's reader; waits at most the write timeout.
         """
-        frame = text_frame(encode(message, time.time()))
         try:
-            self._sender.put(frame, self._config.write_timeout)
+            self._sender.put(self._frame(message), self._config.write_timeout)
         except SendTimeout:
             self.evict(CloseCode.TRY_AGAIN, "answers are not read")
 

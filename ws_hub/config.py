@@ -139,6 +139,10 @@ class HubConfig:
         max_waiting: connections at one time that have yet to say who they are (see
             `auth_by_message`); the next gets 503. None for no bound.
         handshake_timeout: seconds that `serve` waits for the head of a request.
+        compression: agree on permessage-deflate (RFC 7692) with a client that offers it;
+            see docs/security.md before you do.
+        compression_min_size: bytes of JSON from which on a message is compressed, where
+            that makes it smaller.
         rules: what holds for which channels; the first match counts. By default
             process channels keep their last 10,000 lines or 4 MiB.
         channel_name: says whether a channel name is allowed; None for the rule of
@@ -195,6 +199,8 @@ class HubConfig:
     max_connections_per_user: int | None = 128
     max_waiting: int | None = 1000
     handshake_timeout: float = 10.0
+    compression: bool = False
+    compression_min_size: int = 256
     rules: Sequence[ChannelRule] = (PROCESS_RULE,)
     channel_name: Callable[[str], bool] | None = None
     allowed_origins: Collection[str] = ()
@@ -238,6 +244,7 @@ class HubConfig:
             "message_burst",
             "control_burst",
             "max_subscriptions",
+            "compression_min_size",
         ):
             check_count(self, name, least=1)
         self._check_what_may_be_none()
@@ -245,6 +252,7 @@ class HubConfig:
         check_origins(self, "allowed_origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")
         check_networks(self, "trusted_proxies")
+        check_flag(self, "compression")
         check_flag(self, "require_origin")
         check_flag(self, "auth_by_message")
         if self.check_origin is not None and (self.allowed_origins or self.require_origin):
@@ -284,6 +292,10 @@ class HubConfig:
         for name in ("max_message_rate", "max_control_rate"):
             if getattr(self, name) is not None:
                 check_rate(self, name)
+
+    def compresses(self, text: bytes) -> bool:
+        """Say whether an encoded message is worth compressing, for who takes that."""
+        return self.compression and len(text) >= self.compression_min_size
 
     def rule_for(self, channel: str) -> ChannelRule:
         """Return the first rule that matches, or one that keeps no history."""

@@ -32,6 +32,10 @@ logger = get_logger(__name__)
 class Target(Reachable, Protocol):
     """Who can be delivered to: a client, a listener."""
 
+    @property
+    def compression(self) -> bool:
+        """Whether it takes compressed frames."""
+
     def deliver(self, batch: Batch) -> Sequence[Publication]:
         """Take a batch of which nothing went straight; return what found no room."""
 
@@ -67,6 +71,7 @@ class Dispatcher:
         rule_for: what holds for a channel.
         evict: called with a target whose full outbox means that it is cut.
         counters: what is counted.
+        compression: whether there can be targets that take compressed frames.
         clock: POSIX seconds, for the timestamps of what it says itself.
     """
 
@@ -77,6 +82,7 @@ class Dispatcher:
         rule_for: Callable[[str], ChannelRule],
         evict: Callable[[Any], None],
         counters: Counters,
+        compression: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._channels = channels
@@ -84,6 +90,7 @@ class Dispatcher:
         self._rule_for = rule_for
         self._evict = evict
         self._counters = counters
+        self._compression = compression
         self._clock = clock
 
     def dispatch(
@@ -98,7 +105,7 @@ class Dispatcher:
             for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
         ]
         delivered = 0
-        for targets, batch in _routes(runs):
+        for targets, batch in _routes(runs, self._compression):
             delivered += batch.messages * len(targets)
             begun = functools.partial(_begun, batch)
             for target in send_to_each(targets, batch.frames, begun):
@@ -212,16 +219,28 @@ def _begun(batch: Batch, client: Any, sent: int) -> None:
 
 
 def _routes(
-    runs: Sequence[tuple[Collection[Any], list[Publication]]],
+    runs: Sequence[tuple[Collection[Any], list[Publication]]], compression: bool
 ) -> Iterator[tuple[Collection[Any], Batch]]:
     """Yield all targets, each once, with what they get, joined and in order.
 
-    Targets with the same channels share one join.
+    Targets with the same channels share one join, or two: plain and compressed.
     """
     runs = [run for run in runs if run[0]]  # joined only when somebody listens
+    for targets, publications in _shared(runs):
+        if compression and any([each.packed is not each.frame for each in publications]):
+            packed = [target for target in targets if target.compression]
+            if packed:
+                yield packed, Batch(publications, packed=True)
+                targets = [target for target in targets if not target.compression]
+        if targets:
+            yield targets, Batch(publications)
+
+
+def _shared(
+    runs: Sequence[tuple[Collection[Any], list[Publication]]],
+) -> Iterator[tuple[Collection[Any], list[Publication]]]:
     if len(runs) == 1:  # nearly always: a broadcast, or one channel's burst
-        batch = Batch(runs[0][1])
-        yield runs[0][0], batch
+        yield runs[0]
         return
     routes: dict[Any, list[int]] = {}
     for index, (targets, _) in enumerate(runs):
@@ -231,4 +250,4 @@ def _routes(
     for target, indices in routes.items():
         alike.setdefault(tuple(indices), []).append(target)
     for key, targets in alike.items():
-        yield targets, Batch([each for index in key for each in runs[index][1]])
+        yield targets, [each for index in key for each in runs[index][1]]

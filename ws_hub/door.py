@@ -116,6 +116,7 @@ class Door:
             allowed_origins=config.allowed_origins,
             require_origin=config.require_origin,
             check_origin=check,
+            compression=config.compression,
         )
         if answer.status.startswith("403"):
             self._count("foreign_origins")

@@ -12,6 +12,7 @@ __all__ = [
     "MAX_CONTROL_BYTES",
     "binary_frame",
     "close_frame",
+    "deflated_frame",
     "ping_frame",
     "pong_frame",
     "text_frame",
@@ -20,6 +21,7 @@ __all__ = [
 MAX_CONTROL_BYTES = 125  # RFC 6455 section 5.5
 
 _FIN = 0x80
+_RSV1 = 0x40
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 
@@ -35,6 +37,11 @@ def _frame(opcode: int, payload: bytes) -> bytes:
 def text_frame(payload: bytes) -> bytes:
     """Return one whole text message; `payload` must be UTF-8."""
     return _frame(_TEXT, payload)
+
+
+def deflated_frame(payload: bytes) -> bytes:
+    """Return one whole text message that is compressed (RFC 7692 section 6)."""
+    return _frame(_RSV1 | _TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from . import deflate
 from .origin import parse_origin
 
 __all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
@@ -20,6 +21,7 @@ __all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
 RETRY = ("Retry-After", "5")  # seconds: what is lacking now may be there then
 SUBPROTOCOL = "ws-hub"
 
+_EXTENSIONS = "Sec-WebSocket-Extensions"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
@@ -53,6 +55,11 @@ class Answer:
         """Whether the connection becomes a WebSocket."""
         return self.status.startswith("101")
 
+    @property
+    def compression(self) -> bool:
+        """Whether it agrees on permessage-deflate."""
+        return any(name == _EXTENSIONS for name, _ in self.headers)
+
     def to_bytes(self) -> bytes:
         """Return the answer as an HTTP/1.1 response, for a connection that is ours."""
         lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in self.headers)]
@@ -79,12 +86,14 @@ def decide(
     allowed_origins: Collection[str] = (),
     require_origin: bool = False,
     check_origin: Callable[[], bool] | None = None,
+    compression: bool = False,
 ) -> Answer:
     """Answer an opening handshake.
 
     400 and 405 for what is no handshake, 426 for plain HTTP or another version, 403 for
     an Origin that is neither the request's own nor allowed, else 101. `check_origin`
-    decides about the Origin in place of all that.
+    decides about the Origin in place of all that. `compression` accepts an offer of
+    permessage-deflate.
     """
     headers = request.headers
     if request.method != "GET":
@@ -118,7 +127,10 @@ def decide(
     # Beside it a browser may offer its token. That is never the answer: it would be read
     # by whatever reads answers. And without an answer a browser gives up.
     if SUBPROTOCOL in _tokens(headers.get("sec-websocket-protocol", "")):
-        chosen = [("Sec-WebSocket-Protocol", SUBPROTOCOL)]
+        chosen.append(("Sec-WebSocket-Protocol", SUBPROTOCOL))
+    agreed = deflate.agree(headers.get("sec-websocket-extensions", "")) if compression else ""
+    if agreed:
+        chosen.append((_EXTENSIONS, agreed))
     return Answer(
         "101 Switching Protocols",
         [

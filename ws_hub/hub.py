@@ -85,13 +85,19 @@ class Hub(Keeper, Publisher):
     def _publish(
         self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
     ) -> None:
+        config = self._config
         if not channel:
-            overflow, kept = self._config.broadcast_overflow, False
+            overflow, kept = config.broadcast_overflow, False
         else:
             check_channel(channel, self._is_channel)
             rule = self._rule_for(channel)
             overflow, kept = rule.overflow, rule.history_messages > 0
-        publications = [publish(text, channel, overflow, to_be_numbered=kept) for text in texts]
+        publications = [
+            publish(
+                text, channel, overflow, to_be_numbered=kept, compressed=config.compresses(text)
+            )
+            for text in texts
+        ]
         publications[-1].over = over
         self._enqueue(publications, timeout)
 
@@ -128,7 +134,10 @@ class Hub(Keeper, Publisher):
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
         text = encode(message, time.time())
-        publication = publish(text, "", self._config.broadcast_overflow)
+        config = self._config
+        publication = publish(
+            text, "", config.broadcast_overflow, compressed=config.compresses(text)
+        )
         self._enqueue(functools.partial(self._to_user, user_id, publication), timeout)
 
     def wait_for_room(self, channel: str, timeout: float) -> bool:
@@ -265,6 +274,7 @@ class Hub(Keeper, Publisher):
             max_message_size=config.max_message_size,
             max_fragments=config.max_fragments,
             message_timeout=config.message_timeout,
+            compression=entry is not None and entry.answer.compression,
             received=received,
             borrowed=borrowed,
         )

@@ -104,7 +104,12 @@ class Lifecycle:
         self._roster = self._members.roster
         self._history = History(self._rule_for)
         self._dispatcher = Dispatcher(
-            self._channels, self._history, self._rule_for, self._evict, self._counters
+            self._channels,
+            self._history,
+            self._rule_for,
+            self._evict,
+            self._counters,
+            self._config.compression,
         )
 
     def forget(self) -> None:

@@ -40,6 +40,7 @@ class Listener:
     ) -> None:
         self.channel = channel
         self.direct = None  # no way that leads past the mailbox
+        self.compression = False
         self._on_closed = on_closed
         self._dropped = 0  # written by the hub thread only
         self._mailbox: Mailbox[Publication] = Mailbox(

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from . import deflate
 from .config import Overflow
-from .frames import text_frame
+from .frames import deflated_frame, text_frame
 from .message import Message, decode, number
 
-__all__ = ["Batch", "Publication", "publish"]
+__all__ = ["Batch", "Publication", "compress", "publish"]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,18 +25,23 @@ class Publication:
     Args:
         text: its JSON text.
         frame: the text as one WebSocket frame; b"" until it is numbered.
+        packed: the frame for clients that take compressed ones; `frame` itself where
+            that would not be smaller.
         channel: where it goes; "" for every client.
         overflow: what a client's full outbox means for it.
         over: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
+        begun: the text compressed, but for its end, until it is numbered.
     """
 
     text: bytes
     frame: bytes
+    packed: bytes
     channel: str
     overflow: Overflow
     over: bool = False
     seq: int = 0
+    begun: bytes = b""
 
     @property
     def message(self) -> Message:
@@ -45,8 +51,12 @@ class Publication:
     def number(self, seq: int) -> None:
         """Give it its place in its channel, on the wire as well."""
         self.seq = seq
-        self.text = number(self.text, seq)
-        self.frame = text_frame(self.text)
+        self.text, begun = number(self.text, seq), self.text
+        self.frame = self.packed = text_frame(self.text)
+        if self.begun:
+            end = self.text[len(begun) - 1 :]
+            self.packed = _smaller(deflate.finish(self.begun, end), self.frame)
+            self.begun = b""
 
 
 def publish(
@@ -55,17 +65,47 @@ def publish(
     overflow: Overflow,
     *,
     to_be_numbered: bool = False,
+    compressed: bool = False,
 ) -> Publication:
-    """Return an encoded message for `channel`, or for every client when that is ""."""
-    return Publication(text, b"" if to_be_numbered else text_frame(text), channel, overflow)
+    """Return an encoded message for `channel`, or for every client when that is "".
+
+    `compressed` is for the thread that publishes: the hub's would let go of the GIL.
+    """
+    if to_be_numbered:
+        begun = deflate.begin(text[:-1]) if compressed else b""  # its number comes before the "}"
+        return Publication(text, b"", b"", channel, overflow, begun=begun)
+    frame = text_frame(text)
+    return Publication(
+        text, frame, compress(text, frame) if compressed else frame, channel, overflow
+    )
+
+
+def compress(text: bytes, frame: bytes) -> bytes:
+    """Return a compressed frame of an encoded message; its plain one where that is smaller."""
+    return _smaller(deflate.finish(deflate.begin(text)), frame)
+
+
+def _smaller(payload: bytes, frame: bytes) -> bytes:
+    packed = deflated_frame(payload)
+    return packed if len(packed) < len(frame) else frame
 
 
 class Batch:
-    """Publications that the same clients get, and their frames as one string of bytes."""
+    """Publications that the same clients get, each as a frame, and those joined.
 
-    __slots__ = ("frames", "messages", "publications")
+    Args:
+        publications: what they get.
+        packed: whether they take compressed frames.
+    """
 
-    def __init__(self, publications: Sequence[Publication]) -> None:
+    __slots__ = ("each", "frames", "messages", "publications")
+
+    def __init__(self, publications: Sequence[Publication], packed: bool = False) -> None:
         self.publications = publications
         self.messages = len(publications)
-        self.frames = b"".join([publication.frame for publication in publications])
+        self.each = (
+            [publication.packed for publication in publications]
+            if packed
+            else [publication.frame for publication in publications]
+        )
+        self.frames = b"".join(self.each)

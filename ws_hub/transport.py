@@ -1,7 +1,7 @@
 """One WebSocket on one socket: bytes out in order, events in, shut down, then closed.
 
-Must not know JSON, channels or the hub. The only module that imports wsproto, of which
-it uses the frame parser and the closing state; frames out are made in `frames`.
+Must not know JSON, channels or the hub. Of wsproto it uses the frame parser and the
+closing state, with our own half of permessage-deflate; frames out are made in `frames`.
 
 Who may touch the socket:
 
@@ -27,8 +27,10 @@ from dataclasses import dataclass
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.extensions import Extension
 from wsproto.utilities import LocalProtocolError
 
+from .deflate import Inflation
 from .errors import CloseCode
 from .fastsend import Direct, keeps_blocking
 
@@ -97,6 +99,7 @@ class Transport:
         max_fragments: frames in one message.
         message_timeout: seconds to wait, in all, for the rest of one message or control
             frame; None for ever.
+        compression: whether permessage-deflate was agreed on.
         received: bytes that came in together with the HTTP request.
         borrowed: the descriptor is somebody else's to close.
     """
@@ -108,11 +111,13 @@ class Transport:
         max_message_size: int,
         max_fragments: int,
         message_timeout: float | None = None,
+        compression: bool = False,
         received: bytes = b"",
         borrowed: bool = False,
     ) -> None:
         self.direct = Direct(sock)
         self.lock = self.direct.lock
+        self.compression = compression
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._polls = not keeps_blocking(sock)
@@ -123,7 +128,10 @@ class Transport:
         self._patience = -1.0  # seconds that a blocking receive waits, once it is known
         # Made for the first byte: of thousands who only watch, most have not said one yet.
         self._parser: Connection | None = None
+        self._inflation = Inflation(max_message_size) if compression else None
         self._received = received
+        # At once, so that what these inflate to is bounded as well.
+        self._most = _FIRST_BYTES if compression else _RECEIVE_BYTES
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._message_timeout = math.inf if message_timeout is None else message_timeout
@@ -215,8 +223,7 @@ class Transport:
     def _read(self, timeout: float) -> bytes | Closed | None:
         """Wait for bytes; None when there are none for `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        data = self._received
-        self._received = b""
+        data, self._received = self._received[: self._most], self._received[self._most :]
         if not data and not self._polls and timeout != self._patience:
             self._be_patient(timeout)
         waits = self._polls
@@ -269,11 +276,11 @@ class Transport:
     def _recv(self) -> bytes:
         if self._tls:
             with self.lock:
-                return self._sock.recv(_RECEIVE_BYTES)
+                return self._sock.recv(self._most)
         if self._polls:
-            return self._sock.recv(_RECEIVE_BYTES)
+            return self._sock.recv(self._most)
         data = self._sock.recv(_FIRST_BYTES)
-        if len(data) == _FIRST_BYTES:
+        if len(data) == _FIRST_BYTES < self._most:
             with contextlib.suppress(OSError):  # nothing more yet, or an end that comes next
                 data += self._sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
         return data
@@ -289,7 +296,10 @@ class Transport:
         return _wait(self._sock, timeout, write=False)
 
     def _events(self, data: bytes) -> Iterator[Event]:
-        parser = self._parser = self._parser or Connection(ConnectionType.SERVER)
+        if self._parser is None:
+            extensions: list[Extension] = [self._inflation] if self._inflation else []
+            self._parser = Connection(ConnectionType.SERVER, extensions)
+        parser = self._parser
         try:
             parser.receive_data(data)
         except LocalProtocolError:  # bytes after the peer's Close frame
@@ -313,10 +323,17 @@ class Transport:
                 reason = event.reason or ""
                 if parser.state is ConnectionState.OPEN:
                     # The parser's own verdict, not a frame of the peer's.
-                    yield Broken(event.code, reason)
+                    yield self._inflation_fault() or Broken(event.code, reason)
                 else:
                     yield Closed(event.code, reason)
                 return
+
+    def _inflation_fault(self) -> Broken | None:
+        fault = self._inflation.fault if self._inflation is not None else None
+        if fault is None:
+            return None
+        limit = "oversized_messages" if fault.code == CloseCode.TOO_BIG else ""
+        return Broken(fault.code, fault.reason, limit)
 
     def _assemble(self, event: TextMessage | BytesMessage) -> Text | Binary | Broken | None:
         """Add a piece of a message, within the limits; return the message when whole."""

@@ -16,14 +16,17 @@ from ws_hub.server import Server, serve
 class Site:
     """A hub, its server and its page on one port, which can go and come back."""
 
-    def __init__(self, channel: str = "") -> None:
+    def __init__(self, channel: str = "", *, compression: bool = False) -> None:
         self._channel = channel
+        self._compression = compression
         self._port = 0
         self.open()
 
     def open(self) -> None:
         # Room for all of a burst: how much a slow page may miss is not what is tested here.
-        self.hub = Hub(HubConfig(outbox_messages=200_000, outbox_bytes=2**26))
+        self.hub = Hub(
+            HubConfig(outbox_messages=200_000, outbox_bytes=2**26, compression=self._compression)
+        )
         self.server: Server = serve(
             self.hub, port=self._port, app=page_app(self.hub, channel=self._channel)
         )
@@ -52,11 +55,11 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def make_site() -> Iterator[Callable[[str], Site]]:
+def make_site() -> Iterator[Callable[..., Site]]:
     made: list[Site] = []
 
-    def make(channel: str = "") -> Site:
-        made.append(Site(channel))
+    def make(channel: str = "", **options: bool) -> Site:
+        made.append(Site(channel, **options))
         return made[-1]
 
     yield make

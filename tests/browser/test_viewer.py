@@ -65,6 +65,25 @@ def test_lines_and_status_come_live(page: Page, site: Site) -> None:
     assert page.eval("document.getElementById('say').textContent") == "build exited 0"
 
 
+def test_a_browser_takes_compressed_messages(page: Page, make_site: Callable[..., Site]) -> None:
+    site = make_site("process:build", compression=True)
+    page.open(site.url)
+    page.wait_for(LIVE)
+    lines = [f"{number} " + "the same again " * 100 for number in range(50)]
+    site.hub.send_process_output("build", lines[0])
+    site.hub.send_process_lines("build", lines[1:])
+    page.wait_for(has(50))
+    assert page.eval(LINES) == lines
+    (client,) = site.hub.all_clients()
+    assert client.compression
+    agreed = page.eval(
+        "new Promise((tell) => {"
+        " const socket = new WebSocket(location.href.replace('http', 'ws') + 'ws');"
+        " socket.onopen = () => { tell(socket.extensions); socket.close(); }; })"
+    )
+    assert agreed.startswith("permessage-deflate; server_no_context_takeover")
+
+
 @pytest.mark.parametrize(
     ("status", "code", "extra", "shown"),
     [

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,9 +29,10 @@ from tests.support import (
 )
 from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message, receiver
 from ws_hub.channels import Channels
+from ws_hub.deflate import MAX_RATIO
 from ws_hub.places import Places
 from ws_hub.receiver import End, receive
-from ws_hub.transport import Transport
+from ws_hub.transport import Binary, Transport
 from ws_hub.users import Users
 
 KEYS = {"k-ann": "ann", "k-bob": "bob"}
@@ -88,6 +91,111 @@ def test_fault_13_there_is_no_compression_for_a_ping_to_break(hub: Live) -> None
             + frame(CONTINUATION, b'"id":1}')
         )
         assert (peer.recv_frame().payload, peer.recv_json()["id"]) == (b"between", 1)
+
+
+DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
+RSV1 = 4
+
+
+def deflated(data: bytes) -> bytes:
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def bombs() -> Iterator[tuple[str, list[bytes]]]:
+    whole = deflated(b"\0" * (1 << 26))
+    yield "in one frame", [frame(TEXT, whole, rsv=RSV1)]
+    head, *rest = [whole[at : at + 1000] for at in range(0, len(whole), 1000)]
+    yield (
+        "in pieces, with pings between",
+        [
+            frame(BINARY, head, fin=False, rsv=RSV1),
+            *[
+                piece
+                for each in rest[:-1]
+                for piece in (frame(PING, b""), frame(CONTINUATION, each, fin=False))
+            ],
+            frame(CONTINUATION, rest[-1]),
+        ],
+    )
+    yield "that never ends", [frame(TEXT, whole[:5000], rsv=RSV1, length=1 << 40)]
+    yield "of nothing", [frame(TEXT, b"\0\0\0\xff\xff" * 30_000, rsv=RSV1)]
+
+
+@pytest.mark.parametrize(("pieces"), [pytest.param(it, id=name) for name, it in bombs()])
+def test_fault_12_a_bomb_is_1009_and_costs_no_memory(pieces: list[bytes]) -> None:
+    """64 KiB that inflate to 64 MiB: the stock parts hold all of it, and look then."""
+    with live(compression=True, max_control_rate=None) as hub, hub.peer(headers=DEFLATE) as peer:
+        data = b"".join(pieces)
+        wait_until(lambda: hub.client().admitted)
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(ConnectionError):
+                peer.send_raw(data)
+            assert peer.recv_close()[0] == 1009
+            assert tracemalloc.get_traced_memory()[1] < 10 * HubConfig().max_message_size
+        finally:
+            tracemalloc.stop()
+        peer.sock.close()
+        assert hub.notes.end()[0] == 1009
+        assert hub.hub.stats().oversized_messages == 1
+
+
+def test_fault_12_many_small_bombs_at_once_are_not_held_at_once() -> None:
+    with small_pair(1 << 17) as (near, far):
+        one = frame(BINARY, deflated(b"\0" * (1 << 16)), rsv=RSV1)
+        transport = Transport(
+            near, max_message_size=1 << 16, max_fragments=1, compression=True, received=one * 500
+        )
+        far.sendall(one * 500)
+        got, most = 0, 0
+        while got < 1000:
+            events = transport.receive(5)
+            assert events is not None
+            got += len(events)
+            most = max(most, sum(len(each.data) for each in events if isinstance(each, Binary)))
+        assert most < 2 * 2048 * MAX_RATIO
+        transport.close()
+
+
+@pytest.mark.parametrize("numbers", [(1,), (1, 2, 3)])
+def test_fault_13_a_ping_between_compressed_fragments_changes_nothing(
+    numbers: tuple[int, ...],
+) -> None:
+    """The stock parts take what follows the ping for text that is not compressed."""
+    with live(compression=True) as hub, hub.peer(headers=DEFLATE) as peer:
+        for number in numbers:
+            payload = deflated(b'{"type":"ping","id":%d}' % number)
+            peer.send_raw(
+                frame(TEXT, payload[:7], fin=False, rsv=RSV1)
+                + frame(PING, b"between")
+                + frame(CONTINUATION, payload[7:])
+            )
+            assert (peer.recv_frame().payload, peer.recv_json()["id"]) == (b"between", number)
+        assert peer.close() == (1000, "")
+
+
+@pytest.mark.parametrize(
+    ("piece", "code"),
+    [
+        (frame(TEXT, b"\xff\xff", rsv=RSV1), 1007),
+        (frame(TEXT, deflated(b"\xff"), rsv=RSV1), 1007),
+        (frame(TEXT, deflated(b"{}") + b"\x01\x00", rsv=RSV1), 1007),
+        (frame(TEXT, deflated(b"{}"), rsv=6), 1002),
+        (frame(PING, deflated(b"{}"), rsv=RSV1), 1002),
+        (frame(CLOSE, b"\x03\xe8", rsv=RSV1), 1002),
+    ],
+)
+def test_what_is_wrong_with_compressed_data_ends_that_connection_alone(
+    piece: bytes, code: int
+) -> None:
+    with live(compression=True) as hub, hub.peer(headers=DEFLATE) as other:
+        with hub.peer(headers=DEFLATE) as peer:
+            peer.send_raw(piece)
+            assert peer.recv_close()[0] == code
+        assert hub.notes.end()[0] == code
+        other.send_json({"type": "ping", "id": 1})
+        assert other.recv_json()["id"] == 1
 
 
 # --- 17, 18: floods ------------------------------------------------------------------------

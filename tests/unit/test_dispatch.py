@@ -10,6 +10,7 @@ from wsproto.events import TextMessage
 
 from ws_hub.channels import Channels, Subscription
 from ws_hub.config import ChannelRule
+from ws_hub.deflate import Inflation
 from ws_hub.dispatch import Activation, Dispatcher
 from ws_hub.history import History
 from ws_hub.message import Message, encode
@@ -28,11 +29,12 @@ def rule_for(channel: str) -> ChannelRule:
 class Box:
     """A target with room for so many messages; reads what it is given as a peer would."""
 
-    def __init__(self, room: int = 1000) -> None:
+    def __init__(self, room: int = 1000, compression: bool = False) -> None:
         self.direct = None
+        self.compression = compression
         self.room = room
         self.batches: list[Batch] = []
-        self.parser = Connection(ConnectionType.CLIENT)
+        self.parser = Connection(ConnectionType.CLIENT, [Inflation(1 << 20)] if compression else [])
         self.messages: list[dict[str, Any]] = []
 
     def deliver(self, batch: Batch) -> list[Publication]:
@@ -41,7 +43,7 @@ class Box:
             return []
         taken = list(batch.publications)[: self.room]
         self.room -= len(taken)
-        self._read(b"".join(each.frame for each in taken))
+        self._read(b"".join(batch.each[: len(taken)]))
         return list(batch.publications)[len(taken) :]
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
@@ -65,7 +67,7 @@ class Box:
 class Stage:
     """A dispatcher, its channels, and who was evicted."""
 
-    def __init__(self) -> None:
+    def __init__(self, compression: bool = False) -> None:
         self.channels: Channels[Any] = Channels()
         self.counters = Counters()
         self.evicted: list[Any] = []
@@ -76,11 +78,13 @@ class Stage:
             rule_for,
             self.evicted.append,
             self.counters,
+            compression=compression,
             clock=lambda: 0.0,
         )
+        self.compression = compression
 
-    def box(self, *channels: str, room: int = 1000) -> Box:
-        box = Box(room)
+    def box(self, *channels: str, room: int = 1000, compression: bool = False) -> Box:
+        box = Box(room, compression)
         self.everybody.append(box)
         self.channels.enter(box)
         for channel in channels:
@@ -100,6 +104,7 @@ class Stage:
                 channel,
                 "drop" if channel else "disconnect",
                 to_be_numbered=bool(channel and rule_for(channel).history_messages),
+                compressed=self.compression,
             )
             for channel, data in pairs
         ]
@@ -300,3 +305,57 @@ def test_who_subscribes_with_an_id_is_told_where_it_lags_too() -> None:
     box.room = 0
     stage.say(("kept", 1))
     assert (box.messages[-1]["type"], box.messages[-1]["seq"]) == ("lagged", 0)
+
+
+# --- compression ---------------------------------------------------------------------------
+
+LONG = "much the same " * 100
+
+
+def test_each_gets_the_form_that_it_takes_and_all_get_the_same() -> None:
+    stage = Stage(compression=True)
+    packed = [stage.box("kept", "news", compression=True) for _ in range(2)]
+    plain = [stage.box("kept", "news") for _ in range(2)]
+    stage.say(("kept", LONG), ("news", LONG), ("", "short"), ("kept", LONG + "x"))
+    for box in (*packed, *plain):
+        assert box.data == [LONG, LONG, "short", LONG + "x"]
+    sizes = (
+        {len(box.batches[0].frames) for box in packed},
+        {len(box.batches[0].frames) for box in plain},
+    )
+    assert max(sizes[0]) < min(sizes[1]) / 5
+    assert packed[0].batches[0] is packed[1].batches[0]  # one join, and one compression
+    assert packed[0].messages[0]["seq"] == plain[0].messages[0]["seq"] == 1
+
+
+def test_what_is_the_same_in_both_forms_is_joined_once() -> None:
+    stage = Stage(compression=True)
+    packed, plain = stage.box(compression=True), stage.box()
+    stage.say(("", 1), ("", 2))
+    assert packed.batches[0] is plain.batches[0]
+
+
+def test_where_all_take_one_form_no_other_is_made() -> None:
+    stage = Stage(compression=True)
+    boxes = [stage.box("news", compression=True) for _ in range(2)]
+    stage.say(("news", LONG))
+    assert [box.data for box in boxes] == [[LONG], [LONG]]
+    assert stage.counters.snapshot()["delivered"] == 2
+
+
+def test_a_replay_is_plain_and_what_comes_live_behind_it_is_not() -> None:
+    stage = Stage(compression=True)
+    stage.say(("kept", LONG))
+    box = stage.box(compression=True)
+    stage.subscribe(box, "kept", since=0)
+    stage.say(("kept", LONG + "2"))
+    assert box.data == [LONG, LONG + "2"]
+    assert len(box.batches[0].frames) < len(LONG) / 5
+
+
+def test_the_rest_of_a_packed_batch_is_refused_message_by_message() -> None:
+    stage = Stage(compression=True)
+    box = stage.box("news", room=2, compression=True)
+    stage.say(*[("news", LONG + str(number)) for number in range(4)])
+    assert box.data == [LONG + "0", LONG + "1"]
+    assert stage.counters.snapshot()["dropped"] == 2

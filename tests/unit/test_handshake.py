@@ -153,3 +153,12 @@ def test_a_refusal_says_how_long_it_is() -> None:
         b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 6\r\nRetry-After: 5\r\n\r\n"
         b"later\n"
     )
+
+
+def test_compression_is_agreed_on_when_it_is_wanted_and_offered() -> None:
+    offered = request(sec_websocket_extensions="permessage-deflate; client_max_window_bits")
+    assert not decide(offered).compression
+    assert not decide(request(), compression=True).compression
+    answer = decide(offered, compression=True)
+    assert answer.compression and answer.accepted
+    assert answer.to_bytes().count(b"Sec-WebSocket-Extensions: permessage-deflate; ") == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
@@ -22,6 +24,15 @@ def texts(frames: bytes) -> list[str]:
         assert isinstance(event, TextMessage) and event.message_finished
         found.append(event.data)
     return found
+
+
+def unpacked(frame: bytes) -> str:
+    """The message in one frame, compressed or not, as RFC 7692 says."""
+    plain = bytes([frame[0] & ~0x40]) + frame[1:]
+    if plain == frame:
+        return texts(frame)[0]
+    head = 2 if frame[1] < 126 else 4 if frame[1] == 126 else 10
+    return zlib.decompressobj(-15).decompress(frame[head:] + b"\0\0\xff\xff").decode()
 
 
 def test_a_message_is_encoded_and_framed_at_once() -> None:
@@ -59,3 +70,42 @@ def test_a_batch_is_its_messages_in_order_one_frame_each(data: list[str]) -> Non
     batch = Batch([publish(encode(Message("event", data=each)), "", "drop") for each in data])
     assert batch.messages == len(data)
     assert [json.loads(text)["data"] for text in texts(batch.frames)] == data
+
+
+# --- compressed ----------------------------------------------------------------------------
+
+LONG = Message("event", data="all work and no play " * 50)
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_compressed_message_is_the_same_message_in_fewer_bytes(numbered: bool) -> None:
+    publication = publish(encode(LONG), "kept", "drop", to_be_numbered=numbered, compressed=True)
+    if numbered:
+        assert (publication.frame, publication.packed) == (b"", b"")
+        publication.number(12_345)
+    assert unpacked(publication.packed) == texts(publication.frame)[0] == publication.text.decode()
+    assert len(publication.packed) < len(publication.frame) / 5
+    assert not publication.begun
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_message_that_would_not_be_smaller_stays_as_it_is(
+    numbered: bool, compressed: bool
+) -> None:
+    text = encode(Message("x", data=1) if compressed else LONG)
+    publication = publish(text, "kept", "drop", to_be_numbered=numbered, compressed=compressed)
+    if numbered:
+        publication.number(1)
+    assert publication.packed is publication.frame
+
+
+def test_a_batch_is_of_one_form_and_what_has_only_one_is_in_both() -> None:
+    publications = [
+        publish(encode(message), "", "drop", compressed=True)
+        for message in (LONG, Message("x"), LONG)
+    ]
+    plain, packed = Batch(publications), Batch(publications, packed=True)
+    assert b"".join(plain.each) == plain.frames and b"".join(packed.each) == packed.frames
+    assert [unpacked(each) for each in packed.each] == [unpacked(each) for each in plain.each]
+    assert packed.each[1] is plain.each[1] and packed.each[0] != plain.each[0]

@@ -2,7 +2,7 @@
 
 `application` starts its hub on the first request, in whatever process that comes to;
 `WS_HUB_EAGER=1` starts it on import instead, as an application without fork in mind would.
-`WS_HUB_HEARTBEAT` is its heartbeat interval.
+`WS_HUB_HEARTBEAT` is its heartbeat interval; `WS_HUB_COMPRESSION=1` has it compress.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ hub = Hub(
     HubConfig(
         on_message=on_message,
         max_message_size=4 * 1024 * 1024,
+        compression=bool(os.environ.get("WS_HUB_COMPRESSION")),
         heartbeat_interval=float(os.environ.get("WS_HUB_HEARTBEAT", "30")),
     )
 )

@@ -1,0 +1,151 @@
+"""permessage-deflate over real sockets, with peers of another make and raw ones."""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from typing import Any
+
+import pytest
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.sync.client import ClientConnection, connect
+
+from tests.integration.apps.launch import client_context, server
+from tests.integration.apps.live import Live, live
+from tests.support import TIMEOUT, Frame, RawPeer, wait_until
+from ws_hub import APIKeyAuth, Client, Message
+
+OFFER = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
+LONG = "the same again and again " * 200
+RSV1 = 4
+
+
+def open_to(url: str, **options: Any) -> ClientConnection:
+    return connect(url, proxy=None, open_timeout=TIMEOUT, max_size=None, **options)
+
+
+def unpacked(frame: Frame) -> Any:
+    assert frame.rsv == RSV1, frame
+    return json.loads(zlib.decompressobj(-15).decompress(frame.payload + b"\0\0\xff\xff"))
+
+
+def test_nothing_is_compressed_unless_the_hub_wants_it() -> None:
+    with live() as hub, open_to(f"ws://127.0.0.1:{hub.server.port}/ws") as peer:
+        assert peer.response is not None
+        assert "Sec-WebSocket-Extensions" not in peer.response.headers
+        assert not hub.client().compression
+
+
+def test_all_get_the_same_messages_whether_they_compress_or_not() -> None:
+    with live(compression=True) as hub:
+        url = f"ws://127.0.0.1:{hub.server.port}/ws"
+        with open_to(url) as packed, open_to(url, compression=None) as plain:
+            for peer in (packed, plain):
+                peer.send(
+                    json.dumps({"type": "subscribe", "channel": "process:b", "id": "s" * 500})
+                )
+                assert json.loads(peer.recv(TIMEOUT))["type"] == "ack"
+            lines = [LONG, "short", "é" * 70_000, "", LONG + "!"]
+            for number, line in enumerate(lines):
+                hub.hub.send_process_output("b", line)
+                hub.hub.send_event("e", number)
+            hub.hub.send_process_lines("b", lines)
+            expected = [
+                *(each for number, line in enumerate(lines) for each in (line, number)),
+                *lines,
+            ]
+            for peer in (packed, plain):
+                got = [json.loads(peer.recv(TIMEOUT)) for _ in expected]
+                data = [m["data"]["data"] if m["type"] == "event" else m["data"] for m in got]
+                assert data == expected
+                assert [m["seq"] for m in got if "seq" in m] == list(range(1, 11))
+            assert [client.compression for client in hub.hub.all_clients()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"client_no_context_takeover": True, "server_no_context_takeover": True},
+        {"client_max_window_bits": 9},
+        {"server_max_window_bits": 9},
+    ],
+)
+def test_whatever_is_offered_a_conversation_comes_about(parameters: dict[str, Any]) -> None:
+    with live(compression=True) as hub:
+        factory = ClientPerMessageDeflateFactory(**parameters)
+        url = f"ws://127.0.0.1:{hub.server.port}/ws"
+        with open_to(url, compression=None, extensions=[factory]) as peer:
+            for number in range(3):
+                peer.send(json.dumps({"type": "ping", "id": LONG + str(number)}))
+                assert json.loads(peer.recv(TIMEOUT))["id"] == LONG + str(number)
+            assert hub.client().compression is (parameters != {"server_max_window_bits": 9})
+
+
+def compressing_peer(hub: Live, **options: Any) -> RawPeer:
+    peer = hub.peer(headers=OFFER, **options)
+    assert peer.response is not None
+    assert peer.response.headers["sec-websocket-extensions"] == (
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+    )
+    return peer
+
+
+def test_what_goes_to_one_client_is_compressed_as_well() -> None:
+    def answer(client: Client, message: Message) -> Any:
+        client.send(Message("welcome", data=LONG))
+        return LONG
+
+    with live(compression=True, on_message=answer) as hub, compressing_peer(hub) as peer:
+        peer.send_json({"type": "whatever", "id": 1})
+        sent, reply = peer.recv_frame(), peer.recv_frame()
+        assert (unpacked(sent)["data"], unpacked(reply)["data"]) == (LONG, LONG)
+        assert len(sent.payload) < len(LONG) / 10
+
+
+def test_small_messages_stay_plain_and_the_bound_can_be_set() -> None:
+    with live(compression=True) as hub, compressing_peer(hub) as peer:
+        wait_until(lambda: hub.client().admitted)
+        hub.hub.send_event("e", "x" * 100)
+        assert peer.recv_frame().rsv == 0
+    with live(compression=True, compression_min_size=50) as hub, compressing_peer(hub) as peer:
+        wait_until(lambda: hub.client().admitted)
+        hub.hub.send_event("e", "x" * 100)
+        assert unpacked(peer.recv_frame())["data"] == {"event": "e", "data": "x" * 100}
+
+
+def test_a_user_is_sent_to_in_the_form_of_each_connection() -> None:
+    key = ("Authorization", "Bearer k")
+    with live(compression=True, authenticator=APIKeyAuth({"k": "ann"})) as hub:
+        with hub.peer(headers=[*OFFER, key]) as packed, hub.peer(headers=[key]) as plain:
+            wait_until(lambda: len(hub.hub.user_clients("ann")) == 2)
+            hub.hub.send_to_user("ann", Message("event", data=LONG))
+            assert unpacked(packed.recv_frame()) == plain.recv_json()
+
+
+def test_a_slow_client_that_compresses_gets_whole_frames_in_order() -> None:
+    with (
+        live(compression=True, outbox_bytes=1 << 26) as hub,
+        compressing_peer(hub, rcvbuf=4096) as peer,
+    ):
+        wait_until(lambda: hub.client().admitted)
+        texts = [
+            f"{number} " + random.Random(number).randbytes(6000).hex() for number in range(500)
+        ]
+        for text in texts:
+            hub.hub.send_event("e", text)
+        assert wait_until(lambda: hub.client().waiting[0]), "the network took it all at once"
+        for text in texts:
+            assert unpacked(peer.recv_frame())["data"]["data"] == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "tls"), [("gthread", False), ("werkzeug", False), ("gthread", True)]
+)
+def test_it_works_on_every_server(kind: str, tls: bool) -> None:
+    options = {"ssl": client_context()} if tls else {}
+    with server(kind, tls=tls, WS_HUB_COMPRESSION="1") as running:
+        with open_to(running.url, **options) as peer:
+            assert peer.protocol.extensions
+            peer.send(json.dumps({"type": "ping", "id": LONG}))
+            assert json.loads(peer.recv(TIMEOUT))["id"] == LONG
