@@ -16,15 +16,27 @@ import zlib
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
-from .errors import CloseCode, ProtocolError
+from .errors import CloseCode, ProtocolError, excerpt
 
-__all__ = ["AGREED", "MAX_RATIO", "Inflater", "Inflation", "agree", "begin", "finish"]
+__all__ = [
+    "AGREED",
+    "MAX_RATIO",
+    "OFFER",
+    "Inflater",
+    "Inflation",
+    "agree",
+    "begin",
+    "check_answer",
+    "finish",
+]
 
 NAME = "permessage-deflate"
-AGREED = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
+AGREED = OFFER = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
 MAX_RATIO = 1032  # bytes that one byte can inflate to: zlib's own figure
 
 _BITS = 15  # of the window, in both directions: RFC 7692's default
+_WINDOWS = frozenset(map(str, range(8, _BITS + 1)))
+_FLAGS = ("server_no_context_takeover", "client_no_context_takeover")
 _TAIL = b"\x00\x00\xff\xff"  # which a message is sent without (RFC 7692 section 7.2.1)
 
 
@@ -38,37 +50,52 @@ def agree(offers: str) -> str:
     ours than the usual one is declined (RFC 7692 section 7.1.2.1), and one with parameters
     that the RFC does not know as well.
     """
-    return AGREED if any(_will_do(offer) for offer in offers.split(",")) else ""
+    for offer in offers.split(","):
+        parameters = _parameters(offer)
+        if parameters is not None and all(
+            value is None
+            if key in _FLAGS
+            else value is None or value in _WINDOWS
+            if key == "client_max_window_bits"  # a hint, with or without a value
+            else key == "server_max_window_bits" and value == str(_BITS)
+            for key, value in parameters.items()
+        ):
+            return AGREED
+    return ""
 
 
-def _will_do(offer: str) -> bool:
-    name, *parameters = (part.strip() for part in offer.split(";"))
+def check_answer(answer: str) -> None:
+    """Raise ProtocolError for an answer to our own offer that we cannot live with."""
+    parameters = _parameters(answer)
+    if (
+        parameters is None
+        or parameters.get("server_no_context_takeover", "") is not None  # which we offered
+        or not all(
+            value is None
+            if key in _FLAGS
+            else key == "server_max_window_bits" and value in _WINDOWS
+            for key, value in parameters.items()
+        )
+    ):
+        reason = f"an extension that nobody offered: {excerpt(answer)}"
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, reason)
+
+
+def _parameters(text: str) -> dict[str, str | None] | None:
+    """Read one permessage-deflate; None for anything else, and for what is said twice."""
+    name, *parameters = (part.strip() for part in text.split(";"))
     if name.lower() != NAME:
-        return False
-    seen: set[str] = set()
+        return None
+    found: dict[str, str | None] = {}
     for parameter in parameters:
         key, equals, value = (part.strip() for part in parameter.partition("="))
         key = key.lower()
-        if key in seen:
-            return False
-        seen.add(key)
-        bits = _window(value) if equals else None
-        if key in ("server_no_context_takeover", "client_no_context_takeover"):
-            good = not equals
-        elif key == "client_max_window_bits":  # a hint, which may come without a value
-            good = not equals or bits is not None
-        else:
-            good = key == "server_max_window_bits" and bits == _BITS
-        if not good:
-            return False
-    return True
-
-
-def _window(value: str) -> int | None:
-    """Read a number of bits, quoted or not; None when it is none (section 7.1.2)."""
-    if len(value) > 2 and value[0] == value[-1] == '"':
-        value = value[1:-1]
-    return int(value) if value in map(str, range(8, _BITS + 1)) else None
+        if key in found:
+            return None
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        found[key] = value if equals else None
+    return found
 
 
 # --- out -----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from websocket import WebSocket, WebSocketException, WebSocketTimeoutException
 
-from . import workers
+from . import deflate, workers
 from .auth import token_protocol
 from .errors import CloseCode, ConfigError, ProtocolError, excerpt
 from .exchange import Exchange, parse_head
@@ -93,7 +93,9 @@ class Dial:
         self._lock = threading.RLock()
         self._aborted = False
         self._stream: Stream | None = None
-        self._token = ""  # of this attempt; the thread's in `run`
+        # Of this attempt; the thread's in `run`.
+        self._token = ""
+        self._compression = False
         self._wake = threading.Event()  # an address was found, or nobody wants it any more
 
     # --- any thread ------------------------------------------------------------------------
@@ -124,10 +126,8 @@ class Dial:
             return Link(
                 self._stream,
                 received,
-                max_message_size=self._config.max_message_size,
-                ping_interval=self._config.ping_interval,
-                ping_timeout=self._config.ping_timeout,
-                write_timeout=self._config.write_timeout,
+                self._config,
+                compression=self._compression,
                 clock=self._clock,
             )
         except BaseException:
@@ -271,7 +271,9 @@ class Dial:
             headers["Authorization"] = f"Bearer {self._token}"
         elif self._token and config.token_in == "subprotocol":
             protocols += [SUBPROTOCOL, token_protocol(self._token)]
-        exchange = Exchange(stream, cookie, deadline, self._clock)
+        if config.compression:
+            headers["Sec-WebSocket-Extensions"] = deflate.OFFER
+        exchange = Exchange(stream, cookie, deadline, self._clock, compression=config.compression)
         try:
             WebSocket().connect(  # type: ignore[no-untyped-call]
                 config.url,
@@ -289,6 +291,7 @@ class Dial:
             raise ProtocolError(
                 CloseCode.PROTOCOL_ERROR, f"bad handshake: {excerpt(str(error))}"
             ) from error
+        self._compression = exchange.agreed
         return exchange.rest
 
 

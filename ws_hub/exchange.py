@@ -12,6 +12,7 @@ import email.utils
 import io
 from collections.abc import Callable
 
+from . import deflate
 from .backoff import MAX_ASKED
 from .errors import CloseCode, HandshakeRefused, ProtocolError, excerpt
 from .stream import READ, Stream
@@ -30,16 +31,29 @@ class Exchange:
         cookie: the Cookie header to send, in place of any other.
         deadline: until when it has to be done.
         clock: what the deadline is measured by.
+        compression: whether permessage-deflate was offered.
+
+    Attributes:
+        agreed: whether the server agreed on it.
+        rest: what came behind the head of the answer.
     """
 
     def __init__(
-        self, stream: Stream, cookie: str, deadline: float, clock: Callable[[], float]
+        self,
+        stream: Stream,
+        cookie: str,
+        deadline: float,
+        clock: Callable[[], float],
+        *,
+        compression: bool = False,
     ) -> None:
         self._stream = stream
         self._cookie = cookie
         self._deadline = deadline
         self._clock = clock
+        self._compression = compression
         self._shown: io.BytesIO | None = None
+        self.agreed = False
         self.rest = b""
 
     # --- what websocket-client calls -------------------------------------------------------
@@ -77,8 +91,12 @@ class Exchange:
         status, reason, headers = parse_head(head)
         if status != 101:
             raise HandshakeRefused(status, reason, _retry_after(headers))
-        if headers.get(b"sec-websocket-extensions"):
+        extensions = headers.get(b"sec-websocket-extensions", b"").decode("latin-1")
+        if extensions and not self._compression:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "an extension that nobody offered")
+        if extensions:
+            deflate.check_answer(extensions)
+            self.agreed = True
         lines = [head.partition(b"\r\n")[0]]
         lines += [name + b": " + value for name, value in headers.items() if name in _PASSED_ON]
         return b"\r\n".join([*lines, b"", b""])

@@ -14,7 +14,10 @@ from collections.abc import Callable
 
 from websocket import ABNF, WebSocketException, frame_buffer
 
+from . import deflate
+from .deflate import Inflater
 from .errors import CloseCode, ConnectionClosed, ProtocolError
+from .reconnect_config import ReconnectConfig
 from .stream import READ, WRITE, Stream
 
 __all__ = ["Link"]
@@ -22,20 +25,29 @@ __all__ = ["Link"]
 _MAX_FRAGMENTS = 32_768  # a Go hub cuts one joined message into frames of a kilobyte
 _MAX_UNSENT_PONG = 64 * 1024  # with more than this unsent the peer does not read pongs
 _MAX_UNSENT = 1024 * 1024
+_MIN_COMPRESSED = 256  # bytes of a message; fewer hardly become less
+_FIRST = (ABNF.OPCODE_TEXT, ABNF.OPCODE_BINARY)
 _CONTROL = (ABNF.OPCODE_CLOSE, ABNF.OPCODE_PING, ABNF.OPCODE_PONG)
 
 
 class _Frames(frame_buffer):
     """websocket-client's frame reader, which refuses a frame before it reads it."""
 
-    def __init__(self, read: Callable[[int], bytes], room: Callable[[], int]) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], room: Callable[[], int], compression: bool
+    ) -> None:
         super().__init__(read, skip_utf8_validation=False)
         self._room = room
+        self._compression = compression
+        self.compressed = False  # whether a compressed message begins with the last frame
 
     def recv_header(self) -> None:
         super().recv_header()
         assert self.header is not None
-        fin, _, _, _, opcode, masked, length = self.header
+        fin, rsv1, rsv2, rsv3, opcode, masked, length = self.header
+        self.compressed = bool(rsv1) and self._compression and opcode in _FIRST
+        if self.compressed:  # what is left of RSV bits is nobody's, and refused
+            self.header = (fin, 0, rsv2, rsv3, opcode, masked, length)
         if masked:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "masked frame from a server")
         if opcode in _CONTROL and (not fin or length > 125):
@@ -54,10 +66,8 @@ class Link:
     Args:
         stream: the socket, past the handshake; the link owns it from now on.
         received: bytes that came in together with the handshake.
-        max_message_size: bytes in one message, across its frames.
-        ping_interval: seconds of silence after which the server is pinged.
-        ping_timeout: seconds from then on until the connection counts as dead.
-        write_timeout: seconds that one send may take.
+        config: how much may come, and how long things may take.
+        compression: whether permessage-deflate was agreed on.
         clock: monotonic seconds.
     """
 
@@ -65,23 +75,23 @@ class Link:
         self,
         stream: Stream,
         received: bytes,
+        config: ReconnectConfig,
         *,
-        max_message_size: int,
-        ping_interval: float,
-        ping_timeout: float,
-        write_timeout: float,
+        compression: bool = False,
         clock: Callable[[], float],
     ) -> None:
         self._stream = stream
-        self._max_message_size = max_message_size
-        self._ping_interval = ping_interval
-        self._ping_timeout = ping_timeout
-        self._write_timeout = write_timeout
+        self._max_message_size = config.max_message_size
+        self._ping_interval = config.ping_interval
+        self._ping_timeout = config.ping_timeout
+        self._write_timeout = config.write_timeout
+        self._compression = compression
         self._clock = clock
         self.over = threading.Event()  # set when the reader has left
         self._closing = False  # set once, by whoever closes; read by the reader
         # The rest belongs to the reader.
-        self._frames = _Frames(self._read, lambda: self._max_message_size - self._size)
+        self._frames = _Frames(self._read, lambda: self._max_message_size - self._size, compression)
+        self._inflater: Inflater | None = None  # while a compressed message comes in
         self._received = received
         self._at = 0
         self._heard = clock()
@@ -94,6 +104,9 @@ class Link:
 
     def queue(self, text: bytes) -> int:
         """Queue one text message without waiting; return its mark for `flush`."""
+        if self._compression and len(text) >= _MIN_COMPRESSED:
+            payload = deflate.finish(deflate.begin(text))
+            return self._stream.append(_frame(payload, ABNF.OPCODE_TEXT, compressed=True))
         return self._stream.append(_frame(text, ABNF.OPCODE_TEXT))
 
     def offer(self, text: bytes) -> None:
@@ -204,6 +217,12 @@ class Link:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "fragment out of order")
         if self._opcode is None:
             self._opcode = opcode
+            self._inflater = None
+            if self._frames.compressed:
+                self._inflater = Inflater(self._max_message_size)
+        if self._inflater is not None:
+            data = self._inflater.feed(data)
+            data += self._inflater.finish() if fin else b""
         self._parts.append(data)
         self._size += len(data)
         if not fin:
@@ -255,9 +274,9 @@ class Link:
         return self._pinged + self._ping_timeout
 
 
-def _frame(payload: bytes, opcode: int) -> bytes:
-    frame: bytes = ABNF.create_frame(payload, opcode).format()
-    return frame
+def _frame(payload: bytes, opcode: int, compressed: bool = False) -> bytes:
+    # Whole and masked; RSV1 says that it is compressed (RFC 7692 section 6).
+    return ABNF(1, int(compressed), 0, 0, opcode, 1, payload).format()
 
 
 def _why(error: OSError) -> str:

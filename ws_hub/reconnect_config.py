@@ -62,6 +62,8 @@ class ReconnectConfig:
         write_timeout: seconds that one send may take.
         max_message_size: bytes in one WebSocket message; a Go hub joins up to 257
             messages in one.
+        compression: offer permessage-deflate (RFC 7692), and compress what is long if the
+            server agrees.
         queue_size: messages that may wait for a slow callback.
         queue_bytes: bytes of text that may wait for a slow callback.
         queue_patience: seconds that reading stops while that queue is full, from when it
@@ -98,6 +100,7 @@ class ReconnectConfig:
     ping_timeout: float = 10.0
     write_timeout: float = 10.0
     max_message_size: int = 16 * MIB
+    compression: bool = False
     queue_size: int = 1024
     queue_bytes: int = 32 * MIB
     queue_patience: float = 5.0
@@ -122,6 +125,7 @@ class ReconnectConfig:
         if self.stable_after != 0:
             check_wait(self, "stable_after")
         check_flag(self, "jitter")
+        check_flag(self, "compression")
         check_headers(self, "headers")
         if self.token is not None and not callable(self.token):
             check_text(self, "token", "a text, a function or None", "")

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,15 @@ from tests.support import (
     reset,
     wait_until,
 )
-from ws_hub import ConnectionState, Message, NotConnected, ReconnectingClient, workers
+from ws_hub import (
+    ConnectionState,
+    Message,
+    NotConnected,
+    ReconnectConfig,
+    ReconnectingClient,
+    deflate,
+    workers,
+)
 from ws_hub.errors import ConnectionClosed, HandshakeRefused, MaxRetriesExceeded, ProtocolError
 from ws_hub.link import Link
 from ws_hub.stream import READ, Stream
@@ -115,6 +124,126 @@ def test_fault_16_57_a_frame_that_breaks_the_rules_ends_the_connection(name: str
     assert error.code == code
     assert error.reason
     assert codes == [code] * 2
+
+
+# --- compression ---------------------------------------------------------------------------
+
+AGREED = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
+RSV1 = 0x40
+
+
+def deflated(data: bytes) -> bytes:
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def packed(data: bytes, *, fin: bool = True) -> bytes:
+    """A frame that begins a compressed message."""
+    plain = frame(TEXT, data, fin=fin)
+    return bytes([plain[0] | RSV1]) + plain[1:]
+
+
+HELLO = deflated(b'{"type":"event","data":"hello hello hello"}')
+BOMB = deflated(b"x" * 1_000_000)
+BAD_DATA = {
+    "a bomb": ([packed(BOMB)], 1009),
+    "a bomb in pieces": (
+        [packed(BOMB[:5], fin=False), frame(CONTINUATION, BOMB[5:])],
+        1009,
+    ),
+    "no data at all": ([packed(b"\xff\xff\xff")], 1007),
+    "no UTF-8": ([packed(deflated(b"\xff"))], 1007),
+    "RSV1 in the middle": (
+        [packed(HELLO[:5], fin=False), bytes([RSV1 | 0x80, 1]) + HELLO[5:6]],
+        1002,
+    ),
+    "RSV1 on a ping": ([bytes([RSV1 | 0x80 | PING, 0])], 1002),
+    "RSV2 as well": ([bytes([0x20 | packed(HELLO)[0]]) + packed(HELLO)[1:]], 1002),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_fault_57_compressed_data_that_breaks_the_rules_ends_the_connection(name: str) -> None:
+    pieces, code = BAD_DATA[name]
+    codes: list[int] = []
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept(AGREED)
+        peer.send_raw(b"".join(pieces))
+        codes.append(peer.recv_close()[0])
+
+    error = failure_of(serve, max_message_size=1000, compression=True)
+    assert isinstance(error, ConnectionClosed) and error.code == code, error
+    assert codes == [code] * 2
+
+
+def test_fault_13_the_client_takes_pings_between_compressed_fragments() -> None:
+    def serve(peer: ServerPeer) -> None:
+        peer.accept(AGREED)
+        for _ in range(2):
+            peer.send_raw(packed(HELLO[:5], fin=False) + frame(PING, b"between"))
+            peer.send_raw(frame(CONTINUATION, HELLO[5:]) + frame(TEXT, b'{"type":"event"}'))
+        peer.recv_close()
+        peer.send_close()
+
+    with RawServer(serve) as server, Seen(server.url, compression=True) as seen:
+        seen.start()
+        seen.wait_data("hello hello hello", None, "hello hello hello", None)
+
+
+def test_what_the_client_sends_is_compressed_where_it_is_long() -> None:
+    got: list[bytes] = []
+
+    def serve(peer: ServerPeer) -> None:
+        headers = peer.read_request()
+        assert headers["sec-websocket-extensions"] == deflate.OFFER
+        peer.send_raw((peer.answer() + AGREED + "\r\n\r\n").encode())
+        while (received := peer.recv_frame()).opcode != CLOSE:
+            if received.rsv:
+                assert received.rsv == RSV1 >> 4
+                tail = b"\0\0\xff\xff"
+                got.append(zlib.decompressobj(-15).decompress(received.payload + tail))
+            else:
+                got.append(received.payload)
+        peer.send_close()
+
+    with RawServer(serve) as server, Seen(server.url, compression=True) as seen:
+        seen.start().connected()
+        seen.client.send(Message("a", data="b" * 1000))
+        seen.client.send(Message("a", data="b"))
+        wait_until(lambda: len(got) == 3)
+    assert [json.loads(each).get("data") for each in got[1:]] == ["b" * 1000, "b"]
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        "permessage-deflate",  # would keep its window, which we asked it not to
+        "permessage-deflate; server_no_context_takeover; client_max_window_bits=15",
+        "permessage-deflate; server_no_context_takeover; server_max_window_bits=16",
+        "permessage-deflate; server_no_context_takeover=yes",
+        "permessage-deflate; server_no_context_takeover, permessage-deflate",
+        "x-webkit-deflate-frame",
+    ],
+)
+def test_an_answer_about_compression_that_was_not_asked_for_is_a_failed_attempt(
+    answered: str,
+) -> None:
+    def serve(peer: ServerPeer) -> None:
+        peer.accept(f"Sec-WebSocket-Extensions: {answered}")
+
+    error = failure_of(serve, compression=True)
+    assert isinstance(error, ProtocolError) and "extension" in str(error)
+
+
+def test_a_server_that_compresses_although_it_did_not_agree_breaks_the_rules() -> None:
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.send_raw(packed(HELLO))  # which was not agreed on
+        assert peer.recv_close()[0] == 1002
+
+    error = failure_of(serve, compression=True)
+    assert isinstance(error, ConnectionClosed) and error.code == 1002
 
 
 def test_fault_57_a_gigabyte_is_refused_before_it_is_read() -> None:
@@ -661,15 +790,8 @@ def test_fault_34_an_answer_that_lies_in_the_buffer_counts_however_late_it_is_re
     with far:
         far.settimeout(TIMEOUT)
         stream = Stream(near, lambda: now[0])
-        link = Link(
-            stream,
-            b"",
-            max_message_size=1000,
-            ping_interval=10.0,
-            ping_timeout=5.0,
-            write_timeout=5.0,
-            clock=lambda: now[0],
-        )
+        config = ReconnectConfig(url="ws://-", ping_interval=10.0, ping_timeout=5.0)
+        link = Link(stream, b"", config, clock=lambda: now[0])
         now[0] = 100.0  # the process was stopped, and the answer came in meanwhile
         far.sendall(frame(TEXT, b"alive"))
         assert link.receive() == "alive"

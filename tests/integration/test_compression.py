@@ -1,20 +1,23 @@
-"""permessage-deflate over real sockets, with peers of another make and raw ones."""
+"""permessage-deflate over real sockets: our hub, our client, peers of another make, raw ones."""
 
 from __future__ import annotations
 
 import json
 import random
+import threading
 import zlib
 from typing import Any
 
 import pytest
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.sync.client import ClientConnection, connect
+from websockets.sync.server import ServerConnection, serve
 
 from tests.integration.apps.launch import client_context, server
 from tests.integration.apps.live import Live, live
+from tests.integration.clients import Seen
 from tests.support import TIMEOUT, Frame, RawPeer, wait_until
-from ws_hub import APIKeyAuth, Client, Message
+from ws_hub import APIKeyAuth, ChannelRule, Client, Message
 
 OFFER = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
 LONG = "the same again and again " * 200
@@ -149,3 +152,51 @@ def test_it_works_on_every_server(kind: str, tls: bool) -> None:
             assert peer.protocol.extensions
             peer.send(json.dumps({"type": "ping", "id": LONG}))
             assert json.loads(peer.recv(TIMEOUT))["id"] == LONG
+
+
+# --- the client ----------------------------------------------------------------------------
+
+
+def test_our_client_offers_nothing_unless_it_is_told_to() -> None:
+    with live(compression=True) as hub, Seen(f"ws://127.0.0.1:{hub.server.port}/ws") as seen:
+        seen.start().connected()
+        assert not hub.client().compression
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_our_client_and_our_hub_compress_where_both_want_to(wanted: bool) -> None:
+    got: list[Any] = []
+    rule = ChannelRule(pattern="talk", publish=True)
+    with live(compression=wanted, rules=[rule], on_message=lambda c, m: got.append(m.data)) as hub:
+        url = f"ws://127.0.0.1:{hub.server.port}/ws"
+        with Seen(url, compression=True) as seen:
+            seen.start().connected()
+            assert hub.client().compression is wanted
+            seen.client.subscribe("talk")
+            wait_until(lambda: hub.hub.has_subscribers("talk"))
+            for data in (LONG, "short", "é" * 70_000):
+                hub.hub.send_event("e", data)
+            seen.client.send(Message("whatever", data=LONG))
+            seen.client.send(Message("publish", channel="talk", data=LONG))
+            wait_until(lambda: len(seen.messages("event")) == 4)
+            assert sorted(map(str, seen.data("event"))) == sorted(
+                [LONG, *(str({"event": "e", "data": d}) for d in (LONG, "short", "é" * 70_000))]
+            )
+            assert got == [LONG]
+
+
+def test_our_client_talks_to_a_server_of_another_make() -> None:
+    def echo(connection: ServerConnection) -> None:
+        for text in connection:
+            connection.send(text)
+
+    with serve(echo, "127.0.0.1", 0) as far:
+        thread = threading.Thread(target=far.serve_forever)
+        thread.start()
+        with Seen(f"ws://127.0.0.1:{far.socket.getsockname()[1]}/", compression=True) as seen:
+            seen.start().connected()
+            for number in range(5):
+                seen.client.send(Message("event", data=LONG + str(number)))
+            seen.wait_data(*(LONG + str(number) for number in range(5)), kind="event")
+        far.shutdown()
+        thread.join(TIMEOUT)

@@ -108,6 +108,7 @@ CLIENT: dict[str, list[Any]] = {
     "ping_timeout": NOT_SECONDS,
     "write_timeout": NOT_SECONDS,
     "max_message_size": NOT_COUNTS,
+    "compression": NOT_FLAGS,
     "queue_size": NOT_COUNTS,
     "queue_bytes": NOT_COUNTS,
     "queue_patience": NOT_SECONDS,

@@ -13,7 +13,16 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
 from tests.support import BINARY, CONTINUATION, PING, TEXT, RawPeer
-from ws_hub.deflate import AGREED, MAX_RATIO, Inflater, Inflation, agree, begin, finish
+from ws_hub.deflate import (
+    AGREED,
+    MAX_RATIO,
+    Inflater,
+    Inflation,
+    agree,
+    begin,
+    check_answer,
+    finish,
+)
 from ws_hub.errors import ProtocolError
 
 frame = RawPeer.frame
@@ -77,6 +86,18 @@ def test_an_offer_is_accepted_without_windows_that_last(offers: str) -> None:
 )
 def test_anything_else_is_declined(offers: str) -> None:
     assert agree(offers) == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        AGREED,
+        "permessage-deflate; server_no_context_takeover",
+        "permessage-deflate; server_no_context_takeover; server_max_window_bits=8",
+    ],
+)
+def test_an_answer_to_our_own_offer_is_accepted(answer: str) -> None:
+    check_answer(answer)
 
 
 # --- out -----------------------------------------------------------------------------------
