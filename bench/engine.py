@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .result import Result, relate, result_of
 from .rows import Incomplete, Plan, Row, Sample, Setup
-from .servers import CONTENDERS, FLOORS, PEERS
+from .servers import CONTENDERS, FLOORS, RIVALS
 from .stage import ProcessFailed, Stage, installed
 
 __all__ = ["measure"]
@@ -51,7 +51,7 @@ def measure(
                     results += _measure_row(row, present, stages, plan, seconds)
                     progress(row.name, seconds)
     results.sort(key=lambda result: order.index((result.row, result.server)))
-    relate(results, floors=FLOORS, peers=PEERS)
+    relate(results, floors=FLOORS, peers=RIVALS)
     return results
 
 

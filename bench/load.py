@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .control import Answer, obey, say
-from .wire import MARK, PING, PONG, frames, masked, upgrade
+from .wire import MARK, PING, PONG, Frames, frames, masked, upgrade
 
 __all__ = ["Load"]
 
@@ -45,6 +45,7 @@ class Load:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._left: dict[int, int] = {}
         self._deadline = 0.0
+        self._frames: dict[int, Frames] = {}  # of clients that take compressed messages
         self._crawler = Crawler()
 
     # --- connecting ------------------------------------------------------------------------
@@ -58,6 +59,7 @@ class Load:
         hello: Sequence[Sequence[str]] = ((),),
         greeting: str | None = None,
         slow: int | None = None,
+        offer: bool = False,
     ) -> Answer:
         """Open connections, several handshakes at a time; return when the first began.
 
@@ -69,16 +71,19 @@ class Load:
             greeting: a text that is sent once connected and answered without a mark.
             slow: None for clients that are measured; else bytes a second that these
                 read, unmeasured; 0 for never.
+            offer: whether they take compressed messages: then frames are counted.
         """
         began = time.monotonic_ns()
         opened: list[socket.socket] = []
         while len(opened) < count:
             batch = [
-                _dial(port, path, small=slow is not None)
+                _dial(port, path, small=slow is not None, offer=offer)
                 for _ in range(min(_AT_A_TIME, count - len(opened)))
             ]
             for sock in batch:
-                _read_head(sock)
+                head = _read_head(sock)
+                if offer and b"permessage-deflate" not in head:
+                    raise RuntimeError("the server does not compress")
                 if greeting is not None:
                     sock.sendall(masked(greeting.encode()))
                     _read_frames(sock, 2)
@@ -92,6 +97,8 @@ class Load:
             sock.sendall(b"".join(masked(said.encode()) for said in hello[index % len(hello)]))
             sock.setblocking(False)
             self._socks[sock.fileno()] = sock
+            if offer:
+                self._frames[sock.fileno()] = Frames()
         for sock in opened:
             self._poll.register(sock.fileno(), select.EPOLLIN)
         said_by = [len(hello[index % len(hello)]) for index in range(count)]
@@ -114,6 +121,7 @@ class Load:
         wanted = dict.fromkeys(self._socks, 0)
         chosen = list(self._socks)[:clients]
         wanted.update(dict.fromkeys(chosen, messages))
+        before = sum(each.bytes for each in self._frames.values())
         done = self._receive(wanted, timeout)
         left = [self._left[fd] for fd in chosen]
         return {
@@ -122,6 +130,7 @@ class Load:
             "complete": sum(n <= 0 for n in left),
             "messages": sum(messages - n for n in left),
             "extra": -sum(min(n, 0) for n in self._left.values()),
+            "bytes": sum(each.bytes for each in self._frames.values()) - before,
         }
 
     def _receive(self, wanted: dict[int, int], timeout: float) -> int:
@@ -129,7 +138,7 @@ class Load:
         self._left = left = wanted
         buffer, poll, ended = self._buffer, self._poll.poll, time.monotonic() + timeout
         receive = {fd: sock.recv_into for fd, sock in self._socks.items()}
-        count, now = buffer.count, time.monotonic_ns
+        count, now, streams = buffer.count, time.monotonic_ns, self._frames
         missing = sum(n > 0 for n in left.values())
         last = now()
         while missing > 0:
@@ -142,7 +151,10 @@ class Load:
                     self._poll.unregister(fd)  # lost: it stays short of what it should have
                     missing -= left.get(fd, 0) > 0
                     continue
-                marks = count(MARK, 0, size)
+                if streams:
+                    marks = streams[fd].feed(bytes(buffer[:size]))
+                else:
+                    marks = count(MARK, 0, size)
                 if marks and fd in left:
                     had = left[fd]
                     left[fd] = had - marks
@@ -243,6 +255,7 @@ class Load:
             for sock in self._socks.values():
                 sock.close()
             self._socks.clear()
+            self._frames.clear()
         return {"began": time.monotonic_ns()}
 
 
@@ -281,7 +294,7 @@ class Crawler:
                     continue  # nothing there, or cut by the server: slow all the same
 
 
-def _dial(port: int, path: str, *, small: bool) -> socket.socket:
+def _dial(port: int, path: str, *, small: bool, offer: bool) -> socket.socket:
     sock = socket.socket()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if small:
@@ -289,14 +302,14 @@ def _dial(port: int, path: str, *, small: bool) -> socket.socket:
     sock.settimeout(_PATIENCE)
     try:
         sock.connect(("127.0.0.1", port))
-        sock.sendall(upgrade("127.0.0.1", port, path, os.urandom(16)))
+        sock.sendall(upgrade("127.0.0.1", port, path, os.urandom(16), offer=offer))
     except OSError:
         sock.close()
         raise
     return sock
 
 
-def _read_head(sock: socket.socket) -> None:
+def _read_head(sock: socket.socket) -> bytes:
     """Read the answer to the handshake and not a byte more: a message may follow."""
     while True:
         head, end, _ = sock.recv(4096, socket.MSG_PEEK).partition(_END_OF_HEAD)
@@ -306,7 +319,7 @@ def _read_head(sock: socket.socket) -> None:
             break
     if not head.startswith(b"HTTP/1.1 101"):
         raise ConnectionError(f"refused: {head.splitlines()[0]!r}")
-    sock.recv(len(head) + len(end))
+    return sock.recv(len(head) + len(end))
 
 
 def _read_frames(sock: socket.socket, count: int) -> None:

@@ -122,6 +122,7 @@ class Burst:
         complete: how many had.
         messages: how many came in, at all clients together.
         dropped: how many the hub says it dropped.
+        bytes: how many came in, at clients that take compressed messages.
     """
 
     def __init__(self, published: Answer, received: Answer) -> None:
@@ -131,6 +132,7 @@ class Burst:
         self.complete: int = received["complete"]
         self.messages: int = received["messages"]
         self.dropped: int = published.get("dropped", 0)
+        self.bytes: int = received["bytes"]
         if received["extra"]:
             raise ProcessFailed(f"{received['extra']} messages more than were published")
 
@@ -174,6 +176,7 @@ class Stage:
         *,
         hello: Sequence[Sequence[str]] = ((),),
         slow: int | None = None,
+        offer: bool = False,
     ) -> Answer:
         """Connect clients until the server has registered all; see `Load.connect`.
 
@@ -187,6 +190,7 @@ class Stage:
             count=count,
             hello=hello,
             slow=slow,
+            offer=offer,
         )
         answer = self.load.answer()
         self.connected += count

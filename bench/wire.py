@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = [
     "ENVELOPE",
     "MARK",
     "PING",
     "PONG",
+    "Frames",
     "echo_text",
     "frames",
     "masked",
     "padding",
+    "report",
     "text",
     "upgrade",
 ]
@@ -31,6 +34,8 @@ MARK = b"|"
 ENVELOPE = 68  # bytes of a hub's message that are not its data: type, timestamp, quotes
 PING = b"\x89\x00"  # what servers send as a heartbeat when it carries nothing
 PONG = b"\x8a\x80\x00\x00\x00\x00"
+_OFFER = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+_WORDS = "running exited failed queued build deploy alpha beta gamma delta eu-west us-east".split()
 _TEXT = 0x81
 _MASK = b"\x00\x00\x00\x00"  # a client must mask; with zeros the payload is its own mask
 
@@ -40,14 +45,24 @@ def padding(size: int) -> str:
     return MARK.decode() + "x" * (size - 1)
 
 
-def text(size: int) -> str:
-    """Return a JSON message of `size` bytes that carries the mark once."""
+def report(number: int, size: int) -> str:
+    """Return `size` characters that compress as a table of jobs does, each number another."""
+    chance = random.Random(number)
+    rows: list[str] = []
+    while sum(map(len, rows)) < size:
+        name, state, place = (chance.choice(_WORDS) for _ in range(3))
+        rows.append(f"id: {chance.randrange(10**6)}, name: {name}, {state} in {place}; ")
+    return "".join(rows)[:size]
+
+
+def text(size: int, fill: Callable[[int], str] = padding) -> str:
+    """Return a JSON message of `size` bytes, by default one that carries the mark once."""
     empty = json.dumps({"type": "event", "data": ""})
     if MARK in size.to_bytes(8, "big"):
         raise ValueError(f"the length {size} carries the mark")
     if size <= len(empty):
         raise ValueError(f"a message has more than {len(empty)} bytes, not {size}")
-    return json.dumps({"type": "event", "data": padding(size - len(empty))})
+    return json.dumps({"type": "event", "data": fill(size - len(empty))})
 
 
 def echo_text(kind: str, size: int) -> str:
@@ -55,12 +70,12 @@ def echo_text(kind: str, size: int) -> str:
     return json.dumps({"type": kind, "data": padding(size)})
 
 
-def upgrade(host: str, port: int, path: str, key: bytes) -> bytes:
-    """Return the opening request; `key` is 16 bytes."""
+def upgrade(host: str, port: int, path: str, key: bytes, *, offer: bool = False) -> bytes:
+    """Return the opening request; `key` is 16 bytes; `offer` is of compression."""
     return (
         f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\n"
         "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Key: {base64.b64encode(key).decode()}\r\n\r\n"
+        f"Sec-WebSocket-Key: {base64.b64encode(key).decode()}\r\n{_OFFER if offer else ''}\r\n"
     ).encode()
 
 
@@ -87,3 +102,40 @@ def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield data[at], data[start : start + size]
         at = start + size
+
+
+class Frames:
+    """Counts the whole frames of a stream, wherever its reads cut it, and its bytes.
+
+    For compressed messages, in which no byte can be looked for.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._rest = b""  # the beginning of a head
+        self._skip = 0  # bytes of a frame that are still to come
+
+    def feed(self, data: bytes) -> int:
+        """Take the next bytes; return how many frames end in them."""
+        self.bytes += len(data)
+        at, ended = min(self._skip, len(data)), 0
+        if self._skip:
+            self._skip -= at
+            ended += not self._skip
+        data, at = self._rest + data[at:], 0
+        while len(data) - at >= 2:
+            size, start = data[at + 1] & 0x7F, at + 2
+            if size >= 126:
+                width = 2 if size == 126 else 8
+                size = int.from_bytes(data[start : start + width], "big")
+                start += width
+            if start > len(data):
+                break
+            at = start + size
+            if at > len(data):
+                self._skip = at - len(data)
+                at = len(data)
+                break
+            ended += 1
+        self._rest = data[at:]
+        return ended

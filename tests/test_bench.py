@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import socket
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,7 @@ def test_every_server_delivers_and_answers_beside_a_computing_thread(name: str) 
         pytest.skip(f"{CONTENDERS[name].needs} is not installed")
     echoes = {server for row in ROWS if row.name == "echo" for server in row.servers}
     with staged(name, spinner=True) as stage:
-        stage.connect(2)
+        stage.connect(2, offer=name.endswith(", compression"))
         stage.spin(on=True)
         assert stage.burst(3).messages == 6
         stage.spin(on=False)
@@ -97,6 +99,26 @@ def test_a_frame_carries_the_mark_once_header_included(size: int) -> None:
     frame = text_frame(wire.text(size).encode())
     assert frame.count(wire.MARK) == 1
     assert [len(payload) for _, payload in wire.frames(frame)] == [size]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 100, 1_000_000])
+def test_frames_are_counted_wherever_reads_cut_them(step: int) -> None:
+    sizes = [0, 1, 125, 126, 127, 65_535, 65_536, 70_000, 3]
+    stream = b"".join(text_frame(b"x" * size) for size in sizes)
+    counter = wire.Frames()
+    found = [counter.feed(stream[at : at + step]) for at in range(0, len(stream), step)]
+    assert (sum(found), counter.bytes) == (len(sizes), len(stream))
+    ends, at = [], 0
+    for size in sizes:
+        at += len(text_frame(b"x" * size))
+        ends.append((at - 1) // step)
+    assert found == [ends.count(turn) for turn in range(len(found))]
+
+
+def test_a_report_is_as_long_as_asked_for_and_each_is_another() -> None:
+    texts = [wire.text(4000, functools.partial(wire.report, number)) for number in range(3)]
+    assert [len(each) for each in texts] == [4000] * 3 and len(set(texts)) == 3
+    assert all(len(zlib.compress(each.encode())) < 1500 for each in texts)
 
 
 @pytest.mark.parametrize("size", [10, 124, 0x17C, 0x7C00])

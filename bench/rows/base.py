@@ -66,6 +66,7 @@ class Setup:
         prefix: of the channels' names.
         audiences: instead of channels that are shared out, one channel for each of these
             numbers, to which the first so many clients subscribe.
+        offer: whether they offer compression; then it must be agreed on.
         spinner: whether a thread of the server will compute, on a core of its own.
         alone: measure one server after the other: together they would need more threads
             than a machine has numbers for.
@@ -76,6 +77,7 @@ class Setup:
     share: int = 1
     prefix: str = "channel-"
     audiences: tuple[int, ...] = ()
+    offer: bool = False
     spinner: bool = False
     alone: bool = False
 
@@ -88,7 +90,7 @@ class Setup:
     def seat(self, stage: Stage, plan: Plan) -> None:
         """Connect the clients and let them subscribe."""
         if self.clients:
-            stage.connect(plan.clients(self.clients), hello=self._hello(plan))
+            stage.connect(plan.clients(self.clients), hello=self._hello(plan), offer=self.offer)
 
     def _hello(self, plan: Plan) -> list[list[str]]:
         """Return what each client subscribes to."""

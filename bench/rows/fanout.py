@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..servers import PEERS
 from ..stage import Burst, Stage
@@ -25,7 +26,14 @@ _ECHOES = (
     "flask-websockets",
     "websocket-server",
 )
+_COMPRESSING = (
+    "ws_hub, compression",
+    "websockets asyncio, compression",
+    "websockets pool, compression",
+    "flask-sock, compression",
+)
 _BURST = 100
+_REPORT = 4000  # bytes
 _LONG_ENOUGH = 1.0  # seconds after which a sample beside a spinner ends
 _TIMEOUT = 60.0
 
@@ -44,6 +52,18 @@ def _one(stage: Stage, plan: Plan) -> Sample:
 
 def _hundred(stage: Stage, plan: Plan) -> Sample:
     return bursts(stage, _rate, plan.times(10), _BURST)
+
+
+def _packed(stage: Stage, plan: Plan) -> Sample:
+    """Return the median rate, and how many bytes of the network one message takes."""
+    sizes: list[float] = []
+
+    def rate(burst: Burst) -> float:
+        sizes.append(burst.bytes / burst.messages)
+        return burst.rate
+
+    sample = bursts(stage, rate, plan.times(10), _BURST, size=_REPORT)
+    return replace(sample, extra={"bytes a message": statistics.median(sizes), **sample.extra})
 
 
 def _beside_a_spinner(stage: Stage, plan: Plan) -> Sample:
@@ -124,6 +144,16 @@ ROWS = (
         _beside_a_spinner,
         _EVERYBODY,
         Setup(clients=100, spinner=True),
+    ),
+    Row(
+        "burst-packed",
+        "messages a second that 100 clients read that take compressed messages: tables of "
+        f"{_REPORT:,} bytes of JSON, {_BURST} published back to back",
+        "messages/s",
+        _packed,
+        _COMPRESSING,
+        Setup(clients=100, offer=True),
+        higher=True,
     ),
     *_fan_out(1000),
     *_fan_out(5000, full=True),

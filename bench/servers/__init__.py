@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CONTENDERS", "FLOORS", "PEERS", "Contender"]
+__all__ = ["CONTENDERS", "FLOORS", "PEERS", "RIVALS", "Contender"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ CONTENDERS = {
             ("hub", "HeartbeatingHubServer"),
         ),
         Contender(
+            "ws_hub, compression",
+            "ws_hub with compression: each message once, for all",
+            ("hub", "CompressingHubServer"),
+        ),
+        Contender(
             "ws_hub, Werkzeug",
             "ws_hub beside a Flask application on Werkzeug's threaded server",
             ("flask_", "HubBesideFlask"),
@@ -69,6 +74,19 @@ CONTENDERS = {
             least=17,
         ),
         Contender(
+            "websockets asyncio, compression",
+            "websockets.broadcast() on its event loop, with compression",
+            ("websockets_", "CompressingAsyncioBroadcast"),
+            _WEBSOCKETS,
+        ),
+        Contender(
+            "websockets pool, compression",
+            "websockets.sync.server.broadcast(), a thread pool, with compression",
+            ("websockets_", "CompressingSyncBroadcast"),
+            _WEBSOCKETS,
+            least=17,
+        ),
+        Contender(
             "websockets loop",
             "websockets sync server, a loop of send()",
             ("websockets_", "SyncLoop"),
@@ -78,6 +96,13 @@ CONTENDERS = {
             "flask-sock",
             "flask-sock on Werkzeug's threaded server, a loop of send()",
             ("flask_", "FlaskSock"),
+            _FLASK_SOCK,
+        ),
+        Contender(
+            "flask-sock, compression",
+            "flask-sock on Werkzeug's threaded server, a loop of send(), to clients that take "
+            "compressed messages",
+            ("flask_", "CompressingFlaskSock"),
             _FLASK_SOCK,
         ),
         Contender(
@@ -107,7 +132,6 @@ CONTENDERS = {
     )
 }
 FLOORS = ("floor", "floor joined")
+RIVALS = tuple(name for name in CONTENDERS if not name.startswith("ws_hub") and name not in FLOORS)
 # A name with a comma is a variant, for the rows that ask for it.
-PEERS = tuple(
-    name for name in CONTENDERS if name != "ws_hub" and name not in FLOORS and ", " not in name
-)
+PEERS = tuple(name for name in RIVALS if ", " not in name)

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import abc
 import ctypes
+import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..control import Answer, obey
-from ..wire import text
+from ..wire import report, text
 
-__all__ = ["Publish", "Server", "echo", "end_with_parent", "ready_text"]
+__all__ = ["REPORTS", "Publish", "Server", "echo", "end_with_parent", "ready_text", "reports"]
 
 Publish = Callable[[], object]
 
+REPORTS = 16
 _PDEATHSIG = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -186,6 +189,13 @@ def ready_text(target: str, size: int) -> str:
     if target:
         raise ValueError("only ws_hub has channels here")
     return text(size)
+
+
+def reports(size: int) -> Iterator[str]:
+    """Return messages that can be compressed, more of them than a window remembers."""
+    return itertools.cycle(
+        [text(size, functools.partial(report, number)) for number in range(REPORTS)]
+    )
 
 
 def echo(text: str) -> str:

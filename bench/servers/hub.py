@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +15,10 @@ from ws_hub.message import decode, encode, timestamp
 from ws_hub.publication import publish
 
 from ..control import Answer
-from ..wire import padding
-from .base import Publish, Server
+from ..wire import padding, report
+from .base import REPORTS, Publish, Server
 
-__all__ = ["HeartbeatingHubServer", "HubServer", "sized"]
+__all__ = ["CompressingHubServer", "HeartbeatingHubServer", "HubServer", "sized"]
 
 _LONG = 300.0  # seconds that a program may take
 _SAMPLE = 64  # bytes of the data by which the size of the rest of a message is found
@@ -31,11 +33,11 @@ class HubServer(Server):
     """
 
     path = "/ws"
-    heartbeats: ClassVar[dict[str, Any]] = {"heartbeat_interval": 3600.0, "pong_timeout": 7200.0}
+    settings: ClassVar[dict[str, Any]] = {"heartbeat_interval": 3600.0, "pong_timeout": 7200.0}
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub(HubConfig(on_message=self._answer, max_message_rate=1e9, **self.heartbeats))
+        self.hub = Hub(HubConfig(on_message=self._answer, max_message_rate=1e9, **self.settings))
 
     def start(self) -> int:
         self._server = ws_hub.serve(self.hub)
@@ -121,12 +123,23 @@ class HubServer(Server):
 class HeartbeatingHubServer(HubServer):
     """The same with the default heartbeats: for rows whose clients answer pings."""
 
-    heartbeats: ClassVar[dict[str, Any]] = {}
+    settings: ClassVar[dict[str, Any]] = {}
 
 
-def sized(size: int, channel: str) -> Message:
+class CompressingHubServer(HubServer):
+    """The same with compression; it publishes what can be compressed."""
+
+    settings: ClassVar[dict[str, Any]] = {**HubServer.settings, "compression": True}
+
+    def publisher(self, target: str, size: int, count: int) -> Publish:
+        fills = (functools.partial(report, number) for number in range(REPORTS))
+        messages = itertools.cycle([sized(size, "", fill) for fill in fills])
+        return lambda: self.hub.broadcast(next(messages))
+
+
+def sized(size: int, channel: str, fill: Callable[[int], str] = padding) -> Message:
     """Return a message that the hub encodes, timestamp and all, to `size` bytes."""
     stamp = timestamp(0)
     sample = Message("event", channel=channel, data="x" * _SAMPLE, timestamp=stamp)
     around = len(encode(sample)) - _SAMPLE
-    return Message("event", data=padding(size - around))
+    return Message("event", data=fill(size - around))
