@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from ws_hub import deflate
 from ws_hub.commands import Other, Publish, Reply, Subscribe, Unsubscribe, interpret
 from ws_hub.config import ChannelRule, HubConfig
-from ws_hub.errors import MessageDecodeError, MessageEncodeError
+from ws_hub.errors import MessageDecodeError, MessageEncodeError, ProtocolError
 from ws_hub.hub import Hub
 from ws_hub.message import decode, encode, is_channel_name, split_batch
 from ws_hub.transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Transport
@@ -37,26 +38,28 @@ def _pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
-def _events(pieces: list[bytes]) -> list[Event]:
-    transport = Transport(_pair()[0], max_message_size=LIMIT, max_fragments=FRAGMENTS)
+def _events(pieces: list[bytes], compression: bool) -> list[Event]:
+    transport = Transport(
+        _pair()[0], max_message_size=LIMIT, max_fragments=FRAGMENTS, compression=compression
+    )
     found: list[Event] = []
     for piece in pieces:
         if not piece:
             continue
         transport._received = piece
-        found += transport.receive(0) or []
-        if found and isinstance(found[-1], ENDS):
-            break
+        while transport._received and not (found and isinstance(found[-1], ENDS)):
+            found += transport.receive(0) or []  # as much as it takes at once
     assert not any(isinstance(event, ENDS) for event in found[:-1])
     return found
 
 
-def frames(data: bytes) -> None:
+def frames(data: bytes, compression: bool = False) -> None:
     """Bytes from a peer, as they come and cut in two: the same events, within the limits."""
     if not data:
         return
     cut, data = data[0], data[1:]
-    whole, torn = _events([data]), _events([data[:cut], data[cut:]])
+    whole = _events([data], compression)
+    torn = _events([data[:cut], data[cut:]], compression)
     for event in whole:
         if isinstance(event, Text):
             assert len(event.text.encode()) <= LIMIT
@@ -72,6 +75,21 @@ def frames(data: bytes) -> None:
     ended = isinstance(whole[-1] if whole else None, ENDS)
     assert ended is isinstance(torn[-1] if torn else None, ENDS), (whole, torn)
     assert whole[: len(whole) - ended] == torn[: len(torn) - ended], (whole, torn)
+
+
+def packed(data: bytes) -> None:
+    """The same where compression was agreed on."""
+    frames(data, compression=True)
+
+
+def extensions(data: bytes) -> None:
+    """A header about extensions, from a client and from a server."""
+    text = data.decode("latin-1")
+    assert deflate.agree(text) in ("", deflate.AGREED)
+    try:
+        deflate.check_answer(text)
+    except ProtocolError as error:
+        assert "\n" not in str(error) and len(str(error)) < 300
 
 
 # --- messages ------------------------------------------------------------------------------
@@ -150,6 +168,8 @@ def session(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames,
+    "packed": packed,
+    "extensions": extensions,
     "message": message,
     "session": session,
 }
@@ -162,6 +182,10 @@ def _frame(first: int, payload: bytes) -> bytes:
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else bytes([0xFE]) + size.to_bytes(2, "big")
     return bytes([first]) + length + b"\0\0\0\0" + payload
+
+
+def _deflated(data: bytes, first: int = 0xC1) -> bytes:
+    return _frame(first, deflate.finish(deflate.begin(data)))
 
 
 def _texts() -> Iterator[str]:
@@ -188,6 +212,19 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x09" + _frame(0x81, b"\xed\xa0\x80"),
         b"\x01" + b"\x81\xff" + b"\x7f" * 8 + b"\0\0\0\0x",
         b"\x04" + _frame(0xC1, b"rsv") + b"\x81\x01x",
+    ],
+    "packed": [
+        b"\x04" + _deflated(b'{"type":"ping"}') + _deflated(b"\0" * LIMIT, 0xC2),
+        b"\x05" + _deflated(b"x" * (LIMIT + 1)) + _frame(0x81, b"plain"),
+        b"\x09" + _deflated(b"one ", 0x41) + _frame(0x89, b"between") + _frame(0x80, b""),
+        b"\x06" + _frame(0x41, b"\xf2\x48\xcd") + _frame(0x80, b"\xc9\xc9\x07\x00"),
+        b"\x02" + _frame(0xC1, b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00") + _frame(0xC9, b""),
+        b"\x03" + _frame(0xC1, b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00"),
+        b"\x07" + _frame(0xC2, b"\0\0\0\xff\xff" * 30),
+    ],
+    "extensions": [
+        b'permessage-deflate; client_max_window_bits="15"; server_max_window_bits=8, x',
+        deflate.AGREED.encode(),
     ],
 }
 

@@ -48,6 +48,42 @@ def test_any_frames_are_the_same_events_however_they_are_cut(cut: int, pieces: l
     targets.frames(bytes([cut]) + b"".join(pieces))
 
 
+PACKED = st.builds(
+    lambda first, payload: targets._deflated(payload, first),
+    st.sampled_from([0xC1, 0xC2, 0x41, 0x42, 0xC0, 0xC9, 0x80]),
+    st.binary(max_size=targets.LIMIT + 2),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 255),
+    st.lists(st.one_of(PACKED, FRAME, st.binary(max_size=20)), max_size=8),
+)
+def test_any_compressed_frames_are_the_same_events_however_they_are_cut(
+    cut: int, pieces: list[bytes]
+) -> None:
+    targets.packed(bytes([cut]) + b"".join(pieces))
+
+
+OFFERS = st.lists(
+    st.sampled_from(
+        [
+            *("permessage-deflate", ";", ",", "=", '"', " ", "8", "15", "16", "x"),
+            *("client_max_window_bits", "server_max_window_bits"),
+            *("client_no_context_takeover", "server_no_context_takeover"),
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(OFFERS | st.text(max_size=30))
+def test_any_header_about_extensions_is_answered(text: str) -> None:
+    targets.extensions(text.encode("latin-1", "replace"))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
