@@ -89,10 +89,10 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread",
-        "_transport", "admitted", "claims", "compression", "connected_at", "direct",
-        "dropped", "expires_at", "id", "last_error", "left", "mark", "network", "remote_address",
-        "settled", "state", "user_id", "verify",
+        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread", "_transport",
+        "admitted", "claims", "compression", "connected_at", "direct", "dropped", "expires_at",
+        "id", "last_error", "left", "mark", "network", "remote_address", "settled", "state",
+        "user_id", "verify",
     )  # fmt: skip
 
     def __init__(
@@ -112,8 +112,8 @@ class Client:
         self.user_id: str | None = None
         self.claims: Mapping[str, Any] = MappingProxyType({})
         self.expires_at: float | None = None
-        # Of its entry; set before it starts, then its reader's. `verify` is None as soon as
-        # it is known who it is: until then it waits in the lobby.
+        # Of its entry; set before it starts, then its reader's. While `verify` is there, it
+        # waits in the lobby.
         self.verify: Callable[[str], AuthResult] | None = None
         self.mark = 0
         self.network = ""  # what it is counted by among those from one address
@@ -279,7 +279,7 @@ class Client:
         Threads: the hub's; never waits.
         """
         if not self._sender.offer(text_frame(encode(message, time.time())), 1):
-            self.evict(CloseCode.TRY_AGAIN, "answers are not read")
+            self.evict("answers are not read")
 
     def ping(self) -> None:
         """Ask for a sign of life, ahead of what waits: who takes minutes to read a backlog
@@ -289,12 +289,13 @@ class Client:
         """
         self._sender.control(_PING)
 
-    def evict(self, code: int, reason: str) -> None:
+    def evict(self, reason: str) -> None:
         """Close without sending what waits: this client does not read.
 
         Threads: the hub's, and the client's reader; never waits.
         """
-        self._sender.finish(code, reason, now=True)
+        self._hooks.count("slow_disconnects")
+        self._sender.finish(CloseCode.TRY_AGAIN, reason, now=True)
         self._hooks.closing(self)
 
     def welcome(self) -> None:
@@ -333,7 +334,7 @@ class Client:
         try:
             self._sender.put(self._frame(message), self._config.write_timeout)
         except SendTimeout:
-            self.evict(CloseCode.TRY_AGAIN, "answers are not read")
+            self.evict("answers are not read")
 
     def occupy(self) -> None:
         """Live on the calling thread and for as long as it does: `join` waits for its end.
@@ -393,8 +394,6 @@ class Client:
             count=self._hooks.count,
         )
         self.last_error = end.fault or self.last_error
-        cause = self._sender.cause
-        if cause is None or (cause[0] == CloseCode.ABNORMAL and end.code != cause[0]):
-            # A write that broke knows less than what the peer had said before it went.
-            return end.code, end.reason
-        return cause
+        if self._sender.stalled:
+            self._hooks.count("write_timeouts")
+        return self._sender.verdict(end.code, end.reason)

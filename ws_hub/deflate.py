@@ -52,14 +52,7 @@ def agree(offers: str) -> str:
     """
     for offer in offers.split(","):
         parameters = _parameters(offer)
-        if parameters is not None and all(
-            value is None
-            if key in _FLAGS
-            else value is None or value in _WINDOWS
-            if key == "client_max_window_bits"  # a hint, with or without a value
-            else key == "server_max_window_bits" and value == str(_BITS)
-            for key, value in parameters.items()
-        ):
+        if parameters is not None and all(_may_be_asked(*each) for each in parameters.items()):
             return AGREED
     return ""
 
@@ -69,16 +62,25 @@ def check_answer(answer: str) -> None:
     parameters = _parameters(answer)
     if (
         parameters is None
-        or parameters.get("server_no_context_takeover", "") is not None  # which we offered
-        or not all(
-            value is None
-            if key in _FLAGS
-            else key == "server_max_window_bits" and value in _WINDOWS
-            for key, value in parameters.items()
-        )
+        or "server_no_context_takeover" not in parameters  # which was offered, and must be kept
+        or not all(_may_be_answered(*each) for each in parameters.items())
     ):
         reason = f"an extension that nobody offered: {excerpt(answer)}"
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, reason)
+
+
+def _may_be_asked(key: str, value: str | None) -> bool:
+    if key == "client_max_window_bits":  # a hint, with or without a value
+        return value is None or value in _WINDOWS
+    if key == "server_max_window_bits":
+        return value == str(_BITS)
+    return key in _FLAGS and value is None
+
+
+def _may_be_answered(key: str, value: str | None) -> bool:
+    if key == "server_max_window_bits":
+        return value in _WINDOWS
+    return key in _FLAGS and value is None
 
 
 def _parameters(text: str) -> dict[str, str | None] | None:

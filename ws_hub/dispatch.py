@@ -158,7 +158,6 @@ class Dispatcher:
             self._cut(target)
 
     def _cut(self, target: Any) -> None:
-        self._counters.add("slow_disconnects")
         logger.warning("%r is too slow: disconnected, its outbox is full", target)
         self._evict(target)
 

@@ -352,7 +352,7 @@ class Lifecycle:
         """Cut a client that does not read; it counts as gone from now."""
         self._roster.remove(target)
         self._channels.leave(target)
-        target.evict(CloseCode.TRY_AGAIN, "too slow: the outbox is full")
+        target.evict("too slow: the outbox is full")
 
     def _end(self) -> None:
         """Deliver what is queued, then end every connection and every thread."""

@@ -153,6 +153,10 @@ class Members:
         """
         over, next_look = self.users.due(now)
         for client in over:
-            reason = "authentication is over" if client.verify is None else "no token in time"
-            client.close(CloseCode.UNAUTHENTICATED, reason)
+            if client.verify is None:
+                self._counters.add("expired")
+                client.close(CloseCode.UNAUTHENTICATED, "authentication is over")
+            else:
+                self._counters.add("auth_timeouts")
+                client.close(CloseCode.UNAUTHENTICATED, "no token in time")
         return min(next_look, self.roster.expire(now))

@@ -51,10 +51,11 @@ class Publication:
     def number(self, seq: int) -> None:
         """Give it its place in its channel, on the wire as well."""
         self.seq = seq
-        self.text, begun = number(self.text, seq), self.text
+        before = len(self.text) - 1  # bytes of what `begun` stands for
+        self.text = number(self.text, seq)
         self.frame = self.packed = text_frame(self.text)
         if self.begun:
-            end = self.text[len(begun) - 1 :]
+            end = self.text[before:]
             self.packed = _smaller(deflate.finish(self.begun, end), self.frame)
             self.begun = b""
 

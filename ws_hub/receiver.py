@@ -77,6 +77,7 @@ def receive(
                 # This process was stopped, or the machine: it has sent no pings, so there
                 # was nothing to answer (FAULTS 34).
                 continue
+            count("pong_timeouts")
             reason = f"pong timeout: nothing received for {silence:g} s"
             return End(CloseCode.ABNORMAL, reason, reason)
         if not ready():

@@ -47,6 +47,9 @@ class Sender:
         greeting: bytes that come before all frames (the answer to the handshake); what is
             sent before `greet` was called waits for it.
         clock: monotonic seconds.
+
+    Attributes:
+        stalled: whether it gave up on a peer that took nothing.
     """
 
     __slots__ = (
@@ -64,6 +67,7 @@ class Sender:
         "_transport",
         "_write_timeout",
         "_writer",
+        "stalled",
     )
 
     def __init__(
@@ -95,6 +99,7 @@ class Sender:
         self._deadline = 0.0  # when CLOSING ends
         self._progress = clock()  # when the socket last took a byte of a backlog
         self._cause: tuple[int, str] | None = None
+        self.stalled = False  # set once, by the writer thread
         if greeting:
             outbox.begin(greeting, 0, 0)
         else:
@@ -107,6 +112,14 @@ class Sender:
         """The close code and reason that this side gave first, if it did."""
         with self._changed:
             return self._cause
+
+    def verdict(self, code: int, reason: str) -> tuple[int, str]:
+        """Return how the connection ended, given how its reader saw it end."""
+        cause = self.cause
+        if cause is None or (cause[0] == CloseCode.ABNORMAL and code != cause[0]):
+            # A write that broke knows less than what the peer had said before it went.
+            return code, reason
+        return cause
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -291,6 +304,7 @@ class Sender:
             stalled = self._clock() - self._progress
             if stalled < self._write_timeout:
                 return
+            self.stalled = True
             if self._cause is None:
                 self._cause = (
                     CloseCode.ABNORMAL,

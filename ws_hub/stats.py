@@ -31,10 +31,14 @@ class HubStats:
         slow_handshakes: requests that `serve` cut because their head took too long.
         foreign_origins: handshakes refused for where they come from.
         unauthenticated: handshakes and first messages refused for who it is, or is not.
+        auth_timeouts: connections closed because no token came as first message in time.
+        expired: connections closed because their authentication was over.
         published: messages taken from the hub's queue.
         delivered: messages given to a client's connection, once a client.
         dropped: messages that a client did not get because its outbox was full.
-        slow_disconnects: clients cut because their outbox was full.
+        slow_disconnects: clients cut because they do not read: their outbox was full.
+        write_timeouts: connections cut because the peer took nothing of what waits.
+        pong_timeouts: connections cut because nothing came from the peer, not even pongs.
         oversized_messages: connections closed for a message of too many bytes.
         fragmented_messages: connections closed for a message in too many fragments.
         slow_messages: connections closed for a message that took too long to come.
@@ -61,10 +65,14 @@ class HubStats:
     slow_handshakes: int = 0
     foreign_origins: int = 0
     unauthenticated: int = 0
+    auth_timeouts: int = 0
+    expired: int = 0
     published: int = 0
     delivered: int = 0
     dropped: int = 0
     slow_disconnects: int = 0
+    write_timeouts: int = 0
+    pong_timeouts: int = 0
     oversized_messages: int = 0
     fragmented_messages: int = 0
     slow_messages: int = 0

@@ -280,6 +280,7 @@ def test_fault_08_who_says_nothing_is_closed_in_time_and_holds_nothing() -> None
                 assert peer.recv_close() == (4401, "no token in time")
         wait_until(lambda: threading.active_count() <= base)
         assert hub.hub.client_count() == 0
+        assert hub.hub.stats().auth_timeouts == 2
     assert threading.active_count() <= before
 
 
@@ -470,6 +471,7 @@ def test_fault_55_a_connection_ends_with_its_token() -> None:
             assert peer.recv_close() == (4401, "authentication is over")
             assert time.time() >= end
         assert hub.notes.end()[0] == 4401
+        assert (hub.hub.stats().expired, hub.hub.stats().auth_timeouts) == (1, 0)
 
 
 def test_fault_55_a_right_that_is_taken_away_ends_the_subscription() -> None:

@@ -345,6 +345,7 @@ def test_fault_28_one_that_never_reads_is_gone_within_the_write_timeout() -> Non
             assert other.recv_json()["data"] == "on"
             code, reason = hub.notes.end()
             assert code == 1006 and "write timeout" in reason
+            assert hub.hub.stats().write_timeouts == 1
         hub.empty()
         wait_until(
             lambda: not [t for t in threading.enumerate() if t.name.startswith("ws-hub:writer")]

@@ -611,6 +611,7 @@ def test_fault_30_a_half_open_peer_is_found_and_let_go() -> None:
                 network.black_hole()
                 code, reason = hub.notes.end()
                 assert code == 1006 and "pong timeout" in reason
+                assert hub.hub.stats().pong_timeouts == 1
                 assert hub.hub.channel_count() == 0
             hub.empty()
 

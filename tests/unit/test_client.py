@@ -495,6 +495,7 @@ def test_who_asks_and_does_not_read_the_answers_is_cut_after_the_write_timeout()
         stage = stalled(near, far, write_timeout=0.01)
         stage.client.reply(Message("answer"))
         assert stage.client._sender.cause == (1013, "answers are not read")
+        assert stage.counted == ["slow_disconnects"]
 
 
 def test_who_does_not_read_what_the_hub_answers_is_cut() -> None:
@@ -502,6 +503,7 @@ def test_who_does_not_read_what_the_hub_answers_is_cut() -> None:
         stage = stalled(near, far)
         stage.client.tell(Message("answer"))
         assert stage.client._sender.cause == (1013, "answers are not read")
+        assert stage.counted == ["slow_disconnects"]
 
 
 def test_answers_reach_who_reads(stage: Stage) -> None:

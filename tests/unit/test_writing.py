@@ -198,7 +198,7 @@ def test_who_is_cut_has_got_whole_frames_without_a_gap_and_then_the_close(
     with rig(way, appetite) as found:
         happen(steps, found)
         begun = len(found.kernel.taken)
-        found.client.evict(1013, "too slow")
+        found.client.evict("too slow")
         received = found.received()
     assert len(found.kernel.taken) > begun
     assert received.pop() == 1013
