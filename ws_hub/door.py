@@ -122,7 +122,8 @@ class Door:
             self._count("foreign_origins")
         if not answer.accepted:
             return Entry(answer)
-        network = seen.network
+        # To find it out takes as long as all that is asked here.
+        network = seen.network if config.max_connections_per_address is not None else ""
         if not self._has_room(network, ""):  # before anybody is asked who that is
             self._count("crowded_addresses")
             return Entry(CROWDED_ADDRESS)

@@ -80,6 +80,21 @@ class Hub(Keeper, Publisher):
             ),
         )
 
+    def _reset(self) -> None:
+        super()._reset()
+        # One for all clients of this life: for each its own would be a dozen objects more.
+        self._hooks = Hooks(
+            opened=self._members.opened,
+            admitted=self._roster.admitted,
+            received=self._received,
+            gone=self._roster.dismiss,
+            finished=self._roster.finished,
+            call=self._call,
+            closing=self._roster.closing,
+            count=self._counters.add,
+            start=self._start_later,
+        )
+
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
     def _publish(
@@ -282,17 +297,7 @@ class Hub(Keeper, Publisher):
             next(_client_numbers),
             transport,
             config,
-            Hooks(
-                opened=self._members.opened,
-                admitted=self._roster.admitted,
-                received=self._received,
-                gone=self._roster.dismiss,
-                finished=self._roster.finished,
-                call=self._call,
-                closing=self._roster.closing,
-                count=self._counters.add,
-                start=self._start_later,
-            ),
+            self._hooks,
             self._channels,
             remote_address=remote_address,
             greeting=greeting,

@@ -23,7 +23,7 @@ from .errors import CloseCode, SendTimeout
 from .frames import close_frame
 from .outbox import Outbox
 from .transport import Transport
-from .workers import Later
+from .workers import Changes, Later
 
 __all__ = ["Sender"]
 
@@ -90,7 +90,7 @@ class Sender:
         # guards: everything below, together with the transport's socket. It is the
         # transport's lock: the last in the order. Waited on by the writer thread (for
         # work), by `put` (for room), by `drain` (for an empty outbox).
-        self._changed = threading.Condition(self._lock)
+        self._changed = Changes(self._lock)
         # Open while the state is and nothing waits: then whoever has a frame may send it.
         self._direct = transport.direct
         self._outbox = outbox
@@ -110,7 +110,7 @@ class Sender:
     @property
     def cause(self) -> tuple[int, str] | None:
         """The close code and reason that this side gave first, if it did."""
-        with self._changed:
+        with self._lock:
             return self._cause
 
     def verdict(self, code: int, reason: str) -> tuple[int, str]:
@@ -124,7 +124,7 @@ class Sender:
     @property
     def waiting(self) -> tuple[int, int]:
         """How many messages and how many bytes wait."""
-        with self._changed:
+        with self._lock:
             return self._outbox.messages, self._outbox.size
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
@@ -142,7 +142,7 @@ class Sender:
         False when the connection is ending. Raises SendTimeout.
         """
         deadline = self._clock() + min(timeout, threading.TIMEOUT_MAX / 2)
-        with self._changed:
+        with self._lock:
             while self._state is _State.OPEN:
                 if self._offer_locked(frame, 1):
                     return True
@@ -158,7 +158,7 @@ class Sender:
     def wait_for_room(self, timeout: float) -> bool:
         """Wait until half of what may wait is free, or the connection is ending."""
         outbox, deadline = self._outbox, self._clock() + timeout
-        with self._changed:
+        with self._lock:
             while self._state is _State.OPEN:
                 if (
                     outbox.messages * 2 <= outbox.max_messages
@@ -173,7 +173,7 @@ class Sender:
 
     def control(self, frame: bytes) -> None:
         """Send a ping or a pong, ahead of waiting messages; never wait."""
-        with self._changed:
+        with self._lock:
             if self._state is _State.OPEN:
                 self._control_locked(frame)
 
@@ -186,7 +186,7 @@ class Sender:
         sent, and nothing happens.
         """
         frame = close_frame(code, reason)  # first: it may raise
-        with self._changed:
+        with self._lock:
             if self._state is not _State.OPEN:
                 return
             self._leave_locked(_State.CLOSING)
@@ -204,7 +204,7 @@ class Sender:
 
         Not a cause of ours, and nothing to answer where the peer answered us.
         """
-        with self._changed:
+        with self._lock:
             if self._state is _State.OPEN:
                 self._leave_locked(_State.CLOSING)
                 self._deadline = self._clock() + self._close_timeout
@@ -215,7 +215,7 @@ class Sender:
 
     def drain(self) -> None:
         """Wait until everything queued is written, or the closing time is up."""
-        with self._changed:
+        with self._lock:
             while self._state is _State.CLOSING and self._outbox.size:
                 left = self._deadline - self._clock()
                 if left <= 0:
@@ -224,12 +224,12 @@ class Sender:
 
     def end(self) -> None:
         """Stop writing; the writer thread returns."""
-        with self._changed:
+        with self._lock:
             self._end_locked()
 
     def expire(self) -> None:
         """Cut a connection whose closing time is up."""
-        with self._changed:
+        with self._lock:
             if self._state is _State.CLOSING and self._clock() >= self._deadline:
                 self._cut_locked()
 
@@ -237,7 +237,7 @@ class Sender:
 
     def greet(self) -> None:
         """Send the greeting, and behind it what came before its time; never wait."""
-        with self._changed:
+        with self._lock:
             while self._outbox.size and self._state is not _State.ENDED:
                 if not self._advance_locked():
                     self._call_writer_locked()
@@ -248,7 +248,7 @@ class Sender:
     def rest(self, seconds: float) -> None:
         """Wait for so long, or until the connection is ending."""
         deadline = self._clock() + seconds
-        with self._changed:
+        with self._lock:
             while self._state is _State.OPEN and (left := deadline - self._clock()) > 0:
                 # Woken by the end, and by the writer's progress.
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
@@ -262,7 +262,7 @@ class Sender:
     # --- the thread that starts writers ----------------------------------------------------
 
     def _without_writer(self, error: RuntimeError) -> None:
-        with self._changed:
+        with self._lock:
             if self._state is not _State.ENDED:
                 self._cause = self._cause or (CloseCode.ABNORMAL, f"no thread to write: {error}")
                 self._cut_locked()
@@ -276,7 +276,7 @@ class Sender:
 
     def _turn(self) -> bool:
         """Wait for work and do one piece of it; False at the end."""
-        with self._changed:
+        with self._lock:
             if not self._await_work_locked():
                 return False
             if self._advance_locked():
@@ -298,7 +298,7 @@ class Sender:
 
     def _give_up(self) -> None:
         """End a connection whose peer takes nothing."""
-        with self._changed:
+        with self._lock:
             if self._state is _State.ENDED:
                 return
             stalled = self._clock() - self._progress

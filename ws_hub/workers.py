@@ -16,7 +16,16 @@ from typing import Any, Protocol
 
 from .log import get_logger
 
-__all__ = ["ForkAware", "Later", "forget_after_fork", "give_way", "join", "longest_wait", "start"]
+__all__ = [
+    "Changes",
+    "ForkAware",
+    "Later",
+    "forget_after_fork",
+    "give_way",
+    "join",
+    "longest_wait",
+    "start",
+]
 
 logger = get_logger(__name__)
 
@@ -91,6 +100,34 @@ class Later:
         if not self._decided.wait(max(timeout, 0.0)):  # woken by `start`
             return False
         return join(self._thread, deadline - time.monotonic())
+
+
+class Changes:
+    """What `threading.Condition` is for, made when somebody first waits: mostly nobody does.
+
+    A Condition by itself is a kilobyte.
+
+    Args:
+        lock: which is held by whoever calls.
+    """
+
+    __slots__ = ("_condition", "_lock")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._condition: threading.Condition | None = None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for `notify_all`, without the lock meanwhile, at most `timeout` seconds."""
+        if self._condition is None:
+            # guards: nothing of its own; it is a way to wait under the lock that was given.
+            self._condition = threading.Condition(self._lock)
+        self._condition.wait(timeout)
+
+    def notify_all(self) -> None:
+        """Wake all who wait."""
+        if self._condition is not None:
+            self._condition.notify_all()
 
 
 def longest_wait() -> float:
