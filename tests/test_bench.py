@@ -18,7 +18,7 @@ from bench import archive, document, engine, line, machine, plot, run, wire
 from bench.result import Result, relate, result_of, table
 from bench.rows import ROWS, Incomplete, Plan, Point, Row, Sample, Setup, crowd, plain
 from bench.rows.base import subscribe
-from bench.servers import CONTENDERS, FLOORS, PEERS
+from bench.servers import CONTENDERS, FLOORS, PEERS, RIVALS
 from bench.servers.hub import sized
 from bench.stage import ProcessFailed, Stage, installed, staged
 from ws_hub.frames import text_frame
@@ -31,7 +31,6 @@ FONTS = pytest.mark.leaves(
 )
 SWEEPS = {row.point.sweep: row for row in ROWS if row.point}
 ENDS = [row for row in ROWS if row.point and SWEEPS[row.point.sweep] is row]
-PEERS_AND_VARIANTS = {*PEERS, "flask-sock, gunicorn"}
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def stage() -> Iterator[Stage]:
 @pytest.mark.timeout(120)
 def test_every_row_comes_to_a_figure() -> None:
     ours = [
-        dataclasses.replace(row, servers=tuple(set(row.servers) - PEERS_AND_VARIANTS))
+        dataclasses.replace(row, servers=tuple(set(row.servers) - {*RIVALS}))
         for row in ROWS
         if row.point is None or row in ENDS
     ]
