@@ -845,7 +845,7 @@ def test_a_send_that_meets_the_end_does_not_hide_why_it_ended() -> None:
 
     with (
         RawServer(serve) as server,
-        Seen(server.url, queue_size=1, queue_patience=TIMEOUT).connect() as seen,
+        Seen(server.url, queue_size=1, queue_patience=TIMEOUT) as seen,
     ):
         inside, leave = threading.Event(), threading.Event()
 
@@ -855,6 +855,7 @@ def test_a_send_that_meets_the_end_does_not_hide_why_it_ended() -> None:
                 leave.wait(TIMEOUT)
 
         seen.hook = block
+        seen.connect()  # not before: the messages come at once
         assert inside.wait(TIMEOUT)
         wait_until(lambda: seen.client._talk._events._full_since is not None)
 
