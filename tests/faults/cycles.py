@@ -68,14 +68,21 @@ def cycle(running: Running, number: int) -> None:
 
 def measure(running: Running) -> dict[str, Any]:
     """Return what the server has once all are gone."""
-    state = running.settled()
+    running.settled()
     wait_until(lambda: not running.state()["channels"], what="no channels")
+    state = wait_until(lambda: _alone(running), what="no request but the one that asks")
     pages = int(Path(f"/proc/{state['pid']}/statm").read_text(encoding="ascii").split()[1])
     return {
         "threads": len(state["threads"]),
         "files": state["files"],
         "rss_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
     }
+
+
+def _alone(running: Running) -> dict[str, Any] | None:
+    """Return the state when no thread of another request, answered already, is still ending."""
+    state = running.state()
+    return state if sum("request" in name for name in state["threads"]) <= 1 else None
 
 
 def drive(running: Running, numbers: range, deadline: float) -> int:
