@@ -93,15 +93,24 @@ def frames(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield first byte and payload of each whole server frame in `data`."""
     at = 0
     while at + 2 <= len(data):
-        size, start = data[at + 1] & 0x7F, at + 2
-        if size >= 126:
-            width = 2 if size == 126 else 8
-            size = int.from_bytes(data[start : start + width], "big")
-            start += width
-        if start + size > len(data):
+        start, end = _span(data, at)
+        if end > len(data):
             return
-        yield data[at], data[start : start + size]
-        at = start + size
+        yield data[at], data[start:end]
+        at = end
+
+
+def _span(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the payload of the frame at `at` begins and ends.
+
+    Both are beyond the data where that ends within the head.
+    """
+    size, start = data[at + 1] & 0x7F, at + 2
+    if size >= 126:
+        width = 2 if size == 126 else 8
+        size = int.from_bytes(data[start : start + width], "big")
+        start += width
+    return start, start + size
 
 
 class Frames:
@@ -124,14 +133,10 @@ class Frames:
             ended += not self._skip
         data, at = self._rest + data[at:], 0
         while len(data) - at >= 2:
-            size, start = data[at + 1] & 0x7F, at + 2
-            if size >= 126:
-                width = 2 if size == 126 else 8
-                size = int.from_bytes(data[start : start + width], "big")
-                start += width
+            start, end = _span(data, at)
             if start > len(data):
                 break
-            at = start + size
+            at = end
             if at > len(data):
                 self._skip = at - len(data)
                 at = len(data)

@@ -17,6 +17,7 @@ import ssl
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ __all__ = [
     "BINARY",
     "CLOSE",
     "CONTINUATION",
+    "DEFLATE",
+    "MAX_RATIO",
     "PING",
     "PONG",
     "TEXT",
@@ -36,7 +39,9 @@ __all__ = [
     "Frame",
     "RawPeer",
     "Response",
+    "deflated",
     "fill",
+    "inflated",
     "reset",
     "small_pair",
     "tcp_pair",
@@ -156,6 +161,23 @@ def reset(sock: socket.socket) -> None:
     """Close a TCP socket so that the far end gets RST and not FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+# --- compression, by zlib alone ------------------------------------------------------------
+
+DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
+MAX_RATIO = 1032  # bytes that one byte can inflate to: zlib's own figure
+
+
+def deflated(data: bytes, level: int = 9) -> bytes:
+    """A message's payload as any peer would compress it (RFC 7692 section 7.2.1)."""
+    stream = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def inflated(payload: bytes) -> bytes:
+    """What a peer makes of that (section 7.2.2)."""
+    return zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff")
 
 
 # --- a WebSocket peer that may break every rule --------------------------------------------

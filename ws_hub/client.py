@@ -177,8 +177,9 @@ class Client:
 
     def _frame(self, message: Message) -> bytes:
         text = encode(message, time.time())
+        frame = text_frame(text)
         packs = self.compression and self._config.compresses(text)
-        return compress(text, text_frame(text)) if packs else text_frame(text)
+        return compress(text, frame) if packs else frame
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection: what is queued, then the closing handshake.

@@ -20,7 +20,6 @@ from .errors import CloseCode, ProtocolError, excerpt
 
 __all__ = [
     "AGREED",
-    "MAX_RATIO",
     "OFFER",
     "Inflater",
     "Inflation",
@@ -32,7 +31,6 @@ __all__ = [
 
 NAME = "permessage-deflate"
 AGREED = OFFER = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
-MAX_RATIO = 1032  # bytes that one byte can inflate to: zlib's own figure
 
 _BITS = 15  # of the window, in both directions: RFC 7692's default
 _WINDOWS = frozenset(map(str, range(8, _BITS + 1)))

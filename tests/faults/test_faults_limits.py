@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import tracemalloc
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,16 +19,18 @@ from tests.support import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    DEFLATE,
+    MAX_RATIO,
     PING,
     PONG,
     TEXT,
     RawPeer,
+    deflated,
     small_pair,
     wait_until,
 )
 from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message, receiver
 from ws_hub.channels import Channels
-from ws_hub.deflate import MAX_RATIO
 from ws_hub.places import Places
 from ws_hub.receiver import End, receive
 from ws_hub.transport import Binary, Transport
@@ -93,13 +94,7 @@ def test_fault_13_there_is_no_compression_for_a_ping_to_break(hub: Live) -> None
         assert (peer.recv_frame().payload, peer.recv_json()["id"]) == (b"between", 1)
 
 
-DEFLATE = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
 RSV1 = 4
-
-
-def deflated(data: bytes) -> bytes:
-    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def bombs() -> Iterator[tuple[str, list[bytes]]]:

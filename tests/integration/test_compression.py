@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-import zlib
 from typing import Any
 
 import pytest
@@ -16,10 +15,9 @@ from websockets.sync.server import ServerConnection, serve
 from tests.integration.apps.launch import client_context, server
 from tests.integration.apps.live import Live, live
 from tests.integration.clients import Seen
-from tests.support import TIMEOUT, Frame, RawPeer, wait_until
+from tests.support import DEFLATE, TIMEOUT, Frame, RawPeer, inflated, wait_until
 from ws_hub import APIKeyAuth, ChannelRule, Client, Message
 
-OFFER = [("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")]
 LONG = "the same again and again " * 200
 RSV1 = 4
 
@@ -30,7 +28,7 @@ def open_to(url: str, **options: Any) -> ClientConnection:
 
 def unpacked(frame: Frame) -> Any:
     assert frame.rsv == RSV1, frame
-    return json.loads(zlib.decompressobj(-15).decompress(frame.payload + b"\0\0\xff\xff"))
+    return json.loads(inflated(frame.payload))
 
 
 def test_nothing_is_compressed_unless_the_hub_wants_it() -> None:
@@ -86,7 +84,7 @@ def test_whatever_is_offered_a_conversation_comes_about(parameters: dict[str, An
 
 
 def compressing_peer(hub: Live, **options: Any) -> RawPeer:
-    peer = hub.peer(headers=OFFER, **options)
+    peer = hub.peer(headers=DEFLATE, **options)
     assert peer.response is not None
     assert peer.response.headers["sec-websocket-extensions"] == (
         "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
@@ -120,7 +118,7 @@ def test_small_messages_stay_plain_and_the_bound_can_be_set() -> None:
 def test_a_user_is_sent_to_in_the_form_of_each_connection() -> None:
     key = ("Authorization", "Bearer k")
     with live(compression=True, authenticator=APIKeyAuth({"k": "ann"})) as hub:
-        with hub.peer(headers=[*OFFER, key]) as packed, hub.peer(headers=[key]) as plain:
+        with hub.peer(headers=[*DEFLATE, key]) as packed, hub.peer(headers=[key]) as plain:
             wait_until(lambda: len(hub.hub.user_clients("ann")) == 2)
             hub.hub.send_to_user("ann", Message("event", data=LONG))
             assert unpacked(packed.recv_frame()) == plain.recv_json()

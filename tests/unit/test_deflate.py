@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-from tests.support import BINARY, CONTINUATION, PING, TEXT, RawPeer
+from tests.support import BINARY, CONTINUATION, MAX_RATIO, PING, TEXT, RawPeer, deflated
 from ws_hub.deflate import (
     AGREED,
-    MAX_RATIO,
     Inflater,
     Inflation,
     agree,
@@ -27,12 +26,6 @@ from ws_hub.errors import ProtocolError
 
 frame = RawPeer.frame
 RSV1 = 4
-
-
-def deflated(data: bytes, level: int = 9) -> bytes:
-    """A message as any peer would compress it: zlib alone."""
-    stream = zlib.compressobj(level, zlib.DEFLATED, -15)
-    return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def inflated(payload: bytes, size: int = 1 << 20, step: int = 1 << 20) -> bytes:
