@@ -1,10 +1,10 @@
-# `make test` and `make demo` need nothing but Python 3.10 or newer and make.
+# `make test` and `make demo` need nothing but Python 3.11 or newer and make.
 # Every target works from a fresh clone; the virtual environment is made on first use.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 PORT ?= 8765
@@ -21,7 +21,7 @@ help: ## list the targets
 		|| grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST)
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "ws_hub needs Python 3.10 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "ws_hub needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed: install the venv module (Debian: apt-get install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
@@ -46,9 +46,9 @@ test: $(VENV)/.test ## run the test suite with coverage
 	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report || test $$status -ne 0 || status=2; \
 	exit $$status
 
-test-all: ## run the test suite on every Python 3.10-3.13 of this machine
+test-all: ## run the test suite on every Python 3.11-3.13 of this machine
 	@status=0; \
-	for minor in 10 11 12 13; do \
+	for minor in 11 12 13; do \
 		found=; \
 		for python in python3.$$minor $$HOME/.pyenv/versions/3.$$minor.*/bin/python; do \
 			if [ "$$($$python -c 'import sys; print(sys.version_info[1])' 2>/dev/null)" = $$minor ]; then found=$$python; break; fi; \

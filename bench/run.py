@@ -94,7 +94,7 @@ def report(
     ]
     return {
         "schema": SCHEMA,
-        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "plan": {"repeats": plan.repeats, "work": plan.work, "crowd": plan.crowd},
         "machine": machine,

@@ -101,7 +101,7 @@ def soak(plan: Plan, tell: Callable[[str], object]) -> dict[str, Any]:
         load.close()
     return {
         "schema": _SCHEMA,
-        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began, 1),
         "plan": asdict(plan),
         "machine": before,

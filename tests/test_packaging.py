@@ -204,7 +204,7 @@ def test_the_wheel_names_its_license_and_its_pythons(
 ) -> None:
     assert metadata["Name"] == "ws-hub"
     assert metadata["License-Expression"] == "MIT"
-    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Requires-Python"] == ">=3.11"
     classifiers = metadata.get_all("Classifier") or []
     assert [each for each in classifiers if "Python :: 3.1" in each] == [
         f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)

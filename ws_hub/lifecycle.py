@@ -18,7 +18,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self
 
 from . import exits, workers
 from .channels import Channels
@@ -39,8 +39,6 @@ from .stats import Counters
 __all__ = ["Lifecycle"]
 
 logger = get_logger(__name__)
-
-H = TypeVar("H", bound="Lifecycle")
 
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
@@ -141,7 +139,7 @@ class Lifecycle:
         """
         return self._config
 
-    def start(self: H) -> H:
+    def start(self) -> Self:
         """Run the hub on a background thread; return it. No change when it runs already.
 
         Threads: any; does not wait.
@@ -209,7 +207,7 @@ class Lifecycle:
         """
         return self._last_words.add(function)
 
-    def __enter__(self: H) -> H:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *exc_info: object) -> None:

@@ -55,7 +55,7 @@ _TIMESTAMP = re.compile(
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-class MessageType(str, enum.Enum):
+class MessageType(enum.StrEnum):
     """The message types of the wire. Any other string is an application's own type."""
 
     PROCESS_OUTPUT = "process_output"
@@ -70,8 +70,6 @@ class MessageType(str, enum.Enum):
     ACK = "ack"
     LAGGED = "lagged"
     AUTH = "auth"
-
-    __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +183,7 @@ def timestamp(seconds: float) -> str:
 
 @functools.lru_cache(16)
 def _to_the_second(second: int) -> str:
-    moment = datetime.datetime.fromtimestamp(second, datetime.timezone.utc)
+    moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 

@@ -1,4 +1,4 @@
-"""The table of docs/security.md, written from the tests: `python -m tests.faults.table`.
+"""The table of docs/faults.md, written from the tests: `python -m tests.faults.table`.
 
 A row is an attack or a fault and the right answer; its proof are the tests whose names
 begin with `test_fault_` and the row's number. `09_10` in a name are two rows, `21_to_27`
@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["ROWS", "numbers", "proofs", "written"]
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = ROOT / "docs" / "security.md"
+DOCUMENT = ROOT / "docs" / "faults.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 SHOWN = 3  # sentences of a row; the others are counted
 
@@ -84,6 +84,116 @@ ROWS: dict[int, tuple[str, str]] = {
     60: ("both sides close", "clean, one callback"),
     61: ("a proxy's patience", "pings keep the connection"),
     62: ("a log handler that raises", "the hub goes on"),
+    63: (
+        "a signal handler, a finaliser or Ctrl-C publishes or stops inside a publish",
+        "no hang; full: `HubFull`; `stop` returns",
+    ),
+    64: ("the same inside `print` to `hub.writer`", "no hang, nothing torn"),
+    65: (
+        "a descriptor number is reused while its old connection is still known",
+        "no byte reaches the stranger",
+    ),
+    66: (
+        "`unsubscribe` with an `id` while the hub stops or is full",
+        "an `error` with that `id`; the connection stays",
+    ),
+    67: (
+        "two `subscribe` for one channel, the second meets a full hub",
+        "the first subscription stays",
+    ),
+    68: (
+        "the hub thread is late at a connection's start and end",
+        "`on_connect` and `on_disconnect`, or neither",
+    ),
+    69: ("a message that encodes but does not decode", "refused at publish; a listener survives"),
+    70: ("`channel_name` raises", "guarded like every callback"),
+    71: ("`start()` during a stop", "waits for the end, then runs"),
+    72: ("one queued item, or housekeeping, raises", "logged and counted; the rest goes on"),
+    73: ("many late viewers of a long history", "sent in shared pieces, at each viewer's pace"),
+    74: (
+        "one message larger than an outbox; many large histories",
+        "each buffer is bounded, and all histories together",
+    ),
+    75: ("`stop()` runs out of time", "the log names what was waited for"),
+    76: ("interpreter exit with slow viewers", "what is queued is written"),
+    77: (
+        "publishing in a child forked from a running hub",
+        "`HubNotRunning` names the fork; warned once",
+    ),
+    78: ("a spinner, or 20,000 replaced states", "history keeps the lines"),
+    79: ("cursor moves within a line", "the row that a terminal shows"),
+    80: ("cursor moves between lines", "the rows that a terminal shows"),
+    81: ("text, then control sequences only", "the text stays"),
+    82: ("`ws-hub run` mirrors long lines", "the terminal as if the program had run in it"),
+    83: ("`close()` of a program with children in other process groups", "its whole session ends"),
+    84: ("the exit status is taken by somebody else", "unknown, never a green 0"),
+    85: ("a program is started by a thread with blocked signals", "clean mask, default handlers"),
+    86: ("`ws-hub run` with a closed standard stream", "the program runs"),
+    87: ("a progress bar refreshed by a thread of its own", "no stale bar; freed with its thread"),
+    88: ('`process_status` "running" with an exit code', "`status` decides"),
+    89: ("a line over a client's limit", "cut by the sender; skipped by the client, and said"),
+    90: ("a program asks for a password", "end-of-file, at once"),
+    91: ("numbers and counts after a gap", "true"),
+    92: ("a bad `#!` under a pty; `stack_info` of a log record", "`failed`; shown"),
+    93: (
+        "`subscribe`, `unsubscribe`, `subscribe` before the first answer",
+        "each message once, for the newest",
+    ),
+    94: ("`onGap`, `onLagged` or `onSync` raises", "guarded like message handlers"),
+    95: ("the wall clock jumps in a browser", "dead lines are found all the same"),
+    96: (
+        "edges of the browser client: closing sockets, infinite intervals, offline",
+        "false; off; said",
+    ),
+    97: ("npm `ws`: a refused connection", "no unhandled error"),
+    98: ("a server that selects no subprotocol", "connected; final where it carried the token"),
+    99: ("joined frames of a Go hub of over 16 MiB", "taken"),
+    100: (
+        "`ws-hub tail`: refusals, blank lines, names",
+        "said once; as printed; the server decides",
+    ),
+    101: ("what callbacks are given", "ints of ours; counts as documented"),
+    102: ("a proxy cuts a prefix off the path", "the page works below it"),
+    103: ("warnings without logging set-up", "visible"),
+    104: ("a page from another name of the same host", "a warning that names both origins"),
+    105: ("own rules and process channels", "own rules come first"),
+    106: (
+        "a wrong or missing argument where an audience is named",
+        "refused; never a wider audience",
+    ),
+    107: ("a user id that is no text", "an int means its text"),
+    108: ("arguments of the wrong type", "refused at once, with what to pass"),
+    109: ("`on_message` raises for a message without `id`", "a plain `error`"),
+    110: ("a server from wsgiref's family", "works"),
+    111: ("origins of custom schemes, `null`, wildcards", "can be listed, or are refused"),
+    112: ("timestamps, process ids and user ids that are none", "refused"),
+    113: ("keys in any case, binary frames with JSON", "taken where a setting says so"),
+    114: ("a request line in absolute form", "taken"),
+    115: ("a busy machine", "no test notices"),
+    116: ("long ids in a loop, read slowly", "an `id` has 128 bytes; answers count; then cut"),
+    117: ("one subscription repeated against a long history", "acked, not replayed anew; charged"),
+    118: ("a peer that reads slowly and steadily", "stays"),
+    119: ("a loss is reported while the client's inbox is full", "the report finds room"),
+    120: (
+        "many channels with much history",
+        "one bound over all; a smaller one for clients' channels",
+    ),
+    121: (
+        "floods of small, nested or compressed messages",
+        "a budget a client, an address, a user, and over all",
+    ),
+    122: ("a request behind a refused upgrade, on any server", "not served"),
+    123: ("DNS rebinding against a server on loopback", "refused"),
+    124: ("a slow direct link", "acknowledged bytes are a sign of life"),
+    125: ("subscriptions to thousands of unknown names", "no numbering is made or lost"),
+    126: ("a loop of large broadcasts", "slowed to what healthy clients take"),
+    127: ("gevent or eventlet has patched the process", "refused with a sentence"),
+    128: ("made-up channel names on the viewer's page", "only channels with content, in pages"),
+    129: ("what an eviction throws away", "counted as dropped"),
+    130: (
+        "stalled TLS, idle connections, no `Host`, `SystemExit` in a callback, kill -9",
+        "bounded, closed, answered, logged",
+    ),
 }
 
 

@@ -516,7 +516,7 @@ def test_the_rules_for_names_agree_with_their_alphabet(name: str) -> None:
 
 # --- time ----------------------------------------------------------------------------------
 
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 
 
 def test_a_timestamp_is_utc_with_microseconds() -> None:
