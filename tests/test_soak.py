@@ -117,7 +117,8 @@ def test_who_comes_back_goes_on_with_the_news() -> None:
 
 REST: dict[str, Any] = {
     "threads": 10,
-    "kinds": {"reader:#": 4, "run": 1},
+    "kinds": {"reader:#": 4, "run": 1, "ws-hub:writer:#": 1},
+    "clients": 4,
     "descriptors": 8,
     "held_bytes": 50_000_000,
     "blocks": 100_000,
@@ -143,7 +144,6 @@ def changed(**figures: Any) -> dict[str, Any]:
             {"kinds": {"reader:#": 5}},
             ["threads: 10, then 10: 1 more of 'reader:#'"],
         ),
-        ({"threads": 11}, ["threads: 10, then 11"]),
         ({"descriptors": 9}, ["descriptors: 8, then 9"]),
         (
             {"held_bytes": 58_000_000},
@@ -161,6 +161,16 @@ def test_the_verdict_names_what_is_more_than_it_was(
     figures: dict[str, Any], complaints: list[str]
 ) -> None:
     assert soak.verdict(REST, changed(**figures), soak.Plan()) == complaints
+
+
+def test_fault_115_a_writer_that_starts_late_is_no_leak_while_it_has_a_client() -> None:
+    kinds = REST["kinds"]
+    late = changed(threads=13, kinds={**kinds, "ws-hub:writer:#": 4})
+    assert soak.verdict(REST, late, soak.Plan()) == []
+    leaked = changed(threads=14, kinds={**kinds, "ws-hub:writer:#": 5})
+    assert soak.verdict(REST, leaked, soak.Plan()) == [
+        "threads: 10, then 14: 1 more of 'ws-hub:writer:#'"
+    ]
 
 
 # --- a run ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.integration.apps.live import live
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.hub import Hub
-from ws_hub.lines import join
+from ws_hub.lines import REPLACED, join
 from ws_hub.process import Process, run_process
 from ws_hub.server import Server, serve
 
@@ -254,14 +255,22 @@ def test_a_viewer_that_never_reads_holds_up_neither_the_program_nor_others(
 # --- backpressure --------------------------------------------------------------------------
 
 
+def is_line(message: dict[str, Any]) -> bool:
+    """Say whether a message is a line of output, and not a state of one that will be replaced.
+
+    On a busy machine the stream may see half of a line and pause: it shows that half first.
+    """
+    return message["type"] == "process_output" and not message["data"].endswith(REPLACED)
+
+
 def outputs(peer: RawPeer) -> Iterator[str]:
-    """Read a process's output to its end; fail where something was skipped."""
+    """Read the lines of a process's output to its end; fail where something was skipped."""
     while True:
         message = peer.recv_json()
         assert message["type"] in ("process_output", "process_status"), message
-        if message["type"] == "process_output":
+        if is_line(message):
             yield message["data"]
-        elif message["data"]["status"] != "running":
+        elif message["type"] == "process_status" and message["data"]["status"] != "running":
             return
 
 
@@ -287,6 +296,19 @@ def test_with_backpressure_a_slow_viewer_slows_the_program_and_skips_nothing(
         assert site.hub.stats().dropped == 0
 
 
+def test_fault_115_half_of_a_line_is_shown_and_not_counted(tmp_path: Path) -> None:
+    fifo = tmp_path / "go on"
+    os.mkfifo(fifo)
+    with live() as site, site.subscribed("process:p") as peer:
+        argv = ["sh", "-c", f"printf ab; read _ < '{fifo}'; echo cd"]
+        process = site.hub.run_process(argv, "p", backpressure=True)
+        half = next(m for m in iter(peer.recv_json, None) if m["type"] == "process_output")
+        assert half["data"] == "ab\r" and not is_line(half)
+        fifo.write_text("\n")
+        assert list(outputs(peer)) == ["abcd"]
+        assert process.wait(TIMEOUT) == 0
+
+
 def test_a_slow_viewer_of_many_programs_skips_nothing_of_any() -> None:
     ids = [f"p{number}" for number in range(6)]
     seen, over = dict.fromkeys(ids, 0), 0
@@ -302,7 +324,7 @@ def test_a_slow_viewer_of_many_programs_skips_nothing_of_any() -> None:
             nonlocal over
             message = slow.recv_json()
             assert message["type"] in ("process_output", "process_status"), message
-            if message["type"] == "process_output":
+            if is_line(message):
                 seen[message["processId"]] += 1
             over += message["data"] == {"status": "exited", "exitCode": 0}
 
@@ -332,7 +354,7 @@ def waits_for_room(process: Process) -> bool:
 def test_without_a_viewer_backpressure_slows_nothing(server: Server, hub: Hub) -> None:
     process = hub.run_process(["seq", "20000"], "p", backpressure=True)
     assert process.wait(LONG) == 0
-    wait_until(lambda: hub.stats().published == 20_002, what="all of it published")
+    wait_until(lambda: hub.stats().published >= 20_002, what="all of it published")
 
 
 def test_a_viewer_that_reads_nothing_is_cut_and_the_program_goes_on() -> None:
