@@ -251,7 +251,7 @@ def row_name(attack: Attack, attackers: int) -> str:
 
 _HEADINGS = (
     *("attack", "attackers", "HTTP p50, ms", "HTTP p99", "broadcast p50, ms", "broadcast p99"),
-    *("MB grown", "goal"),
+    *("publish p99", "MB grown", "goal"),
 )
 
 
@@ -261,12 +261,11 @@ def cells(row: dict[str, Any], goal: dict[str, Any]) -> list[str]:
     hub, control = found["ws_hub"], found.get("control")
     line = [goal["attack"], str(goal["attackers"])]
     if hub["median"] is None or control is None:
-        return [*line, *[""] * 5, hub["note"]]
-    for what in ("http", "broadcast"):
-        for share in ("p50", "p99"):
-            ours, theirs = (each["extra"][f"{what} {share}"] for each in (hub, control))
-            beside = f", {short(ours / theirs)} x" if share == "p50" and theirs else ""
-            line.append(f"{short(ours)} ({short(theirs)}{beside})")
+        return [*line, *[""] * (len(_HEADINGS) - 3), hub["note"]]
+    for what in ("http p50", "http p99", "broadcast p50", "broadcast p99", "publish p99"):
+        ours, theirs = (each["extra"][what] for each in (hub, control))
+        beside = f", {short(ours / theirs)} x" if what.endswith("p50") and theirs else ""
+        line.append(f"{short(ours)} ({short(theirs)}{beside})")
     allowed = "" if goal["MB allowed"] is None else f" of {short(goal['MB allowed'])}"
     line.append(f"{short(hub['extra']['MB grown'])}{allowed}")
     parts = ["holds" if goal["holds"] else ", ".join(goal["why"]), hub["note"]]
@@ -295,7 +294,7 @@ def markdown(found: dict[str, Any]) -> str:
         f"{machine['load_average']:.1f} at the start.",
         "",
         f"| {' | '.join(_HEADINGS)} |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        f"|---|{'---:|' * (len(_HEADINGS) - 2)}---|",
         *(f"| {' | '.join(cells(*each))} |" for each in rows),
         "",
     ]
@@ -312,24 +311,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for attack in ATTACKS:
             print(f"{attack.name:20} {attack.counts}")
         return 0
-    plan = _plan(options)
-    chosen = [each for each in ATTACKS if not options.rows or each.name in options.rows]
-    before, began = facts(), time.monotonic()
-    rows: list[tuple[Attack, int, list[Result]]] = []
-    for attack in chosen:
-        for attackers in plan.attackers or attack.attackers:
-            print(
-                f"{time.monotonic() - began:5.0f} s  {row_name(attack, attackers)}",
-                file=sys.stderr,
-                flush=True,
-            )
-            rows.append((attack, attackers, _one(attack, attackers, plan)))
-    found = report(rows, plan, before, time.monotonic() - began)
+    if options.show:
+        found = json.loads(Path(options.show).read_text(encoding="utf-8"))
+        path = None
+    else:
+        found = _run(options)
+        path = _path(options, found["when"][:10])
     print(table(found))
     print("\nIn brackets: the same while the same attackers send as much to a sink.\n")
-    for attack in chosen:
-        print(f"{attack.name}: {attack.counts}")
-    path = _path(options, found["when"][:10])
+    for name, counts in {row["point"]["sweep"]: row["counts"] for row in found["rows"]}.items():
+        print(f"{name}: {counts}")
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -337,7 +328,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{found['seconds']:.0f} s{where}")
     if options.docs:
         replace(PAGE, _BEGIN, _FINISH, markdown(found))
-    return 1 if any(each[2][0].median is None for each in rows) else 0
+    medians = (row["results"][0]["median"] for row in found["rows"])
+    return 1 if None in medians else 0
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    """Run what was asked for; return everything that was found."""
+    plan = _plan(options)
+    before, began = facts(), time.monotonic()
+    rows: list[tuple[Attack, int, list[Result]]] = []
+    for each in ATTACKS:
+        if options.rows and each.name not in options.rows:
+            continue
+        for attackers in plan.attackers or each.attackers:
+            line = f"{time.monotonic() - began:5.0f} s  {row_name(each, attackers)}"
+            print(line, file=sys.stderr, flush=True)
+            rows.append((each, attackers, _one(each, attackers, plan)))
+    return report(rows, plan, before, time.monotonic() - began)
 
 
 def _one(attack: Attack, attackers: int, plan: Plan) -> list[Result]:
@@ -384,6 +391,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--docs", action="store_true", help="afterwards put the table into docs/performance.md"
     )
+    parser.add_argument("--show", metavar="PATH", help="show the file of an earlier run instead")
     options = parser.parse_args(argv)
     unknown = set(options.rows or ()) - {each.name for each in ATTACKS}
     if unknown:

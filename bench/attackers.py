@@ -92,7 +92,9 @@ def _churn(chance: random.Random) -> bytes:
     """Return a hundred subscriptions to unknown channels, each ended at once."""
     names = [f"process:{chance.getrandbits(48):x}" for _ in range(100)]
     return b"".join(
-        _request(kind, channel=name) for name in names for kind in ("subscribe", "unsubscribe")
+        _request(kind, channel=name, id=1)
+        for name in names
+        for kind in ("subscribe", "unsubscribe")
     )
 
 

@@ -191,12 +191,16 @@ class Stage:
         hello: Sequence[Sequence[str]] = ((),),
         slow: int | None = None,
         offer: bool = False,
+        buffer: int | None = None,
+        load: Process | None = None,
     ) -> Answer:
         """Connect clients until the server has registered all; see `Load.connect`.
 
-        The answer's `seconds` are from the first dial until then.
+        The answer's `seconds` are from the first dial until then. They are of another
+        process than the stage's own where one is given.
         """
-        self.load.tell(
+        load = load or self.load
+        load.tell(
             "connect",
             port=self.port,
             path=self._hello["path"],
@@ -205,8 +209,9 @@ class Stage:
             hello=hello,
             slow=slow,
             offer=offer,
+            buffer=buffer,
         )
-        answer = self.load.answer()
+        answer = load.answer()
         self.connected += count
         reached = self.await_clients(self.connected)
         return {**answer, "seconds": (reached["now"] - answer["began"]) / 1e9}
