@@ -32,7 +32,6 @@ _BUFFER_BYTES = 256 * 1024
 _SMALL_BUFFER = 4096  # receive buffer of an attacker that reads slowly: so it is slow at once
 _PATIENCE = 5.0  # seconds for a handshake
 _AT_A_TIME = 8  # connections that are opened between two looks at the others
-_BREATH = 0.01  # seconds between two attempts to connect
 _TICK = 0.02  # seconds between two looks at how much may be sent or read by now
 
 Say = Callable[[random.Random], bytes]
@@ -49,6 +48,7 @@ class Kind:
         reads: bytes a second that it reads; None for all that comes.
         lasts: how many such things a connection lasts; None for as long as it may.
         offer: whether it offers compression.
+        breath: seconds after the end of a connection, or a refusal, until it connects anew.
     """
 
     hello: bytes = b""
@@ -56,6 +56,7 @@ class Kind:
     reads: int | None = None
     lasts: int | None = None
     offer: bool = False
+    breath: float = 0.25
 
 
 def _request(kind: str, **fields: object) -> bytes:
@@ -116,7 +117,7 @@ KINDS = {
     "ws-pings": Kind(say=_always((b"\x89\xfd\x00\x00\x00\x00" + b"x" * 125) * 300)),
     "nested": Kind(say=_always(masked(_nested()))),
     "compressed": Kind(say=_always(_compressed(_nested())), offer=True),
-    "reconnects": Kind(say=_always(_PINGS), lasts=20),  # 10,000 messages
+    "reconnects": Kind(say=_always(_PINGS), lasts=20, breath=0.01),  # 10,000 messages
     "subscribe-churn": Kind(say=_churn),
     "slow-readers": Kind(reads=0),
     "late-viewers": Kind(hello=_REPLAY),
@@ -185,14 +186,14 @@ class Attacker:
                 for _ in range(_AT_A_TIME if now >= again else 0):
                     peer = self._dial(free[-1]) if free else None
                     if peer is None:
-                        again = time.monotonic() + _BREATH
+                        again = time.monotonic() + self._kind.breath
                         break
                     names[peer.sock.fileno()] = free.pop()
                 since = now - began
                 may_send = rate is None or self._counts["up"] < rate * since
                 for fd in self._turn(may_send=may_send, since=since):
                     free.append(names.pop(fd))
-                    again = time.monotonic() + _BREATH
+                    again = time.monotonic() + self._kind.breath
             return {**self._counts, "seconds": time.monotonic() - began}
         finally:
             for fd in list(self._peers):
