@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 TIMES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint bench bench-full soak conformance fuzz cycles clean
+.PHONY: help install demo test test-all lint bench bench-full bench-attack soak conformance fuzz cycles clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -72,6 +72,9 @@ bench: $(VENV)/.test ## measure beside the peers; prints one table, writes bench
 bench-full: $(VENV)/.test ## all rows; then the tables, plots and chart of the documents (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench --full --docs $(BENCH_ARGS)
+
+bench-attack: $(VENV)/.test ## what others notice while 1, 5, 20 attackers work, beside a control; half an hour (BENCH_ARGS)
+	@$(BIN)/python -m bench.attack $(BENCH_ARGS)
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
 	@$(BIN)/python -m bench.soak $(SOAK_ARGS)

@@ -5,5 +5,7 @@ Must not know how anything is tested, and nothing in `ws_hub` may know it. One r
     run ──> rows ──> stage ──JSON lines──> servers   the server under test, one core
                        └─────JSON lines──> load      its clients, another core
 
+    attack ──> trial ──JSON lines──> servers.attacked, witness, attackers, servers.sink
+
     soak ──JSON lines──> servers.soak and visitors   `make soak`: everything at once
 """

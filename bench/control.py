@@ -8,12 +8,13 @@ Must not know what the requests mean. A request names a method of the process,
 from __future__ import annotations
 
 import json
+import select
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Answer", "obey", "say"]
+__all__ = ["Answer", "asked", "obey", "say"]
 
 Answer = dict[str, Any]
 
@@ -22,6 +23,14 @@ def say(answer: Mapping[str, Any]) -> None:
     """Write one line to the parent."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
+
+
+def asked() -> bool:
+    """Say whether the next request, or the end of the input, is there.
+
+    For a method that works until then: nobody sends it a request before.
+    """
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def obey(methods: Mapping[str, Callable[..., Answer | None]]) -> None:

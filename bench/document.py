@@ -16,21 +16,25 @@ from .plot import plotted
 from .result import short
 from .rows import ROWS
 
-__all__ = ["document", "markdown"]
+__all__ = ["PAGE", "document", "markdown", "replace"]
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PAGE = _ROOT / "docs" / "performance.md"
+PAGE = _ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- results: made by bench.document -->\n", "<!-- end of results -->\n"
 
 
-def document(page: Path = _PAGE, folder: Path = RESULTS) -> None:
+def document(page: Path = PAGE, folder: Path = RESULTS) -> None:
     """Replace the figures of a page by the newest; raises ValueError without marks."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not (begin and end):
-        raise ValueError(f"{page} has no place for results")
     runs = newest({row.group for row in ROWS}, folder)
-    text = "".join(map(markdown, runs))
+    replace(page, _BEGIN, _END, "".join(map(markdown, runs)))
+
+
+def replace(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what a page has between two marks; raises ValueError without them."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, also, after = rest.partition(end)
+    if not (found and also):
+        raise ValueError(f"{page} has no place for results")
     page.write_text(before + begin + text + end + after, encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .control import Answer, obey, say
@@ -32,6 +33,7 @@ _BUFFER_BYTES = 1024 * 1024
 _AT_A_TIME = 64  # handshakes under way while connecting
 _PATIENCE = 60.0  # seconds for a handshake, or for an answer to what is sent at the start
 _FEW = 16  # clients that are read between two looks at a plain request
+_TICK = 0.005  # seconds between two looks at what clients with a rate may read
 _SMALL_BUFFER = 4096  # receive buffer of a slow client, so that it is slow at once
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -60,6 +62,7 @@ class Load:
         greeting: str | None = None,
         slow: int | None = None,
         offer: bool = False,
+        buffer: int | None = None,
     ) -> Answer:
         """Open connections, several handshakes at a time; return when the first began.
 
@@ -72,12 +75,15 @@ class Load:
             slow: None for clients that are measured; else bytes a second that these
                 read, unmeasured; 0 for never.
             offer: whether they take compressed messages: then frames are counted.
+            buffer: bytes of their receive buffers; None for what the kernel likes.
         """
+        if slow is not None:
+            buffer = _SMALL_BUFFER
         began = time.monotonic_ns()
         opened: list[socket.socket] = []
         while len(opened) < count:
             batch = [
-                _dial(port, path, small=slow is not None, offer=offer)
+                _dial(port, path, buffer=buffer, offer=offer)
                 for _ in range(min(_AT_A_TIME, count - len(opened)))
             ]
             for sock in batch:
@@ -107,6 +113,11 @@ class Load:
         if any(n > 0 for n in self._left.values()):
             raise RuntimeError("not every client was answered")
         return {"began": began}
+
+    def ask(self, *, text: str) -> None:
+        """Let every client say something, and read nothing of what comes for it."""
+        for sock in self._socks.values():
+            sock.send(masked(text.encode()))
 
     # --- measuring -------------------------------------------------------------------------
 
@@ -162,6 +173,58 @@ class Load:
                         missing -= 1
                         last = now()
         return last
+
+    def collect(
+        self, *, messages: int, timeout: float, rates: Sequence[int | None] = (None,)
+    ) -> Answer:
+        """Say "ready", then read until each client has so many messages, or has been cut.
+
+        A client with a rate reads no more than that many bytes a second, like one behind
+        a link that is no faster. Returns, for each client, how many `messages` and `bytes`
+        it got, in how many `seconds`, and whether it was `cut`.
+        """
+        say({"ready": True})
+        began = time.monotonic()
+        found = [_Reading(rates[index % len(rates)]) for index in range(len(self._socks))]
+        reading = dict(zip(self._socks, found, strict=True))
+        for fd, each in reading.items():
+            if each.rate is not None:
+                self._poll.unregister(fd)
+        while reading and (now := time.monotonic() - began) < timeout:
+            ready = [fd for fd, each in reading.items() if each.rate is not None]
+            ready += [fd for fd, _ in self._poll.poll(_TICK)]
+            for fd in ready:
+                if fd in reading and self._take(fd, reading[fd], now, messages):
+                    del reading[fd]
+        for each in reading.values():
+            each.seconds = time.monotonic() - began
+        return {
+            "clients": [
+                {key: getattr(each, key) for key in ("messages", "bytes", "seconds", "cut")}
+                for each in found
+            ]
+        }
+
+    def _take(self, fd: int, each: _Reading, now: float, messages: int) -> bool:
+        """Read what one client may; say whether it has all, or is no longer connected."""
+        may = _BUFFER_BYTES if each.rate is None else int(each.rate * now) - each.bytes
+        if may <= 0:
+            return False
+        try:
+            size = self._socks[fd].recv_into(self._buffer, min(may, _BUFFER_BYTES))
+        except BlockingIOError:
+            return False
+        except OSError:
+            size = 0
+        each.bytes += size
+        each.messages += self._buffer.count(MARK, 0, size)
+        each.cut = not size
+        if size and each.messages < messages:
+            return False
+        each.seconds = now
+        if each.rate is None:
+            self._poll.unregister(fd)
+        return True
 
     def exchange(self, *, texts: Sequence[str], clients: int, count: int, timeout: float) -> Answer:
         """Let each client send the texts in turn, each when the last was answered.
@@ -259,6 +322,17 @@ class Load:
         return {"began": time.monotonic_ns()}
 
 
+@dataclass
+class _Reading:
+    """What one client has read, and how fast it may."""
+
+    rate: int | None
+    messages: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    cut: bool = False
+
+
 class Crawler:
     """Reads some connections slowly, on a thread of its own, and counts nothing."""
 
@@ -294,11 +368,11 @@ class Crawler:
                     continue  # nothing there, or cut by the server: slow all the same
 
 
-def _dial(port: int, path: str, *, small: bool, offer: bool) -> socket.socket:
+def _dial(port: int, path: str, *, buffer: int | None, offer: bool) -> socket.socket:
     sock = socket.socket()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if small:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
+    if buffer is not None:  # counts only before connect()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     sock.settimeout(_PATIENCE)
     try:
         sock.connect(("127.0.0.1", port))
@@ -340,7 +414,10 @@ def main() -> None:
     load = Load()
     methods: dict[str, Callable[..., Any]] = {
         name: getattr(load, name)
-        for name in ("connect", "disconnect", "exchange", "expect", "idle", "request")
+        for name in (
+            *("ask", "collect", "connect", "disconnect", "exchange", "expect", "idle"),
+            "request",
+        )
     }
     obey(methods)
 

@@ -18,6 +18,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from .control import Answer
 from .machine import cores
 from .servers import CONTENDERS
-from .usage import Usage, usage_of
+from .usage import Usage, forget_peak, usage_of
 
 __all__ = ["Burst", "Process", "ProcessFailed", "Stage", "installed", "staged"]
 
@@ -46,12 +47,12 @@ class Process:
         self, core: int | None, module: str, *args: str, env: Mapping[str, str] | None = None
     ) -> None:
         self._what = " ".join((module, *args))
+        self._read = b""  # of the next answers
         self._child = subprocess.Popen(
             [sys.executable, "-m", module, *args],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
             env={**os.environ, **(env or {})},
         )
         if core is not None:
@@ -61,21 +62,30 @@ class Process:
         """Send a request."""
         assert self._child.stdin is not None
         try:
-            self._child.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._child.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._child.stdin.flush()
         except BrokenPipeError:
             raise ProcessFailed(f"{self._what} has ended") from None
 
-    def answer(self, timeout: float = _PATIENCE) -> Answer:
-        """Wait for the answer to the one request that has none."""
+    def answered(self, timeout: float = 0.0) -> bool:
+        """Say whether some of an answer is there, or the end, within so many seconds."""
         assert self._child.stdout is not None
-        # One answer a request: what has been read never leaves a line in the buffer.
-        if not select.select([self._child.stdout], [], [], timeout)[0]:
-            self._child.kill()
-            raise ProcessFailed(f"{self._what} did not answer for {timeout:g} s")
-        line = self._child.stdout.readline()
-        if not line:
-            raise ProcessFailed(f"{self._what} has ended")
+        return bool(self._read) or bool(select.select([self._child.stdout], [], [], timeout)[0])
+
+    def answer(self, timeout: float = _PATIENCE) -> Answer:
+        """Wait for the answer to the oldest request that has none."""
+        assert self._child.stdout is not None
+        ended = time.monotonic() + timeout
+        while b"\n" not in self._read:
+            left = max(ended - time.monotonic(), 0)
+            if not select.select([self._child.stdout], [], [], left)[0]:
+                self._child.kill()
+                raise ProcessFailed(f"{self._what} did not answer for {timeout:g} s")
+            more = os.read(self._child.stdout.fileno(), 65536)
+            if not more:
+                raise ProcessFailed(f"{self._what} has ended")
+            self._read += more
+        line, _, self._read = self._read.partition(b"\n")
         answer: Answer = json.loads(line)
         if "error" in answer:
             raise ProcessFailed(f"{self._what}: {answer['error']}")
@@ -93,6 +103,10 @@ class Process:
         asked.
         """
         return usage_of(self._child.pid)
+
+    def forget_peak(self) -> None:
+        """Let the peak of the process's memory begin where the memory is now."""
+        forget_peak(self._child.pid)
 
     def pause(self, *, on: bool) -> None:
         """Stop the process, threads and all, or let it go on."""
@@ -177,12 +191,16 @@ class Stage:
         hello: Sequence[Sequence[str]] = ((),),
         slow: int | None = None,
         offer: bool = False,
+        buffer: int | None = None,
+        load: Process | None = None,
     ) -> Answer:
         """Connect clients until the server has registered all; see `Load.connect`.
 
-        The answer's `seconds` are from the first dial until then.
+        The answer's `seconds` are from the first dial until then. They are of another
+        process than the stage's own where one is given.
         """
-        self.load.tell(
+        load = load or self.load
+        load.tell(
             "connect",
             port=self.port,
             path=self._hello["path"],
@@ -191,8 +209,9 @@ class Stage:
             hello=hello,
             slow=slow,
             offer=offer,
+            buffer=buffer,
         )
-        answer = self.load.answer()
+        answer = load.answer()
         self.connected += count
         reached = self.await_clients(self.connected)
         return {**answer, "seconds": (reached["now"] - answer["began"]) / 1e9}

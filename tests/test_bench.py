@@ -20,7 +20,7 @@ from bench.rows import ROWS, Incomplete, Plan, Point, Row, Sample, Setup, crowd,
 from bench.rows.base import subscribe
 from bench.servers import CONTENDERS, FLOORS, PEERS, RIVALS
 from bench.servers.hub import sized
-from bench.stage import ProcessFailed, Stage, installed, staged
+from bench.stage import Process, ProcessFailed, Stage, installed, staged
 from ws_hub.frames import text_frame
 from ws_hub.message import encode
 
@@ -44,7 +44,7 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_every_row_comes_to_a_figure() -> None:
     ours = [
         dataclasses.replace(row, servers=tuple(set(row.servers) - {*RIVALS}))
@@ -207,6 +207,52 @@ def test_usage_is_what_the_server_holds(stage: Stage) -> None:
     assert after.descriptors == before.descriptors + 2
     assert after.threads > before.threads and after.now > before.now
     assert after.rss_bytes > 1e7 and after.cpu_seconds > 0
+
+
+# --- clients that read at a pace -----------------------------------------------------------
+
+
+def collect(stage: Stage, **how: Any) -> list[dict[str, Any]]:
+    """Publish three messages to clients that read until they have so many."""
+    stage.load.tell("collect", **how)
+    stage.load.answer()
+    stage.server.ask("publish", count=3, size=1000)
+    clients: list[dict[str, Any]] = stage.load.answer()["clients"]
+    return clients
+
+
+def test_clients_that_collect_are_counted_each_by_itself(stage: Stage) -> None:
+    found = collect(stage, messages=3, timeout=30, rates=[None, None, 10_000_000])
+    assert [(each["messages"], each["cut"]) for each in found] == [(3, False)] * 3
+    assert all(each["bytes"] > 3000 and each["seconds"] < 30 for each in found)
+
+
+def test_a_client_with_a_rate_reads_no_faster_and_comes_short(stage: Stage) -> None:
+    found = collect(stage, messages=3, timeout=0.5, rates=[100, None])
+    assert [each["messages"] >= 3 for each in found] == [False, True, False]
+    assert all(each["bytes"] <= 100 * each["seconds"] for each in found[::2])
+
+
+def test_a_client_that_is_cut_while_it_collects_is_said_to_be(stage: Stage) -> None:
+    stage.load.tell("collect", messages=3, timeout=30)
+    stage.load.answer()
+    stage.server.close()
+    assert [each["cut"] for each in stage.load.answer()["clients"]] == [True] * 3
+
+
+def test_a_reader_that_is_cut_in_a_replay_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = next(row for row in ROWS if row.name == "slow-replay")
+    counts = iter([{"clients": 2}])
+    ask = Process.ask
+
+    def stats(self: Process, do: str, *args: Any, **more: Any) -> dict[str, Any]:
+        found = ask(self, do, *args, **more)
+        return next(counts, {"clients": 1}) if do == "stats" else found
+
+    monkeypatch.setattr(Process, "ask", stats)
+    (found,) = engine.measure([row], TINY)
+    assert found.median is not None and found.note == ""
+    assert found.extra["cut"] == 2
 
 
 # --- plain requests ------------------------------------------------------------------------

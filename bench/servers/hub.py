@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import threading
@@ -60,7 +61,11 @@ class HubServer(Server):
 
     def requests(self) -> dict[str, Callable[..., Answer | None]]:
         own = {"cycle": self.cycle, "encode": self.encode, "lines": self.lines}
-        return {**super().requests(), **own}
+        return {**super().requests(), **own, "stats": self.stats}
+
+    def stats(self) -> Answer:
+        """Return what the hub counts."""
+        return dataclasses.asdict(self.hub.stats())
 
     def lines(self, *, count: int, width: int, process: str) -> Answer:
         """Stream a program that prints so many lines, at the pace of its slowest viewer."""
