@@ -17,7 +17,7 @@ import pytest
 
 from tests.recorder import Recorder
 from tests.support import wait_until
-from ws_hub import launch, session
+from ws_hub import cli, launch, session
 from ws_hub.process import ExitCodeUnknown, Process, ProcessStartError, run_process
 from ws_hub.spawn import Child
 
@@ -451,3 +451,106 @@ def test_fault_130_a_program_that_cannot_be_guarded_is_ended(
     with pytest.raises(ProcessStartError, match="temporarily unavailable"):
         start(hub, ["sleep", "1000"])
     assert [status["status"] for status in hub.statuses()] == ["failed"]
+
+
+# --- the command line: 84, 86, 90, 130 -----------------------------------------------------
+
+
+def shell(script: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a line of bash; $WS is the command line."""
+    environment = {**os.environ, "WS": f"{sys.executable} -m ws_hub"}
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+        **options,
+    )
+
+
+CLOSED = [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("pty", ["--pty", "--no-pty"])
+def test_fault_086_a_program_runs_with_descriptors_closed(
+    closed: str, pty: str, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    script = f"echo out; echo err >&2; readlink /proc/$PPID/fd/[012] > {seen}; exit 3"
+    done = shell(f"$WS run {pty} --port 0 -- sh -c {script!r} {closed}")
+    assert done.returncode == 3
+    assert "watch at" not in done.stdout
+    if ">&-" not in closed.split():
+        assert done.stdout.splitlines()[0] == "out"
+    if "2>&-" not in closed and pty == "--no-pty":
+        assert "err" in done.stderr.splitlines()
+    descriptors = seen.read_text().split()
+    assert len(descriptors) == 3
+    assert not any("socket" in each for each in descriptors)
+
+
+@pytest.mark.parametrize("command", ["serve --port 0", "tail ws://127.0.0.1:9/ws news"])
+def test_fault_086_no_socket_takes_the_number_of_a_closed_descriptor(command: str) -> None:
+    script = f"exec {sys.executable} -m ws_hub {command} <&- >&- 2>&-"
+    with subprocess.Popen(["bash", "-c", script], cwd=ROOT) as process:
+        try:
+            wait_until(lambda: _handles(process.pid, signal.SIGTERM), BOUND)
+            found = {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in range(3)}
+            process.terminate()
+            assert process.wait(BOUND) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert found == {os.devnull}
+
+
+def _handles(pid: int, number: int) -> bool:
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return bool(int(status["SigCgt"], 16) >> (number - 1) & 1)
+
+
+def test_fault_084_run_knows_the_exit_code_though_it_inherits_an_ignored_sigchld() -> None:
+    code = """
+        import os, signal, sys
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        os.execv(sys.executable, [sys.executable, "-m", "ws_hub", *sys.argv[1:]])
+    """
+    argv = [*python(code), "run", "--port", "0", "--", "sh", "-c", "exit 3"]
+    done = subprocess.run(argv, cwd=ROOT, timeout=BOUND, check=False, stderr=subprocess.DEVNULL)
+    assert done.returncode == 3
+
+
+def test_fault_084_an_unknown_exit_code_is_no_success_of_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reap = launch.Launched.reap
+    monkeypatch.setattr(launch.Launched, "reap", lambda self: reap(self) and None)
+    assert cli.main(["run", "--no-pty", "--port", "0", "--", "sh", "-c", "exit 3"]) == 1
+    assert "exit code is not known" in capfd.readouterr().err
+
+
+def test_fault_090_help_says_that_there_is_no_input() -> None:
+    assert "what it reads is at its end" in " ".join(shell("$WS run --help").stdout.split())
+
+
+@pytest.mark.parametrize("pty", ["--pty", "--no-pty"])
+def test_fault_130_kill_9_of_run_ends_the_program(pty: str) -> None:
+    script = "trap '' HUP TERM; echo $$; while :; do sleep 1000; done"
+    with subprocess.Popen(
+        [sys.executable, "-m", "ws_hub", "run", pty, "--port", "0", "--", "sh", "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        run.kill()
+        run.wait(BOUND)
+        wait_until(lambda: not any(each == pid for each in _sessions()), BOUND)
