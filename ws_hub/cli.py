@@ -20,6 +20,7 @@ import os
 import queue
 import re
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -33,7 +34,7 @@ from .errors import WsHubError
 from .hub import Hub
 from .message import check_channel, process_channel
 from .page import page_app
-from .process import Process, ProcessStartError, run_process
+from .process import ExitCodeUnknown, Process, ProcessStartError, run_process
 from .server import Server, serve
 from .signals import Signals
 from .tail import Tail, socket_url
@@ -52,7 +53,8 @@ _SIZE = (100, 40)  # of a program's terminal where we have none: what a page sho
 
 _EXIT_CODES = """\
 exit codes:
-  of the command, 128 + N when signal N ended it; 126, 127 when it cannot be started;
+  of the command, 128 + N when signal N ended it, 1 when its own cannot be known;
+  126, 127 when it cannot be started;
   130 after Ctrl-C, 143 after SIGTERM; 2 for a wrong option or a port in use
 """
 _RUN_EXAMPLES = f"""\
@@ -60,6 +62,11 @@ examples:
   ws-hub run -- make -j4 all
   ws-hub run --open --wait -- pytest -v
   ws-hub run --host 0.0.0.0 --port 9000 --id build-42 --pty -- ./build.sh
+
+input:
+  the command gets none: what it reads is at its end, also in a terminal of its own, where
+  a question for a password ends as at Ctrl-D; one that waits for keys (an editor, an
+  interactive shell) waits until it is ended
 
 {_EXIT_CODES}"""
 _SERVE_EXAMPLES = """\
@@ -86,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Threads: the main thread, because of the signals.
     """
+    _open_standard_files()
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="ws-hub: %(message)s", level=logging.WARNING)
     for out in (sys.stdout, sys.stderr):
@@ -97,6 +105,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
         except (WsHubError, OSError) as error:
             return _fail(str(error), _USAGE)
+
+
+def _open_standard_files() -> None:
+    """Open on /dev/null what the shell has closed (`>&-`).
+
+    Otherwise a socket gets its number, and who writes there speaks to a viewer.
+    """
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))
 
 
 def _say(text: str) -> None:
@@ -266,6 +288,8 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
     process_id = arguments.id or _name(argv[0])
     watched = threading.Event()
     hub = Hub(HubConfig(on_first_subscriber=lambda channel: watched.set()))
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited; no exit code would be known
     with _served(hub, arguments, process_channel(process_id)) as server:
         screens = {name: Screen(out) for name, out in _outputs().items()}
         mirror = functools.partial(_mirror, screens)
@@ -278,11 +302,11 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         if arguments.open:
             webbrowser.open(_page_url(server))
         number = _follow(process, signals)
-        code = process.wait()
+        code, ended = _end_of(process)
         if number is not None:
             return 128 + number
         if arguments.wait:
-            _say(f"{process_id} {_ended(code)}; the page is served until Ctrl-C")
+            _say(f"{process_id} {ended}; the page is served until Ctrl-C")
             signals.wait()
         elif arguments.open:
             watched.wait(_VIEWER_WITHIN)  # or the browser finds nobody there
@@ -310,15 +334,22 @@ def _mirror(screens: dict[str, Screen], text: str, stream: str) -> None:
     screens[stream].text(stream, text)
 
 
-def _ended(code: int) -> str:
-    return f"exited {code}" if code >= 0 else f"was killed by signal {-code}"
+def _end_of(process: Process) -> tuple[int, str]:
+    """Return how a program has ended, for `sys.exit` and for a person."""
+    try:
+        code = process.wait()
+    except ExitCodeUnknown as error:
+        _say(str(error))
+        return _FAILED, "has ended"
+    return code, f"exited {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
 def _follow(process: Process, signals: Signals) -> int | None:
     """Wait for the program's end; return the signal that came first, if one did."""
 
     def watch() -> None:
-        process.wait()
+        with contextlib.suppress(ExitCodeUnknown):
+            process.wait()
         signals.put(None)
 
     watcher = workers.start("ws-hub:exit", watch)

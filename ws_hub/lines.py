@@ -21,7 +21,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator
 
-__all__ = ["GOES_ON", "MAX_PIECE", "REPLACED", "Lines", "join"]
+__all__ = ["GOES_ON", "MAX_PIECE", "REPLACED", "Lines", "cut", "join"]
 
 # A control character takes six bytes of JSON: 48 KiB at worst, where a Go client takes 64.
 MAX_PIECE = 8192
@@ -140,6 +140,21 @@ class Lines:
 
 def _longest(lines: list[str]) -> int:
     return max(map(len, lines), default=0)
+
+
+def cut(text: str, max_piece: int = MAX_PIECE) -> list[str]:
+    """Return one text of the wire in pieces that a Go client takes; mostly as it is.
+
+    A state, which another text replaces, loses what is too much: as pieces it would stay.
+    """
+    if len(text) <= max_piece + len(GOES_ON):
+        return [text]
+    if text.endswith(REPLACED):
+        return [text[:max_piece] + REPLACED]
+    rest = len(text) - len(GOES_ON) * text.endswith(GOES_ON)
+    last = (rest - 1) // max_piece * max_piece  # at least one character stays
+    pieces = [text[start : start + max_piece] + GOES_ON for start in range(0, last, max_piece)]
+    return [*pieces, text[last:]]
 
 
 def join(texts: Iterable[str]) -> Iterator[str]:

@@ -25,6 +25,8 @@ from typing import Any, NoReturn
 from .errors import InvalidName, MessageDecodeError, MessageEncodeError, excerpt
 
 __all__ = [
+    "FINAL_STATUSES",
+    "MAX_MESSAGE_BYTES",
     "PROCESS_PREFIX",
     "Message",
     "MessageType",
@@ -44,6 +46,10 @@ __all__ = [
 ]
 
 PROCESS_PREFIX = "process:"
+# What tells that a process is over; an `exitCode` does not: a Go hub sends one always.
+FINAL_STATUSES = frozenset({"exited", "failed", "lost"})
+# Below what our clients take by default, beside the number that the hub may add.
+MAX_MESSAGE_BYTES = 16_000_000
 
 _MAX_CHANNEL = 256
 _CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]+\Z")

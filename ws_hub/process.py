@@ -5,11 +5,13 @@ Must not know clients, sockets, or who watches. The way of a line::
     child ──pipe or terminal──> ws-hub:process:<id> ──Lines──> hub.send_process_output
 
 One thread a process reads, sends, and waits with the hub while its queue is full; the
-child then waits at its pipe. It says `running` first and `exited` last.
+child then waits at its pipe. It says `running` first and `exited` last. What it has
+started ends with it where it is we who end it (`session`), and with us (`guard`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -31,14 +33,26 @@ from .writers import log_handler, writer
 if TYPE_CHECKING:
     from .hub import Hub
 
-__all__ = ["Process", "ProcessStartError", "log_handler", "run_process", "writer"]
+__all__ = [
+    "ExitCodeUnknown",
+    "Process",
+    "ProcessStartError",
+    "log_handler",
+    "run_process",
+    "writer",
+]
 
 logger = get_logger(__name__)
 
 _LOOK = 0.25  # seconds between looks at whether to kill, while viewers are waited for
 _KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL, when it is we who end a child
+_TAKEN = "its exit code is not known: SIGCHLD is ignored, or something waits for any child"
 
 OnLine = Callable[[str, str], object]
+
+
+class ExitCodeUnknown(WsHubError):
+    """A program has ended, and nobody can say how: another part of this process was told."""
 
 
 def run_process(
@@ -56,7 +70,9 @@ def run_process(
 
     The channel gets the status `running`, the texts that `docs/processes.md` describes,
     usually one a line, and at the end `exited` with the exit code; or `failed`, when the
-    program cannot be started. There is no shell, and no input.
+    program cannot be started. There is no shell, and no input: what the program reads is at
+    its end. It begins with the default for every signal, and none blocked; SIGHUP, SIGINT
+    and SIGQUIT stay ignored where we ignore them.
 
     Args:
         hub: a hub that runs.
@@ -137,6 +153,20 @@ class Process:
             self._pace = Pace(config.outbox_messages, config.outbox_bytes, self._sharers)
         self._killed = False  # because `_kill_at` had come
         self._returncode: int | None = None
+        # Written by the stream's thread at its end, and by `forget`.
+        self._ended = False
+        workers.forget_after_fork(self)
+
+    def forget(self) -> None:
+        """Be over in a forked child: the program is the parent's.
+
+        Threads: the only one there is, right after a fork.
+        """
+        # guards: _kill_at, as before.
+        self._lock = threading.Lock()
+        self._kill_at = time.monotonic()
+        self._thread = None
+        self._ended = True
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -150,16 +180,29 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, or minus the signal that ended it; None while it runs.
+        """The exit code, or minus the signal that ended it.
+
+        None while it runs, and for ever when it cannot be known (`wait`).
 
         Threads: any.
         """
         return self._returncode
 
+    @property
+    def running(self) -> bool:
+        """Whether it has yet to end.
+
+        Threads: any.
+        """
+        return not self._ended
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait until it has exited and all of it is sent; return the exit code.
 
-        Raises TimeoutError after `timeout` seconds.
+        Raises TimeoutError after `timeout` seconds; ExitCodeUnknown when the exit code
+        cannot be known: the application ignores SIGCHLD, or another part of it waits for
+        any child (`os.waitpid(-1)`) and was told instead; or this is a fork of the process
+        that has started it.
 
         Threads: any but its own (on_line), where it raises RuntimeError; blocks.
         """
@@ -167,11 +210,12 @@ class Process:
             raise RuntimeError(f"{self!r} cannot wait for itself in on_line")
         if not workers.join(self._thread, threading.TIMEOUT_MAX if timeout is None else timeout):
             raise TimeoutError(f"{self!r} has not ended within {timeout:g} s")
-        assert self._returncode is not None
+        if self._returncode is None:
+            raise ExitCodeUnknown(f"{self!r} has ended, but {_TAKEN}")
         return self._returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to it and to what it has started; none once it has ended.
+        """Send a signal to it and to its process group; none once it has ended.
 
         Threads: any; does not wait.
         """
@@ -194,14 +238,16 @@ class Process:
     def close(self) -> None:
         """End it, with all that it has started: SIGTERM, and SIGKILL two seconds later.
 
-        Idempotent. What it had printed is sent, and `exited`.
+        That is its session, whatever the process groups in it, and the descendants in
+        other sessions whose parents live; a daemon, which has no parent among these any
+        more, lives on. Idempotent. What it had printed is sent, and `exited`.
 
         Threads: any; waits for the end, save in on_line.
         """
         kill_at = self._begin_end()
         if workers.join(self._thread, kill_at - time.monotonic()):
             return
-        self._child.signal(signal.SIGKILL)
+        self._child.signal_all(signal.SIGKILL)
         if not workers.join(self._thread, _KILL_AFTER):
             logger.warning("%r has ended, but the hub takes the rest slowly", self)
 
@@ -220,7 +266,7 @@ class Process:
             if self._kill_at is not None:
                 return self._kill_at
             kill_at = self._kill_at = time.monotonic() + _KILL_AFTER
-        self._child.signal(signal.SIGTERM)
+        self._child.signal_all(signal.SIGTERM)
         return kill_at
 
     def _hub_stops(self) -> None:
@@ -242,7 +288,7 @@ class Process:
             self._thread = workers.start(f"ws-hub:process:{self.process_id}", self._run, pump)
         except BaseException:
             self._take_back()
-            self._child.signal(signal.SIGKILL)
+            self._kill()
             self._clean_up(pump)
             raise
 
@@ -253,19 +299,34 @@ class Process:
             while pump.turn(None if self._killed else self._kill_at):
                 self._kill_if_due()
             pump.finish()
+        except BaseException:  # an error of ours: it is on its way to the log
+            self._kill()
+            raise
         finally:
-            if not self._child.exited():  # an error of ours: it is on its way to the log
-                self._child.signal(signal.SIGKILL)
-            self._clean_up(pump)
-            self._say_exited()
-            _streaming.release(self.hub, self.process_id)
-            self._take_back()
+            with contextlib.ExitStack() as then:  # last first, each of them whatever happens
+                then.callback(self._take_back)
+                then.callback(_streaming.release, self.hub, self.process_id)
+                then.callback(self._say_exited)
+                self._clean_up(pump)
+
+    def _kill(self) -> None:
+        """Have it and all that it has started end now."""
+        with self._lock:
+            self._kill_at = time.monotonic()
+        self._killed = True
+        self._child.signal_all(signal.SIGKILL)
 
     def _clean_up(self, pump: Pump | None) -> None:
-        self._returncode = self._child.reap(kill_group=self._kill_at is not None)
-        if pump is not None:
-            pump.close()
-        self._child.close()
+        try:
+            # What runs on after the end that it came to by itself was meant to.
+            if self._kill_at is not None and not self._child.end_session(self._kill_at):
+                logger.warning("%r has ended, but something that it started has not", self)
+            self._returncode = self._child.reap()
+        finally:
+            self._ended = True
+            if pump is not None:
+                pump.close()
+            self._child.close()
 
     def _deliver(self, name: str, texts: list[str]) -> None:
         for text in texts:
@@ -308,19 +369,23 @@ class Process:
     def _kill_if_due(self) -> None:
         if self._kill_at is not None and self._kill_at <= time.monotonic() and not self._killed:
             self._killed = True
-            self._child.signal(signal.SIGKILL)
+            self._child.signal_all(signal.SIGKILL)
 
     def _call_on_line(self, text: str, name: str) -> None:
         assert self._on_line is not None
         try:
             self._on_line(text, name)
-        except Exception:  # noqa: BLE001 - user code: the stream goes on
+        except BaseException:  # noqa: BLE001 - user code, sys.exit() too: the stream goes on
             logger.exception("on_line of %r failed and is not called again", self)
             self._on_line = None
 
     def _say_exited(self) -> None:
         code = self._returncode
-        extra = {"signal": signal_name(-code)} if code is not None and code < 0 else {}
+        extra: dict[str, object] = {}
+        if code is None:
+            extra = {"exitCode": None, "error": _TAKEN}
+        elif code < 0:
+            extra = {"signal": signal_name(-code)}
         while not self._deaf:
             try:
                 self.hub.send_process_status(self.process_id, "exited", code, extra=extra)

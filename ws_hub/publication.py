@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from . import deflate
 from .config import Overflow
+from .errors import MessageEncodeError, excerpt
 from .frames import deflated_frame, text_frame
-from .message import Message, decode, number
+from .message import MAX_MESSAGE_BYTES, Message, decode, number
 
 __all__ = ["Batch", "Publication", "compress", "publish"]
 
@@ -71,7 +72,14 @@ def publish(
     """Return an encoded message for `channel`, or for every client when that is "".
 
     `compressed` is for the thread that publishes: the hub's would let go of the GIL.
+    Raises MessageEncodeError for what no client takes: each would drop its connection,
+    come back, and where it is kept get it again.
     """
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise MessageEncodeError(
+            f"a message of {len(text)} bytes is refused, clients take {MAX_MESSAGE_BYTES}: "
+            f"{excerpt(text[:200].decode(errors='replace'))}"
+        )
     if to_be_numbered:
         begun = deflate.begin(text[:-1]) if compressed else b""  # its number comes before the "}"
         return Publication(text, b"", b"", channel, overflow, begun=begun)

@@ -11,7 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .lines import MAX_PIECE, cut
 from .message import (
+    FINAL_STATUSES,
     Message,
     MessageType,
     check_channel,
@@ -33,6 +35,11 @@ class Publisher(abc.ABC):
     All methods encode the message in the calling thread and raise MessageEncodeError
     there when it has no JSON form: then nobody gets any of it. What else they raise is
     what `_publish` raises; `timeout` is in seconds, None for the default.
+
+    A Go client takes 64 KiB a message, and ends the connection at more. Output is cut into
+    pieces of less (`docs/processes.md`), and the texts of a status are shortened; an event,
+    an error or a message of an application's own cannot be cut: beyond 64 KiB it is for
+    Python and JavaScript clients only, and a hub refuses what these do not take either.
     """
 
     @abc.abstractmethod
@@ -49,7 +56,8 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._publish([encode(message, time.time())], "", timeout)
+        now = time.time()
+        self._publish([encode(each, now) for each in _cut_up(message)], "", timeout)
 
     def send_to_channel(
         self, channel: str, message: Message, *, timeout: float | None = None
@@ -69,19 +77,21 @@ class Publisher(abc.ABC):
             timestamp=message.timestamp or _now(),
         )
         over = _is_last_word(message.type, message.data)
-        self._publish([encode(message)], channel, timeout, over=over)
+        texts = [encode(each) for each in _cut_up(message)]
+        self._publish(texts, channel, timeout, over=over)
 
     def send_process_output(
         self, process_id: str, data: str, *, timeout: float | None = None
     ) -> None:
         """Send a piece of a process's output, usually a line, to who watches it.
 
-        Its channel, `process:<id>`, keeps the last lines for those who come late.
+        A line of more than 8,192 characters is cut into pieces. Its channel,
+        `process:<id>`, keeps the last lines for those who come late.
         Raises InvalidName for a bad process id.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._to_process(_OUTPUT, process_id, data, timeout)
+        self.send_process_lines(process_id, [data], timeout=timeout)
 
     def send_process_lines(
         self, process_id: str, lines: Sequence[str], *, timeout: float | None = None
@@ -94,7 +104,11 @@ class Publisher(abc.ABC):
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         channel, now = process_channel(process_id), _now()
-        texts = [encode_fields(_OUTPUT, channel, process_id, line, now) for line in lines]
+        texts = [
+            encode_fields(_OUTPUT, channel, process_id, piece, now)
+            for line in lines
+            for piece in _pieces(line)
+        ]
         if texts:
             self._publish(texts, channel, timeout)
 
@@ -109,17 +123,20 @@ class Publisher(abc.ABC):
     ) -> None:
         """Send what became of a process: "running", "exited" with its code, "failed".
 
-        `extra` are further fields of the message's data (`signal`, `error`). With an
-        exit code, or as "failed", it is the process's last word: what the channel keeps
-        is freed some minutes later.
+        `extra` are further fields of the message's data (`signal`, `error`); their texts
+        are shortened to 8,192 characters in all. "exited", "failed" and "lost" are the
+        process's last word, with or without an exit code: what the channel keeps is freed
+        some minutes later. `extra={"exitCode": None}` says that the code is not known.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         data: dict[str, Any] = {"status": status}
         if exit_code is not None:
             data["exitCode"] = exit_code
-        data.update(extra or {})
-        self._to_process(_STATUS, process_id, data, timeout)
+        data.update(_shortened(extra or {}))
+        channel = process_channel(process_id)
+        text = encode_fields(_STATUS, channel, process_id, data, _now())
+        self._publish([text], channel, timeout, over=status in FINAL_STATUSES)
 
     def send_event(
         self, event: str, data: Any = None, *, channel: str = "", timeout: float | None = None
@@ -138,11 +155,6 @@ class Publisher(abc.ABC):
         """
         self._publish([encode_fields(_ERROR, channel, "", text, _now())], channel, timeout)
 
-    def _to_process(self, kind: str, process_id: str, data: Any, timeout: float | None) -> None:
-        channel = process_channel(process_id)
-        text = encode_fields(kind, channel, process_id, data, _now())
-        self._publish([text], channel, timeout, over=_is_last_word(kind, data))
-
 
 def _now() -> str:
     return timestamp(time.time())
@@ -150,8 +162,29 @@ def _now() -> str:
 
 def _is_last_word(kind: str, data: Any) -> bool:
     """Say whether a message tells that a process is over."""
-    return (
-        kind == _STATUS
-        and isinstance(data, dict)
-        and (data.get("status") == "failed" or "exitCode" in data)
-    )
+    if kind != _STATUS or not isinstance(data, dict):
+        return False
+    status = data.get("status")
+    return isinstance(status, str) and status in FINAL_STATUSES
+
+
+def _pieces(line: Any) -> list[Any]:
+    return cut(line) if isinstance(line, str) else [line]
+
+
+def _cut_up(message: Message) -> list[Message]:
+    if message.type != _OUTPUT:
+        return [message]
+    return [dataclasses.replace(message, data=piece) for piece in _pieces(message.data)]
+
+
+def _shortened(extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields, their texts cut evenly where they are too much for one message."""
+    texts = [value for value in extra.values() if isinstance(value, str)]
+    if sum(map(len, texts)) <= MAX_PIECE:
+        return extra
+    share = MAX_PIECE // len(texts)
+    return {
+        name: f"{value[: share - 3]}..." if isinstance(value, str) and len(value) > share else value
+        for name, value in extra.items()
+    }

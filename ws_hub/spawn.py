@@ -1,8 +1,8 @@
-"""One child process with a session of its own: pipes or a terminal, signals, its end.
+"""One child process: pipes or a terminal, signals, its end and that of all its session.
 
-Must not know lines, the hub, or threads other than by its lock. It is the leader of its
-session and process group, so that a signal reaches what it has started as well; it
-inherits no descriptor but the three that it is given.
+Must not know lines, the hub, or threads other than by its lock. The child is the leader of
+its session and process group, so that what it has started can be found; it inherits no
+descriptor but the three that it is given, and its input is at its end.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ import os
 import shutil
 import signal
 import struct
-import subprocess
 import threading
-from collections.abc import Mapping, Sequence
-from typing import IO
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
+from . import workers
 from .errors import ConfigError, WsHubError, excerpt
+from .guard import Guard
+from .launch import Launched, launch, pipe
+from .session import Session
 
 __all__ = ["Child", "ProcessStartError", "check_argv", "signal_name"]
 
-# The shell only opens the terminal, which makes it the controlling one of the session
-# that it leads, and becomes the command. In Python this would take a `preexec_fn`: our
-# code, and everybody's fork hooks, in the copy of a process whose other threads may
-# hold any lock (FAULTS 26).
-_IN_TERMINAL = ("/bin/sh", "-c", 'exec "$@" <>"$0"')
-
 _DEFAULT_ROWS, _DEFAULT_COLUMNS = 24, 80
+_KILLED_WITHIN = 1.0  # seconds that what got SIGKILL has to be gone
 
 
 class ProcessStartError(WsHubError, OSError):
@@ -58,6 +56,9 @@ def signal_name(number: int) -> str:
 class Child:
     """A command that runs. Whoever starts one reads its streams, reaps it and closes it.
 
+    In a forked child of ours it is nobody's to signal or to reap: there, all of that does
+    nothing.
+
     Args:
         argv: the command and its arguments.
         terminal: run it in a pseudo-terminal, its one stream then being "stdout".
@@ -69,8 +70,6 @@ class Child:
     Attributes:
         pid: its process id, and that of its group.
         streams: name -> descriptor to read from, until `close_stream`.
-        exit_fd: a descriptor that becomes readable at its exit; None where the system
-            has none: then `exited` must be asked now and then.
     """
 
     def __init__(
@@ -81,22 +80,46 @@ class Child:
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        # guards: reaping. A signal goes out only while the pid cannot be another's.
-        # The last lock in the order; held for system calls that do not wait.
-        self._lock = threading.Lock()
-        self._reaped = False
-        self._files: list[IO[bytes]] = []
+        self._renew_lock()
+        self._over = False  # reaped, or another process's
+        start = _start_in_terminal if terminal else _start_with_pipes
         try:
-            if terminal:
-                self._popen, self.streams = _start_in_terminal(argv, cwd, env)
-            else:
-                self._popen, self._files = _start_with_pipes(argv, cwd, env)
-                names = ("stdout", "stderr")
-                self.streams = {n: f.fileno() for n, f in zip(names, self._files, strict=True)}
+            self._program, self.streams = start(argv, cwd, env)
         except (OSError, ValueError) as error:
             raise ProcessStartError(f"cannot start {excerpt(argv[0])}: {error}") from error
-        self.pid = self._popen.pid
-        self.exit_fd = _exit_descriptor(self.pid)
+        self.pid = self._program.pid
+        self._session = Session(self.pid)
+        try:
+            self._guard = Guard(self.pid)
+        except OSError as error:
+            self._session.signal(signal.SIGKILL)
+            self._program.reap()
+            self.close()
+            raise ProcessStartError(f"cannot guard {excerpt(argv[0])}: {error}") from error
+        workers.forget_after_fork(self)
+
+    def _renew_lock(self) -> None:
+        # guards: reaping. A signal goes out only while the pid cannot be another's.
+        # Taken before the session's; held for system calls that do not wait.
+        self._lock = threading.Lock()
+
+    def forget(self) -> None:
+        """Leave the program to the process that has started it.
+
+        Threads: the only one there is, right after a fork.
+        """
+        self._renew_lock()
+        self._over = True
+        self._guard.forget()
+        self.close()
+
+    @property
+    def exit_fd(self) -> int | None:
+        """A descriptor that becomes readable at its exit.
+
+        None where the system has none: then `exited` must be asked now and then.
+        """
+        return self._program.exit_fd
 
     def signal(self, number: int) -> None:
         """Send a signal to the child and its group; nothing happens once it is reaped.
@@ -104,137 +127,153 @@ class Child:
         Threads: any; does not wait.
         """
         with self._lock:
-            if not self._reaped:
-                self._signal_locked(number)
+            if self._over or self._program.taken():
+                return
+            try:
+                os.killpg(self.pid, number)
+            except (ProcessLookupError, PermissionError):
+                # macOS answers EPERM for a group of which only a zombie is left.
+                pass
 
-    def _signal_locked(self, number: int) -> None:
-        assert self._lock.locked()
-        try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):
-            # macOS answers EPERM for a group of which only a zombie is left.
-            pass
+    def signal_all(self, number: int) -> None:
+        """Send a signal to all that it has started as well, whatever the group.
 
-    def exited(self) -> bool:
-        """Say whether the child itself is over; it may have left others in its group."""
-        if not hasattr(os, "waitid"):  # macOS before Python 3.13
-            with self._lock:
-                return self._popen.poll() is not None
-        try:
-            flags = os.WEXITED | os.WNOHANG | os.WNOWAIT  # its pid stays taken until `reap`
-            return os.waitid(os.P_PID, self.pid, flags) is not None
-        except ChildProcessError:  # somebody else has reaped it, or SIGCHLD is ignored
-            return True
-
-    def reap(self, *, kill_group: bool) -> int:
-        """Return the exit code of a child that is over, or minus its signal.
-
-        `kill_group` ends what it has left in its group.
+        Threads: any; does not wait.
         """
         with self._lock:
-            if kill_group and not self._reaped:
-                self._signal_locked(signal.SIGKILL)
-            code = self._popen.wait()
-            self._reaped = True
-            return code
+            if not self._over:
+                self._session.signal(number)
+
+    def end_session(self, until: float) -> bool:
+        """Wait for the end of all that it has started, then kill it.
+
+        `until` is when SIGKILL is due, by the monotonic clock. False when something lives
+        all the same.
+
+        Threads: the one that reaps; blocks until then and a little longer.
+        """
+        # Without the lock: others may send their signals meanwhile.
+        if self._over or self._session.wait(until):
+            return True
+        return self._session.kill(max(until, time.monotonic()) + _KILLED_WITHIN)
+
+    def exited(self) -> bool:
+        """Say whether the child itself is over; it may have left others in its session."""
+        with self._lock:
+            return self._over or self._program.exited()
+
+    def reap(self) -> int | None:
+        """Return the exit code of a child that is over, or minus its signal.
+
+        None when it cannot be known. What it has left running runs on, unguarded.
+        """
+        if self._over:
+            return None
+        self._guard.close()
+        with self._lock:
+            self._over = True
+            return self._program.reap()
 
     def close_stream(self, name: str) -> None:
         """Stop reading a stream."""
-        fd = self.streams.pop(name)
-        for file in self._files:
-            if file.fileno() == fd:
-                self._files.remove(file)
-                file.close()
-                return
-        os.close(fd)
+        os.close(self.streams.pop(name))
 
     def close(self) -> None:
         """Close every descriptor."""
         for name in list(self.streams):
             self.close_stream(name)
-        if self.exit_fd is not None:
-            os.close(self.exit_fd)
-            self.exit_fd = None
-
-
-def _exit_descriptor(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, or a kernel before 5.3
-        return None
+        self._program.close()
 
 
 def _start_with_pipes(
     argv: Sequence[str], cwd: str | os.PathLike[str] | None, env: Mapping[str, str] | None
-) -> tuple[subprocess.Popen[bytes], list[IO[bytes]]]:
-    popen = subprocess.Popen(
-        argv,
-        bufsize=0,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        env=env,
-        start_new_session=True,
-    )
-    assert popen.stdout is not None and popen.stderr is not None
-    return popen, [popen.stdout, popen.stderr]
+) -> tuple[Launched, dict[str, int]]:
+    streams: dict[str, int] = {}
+    theirs: list[int] = []
+    try:
+        for name in ("stdout", "stderr"):
+            streams[name], end = pipe()
+            theirs.append(end)
+        return _launch(argv, [os.devnull, *theirs], cwd, env), streams
+    except BaseException:
+        _close_all(streams.values())
+        raise
+    finally:
+        _close_all(theirs)
 
 
 def _start_in_terminal(
     argv: Sequence[str], cwd: str | os.PathLike[str] | None, env: Mapping[str, str] | None
-) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+) -> tuple[Launched, dict[str, int]]:
     if not hasattr(os, "openpty"):
         raise OSError("this platform has no pseudo-terminals")
     environment = dict(os.environ if env is None else env)
     environment.setdefault("TERM", "xterm-256color")
-    # The shell would say it with exit code 127, in words of its own.
-    program = _find(argv[0], cwd, environment)
     master, slave = os.openpty()
     try:
-        _set_size(slave, environment)
-        popen = subprocess.Popen(
-            [*_IN_TERMINAL, os.ttyname(slave), program, *argv[1:]],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=cwd,
-            env=environment,
-            start_new_session=True,
-        )
+        _set_up(slave, environment)
+        # Opened by its name in the child, it becomes the controlling terminal there.
+        files: list[int | str] = [os.ttyname(slave), 0, 0]
+        return _launch(argv, files, cwd, environment), {"stdout": master}
     except BaseException:
         os.close(master)
         raise
     finally:
         os.close(slave)  # or the terminal would not end with the child
-    return popen, {"stdout": master}
 
 
-def _find(program: str, cwd: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> str:
+def _launch(
+    argv: Sequence[str],
+    files: Sequence[int | str],
+    cwd: str | os.PathLike[str] | None,
+    env: Mapping[str, str] | None,
+) -> Launched:
+    environment = os.environ if env is None else env
+    here = None if cwd is None else os.fspath(cwd)
+    program = _find(argv[0], here, environment)
+    return launch(program, argv, environment, files, here)
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _find(program: str, cwd: str | None, environment: Mapping[str, str]) -> str:
     """Return the path of a program as `execvp` would find it from `cwd`."""
-    here = os.fspath(cwd) if cwd is not None else os.curdir
-    if cwd is not None and not os.path.isdir(here):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), here)
+    if cwd is not None and not os.path.isdir(cwd):
+        # Said here, or it would look like the program's own error.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), cwd)
     if os.path.dirname(program):
-        path = os.path.join(here, program)
+        path = os.path.join(cwd or os.curdir, program)
         if os.path.isdir(path) or (os.path.exists(path) and not os.access(path, os.X_OK)):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
-        if os.path.exists(path):
-            return program
-    else:
-        found = shutil.which(program, path=environment.get("PATH", os.defpath))
-        if found is not None:
-            return found
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+        return program
+    found = shutil.which(program, path=environment.get("PATH", os.defpath))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    return os.path.abspath(found) if cwd is not None else found
 
 
-def _set_size(terminal: int, environment: Mapping[str, str]) -> None:
+def _set_up(terminal: int, environment: Mapping[str, str]) -> None:
+    """Give a terminal its size, and put its input at the end.
+
+    In canonical mode a reader waits for a line that nobody types, with a prompt that nobody
+    can answer; an EOF character would be flushed by whatever asks for a password. A read
+    that need not bring a byte (VMIN 0, VTIME 0) returns nothing at once, every time. Programs
+    that turn the echo off leave that as it is; one that puts the terminal into raw mode
+    waits.
+    """
     import fcntl
     import termios
 
     rows = _whole(environment.get("LINES"), _DEFAULT_ROWS)
     columns = _whole(environment.get("COLUMNS"), _DEFAULT_COLUMNS)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    settings = termios.tcgetattr(terminal)
+    settings[3] &= ~termios.ICANON
+    settings[6][termios.VMIN] = settings[6][termios.VTIME] = 0
+    termios.tcsetattr(terminal, termios.TCSANOW, settings)
 
 
 def _whole(text: str | None, default: int) -> int:

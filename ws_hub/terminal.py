@@ -12,7 +12,7 @@ import re
 from typing import Any, TextIO
 
 from .lines import GOES_ON, REPLACED
-from .message import Message, MessageType, parse_timestamp
+from .message import FINAL_STATUSES, Message, MessageType, parse_timestamp
 
 __all__ = ["Screen", "describe"]
 
@@ -107,7 +107,8 @@ def describe(message: Message) -> str:
         record = event.get("data")
         if event["event"] == "log" and isinstance(record, dict) and "message" in record:
             parts += [str(record.get("level", "")), f"{record.get('name', '')}:"]
-            parts += [str(record["message"]), str(record.get("exception") or "")]
+            more = [record.get(name) for name in ("exception", "stack")]
+            parts += [str(record["message"]), *(str(each) for each in more if each)]
         else:
             parts += [event["event"], "" if record is None else _json(record)]
     else:
@@ -118,13 +119,15 @@ def describe(message: Message) -> str:
 def _status(data: Any) -> str:
     if not isinstance(data, dict):
         return _json(data)
-    if data.get("error"):
-        return f"{data.get('status')}: {data['error']}"
-    if data.get("signal"):
-        return f"was killed by {data['signal']}"
-    if isinstance(data.get("exitCode"), int):
-        return f"{data.get('status')} {data['exitCode']}"
-    return f"is {data.get('status')}"
+    status, code, why = data.get("status"), data.get("exitCode"), data.get("error")
+    end = f": {why}" if why else ""
+    if not isinstance(status, str) or status not in FINAL_STATUSES:
+        return f"is {status}{end}"  # whatever else it has: a Go hub always sends a code
+    if status == "exited":
+        if data.get("signal"):
+            return f"was killed by {data['signal']}"
+        return f"exited {code}" if isinstance(code, int) else f"exited, code unknown{end}"
+    return f"{status}{f' {code}' if code else ''}{end}"
 
 
 def _clock(timestamp: str) -> str:

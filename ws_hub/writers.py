@@ -5,7 +5,9 @@ Must not know processes, clients or sockets: what it writes to is a Publisher.
 
 from __future__ import annotations
 
+import collections
 import io
+import json
 import logging
 import threading
 from typing import Any, TextIO, cast
@@ -17,9 +19,11 @@ from .publisher import Publisher
 
 __all__ = ["LogHandler", "Writer", "log_handler", "writer"]
 
-# Characters. Together well under 64 KiB of JSON, which is what a Go client takes.
+# Characters, and bytes of JSON: together well under the 64 KiB that a Go client takes.
 _MAX_TEXT = 5_000
 _MAX_TRACEBACK = 5_000
+_MAX_NAME = 200
+_BYTES_EACH = 4  # a character may take six
 _OURS = "ws_hub"
 
 
@@ -27,7 +31,7 @@ def log_handler(hub: Publisher, channel: str, level: int = logging.NOTSET) -> Lo
     """Return a logging handler that sends records to a channel as events.
 
     Each is `{"event": "log", "data": {"level", "name", "message", "time", "thread"}}`, with
-    `exception` when it carries one. Raises InvalidName for a bad channel name.
+    `exception` and `stack` when it carries them. Raises InvalidName for a bad channel name.
 
     Threads: any.
     """
@@ -89,23 +93,63 @@ class LogHandler(logging.Handler):
         text = record.getMessage() if self.formatter is None else self.format(record)
         fields = {
             "level": record.levelname,
-            "name": _clean(record.name, 200),
+            "name": _clean(record.name, _MAX_NAME),
             "message": _clean(text, _MAX_TEXT),
             "time": timestamp(record.created),
-            "thread": _clean(str(record.threadName), 200),
+            "thread": _clean(str(record.threadName), _MAX_NAME),
         }
-        if self.formatter is None and record.exc_info and record.exc_info[0] is not None:
-            trace = logging.Formatter().formatException(record.exc_info)
-            # Its last lines say what happened.
-            fields["exception"] = _clean(trace[-_MAX_TRACEBACK:], _MAX_TRACEBACK)
+        if self.formatter is None:  # which would have put them into its text
+            for name, trace in (("exception", _exception(record)), ("stack", record.stack_info)):
+                if trace:
+                    # Its last lines say what happened.
+                    fields[name] = _clean(trace[-_MAX_TRACEBACK:], _MAX_TRACEBACK)
         return fields
+
+
+def _exception(record: logging.LogRecord) -> str | None:
+    """Return a record's traceback; of one from another process there is the text alone."""
+    if not record.exc_info:
+        return record.exc_text
+    if record.exc_info[0] is None:
+        return None
+    return logging.Formatter().formatException(record.exc_info)
 
 
 def _clean(text: str, limit: int) -> str:
     """Cut a text, and replace what has no UTF-8 form."""
-    if len(text) > limit:
-        text = text[:limit] + "..."
-    return text.encode("utf-8", "replace").decode()
+    text = text.encode("utf-8", "replace").decode()
+    whole, most = len(text), limit * _BYTES_EACH
+    text = text[:limit]
+    size = len(json.dumps(text, ensure_ascii=False).encode())
+    if size > most:  # escapes: a control character takes six bytes
+        text = text[: most // 6]
+    return text if len(text) == whole else text + "..."
+
+
+class _Begun:
+    """What one thread has written without a newline."""
+
+    __slots__ = ("lines", "redrawn", "turn")
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+        self.redrawn = False  # it stands behind a "\r", as a progress bar does
+        self.turn = 0  # how often the writer had been redrawn when it was last written to
+
+
+class _Own:
+    """Holds a thread's own line, and says so when the thread is gone."""
+
+    __slots__ = ("_ended", "begun")
+
+    def __init__(self, ended: collections.deque[_Begun]) -> None:
+        self._ended = ended
+        self.begun = _Begun()
+
+    def __del__(self) -> None:
+        # A finaliser may run inside any line, so it takes no lock and sends nothing.
+        if not self.begun.lines.empty:
+            self._ended.append(self.begun)
 
 
 class Writer(io.TextIOBase):
@@ -113,19 +157,24 @@ class Writer(io.TextIOBase):
 
     What a thread prints without a newline waits for its newline, apart from what other
     threads print, so that lines stay whole; `flush` shows it as it is so far (ending in
-    `\r`, see `docs/processes.md`), and `close` sends what is left. Writing raises
-    ValueError after `close`, and what the hub raises: HubNotRunning, HubFull.
+    `\r`, see `docs/processes.md`), and `close` sends what is left, as does the next write
+    after the end of a thread. Left out is then a state behind a `\r` that another thread has
+    drawn over: of a progress bar that a thread of its own refreshes, only the end stays.
+    Writing raises ValueError after `close`, and what the hub raises: HubNotRunning, HubFull.
     """
 
     def __init__(self, hub: Publisher, process_id: str) -> None:
         super().__init__()
         self._hub = hub
         self._process_id = process_id
-        # guards: what every thread's Lines holds, _unfinished, _closed.
+        # guards: what every thread has begun, _unfinished, _redraws, _closed.
         # Nothing is taken under it, and nothing is sent.
         self._lock = threading.Lock()
-        self._own = threading.local()  # .lines: of each thread
-        self._unfinished: dict[Lines, None] = {}  # in the order in which they began
+        self._own = threading.local()  # .line: the _Own of each thread
+        self._unfinished: dict[_Begun, None] = {}  # in the order in which they began
+        self._redraws = 0  # writes of any thread that began a line anew
+        # guards: itself, by single calls. Filled by finalisers, emptied under the lock.
+        self._ended: collections.deque[_Begun] = collections.deque()
         self._closed = False
         check_process_id(process_id)
 
@@ -163,12 +212,10 @@ class Writer(io.TextIOBase):
         data = text.encode("utf-8", "surrogatepass")
         with self._lock:
             self._check_open()
-            lines = self._lines()
-            ready = lines.feed(data)
-            if lines.empty:
-                self._unfinished.pop(lines, None)
-            else:
-                self._unfinished[lines] = None
+            ready = self._let_go_locked()
+            begun = self._begun()
+            ready += begun.lines.feed(data)
+            self._note_locked(begun, text)
         self._send(ready)
         return len(text)
 
@@ -179,7 +226,7 @@ class Writer(io.TextIOBase):
         """
         with self._lock:
             self._check_open()
-            ready = self._lines().partial()
+            ready = self._let_go_locked() + self._begun().lines.partial()
         self._send(ready)
 
     def close(self) -> None:
@@ -191,18 +238,46 @@ class Writer(io.TextIOBase):
         with self._lock:
             if self._closed:
                 return
-            for lines in self._unfinished:
-                ready += lines.finish()
+            for begun in self._unfinished:
+                ready += self._rest_locked(begun)
             self._unfinished.clear()
             self._closed = True
         self._send(ready)
 
-    def _lines(self) -> Lines:
+    def _begun(self) -> _Begun:
         try:
-            lines: Lines = self._own.lines
+            own: _Own = self._own.line
         except AttributeError:
-            lines = self._own.lines = Lines()
-        return lines
+            own = self._own.line = _Own(self._ended)
+        return own.begun
+
+    def _note_locked(self, begun: _Begun, text: str) -> None:
+        """Keep in mind what a thread has begun, and whether it has drawn over others."""
+        assert self._lock.locked()
+        if "\r" in text.replace("\r\n", "\n"):
+            self._redraws += 1
+        begun.turn = self._redraws
+        _, newline, last = text.rpartition("\n")
+        begun.redrawn = "\r" in last or (begun.redrawn and not newline)
+        if begun.lines.empty:
+            self._unfinished.pop(begun, None)
+        else:
+            self._unfinished[begun] = None
+
+    def _let_go_locked(self) -> list[str]:
+        """Return the lines of threads that are gone, which are kept no longer."""
+        assert self._lock.locked()
+        ready: list[str] = []
+        while self._ended:
+            begun = self._ended.popleft()
+            self._unfinished.pop(begun, None)
+            ready += self._rest_locked(begun)
+        return ready
+
+    def _rest_locked(self, begun: _Begun) -> list[str]:
+        """Return a line as it was left, unless another thread has drawn over it."""
+        assert self._lock.locked()
+        return [] if begun.redrawn and begun.turn < self._redraws else begun.lines.finish()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -642,7 +642,7 @@ def test_a_child_that_somebody_else_has_reaped_is_over() -> None:
     os.waitpid(child.pid, 0)
     assert child.exited()
     child.signal(signal.SIGTERM)
-    assert child.reap(kill_group=True) == 0
+    assert child.reap() is None
     child.signal(signal.SIGTERM)
     child.close()
 
@@ -650,10 +650,10 @@ def test_a_child_that_somebody_else_has_reaped_is_over() -> None:
 def test_a_signal_goes_to_nobody_once_the_child_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
     child = spawn.Child(["true"])
     wait_until(child.exited)
-    child.reap(kill_group=True)
+    child.reap()
     monkeypatch.setattr(os, "killpg", lambda *args: pytest.fail("that pid may be another's"))
     child.signal(signal.SIGKILL)
-    child.reap(kill_group=True)
+    child.reap()
     child.close()
     child.close()
 

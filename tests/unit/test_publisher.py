@@ -149,7 +149,7 @@ def test_events_and_errors_go_to_everybody_or_to_a_channel(channel: str) -> None
 
 def test_the_last_word_of_a_process_is_its_exit_or_its_failure() -> None:
     recorder = Recorder()
-    recorder.send_process_status("p", "running")
+    recorder.send_process_status("p", "running", 0)
     recorder.send_process_status("p", "exited", 0)
     recorder.send_process_status("p", "failed")
     recorder.send_process_output("p", "exited")

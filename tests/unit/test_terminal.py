@@ -95,7 +95,11 @@ TIME = "2026-02-20T01:17:56.123456Z"
             "process:b exited 0",
         ),
         (
-            Message("process_status", "process:b", data={"exitCode": -9, "signal": "SIGKILL"}),
+            Message(
+                "process_status",
+                "process:b",
+                data={"status": "exited", "exitCode": -9, "signal": "SIGKILL"},
+            ),
             "process:b was killed by SIGKILL",
         ),
         (

@@ -32,14 +32,19 @@ export function counted(number, noun) {
 }
 
 /**
- * Return `{state, text, detail}` of a `process_status`: state is "running", "ok", "failed" or
- * "other", text what a reader calls it.
+ * Return `{state, text, detail}` of a `process_status`: state is "running", "ok", "failed",
+ * "unknown" (it is over, and nobody knows how) or "other", text what a reader calls it. The
+ * status decides: a Go hub sends an `exitCode` with each.
  */
 export function describeStatus(data) {
   const {status, exitCode, signal, error} = data !== null && typeof data === "object" ? data : {};
-  if (status === "failed") return {state: "failed", text: "failed", detail: String(error ?? "")};
-  if (signal) return {state: "failed", text: `killed by ${signal}`, detail: ""};
-  if (typeof exitCode === "number") {
+  const detail = String(error ?? "");
+  if (status === "failed" || status === "lost") {
+    return {state: "failed", text: exitCode ? `${status} ${exitCode}` : status, detail};
+  }
+  if (status === "exited") {
+    if (signal) return {state: "failed", text: `killed by ${signal}`, detail: ""};
+    if (typeof exitCode !== "number") return {state: "unknown", text: "exited, code unknown", detail};
     const text = exitCode < 0 ? `killed by signal ${-exitCode}` : `exited ${exitCode}`;
     return {state: exitCode === 0 ? "ok" : "failed", text, detail: ""};
   }
@@ -69,7 +74,7 @@ export function describeMessage(message) {
 function logRecord(head, record) {
   const level = String(record.level ?? "INFO");
   const bad = /^(ERROR|CRITICAL|FATAL)$/.test(level) ? "bad" : /^WARN/.test(level) ? "warn" : "";
-  const lines = [record.message, record.exception].filter((each) => typeof each === "string").join("\n").split("\n");
+  const lines = [record.message, record.exception, record.stack].filter((each) => typeof each === "string").join("\n").split("\n");
   return lines.map((text, index) => ({
     kind: "event",
     runs: index

@@ -173,7 +173,7 @@ client.addEventListener("state", ({detail}) => {
 });
 
 function isOver() {
-  return Boolean(watch.status && ["ok", "failed"].includes(watch.status.state));
+  return Boolean(watch.status && ["ok", "failed", "unknown"].includes(watch.status.state));
 }
 
 function lostText() {
@@ -213,7 +213,7 @@ function showStatus() {
   $("status").textContent = known.text;
   document.body.dataset.status = known.state;
   document.body.dataset.live = live;
-  const sign = {running: live ? "●" : "○", ok: "✓", failed: "✗"}[known.state] ?? "";
+  const sign = {running: live ? "●" : "○", ok: "✓", failed: "✗", unknown: "?"}[known.state] ?? "";
   document.title = [`${sign} ${watch.name}`.trim(), known.text].filter(Boolean).join(" · ");
   const icon = {running: "-running", ok: "-ok", failed: "-failed"}[known.state] ?? "";
   const href = `static/icon${icon}.svg`;
