@@ -104,7 +104,7 @@ class Conversation:
     def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
         """Follow a channel, from now on and over every connection."""
         with self._lock:
-            link, mark = self._queue([self._following.add(channel, since, newest)])
+            link, mark = self._queue(self._following.add(channel, since, newest))
         self._flush(link, mark)
 
     def unsubscribe(self, channel: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import json
 import os
 import signal
@@ -922,10 +923,11 @@ def test_a_server_that_makes_us_answer_and_does_not_read_is_cut() -> None:
 
     def serve(peer: ServerPeer) -> None:
         peer.accept()
-        peer.recv_json("subscribe")
+        _, _, first = peer.recv_json("subscribe")["id"].rpartition(":")
         notice = json.dumps({"type": "lagged", "channel": channel, "seq": 1}).encode()
-        while True:
-            peer.send_raw(frame(TEXT, notice) * 100)
+        for number in itertools.count(int(first)):  # each answer is answered before it comes
+            ack = {"type": "ack", "id": f"ws-hub:{number}", "data": {"epoch": "e", "seq": 1}}
+            peer.send_raw(frame(TEXT, json.dumps(ack).encode() + b"\n" + notice))
 
     with RawServer(serve, rcvbuf=4096) as server, Seen(server.url) as seen:
         seen.client.subscribe(channel)
