@@ -362,8 +362,10 @@ class ReconnectingClient:
                     if event.link is link:  # not of one that an exception has cut short
                         return event
                 elif not self._closed.is_set():
-                    name = "on_message" if isinstance(event, Message) else "on_error"
-                    self._call(name, event)
+                    if isinstance(event, Message):
+                        self._call("on_message", event)
+                    else:
+                        self._call("on_error", event.exception())
         finally:
             link.shutdown()  # after KeyboardInterrupt or SystemExit it is still open
             self._talk.join(_HANDSHAKE_GRACE)

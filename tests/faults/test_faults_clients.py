@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from tests.integration.clients import Seen
 from tests.integration.gohub import GoHub, RawServer, ServerPeer
-from tests.support import wait_until
+from tests.support import PING, PONG, TEXT, TIMEOUT, wait_until
 from ws_hub import Hub, serve
+from ws_hub.conversation import Report
+from ws_hub.errors import MessageDecodeError
+from ws_hub.reconnect import MessagesLost
 
 # --- 93, 125: each message once, in order, for the newest subscription -----------------------
 
@@ -123,3 +127,62 @@ def test_fault_125_numbers_that_fall_are_asked_for_anew() -> None:
         seen.client.subscribe("a", since=0)
         seen.start()
         seen.wait_data(1, 2, 3, "new 1", "new 2", "new 3")
+
+
+# --- 119: reports find room ------------------------------------------------------------------
+
+
+def test_fault_119_what_four_channels_lost_is_told_though_the_inbox_is_full() -> None:
+    told, leave = threading.Event(), threading.Event()
+
+    def restart(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.send_json({"type": "pong", "id": peer.recv_json("ping")["id"]})
+        for _ in range(4):
+            request = peer.recv_json("subscribe")
+            data = {"channel": request["channel"], "epoch": "e", "seq": 20}
+            data |= {"recovered": False, "replayed": 0}
+            peer.send_json({"type": "ack", "id": request["id"], "data": data})
+        for _ in range(20):
+            peer.send_json({"type": "event", "data": "flood"})
+        peer.send_frame(TEXT, b"nonsense")
+        peer.send_frame(TEXT, b"more nonsense")
+        # Answered by its reader, which so has read and dropped all of this.
+        peer.send_frame(PING, b"read")
+        while peer.recv_frame().opcode != PONG:
+            pass
+        told.set()
+        peer.recv_end()
+
+    with RawServer(restart) as server:
+        with Seen(server.url, queue_size=1, queue_patience=0.001) as seen:
+            # It stands in the callback from the first event on.
+            seen.hook = lambda event: leave.wait(TIMEOUT) and None
+            for channel in "abcd":
+                seen.client.subscribe(channel, since=10)
+            seen.start()
+            assert told.wait(TIMEOUT)
+            leave.set()
+            wait_until(lambda: len(seen.of("error")) >= 7, what="all reports")
+            errors = [error for _, error in seen.of("error")]
+            lost = {each.channel: each.count for each in errors if isinstance(each, MessagesLost)}
+            assert lost == {**dict.fromkeys("abcd", 10), "": 20 - len(seen.of("message"))}
+            assert [type(each) for each in errors].count(MessageDecodeError) == 2
+
+
+def test_fault_119_reports_that_nobody_takes_are_added_up() -> None:
+    lost = [
+        MessagesLost("a", 1, "why"),
+        MessagesLost("b", 2, "why"),
+        MessagesLost("a", None, "why"),
+    ]
+    texts = [MessageDecodeError(text) for text in ("first", "second", "third")]
+    merged = Report(lost[0])
+    for each in (lost[0], lost[0]):
+        assert Report(each).kind == merged.kind != Report(lost[1]).kind
+        merged = Report.merge(merged, Report(each))
+    assert merged.exception().count == 3
+    assert Report.merge(merged, Report(lost[2])).exception().count is None
+    merged = Report.merge(Report.merge(Report(texts[0]), Report(texts[1])), Report(texts[2]))
+    assert merged.exception() is texts[2]
+    assert texts[2].__notes__ == ["2 more like it went before"]
