@@ -21,7 +21,7 @@ from . import workers
 from .errors import CloseCode, ConnectionClosed, MessageDecodeError, NotConnected, WsHubError
 from .following import Following, MessagesLost
 from .inbox import Inbox
-from .link import Link
+from .link import Link, Skipped
 from .log import get_logger
 from .message import Message, decode, encode, split_batch
 from .reconnect_config import ReconnectConfig
@@ -51,7 +51,7 @@ class Report:
     def kind(self) -> Hashable:
         """What it may be merged with."""
         if isinstance(self.error, MessagesLost):
-            return MessagesLost, self.error.channel, self.error.why
+            return MessagesLost, self.error.channel
         return (type(self.error),)
 
     @staticmethod
@@ -62,7 +62,7 @@ class Report:
         if isinstance(first, MessagesLost) and isinstance(second, MessagesLost):
             known = first.count is not None and second.count is not None
             count = (first.count or 0) + (second.count or 0) if known else None
-            return Report(MessagesLost(first.channel, count, first.why))
+            return Report(MessagesLost(first.channel, count, second.why))
         return Report(second, older.before + newer.before + 1)
 
     def exception(self) -> WsHubError:
@@ -251,6 +251,9 @@ class Conversation:
         try:
             while True:
                 received = link.receive()
+                if isinstance(received, Skipped):
+                    self._skipped(received)
+                    continue
                 if isinstance(received, bytes):
                     self._report([MessageDecodeError("a binary message")])
                     continue
@@ -266,6 +269,12 @@ class Conversation:
                 link.finish()
             finally:  # the thread in connect() waits for this, and for nothing else
                 self._events.post(Gone(link, end, self._clock() - since))
+
+    def _skipped(self, message: Skipped) -> None:
+        with self._lock:
+            self._following.skipped()
+        # Perhaps several of a Go hub's, and nobody can know of which channel.
+        self._report([MessagesLost("", None, message.why)])
 
     def _receive_text(self, link: Link, text: str) -> None:
         try:

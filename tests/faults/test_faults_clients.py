@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from tests.integration.clients import Seen
-from tests.integration.gohub import GoHub, RawServer, ServerPeer
-from tests.support import PING, PONG, TEXT, TIMEOUT, wait_until
-from ws_hub import Hub, serve
+from tests.integration.gohub import GoHub, RawServer, ServerPeer, frame
+from tests.support import (
+    BINARY,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    TIMEOUT,
+    RawPeer,
+    deflated,
+    wait_until,
+)
+from ws_hub import ChannelRule, Hub, HubConfig, Message, ReconnectConfig, serve
 from ws_hub.conversation import Report
-from ws_hub.errors import MessageDecodeError
+from ws_hub.errors import (
+    ConfigError,
+    ConnectionClosed,
+    MaxRetriesExceeded,
+    MessageDecodeError,
+    ProtocolError,
+)
 from ws_hub.reconnect import MessagesLost
 
 # --- 93, 125: each message once, in order, for the newest subscription -----------------------
@@ -186,3 +204,214 @@ def test_fault_119_reports_that_nobody_takes_are_added_up() -> None:
     merged = Report.merge(Report.merge(Report(texts[0]), Report(texts[1])), Report(texts[2]))
     assert merged.exception() is texts[2]
     assert texts[2].__notes__ == ["2 more like it went before"]
+
+
+# --- 89, 99: a message that is too large -----------------------------------------------------
+
+AFTER = {"type": "event", "data": "after"}
+AGREED = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
+BOMB = deflated(b"x" * 1_000_000)
+
+
+def first_compressed(data: bytes, *, fin: bool = True) -> bytes:
+    """The frame that begins a compressed message."""
+    plain = frame(TEXT, data, fin=fin)
+    return bytes([plain[0] | 0x40]) + plain[1:]
+
+
+TOO_LARGE = {
+    "a frame one byte over": ([frame(TEXT, b"x" * 1001)], "a message of 1001 bytes"),
+    "a frame of a megabyte": ([frame(TEXT, b"x" * 1_000_000)], "a message of 1000000 bytes"),
+    "fragments one byte over, and more of them": (
+        [
+            *(frame(TEXT, b"x" * 600, fin=False), frame(CONTINUATION, b"y" * 401, fin=False)),
+            *(frame(PING, b"between"), frame(CONTINUATION, b"", fin=False)),
+            frame(CONTINUATION, b"z" * 999),
+        ],
+        "a message of 2000 bytes",
+    ),
+    "no UTF-8, which nobody looks at": ([frame(TEXT, b"\xff" * 1001)], "a message of 1001 bytes"),
+    "binary": ([frame(BINARY, b"x" * 1001)], "a message of 1001 bytes"),
+    "a bomb": ([first_compressed(BOMB)], "a compressed message"),
+    "a bomb in pieces": (
+        [
+            first_compressed(BOMB[:5], fin=False),
+            *(frame(CONTINUATION, BOMB[5:400], fin=False), frame(CONTINUATION, BOMB[400:])),
+        ],
+        "a compressed message",
+    ),
+    "compressed, and over": ([first_compressed(b"x" * 1001)], "a compressed message"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_fault_89_a_message_over_the_limit_is_skipped_and_the_connection_goes_on(name: str) -> None:
+    frames, what = TOO_LARGE[name]
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept(AGREED)
+        for _ in range(2):
+            peer.send_raw(b"".join(frames))
+            peer.send_raw(first_compressed(deflated(json.dumps(AFTER).encode())))
+        peer.recv_end()
+
+    with RawServer(serve) as server:
+        with Seen(server.url, max_message_size=1000, compression=True) as seen:
+            seen.start()
+            seen.wait_data("after", "after")
+            lost = [error for _, error in seen.of("error")]
+            assert [(each.channel, each.count) for each in lost] == [("", None)] * 2
+            assert lost[0].why == f"{what} is over max_message_size (1000 bytes)"
+            assert server.accepted == 1
+
+
+def test_fault_89_what_is_skipped_takes_no_memory() -> None:
+    sizes: list[int] = []
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.send_frame(TEXT, b"", length=64 << 20)
+        piece = b"x" * (1 << 20)
+        for _ in range(64):
+            peer.send_raw(piece)
+        peer.send_json(AFTER)
+        peer.recv_end()
+
+    with RawServer(serve) as server, Seen(server.url, max_message_size=1000) as seen:
+        tracemalloc.start()
+        try:
+            seen.start()
+            seen.wait_data("after")
+            sizes.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert sizes[0] < 16 << 20  # the server's piece is among it
+
+
+def test_fault_89_a_kept_message_over_the_limit_is_skipped_and_what_follows_comes() -> None:
+    rules = [ChannelRule(pattern="kept", history_messages=100)]
+    with Hub(HubConfig(rules=rules)) as hub, serve(hub) as server:
+        with Seen(server.url, max_message_size=1000) as seen:
+            for data in ("before", "x" * 2000, "between", "y" * 2000):
+                hub.send_to_channel("kept", Message("event", data=data))
+            seen.client.subscribe("kept", since=0)
+            seen.start()
+            seen.wait_data("before", "between")
+            for data in ("after", "z" * 2000, "last"):
+                hub.send_to_channel("kept", Message("event", data=data))
+            seen.wait_data("before", "between", "after", "last")
+            wait_until(lambda: len(seen.of("error")) == 4, what="the gap in live messages too")
+            lost = [(error.channel, error.count) for _, error in seen.of("error")]
+            assert sorted(lost, key=str) == [("", None)] * 3 + [("kept", 1)]
+            assert len(seen.of("connect")) == 1
+
+
+def test_fault_99_what_a_go_hub_joins_at_most_is_taken() -> None:
+    message = b'{"type":"event","data":"' + b"x" * (65_536 - 26) + b'"}'
+    assert len(message) == 65_536
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.send_frame(TEXT, b"\n".join([message] * 257))
+        peer.recv_end()
+
+    with RawServer(serve) as server, Seen(server.url).start() as seen:
+        wait_until(lambda: len(seen.messages()) == 257, what="257 messages of 64 KiB")
+        assert not seen.of("error")
+    assert ReconnectConfig(url="ws://host/").max_message_size >= 17 << 20
+
+
+def test_fault_99_a_frame_that_is_far_too_large_is_refused_by_its_header() -> None:
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.send_frame(TEXT, b"", length=1 << 30)
+        assert peer.recv_close()[0] == 1009
+
+    with RawServer(serve) as server, Seen(server.url, max_retries=1, stable_after=100) as seen:
+        error = seen.connect().outcome()
+    assert isinstance(error, MaxRetriesExceeded) and isinstance(error.__cause__, ConnectionClosed)
+    assert error.__cause__.reason == "a frame of 1073741824 bytes, far over max_message_size"
+
+
+# --- 98: subprotocols ------------------------------------------------------------------------
+
+
+def test_fault_98_a_server_may_select_none_of_the_subprotocols() -> None:
+    offered: list[str] = []
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        offered.append(peer.headers["sec-websocket-protocol"])
+        peer.recv_end()
+
+    with RawServer(serve) as server:
+        with Seen(server.url, subprotocols=["one", "two"]).start() as seen:
+            seen.connected()
+    assert offered == ["one,two"]
+
+
+@pytest.mark.parametrize("selected", ["three", "one, two", "ONE"])
+def test_fault_98_a_subprotocol_that_was_not_offered_is_a_failed_attempt(selected: str) -> None:
+    def serve(peer: ServerPeer) -> None:
+        peer.accept(f"Sec-WebSocket-Protocol: {selected}")
+
+    with RawServer(serve) as server:
+        with Seen(server.url, subprotocols=["one", "two"], max_retries=1).connect() as seen:
+            error = seen.outcome()
+    assert isinstance(error, MaxRetriesExceeded) and isinstance(error.__cause__, ProtocolError)
+    assert "a subprotocol that nobody offered" in str(error.__cause__)
+
+
+def test_fault_98_a_token_that_nobody_has_looked_at_is_a_final_error() -> None:
+    with GoHub() as hub:
+        with Seen(hub.url, token="secret", token_in="subprotocol").connect() as seen:
+            error = seen.outcome()
+        assert isinstance(error, ConfigError)
+        assert "token_in='header'" in str(error)
+        assert [each for _, each in seen.of("error")] == [error]
+        assert not seen.of("connect")
+
+
+# --- 101: numbers that callbacks get ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 4999, None])
+def test_fault_101_on_disconnect_gets_a_plain_number(code: int | None) -> None:
+    codes: list[Any] = []
+    config = HubConfig(on_disconnect=lambda client, code, reason: codes.append(code))
+    with Hub(config) as hub, serve(hub) as server:
+        with RawPeer("127.0.0.1", server.port) as peer:
+            peer.close(code)
+        with RawPeer("127.0.0.1", server.port) as peer:
+            peer.send_frame(3)  # an opcode that is none: the parser's own verdict
+            peer.recv_close()
+        with RawPeer("127.0.0.1", server.port) as peer:
+            peer.send_frame(TEXT, b"\xff")
+            peer.recv_close()
+        wait_until(lambda: len(codes) == 3)
+    assert [(type(each), str(each)) for each in codes] == [
+        (int, str(code or 1005)),
+        (int, "1002"),
+        (int, "1007"),
+    ]
+
+
+def test_fault_101_on_reconnect_counts_the_attempts_of_one_outage() -> None:
+    refusals = [0, 0, 2, 0]  # attempts that fail before each connection
+
+    def serve(peer: ServerPeer) -> None:
+        peer.read_request()
+        if refusals[0]:
+            refusals[0] -= 1
+            peer.send_raw(b"HTTP/1.1 503 Busy\r\n\r\n")
+            return
+        del refusals[0]
+        peer.send_raw((peer.answer() + "\r\n").encode())
+        if refusals:
+            peer.send_close(1011)  # before it is stable
+        peer.recv_end()
+
+    with RawServer(serve) as server, Seen(server.url, stable_after=100).start() as seen:
+        seen.wait("connect", 4)
+        seen.wait("reconnect", 3)
+        assert [attempts for _, attempts in seen.of("reconnect")] == [1, 3, 1]
