@@ -13,7 +13,8 @@ missing". Rules of this file:
   the channel is subscribed again from the last one taken; until the server has
   acknowledged that, only the next number is taken, for the missing ones come again.
   Within a replay a hole is no gap: states that were replaced are not kept.
-- Numbers that fall are a new numbering: all of it is asked for.
+- Numbers that fall are a new numbering, or one message twice: the channel is subscribed
+  again, and the answer tells which. Of a new numbering all comes.
 - A position is sent without waiting to know who is there: a Go hub ignores fields that
   it does not know (INTEROP). When it turns out to be one, what it sent nobody can know.
 - What is lost for good is returned as MessagesLost, never passed over.
@@ -78,7 +79,7 @@ class _Channel:
     epoch: str = ""  # the numbering it belongs to; "" until a server has named it
     pending: str = ""  # id of the newest subscription, while it has no answer
     live: bool = False  # this connection's server has answered: its numbers count
-    restart: bool = False  # the pending subscription asks for a new numbering
+    fell: bool = False  # so the pending subscription was sent because the numbers fell
     head: int = 0  # the newest number at the last answer: up to it, messages are its replay
     replaying: int = 0  # so many of them are still to come, and may have been taken already
     had: int | None = None  # the first of them tells how many after this number are lost
@@ -141,15 +142,13 @@ class Following:
         ]
 
     def _subscribe(
-        self, name: str, channel: _Channel, *, restart: bool = False, skip: bool = False
+        self, name: str, channel: _Channel, *, fell: bool = False, skip: bool = False
     ) -> Message:
         channel.pending = self._new_id()
-        channel.restart = restart
+        channel.fell = fell
+        channel.live = channel.live and not fell
         since, newest, epoch = channel.since, channel.newest, ""
-        if restart:
-            channel.live = False
-            since, newest = 0, None
-        elif skip:
+        if skip:
             since, newest = None, 0
         elif channel.last is not None:
             since, newest, epoch = channel.last, None, channel.epoch
@@ -170,9 +169,9 @@ class Following:
             del self._left[next(iter(self._left))]
         return Message(MessageType.UNSUBSCRIBE, channel=name, data=name, id=id)
 
-    def _anew(self, name: str, channel: _Channel, *, restart: bool = False) -> list[Message]:
+    def _anew(self, name: str, channel: _Channel, *, fell: bool = False) -> list[Message]:
         # A server need not replay to a subscription that is live: that one ends first.
-        return [self._unsubscribe(name), self._subscribe(name, channel, restart=restart)]
+        return [self._unsubscribe(name), self._subscribe(name, channel, fell=fell)]
 
     def _new_id(self) -> str:
         return f"{_ID}{next(self._ids)}"
@@ -221,17 +220,15 @@ class Following:
         return Verdict(deliver=False, lost=lost)
 
     def _answer(self, message: Message) -> Verdict:
-        is_error = message.type == MessageType.ERROR
         for name, id in self._left.items():
             if id == message.id:
                 del self._left[name]
-                return Verdict(deliver=is_error)
+                return Verdict(deliver=False)
         name = next((n for n, each in self._channels.items() if each.pending == message.id), "")
         if not name:
-            # Of a subscription given up since. An error is the application's to see.
-            return Verdict(deliver=is_error)
+            return Verdict(deliver=False)  # of a subscription given up since
         channel = self._channels[name]
-        if not is_error:
+        if message.type == MessageType.ACK:
             data = message.data if isinstance(message.data, dict) else {}
             return self._acknowledged(name, channel, data)
         self._channels[name] = _Channel(channel.since, channel.newest)
@@ -251,10 +248,10 @@ class Following:
             self._channels[name] = _Channel(channel.since, channel.newest, live=True)
             return verdict
         had = channel.since if channel.last is None else channel.last
-        same = not channel.restart and (had is None or had <= seq)
+        same = had is None or had <= seq
         same = same and (channel.last is None or channel.epoch == epoch)
-        if channel.restart:
-            channel.had = 0
+        if channel.fell and not same:
+            channel.had = 0  # all of the old numbering had come
         elif had is None or recovered:
             channel.had = None
         elif same:
@@ -264,7 +261,7 @@ class Following:
             verdict.lost.append(MessagesLost(name, None, "the numbering began again"))
         if not same and channel.last is not None:
             channel.last = 0
-        channel.pending, channel.restart, channel.live = "", False, True
+        channel.pending, channel.fell, channel.live = "", False, True
         channel.epoch, channel.head, channel.replaying = epoch, seq, replayed
         if not replayed:
             self._count_lost(name, channel, seq + 1, verdict)
@@ -304,7 +301,7 @@ class Following:
         elif last is not None and seq <= last:
             if replayed or not channel.epoch:
                 return Verdict(deliver=False)  # had already
-            return Verdict(deliver=False, send=self._anew(name, channel, restart=True))
+            return Verdict(deliver=False, send=self._anew(name, channel, fell=True))
         verdict = Verdict()
         if replayed:
             self._count_lost(name, channel, seq, verdict)

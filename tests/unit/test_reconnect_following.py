@@ -190,24 +190,31 @@ def test_lagging_with_progress_is_caught_up_for_ever() -> None:
         assert delivered(following, seq) == [seq]
 
 
-def test_numbers_that_begin_again_are_a_new_numbering_and_asked_for_whole() -> None:
+def test_fault_125_numbers_that_fall_are_a_new_numbering_and_all_of_it_comes() -> None:
     following = followed(10)
     verdict = following.take(numbered(1))
     assert not verdict.deliver
     again = anew(verdict)
-    assert (again.since, again.epoch) == (0, "")
+    assert (again.since, again.epoch) == (10, "e1")
     assert delivered(following, 2, 11) == []
-    assert following.take(ack(again, epoch="e2", seq=2, replayed=2, recovered=True)).lost == []
+    assert following.take(ack(again, epoch="e2", seq=2, replayed=2, recovered=False)).lost == []
     assert delivered(following, 1, 2, 3) == [1, 2, 3]
 
 
 def test_a_new_numbering_that_is_no_longer_whole_is_said() -> None:
     following = followed(10)
     again = anew(following.take(numbered(5)))
-    following.take(ack(again, epoch="e2", seq=5, replayed=2, recovered=True))
+    following.take(ack(again, epoch="e2", seq=5, replayed=2, recovered=False))
     verdict = following.take(numbered(4))
     assert verdict.deliver
     assert [(each.channel, each.count) for each in verdict.lost] == [("a", 3)]
+
+
+def test_a_message_that_comes_twice_is_no_new_numbering() -> None:
+    following = followed(10)
+    again = anew(following.take(numbered(10)))
+    assert following.take(history(again, 12, replayed=2)) == Verdict(deliver=False)
+    assert delivered(following, 11, 12, 13) == [11, 12, 13]
 
 
 def test_a_new_numbering_right_after_a_replay_is_noticed() -> None:
@@ -387,13 +394,13 @@ def test_an_answer_that_makes_no_sense_is_one_without_history(data: Any) -> None
     assert following.take(Message("ack", id=request.id, data=data)) == Verdict(deliver=False)
 
 
-def test_answers_to_subscriptions_given_up_are_swallowed_but_errors_are_shown() -> None:
+def test_fault_93_answers_to_subscriptions_given_up_are_nobodys() -> None:
     following = Following()
     first, second = add(following, "a"), add(following, "b")
     following.remove("a")
     following.remove("b")
     assert not following.take(history(first, 10)).deliver
-    assert following.take(Message("error", id=second.id, data="no")).deliver
+    assert not following.take(Message("error", id=second.id, data="no")).deliver
 
 
 def test_the_applications_own_answers_are_its_own() -> None:
