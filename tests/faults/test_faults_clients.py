@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.clients import Seen
 from tests.integration.gohub import GoHub, RawServer, ServerPeer, frame
+from tests.integration.test_cli import BOUND, command, run
 from tests.support import (
     BINARY,
     CONTINUATION,
@@ -415,3 +416,36 @@ def test_fault_101_on_reconnect_counts_the_attempts_of_one_outage() -> None:
         seen.wait("connect", 4)
         seen.wait("reconnect", 3)
         assert [attempts for _, attempts in seen.of("reconnect")] == [1, 3, 1]
+
+
+# --- 100: tail ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [4401, 4403])
+def test_fault_100_tail_says_once_that_it_is_not_let_in(code: int) -> None:
+    def refuse(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.recv_json("subscribe")
+        peer.send_close(code, "no")
+        peer.recv_end()
+
+    with RawServer(refuse) as server:
+        status, out, err = run("tail", server.url, "news")
+    assert (status, out) == (1, [])
+    assert len(err) == 2 and "connected to" in err[0]
+    assert f"disconnected ({code} 'no'), not coming back" in err[1]
+
+
+def test_fault_100_tail_leaves_it_to_the_server_what_a_channel_may_be_called() -> None:
+    hub = Hub(HubConfig(channel_name=lambda name: name != "no"))
+    with serve(hub) as server:
+        with command("tail", server.url, "a b/c", "no") as it:
+            wait_until(lambda: any("invalid channel name" in line for line in it.err), BOUND)
+            wait_until(lambda: hub.has_subscribers("a b/c"), BOUND)
+            hub.send_to_channel("a b/c", Message("process_output", channel="a b/c", data="line\n"))
+            hub.send_to_channel("a b/c", Message("process_output", channel="a b/c", data="last"))
+            wait_until(lambda: len(it.out) >= 2, BOUND)
+            assert it.out == ["a b/c: line", "a b/c: last"]
+        code, out, err = run("tail", server.url, "no")
+    assert (code, out) == (1, [])
+    assert [line for line in err if "invalid channel name" in line] == err[1:]
