@@ -32,7 +32,7 @@ from . import __version__, workers
 from .config import ChannelRule, HubConfig
 from .errors import WsHubError
 from .hub import Hub
-from .message import check_channel, process_channel
+from .message import process_channel
 from .page import page_app
 from .process import ExitCodeUnknown, Process, ProcessStartError, run_process
 from .server import Server, serve
@@ -372,8 +372,6 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
     channels = arguments.channels or named
     if not channels:
         return _fail("tail: which channel? ws-hub tail URL CHANNEL", _USAGE)
-    for channel in channels:
-        check_channel(channel)
     tail = Tail(
         url,
         channels,

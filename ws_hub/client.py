@@ -369,7 +369,7 @@ class Client:
             tells = self._config.on_disconnect is not None and opened and self._is_in()
             hooks.gone(self, tells)
             if tells:
-                hooks.call(self._config.on_disconnect, self, code, reason, client=self)
+                hooks.call(self._config.on_disconnect, self, int(code), reason, client=self)
             hooks.finished(self)
 
     def begin(self) -> None:

@@ -14,19 +14,19 @@ history it is fetched again once there is room; of the rest the number is report
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 
 from . import workers
 from .errors import CloseCode, ConnectionClosed, MessageDecodeError, NotConnected, WsHubError
-from .following import Following
+from .following import Following, MessagesLost
 from .inbox import Inbox
-from .link import Link
+from .link import Link, Skipped
 from .log import get_logger
 from .message import Message, decode, encode, split_batch
 from .reconnect_config import ReconnectConfig
 
-__all__ = ["Conversation", "Event", "Gone"]
+__all__ = ["Conversation", "Event", "Gone", "Report"]
 
 logger = get_logger(__name__)
 
@@ -40,7 +40,39 @@ class Gone:
     held: float
 
 
-Event = Message | Exception | Gone
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An error that the application is told of, and how many like it went before."""
+
+    error: WsHubError
+    before: int = 0
+
+    @property
+    def kind(self) -> Hashable:
+        """What it may be merged with."""
+        if isinstance(self.error, MessagesLost):
+            return MessagesLost, self.error.channel
+        return (type(self.error),)
+
+    @staticmethod
+    def merge(older: Event, newer: Event) -> Event:
+        """Return one report for two of a kind: lost messages are added up."""
+        assert isinstance(older, Report) and isinstance(newer, Report)
+        first, second = older.error, newer.error
+        if isinstance(first, MessagesLost) and isinstance(second, MessagesLost):
+            known = first.count is not None and second.count is not None
+            count = (first.count or 0) + (second.count or 0) if known else None
+            return Report(MessagesLost(first.channel, count, second.why))
+        return Report(second, older.before + newer.before + 1)
+
+    def exception(self) -> WsHubError:
+        """Return the error, with a note about those that went before."""
+        if self.before:
+            self.error.add_note(f"{self.before} more like it went before")
+        return self.error
+
+
+Event = Message | Report | Gone
 
 
 class Conversation:
@@ -104,7 +136,7 @@ class Conversation:
     def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
         """Follow a channel, from now on and over every connection."""
         with self._lock:
-            link, mark = self._queue([self._following.add(channel, since, newest)])
+            link, mark = self._queue(self._following.add(channel, since, newest))
         self._flush(link, mark)
 
     def unsubscribe(self, channel: str) -> None:
@@ -169,7 +201,8 @@ class Conversation:
     def _report(self, errors: Iterable[WsHubError]) -> None:
         for error in errors:
             logger.warning("%s: %s", self._name, error)
-            self._events.offer(error, 0, wait=False)
+            report = Report(error)
+            self._events.report(report.kind, report, Report.merge)
 
     def _catch_up(self) -> None:
         """Fetch, or report, what had no room while somebody was slow."""
@@ -218,6 +251,9 @@ class Conversation:
         try:
             while True:
                 received = link.receive()
+                if isinstance(received, Skipped):
+                    self._skipped(received)
+                    continue
                 if isinstance(received, bytes):
                     self._report([MessageDecodeError("a binary message")])
                     continue
@@ -233,6 +269,12 @@ class Conversation:
                 link.finish()
             finally:  # the thread in connect() waits for this, and for nothing else
                 self._events.post(Gone(link, end, self._clock() - since))
+
+    def _skipped(self, message: Skipped) -> None:
+        with self._lock:
+            self._following.skipped()
+        # Perhaps several of a Go hub's, and nobody can know of which channel.
+        self._report([MessagesLost("", None, message.why)])
 
     def _receive_text(self, link: Link, text: str) -> None:
         try:

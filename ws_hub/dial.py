@@ -113,7 +113,8 @@ class Dial:
     def run(self) -> Link:
         """Connect; return the open connection.
 
-        Raises HandshakeRefused, ProtocolError or an OSError, TimeoutError included.
+        Raises HandshakeRefused, ProtocolError or an OSError, TimeoutError included;
+        ConfigError when the server has no use for the token as it is sent.
         """
         self._token = self._fresh_token()
         deadline = self._clock() + self._config.connect_timeout
@@ -271,9 +272,18 @@ class Dial:
             headers["Authorization"] = f"Bearer {self._token}"
         elif self._token and config.token_in == "subprotocol":
             protocols += [SUBPROTOCOL, token_protocol(self._token)]
+        if protocols:
+            headers["Sec-WebSocket-Protocol"] = ",".join(protocols)
         if config.compression:
             headers["Sec-WebSocket-Extensions"] = deflate.OFFER
-        exchange = Exchange(stream, cookie, deadline, self._clock, compression=config.compression)
+        exchange = Exchange(
+            stream,
+            cookie,
+            deadline,
+            self._clock,
+            protocols=protocols,
+            compression=config.compression,
+        )
         try:
             WebSocket().connect(  # type: ignore[no-untyped-call]
                 config.url,
@@ -282,7 +292,6 @@ class Dial:
                 host=host or _host_header(self._target),
                 origin=config.origin,
                 suppress_origin=config.origin is None,
-                subprotocols=protocols or None,
                 redirect_limit=0,
             )
         except WebSocketTimeoutException as error:
@@ -291,6 +300,11 @@ class Dial:
             raise ProtocolError(
                 CloseCode.PROTOCOL_ERROR, f"bad handshake: {excerpt(str(error))}"
             ) from error
+        if self._token and config.token_in == "subprotocol" and not exchange.selected:
+            raise ConfigError(
+                "the server selected no subprotocol, so it has not looked at the token: it needs "
+                "token_in='header' or token_in='message', or no token at all"
+            )
         self._compression = exchange.agreed
         return exchange.rest
 

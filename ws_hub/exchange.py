@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import email.utils
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from . import deflate
 from .backoff import MAX_ASKED
@@ -20,7 +20,7 @@ from .stream import READ, Stream
 __all__ = ["Exchange", "parse_head"]
 
 _MAX_HEAD = 64 * 1024  # bytes before the empty line of an HTTP answer
-_PASSED_ON = {b"upgrade", b"connection", b"sec-websocket-accept", b"sec-websocket-protocol"}
+_PASSED_ON = {b"upgrade", b"connection", b"sec-websocket-accept"}
 
 
 class Exchange:
@@ -31,10 +31,12 @@ class Exchange:
         cookie: the Cookie header to send, in place of any other.
         deadline: until when it has to be done.
         clock: what the deadline is measured by.
+        protocols: the subprotocols that were offered.
         compression: whether permessage-deflate was offered.
 
     Attributes:
-        agreed: whether the server agreed on it.
+        agreed: whether the server agreed on compression.
+        selected: the subprotocol that it selected; "" for none.
         rest: what came behind the head of the answer.
     """
 
@@ -45,15 +47,18 @@ class Exchange:
         deadline: float,
         clock: Callable[[], float],
         *,
+        protocols: Sequence[str] = (),
         compression: bool = False,
     ) -> None:
         self._stream = stream
         self._cookie = cookie
         self._deadline = deadline
         self._clock = clock
+        self._protocols = protocols
         self._compression = compression
         self._shown: io.BytesIO | None = None
         self.agreed = False
+        self.selected = ""
         self.rest = b""
 
     # --- what websocket-client calls -------------------------------------------------------
@@ -97,6 +102,11 @@ class Exchange:
         if extensions:
             deflate.check_answer(extensions)
             self.agreed = True
+        # RFC 6455 section 4.1 permits none where some were offered; websocket-client does not.
+        self.selected = headers.get(b"sec-websocket-protocol", b"").decode("latin-1")
+        if self.selected and self.selected not in self._protocols:
+            reason = f"a subprotocol that nobody offered: {excerpt(self.selected)}"
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, reason)
         lines = [head.partition(b"\r\n")[0]]
         lines += [name + b": " + value for name, value in headers.items() if name in _PASSED_ON]
         return b"\r\n".join([*lines, b"", b""])

@@ -4,11 +4,17 @@ Must not know sockets, threads or clocks; messages in, messages to send out. It 
 "numbered messages over connections that break" into "each once, in order, or said to be
 missing". Rules of this file:
 
+- A numbered message counts from the server's answer to the newest subscription on. What
+  comes before that answer belongs to an older subscription, or comes again.
+- Between an unsubscription and the server's answer to it, messages of that channel are
+  leftovers and dropped. A Go hub never answers: there they are dropped until the channel
+  is subscribed again.
 - A message is taken when its number is the next one. A number that jumps is a gap, and
   the channel is subscribed again from the last one taken; until the server has
   acknowledged that, only the next number is taken, for the missing ones come again.
-- Numbers that begin again without an acknowledgement are a new numbering: all of it is
-  asked for.
+  Within a replay a hole is no gap: states that were replaced are not kept.
+- Numbers that fall are a new numbering, or one message twice: the channel is subscribed
+  again, and the answer tells which. Of a new numbering all comes.
 - A position is sent without waiting to know who is there: a Go hub ignores fields that
   it does not know (INTEROP). When it turns out to be one, what it sent nobody can know.
 - What is lost for good is returned as MessagesLost, never passed over.
@@ -28,6 +34,7 @@ __all__ = ["Following", "MessagesLost", "Verdict"]
 
 _ID = "ws-hub:"
 _MAX_LAGS = 3
+_MAX_LEFT = 1024  # unsubscribed channels that a Go hub, which never answers, makes us remember
 
 
 class MessagesLost(WsHubError):
@@ -70,10 +77,12 @@ class _Channel:
     newest: int | None = None  # or so many of the newest
     last: int | None = None  # number of the last message taken
     epoch: str = ""  # the numbering it belongs to; "" until a server has named it
-    pending: str = ""  # id of the subscription that has no answer yet
-    restart: bool = False  # that subscription asks for a new numbering: nothing fits before
-    named: bool = False  # that subscription names a position
-    replaying: int = 0  # so many still to come are a replay, and may have been taken already
+    pending: str = ""  # id of the newest subscription, while it has no answer
+    live: bool = False  # this connection's server has answered: its numbers count
+    fell: bool = False  # so the pending subscription was sent because the numbers fell
+    head: int = 0  # the newest number at the last answer: up to it, messages are its replay
+    replaying: int = 0  # so many of them are still to come, and may have been taken already
+    had: int | None = None  # the first of them tells how many after this number are lost
     behind: bool = False  # the application had no room; catches up when it has
     lags: int = 0  # so often lagged since the last message taken
 
@@ -83,9 +92,11 @@ class Following:
 
     def __init__(self) -> None:
         self._channels: dict[str, _Channel] = {}
+        self._left: dict[str, str] = {}  # channel → id of its unsubscription without an answer
         self._ids = itertools.count(1)
         self._pings: set[str] = set()
         self._unplaced = 0  # messages without a place in any numbering that had no room
+        self._skipped = 0  # messages of unknown channels that this connection was too small for
         self.extensions: bool | None = None  # whether this connection's server knows them
 
     @property
@@ -95,44 +106,52 @@ class Following:
 
     # --- what the application wants --------------------------------------------------------
 
-    def add(self, channel: str, since: int | None, newest: int | None = None) -> Message:
-        """Follow a channel; return what subscribes to it."""
+    def add(self, channel: str, since: int | None, newest: int | None = None) -> list[Message]:
+        """Follow a channel; return what subscribes to it.
+
+        One that is followed already is begun anew when a position is given, and else
+        asked for again only when the server has refused it.
+        """
         found = self._channels.get(channel)
-        if found is None or since is not None or newest is not None:
+        if found is None:
             found = self._channels[channel] = _Channel(since, newest)
-        return self._subscribe(channel, found)
+            return [self._subscribe(channel, found)]
+        if since is None and newest is None:
+            return [] if found.pending or found.live else [self._subscribe(channel, found)]
+        found = self._channels[channel] = _Channel(since, newest)
+        return self._anew(channel, found)
 
     def remove(self, channel: str) -> Message | None:
         """Follow a channel no longer; return what tells the server, None if it was not."""
         if self._channels.pop(channel, None) is None:
             return None
-        return Message(MessageType.UNSUBSCRIBE, channel=channel, data=channel)
+        return self._unsubscribe(channel)
 
     def open(self) -> list[Message]:
         """Return what to say first on a new connection: who are you, and all channels."""
         self.extensions = None
         ping = self._new_id()
         self._pings = {ping}
+        self._left.clear()
+        self._skipped = 0
         for channel in self._channels.values():
-            channel.behind = False
+            channel.behind = channel.live = False
         return [
             Message(MessageType.PING, id=ping),
             *(self._subscribe(name, channel) for name, channel in self._channels.items()),
         ]
 
     def _subscribe(
-        self, name: str, channel: _Channel, *, restart: bool = False, skip: bool = False
+        self, name: str, channel: _Channel, *, fell: bool = False, skip: bool = False
     ) -> Message:
         channel.pending = self._new_id()
-        channel.restart = restart
+        channel.fell = fell
+        channel.live = channel.live and not fell
         since, newest, epoch = channel.since, channel.newest, ""
-        if restart:
-            since, newest = 0, None
-        elif skip:
+        if skip:
             since, newest = None, 0
         elif channel.last is not None:
             since, newest, epoch = channel.last, None, channel.epoch
-        channel.named = since is not None or newest is not None
         return Message(
             MessageType.SUBSCRIBE,
             channel=name,
@@ -142,6 +161,17 @@ class Following:
             epoch=epoch,
             last=newest,
         )
+
+    def _unsubscribe(self, name: str) -> Message:
+        self._left.pop(name, None)  # so that the newest stand last
+        self._left[name] = id = self._new_id()
+        if len(self._left) > _MAX_LEFT:
+            del self._left[next(iter(self._left))]
+        return Message(MessageType.UNSUBSCRIBE, channel=name, data=name, id=id)
+
+    def _anew(self, name: str, channel: _Channel, *, fell: bool = False) -> list[Message]:
+        # A server need not replay to a subscription that is live: that one ends first.
+        return [self._unsubscribe(name), self._subscribe(name, channel, fell=fell)]
 
     def _new_id(self) -> str:
         return f"{_ID}{next(self._ids)}"
@@ -154,12 +184,23 @@ class Following:
             return self._pong(message)
         if message.type in (MessageType.ACK, MessageType.ERROR) and _is_ours(message.id):
             return self._answer(message)
-        channel = self._channels.get(message.channel)
-        if channel is None or message.seq is None:
-            return Verdict()
+        name, seq = message.channel, message.seq
+        channel = self._channels.get(name)
+        if channel is None:
+            return Verdict(deliver=name not in self._left)
+        if seq is None:
+            # Of a channel left and subscribed again: ours says where the new one begins.
+            old = self.extensions is True and name in self._left
+            # A state that is not kept: older messages are being fetched, and it is over.
+            early = channel.epoch != "" and (channel.behind or channel.pending != "")
+            return Verdict(deliver=not old and not early)
         if message.type == MessageType.LAGGED:
-            return self._lagged(message.channel, message.seq, channel)
-        return self._numbered(message.channel, message.seq, channel)
+            return self._lagged(name, channel)
+        return self._numbered(name, seq, channel)
+
+    def skipped(self) -> None:
+        """Note that a message, of whatever channel, was too large to be taken."""
+        self._skipped += 1
 
     def _pong(self, message: Message) -> Verdict:
         if message.id in self._pings:
@@ -172,18 +213,21 @@ class Following:
         self.extensions = False
         lost = []
         for name, channel in self._channels.items():
+            channel.pending = ""  # nothing is answered
             if channel.last is not None:
                 lost.append(MessagesLost(name, None, "the server keeps no history"))
                 self._channels[name] = _Channel(None)
         return Verdict(deliver=False, lost=lost)
 
     def _answer(self, message: Message) -> Verdict:
-        name = next((n for n, each in self._channels.items() if each.pending == message.id), None)
-        if name is None:
-            # Of a subscription given up since. An error is the application's to see.
-            return Verdict(deliver=message.type == MessageType.ERROR)
+        for name, id in self._left.items():
+            if id == message.id:
+                del self._left[name]
+                return Verdict(deliver=False)
+        name = next((n for n, each in self._channels.items() if each.pending == message.id), "")
+        if not name:
+            return Verdict(deliver=False)  # of a subscription given up since
         channel = self._channels[name]
-        channel.pending = ""
         if message.type == MessageType.ACK:
             data = message.data if isinstance(message.data, dict) else {}
             return self._acknowledged(name, channel, data)
@@ -201,33 +245,40 @@ class Following:
             # A channel that keeps nothing has no positions.
             if channel.last is not None or not recovered:
                 verdict.lost.append(MessagesLost(name, None, "the server keeps none"))
-            self._channels[name] = _Channel(channel.since, channel.newest)
+            self._channels[name] = _Channel(channel.since, channel.newest, live=True)
             return verdict
-        base = max(seq - replayed, 0)  # the number before the first that comes now
         had = channel.since if channel.last is None else channel.last
-        same = channel.last is None or (channel.epoch == epoch and not channel.restart)
-        if channel.restart:
-            if base:
-                verdict.lost.append(MessagesLost(name, base, "no longer kept"))
-        elif had is not None and not recovered:
-            if not same or seq < had:
-                verdict.lost.append(MessagesLost(name, None, "the numbering began again"))
-            elif base > had:
-                verdict.lost.append(MessagesLost(name, base - had, "no longer kept"))
-        if same and channel.last is not None and seq >= channel.last:
-            channel.last = max(base, channel.last)
+        same = had is None or had <= seq
+        same = same and (channel.last is None or channel.epoch == epoch)
+        if channel.fell and not same:
+            channel.had = 0  # all of the old numbering had come
+        elif had is None or recovered:
+            channel.had = None
+        elif same:
+            channel.had = had
         else:
-            channel.last = base
-        channel.epoch, channel.replaying, channel.restart = epoch, replayed, False
-        if not channel.named:
-            # Only who has named a position is told when it lags behind.
-            verdict.send.append(self._subscribe(name, channel))
+            channel.had = None
+            verdict.lost.append(MessagesLost(name, None, "the numbering began again"))
+        if not same and channel.last is not None:
+            channel.last = 0
+        channel.pending, channel.fell, channel.live = "", False, True
+        channel.epoch, channel.head, channel.replaying = epoch, seq, replayed
+        if not replayed:
+            self._count_lost(name, channel, seq + 1, verdict)
+            channel.last = seq
         return verdict
 
-    def _lagged(self, name: str, seq: int, channel: _Channel) -> Verdict:
+    @staticmethod
+    def _count_lost(name: str, channel: _Channel, first: int, verdict: Verdict) -> None:
+        """Report what is no longer kept, now that the first of what is kept is known."""
+        had, channel.had = channel.had, None
+        if had is not None and first > had + 1:
+            verdict.lost.append(MessagesLost(name, first - had - 1, "no longer kept"))
+
+    def _lagged(self, name: str, channel: _Channel) -> Verdict:
         """Catch up; the application sees the notice."""
-        if channel.last is None:
-            channel.last = seq
+        if channel.pending or not channel.live:
+            return Verdict()  # an older subscription's: the newest one catches up
         channel.lags += 1
         if channel.lags > _MAX_LAGS:
             # What is missing does not fit the server's buffer at once and never will.
@@ -239,28 +290,43 @@ class Following:
         return Verdict(send=[] if channel.behind else [self._subscribe(name, channel)])
 
     def _numbered(self, name: str, seq: int, channel: _Channel) -> Verdict:
-        again, channel.replaying = channel.replaying > 0, max(channel.replaying - 1, 0)
-        if channel.behind or (channel.pending and channel.restart):
-            return Verdict(deliver=False)  # comes again
-        if channel.last is None or seq == channel.last + 1:
-            channel.last, channel.lags = seq, 0
-            return Verdict()
-        if seq <= channel.last:
-            if channel.pending or again or not channel.epoch:
-                return Verdict(deliver=False)  # had already
-            return Verdict(deliver=False, send=[self._subscribe(name, channel, restart=True)])
+        if channel.behind or (channel.pending and not channel.live):
+            return Verdict(deliver=False)  # comes again, or was never asked for
+        last = channel.last
+        replayed = channel.replaying > 0 and seq <= channel.head
+        channel.replaying = channel.replaying - 1 if replayed else 0
         if channel.pending:
-            return Verdict(deliver=False)
-        if not channel.epoch:  # nobody who could send it again
-            lost = MessagesLost(name, seq - channel.last - 1, "the server left them out")
-            channel.last = seq
-            return Verdict(lost=[lost])
-        return Verdict(deliver=False, send=[self._subscribe(name, channel)])
+            if last is None or seq != last + 1:
+                return Verdict(deliver=False)
+        elif last is not None and seq <= last:
+            if replayed or not channel.epoch:
+                return Verdict(deliver=False)  # had already
+            return Verdict(deliver=False, send=self._anew(name, channel, fell=True))
+        verdict = Verdict()
+        if replayed:
+            self._count_lost(name, channel, seq, verdict)
+        elif channel.live or last is not None:
+            hole = seq - max(last or 0, channel.head) - 1
+            if hole > self._skipped and channel.epoch:
+                return Verdict(deliver=False, send=self._anew(name, channel))
+            if hole > 0:
+                why = (
+                    "larger than max_message_size" if channel.epoch else "the server left them out"
+                )
+                self._skipped -= min(hole, self._skipped)
+                verdict.lost.append(MessagesLost(name, hole, why))
+        # What the end of a replay lacks was replaced as well.
+        over = replayed and not channel.replaying and not channel.pending
+        channel.last = max(seq, channel.head) if over else seq
+        channel.lags = 0
+        return verdict
 
     # --- when the application is too slow --------------------------------------------------
 
     def refused(self, message: Message) -> None:
         """Take back a message that was to be delivered: there was no room for it."""
+        if message.type == MessageType.LAGGED:
+            return  # its number is not its own, and what it is about is being fetched
         channel = self._channels.get(message.channel)
         if channel is None or message.seq is None or not channel.epoch:
             self._unplaced += 1
@@ -274,7 +340,7 @@ class Following:
         for name, channel in self._channels.items():
             if channel.behind:
                 channel.behind = False
-                verdict.send.append(self._subscribe(name, channel))
+                verdict.send += self._anew(name, channel)
         if self._unplaced:
             count, self._unplaced = self._unplaced, 0
             verdict.lost.append(MessagesLost("", count, "they came faster than they were taken"))

@@ -4,13 +4,17 @@ Must not know what is in it. A full inbox first makes its reader wait, so that a
 stall costs nothing (the network's buffers fill and slow the sender down). After
 `patience` seconds it refuses instead, until half of it is free: a reader that waits
 longer would leave pings unanswered, and the server would cut it.
+
+A report always finds room, or nobody would learn what was refused. Beyond a bound it is
+merged with the newest of its kind that waits.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from .workers import longest_wait
@@ -18,6 +22,16 @@ from .workers import longest_wait
 __all__ = ["Inbox"]
 
 T = TypeVar("T")
+
+_MAX_REPORTS = 256  # that wait each in its place; beyond it one more of a kind at most
+
+
+@dataclass(slots=True)
+class _Entry(Generic[T]):
+    item: T
+    size: int = 0
+    counts: bool = False
+    kind: Hashable = None  # of a report
 
 
 class Inbox(Generic[T]):
@@ -41,7 +55,9 @@ class Inbox(Generic[T]):
         # guards: everything below; waited on for an item, for room, or for the end.
         # Taken alone.
         self._changed = threading.Condition()
-        self._items: deque[tuple[T, int, bool]] = deque()  # item, bytes, whether it counts
+        self._entries: deque[_Entry[T]] = deque()
+        self._reports: dict[Hashable, _Entry[T]] = {}  # the newest of each kind that waits
+        self._waiting_reports = 0
         self._count = 0
         self._bytes = 0
         self._full_since: float | None = None
@@ -69,11 +85,25 @@ class Inbox(Generic[T]):
                     self._changed.wait(left)
             if self._stopped or self._refusing:
                 return False
-            self._items.append((item, size, True))
+            self._entries.append(_Entry(item, size, counts=True))
+            self._changed.notify_all()
             self._count += 1
             self._bytes += size
-            self._changed.notify_all()
             return True
+
+    def report(self, kind: Hashable, item: T, merge: Callable[[T, T], T]) -> None:
+        """Add what must not be lost; `merge` makes one of two of a kind, beyond the bound."""
+        with self._changed:
+            if self._stopped:
+                return
+            found = self._reports.get(kind)
+            if found is not None and self._waiting_reports >= _MAX_REPORTS:
+                found.item = merge(found.item, item)
+                return
+            self._reports[kind] = entry = _Entry(item, kind=kind)
+            self._waiting_reports += 1
+            self._entries.append(entry)
+            self._changed.notify_all()
 
     def _is_full(self, size: int) -> bool:
         return self._count >= self._max_items or (
@@ -85,26 +115,30 @@ class Inbox(Generic[T]):
     def post(self, item: T) -> None:
         """Add an item that does not count: what happens to the connection, not what it says."""
         with self._changed:
-            self._items.append((item, 0, False))
+            self._entries.append(_Entry(item))
             self._changed.notify_all()
 
     def take(self) -> T | None:
         """Wait for the next item; None when the inbox has ended and nothing is left."""
         with self._changed:
-            while not self._items:
+            while not self._entries:
                 if self._ended:
                     return None
                 self._changed.wait(longest_wait())  # woken by an item or by `end`
-            item, size, counts = self._items.popleft()
-            if counts:
+            entry = self._entries.popleft()
+            if entry.counts:
                 self._count -= 1
-                self._bytes -= size
+                self._bytes -= entry.size
                 if self._count * 2 <= self._max_items and self._bytes * 2 <= self._max_bytes:
                     self._full_since = None
                     self._relieved = self._relieved or self._refusing
                     self._refusing = False
                 self._changed.notify_all()
-            return item
+            elif entry.kind is not None:
+                self._waiting_reports -= 1
+                if self._reports[entry.kind] is entry:
+                    del self._reports[entry.kind]
+            return entry.item
 
     def was_relieved(self) -> bool:
         """Say, once, that it has room again after it refused something."""
@@ -124,9 +158,11 @@ class Inbox(Generic[T]):
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Refuse every offer from now on and drop what was offered; what was posted stays."""
+        """Take no more but what is posted, and drop all but what was posted."""
         with self._changed:
             self._stopped = True
-            self._items = deque(each for each in self._items if not each[2])
-            self._count = self._bytes = 0
+            posted = [each for each in self._entries if not each.counts and each.kind is None]
+            self._entries = deque(posted)
+            self._reports.clear()
+            self._count = self._bytes = self._waiting_reports = 0
             self._changed.notify_all()

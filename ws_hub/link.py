@@ -1,9 +1,12 @@
 """One open WebSocket, the client's side: messages in, whole frames out, pings answered.
 
 Must not know JSON, channels, or what happens after the end. Frames are built and taken
-apart by websocket-client; what it leaves open (FAULTS 1d) is closed here: a frame is
-refused by its declared length before any of it is read, no send and no close can hang,
-and after a send that failed the connection ends, because half a frame may be out.
+apart by websocket-client; what it leaves open (FAULTS 1d) is closed here: a frame that is
+too large is known by its declared length before any of it is read, no send and no close
+can hang, and after a send that failed the connection ends, because half a frame may be out.
+
+A message over the limit is read and thrown away piece by piece, and the connection goes
+on: ended, it would meet the same message again after each reconnect.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from websocket import ABNF, WebSocketException, frame_buffer
 
@@ -20,9 +24,11 @@ from .errors import CloseCode, ConnectionClosed, ProtocolError
 from .reconnect_config import ReconnectConfig
 from .stream import READ, WRITE, Stream
 
-__all__ = ["Link"]
+__all__ = ["Link", "Skipped"]
 
 _MAX_FRAGMENTS = 32_768  # a Go hub cuts one joined message into frames of a kilobyte
+_MAX_SKIPPED = 256 * 1024 * 1024  # bytes of one message that are read to be thrown away
+_PIECE = 64 * 1024
 _MAX_UNSENT_PONG = 64 * 1024  # with more than this unsent the peer does not read pongs
 _MAX_UNSENT = 1024 * 1024
 _MIN_COMPRESSED = 256  # bytes of a message; fewer hardly become less
@@ -30,8 +36,29 @@ _FIRST = (ABNF.OPCODE_TEXT, ABNF.OPCODE_BINARY)
 _CONTROL = (ABNF.OPCODE_CLOSE, ABNF.OPCODE_PING, ABNF.OPCODE_PONG)
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A message that was thrown away: it was larger than the limit.
+
+    Args:
+        why: its size, and which setting is the limit.
+    """
+
+    why: str
+
+
 class _Frames(frame_buffer):
-    """websocket-client's frame reader, which refuses a frame before it reads it."""
+    """websocket-client's frame reader, which keeps no frame that is too large.
+
+    Args:
+        read: returns bytes of the stream.
+        room: how many bytes the next data frame may have.
+        compression: whether permessage-deflate was agreed on.
+
+    Attributes:
+        compressed: whether a compressed message begins with the last frame.
+        skipped: how many bytes of the last frame were thrown away: all, or none.
+    """
 
     def __init__(
         self, read: Callable[[int], bytes], room: Callable[[], int], compression: bool
@@ -39,7 +66,8 @@ class _Frames(frame_buffer):
         super().__init__(read, skip_utf8_validation=False)
         self._room = room
         self._compression = compression
-        self.compressed = False  # whether a compressed message begins with the last frame
+        self.compressed = False
+        self.skipped = 0
 
     def recv_header(self) -> None:
         super().recv_header()
@@ -56,8 +84,16 @@ class _Frames(frame_buffer):
     def recv_length(self) -> None:
         super().recv_length()
         assert self.header is not None and self.length is not None
-        if self.header[4] not in _CONTROL and self.length > self._room():
-            raise ProtocolError(CloseCode.TOO_BIG, f"a frame of {self.length} bytes is too much")
+        self.skipped = 0
+        if self.header[4] in _CONTROL or self.length <= self._room():
+            return
+        if self.length > _MAX_SKIPPED:
+            reason = f"a frame of {self.length} bytes, far over max_message_size"
+            raise ProtocolError(CloseCode.TOO_BIG, reason)
+        # Nothing is buffered here beyond the length, and a server's frame has no mask.
+        self.skipped, left, self.length = self.length, self.length, 0
+        while left:
+            left -= len(self.recv(min(left, _PIECE)))
 
 
 class Link:
@@ -90,7 +126,7 @@ class Link:
         self.over = threading.Event()  # set when the reader has left
         self._closing = False  # set once, by whoever closes; read by the reader
         # The rest belongs to the reader.
-        self._frames = _Frames(self._read, lambda: self._max_message_size - self._size, compression)
+        self._frames = _Frames(self._read, self._room, compression)
         self._inflater: Inflater | None = None  # while a compressed message comes in
         self._received = received
         self._at = 0
@@ -98,6 +134,8 @@ class Link:
         self._pinged: float | None = None
         self._parts: list[bytes] = []
         self._size = 0
+        self._fragments = 0
+        self._skipping = False  # the message that comes in is too large
         self._opcode: int | None = None
 
     # --- any thread ------------------------------------------------------------------------
@@ -163,7 +201,7 @@ class Link:
 
     # --- receiving thread ------------------------------------------------------------------
 
-    def receive(self) -> str | bytes:
+    def receive(self) -> str | bytes | Skipped:
         """Wait for the next message; pings are answered and sent meanwhile.
 
         Raises ConnectionClosed at the end, with the code and reason that the server
@@ -197,7 +235,7 @@ class Link:
         self._say_close(struct.pack("!H", code))
         return ConnectionClosed(code, reason)
 
-    def _handle(self, opcode: int, fin: bool, data: bytes) -> str | bytes | None:
+    def _handle(self, opcode: int, fin: bool, data: bytes) -> str | bytes | Skipped | None:
         if opcode == ABNF.OPCODE_PING:
             if self._stream.unsent < _MAX_UNSENT_PONG:
                 self._stream.append(_frame(data, ABNF.OPCODE_PONG))
@@ -212,25 +250,55 @@ class Link:
             return self._assemble(opcode, fin, data)
         return None
 
-    def _assemble(self, opcode: int, fin: bool, data: bytes) -> str | bytes | None:
+    def _room(self) -> int:
+        return -1 if self._skipping else self._max_message_size - self._size
+
+    def _assemble(self, opcode: int, fin: bool, data: bytes) -> str | bytes | Skipped | None:
         if (opcode == ABNF.OPCODE_CONT) == (self._opcode is None):
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "fragment out of order")
         if self._opcode is None:
-            self._opcode = opcode
-            self._inflater = None
-            if self._frames.compressed:
-                self._inflater = Inflater(self._max_message_size)
-        if self._inflater is not None:
-            data = self._inflater.feed(data)
-            data += self._inflater.finish() if fin else b""
-        self._parts.append(data)
-        self._size += len(data)
+            self._opcode, self._size, self._fragments, self._skipping = opcode, 0, 0, False
+            self._inflater = Inflater(self._max_message_size) if self._frames.compressed else None
+        self._fragments += 1
+        if self._skipping or self._frames.skipped:
+            self._skip(self._frames.skipped)
+        else:
+            self._add(data, fin)
         if not fin:
-            if len(self._parts) >= _MAX_FRAGMENTS:
+            if self._fragments >= _MAX_FRAGMENTS:
                 raise ProtocolError(CloseCode.TOO_BIG, f"message over {_MAX_FRAGMENTS} frames")
             return None
+        return self._finish_message()
+
+    def _add(self, data: bytes, fin: bool) -> None:
+        if self._inflater is not None:
+            try:
+                data = self._inflater.feed(data)
+                data += self._inflater.finish() if fin else b""
+            except ProtocolError as fault:
+                if fault.code != CloseCode.TOO_BIG:
+                    raise
+                self._skip(0)
+                return
+        self._parts.append(data)
+        self._size += len(data)
+
+    def _skip(self, size: int) -> None:
+        self._skipping = True
+        self._parts = []
+        self._size += size
+        if self._size > _MAX_SKIPPED:
+            reason = f"a message of over {_MAX_SKIPPED} bytes, far over max_message_size"
+            raise ProtocolError(CloseCode.TOO_BIG, reason)
+
+    def _finish_message(self) -> str | bytes | Skipped:
         data, opcode = b"".join(self._parts), self._opcode
-        self._parts, self._size, self._opcode = [], 0, None
+        size, inflated = self._size, self._inflater is not None
+        skipped, self._skipping = self._skipping, False
+        self._parts, self._size, self._opcode, self._inflater = [], 0, None, None
+        if skipped:
+            what = "a compressed message" if inflated else f"a message of {size} bytes"
+            return Skipped(f"{what} is over max_message_size ({self._max_message_size} bytes)")
         if opcode == ABNF.OPCODE_BINARY:
             return data
         try:

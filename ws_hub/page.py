@@ -13,6 +13,7 @@ import string
 from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 from .hub import Hub
 
@@ -108,11 +109,10 @@ class _Page:
         return self._file if path in self._files else None
 
     def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        # Relative addresses inside the page and the mount point here: it works below
-        # any prefix that a server or a dispatcher gives it.
-        prefix = environ.get("SCRIPT_NAME", "").rstrip("/")
+        # All addresses are relative to the page's own: a proxy may have cut off a prefix
+        # that nobody here knows of.
         body = self._template.substitute(
-            ws=html.escape(prefix + self._ws_path), channel=html.escape(self._channel)
+            ws=html.escape("./" + self._ws_path.lstrip("/")), channel=html.escape(self._channel)
         )
         return _answer(environ, start_response, "200 OK", "html", body.encode())
 
@@ -140,7 +140,9 @@ class _Page:
 
     def _to_slash(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         query = environ.get("QUERY_STRING", "")
-        place = environ["SCRIPT_NAME"] + "/" + (f"?{query}" if query else "")
+        name = environ["SCRIPT_NAME"].rpartition("/")[2]
+        # Relative as well: what stands before the last name, only the browser knows.
+        place = f"./{quote(name, encoding='latin-1')}/" + (f"?{query}" if query else "")
         text = b"The page is one slash further\n"
         return _answer(
             environ, start_response, "308 Permanent Redirect", "txt", text, ("Location", place)

@@ -136,8 +136,9 @@ class ReconnectingClient:
         """Connect, and connect again whenever the connection ends, until `close()`.
 
         Returns when it was closed. Raises MaxRetriesExceeded, whose cause is the last
-        failure, when the retries are used up; HandshakeRefused for a 401 or 403 and
-        ConnectionClosed for a close code 4401 or 4403, which would come again;
+        failure, when the retries are used up; HandshakeRefused for a 401 or 403,
+        ConnectionClosed for a close code 4401 or 4403, and ConfigError where the server
+        has no use for the token as it is sent, which would come again;
         RuntimeError when it is connecting already.
 
         Threads: one at a time; blocks. All callbacks run on it.
@@ -295,9 +296,11 @@ class ReconnectingClient:
 
     def _run(self) -> None:
         retries = Retries(self._config, self._random)
-        connected = False
+        connected = False  # ever
+        attempts = 0  # of this outage
         while True:
             failure: Exception
+            attempts += 1
             try:
                 link = self._dial_once()
             except (OSError, WsHubError) as error:
@@ -306,8 +309,8 @@ class ReconnectingClient:
                     logger.info("no connection to %s: %s", self._name, excerpt(str(error)))
                     self._call("on_error", error)
             else:
-                gone = self._live(link, retries.failures if connected else 0)
-                connected, failure = True, gone.end
+                gone = self._live(link, attempts if connected else 0)
+                connected, attempts, failure = True, 0, gone.end
                 retry = retries.failed(failure, gone.held)
                 self._call(
                     "on_disconnect",
@@ -345,8 +348,8 @@ class ReconnectingClient:
             logger.exception("the dialer for %s failed", self._name)
             raise ConnectionError(f"the dialer failed: {excerpt(error)}") from error
 
-    def _live(self, link: Link, attempt: int) -> Gone:
-        """Run one connection to its end; `attempt` is 0 for the first one."""
+    def _live(self, link: Link, attempts: int) -> Gone:
+        """Run one connection to its end; `attempts` that it took are 0 for the first one."""
         try:
             assert self._dial is not None  # of this link, and this thread's to change
             introduction = self._dial.introduction
@@ -354,16 +357,18 @@ class ReconnectingClient:
             with self._lock:
                 self._dial = None  # only now: until here close() ends the link through it
             self._call("on_connect")
-            if attempt:
-                self._call("on_reconnect", attempt)
+            if attempts:
+                self._call("on_reconnect", attempts)
             while True:
                 event = self._talk.next_event()
                 if isinstance(event, Gone):
                     if event.link is link:  # not of one that an exception has cut short
                         return event
                 elif not self._closed.is_set():
-                    name = "on_message" if isinstance(event, Message) else "on_error"
-                    self._call(name, event)
+                    if isinstance(event, Message):
+                        self._call("on_message", event)
+                    else:
+                        self._call("on_error", event.exception())
         finally:
             link.shutdown()  # after KeyboardInterrupt or SystemExit it is still open
             self._talk.join(_HANDSHAKE_GRACE)

@@ -49,9 +49,10 @@ class ReconnectConfig:
         token: says who we are; a text, or a function that returns a fresh one, called
             before each connection on the thread in `connect()`. None sends none.
         token_in: how it is sent: as `header` (`Authorization: Bearer`), as `subprotocol`
-            (what browsers can do), or as first `message` (for a hub that waits for it).
+            (what browsers can do; a server that selects none has not seen it, which is
+            final), or as first `message` (for a hub that waits for it).
         origin: the Origin header to send; None sends none.
-        subprotocols: offered in the handshake.
+        subprotocols: offered in the handshake; a server need not select one.
         dialer: called with this config, returns a connected websocket-client
             `WebSocket`; None for our own.
         ssl_context: for `wss://`; None for the system's certificates.
@@ -60,8 +61,10 @@ class ReconnectConfig:
         ping_timeout: seconds without a byte, from that ping on, until the server
             counts as gone.
         write_timeout: seconds that one send may take.
-        max_message_size: bytes in one WebSocket message; a Go hub joins up to 257
-            messages in one.
+        max_message_size: bytes in one WebSocket message. A Go hub joins up to 257 of 64
+            KiB in one, with a newline between: a little over 16 MiB. A larger message is
+            thrown away while it comes in and reported as MessagesLost; the connection
+            ends (1009) only where one is over 256 MiB.
         compression: offer permessage-deflate (RFC 7692), and compress what is long if the
             server agrees.
         queue_size: messages that may wait for a slow callback.
@@ -74,11 +77,12 @@ class ReconnectConfig:
             `connect()`, as all of these are, in order.
         on_disconnect: called with code, reason and whether a retry follows, once for
             each on_connect.
-        on_reconnect: called with the number of attempts it took, after the on_connect of
-            each connection but the first.
+        on_reconnect: called with the number of attempts that this outage took, 1 when the
+            first succeeded, after the on_connect of each connection but the first.
         on_message: called with each message.
         on_error: called with an exception: what made an attempt fail, a text from the
             server that is no message, messages that are lost, what a callback raised.
+            Where very many wait for a slow callback, those of a kind are one.
     """
 
     url: str
@@ -99,7 +103,7 @@ class ReconnectConfig:
     ping_interval: float = 25.0
     ping_timeout: float = 10.0
     write_timeout: float = 10.0
-    max_message_size: int = 16 * MIB
+    max_message_size: int = 17 * MIB
     compression: bool = False
     queue_size: int = 1024
     queue_bytes: int = 32 * MIB

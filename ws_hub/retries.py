@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .backoff import calculate_backoff, full_jitter, wait_asked
-from .errors import CloseCode, ConnectionClosed, HandshakeRefused, is_retryable
+from .errors import CloseCode, ConfigError, ConnectionClosed, HandshakeRefused, is_retryable
 from .reconnect_config import ReconnectConfig
 
 __all__ = ["Retries"]
@@ -54,7 +54,7 @@ class Retries:
     @staticmethod
     def is_final(failure: Exception) -> bool:
         """Say whether the same answer would come again, however often one asks."""
-        return not is_retryable(_code_of(failure))
+        return isinstance(failure, ConfigError) or not is_retryable(_code_of(failure))
 
     def wait(self, failure: Exception) -> float:
         """Return the seconds to wait now: jittered, and no less than the server asked for.

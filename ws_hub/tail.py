@@ -6,6 +6,7 @@ one that called `follow` waits for a signal, or for the end of that thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -25,6 +26,7 @@ __all__ = ["Tail", "socket_url"]
 _JOIN = 5.0
 
 _SILENT = (MessageType.ACK, MessageType.PONG, MessageType.LAGGED)
+_REFUSED = ("bad_channel", "forbidden")  # codes of what the server would say again
 
 
 def socket_url(text: str) -> tuple[str, list[str]]:
@@ -33,7 +35,9 @@ def socket_url(text: str) -> tuple[str, list[str]]:
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme)
     if scheme is None:
         return text, []
-    path = "/ws" if parts.path in ("", "/") else parts.path
+    path = parts.path or "/"
+    if path.endswith("/"):  # the page's, below whatever prefix
+        path += "ws"
     url = urlunsplit((scheme, parts.netloc, path, "", ""))
     return url, parse_qs(parts.query).get("channel", [])
 
@@ -62,6 +66,7 @@ class Tail:
         token: str | None = None,
         tell: Callable[[str], object],
     ) -> None:
+        self._wanted = set(channels)  # those that the server has not refused
         self._screen = Screen(sys.stdout, named=len(channels) > 1)
         self._show = self._show_json if as_json else self._show_text
         self._tell = tell
@@ -82,6 +87,8 @@ class Tail:
     def follow(self, signals: Signals) -> int | None:
         """Follow until a signal comes; return its number, or None when the server is final.
 
+        It is when it refuses us, or every one of the channels.
+
         SIGPIPE stands for a reader of stdout that has gone.
 
         Threads: the main thread; blocks.
@@ -97,9 +104,9 @@ class Tail:
 
     def _connect(self) -> None:
         try:
-            self._client.connect()
-        except (WsHubError, OSError) as error:
-            self._tell(str(error))
+            # What ends it has been told by on_error or on_disconnect.
+            with contextlib.suppress(WsHubError):
+                self._client.connect()
         finally:
             self._post(None)
 
@@ -111,6 +118,10 @@ class Tail:
         self._show(message)
         if self._screen.gone:
             self._post(signal.SIGPIPE)
+        if message.type == MessageType.ERROR and message.code in _REFUSED:
+            self._wanted.discard(message.channel)
+            if not self._wanted:
+                self._post(None)
 
     def _disconnected(self, code: int, reason: str, will_retry: bool) -> None:
         if self._leaving:

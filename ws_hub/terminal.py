@@ -42,12 +42,18 @@ class Screen:
         self.gone = False
 
     def text(self, source: str, text: str) -> None:
-        """Write one text of a process's output; how it ends says what it is."""
-        if text.endswith(REPLACED):
+        """Write one text of a process's output; how it ends says what it is.
+
+        A line may end in a newline: those that an application sends by itself often do.
+        """
+        whole = text.endswith("\n")
+        if whole:
+            text = text[:-1].removesuffix("\r")
+        if text.endswith(REPLACED) and not whole:
             if self._clear:
                 self._put(source, text[:-1], _CLEAR + "\r")
                 self._open = source
-        elif text.endswith(GOES_ON):
+        elif text.endswith(GOES_ON) and not whole:
             self._put(source, text[:-1], "")
             self._open, self._piece = source, True
         else:

@@ -320,12 +320,13 @@ class Transport:
                 yield Pinged(bytes(event.payload)) if isinstance(event, Ping) else Ponged()
             elif isinstance(event, CloseConnection):
                 self._unfinished = False
-                reason = event.reason or ""
+                # A plain number: the parser's own enumeration is nothing for callbacks.
+                code, reason = int(event.code), event.reason or ""
                 if parser.state is ConnectionState.OPEN:
                     # The parser's own verdict, not a frame of the peer's.
-                    yield self._inflation_fault() or Broken(event.code, reason)
+                    yield self._inflation_fault() or Broken(code, reason)
                 else:
-                    yield Closed(event.code, reason)
+                    yield Closed(code, reason)
                 return
 
     def _inflation_fault(self) -> Broken | None:

@@ -172,7 +172,7 @@ import('/ws_hub.js').then(async (module) => {
     return nextTimer++;
   };
   globalThis.clearTimeout = (id) => timers.delete(id);
-  Date.now = () => now;
+  performance.now = () => now;
   const pass = (time) => {
     const end = now + time;
     for (;;) {
@@ -243,7 +243,7 @@ def test_it_subscribes_with_both_fields_and_from_the_last_message_again(engine: 
         client.connect();
         last().open();
         last().say(ack({epoch: "e", seq: 2, recovered: true, replayed: 2}), message(1), message(2));
-        last().say(message(3), message(3), message(2));
+        last().say(message(3));
         last().lose();
         pass(1000);
         last().open();
@@ -447,7 +447,7 @@ def test_unsubscribing_says_so_and_is_remembered(engine: Page) -> None:
         return [sockets[0].sent[1], seen, last().sent];
     """
     assert client(engine, script) == [
-        {"type": "unsubscribe", "channel": "c", "data": "c"},
+        {"type": "unsubscribe", "channel": "c", "data": "c", "id": 2},
         [],
         [],
     ]
@@ -472,10 +472,261 @@ def test_a_handler_that_fails_costs_nobody_a_message(engine: Page) -> None:
         globalThis.reportError = (error) => told.push(error.message);
         client.subscribe("c", (m) => { seen.push(m.seq); throw new Error("mine"); });
         client.connect(); last().open();
-        last().say(message(1), message(2));
+        last().say(ack({epoch: "e", seq: 0}), message(1), message(2));
         return [seen, told];
     """
     assert client(engine, script) == [[1, 2], ["mine", "mine"]]
+
+
+def test_fault_94_a_callback_that_fails_leaves_the_subscription_alive(engine: Page) -> None:
+    script = """
+        const reported = [];
+        globalThis.reportError = (error) => reported.push(error.message);
+        const failing = (name) => () => { throw new Error(name); };
+        client.subscribe("c", async (m) => { seen.push(m.seq); throw new Error("async"); }, {
+          since: 0,
+          onSync: failing("sync"),
+          onGap: failing("gap"),
+          onLagged: failing("lagged"),
+          onError: failing("error"),
+        });
+        client.connect(); last().open();
+        last().say(ack({epoch: "e", seq: 2, replayed: 1}), message(2), message(4));
+        last().say({type: "lagged", channel: "c", seq: 4});
+        const asked = last().sent.at(-1);
+        last().say(ack({epoch: "e", seq: 5, replayed: 1}, asked.id), message(5));
+        last().lose(); pass(1000); last().open();
+        last().say({type: "error", id: last().sent[0].id, code: "forbidden", data: "no"});
+        last().say(message(6));
+        await promises();
+        return [seen, asked.since, reported.sort()];
+    """
+    told = ["async"] * 4 + ["error", "gap", "lagged", "sync", "sync"]
+    assert client(engine, script) == [[2, 4, 5, 6], 4, told]
+
+
+def test_fault_94_a_callback_may_close_what_calls_it(engine: Page) -> None:
+    script = """
+        const one = client.subscribe("c", (m) => seen.push(m.seq), {onGap: () => one.close()});
+        const two = client.subscribe("d", (m) => { seen.push(m.data); client.close(); });
+        client.connect(); last().open();
+        last().say(ack({epoch: "e", seq: 1}), message(3), message(4));
+        const other = (data) => ({type: "event", channel: "d", data});
+        last().say(other("d"), other("e"));
+        return [seen, client.state, last().sent.map((m) => m.type)];
+    """
+    sent = ["subscribe", "subscribe", "unsubscribe"]
+    assert client(engine, script) == [["d"], "closed", sent]
+
+
+def test_fault_93_two_quick_changes_of_mind_hand_on_each_message_once(engine: Page) -> None:
+    script = """
+        const keep = (m) => seen.push(m.seq);
+        client.addEventListener("message", ({detail}) => told.push(detail));
+        client.addEventListener("error", ({detail}) => told.push(detail));
+        client.connect(); last().open();
+        client.subscribe("c", keep, {since: 0}).close();
+        client.subscribe("c", keep, {since: 0});
+        last().say(ack({epoch: "e", seq: 2, replayed: 2}), message(1), message(2));
+        last().say(ack({}, 2));
+        last().say(ack({epoch: "e", seq: 2, replayed: 2}, 3), message(1), message(2), message(3));
+        client.subscribe("d", keep).close();
+        last().say({type: "event", channel: "d"}, {type: "lagged", channel: "d", seq: 1});
+        last().say({type: "error", id: 4, data: "no"});
+        last().say(ack({}, 5), {type: "event", channel: "d", data: "the server's own doing"});
+        return [seen, told.map((each) => each.data)];
+    """
+    assert client(engine, script) == [[1, 2, 3], ["the server's own doing"]]
+
+
+def test_fault_93_who_subscribes_when_connected_asks_once(engine: Page) -> None:
+    script = """
+        client.addEventListener("state", ({detail}) => {
+          if (detail.state === "connected") client.subscribe("d", () => {});
+        });
+        client.subscribe("c", () => {});
+        client.connect(); last().open();
+        return last().sent.map((m) => m.channel).sort();
+    """
+    assert client(engine, script) == ["c", "d"]
+
+
+def test_fault_125_numbers_that_fall_are_asked_for_anew(engine: Page) -> None:
+    script = """
+        client.subscribe("c", (m) => seen.push(m.data), {since: 0, ...hooks});
+        client.connect(); last().open();
+        last().say(ack({epoch: "e", seq: 2, replayed: 2}), message(1), message(2));
+        last().say({...message(1), data: "dropped"}, {...message(2), data: "dropped"});
+        const [leave, again] = last().sent.slice(1);
+        last().say(ack({}, leave.id));
+        last().say(ack({epoch: "f", seq: 3, replayed: 2, recovered: false}, again.id));
+        last().say({...message(2), data: "b"}, {...message(3), data: "c"});
+        const sync = told.at(-1)[1];
+        last().say(message(3));  // twice
+        const twice = last().sent.at(-1);
+        last().say(ack({epoch: "f", seq: 3}, twice.id), message(4));
+        const {id, ...request} = again;
+        return [leave.type, request, seen, sync, told.at(-1)[1].restarted];
+    """
+    request = {"type": "subscribe", "channel": "c", "data": "c", "since": 2, "epoch": "e"}
+    sync = {"first": False, "replayed": 2, "recovered": False, "restarted": True, "missed": 1}
+    expected = ["unsubscribe", request, [1, 2, "b", "c", 4], sync, False]
+    assert client(engine, script) == expected
+
+
+def test_a_hole_within_a_replay_is_no_gap(engine: Page) -> None:
+    script = """
+        client.subscribe("c", (m) => seen.push(m.seq), {since: 0, ...hooks});
+        client.connect(); last().open();
+        last().say(ack({epoch: "e", seq: 30, replayed: 3}), message(1), message(10), message(20));
+        last().say(message(31), message(33));
+        return [seen, told.map(([name, info]) => [name, info.missed ?? info])];
+    """
+    assert client(engine, script) == [[1, 10, 20, 31, 33], [["sync", 0], ["gap", 1]]]
+
+
+# --- time ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [-3_600_000, 3_600_000])
+def test_fault_95_a_clock_that_is_set_changes_nothing(engine: Page, jump: int) -> None:
+    script = f"""
+        const real = Date.now;
+        client.connect(); last().open();
+        pass(20000);
+        Date.now = () => real() + {jump};
+        pass(5000);
+        const asked = last().sent.map((m) => m.type);
+        pass(10000);
+        Date.now = real;
+        return [asked, client.state, states.at(-1).reason];
+    """
+    assert client(engine, script) == [["ping"], "waiting", "the server is silent"]
+
+
+@pytest.mark.parametrize("value", ["0", "Infinity", "NaN", "-1"])
+def test_fault_96_a_time_that_is_none_switches_a_timer_off(engine: Page, value: str) -> None:
+    script = f"""
+        Object.assign(client.options, {{pingInterval: {value}, connectTimeout: {value}}});
+        client.connect();
+        const connecting = timers.size;
+        last().open();
+        pass(5000);  // until the connection counts as stable
+        return [connecting, timers.size, last().sent];
+    """
+    assert client(engine, script) == [0, 0, []]
+
+
+def test_fault_96_pings_go_on_where_nothing_is_waited_for(engine: Page) -> None:
+    script = """
+        client.options.pingTimeout = Infinity;
+        client.connect(); last().open();
+        pass(100000);
+        return [last().sent.length, client.state];
+    """
+    assert client(engine, script) == [4, "connected"]
+
+
+def test_fault_96_no_timer_is_longer_than_a_timer_can_be(engine: Page) -> None:
+    script = """
+        const delays = [];
+        const plain = globalThis.setTimeout;
+        globalThis.setTimeout = (fn, delay) => { delays.push(delay); return plain(fn, delay); };
+        const [pingInterval, stableAfter, connectTimeout, initialBackoff] = Array(4).fill(1e12);
+        Object.assign(client.options, {pingInterval, stableAfter, connectTimeout});
+        Object.assign(client.options, {maxBackoff: Infinity, initialBackoff});
+        client.connect(); last().open(); last().lose();
+        return [Math.max(...delays), delays.length];
+    """
+    assert client(engine, script) == [2**31 - 1, 4]
+
+
+@pytest.mark.parametrize("option", ["initialBackoff", "maxBackoff", "multiplier"])
+def test_fault_96_a_wait_that_is_none_is_refused(engine: Page, option: str) -> None:
+    script = f"""
+        return [NaN, 0, -1, undefined].map((value) => {{
+          try {{ new HubClient("ws://host/", {{{option}: value}}); }}
+          catch (error) {{ return error.message; }}
+        }});
+    """
+    values = ("NaN", "0", "-1", "undefined")
+    expected = [f"{option} must be a positive number, not {value}" for value in values]
+    assert client(engine, script) == expected
+
+
+# --- the network ---------------------------------------------------------------------------
+
+
+def test_fault_96_nothing_is_sent_on_a_socket_that_is_closing(engine: Page) -> None:
+    script = """
+        client.connect(); last().open();
+        last().readyState = 1;
+        const open = client.send({type: "x"});
+        last().readyState = 2;
+        return [open, client.send({type: "y"}), last().sent];
+    """
+    assert client(engine, script) == [True, False, [{"type": "x"}]]
+
+
+def test_fault_96_only_a_click_ends_a_wait_that_the_server_asked_for(engine: Page) -> None:
+    script = """
+        client.connect(); last().open();
+        last().lose(1012, "server restarting; come back after 60000 ms");
+        await client.wake();
+        const asked = [client.state, sockets.length];
+        client.retryNow();
+        const clicked = sockets.length;
+        last().open(); last().lose(1006);
+        await client.wake();
+        return [asked, clicked, sockets.length];
+    """
+    assert client(engine, script) == [["waiting", 1], 2, 3]
+
+
+def test_fault_96_a_connection_is_asked_whether_it_is_alive(engine: Page) -> None:
+    script = """
+        client.connect(); last().open();
+        pass(1000);
+        const alive = client.wake();
+        last().say({type: "pong", id: 1});
+        pass(1000);
+        const dead = client.wake();
+        pass(6000);
+        client.wake();  // does not put off the end
+        pass(4000);
+        return [await alive, await dead, client.state, sockets[0].sent.length];
+    """
+    assert client(engine, script) == [True, False, "waiting", 2]
+
+
+def test_fault_97_a_socket_has_a_listener_for_errors_from_the_first_moment(engine: Page) -> None:
+    script = """
+        client.connect();
+        const listens = typeof last().onerror;
+        last().onerror({message: "connect ECONNREFUSED 127.0.0.1:9"});
+        last().lose(1006, "");
+        return [listens, client.state, states.at(-1).reason];
+    """
+    expected = ["function", "waiting", "connect ECONNREFUSED 127.0.0.1:9"]
+    assert client(engine, script) == expected
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        'last().protocol = ""; last().open()',
+        'last().onerror({message: "Server sent no subprotocol"}); last().lose()',
+    ],
+)
+def test_fault_98_a_token_that_nobody_has_looked_at_is_final(engine: Page, how: str) -> None:
+    script = f"""
+        client.options.token = "secret";
+        client.connect();
+        {how};
+        pass(100000);
+        return [client.state, states.at(-1).reason.includes('tokenIn: "message"'), sockets.length];
+    """
+    assert client(engine, script) == ["closed", True, 1]
 
 
 def test_what_is_no_message_is_an_event_and_goes_no_further(engine: Page) -> None:
@@ -486,10 +737,11 @@ def test_what_is_no_message_is_an_event_and_goes_no_further(engine: Page) -> Non
         client.connect(); last().open();
         last().onmessage({data: "{"});
         last().onmessage({data: new Blob([])});
+        last().onmessage({data: '{"type":"event"}\\nno message\\n{"type":"event"}'});
         last().say(null, 3, {type: "event"}, {type: "pong"}, {type: "error", data: "limit"});
         return [told, seen];
     """
-    assert client(engine, script) == [["bad", "limit"], ["event"]]
+    assert client(engine, script) == [["bad"] * 5 + ["limit"], ["event"] * 3]
 
 
 def test_one_channel_is_subscribed_to_once(engine: Page) -> None:

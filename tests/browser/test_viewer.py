@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -222,6 +227,64 @@ def test_a_lost_connection_is_said_and_made_up_for(
         assert page.eval(LINES) == expected
 
 
+def test_fault_93_quick_clicks_show_only_what_was_chosen_last(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("")
+    lines = [f"line {number}" for number in range(2000)]
+    for name in ("one", "two"):
+        site.hub.send_process_lines(name, [f"{name} {line}" for line in lines])
+    page.open(site.url)
+    page.wait_for("document.querySelectorAll('#channels-list a').length === 2")
+    page.wait_for(LIVE)
+    page.eval(
+        "for (const name of ['one', 'two', 'one', 'two', 'one'])"
+        " document.querySelector(`#channels-list a[title='process:${name}']`).click()"
+    )
+    page.wait_for(count_is("2,000 lines"))
+    site.hub.send_process_output("two", "not to be seen")
+    site.hub.send_process_output("one", "the end")
+    page.wait_for(f"{LINES}.at(-1) === 'the end'")
+    assert page.eval(LINES) == [*(f"one {line}" for line in lines), "the end"]
+
+
+def test_fault_96_a_page_without_a_network_says_so(page: Page, site: Site) -> None:
+    link = "document.getElementById('link').textContent"
+    page.open(site.url)
+    page.wait_for(f"{link} === 'live'")
+    page.call("Network.enable")
+    conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.call("Network.emulateNetworkConditions", offline=True, **conditions)
+    page.wait_for(f"{link} === 'offline'")
+    assert page.eval("document.body.dataset.live") == "false"
+    page.call("Network.emulateNetworkConditions", offline=False, **conditions)
+    page.wait_for(f"{link} === 'live'")
+
+
+def test_fault_96_a_line_that_died_is_not_live_when_the_network_is_back(
+    page: Page, site: Site
+) -> None:
+    link = "document.getElementById('link').textContent"
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        page.open(f"http://127.0.0.1:{proxy.port}/")
+        page.wait_for(f"{link} === 'live'")
+        proxy.black_hole()
+        page.eval("window.dispatchEvent(new Event('online'))")
+        assert page.eval(link) == "checking"
+        proxy.heal()
+        page.wait_for(f"{link} === 'live'")
+
+
+def test_fault_95_a_clock_that_is_set_changes_no_duration(page: Page, site: Site) -> None:
+    site.hub.send_process_status("build", "running")
+    page.open(site.url)
+    page.wait_for("document.title === '● build · running'")
+    page.eval("(() => { const real = Date.now; Date.now = () => real() + 3_600_000; })()")
+    site.hub.send_process_output("build", "line")
+    page.wait_for(has(1))
+    assert page.eval("document.getElementById('elapsed').textContent").endswith(" s")
+
+
 def test_a_restarted_server_is_told_apart(page: Page, site: Site) -> None:
     site.hub.send_process_output("build", "first life")
     page.open(site.url)
@@ -417,6 +480,60 @@ def test_it_works_below_a_prefix(page: Page, make_site: Callable[[str], Site]) -
         page.call("Page.navigate", url=f"http://127.0.0.1:{server.port}/tools/hub")
         page.wait_for(f"location.pathname === '/tools/hub/' && {has(1)}")
         assert page.eval(LINES) == ["below"]
+
+
+@pytest.mark.parametrize("path", ["/logs/", "/logs", "/a/b/c/"])
+def test_fault_102_it_works_behind_a_proxy_that_cuts_a_prefix_off(
+    page: Page, site: Site, tmp_path: Path, path: str
+) -> None:
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("no nginx on this machine")
+    site.hub.send_process_output("build", "below")
+    prefix = path.rstrip("/") + "/"
+    with nginx(program, tmp_path, site.server.port, prefix) as port:
+        page.call("Page.navigate", url=f"http://127.0.0.1:{port}{path}")
+        page.wait_for(f"location.pathname === {json.dumps(prefix)} && {has(1)}")
+        assert page.eval(LINES) == ["below"]
+        page.wait_for(LIVE)
+
+
+@contextlib.contextmanager
+def nginx(program: str, folder: Path, backend: int, prefix: str) -> Iterator[int]:
+    """Run nginx with one location, which hands on what stands behind the prefix."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    temporary = "".join(
+        f"{each}_temp_path {folder}/{each};"
+        for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    headers = (
+        "proxy_set_header Host $http_host; proxy_http_version 1.1;"
+        "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
+    )
+    (folder / "nginx.conf").write_text(
+        f"{'user root;' if os.getuid() == 0 else ''} daemon off; pid {folder}/pid; events {{}}"
+        f"http {{ {temporary} access_log off; server {{ listen 127.0.0.1:{port};"
+        f"absolute_redirect off; location {prefix} {{"
+        f"proxy_pass http://127.0.0.1:{backend}/; {headers} }} }} }}",
+        encoding="utf-8",
+    )
+    arguments = ["-p", str(folder), "-c", "nginx.conf", "-e", f"{folder}/error.log"]
+    process = subprocess.Popen([program, *arguments])
+
+    def listens() -> bool:
+        assert process.poll() is None, (folder / "error.log").read_text(encoding="utf-8")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    try:
+        wait_until(listens, 20, what="nginx listens")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 # --- looks ---------------------------------------------------------------------------------

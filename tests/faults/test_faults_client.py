@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import json
 import os
 import signal
@@ -98,14 +99,6 @@ TORN = {
     "text cut inside a character": (lambda p: p.send_frame(TEXT, "ü".encode()[:1]), 1007),
     "a frame of a gigabyte": (lambda p: p.send_frame(TEXT, b"x", length=1 << 30), 1009),
     "a frame of 2^63 bytes": (lambda p: p.send_frame(TEXT, b"x", length=1 << 63), 1009),
-    "a frame one byte over": (lambda p: p.send_frame(TEXT, b"x", length=1001), 1009),
-    "fragments one byte over": (
-        lambda p: (
-            p.send_frame(TEXT, b"x" * 600, fin=False),
-            p.send_frame(CONTINUATION, b"", length=401),
-        ),
-        1009,
-    ),
     "endless empty fragments": (
         lambda p: (
             p.send_frame(TEXT, b"", fin=False),
@@ -142,11 +135,6 @@ def packed(data: bytes, *, fin: bool = True) -> bytes:
 HELLO = deflated(b'{"type":"event","data":"hello hello hello"}')
 BOMB = deflated(b"x" * 1_000_000)
 BAD_DATA = {
-    "a bomb": ([packed(BOMB)], 1009),
-    "a bomb in pieces": (
-        [packed(BOMB[:5], fin=False), frame(CONTINUATION, BOMB[5:])],
-        1009,
-    ),
     "no data at all": ([packed(b"\xff\xff\xff")], 1007),
     "no UTF-8": ([packed(deflated(b"\xff"))], 1007),
     "RSV1 in the middle": (
@@ -922,10 +910,11 @@ def test_a_server_that_makes_us_answer_and_does_not_read_is_cut() -> None:
 
     def serve(peer: ServerPeer) -> None:
         peer.accept()
-        peer.recv_json("subscribe")
+        _, _, first = peer.recv_json("subscribe")["id"].rpartition(":")
         notice = json.dumps({"type": "lagged", "channel": channel, "seq": 1}).encode()
-        while True:
-            peer.send_raw(frame(TEXT, notice) * 100)
+        for number in itertools.count(int(first)):  # each answer is answered before it comes
+            ack = {"type": "ack", "id": f"ws-hub:{number}", "data": {"epoch": "e", "seq": 1}}
+            peer.send_raw(frame(TEXT, json.dumps(ack).encode() + b"\n" + notice))
 
     with RawServer(serve, rcvbuf=4096) as server, Seen(server.url) as seen:
         seen.client.subscribe(channel)

@@ -105,7 +105,7 @@ def test_callbacks_run_in_order_on_the_thread_that_called_connect() -> None:
         ("disconnect", 1012, "restart", True),
         ("disconnect", 1012, "restart", False),
     ]
-    assert [event[1] for event in seen.of("reconnect")] == [1, 2]
+    assert [event[1] for event in seen.of("reconnect")] == [1, 1]
     assert seen.data() == [0, 1, 2] * 3
     assert threads == {"connector"}
 

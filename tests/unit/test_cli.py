@@ -70,6 +70,7 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
         ("http://h:1", "ws://h:1/ws", []),
         ("https://h/?channel=process%3Ab", "wss://h/ws", ["process:b"]),
         ("http://h/tools/live", "ws://h/tools/live", []),
+        ("http://h/tools/?channel=a", "ws://h/tools/ws", ["a"]),
     ],
 )
 def test_the_address_of_the_page_is_that_of_the_socket(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -42,7 +43,7 @@ def test_the_page_names_its_websocket_and_its_channel() -> None:
     status, headers, body = get(page_app(Hub(), ws_path="/live", channel="process:b"), "/")
     assert status == "200 OK"
     assert headers["Content-Type"] == "text/html; charset=utf-8"
-    assert b'<body data-ws="/live" data-channel="process:b">' in body
+    assert b'<body data-ws="./live" data-channel="process:b">' in body
     assert int(headers["Content-Length"]) == len(body)
 
 
@@ -51,16 +52,20 @@ def test_what_it_is_configured_with_is_escaped() -> None:
     assert b'data-channel="&quot;&gt;&lt;script&gt;"' in body
 
 
-def test_below_a_prefix_the_websocket_is_there_too() -> None:
-    body = get(page_app(Hub()), "/", SCRIPT_NAME="/tools/hub")[2]
-    assert b'data-ws="/tools/hub/ws"' in body
+def test_fault_102_every_address_on_the_page_is_relative() -> None:
+    body = get(page_app(Hub()), "/", SCRIPT_NAME="/tools/hub")[2].decode()
+    addresses = re.findall(r' (?:href|src|data-ws|action)="([^"]*)"', body)
+    assert "./ws" in addresses and len(addresses) > 3
+    assert not [each for each in addresses if each.startswith("/") or ":" in each]
 
 
 def test_a_prefix_without_a_slash_is_sent_to_the_page() -> None:
     app = page_app(Hub())
     status, headers, _ = get(app, "", SCRIPT_NAME="/hub", QUERY_STRING="channel=a")
-    assert (status, headers["Location"]) == ("308 Permanent Redirect", "/hub/?channel=a")
-    assert get(app, "", SCRIPT_NAME="/hub")[1]["Location"] == "/hub/"
+    assert (status, headers["Location"]) == ("308 Permanent Redirect", "./hub/?channel=a")
+    for name, place in (("/hub", "./hub/"), ("/a/b:c é?", "./b%3Ac%20%C3%A9%3F/")):
+        script_name = name.encode().decode("latin-1")
+        assert get(app, "", SCRIPT_NAME=script_name)[1]["Location"] == place
 
 
 @pytest.mark.parametrize(

@@ -173,3 +173,63 @@ def test_stopping_wakes_an_offer_that_waits(run: int) -> None:
     box.stop()
     thread.join(TIMEOUT)
     assert results == [False]
+
+
+# --- reports -------------------------------------------------------------------------------
+
+
+def add(first: int, second: int) -> int:
+    return first + second
+
+
+def everything(box: Inbox[int]) -> list[int | None]:
+    box.end()
+    return list(iter(box.take, None))
+
+
+def test_fault_119_a_report_finds_room_where_nothing_else_does() -> None:
+    box = inbox(items=1)
+    box.offer(1, 1, wait=False)
+    assert not box.offer(2, 1, wait=False)
+    for kind, count in (("a", 10), ("b", 20), ("c", 30), ("a", 40)):
+        box.report(kind, count, add)
+    assert everything(box) == [1, 10, 20, 30, 40]
+
+
+def test_a_report_does_not_make_an_inbox_refuse() -> None:
+    box = inbox(items=1)
+    for _ in range(3):
+        box.report("a", 1, add)
+    assert box.offer(2, 1, wait=False)
+
+
+def test_reports_with_an_item_between_them_stay_where_they_are() -> None:
+    box = inbox()
+    box.report("a", 10, add)
+    box.offer(1, 1)
+    box.report("a", 20, add)
+    assert everything(box) == [10, 1, 20]
+
+
+def test_reports_beyond_a_bound_are_merged_wherever_they_stand() -> None:
+    box = inbox(items=100_000, size=100_000)
+    for _ in range(10_000):
+        box.report("a", 1, add)
+        box.offer(0, 0)
+    assert len(box._entries) == 10_000 + 256
+    for kind in "bcd":
+        box.report(kind, 1, add)
+        box.report(kind, 1, add)
+    assert len(box._entries) == 10_000 + 259
+    assert sum(each or 0 for each in everything(box)) == 10_006
+    box.report("a", 1, add)
+    assert everything(box) == [1]  # nothing waits any more
+
+
+def test_reports_go_with_a_stop_and_what_was_posted_stays() -> None:
+    box = inbox()
+    box.report("a", 10, add)
+    box.post(1)
+    box.stop()
+    box.report("a", 20, add)
+    assert everything(box) == [1]

@@ -29,6 +29,14 @@ def test_a_file_gets_each_line_once_as_it_looked_in_the_end() -> None:
     assert out.getvalue() == "begin\n100%\nabc\n"
 
 
+def test_fault_100_a_line_that_ends_in_a_newline_is_one_line() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    for text in ("one\n", "two\r\n", "\n", "a\x17", "b\n", "last"):
+        screen.text("p", text)
+    assert out.getvalue() == "one\ntwo\n\nab\nlast\n"
+
+
 def test_a_terminal_shows_an_unfinished_line_as_it_looks_so_far() -> None:
     out = Terminal()
     screen = Screen(out)

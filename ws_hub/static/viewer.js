@@ -37,15 +37,21 @@ const view = new LogView($("log"), {onChange: showNumbers});
 const client = new HubClient(config.ws);
 let watch = new Watch("");
 let skew = Infinity; // this clock minus the server's, as the quickest message showed it
-let retryAt = 0;
+let retryAt = 0; // on the clock of `now`
 let wasConnected = false;
+let checking = false; // whether the connection is alive after the network went or came, or a sleep
 let bannerTimer = 0;
+
+/** The time in milliseconds since 1970, on a clock that nobody sets while the page is open. */
+function now() {
+  return performance.timeOrigin + performance.now();
+}
 
 // --- messages ------------------------------------------------------------------------------
 
 function received(message) {
   const moment = Date.parse(message.timestamp ?? "");
-  if (moment) skew = Math.min(skew, Date.now() - moment);
+  if (moment) skew = Math.min(skew, now() - moment);
   if (message.type === "process_output" && typeof message.data === "string") output(message);
   else if (message.type === "process_status") status(message, moment);
   else describeMessage(message).forEach((entry) => view.append(entry));
@@ -148,14 +154,14 @@ client.addEventListener("message", ({detail}) => {
   if (!watch.channel) received(detail); // broadcasts go to everybody: here is where they are seen
 });
 
-client.addEventListener("error", ({detail: {message}}) => {
-  if (!message) return;
-  if (!watch.channel && !message.channel) received(message);
+client.addEventListener("error", ({detail: {message, error}}) => {
+  if (!message) $("note").textContent = `error: ${error.message}`;
+  else if (!watch.channel && !message.channel) received(message);
   else $("note").textContent = `error: ${message.data}`;
 });
 
 client.addEventListener("state", ({detail}) => {
-  retryAt = detail.state === "waiting" ? Date.now() + detail.retryIn : 0;
+  retryAt = detail.state === "waiting" ? now() + detail.retryIn : 0;
   if (detail.state === "connected") {
     if (!watch.channel) wasConnected ? banner("Reconnected.", {name: "good", seconds: CAUGHT_UP_FOR}) : hideBanner();
     else if (!wasConnected) hideBanner();
@@ -167,10 +173,30 @@ client.addEventListener("state", ({detail}) => {
     const reason = detail.reason || `code ${detail.code}`;
     banner(`The server does not let this page in (${reason}). Reload it to try again.`, {name: "bad"});
   }
-  $("link").textContent = {connected: "live", connecting: "connecting", waiting: "offline", closed: "closed"}[detail.state] ?? "";
-  $("link").dataset.state = detail.state;
-  showStatus();
+  showLink();
 });
+
+function isLive() {
+  return client.state === "connected" && navigator.onLine && !checking;
+}
+
+function showLink() {
+  const {state} = client;
+  const connected = !navigator.onLine ? "offline" : checking ? "checking" : "live";
+  const text = {connected, connecting: "connecting", waiting: "offline", closed: "closed"}[state] ?? "";
+  $("link").textContent = state === "connecting" && !navigator.onLine ? "offline" : text;
+  $("link").dataset.state = state === "connected" && !isLive() ? "waiting" : state;
+  showStatus();
+}
+
+/** The network went or came back, or the page is seen again: is the connection still alive? */
+async function wake() {
+  checking = client.state === "connected";
+  showLink();
+  await client.wake();
+  checking = false;
+  showLink();
+}
 
 function isOver() {
   return Boolean(watch.status && ["ok", "failed", "unknown"].includes(watch.status.state));
@@ -178,7 +204,7 @@ function isOver() {
 
 function lostText() {
   if (isOver()) return "The server has gone. What it sent is here, to the end.";
-  const seconds = Math.ceil((retryAt - Date.now()) / 1000);
+  const seconds = Math.ceil((retryAt - now()) / 1000);
   const when = seconds > 1 ? `reconnecting in ${seconds} s…` : "reconnecting…";
   return wasConnected ? `Connection lost, ${when}` : `The server cannot be reached, ${when}`;
 }
@@ -207,7 +233,7 @@ function say(text) {
 function showStatus() {
   const waiting = watch.isProcess ? "waiting" : watch.channel ? "events" : "";
   const known = watch.status ?? {state: "none", text: waiting};
-  const live = client.state === "connected";
+  const live = isLive();
   $("name").textContent = watch.name;
   $("name").title = watch.channel;
   $("status").textContent = known.text;
@@ -228,7 +254,7 @@ function showNumbers() {
 }
 
 function showClock() {
-  const end = watch.ended ?? (watch.status?.state === "running" ? Date.now() - skew : null);
+  const end = watch.ended ?? (watch.status?.state === "running" ? now() - skew : null);
   const known = watch.started !== null && end !== null && Number.isFinite(end);
   $("elapsed").textContent = known ? duration(end - watch.started).replace(/\.\d(?= s)/, (part) => (watch.ended ? part : "")) : "";
   if (client.state === "waiting" && retryAt) $("banner-text").textContent = lostText();
@@ -461,9 +487,10 @@ function start() {
   $("download").addEventListener("click", save);
   $("retry").addEventListener("click", () => client.retryNow());
   window.addEventListener("popstate", () => select(channelOfPage()));
-  window.addEventListener("online", () => client.retryNow());
+  window.addEventListener("online", wake);
+  window.addEventListener("offline", wake);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) client.retryNow();
+    if (!document.hidden) wake();
   });
   setInterval(showClock, 1000);
   select(channelOfPage());
