@@ -47,14 +47,19 @@ def serve(
     """Serve a hub's WebSocket at `path`, and `app` elsewhere, in the background.
 
     Starts the hub if it does not run; `close()` then stops it too. Port 0 takes a free
-    one. Raises OSError when the address cannot be bound.
+    one. Raises OSError when the address cannot be bound, ConfigError as `Hub.start` does.
 
     Threads: any; returns at once.
     """
+    workers.check_real("ws_hub.serve")
     started = not hub.running
     server = Server(hub, (host, port), path, app or _not_found, ssl_context, started)
     if started:
-        hub.start()
+        try:
+            hub.start()
+        except BaseException:
+            server.close()
+            raise
     return server
 
 
