@@ -44,6 +44,8 @@ SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
 # What our own server wants called with what makes a client of its socket, given the bytes
 # that came in already: it lends that client its thread.
 LEND_KEY = "ws_hub.lend"
+# Set by our own server: who asks is on this machine, and nothing before us ends TLS.
+DIRECT_KEY = "ws_hub.direct"
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 
 
@@ -193,6 +195,7 @@ def _request(environ: Environ, seen: Seen) -> Request:
         # wsgiref does not know of the TLS that somebody has put below it.
         scheme="https" if isinstance(_socket_of(environ), ssl.SSLSocket) else seen.scheme,
         headers=headers,
+        direct=bool(environ.get(DIRECT_KEY)),
     )
 
 

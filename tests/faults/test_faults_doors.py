@@ -5,21 +5,44 @@ Each is numbered as in the list of faults.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
+import signal
+import socket
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from flask import Flask
 
-from tests.integration.apps.launch import START, Running, client_context, server
+from tests.integration.apps.launch import (
+    CERTIFICATE,
+    START,
+    Running,
+    client_context,
+    server,
+)
+from tests.integration.apps.launch import command as cli_server
 from tests.integration.apps.live import live
-from tests.support import RawPeer, wait_until
-from ws_hub import ConfigError, workers
+from tests.support import TIMEOUT, RawPeer, wait_until
+from ws_hub import (
+    AuthResult,
+    ConfigError,
+    Hub,
+    HubConfig,
+    Server,
+    middleware,
+    serve,
+    workers,
+)
 from ws_hub.flask import HubExtension
+from ws_hub.page import page_app
 
 # --- 122: nothing is served behind a refused upgrade -----------------------------------------
 
@@ -27,7 +50,7 @@ Case = tuple[str, int, list[tuple[str, str]], dict[str, str], bytes]
 
 SERVERS = ["gthread", "sync", "werkzeug", "wsgiref", "embedded", "gevent"]
 TLS = ["gthread", "sync", "werkzeug", "wsgiref", "embedded"]
-COUNT = b"GET /count HTTP/1.1\r\nHost: x\r\n\r\n"
+COUNT = b"GET /count HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = [("Content-Length", "4")]
 CHUNKS = [("Transfer-Encoding", "chunked")]
 
@@ -224,3 +247,246 @@ def test_fault_127_pages_of_flask_are_served_where_the_hub_cannot_start(
     assert [page.get("/").status_code for _ in range(2)] == [404, 404]
     assert page.get("/ws", headers={"Upgrade": "websocket"}).status_code == 503
     assert caplog.text.count("needs real threads") == 1  # and not at every request
+
+
+# --- 123: DNS rebinding ----------------------------------------------------------------------
+
+EVIL = ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0:{port}"]
+OURS = ["localhost:{port}", "127.0.0.1", "x.localhost:1", "[::1]:{port}", "127.0.0.9"]
+
+
+@contextlib.contextmanager
+def paged(
+    host: str = "127.0.0.1", allowed_hosts: Sequence[str] = (), **settings: Any
+) -> Iterator[Server]:
+    """Serve a hub and its page, as the command line does."""
+    hub = Hub(HubConfig(**settings))
+    with serve(hub, host, app=page_app(hub), allowed_hosts=allowed_hosts) as made:
+        yield made
+
+
+def ask(made: Server, path: str, host: str, *, ws: bool = False, origin: str = "own") -> int:
+    """Return the status that a request for a host gets."""
+    with RawPeer("127.0.0.1", made.port, handshake=False) as peer:
+        host = host.format(port=made.port)
+        headers = [("Host", host)]
+        if ws:
+            headers.append(("Origin", f"http://{host}" if origin == "own" else origin))
+            peer.path = path
+            peer.send_raw(peer.request(headers))
+        else:
+            line = f"Host: {host}\r\n" if host else ""
+            peer.send_raw(f"GET {path} HTTP/1.1\r\n{line}\r\n".encode())
+        answer = peer.read_response()
+        assert answer.status == 101 or (answer.body and answer.headers["content-length"])
+        return answer.status
+
+
+@pytest.mark.parametrize("host", EVIL)
+def test_fault_123_a_foreign_name_of_this_machine_gets_neither_page_nor_websocket(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with paged() as made:
+        for path in ("/", "/api/channels", "/ws_hub.js", "/nothing"):
+            assert ask(made, path, host) == 403
+        assert ask(made, "/ws", host, ws=True) == 403
+    assert "allowed_hosts" in caplog.text
+
+
+@pytest.mark.parametrize("host", OURS)
+def test_fault_123_this_machine_is_answered_by_its_own_names(host: str) -> None:
+    with paged() as made:
+        assert ask(made, "/", host) == 200
+        assert ask(made, "/api/channels", host) == 200
+        assert ask(made, "/ws", host, ws=True) == 101
+
+
+def test_fault_123_what_a_page_says_of_a_proxy_does_not_count() -> None:
+    with paged(trusted_proxies=["127.0.0.1"]) as made:
+        with RawPeer("127.0.0.1", made.port, handshake=False) as peer:
+            forged = [("Host", "evil.example"), ("X-Forwarded-Host", "localhost")]
+            peer.send_raw(peer.request(forged))
+            assert peer.read_response().status == 403
+
+
+def test_fault_123_an_origin_of_https_is_not_taken_for_http_on_this_machine() -> None:
+    with paged(allowed_hosts=["hub.example"]) as made:
+        own = f"localhost:{made.port}"
+        assert ask(made, "/ws", own, ws=True, origin=f"https://{own}") == 403
+        assert ask(made, "/ws", own, ws=True, origin=f"http://{own}") == 101
+        # A tunnel may end TLS for the name that it was given.
+        assert ask(made, "/ws", "hub.example", ws=True, origin="https://hub.example") == 101
+
+
+def test_fault_123_names_can_be_allowed() -> None:
+    with paged(allowed_hosts=["hub.example", "*.lan"]) as made:
+        for host in ("hub.example", "a.lan:1", "localhost"):
+            assert ask(made, "/", host) == 200
+        assert ask(made, "/", "evil.example") == 403
+
+
+def test_fault_123_bound_elsewhere_names_restrict() -> None:
+    with paged("0.0.0.0") as made:
+        assert ask(made, "/", "any.example") == 200
+    with paged("0.0.0.0", allowed_hosts=["hub.example"]) as made:
+        assert ask(made, "/", "hub.example") == 200
+        assert ask(made, "/", "any.example") == 403
+
+
+@pytest.mark.parametrize("host", ["", "a, b", "http://localhost", "localhost\r\nHost: localhost"])
+def test_fault_123_and_130_a_host_that_is_missing_or_none_is_400(host: str) -> None:
+    for bound in ("127.0.0.1", "0.0.0.0"):
+        with paged(bound) as made:
+            assert ask(made, "/", host) == 400
+
+
+def test_fault_130_a_request_older_than_http_1_1_needs_no_host() -> None:
+    for bound, status in (("127.0.0.1", 400), ("0.0.0.0", 200)):
+        with paged(bound) as made, RawPeer("127.0.0.1", made.port, handshake=False) as peer:
+            peer.send_raw(b"GET / HTTP/1.0\r\n\r\n")
+            assert peer.read_response().status == status
+
+
+@pytest.mark.parametrize("command", ["serve", "run"])
+def test_fault_123_the_command_line_allows_names(command: str) -> None:
+    program = ["--wait", "--", "true"] if command == "run" else []
+    argv = [sys.executable, "-m", "ws_hub", command, "--port", "0", "--allow-host", "hub.example"]
+    with cli_server([*argv, *program]) as running:
+        for host, status in (("hub.example", 200), ("localhost", 200), ("evil.example", 403)):
+            with RawPeer("127.0.0.1", running.port, handshake=False) as peer:
+                peer.send_raw(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert peer.read_response().status == status
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(START) in (0, 130)  # of the program, or of the signal
+
+
+# --- 130: threads, hosts, bodies -------------------------------------------------------------
+
+
+def request_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("ws-hub:request")]
+
+
+def test_fault_130_a_server_that_closes_ends_the_tls_handshakes_that_stall() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    with contextlib.ExitStack() as stack:
+        with Hub() as hub, serve(hub, ssl_context=context) as made:
+            for _ in range(200):
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", made.port)))
+                sock.settimeout(TIMEOUT)
+            wait_until(lambda: len(request_threads()) == 200)
+        wait_until(lambda: not request_threads())
+        assert sock.recv(1) == b""
+
+
+def test_fault_130_idle_connections_take_no_more_threads_than_they_may() -> None:
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(paged(max_handshakes=10, max_connections=10))
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", made.port)))
+            for _ in range(40)
+        ]
+        wait_until(lambda: len(request_threads()) == 10)
+        idle[-1].settimeout(TIMEOUT)
+        answer = idle[-1].recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503") and b"Retry-After" in answer
+        assert len(request_threads()) == 10
+        for sock in idle:
+            sock.close()
+        wait_until(lambda: ask(made, "/", "localhost") == 200)
+
+
+def test_fault_130_a_connection_waits_for_room_and_is_served_then() -> None:
+    with paged(max_handshakes=1) as made:
+        with RawPeer("127.0.0.1", made.port, handshake=False) as first:
+            wait_until(request_threads)
+            with RawPeer("127.0.0.1", made.port, handshake=False) as second:
+                second.send_raw(second.request())
+                first.sock.close()
+                assert second.read_response().status == 101
+
+
+def test_fault_130_websockets_take_no_place_of_a_request() -> None:
+    with paged(max_handshakes=1) as made, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(RawPeer("127.0.0.1", made.port))
+        assert ask(made, "/", "localhost") == 200
+
+
+def test_fault_130_handshakes_without_a_host_are_400_under_every_server(running: Running) -> None:
+    with RawPeer(running.host, running.port, handshake=False) as peer:
+        peer.send_raw(peer.request([("Host", "")]))
+        assert peer.read_response().status in (400, 503)  # 503: gevent, where no hub runs
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/ws", 501), ("/guarded", 401), ("/closed", 503), ("/ws-426", 426)]
+)
+def test_fault_130_refusals_have_a_body_by_way_of_asgi_too(path: str, status: int) -> None:
+    a2wsgi = pytest.importorskip("a2wsgi")
+    upgrade = {} if status == 426 else {b"upgrade": b"websocket", b"connection": b"Upgrade"}
+    headers = {
+        b"host": b"x", b"sec-websocket-key": b"dGhlIHNhbXBsZSBub25jZQ==",
+        b"sec-websocket-version": b"13", **upgrade,
+    }  # fmt: skip
+    scope = {
+        "type": "http", "method": "GET", "path": path.removesuffix("-426"), "http_version": "1.1",
+        "query_string": b"", "headers": list(headers.items()),
+    }  # fmt: skip
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event: dict[str, Any]) -> None:
+        said.append(event)
+
+    denied = Hub(HubConfig(authenticator=lambda environ: AuthResult(False)))
+    with Hub() as hub, denied:
+        app = middleware(middleware(hub.handler(), denied, "/guarded"), Hub(), "/closed")
+        asyncio.run(a2wsgi.WSGIMiddleware(app)(scope, receive, send))
+    body = b"".join(each["body"] for each in said[1:])
+    assert said[0]["status"] == status and body
+    assert (b"content-length", str(len(body)).encode()) in said[0]["headers"]
+
+
+# --- 114: the absolute form ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost/ws", 101),
+        ("HTTP://LOCALHOST:1/ws?token=x", 101),
+        ("https://127.0.0.1/ws", 101),
+        ("http://evil.example/ws", 403),  # it counts, and not the header
+        ("http:///ws", 400),
+        ("http://user@localhost/ws", 400),
+        ("http://localhost/nothing", 404),
+        ("http://localhost", 200),
+        ("http://localhost?x", 200),
+    ],
+)
+def test_fault_114_the_absolute_form_is_taken_for_its_path_and_host(
+    target: str, status: int
+) -> None:
+    with paged() as made, RawPeer("127.0.0.1", made.port, handshake=False) as peer:
+        peer.path = target
+        peer.send_raw(peer.request())
+        assert peer.read_response().status == status
+
+
+def test_fault_114_the_origin_is_compared_with_the_host_of_the_target() -> None:
+    with paged() as made:
+        for origin, status in (("http://localhost:7", 101), ("http://127.0.0.1", 403)):
+            with RawPeer("127.0.0.1", made.port, handshake=False) as peer:
+                peer.path = "http://localhost:7/ws"
+                peer.send_raw(peer.request([("Host", "127.0.0.1"), ("Origin", origin)]))
+                assert peer.read_response().status == status
+
+
+def test_fault_114_without_a_host_header_it_is_400_all_the_same() -> None:
+    with paged() as made, RawPeer("127.0.0.1", made.port, handshake=False) as peer:
+        peer.send_raw(b"GET http://localhost/ HTTP/1.1\r\n\r\n")
+        assert peer.read_response().status == 400
