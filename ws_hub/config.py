@@ -149,8 +149,10 @@ class HubConfig:
             process channels keep their last 10,000 lines or 4 MiB.
         channel_name: says whether a channel name is allowed; None for the rule of
             the protocol.
-        allowed_origins: origins (`https://example.com`) that may connect beside the
-            request's own; "*" allows all.
+        allowed_origins: origins (`https://example.com`, `tauri://localhost`) that may
+            connect beside the request's own; `https://*.example.com` allows every host
+            below a domain; `null` and `file://` what comes from files and sandboxes; "*"
+            allows all.
         require_origin: refuse a handshake without an Origin header.
         check_origin: called with the environ of a handshake, says whether its Origin
             may connect, in place of the two above; only True does.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import deflate
-from .origin import parse_origin
+from .origin import is_allowed, parse_origin
 
 __all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
 
@@ -174,13 +174,12 @@ def _origin_allowed(request: Request, allowed: Collection[str], required: bool) 
     text = request.headers.get("origin")
     if text is None:  # not a browser
         return not required
-    if "*" in allowed:
+    if is_allowed(text, allowed):
         return True
     origin = parse_origin(text)
-    if origin is None:  # "null", two Origin headers, or none at all
+    if origin is None or origin[0] not in ("http", "https"):
+        # "null", two Origin headers, none at all, or an application's own scheme.
         return False
-    if origin in map(parse_origin, allowed):
-        return True
     own = parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
     # A proxy that ends TLS hands on plain HTTP, so a secure origin may meet it; a plain
     # origin must not reach a secure server (somebody on the network may have made it).

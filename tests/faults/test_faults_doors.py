@@ -490,3 +490,27 @@ def test_fault_114_without_a_host_header_it_is_400_all_the_same() -> None:
     with paged() as made, RawPeer("127.0.0.1", made.port, handshake=False) as peer:
         peer.send_raw(b"GET http://localhost/ HTTP/1.1\r\n\r\n")
         assert peer.read_response().status == 400
+
+
+# --- 111: origins that are not of a web page --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "status"),
+    [
+        (["tauri://localhost"], "tauri://localhost", 101),
+        (["tauri://localhost"], "tauri://evil", 403),
+        (["null"], "null", 101),
+        (["file://"], "null", 101),
+        ([], "null", 403),
+        ([], "tauri://127.0.0.1:{port}", 403),  # a scheme of its own is not ours
+        (["https://*.example.com"], "https://a.b.example.com", 101),
+        (["https://*.example.com"], "https://evilexample.com", 403),
+    ],
+)
+def test_fault_111_an_origin_that_is_listed_may_connect_and_no_other(
+    allowed: list[str], origin: str, status: int
+) -> None:
+    with paged(allowed_origins=allowed) as made:
+        origin = origin.format(port=made.port)
+        assert ask(made, "/ws", f"127.0.0.1:{made.port}", ws=True, origin=origin) == status
