@@ -297,7 +297,9 @@ class RawPeer:
     ) -> bytes:
         """Return an upgrade request; a header in `headers` replaces ours; "" leaves it out."""
         fields = {
-            "Host": f"{self.host}:{self.port}",
+            "Host": f"[{self.host}]:{self.port}"
+            if ":" in self.host
+            else f"{self.host}:{self.port}",
             "Upgrade": "websocket",
             "Connection": "Upgrade",
             "Sec-WebSocket-Key": key,

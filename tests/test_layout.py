@@ -25,12 +25,12 @@ TESTS = ROOT / "tests"
 FLOORS: dict[float, str] = {
     -2: "origin",
     -1: "checks log",
-    0: "backoff config deflate errors exits fastsend forwarded frames limits lines message pace"
-    " reconnect_config stats stream workers",
+    0: "backoff config deflate errors exits fastsend forwarded frames hosts limits lines message"
+    " pace reconnect_config stats stream workers",
     1: "adoption exchange following inbox last_words launch link mailbox outbox publication"
     " publisher retries session transport",
-    2: "auth channels conversation guard handshake history places presence sender signals terminal"
-    " users",
+    2: "auth channels conversation guard handshake history places presence sender signals"
+    " terminal users",
     2.5: "receiver",
     3: "client commands door listener spawn",
     4: "dial dispatch lobby pump reception roster writers",
@@ -40,7 +40,7 @@ FLOORS: dict[float, str] = {
     4.15: "overview",
     4.17: "keeper",
     4.2: "hub",
-    5: "process reconnect wsgi backplane.redis",
+    5: "backplane.redis process reconnect wsgi",
     5.5: "handler",
     6: "flask gunicorn page server tail testing",
     7: "__init__",
@@ -63,6 +63,7 @@ SANS_IO = {
     "forwarded": False,
     "frames": False,
     "handshake": False,
+    "hosts": False,
     "history": True,
     "limits": False,
     "lines": False,

@@ -21,6 +21,8 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
+import time
 
 try:
     import resource
@@ -29,9 +31,11 @@ except ImportError:  # Windows
 
 from .errors import AdoptionError
 
-__all__ = ["ThrowAway", "adopt", "check_spare", "leave"]
+__all__ = ["ThrowAway", "adopt", "check_spare", "dismiss", "leave"]
 
 _SPARE = 32  # descriptors that connections leave to everything else
+_LINGER = 0.5  # seconds that a peer has to end a connection that was refused
+_LINGER_BYTES = 64 * 1024
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -116,3 +120,61 @@ def leave(fd: int) -> ThrowAway:
             far_end.close()
             raise
     return ThrowAway(far_end)
+
+
+def dismiss(sock: socket.socket, answer: bytes) -> ThrowAway | None:
+    """Answer on a server's connection and end it; the server has a throw-away from then on.
+
+    The server cannot be told to close: a `Connection` header of an application's is not
+    its to set. So the connection ends here, and what the peer has sent behind its request
+    is thrown away: the server's next read finds an end and no further request. Returns
+    None where no descriptor is left for a throw-away: then the server meets the end of
+    the connection itself.
+
+    Threads: the request thread; waits for the peer to end too, at most half a second.
+    """
+    patience = sock.gettimeout()
+    with contextlib.suppress(OSError, ValueError):  # the peer has left, or does not read
+        sock.settimeout(_LINGER)
+        sock.sendall(answer)
+        _end_output(sock)
+        _drain(sock, time.monotonic() + _LINGER)
+    throw_away = None
+    try:
+        throw_away = leave(sock.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # what comes from now on makes the kernel reset
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            while socket.socket.recv(sock, _LINGER_BYTES, socket.MSG_DONTWAIT):
+                pass
+    else:
+        throw_away.end_input()
+    with contextlib.suppress(OSError):
+        if isinstance(sock, ssl.SSLSocket):
+            sock.shutdown(socket.SHUT_RD)  # without what is left of TLS: see `leave`
+        sock.settimeout(patience)
+    return throw_away
+
+
+def _end_output(sock: socket.socket) -> None:
+    """Send the end of TLS, where there is TLS, and that of the connection."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.setblocking(False)  # its answer is not waited for
+        with contextlib.suppress(OSError, ValueError):
+            sock.unwrap()
+    socket.socket.shutdown(sock, socket.SHUT_WR)
+
+
+def _drain(sock: socket.socket, deadline: float) -> None:
+    """Read until the peer has ended too, within bounds.
+
+    Closing with unread input makes the kernel send a reset, which can destroy the answer
+    before the peer has read it.
+    """
+    left = _LINGER_BYTES
+    while left > 0 and (patience := deadline - time.monotonic()) > 0:
+        sock.settimeout(patience)
+        data = socket.socket.recv(sock, _LINGER_BYTES)
+        if not data:
+            return
+        left -= len(data)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from .errors import ConfigError, excerpt
-from .origin import parse_origin
+from .origin import fault_of_allowed
 
 __all__ = [
     "check_callables",
@@ -110,13 +110,12 @@ def check_headers(config: object, name: str) -> None:
 
 
 def check_origins(config: object, name: str) -> None:
-    """Check a collection of origins; "*" is every one. One that is none would never match."""
+    """Check a collection of allowed origins: one that could never match is a mistake."""
     check_many(config, name, str, "origins")
     for item in getattr(config, name):
-        if item != "*" and parse_origin(item) is None:
-            raise ConfigError(
-                f"{name} must hold origins, scheme://host:port alone, not {excerpt(item)}"
-            )
+        fault = fault_of_allowed(item)
+        if fault:
+            raise ConfigError(f"{name} must hold origins, not {excerpt(item)}: {fault}")
 
 
 def check_networks(config: object, name: str) -> None:

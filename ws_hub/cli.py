@@ -167,6 +167,15 @@ def _add(commands: Any, name: str, text: str, examples: str, function: Any) -> A
 def _add_address(command: Any, port: str) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to serve on (127.0.0.1)")
     command.add_argument("--port", type=_port, help=port)
+    command.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer to this name as well (example.com, *.example.com); can be given again. On "
+        "127.0.0.1 only localhost and addresses of this machine are answered to by default, "
+        "elsewhere every name, unless one is given",
+    )
 
 
 def _port(text: str) -> int:
@@ -248,13 +257,13 @@ def _served(hub: Hub, arguments: argparse.Namespace, channel: str = "") -> Itera
     app = page_app(hub, channel=channel)
     port = DEFAULT_PORT if arguments.port is None else arguments.port
     try:
-        server = serve(hub, arguments.host, port, app=app)
+        server = serve(hub, arguments.host, port, app=app, allowed_hosts=arguments.allow_host)
     except OSError as error:
         # A second run beside the first takes another port, unless told which.
         if not channel or arguments.port is not None or error.errno != errno.EADDRINUSE:
             why = error.strerror or error
             raise OSError(f"cannot serve on {arguments.host}:{port}: {why}") from error
-        server = serve(hub, arguments.host, 0, app=app)
+        server = serve(hub, arguments.host, 0, app=app, allowed_hosts=arguments.allow_host)
     with server:
         _say(f"watch at {_page_url(server)}")
         if arguments.host not in _LOCAL:

@@ -139,6 +139,8 @@ class HubConfig:
         max_waiting: connections at one time that have yet to say who they are (see
             `auth_by_message`); the next gets 503. None for no bound.
         handshake_timeout: seconds that `serve` waits for the head of a request.
+        max_handshakes: requests that `serve` answers at one time, handshakes among them
+            until they are WebSockets; the next waits a moment, then it gets 503.
         compression: agree on permessage-deflate (RFC 7692) with a client that offers it;
             see docs/security.md before you do.
         compression_min_size: bytes of JSON from which on a message is compressed, where
@@ -147,8 +149,10 @@ class HubConfig:
             process channels keep their last 10,000 lines or 4 MiB.
         channel_name: says whether a channel name is allowed; None for the rule of
             the protocol.
-        allowed_origins: origins (`https://example.com`) that may connect beside the
-            request's own; "*" allows all.
+        allowed_origins: origins (`https://example.com`, `tauri://localhost`) that may
+            connect beside the request's own; `https://*.example.com` allows every host
+            below a domain; `null` and `file://` what comes from files and sandboxes; "*"
+            allows all.
         require_origin: refuse a handshake without an Origin header.
         check_origin: called with the environ of a handshake, says whether its Origin
             may connect, in place of the two above; only True does.
@@ -199,6 +203,7 @@ class HubConfig:
     max_connections_per_user: int | None = 128
     max_waiting: int | None = 1000
     handshake_timeout: float = 10.0
+    max_handshakes: int = 512
     compression: bool = False
     compression_min_size: int = 256
     rules: Sequence[ChannelRule] = (PROCESS_RULE,)
@@ -244,6 +249,7 @@ class HubConfig:
             "message_burst",
             "control_burst",
             "max_subscriptions",
+            "max_handshakes",
             "compression_min_size",
         ):
             check_count(self, name, least=1)

@@ -17,6 +17,7 @@ except ImportError as error:
 
 from . import workers
 from .auth import AuthResult
+from .errors import ConfigError
 from .hub import Hub
 from .log import get_logger
 from .wsgi import middleware
@@ -101,6 +102,9 @@ class HubExtension:
             self.hub.start()
         except RuntimeError as error:  # no more threads: pages are served all the same
             logger.warning("the hub could not start: %s", error)
+        except ConfigError as error:  # it never will: pages are served, handshakes get 503
+            logger.error("the hub does not start: %s", error)
+            self._started = True
         else:
             self._started = True
 

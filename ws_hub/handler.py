@@ -26,6 +26,7 @@ __all__ = ["MAX_REQUEST_LINE", "Handler"]
 logger = get_logger(__name__)
 
 MAX_REQUEST_LINE = 65_536
+_ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)\Z", re.IGNORECASE)
 _QUERY = re.compile(r"\?\S*")
 
 
@@ -55,6 +56,9 @@ class Handler(WSGIRequestHandler):
             return
         if not self.parse_request():
             return
+        if not self._take_absolute_form():
+            self.send_error(400)
+            return
         self._head.deadline = None
         self.connection.settimeout(self._patience)
         # Not the base class's: that would tell the application that it is alone.
@@ -67,6 +71,19 @@ class Handler(WSGIRequestHandler):
         )
         handler.request_handler = self  # type: ignore[attr-defined]  # wsgiref's own way
         handler.run(self.server.get_app())  # type: ignore[attr-defined]  # a WSGIServer
+
+    def _take_absolute_form(self) -> bool:
+        """Make `GET http://host/path` what it stands for; False where it names no host.
+
+        The host that it names counts, and not the header's (RFC 9112 section 3.2.2).
+        """
+        match = _ABSOLUTE.match(self.path)
+        if match is None:
+            return True
+        host, self.path = match[1], match[2] if match[2].startswith("/") else "/" + match[2]
+        if "Host" in self.headers:  # without it HTTP/1.1 is refused, whatever the form
+            self.headers.replace_header("Host", host)
+        return bool(host) and "@" not in host
 
     def get_environ(self) -> dict[str, Any]:
         """Return the WSGI environ, with the socket and the way to lend it in it."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import deflate
-from .origin import parse_origin
+from .origin import is_allowed, parse_origin
 
 __all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
 
@@ -34,12 +34,14 @@ class Request:
         http_version: `HTTP/1.1`.
         scheme: `http` or `https`, as the server sees it.
         headers: by lower-case name; several of one name joined with ", ".
+        direct: whether it is known that no proxy has ended TLS before the server.
     """
 
     method: str
     http_version: str
     scheme: str
     headers: Mapping[str, str]
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ def _fault(request: Request) -> str:
     headers = request.headers
     if request.http_version != "HTTP/1.1":
         return "a WebSocket handshake needs HTTP/1.1"
+    if not headers.get("host", "").strip():  # RFC 9112 section 3.2
+        return "the Host header is missing"
     if "upgrade" not in _tokens(headers.get("connection", "")):
         return "the Connection header must say Upgrade"
     if headers.get("content-length", "0").strip() not in ("", "0") or headers.get(
@@ -170,14 +174,15 @@ def _origin_allowed(request: Request, allowed: Collection[str], required: bool) 
     text = request.headers.get("origin")
     if text is None:  # not a browser
         return not required
-    if "*" in allowed:
+    if is_allowed(text, allowed):
         return True
     origin = parse_origin(text)
-    if origin is None:  # "null", two Origin headers, or none at all
+    if origin is None or origin[0] not in ("http", "https"):
+        # "null", two Origin headers, none at all, or an application's own scheme.
         return False
-    if origin in map(parse_origin, allowed):
-        return True
     own = parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
     # A proxy that ends TLS hands on plain HTTP, so a secure origin may meet it; a plain
     # origin must not reach a secure server (somebody on the network may have made it).
+    if request.direct:
+        return origin == own and origin[0] == request.scheme
     return origin == own and (origin[0] == "https" or request.scheme == "http")

@@ -142,8 +142,11 @@ class Lifecycle:
     def start(self) -> Self:
         """Run the hub on a background thread; return it. No change when it runs already.
 
+        Raises ConfigError under the monkey-patching of gevent or eventlet.
+
         Threads: any; does not wait.
         """
+        workers.check_real("a hub")
         try:
             self._begin()
         except WsHubError:
@@ -160,10 +163,11 @@ class Lifecycle:
         """Run the hub on the calling thread until `stop()` is called.
 
         KeyboardInterrupt ends it as `stop()` does, and is raised again. Raises
-        WsHubError when it runs already.
+        WsHubError when it runs already, ConfigError as `start` does.
 
         Threads: any, one at a time; blocks.
         """
+        workers.check_real("a hub")
         self._begin()
         self._thread = threading.current_thread()
         self._loop()

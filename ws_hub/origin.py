@@ -1,19 +1,37 @@
-"""What an origin is (RFC 6454), and when two are the same one.
+"""What an origin is (RFC 6454), when two are the same one, and which of them are allowed.
 
-Must not know requests, or which origins are allowed.
+Must not know requests, or settings. Beside the origins of web pages there are those of
+applications that bring their own scheme: `tauri://localhost`, `wails://wails`,
+`capacitor://localhost`, `chrome-extension://<id>`; and `null`, which is what a browser says
+for a page from a file or in a sandbox, whoever has made it.
 """
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-__all__ = ["parse_origin"]
+__all__ = ["fault_of_allowed", "is_allowed", "parse_origin"]
+
+Origin = tuple[str, str, int]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NULL = "null"
+_FILE = "file://"  # which most say as "null", and some web views as it is
+# No page is from there: WebSocket's own, and what browsers have no origin for.
+_NEVER = frozenset({"about", "blob", "data", "file", "ftp", "javascript", "mailto", "ws", "wss"})
+_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?\Z|[0-9a-f:.]*:[0-9a-f:.]*\Z", re.ASCII)
+_OTHER_HOST = re.compile(r"[!-~]+\Z")
+_WILDCARD = re.compile(r"(https?)://\*\.([^/?#@*]+)\Z", re.IGNORECASE)
 
 
-def parse_origin(text: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port, normalised; None for what is no origin."""
+def parse_origin(text: str) -> Origin | None:
+    """Return scheme, host and port, normalised; None for what is no origin, and for `null`.
+
+    The port is 0 where a scheme has no usual one and none is named.
+    """
     text = text.strip()
     if not text.isprintable() or " " in text:  # urlsplit takes tabs and newlines out
         return None
@@ -22,8 +40,66 @@ def parse_origin(text: str) -> tuple[str, str, int] | None:
         scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
         return None
-    if scheme not in _DEFAULT_PORTS or not host or parts.username is not None:
+    if scheme in _NEVER or not scheme or not host or "://" not in text:
         return None
-    if parts.path or parts.query or parts.fragment or "," in host:
+    if parts.username is not None or "," in host or "*" in host:
         return None
-    return scheme, host, port if port is not None else _DEFAULT_PORTS[scheme]
+    if parts.path or parts.query or parts.fragment or text.endswith(("?", "#")):
+        return None
+    pattern = _HOST if scheme in _DEFAULT_PORTS else _OTHER_HOST
+    if pattern.match(host) is None:
+        return None
+    return scheme, host, port if port is not None else _DEFAULT_PORTS.get(scheme, 0)
+
+
+def is_allowed(text: str, allowed: Iterable[str]) -> bool:
+    """Say whether an `Origin` header is among those allowed.
+
+    Each is an origin, compared whole; `https://*.example.com` for every host below
+    example.com, at any depth, but not itself; `null`; `file://`, whose pages say `null`;
+    or "*" for all.
+    """
+    text = text.strip()
+    origin = parse_origin(text)
+    return any(_matches(text, origin, each) for each in allowed)
+
+
+def _matches(text: str, origin: Origin | None, allowed: str) -> bool:
+    if allowed == "*":
+        return True
+    if allowed in (_NULL, _FILE):
+        return text in (_NULL, allowed)
+    if origin is None:
+        return False
+    below, wanted = _parse_allowed(allowed)
+    if not below or wanted is None:
+        return origin == wanted
+    scheme, host, port = origin
+    return (scheme, port) == (wanted[0], wanted[2]) and host.endswith("." + wanted[1])
+
+
+@functools.lru_cache(1024)
+def _parse_allowed(allowed: str) -> tuple[bool, Origin | None]:
+    """Return whether hosts below an origin's are meant, and the origin."""
+    match = _WILDCARD.match(allowed.strip())
+    if match is None:
+        return False, parse_origin(allowed)
+    return True, parse_origin(f"{match[1]}://{match[2]}")
+
+
+def fault_of_allowed(item: str) -> str:
+    """Say why nothing that a browser sends could be what is allowed; "" when it could."""
+    if item in ("*", _NULL, _FILE):
+        return ""
+    below, origin = _parse_allowed(item)
+    if origin is None:
+        if "*" in item:
+            return "a star stands for everything, or for what is before a domain: https://*.a.org"
+        if not item.isascii():
+            return "browsers send a domain in its ASCII form, xn--..."
+        if item.partition(":")[0].lower() in ("ws", "wss"):
+            return "the origin is that of the page, http or https"
+        return "an origin is scheme://host or scheme://host:port, and no more"
+    if below and (":" in origin[1] or origin[1].rpartition(".")[2].isdigit()):
+        return "nothing is below an address"
+    return ""

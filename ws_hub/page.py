@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import re
 import string
 from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 from .hub import Hub
 
@@ -34,6 +35,7 @@ _TYPES = {
     "txt": "text/plain; charset=utf-8",
 }
 _PAGE = "index.html"
+_PAGE_NAMES, _MOST_NAMES = 200, 1000  # of channels in one answer: by default, and at most
 _CLIENT = "ws_hub.js"  # served at the root: applications use it too
 
 # Scripts and styles from files of our own only, whatever a log line holds. `'self'`
@@ -55,8 +57,9 @@ def page_app(
     """Return a WSGI application that serves the viewer's page for a hub.
 
     It answers `/` (the page), `/static/...`, `/ws_hub.js` (the client for browsers, of
-    use to any page) and `/api/channels`, unless the hub asks who comes or who listens;
-    the WebSocket itself is `middleware`'s.
+    use to any page) and `/api/channels` (the channels that keep history, newest first, 200
+    of them unless `limit`, `offset` and `search` say otherwise), unless the hub asks who
+    comes or who listens; the WebSocket itself is `middleware`'s.
 
     Args:
         hub: whose channels are listed.
@@ -122,10 +125,22 @@ class _Page:
             # Names tell what is going on, and nobody knows here who asks (FAULTS 56).
             text = b"The channels of this hub are not listed\n"
             return _answer(environ, start_response, "403 Forbidden", "txt", text)
-        found = {"channels": self._hub.all_channels(), "kept": self._hub.kept_channels()}
-        body = json.dumps(found).encode()
-        store = ("Cache-Control", "no-store")
-        return _answer(environ, start_response, "200 OK", "json", body, store)
+        query = parse_qs(environ.get("QUERY_STRING", ""))
+        # Those that keep something: a name that a client has made up and listens to is
+        # not among them, and must not be, for every page would show it (FAULTS 128).
+        names = self._hub.kept_channels()
+        wanted = query.get("search", [""])[0]
+        if wanted:
+            names = [name for name in names if wanted in name]
+        first, most = _number(query, "offset", 0), _number(query, "limit", _PAGE_NAMES)
+        page = names[::-1][first : first + min(most, _MOST_NAMES)]  # newest first
+        body = json.dumps({"channels": page, "total": len(names)}, separators=(",", ":")).encode()
+        tag = _tag(body)
+        headers = [("ETag", tag), ("Cache-Control", "no-cache")]
+        if environ.get("HTTP_IF_NONE_MATCH") == tag:  # nothing has changed since
+            start_response("304 Not Modified", headers + _SECURITY)
+            return []
+        return _answer(environ, start_response, "200 OK", "json", body, *headers)
 
     def _file(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
@@ -157,6 +172,12 @@ def _read_static() -> dict[str, bytes]:
         for each in folder.iterdir()
         if each.is_file() and each.name.rpartition(".")[2] in _TYPES
     }
+
+
+def _number(query: dict[str, list[str]], name: str, default: int) -> int:
+    """Return a parameter that counts; the default for what does not."""
+    text = query.get(name, [""])[0]
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else default
 
 
 def _tag(body: bytes) -> str:

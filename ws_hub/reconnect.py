@@ -143,6 +143,7 @@ class ReconnectingClient:
 
         Threads: one at a time; blocks. All callbacks run on it.
         """
+        workers.check_one_kind("ReconnectingClient")
         with self._lock:
             if self._connector is not None:
                 raise RuntimeError("this client is connected by another thread")
@@ -159,6 +160,7 @@ class ReconnectingClient:
 
         Threads: any; returns at once.
         """
+        workers.check_one_kind("ReconnectingClient")
         with self._lock:
             if self._connector is None and not self._closed.is_set():
                 # Under the lock, which the new thread takes before it lets go again.

@@ -8,31 +8,42 @@ request; that of a WebSocket becomes its client's reader. For a public site moun
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import selectors
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from . import workers
 from .errors import excerpt
 from .handler import MAX_REQUEST_LINE, Handler
-from .handshake import RETRY, refusal
+from .handshake import RETRY, Answer, refusal
+from .hosts import Hosts, parse_host
 from .hub import Hub
 from .log import get_logger
-from .wsgi import Application, middleware
+from .wsgi import DIRECT_KEY, Application, middleware
 
 __all__ = ["Server", "serve"]
 
 logger = get_logger(__name__)
 
 _GRACE = 1.0
+_QUEUE = 0.5  # seconds that a connection waits for others' requests to end
 _BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
-_BUSY = refusal("503 Service Unavailable", "no thread is free", RETRY).to_bytes()
+_BUSY = refusal("503 Service Unavailable", "too many requests at once", RETRY).to_bytes()
+_NOT_FOUND = refusal("404 Not Found", "Not found")
+_HOST_MISSING = refusal("400 Bad Request", "the Host header is missing")
+_HOST_BAD = refusal("400 Bad Request", "the Host header names no host")
+_HOST_FOREIGN = refusal(
+    "403 Forbidden",
+    "This server does not answer to that name. If the name is yours, give it: --allow-host on the "
+    "command line, allowed_hosts= in Python.",
+)
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
 
 
@@ -43,18 +54,27 @@ def serve(
     path: str = "/ws",
     app: Application | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    allowed_hosts: Collection[str] = (),
 ) -> Server:
     """Serve a hub's WebSocket at `path`, and `app` elsewhere, in the background.
 
+    Bound to a loopback address, it answers to `localhost`, `*.localhost` and loopback
+    addresses, and to what `allowed_hosts` names beside these (`example.com`,
+    `*.example.com`, "*" for every name); to other names with 403. Bound elsewhere, it
+    answers to every name, unless `allowed_hosts` names some.
+
     Starts the hub if it does not run; `close()` then stops it too. Port 0 takes a free
-    one. Raises OSError when the address cannot be bound.
+    one. Raises OSError when the address cannot be bound, ConfigError as `Hub.start` does.
 
     Threads: any; returns at once.
     """
-    started = not hub.running
-    server = Server(hub, (host, port), path, app or _not_found, ssl_context, started)
-    if started:
+    workers.check_real("ws_hub.serve")
+    server = Server(hub, (host, port), path, app or _not_found, ssl_context, allowed_hosts)
+    try:
         hub.start()
+    except BaseException:
+        server.close()
+        raise
     return server
 
 
@@ -74,14 +94,20 @@ class Server:
         path: str,
         app: Application,
         ssl_context: ssl.SSLContext | None,
-        owns_hub: bool,
+        allowed_hosts: Collection[str] = (),
     ) -> None:
         self._hub = hub
-        self._owns_hub = owns_hub
+        self._owns_hub = not hub.running  # then `close` stops it, too
+        Hosts(address[0], allowed_hosts)  # what it cannot work with, before there is a port
         self._server = _ThreadingServer(
-            address, ssl_context, patience=hub.config.handshake_timeout, late=hub.door.late
+            address,
+            ssl_context,
+            patience=hub.config.handshake_timeout,
+            most=hub.config.max_handshakes,
+            late=hub.door.late,
         )
-        self._server.set_app(middleware(app, hub, path))
+        hosts = Hosts(self._server.server_name, allowed_hosts)
+        self._server.set_app(_Named(middleware(app, hub, path), hosts))
         self.host, self.port = self._server.server_name, self._server.server_port
         scheme = "wss" if ssl_context else "ws"
         near = _LOOPBACK.get(self.host, self.host)
@@ -141,6 +167,8 @@ class _ThreadingServer(WSGIServer):
         address: where it listens.
         ssl_context: of the TLS that it ends; None for none.
         patience: seconds that a request's head may take in all (FAULTS 7).
+        most: requests at one time; the next is not accepted until one ends, and answered
+            with 503 where none does.
         late: called for each that took longer.
     """
 
@@ -153,6 +181,7 @@ class _ThreadingServer(WSGIServer):
         ssl_context: ssl.SSLContext | None,
         *,
         patience: float,
+        most: int,
         late: Callable[[], None],
     ) -> None:
         self.patience = patience
@@ -163,11 +192,16 @@ class _ThreadingServer(WSGIServer):
         self._closing = False  # written by whoever closes, before it wakes the accept thread
         self._ssl_context = ssl_context
         self._numbers = itertools.count(1)
-        # guards: _sockets, _threads, _lent. Taken alone.
+        # guards: _sockets, _threads, _lent, _ending. Taken alone.
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._lent: set[int] = set()  # readers by now, although not in _threads yet
+        self._ending = False  # whether requests are cut
+        # guards: how many requests there are; taken by the accept thread, which waits at
+        # most _QUEUE seconds, and given back by their threads.
+        self._room = threading.BoundedSemaphore(most)
+        self._crowded = False  # the accept thread's: whether it has waited in vain
         super().__init__(address, Handler)
         # Of a kind that takes no descriptor of its own.
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
@@ -197,9 +231,9 @@ class _ThreadingServer(WSGIServer):
         """Cut the requests under way and wait for their threads."""
         deadline = time.monotonic() + timeout
         with self._lock:
+            self._ending = True
             for request in self._sockets.values():
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(request, socket.SHUT_RDWR)
+                _cut(request)
             threads = list(self._threads.values())
         for thread in threads:
             workers.join(thread, deadline - time.monotonic())
@@ -219,15 +253,25 @@ class _ThreadingServer(WSGIServer):
         that waits: it takes its descriptor before, when all may be in use.
         """
         self._selector.select()
+        # While there is no room the rest wait in the kernel's queue; not for ever, and not
+        # one after the other, if those that are in have come to stay.
+        room = self._room.acquire(timeout=0.0 if self._crowded else _QUEUE)
+        self._crowded = not room
         try:
             request, client_address = self.get_request()
         except OSError as error:
             if not isinstance(error, ConnectionError):  # the peer left while it waited
                 self.exhausted = True
                 logger.warning("cannot accept a connection: %s", error)
+            if room:
+                self._room.release()
             return
-        if self._closing:
+        if self._closing or not room:
+            if not self._closing:
+                self._turn_away(request)
             self.shutdown_request(request)
+            if room:
+                self._room.release()
         else:
             self.process_request(request, client_address)
 
@@ -269,8 +313,12 @@ class _ThreadingServer(WSGIServer):
         try:
             if self._ssl_context is not None:
                 request.settimeout(self.patience)
-                request = self._ssl_context.wrap_socket(request, server_side=True)
+                # Known to `end_requests` before it waits: what it was made of is no socket now.
+                request = self._ssl_context.wrap_socket(
+                    request, server_side=True, do_handshake_on_connect=False
+                )
                 self._keep(number, request)
+                request.do_handshake()
             client = Handler(request, client_address, self).client
         except OSError as error:  # the peer's doing: went away, no TLS, too slow
             if isinstance(error, TimeoutError):
@@ -286,6 +334,8 @@ class _ThreadingServer(WSGIServer):
     def _keep(self, number: int, request: socket.socket) -> None:
         with self._lock:
             self._sockets[number] = request
+            if self._ending:
+                _cut(request)
 
     def _done(self, number: int, request: socket.socket | None) -> None:
         """Forget a request, and close its connection unless that is a client's now."""
@@ -293,12 +343,60 @@ class _ThreadingServer(WSGIServer):
             self._sockets.pop(number, None)
             if request is None and self._threads.pop(number, None) is None:
                 self._lent.add(number)  # its thread is the client's, too: the hub joins it
+        self._room.release()
         if request is not None:
             self.shutdown_request(request)
 
 
+def _cut(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(request, socket.SHUT_RDWR)  # of TLS the plain one below
+
+
+class _Named:
+    """An application that is asked by the server's own names alone.
+
+    Args:
+        app: what answers then.
+        hosts: the names.
+    """
+
+    def __init__(self, app: Application, hosts: Hosts) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        host = environ.get("HTTP_HOST")
+        if host is None:
+            # RFC 9112 section 3.2. What is older than HTTP/1.1 need not send it.
+            if environ["SERVER_PROTOCOL"] == "HTTP/1.1" or not self._hosts.open:
+                return _say(_HOST_MISSING, environ, start_response)
+            return self._app(environ, start_response)
+        name = parse_host(host)
+        if name is None:
+            return _say(_HOST_BAD, environ, start_response)
+        if not self._hosts.answers_to(name):
+            _complain(excerpt(host))
+            return _say(_HOST_FOREIGN, environ, start_response)
+        if self._hosts.is_direct(name):
+            environ[DIRECT_KEY] = True
+        return self._app(environ, start_response)
+
+
+@functools.lru_cache(64)
+def _complain(host: str) -> None:
+    """Log a name that is not ours: once, not for every request of a page."""
+    logger.warning("requests for the host %s are refused: allowed_hosts does not name it", host)
+
+
 def _not_found(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    body = b"Not found\n"
-    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    start_response("404 Not Found", headers)
-    return [body]
+    return _say(_NOT_FOUND, environ, start_response)
+
+
+def _say(
+    answer: Answer, environ: dict[str, Any], start_response: Callable[..., Any]
+) -> Iterable[bytes]:
+    start_response(answer.status, list(answer.headers))
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .errors import ConfigError
 from .log import get_logger
 
 __all__ = [
     "Changes",
     "ForkAware",
     "Later",
+    "check_one_kind",
+    "check_real",
     "forget_after_fork",
     "give_way",
     "join",
@@ -139,6 +143,53 @@ def longest_wait() -> float:
     """
     here = threading.current_thread() is threading.main_thread()
     return _LOOK if here else threading.TIMEOUT_MAX
+
+
+# What threads and sockets are made of.
+_PRIMITIVES = ("select", "socket", "threading", "time")
+
+
+def check_real(what: str) -> None:
+    """Raise ConfigError where gevent or eventlet has replaced threads, sockets or clocks.
+
+    With greenlets for threads, one client that does not read holds up all of them: what
+    waits for it does so under a lock, and whoever wants that lock waits as well (FAULTS 127).
+    """
+    library, replaced = _replaced()
+    if replaced:
+        raise ConfigError(
+            f"{what} needs real threads and sockets, but {library} has patched "
+            f"{', '.join(replaced)} in this process: use a threaded server (gunicorn "
+            "--worker-class gthread) or another process, and do not monkey-patch it"
+        )
+
+
+def check_one_kind(what: str) -> None:
+    """Raise ConfigError where threads are greenlets and sockets are not, or the reverse."""
+    library, replaced = _replaced()
+    if library == "eventlet" or (replaced and len(replaced) < len(_PRIMITIVES)):
+        raise ConfigError(
+            f"{what} does not work where {library} has patched {', '.join(replaced)}: "
+            "use gevent.monkey.patch_all(), or no monkey-patching at all"
+        )
+
+
+def _replaced() -> tuple[str, list[str]]:
+    """Return which library has replaced which of the primitives; it is only asked."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None:
+        replaced = [name for name in _PRIMITIVES if gevent.is_module_patched(name)]
+        if replaced:
+            return "gevent", replaced
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None:
+        names = {"threading": "thread"}  # eventlet's own
+        replaced = [
+            name for name in _PRIMITIVES if eventlet.is_monkey_patched(names.get(name, name))
+        ]
+        if replaced:
+            return "eventlet", replaced
+    return "", []
 
 
 def _load_give_way() -> Callable[[], object]:

@@ -14,14 +14,16 @@ when the request is over, and what it needed is freed, its thread becomes the re
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import email.utils
 import functools
 import io
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .adoption import ThrowAway, adopt, check_spare, leave
+from .adoption import ThrowAway, adopt, check_spare, dismiss, leave
 from .client import Client
 from .door import Entry
 from .errors import AdoptionError, excerpt
@@ -42,6 +44,8 @@ SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
 # What our own server wants called with what makes a client of its socket, given the bytes
 # that came in already: it lends that client its thread.
 LEND_KEY = "ws_hub.lend"
+# Set by our own server: who asks is on this machine, and nothing before us ends TLS.
+DIRECT_KEY = "ws_hub.direct"
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 
 
@@ -57,7 +61,7 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     entry = hub.door.knock(_request(environ, seen), environ, seen, closed=closed)
     answer = entry.answer
     if not answer.accepted:
-        return _refuse(answer, seen, start_response, entry.reason)
+        return _refuse(answer, environ, seen, start_response, entry.reason)
     try:
         sock = _find_socket(environ)
         if LEND_KEY in environ:
@@ -73,11 +77,11 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     except AdoptionError as error:
         _complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
-        return _refuse(answer, seen, start_response)
+        return _refuse(answer, environ, seen, start_response)
     except OSError as error:
         logger.warning("connection refused: %s", error)
         answer = refusal("503 Service Unavailable", "no descriptor is free", RETRY)
-        return _refuse(answer, seen, start_response)
+        return _refuse(answer, environ, seen, start_response)
     client = _connect(hub, ours, entry, seen, _read_ahead(environ, throw_away))
     try:
         client.start()
@@ -88,7 +92,7 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
             ours.send(answer.to_bytes())
     # What the server writes now goes to the throw-away; its access log tells the truth.
     start_response(answer.status, [])
-    return _Empty(throw_away)
+    return _Unsent(throw_away)
 
 
 def middleware(app: Application, hub: Hub, path: str = "/ws") -> Application:
@@ -105,17 +109,19 @@ def middleware(app: Application, hub: Hub, path: str = "/ws") -> Application:
     return application
 
 
-class _Empty:
-    """An empty response whose end tells that the server has written what it wanted."""
+class _Unsent:
+    """A response to a throw-away; its end tells that the server has written what it wanted."""
 
-    def __init__(self, throw_away: ThrowAway) -> None:
+    def __init__(self, throw_away: ThrowAway | None, body: Sequence[bytes] = ()) -> None:
         self._throw_away = throw_away
+        self._body = body
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(())
+        return iter(self._body)
 
     def close(self) -> None:
-        self._throw_away.release()
+        if self._throw_away is not None:
+            self._throw_away.release()
 
 
 def _connect(
@@ -157,7 +163,7 @@ def _stay(
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RD)
     start_response(entry.answer.status, [])
-    return _Empty(throw_away)
+    return _Unsent(throw_away)
 
 
 def _check_may_stay(environ: Environ) -> None:
@@ -189,17 +195,41 @@ def _request(environ: Environ, seen: Seen) -> Request:
         # wsgiref does not know of the TLS that somebody has put below it.
         scheme="https" if isinstance(_socket_of(environ), ssl.SSLSocket) else seen.scheme,
         headers=headers,
+        direct=bool(environ.get(DIRECT_KEY)),
     )
 
 
 def _refuse(
-    answer: Answer, seen: Seen, start_response: StartResponse, reason: str = ""
+    answer: Answer,
+    environ: Environ,
+    seen: Seen,
+    start_response: StartResponse,
+    reason: str = "",
 ) -> Iterable[bytes]:
+    """Answer a handshake with a refusal, and end its connection.
+
+    A proxy that passes an upgrade on may take the connection for a tunnel whatever the
+    answer is: a request behind it would get past what the proxy checks (FAULTS 5). So
+    whatever a server would do with the connection, it has none any more.
+    """
     if not answer.status.startswith("426"):
         why = excerpt(reason or answer.body.decode().strip())
         logger.info("handshake from %s refused: %s", excerpt(seen.address), why)
+    if environ["REQUEST_METHOD"] == "HEAD":
+        answer = dataclasses.replace(answer, body=b"")
+    sock = _socket_of(environ)
+    # Our own server takes one request a connection; that of an HTTP/2 server is everybody's.
+    shared = not str(environ.get("SERVER_PROTOCOL", "")).startswith("HTTP/1.")
+    if sock is None or LEND_KEY in environ or shared:
+        start_response(answer.status, list(answer.headers))
+        return [answer.body]
+    extra = ("Date", email.utils.formatdate(usegmt=True)), ("Connection", "close")
+    last = dataclasses.replace(answer, headers=[*answer.headers, *extra])
+    throw_away = dismiss(sock, last.to_bytes())
+    _take_input(environ)  # or the server would take it for the next request
+    # For the server's access log.
     start_response(answer.status, list(answer.headers))
-    return [answer.body]
+    return _Unsent(throw_away, [answer.body])
 
 
 @functools.lru_cache(64)
@@ -252,8 +282,13 @@ def _take_input(environ: Environ) -> bytes:
             return stream.read1()
         except (OSError, ValueError):
             return b""
-    # gunicorn keeps it two objects down; where another version does not, it stays there.
-    unreader = getattr(getattr(stream, "reader", None), "unreader", None)
+    # gunicorn keeps it two objects down, three when the request has a body in chunks;
+    # where another version does not, it stays there.
+    reader = getattr(stream, "reader", None)
+    for owner in (reader, getattr(reader, "req", None)):
+        unreader = getattr(owner, "unreader", None)
+        if unreader is not None:
+            break
     buffer = getattr(unreader, "buf", None)
     if not isinstance(buffer, io.BytesIO):
         return b""

@@ -256,7 +256,7 @@ def test_fault_43_connections_leave_descriptors_to_everything_else(
             # The others are there, and so are pages, and files.
             assert hub.client_count() == len(admitted)
             with open(__file__, encoding="utf-8"), RawPeer(host, port, handshake=False) as page:
-                page.send_raw(b"GET /ws HTTP/1.1\r\nHost: h\r\n\r\n")
+                page.send_raw(b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert page.read_response().status == 426
             hub.broadcast(Message("event", data="x"))
             for each in admitted:
@@ -292,7 +292,7 @@ def handshake(sock: socket.socket, host: str, port: int) -> bytes:
     sock.settimeout(TIMEOUT)
     sock.connect((host, port))
     sock.sendall(
-        b"GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     answer = sock.recv(4096)
@@ -344,7 +344,7 @@ def test_fault_52_a_token_in_a_query_is_not_in_the_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with serve(hub) as site, RawPeer(site.host, site.port, handshake=False) as peer:
-        peer.send_raw(line.encode() + b"\r\nHost: h\r\n\r\n")
+        peer.send_raw(line.encode() + b"\r\nHost: localhost\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             peer.recv_eof()
     assert caplog.records and "SECRET" not in caplog.text

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import open_files
-from tests.support import small_pair, tcp_pair
+from tests.support import reset, small_pair, tcp_pair
 from ws_hub import adoption
-from ws_hub.adoption import adopt, leave
+from ws_hub.adoption import adopt, dismiss, leave
 from ws_hub.errors import AdoptionError
 
 
@@ -191,3 +193,70 @@ def test_where_nobody_counts_descriptors_all_are_given_out(
 ) -> None:
     monkeypatch.setattr(adoption, "resource", None)
     adoption.check_spare(10**9)
+
+
+# --- a connection that is answered and ended ------------------------------------------------
+
+
+def test_fault_122_a_dismissed_peer_reads_the_answer_and_the_end() -> None:
+    with tcp_pair() as (server, peer):
+        peer.sendall(b"GET /admin HTTP/1.1\r\n\r\n")
+        peer.shutdown(socket.SHUT_WR)
+        throw_away = dismiss(server, b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        assert throw_away is not None
+        assert peer.recv(100) == b"HTTP/1.1 403 Forbidden\r\n\r\n"
+        assert peer.recv(100) == b""
+        server.sendall(b"the server's own answer")
+        assert server.recv(100) == b""  # nothing of what was behind the request
+        throw_away.release()
+
+
+def test_fault_122_a_dismissed_peer_that_goes_on_sending_is_not_read_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adoption, "_LINGER_BYTES", 1000)
+    with tcp_pair() as (server, peer):
+        peer.sendall(b"x" * 100_000)
+        throw_away = dismiss(server, b"no")
+        assert throw_away is not None
+        assert peer.recv(100) == b"no"
+        with contextlib.suppress(ConnectionError):  # reset: it was not all read
+            assert peer.recv(100) == b""
+        assert server.recv(100) == b""
+        throw_away.release()
+
+
+@pytest.mark.parametrize("patience", [None, 3.0])
+def test_fault_122_a_dismissed_peer_that_has_left_is_no_fault(patience: float | None) -> None:
+    with tcp_pair() as (server, peer):
+        server.settimeout(patience)
+        reset(peer)
+        throw_away = dismiss(server, b"no")
+        assert throw_away is not None
+        assert server.recv(100) == b""
+        assert server.gettimeout() == patience
+        throw_away.release()
+
+
+def test_fault_122_without_descriptors_the_server_meets_the_end_itself() -> None:
+    with tcp_pair() as (server, peer), no_more_descriptors():
+        peer.sendall(b"GET /admin HTTP/1.1\r\n\r\n" * 5000)
+        assert dismiss(server, b"HTTP/1.1 503") is None
+        assert peer.recv(100) == b"HTTP/1.1 503"
+        with contextlib.suppress(ConnectionError):
+            assert server.recv(100) == b""
+        with pytest.raises(OSError):
+            server.sendall(b"the server's own answer")
+
+
+@contextlib.contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """Give the process as many descriptors as it has."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -64,6 +64,8 @@ def test_another_version_is_426_with_ours(version: str | None) -> None:
     [
         ({"version": "HTTP/1.0"}, "HTTP/1.1"),
         ({"version": "HTTP/2"}, "HTTP/1.1"),
+        ({"host": None}, "Host"),
+        ({"host": " "}, "Host"),
         ({"connection": None}, "Connection"),
         ({"connection": "keep-alive"}, "Connection"),
         ({"content_length": "5"}, "body"),

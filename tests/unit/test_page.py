@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -140,13 +139,51 @@ def test_fault_56_a_hub_that_asks_who_listens_does_not_list_its_channels(setting
     assert status == "403 Forbidden" and b"not listed" in body
 
 
-def test_the_channels_are_those_of_the_hub() -> None:
+def channels(app: Any, query: str = "") -> Any:
+    return json.loads(get(app, "/api/channels", QUERY_STRING=query)[2])
+
+
+def test_the_channels_are_those_that_keep_something_newest_first() -> None:
     with Hub() as hub:
-        seen = threading.Event()
-        listener = hub.listen("process:b", lambda message: seen.set())
-        hub.send_process_output("b", "line")
-        assert seen.wait(5)
-        _, headers, body = get(page_app(hub), "/api/channels")
+        for name in ("a", "b", "c", "a"):
+            hub.send_process_output(name, "line")
+        assert hub.wait_for_room("process:a", 5)
+        app = page_app(hub)
+        names = ["process:a", "process:c", "process:b"]
+        assert channels(app) == {"channels": names, "total": 3}
+        assert channels(app, "search=b") == {"channels": ["process:b"], "total": 1}
+
+
+def test_fault_128_the_names_that_somebody_listens_to_are_not_listed() -> None:
+    with Hub() as hub:
+        listener = hub.listen("process:made-up", lambda message: None)
+        assert channels(page_app(hub)) == {"channels": [], "total": 0}
         listener.close()
-    assert json.loads(body) == {"channels": ["process:b"], "kept": ["process:b"]}
-    assert headers["Cache-Control"] == "no-store"
+
+
+def test_fault_128_twenty_thousand_channels_are_listed_in_pages() -> None:
+    with Hub() as hub:
+        for number in range(20_000):
+            hub.send_process_output(str(number), "x")
+        assert hub.wait_for_room("process:0", 10)
+        app = page_app(hub)
+        found = channels(app)
+        assert len(found["channels"]) == 200 and found["total"] == len(hub.kept_channels())
+        assert found["channels"][0] == "process:19999"
+        assert channels(app, "offset=200&limit=3")["channels"] == [
+            f"process:{number}" for number in (19_799, 19_798, 19_797)
+        ]
+        assert len(channels(app, "limit=999999999")["channels"]) == 1000
+        assert channels(app, "limit=-1&offset=x") == found  # what is no number does not count
+
+
+def test_fault_128_a_page_that_asks_again_is_told_that_nothing_has_changed() -> None:
+    with Hub() as hub:
+        app = page_app(hub)
+        status, headers, _ = get(app, "/api/channels")
+        assert (status, headers["Cache-Control"]) == ("200 OK", "no-cache")
+        again = get(app, "/api/channels", HTTP_IF_NONE_MATCH=headers["ETag"])
+        assert (again[0], again[2]) == ("304 Not Modified", b"")
+        hub.send_process_output("b", "x")
+        assert hub.wait_for_room("process:b", 5)
+        assert get(app, "/api/channels", HTTP_IF_NONE_MATCH=headers["ETag"])[0] == "200 OK"

@@ -292,19 +292,19 @@ function emptyText() {
 async function refreshChannels() {
   if (document.hidden) return;
   try {
-    const response = await fetch("api/channels", {cache: "no-store"});
+    const response = await fetch("api/channels", {cache: "no-cache"}); // asks whether it has changed
     if (response.ok) showChannels(await response.json());
   } catch {
     // The server is away; the banner says so.
   }
 }
 
-function showChannels({channels = [], kept = []}) {
-  const names = [...new Set([...kept.slice().reverse(), ...channels.slice().sort()])];
+function showChannels({channels: names = [], total = 0}) {
   const list = $("channels-list");
   const before = [...list.children].map((each) => each.firstChild.dataset.channel);
   $("channels-none").hidden = names.length > 0;
-  $("channels-count").textContent = names.length ? names.length.toLocaleString("en") : "";
+  const [shown, all] = [names.length.toLocaleString("en"), total.toLocaleString("en")];
+  $("channels-count").textContent = total > names.length ? `the newest ${shown} of ${all}` : total ? all : "";
   if (before.join("\n") === names.join("\n")) return;
   list.replaceChildren(...names.map(channelItem));
   markChannels();

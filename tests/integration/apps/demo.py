@@ -2,11 +2,14 @@
 
 `application` starts its hub on the first request, in whatever process that comes to;
 `WS_HUB_EAGER=1` starts it on import instead, as an application without fork in mind would.
-`WS_HUB_HEARTBEAT` is its heartbeat interval; `WS_HUB_COMPRESSION=1` has it compress.
+`WS_HUB_HEARTBEAT` is its heartbeat interval; `WS_HUB_COMPRESSION=1` has it compress. At
+/guarded is a hub that refuses by what the header `X-User` says, and at /closed one that does
+not run; /count counts how often it was asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs
 
-from ws_hub import Client, Hub, HubConfig, Message, middleware
+from ws_hub import AuthResult, Client, ConfigError, Hub, HubConfig, Message, middleware
 
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
 
@@ -40,6 +43,16 @@ hub = Hub(
         heartbeat_interval=float(os.environ.get("WS_HUB_HEARTBEAT", "30")),
     )
 )
+
+
+def authenticate(environ: Environ) -> AuthResult:
+    """Believe `X-User`: nobody without one, and "mallory" may not."""
+    user = environ.get("HTTP_X_USER")
+    return AuthResult(user not in (None, "mallory"), user, forbidden=user == "mallory")
+
+
+guarded = Hub(HubConfig(authenticator=authenticate, max_connections_per_user=1))
+counted: list[str] = []  # appended to by single calls
 _first = threading.Lock()  # guards: the first start of the hub in this process.
 
 
@@ -52,6 +65,7 @@ def pages(environ: Environ, start_response: Callable[..., Any]) -> Iterable[byte
         answer = {
             "pid": os.getpid(),
             "clients": hub.client_count(),
+            "counted": len(counted),
             "channels": hub.all_channels(),
             "threads": sorted(thread.name for thread in threading.enumerate()),
             "files": len(os.listdir("/proc/self/fd")),
@@ -62,6 +76,8 @@ def pages(environ: Environ, start_response: Callable[..., Any]) -> Iterable[byte
         hub.broadcast(Message("event", data=query.get("data", "")))
     elif path == "/send":
         hub.send_to_channel(query["channel"], Message("event", data=query.get("data", "")))
+    elif path == "/count":
+        counted.append(environ["REMOTE_ADDR"])
     elif path == "/stop":
         hub.stop()
     elif path == "/hold":
@@ -75,13 +91,17 @@ def pages(environ: Environ, start_response: Callable[..., Any]) -> Iterable[byte
     return [body]
 
 
-_served = middleware(pages, hub, "/ws")
+_served = middleware(
+    middleware(middleware(pages, Hub(), "/closed"), guarded, "/guarded"), hub, "/ws"
+)
 
 
 def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
     with _first:
-        if not hub.running and environ["PATH_INFO"] != "/stop":
-            hub.start()
+        wanted = guarded if environ["PATH_INFO"] == "/guarded" else hub
+        if not wanted.running and environ["PATH_INFO"] != "/stop":
+            with contextlib.suppress(ConfigError):  # gevent: handshakes get 503
+                wanted.start()
     return _served(environ, start_response)
 
 

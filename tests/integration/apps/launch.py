@@ -28,6 +28,7 @@ START = 20  # seconds: for a Python process on a busy machine
 GUNICORN = {
     "gthread": ["--worker-class", "gthread", "--threads", "2"],
     "sync": ["--worker-class", "sync"],
+    "gevent": ["--worker-class", "gevent"],
     "preload": ["--worker-class", "gthread", "--threads", "2", "--preload"],
 }
 _COMPLAINT = re.compile(r"warning|error|critical|traceback|exception", re.IGNORECASE)

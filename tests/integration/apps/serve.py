@@ -13,7 +13,7 @@ import threading
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from tests.integration.apps.demo import application, hub, pages
+from tests.integration.apps.demo import application, guarded, hub
 
 
 class Quiet(WSGIRequestHandler):
@@ -33,9 +33,10 @@ def main(kind: str, certificate: str | None = None) -> None:
     if kind == "embedded":
         import ws_hub
 
-        with ws_hub.serve(hub, app=pages, ssl_context=context) as embedded:
+        with ws_hub.serve(hub, app=application, ssl_context=context) as embedded:
             print(embedded.port, flush=True)
             sys.stdin.read()
+        guarded.stop()
         return
     server: Any
     if kind == "wsgiref":
@@ -64,6 +65,7 @@ def main(kind: str, certificate: str | None = None) -> None:
     threading.Thread(target=run, name="server", daemon=True).start()
     sys.stdin.read()
     hub.stop()
+    guarded.stop()
 
 
 if __name__ == "__main__":
