@@ -27,8 +27,8 @@ FLOORS: dict[float, str] = {
     -1: "checks log",
     0: "backoff config deflate errors exits fastsend forwarded frames limits lines message pace"
     " reconnect_config stats stream workers",
-    1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
-    " retries transport",
+    1: "adoption budget exchange following inbox last_words link mailbox outbox publication"
+    " publisher retries transport",
     2: "auth channels conversation handshake history places presence sender signals terminal users",
     2.5: "receiver",
     3: "client commands door listener spawn",
@@ -53,6 +53,7 @@ LAZY_UPWARD = {("hub", "wsgi"), ("hub", "process")}
 SANS_IO = {
     "auth": False,
     "backoff": False,
+    "budget": True,
     "channels": True,
     "checks": False,
     "commands": False,
