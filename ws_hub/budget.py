@@ -7,10 +7,9 @@ alone. All connections of a payer use one account, which outlives them: who reco
 finds it as it was left. An account whose debt is paid is as good as new, and is forgotten.
 
 Of each resource a payer has a rate and a burst of its own, which no other payer can use
-up. All payers together have a rate as well. A small share of it is kept for each payer: what
-is within that is never held up by others, so that who does little does not notice when
-the rest is used up by others. What is beyond it waits for its turn in what is for all, or
-for its share, whichever comes first.
+up. All payers together have a rate as well. Who uses no more than a small share of its own
+rate does not notice when that is used up: only what is beyond waits for its turn in what is
+for all, or for the share, whichever comes first.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ from .limits import Bucket
 __all__ = ["Account", "Budget", "Flood", "address_payer", "user_payer"]
 
 _CONNECTION = 0.001  # seconds of processing: about what a connect costs, whoever serves it
-_SHARE = 1 / 20  # of a payer's rate, kept for it whatever others use
-_SHARE_BURST = 1.0  # seconds of that share; less than it costs to come back for another one
+_SHARE = 1 / 10  # of a payer's rate, kept for it whatever others use
+_SHARE_BURST = 2.0  # seconds of that share, in store
+_FIRST_SHARE = 0.5  # seconds of it, at first
 _MOST_WAIT = 10.0  # seconds: a payer whose debt takes longer than that to pay is cut
 _MOST_DEBT = 15.0  # seconds: nobody is kept out for longer
 _MOST_LEFT = 16_384  # accounts that are remembered for their debts alone
@@ -71,32 +71,41 @@ class _Purse:
 
 
 class _Resource:
-    """Something that payers use: so much each, and so much in all."""
+    """Something that payers use: so much each, and so much in all.
+
+    Args:
+        rate: of a payer; None for no bound at all.
+        burst: of a payer.
+        rate_in_all: of all payers; None for no bound over all.
+    """
 
     def __init__(self, rate: float | None, burst: float, rate_in_all: float | None) -> None:
         self._rate = rate
         self._burst = burst
-        self._share = None if rate_in_all is None or rate is None else rate * _SHARE
-        in_all = None if self._share is None else rate_in_all
-        self._for_all = Bucket(in_all, 0.0 if in_all is None else in_all, _MOST_DEBT)
+        self._in_all = None if rate is None else rate_in_all
+        self._share = 0.0 if rate is None else rate * _SHARE
+        self._for_all = Bucket(self._in_all, self._in_all or 0.0, _MOST_DEBT)
 
-    def purse(self) -> _Purse:
-        """Return a full one."""
-        share = self._share
-        return _Purse(
-            Bucket(self._rate, self._burst, _MOST_DEBT),
-            Bucket(share, 0.0 if share is None else share * _SHARE_BURST, _MOST_DEBT),
-        )
+    def purse(self, now: float) -> _Purse:
+        """Return that of a new payer."""
+        rate = None if self._in_all is None else self._share
+        share = Bucket(rate, _SHARE_BURST * self._share, _MOST_DEBT)
+        # Not full: a new address for each connection must not be worth its while.
+        share.take((_SHARE_BURST - _FIRST_SHARE) * self._share, now)
+        return _Purse(Bucket(self._rate, self._burst, _MOST_DEBT), share)
 
     def take(self, purse: _Purse, amount: float, now: float) -> tuple[float, float]:
         """Take from a purse; return the seconds until its own part and the rest is back."""
         own = purse.own.take(amount, now)
-        beyond = purse.share.cover(amount, now)
-        if not beyond:
+        # All that it uses counts against its share, whatever it is taken from in the end: of
+        # those that use more, many have no more than one has.
+        alone = purse.share.take(amount, now)
+        if not alone:
             return own, 0.0
-        alone, together = purse.share.wait(beyond, now), self._for_all.wait(beyond, now)
-        bucket = self._for_all if together <= alone else purse.share
-        return own, bucket.take(beyond, now)
+        beyond = min(amount, alone * self._share)
+        if self._for_all.wait(beyond, now) > alone:
+            return own, alone
+        return own, self._for_all.take(beyond, now)
 
 
 class Account:
@@ -105,7 +114,7 @@ class Account:
     __slots__ = ("_budget", "barred", "bytes", "connections", "controls", "messages", "payer",
                  "processing")  # fmt: skip
 
-    def __init__(self, budget: Budget, payer: str) -> None:
+    def __init__(self, budget: Budget, payer: str, now: float) -> None:
         config = budget.config
         self._budget = budget
         self.payer = payer
@@ -113,8 +122,8 @@ class Account:
         self.barred = False  # whether no connection is let in until the debt is paid
         self.messages = Bucket(config.max_message_rate, config.message_burst, _MOST_DEBT)
         self.controls = Bucket(config.max_control_rate, config.control_burst, _MOST_DEBT)
-        self.processing = budget.processing.purse()
-        self.bytes = budget.bytes.purse()
+        self.processing = budget.processing.purse(now)
+        self.bytes = budget.bytes.purse(now)
 
     def charge(
         self, now: float, *, seconds: float, messages: int = 0, controls: int = 0, size: int = 0
@@ -202,7 +211,7 @@ class Budget:
         with self.lock:
             account = self._accounts.get(payer) or self._left.pop(payer, None)
             if account is None:
-                account = Account(self, payer)
+                account = Account(self, payer, now)
             if payer:
                 self._accounts[payer] = account
             account.connections += 1

@@ -129,8 +129,8 @@ class HubConfig:
             it asks for more than ten seconds more. None for no bound.
         processing_burst: seconds of processor time that it may use at once all the same.
         max_processing_rate_in_all: the same as the rate, for all payers together; a
-            twentieth of a payer's own rate is kept for it whatever others use. None for
-            no bound.
+            tenth of a payer's own rate is kept for it whatever others use. None for no
+            bound.
         max_byte_rate: bytes a second that a payer may make the hub keep or send in the long
             run: answers, replays, what it publishes, once a subscriber. None for no bound.
         byte_burst: bytes that it may make the hub keep or send at once all the same.
@@ -207,7 +207,7 @@ class HubConfig:
     message_burst: int = 600
     max_processing_rate: float | None = 0.2
     processing_burst: float = 0.5
-    max_processing_rate_in_all: float | None = 0.3
+    max_processing_rate_in_all: float | None = 0.25
     max_byte_rate: float | None = 16.0 * MIB
     byte_burst: int = 64 * MIB
     max_byte_rate_in_all: float | None = 64.0 * MIB

@@ -103,10 +103,11 @@ def receive(
         if isinstance(rest, Flood):
             fault = Broken(CloseCode.POLICY, rest.reason, rest.limit)
             return _break(fault, transport, sender, linger, count)
-        if rest:
-            # What is not read fills the network's buffers, and slows the peer down.
+        if rest >= _LEAST_REST:
+            # What is not read fills the network's buffers, and slows the peer down. What is
+            # owed for less stays owed.
             count("slowed")
-            sender.rest(max(rest, _LEAST_REST))
+            sender.rest(rest)
 
 
 class _Controls:

@@ -197,6 +197,7 @@ class Transport:
         self._patience = -1.0  # seconds that a blocking receive waits, once it is known
         # Made for the first byte: of thousands who only watch, most have not said one yet.
         self._parser: Connection | None = None
+        self._come: Iterator[Event] = iter(())  # what is left of the last receive
         self._headers = _Headers(max_message_size)
         self._inflation = Inflation(max_message_size) if compression else None
         self._received = received
@@ -263,8 +264,11 @@ class Transport:
         """Return what came in, or None when nothing came for `timeout` seconds.
 
         The list is empty when bytes came that complete no message: the peer lives.
-        `Closed` and `Broken` are last in their list; nothing is received after them.
+        `Closed` and `Broken` are last in their list; nothing is received after them. What
+        came in may be more than is returned at once: it is there at the next call.
         """
+        if events := self._some_events():
+            return events
         if not self._unfinished:
             data = self._read(timeout)
         else:
@@ -279,9 +283,25 @@ class Transport:
             return None
         if isinstance(data, Closed):
             return [data]
-        events = list(self._events(data))
+        self._come = self._events(data)
+        events = self._some_events()
         if self._unfinished and self._waited > self._message_timeout:
             events.append(self._too_slow())
+        return events
+
+    def _some_events(self) -> list[Event]:
+        """Take events from what came in, as many as hold together about one large message.
+
+        A little that is compressed becomes many of those, and each is work for who gets it.
+        """
+        events: list[Event] = []
+        size = 0
+        for event in self._come:
+            events.append(event)
+            if isinstance(event, (Text, Binary)):
+                size += len(event.text if isinstance(event, Text) else event.data)
+                if size >= self._max_message_size:
+                    break
         return events
 
     def _too_slow(self) -> Broken:

@@ -270,8 +270,11 @@ def test_fault_18_who_sends_too_fast_is_read_later_and_loses_nothing(
 def test_fault_18_short_rests_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Talk(monkeypatch, max_message_rate=1000.0, message_burst=1)
     talk.next = lambda: frame(CLOSE, b"\x03\xe8")
-    talk.receive(frame(TEXT, b"a") * 2)
-    assert talk.rests == [0.05]
+    talk.receive(frame(TEXT, b"a") * 100)
+    assert talk.rests == [pytest.approx(0.099)]
+    talk = Talk(monkeypatch, max_message_rate=1000.0, message_burst=1)
+    talk.receive(frame(TEXT, b"a") * 2 + frame(CLOSE, b"\x03\xe8"))
+    assert talk.rests == []
 
 
 def test_fault_18_who_does_so_for_too_long_is_1008_where_that_is_set(

@@ -195,7 +195,7 @@ def test_the_bounds_of_the_design_are_the_defaults() -> None:
     assert (settings.max_connections_per_user, settings.max_waiting) == (128, 1000)
     assert (settings.max_message_rate, settings.message_burst) == (1000.0, 600)
     assert (settings.max_processing_rate, settings.processing_burst) == (0.2, 0.5)
-    assert settings.max_processing_rate_in_all == 0.3
+    assert settings.max_processing_rate_in_all == 0.25
     assert (settings.max_byte_rate, settings.byte_burst) == (16 * 2**20, 64 * 2**20)
     assert settings.max_byte_rate_in_all == 64 * 2**20
     assert (settings.max_control_rate, settings.control_burst) == (100.0, 1000)
