@@ -25,7 +25,7 @@ from .limits import Bucket
 __all__ = ["Account", "Budget", "Flood", "address_payer", "user_payer"]
 
 _CONNECTION = 0.001  # seconds of processing: about what a connect costs, whoever serves it
-_SHARE = 1 / 10  # of a payer's rate, kept for it whatever others use
+_MOST_SHARE = 1 / 10  # of a payer's rate, kept for it whatever others use
 _SHARE_BURST = 2.0  # seconds of that share, in store
 _FIRST_SHARE = 0.5  # seconds of it, at first
 _MOST_WAIT = 10.0  # seconds: a payer whose debt takes longer than that to pay is cut
@@ -83,29 +83,48 @@ class _Resource:
         self._rate = rate
         self._burst = burst
         self._in_all = None if rate is None else rate_in_all
-        self._share = 0.0 if rate is None else rate * _SHARE
+        self._most_share = 0.0 if rate is None else rate * _MOST_SHARE
         self._for_all = Bucket(self._in_all, self._in_all or 0.0, _MOST_DEBT)
+        # Who has used more than its share lately, and when, the last last.
+        self._greedy: dict[_Purse, float] = {}
 
     def purse(self, now: float) -> _Purse:
         """Return that of a new payer."""
-        rate = None if self._in_all is None else self._share
-        share = Bucket(rate, _SHARE_BURST * self._share, _MOST_DEBT)
+        rate = None if self._in_all is None else self._most_share
+        share = Bucket(rate, _SHARE_BURST * self._most_share, _MOST_DEBT)
         # Not full: a new address for each connection must not be worth its while.
-        share.take((_SHARE_BURST - _FIRST_SHARE) * self._share, now)
+        share.take((_SHARE_BURST - _FIRST_SHARE) * self._most_share, now)
         return _Purse(Bucket(self._rate, self._burst, _MOST_DEBT), share)
 
     def take(self, purse: _Purse, amount: float, now: float) -> tuple[float, float]:
         """Take from a purse; return the seconds until its own part and the rest is back."""
         own = purse.own.take(amount, now)
-        # All that it uses counts against its share, whatever it is taken from in the end: of
-        # those that use more, many have no more than one has.
+        if self._in_all is None:
+            return own, 0.0
+        rate = self._share(now)
+        purse.share.repace(rate)
+        # All that it uses counts against its share, whatever it is taken from in the end.
         alone = purse.share.take(amount, now)
         if not alone:
             return own, 0.0
-        beyond = min(amount, alone * self._share)
+        self._greedy.pop(purse, None)
+        self._greedy[purse] = now
+        beyond = min(amount, alone * rate)
         if self._for_all.wait(beyond, now) > alone:
             return own, alone
         return own, self._for_all.take(beyond, now)
+
+    def _share(self, now: float) -> float:
+        """Return the rate at which a payer is not held up by others.
+
+        It shrinks when many use more: else there would be no bound over all of those.
+        """
+        assert self._in_all is not None
+        greedy = self._greedy
+        for purse, when in list(itertools.islice(greedy.items(), 2)):
+            if when < now - _MOST_DEBT:
+                del greedy[purse]
+        return min(self._most_share, self._in_all / max(len(greedy), 1))
 
 
 class Account:

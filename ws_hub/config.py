@@ -129,8 +129,8 @@ class HubConfig:
             it asks for more than ten seconds more. None for no bound.
         processing_burst: seconds of processor time that it may use at once all the same.
         max_processing_rate_in_all: the same as the rate, for all payers together; a
-            tenth of a payer's own rate is kept for it whatever others use. None for no
-            bound.
+            payer that uses less than a tenth of its own rate, or than its part of this one,
+            is not slowed by that. None for no bound.
         max_byte_rate: bytes a second that a payer may make the hub keep or send in the long
             run: answers, replays, what it publishes, once a subscriber. None for no bound.
         byte_burst: bytes that it may make the hub keep or send at once all the same.

@@ -20,12 +20,12 @@ class Bucket:
             not owed.
     """
 
-    __slots__ = ("_burst", "_floor", "_level", "_rate", "_since", "_then")
+    __slots__ = ("_burst", "_level", "_most_debt", "_rate", "_since", "_then")
 
     def __init__(self, rate: float | None, burst: float, most_debt: float = math.inf) -> None:
         self._rate = math.inf if rate is None else rate
         self._burst = float(burst)
-        self._floor = -self._rate * most_debt
+        self._most_debt = most_debt
         self._level = self._burst
         self._then = 0.0  # of the last look; at the first one the store is full anyhow
         self._since: float | None = None  # when it was overdrawn, until half is back
@@ -41,8 +41,7 @@ class Bucket:
         if level > self._burst:
             level = self._burst
         level -= amount
-        if level < self._floor:
-            level = self._floor
+        level = max(level, -self._rate * self._most_debt)
         self._level, self._then = level, now
         if level < 0:
             if self._since is None:
@@ -51,6 +50,10 @@ class Bucket:
         if self._since is not None and level * 2 >= self._burst:
             self._since = None
         return 0.0
+
+    def repace(self, rate: float) -> None:
+        """Have tokens come back at another rate from the last look on."""
+        self._rate = rate
 
     def cover(self, amount: float, now: float) -> float:
         """Take tokens as far as there are any; return how many of the amount were not there."""
