@@ -78,7 +78,8 @@ class Forwarded:
         scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST")
         if not self._trusts(address):
             shown = f"[{address}]" if ":" in address else address
-            shared = not address or (_is_proxied(environ) and not _is_global(address))
+            parsed = _parse(address)
+            shared = parsed is None or (not parsed.is_global and _is_proxied(environ))
             return Seen(f"{shown}:{port}" if port else address, scheme, host, shared)
         # The last of each is what the nearest proxy wrote, and that one is trusted.
         told = _items(environ.get("HTTP_X_FORWARDED_PROTO", ""))
@@ -112,12 +113,6 @@ class Forwarded:
 def _is_proxied(environ: Mapping[str, Any]) -> bool:
     """Say whether a request claims to have come by a proxy."""
     return any(name in environ for name in _BY_PROXY)
-
-
-def _is_global(address: str) -> bool:
-    """Say whether an address is reached over the internet, not over a network of one's own."""
-    parsed = _parse(address)
-    return parsed is not None and parsed.is_global
 
 
 def _items(value: str) -> list[str]:

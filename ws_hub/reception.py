@@ -106,8 +106,10 @@ class Reception:
                 self._actions.count(_COUNTED[effect.message.code])
             client.reply(effect.message)
         elif isinstance(effect, Subscribe):
+            client.owe(len(data))  # its ack says about as much
             self._subscribe(client, effect)
         elif isinstance(effect, Unsubscribe):
+            client.owe(len(data))
             self._actions.unsubscribe(client, effect.channel)
             if effect.id is not None:
                 # By way of the queue: after the ack no message of the channel follows.
