@@ -27,8 +27,8 @@ FLOORS: dict[float, str] = {
     -1: "checks log",
     0: "backoff config deflate errors exits fastsend forwarded frames hosts limits lines message"
     " pace reconnect_config stats stream workers",
-    1: "adoption exchange following inbox last_words launch link mailbox outbox publication"
-    " publisher retries session transport",
+    1: "adoption budget exchange following inbox last_words launch link mailbox outbox"
+    " publication publisher retries session transport",
     2: "auth channels conversation guard handshake history places presence sender signals"
     " terminal users",
     2.5: "receiver",
@@ -54,6 +54,7 @@ LAZY_UPWARD = {("hub", "wsgi"), ("hub", "process")}
 SANS_IO = {
     "auth": False,
     "backoff": False,
+    "budget": True,
     "channels": True,
     "checks": False,
     "commands": False,

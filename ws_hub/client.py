@@ -23,6 +23,7 @@ from typing import Any
 
 from . import workers
 from .auth import AuthResult
+from .budget import Account, Flood
 from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
@@ -89,10 +90,10 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_thread", "_transport",
-        "admitted", "claims", "compression", "connected_at", "direct", "dropped", "expires_at",
-        "id", "last_error", "left", "mark", "network", "remote_address", "settled", "state",
-        "user_id", "verify",
+        "__weakref__", "_channels", "_config", "_hooks", "_owed", "_sender", "_thread",
+        "_transport", "account", "admitted", "claims", "compression", "connected_at", "direct",
+        "dropped", "expires_at", "id", "last_error", "left", "mark", "network", "payer",
+        "remote_address", "settled", "state", "user_id", "verify",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +118,10 @@ class Client:
         self.verify: Callable[[str], AuthResult] | None = None
         self.mark = 0
         self.network = ""  # what it is counted by among those from one address
+        self.payer = ""  # whose account it is charged to; see `budget`
+        # Written by its reader, when it comes, says who it is, and goes.
+        self.account: Account | None = None
+        self._owed = 0  # bytes that its reader has not charged yet; of the reader
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self.dropped = 0  # written by the hub thread only
@@ -213,6 +218,25 @@ class Client:
         Threads: any.
         """
         return self._sender.waiting
+
+    def charge_bytes(self, size: int) -> float:
+        """Charge bytes that are kept, or sent, because this client asked for them.
+
+        Returns for how many seconds it must now wait for more, 0.0 for not at all.
+
+        Threads: any; never waits.
+        """
+        account = self.account
+        return 0.0 if account is None else account.charge_bytes(size, time.monotonic())
+
+    def charge_processing(self, seconds: float) -> None:
+        """Charge processor time that another thread than its reader has spent for it.
+
+        Threads: any; never waits.
+        """
+        account = self.account
+        if account is not None:
+            account.charge_processing(seconds, time.monotonic())
 
     def abort(self) -> None:
         """Cut the connection without a closing handshake.
@@ -332,10 +356,26 @@ class Client:
 
         Threads: the client's reader; waits at most the write timeout.
         """
+        frame = self._frame(message)
+        self.owe(len(frame))
         try:
-            self._sender.put(self._frame(message), self._config.write_timeout)
+            self._sender.put(frame, self._config.write_timeout)
         except SendTimeout:
             self.evict("answers are not read")
+
+    def owe(self, size: int) -> None:
+        """Note bytes that are kept or sent for this client, charged with what it sent.
+
+        Threads: the client's reader; does not wait.
+        """
+        self._owed += size
+
+    def _charge(self, now: float, seconds: float, messages: int, controls: int) -> float | Flood:
+        size, self._owed = self._owed, 0
+        account = self.account
+        if account is None:
+            return 0.0
+        return account.charge(now, seconds=seconds, messages=messages, controls=controls, size=size)
 
     def occupy(self) -> None:
         """Live on the calling thread and for as long as it does: `join` waits for its end.
@@ -392,6 +432,7 @@ class Client:
             self._config,
             ready=lambda: self.verify is not None or self._is_in(),
             received=functools.partial(self._hooks.received, self),
+            charge=self._charge,
             count=self._hooks.count,
         )
         self.last_error = end.fault or self.last_error

@@ -6,6 +6,7 @@ original's (INTEROP); `id`, `code` and `channel` stand beside them.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +33,12 @@ Id = str | int | None
 # Far below what Python can take apart: what one thread could just so read, another that is
 # deeper in its calls could not write again (FAULTS 22).
 _MAX_DEPTH = 128
-_NOT_A_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[^][{}"]+')
-_ONE_KIND = str.maketrans("{}", "[]")
+_TEXTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKETS = b"[]{}"
+_NO_BRACKETS = bytes(each for each in range(256) if each not in _BRACKETS)
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one in, and one out, as signed bytes
+# In requests, whatever the rule for names may be: they are kept, and come back in answers.
+_MAX_CHANNEL = 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +117,11 @@ def interpret(text: str, is_channel: Callable[[str], bool]) -> Effect:
             return Reply(
                 error("Unsubscribe: channel must be a string", "bad_channel", id=message.id)
             )
+        if message.id is not None and _is_long(target):
+            return _bad_channel("Unsubscribe", target, message.id)
         return Unsubscribe(target, message.id)
     if message.type == MessageType.PUBLISH:
-        if not is_channel(message.channel):
+        if _is_long(message.channel) or not is_channel(message.channel):
             return _bad_channel("Publish", message.channel, message.id)
         return Publish(message.channel, message.data, message.id)
     return Other(message)
@@ -122,19 +129,16 @@ def interpret(text: str, is_channel: Callable[[str], bool]) -> Effect:
 
 def _is_deep(text: str) -> bool:
     """Say whether a JSON text is nested more deeply than it may be."""
-    brackets = _NOT_A_BRACKET.sub("", text).translate(_ONE_KIND)
-    for _ in range(_MAX_DEPTH):
-        brackets = brackets.replace("[]", "")  # the innermost of each
-        if not brackets:
-            return False
-    return True
+    # One pass, whatever it is made of: JSON of 64 KiB must not cost more than reading it did.
+    brackets = _TEXTS.sub("", text).encode("utf-8", "replace").translate(_STEPS, _NO_BRACKETS)
+    return max(itertools.accumulate(memoryview(brackets).cast("b")), default=0) > _MAX_DEPTH
 
 
 def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
     target = message.target
     if target is None:
         return Reply(error("Subscribe: channel must be a string", "bad_channel", id=message.id))
-    if not is_channel(target):
+    if _is_long(target) or not is_channel(target):
         return _bad_channel("Subscribe", target, message.id)
     for name, count in (("since", message.since), ("last", message.last)):
         if count is not None and count < 0:
@@ -147,6 +151,10 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
                 )
             )
     return Subscribe(target, message.id, message.since, message.epoch, message.last)
+
+
+def _is_long(name: str) -> bool:
+    return len(name) > _MAX_CHANNEL or len(name.encode()) > _MAX_CHANNEL
 
 
 def _bad_channel(request: str, name: str, id: Id) -> Reply:

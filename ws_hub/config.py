@@ -118,14 +118,30 @@ class HubConfig:
         max_fragments: frames in one message from a client; more closes with 1008.
         message_timeout: seconds that the rest of a message may be waited for, once it
             has begun; more closes with 1008. None for no bound.
-        max_message_rate: messages a second that a client may send in the long run; who
-            sends more is read more slowly. None for no bound.
+        max_message_rate: messages a second that a payer may send in the long run, on all
+            its connections; a payer that sends more is read more slowly. A payer is the
+            user of a connection, else its address as seen through trusted proxies (of
+            IPv6: its network of 64 bits), else that connection alone. None for no bound.
         message_burst: messages that it may send at once all the same.
+        max_processing_rate: seconds of processor time a second that a payer may make the
+            hub spend in the long run: on its messages, and on what callbacks compute for
+            them. A payer that asks for more is read more slowly, and closed with 1008 when
+            it asks for more than ten seconds more. None for no bound.
+        processing_burst: seconds of processor time that it may use at once all the same.
+        max_processing_rate_in_all: the same as the rate, for all payers together; a
+            payer that uses less than a tenth of its own rate, or than its part of this one,
+            is not slowed by that. None for no bound.
+        max_byte_rate: bytes a second that a payer may make the hub keep or send in the long
+            run: answers, replays, what it publishes, once a subscriber. None for no bound.
+        byte_burst: bytes that it may make the hub keep or send at once all the same.
+        max_byte_rate_in_all: bytes a second for all payers together, as with processing.
+            None for no bound.
         flood_timeout: seconds for which a client may be slowed like that, until it is
             closed with 1008; None for ever.
-        max_control_rate: pings and pongs a second that a client may send in the long
-            run; more closes with 1008. None for no bound.
-        control_burst: pings and pongs that it may send at once all the same.
+        max_control_rate: pings and pongs a second that a connection may send in the long
+            run; more closes with 1008. A payer whose connections together send more is
+            read more slowly. None for no bound.
+        control_burst: pings and pongs that may come at once all the same.
         max_subscriptions: channels that one client may listen to.
         max_subscriptions_in_all: subscriptions in all channels together, beyond which no
             client can have one more. None for no bound.
@@ -192,7 +208,13 @@ class HubConfig:
     max_fragments: int = 1024
     message_timeout: float | None = 60.0
     max_message_rate: float | None = 1000.0
-    message_burst: int = 10_000
+    message_burst: int = 600
+    max_processing_rate: float | None = 0.2
+    processing_burst: float = 0.5
+    max_processing_rate_in_all: float | None = 0.25
+    max_byte_rate: float | None = 16.0 * MIB
+    byte_burst: int = 64 * MIB
+    max_byte_rate_in_all: float | None = 64.0 * MIB
     flood_timeout: float | None = None
     max_control_rate: float | None = 100.0
     control_burst: int = 1000
@@ -233,6 +255,7 @@ class HubConfig:
             "publish_timeout",
             "auth_timeout",
             "handshake_timeout",
+            "processing_burst",
         ):
             check_wait(self, name)
         if self.pong_timeout <= self.heartbeat_interval:
@@ -247,6 +270,7 @@ class HubConfig:
             "max_message_size",
             "max_fragments",
             "message_burst",
+            "byte_burst",
             "control_burst",
             "max_subscriptions",
             "max_handshakes",
@@ -295,7 +319,14 @@ class HubConfig:
         for name in ("message_timeout", "flood_timeout"):
             if getattr(self, name) is not None:
                 check_wait(self, name)
-        for name in ("max_message_rate", "max_control_rate"):
+        for name in (
+            "max_message_rate",
+            "max_control_rate",
+            "max_processing_rate",
+            "max_processing_rate_in_all",
+            "max_byte_rate",
+            "max_byte_rate_in_all",
+        ):
             if getattr(self, name) is not None:
                 check_rate(self, name)
 

@@ -27,6 +27,7 @@ __all__ = [
     "begin",
     "check_answer",
     "finish",
+    "most_compressed",
 ]
 
 NAME = "permessage-deflate"
@@ -123,6 +124,15 @@ def finish(begun: bytes, rest: bytes = b"") -> bytes:
 # --- in ------------------------------------------------------------------------------------
 
 
+def most_compressed(size: int) -> int:
+    """Return how many bytes a message that inflates to at most `size` may take on the wire.
+
+    There are blocks that inflate to nothing, and a message could be full of them. An honest
+    one hardly grows.
+    """
+    return 2 * size + 64
+
+
 class Inflater:
     """One compressed message on its way in, bounded.
 
@@ -135,9 +145,7 @@ class Inflater:
     def __init__(self, max_bytes: int) -> None:
         self._stream = zlib.decompressobj(-_BITS)
         self._left = max_bytes
-        # There are blocks that inflate to nothing, and a message could be full of them. An
-        # honest one hardly grows.
-        self._left_compressed = 2 * max_bytes + 64
+        self._left_compressed = most_compressed(max_bytes)
 
     def feed(self, data: bytes) -> bytes:
         """Inflate some more; raises ProtocolError for what is broken, or too much."""

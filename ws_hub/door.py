@@ -9,19 +9,21 @@ are too many from there, and of that one (429).
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .auth import TOKEN_KEY, AuthResult, authenticate, offers_token, said_yes
+from .budget import address_payer, user_payer
 from .config import HubConfig
 from .errors import excerpt
 from .forwarded import Forwarded, Seen
 from .handshake import RETRY, Answer, Request, decide, refusal
 from .log import get_logger
 
-__all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry"]
+__all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry", "in_debt"]
 
 logger = get_logger(__name__)
 
@@ -36,6 +38,12 @@ CROWDED_ADDRESS = refusal("429 Too Many Requests", "too many connections from th
 CROWDED_USER = refusal("429 Too Many Requests", "too many connections of this user", _LATER)
 
 
+def in_debt(wait: float) -> Answer:
+    """Return the answer to a payer that has used more than it may, for so many seconds."""
+    retry = ("Retry-After", str(math.ceil(wait)))
+    return refusal("429 Too Many Requests", "too much was asked for from there", retry)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What became of a handshake.
@@ -47,6 +55,7 @@ class Entry:
             is not waited for.
         mark: who was revoked after it is not let in; see `Users`.
         network: what it is counted by among those from one address.
+        payer: whose account what it costs is charged to; see `budget`.
         reason: why not, for the log, where that is more than the answer says.
     """
 
@@ -55,6 +64,7 @@ class Entry:
     verify: Callable[[str], AuthResult] | None = None
     mark: int = 0
     network: str = ""
+    payer: str = ""
     reason: str = ""
 
 
@@ -67,6 +77,7 @@ class Door:
         mark: returns the mark that an entry is to have.
         has_room: says whether one more may come, from a network or of a user ("" for
             either that is not known).
+        must_wait: says for how many seconds a payer may open no connection, 0.0 for none.
         call: calls a user's callback and deals with what it raises.
     """
 
@@ -77,12 +88,14 @@ class Door:
         count: Callable[[str], None],
         mark: Callable[[], int],
         has_room: Callable[[str, str], bool],
+        must_wait: Callable[[str], float],
         call: Callable[..., Any],
     ) -> None:
         self._config = config
         self._count = count
         self._mark = mark
         self._has_room = has_room
+        self._must_wait = must_wait
         self._call = call
         self._forwarded = Forwarded(config.trusted_proxies)
 
@@ -122,14 +135,27 @@ class Door:
             self._count("foreign_origins")
         if not answer.accepted:
             return Entry(answer)
-        # To find it out takes as long as all that is asked here.
+        # To find it out takes as long as most that is asked here.
         network = seen.network if config.max_connections_per_address is not None else ""
         if not self._has_room(network, ""):  # before anybody is asked who that is
             self._count("crowded_addresses")
             return Entry(CROWDED_ADDRESS)
         if config.authenticator is None:
-            return Entry(answer, network=network)
-        return self._identify(answer, request, environ, network)
+            return self._charge(Entry(answer, network=network), address_payer(seen.payer))
+        entry = self._identify(answer, request, environ, network)
+        if not entry.answer.accepted:
+            return entry
+        if entry.identity is not None:
+            return self._charge(entry, user_payer(entry.identity.user_id or ""))
+        return self._charge(entry, address_payer(seen.payer))
+
+    def _charge(self, entry: Entry, payer: str) -> Entry:
+        """Return an entry that somebody pays for, or the refusal of a payer in debt."""
+        wait = self._must_wait(payer) if payer else 0.0
+        if not wait:
+            return replace(entry, payer=payer)
+        self._count("barred")
+        return Entry(in_debt(wait))
 
     def _identify(self, answer: Answer, request: Request, environ: Environ, network: str) -> Entry:
         mark = self._mark()  # before anybody is asked

@@ -18,6 +18,10 @@ __all__ = ["Forwarded", "Seen"]
 
 _UNIX = "unix"  # among trusted proxies: whoever connects by a Unix socket, without an address
 
+# Whoever writes one of these and is not trusted is a proxy that nobody has named, or wants to
+# be taken for one: believed only where no stranger connects from, and only that much.
+_BY_PROXY = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
+
 _UNKNOWN = "unknown"  # all of those whose address nobody knows
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,11 +35,14 @@ class Seen:
         address: of the client, with its port where that is known; "" where it has none.
         scheme: `http` or `https`.
         host: what the client called the server; None when it did not say.
+        shared: whether the address is, as far as can be seen, a proxy's, behind which
+            there may be anybody, or there is none.
     """
 
     address: str
     scheme: str
     host: str | None
+    shared: bool = False
 
     @property
     def network(self) -> str:
@@ -47,6 +54,11 @@ class Seen:
         if isinstance(parsed, ipaddress.IPv6Address):
             return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
         return str(parsed or _UNKNOWN)
+
+    @property
+    def payer(self) -> str:
+        """The network that what the client costs is charged to; "" where that may be anybody."""
+        return "" if self.shared else self.network
 
 
 class Forwarded:
@@ -66,7 +78,9 @@ class Forwarded:
         scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST")
         if not self._trusts(address):
             shown = f"[{address}]" if ":" in address else address
-            return Seen(f"{shown}:{port}" if port else address, scheme, host)
+            parsed = _parse(address)
+            shared = parsed is None or (not parsed.is_global and _is_proxied(environ))
+            return Seen(f"{shown}:{port}" if port else address, scheme, host, shared)
         # The last of each is what the nearest proxy wrote, and that one is trusted.
         told = _items(environ.get("HTTP_X_FORWARDED_PROTO", ""))
         if told and told[-1].lower() in ("http", "https"):
@@ -74,7 +88,8 @@ class Forwarded:
         told = _items(environ.get("HTTP_X_FORWARDED_HOST", ""))
         if told:
             host = told[-1]
-        return Seen(self._client(environ, address), scheme, host)
+        address = self._client(environ, address)
+        return Seen(address, scheme, host, shared=self._trusts(address) or not address)
 
     def _client(self, environ: Mapping[str, Any], address: str) -> str:
         for hop in reversed(_items(environ.get("HTTP_X_FORWARDED_FOR", ""))):
@@ -93,6 +108,11 @@ class Forwarded:
         return parsed is not None and any(
             parsed.version == network.version and parsed in network for network in self._networks
         )
+
+
+def _is_proxied(environ: Mapping[str, Any]) -> bool:
+    """Say whether a request claims to have come by a proxy."""
+    return any(name in environ for name in _BY_PROXY)
 
 
 def _items(value: str) -> list[str]:

@@ -74,6 +74,7 @@ class Hub(Keeper, Publisher):
                 subscribe=self._subscribe,
                 unsubscribe=self.unsubscribe,
                 publish=self.send_to_channel,
+                listeners=self.channel_subscriber_count,
                 enqueue=self._enqueue,
                 call=self._call,
                 count=lambda name: self._counters.add(name),
@@ -212,7 +213,7 @@ class Hub(Keeper, Publisher):
             subscription, request.since, request.epoch, request.last, request.id
         )
         try:
-            self._enqueue(functools.partial(self._dispatcher.activate, activation))
+            self._enqueue(functools.partial(self._activate, activation))
         except (HubFull, HubNotRunning):
             if not subscription.live:
                 self._channels.remove(target, channel)
@@ -304,7 +305,7 @@ class Hub(Keeper, Publisher):
         )
         if entry is not None:
             client.verify, client.mark = entry.verify, entry.mark
-            client.network = entry.network
+            client.network, client.payer = entry.network, entry.payer
             if entry.identity is not None:
                 client.identify(entry.identity)
         return client
@@ -318,6 +319,14 @@ class Hub(Keeper, Publisher):
             self._members.lobby.hear(client, data)
 
     # --- hub thread ------------------------------------------------------------------------
+
+    def _activate(self, activation: Activation) -> None:
+        """Let a subscription go live, at the cost of its client."""
+        began = time.thread_time()
+        self._dispatcher.activate(activation)
+        client = activation.subscription.subscriber
+        if isinstance(client, Client):
+            client.charge_processing(time.thread_time() - began)
 
     def _to_user(self, user_id: str, publication: Publication) -> None:
         clients = self._members.users.of(user_id)

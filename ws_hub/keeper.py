@@ -6,6 +6,8 @@ ends those that exist.
 
 from __future__ import annotations
 
+import time
+
 from .config import HubConfig
 from .door import Door
 from .errors import CloseCode
@@ -25,6 +27,7 @@ class Keeper(Overview):
             count=lambda name: self._counters.add(name),
             mark=lambda: self._members.users.mark(),
             has_room=lambda network, user: self._members.has_room(network, user),
+            must_wait=lambda payer: self._members.budget.wait(payer, time.monotonic()),
             call=self._call,
         )
 

@@ -1,4 +1,4 @@
-"""How much a peer may send in a time.
+"""Token buckets: how much of something may be used in a time.
 
 Must not know clocks, sockets, or what is counted: time is an argument.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Allowance", "Bucket"]
+__all__ = ["Bucket"]
 
 
 class Bucket:
@@ -16,18 +16,21 @@ class Bucket:
     Args:
         rate: tokens that come back in a second; None for as many as are taken.
         burst: how many there are at most, and at first.
+        most_debt: seconds that a debt takes to be paid at most; what is taken beyond it is
+            not owed.
     """
 
-    __slots__ = ("_burst", "_level", "_rate", "_since", "_then")
+    __slots__ = ("_burst", "_level", "_most_debt", "_rate", "_since", "_then")
 
-    def __init__(self, rate: float | None, burst: int) -> None:
+    def __init__(self, rate: float | None, burst: float, most_debt: float = math.inf) -> None:
         self._rate = math.inf if rate is None else rate
         self._burst = float(burst)
+        self._most_debt = most_debt
         self._level = self._burst
         self._then = 0.0  # of the last look; at the first one the store is full anyhow
         self._since: float | None = None  # when it was overdrawn, until half is back
 
-    def take(self, amount: int, now: float) -> float:
+    def take(self, amount: float, now: float) -> float:
         """Take tokens, more than there are as well; return the seconds until they are back.
 
         That is 0.0 for as many as there were.
@@ -38,6 +41,7 @@ class Bucket:
         if level > self._burst:
             level = self._burst
         level -= amount
+        level = max(level, -self._rate * self._most_debt)
         self._level, self._then = level, now
         if level < 0:
             if self._since is None:
@@ -47,37 +51,34 @@ class Bucket:
             self._since = None
         return 0.0
 
+    def repace(self, rate: float) -> None:
+        """Have tokens come back at another rate from the last look on."""
+        self._rate = rate
+
+    def cover(self, amount: float, now: float) -> float:
+        """Take tokens as far as there are any; return how many of the amount were not there."""
+        if self._rate == math.inf:
+            return 0.0
+        there = max(self._level_at(now), 0.0)
+        if amount <= there:
+            self.take(amount, now)
+            return 0.0
+        self.take(there, now)
+        return amount - there
+
+    def wait(self, amount: float, now: float) -> float:
+        """Return what `take` would, and take nothing."""
+        if self._rate == math.inf:
+            return 0.0
+        return max(amount - self._level_at(now), 0.0) / self._rate
+
+    def full(self, now: float) -> bool:
+        """Say whether it is as new: nothing of it is in use."""
+        return self._rate == math.inf or self._level_at(now) >= self._burst
+
     def overdrawn(self, now: float) -> float:
         """Return for how many seconds it has been overdrawn, until half of it is back."""
         return 0.0 if self._since is None else now - self._since
 
-
-class Allowance:
-    """What one peer may send: messages, and control frames.
-
-    Args:
-        messages: of the messages.
-        controls: of the pings and pongs.
-        patience: seconds for which messages may come faster than they may; None for ever.
-    """
-
-    __slots__ = ("_controls", "_messages", "_patience")
-
-    def __init__(self, messages: Bucket, controls: Bucket, patience: float | None) -> None:
-        self._messages = messages
-        self._controls = controls
-        self._patience = math.inf if patience is None else patience
-
-    def allows(self, controls: int, now: float) -> bool:
-        """Say whether so many control frames are no more than may come."""
-        return self._controls.take(controls, now) == 0.0
-
-    def rest(self, messages: int, now: float) -> float | None:
-        """Return for how many seconds to read nothing after so many messages.
-
-        None when messages have come too fast for too long.
-        """
-        rest = self._messages.take(messages, now)
-        if rest and self._messages.overdrawn(now) > self._patience:
-            return None
-        return rest
+    def _level_at(self, now: float) -> float:
+        return min(self._level + (now - self._then) * self._rate, self._burst)

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .budget import Budget, user_payer
 from .channels import Channels
 from .client import Client
 from .config import HubConfig
-from .door import CROWDED_ADDRESS, CROWDED_USER
+from .door import CROWDED_ADDRESS, CROWDED_USER, in_debt
 from .errors import CloseCode
 from .handshake import refusal
 from .lobby import Lobby
@@ -52,6 +53,7 @@ class Members:
         self._counters = counters
         self._awake = awake
         self.users: Users[Client] = Users()
+        self.budget = Budget(config)
         self._from_address: Places[Client] = Places(config.max_connections_per_address)
         self._of_user: Places[Client] = Places(config.max_connections_per_user)
         self.roster = Roster(
@@ -78,8 +80,11 @@ class Members:
         False when that may not be; then it has been answered.
         """
         answer = _FULL
+        self._enter_account(client, client.payer)
         # The door has looked already, but others may have come in since.
-        if client.network and not self._from_address.enter(client, client.network):
+        if wait := self._must_wait(client):
+            answer = in_debt(wait)
+        elif client.network and not self._from_address.enter(client, client.network):
             self._counters.add("crowded_addresses")
             answer = CROWDED_ADDRESS
         elif not self._enter_user(client):
@@ -108,10 +113,31 @@ class Members:
         if not self._enter_user(client):
             client.close(CloseCode.POLICY, "too many connections of this user")
             return False
+        # It paid for its own address until it said who it is.
+        self._leave_account(client)
+        self._enter_account(client, user_payer(client.user_id or ""))
+        if self._must_wait(client):
+            client.close(CloseCode.POLICY, "too much was asked for by this user")
+            return False
         if self.roster.open(client) and self.roster.admitted(client):
             return True
         client.close(CloseCode.TRY_AGAIN, "the hub takes no more")
         return False
+
+    def _enter_account(self, client: Client, payer: str) -> None:
+        client.payer = payer
+        client.account = self.budget.enter(payer, time.monotonic())
+
+    def _leave_account(self, client: Client) -> None:
+        account, client.account = client.account, None
+        if account is not None:
+            self.budget.leave(account, time.monotonic())
+
+    def _must_wait(self, client: Client) -> float:
+        wait = self.budget.wait(client.payer, time.monotonic())
+        if wait:
+            self._counters.add("barred")
+        return wait
 
     def _may_wait(self, waiting: int) -> bool:
         """Say whether one more may wait; under the lobby's lock."""
@@ -127,6 +153,7 @@ class Members:
     def _leave(self, client: Client) -> None:
         self._from_address.leave(client)
         self._of_user.leave(client)
+        self._leave_account(client)
         self.lobby.leave(client)
         self.users.leave(client)
         self._channels.leave(client)

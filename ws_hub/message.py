@@ -52,6 +52,9 @@ FINAL_STATUSES = frozenset({"exited", "failed", "lost"})
 MAX_MESSAGE_BYTES = 16_000_000
 
 _MAX_CHANNEL = 256
+_MAX_ID = 128  # bytes
+_EXACT = 2**53  # up to it a double holds every integer
+_BAD_ID = "id must be a string of at most 128 bytes or an integer from -2^53 to 2^53"
 _CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]+\Z")
 _PROCESS_ID = re.compile(r"[A-Za-z0-9_\-.]{1,128}\Z")
 _TIMESTAMP = re.compile(
@@ -232,6 +235,8 @@ def _tail(message: Message) -> str:
         and not message.epoch
     ):
         return ""
+    if message.id is not None and not _is_id(message.id):
+        raise ValueError(_BAD_ID)
     return "".join(
         f',"{key}":{_to_json(value)}'
         for key, value in (
@@ -336,8 +341,8 @@ def decode(text: str) -> Message:
     if not isinstance(value, dict):
         raise MessageDecodeError("a message must be a JSON object")
     id = value.get("id")
-    if isinstance(id, bool) or not isinstance(id, (str, int, type(None))):
-        raise MessageDecodeError("id must be a string or an integer")
+    if id is not None and not _is_id(id):
+        raise MessageDecodeError(_BAD_ID)
 
     fields: dict[str, Any] = {}
     for key, found in value.items():
@@ -350,6 +355,16 @@ def decode(text: str) -> Message:
     if not fields.get("type"):
         raise MessageDecodeError("type is required", id=id)
     return Message(data=value.get("data"), id=id, **fields)
+
+
+def _is_id(value: object) -> bool:
+    """Say whether a value may tie a reply to its request: it comes back with that reply.
+
+    So it is short, and an integer is one that every peer can read exactly.
+    """
+    if isinstance(value, str):
+        return len(value) <= _MAX_ID and len(value.encode()) <= _MAX_ID
+    return isinstance(value, int) and not isinstance(value, bool) and -_EXACT <= value <= _EXACT
 
 
 _FIELDS: dict[str, tuple[str, type]] = {

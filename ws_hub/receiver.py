@@ -6,15 +6,17 @@ pings and Close frames by way of its Sender, and hands on whole messages.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from . import workers
+from .budget import Flood
 from .config import HubConfig
 from .errors import CloseCode
 from .frames import pong_frame
-from .limits import Allowance, Bucket
+from .limits import Bucket
 from .sender import Sender
 from .transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Transport
 
@@ -23,7 +25,6 @@ __all__ = ["End", "receive"]
 _LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
 _LEAST_REST = 0.05  # seconds: short rests would be as much work as the messages
 _CONTROL_FLOOD = Broken(CloseCode.POLICY, "too many pings and pongs", "control_floods")
-_MESSAGE_FLOOD = Broken(CloseCode.POLICY, "too many messages", "message_floods")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def receive(
     *,
     ready: Callable[[], bool],
     received: Callable[[str | bytes], None],
+    charge: Callable[[float, float, int, int], float | Flood],
     count: Callable[[str], None],
 ) -> End:
     """Deal with what comes in until the connection is over.
@@ -58,14 +60,15 @@ def receive(
         config: the hub's settings: how long a silence may be, and how much may come.
         ready: waits until messages may be handed on; False when they must not be.
         received: gets each whole message, text or binary.
+        charge: charges the client, at a moment, for seconds of processor time, messages, and
+            control frames; returns how long it must rest.
         count: counts, by its name, a limit that the peer has met.
     """
     silence, linger = config.pong_timeout, config.close_timeout
-    allowance = Allowance(
-        Bucket(config.max_message_rate, config.message_burst),
-        Bucket(config.max_control_rate, config.control_burst),
-        config.flood_timeout,
-    )
+    controls = _Controls(config)
+    # All that this thread computes from here on, it does because of what the peer sent: in
+    # callbacks too, as long as they do not wait. That is what a peer pays for.
+    spent = time.thread_time()
     while True:
         # The silence begins anew each time, and not before the callbacks: they may have
         # taken long, and what came in meanwhile is still to be read.
@@ -82,34 +85,64 @@ def receive(
             return End(CloseCode.ABNORMAL, reason, reason)
         if not ready():
             return End(CloseCode.ABNORMAL, "refused")
-        controls = _controls_among(events)
-        if controls and not allowance.allows(controls, now):
+        messages, unasked = controls.sort(events, now)
+        if not controls.allow(unasked, now):
             events = [_CONTROL_FLOOD]  # before one of them is answered
-        for event in events:
-            if isinstance(event, Broken):
-                return _break(event, transport, sender, linger, count)
-            end = _handle(event, sender, received)
-            if end is not None:
-                return end
-        if len(events) > controls:
+        end = _handle_all(events, sender, received)
+        if messages and end is None:
             # The next message may be there already. Then this thread would have the GIL
             # back before one that was told that it is free has woken, again and again.
             workers.give_way()
-            rest = allowance.rest(len(events) - controls, now)
-            if rest is None:
-                return _break(_MESSAGE_FLOOD, transport, sender, linger, count)
-            if rest:
-                # What is not read fills the network's buffers, and slows the peer down.
-                count("slowed")
-                sender.rest(max(rest, _LEAST_REST))
+        before, spent = spent, time.thread_time()
+        # At the end too: a reconnect leaves nothing unpaid.
+        rest = charge(now, spent - before, messages, unasked)
+        if isinstance(end, Broken):
+            return _break(end, transport, sender, linger, count)
+        if end is not None:
+            return end
+        if isinstance(rest, Flood):
+            fault = Broken(CloseCode.POLICY, rest.reason, rest.limit)
+            return _break(fault, transport, sender, linger, count)
+        if rest >= _LEAST_REST:
+            # What is not read fills the network's buffers, and slows the peer down. What is
+            # owed for less stays owed.
+            count("slowed")
+            sender.rest(rest)
 
 
-def _controls_among(events: Sequence[Event]) -> int:
-    controls = 0
+class _Controls:
+    """The pings and pongs of one connection: how many come, and how many may."""
+
+    def __init__(self, config: HubConfig) -> None:
+        self._allowed = Bucket(config.max_control_rate, config.control_burst)
+        # The hub asks for a pong once an interval; a late one and the next may come together.
+        self._asked_for = Bucket(2.0 / config.heartbeat_interval, 2.0)
+
+    def sort(self, events: Sequence[Event], now: float) -> tuple[int, int]:
+        """Return how many messages there are, and how many control frames nobody asked for."""
+        pings = pongs = 0
+        for event in events:
+            if isinstance(event, Pinged):
+                pings += 1
+            elif isinstance(event, Ponged):
+                pongs += 1
+        messages = len(events) - pings - pongs
+        return messages, pings + (math.ceil(self._asked_for.cover(pongs, now)) if pongs else 0)
+
+    def allow(self, controls: int, now: float) -> bool:
+        """Say whether so many control frames are no more than may come."""
+        return not controls or self._allowed.take(controls, now) == 0.0
+
+
+def _handle_all(
+    events: Sequence[Event], sender: Sender, received: Callable[[str | bytes], None]
+) -> End | Broken | None:
+    """Deal with events in order; return what ended the connection, if something did."""
     for event in events:
-        if isinstance(event, (Pinged, Ponged)):
-            controls += 1
-    return controls
+        end = event if isinstance(event, Broken) else _handle(event, sender, received)
+        if end is not None:
+            return end
+    return None
 
 
 def _handle(event: Event, sender: Sender, received: Callable[[str | bytes], None]) -> End | None:

@@ -51,6 +51,7 @@ class Actions:
         subscribe: has a client listen, from the place in the hub's queue that this takes.
         unsubscribe: has a client listen to a channel no more.
         publish: sends a message to a channel.
+        listeners: says how many listen to a channel.
         enqueue: has a function called on the hub thread, at its place in the queue.
         call: calls a user's function and deals with what it raises.
         count: counts something, by its name.
@@ -59,6 +60,7 @@ class Actions:
     subscribe: Callable[[Client, Subscribe], None]
     unsubscribe: Callable[[Client, str], bool]
     publish: Callable[[str, Message], None]
+    listeners: Callable[[str], int]
     enqueue: Callable[[Callable[[], object]], None]
     call: Callable[..., Any]
     count: Callable[[str], None]
@@ -104,19 +106,21 @@ class Reception:
                 self._actions.count(_COUNTED[effect.message.code])
             client.reply(effect.message)
         elif isinstance(effect, Subscribe):
+            client.owe(len(data))  # its ack says about as much
             self._subscribe(client, effect)
         elif isinstance(effect, Unsubscribe):
+            client.owe(len(data))
             self._actions.unsubscribe(client, effect.channel)
             if effect.id is not None:
                 # By way of the queue: after the ack no message of the channel follows.
                 answer = ack(effect.id, {"channel": effect.channel})
                 self._actions.enqueue(functools.partial(client.tell, answer))
         elif isinstance(effect, Publish):
-            self._publish(client, effect)
+            self._publish(client, effect, len(data))
         else:
             self._application(client, effect)
 
-    def _publish(self, client: Client, request: Publish) -> None:
+    def _publish(self, client: Client, request: Publish, size: int) -> None:
         """Pass on what a client publishes, if its channel allows that.
 
         While the hub's queue is full the client is not read further: it is slowed,
@@ -130,6 +134,8 @@ class Reception:
         else:
             try:
                 self._actions.publish(channel, Message(MessageType.EVENT, data=request.data))
+                # It is sent once a subscriber, and may be kept.
+                client.owe(size * max(self._actions.listeners(channel), 1))
             except (HubFull, HubNotRunning):
                 text, code = "Publish: hub is full, try again", "internal"
                 answer = error(text, code, id=request.id, channel=channel)

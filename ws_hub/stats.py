@@ -42,8 +42,11 @@ class HubStats:
         oversized_messages: connections closed for a message of too many bytes.
         fragmented_messages: connections closed for a message in too many fragments.
         slow_messages: connections closed for a message that took too long to come.
-        slowed: pauses in the reading of clients that sent faster than they may.
+        slowed: pauses in the reading of clients that sent more, or asked for more, than
+            they may.
         message_floods: connections closed because they did so for too long.
+        overdrafts: connections closed because more processing was asked for than may be.
+        barred: connections refused because their payer has yet to wait for that.
         control_floods: connections closed for too many pings and pongs.
         bad_messages: messages answered with an error for their form.
         bad_channels: requests answered with an error for a channel's name.
@@ -78,6 +81,8 @@ class HubStats:
     slow_messages: int = 0
     slowed: int = 0
     message_floods: int = 0
+    overdrafts: int = 0
+    barred: int = 0
     control_floods: int = 0
     bad_messages: int = 0
     bad_channels: int = 0

@@ -28,16 +28,20 @@ from dataclasses import dataclass
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 from wsproto.utilities import LocalProtocolError
 
-from .deflate import Inflation
+from .deflate import Inflation, most_compressed
 from .errors import CloseCode
 from .fastsend import Direct, keeps_blocking
 
 __all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
 
-_RECEIVE_BYTES = 64 * 1024
-_FIRST_BYTES = 2048  # of a receive that waits: thousands hold a buffer of that size meanwhile
+# Of a receive. Thousands hold a buffer of that size while they wait; and what one receive
+# brings is parsed and handled in one go, of which tiny frames must not be thousands.
+_FIRST_BYTES = 2048
+_RECEIVE_BYTES = 64 * 1024  # of one large frame, whose header has come
+_NO_BITS = RsvBits(False, False, False)
 _LINGER_BYTES = 16 * 1024 * 1024
 
 
@@ -90,6 +94,71 @@ class Broken:
 Event = Text | Binary | Pinged | Ponged | Closed | Broken
 
 
+class _Headers(Extension):
+    """What wsproto's parser tells of a frame before its payload: an extension's view of it.
+
+    Not an extension of the protocol: nothing is negotiated, and no bit is used.
+
+    Args:
+        max_message_size: bytes in one message.
+
+    Attributes:
+        missing: bytes of the frame's payload that have yet to come.
+        oversized: whether a frame was refused because its message would be too large.
+    """
+
+    __slots__ = ("_come", "_control", "_max_message_size", "_most", "missing", "oversized")
+
+    name = "headers"
+
+    def __init__(self, max_message_size: int) -> None:
+        self._max_message_size = max_message_size
+        self._most = max_message_size  # of the message that comes in
+        self._come = 0  # bytes of it
+        self._control = False  # whether the frame that comes in is a control frame
+        self.missing = 0
+        self.oversized = False
+
+    def enabled(self) -> bool:
+        """Say that the parser is to ask it."""
+        return True
+
+    def offer(self) -> bool | str:
+        """Offer nothing: the handshake is made elsewhere."""
+        return False
+
+    def frame_inbound_header(
+        self,
+        proto: FrameDecoder | FrameProtocol,
+        opcode: Opcode,
+        rsv: RsvBits,
+        payload_length: int,
+    ) -> CloseReason | RsvBits:
+        """Take note of a frame, or refuse it: its payload is not waited for.
+
+        Called again for the same frame when its header comes in pieces.
+        """
+        self.missing = payload_length
+        self._control = opcode.iscontrol()
+        if not self._control:
+            if opcode is not Opcode.CONTINUATION:
+                size = self._max_message_size
+                self._come, self._most = 0, most_compressed(size) if rsv.rsv1 else size
+            if self._come + payload_length > self._most:
+                self.oversized = True
+                return CloseReason.MESSAGE_TOO_BIG
+        return _NO_BITS
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Count a piece of a frame; it is passed on as it is."""
+        self.missing -= len(data)
+        if not self._control:
+            self._come += len(data)
+        return data
+
+
 class Transport:
     """One WebSocket connection, the server's side.
 
@@ -128,10 +197,10 @@ class Transport:
         self._patience = -1.0  # seconds that a blocking receive waits, once it is known
         # Made for the first byte: of thousands who only watch, most have not said one yet.
         self._parser: Connection | None = None
+        self._come: Iterator[Event] = iter(())  # what is left of the last receive
+        self._headers = _Headers(max_message_size)
         self._inflation = Inflation(max_message_size) if compression else None
         self._received = received
-        # At once, so that what these inflate to is bounded as well.
-        self._most = _FIRST_BYTES if compression else _RECEIVE_BYTES
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._message_timeout = math.inf if message_timeout is None else message_timeout
@@ -195,8 +264,11 @@ class Transport:
         """Return what came in, or None when nothing came for `timeout` seconds.
 
         The list is empty when bytes came that complete no message: the peer lives.
-        `Closed` and `Broken` are last in their list; nothing is received after them.
+        `Closed` and `Broken` are last in their list; nothing is received after them. What
+        came in may be more than is returned at once: it is there at the next call.
         """
+        if events := self._some_events():
+            return events
         if not self._unfinished:
             data = self._read(timeout)
         else:
@@ -211,9 +283,25 @@ class Transport:
             return None
         if isinstance(data, Closed):
             return [data]
-        events = list(self._events(data))
+        self._come = self._events(data)
+        events = self._some_events()
         if self._unfinished and self._waited > self._message_timeout:
             events.append(self._too_slow())
+        return events
+
+    def _some_events(self) -> list[Event]:
+        """Take events from what came in, as many as hold together about one large message.
+
+        A little that is compressed becomes many of those, and each is work for who gets it.
+        """
+        events: list[Event] = []
+        size = 0
+        for event in self._come:
+            events.append(event)
+            if isinstance(event, (Text, Binary)):
+                size += len(event.text if isinstance(event, Text) else event.data)
+                if size >= self._max_message_size:
+                    break
         return events
 
     def _too_slow(self) -> Broken:
@@ -223,7 +311,8 @@ class Transport:
     def _read(self, timeout: float) -> bytes | Closed | None:
         """Wait for bytes; None when there are none for `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        data, self._received = self._received[: self._most], self._received[self._most :]
+        most = self._most_bytes()
+        data, self._received = self._received[:most], self._received[most:]
         if not data and not self._polls and timeout != self._patience:
             self._be_patient(timeout)
         waits = self._polls
@@ -231,7 +320,7 @@ class Transport:
             if waits and not self._pending() and not self._readable(deadline - time.monotonic()):
                 return None
             try:
-                data = self._recv()
+                data = self._recv(most)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
                 waits = True  # a blocking receive as well: is its time up?
                 continue
@@ -273,16 +362,23 @@ class Transport:
                 self._sock.setblocking(False)
         self._patience = timeout
 
-    def _recv(self) -> bytes:
+    def _most_bytes(self) -> int:
+        """Return how much to receive: the rest of a large frame at once, all else in bits."""
+        missing = self._headers.missing
+        if missing <= _FIRST_BYTES or self.compression:  # a little can inflate to much
+            return _FIRST_BYTES
+        return min(missing, _RECEIVE_BYTES)
+
+    def _recv(self, most: int) -> bytes:
         if self._tls:
             with self.lock:
-                return self._sock.recv(self._most)
+                return self._sock.recv(most)
         if self._polls:
-            return self._sock.recv(self._most)
+            return self._sock.recv(most)
         data = self._sock.recv(_FIRST_BYTES)
-        if len(data) == _FIRST_BYTES < self._most:
+        if len(data) == _FIRST_BYTES < most:
             with contextlib.suppress(OSError):  # nothing more yet, or an end that comes next
-                data += self._sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                data += self._sock.recv(most - _FIRST_BYTES, socket.MSG_DONTWAIT)
         return data
 
     def _pending(self) -> bool:
@@ -297,7 +393,9 @@ class Transport:
 
     def _events(self, data: bytes) -> Iterator[Event]:
         if self._parser is None:
-            extensions: list[Extension] = [self._inflation] if self._inflation else []
+            extensions: list[Extension] = [self._headers]
+            if self._inflation is not None:
+                extensions.append(self._inflation)
             self._parser = Connection(ConnectionType.SERVER, extensions)
         parser = self._parser
         try:
@@ -324,17 +422,24 @@ class Transport:
                 code, reason = int(event.code), event.reason or ""
                 if parser.state is ConnectionState.OPEN:
                     # The parser's own verdict, not a frame of the peer's.
-                    yield self._inflation_fault() or Broken(code, reason)
+                    yield self._own_fault() or Broken(code, reason)
                 else:
                     yield Closed(code, reason)
                 return
 
-    def _inflation_fault(self) -> Broken | None:
+    def _own_fault(self) -> Broken | None:
+        """Return what was refused, where it was not the parser but one of ours."""
+        if self._headers.oversized:
+            return self._oversized()
         fault = self._inflation.fault if self._inflation is not None else None
         if fault is None:
             return None
         limit = "oversized_messages" if fault.code == CloseCode.TOO_BIG else ""
         return Broken(fault.code, fault.reason, limit)
+
+    def _oversized(self) -> Broken:
+        reason = f"message over {self._max_message_size} bytes"
+        return Broken(CloseCode.TOO_BIG, reason, "oversized_messages")
 
     def _assemble(self, event: TextMessage | BytesMessage) -> Text | Binary | Broken | None:
         """Add a piece of a message, within the limits; return the message when whole."""
@@ -343,8 +448,7 @@ class Transport:
             len(piece.encode()) if isinstance(piece, str) and not piece.isascii() else len(piece)
         )
         if self._size > self._max_message_size:
-            reason = f"message over {self._max_message_size} bytes"
-            return Broken(CloseCode.TOO_BIG, reason, "oversized_messages")
+            return self._oversized()
         if event.frame_finished:
             self._fragments += 1
             if self._fragments > self._max_fragments:

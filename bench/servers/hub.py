@@ -38,7 +38,13 @@ class HubServer(Server):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hub = Hub(HubConfig(on_message=self._answer, max_message_rate=1e9, **self.settings))
+        # All clients of a measurement have one address: as one payer they would be slowed.
+        unbounded = {"max_processing_rate": None, "max_byte_rate": None, "max_control_rate": None}
+        self.hub = Hub(
+            HubConfig(
+                on_message=self._answer, max_message_rate=None, **{**unbounded, **self.settings}
+            )
+        )
 
     def start(self) -> int:
         self._server = ws_hub.serve(self.hub)

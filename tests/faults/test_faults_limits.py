@@ -30,6 +30,7 @@ from tests.support import (
     wait_until,
 )
 from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message, receiver
+from ws_hub.budget import Budget
 from ws_hub.channels import Channels
 from ws_hub.places import Places
 from ws_hub.receiver import End, receive
@@ -222,12 +223,16 @@ class Talk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.now = 100.0
         self.config = HubConfig(close_timeout=0.1, **settings)
+        self._account = Budget(self.config).enter("", self.now)
         self.counted: list[str] = []
         self.got: list[str | bytes] = []
         self.rests: list[float] = []
         self.answers = Answers(self._rest)
         self.next: Callable[[], bytes] = lambda: b""
         monkeypatch.setattr(receiver.time, "monotonic", lambda: self.now)
+
+    def _charge(self, now: float, seconds: float, messages: int, controls: int) -> Any:
+        return self._account.charge(now, seconds=0.0, messages=messages, controls=controls)
 
     def _rest(self, seconds: float) -> None:
         self.rests.append(seconds)
@@ -244,6 +249,7 @@ class Talk:
                 self.config,
                 ready=lambda: True,
                 received=self.got.append,
+                charge=self._charge,
                 count=self.counted.append,
             )
 
@@ -264,8 +270,11 @@ def test_fault_18_who_sends_too_fast_is_read_later_and_loses_nothing(
 def test_fault_18_short_rests_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     talk = Talk(monkeypatch, max_message_rate=1000.0, message_burst=1)
     talk.next = lambda: frame(CLOSE, b"\x03\xe8")
-    talk.receive(frame(TEXT, b"a") * 2)
-    assert talk.rests == [0.05]
+    talk.receive(frame(TEXT, b"a") * 100)
+    assert talk.rests == [pytest.approx(0.099)]
+    talk = Talk(monkeypatch, max_message_rate=1000.0, message_burst=1)
+    talk.receive(frame(TEXT, b"a") * 2 + frame(CLOSE, b"\x03\xe8"))
+    assert talk.rests == []
 
 
 def test_fault_18_who_does_so_for_too_long_is_1008_where_that_is_set(

@@ -45,6 +45,12 @@ HUB: dict[str, list[Any]] = {
     "message_timeout": [*NOT_SECONDS_OR_NONE, 1_000_001],
     "max_message_rate": NOT_SECONDS_OR_NONE,
     "message_burst": NOT_COUNTS,
+    "max_processing_rate": NOT_SECONDS_OR_NONE,
+    "processing_burst": [*NOT_SECONDS, 1_000_001],
+    "max_processing_rate_in_all": NOT_SECONDS_OR_NONE,
+    "max_byte_rate": NOT_SECONDS_OR_NONE,
+    "byte_burst": NOT_COUNTS,
+    "max_byte_rate_in_all": NOT_SECONDS_OR_NONE,
     "flood_timeout": [*NOT_SECONDS_OR_NONE, 1_000_001],
     "max_control_rate": NOT_SECONDS_OR_NONE,
     "control_burst": NOT_COUNTS,
@@ -188,7 +194,11 @@ def test_the_bounds_of_the_design_are_the_defaults() -> None:
     assert settings.max_connections is None
     assert settings.max_connections_per_address is None
     assert (settings.max_connections_per_user, settings.max_waiting) == (128, 1000)
-    assert (settings.max_message_rate, settings.message_burst) == (1000.0, 10_000)
+    assert (settings.max_message_rate, settings.message_burst) == (1000.0, 600)
+    assert (settings.max_processing_rate, settings.processing_burst) == (0.2, 0.5)
+    assert settings.max_processing_rate_in_all == 0.25
+    assert (settings.max_byte_rate, settings.byte_burst) == (16 * 2**20, 64 * 2**20)
+    assert settings.max_byte_rate_in_all == 64 * 2**20
     assert (settings.max_control_rate, settings.control_burst) == (100.0, 1000)
     assert (settings.message_timeout, settings.flood_timeout) == (60.0, None)
     assert settings.broadcast_overflow == "disconnect"

@@ -17,9 +17,11 @@ def see(address: str, trusted: list[str] | None = None, **headers: str) -> Seen:
 
 def test_fault_51_who_is_no_trusted_proxy_is_not_believed() -> None:
     lies = {"x_forwarded_for": "1.2.3.4", "x_forwarded_proto": "https", "x_forwarded_host": "a"}
-    assert see("203.0.113.9", host="own", **lies) == Seen("203.0.113.9:7", "http", "own")
-    assert see("10.0.0.1", trusted=[], host="own", **lies) == Seen("10.0.0.1:7", "http", "own")
-    assert see("", host="own", **lies) == Seen(":7", "http", "own")
+    assert see("203.0.113.9", host="own", **lies) == Seen("203.0.113.9:7", "http", "own", True)
+    assert see("10.0.0.1", trusted=[], host="own", **lies) == Seen(
+        "10.0.0.1:7", "http", "own", True
+    )
+    assert see("", host="own", **lies) == Seen(":7", "http", "own", True)
 
 
 @pytest.mark.parametrize(

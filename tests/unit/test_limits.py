@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.limits import Allowance, Bucket
+from ws_hub.limits import Bucket
 
 
 def test_a_burst_is_free_and_what_is_beyond_it_takes_its_time() -> None:
@@ -59,22 +59,27 @@ def test_whoever_rests_as_told_gets_a_burst_and_the_rate_and_no_more(
         now += pause
 
 
-def test_controls_are_allowed_or_not_and_messages_are_rested_from() -> None:
-    allowance = Allowance(Bucket(1.0, 1), Bucket(1.0, 2), patience=5.0)
-    assert allowance.allows(2, 100.0) and not allowance.allows(1, 100.0)
-    assert allowance.rest(1, 100.0) == 0.0
-    assert allowance.rest(1, 100.0) == 1.0
+def test_a_debt_is_never_deeper_than_it_may_be() -> None:
+    bucket = Bucket(10.0, 5, most_debt=2.0)
+    assert bucket.take(1000, 100.0) == 2.0
+    assert bucket.take(1000, 101.0) == 2.0
 
 
-def test_messages_that_are_too_many_for_too_long_are_a_flood() -> None:
-    allowance = Allowance(Bucket(1.0, 4), Bucket(None, 1), patience=5.0)
-    assert allowance.rest(6, 100.0) == 2.0
-    assert allowance.rest(1, 104.0) == 0.0
-    assert allowance.rest(4, 105.0) == 2.0
-    assert allowance.rest(2, 107.0) is None
+def test_what_is_covered_is_taken_and_the_rest_is_said() -> None:
+    bucket = Bucket(10.0, 5)
+    assert (bucket.cover(3, 100.0), bucket.cover(3, 100.0)) == (0.0, 1.0)
+    assert bucket.cover(1, 100.0) == 1.0  # none is owed for it
+    assert bucket.cover(1, 100.125) == 0.0
+    bucket.take(1, 100.125)
+    assert bucket.cover(1, 100.15) == 1.0  # nor while there is a debt
+    assert Bucket(None, 0).cover(1e9, 100.0) == 0.0
 
 
-def test_patience_may_have_no_end() -> None:
-    allowance = Allowance(Bucket(1.0, 1), Bucket(None, 1), patience=None)
-    assert allowance.rest(5, 100.0) == 4.0
-    assert allowance.rest(1_000_000, 1e6) is not None
+def test_a_wait_is_told_without_taking_anything() -> None:
+    bucket = Bucket(10.0, 5)
+    assert (bucket.wait(5, 100.0), bucket.wait(6, 100.0)) == (0.0, 0.1)
+    assert bucket.full(100.0)
+    bucket.take(6, 100.0)
+    assert (bucket.wait(0, 100.0), bucket.wait(1, 100.0)) == (0.1, 0.2)
+    assert not bucket.full(100.0) and bucket.full(101.0)
+    assert Bucket(None, 0).wait(1e9, 100.0) == 0.0 and Bucket(None, 0).full(100.0)

@@ -250,10 +250,10 @@ BAD = [
     ('{"type":"x","seq":1.0}', "seq must be a whole number"),
     ('{"type":"x","since":true}', "since must be a whole number"),
     ('{"type":"x","last":[]}', "last must be a whole number"),
-    ('{"type":"x","id":1.5}', "id must be a string or an integer"),
-    ('{"type":"x","id":true}', "id must be a string or an integer"),
-    ('{"type":"x","id":[]}', "id must be a string or an integer"),
-    ('{"type":"x","id":{}}', "id must be a string or an integer"),
+    ('{"type":"x","id":1.5}', "id must be a string of at most 128 bytes or an integer"),
+    ('{"type":"x","id":true}', "id must be a string of at most 128 bytes or an integer"),
+    ('{"type":"x","id":[]}', "id must be a string of at most 128 bytes or an integer"),
+    ('{"type":"x","id":{}}', "id must be a string of at most 128 bytes or an integer"),
 ]
 
 
@@ -342,6 +342,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
     max_leaves=10,
 )
+IDS = TEXT.filter(lambda text: len(text.encode()) <= 128)
 COUNT = st.none() | st.integers(min_value=-1)
 MESSAGES = st.builds(
     Message,
@@ -350,7 +351,7 @@ MESSAGES = st.builds(
     process_id=TEXT,
     data=JSON,
     timestamp=TEXT,
-    id=st.none() | st.integers() | TEXT,
+    id=st.none() | st.integers(-(2**53), 2**53) | IDS,
     code=TEXT,
     seq=COUNT,
     epoch=TEXT,

@@ -42,6 +42,7 @@ def end_of(line: Line, monkeypatch: pytest.MonkeyPatch) -> End:
         HubConfig(pong_timeout=60),
         ready=lambda: True,
         received=lambda data: None,
+        charge=lambda now, seconds, messages, controls: 0.0,
         count=lambda name: None,
     )
 

@@ -1,0 +1,192 @@
+"""What clients may cost, by payer, on a clock that a test sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ws_hub import budget as module
+from ws_hub.budget import Account, Budget, Flood, address_payer, user_payer
+from ws_hub.config import HubConfig
+
+
+def made(**settings: Any) -> Budget:
+    unbounded = {"max_byte_rate": None, "max_message_rate": None, "max_control_rate": None}
+    return Budget(HubConfig(**{**unbounded, "max_processing_rate_in_all": None, **settings}))
+
+
+def rest_of(account: Account, now: float, **cost: Any) -> float:
+    rest = account.charge(now, **{"seconds": 0.0, **cost})
+    assert not isinstance(rest, Flood)
+    return rest
+
+
+def test_a_burst_is_free_and_what_is_beyond_it_is_rested_from() -> None:
+    account = made(max_processing_rate=0.5, processing_burst=1.0).enter("", 100.0)
+    assert rest_of(account, 100.0, seconds=0.9) == 0.0
+    assert round(rest_of(account, 100.0, seconds=0.5), 3) == 0.802  # the connect counts as well
+
+
+def test_one_request_costs_no_more_than_a_burst() -> None:
+    account = made(max_processing_rate=0.5, processing_burst=1.0).enter("", 100.0)
+    assert round(rest_of(account, 100.0, seconds=3600.0), 3) == 0.002
+
+
+def test_each_kind_of_cost_has_a_bound_of_its_own() -> None:
+    bounds = {"message_burst": 10, "control_burst": 10, "byte_burst": 10}
+    rates = {"max_message_rate": 5.0, "max_control_rate": 2.5, "max_byte_rate": 1.25}
+    account = made(max_processing_rate=None, **bounds, **rates).enter("", 100.0)
+    assert rest_of(account, 100.0, messages=10, controls=10, size=10) == 0.0
+    assert rest_of(account, 100.0, messages=10) == 2.0
+    assert rest_of(account, 100.0, controls=10) == 4.0
+    assert rest_of(account, 100.0, size=10) == 8.0
+    assert account.charge_bytes(1, 100.0) == 8.8
+    assert account.charge_bytes(1, 200.0) == 0.0
+
+
+def test_all_connections_of_a_payer_use_one_account_and_others_have_theirs() -> None:
+    budget = made(max_message_rate=1.0, message_burst=5)
+    one, two = (budget.enter("address:a", 100.0) for _ in range(2))
+    assert rest_of(one, 100.0, messages=5) == 0.0
+    assert rest_of(two, 100.0, messages=1) == 1.0
+    for payer in ("address:b", "user:a", "", ""):
+        assert rest_of(budget.enter(payer, 100.0), 100.0, messages=5) == 0.0
+
+
+def test_a_reconnect_finds_the_account_as_it_was_left_until_that_is_paid() -> None:
+    budget = made(max_message_rate=1.0, message_burst=5)
+    account = budget.enter("address:a", 100.0)
+    rest_of(account, 100.0, messages=7)
+    budget.leave(account, 100.0)
+    assert len(budget) == 1
+    account = budget.enter("address:a", 101.0)
+    assert rest_of(account, 101.0, messages=1) == 2.0
+    budget.leave(account, 101.0)
+    budget.leave(budget.enter("address:b", 200.0), 200.0)
+    assert len(budget) == 1  # the first is as good as new, and forgotten
+
+
+def test_so_many_debtors_are_remembered_and_no_more(monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "_MOST_LEFT", 100)
+    budget = made()
+    for number in range(1000):
+        budget.leave(budget.enter(f"address:{number}", 100.0), 100.0)
+        assert len(budget) <= 101
+    here = [budget.enter(f"user:{number}", 100.0) for number in range(500)]
+    assert len(budget) > 500
+    for account in here:
+        budget.leave(account, 200.0)
+    assert len(budget) < 10
+
+
+def test_a_payer_deep_in_debt_is_cut_and_kept_out_until_it_is_paid() -> None:
+    budget = made(max_processing_rate=0.1, processing_burst=1.0)
+    account = budget.enter("address:a", 100.0)
+    assert rest_of(account, 100.0, seconds=1.0) > 0.0
+    assert budget.wait("address:a", 100.0) == 0.0  # it rests, and may come all the same
+    fault = account.charge(100.0, seconds=1.0)
+    assert isinstance(fault, Flood) and fault.limit == "overdrafts"
+    budget.leave(account, 100.0)
+    assert 9.9 < budget.wait("address:a", 100.0) < 10.1
+    assert 0.9 < budget.wait("address:a", 109.0) < 1.1
+    assert budget.wait("address:a", 111.0) == 0.0
+    assert budget.wait("address:b", 100.0) == 0.0
+
+
+def test_a_debt_keeps_nobody_out_for_longer_than_fifteen_seconds() -> None:
+    budget = made(max_processing_rate=0.1, processing_burst=1.0)
+    account = budget.enter("address:a", 100.0)
+    for _ in range(1000):
+        account.charge(100.0, seconds=1.0)
+    assert budget.wait("address:a", 100.0) == 15.0
+
+
+def test_who_only_connects_again_and_again_is_kept_out_as_well() -> None:
+    budget = made()
+    while not budget.wait("address:a", 100.0):
+        budget.leave(budget.enter("address:a", 100.0), 100.0)
+    assert budget.wait("address:b", 100.0) == 0.0
+
+
+def test_who_is_overdrawn_for_too_long_is_cut_where_that_is_set() -> None:
+    budget = made(max_processing_rate=0.1, processing_burst=0.5, flood_timeout=5.0)
+    account = budget.enter("", 100.0)
+    assert rest_of(account, 100.0, seconds=0.5) > 0.0
+    assert rest_of(account, 102.0, seconds=0.25) > 0.0
+    assert isinstance(account.charge(106.0, seconds=0.3), Flood)
+
+
+def test_without_rates_nothing_is_counted() -> None:
+    budget = made(max_processing_rate=None)
+    account = budget.enter("user:a", 100.0)
+    for _ in range(100):
+        assert rest_of(account, 100.0, seconds=1e6, messages=10**9, size=10**12) == 0.0
+    account.charge_processing(1e6, 100.0)
+    budget.leave(account, 100.0)
+    assert len(budget) == 0
+
+
+def test_what_another_thread_does_for_a_client_is_charged_to_it() -> None:
+    account = made(max_processing_rate=0.1, processing_burst=1.0).enter("", 100.0)
+    account.charge_processing(1.0, 100.0)
+    assert rest_of(account, 100.0) > 0.0
+
+
+# --- all together --------------------------------------------------------------------------
+
+
+def storm(heavy: int, cost: float) -> tuple[float, float]:
+    """Have payers use all that they get for a minute, and another one a little.
+
+    Returns what the former got in all, and how long the other had to rest at most.
+    """
+    budget = made(max_processing_rate_in_all=0.25)
+    accounts = [budget.enter(f"address:{number}", 0.0) for number in range(heavy)]
+    light = budget.enter("user:light", 0.0)
+    free = dict.fromkeys(accounts, 0.0)  # when each may be read again
+    got = most = 0.0
+    for step in range(6000):
+        now = step / 100
+        for account in accounts:
+            if free[account] <= now:
+                free[account] = now + rest_of(account, now, seconds=cost)
+                got += cost
+        most = max(most, rest_of(light, now, seconds=0.00002))
+    return got, most
+
+
+@pytest.mark.parametrize("heavy", [1, 5, 20, 100])
+def test_all_together_get_one_bound_and_a_light_user_does_not_notice(heavy: int) -> None:
+    got, most = storm(heavy, 0.005)
+    assert most == 0.0
+    # Of a minute; and what each gets once, its first receives and its first share.
+    bound = min(heavy * 0.2, 0.25) * 60
+    assert bound * 0.8 <= got <= bound + 0.25 + heavy * 0.05 + (heavy == 1) * 0.5
+
+
+def test_who_uses_more_than_its_share_waits_for_the_others_and_not_for_ever() -> None:
+    budget = made(max_processing_rate_in_all=0.25)
+    greedy = [budget.enter(f"address:{number}", 0.0) for number in range(20)]
+    for account in greedy:
+        rest_of(account, 0.0, seconds=0.1)
+    late = budget.enter("user:late", 0.0)
+    assert 0.5 < rest_of(late, 0.0, seconds=0.03) < 10.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 2)), max_size=40))
+def test_who_rests_as_told_gets_its_burst_and_its_rate(steps: list[tuple[float, float]]) -> None:
+    account = made(max_processing_rate=0.2, processing_burst=0.5).enter("", 0.0)
+    now = used = 0.0
+    for cost, pause in steps:
+        now += rest_of(account, now, seconds=cost)
+        used += cost
+        assert used <= 0.5 + 0.2 * now + 1e-6
+        now += pause
+
+
+def test_keys_of_users_and_addresses_do_not_meet() -> None:
+    assert user_payer("10.0.0.1") != address_payer("10.0.0.1")
+    assert address_payer("") == ""
