@@ -24,11 +24,11 @@ TESTS = ROOT / "tests"
 # receiver.
 FLOORS: dict[float, str] = {
     -2: "origin",
-    -1: "checks log",
+    -1: "checks log reentrant",
     0: "backoff config deflate errors exits fastsend forwarded frames limits lines message pace"
     " reconnect_config stats stream workers",
-    1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
-    " retries transport",
+    1: "adoption callbacks exchange following inbox last_words link mailbox outbox publication"
+    " publisher retries starter transport",
     2: "auth channels conversation handshake history places presence sender signals terminal users",
     2.5: "receiver",
     3: "client commands door listener spawn",

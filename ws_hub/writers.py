@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from .errors import HubFull, HubNotRunning
 from .lines import Lines
 from .message import check_channel, check_process_id, timestamp
 from .publisher import Publisher
+from .reentrant import Lock
 
 __all__ = ["LogHandler", "Writer", "log_handler", "writer"]
 
@@ -48,11 +50,15 @@ def writer(hub: Publisher, process_id: str) -> TextIO:
 class LogHandler(logging.Handler):
     """Sends log records to a channel; never waits, and never logs itself.
 
+    It has no lock of `logging`'s: a signal handler may log while its thread is in here, and
+    what it hands over to is safe for any number of threads.
+
     Records of ws_hub's own loggers, and what is logged while a record is sent, are left
     out: they would go round in circles.
 
     Attributes:
-        dropped: records that the hub had no room for, or came while it did not run.
+        dropped: records that the hub had no room for, or came while it did not run, or
+            while the same thread was sending one.
     """
 
     def __init__(self, hub: Publisher, channel: str, level: int = logging.NOTSET) -> None:
@@ -64,26 +70,48 @@ class LogHandler(logging.Handler):
         self._hub = hub
         self._channel = channel
         self._inside = threading.local()
-        self.dropped = 0  # under the handler's lock, which logging takes around `emit`
+        # guards: dropped. Nothing is taken under it.
+        self._count = Lock()
+        self.dropped = 0
+
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """Have none."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Send one record, if the filters let it through.
+
+        Threads: any; does not wait.
+        """
+        passed: Any = self.filter(record)
+        if passed:
+            # Since Python 3.12 a filter may return another record in its place.
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return passed  # type: ignore[no-any-return]  # what logging's own returns
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record, or count it as dropped.
 
-        Threads: any, one at a time (`handle` sees to it); does not wait.
+        Threads: any; does not wait.
         """
         if record.name == _OURS or record.name.startswith(_OURS + "."):
             return
         if getattr(self._inside, "active", False):
+            self._drop()
             return
         self._inside.active = True
         try:
             self._hub.send_event("log", self._fields(record), channel=self._channel, timeout=0)
         except (HubFull, HubNotRunning):
-            self.dropped += 1
+            self._drop()
         except Exception:  # noqa: BLE001 - logging's contract: a record never breaks the app
             self.handleError(record)
         finally:
             self._inside.active = False
+
+    def _drop(self) -> None:
+        with self._count:
+            self.dropped += 1
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         text = record.getMessage() if self.formatter is None else self.format(record)
@@ -108,6 +136,16 @@ def _clean(text: str, limit: int) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+class _Line:
+    """What one thread has begun to write; another one where it interrupts itself."""
+
+    __slots__ = ("busy", "lines")
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+        self.busy = False
+
+
 class Writer(io.TextIOBase):
     r"""A text file that sends each line to the channel of a process id.
 
@@ -115,17 +153,20 @@ class Writer(io.TextIOBase):
     threads print, so that lines stay whole; `flush` shows it as it is so far (ending in
     `\r`, see `docs/processes.md`), and `close` sends what is left. Writing raises
     ValueError after `close`, and what the hub raises: HubNotRunning, HubFull.
+
+    A signal handler that prints while its thread is in here begins a line of its own. What
+    KeyboardInterrupt cuts is written whole or not at all.
     """
 
     def __init__(self, hub: Publisher, process_id: str) -> None:
         super().__init__()
         self._hub = hub
         self._process_id = process_id
-        # guards: what every thread's Lines holds, _unfinished, _closed.
+        # guards: what every thread's lines hold, _unfinished, _closed.
         # Nothing is taken under it, and nothing is sent.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._own = threading.local()  # .lines: of each thread
-        self._unfinished: dict[Lines, None] = {}  # in the order in which they began
+        self._unfinished: dict[_Line, None] = {}  # in the order in which they began
         self._closed = False
         check_process_id(process_id)
 
@@ -161,15 +202,7 @@ class Writer(io.TextIOBase):
             raise TypeError(f"a str is written, not {type(text).__name__}")
         # A lone surrogate, as in a file name that is no UTF-8, becomes U+FFFD.
         data = text.encode("utf-8", "surrogatepass")
-        with self._lock:
-            self._check_open()
-            lines = self._lines()
-            ready = lines.feed(data)
-            if lines.empty:
-                self._unfinished.pop(lines, None)
-            else:
-                self._unfinished[lines] = None
-        self._send(ready)
+        self._send(self._change(lambda lines: lines.feed(data)))
         return len(text)
 
     def flush(self) -> None:
@@ -177,10 +210,7 @@ class Writer(io.TextIOBase):
 
         Threads: any; waits as `write` does.
         """
-        with self._lock:
-            self._check_open()
-            ready = self._lines().partial()
-        self._send(ready)
+        self._send(self._change(Lines.partial))
 
     def close(self) -> None:
         """Send what is left of every thread's line. Idempotent.
@@ -191,18 +221,43 @@ class Writer(io.TextIOBase):
         with self._lock:
             if self._closed:
                 return
-            for lines in self._unfinished:
-                ready += lines.finish()
-            self._unfinished.clear()
             self._closed = True
+            for line in self._unfinished:
+                if not line.busy:
+                    ready += line.lines.finish()
+            self._unfinished.clear()
         self._send(ready)
 
-    def _lines(self) -> Lines:
+    def _change(self, change: Callable[[Lines], list[str]]) -> list[str]:
+        """Change the calling thread's line; return the texts that are ready."""
+        with self._lock:
+            self._check_open()
+            line = self._line()
+            line.busy = True
+            try:
+                lines = line.lines.copy()
+                ready = change(lines)
+                if self._closed:  # by whoever interrupted this
+                    ready += lines.finish()
+                line.lines = lines  # in one step, whatever comes between these
+                if lines.empty:
+                    self._unfinished.pop(line, None)
+                else:
+                    self._unfinished[line] = None
+            finally:
+                line.busy = False
+        return ready
+
+    def _line(self) -> _Line:
         try:
-            lines: Lines = self._own.lines
+            own: list[_Line] = self._own.lines
         except AttributeError:
-            lines = self._own.lines = Lines()
-        return lines
+            own = self._own.lines = []
+        for line in own:
+            if not line.busy:
+                return line
+        own.append(_Line())
+        return own[-1]
 
     def _check_open(self) -> None:
         if self._closed:
