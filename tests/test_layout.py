@@ -24,11 +24,11 @@ TESTS = ROOT / "tests"
 # receiver.
 FLOORS: dict[float, str] = {
     -2: "origin",
-    -1: "checks log",
+    -1: "checks log reentrant",
     0: "backoff config deflate errors exits fastsend forwarded frames hosts limits lines message"
     " pace reconnect_config stats stream workers",
-    1: "adoption budget exchange following inbox last_words launch link mailbox outbox"
-    " publication publisher retries session transport",
+    1: "adoption budget callbacks exchange following inbox last_words launch link mailbox outbox"
+    " publication publisher retries session starter transport",
     2: "auth channels conversation guard handshake history places presence sender signals"
     " terminal users",
     2.5: "receiver",

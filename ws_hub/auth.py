@@ -115,7 +115,7 @@ def authenticate(authenticator: Callable[[Environ], Any], environ: Environ) -> A
     """
     try:
         result = authenticator(environ)
-    except Exception as error:  # noqa: BLE001 - user code: nobody gets in by it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: nobody gets in by it
         logger.error("the authenticator raised %s: refused", _name(error))
         return AuthResult(False, error="the authenticator raised an exception")
     if not isinstance(result, AuthResult):
@@ -135,7 +135,7 @@ def said_yes(what: str, question: Callable[..., object], *args: object) -> bool:
     """
     try:
         answer = question(*args)
-    except Exception as error:  # noqa: BLE001 - user code: no is the safe answer
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: no is the safe answer
         logger.error("%s raised %s: that counts as no", what, _name(error))
         return False
     if not isinstance(answer, bool):

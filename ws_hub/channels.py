@@ -9,9 +9,10 @@ a subscription that arrives later finds it gone, so that none outlives its subsc
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from .reentrant import Lock
 
 __all__ = ["Channels", "Full", "Subscription"]
 
@@ -30,15 +31,17 @@ class Subscription(Generic[S]):
             still to be replayed; not any more while it lags. Owned by the hub thread.
         recovers: whether it asked by position, and so understands `lagged`. Owned by
             the hub thread.
+        requests: how many have asked for it and were not turned down. Under the map's lock.
     """
 
-    __slots__ = ("channel", "live", "recovers", "subscriber")
+    __slots__ = ("channel", "live", "recovers", "requests", "subscriber")
 
     def __init__(self, subscriber: S, channel: str) -> None:
         self.subscriber = subscriber
         self.channel = channel
         self.live = False
         self.recovers = False
+        self.requests = 1
 
 
 class Channels(Generic[S]):
@@ -56,14 +59,20 @@ class Channels(Generic[S]):
         on_first: Callable[[str], None] = lambda channel: None,
         on_last: Callable[[str], None] = lambda channel: None,
     ) -> None:
-        # guards: both maps and the total. Taken after the hub's lock, before any
-        # client's and any transport's; nothing but on_first and on_last is called under it.
-        self._lock = threading.Lock()
+        # guards: everything below. Taken after the hub's lock, before any client's and any
+        # transport's; nothing but on_first and on_last is called under it.
+        self._lock = Lock()
         self._channels: dict[str, dict[S, Subscription[S]]] = {}
         self._subscribers: dict[S, dict[str, Subscription[S]]] = {}
         self._total = 0
+        self._torn = False  # whether the first map and the total lag behind the second
         self._on_first = on_first
         self._on_last = on_last
+
+    @property
+    def busy(self) -> bool:
+        """Whether the calling thread is in the middle of a change, and may not begin another."""
+        return self._lock.locked()
 
     def enter(self, subscriber: S) -> None:
         """Let a subscriber subscribe from now on."""
@@ -73,9 +82,12 @@ class Channels(Generic[S]):
     def leave(self, subscriber: S) -> list[str]:
         """Forget a subscriber and all it listened to; return those channels. Idempotent."""
         with self._lock:
+            self._mend_locked()
+            self._torn = True
             subscriptions = self._subscribers.pop(subscriber, {})
             for channel in subscriptions:
                 self._drop_locked(subscriber, channel)
+            self._torn = False
             return list(subscriptions)
 
     def add(
@@ -88,32 +100,66 @@ class Channels(Generic[S]):
         subscriptions.
         """
         with self._lock:
+            self._mend_locked()
             own = self._subscribers.get(subscriber)
             if own is None:
                 return None
             found = own.get(channel)
             if found is not None:
+                found.requests += 1
                 return found
             if len(own) >= limit:
                 raise OverflowError(f"{limit} subscriptions")
             if in_all is not None and self._total >= in_all:
                 raise Full(f"{in_all} subscriptions in all")
             subscription = Subscription(subscriber, channel)
+            self._torn = True
             own[channel] = subscription
             listeners = self._channels.setdefault(channel, {})
             listeners[subscriber] = subscription
             self._total += 1
             if len(listeners) == 1:
                 self._on_first(channel)
+            self._torn = False
             return subscription
 
     def remove(self, subscriber: S, channel: str) -> bool:
         """Unsubscribe; say whether there was a subscription."""
         with self._lock:
-            if self._subscribers.get(subscriber, {}).pop(channel, None) is None:
+            self._mend_locked()
+            own = self._subscribers.get(subscriber, {})
+            if channel not in own:
                 return False
+            self._torn = True
+            del own[channel]
             self._drop_locked(subscriber, channel)
+            self._torn = False
             return True
+
+    def withdraw(self, subscription: Subscription[S]) -> None:
+        """Take back one request; the subscription ends with its last one."""
+        with self._lock:
+            subscription.requests -= 1
+            target, channel = subscription.subscriber, subscription.channel
+            if not subscription.requests and self.get(target, channel) is subscription:
+                self.remove(target, channel)
+
+    def _mend_locked(self) -> None:
+        """Finish what KeyboardInterrupt has cut: what each subscriber has is what counts."""
+        assert self._lock.locked()
+        if not self._torn:
+            return
+        before = set(self._channels)
+        channels: dict[str, dict[S, Subscription[S]]] = {}
+        for subscriber, own in self._subscribers.items():
+            for channel, subscription in own.items():
+                channels.setdefault(channel, {})[subscriber] = subscription
+        self._channels, self._total = channels, sum(map(len, channels.values()))
+        self._torn = False
+        for channel in channels.keys() - before:
+            self._on_first(channel)
+        for channel in before - channels.keys():
+            self._on_last(channel)
 
     def _drop_locked(self, subscriber: S, channel: str) -> None:
         assert self._lock.locked()

@@ -26,14 +26,22 @@ from .auth import AuthResult
 from .budget import Account, Flood
 from .channels import Channels
 from .config import HubConfig
-from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
-from .frames import ping_frame, text_frame
+from .errors import (
+    CloseCode,
+    ConnectionClosed,
+    HubFull,
+    HubNotRunning,
+    SendTimeout,
+    excerpt,
+)
+from .frames import close_frame, ping_frame, text_frame
 from .handshake import Answer
 from .log import get_logger
 from .message import Message, encode
 from .outbox import Outbox
 from .publication import Batch, Publication, compress
 from .receiver import receive
+from .reentrant import Event
 from .sender import Sender
 from .transport import Transport
 
@@ -58,6 +66,8 @@ class Hooks:
         closing: notes that the peer now has `close_timeout` seconds. Any thread.
         count: counts something, by its name. Any thread.
         start: starts a thread soon; see `Sender`. Any thread; does not wait.
+        later: has something called on the hub thread; raises HubFull. Any thread; does
+            not wait.
     """
 
     opened: Callable[[Client], bool]
@@ -69,6 +79,7 @@ class Hooks:
     closing: Callable[[Client], None]
     count: Callable[[str], None]
     start: Callable[..., workers.Later | None]
+    later: Callable[[Callable[[], object]], None]
 
 
 class Client:
@@ -128,7 +139,7 @@ class Client:
         self.admitted = False  # written by the hub thread, before it sets:
         # guards: nothing. Set by the hub thread when it has registered, refused, or
         # unregistered this client; waited for by the reader thread.
-        self.settled = threading.Event()
+        self.settled = Event()
         self.left = False  # written by the reader thread, before the hub thread hears of it
         self._config = config
         self._hooks = hooks
@@ -168,9 +179,16 @@ class Client:
         SendTimeout after `timeout` seconds (None: when the write timeout has ended the
         connection), ConnectionClosed when it is over, MessageEncodeError.
 
-        Threads: any; blocks at most `timeout`.
+        Within another call for this client, as from a signal handler or a finaliser, it is
+        sent by the hub thread, soon after; then it is lost when the outbox is full by then,
+        which is counted.
+
+        Threads: any; blocks at most `timeout`, and never within another call of the hub.
         """
         frame = self._frame(message)
+        if self.direct.lock.locked():
+            self._later(functools.partial(self._offer_later, frame))
+            return
         try:
             sent = self._sender.put(
                 frame, threading.TIMEOUT_MAX / 2 if timeout is None else timeout
@@ -179,6 +197,19 @@ class Client:
             raise SendTimeout(f"send to {self!r}: {error}") from None
         if not sent:
             raise ConnectionClosed(*(self._sender.cause or (CloseCode.ABNORMAL, "gone")))
+
+    def _later(self, call: Callable[[], object]) -> None:
+        try:
+            self._hooks.later(call)
+        except HubFull as error:
+            raise SendTimeout(f"within another call for {self!r}: {error}") from None
+        except HubNotRunning as error:
+            raise ConnectionClosed(CloseCode.GOING_AWAY, str(error)) from None
+
+    def _offer_later(self, frame: bytes) -> None:
+        if not self._sender.offer(frame, 1):
+            self.dropped += 1
+            self._hooks.count("dropped")
 
     def _frame(self, message: Message) -> bytes:
         text = encode(message, time.time())
@@ -192,8 +223,12 @@ class Client:
         Idempotent; the first code counts. The peer has `close_timeout` seconds.
         Raises ValueError for a code that must not be sent (RFC 6455 section 7.4).
 
-        Threads: any, callbacks included; does not wait.
+        Threads: any, callbacks and signal handlers included; does not wait.
         """
+        if self.direct.lock.locked():  # within another call for this client
+            close_frame(code, reason)  # raises what it would there
+            self._later(functools.partial(self.close, code, reason))
+            return
         self._sender.finish(code, reason)
         self._hooks.closing(self)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .callbacks import guarded
 from .channels import Channels, Subscription
 from .commands import Id, ack
 from .config import ChannelRule
@@ -109,11 +110,18 @@ class Dispatcher:
             delivered += batch.messages * len(targets)
             begun = functools.partial(_begun, batch)
             for target in send_to_each(targets, batch.frames, begun):
-                if refused := target.deliver(batch):
-                    delivered -= len(refused)
-                    self._refused(target, refused)
+                delivered -= guarded(
+                    self._counters, self._deliver, target, batch, default=batch.messages
+                )
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
+
+    def _deliver(self, target: Any, batch: Batch) -> int:
+        """Deliver what did not go straight; return how much of it found no room."""
+        refused = target.deliver(batch)
+        if refused:
+            self._refused(target, refused)
+        return len(refused)
 
     def _targets(self, channel: str, everybody: Collection[Any]) -> Collection[Any]:
         if not channel:
@@ -121,14 +129,30 @@ class Dispatcher:
         return [each.subscriber for each in self._channels.subscriptions(channel) if each.live]
 
     def _number(self, run: list[Publication], now: float) -> list[Publication]:
-        """Number and keep the messages of one channel, if it keeps any."""
+        """Number and keep the messages of one channel, if it keeps any.
+
+        One that fails is left out, and takes no number; the others go on.
+        """
         channel = run[0].channel
-        if channel and self._rule_for(channel).history_messages:
-            for seq, publication in enumerate(run, self._history.next_seq(channel)):
-                publication.number(seq)
-            frames = [publication.frame for publication in run]
+        if not channel or not self._rule_for(channel).history_messages:
+            return run
+        kept: list[Publication] = guarded(self._counters, self._keep, channel, run, now, default=[])
+        return kept
+
+    def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        first, numbered = self._history.next_seq(channel), list[Publication]()
+        for publication in run:
+            if guarded(self._counters, self._give, publication, first + len(numbered)):
+                numbered.append(publication)
+        if numbered:
+            frames = [publication.frame for publication in numbered]
             self._history.extend(channel, frames, now, over=run[-1].over)
-        return run
+        return numbered
+
+    @staticmethod
+    def _give(publication: Publication, seq: int) -> bool:
+        publication.number(seq)
+        return True
 
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
         """Act on a full outbox: never in silence, and never twice for one cause."""

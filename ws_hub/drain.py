@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import random
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 
@@ -17,6 +16,7 @@ from .backoff import come_back
 from .client import Client
 from .errors import CloseCode
 from .lifecycle import Lifecycle
+from .reentrant import Event, nested
 
 __all__ = ["Departures", "Draining"]
 
@@ -75,10 +75,12 @@ class Draining(Lifecycle):
         next `spread` seconds (None: five, or more for more than a thousand clients).
         Whoever is still there gets what is published. Returns when the last has been told,
         or the hub stops; no change when the hub does not run. Raises ValueError for a
-        negative time.
+        negative time. From a signal handler within a call of the hub, all are told at once.
 
         Threads: any; blocks at most `timeout` and a moment.
         """
+        if nested():
+            timeout = 0.0  # this thread may have half done what the hub thread waits for
         if timeout < 0 or (spread is not None and spread < 0):
             raise ValueError(f"timeout={timeout} and spread={spread} must not be negative")
         with self._lock:
@@ -100,11 +102,10 @@ class Draining(Lifecycle):
 
     def _settle(self) -> None:
         """Wait until all who were admitted before this are among the clients."""
-        settled = threading.Event()
+        settled = Event()
         try:
             # In a turn of the hub, calls come after the registrations.
-            self._broadcasts.put(settled.set, timeout=self._config.close_timeout)
+            self._broadcasts.put(settled.set, not nested(), self._config.close_timeout)
         except queue.Full:
             return  # who comes late all the same is met by a later batch, or by stop()
-        self._awake()
-        settled.wait(self._config.close_timeout)  # set by the hub thread
+        settled.wait(0.0 if nested() else self._config.close_timeout)  # set by the hub thread

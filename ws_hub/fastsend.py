@@ -16,9 +16,10 @@ import os
 import platform
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
+
+from .reentrant import Lock
 
 __all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
 
@@ -66,7 +67,7 @@ class Direct:
     def __init__(self, sock: socket.socket) -> None:
         # guards: fd; for its owners, the socket against use after close, TLS state, and the
         # outbox that feeds it (see sender). The last in the order: taken after every other.
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.fd = -1
         self._sock = sock
         # Nothing may be written past a TLS layer.

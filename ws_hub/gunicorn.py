@@ -31,7 +31,7 @@ from .exits import running, unregister
 from .log import get_logger
 from .workers import start
 
-__all__ = ["on_reload", "post_worker_init", "worker_exit"]
+__all__ = ["on_reload", "post_worker_init", "when_ready", "worker_exit"]
 
 logger = get_logger(__name__)
 
@@ -42,6 +42,21 @@ _SHARE = 0.5  # of the graceful timeout: what the end of a hub may take
 # guards: nothing; one byte that the master writes and its workers read. How often the master
 # has reloaded, since it tells its workers of that with the same signal as of its own end.
 _reloads = mmap.mmap(-1, 1)
+
+
+def when_ready(server: Any) -> None:
+    """Warn of hubs that run in the master, as `--preload` with a `start()` at import has it.
+
+    A worker's hub is another one, with the clients: the master's has none, ever.
+
+    Threads: the master's only one.
+    """
+    if hubs := running():
+        logger.warning(
+            "%d hub(s) run in gunicorn's master, before the fork: what is published there "
+            "reaches nobody. start() it in each worker instead",
+            len(hubs),
+        )
 
 
 def on_reload(server: Any) -> None:

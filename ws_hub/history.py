@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import secrets
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from .config import ChannelRule
+from .reentrant import Lock
 
 __all__ = ["History", "Position", "Replay"]
 
@@ -72,7 +72,7 @@ class History:
         self._rule_for = rule_for
         self._new_epoch = new_epoch
         # guards: everything below. Taken after the hub's lock; nothing is taken under it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._channels: OrderedDict[str, _Channel] = OrderedDict()  # longest unused first
         # Channels that keep nothing, not yet or not any more, but have a numbering: a
         # position given out stays good, and who still listens, whom nobody tells of a new

@@ -8,7 +8,9 @@ Must not know subprocesses, Redis or Flask. The way of a message::
 One dispatching thread gives every client the messages of a channel in one order, and
 a subscription a place in that order: its replay, then everything after it.
 
-Lock order, top to bottom: hub → channel map → history → client (its transport).
+Lock order, top to bottom: hub → channel map → history → client (its transport). A call
+that comes in on a thread that is inside another one, from a signal handler, a finaliser or
+a log handler, waits for nothing; see `reentrant`.
 """
 
 from __future__ import annotations
@@ -19,14 +21,13 @@ import logging
 import os
 import queue
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from .channels import Full
 from .client import Client, Hooks
-from .commands import Subscribe
+from .commands import Subscribe, error
 from .config import HubConfig
 from .dispatch import Activation
 from .door import Entry
@@ -44,6 +45,7 @@ from .message import Message, check_channel, encode
 from .publication import Publication, publish
 from .publisher import Publisher
 from .reception import Actions, Reception
+from .reentrant import Event, nested
 from .transport import Transport
 
 __all__ = ["Hub"]
@@ -94,6 +96,7 @@ class Hub(Keeper, Publisher):
             closing=self._roster.closing,
             count=self._counters.add,
             start=self._start_later,
+            later=self._later,
         )
 
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
@@ -118,28 +121,36 @@ class Hub(Keeper, Publisher):
         self._enqueue(publications, timeout)
 
     def _enqueue(self, item: Any, timeout: float | None = None) -> None:
-        """Queue something for the hub thread.
+        """Queue something for the hub thread, after all that this thread has queued.
 
         Raises HubNotRunning, and HubFull when there is no room for `timeout` seconds.
+        Within another call of the hub on this thread, and on the hub's own, it never waits.
         """
         if not self._accepting:
-            raise HubNotRunning("the hub is not running: start() it before publishing")
-        wait = self._config.publish_timeout if timeout is None else timeout
-        if threading.current_thread() is self._thread:
-            wait = 0.0  # a log handler of ours on our own logger: nobody else makes room
+            raise self._not_running()
         try:
-            self._broadcasts.put(
-                item, block=wait > 0, timeout=min(max(wait, 0.0), threading.TIMEOUT_MAX)
-            )
+            self._broadcasts.put(item, block=False)
         except queue.Full:
-            raise HubFull(
-                f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
-            ) from None
-        self._awake()
+            self._wait_and_put(item, self._config.publish_timeout if timeout is None else timeout)
         # Looked at again after the put: what was put while this was true is dispatched
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not self._accepting:
             raise HubNotRunning("the hub stopped while this was published")
+
+    def _wait_and_put(self, item: Any, wait: float) -> None:
+        # On the hub thread nobody else would make room, and to one that is within another
+        # call of the hub nobody might: what that has half done may be waited for.
+        if wait <= 0 or self._is_hub_thread() or nested():
+            wait = 0.0
+        try:
+            self._broadcasts.put(item, block=wait > 0, timeout=wait)
+        except queue.Full:
+            raise HubFull(
+                f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
+            ) from None
+
+    def _later(self, call: Callable[[], object]) -> None:
+        self._enqueue(call, 0)
 
     def send_to_user(self, user_id: str, message: Message, *, timeout: float | None = None) -> None:
         """Send a message to all connections of a user, each browser tab of theirs.
@@ -170,9 +181,9 @@ class Hub(Keeper, Publisher):
         """
         check_channel(channel, self._is_channel)
         deadline = time.monotonic() + timeout
-        dispatched = threading.Event()
+        dispatched = Event()
         self._enqueue(dispatched.set, timeout)
-        if not dispatched.wait(max(deadline - time.monotonic(), 0.0)):
+        if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
         return all(
             client.wait_for_room(deadline - time.monotonic()) for client in self.clients(channel)
@@ -195,6 +206,9 @@ class Hub(Keeper, Publisher):
         self._subscribe(client, Subscribe(channel, None, since, epoch))
 
     def _subscribe(self, target: Any, request: Subscribe) -> None:
+        if self._channels.busy:  # this thread is in the middle of a change of the map
+            self._later(functools.partial(self._subscribe, target, request))
+            return
         channel = request.channel
         limit, in_all = self._config.max_subscriptions, self._config.max_subscriptions_in_all
         if isinstance(target, Listener):
@@ -215,8 +229,7 @@ class Hub(Keeper, Publisher):
         try:
             self._enqueue(functools.partial(self._activate, activation))
         except (HubFull, HubNotRunning):
-            if not subscription.live:
-                self._channels.remove(target, channel)
+            self._channels.withdraw(subscription)
             raise
 
     def unsubscribe(self, client: Client, channel: str) -> bool:
@@ -224,6 +237,9 @@ class Hub(Keeper, Publisher):
 
         Threads: any; does not wait.
         """
+        if self._channels.busy:
+            self._later(functools.partial(self._channels.remove, client, channel))
+            return self._channels.get(client, channel) is not None
         return self._channels.remove(client, channel)
 
     def listen(self, channel: str, function: Callable[[Message], object]) -> Listener:
@@ -236,10 +252,11 @@ class Hub(Keeper, Publisher):
         """
         check_channel(channel, self._is_channel)
         if not self._accepting:
-            raise HubNotRunning("the hub is not running: start() it before listening")
+            raise self._not_running()
         listener = Listener(
             channel,
             functools.partial(self._call, function),
+            guard=self._guard,
             on_closed=self._forget_listener,
             max_messages=_LISTENER_MESSAGES,
             name=f"ws-hub:listener:{excerpt(channel)}",
@@ -313,10 +330,11 @@ class Hub(Keeper, Publisher):
     # --- reader threads --------------------------------------------------------------------
 
     def _received(self, client: Client, data: str | bytes) -> None:
-        if client.verify is None:
-            self._reception.receive(client, data)
-        else:
-            self._members.lobby.hear(client, data)
+        take = self._reception.receive if client.verify is None else self._members.lobby.hear
+        # An error of ours in one message must not end a connection.
+        failed = object()
+        if self._guard(take, client, data, default=failed) is failed:
+            self._guard(client.reply, error("internal error", "internal"))
 
     # --- hub thread ------------------------------------------------------------------------
 

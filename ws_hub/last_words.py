@@ -5,8 +5,9 @@ Must not know what ends.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+
+from .reentrant import Lock
 
 __all__ = ["LastWords"]
 
@@ -16,8 +17,7 @@ class LastWords:
 
     def __init__(self) -> None:
         # guards: _functions. Taken after the hub's lock; nothing is taken under it.
-        # Reentrant: a signal handler may stop a hub upon a thread that is in here.
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._functions: dict[object, Callable[[], object]] = {}
 
     def add(self, function: Callable[[], object]) -> Callable[[], None]:
@@ -35,7 +35,6 @@ class LastWords:
     def run(self, call: Callable[[Callable[[], object]], object]) -> None:
         """Have each function called by `call`, without a lock held."""
         with self._lock:
-            functions = list(self._functions.values())
-            self._functions.clear()
-        for function in functions:
+            functions, self._functions = self._functions, {}
+        for function in functions.values():
             call(function)

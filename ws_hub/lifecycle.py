@@ -7,6 +7,10 @@ Must not know what is published or how it is delivered, beyond handing it on.
 In STOPPING the `at_stop` functions run and everything is still delivered, so that a
 process that is ended gets its last words out. CLOSING refuses new messages, delivers
 what is queued, closes every client with 1001 and joins every thread.
+
+The hub thread is never the main thread: no signal handler runs on it, and none can cut
+what it is in the middle of. The thread that ends a hub is there from its start: `stop`
+starts none, so that a signal handler may call it, and so may an interpreter that ends.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
+import os
 import queue
 import threading
 import time
@@ -21,11 +26,13 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from . import exits, workers
+from .auth import said_yes
+from .callbacks import Callbacks, guarded
 from .channels import Channels
 from .client import Client
 from .config import HubConfig
 from .dispatch import Dispatcher
-from .errors import CloseCode, WsHubError
+from .errors import CloseCode, HubNotRunning, WsHubError
 from .history import History
 from .last_words import LastWords
 from .listener import Listener
@@ -34,6 +41,8 @@ from .mailbox import Mailbox
 from .members import Members
 from .message import is_channel_name
 from .publication import Publication
+from .reentrant import Bell, Event, Intake, Lock, nested
+from .starter import Starter
 from .stats import Counters
 
 __all__ = ["Lifecycle"]
@@ -44,6 +53,10 @@ _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _MAX_NEWS = 1_000_000
 _GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
+_RETRY = 1.0  # seconds until what has failed is tried again
+_SHOWN = 5  # of what an end waits for, named in the log
+
+Item = Publication | Callable[[], object]
 
 
 class _State(enum.Enum):
@@ -58,47 +71,50 @@ class Lifecycle:
 
     def __init__(self, config: HubConfig) -> None:
         self._config = config
-        self._is_channel = config.channel_name or is_channel_name
+        self._callbacks = Callbacks(lambda: self._counters.add("callback_errors"))
+        self._call = self._callbacks.call
+        self._is_channel = is_channel_name if config.channel_name is None else self._is_name
         # A rule is looked up for every message; matching patterns each time would cost
         # more than delivering it.
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
-        # .depth: callbacks of ours this thread is in, whichever life of the hub began them.
-        self._inside = threading.local()
+        self._parent: int | None = None  # the process that this hub runs in, if not this one
+        self._warned = False  # of that, once
         self._renew_lock()
         self._reset()
         workers.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
-        # guards: _state, _listeners. The first in the order: never taken while
-        # another lock is held. Reentrant, because a signal handler may call `stop` on the
-        # thread that `run` lives on, whatever that thread was doing.
-        self._lock = threading.RLock()
+        # guards: _state, _listeners, _claimed. The first in the order: never taken while
+        # another lock is held.
+        self._lock = Lock()
 
     def _reset(self) -> None:
         """Be as new. Under the lock, unless nobody else knows this hub yet."""
         self._state = _State.NEW
         self._listeners: set[Listener] = set()
         self._last_words = LastWords()
+        self._bell = Bell()  # what the hub thread sleeps on; rung by whoever has news for it
         # guards: itself; filled by any thread, which waits while it is full; emptied by
         # the hub thread. Holds publications and, in their place among them, calls.
-        self._broadcasts: queue.Queue[list[Publication] | Callable[[], object]] = queue.Queue(
-            self._config.queue_size
+        self._broadcasts: queue.Queue[list[Publication] | Callable[[], object]] = Intake(
+            self._bell, self._config.queue_size
         )
-        self._wake = threading.Event()  # set by whoever fills a queue
         self._accepting = False  # written by the hub thread and by start
         self._admitting = True  # written by drain; read by the hub thread
         self._closing = False  # written by the stop thread; read by the hub thread
-        self._finished = threading.Event()
+        self._claimed = False  # whether its end is somebody's to see to: the hub thread's
+        self._finished = Event()
         self._thread: threading.Thread | None = None  # where the hub lives
         self._owns_thread = False  # whether that thread is ours, and ends with the hub
         self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
-        self._starter: Mailbox[workers.Later] | None = None
+        self._starter: Starter | None = None
+        self._stopper: Mailbox[None] | None = None
         self._counters = Counters()
         self._channels: Channels[Any] = Channels(
             functools.partial(self._notify, self._config.on_first_subscriber),
             functools.partial(self._notify, self._config.on_last_unsubscribe),
         )
-        self._members = Members(self._config, self._channels, self._counters, self._awake)
+        self._members = Members(self._config, self._channels, self._counters, bell=self._bell)
         self._roster = self._members.roster
         self._history = History(self._rule_for)
         self._dispatcher = Dispatcher(
@@ -117,6 +133,9 @@ class Lifecycle:
         """
         for client in (*self._roster.everybody, *self._members.lobby.everybody):
             client.discard()
+        if self._state in (_State.RUNNING, _State.STOPPING):
+            self._parent, self._warned = os.getppid(), False
+        self._callbacks.forget()
         self._renew_lock()
         self._reset()
 
@@ -128,8 +147,7 @@ class Lifecycle:
 
         Threads: any.
         """
-        with self._lock:
-            return self._state is _State.RUNNING
+        return self._state is _State.RUNNING
 
     @property
     def config(self) -> HubConfig:
@@ -142,65 +160,131 @@ class Lifecycle:
     def start(self) -> Self:
         """Run the hub on a background thread; return it. No change when it runs already.
 
-        Raises ConfigError under the monkey-patching of gevent or eventlet.
+        A hub that is stopping has ended first, and starts anew. Raises WsHubError where
+        that cannot be waited for: on a thread that its end waits for (a callback, a
+        signal handler within a call of the hub), or because it takes too long, ConfigError
+        under the monkey-patching of gevent or eventlet.
 
-        Threads: any; does not wait.
+        Threads: any; waits for the end of a stop that is under way.
         """
         workers.check_real("a hub")
-        try:
-            self._begin()
-        except WsHubError:
-            return self
-        try:
-            self._thread = workers.start("ws-hub:run", self._loop)
-        except RuntimeError:
-            self._end()
-            raise
-        self._owns_thread = True
+        while self._state is not _State.RUNNING:
+            if self._state is _State.STOPPING:
+                self._await_end()
+                continue
+            try:
+                self._begin()
+            except WsHubError:  # another thread was faster
+                continue
+            self._launch()
+            break
         return self
 
-    def run(self) -> None:
-        """Run the hub on the calling thread until `stop()` is called.
+    def _await_end(self) -> None:
+        finished, bound = self._finished, self._bound
+        if self._is_awaited():
+            raise WsHubError("the hub is stopping, and cannot end before this call returns")
+        if not finished.wait(bound):
+            raise WsHubError(
+                f"the hub has not stopped within {bound:g} s: it waits for {self._awaited()}"
+            )
 
-        KeyboardInterrupt ends it as `stop()` does, and is raised again. Raises
-        WsHubError when it runs already, ConfigError as `start` does.
+    def run(self) -> None:
+        """Run the hub until `stop()` is called, on the calling thread where that may be.
+
+        The main thread waits instead, for a hub thread: a signal handler of its own could
+        cut what that is in the middle of. KeyboardInterrupt ends the hub as `stop()` does,
+        and is raised again. Raises WsHubError when it runs already,
+        ConfigError as `start` does.
 
         Threads: any, one at a time; blocks.
         """
         workers.check_real("a hub")
         self._begin()
-        self._thread = threading.current_thread()
-        self._loop()
+        if threading.current_thread() is not threading.main_thread():
+            self._thread = threading.current_thread()
+            self._loop()
+            return
+        self._launch()
+        finished = self._finished
+        try:
+            finished.wait()
+        finally:
+            if not finished.is_set():
+                self._stop(self._bound)
+
+    def _launch(self) -> None:
+        """Start the hub thread; where that fails or is interrupted, end the hub."""
+        try:
+            self._owns_thread = True
+            self._thread = workers.start("ws-hub:run", self._loop)
+        except BaseException:
+            with self._lock:
+                claimed, self._claimed = self._claimed, True
+            if claimed:  # the thread is there, although its start was not seen to its end
+                self.stop(0.0)
+            else:
+                self._end()
+            raise
 
     def stop(self, timeout: float | None = None) -> None:
         """End everything: `at_stop` functions, then clients with 1001, then all threads.
 
         Idempotent. Waits until it is done, at most `timeout` seconds (None: twice the
-        close timeout and some); from a callback of this hub, from its own thread and
-        from a signal handler upon it, returns at once while the hub ends.
+        close timeout and some); from a callback of this hub, from its own thread and from
+        a signal handler or a finaliser that interrupts a call of the hub, returns at once
+        while the hub ends.
 
-        Threads: any, callbacks included.
+        Threads: any, callbacks and signal handlers included.
         """
+        if not self._is_awaited():
+            self._stop(self._bound if timeout is None else timeout)
+        else:
+            self._stop(None)
+
+    def _is_awaited(self) -> bool:
+        """Say whether the end of the hub waits for the calling thread."""
+        return self._is_hub_thread() or self._callbacks.inside or nested()
+
+    def _is_hub_thread(self) -> bool:
+        return self._thread is not None and self._thread.ident == threading.get_ident()
+
+    @property
+    def _bound(self) -> float:
+        return 2 * self._config.close_timeout + 5 * _GRACE
+
+    def _stop(self, bound: float | None) -> None:
+        """Ask for the end, and wait for it so long."""
+        finished, thread, owned = self._finished, self._thread, self._owns_thread  # of this life
         with self._lock:
             if self._state in (_State.NEW, _State.STOPPED):
                 return
-            first = self._state is _State.RUNNING
             self._state = _State.STOPPING
-            finished, thread = self._finished, self._thread  # of this life
-            owned = self._owns_thread
-        if first:
-            try:
-                workers.start("ws-hub:stop", self._wind_down)
-            except RuntimeError:  # no threads left: then here
-                self._wind_down()
-        inside = getattr(self._inside, "depth", 0) > 0
-        if inside or threading.current_thread() is thread:
+        # By each call: one that was interrupted is made good by the next.
+        if self._stopper is not None:
+            self._stopper.post(None)
+        if bound is None:
             return
-        bound = 2 * self._config.close_timeout + 5 * _GRACE if timeout is None else timeout
         if not finished.wait(bound):
-            logger.warning("the hub has not ended within %g s: a callback holds it", bound)
+            logger.warning(
+                "the hub has not ended within %g s: it waits for %s", bound, self._awaited()
+            )
         elif owned:
             workers.join(thread, _GRACE)
+
+    def _awaited(self) -> str:
+        """Name what an end waits for: callbacks that run, and clients."""
+        running = self._callbacks.running()
+        found = [name if client is None else f"{name} for {client!r}" for name, client in running]
+        busy = {client for _, client in running}
+        found += [
+            f"{client!r}, which has not answered the Close frame"
+            for client in self._roster.remaining()
+            if client not in busy
+        ]
+        if len(found) > _SHOWN:
+            found[_SHOWN:] = [f"{len(found) - _SHOWN} more"]
+        return "; ".join(found) or "its own thread"
 
     def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
         """Call a function once when the hub stops, while it still delivers.
@@ -217,29 +301,27 @@ class Lifecycle:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    def _awake(self) -> None:
-        if not self._wake.is_set():
-            self._wake.set()
+    def _not_running(self) -> HubNotRunning:
+        """Return what to raise in place of publishing."""
+        if self._parent is None:
+            return HubNotRunning("the hub is not running: start() it before publishing")
+        text = (
+            f"the hub runs in process {self._parent}, of which this one, {os.getpid()}, is a "
+            "fork: start() it here as well"
+        )
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s. What is published here reaches nobody", text)
+        return HubNotRunning(text)
 
-    def _call(
-        self,
-        function: Callable[..., Any],
-        *args: Any,
-        client: Client | None = None,
-        default: Any = None,
-    ) -> Any:
-        """Call a user's function; what it raises is logged, counted, and goes no further."""
-        self._inside.depth = getattr(self._inside, "depth", 0) + 1
-        try:
-            return function(*args)
-        except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
-            self._counters.add("callback_errors")
-            if client is not None:
-                client.last_error = repr(error)
-            logger.exception("callback %r failed, client %r", function, client)
-            return default
-        finally:
-            self._inside.depth -= 1
+    def _is_name(self, name: str) -> bool:
+        """Ask the rule for names that was set; an exception is a no."""
+        rule = self._config.channel_name
+        assert rule is not None
+        return said_yes("channel_name", lambda: bool(self._call(rule, name, default=False)))
+
+    def _guard(self, function: Callable[..., Any], *args: Any, default: Any = None) -> Any:
+        return guarded(self._counters, function, *args, default=default)
 
     def _notify(self, function: Callable[[str], Any] | None, channel: str) -> None:
         # Under the channel map's lock: passes the news on, so that its order is true.
@@ -247,16 +329,22 @@ class Lifecycle:
             self._notifier.post((function, channel))
 
     def _start_later(
-        self, name: str, target: Callable[[], None], failed: Callable[[RuntimeError], None]
+        self, name: str, target: Callable[[], None], step: Callable[[], bool]
     ) -> workers.Later | None:
-        thread = workers.Later(name, target, failed)
-        return thread if self._starter is not None and self._starter.post(thread) else None
+        if self._starter is None:
+            return None
+        thread = workers.Later(name, target, step)
+        self._starter.post(thread)
+        return thread
 
     def _keep_listener(self, listener: Listener) -> None:
         with self._lock:
             self._listeners.add(listener)
 
     def _forget_listener(self, listener: Listener) -> None:
+        if self._channels.busy:  # a finaliser closes it, in the middle of a change of the map
+            self._broadcasts.put(functools.partial(self._forget_listener, listener), block=False)
+            return
         self._channels.leave(listener)
         with self._lock:
             self._listeners.discard(listener)
@@ -271,27 +359,35 @@ class Lifecycle:
         config = self._config
         try:
             # The hub thread must not wait until a thread has started: another one does.
-            self._starter = Mailbox("ws-hub:starter", workers.Later.start, _MAX_NEWS)
+            self._starter = Starter("ws-hub:starter")
+            self._stopper = Mailbox("ws-hub:stop", self._wind_down, 1)
             if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
                 self._notifier = Mailbox("ws-hub:notify", lambda news: self._call(*news), _MAX_NEWS)
-        except RuntimeError:
+            exits.register(self)
+            self._accepting = True
+            if self._state is _State.STOPPING:  # asked for before there was whom to ask
+                self._stopper.post(None)
+        except BaseException:  # no more threads, or KeyboardInterrupt
             self._end()
             raise
-        exits.register(self)
-        self._accepting = True
+        self._parent = None
 
     # --- stop thread -----------------------------------------------------------------------
 
-    def _wind_down(self) -> None:
+    def _wind_down(self, _: None) -> None:
         try:
             self._last_words.run(self._call)
         finally:
             self._closing = True
-            self._awake()
+            self._bell.ring()
 
     # --- hub thread ------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        with self._lock:
+            if self._claimed:  # its start was interrupted, and is taken back
+                return
+            self._claimed = True
         try:
             while not self._closing:
                 self._turn()
@@ -304,14 +400,16 @@ class Lifecycle:
     def _turn(self, timeout: float | None = None) -> None:
         """Wait for something to do, at most `timeout` seconds, and do it."""
         now = time.monotonic()
-        members = self._members
-        left = min(self._history.expire(now), self._roster.beat(now), members.expire(now)) - now
-        if timeout is not None:
-            left = min(left, timeout)
+        left = self._keep_house(now) - now
         # Woken by whoever fills a queue; otherwise in time for pings and old history.
-        self._wake.wait(min(max(left, 0.0), workers.longest_wait()))
-        self._wake.clear()
+        left = min(left, workers.longest_wait()) if timeout is None else min(left, timeout)
+        self._bell.sleep(left)
         self._work()
+
+    def _keep_house(self, now: float) -> float:
+        """Do what is due; return when to look again, in monotonic seconds."""
+        looks = self._history.expire, self._roster.beat, self._members.expire
+        return min([float(self._guard(look, now, default=now + _RETRY)) for look in looks])
 
     def _work(self) -> int:
         # Messages first, then registrations, then delivery: a client that was registered
@@ -319,23 +417,17 @@ class Lifecycle:
         items = self._collect()
         self._roster.settle(admit=self._admitting)
         for published, group in itertools.groupby(items, lambda i: isinstance(i, Publication)):
-            try:
-                if published:
-                    self._dispatcher.dispatch(
-                        list(group),  # type: ignore[arg-type]  # sorted out by the key
-                        self._roster.everybody,
-                        time.monotonic(),
-                    )
-                else:
-                    for call in group:
-                        call()  # type: ignore[operator]
-            except Exception:  # noqa: BLE001 - the top of a thread: all clients live by it
-                logger.exception("the hub met an error of its own")
+            if published:
+                everybody = self._roster.everybody
+                self._guard(self._dispatcher.dispatch, list(group), everybody, time.monotonic())
+            else:
+                for call in group:
+                    self._guard(call)  # type: ignore[arg-type]  # sorted out by the key
         return len(items)
 
-    def _collect(self) -> list[Publication | Callable[[], object]]:
+    def _collect(self) -> list[Item]:
         """Take what is queued, as much as one turn may hold."""
-        items: list[Publication | Callable[[], object]] = []
+        items: list[Item] = []
         size = 0
         try:
             while len(items) < _TURN_ITEMS and size < _TURN_BYTES:
@@ -347,7 +439,7 @@ class Lifecycle:
                     items.append(item)
         except queue.Empty:
             return items
-        self._wake.set()  # there may be more
+        self._bell.ring()  # there may be more
         return items
 
     def _evict(self, target: Any) -> None:
@@ -364,35 +456,37 @@ class Lifecycle:
         roster = self._roster
         waiting = self._members.lobby.shut()
         for client in (*roster.everybody, *waiting):
-            client.close(CloseCode.GOING_AWAY, "server going away")
+            self._guard(client.close, CloseCode.GOING_AWAY, "server going away")
         deadline = time.monotonic() + self._config.close_timeout
         self._await_clients(deadline)
         # Those as well who were cut before: nobody else ends the wait for their answer now.
         for client in (*roster.remaining(), *waiting):
-            client.abort()
+            self._guard(client.abort)
         deadline = max(deadline, time.monotonic()) + _GRACE
         self._await_clients(deadline)
         roster.shut()
-        roster.join(deadline)
-        for client in waiting:
-            client.join(deadline - time.monotonic())
+        late: list[Client | Listener] = [*roster.join(deadline)]
+        late += [each for each in waiting if not each.join(deadline - time.monotonic())]
         with self._lock:
             self._state = _State.STOPPED
             listeners = list(self._listeners)
         for listener in listeners:
             listener.close()
-        for listener in listeners:
-            listener.join(deadline - time.monotonic())
-        for mailbox in (self._starter, self._notifier):
-            if mailbox is not None:
-                mailbox.close(drop=False)
-                mailbox.join(deadline - time.monotonic())
+        late += [each for each in listeners if not each.join(deadline - time.monotonic())]
+        for helper in (self._notifier, self._stopper):
+            if helper is not None:
+                helper.close(drop=False)
+                helper.join(deadline - time.monotonic())
+        if self._starter is not None:
+            self._starter.close()
+            self._starter.join(deadline - time.monotonic())
+        if late:
+            logger.warning("left behind at the end of the hub: %s still runs", self._awaited())
         exits.unregister(self)
         self._finished.set()
 
     def _await_clients(self, deadline: float) -> None:
         self._roster.settle(admit=False)
         while self._roster.everybody and (left := deadline - time.monotonic()) > 0:
-            self._wake.wait(left)  # woken when a client is gone
-            self._wake.clear()
+            self._bell.sleep(left)  # woken when a client is gone
             self._roster.settle(admit=False)

@@ -49,6 +49,16 @@ class Lines:
         self._shown = False  # it has been given out as it is now
         self._cut = False  # pieces of it have been given out
 
+    def copy(self) -> Lines:
+        """Return one that stands where this one does: to go on with, or to come back to.
+
+        Both share the decoder, which has no state where what was fed ends with a character.
+        """
+        copy = Lines.__new__(Lines)
+        for name in Lines.__slots__:
+            setattr(copy, name, getattr(self, name))
+        return copy
+
     @property
     def waiting(self) -> bool:
         """Whether there is part of a line that nobody has been shown."""

@@ -24,6 +24,8 @@ class Listener:
     Args:
         channel: the channel.
         handle: called with each message, in order; must not raise.
+        guard: calls something of ours; what that raises is logged, counted, and goes no
+            further.
         on_closed: called with this listener when it is closed.
         max_messages: messages that may wait for the callable; more are dropped.
         name: of its thread.
@@ -34,6 +36,7 @@ class Listener:
         channel: str,
         handle: Callable[[Message], object],
         *,
+        guard: Callable[..., object],
         on_closed: Callable[[Listener], None],
         max_messages: int,
         name: str,
@@ -41,11 +44,15 @@ class Listener:
         self.channel = channel
         self.direct = None  # no way that leads past the mailbox
         self.compression = False
+        self._handle = handle
         self._on_closed = on_closed
         self._dropped = 0  # written by the hub thread only
         self._mailbox: Mailbox[Publication] = Mailbox(
-            name, lambda publication: handle(publication.message), max_messages
+            name, lambda publication: guard(self._take, publication), max_messages
         )
+
+    def _take(self, publication: Publication) -> None:
+        self._handle(publication.message)
 
     @property
     def dropped(self) -> int:

@@ -11,13 +11,13 @@ end of the time (kept by the hub thread) close it with 4401.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection
 
 from .client import Client
 from .commands import ack
 from .errors import CloseCode, MessageDecodeError
 from .message import MessageType, decode
+from .reentrant import Lock
 
 __all__ = ["Lobby"]
 
@@ -41,7 +41,7 @@ class Lobby:
         self._admit = admit
         self._mark = mark
         # guards: everything below. Taken before the roster's lock.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._open = True
         self._waiting: dict[Client, bool] = {}  # whether it has said anything yet
 

@@ -7,7 +7,6 @@ does, it delays only its own queue.
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -33,12 +32,12 @@ class Mailbox(Generic[T]):
         # guards: itself. Filled by any thread without waiting (the bound is kept by
         # `post`, so that the end always fits); emptied by this mailbox's thread.
         self._queue: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
-        self._closed = threading.Event()
+        self._closed = False  # set once, by whoever closes it
         self._thread = workers.start(name, self._run)
 
     def post(self, item: T) -> bool:
         """Queue an item; False when the bound is reached or the mailbox is closed."""
-        if self._closed.is_set() or self._queue.qsize() >= self._max_items:
+        if self._closed or self._queue.qsize() >= self._max_items:
             return False
         self._queue.put((item,))
         return True
@@ -46,7 +45,7 @@ class Mailbox(Generic[T]):
     def close(self, *, drop: bool = True) -> None:
         """Tell the thread to end: at once, or after what waits. Idempotent."""
         if drop:
-            self._closed.set()
+            self._closed = True
         self._queue.put(None)
 
     def join(self, timeout: float) -> bool:
@@ -56,7 +55,7 @@ class Mailbox(Generic[T]):
     def _run(self) -> None:
         while True:
             entry = self._queue.get()  # woken by post and by close
-            if entry is None or self._closed.is_set():
+            if entry is None or self._closed:
                 return
             self._handle(*entry)
             del entry  # or what was handled last would live until the next comes

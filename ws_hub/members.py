@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 from .budget import Budget, user_payer
+from .callbacks import guarded
 from .channels import Channels
 from .client import Client
 from .config import HubConfig
@@ -22,6 +22,7 @@ from .errors import CloseCode
 from .handshake import refusal
 from .lobby import Lobby
 from .places import Places
+from .reentrant import Bell
 from .roster import Roster
 from .stats import Counters
 from .users import Users
@@ -38,7 +39,7 @@ class Members:
         config: the hub's settings.
         channels: who listens to what; left by whoever leaves.
         counters: what is counted.
-        awake: wakes the hub thread.
+        bell: wakes the hub thread.
     """
 
     def __init__(
@@ -46,19 +47,20 @@ class Members:
         config: HubConfig,
         channels: Channels[Any],
         counters: Counters,
-        awake: Callable[[], None],
+        *,
+        bell: Bell,
     ) -> None:
         self._config = config
         self._channels = channels
         self._counters = counters
-        self._awake = awake
+        self._bell = bell
         self.users: Users[Client] = Users()
         self.budget = Budget(config)
         self._from_address: Places[Client] = Places(config.max_connections_per_address)
         self._of_user: Places[Client] = Places(config.max_connections_per_user)
         self.roster = Roster(
             config,
-            awake=awake,
+            bell=bell,
             enter=self._enter,
             refuse=self._refuse,
             leave=self._leave,
@@ -100,7 +102,7 @@ class Members:
 
     def _greet(self, client: Client) -> None:
         self.users.enter(client, "", time.monotonic() + self._config.auth_timeout)
-        self._awake()  # the hub thread may be asleep for longer than that
+        self._bell.ring()  # the hub thread may be asleep for longer than that
         client.welcome()
 
     def _enter_user(self, client: Client) -> bool:
@@ -180,10 +182,13 @@ class Members:
         """
         over, next_look = self.users.due(now)
         for client in over:
-            if client.verify is None:
-                self._counters.add("expired")
-                client.close(CloseCode.UNAUTHENTICATED, "authentication is over")
-            else:
-                self._counters.add("auth_timeouts")
-                client.close(CloseCode.UNAUTHENTICATED, "no token in time")
+            guarded(self._counters, self._end, client)
         return min(next_look, self.roster.expire(now))
+
+    def _end(self, client: Client) -> None:
+        if client.verify is None:
+            self._counters.add("expired")
+            client.close(CloseCode.UNAUTHENTICATED, "authentication is over")
+        else:
+            self._counters.add("auth_timeouts")
+            client.close(CloseCode.UNAUTHENTICATED, "no token in time")

@@ -6,9 +6,10 @@ and given back at its end, by whoever learns of that first.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from .reentrant import Lock
 
 __all__ = ["Places"]
 
@@ -25,7 +26,7 @@ class Places(Generic[C]):
     def __init__(self, most: int | None) -> None:
         self._most = most
         # guards: everything below. Taken alone.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._groups: dict[C, str] = {}
         self._counts: dict[str, int] = {}
 

@@ -30,6 +30,7 @@ from .errors import (
     ConnectionClosed,
     HubFull,
     HubNotRunning,
+    InvalidName,
     LimitExceeded,
     MessageEncodeError,
 )
@@ -110,11 +111,7 @@ class Reception:
             self._subscribe(client, effect)
         elif isinstance(effect, Unsubscribe):
             client.owe(len(data))
-            self._actions.unsubscribe(client, effect.channel)
-            if effect.id is not None:
-                # By way of the queue: after the ack no message of the channel follows.
-                answer = ack(effect.id, {"channel": effect.channel})
-                self._actions.enqueue(functools.partial(client.tell, answer))
+            self._unsubscribe(client, effect)
         elif isinstance(effect, Publish):
             self._publish(client, effect, len(data))
         else:
@@ -138,6 +135,9 @@ class Reception:
                 client.owe(size * max(self._actions.listeners(channel), 1))
             except (HubFull, HubNotRunning):
                 text, code = "Publish: hub is full, try again", "internal"
+                answer = error(text, code, id=request.id, channel=channel)
+            except InvalidName:  # by a rule of the application's that has changed its mind
+                text, code = "Publish: invalid channel name", "bad_channel"
                 answer = error(text, code, id=request.id, channel=channel)
             except MessageEncodeError:  # nested so deeply that it could just be read
                 text, code = "Publish: data is nested too deeply", "bad_message"
@@ -165,6 +165,22 @@ class Reception:
         except ConnectionClosed:  # nobody is there to be answered
             return
         client.reply(error(text, code, id=request.id, channel=request.channel))
+
+    def _unsubscribe(self, client: Client, request: Unsubscribe) -> None:
+        channel = request.channel
+        self._actions.unsubscribe(client, channel)
+        if request.id is None:
+            return
+        try:
+            # By way of the queue: after the ack no message of the channel follows.
+            answer = ack(request.id, {"channel": channel})
+            self._actions.enqueue(functools.partial(client.tell, answer))
+            return
+        except HubNotRunning:
+            text = "Unsubscribe: hub is not running"
+        except HubFull:
+            text = "Unsubscribe: hub is full, try again"
+        client.reply(error(text, "internal", id=request.id, channel=channel))
 
     def _application(self, client: Client, effect: Other) -> None:
         """Hand a message to `on_message`; what that returns answers a request."""
@@ -202,9 +218,9 @@ class Reception:
         refused = [each for each in channels if not self._may(authoriser, client, each)]
         for channel in refused:
             self._actions.unsubscribe(client, channel)
-        for channel in refused:
-            # By way of the queue: after this no message of the channel follows.
-            self._actions.enqueue(functools.partial(client.tell, _unauthorised(channel)))
+        if refused:
+            # By way of the queue: after this no message of the channels follows.
+            self._actions.enqueue(functools.partial(_tell_each, client, refused))
         return refused
 
     def _may(self, authoriser: Callable[..., Any] | None, client: Client, channel: str) -> bool:
@@ -214,6 +230,11 @@ class Reception:
         return said_yes(
             "an authoriser", lambda: call(authoriser, client, channel, client=client, default=False)
         )
+
+
+def _tell_each(client: Client, channels: Sequence[str]) -> None:
+    for channel in channels:
+        client.tell(_unauthorised(channel))
 
 
 def _unauthorised(channel: str, id: Id = None) -> Message:

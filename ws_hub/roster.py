@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import math
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from .callbacks import guarded
 from .client import Client
 from .config import HubConfig
-from .log import get_logger
+from .reentrant import Bell, Intake, Lock
 from .stats import Counters
 
 __all__ = ["Roster"]
-
-logger = get_logger(__name__)
 
 _PAUSE = 0.005  # seconds between the pings of one such time
 _TOGETHER = 0.25  # seconds that a ping may come late, so that several go out together
@@ -34,7 +32,7 @@ class Roster:
 
     Args:
         config: the hub's settings.
-        awake: wakes the hub thread.
+        bell: wakes the hub thread.
         enter: called on the hub thread with each client that is admitted.
         refuse: called on the hub thread with each that is not.
         leave: called with each client that is over, on its reader thread as soon as it is
@@ -46,7 +44,7 @@ class Roster:
         self,
         config: HubConfig,
         *,
-        awake: Callable[[], None],
+        bell: Bell,
         enter: Callable[[Client], None],
         refuse: Callable[[Client], None],
         leave: Callable[[Client], object],
@@ -57,13 +55,13 @@ class Roster:
         # How long a reader thread waits for the hub thread, and the hub thread for a peer
         # that should answer a Close frame.
         self._patience = config.close_timeout
-        self._awake = awake
+        self._bell = bell
         self._enter = enter
         self._refuse = refuse
         self._leave = leave
         self._counters = counters
         # guards: everything below. Taken after the hub's lock; nothing is taken under it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._open = True
         self._clients: dict[int, Client] = {}  # changed by the hub thread only
         self._everybody: tuple[Client, ...] | None = None  # of the hub thread
@@ -75,8 +73,8 @@ class Roster:
         self._beats: deque[tuple[float, int]] = deque()
         # guards: themselves; filled by reader threads, emptied by the hub thread. No
         # bound: a client is in each at most once.
-        self._registers: queue.Queue[Client] = queue.Queue()
-        self._unregisters: queue.Queue[Client] = queue.Queue()
+        self._registers: queue.Queue[Client] = Intake(bell)
+        self._unregisters: queue.Queue[Client] = Intake(bell)
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -93,7 +91,7 @@ class Roster:
         """Note that a client's peer has `close_timeout` seconds to answer its Close frame."""
         with self._lock:
             self._closings.append((time.monotonic() + self._patience, client))
-        self._awake()
+        self._bell.ring()
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -105,13 +103,18 @@ class Roster:
                 return False
             self._readers.add(client)
             self._registers.put(client)
-        self._awake()
         return True
 
     def admitted(self, client: Client) -> bool:
-        """Wait until the hub has decided whether a client is in; say so."""
+        """Wait until the hub has decided whether a client is in; say so, once for all.
+
+        A hub thread that is later than `close_timeout` finds that it has left: what is
+        said here stays, so that both callbacks of a client run or neither (FAULTS 68).
+        """
         client.settled.wait(self._patience)  # set by the hub thread
-        return client.admitted
+        with self._lock:
+            client.left = client.left or not client.admitted
+            return client.admitted
 
     def dismiss(self, client: Client, wait: bool) -> None:
         """Take a client out; wait until the hub is without it if asked to."""
@@ -122,7 +125,6 @@ class Roster:
             client.settled.clear()
             client.left = True
             self._unregisters.put(client)
-        self._awake()
         if wait:
             client.settled.wait(self._patience)  # set by the hub thread
 
@@ -149,25 +151,37 @@ class Roster:
         while not self._unregisters.empty():
             client = self._unregisters.get_nowait()
             self.remove(client)
-            self._leave(client)  # again: it may have been let in only after it had left
+            guarded(
+                self._counters, self._leave, client
+            )  # again: it may have been let in after it had left
             client.settled.set()
         while not self._registers.empty():
             client = self._registers.get_nowait()
             if client.left:
                 continue  # its end has come by above
-            if admit and (self._max_clients is None or len(self._clients) < self._max_clients):
-                self._enter(client)
-                with self._lock:
-                    self._clients[client.id] = client
-                self._everybody = None
-                self._beats.append((time.monotonic() + self._heartbeat_interval, client.id))
-                self._counters.add("connected")
-                client.admitted = True
-                client.welcome()
-            else:
+            if not guarded(self._counters, self._decide, client, admit, default=True):
                 self._counters.add("refused")
-                self._refuse(client)
+                guarded(self._counters, self._refuse, client)
             client.settled.set()
+
+    def _decide(self, client: Client, admit: bool) -> bool:
+        """Take a client in; False when it is to be refused."""
+        if not admit or (self._max_clients is not None and len(self._clients) >= self._max_clients):
+            return False
+        self._enter(client)
+        with self._lock:
+            # Under the lock: its reader decides in the same way that it waits no longer.
+            client.admitted = not client.left
+            if client.admitted:
+                self._clients[client.id] = client
+        if not client.admitted:
+            self._leave(client)  # its end has come by above, or will
+            return True
+        self._everybody = None
+        self._beats.append((time.monotonic() + self._heartbeat_interval, client.id))
+        self._counters.add("connected")
+        client.welcome()
+        return True
 
     def expire(self, now: float) -> float:
         """Cut those whose closing time is up; return when to look again, as `beat` does."""
@@ -179,7 +193,7 @@ class Roster:
                 if due > now:
                     return due
                 self._closings.popleft()
-            client.expire()
+            guarded(self._counters, client.expire)
 
     def beat(self, now: float) -> float:
         """Ping those whose turn it is; return when to look again, in monotonic seconds.
@@ -198,7 +212,7 @@ class Roster:
             client = self._clients.get(number)
             if client is not None:
                 self._beats.append((now + self._heartbeat_interval, number))
-                client.ping()
+                guarded(self._counters, client.ping)
         if not self._beats:
             return math.inf
         return self._beats[0][0] + min(self._heartbeat_interval / 20, _TOGETHER)
@@ -220,8 +234,6 @@ class Roster:
         with self._lock:
             return list(self._readers)
 
-    def join(self, deadline: float) -> None:
-        """Wait for the reader threads until a moment of the monotonic clock."""
-        for client in self.remaining():
-            if not client.join(deadline - time.monotonic()):
-                logger.warning("a callback of %r still runs", client)
+    def join(self, deadline: float) -> list[Client]:
+        """Wait for the reader threads until a moment of the monotonic clock; return the late."""
+        return [each for each in self.remaining() if not each.join(deadline - time.monotonic())]

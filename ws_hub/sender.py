@@ -18,10 +18,12 @@ import enum
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from .errors import CloseCode, SendTimeout
 from .frames import close_frame
 from .outbox import Outbox
+from .reentrant import nested
 from .transport import Transport
 from .workers import Changes, Later
 
@@ -42,8 +44,8 @@ class Sender:
         outbox: an empty outbox of its own.
         write_timeout: seconds that a backlog may wait without one byte being taken.
         close_timeout: seconds from `finish` until the connection may be cut (`expire`).
-        start: starts a thread soon, and does not wait: from what that runs, and what is
-            called when it cannot be had. None when it will not. Called under the lock.
+        start: starts a thread soon, and does not wait: from what that runs, and what does a
+            piece of it where none can be had. None when it will not. Called under the lock.
         greeting: bytes that come before all frames (the answer to the handshake); what is
             sent before `greet` was called waits for it.
         clock: monotonic seconds.
@@ -77,7 +79,7 @@ class Sender:
         *,
         write_timeout: float,
         close_timeout: float,
-        start: Callable[[Callable[[], None], Callable[[RuntimeError], None]], Later | None],
+        start: Callable[[Callable[[], None], Callable[[], bool]], Later | None],
         greeting: bytes = b"",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -144,9 +146,9 @@ class Sender:
         deadline = self._clock() + min(timeout, threading.TIMEOUT_MAX / 2)
         with self._lock:
             while self._state is _State.OPEN:
-                if self._offer_locked(frame, 1):
+                if self._whole_locked(self._offer_locked, frame, 1):
                     return True
-                left = deadline - self._clock()
+                left = 0.0 if nested() else deadline - self._clock()
                 if left <= 0:
                     raise SendTimeout(
                         f"no room for {timeout:g} s: {self._outbox.messages} messages, "
@@ -189,15 +191,20 @@ class Sender:
         with self._lock:
             if self._state is not _State.OPEN:
                 return
-            self._leave_locked(_State.CLOSING)
             self._cause = (code, reason)
-            self._deadline = self._clock() + self._close_timeout
-            if now:
-                self._outbox.clear()
-                self._control_locked(frame)
-            else:
-                self._offer_locked(frame, 0, beyond=True)
-            self._changed.notify_all()
+            self._whole_locked(self._finish_locked, frame, now)
+
+    def _finish_locked(self, frame: bytes, now: bool) -> bool:
+        assert self._lock.locked()
+        self._leave_locked(_State.CLOSING)
+        self._deadline = self._clock() + self._close_timeout
+        if now:
+            self._outbox.clear()
+            self._control_locked(frame)
+        else:
+            self._offer_locked(frame, 0, beyond=True)
+        self._changed.notify_all()
+        return True
 
     def answer_close(self, code: int) -> None:
         """Answer the peer's Close frame; what has not begun to be written is dropped.
@@ -261,11 +268,19 @@ class Sender:
 
     # --- the thread that starts writers ----------------------------------------------------
 
-    def _without_writer(self, error: RuntimeError) -> None:
+    def push(self) -> bool:
+        """Do without waiting what the writer would do; False when the connection has ended.
+
+        For a connection whose writer cannot be had.
+        """
         with self._lock:
-            if self._state is not _State.ENDED:
-                self._cause = self._cause or (CloseCode.ABNORMAL, f"no thread to write: {error}")
-                self._cut_locked()
+            while self._state is not _State.ENDED and self._outbox.size:
+                if not self._advance_locked():
+                    break
+            waits = self._outbox.size > 0
+        if waits:
+            self._give_up()
+        return self._state is not _State.ENDED
 
     # --- writer thread ---------------------------------------------------------------------
 
@@ -314,6 +329,18 @@ class Sender:
 
     # --- under the lock --------------------------------------------------------------------
 
+    def _whole_locked(self, change: Callable[..., bool], *args: Any) -> bool:
+        """Make a change that KeyboardInterrupt may cut on the main thread, alone of all.
+
+        Nobody could say then how much of a frame is out: that ends the connection.
+        """
+        assert self._lock.locked()
+        try:
+            return change(*args)
+        except BaseException:
+            self._cut_locked()
+            raise
+
     def _offer_locked(self, frames: bytes, messages: int, beyond: bool = False) -> bool:
         assert self._lock.locked()
         if self._outbox.size:
@@ -335,7 +362,7 @@ class Sender:
     def _call_writer_locked(self) -> None:
         assert self._lock.locked()
         if self._writer is None:
-            self._writer = self._start(self.run, self._without_writer)
+            self._writer = self._start(self.run, self.push)
             if self._writer is None:
                 self._cut_locked()
         self._changed.notify_all()

@@ -5,9 +5,10 @@ Must not know clocks, sockets or who counts.
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
+
+from .reentrant import Lock
 
 __all__ = ["Counters", "HubStats"]
 
@@ -54,6 +55,7 @@ class HubStats:
             may be.
         refused_subscriptions_in_all: subscriptions refused because the hub has.
         callback_errors: callbacks that raised.
+        internal_errors: errors of the hub's own, each of which is in the log.
     """
 
     clients: int = 0
@@ -89,6 +91,7 @@ class HubStats:
     refused_subscriptions: int = 0
     refused_subscriptions_in_all: int = 0
     callback_errors: int = 0
+    internal_errors: int = 0
 
 
 class Counters:
@@ -96,8 +99,9 @@ class Counters:
 
     def __init__(self) -> None:
         # guards: the numbers. Taken after any other lock; nothing is taken under it.
-        self._lock = threading.Lock()
-        self._numbers: Counter[str] = Counter()
+        self._lock = Lock()
+        # Of a type that knows its zero, so that to add is one step, which nothing comes between.
+        self._numbers: defaultdict[str, int] = defaultdict(int)
 
     def add(self, name: str, amount: int = 1) -> None:
         """Let a number grow."""

@@ -11,9 +11,11 @@ and whoever was revoked after that mark has no time left when they arrive.
 from __future__ import annotations
 
 import math
-import threading
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from .reentrant import Lock
 
 __all__ = ["Users"]
 
@@ -28,13 +30,13 @@ class Users(Generic[C]):
 
     def __init__(self) -> None:
         # guards: everything below. Taken after the roster's lock; nothing is taken under it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._users: dict[str, dict[C, None]] = {}  # dict for a set that keeps the order
         self._clients: dict[C, str] = {}
         self._ends: dict[C, float] = {}
         self._next = math.inf  # when to look again; never later than the first end
         self._marks = 0
-        self._revoked: dict[str, int] = {}  # newest last
+        self._revoked: OrderedDict[str, int] = OrderedDict()  # newest last
         self._forgotten = 0  # the newest revocation that is not in there any more
 
     def mark(self) -> int:
@@ -78,11 +80,11 @@ class Users(Generic[C]):
         """Let nobody in who was taken for that user until now; return who is in."""
         with self._lock:
             self._marks += 1
-            self._revoked.pop(user, None)
             self._revoked[user] = self._marks
+            self._revoked.move_to_end(user)
             if len(self._revoked) > _REMEMBERED:
                 # All who are on their way in then count as revoked, rather than none.
-                self._forgotten = self._revoked.pop(next(iter(self._revoked)))
+                self._forgotten = self._revoked.popitem(last=False)[1]
             return list(self._users.get(user, ()))
 
     def due(self, now: float) -> tuple[list[C], float]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from .errors import ConfigError
 from .log import get_logger
+from .reentrant import Event, Lock
 
 __all__ = [
     "Changes",
@@ -73,30 +74,42 @@ class Later:
     Args:
         name: of the thread.
         target: what it runs.
-        failed: called, by who starts it, when the system has no more threads.
+        step: does a piece of the same work without waiting, where the system has no thread;
+            False when there will be no more of it.
     """
 
-    def __init__(
-        self, name: str, target: Callable[[], None], failed: Callable[[RuntimeError], None]
-    ) -> None:
+    def __init__(self, name: str, target: Callable[[], None], step: Callable[[], bool]) -> None:
         self._name = name
-        self._how: tuple[Callable[[], None], Callable[[RuntimeError], None]] | None = target, failed
+        self._how: tuple[Callable[[], None], Callable[[], bool]] | None = target, step
         self._thread: threading.Thread | None = None
         # guards: _thread, which is written before it is set, and read after.
-        self._decided = threading.Event()
+        self._decided = Event()
 
-    def start(self) -> None:
-        """Start it, or say that it cannot be; once."""
+    def start(self) -> bool:
+        """Start it, once; False when the system has no thread: then `step` is to be called."""
         assert self._how is not None
-        target, failed = self._how
-        self._how = None  # whose methods these are refers to this: no circle is left behind
+        target, _ = self._how
         try:
             self._thread = start(self._name, target)
+            self._how = None  # whose methods these are refers to this: no circle is left behind
         except RuntimeError as error:
             logger.warning("thread %s cannot be started: %s", self._name, error)
-            failed(error)
+            return False
         finally:
             self._decided.set()
+        return True
+
+    def step(self) -> bool:
+        """Do a piece of its work; what that raises ends it, and is logged."""
+        assert self._how is not None
+        try:
+            goes_on = self._how[1]()
+        except Exception:  # noqa: BLE001 - as at the top of the thread that it stands for
+            logger.exception("what thread %s would have done failed", self._name)
+            goes_on = False
+        if not goes_on:
+            self._how = None
+        return goes_on
 
     def join(self, timeout: float) -> bool:
         """Wait until it has started and ended, or will not start."""
@@ -117,7 +130,7 @@ class Changes:
 
     __slots__ = ("_condition", "_lock")
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: Lock) -> None:
         self._lock = lock
         self._condition: threading.Condition | None = None
 

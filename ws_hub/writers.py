@@ -10,12 +10,14 @@ import io
 import json
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from .errors import HubFull, HubNotRunning
 from .lines import Lines
 from .message import check_channel, check_process_id, timestamp
 from .publisher import Publisher
+from .reentrant import Lock
 
 __all__ = ["LogHandler", "Writer", "log_handler", "writer"]
 
@@ -52,11 +54,15 @@ def writer(hub: Publisher, process_id: str) -> TextIO:
 class LogHandler(logging.Handler):
     """Sends log records to a channel; never waits, and never logs itself.
 
+    It has no lock of `logging`'s: a signal handler may log while its thread is in here, and
+    what it hands over to is safe for any number of threads.
+
     Records of ws_hub's own loggers, and what is logged while a record is sent, are left
     out: they would go round in circles.
 
     Attributes:
-        dropped: records that the hub had no room for, or came while it did not run.
+        dropped: records that the hub had no room for, or came while it did not run, or
+            while the same thread was sending one.
     """
 
     def __init__(self, hub: Publisher, channel: str, level: int = logging.NOTSET) -> None:
@@ -68,26 +74,48 @@ class LogHandler(logging.Handler):
         self._hub = hub
         self._channel = channel
         self._inside = threading.local()
-        self.dropped = 0  # under the handler's lock, which logging takes around `emit`
+        # guards: dropped. Nothing is taken under it.
+        self._count = Lock()
+        self.dropped = 0
+
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """Have none."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Send one record, if the filters let it through.
+
+        Threads: any; does not wait.
+        """
+        passed: Any = self.filter(record)
+        if passed:
+            # Since Python 3.12 a filter may return another record in its place.
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return passed  # type: ignore[no-any-return]  # what logging's own returns
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record, or count it as dropped.
 
-        Threads: any, one at a time (`handle` sees to it); does not wait.
+        Threads: any; does not wait.
         """
         if record.name == _OURS or record.name.startswith(_OURS + "."):
             return
         if getattr(self._inside, "active", False):
+            self._drop()
             return
         self._inside.active = True
         try:
             self._hub.send_event("log", self._fields(record), channel=self._channel, timeout=0)
         except (HubFull, HubNotRunning):
-            self.dropped += 1
+            self._drop()
         except Exception:  # noqa: BLE001 - logging's contract: a record never breaks the app
             self.handleError(record)
         finally:
             self._inside.active = False
+
+    def _drop(self) -> None:
+        with self._count:
+            self.dropped += 1
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         text = record.getMessage() if self.formatter is None else self.format(record)
@@ -127,29 +155,29 @@ def _clean(text: str, limit: int) -> str:
 
 
 class _Begun:
-    """What one thread has written without a newline."""
+    """What one thread has written without a newline; another one where it interrupts itself."""
 
-    __slots__ = ("lines", "redrawn", "turn")
+    __slots__ = ("busy", "lines", "redrawn", "turn")
 
     def __init__(self) -> None:
+        self.busy = False  # a call of its thread is changing it
         self.lines = Lines()
         self.redrawn = False  # it stands behind a "\r", as a progress bar does
         self.turn = 0  # how often the writer had been redrawn when it was last written to
 
 
 class _Own:
-    """Holds a thread's own line, and says so when the thread is gone."""
+    """Holds what a thread has begun, and says so when the thread is gone."""
 
     __slots__ = ("_ended", "begun")
 
     def __init__(self, ended: collections.deque[_Begun]) -> None:
         self._ended = ended
-        self.begun = _Begun()
+        self.begun: list[_Begun] = []
 
     def __del__(self) -> None:
         # A finaliser may run inside any line, so it takes no lock and sends nothing.
-        if not self.begun.lines.empty:
-            self._ended.append(self.begun)
+        self._ended.extend([each for each in self.begun if not each.lines.empty])
 
 
 class Writer(io.TextIOBase):
@@ -161,6 +189,9 @@ class Writer(io.TextIOBase):
     after the end of a thread. Left out is then a state behind a `\r` that another thread has
     drawn over: of a progress bar that a thread of its own refreshes, only the end stays.
     Writing raises ValueError after `close`, and what the hub raises: HubNotRunning, HubFull.
+
+    A signal handler that prints while its thread is in here begins a line of its own. What
+    KeyboardInterrupt cuts is written whole or not at all.
     """
 
     def __init__(self, hub: Publisher, process_id: str) -> None:
@@ -169,7 +200,7 @@ class Writer(io.TextIOBase):
         self._process_id = process_id
         # guards: what every thread has begun, _unfinished, _redraws, _closed.
         # Nothing is taken under it, and nothing is sent.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._own = threading.local()  # .line: the _Own of each thread
         self._unfinished: dict[_Begun, None] = {}  # in the order in which they began
         self._redraws = 0  # writes of any thread that began a line anew
@@ -210,13 +241,7 @@ class Writer(io.TextIOBase):
             raise TypeError(f"a str is written, not {type(text).__name__}")
         # A lone surrogate, as in a file name that is no UTF-8, becomes U+FFFD.
         data = text.encode("utf-8", "surrogatepass")
-        with self._lock:
-            self._check_open()
-            ready = self._let_go_locked()
-            begun = self._begun()
-            ready += begun.lines.feed(data)
-            self._note_locked(begun, text)
-        self._send(ready)
+        self._send(self._change(lambda lines: lines.feed(data), text))
         return len(text)
 
     def flush(self) -> None:
@@ -224,41 +249,62 @@ class Writer(io.TextIOBase):
 
         Threads: any; waits as `write` does.
         """
-        with self._lock:
-            self._check_open()
-            ready = self._let_go_locked() + self._begun().lines.partial()
-        self._send(ready)
+        self._send(self._change(Lines.partial))
 
     def close(self) -> None:
         """Send what is left of every thread's line. Idempotent.
 
         Threads: any; waits as `write` does.
         """
-        ready: list[str] = []
         with self._lock:
             if self._closed:
                 return
-            for begun in self._unfinished:
-                ready += self._rest_locked(begun)
-            self._unfinished.clear()
             self._closed = True
+            ready = self._let_go_locked()
+            for begun in self._unfinished:
+                if not begun.busy:  # else whoever changes it ends it
+                    ready += self._rest_locked(begun)
+            self._unfinished.clear()
         self._send(ready)
+
+    def _change(self, change: Callable[[Lines], list[str]], text: str = "") -> list[str]:
+        """Change what the calling thread has begun, by `text`; return the texts that are ready."""
+        with self._lock:
+            self._check_open()
+            ready = self._let_go_locked()
+            begun = self._begun()
+            begun.busy = True
+            try:
+                lines = begun.lines.copy()
+                ready += change(lines)
+                if self._closed:  # by whoever interrupted this
+                    ready += lines.finish()
+                begun.lines = lines  # in one step, whatever comes between these
+                self._note_locked(begun, text)
+            finally:
+                begun.busy = False
+        return ready
 
     def _begun(self) -> _Begun:
         try:
             own: _Own = self._own.line
         except AttributeError:
             own = self._own.line = _Own(self._ended)
-        return own.begun
+        for begun in own.begun:
+            if not begun.busy:
+                return begun
+        own.begun.append(_Begun())
+        return own.begun[-1]
 
     def _note_locked(self, begun: _Begun, text: str) -> None:
         """Keep in mind what a thread has begun, and whether it has drawn over others."""
         assert self._lock.locked()
-        if "\r" in text.replace("\r\n", "\n"):
-            self._redraws += 1
-        begun.turn = self._redraws
-        _, newline, last = text.rpartition("\n")
-        begun.redrawn = "\r" in last or (begun.redrawn and not newline)
+        if text:
+            if "\r" in text.replace("\r\n", "\n"):
+                self._redraws += 1
+            begun.turn = self._redraws
+            _, newline, last = text.rpartition("\n")
+            begun.redrawn = "\r" in last or (begun.redrawn and not newline)
         if begun.lines.empty:
             self._unfinished.pop(begun, None)
         else:

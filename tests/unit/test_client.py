@@ -36,6 +36,7 @@ from ws_hub.handshake import refusal
 from ws_hub.message import Message, encode
 from ws_hub.outbox import Outbox
 from ws_hub.publication import Batch, publish
+from ws_hub.starter import Starter
 from ws_hub.transport import Transport
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -65,6 +66,11 @@ class Stage:
         self.connected, self.over = threading.Event(), threading.Event()
         self.closing: list[Client] = []
         self.counted: list[str] = []
+        self.later: list[Callable[[], object]] = []
+        # From another thread, as it is meant: the calling one has the transport's lock.
+        self.begin: Callable[[workers.Later], object] = lambda writer: threading.Thread(
+            target=writer.start
+        ).start()
         self.channels: Channels[Any] = Channels()
         settings.setdefault("close_timeout", 1.0)
         self.config = HubConfig(
@@ -91,6 +97,7 @@ class Stage:
                 closing=lambda client: self.closing.append(client),
                 count=self.counted.append,
                 start=self._start,
+                later=self.later.append,
             ),
             self.channels,
             remote_address="here:1",
@@ -118,8 +125,7 @@ class Stage:
     def _start(self, *about: Any) -> workers.Later:
         writer = workers.Later(*about)
         if self.lives:
-            # From another thread, as it is meant: this one has the transport's lock.
-            threading.Thread(target=writer.start).start()
+            self.begin(writer)
         return writer
 
     def _on_connect(self, client: Client) -> None:
@@ -264,7 +270,7 @@ def test_there_is_no_writer_thread_until_something_has_to_wait() -> None:
         assert stage.client._sender._writer.join(0)
 
 
-def test_fault_42_without_a_thread_to_write_who_does_not_read_is_cut(
+def test_fault_42_without_a_thread_to_write_somebody_else_is_asked_to(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = workers.start
@@ -276,12 +282,19 @@ def test_fault_42_without_a_thread_to_write_who_does_not_read_is_cut(
 
     monkeypatch.setattr(workers, "start", refuse_writers)
     with small_pair() as (near, far):
-        stage = Stage(near, far)
+        stage, starter = Stage(near, far), Starter("ws-hub:starter")
+        stage.begin = starter.post
         stage.start()
         fill(near)
         assert stage.client.offer(b"x", 1)
-        text = "no thread to write: can't start new thread"
-        assert ("disconnected", 1006, text) in stage.ended()
+        stage.client.close(4000)
+        data = b""
+        while not data.endswith(b"x\x88\x02\x0f\xa0"):
+            data += far.recv(1 << 16)
+        far.sendall(closing(4000))
+        assert ("disconnected", 4000, "") in stage.ended()
+        starter.close()
+        assert starter.join(TIMEOUT)
         assert "ws-hub:writer:1 cannot be started" in caplog.text
 
 

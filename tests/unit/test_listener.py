@@ -27,7 +27,12 @@ def make() -> Iterator[Make]:
         max_messages: int = 100,
     ) -> Listener:
         listener = Listener(
-            "news", handle, on_closed=on_closed, max_messages=max_messages, name="ws-hub:listener"
+            "news",
+            handle,
+            guard=lambda function, *args: function(*args),
+            on_closed=on_closed,
+            max_messages=max_messages,
+            name="ws-hub:listener",
         )
         listeners.append(listener)
         return listener

@@ -10,6 +10,7 @@ import pytest
 
 from ws_hub import roster as module
 from ws_hub.config import HubConfig
+from ws_hub.reentrant import Bell
 from ws_hub.roster import Roster
 from ws_hub.stats import Counters
 
@@ -49,7 +50,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def roster(interval: float = 30.0, most: int | None = None) -> Roster:
     return Roster(
         HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
-        awake=lambda: None,
+        bell=Bell(),
         enter=lambda client: None,
         refuse=lambda client: client.refuse(),
         leave=lambda client: None,

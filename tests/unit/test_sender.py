@@ -117,24 +117,51 @@ def test_where_there_will_be_no_writer_a_backlog_ends_the_connection(rig: Rig) -
     assert rig.far.recv(1) == b""
 
 
-@pytest.mark.parametrize("over", [False, True])
-def test_fault_42_a_writer_that_cannot_be_started_ends_the_connection(
-    rig: Rig, over: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_fault_42_what_a_writer_that_cannot_be_started_would_write_is_pushed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(workers, "start", refuse)
+    filled = rig.stall()
+    rig.sender.offer(b"x", 1)
+    writer = rig.writers[0]
+    assert not writer.start()
+    assert "thread writer cannot be started" in caplog.text
+    assert writer.step()
+    data = rig.read()
+    assert writer.step()
+    assert (data + rig.read())[filled:] == b"x"
+    assert rig.sender.waiting == (0, 0)
+    rig.sender.end()
+    assert not writer.step()
+    rig.sender.join(5)
+
+
+def test_who_takes_nothing_of_what_is_pushed_is_cut_after_the_write_timeout(
+    rig: Rig, clock: Clock
+) -> None:
     rig.stall()
     rig.sender.offer(b"x", 1)
-    if over:
-        rig.sender.end()
-    rig.writers[0].start()
-    cause = None if over else (1006, "no thread to write: can't start new thread")
-    assert rig.sender.cause == cause
-    assert "thread writer cannot be started" in caplog.text
-    assert not rig.sender._turn()
-    rig.sender.join(5)
+    assert rig.sender.push()
+    clock.now += 1000
+    assert not rig.sender.push()
+    assert rig.sender.stalled
+
+
+def test_a_change_that_is_interrupted_half_way_ends_the_connection(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(rig.sender), "begin_locked", interrupted)
+    rig.stall()
+    with pytest.raises(KeyboardInterrupt):
+        rig.sender.put(b"x", 0)
+    assert not rig.sender.put(b"y", 0)
+    assert not rig.transport.lock.locked()
 
 
 def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:

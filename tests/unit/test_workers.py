@@ -176,35 +176,40 @@ class Owner:
     """One whose thread somebody else starts."""
 
     def __init__(self) -> None:
-        self.ran = self.refused = False
-        self.thread = workers.Later("ws-hub:test", self.run, self.refuse)
+        self.ran = False
+        self.steps = 0
+        self.thread = workers.Later("ws-hub:test", self.run, self.step)
 
     def run(self) -> None:
         self.ran = True
 
-    def refuse(self, error: RuntimeError) -> None:
-        self.refused = True
+    def step(self) -> bool:
+        self.steps += 1
+        if self.steps == 3:
+            raise ValueError("what would have killed the thread")
+        return True
 
 
 def test_a_thread_that_is_started_later_is_waited_for_from_the_beginning() -> None:
     owner = Owner()
     assert not owner.thread.join(0)
-    owner.thread.start()
+    assert owner.thread.start()
     assert owner.thread.join(TIMEOUT)
-    assert owner.ran and not owner.refused
+    assert owner.ran and not owner.steps
 
 
-def test_a_thread_that_cannot_be_started_later_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_a_thread_that_cannot_be_started_would_do_is_done_in_steps(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(workers, "start", refuse)
     owner = Owner()
-    owner.thread.start()
+    assert not owner.thread.start()
     assert owner.thread.join(0)
-    assert owner.refused and not owner.ran
+    assert [owner.thread.step() for _ in range(3)] == [True, True, False]
+    assert not owner.ran and "what would have killed the thread" in caplog.text
 
 
 def test_who_had_a_thread_started_later_is_freed_without_the_collector() -> None:

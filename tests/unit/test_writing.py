@@ -134,7 +134,7 @@ def rig(way: str, appetite: list[int]) -> Iterator[Rig]:
             near.kernel = kernel
             transport = Transport(near, max_message_size=1000, max_fragments=10)
             client = Client(
-                *(1, transport, config, Hooks(*[lambda *_: True] * 9), Channels()),
+                *(1, transport, config, Hooks(*[lambda *_: True] * 10), Channels()),
                 greeting=GREETING,
             )
             yield Rig(client, kernel)
