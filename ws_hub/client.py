@@ -140,6 +140,7 @@ class Client:
         )
         self.direct = transport.direct
         self.compression = transport.compression
+        workers.forget_after_fork(self)
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {excerpt(self.remote_address)}>"
@@ -189,8 +190,8 @@ class Client:
 
         Threads: any, callbacks included; does not wait.
         """
-        self._sender.finish(code, reason)
-        self._hooks.closing(self)
+        if self._sender.finish(code, reason):
+            self._hooks.closing(self)
 
     def expire(self) -> None:
         """Cut the connection if it is closing and the peer has had its time to answer.
@@ -237,11 +238,19 @@ class Client:
         return workers.join(self._thread, timeout)
 
     def discard(self) -> None:
+        """Close the socket of a client that could not be started.
+
+        Threads: the one that made the client.
+        """
+        self._sender.end()
+        self._transport.close()
+
+    def forget(self) -> None:
         """Give up the descriptor alone, in a forked child: the connection is the parent's.
 
         Threads: the only one of a forked child.
         """
-        self._transport.discard()
+        self._sender.forget()
 
     # --- hub thread ------------------------------------------------------------------------
 
@@ -295,9 +304,9 @@ class Client:
 
         Threads: the hub's, and the client's reader; never waits.
         """
-        self._hooks.count("slow_disconnects")
-        self._sender.finish(CloseCode.TRY_AGAIN, reason, now=True)
-        self._hooks.closing(self)
+        if self._sender.finish(CloseCode.TRY_AGAIN, reason, now=True):
+            self._hooks.count("slow_disconnects")
+            self._hooks.closing(self)
 
     def welcome(self) -> None:
         """Answer the handshake: from now on it is a client of the hub.

@@ -115,8 +115,6 @@ class Lifecycle:
 
         Threads: the only one there is, right after the fork.
         """
-        for client in (*self._roster.everybody, *self._members.lobby.everybody):
-            client.discard()
         self._renew_lock()
         self._reset()
 

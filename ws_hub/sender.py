@@ -177,18 +177,18 @@ class Sender:
             if self._state is _State.OPEN:
                 self._control_locked(frame)
 
-    def finish(self, code: int, reason: str, *, now: bool = False) -> None:
+    def finish(self, code: int, reason: str, *, now: bool = False) -> bool:
         """Begin the closing handshake: everything queued, then a Close frame.
 
         `now` drops what has not begun to be written: for a client that does not read,
         or one that has closed already. From here on the connection has close_timeout
-        seconds. The first call counts. Raises ValueError for a code that must not be
-        sent, and nothing happens.
+        seconds. The first call counts: False for the others, and after the end. Raises
+        ValueError for a code that must not be sent, and nothing happens.
         """
         frame = close_frame(code, reason)  # first: it may raise
         with self._lock:
             if self._state is not _State.OPEN:
-                return
+                return False
             self._leave_locked(_State.CLOSING)
             self._cause = (code, reason)
             self._deadline = self._clock() + self._close_timeout
@@ -198,6 +198,7 @@ class Sender:
             else:
                 self._offer_locked(frame, 0, beyond=True)
             self._changed.notify_all()
+            return True
 
     def answer_close(self, code: int) -> None:
         """Answer the peer's Close frame; what has not begun to be written is dropped.
@@ -232,6 +233,17 @@ class Sender:
         with self._lock:
             if self._state is _State.CLOSING and self._clock() >= self._deadline:
                 self._cut_locked()
+
+    # --- the only thread of a forked child -------------------------------------------------
+
+    def forget(self) -> None:
+        """Be at the end, without a word to the peer: the connection is the parent's."""
+        self._transport.forget()
+        self._lock = self._transport.lock
+        self._changed = Changes(self._lock)
+        with self._lock:
+            self._cause = (CloseCode.ABNORMAL, "the connection belongs to the parent process")
+            self._end_locked()
 
     # --- hub thread ------------------------------------------------------------------------
 
