@@ -26,7 +26,7 @@ from .auth import AuthResult
 from .channels import Channels
 from .config import HubConfig
 from .errors import CloseCode, ConnectionClosed, SendTimeout, excerpt
-from .frames import ping_frame, text_frame
+from .frames import text_frame
 from .handshake import Answer
 from .log import get_logger
 from .message import Message, encode
@@ -39,8 +39,6 @@ from .transport import Transport
 __all__ = ["Client", "Hooks"]
 
 logger = get_logger(__name__)
-
-_PING = ping_frame()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +295,7 @@ class Client:
 
         Threads: the hub's; never waits.
         """
-        self._sender.control(_PING)
+        self._sender.ping()
 
     def evict(self, reason: str) -> None:
         """Close without sending what waits: this client does not read.

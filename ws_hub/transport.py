@@ -36,6 +36,7 @@ from wsproto.utilities import LocalProtocolError
 from .deflate import Inflation
 from .errors import CloseCode
 from .fastsend import Direct, keeps_blocking
+from .progress import measure
 
 __all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
 
@@ -156,6 +157,16 @@ class Transport:
             with contextlib.suppress(OSError):  # the peer was faster: ENOTCONN
                 # On a TLS socket this is the plain shutdown of the one below it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def measure_locked(self, taken: int) -> tuple[int, bool] | None:
+        """Do what `progress.measure` does; None when the connection is over."""
+        assert self.lock.locked()
+        if self._closed:
+            return None
+        try:
+            return measure(self._sock, taken)
+        except OSError:  # the peer was faster
+            return None
 
     def _end_tls_locked(self) -> None:
         """Say that TLS ends here, or the peer must take it for cut off by a third party."""

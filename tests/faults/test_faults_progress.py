@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +17,15 @@ import pytest
 from tests.delivery import deliver
 from tests.integration.apps.fork import in_child
 from tests.support import TIMEOUT, fill, small_pair, tcp_pair, wait_until
-from ws_hub import Client, ConnectionClosed, Hub, HubConfig, Message
+from ws_hub import Client, ConnectionClosed, Hub, HubConfig, Message, workers
 from ws_hub.handshake import refusal
 from ws_hub.message import encode
+from ws_hub.outbox import Outbox
+from ws_hub.progress import measure
 from ws_hub.publication import Batch, publish
+from ws_hub.receiver import receive
+from ws_hub.sender import Sender
+from ws_hub.transport import Transport
 
 SECRET = refusal("503 Service Unavailable", "not for strangers")
 
@@ -204,3 +210,146 @@ def test_fault_65_a_client_that_could_not_be_started_is_answered_and_forgotten()
         with pytest.raises(OSError, match="Bad file descriptor"):
             client.direct.send(b"x")
         assert far.recv(1000) == SECRET.to_bytes()
+
+
+# --- faults 118 and 124: slow is not stalled -----------------------------------------------
+
+
+class Slow:
+    """A sender over TCP, whose writer a test steps, by a clock of its own."""
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        self.now = 1000.0
+        self.far = far
+        self.transport = Transport(near, max_message_size=1000, max_fragments=10)
+        self.transport.wait_writable = lambda timeout: False  # type: ignore[method-assign]
+        self.sender = Sender(
+            self.transport,
+            Outbox(100_000, 8 << 20),
+            write_timeout=10,
+            close_timeout=5,
+            start=lambda *about: workers.Later("writer", *about),
+            clock=lambda: self.now,
+        )
+
+    def measured(self) -> tuple[int, bool]:
+        with self.transport.lock:
+            measured = self.transport.measure_locked(0)
+        assert measured is not None
+        return measured
+
+    def step(self) -> bool:
+        """Let the writer do what it can; say whether the connection goes on."""
+        for _ in range(100):
+            before = self.sender.waiting
+            self.sender._turn()
+            if self.sender.waiting == before:
+                break
+        return self.sender.cause is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of a connection")
+@pytest.mark.parametrize("rcvbuf", [None, 4096])
+def test_fault_118_a_peer_that_reads_5_kb_a_second_is_not_cut(rcvbuf: int | None) -> None:
+    with tcp_pair(rcvbuf=rcvbuf) as (near, far):
+        slow = Slow(near, far)
+        for _ in range(4096):
+            slow.sender.offer(b"x" * 2048, 1)
+        assert slow.sender.waiting[1] > 1 << 20
+        read = 0
+        while read < 2_000_000:  # for 400 seconds
+            slow.now += 0.5
+            read += len(far.recv(2_500))
+            assert slow.step(), (slow.sender.cause, read)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of a connection")
+@pytest.mark.parametrize("before", [0, 2 << 20])
+def test_fault_118_a_peer_that_stops_reading_is_cut_in_bounded_time(before: int) -> None:
+    with tcp_pair() as (near, far):
+        slow = Slow(near, far)
+        for _ in range(4096):
+            slow.sender.offer(b"x" * 2048, 1)
+        while before > 0:
+            before -= len(far.recv(1 << 16))
+            slow.step()
+        began = slow.now
+        while slow.step():
+            slow.now += 2.5
+            assert slow.now - began <= 80
+        assert slow.now - began >= 10
+        assert slow.sender.stalled
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of a connection")
+def test_fault_124_a_peer_that_reads_a_backlog_lives_although_it_says_nothing() -> None:
+    with tcp_pair(rcvbuf=4096) as (near, far):
+        slow = Slow(near, far)
+        taken = fill(near)  # all in the kernel, so that no writer looks
+        slow.sender.ping()
+        while taken:
+            slow.now += 30
+            before = slow.measured()[0]
+            while taken and slow.measured()[0] == before:
+                taken -= len(far.recv(min(taken, 1 << 16)))
+            slow.sender.ping()
+            slow.now += 29
+            assert slow.sender.is_acknowledged(60)
+        for _ in range(4):  # a program that hangs: its kernel takes each ping
+            wait_until(lambda: not slow.measured()[1])
+            slow.now += 30
+            slow.sender.ping()
+        assert not slow.sender.is_acknowledged(60)
+
+
+def test_fault_124_a_peer_that_takes_nothing_is_not_alive() -> None:
+    with tcp_pair(rcvbuf=4096) as (near, far):
+        slow = Slow(near, far)
+        fill(near)
+        for _ in range(3):
+            slow.sender.ping()
+            slow.now += 60
+        assert not slow.sender.is_acknowledged(60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of a connection")
+def test_fault_124_a_link_with_a_long_queue_is_kept_beyond_the_pong_timeout() -> None:
+    """The reader thread's own silence, ended by acknowledged bytes alone; then by nothing."""
+    looks = threading.Semaphore(0)
+
+    class Reading(Sender):
+        __slots__ = ("left",)
+
+        def is_acknowledged(self, timeout: float) -> bool:
+            if self.left:
+                self.left -= 1
+                before = measure(near, 0)
+                while measure(near, 0) == before:  # its peer reads some, and says nothing
+                    far.recv(1 << 16)
+            looks.release()
+            return super().is_acknowledged(timeout)
+
+    with tcp_pair(sndbuf=1 << 20, rcvbuf=1 << 17) as (near, far):
+        transport = Transport(near, max_message_size=1000, max_fragments=10)
+        sender = Reading(
+            transport,
+            Outbox(100, 1 << 20),
+            write_timeout=0.001,
+            close_timeout=TIMEOUT,
+            start=lambda *about: workers.Later("writer", *about),
+        )
+        sender.left = 5
+        fill(near)
+        near.setblocking(True)
+        sender.ping()
+        end = receive(
+            transport,
+            sender,
+            HubConfig(heartbeat_interval=0.01, pong_timeout=0.02),
+            ready=lambda: True,
+            received=lambda data: None,
+            count=lambda name: None,
+        )
+        assert end.reason == "pong timeout: nothing received for 0.02 s"
+        assert not sender.left
+        assert all(looks.acquire(timeout=0) for _ in range(6))
