@@ -34,7 +34,7 @@ from .errors import (
     SendTimeout,
     excerpt,
 )
-from .frames import close_frame, ping_frame, text_frame
+from .frames import close_frame, text_frame
 from .handshake import Answer
 from .log import get_logger
 from .message import Message, encode
@@ -48,8 +48,6 @@ from .transport import Transport
 __all__ = ["Client", "Hooks"]
 
 logger = get_logger(__name__)
-
-_PING = ping_frame()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +154,7 @@ class Client:
         )
         self.direct = transport.direct
         self.compression = transport.compression
+        workers.forget_after_fork(self)
 
     def __repr__(self) -> str:
         return f"<Client {self.id} {excerpt(self.remote_address)}>"
@@ -229,8 +228,8 @@ class Client:
             close_frame(code, reason)  # raises what it would there
             self._later(functools.partial(self.close, code, reason))
             return
-        self._sender.finish(code, reason)
-        self._hooks.closing(self)
+        if self._sender.finish(code, reason):
+            self._hooks.closing(self)
 
     def expire(self) -> None:
         """Cut the connection if it is closing and the peer has had its time to answer.
@@ -296,11 +295,19 @@ class Client:
         return workers.join(self._thread, timeout)
 
     def discard(self) -> None:
+        """Close the socket of a client that could not be started.
+
+        Threads: the one that made the client.
+        """
+        self._sender.end()
+        self._transport.close()
+
+    def forget(self) -> None:
         """Give up the descriptor alone, in a forked child: the connection is the parent's.
 
         Threads: the only one of a forked child.
         """
-        self._transport.discard()
+        self._sender.forget()
 
     # --- hub thread ------------------------------------------------------------------------
 
@@ -347,16 +354,16 @@ class Client:
 
         Threads: the hub's; never waits.
         """
-        self._sender.control(_PING)
+        self._sender.ping()
 
     def evict(self, reason: str) -> None:
         """Close without sending what waits: this client does not read.
 
         Threads: the hub's, and the client's reader; never waits.
         """
-        self._hooks.count("slow_disconnects")
-        self._sender.finish(CloseCode.TRY_AGAIN, reason, now=True)
-        self._hooks.closing(self)
+        if self._sender.finish(CloseCode.TRY_AGAIN, reason, now=True):
+            self._hooks.count("slow_disconnects")
+            self._hooks.closing(self)
 
     def welcome(self) -> None:
         """Answer the handshake: from now on it is a client of the hub.

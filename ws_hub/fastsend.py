@@ -12,6 +12,7 @@ without the symbol use `socket.send` with the same meaning.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import socket
@@ -69,7 +70,7 @@ class Direct:
         # outbox that feeds it (see sender). The last in the order: taken after every other.
         self.lock = Lock()
         self.fd = -1
-        self._sock = sock
+        self._sock: socket.socket | None = sock
         # Nothing may be written past a TLS layer.
         plain = not isinstance(sock, ssl.SSLSocket)
         self._fd = sock.fileno() if plain and _libc_send is not None else -1
@@ -83,6 +84,14 @@ class Direct:
         """Let them do so no more. Under the lock."""
         self.fd = -1
 
+    def forget(self) -> None:
+        """Shut it for good and forget the descriptor, before that is closed. Under the lock.
+
+        From then on the number may be a stranger's: `open` opens nothing, `send` raises.
+        """
+        self.fd = self._fd = -1
+        self._sock = None
+
     def send(self, data: bytes) -> int:
         """Send without waiting; return how many bytes the kernel took, 0 without room.
 
@@ -93,6 +102,8 @@ class Direct:
             sent = _libc_send(self._fd, data, len(data), _FLAGS)  # type: ignore[misc]  # else it is -1
             if sent >= 0:
                 return sent
+        if self._sock is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         # TLS, or no room, or broken: the slow call finds out which, and names the error.
         try:
             return self._sock.send(data, self._flags)

@@ -131,8 +131,6 @@ class Lifecycle:
 
         Threads: the only one there is, right after the fork.
         """
-        for client in (*self._roster.everybody, *self._members.lobby.everybody):
-            client.discard()
         if self._state in (_State.RUNNING, _State.STOPPING):
             self._parent, self._warned = os.getppid(), False
         self._callbacks.forget()

@@ -95,7 +95,7 @@ class Lobby:
 
     @property
     def everybody(self) -> Collection[Client]:
-        """Who waits, not copied: for a forked child, where the lock may be held for ever."""
+        """Who waits, not copied: for a look from outside."""
         return self._waiting.keys()
 
 

@@ -80,6 +80,8 @@ def receive(
                 # This process was stopped, or the machine: it has sent no pings, so there
                 # was nothing to answer (FAULTS 34).
                 continue
+            if sender.is_acknowledged(silence):
+                continue  # it reads what was sent before our ping (FAULTS 124)
             count("pong_timeouts")
             reason = f"pong timeout: nothing received for {silence:g} s"
             return End(CloseCode.ABNORMAL, reason, reason)

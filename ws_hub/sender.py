@@ -21,13 +21,17 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import CloseCode, SendTimeout
-from .frames import close_frame
+from .frames import close_frame, ping_frame
 from .outbox import Outbox
+from .progress import Progress
 from .reentrant import nested
 from .transport import Transport
 from .workers import Changes, Later
 
 __all__ = ["Sender"]
+
+_PING = ping_frame()
+_LOOKS = 4  # at what is acknowledged, in a write timeout
 
 
 class _State(enum.Enum):
@@ -42,7 +46,8 @@ class Sender:
     Args:
         transport: the connection.
         outbox: an empty outbox of its own.
-        write_timeout: seconds that a backlog may wait without one byte being taken.
+        write_timeout: seconds that a backlog may wait with nothing being acknowledged, and
+            some more for what was (see `progress`).
         close_timeout: seconds from `finish` until the connection may be cut (`expire`).
         start: starts a thread soon, and does not wait: from what that runs, and what does a
             piece of it where none can be had. None when it will not. Called under the lock.
@@ -51,7 +56,7 @@ class Sender:
         clock: monotonic seconds.
 
     Attributes:
-        stalled: whether it gave up on a peer that took nothing.
+        stalled: whether it gave up on a peer that acknowledged nothing.
     """
 
     __slots__ = (
@@ -66,6 +71,7 @@ class Sender:
         "_progress",
         "_state",
         "_start",
+        "_taken",
         "_transport",
         "_write_timeout",
         "_writer",
@@ -99,7 +105,8 @@ class Sender:
         self._state = _State.OPEN
         self._writer: Later | None = None  # once one was needed
         self._deadline = 0.0  # when CLOSING ends
-        self._progress = clock()  # when the socket last took a byte of a backlog
+        self._progress = Progress(write_timeout)
+        self._taken = 0  # bytes of backlogs that the kernel took
         self._cause: tuple[int, str] | None = None
         self.stalled = False  # set once, by the writer thread
         if greeting:
@@ -174,25 +181,34 @@ class Sender:
             return True
 
     def control(self, frame: bytes) -> None:
-        """Send a ping or a pong, ahead of waiting messages; never wait."""
+        """Send a pong, ahead of waiting messages; never wait."""
         with self._lock:
             if self._state is _State.OPEN:
                 self._control_locked(frame)
 
-    def finish(self, code: int, reason: str, *, now: bool = False) -> None:
+    def ping(self) -> None:
+        """Send a ping, ahead of waiting messages; never wait."""
+        with self._lock:
+            if self._state is _State.OPEN:
+                # Before it: a ping that the peer's kernel acknowledges is no sign of life.
+                self._look_locked()
+                self._control_locked(_PING)
+
+    def finish(self, code: int, reason: str, *, now: bool = False) -> bool:
         """Begin the closing handshake: everything queued, then a Close frame.
 
         `now` drops what has not begun to be written: for a client that does not read,
         or one that has closed already. From here on the connection has close_timeout
-        seconds. The first call counts. Raises ValueError for a code that must not be
-        sent, and nothing happens.
+        seconds. The first call counts: False for the others, and after the end. Raises
+        ValueError for a code that must not be sent, and nothing happens.
         """
         frame = close_frame(code, reason)  # first: it may raise
         with self._lock:
             if self._state is not _State.OPEN:
-                return
+                return False
             self._cause = (code, reason)
             self._whole_locked(self._finish_locked, frame, now)
+            return True
 
     def _finish_locked(self, frame: bytes, now: bool) -> bool:
         assert self._lock.locked()
@@ -240,6 +256,17 @@ class Sender:
             if self._state is _State.CLOSING and self._clock() >= self._deadline:
                 self._cut_locked()
 
+    # --- the only thread of a forked child -------------------------------------------------
+
+    def forget(self) -> None:
+        """Be at the end, without a word to the peer: the connection is the parent's."""
+        self._transport.forget()
+        self._lock = self._transport.lock
+        self._changed = Changes(self._lock)
+        with self._lock:
+            self._cause = (CloseCode.ABNORMAL, "the connection belongs to the parent process")
+            self._end_locked()
+
     # --- hub thread ------------------------------------------------------------------------
 
     def greet(self) -> None:
@@ -251,6 +278,15 @@ class Sender:
                     return
 
     # --- reader thread ---------------------------------------------------------------------
+
+    def is_acknowledged(self, timeout: float) -> bool:
+        """Say whether the peer's kernel acknowledged what it was sent, within `timeout` seconds.
+
+        Then the peer lives, although it says nothing: our ping is behind what it reads.
+        """
+        with self._lock:
+            self._look_locked()
+            return self._progress.is_alive(self._clock(), timeout)
 
     def rest(self, seconds: float) -> None:
         """Wait for so long, or until the connection is ending."""
@@ -276,11 +312,11 @@ class Sender:
         with self._lock:
             while self._state is not _State.ENDED and self._outbox.size:
                 if not self._advance_locked():
+                    self._look_locked()
+                    if self._progress.patience(self._clock()) <= 0:
+                        self._give_up_locked()
                     break
-            waits = self._outbox.size > 0
-        if waits:
-            self._give_up()
-        return self._state is not _State.ENDED
+            return self._state is not _State.ENDED
 
     # --- writer thread ---------------------------------------------------------------------
 
@@ -296,10 +332,14 @@ class Sender:
                 return False
             if self._advance_locked():
                 return True
-            patience = self._progress + self._write_timeout - self._clock()
-        # Outside the lock: the hub thread must be able to queue while this one waits.
-        if patience <= 0 or not self._transport.wait_writable(patience):
-            self._give_up()
+            self._look_locked()
+            patience = self._progress.patience(self._clock())
+            if patience <= 0:
+                self._give_up_locked()
+                return True
+        # Outside the lock: the hub thread must be able to queue while this one waits. Not
+        # for long: a socket may be far from writable while its peer reads on.
+        self._transport.wait_writable(min(patience, self._write_timeout / _LOOKS))
         return True
 
     def _await_work_locked(self) -> bool:
@@ -311,21 +351,15 @@ class Sender:
             self._changed.wait()  # woken by work and by the end
         return False
 
-    def _give_up(self) -> None:
+    def _give_up_locked(self) -> None:
         """End a connection whose peer takes nothing."""
-        with self._lock:
-            if self._state is _State.ENDED:
-                return
-            stalled = self._clock() - self._progress
-            if stalled < self._write_timeout:
-                return
-            self.stalled = True
-            if self._cause is None:
-                self._cause = (
-                    CloseCode.ABNORMAL,
-                    f"write timeout: nothing taken for {stalled:.1f} s",
-                )
-            self._cut_locked()
+        assert self._lock.locked()
+        self.stalled = True
+        if self._cause is None:
+            silence = self._progress.silence(self._clock())
+            reason = f"write timeout: nothing acknowledged for {silence:.1f} s"
+            self._cause = (CloseCode.ABNORMAL, reason)
+        self._cut_locked()
 
     # --- under the lock --------------------------------------------------------------------
 
@@ -356,11 +390,13 @@ class Sender:
         assert self._lock.locked()
         self._direct.shut()
         self._outbox.begin(frames, messages, sent)
-        self._progress = self._clock()
         self._call_writer_locked()
 
     def _call_writer_locked(self) -> None:
+        """Have the writer deal with a backlog that has just begun."""
         assert self._lock.locked()
+        self._look_locked()
+        self._progress.begin(self._clock())
         if self._writer is None:
             self._writer = self._start(self.run, self.push)
             if self._writer is None:
@@ -373,12 +409,21 @@ class Sender:
         chunk = self._outbox.head()
         sent = self._send_locked(chunk)
         if sent:
+            self._taken += sent
             self._outbox.advance(sent)
             if not self._outbox.size and self._state is _State.OPEN:
                 self._direct.open()
-            self._progress = self._clock()
             self._changed.notify_all()
         return sent == len(chunk)
+
+    def _look_locked(self) -> None:
+        """Take note of what the peer's kernel has acknowledged."""
+        assert self._lock.locked()
+        measured = self._transport.measure_locked(self._taken)
+        if measured is not None:
+            acknowledged, outstanding = measured
+            waits = outstanding or bool(self._outbox.size)
+            self._progress.look(self._clock(), acknowledged, waits)
 
     def _control_locked(self, frame: bytes) -> None:
         assert self._lock.locked()

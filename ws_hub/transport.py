@@ -10,7 +10,9 @@ Who may touch the socket:
 - Waiting runs outside the lock, so that nobody waits for a waiter: the writer's in `poll`,
   the reader's in `recv` itself, which is one system call a message, and gives up the GIL
   once. Under TLS, and where sends on a blocking socket would block, it is `poll` as well.
-- `shutdown` wakes both waiters; `close` comes after both threads have ended.
+- `shutdown` wakes both waiters; `close` comes after both threads have ended, or else
+  leaves the descriptor to the writer that still waits on it. Every end goes by `close` or,
+  in a forked child, `forget`: after either nothing knows the descriptor's number any more.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from wsproto.utilities import LocalProtocolError
 from .deflate import Inflation, most_compressed
 from .errors import CloseCode
 from .fastsend import Direct, keeps_blocking
+from .progress import measure
+from .reentrant import Lock
 
 __all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
 
@@ -192,6 +196,7 @@ class Transport:
         self._polls = not keeps_blocking(sock)
         sock.setblocking(not self._polls)
         self._closed = False
+        self._watched = False  # whether the writer waits on the descriptor
         self._borrowed = borrowed
         # The rest belongs to the reader thread.
         self._patience = -1.0  # seconds that a blocking receive waits, once it is known
@@ -222,6 +227,16 @@ class Transport:
                 # On a TLS socket this is the plain shutdown of the one below it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
+    def measure_locked(self, taken: int) -> tuple[int, bool] | None:
+        """Do what `progress.measure` does; None when the connection is over."""
+        assert self.lock.locked()
+        if self._closed:
+            return None
+        try:
+            return measure(self._sock, taken)
+        except OSError:  # the peer was faster
+            return None
+
     def _end_tls_locked(self) -> None:
         """Say that TLS ends here, or the peer must take it for cut off by a third party."""
         assert self.lock.locked()
@@ -234,7 +249,21 @@ class Transport:
 
     def wait_writable(self, timeout: float) -> bool:
         """Wait until the kernel has room or the connection ended; False when time is up."""
-        return _wait(self._sock, timeout, write=True)
+        with self.lock:
+            if self._closed:
+                return True
+            self._watched = True
+            fd = self._sock.fileno()
+        try:
+            return _wait(fd, timeout, write=True)
+        finally:
+            self._end_watch()
+
+    def _end_watch(self) -> None:
+        with self.lock:
+            self._watched = False
+            if self._closed:
+                self._release_locked()
 
     def shutdown(self) -> None:
         """End the connection in both directions and wake whoever waits for it.
@@ -244,19 +273,30 @@ class Transport:
         with self.lock:
             self.shutdown_locked()
 
-    def discard(self) -> None:
-        """Do what `close` does, for one who holds the lock, or in a forked child.
+    def close(self) -> None:
+        """Give the descriptor back, once the writer does not wait on it. Idempotent."""
+        with self.lock:
+            if not self._closed:
+                self._closed = True
+                self.direct.forget()
+                if not self._watched:  # else its number would be a stranger's under the writer
+                    self._release_locked()
 
-        There the lock may be held by a thread that the child does not have.
-        """
-        self._closed = True
+    def _release_locked(self) -> None:
+        assert self.lock.locked()
         if not self._borrowed:
             self._sock.close()
 
-    def close(self) -> None:
-        """Give the descriptor back; the caller knows that no thread waits on it."""
-        with self.lock:
-            self.discard()
+    def forget(self) -> None:
+        """Do what `close` does, in a forked child: the connection is the parent's.
+
+        The lock is a new one: the old one may be held by a thread that the child does not
+        have.
+        """
+        # guards: what the old one did, at its place in the order.
+        self.lock = self.direct.lock = Lock()
+        self._watched = False
+        self.close()
 
     # --- reader thread ---------------------------------------------------------------------
 
@@ -337,6 +377,8 @@ class Transport:
         Close frame before the peer has read why it was closed.
         """
         with self.lock, contextlib.suppress(OSError):
+            if self._closed:
+                return
             self._end_tls_locked()
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
         deadline = time.monotonic() + timeout
@@ -389,7 +431,7 @@ class Transport:
             return not self._closed and self._sock.pending() > 0
 
     def _readable(self, timeout: float) -> bool:
-        return _wait(self._sock, timeout, write=False)
+        return _wait(self._sock.fileno(), timeout, write=False)
 
     def _events(self, data: bytes) -> Iterator[Event]:
         if self._parser is None:
@@ -468,8 +510,7 @@ class Transport:
         return Binary(b"".join(parts))  # type: ignore[arg-type]
 
 
-def _wait(sock: socket.socket, timeout: float, *, write: bool) -> bool:
-    fd = sock.fileno()
+def _wait(fd: int, timeout: float, *, write: bool) -> bool:
     if fd < 0:  # closed: whoever waits finds out by trying
         return True
     timeout = max(timeout, 0.0)

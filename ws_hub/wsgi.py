@@ -88,8 +88,8 @@ def handle(hub: Hub, environ: Environ, start_response: StartResponse) -> Iterabl
     except RuntimeError as error:  # can't start new thread
         logger.warning("connection refused: %s", error)
         answer = refusal("503 Service Unavailable", "no thread is free", RETRY)
-        with ours:
-            ours.send(answer.to_bytes())
+        client.refuse(answer)
+        client.discard()
     # What the server writes now goes to the throw-away; its access log tells the truth.
     start_response(answer.status, [])
     return _Unsent(throw_away)

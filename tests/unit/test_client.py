@@ -654,6 +654,6 @@ def test_a_forked_child_gives_up_the_descriptor_and_says_nothing(stage: Stage) -
     parents = stage.transport._sock.dup()
     with parents:
         with stage.transport.lock:  # held by a thread that the child does not have
-            stage.client.discard()
+            stage.client.forget()
         parents.sendall(peer_sees)
         assert stage.far.recv(100) == peer_sees

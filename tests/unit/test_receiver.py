@@ -26,14 +26,21 @@ class Line:
 
 
 class Silent:
-    """A sender that nothing is asked of."""
+    """A sender that has nothing acknowledged, or so many times more something."""
+
+    def __init__(self, acknowledged: int = 0) -> None:
+        self.acknowledged = acknowledged
 
     def answer_close(self, code: int) -> None:
         pass
 
+    def is_acknowledged(self, timeout: float) -> bool:
+        self.acknowledged -= 1
+        return self.acknowledged >= 0
 
-def end_of(line: Line, monkeypatch: pytest.MonkeyPatch) -> End:
-    sender: Any = Silent()
+
+def end_of(line: Line, monkeypatch: pytest.MonkeyPatch, acknowledged: int = 0) -> End:
+    sender: Any = Silent(acknowledged)
     transport: Any = line
     monkeypatch.setattr(receiver.time, "monotonic", lambda: line.now)
     return receive(
@@ -50,6 +57,14 @@ def end_of(line: Line, monkeypatch: pytest.MonkeyPatch) -> End:
 def test_silence_ends_it_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "pong timeout: nothing received for 60 s"
     assert end_of(Line((60.2, None)), monkeypatch) == End(1006, text, text)
+
+
+def test_fault_124_what_the_peers_kernel_acknowledges_is_a_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "pong timeout: nothing received for 60 s"
+    silences = [(60.2, None)] * 4
+    assert end_of(Line(*silences), monkeypatch, acknowledged=3) == End(1006, text, text)
 
 
 def test_fault_34_who_was_stopped_gives_the_peer_time_to_answer(
