@@ -456,7 +456,7 @@ CAUGHT = {
     "test_a_module_imports_only_from_lower_floors": 5,
     "test_there_is_no_import_circle": 1,
     "test_sans_io_modules_import_no_socket_thread_or_clock": 2,
-    "test_modules_and_functions_are_short": 2,
+    "test_functions_are_short": 1,
     "test_functions_take_at_most_seven_parameters": 1,
     "test_every_module_says_what_it_is_and_what_it_must_not_know": 2,
     "test_all_stands_right_after_the_imports": 2,
@@ -476,7 +476,7 @@ def test_every_layout_rule_catches_what_breaks_it(
         "frames": BREAKS_EVERYTHING,
         "hub": '"""Must not know."""\nfrom . import frames\n__all__: list[str] = []\n',
         "outbox": '"""Must not\nknow."""\nimport threading\n__all__ = []\nthreading.Thread()\n',
-        "unheard": "x = 1\n" * 401,
+        "unheard": "x = 1\n",
     }
     planted = {
         name: (test_layout.PACKAGE / f"{name}.py", text, ast.parse(text))

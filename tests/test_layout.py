@@ -241,7 +241,7 @@ def _impure_imports() -> Iterator[str]:
 # --- sizes ---------------------------------------------------------------------------------
 
 
-def test_modules_and_functions_are_short() -> None:
+def test_functions_are_short() -> None:
     fail_on(_too_long())
 
 
