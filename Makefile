@@ -73,7 +73,7 @@ bench-full: $(VENV)/.test ## all rows; then the tables, plots and chart of the d
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench --full --docs $(BENCH_ARGS)
 
-bench-attack: $(VENV)/.test ## what others notice while 1, 5, 20 attackers work, beside a control; half an hour (BENCH_ARGS)
+bench-attack: $(VENV)/.test ## what others notice while 1, 5, 20 attackers work, beside a control; forty minutes (BENCH_ARGS)
 	@$(BIN)/python -m bench.attack $(BENCH_ARGS)
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)

@@ -165,7 +165,7 @@ def results(row: str, hub: Sequence[Figures], sink: Sequence[Figures]) -> list[R
     )
     assert attacked.median is not None and control.median is not None
     attacked.ratios["control"] = attacked.median / control.median
-    for key in ("http p99", "broadcast p50", "broadcast p99", "publish p50"):
+    for key in ("http p99", "message p50", "message p99", "publish p50"):
         if control.extra[key]:
             attacked.ratios[f"control, {key}"] = attacked.extra[key] / control.extra[key]
     return [attacked, control]
@@ -186,8 +186,8 @@ def verdict(attack: Attack, attackers: int, found: Sequence[Result]) -> dict[str
     goal: dict[str, Any] = {"attack": attack.name, "attackers": attackers, "holds": False}
     if hub.median is None:
         return {**goal, "why": [hub.note]}
-    ratio = max(hub.ratios["control"], hub.ratios.get("control, broadcast p50", 0.0))
-    p99 = max(hub.extra["http p99"], hub.extra["broadcast p99"])
+    ratio = max(hub.ratios["control"], hub.ratios.get("control, message p50", 0.0))
+    p99 = max(hub.extra["http p99"], hub.extra["message p99"])
     grown = hub.extra["MB grown"]
     bound = attack.bound if attackers == min(attack.attackers) else None
     why = []
@@ -197,7 +197,7 @@ def verdict(attack: Attack, attackers: int, found: Sequence[Result]) -> dict[str
         why.append(f"p99 {short(p99)} ms")
     if bound is not None and grown > bound:
         why.append(f"grew by {short(grown)} MB")
-    for key in ("broadcasts missing", "broadcasts not made", "clients lost", "requests failed"):
+    for key in ("messages missing", "messages not published", "clients lost", "requests failed"):
         if hub.extra[key] > found[1].extra[key]:
             why.append(f"{short(hub.extra[key])} {key}")
     return {
@@ -250,7 +250,7 @@ def row_name(attack: Attack, attackers: int) -> str:
 # --- showing -------------------------------------------------------------------------------
 
 _HEADINGS = (
-    *("attack", "attackers", "HTTP p50, ms", "HTTP p99", "broadcast p50, ms", "broadcast p99"),
+    *("attack", "attackers", "HTTP p50, ms", "HTTP p99", "message p50, ms", "message p99"),
     *("publish p99", "MB grown", "goal"),
 )
 
@@ -262,7 +262,7 @@ def cells(row: dict[str, Any], goal: dict[str, Any]) -> list[str]:
     line = [goal["attack"], str(goal["attackers"])]
     if hub["median"] is None or control is None:
         return [*line, *[""] * (len(_HEADINGS) - 3), hub["note"]]
-    for what in ("http p50", "http p99", "broadcast p50", "broadcast p99", "publish p99"):
+    for what in ("http p50", "http p99", "message p50", "message p99", "publish p99"):
         ours, theirs = (each["extra"][what] for each in (hub, control))
         beside = f", {short(ours / theirs)} x" if what.endswith("p50") and theirs else ""
         line.append(f"{short(ours)} ({short(theirs)}{beside})")

@@ -9,6 +9,7 @@ own among 127.0.0.0/8, because a hub may count by address.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import resource
@@ -157,6 +158,7 @@ class Attacker:
         connections: int = 1,
         rate: float | None = None,
         most: float = 60.0,
+        enough: float = math.inf,
         seed: int = 0,
     ) -> Answer:
         """Attack until the next request comes, for at most so many seconds.
@@ -169,6 +171,7 @@ class Attacker:
             connections: how many it keeps open; those that end are replaced.
             rate: bytes a second that it sends at most.
             most: seconds.
+            enough: bytes that have come when it ends before that.
             seed: of what it makes up.
 
         Returns how many bytes went `up` and came `down`, how many connections were
@@ -183,6 +186,8 @@ class Attacker:
         again = began  # when to connect next
         try:
             while (now := time.monotonic()) < began + most and not asked():
+                if self._counts["down"] >= enough:
+                    break
                 for _ in range(_AT_A_TIME if now >= again else 0):
                     peer = self._dial(free[-1]) if free else None
                     if peer is None:

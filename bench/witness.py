@@ -1,29 +1,34 @@
 """The honest users of a hub that is attacked: what they wait for, and how long.
 
-Must not know that there is an attack. Some clients get the broadcasts, which say when they
-were due; a plain request goes to a page of the same server, and the next one when that has
+Must not know that there is an attack. Some clients get messages, which say when they were
+due; a plain request goes to a page of the same server, and the next one when that has
 been answered. One process, one thread, epoll: what it takes to read is in both runs of a
 pair.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
 import socket
 import time
+from collections.abc import Sequence
 
 from .control import Answer, asked, obey
-from .wire import upgrade
+from .wire import masked, upgrade
 
-__all__ = ["Witness"]
+__all__ = ["NEWS", "Witness"]
+
+NEWS = "news"  # the channel that they listen to
 
 _PATIENCE = 30.0  # seconds for a handshake
 _NO_ANSWER = 10.0  # seconds after which a plain request counts as failed, with that time
 _PAUSE = 0.01  # seconds between two plain requests
 _BUFFER_BYTES = 1024 * 1024
 _DUE = re.compile(rb"at:(\d+);")
+_SUBSCRIBE = json.dumps({"type": "subscribe", "channel": NEWS, "id": 1}).encode()
 _LONGEST = 32  # bytes of such a mark at most
 
 
@@ -36,7 +41,7 @@ class Witness:
         self._rests: dict[int, bytes] = {}  # of a read: a mark may begin in it
         self._got: dict[int, int] = {}  # messages that came, by descriptor
         self._buffer = bytearray(_BUFFER_BYTES)
-        self._broadcasts: list[int] = []
+        self._messages: list[int] = []
         self._requests: list[int] = []
         self._failed = 0
         self._lost = 0
@@ -45,7 +50,7 @@ class Witness:
     # --- requests --------------------------------------------------------------------------
 
     def arrive(self, *, port: int, path: str, clients: int) -> None:
-        """Connect."""
+        """Connect, and subscribe."""
         self._port = port
         for _ in range(clients):
             sock = socket.create_connection(("127.0.0.1", port), _PATIENCE)
@@ -53,6 +58,11 @@ class Witness:
             sock.sendall(upgrade("127.0.0.1", port, path, os.urandom(16)))
             if not sock.recv(4096).startswith(b"HTTP/1.1 101"):
                 raise ConnectionError("refused")
+            sock.sendall(
+                masked(json.dumps({"type": "subscribe", "channel": NEWS, "id": 1}).encode())
+            )
+            if b'"ack"' not in sock.recv(4096):
+                raise ConnectionError("not subscribed")
             sock.setblocking(False)
             self._rests[sock.fileno()] = b""
             self._got[sock.fileno()] = 0
@@ -70,23 +80,28 @@ class Witness:
             else:
                 self._read(self._poll.poll(_PAUSE))
 
-    def settle(self, *, messages: int, timeout: float) -> Answer:
+    def settle(self, *, messages: int, dues: Sequence[int], timeout: float) -> Answer:
         """Wait until each client has so many messages in all; return what was seen since then.
 
-        `broadcasts` and `requests` are times in ns; `missing` messages did not come,
-        `failed` requests were not answered, `lost` clients were cut.
+        `messages` and `requests` are times in ns, `failed` are requests that were not
+        answered, `lost` clients were cut. `missing` are messages that did not come; they
+        count with the time for which they have been due, of the latest of `dues`.
         """
         ended = time.monotonic() + timeout
         while any(self._got[fd] < messages for fd in self._socks) and time.monotonic() < ended:
             self._read(self._poll.poll(_PAUSE))
+        now = time.monotonic_ns()
+        missing = [max(messages - got, 0) for got in self._got.values()]
+        for count in missing:
+            self._messages += [now - due for due in dues[max(len(dues) - count, 0) :]]
         seen = {
-            "broadcasts": self._broadcasts,
+            "messages": self._messages,
             "requests": self._requests,
-            "missing": sum(max(messages - got, 0) for got in self._got.values()),
+            "missing": sum(missing),
             "failed": self._failed,
             "lost": self._lost,
         }
-        self._broadcasts, self._requests, self._failed = [], [], 0
+        self._messages, self._requests, self._failed = [], [], 0
         return seen
 
     # --- reading ---------------------------------------------------------------------------
@@ -109,7 +124,7 @@ class Witness:
             data = self._rests[fd] + self._buffer[:size]
             end = 0
             for mark in _DUE.finditer(data):
-                self._broadcasts.append(now - int(mark[1]))
+                self._messages.append(now - int(mark[1]))
                 self._got[fd] += 1
                 end = mark.end()
             self._rests[fd] = data[end:][-_LONGEST:]

@@ -207,6 +207,19 @@ def test_usage_is_what_the_server_holds(stage: Stage) -> None:
     assert after.descriptors == before.descriptors + 2
     assert after.threads > before.threads and after.now > before.now
     assert after.rss_bytes > 1e7 and after.cpu_seconds > 0
+    assert after.peak_rss_bytes >= before.peak_rss_bytes > 1e7
+    stage.server.forget_peak()  # begins anew from what is held, where the kernel can
+    assert stage.server.usage().peak_rss_bytes <= after.peak_rss_bytes + 1e7
+
+
+def test_a_process_answers_several_requests_in_their_order(stage: Stage) -> None:
+    for count in (3, 4):
+        stage.server.tell("await_clients", count=count, timeout=0.01)
+    assert stage.server.answered(30.0)
+    assert stage.server.answer()["now"] > 0
+    with pytest.raises(ProcessFailed, match="3 clients, not 4"):
+        stage.server.answer()
+    assert not stage.server.answered()
 
 
 # --- clients that read at a pace -----------------------------------------------------------
@@ -400,8 +413,8 @@ def test_the_command_prints_the_table_and_writes_the_json(
 
 
 def test_committed_results_have_the_schema() -> None:
-    paths = list((Path(run.__file__).parent / "results").glob("[0-9]*.json"))
-    for path in paths:
+    folder = Path(run.__file__).parent / "results"
+    for path in (*folder.glob("[0-9]*.json"), *folder.glob("progress-*.json")):
         check_schema(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -23,6 +23,7 @@ from ws_hub import ChannelRule, Hub, HubConfig, HubFull, Message
 from ..attackers import KEPT, MADE_UP
 from ..control import Answer
 from ..wire import padding
+from ..witness import NEWS
 from .base import Publish, Server
 from .hub import sized
 
@@ -74,11 +75,12 @@ class Attacked(Server):
         return dataclasses.asdict(self.hub.stats())
 
     def probe(self, *, seconds: float, every: float, storm: float | None = None) -> Answer:
-        """Broadcast on a schedule; return the time of each call in ns.
+        """Publish to a channel on a schedule; return the time of each call in ns.
 
         Each message says when it was due, so that one that waits for the call before it
-        is late by that, too. What is due when the time is over is `unpublished`; what
-        raises HubFull is `failed`.
+        is late by that, too. `dues` are of those that were published, `late` by how much
+        others were when the hub was full; `unpublished` are those that were due when the
+        time was over.
 
         Args:
             seconds: for which messages are due.
@@ -90,7 +92,8 @@ class Attacked(Server):
         if storm is not None:
             loop.start()
         calls: list[int] = []
-        failed = 0
+        dues: list[int] = []
+        late: list[int] = []
         began, step = time.monotonic_ns(), int(every * 1e9)
         ended, due = began + int(seconds * 1e9), began
         while due < ended and (now := time.monotonic_ns()) < ended:
@@ -98,15 +101,17 @@ class Attacked(Server):
                 time.sleep((due - now) / 1e9)
             before = time.monotonic_ns()
             try:
-                self.hub.broadcast(Message("event", data=f"at:{due};"))
+                self.hub.send_to_channel(NEWS, Message("event", data=f"at:{due};"))
+                dues.append(due)
             except HubFull:
-                failed += 1
+                late.append(time.monotonic_ns() - due)
             calls.append(time.monotonic_ns() - before)
             due += step
         over.set()
         if storm is not None:
             loop.join()
-        return {"ns": calls, "failed": failed, "unpublished": max(ended - due, 0) // step}
+        unpublished = max(ended - due, 0) // step
+        return {"ns": calls, "dues": dues, "late": late, "unpublished": unpublished}
 
     def _storm(self, over: threading.Event, every: float) -> None:
         message = sized(16 * 1024, "")
