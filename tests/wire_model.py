@@ -40,6 +40,7 @@ class ModelHub:
     """
 
     def __init__(self, keep: int, *, replays_live: bool = True, go: bool = False) -> None:
+        self.busy = False  # the next subscription is refused for now
         self._keep = keep
         self._replays_live = replays_live
         self._go = go
@@ -112,6 +113,9 @@ class ModelHub:
             self._live.pop(channel, None)
             if id is not None and not self._go:
                 self._say({"type": "ack", "id": id, "data": {"channel": channel}})
+        elif kind == "subscribe" and self.busy and not self._go:
+            self.busy = False
+            self._say({"type": "error", "id": id, "channel": channel, "code": "internal"})
         elif kind == "subscribe":
             replayed = self._subscribe(request, channel)
             if not self._go:
@@ -170,7 +174,7 @@ class Client(Protocol):
         """Have the messages of one frame."""
 
     def relieve(self) -> Outcome:
-        """Have room again, after messages that had none."""
+        """Have room again, after messages that had none, and time has passed."""
 
 
 @dataclass
@@ -220,6 +224,7 @@ class Trial:
         elif what < 0.52:
             self._toggle(channel)
         elif what < 0.68:
+            self.hub.busy = self.chance.random() < 0.1
             for _ in range(min(self.chance.randrange(4), len(self.hub.inbound))):
                 self.hub.work()
         elif what < 0.90:
@@ -282,6 +287,7 @@ class Trial:
             subscription.got.append(message["data"])
 
     def _settle(self) -> None:
+        self.hub.busy = False
         for _ in range(1000):
             while self.hub.inbound:
                 self.hub.work()
