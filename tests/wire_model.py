@@ -40,6 +40,8 @@ class ModelHub:
     """
 
     def __init__(self, keep: int, *, replays_live: bool = True, go: bool = False) -> None:
+        self.busy = False  # the next subscription is refused for now
+        self.cut: int | None = None  # so many messages of the next replay find room
         self._keep = keep
         self._replays_live = replays_live
         self._go = go
@@ -112,12 +114,21 @@ class ModelHub:
             self._live.pop(channel, None)
             if id is not None and not self._go:
                 self._say({"type": "ack", "id": id, "data": {"channel": channel}})
+        elif kind == "subscribe" and self.busy and not self._go:
+            self.busy = False
+            self._say({"type": "error", "id": id, "channel": channel, "code": "internal"})
         elif kind == "subscribe":
             replayed = self._subscribe(request, channel)
-            if not self._go:
-                for seq in replayed:
-                    self._say(self._message(channel, seq, self._log(channel).kept[seq]))
+            cut, self.cut = self.cut, None
             self._live[channel] = True
+            if self._go:
+                return
+            for seq in replayed[:cut]:
+                self._say(self._message(channel, seq, self._log(channel).kept[seq]))
+            if cut is not None and cut < len(replayed):
+                self._live[channel] = False
+                reached = replayed[cut - 1] if cut else replayed[0] - 1
+                self._say({"type": "lagged", "channel": channel, "seq": reached})
 
     def _subscribe(self, request: Json, channel: str) -> list[int]:
         log, since, epoch = self._log(channel), request.get("since"), request.get("epoch", "")
@@ -170,7 +181,7 @@ class Client(Protocol):
         """Have the messages of one frame."""
 
     def relieve(self) -> Outcome:
-        """Have room again, after messages that had none."""
+        """Have room again, after messages that had none, and time has passed."""
 
 
 @dataclass
@@ -220,6 +231,8 @@ class Trial:
         elif what < 0.52:
             self._toggle(channel)
         elif what < 0.68:
+            self.hub.busy = self.chance.random() < 0.1
+            self.hub.cut = self.chance.randrange(3) if self.chance.random() < 0.1 else None
             for _ in range(min(self.chance.randrange(4), len(self.hub.inbound))):
                 self.hub.work()
         elif what < 0.90:
@@ -282,6 +295,7 @@ class Trial:
             subscription.got.append(message["data"])
 
     def _settle(self) -> None:
+        self.hub.busy, self.hub.cut = False, None
         for _ in range(1000):
             while self.hub.inbound:
                 self.hub.work()

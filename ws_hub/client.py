@@ -451,6 +451,7 @@ class Client:
             tells = self._config.on_disconnect is not None and opened and self._is_in()
             hooks.gone(self, tells)
             if tells:
+                # A plain number: the parser's enumeration reads otherwise in each Python.
                 hooks.call(self._config.on_disconnect, self, int(code), reason, client=self)
             hooks.finished(self)
 

@@ -13,11 +13,13 @@ history it is fetched again once there is room; of the rest the number is report
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 
 from . import workers
+from .backoff import full_jitter
 from .errors import CloseCode, ConnectionClosed, MessageDecodeError, NotConnected, WsHubError
 from .following import Following, MessagesLost
 from .inbox import Inbox
@@ -29,6 +31,8 @@ from .reconnect_config import ReconnectConfig
 __all__ = ["Conversation", "Event", "Gone", "Report"]
 
 logger = get_logger(__name__)
+
+_BUSY_WAIT = 2  # times the initial backoff, until a server that was too busy is asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,19 @@ class Conversation:
         config: bounds, and whether there is an on_message.
         name: what the server is called in logs.
         clock: monotonic seconds.
+        random: yields numbers in [0, 1), for the jitter.
     """
 
-    def __init__(self, config: ReconnectConfig, name: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: ReconnectConfig,
+        name: str,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
         self._name = name
+        self._random = random
+        self._busy_wait = _BUSY_WAIT * config.initial_backoff
         self._clock = clock
         self._has_callback = config.on_message is not None
         # guards: the link, the receiver and what is followed, so that subscriptions go
@@ -287,9 +300,17 @@ class Conversation:
             for answer in verdict.send:
                 link.offer(encode(answer))
         self._report(verdict.lost)
+        if verdict.retry:
+            wait = full_jitter(self._busy_wait, self._random)
+            link.call_later(wait, functools.partial(self._retry, link))
         if verdict.deliver and not self._offer(message, len(text)):
             with self._lock:
                 self._following.refused(message)
+
+    def _retry(self, link: Link) -> None:
+        with self._lock:
+            for request in self._following.retry():
+                link.offer(encode(request))
 
     def _offer(self, message: Message, size: int) -> bool:
         if self._has_callback:

@@ -10,13 +10,13 @@ missing". Rules of this file:
   leftovers and dropped. A Go hub never answers: there they are dropped until the channel
   is subscribed again.
 - A message is taken when its number is the next one. A number that jumps is a gap, and
-  the channel is subscribed again from the last one taken; until the server has
-  acknowledged that, only the next number is taken, for the missing ones come again.
-  Within a replay a hole is no gap: states that were replaced are not kept.
+  the channel is subscribed again from the last one taken. Within a replay a hole is no
+  gap: states that were replaced are not kept.
 - Numbers that fall are a new numbering, or one message twice: the channel is subscribed
   again, and the answer tells which. Of a new numbering all comes.
 - A position is sent without waiting to know who is there: a Go hub ignores fields that
   it does not know (INTEROP). When it turns out to be one, what it sent nobody can know.
+- A server that is too busy for a subscription is asked again later; nothing is lost by that.
 - What is lost for good is returned as MessagesLost, never passed over.
 """
 
@@ -34,6 +34,7 @@ __all__ = ["Following", "MessagesLost", "Verdict"]
 
 _ID = "ws-hub:"
 _MAX_LAGS = 3
+_BUSY = ("internal", "rate_limited")  # codes of errors that are the server's trouble, not ours
 _MAX_LEFT = 1024  # unsubscribed channels that a Go hub, which never answers, makes us remember
 
 
@@ -64,11 +65,13 @@ class Verdict:
         deliver: whether the application gets it.
         send: what to send to the server.
         lost: what to report.
+        retry: whether `retry` is to be called after a while.
     """
 
     deliver: bool = True
     send: list[Message] = field(default_factory=list)
     lost: list[MessagesLost] = field(default_factory=list)
+    retry: bool = False
 
 
 @dataclass
@@ -78,6 +81,7 @@ class _Channel:
     last: int | None = None  # number of the last message taken
     epoch: str = ""  # the numbering it belongs to; "" until a server has named it
     pending: str = ""  # id of the newest subscription, while it has no answer
+    busy: bool = False  # the server had no time for the last subscription
     live: bool = False  # this connection's server has answered: its numbers count
     fell: bool = False  # so the pending subscription was sent because the numbers fell
     head: int = 0  # the newest number at the last answer: up to it, messages are its replay
@@ -144,9 +148,8 @@ class Following:
     def _subscribe(
         self, name: str, channel: _Channel, *, fell: bool = False, skip: bool = False
     ) -> Message:
-        channel.pending = self._new_id()
+        channel.pending, channel.busy = self._new_id(), False
         channel.fell = fell
-        channel.live = channel.live and not fell
         since, newest, epoch = channel.since, channel.newest, ""
         if skip:
             since, newest = None, 0
@@ -198,6 +201,14 @@ class Following:
             return self._lagged(name, channel)
         return self._numbered(name, seq, channel)
 
+    def retry(self) -> list[Message]:
+        """Return what subscribes to the channels that the server had no time for."""
+        return [
+            self._subscribe(name, channel, fell=channel.fell)
+            for name, channel in self._channels.items()
+            if channel.busy
+        ]
+
     def skipped(self) -> None:
         """Note that a message, of whatever channel, was too large to be taken."""
         self._skipped += 1
@@ -231,6 +242,9 @@ class Following:
         if message.type == MessageType.ACK:
             data = message.data if isinstance(message.data, dict) else {}
             return self._acknowledged(name, channel, data)
+        if message.code in _BUSY:
+            channel.pending, channel.busy, channel.live = "", True, False
+            return Verdict(deliver=False, retry=True)
         self._channels[name] = _Channel(channel.since, channel.newest)
         verdict = Verdict()
         if channel.last is not None:
@@ -290,15 +304,14 @@ class Following:
         return Verdict(send=[] if channel.behind else [self._subscribe(name, channel)])
 
     def _numbered(self, name: str, seq: int, channel: _Channel) -> Verdict:
-        if channel.behind or (channel.pending and not channel.live):
-            return Verdict(deliver=False)  # comes again, or was never asked for
+        if channel.behind or channel.pending:
+            # Comes again, or was never asked for. Not even the next number is taken: the
+            # numbering may have begun again.
+            return Verdict(deliver=False)
         last = channel.last
         replayed = channel.replaying > 0 and seq <= channel.head
         channel.replaying = channel.replaying - 1 if replayed else 0
-        if channel.pending:
-            if last is None or seq != last + 1:
-                return Verdict(deliver=False)
-        elif last is not None and seq <= last:
+        if last is not None and seq <= last:
             if replayed or not channel.epoch:
                 return Verdict(deliver=False)  # had already
             return Verdict(deliver=False, send=self._anew(name, channel, fell=True))
@@ -316,7 +329,7 @@ class Following:
                 self._skipped -= min(hole, self._skipped)
                 verdict.lost.append(MessagesLost(name, hole, why))
         # What the end of a replay lacks was replaced as well.
-        over = replayed and not channel.replaying and not channel.pending
+        over = replayed and not channel.replaying
         channel.last = max(seq, channel.head) if over else seq
         channel.lags = 0
         return verdict

@@ -132,6 +132,7 @@ class Link:
         self._at = 0
         self._heard = clock()
         self._pinged: float | None = None
+        self._due: tuple[float, Callable[[], None]] | None = None
         self._parts: list[bytes] = []
         self._size = 0
         self._fragments = 0
@@ -222,6 +223,11 @@ class Link:
             raise self._refuse(CloseCode.PROTOCOL_ERROR, str(fault)) from fault
         except OSError as error:
             raise self._own(ConnectionClosed(CloseCode.ABNORMAL, _why(error))) from error
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Have the reader call a function while it waits, unless it is to call one already."""
+        if self._due is None:
+            self._due = self._clock() + seconds, function
 
     def finish(self) -> None:
         """Give the socket back; the last act of the reader."""
@@ -316,6 +322,9 @@ class Link:
 
     def _fill(self) -> bytes:
         while True:
+            if self._due is not None and self._clock() >= self._due[0]:
+                function, self._due = self._due[1], None
+                function()
             # Before any deadline is looked at: after a stall of this process the answer
             # may be lying in the buffer (FAULTS 34).
             data = self._stream.receive()
@@ -325,7 +334,8 @@ class Link:
             if data is not None:
                 raise ConnectionClosed(CloseCode.ABNORMAL, "connection lost")
             events = READ | (WRITE if self._push() else 0)
-            self._stream.wait(events, self._next_deadline())
+            deadline = self._next_deadline()
+            self._stream.wait(events, min(deadline, self._due[0]) if self._due else deadline)
 
     def _next_deadline(self) -> float:
         now = self._clock()

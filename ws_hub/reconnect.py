@@ -95,7 +95,7 @@ class ReconnectingClient:
         self._idle = threading.Event()  # nobody is in connect()
         self._idle.set()
         self._closed = threading.Event()
-        self._talk = Conversation(self._config, self._name, self._clock)
+        self._talk = Conversation(self._config, self._name, self._clock, self._random)
 
     def forget(self) -> None:
         """Start clean in a forked child: the parent's connection is not ours to use.

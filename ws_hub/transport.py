@@ -460,13 +460,12 @@ class Transport:
                 yield Pinged(bytes(event.payload)) if isinstance(event, Ping) else Ponged()
             elif isinstance(event, CloseConnection):
                 self._unfinished = False
-                # A plain number: the parser's own enumeration is nothing for callbacks.
-                code, reason = int(event.code), event.reason or ""
+                reason = event.reason or ""
                 if parser.state is ConnectionState.OPEN:
                     # The parser's own verdict, not a frame of the peer's.
-                    yield self._own_fault() or Broken(code, reason)
+                    yield self._own_fault() or Broken(event.code, reason)
                 else:
-                    yield Closed(code, reason)
+                    yield Closed(event.code, reason)
                 return
 
     def _own_fault(self) -> Broken | None:

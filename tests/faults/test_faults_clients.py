@@ -148,6 +148,22 @@ def test_fault_125_numbers_that_fall_are_asked_for_anew() -> None:
         seen.wait_data(1, 2, 3, "new 1", "new 2", "new 3")
 
 
+def test_fault_93_a_server_that_is_too_busy_is_asked_again() -> None:
+    def busy(peer: ServerPeer) -> None:
+        peer.accept()
+        for code in ("internal", "rate_limited"):
+            id = peer.recv_json("subscribe")["id"]
+            peer.send_json({"type": "error", "id": id, "code": code, "data": "try again"})
+        history(peer, peer.recv_json("subscribe"), 3)
+        peer.recv_end()
+
+    with RawServer(busy) as server, Seen(server.url) as seen:
+        seen.client.subscribe("a", since=0)
+        seen.start()
+        seen.wait_data(1, 2, 3)
+        assert not seen.of("error")
+
+
 # --- 119: reports find room ------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ class NodeClient:
         return self._do("receive", messages=messages)
 
     def relieve(self) -> Outcome:
-        return Outcome()
+        return self._do("relieve")
 
     def close(self) -> None:
         self._process.communicate()

@@ -52,6 +52,7 @@ class PythonClient:
     def relieve(self) -> Outcome:
         outcome = Outcome()
         self._add(self._following.catch_up(), outcome)
+        outcome.sent += self._sent(self._following.retry())
         return outcome
 
     def _add(self, verdict: Verdict, outcome: Outcome) -> None:

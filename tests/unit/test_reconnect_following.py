@@ -381,6 +381,31 @@ def test_a_refused_subscription_is_shown_and_the_gap_said() -> None:
     assert "a" in following.channels
 
 
+@pytest.mark.parametrize("code", ["internal", "rate_limited"])
+def test_a_server_that_is_too_busy_is_asked_again_from_the_same_position(code: str) -> None:
+    following = followed(10)
+    _, again = following.open()
+    busy = Message("error", id=again.id, data="full", code=code)
+    assert following.take(busy) == Verdict(deliver=False, retry=True)
+    (again,) = following.retry()
+    assert (again.since, again.epoch) == (10, "e1")
+    assert following.retry() == []
+    following.take(history(again, 11, replayed=1))
+    assert delivered(following, 11, 12) == [11, 12]
+
+
+def test_a_busy_server_is_not_asked_for_what_was_left_meanwhile() -> None:
+    following = Following()
+    request = add(following, "a")
+    following.take(Message("error", id=request.id, code="internal"))
+    following.remove("a")
+    assert following.retry() == []
+    request = add(following, "b")
+    following.take(Message("error", id=request.id, code="internal"))
+    following.open()
+    assert following.retry() == []
+
+
 def test_a_first_subscription_that_is_refused_loses_nothing() -> None:
     following = Following()
     request = add(following, "a", None)

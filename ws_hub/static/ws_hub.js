@@ -167,21 +167,21 @@ export class Subscription {
   /** Say whether a message is to be handed on; tell of a hole before it. */
   _take(seq) {
     if (!Number.isInteger(seq)) return true; // a channel without history, or a passing state
-    if (this._pending !== null && !this._live) return false;
+    // Comes again, or was never asked for. Not even the next number is taken: the numbering may
+    // have begun again.
+    if (this._pending !== null) return false;
     if (this._answer) this._sync(Math.min(seq, this._head + 1));
     // Within a replay a hole is no gap: states that were replaced are not kept.
     const replayed = this._replaying > 0 && seq <= this._head;
     this._replaying = replayed ? this._replaying - 1 : 0;
-    if (this._pending !== null) {
-      if (seq !== this.seq + 1) return false; // comes again
-    } else if (seq <= this.seq) {
+    if (seq <= this.seq) {
       if (!replayed && this.epoch) this._client._anew(this);
       return false;
     } else if (!replayed && this.epoch) {
       const gap = seq - Math.max(this.seq, this._head) - 1;
       if (gap > 0) call(this.options.onGap, gap);
     }
-    const over = replayed && !this._replaying && this._pending === null;
+    const over = replayed && !this._replaying;
     this.seq = over ? Math.max(seq, this._head) : seq;
     return true;
   }
@@ -336,7 +336,6 @@ export class HubClient extends EventTarget {
    */
   _anew(subscription) {
     if (!this._isOurs(subscription)) return;
-    subscription._live = false;
     this._leave(subscription.channel);
     this._request(subscription);
   }
