@@ -97,6 +97,7 @@ def run_process(
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
     _streaming.reserve(hub, name)
+    child: Child | None = None
     try:
         child = Child(command, terminal=pty, cwd=cwd, env=env)
         process = Process(hub, name, child, on_line, backpressure)
@@ -104,6 +105,8 @@ def run_process(
         process._start()
         return process
     except BaseException as error:
+        if child is not None:
+            child.discard()
         _say_failed(hub, name, str(error.__cause__ or error))
         _streaming.release(hub, name)
         raise
@@ -300,7 +303,7 @@ class Process:
             self._thread = workers.start(f"ws-hub:process:{self.process_id}", self._run, pump)
         except BaseException:
             self._take_back()
-            self._kill()
+            self._child.discard()
             self._clean_up(pump)
             raise
 
