@@ -365,7 +365,7 @@ def _follow(process: Process, signals: Signals) -> int | None:
     number = signals.wait()
     if number is not None:
         # A program that knows Ctrl-C says how far it got; it alone knows how to end.
-        process.send_signal(number)
+        process.ask_to_end(number)
         with contextlib.suppress(queue.Empty):
             signals.wait(_FORWARD_FOR)  # its end, or an impatient second signal
         process.close()

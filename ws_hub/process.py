@@ -97,6 +97,7 @@ def run_process(
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
     _streaming.reserve(hub, name)
+    child: Child | None = None
     try:
         child = Child(command, terminal=pty, cwd=cwd, env=env)
         process = Process(hub, name, child, on_line, backpressure)
@@ -104,6 +105,8 @@ def run_process(
         process._start()
         return process
     except BaseException as error:
+        if child is not None:
+            child.discard()
         _say_failed(hub, name, str(error.__cause__ or error))
         _streaming.release(hub, name)
         raise
@@ -153,6 +156,7 @@ class Process:
             self._pace = Pace(config.outbox_messages, config.outbox_bytes, self._sharers)
         self._killed = False  # because `_kill_at` had come
         self._returncode: int | None = None
+        self._asked = False  # written by any thread, once; read by the stream's at its end
         # Written by the stream's thread at its end, and by `forget`.
         self._ended = False
         workers.forget_after_fork(self)
@@ -235,6 +239,17 @@ class Process:
         """
         self.send_signal(signal.SIGKILL)
 
+    def ask_to_end(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal as `send_signal` does; what it leaves running is ended as by `close`.
+
+        For a signal that the program may answer in its own time, such as that of Ctrl-C,
+        which what runs in its background ignores.
+
+        Threads: any; does not wait.
+        """
+        self._asked = True
+        self.send_signal(number)
+
     def close(self) -> None:
         """End it, with all that it has started: SIGTERM, and SIGKILL two seconds later.
 
@@ -288,7 +303,7 @@ class Process:
             self._thread = workers.start(f"ws-hub:process:{self.process_id}", self._run, pump)
         except BaseException:
             self._take_back()
-            self._kill()
+            self._child.discard()
             self._clean_up(pump)
             raise
 
@@ -318,6 +333,8 @@ class Process:
 
     def _clean_up(self, pump: Pump | None) -> None:
         try:
+            if self._asked:
+                self._begin_end()
             # What runs on after the end that it came to by itself was meant to.
             if self._kill_at is not None and not self._child.end_session(self._kill_at):
                 logger.warning("%r has ended, but something that it started has not", self)

@@ -91,7 +91,12 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self.send_process_lines(process_id, [data], timeout=timeout)
+        if data.__class__ is str and len(data) > MAX_PIECE:
+            self.send_process_lines(process_id, [data], timeout=timeout)
+            return
+        channel = process_channel(process_id)
+        text = encode_fields(_OUTPUT, channel, process_id, data, _now())
+        self._publish([text], channel, timeout)
 
     def send_process_lines(
         self, process_id: str, lines: Sequence[str], *, timeout: float | None = None
@@ -105,9 +110,7 @@ class Publisher(abc.ABC):
         """
         channel, now = process_channel(process_id), _now()
         texts = [
-            encode_fields(_OUTPUT, channel, process_id, piece, now)
-            for line in lines
-            for piece in _pieces(line)
+            encode_fields(_OUTPUT, channel, process_id, piece, now) for piece in _pieces(lines)
         ]
         if texts:
             self._publish(texts, channel, timeout)
@@ -168,14 +171,20 @@ def _is_last_word(kind: str, data: Any) -> bool:
     return isinstance(status, str) and status in FINAL_STATUSES
 
 
-def _pieces(line: Any) -> list[Any]:
-    return cut(line) if isinstance(line, str) else [line]
+def _pieces(lines: Sequence[Any]) -> Sequence[Any]:
+    """Return the lines, those that are too long in pieces: mostly as they are."""
+    try:
+        if max(map(len, lines), default=0) <= MAX_PIECE:
+            return lines
+    except TypeError:  # one is no text: it goes out as the JSON value that it is
+        pass
+    return [piece for line in lines for piece in (cut(line) if isinstance(line, str) else [line])]
 
 
 def _cut_up(message: Message) -> list[Message]:
     if message.type != _OUTPUT:
         return [message]
-    return [dataclasses.replace(message, data=piece) for piece in _pieces(message.data)]
+    return [dataclasses.replace(message, data=piece) for piece in _pieces([message.data])]
 
 
 def _shortened(extra: Mapping[str, Any]) -> Mapping[str, Any]:

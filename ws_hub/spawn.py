@@ -89,12 +89,13 @@ class Child:
             raise ProcessStartError(f"cannot start {excerpt(argv[0])}: {error}") from error
         self.pid = self._program.pid
         self._session = Session(self.pid)
+        self._guard: Guard | None = None
         try:
             self._guard = Guard(self.pid)
-        except OSError as error:
-            self._session.signal(signal.SIGKILL)
-            self._program.reap()
-            self.close()
+        except BaseException as error:
+            self.discard()
+            if not isinstance(error, OSError):
+                raise
             raise ProcessStartError(f"cannot guard {excerpt(argv[0])}: {error}") from error
         workers.forget_after_fork(self)
 
@@ -110,7 +111,8 @@ class Child:
         """
         self._renew_lock()
         self._over = True
-        self._guard.forget()
+        if self._guard is not None:
+            self._guard.forget()
         self.close()
 
     @property
@@ -169,10 +171,18 @@ class Child:
         """
         if self._over:
             return None
-        self._guard.close()
+        if self._guard is not None:
+            self._guard.close()
         with self._lock:
             self._over = True
             return self._program.reap()
+
+    def discard(self) -> None:
+        """End a child that nobody is to hear of, with all that it has started. Idempotent."""
+        self.signal_all(signal.SIGKILL)
+        self.end_session(time.monotonic())
+        self.reap()
+        self.close()
 
     def close_stream(self, name: str) -> None:
         """Stop reading a stream."""

@@ -232,6 +232,7 @@ def test_fault_088_the_status_decides_on_the_page(tmp_path: Path) -> None:
 def test_fault_088_tail_of_a_go_hub_says_that_a_program_runs() -> None:
     with GoHub() as go:
         with command("tail", go.url, "process:b") as tail:
+            tail.saw("connected to", "err")  # within what a Python needs to start
             go.wait_subscribed("process:b")
             go.send_to_channel("process:b", {"type": "process_status", "data": GO_RUNNING})
             tail.saw("process:b is running", "err")

@@ -123,6 +123,18 @@ def test_fault_083_a_descendant_is_ended_after_its_parent(
     assert not alive(child)
 
 
+@pytest.mark.parametrize("argv", OTHER_GROUPS[:2])
+def test_fault_083_a_program_that_is_asked_to_end_leaves_nothing(
+    hub: Hub, argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ws_hub.process._KILL_AFTER", 0.3)
+    process = start(hub, argv)
+    (child,) = hub.numbers()
+    process.ask_to_end(signal.SIGINT)  # which ends the shell alone
+    assert process.wait(BOUND) == -signal.SIGINT
+    assert not alive(child)
+
+
 def test_fault_083_what_is_left_of_a_program_that_ended_by_itself_runs_on(hub: Hub) -> None:
     assert run(hub, ["bash", "-c", "set -m; sleep 1000 >&- 2>&- & echo $!"]) == 0
     (child,) = hub.numbers()
