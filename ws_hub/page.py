@@ -11,11 +11,10 @@ import html
 import json
 import re
 import string
-import urllib.parse
 from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from .hub import Hub
 
@@ -158,9 +157,7 @@ class _Page:
         query = environ.get("QUERY_STRING", "")
         name = environ["SCRIPT_NAME"].rpartition("/")[2]
         # Relative as well: what stands before the last name, only the browser knows.
-        place = f"./{urllib.parse.quote(name, encoding='latin-1')}/" + (
-            f"?{query}" if query else ""
-        )
+        place = f"./{quote(name, encoding='latin-1')}/" + (f"?{query}" if query else "")
         text = b"The page is one slash further\n"
         return _answer(
             environ, start_response, "308 Permanent Redirect", "txt", text, ("Location", place)
