@@ -32,7 +32,7 @@ from .listener import Listener
 from .log import get_logger
 from .mailbox import Mailbox
 from .members import Members
-from .message import is_channel_name
+from .message import channel_rule
 from .publication import Publication
 from .stats import Counters
 
@@ -58,7 +58,7 @@ class Lifecycle:
 
     def __init__(self, config: HubConfig) -> None:
         self._config = config
-        self._is_channel = config.channel_name or is_channel_name
+        self._is_channel = channel_rule(config.channel_name)
         # A rule is looked up for every message; matching patterns each time would cost
         # more than delivering it.
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
