@@ -394,10 +394,14 @@ def test_fault_130_idle_connections_take_no_more_threads_than_they_may() -> None
         assert len(request_threads()) == 10
         for sock in idle:
             sock.close()
-        wait_until(lambda: ask(made, "/", "localhost") == 200)
+        wait_until(lambda: not request_threads())
+        assert ask(made, "/", "localhost") == 200
 
 
-def test_fault_130_a_connection_waits_for_room_and_is_served_then() -> None:
+def test_fault_130_a_connection_waits_for_room_and_is_served_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ws_hub.server._QUEUE", TIMEOUT)
     with paged(max_handshakes=1) as made:
         with RawPeer("127.0.0.1", made.port, handshake=False) as first:
             wait_until(request_threads)
@@ -514,3 +518,14 @@ def test_fault_111_an_origin_that_is_listed_may_connect_and_no_other(
     with paged(allowed_origins=allowed) as made:
         origin = origin.format(port=made.port)
         assert ask(made, "/ws", f"127.0.0.1:{made.port}", ws=True, origin=origin) == status
+
+
+def test_fault_127_a_server_whose_hub_does_not_start_leaves_no_port_and_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(hub: Hub) -> Hub:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Hub, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        serve(Hub())
