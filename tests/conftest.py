@@ -58,6 +58,21 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, handler)
 
 
+# What `make test-fast` leaves out: modules whose tests run servers, programs and whole runs in
+# processes of their own, or look for what nobody meant. A single test is marked where it stands.
+_SLOW = re.compile(
+    r"tests/(browser|conformance|fuzz)/|tests/test_(bench|harness|packaging|snippets|soak)\.py"
+    r"|tests/faults/test_faults_(client|limits)\.py"
+    r"|tests/integration/test_(?!hub_end_to_end|flask|compression|middleware)"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _SLOW.match(item.path.relative_to(item.config.rootpath).as_posix()):
+            item.add_marker(pytest.mark.slow)
+
+
 # --- the leak check ------------------------------------------------------------------------
 
 

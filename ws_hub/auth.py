@@ -20,13 +20,14 @@ import binascii
 import copy
 import hmac
 import math
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote_plus
 
-from .errors import ConfigError, excerpt
+from .errors import ConfigError, InvalidName, excerpt
 from .log import get_logger
 
 __all__ = [
@@ -39,7 +40,9 @@ __all__ = [
     "QueryTokenAuth",
     "authenticate",
     "bearer_token",
+    "check_user",
     "cookie",
+    "is_user",
     "offers_token",
     "query_token",
     "said_yes",
@@ -49,6 +52,8 @@ __all__ = [
 logger = get_logger(__name__)
 
 TOKEN_KEY = "ws_hub.token"  # in environ: the token of a first message
+# Control characters, surrogates without a partner, and what separates lines.
+_CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _PREFIX = "bearer."  # of the subprotocol that is a token
 
 Environ = Mapping[str, Any]
@@ -121,10 +126,34 @@ def authenticate(authenticator: Callable[[Environ], Any], environ: Environ) -> A
     if not isinstance(result, AuthResult):
         logger.error("the authenticator returned no AuthResult: refused")
         return AuthResult(False, error="the authenticator returned no AuthResult")
-    if result.valid and not result.user_id:
-        logger.error("the authenticator accepted a user without an id: refused")
-        return AuthResult(False, error="accepted without a user id")
+    if result.valid and not is_user(result.user_id):
+        what = "a user id that is blank or has control characters"
+        if not result.user_id:
+            what = "a user without an id"
+        logger.error("the authenticator accepted %s: refused", what)
+        return AuthResult(False, error=f"accepted {what}")
     return result
+
+
+def is_user(user_id: object) -> bool:
+    """Say whether a text can be a user's id: not blank, without what ends a line or a text.
+
+    What tells users apart is compared, logged and shown: two that look the same in a log
+    must be the same.
+    """
+    return (
+        isinstance(user_id, str)
+        and not (not user_id or user_id.isspace())
+        and not any(unicodedata.category(each) in _CONTROLS for each in user_id)
+    )
+
+
+def check_user(user_id: object) -> None:
+    """Raise for what cannot be a user's id: TypeError when it is no text, else InvalidName."""
+    if not isinstance(user_id, str):
+        raise TypeError(f"a user id must be text, not {excerpt(user_id)}")
+    if not is_user(user_id):
+        raise InvalidName(f"user id {excerpt(user_id)} is blank or has control characters")
 
 
 def said_yes(what: str, question: Callable[..., object], *args: object) -> bool:
@@ -232,9 +261,11 @@ class APIKeyAuth:
     """
 
     def __init__(self, keys: Mapping[str, str]) -> None:
-        texts: list[object] = [*keys.keys(), *keys.values()]
-        if not all(isinstance(text, str) and text for text in texts):
+        texts: list[object] = [*keys.keys()]
+        if not all(isinstance(text, str) and text and not text.isspace() for text in texts):
             raise ConfigError("keys must map keys to user ids, neither of them empty")
+        if not all(is_user(user) for user in keys.values()):
+            raise ConfigError("keys must map keys to user ids that are text, and not blank")
         self._keys = [(key.encode(), user) for key, user in keys.items()]
 
     def __call__(self, environ: Environ) -> AuthResult:

@@ -37,7 +37,7 @@ from .errors import (
 from .frames import close_frame, text_frame
 from .handshake import Answer
 from .log import get_logger
-from .message import Message, encode
+from .message import Message, encode, process_rule
 from .outbox import Outbox
 from .publication import Batch, Publication, compress
 from .receiver import receive
@@ -211,7 +211,7 @@ class Client:
             self._hooks.count("dropped")
 
     def _frame(self, message: Message) -> bytes:
-        text = encode(message, time.time())
+        text = encode(message, time.time(), process_rule(self._config.channel_name))
         frame = text_frame(text)
         packs = self.compression and self._config.compresses(text)
         return compress(text, frame) if packs else frame

@@ -96,13 +96,14 @@ def ack(id: Id, data: object) -> Message:
     return Message(MessageType.ACK, data=data, id=id)
 
 
-def interpret(text: str, is_channel: Callable[[str], bool]) -> Effect:
+def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = False) -> Effect:
     """Return what a client's text message asks for.
 
-    `is_channel` is the rule for channel names. Never raises for what a peer can send.
+    `is_channel` is the rule for channel names; `any_case` as in `decode`. Never
+    raises for what a peer can send.
     """
     try:
-        message = decode(text)
+        message = decode(text, any_case=any_case)
     except MessageDecodeError as fault:
         return Reply(error(str(fault), fault.code, id=fault.id))
     if text.count("[") + text.count("{") > _MAX_DEPTH and _is_deep(text):

@@ -163,8 +163,10 @@ class HubConfig:
             that makes it smaller.
         rules: what holds for which channels; the first match counts. By default
             process channels keep their last 10,000 lines or 4 MiB.
-        channel_name: says whether a channel name is allowed; None for the rule of
-            the protocol.
+        channel_name: says whether a channel name is allowed, and with `process:` before
+            it a process id; None for the rules of the protocol. "" never is.
+        lenient: take what old frontends of a Go hub send: keys in any case (`Type`), and
+            JSON in binary frames.
         allowed_origins: origins (`https://example.com`, `tauri://localhost`) that may
             connect beside the request's own; `https://*.example.com` allows every host
             below a domain; `null` and `file://` what comes from files and sandboxes; "*"
@@ -230,6 +232,7 @@ class HubConfig:
     compression_min_size: int = 256
     rules: Sequence[ChannelRule] = (PROCESS_RULE,)
     channel_name: Callable[[str], bool] | None = None
+    lenient: bool = False
     allowed_origins: Collection[str] = ()
     require_origin: bool = False
     check_origin: Callable[[Any], bool] | None = None
@@ -283,6 +286,7 @@ class HubConfig:
         check_many(self, "rules", ChannelRule, "ChannelRule")
         check_networks(self, "trusted_proxies")
         check_flag(self, "compression")
+        check_flag(self, "lenient")
         check_flag(self, "require_origin")
         check_flag(self, "auth_by_message")
         if self.check_origin is not None and (self.allowed_origins or self.require_origin):

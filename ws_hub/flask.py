@@ -144,4 +144,6 @@ class FlaskSessionAuth:
         user = session.get(self._key)
         if user is None:
             return AuthResult(False, error="not logged in")
+        if isinstance(user, (bool, bytes)):  # "True" would be everybody's id
+            return AuthResult(False, error="the user's id in the session is no text")
         return AuthResult(True, str(user))

@@ -15,6 +15,7 @@ a log handler, waits for nothing; see `reentrant`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from .auth import check_user
 from .channels import Full
 from .client import Client, Hooks
 from .commands import Subscribe, error
@@ -67,7 +69,7 @@ class Hub(Keeper, Publisher):
     """
 
     def __init__(self, config: HubConfig | None = None) -> None:
-        super().__init__(config or HubConfig())
+        super().__init__(config if config is not None else HubConfig())
         self._reception = Reception(
             self._config,
             self._is_channel,
@@ -120,6 +122,10 @@ class Hub(Keeper, Publisher):
         publications[-1].over = over
         self._enqueue(publications, timeout)
 
+    @property
+    def _is_process(self) -> Callable[[str], bool]:
+        return self._process_rule
+
     def _enqueue(self, item: Any, timeout: float | None = None) -> None:
         """Queue something for the hub thread, after all that this thread has queued.
 
@@ -156,11 +162,13 @@ class Hub(Keeper, Publisher):
         """Send a message to all connections of a user, each browser tab of theirs.
 
         In order with everything else that is published; to nobody when the user is not
-        here. Raises MessageEncodeError, HubNotRunning, HubFull.
+        here. Raises TypeError and InvalidName for a user id that is none,
+        MessageEncodeError, HubNotRunning, HubFull.
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
-        text = encode(message, time.time())
+        check_user(user_id)
+        text = encode(message, time.time(), self._is_process)
         config = self._config
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
@@ -330,6 +338,9 @@ class Hub(Keeper, Publisher):
     # --- reader threads --------------------------------------------------------------------
 
     def _received(self, client: Client, data: str | bytes) -> None:
+        if self._config.lenient and isinstance(data, bytes):
+            with contextlib.suppress(UnicodeDecodeError):
+                data = data.decode()
         take = self._reception.receive if client.verify is None else self._members.lobby.hear
         # An error of ours in one message must not end a connection.
         failed = object()

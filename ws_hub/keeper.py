@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from .auth import check_user
 from .config import HubConfig
 from .door import Door
 from .errors import CloseCode
@@ -46,10 +47,12 @@ class Keeper(Overview):
 
         Also those that are on their way in, authenticated before this call. So first
         take away what the authenticator goes by, then call this: nobody slips through.
-        With 4401 and 4403 our clients do not come back.
+        With 4401 and 4403 our clients do not come back. Raises TypeError and InvalidName
+        for a user id that is none.
 
         Threads: any, callbacks included; does not wait.
         """
+        check_user(user_id)
         close_frame(code, reason)  # raises before anything has happened
         clients = self._members.users.revoke(user_id)
         for client in clients:

@@ -39,7 +39,7 @@ from .listener import Listener
 from .log import get_logger
 from .mailbox import Mailbox
 from .members import Members
-from .message import is_channel_name
+from .message import channel_rule, process_rule
 from .publication import Publication
 from .reentrant import Bell, Event, Intake, Lock, nested
 from .starter import Starter
@@ -73,7 +73,9 @@ class Lifecycle:
         self._config = config
         self._callbacks = Callbacks(lambda: self._counters.add("callback_errors"))
         self._call = self._callbacks.call
-        self._is_channel = is_channel_name if config.channel_name is None else self._is_name
+        own = None if config.channel_name is None else self._is_name
+        self._is_channel = channel_rule(own)
+        self._process_rule = process_rule(own)
         # A rule is looked up for every message; matching patterns each time would cost
         # more than delivering it.
         self._rule_for = functools.lru_cache(4096)(config.rule_for)

@@ -29,6 +29,7 @@ class Lobby:
         has_room: says, from how many wait, whether one more may.
         admit: takes a client into the hub; closes it, and returns False, when it may not.
         mark: returns the mark of a client whose token is looked at from now on.
+        any_case: whether keys of its message may be of any case.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class Lobby:
         has_room: Callable[[int], bool],
         admit: Callable[[Client], bool],
         mark: Callable[[], int],
+        any_case: bool = False,
     ) -> None:
         self._has_room = has_room
         self._admit = admit
         self._mark = mark
+        self._any_case = any_case
         # guards: everything below. Taken before the roster's lock.
         self._lock = Lock()
         self._open = True
@@ -66,7 +69,7 @@ class Lobby:
             if self._waiting.get(client, True):
                 return
             self._waiting[client] = True
-        token, id = _introduction(data)
+        token, id = _introduction(data, self._any_case)
         if token is None or client.verify is None:
             client.close(CloseCode.UNAUTHENTICATED, "say who you are first")
             return
@@ -99,10 +102,10 @@ class Lobby:
         return self._waiting.keys()
 
 
-def _introduction(data: str | bytes) -> tuple[str | None, str | int | None]:
+def _introduction(data: str | bytes, any_case: bool) -> tuple[str | None, str | int | None]:
     """Return the token and the id of a first message; None for what is none."""
     try:
-        message = decode(data) if isinstance(data, str) else None
+        message = decode(data, any_case=any_case) if isinstance(data, str) else None
     except MessageDecodeError:
         message = None
     if message is None or message.type != MessageType.AUTH or not isinstance(message.data, str):

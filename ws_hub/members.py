@@ -66,7 +66,7 @@ class Members:
             leave=self._leave,
             counters=counters,
         )
-        self.lobby = Lobby(self._may_wait, self._admit, self.users.mark)
+        self.lobby = Lobby(self._may_wait, self._admit, self.users.mark, config.lenient)
 
     # --- any thread ------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ __all__ = [
     "PROCESS_PREFIX",
     "Message",
     "MessageType",
+    "channel_rule",
     "check_channel",
     "check_process_id",
     "decode",
@@ -37,9 +38,11 @@ __all__ = [
     "encode_fields",
     "is_channel_name",
     "is_process_id",
+    "is_timestamp",
     "number",
     "parse_timestamp",
     "process_channel",
+    "process_rule",
     "split_batch",
     "timestamp",
     "to_dict",
@@ -149,30 +152,46 @@ def _is_short_channel_name(name: str) -> bool:
     return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
 
 
+def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
+    """Return the rule for channel names: that of the protocol, or an application's own.
+
+    Whatever that says, "" is no name: inside a hub it stands for everybody.
+    """
+    if own is None:
+        return is_channel_name
+    return lambda name: bool(name) and own(name)
+
+
+def process_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
+    """Return the rule for process ids: what may stand after `process:` in a channel's name."""
+    if own is None:
+        return is_process_id
+    return lambda name: bool(name) and own(PROCESS_PREFIX + name)
+
+
 def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -> None:
     """Raise InvalidName unless `name` is a channel name by `rule`."""
-    if not isinstance(name, str) or not rule(name):
+    if not isinstance(name, str) or not name or not rule(name):
         raise InvalidName(
             f"channel name {excerpt(name)} is refused: 1-256 characters of A-Z a-z 0-9 _ - . :, "
             "and after 'process:' a process id"
         )
 
 
-def check_process_id(name: object) -> None:
-    """Raise InvalidName unless `name` is a process id."""
-    if not isinstance(name, str) or not is_process_id(name):
+def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) -> None:
+    """Raise InvalidName unless `name` is a process id by `rule`."""
+    if not isinstance(name, str) or not name or not rule(name):
         raise InvalidName(
             f"process id {excerpt(name)} is refused: 1-128 characters of A-Z a-z 0-9 _ - ."
         )
 
 
-def process_channel(process_id: str) -> str:
-    """Return the channel of a process; raises InvalidName for a bad id."""
-    try:
+def process_channel(process_id: str, rule: Callable[[str], bool] = is_process_id) -> str:
+    """Return the channel of a process; raises InvalidName for an id that `rule` refuses."""
+    if rule is is_process_id and isinstance(process_id, str):
         return _process_channel(process_id)
-    except TypeError:  # not hashable, so no string either
-        check_process_id(process_id)
-        raise
+    check_process_id(process_id, rule)
+    return PROCESS_PREFIX + process_id
 
 
 @functools.lru_cache(4096)
@@ -197,6 +216,18 @@ def timestamp(seconds: float) -> str:
 def _to_the_second(second: int) -> str:
     moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def is_timestamp(text: str) -> bool:
+    """Say whether every receiver can read a time: Go is stricter than `parse_timestamp`.
+
+    It drops a message whose `timestamp` it cannot read, in silence.
+    """
+    try:
+        parse_timestamp(text)
+    except ValueError:
+        return False
+    return text[10] == "T" and not text.endswith("z")
 
 
 def parse_timestamp(text: str) -> datetime.datetime:
@@ -243,15 +274,6 @@ def _tail(message: Message) -> str:
         and not message.epoch
     ):
         return ""
-    if message.id is not None and not _is_id(message.id):
-        raise ValueError(_BAD_ID)
-    for name in ("code", "epoch"):
-        if not isinstance(getattr(message, name), str):
-            raise TypeError(f"{name} must be text")
-    for name in ("seq", "since", "last"):
-        count = getattr(message, name)
-        if isinstance(count, bool) or not isinstance(count, (int, type(None))):
-            raise TypeError(f"{name} must be a whole number")
     return "".join(
         f',"{key}":{_to_json(value)}'
         for key, value in (
@@ -266,12 +288,49 @@ def _tail(message: Message) -> str:
     )
 
 
-def encode(message: Message, seconds: float | None = None) -> bytes:
+_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch")
+_NUMBERS = ("seq", "since", "last")
+
+
+def _fault_of(message: Message, is_process: Callable[[str], bool] | None) -> str:
+    """Say for which of its fields a receiver would drop a message; "" for none."""
+    for name in _TEXTS:
+        if not isinstance(getattr(message, name), str):
+            return f"{name} must be text, not {excerpt(getattr(message, name))}"
+    if not message.type:
+        return "type must not be empty"
+    if message.timestamp and not is_timestamp(message.timestamp):
+        return f"timestamp must be an RFC 3339 time, not {excerpt(message.timestamp)}"
+    if message.process_id and is_process is not None and not is_process(message.process_id):
+        return f"process id {excerpt(message.process_id)} is refused"
+    for name in _NUMBERS:
+        value = getattr(message, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            return f"{name} must be a whole number, not {excerpt(value)}"
+    if message.id is not None and not _is_id(message.id):
+        return _BAD_ID
+    return ""
+
+
+def encode(
+    message: Message,
+    seconds: float | None = None,
+    is_process: Callable[[str], bool] | None = None,
+) -> bytes:
     """Return the message as one JSON object in UTF-8.
 
     One without a timestamp gets that of the POSIX time, if one is given. Raises
-    MessageEncodeError when a field has no JSON form, or one that `decode` would refuse.
+    MessageEncodeError when a field has no JSON form, or one for which receivers would drop
+    the message: a type, a time, an id that is none. `is_process` is the rule for process
+    ids, where one is to hold.
     """
+    fault = _fault_of(message, is_process)
+    if fault:
+        raise MessageEncodeError(f"cannot encode {excerpt(message.type)} message: {fault}")
+    return _write(message, "" if seconds is None else timestamp(seconds))
+
+
+def _write(message: Message, now: str = "") -> bytes:
     try:
         tail = _tail(message)
     except Exception as error:  # noqa: BLE001 - a class of the user's may raise anything
@@ -281,7 +340,7 @@ def encode(message: Message, seconds: float | None = None) -> bytes:
         message.channel,
         message.process_id,
         message.data,
-        message.timestamp or ("" if seconds is None else timestamp(seconds)),
+        message.timestamp or now,
         tail,
     )
 
@@ -353,15 +412,16 @@ def _finite(digits: str) -> float:
 _from_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 
 
-def decode(text: str) -> Message:
+def decode(text: str, *, any_case: bool = False) -> Message:
     """Read one message.
 
     Raises MessageDecodeError, with the peer's `id` when that much could be read.
     Fields that a message of this type does not use are kept; unknown ones are
-    ignored, so that both sides may be extended.
+    ignored, so that both sides may be extended. `any_case` takes keys in any case, as
+    Go's `encoding/json` does: of all that mean one field the last counts.
     """
     try:
-        value = _from_json(text)
+        value = _from_json_folded(text) if any_case else _from_json(text)
         if _SURROGATE.search(text):
             # A lone surrogate has no UTF-8 form: refused here, not in the thread of
             # whoever would pass it on (FAULTS 26). A proper pair passes.
@@ -397,6 +457,22 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -_EXACT <= value <= _EXACT
 
 
+def _from_json_folded(text: str) -> Any:
+    """Read JSON whose outermost keys may be of any case."""
+    outermost: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        outermost[:] = pairs  # the last that is read is the outermost
+        return dict(pairs)
+
+    value = json.loads(
+        text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=keep
+    )
+    if not isinstance(value, dict):
+        return value
+    return {_KEYS.get(key.casefold(), key): found for key, found in outermost}
+
+
 _FIELDS: dict[str, tuple[str, type]] = {
     "type": ("type", str),
     "channel": ("channel", str),
@@ -408,6 +484,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "since": ("since", int),
     "last": ("last", int),
 }
+_KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data")}
 _KINDS = {str: "string", int: "whole number"}
 
 
@@ -424,7 +501,7 @@ def _why(error: BaseException) -> str:
 
 def to_dict(message: Message) -> dict[str, Any]:
     """Return the message as its JSON object, for a person or a program to read."""
-    value: dict[str, Any] = json.loads(encode(message))
+    value: dict[str, Any] = json.loads(_write(message))  # as it came, with what we would not send
     return value
 
 

@@ -5,6 +5,7 @@ Must not know how any of it comes about; nothing here changes anything.
 
 from __future__ import annotations
 
+from .auth import check_user
 from .client import Client
 from .drain import Draining
 from .stats import HubStats
@@ -40,8 +41,11 @@ class Overview(Draining):
     def user_clients(self, user_id: str) -> list[Client]:
         """Return the connections of a user, oldest first.
 
+        Raises TypeError and InvalidName for a user id that is none.
+
         Threads: any.
         """
+        check_user(user_id)
         return self._members.users.of(user_id)
 
     def channel_count(self) -> int:

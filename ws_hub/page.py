@@ -16,7 +16,9 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, quote
 
+from .errors import excerpt
 from .hub import Hub
+from .message import channel_rule, check_channel
 
 __all__ = ["page_app"]
 
@@ -68,8 +70,14 @@ def page_app(
             a list of the channels.
         fallback: answers everything else; None for 404.
 
+    Raises TypeError for a channel that is no text, InvalidName for one that is no name.
+
     Threads: any.
     """
+    if not isinstance(channel, str):  # not set: that must not show the whole list
+        raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
+    if channel:
+        check_channel(channel, channel_rule(hub.config.channel_name))
     return _Page(hub, ws_path, channel, fallback)
 
 

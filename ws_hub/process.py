@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 from . import workers
 from .errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from .log import get_logger
-from .message import check_process_id, process_channel
 from .pace import Pace
 from .pump import Pump
 from .spawn import Child, ProcessStartError, check_argv, signal_name
@@ -93,7 +92,7 @@ def run_process(
     """
     command = check_argv(argv)
     name = _new_id(command[0]) if process_id is None else process_id
-    check_process_id(name)
+    hub.process_channel(name)  # raises for an id that is none
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
     _streaming.reserve(hub, name)
@@ -365,7 +364,7 @@ class Process:
                 self._go_deaf()
 
     def _wait_for_viewers(self) -> None:
-        channel = process_channel(self.process_id)
+        channel = self.hub.process_channel(self.process_id)
         while not self._deaf and not self._killed:
             try:
                 if self.hub.wait_for_room(channel, _LOOK):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import enum
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .errors import InvalidName, excerpt
 from .lines import MAX_PIECE, cut
 from .message import (
     FINAL_STATUSES,
@@ -19,11 +21,23 @@ from .message import (
     check_channel,
     encode,
     encode_fields,
+    is_process_id,
     process_channel,
     timestamp,
 )
 
-__all__ = ["Publisher"]
+__all__ = ["EVERYBODY", "Everybody", "Publisher"]
+
+
+class Everybody(enum.Enum):
+    """The type of EVERYBODY."""
+
+    EVERYBODY = "everybody"
+
+
+# What a channel is that was left out. Not None and not "", which is what a variable holds
+# that nobody has set: that must not make a message everybody's (FAULTS 106).
+EVERYBODY = Everybody.EVERYBODY
 
 _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
 _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
@@ -54,10 +68,19 @@ class Publisher(abc.ABC):
     def broadcast(self, message: Message, *, timeout: float | None = None) -> None:
         """Send a message to every client.
 
+        Raises InvalidName for a message that names a channel: that is for its subscribers.
+
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        if message.channel:
+            name = excerpt(message.channel)
+            raise InvalidName(
+                f"a broadcast goes to everybody, and this message names the channel {name}: "
+                f"send it with send_to_channel({name}, message), or leave the channel out"
+            )
         now = time.time()
-        self._publish([encode(each, now) for each in _cut_up(message)], "", timeout)
+        texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
+        self._publish(texts, "", timeout)
 
     def send_to_channel(
         self, channel: str, message: Message, *, timeout: float | None = None
@@ -68,7 +91,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        if not channel:
+        if not channel or not isinstance(channel, str):
             check_channel(channel)  # raises: "" further down means everybody
         message = dataclasses.replace(
             message,
@@ -77,7 +100,7 @@ class Publisher(abc.ABC):
             timestamp=message.timestamp or _now(),
         )
         over = _is_last_word(message.type, message.data)
-        texts = [encode(each) for each in _cut_up(message)]
+        texts = [encode(each, is_process=self._is_process) for each in _cut_up(message)]
         self._publish(texts, channel, timeout, over=over)
 
     def send_process_output(
@@ -94,7 +117,7 @@ class Publisher(abc.ABC):
         if data.__class__ is str and len(data) > MAX_PIECE:
             self.send_process_lines(process_id, [data], timeout=timeout)
             return
-        channel = process_channel(process_id)
+        channel = self.process_channel(process_id)
         text = encode_fields(_OUTPUT, channel, process_id, data, _now())
         self._publish([text], channel, timeout)
 
@@ -108,7 +131,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        channel, now = process_channel(process_id), _now()
+        channel, now = self.process_channel(process_id), _now()
         texts = [
             encode_fields(_OUTPUT, channel, process_id, piece, now) for piece in _pieces(lines)
         ]
@@ -137,26 +160,70 @@ class Publisher(abc.ABC):
         if exit_code is not None:
             data["exitCode"] = exit_code
         data.update(_shortened(extra or {}))
-        channel = process_channel(process_id)
+        channel = self.process_channel(process_id)
         text = encode_fields(_STATUS, channel, process_id, data, _now())
         self._publish([text], channel, timeout, over=status in FINAL_STATUSES)
 
     def send_event(
-        self, event: str, data: Any = None, *, channel: str = "", timeout: float | None = None
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | Everybody = EVERYBODY,
+        timeout: float | None = None,
     ) -> None:
-        """Send a named event to every client, or to the subscribers of a channel.
+        """Send a named event to the subscribers of a channel; to every client without one.
+
+        Raises TypeError for a channel that is no text, InvalidName for one that is "".
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        found = {"event": event, "data": data}
-        self._publish([encode_fields(_EVENT, channel, "", found, _now())], channel, timeout)
+        self._send(_EVENT, channel, {"event": event, "data": data}, timeout)
 
-    def send_error(self, text: str, *, channel: str = "", timeout: float | None = None) -> None:
-        """Send an error text to every client, or to the subscribers of a channel.
+    def send_error(
+        self,
+        text: str,
+        *,
+        channel: str | Everybody = EVERYBODY,
+        timeout: float | None = None,
+    ) -> None:
+        """Send an error text to the subscribers of a channel; to every client without one.
+
+        Raises TypeError for a channel that is no text, InvalidName for one that is "".
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._publish([encode_fields(_ERROR, channel, "", text, _now())], channel, timeout)
+        self._send(_ERROR, channel, text, timeout)
+
+    def process_channel(self, process_id: str) -> str:
+        """Return the channel of a process; raises InvalidName for an id that is none here.
+
+        Threads: any.
+        """
+        return process_channel(process_id, self._is_process)
+
+    @property
+    def _is_process(self) -> Callable[[str], bool]:
+        """The rule for process ids."""
+        return is_process_id
+
+    def _send(self, kind: str, channel: object, data: Any, timeout: float | None) -> None:
+        where = _checked(channel)
+        self._publish([encode_fields(kind, where, "", data, _now())], where, timeout)
+
+
+def _checked(channel: object) -> str:
+    """Return a channel, "" for everybody, where that and nothing else was asked for."""
+    if channel is EVERYBODY:
+        return ""
+    if not isinstance(channel, str):
+        raise TypeError(
+            f"channel must be the name of a channel, not {excerpt(channel)}: leave it out to "
+            "send to everybody"
+        )
+    if not channel:
+        raise InvalidName("channel must not be empty: leave it out to send to everybody")
+    return channel
 
 
 def _now() -> str:

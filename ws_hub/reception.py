@@ -101,7 +101,7 @@ class Reception:
             self._actions.count("bad_messages")
             client.reply(error("binary messages are not understood", "bad_message"))
             return
-        effect = interpret(data, self._is_channel)
+        effect = interpret(data, self._is_channel, any_case=self._config.lenient)
         if isinstance(effect, Reply):
             if effect.message.code:
                 self._actions.count(_COUNTED[effect.message.code])

@@ -15,7 +15,7 @@ from typing import Any, TextIO, cast
 
 from .errors import HubFull, HubNotRunning
 from .lines import Lines
-from .message import check_channel, check_process_id, timestamp
+from .message import channel_rule, check_channel, timestamp
 from .publisher import Publisher
 from .reentrant import Lock
 
@@ -69,8 +69,7 @@ class LogHandler(logging.Handler):
         super().__init__(level)
         # A hub with a rule of its own for names says so here, not at every record.
         config = getattr(hub, "config", None)
-        rule = getattr(config, "channel_name", None)
-        check_channel(channel, *([rule] if rule else []))
+        check_channel(channel, channel_rule(getattr(config, "channel_name", None)))
         self._hub = hub
         self._channel = channel
         self._inside = threading.local()
@@ -207,7 +206,7 @@ class Writer(io.TextIOBase):
         # guards: itself, by single calls. Filled by finalisers, emptied under the lock.
         self._ended: collections.deque[_Begun] = collections.deque()
         self._closed = False
-        check_process_id(process_id)
+        hub.process_channel(process_id)  # raises for an id that is none
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # typeshed has it as a variable

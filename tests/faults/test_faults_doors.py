@@ -116,6 +116,7 @@ def refused_and_ended(running: Running, case: Case, *, at_once: bool) -> None:
     assert running.state()["counted"] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, False], ids=["same packet", "later"])
 @pytest.mark.parametrize("case", REFUSALS, ids=[f"{c[1]}-{n}" for n, c in enumerate(REFUSALS)])
 def test_fault_122_no_request_behind_a_refused_upgrade_is_served(
@@ -128,6 +129,7 @@ def test_fault_122_no_request_behind_a_refused_upgrade_is_served(
     refused_and_ended(running, case, at_once=at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, False], ids=["same packet", "later"])
 @pytest.mark.parametrize("case", REFUSALS, ids=[f"{c[1]}-{n}" for n, c in enumerate(REFUSALS)])
 def test_fault_122_nor_under_tls(
@@ -138,6 +140,7 @@ def test_fault_122_nor_under_tls(
     refused_and_ended(secure, case, at_once=at_once)
 
 
+@pytest.mark.slow
 def test_fault_122_nor_behind_too_many_connections_of_a_user(running: Running) -> None:
     user = [("X-User", "ann")]
     if "gevent" in running.process.args:  # type: ignore[operator]
@@ -147,12 +150,14 @@ def test_fault_122_nor_behind_too_many_connections_of_a_user(running: Running) -
             refused_and_ended(running, ("/guarded", 429, user, {}, b""), at_once=at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [True, False])
 def test_fault_122_nor_where_the_server_cannot_keep_a_websocket(at_once: bool) -> None:
     with serving("sync", tls=True) as running:  # its only thread would have to stay
         refused_and_ended(running, ("/ws", 501, [], {}, b""), at_once=at_once)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gthread", "sync"])
 def test_fault_122_the_access_log_has_the_status_of_the_refusal(kind: str) -> None:
     with serving(kind) as running:
@@ -209,6 +214,7 @@ def patched(how: str, program: str, *arguments: str) -> str:
     return run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", PATCHES)
 def test_fault_127_a_hub_refuses_to_start_where_threads_or_sockets_are_patched(how: str) -> None:
     said = patched(how, STARTS).splitlines()
@@ -216,6 +222,7 @@ def test_fault_127_a_hub_refuses_to_start_where_threads_or_sockets_are_patched(h
     assert all(how.split()[0] in each and "gthread" in each for each in said)
 
 
+@pytest.mark.slow
 def test_fault_127_a_library_that_is_imported_and_patches_nothing_is_no_hindrance() -> None:
     pytest.importorskip("gevent")
     program = "import gevent.monkey, ws_hub; ws_hub.Hub().start().stop(); print('ran')"
@@ -223,6 +230,7 @@ def test_fault_127_a_library_that_is_imported_and_patches_nothing_is_no_hindranc
     assert run.stdout == b"ran\n"
 
 
+@pytest.mark.slow
 def test_fault_127_a_client_works_under_a_whole_patch_and_refuses_a_part_of_one() -> None:
     with live() as hub:
         for number in range(3):
@@ -347,6 +355,7 @@ def test_fault_130_a_request_older_than_http_1_1_needs_no_host() -> None:
             assert peer.read_response().status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "run"])
 def test_fault_123_the_command_line_allows_names(command: str) -> None:
     program = ["--wait", "--", "true"] if command == "run" else []
@@ -367,6 +376,7 @@ def request_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("ws-hub:request")]
 
 
+@pytest.mark.slow
 def test_fault_130_a_server_that_closes_ends_the_tls_handshakes_that_stall() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
@@ -394,10 +404,14 @@ def test_fault_130_idle_connections_take_no_more_threads_than_they_may() -> None
         assert len(request_threads()) == 10
         for sock in idle:
             sock.close()
-        wait_until(lambda: ask(made, "/", "localhost") == 200)
+        wait_until(lambda: not request_threads())
+        assert ask(made, "/", "localhost") == 200
 
 
-def test_fault_130_a_connection_waits_for_room_and_is_served_then() -> None:
+def test_fault_130_a_connection_waits_for_room_and_is_served_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ws_hub.server._QUEUE", TIMEOUT)
     with paged(max_handshakes=1) as made:
         with RawPeer("127.0.0.1", made.port, handshake=False) as first:
             wait_until(request_threads)
@@ -414,6 +428,7 @@ def test_fault_130_websockets_take_no_place_of_a_request() -> None:
         assert ask(made, "/", "localhost") == 200
 
 
+@pytest.mark.slow
 def test_fault_130_handshakes_without_a_host_are_400_under_every_server(running: Running) -> None:
     with RawPeer(running.host, running.port, handshake=False) as peer:
         peer.send_raw(peer.request([("Host", "")]))
@@ -514,3 +529,14 @@ def test_fault_111_an_origin_that_is_listed_may_connect_and_no_other(
     with paged(allowed_origins=allowed) as made:
         origin = origin.format(port=made.port)
         assert ask(made, "/ws", f"127.0.0.1:{made.port}", ws=True, origin=origin) == status
+
+
+def test_fault_127_a_server_whose_hub_does_not_start_leaves_no_port_and_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(hub: Hub) -> Hub:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Hub, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        serve(Hub())

@@ -100,6 +100,7 @@ def message(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     for piece in split_batch(text):
         assert piece in text
+    interpret(text, is_channel_name, any_case=True)
     effect = interpret(text, is_channel_name)
     if isinstance(effect, Reply):
         answer = encode(effect.message)

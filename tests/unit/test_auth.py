@@ -287,7 +287,7 @@ def far(seconds: float) -> float:
         ({"iss": "other"}, "InvalidIssuerError"),
         ({"iss": None}, "MissingRequiredClaimError"),
         ({"sub": None}, "MissingRequiredClaimError"),
-        ({"sub": ""}, "accepted without a user id"),
+        ({"sub": ""}, "accepted a user without an id"),
         ({"key": "another secret of more than 32 bytes"}, "InvalidSignatureError"),
         ({"algorithm": "HS384"}, "InvalidAlgorithmError"),
         ({"key": None, "algorithm": "none"}, "InvalidAlgorithmError"),

@@ -38,6 +38,7 @@ HUB: dict[str, list[Any]] = {
     "broadcast_overflow": NOT_OVERFLOWS,
     "max_message_size": NOT_COUNTS,
     "max_fragments": NOT_COUNTS,
+    "lenient": NOT_FLAGS,
     "compression": NOT_FLAGS,
     "compression_min_size": NOT_COUNTS,
     "max_handshakes": NOT_COUNTS,

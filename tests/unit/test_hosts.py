@@ -77,7 +77,7 @@ def test_a_name_that_could_never_match_is_refused(name: str) -> None:
         Hosts("127.0.0.1", [name])
 
 
-@pytest.mark.parametrize("names", ["localhost", b"localhost"])
+@pytest.mark.parametrize("names", ["localhost", b"localhost", None, 5])
 def test_one_name_is_no_collection(names: str) -> None:
     with pytest.raises(ConfigError, match="collection"):
         Hosts("127.0.0.1", names)

@@ -68,8 +68,11 @@ WIRE = [
         b'{"type":"ack","channel":"a","data":{"seq":3},"id":1}',
     ),
     (
-        Message(type="error", data="no", timestamp="t", id="q", code="bad_channel"),
-        b'{"type":"error","data":"no","timestamp":"t","id":"q","code":"bad_channel"}',
+        Message(
+            type="error", data="no", timestamp="2026-02-20T01:17:56Z", id="q", code="bad_channel"
+        ),
+        b'{"type":"error","data":"no","timestamp":"2026-02-20T01:17:56Z",'
+        b'"id":"q","code":"bad_channel"}',
     ),
     (Message(type="ping", id=0), b'{"type":"ping","id":0}'),
     (Message(type="ping", id=""), b'{"type":"ping","id":""}'),
@@ -350,7 +353,7 @@ MESSAGES = st.builds(
     channel=TEXT,
     process_id=TEXT,
     data=JSON,
-    timestamp=TEXT,
+    timestamp=st.sampled_from(["", "2026-02-20T01:17:56Z", "2026-02-20T01:17:56.5+05:45"]),
     id=st.none() | st.integers(-(2**53), 2**53) | IDS,
     code=TEXT,
     seq=COUNT,

@@ -46,7 +46,8 @@ def test_the_page_names_its_websocket_and_its_channel() -> None:
 
 
 def test_what_it_is_configured_with_is_escaped() -> None:
-    body = get(page_app(Hub(), channel='"><script>'), "/")[2]
+    hub = Hub(HubConfig(channel_name=lambda name: True))
+    body = get(page_app(hub, channel='"><script>'), "/")[2]
     assert b'data-channel="&quot;&gt;&lt;script&gt;"' in body
 
 

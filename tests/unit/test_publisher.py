@@ -135,8 +135,9 @@ def test_a_status_says_what_is_known(arguments: dict[str, Any], data: dict[str, 
 @pytest.mark.parametrize("channel", ["", "news"])
 def test_events_and_errors_go_to_everybody_or_to_a_channel(channel: str) -> None:
     recorder = Recorder()
-    recorder.send_event("released", {"version": 1}, channel=channel)
-    recorder.send_error("went wrong", channel=channel, timeout=2)
+    where_to = {"channel": channel} if channel else {}
+    recorder.send_event("released", {"version": 1}, **where_to)
+    recorder.send_error("went wrong", timeout=2, **where_to)
     (event, where, _), (error, where_else, timeout) = recorder.published
     assert (event.type, event.data) == (
         MessageType.EVENT,
