@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.integration.apps.live import Live, live
@@ -220,6 +220,7 @@ def test_fault_121_depth_is_measured_in_one_pass() -> None:
     assert calls_of(text) < 100
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.sampled_from(["[[", "]", '"', '\\"{', "\\", 1, "\u2028\n"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ws_hub import budget as module
@@ -198,6 +198,7 @@ def test_who_uses_more_than_its_share_waits_for_the_others_and_not_for_ever() ->
     assert 0.5 < rest_of(late, 0.0, seconds=0.03) < 10.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 2)), max_size=40))
 def test_who_rests_as_told_gets_its_burst_and_its_rate(steps: list[tuple[float, float]]) -> None:
     account = made(max_processing_rate=0.2, processing_burst=0.5).enter("", 0.0)
