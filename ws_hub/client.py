@@ -23,7 +23,7 @@ from typing import Any
 
 from . import workers
 from .auth import AuthResult
-from .budget import Account, Flood
+from .budget import Account, Flood, Tab
 from .channels import Channels
 from .config import HubConfig
 from .errors import (
@@ -99,7 +99,7 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_owed", "_sender", "_thread",
+        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_tab", "_thread",
         "_transport", "account", "admitted", "claims", "compression", "connected_at", "direct",
         "dropped", "expires_at", "id", "last_error", "left", "mark", "network", "payer",
         "remote_address", "settled", "state", "user_id", "verify",
@@ -130,7 +130,7 @@ class Client:
         self.payer = ""  # whose account it is charged to; see `budget`
         # Written by its reader, when it comes, says who it is, and goes.
         self.account: Account | None = None
-        self._owed = 0  # bytes that its reader has not charged yet; of the reader
+        self._tab = Tab(config)  # of the reader
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self.dropped = 0  # written by the hub thread only
@@ -399,7 +399,7 @@ class Client:
         Threads: the client's reader; waits at most the write timeout.
         """
         frame = self._frame(message)
-        self.owe(len(frame))
+        self._tab.owe(len(frame))
         try:
             self._sender.put(frame, self._config.write_timeout)
         except SendTimeout:
@@ -410,14 +410,13 @@ class Client:
 
         Threads: the client's reader; does not wait.
         """
-        self._owed += size
+        self._tab.owe(size)
 
     def _charge(self, now: float, seconds: float, messages: int, controls: int) -> float | Flood:
-        size, self._owed = self._owed, 0
         account = self.account
-        if account is None:
+        if not self._tab.add(seconds, messages, controls) or account is None:
             return 0.0
-        return account.charge(now, seconds=seconds, messages=messages, controls=controls, size=size)
+        return self._tab.pay(account, now)
 
     def occupy(self) -> None:
         """Live on the calling thread and for as long as it does: `join` waits for its end.
@@ -478,6 +477,8 @@ class Client:
             charge=self._charge,
             count=self._hooks.count,
         )
+        if self.account is not None:
+            self._tab.pay(self.account, time.monotonic())  # a reconnect leaves nothing unpaid
         self.last_error = end.fault or self.last_error
         if self._sender.stalled:
             self._hooks.count("write_timeouts")

@@ -118,11 +118,11 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
             return Reply(
                 error("Unsubscribe: channel must be a string", "bad_channel", id=message.id)
             )
-        if message.id is not None and _is_long(target):
+        if message.id is not None and _is_unusable(target):
             return _bad_channel("Unsubscribe", target, message.id)
         return Unsubscribe(target, message.id)
     if message.type == MessageType.PUBLISH:
-        if _is_long(message.channel) or not is_channel(message.channel):
+        if _is_unusable(message.channel) or not is_channel(message.channel):
             return _bad_channel("Publish", message.channel, message.id)
         return Publish(message.channel, message.data, message.id)
     return Other(message)
@@ -139,7 +139,7 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
     target = message.target
     if target is None:
         return Reply(error("Subscribe: channel must be a string", "bad_channel", id=message.id))
-    if _is_long(target) or not is_channel(target):
+    if _is_unusable(target) or not is_channel(target):
         return _bad_channel("Subscribe", target, message.id)
     for name, count in (("since", message.since), ("last", message.last)):
         if count is not None and count < 0:
@@ -154,8 +154,9 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
     return Subscribe(target, message.id, message.since, message.epoch, message.last)
 
 
-def _is_long(name: str) -> bool:
-    return len(name) > _MAX_CHANNEL or len(name.encode()) > _MAX_CHANNEL
+def _is_unusable(name: str) -> bool:
+    """Say whether no rule can make this a channel: "" would be everybody."""
+    return not name or len(name) > _MAX_CHANNEL or len(name.encode()) > _MAX_CHANNEL
 
 
 def _bad_channel(request: str, name: str, id: Id) -> Reply:

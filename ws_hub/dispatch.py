@@ -99,8 +99,22 @@ class Dispatcher:
     ) -> None:
         """Deliver publications, each target's joined and in order.
 
-        `everybody` does not change meanwhile, whoever is cut.
+        `everybody` does not change meanwhile, whoever is cut. Clients pay for the delivery
+        of what is theirs.
         """
+        payers = [each.payer for each in publications if each.payer is not None]
+        if not payers:
+            self._deliver(publications, everybody, now)
+            return
+        began = time.thread_time()
+        self._deliver(publications, everybody, now)
+        seconds = (time.thread_time() - began) / len(publications)
+        for payer in payers:
+            payer.charge_processing(seconds)
+
+    def _deliver(
+        self, publications: Sequence[Publication], everybody: Collection[Any], now: float
+    ) -> None:
         runs = [
             (self._targets(channel, everybody), self._number(list(group), now))
             for channel, group in itertools.groupby(publications, key=lambda each: each.channel)

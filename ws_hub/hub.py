@@ -43,7 +43,7 @@ from .errors import (
 from .keeper import Keeper
 from .listener import Listener
 from .log import get_logger
-from .message import Message, check_channel, encode
+from .message import Message, MessageType, check_channel, encode
 from .publication import Publication, publish
 from .publisher import Publisher
 from .reception import Actions, Reception
@@ -77,7 +77,7 @@ class Hub(Keeper, Publisher):
             Actions(
                 subscribe=self._subscribe,
                 unsubscribe=self.unsubscribe,
-                publish=self.send_to_channel,
+                publish=self._publish_for,
                 listeners=self.channel_subscriber_count,
                 enqueue=self._enqueue,
                 call=self._call,
@@ -104,7 +104,13 @@ class Hub(Keeper, Publisher):
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
     def _publish(
-        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
+        self,
+        texts: Sequence[bytes],
+        channel: str,
+        timeout: float | None,
+        *,
+        over: bool = False,
+        payer: Client | None = None,
     ) -> None:
         config = self._config
         if not channel:
@@ -120,6 +126,8 @@ class Hub(Keeper, Publisher):
             for text in texts
         ]
         publications[-1].over = over
+        for publication in publications if payer is not None else ():
+            publication.payer = payer
         self._enqueue(publications, timeout)
 
     @property
@@ -346,6 +354,11 @@ class Hub(Keeper, Publisher):
         failed = object()
         if self._guard(take, client, data, default=failed) is failed:
             self._guard(client.reply, error("internal error", "internal"))
+
+    def _publish_for(self, client: Client, channel: str, data: object) -> None:
+        """Send to a channel what a client publishes, at its cost."""
+        text = encode(Message(MessageType.EVENT, channel=channel, data=data), time.time())
+        self._publish([text], channel, None, payer=client)
 
     # --- hub thread ------------------------------------------------------------------------
 

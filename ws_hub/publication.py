@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from . import deflate
 from .config import Overflow
@@ -16,7 +17,14 @@ from .errors import MessageEncodeError, excerpt
 from .frames import deflated_frame, text_frame
 from .message import MAX_MESSAGE_BYTES, Message, decode, number
 
-__all__ = ["Batch", "Publication", "compress", "publish"]
+__all__ = ["Batch", "Payer", "Publication", "compress", "publish"]
+
+
+class Payer(Protocol):
+    """Who pays for what is done."""
+
+    def charge_processing(self, seconds: float) -> None:
+        """Charge processor time; never waits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +41,8 @@ class Publication:
         over: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
         begun: the text compressed, but for its end, until it is numbered.
+        payer: whose publication it is, and who pays for its delivery: a client; None for
+            the application.
     """
 
     text: bytes
@@ -43,6 +53,7 @@ class Publication:
     over: bool = False
     seq: int = 0
     begun: bytes = b""
+    payer: Payer | None = None
 
     @property
     def message(self) -> Message:

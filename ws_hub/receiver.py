@@ -96,7 +96,6 @@ def receive(
             # back before one that was told that it is free has woken, again and again.
             workers.give_way()
         before, spent = spent, time.thread_time()
-        # At the end too: a reconnect leaves nothing unpaid.
         rest = charge(now, spent - before, messages, unasked)
         if isinstance(end, Broken):
             return _break(end, transport, sender, linger, count)

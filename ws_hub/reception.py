@@ -51,7 +51,7 @@ class Actions:
     Args:
         subscribe: has a client listen, from the place in the hub's queue that this takes.
         unsubscribe: has a client listen to a channel no more.
-        publish: sends a message to a channel.
+        publish: sends data to a channel, as an event, at a client's cost.
         listeners: says how many listen to a channel.
         enqueue: has a function called on the hub thread, at its place in the queue.
         call: calls a user's function and deals with what it raises.
@@ -60,7 +60,7 @@ class Actions:
 
     subscribe: Callable[[Client, Subscribe], None]
     unsubscribe: Callable[[Client, str], bool]
-    publish: Callable[[str, Message], None]
+    publish: Callable[[Client, str, object], None]
     listeners: Callable[[str], int]
     enqueue: Callable[[Callable[[], object]], None]
     call: Callable[..., Any]
@@ -130,7 +130,7 @@ class Reception:
             answer = error(text, code, id=request.id, channel=channel)
         else:
             try:
-                self._actions.publish(channel, Message(MessageType.EVENT, data=request.data))
+                self._actions.publish(client, channel, request.data)
                 # It is sent once a subscriber, and may be kept.
                 client.owe(size * max(self._actions.listeners(channel), 1))
             except (HubFull, HubNotRunning):

@@ -6,6 +6,7 @@ Where a clock or the use of a processor decides, it is a test's own.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import socket
 import struct
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.integration.apps.live import Live, live
@@ -157,6 +158,34 @@ def test_fault_120_what_a_client_publishes_is_charged_once_a_listener(kept: int)
         wait_until(lambda: hub.hub.stats().slowed == 1)
 
 
+def test_fault_121_delivering_what_a_client_publishes_is_charged_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    charged: list[Client] = []
+    monkeypatch.setattr(Client, "charge_processing", lambda self, seconds: charged.append(self))
+    rule = ChannelRule(pattern="*", publish=True)
+    with live(rules=[rule]) as hub, hub.peer() as peer:
+        client = hub.client()
+        hub.hub.broadcast(Message("event"))
+        assert peer.recv_json()["type"] == "event"
+        ask(peer, {"type": "publish", "channel": "a", "data": 1, "id": 1})
+        ask(peer, {"type": "subscribe", "channel": "a", "id": 1})  # behind it, and charged too
+        wait_until(lambda: len(charged) == 2)
+        assert charged == [client] * 2
+
+
+def test_fault_121_no_rule_for_names_makes_everybody_a_channel() -> None:
+    """To publish to "" ended the reader with a traceback."""
+    settings = {
+        "rules": [ChannelRule(pattern="*", publish=True)],
+        "channel_name": lambda name: True,
+    }
+    with live(**settings) as hub, hub.peer() as peer:
+        for kind in ("publish", "subscribe"):
+            answer = ask(peer, {"type": kind, "channel": "", "data": "", "id": kind})
+            assert (answer["id"], answer["code"]) == (kind, "bad_channel")
+
+
 # --- 121: what is computed -----------------------------------------------------------------
 
 
@@ -174,11 +203,13 @@ def calls_of(text: str) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
+    gc.disable()  # what is called when that has run is no cost of the text's
     sys.setprofile(note)
     try:
         interpret(text, is_channel_name)
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls
 
 
@@ -189,6 +220,7 @@ def test_fault_121_depth_is_measured_in_one_pass() -> None:
     assert calls_of(text) < 100
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.sampled_from(["[[", "]", '"', '\\"{', "\\", 1, "\u2028\n"]),

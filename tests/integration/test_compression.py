@@ -44,7 +44,9 @@ def test_all_get_the_same_messages_whether_they_compress_or_not() -> None:
         with open_to(url) as packed, open_to(url, compression=None) as plain:
             for peer in (packed, plain):
                 peer.send(
-                    json.dumps({"type": "subscribe", "channel": "process:b", "id": "s" * 500})
+                    json.dumps(
+                        {"type": "subscribe", "channel": "process:b", "id": 1, "data": "s" * 500}
+                    )
                 )
                 assert json.loads(peer.recv(TIMEOUT))["type"] == "ack"
             lines = [LONG, "short", "é" * 70_000, "", LONG + "!"]
@@ -78,8 +80,8 @@ def test_whatever_is_offered_a_conversation_comes_about(parameters: dict[str, An
         url = f"ws://127.0.0.1:{hub.server.port}/ws"
         with open_to(url, compression=None, extensions=[factory]) as peer:
             for number in range(3):
-                peer.send(json.dumps({"type": "ping", "id": LONG + str(number)}))
-                assert json.loads(peer.recv(TIMEOUT))["id"] == LONG + str(number)
+                peer.send(json.dumps({"type": "ping", "id": number, "data": LONG}))
+                assert json.loads(peer.recv(TIMEOUT))["id"] == number
             assert hub.client().compression is (parameters != {"server_max_window_bits": 9})
 
 
@@ -148,8 +150,8 @@ def test_it_works_on_every_server(kind: str, tls: bool) -> None:
     with server(kind, tls=tls, WS_HUB_COMPRESSION="1") as running:
         with open_to(running.url, **options) as peer:
             assert peer.protocol.extensions
-            peer.send(json.dumps({"type": "ping", "id": LONG}))
-            assert json.loads(peer.recv(TIMEOUT))["id"] == LONG
+            peer.send(json.dumps({"type": "ping", "id": 1, "data": LONG}))
+            assert json.loads(peer.recv(TIMEOUT))["id"] == 1
 
 
 # --- the client ----------------------------------------------------------------------------

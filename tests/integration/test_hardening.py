@@ -330,7 +330,7 @@ def test_fault_09_a_message_over_64_kib_ends_the_connection_with_1009(hub: Live)
 
 
 def test_a_message_of_64_kib_is_taken(hub: Live) -> None:
-    text = '{"type":"ping","id":"' + "i" * (65_536 - 23) + '"}'
+    text = '{"type":"ping","data":"' + "i" * (65_536 - 25) + '"}'
     assert len(text) == 65_536
     with hub.peer() as peer:
         peer.send_text(text)

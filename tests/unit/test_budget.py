@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ws_hub import budget as module
-from ws_hub.budget import Account, Budget, Flood, address_payer, user_payer
+from ws_hub.budget import Account, Budget, Flood, Tab, address_payer, user_payer
 from ws_hub.config import HubConfig
 
 
@@ -135,6 +135,28 @@ def test_what_another_thread_does_for_a_client_is_charged_to_it() -> None:
     assert rest_of(account, 100.0) > 0.0
 
 
+def test_a_connection_owes_a_little_before_it_is_charged_and_pays_all_of_it() -> None:
+    budget = made(max_message_rate=1.0, message_burst=640)
+    account, tab = budget.enter("", 100.0), Tab(budget.config)
+    for _ in range(10):
+        assert not tab.add(0.0001, 1, 1)
+    assert tab.add(0.0, 1, 0)
+    assert tab.pay(account, 100.0) == 0.0
+    assert rest_of(account, 100.0, messages=630) == 1.0
+    assert tab.pay(account, 100.0) == 0.0  # nothing more
+
+
+@pytest.mark.parametrize(
+    "cost", [(0.008, 0, 0), (0.0, 10, 0), (0.0, 0, 16)], ids=["seconds", "messages", "controls"]
+)
+def test_whatever_comes_to_more_than_a_little_is_charged(cost: tuple[float, int, int]) -> None:
+    tab = Tab(HubConfig())
+    assert tab.add(*cost)
+    tab = Tab(HubConfig())
+    tab.owe(2**20 + 1)
+    assert tab.add(0.0, 0, 0)
+
+
 # --- all together --------------------------------------------------------------------------
 
 
@@ -176,6 +198,7 @@ def test_who_uses_more_than_its_share_waits_for_the_others_and_not_for_ever() ->
     assert 0.5 < rest_of(late, 0.0, seconds=0.03) < 10.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 2)), max_size=40))
 def test_who_rests_as_told_gets_its_burst_and_its_rate(steps: list[tuple[float, float]]) -> None:
     account = made(max_processing_rate=0.2, processing_burst=0.5).enter("", 0.0)
