@@ -400,7 +400,7 @@ class Lifecycle:
         # Woken by whoever fills a queue; otherwise in time for pings and old history.
         left = min(left, workers.longest_wait()) if timeout is None else min(left, timeout)
         self._bell.sleep(left)
-        self._work()
+        self._guard(self._work)
 
     def _keep_house(self, now: float) -> float:
         """Do what is due; return when to look again, in monotonic seconds."""
@@ -447,7 +447,7 @@ class Lifecycle:
     def _end(self) -> None:
         """Deliver what is queued, then end every connection and every thread."""
         self._accepting = False
-        while self._work():
+        while self._guard(self._work, default=0):
             pass
         roster = self._roster
         waiting = self._members.lobby.shut()

@@ -99,8 +99,8 @@ class LogHandler(logging.Handler):
         if getattr(self._inside, "active", False):
             self._drop()
             return
-        self._inside.active = True
         try:
+            self._inside.active = True
             self._hub.send_event("log", self._fields(record), channel=self._channel, timeout=0)
         except (HubFull, HubNotRunning):
             self._drop()
@@ -233,12 +233,10 @@ class Writer(io.TextIOBase):
         with self._lock:
             self._check_open()
             line = self._line()
-            line.busy = True
             try:
+                line.busy = True
                 lines = line.lines.copy()
                 ready = change(lines)
-                if self._closed:  # by whoever interrupted this
-                    ready += lines.finish()
                 line.lines = lines  # in one step, whatever comes between these
                 if lines.empty:
                     self._unfinished.pop(line, None)
@@ -246,6 +244,8 @@ class Writer(io.TextIOBase):
                     self._unfinished[line] = None
             finally:
                 line.busy = False
+            if self._closed:  # by whoever interrupted this
+                ready += line.lines.finish()
         return ready
 
     def _line(self) -> _Line:
