@@ -145,8 +145,8 @@ class HubConfig:
             that makes it smaller.
         rules: what holds for which channels; the first match counts. By default
             process channels keep their last 10,000 lines or 4 MiB.
-        channel_name: says whether a channel name is allowed; None for the rule of
-            the protocol.
+        channel_name: says whether a channel name is allowed, and is asked at every
+            use of one; raising is a no. None for the rule of the protocol.
         allowed_origins: origins (`https://example.com`) that may connect beside the
             request's own; "*" allows all.
         require_origin: refuse a handshake without an Origin header.
