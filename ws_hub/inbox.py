@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from .reentrant import Lock
 from .workers import longest_wait
 
 __all__ = ["Inbox"]
@@ -40,7 +41,8 @@ class Inbox(Generic[T]):
         self._clock = clock
         # guards: everything below; waited on for an item, for room, or for the end.
         # Taken alone.
-        self._changed = threading.Condition()
+        self._lock = Lock()
+        self._changed = threading.Condition(self._lock)
         self._items: deque[tuple[T, int, bool]] = deque()  # item, bytes, whether it counts
         self._count = 0
         self._bytes = 0
@@ -57,7 +59,7 @@ class Inbox(Generic[T]):
 
         Waits for room at most the rest of the patience; not at all without `wait`.
         """
-        with self._changed:
+        with self._lock:
             while not self._stopped and not self._refusing and self._is_full(size):
                 now = self._clock()
                 if self._full_since is None:
@@ -84,13 +86,13 @@ class Inbox(Generic[T]):
 
     def post(self, item: T) -> None:
         """Add an item that does not count: what happens to the connection, not what it says."""
-        with self._changed:
+        with self._lock:
             self._items.append((item, 0, False))
             self._changed.notify_all()
 
     def take(self) -> T | None:
         """Wait for the next item; None when the inbox has ended and nothing is left."""
-        with self._changed:
+        with self._lock:
             while not self._items:
                 if self._ended:
                     return None
@@ -108,24 +110,24 @@ class Inbox(Generic[T]):
 
     def was_relieved(self) -> bool:
         """Say, once, that it has room again after it refused something."""
-        with self._changed:
+        with self._lock:
             relieved, self._relieved = self._relieved, False
             return relieved
 
     def begin(self) -> None:
         """Take items (again)."""
-        with self._changed:
+        with self._lock:
             self._ended = False
 
     def end(self) -> None:
         """Let the takers have what is left, and then None."""
-        with self._changed:
+        with self._lock:
             self._ended = True
             self._changed.notify_all()
 
     def stop(self) -> None:
         """Refuse every offer from now on and drop what was offered; what was posted stays."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._items = deque(each for each in self._items if not each[2])
             self._count = self._bytes = 0

@@ -399,7 +399,7 @@ class Lifecycle:
         left = self._keep_house(now) - now
         # Woken by whoever fills a queue; otherwise in time for pings and old history.
         left = min(left, workers.longest_wait()) if timeout is None else min(left, timeout)
-        self._bell.sleep(left)
+        self._bell.wait(left)
         self._guard(self._work)
 
     def _keep_house(self, now: float) -> float:
@@ -484,5 +484,5 @@ class Lifecycle:
     def _await_clients(self, deadline: float) -> None:
         self._roster.settle(admit=False)
         while self._roster.everybody and (left := deadline - time.monotonic()) > 0:
-            self._bell.sleep(left)  # woken when a client is gone
+            self._bell.wait(left)  # woken when a client is gone
             self._roster.settle(admit=False)

@@ -9,7 +9,6 @@ and after a send that failed the connection ends, because half a frame may be ou
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable
 
 from websocket import ABNF, WebSocketException, frame_buffer
@@ -18,6 +17,7 @@ from . import deflate
 from .deflate import Inflater
 from .errors import CloseCode, ConnectionClosed, ProtocolError
 from .reconnect_config import ReconnectConfig
+from .reentrant import Event
 from .stream import READ, WRITE, Stream
 
 __all__ = ["Link"]
@@ -87,7 +87,7 @@ class Link:
         self._write_timeout = config.write_timeout
         self._compression = compression
         self._clock = clock
-        self.over = threading.Event()  # set when the reader has left
+        self.over = Event()  # set when the reader has left
         self._closing = False  # set once, by whoever closes; read by the reader
         # The rest belongs to the reader.
         self._frames = _Frames(self._read, lambda: self._max_message_size - self._size, compression)

@@ -25,6 +25,7 @@ from .log import get_logger
 from .message import check_process_id, process_channel
 from .pace import Pace
 from .pump import Pump
+from .reentrant import Lock
 from .spawn import Child, ProcessStartError, check_argv, signal_name
 from .writers import log_handler, writer
 
@@ -126,7 +127,7 @@ class Process:
         self._thread: threading.Thread | None = None
         self._take_back: Callable[[], None] = lambda: None
         # guards: _kill_at. Nothing is taken under it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._kill_at: float | None = None
         # Of the stream's thread, but for the return code, which it writes once:
         self._deaf = False  # the hub has stopped
@@ -341,7 +342,7 @@ class _Streaming:
     def forget(self) -> None:
         """Start empty, as after a fork."""
         # guards: _processes. Nothing is taken under it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._processes: dict[tuple[int, str], Process | None] = {}  # None: it starts
 
     def reserve(self, hub: Hub, process_id: str) -> None:

@@ -120,11 +120,11 @@ class Bell(queue.SimpleQueue[None]):
     """What one thread sleeps on. Its `put` rings, in one call of C that nothing interrupts."""
 
     def ring(self) -> None:
-        """Wake the thread that sleeps, or have its next sleep end at once."""
+        """Wake the thread that sleeps, or have its next wait end at once."""
         if self.empty():
             self.put(None)
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Wait until it rings, at most so long. For one thread."""
         try:
             self.get(timeout=max(seconds, 0.0))

@@ -117,7 +117,7 @@ def queued(hub: Hub) -> list[Any]:
         item = hub._broadcasts.get_nowait()
         assert isinstance(item, list)
         found += [json.loads(each.text)["data"] for each in item]
-    hub._bell.sleep(0)
+    hub._bell.wait(0)
     return found
 
 
