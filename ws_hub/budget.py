@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
 from dataclasses import dataclass
 
 from .config import HubConfig
 from .limits import Bucket
+from .reentrant import Lock
 
 __all__ = ["Account", "Budget", "Flood", "Tab", "address_payer", "user_payer"]
 
@@ -260,7 +260,7 @@ class Budget:
         self.config = config
         # guards: everything below, and all accounts. Taken after a transport's lock; nothing is
         # taken under it.
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.patience = math.inf if config.flood_timeout is None else config.flood_timeout
         self.processing = _Resource(
             config.max_processing_rate, config.processing_burst, config.max_processing_rate_in_all

@@ -164,7 +164,8 @@ class HubConfig:
         rules: what holds for which channels; the first match counts. By default
             process channels keep their last 10,000 lines or 4 MiB.
         channel_name: says whether a channel name is allowed, and with `process:` before
-            it a process id; None for the rules of the protocol. "" never is.
+            it a process id; asked at every use of one, and raising is a no. None for the
+            rules of the protocol. "" never is.
         lenient: take what old frontends of a Go hub send: keys in any case (`Type`), and
             JSON in binary frames.
         allowed_origins: origins (`https://example.com`, `tauri://localhost`) that may

@@ -30,6 +30,7 @@ from .handshake import SUBPROTOCOL
 from .link import Link
 from .message import Message, MessageType
 from .reconnect_config import ReconnectConfig
+from .reentrant import Event
 from .stream import WRITE, Stream
 
 __all__ = ["Dial", "Target", "parse_target"]
@@ -96,7 +97,7 @@ class Dial:
         # Of this attempt; the thread's in `run`.
         self._token = ""
         self._compression = False
-        self._wake = threading.Event()  # an address was found, or nobody wants it any more
+        self._wake = Event()  # an address was found, or nobody wants it any more
 
     # --- any thread ------------------------------------------------------------------------
 

@@ -125,12 +125,12 @@ class Dispatcher:
             begun = functools.partial(_begun, batch)
             for target in send_to_each(targets, batch.frames, begun):
                 delivered -= guarded(
-                    self._counters, self._deliver, target, batch, default=batch.messages
+                    self._counters, self._hand_over, target, batch, default=batch.messages
                 )
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
-    def _deliver(self, target: Any, batch: Batch) -> int:
+    def _hand_over(self, target: Any, batch: Batch) -> int:
         """Deliver what did not go straight; return how much of it found no room."""
         refused = target.deliver(batch)
         if refused:

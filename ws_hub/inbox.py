@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from .reentrant import Lock
 from .workers import longest_wait
 
 __all__ = ["Inbox"]
@@ -54,7 +55,8 @@ class Inbox(Generic[T]):
         self._clock = clock
         # guards: everything below; waited on for an item, for room, or for the end.
         # Taken alone.
-        self._changed = threading.Condition()
+        self._lock = Lock()
+        self._changed = threading.Condition(self._lock)
         self._entries: deque[_Entry[T]] = deque()
         self._reports: dict[Hashable, _Entry[T]] = {}  # the newest of each kind that waits
         self._waiting_reports = 0
@@ -73,7 +75,7 @@ class Inbox(Generic[T]):
 
         Waits for room at most the rest of the patience; not at all without `wait`.
         """
-        with self._changed:
+        with self._lock:
             while not self._stopped and not self._refusing and self._is_full(size):
                 now = self._clock()
                 if self._full_since is None:
@@ -93,7 +95,7 @@ class Inbox(Generic[T]):
 
     def report(self, kind: Hashable, item: T, merge: Callable[[T, T], T]) -> None:
         """Add what must not be lost; `merge` makes one of two of a kind, beyond the bound."""
-        with self._changed:
+        with self._lock:
             if self._stopped:
                 return
             found = self._reports.get(kind)
@@ -114,13 +116,13 @@ class Inbox(Generic[T]):
 
     def post(self, item: T) -> None:
         """Add an item that does not count: what happens to the connection, not what it says."""
-        with self._changed:
+        with self._lock:
             self._entries.append(_Entry(item))
             self._changed.notify_all()
 
     def take(self) -> T | None:
         """Wait for the next item; None when the inbox has ended and nothing is left."""
-        with self._changed:
+        with self._lock:
             while not self._entries:
                 if self._ended:
                     return None
@@ -142,24 +144,24 @@ class Inbox(Generic[T]):
 
     def was_relieved(self) -> bool:
         """Say, once, that it has room again after it refused something."""
-        with self._changed:
+        with self._lock:
             relieved, self._relieved = self._relieved, False
             return relieved
 
     def begin(self) -> None:
         """Take items (again)."""
-        with self._changed:
+        with self._lock:
             self._ended = False
 
     def end(self) -> None:
         """Let the takers have what is left, and then None."""
-        with self._changed:
+        with self._lock:
             self._ended = True
             self._changed.notify_all()
 
     def stop(self) -> None:
         """Take no more but what is posted, and drop all but what was posted."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             posted = [each for each in self._entries if not each.counts and each.kind is None]
             self._entries = deque(posted)

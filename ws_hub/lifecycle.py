@@ -403,8 +403,8 @@ class Lifecycle:
         left = self._keep_house(now) - now
         # Woken by whoever fills a queue; otherwise in time for pings and old history.
         left = min(left, workers.longest_wait()) if timeout is None else min(left, timeout)
-        self._bell.sleep(left)
-        self._work()
+        self._bell.wait(left)
+        self._guard(self._work)
 
     def _keep_house(self, now: float) -> float:
         """Do what is due; return when to look again, in monotonic seconds."""
@@ -451,7 +451,7 @@ class Lifecycle:
     def _end(self) -> None:
         """Deliver what is queued, then end every connection and every thread."""
         self._accepting = False
-        while self._work():
+        while self._guard(self._work, default=0):
             pass
         roster = self._roster
         waiting = self._members.lobby.shut()
@@ -488,5 +488,5 @@ class Lifecycle:
     def _await_clients(self, deadline: float) -> None:
         self._roster.settle(admit=False)
         while self._roster.everybody and (left := deadline - time.monotonic()) > 0:
-            self._bell.sleep(left)  # woken when a client is gone
+            self._bell.wait(left)  # woken when a client is gone
             self._roster.settle(admit=False)

@@ -12,7 +12,6 @@ on: ended, it would meet the same message again after each reconnect.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from . import deflate
 from .deflate import Inflater
 from .errors import CloseCode, ConnectionClosed, ProtocolError
 from .reconnect_config import ReconnectConfig
+from .reentrant import Event
 from .stream import READ, WRITE, Stream
 
 __all__ = ["Link", "Skipped"]
@@ -123,7 +123,7 @@ class Link:
         self._write_timeout = config.write_timeout
         self._compression = compression
         self._clock = clock
-        self.over = threading.Event()  # set when the reader has left
+        self.over = Event()  # set when the reader has left
         self._closing = False  # set once, by whoever closes; read by the reader
         # The rest belongs to the reader.
         self._frames = _Frames(self._read, self._room, compression)

@@ -26,6 +26,7 @@ from .errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from .log import get_logger
 from .pace import Pace
 from .pump import Pump
+from .reentrant import Lock
 from .spawn import Child, ProcessStartError, check_argv, signal_name
 from .writers import log_handler, writer
 
@@ -144,7 +145,7 @@ class Process:
         self._thread: threading.Thread | None = None
         self._take_back: Callable[[], None] = lambda: None
         # guards: _kill_at. Nothing is taken under it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._kill_at: float | None = None
         # Of the stream's thread, but for the return code, which it writes once:
         self._deaf = False  # the hub has stopped
@@ -166,7 +167,7 @@ class Process:
         Threads: the only one there is, right after a fork.
         """
         # guards: _kill_at, as before.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._kill_at = time.monotonic()
         self._thread = None
         self._ended = True
@@ -422,7 +423,7 @@ class _Streaming:
     def forget(self) -> None:
         """Start empty, as after a fork."""
         # guards: _processes. Nothing is taken under it.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._processes: dict[tuple[int, str], Process | None] = {}  # None: it starts
 
     def reserve(self, hub: Hub, process_id: str) -> None:

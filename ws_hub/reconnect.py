@@ -25,6 +25,7 @@ from .link import Link
 from .log import get_logger
 from .message import Message, MessageType, encode
 from .reconnect_config import ReconnectConfig
+from .reentrant import Event
 from .retries import Retries
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
@@ -92,9 +93,9 @@ class ReconnectingClient:
         self._dial: Dial | None = None
         self._connector: threading.Thread | None = None  # whoever is in connect()
         self._failure: BaseException | None = None  # what ended the last connect()
-        self._idle = threading.Event()  # nobody is in connect()
+        self._idle = Event()  # nobody is in connect()
         self._idle.set()
-        self._closed = threading.Event()
+        self._closed = Event()
         self._talk = Conversation(self._config, self._name, self._clock, self._random)
 
     def forget(self) -> None:

@@ -34,15 +34,13 @@ T = TypeVar("T")
 
 _LOOK = 0.5  # seconds of one wait: then the reason for it is looked at again
 
-# What a thread may have half done when somebody calls in again: the modules that hold locks
-# or publish. Those that call a user's function (`callbacks`, `auth`, `wsgi`, ...) are none
-# of them: that function may wait.
-_SECTIONS = frozenset(
+# The modules from which a user's function is called, each with no lock held and nothing half
+# done: that function may wait. Whatever comes in from elsewhere has interrupted something.
+_CALLERS = frozenset(
     f"ws_hub.{name}"
     for name in (
-        "channels client dispatch drain fastsend frames history hub keeper last_words lifecycle"
-        " lines listener lobby log mailbox members message outbox overview places publication"
-        " publisher reentrant roster sender stats transport users workers writers"
+        "auth callbacks cli dial flask gunicorn handler page process reconnect server spawn tail"
+        " testing wsgi"
     ).split()
 )
 
@@ -60,7 +58,7 @@ def nested() -> bool:
         if frame.f_code is _THREAD_START:
             return True  # the lock of `threading` that this holds is not reentrant
         if _module(frame).startswith("ws_hub."):
-            return _module(frame) in _SECTIONS
+            return _module(frame) not in _CALLERS
         frame = frame.f_back
     return False
 
@@ -122,11 +120,11 @@ class Bell(queue.SimpleQueue[None]):
     """What one thread sleeps on. Its `put` rings, in one call of C that nothing interrupts."""
 
     def ring(self) -> None:
-        """Wake the thread that sleeps, or have its next sleep end at once."""
+        """Wake the thread that sleeps, or have its next wait end at once."""
         if self.empty():
             self.put(None)
 
-    def sleep(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Wait until it rings, at most so long. For one thread."""
         try:
             self.get(timeout=max(seconds, 0.0))

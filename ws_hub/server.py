@@ -26,6 +26,7 @@ from .handshake import RETRY, Answer, refusal
 from .hosts import Hosts, parse_host
 from .hub import Hub
 from .log import get_logger
+from .reentrant import Event, Lock
 from .wsgi import DIRECT_KEY, Application, middleware
 
 __all__ = ["Server", "serve"]
@@ -113,7 +114,7 @@ class Server:
         near = _LOOPBACK.get(self.host, self.host)
         shown = f"[{near}]" if ":" in near else near
         self.url = f"{scheme}://{shown}:{self.port}{path}"
-        self._closed = threading.Event()
+        self._closed = Event()
         self._thread = workers.start("ws-hub:accept", self._accept)
         workers.forget_after_fork(self)
 
@@ -193,7 +194,7 @@ class _ThreadingServer(WSGIServer):
         self._ssl_context = ssl_context
         self._numbers = itertools.count(1)
         # guards: _sockets, _threads, _lent, _ending. Taken alone.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._lent: set[int] = set()  # readers by now, although not in _threads yet

@@ -16,9 +16,10 @@ import os
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
+
+from .reentrant import Lock
 
 __all__ = ["Session"]
 
@@ -37,7 +38,7 @@ class Session:
         self._id = leader
         self._born = _born(leader)
         # guards: _strays. Nothing is taken under it, and nothing is waited for.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # Number and start of the descendants that are in sessions of their own.
         self._strays: dict[int, str] = {}
 

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import struct
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,6 +19,7 @@ from . import workers
 from .errors import ConfigError, WsHubError, excerpt
 from .guard import Guard
 from .launch import Launched, launch, pipe
+from .reentrant import Lock
 from .session import Session
 
 __all__ = ["Child", "ProcessStartError", "check_argv", "signal_name"]
@@ -102,7 +102,7 @@ class Child:
     def _renew_lock(self) -> None:
         # guards: reaping. A signal goes out only while the pid cannot be another's.
         # Taken before the session's; held for system calls that do not wait.
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def forget(self) -> None:
         """Leave the program to the process that has started it.

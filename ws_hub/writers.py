@@ -102,8 +102,8 @@ class LogHandler(logging.Handler):
         if getattr(self._inside, "active", False):
             self._drop()
             return
-        self._inside.active = True
         try:
+            self._inside.active = True
             self._hub.send_event("log", self._fields(record), channel=self._channel, timeout=0)
         except (HubFull, HubNotRunning):
             self._drop()
@@ -272,16 +272,16 @@ class Writer(io.TextIOBase):
             self._check_open()
             ready = self._let_go_locked()
             begun = self._begun()
-            begun.busy = True
             try:
+                begun.busy = True
                 lines = begun.lines.copy()
                 ready += change(lines)
-                if self._closed:  # by whoever interrupted this
-                    ready += lines.finish()
                 begun.lines = lines  # in one step, whatever comes between these
                 self._note_locked(begun, text)
             finally:
                 begun.busy = False
+            if self._closed:  # by whoever interrupted this
+                ready += begun.lines.finish()
         return ready
 
     def _begun(self) -> _Begun:
