@@ -26,7 +26,7 @@ FLOORS: dict[float, str] = {
     -2: "origin",
     -1: "checks log",
     0: "backoff config deflate errors exits fastsend forwarded frames limits lines message pace"
-    " progress reconnect_config stats stream workers",
+    " pacing progress reconnect_config stats stream workers",
     1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
     " retries transport",
     2: "auth channels conversation handshake history places presence sender signals terminal users",

@@ -33,6 +33,7 @@ from .log import get_logger
 from .mailbox import Mailbox
 from .members import Members
 from .message import is_channel_name
+from .pacing import ByteQueue, Pacing
 from .publication import Publication
 from .stats import Counters
 
@@ -42,6 +43,8 @@ logger = get_logger(__name__)
 
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
+_LEAST_TURN_BYTES = 64 * 1024
+_ENVELOPE = 512  # bytes that a message costs beside its text, at most about
 _MAX_NEWS = 1_000_000
 _GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
 
@@ -64,6 +67,8 @@ class Lifecycle:
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
         # .depth: callbacks of ours this thread is in, whichever life of the hub began them.
         self._inside = threading.local()
+        # An eighth of an outbox: see `pacing` for why.
+        self._turn_bytes = min(_TURN_BYTES, max(config.outbox_bytes // 8, _LEAST_TURN_BYTES))
         self._renew_lock()
         self._reset()
         workers.forget_after_fork(self)
@@ -81,9 +86,10 @@ class Lifecycle:
         self._last_words = LastWords()
         # guards: itself; filled by any thread, which waits while it is full; emptied by
         # the hub thread. Holds publications and, in their place among them, calls.
-        self._broadcasts: queue.Queue[list[Publication] | Callable[[], object]] = queue.Queue(
-            self._config.queue_size
+        self._broadcasts: ByteQueue[list[Publication] | Callable[[], object]] = ByteQueue(
+            self._config.queue_size, self._config.queue_bytes_or_default, _size_of
         )
+        self._pacing = Pacing()
         self._wake = threading.Event()  # set by whoever fills a queue
         self._accepting = False  # written by the hub thread and by start
         self._admitting = True  # written by drain; read by the hub thread
@@ -332,7 +338,7 @@ class Lifecycle:
         items: list[Publication | Callable[[], object]] = []
         size = 0
         try:
-            while len(items) < _TURN_ITEMS and size < _TURN_BYTES:
+            while len(items) < _TURN_ITEMS and size < self._turn_bytes:
                 item = self._broadcasts.get_nowait()
                 if isinstance(item, list):
                     items += item
@@ -390,3 +396,10 @@ class Lifecycle:
             self._wake.wait(left)  # woken when a client is gone
             self._wake.clear()
             self._roster.settle(admit=False)
+
+
+def _size_of(item: list[Publication] | Callable[[], object]) -> int:
+    """Return what something in the hub's queue counts for, in bytes."""
+    if not isinstance(item, list):
+        return _ENVELOPE
+    return sum([len(each.text) for each in item]) + _ENVELOPE * len(item)

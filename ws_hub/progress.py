@@ -61,6 +61,7 @@ class Progress:
 
     Args:
         timeout: seconds that it may acknowledge nothing while something waits.
+        now: monotonic seconds, as everywhere here.
 
     Attributes:
         total: bytes seen to be acknowledged.
@@ -68,12 +69,12 @@ class Progress:
 
     __slots__ = ("_acknowledged", "_moved", "_outstanding", "_saved", "_since", "_timeout", "total")
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, now: float) -> None:
         self._timeout = timeout
         self._acknowledged = 0
         self._outstanding = False
         self._saved = 0.0  # seconds
-        self._since = -math.inf  # when something was last acknowledged, or began to wait
+        self._since = now  # when something was last acknowledged, or began to wait
         self._moved = -math.inf  # when something was last acknowledged that had to wait
         self.total = 0
 

@@ -63,7 +63,7 @@ def test_a_closed_socket_is_an_error() -> None:
 
 
 def test_patience_is_the_timeout_from_when_something_began_to_wait() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.begin(100)
     assert peer.patience(104) == 6
     peer.look(104, 0, True)
@@ -72,7 +72,7 @@ def test_patience_is_the_timeout_from_when_something_began_to_wait() -> None:
 
 
 def test_each_4000_bytes_buy_a_second_and_what_is_not_used_is_saved() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.begin(100)
     peer.look(105, 20_000, True)
     assert peer.patience(105) == 10 + 5
@@ -84,7 +84,7 @@ def test_each_4000_bytes_buy_a_second_and_what_is_not_used_is_saved() -> None:
 
 
 def test_no_more_than_six_timeouts_are_saved() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.begin(100)
     peer.look(100, 1 << 40, True)
     assert peer.patience(100) == 70
@@ -93,7 +93,7 @@ def test_no_more_than_six_timeouts_are_saved() -> None:
 @pytest.mark.parametrize("step", [500, 65_483, 300_000])
 def test_fault_118_whoever_reads_5_kb_a_second_is_never_out_of_patience(step: int) -> None:
     """Seen four times in a write timeout, its window opening by so much at a time."""
-    peer, read, acknowledged = Progress(10), 0.0, step  # the first window is filled at once
+    peer, read, acknowledged = Progress(10, 0), 0.0, step  # the first window is filled at once
     now = 0.0
     peer.look(now, acknowledged, True)
     peer.begin(now)
@@ -107,7 +107,7 @@ def test_fault_118_whoever_reads_5_kb_a_second_is_never_out_of_patience(step: in
 
 
 def test_what_is_acknowledged_falls_back_where_sending_costs_memory() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.look(0, 100, True)
     peer.look(1, -600, True)
     assert peer.total == 100
@@ -116,7 +116,7 @@ def test_what_is_acknowledged_falls_back_where_sending_costs_memory() -> None:
 
 
 def test_what_had_to_wait_and_is_acknowledged_is_a_sign_of_life() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     assert not peer.is_alive(0, 60)
     peer.look(0, 0, True)
     peer.look(30, 100, False)
@@ -125,14 +125,14 @@ def test_what_had_to_wait_and_is_acknowledged_is_a_sign_of_life() -> None:
 
 
 def test_a_ping_that_is_acknowledged_at_once_is_none() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     for now in range(0, 300, 30):
         peer.look(now, now, False)
         assert not peer.is_alive(now, 60)
 
 
 def test_a_slow_peer_with_more_on_its_way_is_given_what_it_has_saved() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.look(0, 0, True)
     peer.look(1, 40_000, True)
     assert peer.is_alive(1 + 2 + 9, 2)
