@@ -402,4 +402,7 @@ def _size_of(item: list[Publication] | Callable[[], object]) -> int:
     """Return what something in the hub's queue counts for, in bytes."""
     if not isinstance(item, list):
         return _ENVELOPE
-    return sum([len(each.text) for each in item]) + _ENVELOPE * len(item)
+    size = _ENVELOPE * len(item)
+    for each in item:
+        size += len(each.text)
+    return size
