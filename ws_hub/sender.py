@@ -317,6 +317,7 @@ class Sender:
         self._transport.forget()
         self._lock = self._transport.lock
         self._changed = Changes(self._lock)
+        self._load = _Load.LIGHT  # and nothing is said: the parent's publishers wait for it
         with self._lock:
             self._cause = (CloseCode.ABNORMAL, "the connection belongs to the parent process")
             self._end_locked()

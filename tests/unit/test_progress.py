@@ -43,20 +43,39 @@ def test_a_unix_socket_tells_what_is_on_its_way() -> None:
 
 def test_a_short_answer_of_the_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_INFO_BYTES", 1000)
-    monkeypatch.setattr(progress, "_HAS_QUEUE", False)
+    monkeypatch.setattr(progress, "_ioctl", None)
     with tcp_pair() as (server, _):
         assert measure(server, 7) == (7, False)
 
 
 def test_elsewhere_progress_is_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_HAS_INFO", False)
-    monkeypatch.setattr(progress, "_HAS_QUEUE", False)
+    monkeypatch.setattr(progress, "_ioctl", None)
     with tcp_pair() as (server, _):
         assert measure(server, 7) == (7, False)
 
 
-def test_a_closed_socket_is_an_error() -> None:
-    sock = socket.socket()
+def test_a_short_answer_of_the_kernel_leaves_what_is_unsent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "_INFO_BYTES", 1000)
+    with tcp_pair() as (server, _):
+        assert measure(server, 7) == (7, False)
+
+
+def test_a_system_without_libc_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> object:
+        raise OSError
+
+    monkeypatch.setattr(progress.ctypes, "PyDLL", missing)
+    assert progress._load() is None
+    monkeypatch.setattr(progress.sys, "platform", "darwin")
+    assert progress._load() is None
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_closed_socket_is_an_error(family: int) -> None:
+    sock = socket.socket(family)
     sock.close()
     with pytest.raises(OSError):
         measure(sock, 0)
