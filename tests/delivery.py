@@ -13,10 +13,11 @@ __all__ = ["deliver"]
 
 def deliver(client: Client, batch: Batch) -> Sequence[Publication]:
     """Deliver straight, and else by way of the outbox; return what was refused."""
+    refused: list[Publication] = []
 
     def begun(client: Client, sent: int) -> None:
-        client.begin_locked(batch, sent)
+        refused.extend(client.begin_locked(batch, sent))
 
     for each in send_to_each([client], batch.frames, begun):
-        return each.deliver(batch)
-    return ()
+        refused.extend(each.deliver(batch))
+    return refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -50,6 +51,10 @@ class Recorder(Publisher):
                 self.stoppers.remove(function)
 
         return cancel
+
+    @contextlib.contextmanager
+    def unpaced(self) -> Iterator[None]:
+        yield
 
     def stop(self) -> None:
         for function in list(self.stoppers):

@@ -26,7 +26,7 @@ FLOORS: dict[float, str] = {
     -2: "origin",
     -1: "checks log reentrant",
     0: "backoff config deflate errors exits fastsend forwarded frames hosts limits lines message"
-    " pace progress reconnect_config stats stream workers",
+    " pace pacing progress reconnect_config stats stream workers",
     1: "adoption budget callbacks exchange following inbox last_words launch link mailbox outbox"
     " publication publisher retries session starter transport",
     2: "auth channels conversation guard handshake history places presence sender signals"

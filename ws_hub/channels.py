@@ -175,6 +175,14 @@ class Channels(Generic[S]):
         with self._lock:
             return self._subscribers.get(subscriber, {}).get(channel)
 
+    def has(self, subscriber: S, channel: str) -> bool:
+        """Say whether somebody listens to a channel; without the lock.
+
+        For publishers, which may be signal handlers on a thread that has it.
+        """
+        own = self._subscribers.get(subscriber)
+        return own is not None and channel in own
+
     def subscriptions(self, channel: str) -> list[Subscription[S]]:
         """Return a copy of the subscriptions of a channel, oldest first."""
         with self._lock:

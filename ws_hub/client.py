@@ -62,10 +62,12 @@ class Hooks:
         finished: the last word; the thread ends after it.
         call: calls a user's callback and deals with what it raises.
         closing: notes that the peer now has `close_timeout` seconds. Any thread.
-        count: counts something, by its name. Any thread.
+        count: counts something, by its name; once, or as often as it is told. Any thread.
         start: starts a thread soon; see `Sender`. Any thread; does not wait.
         later: has something called on the hub thread; raises HubFull. Any thread; does
             not wait.
+        crowded: notes, by a client's number, that publishers wait for it, or no longer. Any
+            thread, under the lock of its transport.
     """
 
     opened: Callable[[Client], bool]
@@ -75,9 +77,10 @@ class Hooks:
     finished: Callable[[Client], None]
     call: Callable[..., Any]
     closing: Callable[[Client], None]
-    count: Callable[[str], None]
+    count: Callable[..., None]
     start: Callable[..., workers.Later | None]
     later: Callable[[Callable[[], object]], None]
+    crowded: Callable[[int, bool], None] = lambda number, crowded: None
 
 
 class Client:
@@ -95,13 +98,12 @@ class Client:
         compression: whether permessage-deflate was agreed on (RFC 7692).
         direct: the straight way to its socket, which most deliveries take.
         last_error: what last went wrong on this connection; "" for nothing.
-        dropped: messages that it did not get because its outbox was full.
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_sender", "_tab", "_thread",
+        "__weakref__", "_channels", "_config", "_hooks", "_refused", "_sender", "_tab", "_thread",
         "_transport", "account", "admitted", "claims", "compression", "connected_at", "direct",
-        "dropped", "expires_at", "id", "last_error", "left", "mark", "network", "payer",
+        "expires_at", "id", "last_error", "left", "mark", "network", "payer",
         "remote_address", "settled", "state", "user_id", "verify",
     )  # fmt: skip
 
@@ -133,7 +135,7 @@ class Client:
         self._tab = Tab(config)  # of the reader
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
-        self.dropped = 0  # written by the hub thread only
+        self._refused = 0  # written by the hub thread only
         self.admitted = False  # written by the hub thread, before it sets:
         # guards: nothing. Set by the hub thread when it has registered, refused, or
         # unregistered this client; waited for by the reader thread.
@@ -144,13 +146,16 @@ class Client:
         self._channels = channels
         self._transport = transport
         self._thread: threading.Thread | None = None
+        outbox = Outbox(config.outbox_messages, config.outbox_bytes)
+        if greeting:
+            outbox.begin(greeting, 0, 0)
         self._sender = Sender(
             transport,
-            Outbox(config.outbox_messages, config.outbox_bytes),
+            outbox,
             write_timeout=config.write_timeout,
             close_timeout=config.close_timeout,
             start=functools.partial(hooks.start, f"ws-hub:writer:{number}"),
-            greeting=greeting,
+            crowded=functools.partial(hooks.crowded, number),
         )
         self.direct = transport.direct
         self.compression = transport.compression
@@ -169,6 +174,16 @@ class Client:
         Threads: any; blocks at most `timeout`.
         """
         return self._sender.wait_for_room(min(timeout, threading.TIMEOUT_MAX / 2))
+
+    def keep_pace(self, timeout: float) -> None:
+        """Wait while its outbox is more than half full, if it reads well.
+
+        That is, `pace_bytes` a second. See HubConfig.
+
+        Threads: any; blocks at most `timeout`.
+        """
+        if self._config.pace_bytes is not None:
+            self._sender.keep_pace(self._config.pace_bytes, timeout)
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.
@@ -207,7 +222,7 @@ class Client:
 
     def _offer_later(self, frame: bytes) -> None:
         if not self._sender.offer(frame, 1):
-            self.dropped += 1
+            self._refused += 1
             self._hooks.count("dropped")
 
     def _frame(self, message: Message) -> bytes:
@@ -272,6 +287,14 @@ class Client:
         if account is not None:
             account.charge_processing(seconds, time.monotonic())
 
+    @property
+    def dropped(self) -> int:
+        """Messages that it did not get: its outbox was full, or was thrown away.
+
+        Threads: any.
+        """
+        return self._refused + self._sender.dropped
+
     def abort(self) -> None:
         """Cut the connection without a closing handshake.
 
@@ -311,27 +334,26 @@ class Client:
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def begin_locked(self, batch: Batch, sent: int) -> None:
-        """Leave the rest of a delivery to the writer, under the lock of `direct`.
+    def begin_locked(self, batch: Batch, sent: int) -> Sequence[Publication]:
+        """Leave the rest of a delivery to the writer; return what there is no room for.
 
-        Threads: the hub's; never waits.
+        Threads: the hub's, under the lock of `direct`; never waits.
         """
         assert self.direct.lock.locked()
-        self._sender.begin_locked(batch.frames, batch.messages, sent)
+        return self._rest(batch, self._sender.begin_locked(batch.frames, batch.each, sent))
 
     def deliver(self, batch: Batch) -> Sequence[Publication]:
         """Send what did not go straight; return what there is no room for.
 
         Threads: the hub's; never waits.
         """
-        if self._sender.offer(batch.frames, batch.messages):
+        return self._rest(batch, self._sender.deliver(batch.frames, batch.each))
+
+    def _rest(self, batch: Batch, kept: int) -> Sequence[Publication]:
+        if kept == batch.messages:
             return ()
-        for index, frame in enumerate(batch.each):
-            if not self._sender.offer(frame, 1):
-                refused = batch.publications[index:]
-                self.dropped += len(refused)
-                return refused
-        return ()
+        self._refused += batch.messages - kept
+        return batch.publications[kept:]
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send frames of the hub's own (an ack, a replay, a notice); see Sender.offer.
@@ -362,6 +384,8 @@ class Client:
         Threads: the hub's, and the client's reader; never waits.
         """
         if self._sender.finish(CloseCode.TRY_AGAIN, reason, now=True):
+            lost = self._sender.dropped
+            logger.warning("%r is disconnected: %s; %d messages are lost", self, reason, lost)
             self._hooks.count("slow_disconnects")
             self._hooks.closing(self)
 
@@ -447,6 +471,7 @@ class Client:
             self._transport.shutdown()
             self._sender.join(self._config.write_timeout)
             self._transport.close()
+            self._hooks.count("dropped", self._sender.dropped)
             tells = self._config.on_disconnect is not None and opened and self._is_in()
             hooks.gone(self, tells)
             if tells:
@@ -480,6 +505,9 @@ class Client:
         if self.account is not None:
             self._tab.pay(self.account, time.monotonic())  # a reconnect leaves nothing unpaid
         self.last_error = end.fault or self.last_error
+        code, reason = self._sender.verdict(end.code, end.reason)
         if self._sender.stalled:
             self._hooks.count("write_timeouts")
-        return self._sender.verdict(end.code, end.reason)
+            lost = self._sender.dropped
+            logger.warning("%r is disconnected: %s; %d messages are lost", self, reason, lost)
+        return code, reason

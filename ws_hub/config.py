@@ -101,17 +101,26 @@ class HubConfig:
 
     Args:
         heartbeat_interval: seconds between the pings that a client gets.
-        pong_timeout: seconds of silence after which a client counts as gone; above
-            the heartbeat interval.
-        write_timeout: seconds that a backlog may wait without the client taking one
-            byte.
+        pong_timeout: seconds of silence after which a client counts as gone, if its system
+            has acknowledged nothing of what had to wait either; above the heartbeat interval.
+        write_timeout: seconds that a backlog may wait while the client's system acknowledges
+            nothing. Each 4,000 bytes that it acknowledges buy a second more; of what is not
+            used, six write timeouts are saved.
         close_timeout: seconds that a closing handshake may take; `stop()` takes about
             as long in all.
         publish_timeout: seconds that a publishing thread waits while the hub's queue
             is full, before HubFull.
         queue_size: messages that the hub's queue holds.
-        outbox_messages: messages that may wait for one client.
+        queue_bytes: bytes that it holds, counting 512 for a message beside its text; one
+            message may go beyond. None for a quarter of `outbox_bytes`, at least 256 KiB.
+        outbox_messages: messages that may wait for one client; at least eight times
+            `queue_size` where loops are to be slowed (see `pace_bytes`).
         outbox_bytes: bytes that may wait for one client.
+        pace_bytes: bytes a second: a client that takes as many is waited for by threads that
+            publish in a loop, when its outbox is half full, within `publish_timeout`. One
+            that takes less misses messages, or is disconnected. A thread that published
+            less than 64 KiB and 128 messages within a second waits for nobody, and neither
+            does a publish with `timeout=0`. None to wait for nobody.
         broadcast_overflow: what a full outbox means for a broadcast.
         max_message_size: bytes in one message from a client, across its fragments;
             more closes with 1009.
@@ -204,8 +213,10 @@ class HubConfig:
     close_timeout: float = 5.0
     publish_timeout: float = 10.0
     queue_size: int = 1024
+    queue_bytes: int | None = None
     outbox_messages: int = 16_384
     outbox_bytes: int = 8 * MIB
+    pace_bytes: int | None = 1_000_000
     broadcast_overflow: Overflow = "disconnect"
     max_message_size: int = 64 * KIB
     max_fragments: int = 1024
@@ -313,6 +324,8 @@ class HubConfig:
 
     def _check_what_may_be_none(self) -> None:
         for name in (
+            "queue_bytes",
+            "pace_bytes",
             "max_subscriptions_in_all",
             "max_connections",
             "max_connections_per_address",
@@ -334,6 +347,13 @@ class HubConfig:
         ):
             if getattr(self, name) is not None:
                 check_rate(self, name)
+
+    @property
+    def queue_bytes_or_default(self) -> int:
+        """How many bytes the hub's queue holds."""
+        if self.queue_bytes is not None:
+            return self.queue_bytes
+        return max(self.outbox_bytes // 4, 256 * KIB)
 
     def compresses(self, text: bytes) -> bool:
         """Say whether an encoded message is worth compressing, for who takes that."""

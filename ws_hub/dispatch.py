@@ -20,14 +20,11 @@ from .config import ChannelRule
 from .fastsend import Reachable, send_to_each
 from .frames import text_frame
 from .history import History, Position, Replay
-from .log import get_logger
 from .message import Message, MessageType, encode
 from .publication import Batch, Publication
 from .stats import Counters
 
 __all__ = ["Activation", "Dispatcher", "Target"]
-
-logger = get_logger(__name__)
 
 
 class Target(Reachable, Protocol):
@@ -122,11 +119,15 @@ class Dispatcher:
         delivered = 0
         for targets, batch in _routes(runs, self._compression):
             delivered += batch.messages * len(targets)
-            begun = functools.partial(_begun, batch)
+            late: list[tuple[Any, Sequence[Publication]]] = []
+            begun = functools.partial(_begun, batch, late)
             for target in send_to_each(targets, batch.frames, begun):
-                delivered -= guarded(
-                    self._counters, self._hand_over, target, batch, default=batch.messages
-                )
+                refused = guarded(self._counters, target.deliver, batch, default=batch.publications)
+                if refused:
+                    late.append((target, refused))
+            for target, refused in late:
+                delivered -= len(refused)
+                guarded(self._counters, self._refused, target, refused)
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
@@ -196,7 +197,6 @@ class Dispatcher:
             self._cut(target)
 
     def _cut(self, target: Any) -> None:
-        logger.warning("%r is too slow: disconnected, its outbox is full", target)
         self._evict(target)
 
     def activate(self, request: Activation) -> None:
@@ -251,8 +251,12 @@ class Dispatcher:
         return text_frame(encode(message, self._clock()))
 
 
-def _begun(batch: Batch, client: Any, sent: int) -> None:
-    client.begin_locked(batch, sent)  # only a client has a straight way
+def _begun(
+    batch: Batch, late: list[tuple[Any, Sequence[Publication]]], client: Any, sent: int
+) -> None:
+    refused = client.begin_locked(batch, sent)  # only a client has a straight way
+    if refused:
+        late.append((client, refused))  # for when its lock is free
 
 
 def _routes(

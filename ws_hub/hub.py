@@ -23,7 +23,7 @@ import os
 import queue
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from .auth import check_user
@@ -56,6 +56,7 @@ logger = get_logger(__name__)
 
 _client_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384
+_EVERYBODY: Any = object()  # in the place of a channel's name
 
 
 class Hub(Keeper, Publisher):
@@ -99,6 +100,7 @@ class Hub(Keeper, Publisher):
             count=self._counters.add,
             start=self._start_later,
             later=self._later,
+            crowded=self._pacing.mark,
         )
 
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
@@ -128,11 +130,54 @@ class Hub(Keeper, Publisher):
         publications[-1].over = over
         for publication in publications if payer is not None else ():
             publication.payer = payer
+        if self._pacing.crowded:
+            timeout = self._keep_pace(
+                publications,
+                (lambda client: self._channels.has(client, channel)) if channel else _is_one,
+                timeout,
+            )
         self._enqueue(publications, timeout)
 
     @property
     def _is_process(self) -> Callable[[str], bool]:
         return self._process_rule
+
+    def _keep_pace(
+        self,
+        publications: Sequence[Publication],
+        receives: Callable[[Client], bool],
+        timeout: float | None,
+    ) -> float | None:
+        """Wait for crowded receivers that read well; return what is left of the time."""
+        wait = self._config.publish_timeout if timeout is None else timeout
+        began = time.monotonic()
+        size = sum([len(each.text) for each in publications])
+        if (
+            wait <= 0
+            or self._is_hub_thread()
+            or nested()
+            or not self._pacing.is_loop(len(publications), size, began)
+        ):
+            return timeout
+        # The last tenth is for the hub's queue: what is slow is no reason for HubFull.
+        until = began + wait * 0.9
+        for number in self._pacing.crowded:
+            client = self._roster.find(number)
+            if client is not None and receives(client):
+                client.keep_pace(until - time.monotonic())
+        return max(began + wait - time.monotonic(), 0.0)
+
+    @contextlib.contextmanager
+    def unpaced(self) -> Iterator[None]:
+        """Publish from the calling thread, meanwhile, without being slowed to the clients.
+
+        A client that is too slow for that misses messages, or is disconnected; see
+        `HubConfig.pace_bytes`. `run_process` does so, unless it has backpressure.
+
+        Threads: any; does not wait.
+        """
+        with self._pacing.exempt():
+            yield
 
     def _enqueue(self, item: Any, timeout: float | None = None) -> None:
         """Queue something for the hub thread, after all that this thread has queued.
@@ -181,29 +226,35 @@ class Hub(Keeper, Publisher):
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
         )
+        if self._pacing.crowded:
+            timeout = self._keep_pace(
+                [publication], lambda client: client.user_id == user_id, timeout
+            )
         self._enqueue(functools.partial(self._to_user, user_id, publication), timeout)
 
-    def wait_for_room(self, channel: str, timeout: float) -> bool:
-        """Wait until nobody who listens to a channel is behind.
+    def wait_for_room(self, channel: str = _EVERYBODY, timeout: float | None = None) -> bool:
+        """Wait until nobody who listens to a channel is behind; without one, nobody at all.
 
         Nobody is when everything that was published before this call is on its way, and
         at most half full is the outbox of each client that listens. Whoever publishes
         much calls this now and then, and is slowed to the pace of the slowest client
         instead of having it skip messages. A client that reads nothing at all is cut
-        after the write timeout, and waited for no longer. False after `timeout` seconds.
-        Raises InvalidName, HubNotRunning, HubFull.
+        after the write timeout, and waited for no longer. False after `timeout` seconds
+        (None: `publish_timeout`). Raises InvalidName, HubNotRunning, HubFull.
 
         Threads: any but those of callbacks; blocks at most `timeout`.
         """
-        check_channel(channel, self._is_channel)
+        if channel is not _EVERYBODY:
+            check_channel(channel, self._is_channel)
+        if timeout is None:
+            timeout = self._config.publish_timeout
         deadline = time.monotonic() + timeout
         dispatched = Event()
         self._enqueue(dispatched.set, timeout)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
-        return all(
-            client.wait_for_room(deadline - time.monotonic()) for client in self.clients(channel)
-        )
+        clients = self.all_clients() if channel is _EVERYBODY else self.clients(channel)
+        return all(client.wait_for_room(deadline - time.monotonic()) for client in clients)
 
     # --- any thread: subscribe -------------------------------------------------------------
 
@@ -442,3 +493,7 @@ class Hub(Keeper, Publisher):
         from .process import writer
 
         return writer(self, process_id)
+
+
+def _is_one(client: Client) -> bool:
+    return True  # a receiver of a broadcast

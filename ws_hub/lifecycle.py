@@ -40,6 +40,7 @@ from .log import get_logger
 from .mailbox import Mailbox
 from .members import Members
 from .message import channel_rule, process_rule
+from .pacing import Pacing
 from .publication import Publication
 from .reentrant import Bell, Event, Intake, Lock, nested
 from .starter import Starter
@@ -51,6 +52,8 @@ logger = get_logger(__name__)
 
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
+_LEAST_TURN_BYTES = 64 * 1024
+_ENVELOPE = 512  # bytes that a message costs beside its text, at most about
 _MAX_NEWS = 1_000_000
 _GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
 _RETRY = 1.0  # seconds until what has failed is tried again
@@ -81,6 +84,8 @@ class Lifecycle:
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
         self._parent: int | None = None  # the process that this hub runs in, if not this one
         self._warned = False  # of that, once
+        # An eighth of an outbox: see `pacing` for why.
+        self._turn_bytes = min(_TURN_BYTES, max(config.outbox_bytes // 8, _LEAST_TURN_BYTES))
         self._renew_lock()
         self._reset()
         workers.forget_after_fork(self)
@@ -98,9 +103,11 @@ class Lifecycle:
         self._bell = Bell()  # what the hub thread sleeps on; rung by whoever has news for it
         # guards: itself; filled by any thread, which waits while it is full; emptied by
         # the hub thread. Holds publications and, in their place among them, calls.
+        config = self._config
         self._broadcasts: queue.Queue[list[Publication] | Callable[[], object]] = Intake(
-            self._bell, self._config.queue_size
+            self._bell, config.queue_size, functools.partial(_slots_of, config)
         )
+        self._pacing = Pacing()
         self._accepting = False  # written by the hub thread and by start
         self._admitting = True  # written by drain; read by the hub thread
         self._closing = False  # written by the stop thread; read by the hub thread
@@ -430,7 +437,7 @@ class Lifecycle:
         items: list[Item] = []
         size = 0
         try:
-            while len(items) < _TURN_ITEMS and size < _TURN_BYTES:
+            while len(items) < _TURN_ITEMS and size < self._turn_bytes:
                 item = self._broadcasts.get_nowait()
                 if isinstance(item, list):
                     items += item
@@ -490,3 +497,13 @@ class Lifecycle:
         while self._roster.everybody and (left := deadline - time.monotonic()) > 0:
             self._bell.wait(left)  # woken when a client is gone
             self._roster.settle(admit=False)
+
+
+def _slots_of(config: HubConfig, item: list[Publication] | Callable[[], object]) -> int:
+    """Return what something in the hub's queue takes of its room for `queue_size` messages."""
+    if not isinstance(item, list):
+        return 1
+    size = _ENVELOPE * len(item)
+    for each in item:
+        size += len(each.text)
+    return 1 + size * config.queue_size // config.queue_bytes_or_default

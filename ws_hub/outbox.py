@@ -6,17 +6,23 @@ the lock that also guards the socket. Rules of this file:
 - Bytes leave in the order in which they came, but for control frames, which go next
   after the write that has begun (RFC 6455 section 5.5: they may come between messages).
 - A write that has begun is finished: half a frame is never dropped.
-- An outbox with nothing in it takes anything, or a message larger than the bound
-  could never be sent.
+- An outbox with no message in it takes one message of any size, or one larger than the
+  bound could never be sent.
+- What the hub says itself and must not be lost has a small reserve beyond the bounds, in
+  messages and in bytes.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 __all__ = ["Outbox"]
 
 _WRITE_BYTES = 256 * 1024  # enough to make a system call cheap, little enough to copy
+# For each channel that a client may listen to, an ack and a notice that it lags.
+_RESERVED_MESSAGES = 2048
+_RESERVED_BYTES = 256 * 1024
 
 
 class Outbox:
@@ -36,8 +42,9 @@ class Outbox:
         "_begun_messages",
         "_control",
         "_entries",
-        "_notices",
         "_offset",
+        "_reserved_bytes",
+        "_reserved_messages",
         "max_bytes",
         "max_messages",
         "messages",
@@ -47,8 +54,9 @@ class Outbox:
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
-        self._entries: deque[tuple[bytes, int, bool]] = deque()  # frames, messages, beyond
-        self._notices = 0  # how many of the entries came in beyond the bounds
+        self._entries: deque[tuple[bytes, int, bool]] = deque()  # frames, messages, reserved
+        self._reserved_messages = 0  # how many of the entries came in beyond the bounds
+        self._reserved_bytes = 0  # of those
         self._control: dict[int, bytes] = {}
         self.messages = 0
         self.size = 0
@@ -59,23 +67,62 @@ class Outbox:
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Queue whole frames; False, and nothing kept, when they do not fit.
 
-        `beyond` lets in what must not be lost (a notice, a Close frame), whatever waits:
-        one large message, or one joined burst, may have filled the bounds many times
-        over. Of such there may wait as many again as there may be messages; a Close
-        frame, which is none and comes once, always has room.
+        `beyond` lets what must not be lost (a notice, a Close frame) use the reserve; a
+        Close frame, which is no message and comes once, always has room.
         """
-        if beyond:
-            if messages and self._notices >= self.max_messages:
+        reserved = False
+        if self.messages and messages and not self._fits(messages, len(frames)):
+            reserved = (
+                beyond
+                and self._reserved_messages < _RESERVED_MESSAGES
+                and self._reserved_bytes + len(frames) <= _RESERVED_BYTES
+            )
+            if not reserved:
                 return False
-            self._notices += 1
-        elif self.messages and (
-            self.messages + messages > self.max_messages or self.size + len(frames) > self.max_bytes
-        ):
-            return False
-        self._entries.append((frames, messages, beyond))
+            self._reserved_messages += 1
+            self._reserved_bytes += len(frames)
+        self._append(frames, messages, reserved)
+        return True
+
+    def _fits(self, messages: int, size: int) -> bool:
+        return self.messages + messages <= self.max_messages and self.size + size <= self.max_bytes
+
+    def _append(self, frames: bytes, messages: int, reserved: bool = False) -> None:
+        self._entries.append((frames, messages, reserved))
         self.messages += messages
         self.size += len(frames)
-        return True
+
+    def take(self, frames: bytes, each: Sequence[bytes], sent: int = 0) -> int:
+        """Keep the rest of a burst, as many whole frames of it as fit.
+
+        `frames` are `each`, joined, and the socket took the first `sent` bytes. Returns how
+        many of them it took or are kept: one that it took in part always is.
+        """
+        if self._fits(len(each), len(frames) - sent):
+            first, end, offset = 0, len(each), sent
+        else:
+            first, end, offset = self._cut(each, sent)
+            frames = b"".join(each[first:end])
+        if offset:
+            self.begin(frames, end - first, offset)
+        elif end > first:
+            self._append(frames, end - first)
+        return end
+
+    def _cut(self, each: Sequence[bytes], sent: int) -> tuple[int, int, int]:
+        """Return which frames are to be kept, and how much of the first is sent."""
+        first = 0
+        while first < len(each) and len(each[first]) <= sent:
+            sent -= len(each[first])
+            first += 1
+        end, size = first, -sent
+        while end < len(each):
+            size += len(each[end])
+            alone = end == first and (sent or not self.messages)
+            if not alone and not self._fits(end + 1 - first, size):
+                break
+            end += 1
+        return first, end, sent
 
     def begin(self, frames: bytes, messages: int, sent: int) -> None:
         """Keep the rest of frames of which the socket took the first `sent` bytes."""
@@ -111,8 +158,10 @@ class Outbox:
         size = sum(map(len, parts))
         messages = 0
         while self._entries and (not size or size + len(self._entries[0][0]) <= _WRITE_BYTES):
-            frames, count, beyond = self._entries.popleft()
-            self._notices -= beyond
+            frames, count, reserved = self._entries.popleft()
+            if reserved:
+                self._reserved_messages -= 1
+                self._reserved_bytes -= len(frames)
             parts.append(frames)
             size += len(frames)
             messages += count
@@ -134,6 +183,15 @@ class Outbox:
             messages += count
             self.size -= len(frames)
         self._entries.clear()
-        self._notices = 0
+        self._reserved_messages = self._reserved_bytes = 0
         self.messages -= messages
+        return messages
+
+    def discard(self) -> int:
+        """Forget all, also what has begun; return how many messages that were."""
+        messages = self.messages
+        self._entries.clear()
+        self._control.clear()
+        self._begun, self._begun_messages, self._offset = b"", 0, 0
+        self.messages = self.size = self._reserved_messages = self._reserved_bytes = 0
         return messages

@@ -311,9 +311,11 @@ class Process:
 
     def _run(self, pump: Pump) -> None:
         try:
-            while pump.turn(None if self._killed else self._kill_at):
-                self._kill_if_due()
-            pump.finish()
+            # Slowed by `_pace` or by nobody, never by both.
+            with self.hub.unpaced():
+                while pump.turn(None if self._killed else self._kill_at):
+                    self._kill_if_due()
+                pump.finish()
         except BaseException:  # an error of ours: it is on its way to the log
             self._kill()
             raise

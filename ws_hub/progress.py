@@ -14,15 +14,12 @@ Must not know frames, outboxes, locks or clocks: time is an argument. Rules of t
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import socket
 import sys
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = termios = None  # type: ignore[assignment]
+from collections.abc import Callable
 
 __all__ = ["Progress", "measure"]
 
@@ -33,7 +30,23 @@ _SAVED = 6  # timeouts
 _INFO_BYTES = 148
 _HAS_INFO = sys.platform == "linux" and hasattr(socket, "TCP_INFO")
 _TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_HAS_QUEUE = sys.platform == "linux" and fcntl is not None
+_SIOCOUTQ = 0x5411
+
+
+def _load() -> Callable[..., int] | None:
+    """Return libc's `ioctl`, called with the GIL held, which `fcntl.ioctl` lets go of."""
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.PyDLL(None, use_errno=True).ioctl
+    except (OSError, AttributeError):  # no libc by that way
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+    function.restype = ctypes.c_int
+    return function
+
+
+_ioctl = _load()
 
 
 def measure(sock: socket.socket, taken: int) -> tuple[int, bool]:
@@ -48,11 +61,13 @@ def measure(sock: socket.socket, taken: int) -> tuple[int, bool]:
             # tcpi_unacked, tcpi_bytes_acked, tcpi_notsent_bytes
             outstanding = any(info[24:28]) or any(info[144:148])
             return int.from_bytes(info[120:128], sys.byteorder), outstanding
-    if _HAS_QUEUE:
-        # SIOCOUTQ. Of a Unix socket it counts the memory that is in use, a little more.
-        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
-        queued = int.from_bytes(answer, sys.byteorder)
-        return taken - queued, queued > 0
+    if _ioctl is not None:
+        # Of a Unix socket it counts the memory that is in use, a little more.
+        queued = ctypes.c_int()
+        if _ioctl(sock.fileno(), _SIOCOUTQ, ctypes.byref(queued)) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        return taken - queued.value, queued.value > 0
     return taken, False
 
 
@@ -61,6 +76,7 @@ class Progress:
 
     Args:
         timeout: seconds that it may acknowledge nothing while something waits.
+        now: monotonic seconds, as everywhere here.
 
     Attributes:
         total: bytes seen to be acknowledged.
@@ -68,12 +84,12 @@ class Progress:
 
     __slots__ = ("_acknowledged", "_moved", "_outstanding", "_saved", "_since", "_timeout", "total")
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, now: float) -> None:
         self._timeout = timeout
         self._acknowledged = 0
         self._outstanding = False
         self._saved = 0.0  # seconds
-        self._since = -math.inf  # when something was last acknowledged, or began to wait
+        self._since = now  # when something was last acknowledged, or began to wait
         self._moved = -math.inf  # when something was last acknowledged that had to wait
         self.total = 0
 

@@ -26,12 +26,13 @@ from _thread import RLock
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 __all__ = ["Bell", "Event", "Intake", "Lock", "nested"]
 
 T = TypeVar("T")
 
+_SLOT: Any = object()  # in an intake, room that an item takes beyond one place
 _LOOK = 0.5  # seconds of one wait: then the reason for it is looked at again
 
 # The modules from which a user's function is called, each with no lock held and nothing half
@@ -144,11 +145,16 @@ class Intake(queue.Queue[T]):
     Args:
         bell: rung after each item; of several intakes it may be one.
         maxsize: items that may wait; 0 for any number.
+        slots_of: returns for how many an item counts, one at least. While there is any room,
+            one that is larger gets in all the same.
     """
 
-    def __init__(self, bell: Bell, maxsize: int = 0) -> None:
+    def __init__(
+        self, bell: Bell, maxsize: int = 0, slots_of: Callable[[T], int] | None = None
+    ) -> None:
         super().__init__(maxsize)  # makes `self.queue`, the deque
         self._bell = bell
+        self._slots_of = slots_of
         self._gates: deque[threading.Lock] = deque()  # of those who wait for room
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
@@ -156,8 +162,13 @@ class Intake(queue.Queue[T]):
         if 0 < self.maxsize <= len(self.queue):
             if not block or not _wait(self._has_room, self._gates, timeout):
                 raise queue.Full
+        # What it counts for beyond one stands behind it: the length is what is taken.
+        more = 0 if self._slots_of is None else self._slots_of(item) - 1
         try:
-            self.queue.append(item)
+            if more:
+                self.queue.extend([item, *[_SLOT] * more])
+            else:
+                self.queue.append(item)
             if self._bell.empty():
                 self._bell.put(None)
         except BaseException:
@@ -172,6 +183,8 @@ class Intake(queue.Queue[T]):
         """
         try:
             item: T = self.queue.popleft()
+            while item is _SLOT:
+                item = self.queue.popleft()
         except IndexError:
             # All: one that was called before may have left without taking its room.
             _open(self._gates, len(self._gates))
@@ -182,11 +195,13 @@ class Intake(queue.Queue[T]):
 
     def qsize(self) -> int:
         """Return how many items wait."""
-        return len(self.queue)
+        if self._slots_of is None:
+            return len(self.queue)
+        return sum([each is not _SLOT for each in self.queue.copy()])
 
     def empty(self) -> bool:
         """Say whether none waits."""
-        return not self.queue
+        return not self.qsize()
 
     def full(self) -> bool:
         """Say whether there is no room."""

@@ -87,6 +87,10 @@ class Roster:
         with self._lock:
             return list(self._clients.values())
 
+    def find(self, number: int) -> Client | None:
+        """Return a client by its number; without the lock, as a signal handler may ask."""
+        return self._clients.get(number)
+
     def closing(self, client: Client) -> None:
         """Note that a client's peer has `close_timeout` seconds to answer its Close frame."""
         with self._lock:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .errors import CloseCode, SendTimeout
@@ -32,6 +32,8 @@ __all__ = ["Sender"]
 
 _PING = ping_frame()
 _LOOKS = 4  # at what is acknowledged, in a write timeout
+_JUDGEMENT = 1.0  # seconds of a crowded peer's reading that its pace is judged by
+_BRIEFLY = 0.05  # seconds, for a lock that is held for microseconds
 
 
 class _State(enum.Enum):
@@ -40,22 +42,32 @@ class _State(enum.Enum):
     ENDED = enum.auto()
 
 
+class _Load(enum.Enum):
+    """How full the outbox is, and what that says to publishers."""
+
+    LIGHT = enum.auto()
+    CROWDED = enum.auto()  # more than half full, until a quarter: worth waiting for
+    SLOW = enum.auto()  # was crowded, and read too slowly: until nothing waits
+
+
 class Sender:
     """All writes of one connection. The reader of that connection drives its life.
 
     Args:
         transport: the connection.
-        outbox: an empty outbox of its own.
+        outbox: an outbox of its own: empty, or with bytes that come before all frames (the
+            answer to the handshake); what is sent before `greet` was called waits for those.
         write_timeout: seconds that a backlog may wait with nothing being acknowledged, and
             some more for what was (see `progress`).
         close_timeout: seconds from `finish` until the connection may be cut (`expire`).
         start: starts a thread soon, and does not wait: from what that runs, and what does a
             piece of it where none can be had. None when it will not. Called under the lock.
-        greeting: bytes that come before all frames (the answer to the handshake); what is
-            sent before `greet` was called waits for it.
+        crowded: called under the lock when the outbox is worth waiting for, and when it is
+            so no longer; see `keep_pace`.
         clock: monotonic seconds.
 
     Attributes:
+        dropped: messages that waited and were thrown away: the peer did not read them.
         stalled: whether it gave up on a peer that acknowledged nothing.
     """
 
@@ -64,8 +76,11 @@ class Sender:
         "_changed",
         "_clock",
         "_close_timeout",
+        "_crowded",
         "_deadline",
         "_direct",
+        "_judged",
+        "_load",
         "_lock",
         "_outbox",
         "_progress",
@@ -75,6 +90,7 @@ class Sender:
         "_transport",
         "_write_timeout",
         "_writer",
+        "dropped",
         "stalled",
     )
 
@@ -86,9 +102,12 @@ class Sender:
         write_timeout: float,
         close_timeout: float,
         start: Callable[[Callable[[], None], Callable[[], bool]], Later | None],
-        greeting: bytes = b"",
+        crowded: Callable[[bool], None] = lambda crowded: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._crowded = crowded
+        self._load = _Load.LIGHT
+        self._judged = (0.0, 0)  # since when, and from how many bytes on, its pace is judged
         self._transport = transport
         self._start = start
         self._write_timeout = write_timeout
@@ -105,13 +124,12 @@ class Sender:
         self._state = _State.OPEN
         self._writer: Later | None = None  # once one was needed
         self._deadline = 0.0  # when CLOSING ends
-        self._progress = Progress(write_timeout)
+        self._progress = Progress(write_timeout, clock())
         self._taken = 0  # bytes of backlogs that the kernel took
         self._cause: tuple[int, str] | None = None
+        self.dropped = 0
         self.stalled = False  # set once, by the writer thread
-        if greeting:
-            outbox.begin(greeting, 0, 0)
-        else:
+        if not outbox.size:
             self._direct.open()
 
     # --- any thread ------------------------------------------------------------------------
@@ -144,6 +162,24 @@ class Sender:
         """
         with self._lock:
             return self._state is not _State.OPEN or self._offer_locked(frames, messages, beyond)
+
+    def deliver(self, frames: bytes, each: Sequence[bytes]) -> int:
+        """Send a burst now or queue it; never wait.
+
+        `frames` are `each`, joined. Returns how many of them are sent or kept, all of them
+        when the connection is ending.
+        """
+        with self._lock:
+            if self._state is not _State.OPEN:
+                return len(each)
+            if self._outbox.size:
+                kept = self._outbox.take(frames, each)
+                self._weigh_locked()
+                return kept
+            sent = self._send_locked(frames)
+            if sent == len(frames) or self._state is not _State.OPEN:
+                return len(each)
+            return self.begin_locked(frames, each, sent)
 
     def put(self, frame: bytes, timeout: float) -> bool:
         """Send one message, waiting up to `timeout` seconds for room.
@@ -180,6 +216,25 @@ class Sender:
                 self._changed.wait(left)  # woken by the writer's progress and by the end
             return True
 
+    def keep_pace(self, pace_bytes: int, timeout: float) -> None:
+        """Wait while the outbox is crowded and its peer reads well, at most `timeout` seconds.
+
+        Well is when the peer's kernel acknowledges `pace_bytes` a second. A peer that does
+        not, in a second, is waited for no more until nothing waits for it.
+        """
+        deadline = self._clock() + timeout
+        with self._lock:
+            while self._load is _Load.CROWDED and self._state is _State.OPEN:
+                now = self._clock()
+                due = self._judged[0] + _JUDGEMENT - now
+                if due <= 0:
+                    self._judge_locked(pace_bytes)
+                elif now >= deadline:
+                    return
+                else:
+                    # Woken by the writer's progress, another's judgement, and the end.
+                    self._changed.wait(min(due, deadline - now))
+
     def control(self, frame: bytes) -> None:
         """Send a pong, ahead of waiting messages; never wait."""
         with self._lock:
@@ -215,7 +270,7 @@ class Sender:
         self._leave_locked(_State.CLOSING)
         self._deadline = self._clock() + self._close_timeout
         if now:
-            self._outbox.clear()
+            self.dropped += self._outbox.clear()
             self._control_locked(frame)
         else:
             self._offer_locked(frame, 0, beyond=True)
@@ -254,6 +309,7 @@ class Sender:
         """Cut a connection whose closing time is up."""
         with self._lock:
             if self._state is _State.CLOSING and self._clock() >= self._deadline:
+                self.dropped += self._outbox.discard()
                 self._cut_locked()
 
     # --- the only thread of a forked child -------------------------------------------------
@@ -263,6 +319,7 @@ class Sender:
         self._transport.forget()
         self._lock = self._transport.lock
         self._changed = Changes(self._lock)
+        self._load = _Load.LIGHT  # and nothing is said: the parent's publishers wait for it
         with self._lock:
             self._cause = (CloseCode.ABNORMAL, "the connection belongs to the parent process")
             self._end_locked()
@@ -330,7 +387,7 @@ class Sender:
         with self._lock:
             if not self._await_work_locked():
                 return False
-            if self._advance_locked():
+            if self._advance_locked() or self._has_ended_locked():
                 return True
             self._look_locked()
             patience = self._progress.patience(self._clock())
@@ -359,6 +416,7 @@ class Sender:
             silence = self._progress.silence(self._clock())
             reason = f"write timeout: nothing acknowledged for {silence:.1f} s"
             self._cause = (CloseCode.ABNORMAL, reason)
+        self.dropped += self._outbox.discard()
         self._cut_locked()
 
     # --- under the lock --------------------------------------------------------------------
@@ -379,24 +437,33 @@ class Sender:
         assert self._lock.locked()
         if self._outbox.size:
             # The writer is at work or waits for room: order before speed.
-            return self._outbox.offer(frames, messages, beyond=beyond)
+            taken = self._outbox.offer(frames, messages, beyond=beyond)
+            self._weigh_locked()
+            return taken
         sent = self._send_locked(frames)
         if sent < len(frames) and self._state is not _State.ENDED:
-            self.begin_locked(frames, messages, sent)
+            self._direct.shut()
+            self._outbox.begin(frames, messages, sent)
+            self._call_writer_locked()
         return True
 
-    def begin_locked(self, frames: bytes, messages: int, sent: int) -> None:
-        """Leave the rest of a direct send, of which the kernel took `sent`, to the writer."""
+    def begin_locked(self, frames: bytes, each: Sequence[bytes], sent: int) -> int:
+        """Leave the rest of a burst, of which the kernel took `sent` bytes, to the writer.
+
+        Returns how many of its frames are sent or kept.
+        """
         assert self._lock.locked()
         self._direct.shut()
-        self._outbox.begin(frames, messages, sent)
+        kept = self._outbox.take(frames, each, sent)
         self._call_writer_locked()
+        return kept
 
     def _call_writer_locked(self) -> None:
         """Have the writer deal with a backlog that has just begun."""
         assert self._lock.locked()
         self._look_locked()
         self._progress.begin(self._clock())
+        self._weigh_locked()
         if self._writer is None:
             self._writer = self._start(self.run, self.push)
             if self._writer is None:
@@ -413,8 +480,44 @@ class Sender:
             self._outbox.advance(sent)
             if not self._outbox.size and self._state is _State.OPEN:
                 self._direct.open()
+            self._weigh_locked()
             self._changed.notify_all()
         return sent == len(chunk)
+
+    def _weigh_locked(self) -> None:
+        """Tell publishers when the outbox becomes crowded, and when it is so no longer."""
+        assert self._lock.locked()
+        outbox, load = self._outbox, self._load
+        if load is _Load.LIGHT:
+            if (
+                outbox.size * 2 > outbox.max_bytes or outbox.messages * 2 > outbox.max_messages
+            ) and self._state is _State.OPEN:
+                self._load = _Load.CROWDED
+                self._look_locked()
+                self._judged = (self._clock(), self._progress.total)
+                self._crowded(True)
+        elif load is _Load.CROWDED:
+            if outbox.size * 4 <= outbox.max_bytes and outbox.messages * 4 <= outbox.max_messages:
+                self._load = _Load.LIGHT
+                self._crowded(False)
+        elif not outbox.size:
+            self._load = _Load.LIGHT
+
+    def _judge_locked(self, pace_bytes: int) -> None:
+        """Decide whether a crowded peer is worth waiting for."""
+        assert self._lock.locked()
+        self._look_locked()
+        since, before = self._judged
+        now, total = self._clock(), self._progress.total
+        self._judged = (now, total)
+        if total - before < pace_bytes * (now - since):
+            self._load = _Load.SLOW
+            self._crowded(False)
+            self._changed.notify_all()
+
+    def _has_ended_locked(self) -> bool:
+        assert self._lock.locked()
+        return self._state is _State.ENDED
 
     def _look_locked(self) -> None:
         """Take note of what the peer's kernel has acknowledged."""
@@ -457,6 +560,9 @@ class Sender:
         assert self._lock.locked()
         self._state = state
         self._direct.shut()
+        if self._load is _Load.CROWDED:
+            self._load = _Load.SLOW
+            self._crowded(False)
 
     def _end_locked(self) -> None:
         assert self._lock.locked()

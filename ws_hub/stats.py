@@ -36,9 +36,10 @@ class HubStats:
         expired: connections closed because their authentication was over.
         published: messages taken from the hub's queue.
         delivered: messages given to a client's connection, once a client.
-        dropped: messages that a client did not get because its outbox was full.
+        dropped: messages that a client did not get because its outbox was full, and those
+            in it when the client was cut for not reading (counted when its connection ends).
         slow_disconnects: clients cut because they do not read: their outbox was full.
-        write_timeouts: connections cut because the peer took nothing of what waits.
+        write_timeouts: connections cut because the peer acknowledged nothing of what waits.
         pong_timeouts: connections cut because nothing came from the peer, not even pongs.
         oversized_messages: connections closed for a message of too many bytes.
         fragmented_messages: connections closed for a message in too many fragments.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,27 @@ import pytest
 
 from tests.delivery import deliver
 from tests.integration.apps.fork import in_child
-from tests.support import TIMEOUT, fill, small_pair, tcp_pair, wait_until
-from ws_hub import Client, ConnectionClosed, Hub, HubConfig, Message, workers
+from tests.integration.apps.live import at_once, live, subscribe
+from tests.support import (
+    TIMEOUT,
+    FaultProxy,
+    RawPeer,
+    fill,
+    messages_in,
+    small_pair,
+    tcp_pair,
+    wait_until,
+)
+from ws_hub import (
+    ChannelRule,
+    Client,
+    ConnectionClosed,
+    Hub,
+    HubConfig,
+    Message,
+    fastsend,
+    workers,
+)
 from ws_hub.handshake import refusal
 from ws_hub.message import encode
 from ws_hub.outbox import Outbox
@@ -353,3 +374,310 @@ def test_fault_124_a_link_with_a_long_queue_is_kept_beyond_the_pong_timeout() ->
         assert end.reason == "pong timeout: nothing received for 0.02 s"
         assert not sender.left
         assert all(looks.acquire(timeout=0) for _ in range(6))
+
+
+# --- faults 74, 116 and 129: what waits is bounded, and what is thrown away is counted -------
+
+
+def said(data: Any) -> Message:
+    return Message("event", data=data)
+
+
+def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
+    settings = {"outbox_bytes": 1 << 20, "outbox_messages": 100}
+    with stepped(**settings) as hub, small_pair() as (near, _):
+        client = hub.connect(near)
+        client.welcome()
+        batch = Batch([publish(encode(said(["x" * 1000, n])), "", "drop") for n in range(30_000)])
+        refused = deliver(client, batch)
+        messages, size = client.waiting
+        assert messages <= 100
+        assert size <= 1 << 20
+        assert client.dropped == len(refused) > 29_000
+        client._transport.close()
+
+
+@pytest.mark.parametrize("backlog", [False, True])
+def test_fault_74_without_a_straight_way_as_well(
+    backlog: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastsend, "_libc_send", None)
+    with stepped(outbox_messages=100) as hub, small_pair() as (near, far):
+        client = hub.connect(near)
+        client.welcome()
+        if backlog:
+            fill(near)
+        batch = Batch([publish(encode(said(["x" * 1000, n])), "", "drop") for n in range(3000)])
+        refused = deliver(client, batch)
+        assert client.waiting[0] <= 100
+        size = sum(map(len, batch.each[: 3000 - len(refused)]))
+        data = b""
+        while len(data) < size:  # the writer is at work
+            data += far.recv(1 << 20).lstrip(b"x" if not data else b"")
+        assert len(messages_in(data)) == 3000 - len(refused)
+        assert client.waiting == (0, 0)
+        client.discard()
+
+
+def test_fault_74_what_of_a_burst_finds_no_room_is_a_drop_or_a_cut_like_any_other() -> None:
+    rules = [ChannelRule(pattern="process:*", history_messages=10)]
+    with live(outbox_messages=50, rules=rules, on_connect=None) as hub:
+        with hub.subscribed("process:p", rcvbuf=4096) as peer:
+            hub.hub.send_process_lines("p", ["x" * 1000] * 30_000)
+            client = hub.client()
+            wait_until(lambda: client.dropped, what="a full outbox")
+            assert client.waiting[0] <= 51
+            while (message := peer.recv_json())["type"] != "lagged":
+                last = message["seq"]
+            assert message["seq"] == last  # nothing was skipped before it is told
+
+
+def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
+    with live(outbox_bytes=1 << 20) as hub, hub.peer(rcvbuf=4096) as peer:
+        big = "x" * 60_000
+        subscribe(peer, "a")
+        for _ in range(200):
+            hub.hub.send_to_channel("a", said(big))
+        client = hub.client()
+        ask = {"type": "subscribe", "channel": "a", "id": "i" * 100, "data": None}
+        with contextlib.suppress(OSError):
+            for _ in range(20_000):
+                peer.send_json(ask)
+                assert client.waiting[1] <= (1 << 20) + (256 << 10) + (1 << 10)
+                if hub.hub.stats().slow_disconnects:
+                    break
+        assert wait_until(lambda: hub.hub.stats().slow_disconnects) == 1
+        while peer.recv_frame().opcode == 1:
+            pass
+    assert hub.notes.end()[0] == 1013
+
+
+def test_fault_129_what_an_eviction_throws_away_is_counted_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with live(outbox_bytes=256_000, close_timeout=0.1) as hub, hub.peer(rcvbuf=4096) as peer:
+        client = hub.client()
+        sent = 0
+        while not hub.hub.stats().slow_disconnects:
+            hub.hub.broadcast(said([sent, "x" * 1000]))
+            sent += 1
+        hub.empty()
+        got = 0
+        with contextlib.suppress(ConnectionError, AssertionError):
+            while peer.recv_frame().opcode == 1:
+                got += 1
+    lost = client.dropped
+    assert lost == hub.hub.stats().dropped
+    assert lost > 100
+    said_so = [record.getMessage() for record in caplog.records if "too slow" in record.message]
+    assert len(said_so) == 1
+    assert "messages are lost" in said_so[0]
+
+
+def test_fault_129_what_a_write_timeout_throws_away_is_counted_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
+        client = hub.client()
+        while not client.waiting[0]:
+            hub.hub.broadcast(said("x" * 10_000))
+        hub.empty()
+        assert client.dropped
+        wait_until(lambda: hub.hub.stats().dropped == client.dropped)
+        assert hub.hub.stats().write_timeouts == 1
+    assert [r for r in caplog.records if "nothing acknowledged" in r.getMessage()]
+
+
+# --- fault 126: a loop keeps the pace of the clients that read well -------------------------
+
+
+PADDING = "x" * 16_000
+
+
+def storm(hub: Hub, count: int) -> None:
+    for number in range(count):
+        hub.send_event("storm", [number, PADDING])
+
+
+def read_storm(peer: RawPeer, count: int) -> None:
+    """Read a storm whole and in order."""
+    for number in range(count):
+        assert peer.recv_json()["data"]["data"][0] == number
+
+
+@pytest.mark.parametrize("beside", ["nobody", "a client that never reads"])
+def test_fault_126_a_storm_reaches_five_readers_whole(beside: str) -> None:
+    count = 1500
+    with live(outbox_bytes=1 << 20, pace_bytes=50_000, publish_timeout=60.0) as hub:
+        with contextlib.ExitStack() as stack:
+            if beside != "nobody":
+                stack.enter_context(hub.peer(rcvbuf=4096))
+            peers = [stack.enter_context(hub.peer()) for _ in range(5)]
+            wait_until(lambda: hub.hub.client_count() == 5 + (beside != "nobody"))
+            reads = [functools.partial(read_storm, peer, count) for peer in peers]
+            with at_once(*reads):
+                storm(hub.hub, count)
+        assert hub.hub.stats().slow_disconnects == (beside != "nobody")
+
+
+def test_fault_126_a_storm_reaches_a_slow_link_whole() -> None:
+    count = 400
+    with live(outbox_bytes=1 << 20, pace_bytes=20_000, publish_timeout=60.0) as hub:
+        with FaultProxy("127.0.0.1", hub.server.port) as proxy:
+            proxy.rate = 8_000_000
+            with hub.peer(through=proxy) as peer:
+                hub.client()
+                with at_once(functools.partial(read_storm, peer, count)):
+                    storm(hub.hub, count)
+        assert hub.hub.stats().dropped == 0
+
+
+@contextlib.contextmanager
+def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Client]:
+    """A client of a hub, with more than half of its outbox full."""
+    client = hub.connect(near)
+    hub._channels.enter(client)
+    with hub._roster._lock:
+        hub._roster._clients[client.id] = client
+    hub._roster._everybody = None
+    client.welcome()
+    filled = fill(near)
+    client.offer(b"x" * 300, 1)
+    client.offer(b"x" * 300, 1)
+    assert hub._pacing.crowded == {client.id}
+    assert filled
+    try:
+        yield client
+    finally:
+        hub._roster.remove(client)
+        client.discard()
+        assert not hub._pacing.crowded
+
+
+def in_a_loop(hub: Hub) -> None:
+    hub._pacing.is_loop(10_000, 1 << 20, time.monotonic())
+
+
+def waits(hub: Hub, publish: Callable[[], object]) -> bool:
+    """Say whether a publish in a loop waits for a crowded client, with none let in."""
+    waited: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "keep_pace", lambda client, timeout: waited.append(timeout))
+        in_a_loop(hub)
+        publish()
+    return bool(waited)
+
+
+def test_fault_126_who_is_waited_for() -> None:
+    with stepped(outbox_bytes=1000) as hub, small_pair() as (near, _):
+        with crowded(hub, near) as client:
+            hub.subscribe(client, "news")
+            client.user_id = "ann"
+            everybody = functools.partial(hub.send_event, "x")
+            assert waits(hub, everybody)
+            assert waits(hub, lambda: hub.send_event("x", channel="news"))
+            assert waits(hub, lambda: hub.send_to_user("ann", Message("x")))
+            assert not waits(hub, lambda: hub.send_event("x", channel="other"))
+            assert not waits(hub, lambda: hub.send_to_user("bob", Message("x")))
+            assert not waits(hub, lambda: hub.broadcast(Message("x"), timeout=0))
+            with hub.unpaced():
+                assert not waits(hub, everybody)
+            hub._thread = threading.current_thread()
+            assert not waits(hub, everybody)
+            hub._thread = None
+
+
+def test_fault_126_a_message_that_comes_alone_waits_for_nobody() -> None:
+    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
+        with crowded(hub, near):
+            hub.broadcast(Message("x", data="x" * 100_000))
+
+
+def test_fault_126_a_stalled_client_is_found_out_once_and_not_waited_for_again() -> None:
+    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
+        with crowded(hub, near) as client:
+            client._sender._judged = (time.monotonic() - 2, 0)
+            client._sender._progress.total = 0
+            in_a_loop(hub)
+            hub.broadcast(Message("x"))  # a second at most, not the publish timeout
+            assert not hub._pacing.crowded
+            assert client._sender._load.name == "SLOW"
+            client.offer(b"x" * 100, 1)
+            assert not hub._pacing.crowded  # until nothing waits for it
+
+
+def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout() -> None:
+    with stepped(outbox_bytes=1000, publish_timeout=0.05, pace_bytes=1) as hub:
+        with small_pair() as (near, _), crowded(hub, near) as client:
+            client._sender._judged = (time.monotonic() + 1000, 0)
+            in_a_loop(hub)
+            hub.broadcast(Message("x"))  # raises nothing
+            assert hub._broadcasts.qsize() == 1
+            assert hub._pacing.crowded == {client.id}
+
+
+@pytest.mark.parametrize("how", ["it has read", "it is gone"])
+def test_fault_126_a_loop_goes_on_when(how: str) -> None:
+    with stepped(outbox_bytes=1000, publish_timeout=1000.0, pace_bytes=1) as hub:
+        with small_pair() as (near, far), crowded(hub, near) as client:
+            client._sender._judged = (time.monotonic() + 1000, 0)
+            published = threading.Event()
+
+            def publish() -> None:
+                in_a_loop(hub)
+                hub.broadcast(Message("x"))
+                published.set()
+
+            thread = threading.Thread(target=publish)
+            thread.start()
+            wait_until(lambda: client._sender._changed._condition is not None)
+            assert not published.is_set()
+            if how == "it is gone":
+                client.abort()
+            else:
+                while client.waiting[1]:  # the writer is at work
+                    far.recv(1 << 16)
+            assert published.wait(TIMEOUT)
+            thread.join(TIMEOUT)
+
+
+def test_fault_126_a_signal_handler_does_not_wait_for_a_lock_of_its_own_thread() -> None:
+    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
+        with crowded(hub, near) as client, client._transport.lock:
+            in_a_loop(hub)
+            hub.broadcast(Message("x"))
+
+
+def test_fault_126_waiting_for_room_without_a_channel_waits_for_everybody() -> None:
+    with live(outbox_messages=10) as hub, hub.subscribed("a", rcvbuf=4096) as peer:
+        client = hub.client()
+        assert hub.hub.wait_for_room(timeout=TIMEOUT)
+        assert hub.hub.wait_for_room()
+        while client.waiting[0] < 6:
+            hub.hub.send_to_channel("a", said("x" * 100_000))
+        assert not hub.hub.wait_for_room(timeout=0.01)
+        assert hub.hub.wait_for_room("news", TIMEOUT)  # it does not listen to that
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                peer.recv_frame()
+
+        with at_once(read):
+            assert hub.hub.wait_for_room(timeout=TIMEOUT)
+            done.set()
+            hub.hub.send_to_channel("a", said("the end"))
+
+
+def test_fault_126_a_program_without_backpressure_is_not_slowed() -> None:
+    """`hub.unpaced` is what its thread lives in."""
+    seen: list[bool] = []
+    with live() as hub:
+
+        def look(text: str, stream: str) -> None:
+            in_a_loop(hub.hub)
+            seen.append(hub.hub._pacing.is_loop(1, 1, time.monotonic()))
+
+        argv = [sys.executable, "-c", "print('line')"]
+        assert hub.hub.run_process(argv, "p", on_line=look).wait(6 * TIMEOUT) == 0
+    assert set(seen) == {False}

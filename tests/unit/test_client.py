@@ -34,7 +34,6 @@ from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
 from ws_hub.frames import text_frame
 from ws_hub.handshake import refusal
 from ws_hub.message import Message, encode
-from ws_hub.outbox import Outbox
 from ws_hub.publication import Batch, publish
 from ws_hub.starter import Starter
 from ws_hub.transport import Transport
@@ -95,7 +94,7 @@ class Stage:
                 finished=self._finished,
                 call=lambda function, *args, client: function(*args),
                 closing=lambda client: self.closing.append(client),
-                count=self.counted.append,
+                count=lambda name, times=1: self.counted.extend([name] * times),
                 start=self._start,
                 later=self.later.append,
             ),
@@ -550,30 +549,6 @@ def test_what_finds_no_room_is_refused_from_the_first_such_on() -> None:
         refused = stage.client.deliver(batch)
         assert [each.message.data for each in refused] == [2, 3]
         assert stage.client.dropped == 2
-
-
-class Growing(Outbox):
-    """An outbox that has room for more each time that it had none."""
-
-    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
-        taken = super().offer(frames, messages, beyond=beyond)
-        self.max_messages += 10
-        return taken
-
-
-def test_a_batch_that_fits_one_by_one_is_delivered_one_by_one() -> None:
-    # The writer makes room between the attempt with all of it and the single ones.
-    with small_pair() as (near, far):
-        stage = Stage(near, far)
-        stage.client.welcome()
-        stage.client._sender._outbox = Growing(1, 1000)
-        fill(near)
-        assert stage.client.offer(b"x", 1)
-        stage.client._sender._outbox.max_messages = 1
-        batch = Batch([publish(encode(Message("x")), "", "drop") for _ in range(2)])
-        assert not stage.client.deliver(batch)
-        assert stage.client.dropped == 0
-        assert stage.client.waiting[0] == 3
 
 
 def test_what_is_delivered_behind_a_backlog_waits_there() -> None:

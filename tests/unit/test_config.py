@@ -34,7 +34,9 @@ HUB: dict[str, list[Any]] = {
     "publish_timeout": [*NOT_SECONDS, 1_000_001],
     "queue_size": NOT_COUNTS,
     "outbox_messages": NOT_COUNTS,
+    "queue_bytes": NOT_COUNTS_OR_NONE,
     "outbox_bytes": NOT_COUNTS,
+    "pace_bytes": NOT_COUNTS_OR_NONE,
     "broadcast_overflow": NOT_OVERFLOWS,
     "max_message_size": NOT_COUNTS,
     "max_fragments": NOT_COUNTS,
@@ -328,3 +330,9 @@ def test_what_a_client_knows_by_heart_is_not_shown() -> None:
 def test_a_token_and_an_authorization_of_ones_own_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match=r"^token "):
         ReconnectConfig(url="ws://h/", token="t", headers={"AUTHORIZATION": "Basic x"})
+
+
+def test_the_hubs_queue_holds_a_quarter_of_an_outbox_unless_it_is_told() -> None:
+    assert HubConfig().queue_bytes_or_default == 2 << 20
+    assert HubConfig(outbox_bytes=1).queue_bytes_or_default == 256 << 10
+    assert HubConfig(queue_bytes=5).queue_bytes_or_default == 5

@@ -50,13 +50,96 @@ def test_an_empty_outbox_takes_what_exceeds_every_bound() -> None:
     assert drain(outbox) == b"far too long"
 
 
-def test_what_must_not_be_lost_goes_beyond_the_bounds_up_to_twice() -> None:
+def test_fault_116_what_must_not_be_lost_has_a_reserve_of_messages() -> None:
     outbox = Outbox(2, 1000)
     assert outbox.offer(b"ab", 2)
+    for _ in range(2048):
+        assert outbox.offer(b"c", 1, beyond=True)
+    assert not outbox.offer(b"d", 1, beyond=True)
+    assert not outbox.offer(b"d", 1)
+    assert drain(outbox) == b"ab" + b"c" * 2048
+    assert outbox.offer(b"ab", 2)
     assert outbox.offer(b"c", 1, beyond=True)
-    assert outbox.offer(b"d", 1, beyond=True)
-    assert not outbox.offer(b"e", 1, beyond=True)
-    assert drain(outbox) == b"abcd"
+
+
+def test_fault_116_and_of_bytes() -> None:
+    outbox = Outbox(100_000, 100)
+    assert outbox.offer(b"x" * 100, 1)
+    notice, size = b"n" * 60_000, 100
+    while outbox.offer(notice, 1, beyond=True):
+        size += len(notice)
+    assert outbox.size == size == 100 + 4 * 60_000
+    assert outbox.clear() == 5
+    assert outbox.offer(b"x" * 100, 1)
+    assert outbox.offer(notice, 1, beyond=True)
+
+
+def test_what_fits_does_not_use_the_reserve() -> None:
+    outbox = Outbox(100_000, 1 << 20)
+    while outbox.offer(b"n" * 60_000, 1, beyond=True):
+        pass
+    assert outbox.size > (1 << 20) + 3 * 60_000
+
+
+def frames_of(*sizes: int) -> list[bytes]:
+    return [bytes([65 + index]) * size for index, size in enumerate(sizes)]
+
+
+def test_fault_74_a_burst_is_kept_as_far_as_there_is_room_and_never_half_a_frame() -> None:
+    outbox = Outbox(3, 1000)
+    each = frames_of(2, 2, 2, 2, 2)
+    assert outbox.take(b"".join(each), each, 3) == 4  # one sent, three kept
+    assert outbox.messages == 3
+    assert drain(outbox) == b"BCCDD"
+
+
+def test_fault_74_and_in_bytes() -> None:
+    outbox = Outbox(100, 10)
+    each = frames_of(4, 4, 4, 4)
+    assert outbox.take(b"".join(each), each, 1) == 2
+    assert drain(outbox) == b"AAABBBB"
+
+
+def test_fault_74_a_single_message_beyond_the_bounds_is_kept_alone() -> None:
+    outbox = Outbox(100, 10)
+    each = frames_of(20, 2)
+    assert outbox.take(b"".join(each), each) == 1
+    assert outbox.take(b"".join(each), each) == 0
+    assert drain(outbox) == each[0]
+    assert outbox.take(b"".join(each), each, 5) == 1
+    assert drain(outbox) == each[0][5:]
+
+
+def test_a_burst_that_fits_is_kept_as_it_is() -> None:
+    outbox = Outbox(100, 100)
+    each = frames_of(2, 3)
+    assert outbox.take(b"AABBB", each, 1) == 2
+    assert outbox.take(b"AABBB", each) == 2
+    assert drain(outbox) == b"ABBBAABBB"
+
+
+def test_discarding_forgets_what_has_begun_too() -> None:
+    outbox = Outbox(10, 1000)
+    outbox.begin(b"begun", 1, 1)
+    outbox.offer(b"two", 2)
+    outbox.control(ping_frame())
+    assert outbox.discard() == 3
+    assert (outbox.messages, outbox.size, outbox.head()) == (0, 0, b"")
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(0, 100))
+def test_fault_74_whatever_is_left_of_a_burst_its_frames_are_whole(
+    sizes: list[int], sent: int
+) -> None:
+    outbox = Outbox(5, 60)
+    each = frames_of(*sizes)
+    joined = b"".join(each)
+    sent = min(sent, len(joined) - 1)
+    kept = outbox.take(joined, each, sent)
+    bound = outbox.size <= 60 or outbox.messages <= 1
+    assert bound
+    assert outbox.messages <= max(5, 1)
+    assert drain(outbox) == b"".join(each[:kept])[sent:]
 
 
 def test_control_frames_come_before_messages() -> None:
@@ -178,6 +261,5 @@ def test_a_frame_that_is_no_message_always_goes_beyond_the_bounds() -> None:
     outbox = Outbox(1, 1)
     assert outbox.offer(b"m", 1)
     assert outbox.offer(b"notice", 1, beyond=True)
-    assert not outbox.offer(b"notice", 1, beyond=True)
     assert outbox.offer(close_frame(1001), 0, beyond=True)
     assert drain(outbox) == b"mnotice" + close_frame(1001)

@@ -43,27 +43,46 @@ def test_a_unix_socket_tells_what_is_on_its_way() -> None:
 
 def test_a_short_answer_of_the_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_INFO_BYTES", 1000)
-    monkeypatch.setattr(progress, "_HAS_QUEUE", False)
+    monkeypatch.setattr(progress, "_ioctl", None)
     with tcp_pair() as (server, _):
         assert measure(server, 7) == (7, False)
 
 
 def test_elsewhere_progress_is_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_HAS_INFO", False)
-    monkeypatch.setattr(progress, "_HAS_QUEUE", False)
+    monkeypatch.setattr(progress, "_ioctl", None)
     with tcp_pair() as (server, _):
         assert measure(server, 7) == (7, False)
 
 
-def test_a_closed_socket_is_an_error() -> None:
-    sock = socket.socket()
+def test_a_short_answer_of_the_kernel_leaves_what_is_unsent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "_INFO_BYTES", 1000)
+    with tcp_pair() as (server, _):
+        assert measure(server, 7) == (7, False)
+
+
+def test_a_system_without_libc_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> object:
+        raise OSError
+
+    monkeypatch.setattr(progress.ctypes, "PyDLL", missing)
+    assert progress._load() is None
+    monkeypatch.setattr(progress.sys, "platform", "darwin")
+    assert progress._load() is None
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_closed_socket_is_an_error(family: int) -> None:
+    sock = socket.socket(family)
     sock.close()
     with pytest.raises(OSError):
         measure(sock, 0)
 
 
 def test_patience_is_the_timeout_from_when_something_began_to_wait() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.begin(100)
     assert peer.patience(104) == 6
     peer.look(104, 0, True)
@@ -72,7 +91,7 @@ def test_patience_is_the_timeout_from_when_something_began_to_wait() -> None:
 
 
 def test_each_4000_bytes_buy_a_second_and_what_is_not_used_is_saved() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.begin(100)
     peer.look(105, 20_000, True)
     assert peer.patience(105) == 10 + 5
@@ -84,7 +103,7 @@ def test_each_4000_bytes_buy_a_second_and_what_is_not_used_is_saved() -> None:
 
 
 def test_no_more_than_six_timeouts_are_saved() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.begin(100)
     peer.look(100, 1 << 40, True)
     assert peer.patience(100) == 70
@@ -93,7 +112,7 @@ def test_no_more_than_six_timeouts_are_saved() -> None:
 @pytest.mark.parametrize("step", [500, 65_483, 300_000])
 def test_fault_118_whoever_reads_5_kb_a_second_is_never_out_of_patience(step: int) -> None:
     """Seen four times in a write timeout, its window opening by so much at a time."""
-    peer, read, acknowledged = Progress(10), 0.0, step  # the first window is filled at once
+    peer, read, acknowledged = Progress(10, 0), 0.0, step  # the first window is filled at once
     now = 0.0
     peer.look(now, acknowledged, True)
     peer.begin(now)
@@ -107,7 +126,7 @@ def test_fault_118_whoever_reads_5_kb_a_second_is_never_out_of_patience(step: in
 
 
 def test_what_is_acknowledged_falls_back_where_sending_costs_memory() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.look(0, 100, True)
     peer.look(1, -600, True)
     assert peer.total == 100
@@ -116,7 +135,7 @@ def test_what_is_acknowledged_falls_back_where_sending_costs_memory() -> None:
 
 
 def test_what_had_to_wait_and_is_acknowledged_is_a_sign_of_life() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     assert not peer.is_alive(0, 60)
     peer.look(0, 0, True)
     peer.look(30, 100, False)
@@ -125,14 +144,14 @@ def test_what_had_to_wait_and_is_acknowledged_is_a_sign_of_life() -> None:
 
 
 def test_a_ping_that_is_acknowledged_at_once_is_none() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     for now in range(0, 300, 30):
         peer.look(now, now, False)
         assert not peer.is_alive(now, 60)
 
 
 def test_a_slow_peer_with_more_on_its_way_is_given_what_it_has_saved() -> None:
-    peer = Progress(10)
+    peer = Progress(10, 0)
     peer.look(0, 0, True)
     peer.look(1, 40_000, True)
     assert peer.is_alive(1 + 2 + 9, 2)

@@ -423,16 +423,22 @@ def test_the_straight_way_is_shut_by(rig: Rig, how: str) -> None:
     assert rig.transport.direct.fd == -1
 
 
+def greeted() -> Outbox:
+    """An outbox that begins with the answer to a handshake."""
+    outbox = Outbox(5, 1000)
+    outbox.begin(b"101 ", 0, 0)
+    return outbox
+
+
 def test_the_greeting_comes_before_everything(clock: Clock) -> None:
     with small_pair() as (near, far):
         transport = Transport(near, max_message_size=1000, max_fragments=10)
         sender = Sender(
             transport,
-            Outbox(5, 1000),
+            greeted(),
             write_timeout=10,
             close_timeout=5,
             start=lambda *about: workers.Later("writer", *about),
-            greeting=b"101 ",
             clock=clock,
         )
         sender.offer(b"frame", 1)
@@ -449,11 +455,10 @@ def test_a_greeting_without_room_is_the_writers(clock: Clock) -> None:
         filled = fill(near)
         sender = Sender(
             transport,
-            Outbox(5, 1000),
+            greeted(),
             write_timeout=10,
             close_timeout=5,
             start=lambda *about: writers.append(workers.Later("writer", *about)) or writers[-1],
-            greeting=b"101 ",
             clock=clock,
         )
         sender.greet()
