@@ -41,6 +41,7 @@ from .errors import (
     excerpt,
 )
 from .keeper import Keeper
+from .lifecycle import Delivery
 from .listener import Listener
 from .log import get_logger
 from .message import Message, MessageType, check_channel, encode
@@ -230,7 +231,8 @@ class Hub(Keeper, Publisher):
             timeout = self._keep_pace(
                 [publication], lambda client: client.user_id == user_id, timeout
             )
-        self._enqueue(functools.partial(self._to_user, user_id, publication), timeout)
+        deliver = functools.partial(self._to_user, user_id)
+        self._enqueue(Delivery(publication, deliver), timeout)
 
     def wait_for_room(self, channel: str = _EVERYBODY, timeout: float | None = None) -> bool:
         """Wait until nobody who listens to a channel is behind; without one, nobody at all.

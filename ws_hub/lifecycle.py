@@ -23,6 +23,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 from . import exits, workers
@@ -46,14 +47,14 @@ from .reentrant import Bell, Event, Intake, Lock, nested
 from .starter import Starter
 from .stats import Counters
 
-__all__ = ["Lifecycle"]
+__all__ = ["Delivery", "Lifecycle"]
 
 logger = get_logger(__name__)
 
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
-_ENVELOPE = 512  # bytes that a message costs beside its text, at most about
+_ENVELOPE = 512  # bytes that an item costs beside its text, at most about
 _MAX_NEWS = 1_000_000
 _GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
 _RETRY = 1.0  # seconds until what has failed is tried again
@@ -67,6 +68,23 @@ class _State(enum.Enum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A publication in the hub's queue, for receivers that are known when its turn comes.
+
+    Args:
+        publication: what they get.
+        deliver: called with it on the hub thread.
+    """
+
+    publication: Publication
+    deliver: Callable[[Publication], object]
+
+    def __call__(self) -> None:
+        """Deliver it."""
+        self.deliver(self.publication)
 
 
 class Lifecycle:
@@ -439,9 +457,9 @@ class Lifecycle:
         try:
             while len(items) < _TURN_ITEMS and size < self._turn_bytes:
                 item = self._broadcasts.get_nowait()
+                size += _size_of(item)
                 if isinstance(item, list):
                     items += item
-                    size += sum([len(each.text) for each in item])
                 else:
                     items.append(item)
         except queue.Empty:
@@ -501,9 +519,18 @@ class Lifecycle:
 
 def _slots_of(config: HubConfig, item: list[Publication] | Callable[[], object]) -> int:
     """Return what something in the hub's queue takes of its room for `queue_size` messages."""
+    return 1 + _size_of(item) * config.queue_size // config.queue_bytes_or_default
+
+
+def _size_of(item: list[Publication] | Callable[[], object]) -> int:
+    """Return what something in the hub's queue counts for, in bytes."""
+    if isinstance(item, Delivery):
+        return len(item.publication.text) + _ENVELOPE
     if not isinstance(item, list):
-        return 1
+        return _ENVELOPE
+    if len(item) == 1:  # nearly always
+        return len(item[0].text) + _ENVELOPE
     size = _ENVELOPE * len(item)
     for each in item:
         size += len(each.text)
-    return 1 + size * config.queue_size // config.queue_bytes_or_default
+    return size
