@@ -27,11 +27,11 @@ FLOORS: dict[float, str] = {
     -1: "checks log",
     0: "backoff config deflate errors exits fastsend forwarded frames limits lines message pace"
     " reconnect_config stats stream workers",
-    1: "adoption exchange following inbox last_words link mailbox outbox publication publisher"
-    " retries transport",
+    1: "adoption exchange following inbox last_words link mailbox outbox poller publication"
+    " publisher retries transport",
     2: "auth channels conversation handshake history places presence sender signals terminal users",
     2.5: "receiver",
-    3: "client commands door listener spawn",
+    3: "client commands door listener replay spawn",
     4: "dial dispatch lobby pump reception roster writers",
     4.05: "members",
     4.1: "lifecycle",

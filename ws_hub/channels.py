@@ -30,15 +30,18 @@ class Subscription(Generic[S]):
             still to be replayed; not any more while it lags. Owned by the hub thread.
         recovers: whether it asked by position, and so understands `lagged`. Owned by
             the hub thread.
+        after: the number behind which it has been sent everything, or is being; None
+            before that is known. Owned by the hub thread.
     """
 
-    __slots__ = ("channel", "live", "recovers", "subscriber")
+    __slots__ = ("after", "channel", "live", "recovers", "subscriber")
 
     def __init__(self, subscriber: S, channel: str) -> None:
         self.subscriber = subscriber
         self.channel = channel
         self.live = False
         self.recovers = False
+        self.after: int | None = None
 
 
 class Channels(Generic[S]):

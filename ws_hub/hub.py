@@ -158,8 +158,9 @@ class Hub(Keeper, Publisher):
     def wait_for_room(self, channel: str, timeout: float) -> bool:
         """Wait until nobody who listens to a channel is behind.
 
-        Nobody is when everything that was published before this call is on its way, and
-        at most half full is the outbox of each client that listens. Whoever publishes
+        Nobody is when everything that was published before this call is on its way, at
+        most half full is the outbox of each client that listens, and a client that came
+        late has yet to read at most half of what the channel may keep. Whoever publishes
         much calls this now and then, and is slowed to the pace of the slowest client
         instead of having it skip messages. A client that reads nothing at all is cut
         after the write timeout, and waited for no longer. False after `timeout` seconds.
@@ -170,7 +171,7 @@ class Hub(Keeper, Publisher):
         check_channel(channel, self._is_channel)
         deadline = time.monotonic() + timeout
         dispatched = threading.Event()
-        self._enqueue(dispatched.set, timeout)
+        self._enqueue(functools.partial(self._replays.when_near, channel, dispatched.set), timeout)
         if not dispatched.wait(max(deadline - time.monotonic(), 0.0)):
             return False
         return all(

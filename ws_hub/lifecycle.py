@@ -17,7 +17,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from . import exits, workers
@@ -33,7 +33,9 @@ from .log import get_logger
 from .mailbox import Mailbox
 from .members import Members
 from .message import is_channel_name
+from .poller import Poller
 from .publication import Publication
+from .replay import Replays
 from .stats import Counters
 
 __all__ = ["Lifecycle"]
@@ -100,10 +102,24 @@ class Lifecycle:
         )
         self._members = Members(self._config, self._channels, self._counters, self._awake)
         self._roster = self._members.roster
-        self._history = History(self._rule_for)
+        self._history = History(
+            self._rule_for,
+            lambda channel: self._channels.count(channel) > 0,
+            max_bytes=self._config.history_bytes_in_all,
+            max_published_bytes=self._config.published_history_bytes_in_all,
+        )
+        self._poller = Poller(self._start_later)
+        self._replays = Replays(
+            self._history,
+            self._channels,
+            watch=self._poller.watch,
+            unwatch=self._poller.unwatch,
+            awake=self._awake,
+        )
         self._dispatcher = Dispatcher(
             self._channels,
             self._history,
+            self._replays,
             self._rule_for,
             self._evict,
             self._counters,
@@ -302,12 +318,14 @@ class Lifecycle:
         now = time.monotonic()
         members = self._members
         left = min(self._history.expire(now), self._roster.beat(now), members.expire(now)) - now
+        left = min(left, self._replays.next_turn() - now)
         if timeout is not None:
             left = min(left, timeout)
         # Woken by whoever fills a queue; otherwise in time for pings and old history.
         self._wake.wait(min(max(left, 0.0), workers.longest_wait()))
         self._wake.clear()
         self._work()
+        self._dispatcher.replay()  # after all that is new
 
     def _work(self) -> int:
         # Messages first, then registrations, then delivery: a client that was registered
@@ -359,9 +377,8 @@ class Lifecycle:
             pass
         roster = self._roster
         waiting = self._members.lobby.shut()
-        for client in (*roster.everybody, *waiting):
-            client.close(CloseCode.GOING_AWAY, "server going away")
         deadline = time.monotonic() + self._config.close_timeout
+        self._close_clients(waiting, time.monotonic() + self._config.close_timeout / 2)
         self._await_clients(deadline)
         # Those as well who were cut before: nobody else ends the wait for their answer now.
         for client in (*roster.remaining(), *waiting):
@@ -379,12 +396,38 @@ class Lifecycle:
             listener.close()
         for listener in listeners:
             listener.join(deadline - time.monotonic())
+        self._poller.close()
+        self._poller.join(deadline - time.monotonic())
         for mailbox in (self._starter, self._notifier):
             if mailbox is not None:
                 mailbox.close(drop=False)
                 mailbox.join(deadline - time.monotonic())
         exits.unregister(self)
         self._finished.set()
+
+    def _close_clients(self, waiting: Sequence[Client], until: float) -> None:
+        """Close every client, one that is behind when its replays are over, or time is up.
+
+        So the last lines of a process that is ended reach a viewer that came late.
+        """
+        code, reason = CloseCode.GOING_AWAY, "server going away"
+        late: list[Client] = []
+        for client in (*self._roster.everybody, *waiting):
+            if self._replays.holds(client):
+                late.append(client)
+            else:
+                client.close(code, reason)
+        while late:
+            now = time.monotonic()
+            for client in late:
+                if now >= until or not self._replays.holds(client):
+                    client.close(code, reason)
+            if now >= until:
+                return
+            late = [client for client in late if self._replays.holds(client)]
+            self._wake.wait(min(until, self._replays.next_turn()) - now)  # woken by room
+            self._wake.clear()
+            self._dispatcher.replay()
 
     def _await_clients(self, deadline: float) -> None:
         self._roster.settle(admit=False)

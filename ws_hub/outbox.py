@@ -12,11 +12,21 @@ the lock that also guards the socket. Rules of this file:
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "Room"]
 
 _WRITE_BYTES = 256 * 1024  # enough to make a system call cheap, little enough to copy
+
+
+class Room(enum.Enum):
+    """What room a client has for a piece of a replay."""
+
+    TAKEN = "sent, or at least begun"
+    QUEUED = "something waits to be written"
+    FULL = "nothing waits, but the kernel has no room"
+    ENDED = "the connection is ending"
 
 
 class Outbox:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from .errors import CloseCode, SendTimeout
 from .frames import close_frame
-from .outbox import Outbox
+from .outbox import Outbox, Room
 from .transport import Transport
 from .workers import Changes, Later
 
@@ -59,6 +59,7 @@ class Sender:
         "_close_timeout",
         "_deadline",
         "_direct",
+        "_drained",
         "_lock",
         "_outbox",
         "_progress",
@@ -99,6 +100,7 @@ class Sender:
         self._deadline = 0.0  # when CLOSING ends
         self._progress = clock()  # when the socket last took a byte of a backlog
         self._cause: tuple[int, str] | None = None
+        self._drained: Callable[[], None] | None = None  # called once when nothing waits
         self.stalled = False  # set once, by the writer thread
         if greeting:
             outbox.begin(greeting, 0, 0)
@@ -135,6 +137,24 @@ class Sender:
         """
         with self._lock:
             return self._state is not _State.OPEN or self._offer_locked(frames, messages, beyond)
+
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        """Send a piece of a replay if nothing waits and the kernel has room; never wait.
+
+        The outbox then keeps what did not fit, the same bytes that others are sent. Where
+        something waits, `drained` is called once when that is written or the connection
+        is ending: under the lock, so it may not take another one that matters.
+        """
+        with self._lock:
+            if self._state is not _State.OPEN:
+                return Room.ENDED
+            if self._outbox.size:
+                self._drained = drained
+                return Room.QUEUED
+            if not self._direct.has_room():
+                return Room.FULL
+            self._offer_locked(frames, messages)
+            return Room.TAKEN
 
     def put(self, frame: bytes, timeout: float) -> bool:
         """Send one message, waiting up to `timeout` seconds for room.
@@ -349,6 +369,7 @@ class Sender:
             self._outbox.advance(sent)
             if not self._outbox.size and self._state is _State.OPEN:
                 self._direct.open()
+                self._tell_drained_locked()
             self._progress = self._clock()
             self._changed.notify_all()
         return sent == len(chunk)
@@ -385,6 +406,13 @@ class Sender:
         assert self._lock.locked()
         self._state = state
         self._direct.shut()
+        self._tell_drained_locked()
+
+    def _tell_drained_locked(self) -> None:
+        assert self._lock.locked()
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained()
 
     def _end_locked(self) -> None:
         assert self._lock.locked()
