@@ -5,7 +5,7 @@ Must not know how results are shown.
 
 from __future__ import annotations
 
-from . import crowd, fanout, hub, plain, slow, sweeps
+from . import crowd, fanout, hub, late, plain, slow, sweeps
 from .base import Incomplete, Plan, Point, Row, Sample, Setup
 
 __all__ = ["ROWS", "Incomplete", "Plan", "Point", "Row", "Sample", "Setup"]
@@ -14,6 +14,7 @@ ROWS: tuple[Row, ...] = (
     *hub.ROWS,
     *fanout.ROWS,
     *slow.ROWS,
+    *late.ROWS,
     *plain.ROWS,
     *crowd.ROWS,
     *sweeps.ROWS,
