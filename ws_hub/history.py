@@ -126,8 +126,8 @@ class _Channel:
     """What one channel keeps: blocks, and behind them messages that fill no block yet."""
 
     __slots__ = (
-        "blocks", "blocks_cost", "epoch", "expires", "first", "fresh", "fresh_bytes", "seq",
-        "size", "used",
+        "blocks", "cost", "epoch", "expires", "first", "fresh", "fresh_bytes", "seq", "size",
+        "used",
     )  # fmt: skip
 
     def __init__(self, position: Position) -> None:
@@ -135,10 +135,10 @@ class _Channel:
         self.seq = position.seq
         self.first = position.seq + 1  # number of the oldest message kept
         self.blocks: list[_Block] = []
-        self.blocks_cost = 0
         self.fresh: list[bytes] = []
         self.fresh_bytes = 0
         self.size = 0  # bytes of the messages kept
+        self.cost = _CHANNEL_COST  # bytes of memory that it takes, about
         self.expires = math.inf
         self.used = 0  # when last written to, among all channels
 
@@ -146,32 +146,26 @@ class _Channel:
     def count(self) -> int:
         return self.seq - self.first + 1
 
-    @property
-    def cost(self) -> int:
-        """The bytes of memory that it takes, about."""
-        fresh = self.fresh_bytes + _FRAME_COST * len(self.fresh)
-        return _CHANNEL_COST + self.blocks_cost + fresh
-
     def add(self, frames: Sequence[bytes]) -> None:
         """Keep the next messages."""
         for frame in frames:
             length = len(frame)
-            fresh = self.fresh
-            if fresh and (
-                self.fresh_bytes + length > _BLOCK_BYTES or len(fresh) >= _BLOCK_MESSAGES
-            ):
+            if self.fresh_bytes + length > _BLOCK_BYTES or len(self.fresh) >= _BLOCK_MESSAGES:
                 self._join()
-                fresh = self.fresh
-            fresh.append(frame)
+            self.fresh.append(frame)
             self.fresh_bytes += length
-            self.size += length
             self.seq += 1
+        size = sum(map(len, frames))
+        self.size += size
+        self.cost += size + _FRAME_COST * len(frames)
 
     def _join(self) -> None:
+        if not self.fresh:
+            return  # the next message is larger than a block
         ends = array("I", accumulate(map(len, self.fresh)))
         block = _Block(b"".join(self.fresh), ends, self.seq - len(self.fresh) + 1)
         self.blocks.append(block)
-        self.blocks_cost += block.cost
+        self.cost += block.cost - self.fresh_bytes - _FRAME_COST * len(self.fresh)
         self.fresh, self.fresh_bytes = [], 0
 
     def drop(self, count: int) -> None:
@@ -183,13 +177,14 @@ class _Channel:
                 self.size -= block.offset(self.first + part) - block.offset(self.first)
                 if self.first + part > block.last:
                     del self.blocks[0]
-                    self.blocks_cost -= block.cost
+                    self.cost -= block.cost
             else:
                 part = count
                 dropped = sum(map(len, self.fresh[:part]))
                 del self.fresh[:part]
                 self.fresh_bytes -= dropped
                 self.size -= dropped
+                self.cost -= dropped + _FRAME_COST * part
             self.first += part
             count -= part
 
@@ -319,8 +314,9 @@ class History:
     def next_seq(self, channel: str) -> int:
         """Return the number that the next message of a channel will have."""
         with self._lock:
-            position = self._kind(channel).position(channel)
-            return position.seq + 1 if position else 1
+            kind = self._kind(channel)
+            found = kind.channels.get(channel) or kind.awaited.get(channel)
+            return found.seq + 1 if found else 1
 
     def extend(
         self, channel: str, frames: Sequence[bytes], now: float, *, over: bool = False
@@ -331,7 +327,7 @@ class History:
         the channel is freed history_ttl seconds later instead of history_idle_ttl.
         """
         rule = self._rule_for(channel)
-        kind = self._kind(channel)
+        kind = self._published if rule.publish else self._own
         with self._lock:
             kept = self._open_locked(kind, channel)
             before = kept.cost
@@ -341,10 +337,13 @@ class History:
             while kept.size > rule.history_bytes and kept.count > 1:
                 kept.drop(1)
             kind.cost += kept.cost - before
-            self._make_room_locked(kind, kept)
             kept.expires = now + (rule.history_ttl if over else rule.history_idle_ttl)
-            self._next_expiry = min(self._next_expiry, kept.expires)
-        self._forget(kind)
+            if kept.expires < self._next_expiry:
+                self._next_expiry = kept.expires
+            while (need := self._need_locked(kind)) > 0 and self._drop_locked(kind, kept, need):
+                pass
+        if len(kind.awaited) > _MAX_CHANNELS:
+            self._forget(kind)
 
     def _kind(self, channel: str) -> _Kind:
         return self._published if self._rule_for(channel).publish else self._own
@@ -363,26 +362,31 @@ class History:
         kept.used = self._uses
         return kept
 
-    def _make_room_locked(self, kind: _Kind, written: _Channel) -> None:
-        """Let the longest unused channels of a kind lose their oldest messages."""
+    def _need_locked(self, kind: _Kind) -> int:
+        """Return how many bytes the channels of a kind have to give back."""
         assert self._lock.locked()
-        while True:
-            over_all = self._own.cost + self._published.cost - self._max_bytes
-            need = max(kind.cost - kind.max_bytes, over_all)
-            if need <= 0:
-                return
-            name, kept = next(iter(kind.channels.items()))
-            if kept is not written and (kept.cost <= need or not kept.count):
-                self._dropped += kept.count
-                self._free_locked(kind, name)
-                continue
-            before = kept.cost
-            # What was just written stays, when nothing else is left of its kind.
-            dropped = kept.drop_memory(need, 1 if kept is written else 0)
-            kind.cost += kept.cost - before
+        over_all = self._own.cost + self._published.cost - self._max_bytes
+        over = kind.cost - kind.max_bytes
+        return over if over > over_all else over_all
+
+    def _drop_locked(self, kind: _Kind, written: _Channel, need: int) -> int:
+        """Let the longest unused channel of a kind lose its oldest messages, up to a block.
+
+        What was just written stays when nothing else is left of its kind. Returns how many
+        messages are gone, and a channel that held none counts as one.
+        """
+        assert self._lock.locked()
+        name, kept = next(iter(kind.channels.items()))
+        if kept is not written and (kept.cost <= need or not kept.count):
+            dropped = kept.count
+            self._free_locked(kind, name)
             self._dropped += dropped
-            if not dropped:
-                return
+            return max(dropped, 1)
+        before = kept.cost
+        dropped = kept.drop_memory(need, 1 if kept is written else 0)
+        kind.cost += kept.cost - before
+        self._dropped += dropped
+        return dropped
 
     def _free_locked(self, kind: _Kind, channel: str) -> None:
         """Forget what was said in a channel, but not how far it was numbered."""
@@ -395,7 +399,7 @@ class History:
         """Forget the oldest numberings of channels without subscribers, beyond the bound."""
         # Each look is at one channel, and who listens is asked without the lock: the
         # channel map's is taken before it. No other thread changes what is looked at.
-        for _ in range(max(len(kind.awaited) - _MAX_CHANNELS, 0) * 2):
+        for _ in range((len(kind.awaited) - _MAX_CHANNELS) * 2):
             channel = next(iter(kind.awaited))
             heard = self._is_heard(channel)
             with self._lock:
@@ -415,7 +419,8 @@ class History:
                     over = [name for name, kept in kind.channels.items() if kept.expires <= now]
                     for name in over:
                         self._free_locked(kind, name)
-                self._forget(kind)
+                if len(kind.awaited) > _MAX_CHANNELS:
+                    self._forget(kind)
             with self._lock:
                 every = (*self._own.channels.values(), *self._published.channels.values())
                 self._next_expiry = min((kept.expires for kept in every), default=math.inf)

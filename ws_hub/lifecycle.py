@@ -325,7 +325,13 @@ class Lifecycle:
         self._wake.wait(min(max(left, 0.0), workers.longest_wait()))
         self._wake.clear()
         self._work()
-        self._dispatcher.replay()  # after all that is new
+        self._replay()  # after all that is new
+
+    def _replay(self) -> None:
+        try:
+            self._dispatcher.replay()
+        except Exception:  # noqa: BLE001 - the top of a thread: all clients live by it
+            logger.exception("the hub met an error of its own")
 
     def _work(self) -> int:
         # Messages first, then registrations, then delivery: a client that was registered
@@ -427,7 +433,7 @@ class Lifecycle:
             late = [client for client in late if self._replays.holds(client)]
             self._wake.wait(min(until, self._replays.next_turn()) - now)  # woken by room
             self._wake.clear()
-            self._dispatcher.replay()
+            self._replay()
 
     def _await_clients(self, deadline: float) -> None:
         self._roster.settle(admit=False)

@@ -180,10 +180,10 @@ class Poller:
 
     def _register(self, fd: int, call: Call) -> None:
         assert self._selector is not None
-        if fd < 0:  # closed: whoever waits finds out by trying
-            call()
+        old = self._selector.get_map().get(fd) if fd >= 0 else None
+        if fd < 0 or (old is not None and old.data is None):
+            call()  # closed, and its number is ours by now: whoever waits finds out by trying
             return
-        old = self._selector.get_map().get(fd)
         if old is not None:
             # Its number was given to another socket, or somebody asks twice.
             self._selector.unregister(fd)
