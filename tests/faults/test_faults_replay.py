@@ -16,9 +16,8 @@ import pytest
 
 from tests.integration.apps.live import Live, live, subscribe
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import ChannelRule, Client, Message
+from ws_hub import ChannelRule, Client, Message, replay
 from ws_hub import history as module
-from ws_hub import replay
 from ws_hub.history import History
 
 LINE = "x" * 1000
