@@ -39,7 +39,9 @@ class Poller:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._thread: workers.Later | None = None
-        self._open = False  # of the asking thread, and of `_failed` before it runs
+        # Whether requests are taken. Changed by the asking thread, and under the lock of
+        # `_wake` by whoever closes that.
+        self._open = False
         self._selector: selectors.BaseSelector | None = None
         self._wake: Direct | None = None
         self._ends: tuple[socket.socket, ...] = ()
@@ -61,7 +63,7 @@ class Poller:
         if not self._open:
             return False
         self._ask(fd, call, True)
-        return True
+        return self._open  # looked at again: `_failed` may not have seen this request
 
     def unwatch(self, fd: int, call: Call) -> None:
         """Wait no longer for what was asked for, if it is still waited for.
@@ -108,7 +110,8 @@ class Poller:
         if not self._woken and self._wake is not None:
             self._woken = True
             with self._wake.lock, contextlib.suppress(OSError):
-                self._wake.send(b"\0")  # keeps the GIL, as `socket.send` would not
+                if self._open:  # or the number is somebody else's by now
+                    self._wake.send(b"\0")  # keeps the GIL, as `socket.send` would not
 
     def _failed(self, error: RuntimeError) -> None:
         self._release()
@@ -120,9 +123,14 @@ class Poller:
 
         Threads: the only one of a forked child.
         """
-        self._release()
+        self._give_up()  # without the lock: a thread of the parent may have it for ever
 
     def _release(self) -> None:
+        assert self._wake is not None
+        with self._wake.lock:
+            self._give_up()
+
+    def _give_up(self) -> None:
         self._open = False
         if self._selector is not None:
             self._selector.close()

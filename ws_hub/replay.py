@@ -144,9 +144,6 @@ class Replays:
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return sum(len(each.replays) for each in self._queues.values())
-
     def holds(self, target: Any) -> bool:
         """Say whether something is being replayed to a client."""
         return target in self._queues

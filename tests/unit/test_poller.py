@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -195,3 +196,41 @@ def test_a_forked_child_gives_up_the_descriptors_alone() -> None:
         assert desk.poller.join(TIMEOUT)
         desk.poller.forget()  # as in the child, where the thread is not
         assert not desk.poller.watch(near.fileno(), desk.note("near"))
+
+
+def test_a_request_that_meets_the_end_of_the_thread_is_not_taken() -> None:
+    """And no byte is written: the descriptor that wakes it may be another's by now."""
+    kept: list[Callable[[RuntimeError], None]] = []
+
+    def start(
+        name: str, target: Callable[[], None], failed: Callable[[RuntimeError], None]
+    ) -> workers.Later:
+        kept.append(failed)
+        return workers.Later(name, target, failed)
+
+    poller = Poller(start)
+    with small_pair() as (near, _):
+        assert poller.watch(near.fileno(), lambda: None)
+        put = poller._requests.put
+
+        class Requests:
+            """Ends the thread between a look and a request."""
+
+            def put(self, item: object) -> None:
+                kept[0](RuntimeError("no thread"))
+                put(item)  # type: ignore[arg-type]
+
+            def get_nowait(self) -> object:
+                raise queue.Empty
+
+        poller._requests = Requests()  # type: ignore[assignment]
+        poller._woken = False
+        sent: list[bytes] = []
+
+        class Wake:
+            lock = threading.Lock()  # guards: nothing.
+            send = staticmethod(sent.append)
+
+        poller._wake = Wake()  # type: ignore[assignment]
+        assert not poller.watch(near.fileno(), lambda: None)
+        assert sent == []
