@@ -300,8 +300,12 @@ class History:
     def names(self) -> list[str]:
         """Return the channels that keep something, longest unused first."""
         with self._lock:
-            found = [*self._own.channels.items(), *self._published.channels.items()]
-            return [name for name, kept in sorted(found, key=lambda item: item[1].used)]
+            found = [
+                (kept.used, name)
+                for kind in (self._own, self._published)
+                for name, kept in kind.channels.items()
+            ]
+        return [name for _, name in sorted(found)]
 
     def usage(self) -> Usage:
         """Return what the histories take."""

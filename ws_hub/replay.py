@@ -129,7 +129,7 @@ class Replays:
         self._order = itertools.count()
         self._at_once = _AT_ONCE
         self._next_look = math.inf
-        self._publishers: list[tuple[str, Callable[[], object]]] = []
+        self._publishers: list[tuple[str | None, Callable[[], object]]] = []
         self._next_wait = 0.0
         # guards: itself. Filled by any thread, under the transport's lock among others;
         # emptied by the hub thread.
@@ -191,9 +191,10 @@ class Replays:
         if queued is not None:
             queued.replays.pop(subscription.channel, None)
 
-    def when_near(self, channel: str, call: Callable[[], object]) -> None:
+    def when_near(self, channel: str | None, call: Callable[[], object]) -> None:
         """Call a function once the replays of a channel are near enough to the present.
 
+        None stands for all channels.
         They are when none has yet to send more than half of what the channel may keep:
         who publishes faster than that would push it out before it is sent. A client whose
         socket was full for a second is waited for no more.
@@ -346,7 +347,7 @@ class Replays:
         }
         waiting, self._publishers = self._publishers, []
         for channel, call in waiting:
-            if channel in far:
+            if channel in far or (far and channel is None):
                 self._publishers.append((channel, call))
             else:
                 call()

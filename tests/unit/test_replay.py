@@ -326,13 +326,14 @@ def test_publishers_wait_for_a_replay_that_is_half_of_what_is_kept_behind() -> N
     stage.begin(viewer)
     stage.replays.when_near("a", lambda: called.append("half"))
     stage.replays.when_near("b", lambda: called.append("another channel"))
+    stage.replays.when_near(None, lambda: called.append("all channels"))
     stage.turn()
     assert called == ["nobody reads", "another channel"]
     viewer.room = 3
     stage.drain()
     stage.now = stage.replays.next_turn()
     stage.turn()
-    assert called[2:] == ["half"]
+    assert called[2:] == ["half", "all channels"]
 
 
 def test_publishers_wait_no_more_for_a_socket_that_is_full_for_a_second() -> None:
