@@ -36,6 +36,8 @@ def _late(stage: Stage, plan: Plan) -> Sample:
         # One after the other: it is the hub's queue that slows a publisher otherwise.
         stage.server.ask("publish", count=_STEP, size=_SIZE, targets=[f"process:{process}"])
     targets = _OTHERS.channels(plan)
+    # It shares its core with the viewers: what it is late to read is not the server's doing.
+    stage.load.prefer(on=True)
     without = _milliseconds(stage, targets, iter(range(plan.times(_MESSAGES))).__next__)
     late = Process(stage.load_core, "bench.late")
     try:
@@ -56,6 +58,7 @@ def _late(stage: Stage, plan: Plan) -> Sample:
         answer = late.answer()
         late.ask("leave")
     finally:
+        stage.load.prefer(on=False)
         late.close()
         stage.connected -= viewers
         stage.await_clients(stage.connected)
