@@ -27,7 +27,7 @@ from typing import Any
 from .control import Answer, obey, say
 from .wire import MARK, PING, PONG, Frames, frames, masked, upgrade
 
-__all__ = ["Load"]
+__all__ = ["Load", "dial", "read_head"]
 
 _BUFFER_BYTES = 1024 * 1024
 _AT_A_TIME = 64  # handshakes under way while connecting
@@ -83,11 +83,11 @@ class Load:
         opened: list[socket.socket] = []
         while len(opened) < count:
             batch = [
-                _dial(port, path, buffer=buffer, offer=offer)
+                dial(port, path, buffer=buffer, offer=offer)
                 for _ in range(min(_AT_A_TIME, count - len(opened)))
             ]
             for sock in batch:
-                head = _read_head(sock)
+                head = read_head(sock)
                 if offer and b"permessage-deflate" not in head:
                     raise RuntimeError("the server does not compress")
                 if greeting is not None:
@@ -368,7 +368,8 @@ class Crawler:
                     continue  # nothing there, or cut by the server: slow all the same
 
 
-def _dial(port: int, path: str, *, buffer: int | None, offer: bool) -> socket.socket:
+def dial(port: int, path: str, *, buffer: int | None = None, offer: bool = False) -> socket.socket:
+    """Connect and ask for the upgrade; `buffer` is bytes of a receive buffer."""
     sock = socket.socket()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if buffer is not None:  # counts only before connect()
@@ -383,7 +384,7 @@ def _dial(port: int, path: str, *, buffer: int | None, offer: bool) -> socket.so
     return sock
 
 
-def _read_head(sock: socket.socket) -> bytes:
+def read_head(sock: socket.socket) -> bytes:
     """Read the answer to the handshake and not a byte more: a message may follow."""
     while True:
         head, end, _ = sock.recv(4096, socket.MSG_PEEK).partition(_END_OF_HEAD)

@@ -91,6 +91,10 @@ class Process:
             raise ProcessFailed(f"{self._what}: {answer['error']}")
         return answer
 
+    def has_answered(self) -> bool:
+        """Say whether the answer is there, without waiting."""
+        return bool(select.select([self._child.stdout], [], [], 0)[0])
+
     def ask(self, do: str, patience: float = _PATIENCE, /, **arguments: Any) -> Answer:
         """Send a request and wait so many seconds for its answer."""
         self.tell(do, **arguments)
@@ -107,6 +111,17 @@ class Process:
     def forget_peak(self) -> None:
         """Let the peak of the process's memory begin where the memory is now."""
         forget_peak(self._child.pid)
+
+    def prefer(self, *, on: bool) -> None:
+        """Let the process run as soon as it can, before all others, where that is allowed.
+
+        For a load that sleeps mostly, beside processes that do not.
+        """
+        if not hasattr(os, "sched_setscheduler"):
+            return
+        policy, priority = (os.SCHED_RR, 1) if on else (os.SCHED_OTHER, 0)
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(self._child.pid, policy, os.sched_param(priority))
 
     def pause(self, *, on: bool) -> None:
         """Stop the process, threads and all, or let it go on."""
@@ -169,9 +184,9 @@ class Stage:
         found = cores()
         pinned = len(found) > 1 and hasattr(os, "sched_setaffinity")
         self._spare = found[-1] if pinned else None
-        theirs = found[-2 if spinner else -1] if pinned else None
+        self.load_core = found[-2 if spinner else -1] if pinned else None
         self.server = Process(found[0] if pinned else None, "bench.servers", name)
-        self.load = Process(theirs, "bench.load")
+        self.load = Process(self.load_core, "bench.load")
         try:
             self._hello = self.server.ask("hello")
         except ProcessFailed:
@@ -183,6 +198,11 @@ class Stage:
     def port(self) -> int:
         """Where the server listens, on 127.0.0.1."""
         return int(self._hello["port"])
+
+    @property
+    def path(self) -> str:
+        """Where its WebSocket is."""
+        return str(self._hello["path"])
 
     def connect(
         self,

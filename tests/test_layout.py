@@ -28,11 +28,11 @@ FLOORS: dict[float, str] = {
     0: "backoff config deflate errors exits fastsend forwarded frames hosts limits lines message"
     " pace pacing progress reconnect_config stats stream workers",
     1: "adoption budget callbacks exchange following inbox last_words launch link mailbox outbox"
-    " publication publisher retries session starter transport",
+    " poller publication publisher retries session starter transport",
     2: "auth channels conversation guard handshake history places presence sender signals"
     " terminal users",
     2.5: "receiver",
-    3: "client commands door listener spawn",
+    3: "client commands door listener replay spawn",
     4: "dial dispatch lobby pump reception roster writers",
     4.05: "members",
     4.1: "lifecycle",

@@ -32,9 +32,11 @@ class Subscription(Generic[S]):
         recovers: whether it asked by position, and so understands `lagged`. Owned by
             the hub thread.
         requests: how many have asked for it and were not turned down. Under the map's lock.
+        after: the number behind which it has been sent everything, or is being; None
+            before that is known. Owned by the hub thread.
     """
 
-    __slots__ = ("channel", "live", "recovers", "requests", "subscriber")
+    __slots__ = ("after", "channel", "live", "recovers", "requests", "subscriber")
 
     def __init__(self, subscriber: S, channel: str) -> None:
         self.subscriber = subscriber
@@ -42,6 +44,7 @@ class Subscription(Generic[S]):
         self.live = False
         self.recovers = False
         self.requests = 1
+        self.after: int | None = None
 
 
 class Channels(Generic[S]):

@@ -38,7 +38,7 @@ from .frames import close_frame, text_frame
 from .handshake import Answer
 from .log import get_logger
 from .message import Message, encode, process_rule
-from .outbox import Outbox
+from .outbox import Outbox, Room
 from .publication import Batch, Publication, compress
 from .receiver import receive
 from .reentrant import Event
@@ -97,6 +97,7 @@ class Client:
         state: the application's own data about this client.
         compression: whether permessage-deflate was agreed on (RFC 7692).
         direct: the straight way to its socket, which most deliveries take.
+        replayable: that kept messages can be sent to it.
         last_error: what last went wrong on this connection; "" for nothing.
     """
 
@@ -106,6 +107,7 @@ class Client:
         "expires_at", "id", "last_error", "left", "mark", "network", "payer",
         "remote_address", "settled", "state", "user_id", "verify",
     )  # fmt: skip
+    replayable = True
 
     def __init__(
         self,
@@ -361,6 +363,27 @@ class Client:
         Threads: the hub's; never waits.
         """
         return self._sender.offer(frames, messages, beyond=beyond)
+
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        """Send a piece of a replay, if nothing waits; see Sender.offer_piece.
+
+        Threads: the hub's; never waits.
+        """
+        return self._sender.offer_piece(frames, messages, drained)
+
+    def skip(self, messages: int) -> None:
+        """Take note that it does not get so many messages: a replay came too late for them.
+
+        Threads: the hub's; never waits.
+        """
+        self._refused += messages
+
+    def fileno(self) -> int:
+        """Return the descriptor of its socket, to wait for room; -1 once that is closed.
+
+        Threads: any; does not wait.
+        """
+        return self._transport.fileno()
 
     def tell(self, message: Message) -> None:
         """Send a message of the hub's own, at its place among the publications.

@@ -30,7 +30,9 @@ from .errors import ConfigError
 
 __all__ = [
     "DEFAULT_HEARTBEAT_INTERVAL",
+    "DEFAULT_HISTORY_BYTES",
     "DEFAULT_PONG_TIMEOUT",
+    "DEFAULT_PUBLISHED_HISTORY_BYTES",
     "DEFAULT_WRITE_TIMEOUT",
     "ChannelRule",
     "HubConfig",
@@ -43,6 +45,9 @@ DEFAULT_WRITE_TIMEOUT = 10.0
 
 KIB = 1024
 MIB = 1024 * KIB
+
+DEFAULT_HISTORY_BYTES = 256 * MIB
+DEFAULT_PUBLISHED_HISTORY_BYTES = 32 * MIB
 
 Overflow = Literal["disconnect", "drop"]
 Callback = Callable[..., Any]
@@ -170,6 +175,11 @@ class HubConfig:
             see docs/security.md before you do.
         compression_min_size: bytes of JSON from which on a message is compressed, where
             that makes it smaller.
+        history_bytes_in_all: bytes of memory that the histories of all channels may take
+            together; beyond it the longest unused channel of the kind that is written to
+            loses its oldest messages.
+        published_history_bytes_in_all: the same for the channels that clients may publish
+            to, which count among all.
         rules: what holds for which channels; the first match counts. By default
             process channels keep their last 10,000 lines or 4 MiB.
         channel_name: says whether a channel name is allowed, and with `process:` before
@@ -242,6 +252,8 @@ class HubConfig:
     max_handshakes: int = 512
     compression: bool = False
     compression_min_size: int = 256
+    history_bytes_in_all: int = DEFAULT_HISTORY_BYTES
+    published_history_bytes_in_all: int = DEFAULT_PUBLISHED_HISTORY_BYTES
     rules: Sequence[ChannelRule] = (PROCESS_RULE,)
     channel_name: Callable[[str], bool] | None = None
     lenient: bool = False
@@ -290,6 +302,8 @@ class HubConfig:
             "max_subscriptions",
             "max_handshakes",
             "compression_min_size",
+            "history_bytes_in_all",
+            "published_history_bytes_in_all",
         ):
             check_count(self, name, least=1)
         self._check_what_may_be_none()

@@ -1,5 +1,8 @@
 """From publications to deliveries: numbered, kept, joined per target, handed over.
 
+A subscription goes live here, at its place among the messages: at once, or when what it
+missed has been replayed.
+
 Must not know sockets, queues, or what a target is beyond `Target`. Everything here
 runs on the hub thread, which owns it; nothing here waits.
 """
@@ -19,16 +22,21 @@ from .commands import Id, ack
 from .config import ChannelRule
 from .fastsend import Reachable, send_to_each
 from .frames import text_frame
-from .history import History, Position, Replay
+from .history import History, Position, Range
 from .message import Message, MessageType, encode
 from .publication import Batch, Publication
+from .replay import Gap, Replays, Viewer
 from .stats import Counters
 
 __all__ = ["Activation", "Dispatcher", "Target"]
 
 
-class Target(Reachable, Protocol):
+class Target(Reachable, Viewer, Protocol):
     """Who can be delivered to: a client, a listener."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether kept messages can be sent to it."""
 
     @property
     def compression(self) -> bool:
@@ -65,31 +73,31 @@ class Dispatcher:
 
     Args:
         channels: who listens to what.
-        history: what was said.
+        history: what is kept.
+        replays: what sends it.
         rule_for: what holds for a channel.
         evict: called with a target whose full outbox means that it is cut.
         counters: what is counted.
         compression: whether there can be targets that take compressed frames.
-        clock: POSIX seconds, for the timestamps of what it says itself.
     """
 
     def __init__(
         self,
         channels: Channels[Any],
         history: History,
+        replays: Replays,
         rule_for: Callable[[str], ChannelRule],
         evict: Callable[[Any], None],
         counters: Counters,
         compression: bool = False,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._channels = channels
         self._history = history
+        self._replays = replays
         self._rule_for = rule_for
         self._evict = evict
         self._counters = counters
         self._compression = compression
-        self._clock = clock
 
     def dispatch(
         self, publications: Sequence[Publication], everybody: Collection[Any], now: float
@@ -181,74 +189,104 @@ class Dispatcher:
                 told.add(each.channel)
                 self._lag(target, each.channel, each.seq - 1)
 
-    def _lag(self, target: Any, channel: str, seq: int, before: bytes = b"") -> None:
+    def _lag(self, target: Any, channel: str, seq: int) -> None:
         """Tell a target where it stopped; it catches up by subscribing from there.
 
         One that never named a position would not understand, and goes on with a gap.
-        `before` is the answer that it waits for, if it does.
         """
         subscription = self._channels.get(target, channel)
         if subscription is None or not subscription.live or not subscription.recovers:
             return
         subscription.live = False
-        notice = self._frame(Message(MessageType.LAGGED, channel=channel, seq=seq))
-        if not target.offer(before + notice, 1 + bool(before), beyond=True):
-            # Not live and not told, it would wait for ever.
+        self._notify(target, Message(MessageType.LAGGED, channel=channel, seq=seq))
+
+    def _notify(self, target: Any, message: Message) -> None:
+        """Send what must not be lost: a target that waits for it would wait for ever."""
+        if not target.offer(text_frame(encode(message, time.time())), 1, beyond=True):
             self._cut(target)
 
     def _cut(self, target: Any) -> None:
         self._evict(target)
 
     def activate(self, request: Activation) -> None:
-        """Let a subscription go live: ack, then what it missed, then everything after."""
+        """Answer a subscription, then let it go live: what it missed, then everything after."""
         subscription = request.subscription
         target, channel = subscription.subscriber, subscription.channel
         if self._channels.get(target, channel) is not subscription:
             # Unsubscribed, or gone, in the meantime. A request is answered all the same.
-            answer = self._answer(request, Replay(Position("", 0), (), False))
-            if answer and not target.offer(answer, 1, beyond=True):
-                self._cut(target)
+            self._answer(request, _nothing(False))
             return
-        rule = self._rule_for(channel)
-        since, named = request.since, request.since is not None or request.last is not None
-        if not named and rule.replay and not subscription.live:
-            since = 0
-        if rule.history_messages:
-            replay = self._history.replay(
-                channel, since=since, epoch=request.epoch, last=request.last
-            )
-        else:
-            replay = Replay(Position("", 0), (), not since)
-        subscription.live = True
-        # Who sends an `id` or a position speaks our extensions, and understands `lagged`.
+        # An `id` or a position is of one that speaks our extensions, and understands `lagged`.
+        named = request.since is not None or request.last is not None
         subscription.recovers = subscription.recovers or named or request.id is not None
-        answer = self._answer(request, replay)
-        messages = len(replay.frames) + bool(answer)
-        if not messages or target.offer(answer + b"".join(replay.frames), messages):
+        if not self._rule_for(channel).history_messages:
+            subscription.live = True
+            self._answer(request, _nothing(not request.since))
             return
-        self._counters.add("dropped", len(replay.frames))
-        if not subscription.recovers:
-            self._cut(target)  # it knows no way to ask again
-            return
-        # It is told that it stands where it stood, and comes back when it has read that.
-        position = Position(replay.position.epoch, replay.position.seq - len(replay.frames))
-        held = Replay(position, (), replay.recovered)
-        self._lag(target, channel, position.seq, self._answer(request, held))
+        missed = self._missed(request)
+        self._answer(request, missed)
+        if missed.messages and target.replayable:
+            self._replays.begin(subscription, missed.position.epoch, missed.after)
+        elif self._replays.position(subscription) != missed.position.seq:
+            self._replays.end(subscription)
+            subscription.live = True
 
-    def _answer(self, request: Activation, replay: Replay) -> bytes:
-        """Return the ack of a subscription as a frame; b"" when none is asked for."""
+    def _missed(self, request: Activation) -> Range:
+        """Return what a subscription is to get before it is live.
+
+        Nothing for one that is live, or on its way there, when it asks for what it has
+        been sent; it is sent again only to one that names a position, and so says what it
+        has of that (FAULTS 117).
+        """
+        subscription, since = request.subscription, request.since
+        channel = subscription.channel
+        reached = self._replays.position(subscription)
+        under_way = subscription.live or reached is not None
+        if since is None and request.last is None and self._rule_for(channel).replay:
+            since = None if under_way else 0
+        found = self._history.locate(channel, since=since, epoch=request.epoch, last=request.last)
+        known = subscription.after
+        if under_way and known is not None and not (since or request.epoch):
+            if found.after >= known:
+                seq = found.position.seq if reached is None else reached
+                return Range(Position(found.position.epoch, seq), seq, True)
+        if known is None or not under_way:
+            known = found.after
+        subscription.after = min(known, found.after)
+        return found
+
+    def _answer(self, request: Activation, missed: Range) -> None:
+        """Send the ack of a subscription, if one is asked for."""
         if request.id is None:
-            return b""
+            return
         data: dict[str, Any] = {"channel": request.subscription.channel}
-        position = replay.position
+        position = missed.position
         if position.epoch:
             data |= {"epoch": position.epoch, "seq": position.seq}
         if position.epoch or request.since is not None or request.last is not None:
-            data |= {"recovered": replay.recovered, "replayed": len(replay.frames)}
-        return self._frame(ack(request.id, data))
+            data |= {"recovered": missed.recovered, "replayed": missed.messages}
+        self._notify(request.subscription.subscriber, ack(request.id, data))
 
-    def _frame(self, message: Message) -> bytes:
-        return text_frame(encode(message, self._clock()))
+    def replay(self) -> None:
+        """Send pieces of replays for a moment."""
+        for gap in self._replays.turn():
+            self._skip(gap)
+
+    def _skip(self, gap: Gap) -> None:
+        """Act on messages that a replay came too late for."""
+        subscription = gap.subscription
+        self._counters.add("dropped", gap.missed)
+        subscription.subscriber.skip(gap.missed)
+        if not subscription.recovers:
+            return  # it goes on behind the gap
+        self._replays.end(subscription)
+        subscription.live = True
+        self._lag(subscription.subscriber, subscription.channel, gap.after)
+
+
+def _nothing(recovered: bool) -> Range:
+    """Return what is missed in a channel that keeps nothing."""
+    return Range(Position("", 0), 0, recovered)
 
 
 def _begun(

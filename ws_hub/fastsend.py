@@ -15,8 +15,10 @@ import ctypes
 import errno
 import os
 import platform
+import select
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
@@ -49,6 +51,23 @@ def _load() -> _LibcSend | None:
 
 
 _libc_send = _load()
+
+_POLLFD = struct.Struct("@ihh")  # descriptor, events, revents
+
+
+def _load_poll() -> Callable[[object, int, int], int] | None:
+    """Return libc's `poll`, called with the GIL held; None where there is no such way."""
+    if os.name != "posix" or not hasattr(select, "poll"):
+        return None
+    try:
+        function = ctypes.PyDLL(None).poll
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_char_p, ctypes.c_ulong, ctypes.c_int)
+    return function
+
+
+_libc_poll = _load_poll()
 
 
 class Direct:
@@ -109,6 +128,19 @@ class Direct:
             return self._sock.send(data, self._flags)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return 0
+
+    def has_room(self) -> bool:
+        """Say whether the socket is writable: a good part of the kernel's buffer is free.
+
+        Also when it is broken, which a send then tells. Under the lock.
+        """
+        fd = -1 if self._sock is None else self._sock.fileno()
+        if fd < 0:
+            return True
+        if _libc_poll is not None:
+            entry = ctypes.create_string_buffer(_POLLFD.pack(fd, select.POLLOUT, 0), _POLLFD.size)
+            return _libc_poll(entry, 1, 0) != 0
+        return bool(select.select([], [fd], [], 0)[1])
 
 
 def keeps_blocking(sock: socket.socket) -> bool:

@@ -237,8 +237,9 @@ class Hub(Keeper, Publisher):
     def wait_for_room(self, channel: str = _EVERYBODY, timeout: float | None = None) -> bool:
         """Wait until nobody who listens to a channel is behind; without one, nobody at all.
 
-        Nobody is when everything that was published before this call is on its way, and
-        at most half full is the outbox of each client that listens. Whoever publishes
+        Nobody is when everything that was published before this call is on its way, at
+        most half full is the outbox of each client that listens, and a client that came
+        late has yet to read at most half of what the channel may keep. Whoever publishes
         much calls this now and then, and is slowed to the pace of the slowest client
         instead of having it skip messages. A client that reads nothing at all is cut
         after the write timeout, and waited for no longer. False after `timeout` seconds
@@ -252,7 +253,8 @@ class Hub(Keeper, Publisher):
             timeout = self._config.publish_timeout
         deadline = time.monotonic() + timeout
         dispatched = Event()
-        self._enqueue(dispatched.set, timeout)
+        near = None if channel is _EVERYBODY else channel
+        self._enqueue(functools.partial(self._replays.when_near, near, dispatched.set), timeout)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
         clients = self.all_clients() if channel is _EVERYBODY else self.clients(channel)

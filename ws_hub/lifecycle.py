@@ -22,7 +22,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,8 +42,10 @@ from .mailbox import Mailbox
 from .members import Members
 from .message import channel_rule, process_rule
 from .pacing import Pacing
+from .poller import Poller
 from .publication import Publication
 from .reentrant import Bell, Event, Intake, Lock, nested
+from .replay import Replays
 from .starter import Starter
 from .stats import Counters
 
@@ -143,10 +145,24 @@ class Lifecycle:
         )
         self._members = Members(self._config, self._channels, self._counters, bell=self._bell)
         self._roster = self._members.roster
-        self._history = History(self._rule_for)
+        self._history = History(
+            self._rule_for,
+            lambda channel: self._channels.count(channel) > 0,
+            max_bytes=self._config.history_bytes_in_all,
+            max_published_bytes=self._config.published_history_bytes_in_all,
+        )
+        self._poller = Poller(self._start_later)
+        self._replays = Replays(
+            self._history,
+            self._channels,
+            watch=self._poller.watch,
+            unwatch=self._poller.unwatch,
+            awake=self._bell.ring,
+        )
         self._dispatcher = Dispatcher(
             self._channels,
             self._history,
+            self._replays,
             self._rule_for,
             self._evict,
             self._counters,
@@ -430,11 +446,13 @@ class Lifecycle:
         left = min(left, workers.longest_wait()) if timeout is None else min(left, timeout)
         self._bell.wait(left)
         self._guard(self._work)
+        self._guard(self._dispatcher.replay)  # after all that is new
 
     def _keep_house(self, now: float) -> float:
         """Do what is due; return when to look again, in monotonic seconds."""
         looks = self._history.expire, self._roster.beat, self._members.expire
-        return min([float(self._guard(look, now, default=now + _RETRY)) for look in looks])
+        times = [float(self._guard(look, now, default=now + _RETRY)) for look in looks]
+        return min(*times, self._replays.next_turn())
 
     def _work(self) -> int:
         # Messages first, then registrations, then delivery: a client that was registered
@@ -480,9 +498,8 @@ class Lifecycle:
             pass
         roster = self._roster
         waiting = self._members.lobby.shut()
-        for client in (*roster.everybody, *waiting):
-            self._guard(client.close, CloseCode.GOING_AWAY, "server going away")
         deadline = time.monotonic() + self._config.close_timeout
+        self._close_clients(waiting, time.monotonic() + self._config.close_timeout / 2)
         self._await_clients(deadline)
         # Those as well who were cut before: nobody else ends the wait for their answer now.
         for client in (*roster.remaining(), *waiting):
@@ -502,6 +519,8 @@ class Lifecycle:
             if helper is not None:
                 helper.close(drop=False)
                 helper.join(deadline - time.monotonic())
+        self._poller.close()
+        self._poller.join(deadline - time.monotonic())
         if self._starter is not None:
             self._starter.close()
             self._starter.join(deadline - time.monotonic())
@@ -509,6 +528,29 @@ class Lifecycle:
             logger.warning("left behind at the end of the hub: %s still runs", self._awaited())
         exits.unregister(self)
         self._finished.set()
+
+    def _close_clients(self, waiting: Sequence[Client], until: float) -> None:
+        """Close every client, one that is behind when its replays are over, or time is up.
+
+        So the last lines of a process that is ended reach a viewer that came late.
+        """
+        code, reason = CloseCode.GOING_AWAY, "server going away"
+        late: list[Client] = []
+        for client in (*self._roster.everybody, *waiting):
+            if self._replays.holds(client):
+                late.append(client)
+            else:
+                self._guard(client.close, code, reason)
+        while late:
+            now = time.monotonic()
+            for client in late:
+                if now >= until or not self._replays.holds(client):
+                    self._guard(client.close, code, reason)
+            if now >= until:
+                return
+            late = [client for client in late if self._replays.holds(client)]
+            self._bell.wait(min(until, self._replays.next_turn()) - now)  # woken by room
+            self._guard(self._dispatcher.replay)
 
     def _await_clients(self, deadline: float) -> None:
         self._roster.settle(admit=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from .mailbox import Mailbox
 from .message import Message
+from .outbox import Room
 from .publication import Batch, Publication
 
 __all__ = ["Listener"]
@@ -45,6 +46,7 @@ class Listener:
         self.direct = None  # no way that leads past the mailbox
         self.compression = False
         self._handle = handle
+        self.replayable = False  # it hears what comes
         self._on_closed = on_closed
         self._dropped = 0  # written by the hub thread only
         self._mailbox: Mailbox[Publication] = Mailbox(
@@ -94,5 +96,20 @@ class Listener:
         return refused
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
-        """Take frames for a remote peer (an ack, a replay): a listener hears what comes."""
+        """Take frames for a remote peer (an ack, a notice): a listener hears what comes."""
         return True
+
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        """Take a piece of a replay, which is for a remote peer as well."""
+        return Room.ENDED
+
+    def charge_bytes(self, count: int) -> float:
+        """Note bytes that it is sent: nobody pays for those."""
+        return 0.0
+
+    def fileno(self) -> int:
+        """Return the descriptor of its socket: it has none."""
+        return -1
+
+    def skip(self, messages: int) -> None:
+        """Take note of messages that a replay left out, which is for a remote peer as well."""

@@ -14,15 +14,25 @@ the lock that also guards the socket. Rules of this file:
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from collections.abc import Sequence
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "Room"]
 
 _WRITE_BYTES = 256 * 1024  # enough to make a system call cheap, little enough to copy
 # For each channel that a client may listen to, an ack and a notice that it lags.
 _RESERVED_MESSAGES = 2048
 _RESERVED_BYTES = 256 * 1024
+
+
+class Room(enum.Enum):
+    """What room a client has for a piece of a replay."""
+
+    TAKEN = "sent, or at least begun"
+    QUEUED = "something waits to be written"
+    FULL = "nothing waits, but the kernel has no room"
+    ENDED = "the connection is ending"
 
 
 class Outbox:

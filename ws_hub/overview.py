@@ -88,10 +88,16 @@ class Overview(Draining):
 
         Threads: any.
         """
+        history, config = self._history.usage(), self.config
         return HubStats(
             clients=self.client_count(),
             channels=len(self._channels),
             subscriptions=self._channels.total,
             queued=self._broadcasts.qsize(),
+            history_bytes=history.kept,
+            history_bytes_in_all=config.history_bytes_in_all,
+            published_history_bytes=history.published,
+            published_history_bytes_in_all=config.published_history_bytes_in_all,
+            history_dropped=history.dropped,
             **self._counters.snapshot(),
         )

@@ -22,7 +22,7 @@ from typing import Any
 
 from .errors import CloseCode, SendTimeout
 from .frames import close_frame, ping_frame
-from .outbox import Outbox
+from .outbox import Outbox, Room
 from .progress import Progress
 from .reentrant import nested
 from .transport import Transport
@@ -79,6 +79,7 @@ class Sender:
         "_crowded",
         "_deadline",
         "_direct",
+        "_drained",
         "_judged",
         "_load",
         "_lock",
@@ -128,6 +129,7 @@ class Sender:
         self._taken = 0  # bytes of backlogs that the kernel took
         self._cause: tuple[int, str] | None = None
         self.dropped = 0
+        self._drained: Callable[[], None] | None = None  # called once when nothing waits
         self.stalled = False  # set once, by the writer thread
         if not outbox.size:
             self._direct.open()
@@ -180,6 +182,24 @@ class Sender:
             if sent == len(frames) or self._state is not _State.OPEN:
                 return len(each)
             return self.begin_locked(frames, each, sent)
+
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        """Send a piece of a replay if nothing waits and the kernel has room; never wait.
+
+        The outbox then keeps what did not fit, the same bytes that others are sent. Where
+        something waits, `drained` is called once when that is written or the connection
+        is ending: under the lock, so it may not take another one that matters.
+        """
+        with self._lock:
+            if self._state is not _State.OPEN:
+                return Room.ENDED
+            if self._outbox.size:
+                self._drained = drained
+                return Room.QUEUED
+            if not self._direct.has_room():
+                return Room.FULL
+            self._offer_locked(frames, messages)
+            return Room.TAKEN
 
     def put(self, frame: bytes, timeout: float) -> bool:
         """Send one message, waiting up to `timeout` seconds for room.
@@ -480,6 +500,7 @@ class Sender:
             self._outbox.advance(sent)
             if not self._outbox.size and self._state is _State.OPEN:
                 self._direct.open()
+                self._tell_drained_locked()
             self._weigh_locked()
             self._changed.notify_all()
         return sent == len(chunk)
@@ -563,6 +584,13 @@ class Sender:
         if self._load is _Load.CROWDED:
             self._load = _Load.SLOW
             self._crowded(False)
+        self._tell_drained_locked()
+
+    def _tell_drained_locked(self) -> None:
+        assert self._lock.locked()
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained()
 
     def _end_locked(self) -> None:
         assert self._lock.locked()

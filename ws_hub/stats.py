@@ -22,6 +22,11 @@ class HubStats:
         channels: with at least one subscriber.
         subscriptions: in all channels.
         queued: messages in the hub's queue.
+        history_bytes: bytes of memory that all histories take.
+        history_bytes_in_all: how many they may take.
+        published_history_bytes: those of channels that clients may publish to.
+        published_history_bytes_in_all: how many these may take.
+        history_dropped: messages that a history let go because of these two bounds.
         connected: clients ever connected.
         refused: connections refused because there is no room.
         crowded_addresses: connections refused because there are as many from their
@@ -63,6 +68,11 @@ class HubStats:
     channels: int = 0
     subscriptions: int = 0
     queued: int = 0
+    history_bytes: int = 0
+    history_bytes_in_all: int = 0
+    published_history_bytes: int = 0
+    published_history_bytes_in_all: int = 0
+    history_dropped: int = 0
     connected: int = 0
     refused: int = 0
     crowded_addresses: int = 0

@@ -247,6 +247,10 @@ class Transport:
 
     # --- any thread ------------------------------------------------------------------------
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 once it is closed."""
+        return self._sock.fileno()
+
     def wait_writable(self, timeout: float) -> bool:
         """Wait until the kernel has room or the connection ended; False when time is up."""
         with self.lock:

@@ -5,7 +5,7 @@ Must not know how results are shown.
 
 from __future__ import annotations
 
-from . import crowd, fanout, hub, plain, progress, slow, sweeps
+from . import crowd, fanout, hub, late, plain, progress, slow, sweeps
 from .base import Incomplete, Plan, Point, Row, Sample, Setup
 
 __all__ = ["ROWS", "Incomplete", "Plan", "Point", "Row", "Sample", "Setup"]
@@ -15,6 +15,7 @@ ROWS: tuple[Row, ...] = (
     *fanout.ROWS,
     *slow.ROWS,
     *progress.ROWS,
+    *late.ROWS,
     *plain.ROWS,
     *crowd.ROWS,
     *sweeps.ROWS,

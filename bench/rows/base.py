@@ -172,9 +172,9 @@ class Row:
         return self.point.sweep if self.point else self.name
 
 
-def subscribe(channel: str, kind: str = "subscribe") -> str:
+def subscribe(channel: str, kind: str = "subscribe", **position: int) -> str:
     """Return a request whose ack carries one mark."""
-    return json.dumps({"type": kind, "channel": channel, "id": MARK.decode()})
+    return json.dumps({"type": kind, "channel": channel, "id": MARK.decode(), **position})
 
 
 def percentile(values: list[float] | list[int], share: float) -> float:

@@ -12,7 +12,8 @@ what each client must have got by then. The rules of the model:
 - who does not read misses what is counted as dropped, or is told where it has to go on.
 
 What is sent before a subscription's ack was dispatched before it: an ack is the barrier
-after which the model is asked.
+after which the model is asked, but for a replay that has not reached its end by then: the
+kept messages go on to the last.
 """
 
 from __future__ import annotations
@@ -275,6 +276,8 @@ class HubMachine(RuleBasedStateMachine):
         if peer is self.peers[0]:
             self.learn(got)
         self.check(peer, got)
+        while KEPT in peer.next.keys() - peer.ceased and peer.next[KEPT] < len(self.order[KEPT]):
+            self.check(peer, [peer.raw.recv_json()])
         for channel in peer.ceased:
             peer.next.pop(channel, None)
         peer.ceased = set()

@@ -44,6 +44,8 @@ HUB: dict[str, list[Any]] = {
     "compression": NOT_FLAGS,
     "compression_min_size": NOT_COUNTS,
     "max_handshakes": NOT_COUNTS,
+    "history_bytes_in_all": NOT_COUNTS,
+    "published_history_bytes_in_all": NOT_COUNTS,
     "max_subscriptions": NOT_COUNTS,
     "message_timeout": [*NOT_SECONDS_OR_NONE, 1_000_001],
     "max_message_rate": NOT_SECONDS_OR_NONE,

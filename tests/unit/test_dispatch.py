@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from ws_hub.deflate import Inflation
 from ws_hub.dispatch import Activation, Dispatcher
 from ws_hub.history import History
 from ws_hub.message import Message, encode
+from ws_hub.outbox import Room
 from ws_hub.publication import Batch, Publication, publish
+from ws_hub.replay import Replays
 from ws_hub.stats import Counters
 
 PLAIN = ChannelRule(pattern="*")
@@ -33,6 +36,8 @@ class Box:
     def __init__(self, room: int = 1000, compression: bool = False) -> None:
         self.direct = None
         self.compression = compression
+        self.replayable = True
+        self.dropped = 0
         self.room = room
         self.batches: list[Batch] = []
         self.parser = Connection(ConnectionType.CLIENT, [Inflation(1 << 20)] if compression else [])
@@ -54,6 +59,18 @@ class Box:
         self._read(frames)
         return True
 
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        if messages > self.room:
+            return Room.FULL
+        self.offer(frames, messages)
+        return Room.TAKEN
+
+    def charge_bytes(self, count: int) -> float:
+        return 0.0
+
+    def fileno(self) -> int:
+        return -1
+
     def _read(self, frames: bytes) -> None:
         self.parser.receive_data(frames)
         for event in self.parser.events():
@@ -73,14 +90,24 @@ class Stage:
         self.counters = Counters()
         self.evicted: list[Any] = []
         self.everybody: list[Box] = []
+        history = History(rule_for, new_epoch=lambda: "epoch")
+        self.full: list[Callable[[], None]] = []  # what is called when there is room again
+        self.replays = Replays(
+            history,
+            self.channels,
+            watch=lambda fd, call: not self.full.append(call),  # type: ignore[func-returns-value]
+            unwatch=lambda fd, call: None,
+            awake=lambda: None,
+            clock=lambda: 0.0,
+        )
         self.dispatcher = Dispatcher(
             self.channels,
-            History(rule_for, lambda: "epoch"),
+            history,
+            self.replays,
             rule_for,
             self.evicted.append,
             self.counters,
             compression=compression,
-            clock=lambda: 0.0,
         )
         self.compression = compression
 
@@ -96,7 +123,15 @@ class Stage:
         subscription = self.channels.add(box, channel, 100)
         assert subscription is not None
         self.dispatcher.activate(Activation(subscription, **position))
+        self.dispatcher.replay()
         return subscription
+
+    def drain(self) -> None:
+        """Let every box that was full have another look."""
+        calls, self.full = self.full, []
+        for call in calls:
+            call()
+        self.dispatcher.replay()
 
     def say(self, *pairs: tuple[str, Any]) -> None:
         publications = [
@@ -110,6 +145,7 @@ class Stage:
             for channel, data in pairs
         ]
         self.dispatcher.dispatch(publications, self.everybody, 0.0)
+        self.dispatcher.replay()
 
 
 def test_a_broadcast_reaches_everybody_and_a_channel_its_subscribers() -> None:
@@ -154,10 +190,10 @@ def test_a_late_subscriber_gets_the_ack_then_what_was_kept_then_what_is_live() -
     box = stage.box()
     stage.subscribe(box, "kept", since=0, id=9)
     stage.say(("kept", 3))
+    assert box.messages[0].pop("timestamp")
     assert box.messages[0] == {
         "type": "ack",
         "id": 9,
-        "timestamp": "1970-01-01T00:00:00.000000Z",
         "data": {"channel": "kept", "epoch": "epoch", "seq": 2, "recovered": True, "replayed": 2},
     }
     assert box.data[1:] == [1, 2, 3]
@@ -225,19 +261,25 @@ def test_who_has_no_room_even_for_what_must_not_be_lost_is_cut() -> None:
     stage.say(("kept", 1), ("kept", 2))
     box = stage.box(room=0)
     box.offer = lambda *args, **settings: False  # type: ignore[method-assign]
-    subscription = stage.subscribe(box, "kept", since=0)
+    subscription = stage.subscribe(box, "kept", since=0, id=1)
     assert stage.evicted == [box]
     stage.channels.remove(box, "kept")
     stage.dispatcher.activate(Activation(subscription, id=1))
     assert stage.evicted == [box, box]
 
 
-def test_a_replay_without_room_cuts_who_knows_no_way_to_ask_again() -> None:
+def test_a_replay_without_room_waits_for_it_and_what_is_said_meanwhile_comes_behind() -> None:
     stage = Stage()
     stage.say(("process:x", 1), ("process:x", 2))
     box = stage.box("process:x", room=1)
-    assert (stage.evicted, box.messages) == ([box], [])
-    assert stage.counters.snapshot()["dropped"] == 2
+    stage.say(("process:x", 3))
+    stage.drain()
+    assert (stage.evicted, box.messages) == ([], [])
+    box.room = 10
+    stage.drain()
+    stage.say(("process:x", 4))
+    assert box.data == [1, 2, 3, 4]
+    assert stage.counters.snapshot().get("dropped", 0) == 0
 
 
 def test_who_has_no_room_for_a_broadcast_is_cut_once_and_what_it_missed_is_counted() -> None:
@@ -288,15 +330,31 @@ def test_who_knows_no_positions_is_told_nothing_and_goes_on() -> None:
     assert [each["seq"] for each in box.messages] == [1, 3]
 
 
-def test_a_replay_that_finds_no_room_is_a_lag_from_where_it_was_to_begin() -> None:
+def test_a_replay_that_its_history_overtakes_is_a_lag_from_where_it_was() -> None:
     stage = Stage()
     stage.say(*(("kept", number) for number in range(5)))
     box = stage.box(room=3)
     stage.subscribe(box, "kept", since=1, epoch="epoch")
+    stage.say(*(("kept", number) for number in range(5, 105)))
+    box.room = 200
+    stage.drain()
     assert [(each["type"], each["seq"]) for each in box.messages] == [("lagged", 1)]
-    box.room = 100
-    stage.subscribe(box, "kept", since=1, epoch="epoch")
-    assert [each["seq"] for each in box.messages[1:]] == [2, 3, 4, 5]
+    assert box.dropped == stage.counters.snapshot()["dropped"] == 4
+    stage.subscribe(box, "kept", since=1, epoch="epoch", id=1)
+    assert not box.messages[1]["data"]["recovered"]
+    assert [each["seq"] for each in box.messages[2:]] == list(range(6, 106))
+
+
+def test_a_replay_that_its_history_overtakes_goes_on_for_who_knows_no_positions() -> None:
+    stage = Stage()
+    stage.say(("process:x", 0))
+    box = stage.box("process:x", room=0)
+    stage.say(*(("process:x", number) for number in range(1, 104)))
+    box.room = 200
+    stage.drain()
+    stage.say(("process:x", 104))
+    assert [each["seq"] for each in box.messages] == list(range(5, 106))
+    assert box.dropped == stage.counters.snapshot()["dropped"] == 4
 
 
 def test_who_subscribes_with_an_id_is_told_where_it_lags_too() -> None:

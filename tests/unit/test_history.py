@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ws_hub import history as module
 from ws_hub.config import ChannelRule
-from ws_hub.history import History
+from ws_hub.history import History, Range
 
 RULE = ChannelRule(
     pattern="*", history_messages=5, history_bytes=100, history_ttl=10, history_idle_ttl=1000
@@ -19,12 +19,23 @@ RULE = ChannelRule(
 
 def make(rule: ChannelRule = RULE) -> History:
     epochs = iter(f"epoch-{number}" for number in range(1, 1000))
-    return History(lambda channel: rule, lambda: next(epochs))
+    return History(lambda channel: rule, new_epoch=lambda: next(epochs))
 
 
 def say(history: History, *frames: bytes, channel: str = "a", now: float = 0.0) -> None:
     for frame in frames:
         history.extend(channel, [frame], now)
+
+
+def read(history: History, found: Range, channel: str = "a") -> bytes:
+    """Return the messages of a range, as pieces bring them."""
+    frames, after = b"", found.after
+    while piece := history.piece(channel, found.position.epoch, after):
+        assert piece.first == after + 1
+        frames += piece.frames
+        after = piece.last
+    assert after == found.position.seq
+    return frames
 
 
 def test_messages_are_numbered_from_one() -> None:
@@ -38,18 +49,18 @@ def test_messages_are_numbered_from_one() -> None:
 def test_only_the_newest_messages_are_kept() -> None:
     history = make()
     say(history, *(b"%d" % number for number in range(8)))
-    replay = history.replay("a", since=0)
-    assert list(replay.frames) == [b"3", b"4", b"5", b"6", b"7"]
-    assert replay.recovered  # "all that is kept" is what was asked for
-    assert replay.position.seq == 8
+    found = history.locate("a", since=0)
+    assert read(history, found) == b"34567"
+    assert found.recovered  # "all that is kept" is what was asked for
+    assert found.position.seq == 8
 
 
 def test_only_so_many_bytes_are_kept_but_always_the_last_message() -> None:
     history = make()
     say(history, b"x" * 60, b"y" * 60)
-    assert list(history.replay("a", since=0).frames) == [b"y" * 60]
+    assert read(history, history.locate("a", since=0)) == b"y" * 60
     say(history, b"z" * 500)
-    assert list(history.replay("a", since=0).frames) == [b"z" * 500]
+    assert read(history, history.locate("a", since=0)) == b"z" * 500
 
 
 @pytest.mark.parametrize(
@@ -74,37 +85,37 @@ def test_a_position_gets_what_came_after_it(
 ) -> None:
     history = make()
     say(history, b"1", b"2", b"3")
-    replay = history.replay("a", since=since, epoch=epoch, last=last)
-    assert (list(replay.frames), replay.recovered) == (expected, recovered)
+    found = history.locate("a", since=since, epoch=epoch, last=last)
+    assert (read(history, found), found.recovered) == (b"".join(expected), recovered)
 
 
 def test_a_position_whose_messages_are_no_longer_all_kept_is_not_recovered() -> None:
     history = make()
     say(history, *(b"%d" % number for number in range(1, 9)))
-    replay = history.replay("a", since=2, epoch="epoch-1")
-    assert list(replay.frames) == [b"4", b"5", b"6", b"7", b"8"]
-    assert not replay.recovered
-    assert history.replay("a", since=3, epoch="epoch-1").recovered
+    found = history.locate("a", since=2, epoch="epoch-1")
+    assert read(history, found) == b"45678"
+    assert not found.recovered
+    assert history.locate("a", since=3, epoch="epoch-1").recovered
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_a_replay_is_exactly_what_came_after_the_position(said: int, since: int) -> None:
     history = make()
     say(history, *(b"%d" % number for number in range(1, said + 1)))
-    replay = history.replay("a", since=since, epoch="epoch-1")
+    found = history.locate("a", since=since, epoch="epoch-1")
     missed = [b"%d" % number for number in range(since + 1, said + 1)]
     if since <= said and len(missed) <= 5:
-        assert (list(replay.frames), replay.recovered) == (missed, True)
+        assert (read(history, found), found.recovered) == (b"".join(missed), True)
     else:
-        assert not replay.recovered
+        assert not found.recovered
 
 
 def test_a_channel_that_nobody_wrote_to_has_a_position_that_stays_good() -> None:
     history = make()
-    before = history.replay("a", since=0).position
+    before = history.locate("a", since=0).position
     say(history, b"first")
-    after = history.replay("a", since=before.seq, epoch=before.epoch)
-    assert (list(after.frames), after.recovered) == ([b"first"], True)
+    after = history.locate("a", since=before.seq, epoch=before.epoch)
+    assert (read(history, after), after.recovered) == (b"first", True)
     assert after.position.epoch == before.epoch
 
 
@@ -116,7 +127,7 @@ def test_a_finished_channel_is_freed_after_its_time() -> None:
     assert history.names() == ["a"]
     assert history.expire(15.0) == math.inf
     assert history.names() == []
-    assert list(history.replay("a", since=0).frames) == []
+    assert read(history, history.locate("a", since=0)) == b""
 
 
 def test_a_silent_channel_is_kept_much_longer() -> None:
@@ -140,8 +151,8 @@ def test_looking_at_many_channels_frees_none_that_is_kept(monkeypatch: pytest.Mo
     history = make()
     say(history, b"x")
     for number in range(10):
-        history.replay(f"other-{number}", since=0)
-    assert list(history.replay("a", since=0).frames) == [b"x"]
+        history.locate(f"other-{number}", since=0)
+    assert read(history, history.locate("a", since=0)) == b"x"
 
 
 def test_a_freed_channel_goes_on_with_its_numbers_for_who_still_listens() -> None:
@@ -152,9 +163,9 @@ def test_a_freed_channel_goes_on_with_its_numbers_for_who_still_listens() -> Non
     assert history.names() == []
     assert history.next_seq("a") == 4
     say(history, b"4", now=20.0)
-    replay = history.replay("a", since=3, epoch="epoch-1")
-    assert (list(replay.frames), replay.recovered) == ([b"4"], True)
-    assert not history.replay("a", since=1, epoch="epoch-1").recovered
+    found = history.locate("a", since=3, epoch="epoch-1")
+    assert (read(history, found), found.recovered) == (b"4", True)
+    assert not history.locate("a", since=1, epoch="epoch-1").recovered
 
 
 def test_a_channel_that_made_room_goes_on_with_its_numbers(
@@ -166,5 +177,5 @@ def test_a_channel_that_made_room_goes_on_with_its_numbers(
     say(history, b"1", channel="b")
     assert history.names() == ["b"]
     assert history.next_seq("a") == 3
-    assert history.replay("a", since=2, epoch="epoch-1").recovered
-    assert not history.replay("a", since=1, epoch="epoch-1").recovered
+    assert history.locate("a", since=2, epoch="epoch-1").recovered
+    assert not history.locate("a", since=1, epoch="epoch-1").recovered

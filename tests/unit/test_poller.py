@@ -1,0 +1,223 @@
+"""What waits for sockets that are full: asked from one thread, answered from another."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support import TIMEOUT, fill, small_pair
+from ws_hub import workers
+from ws_hub.poller import Poller
+
+
+class Desk:
+    """Starts threads at once, and notes who was called."""
+
+    def __init__(self) -> None:
+        self.called: queue.Queue[str] = queue.Queue()  # guards: itself.
+        self.poller = Poller(self.start)
+
+    def start(
+        self, name: str, target: Callable[[], None], step: Callable[[], bool]
+    ) -> workers.Later:
+        later = workers.Later(name, target, step)
+        later.start()
+        return later
+
+    def note(self, name: str) -> Callable[[], None]:
+        return lambda: self.called.put(name)
+
+    def next(self) -> str:
+        return self.called.get(timeout=TIMEOUT)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    found = Desk()
+    yield found
+    found.poller.close()
+    assert found.poller.join(TIMEOUT)
+
+
+def drain(sock: socket.socket, size: int) -> None:
+    while size > 0:
+        size -= len(sock.recv(65536))
+
+
+def test_a_socket_with_room_is_told_of_at_once_and_once(desk: Desk) -> None:
+    with small_pair() as (near, _), small_pair() as (other, _):
+        assert desk.poller.watch(near.fileno(), desk.note("near"))
+        assert desk.next() == "near"
+        assert desk.poller.watch(other.fileno(), desk.note("other"))
+        assert desk.next() == "other"
+        assert desk.called.empty()
+
+
+def test_a_full_socket_is_told_of_when_it_has_room(desk: Desk) -> None:
+    with small_pair() as (full, far), small_pair() as (other, _):
+        size = fill(full)
+        desk.poller.watch(full.fileno(), desk.note("full"))
+        desk.poller.watch(other.fileno(), desk.note("other"))
+        assert desk.next() == "other"
+        drain(far, size)
+        assert desk.next() == "full"
+
+
+def test_a_socket_that_ends_is_told_of(desk: Desk) -> None:
+    with small_pair() as (full, _):
+        fill(full)
+        desk.poller.watch(full.fileno(), desk.note("full"))
+        full.shutdown(socket.SHUT_RDWR)
+        assert desk.next() == "full"
+
+
+def test_what_is_no_longer_waited_for_is_not_told(desk: Desk) -> None:
+    with small_pair() as (full, far), small_pair() as (other, _):
+        size = fill(full)
+        call = desk.note("full")
+        desk.poller.watch(full.fileno(), call)
+        desk.poller.unwatch(full.fileno(), desk.note("somebody else's"))
+        desk.poller.unwatch(full.fileno(), call)
+        desk.poller.unwatch(-1, call)
+        drain(far, size)
+        desk.poller.watch(other.fileno(), desk.note("other"))
+        assert desk.next() == "other"
+        assert desk.called.empty()
+
+
+def test_a_closed_descriptor_is_told_of(desk: Desk) -> None:
+    with small_pair() as (near, _), small_pair() as (full, _):
+        number = near.fileno()
+        near.close()
+        desk.poller.watch(number, desk.note("closed"))
+        assert desk.next() == "closed"
+        desk.poller.watch(-1, desk.note("no descriptor"))
+        assert desk.next() == "no descriptor"
+        fill(full)
+        desk.poller.watch(full.fileno(), desk.note("full"))
+        assert desk.called.empty()
+
+
+def test_a_number_that_is_given_to_another_socket_is_told_of_for_both(desk: Desk) -> None:
+    with small_pair() as (full, far):
+        size = fill(full)
+        desk.poller.watch(full.fileno(), desk.note("the old one"))
+        desk.poller.watch(full.fileno(), desk.note("the new one"))
+        assert desk.next() == "the old one"
+        drain(far, size)
+        assert desk.next() == "the new one"
+
+
+def test_asking_twice_is_answered_once(desk: Desk) -> None:
+    with small_pair() as (full, far), small_pair() as (other, _):
+        size = fill(full)
+        call = desk.note("full")
+        desk.poller.watch(full.fileno(), call)
+        desk.poller.watch(full.fileno(), call)
+        drain(far, size)
+        assert desk.next() == "full"
+        desk.poller.watch(other.fileno(), desk.note("other"))
+        assert desk.next() == "other"
+        assert desk.called.empty()
+
+
+def test_without_a_thread_nobody_waits() -> None:
+    desk = Desk(fails=True)
+    with small_pair() as (near, _):
+        assert not desk.poller.watch(near.fileno(), desk.note("near"))
+        assert not desk.poller.watch(near.fileno(), desk.note("near"))
+    desk.poller.close()
+    assert desk.poller.join(0)
+
+
+def test_where_no_thread_is_started_any_more_nobody_waits() -> None:
+    poller = Poller(lambda name, target, step: None)
+    with small_pair() as (near, _):
+        assert not poller.watch(near.fileno(), lambda: None)
+    poller.unwatch(0, lambda: None)
+    poller.close()
+
+
+def test_without_a_thread_it_works_in_steps() -> None:
+    steps: list[Callable[[], bool]] = []
+
+    def start(name: str, target: Callable[[], None], step: Callable[[], bool]) -> workers.Later:
+        steps.append(step)
+        return workers.Later(name, target, step)
+
+    called: list[str] = []
+    poller = Poller(start)
+    with small_pair() as (near, _):
+        assert poller.watch(near.fileno(), lambda: called.append("near"))
+        while not called:
+            assert steps[0]()
+        assert called == ["near"]
+        poller.close()
+        assert not steps[0]()
+        assert not poller.watch(near.fileno(), lambda: None)
+
+
+def test_a_select_that_fails_lets_go_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """select(2), where there is no poll(2), fails for all when one descriptor is closed."""
+    desk = Desk()
+    with small_pair() as (full, _):
+        fill(full)
+        desk.poller.watch(full.fileno(), desk.note("full"))
+        selector = desk.poller._selector
+        assert selector is not None
+        real = selector.select
+
+        def fail(timeout: float | None = None) -> object:
+            monkeypatch.setattr(selector, "select", real)
+            raise ValueError("too many file descriptors in select()")
+
+        monkeypatch.setattr(selector, "select", fail)
+        desk.poller.watch(-1, desk.note("wakes it"))
+        assert {desk.next(), desk.next()} == {"wakes it", "full"}
+    desk.poller.close()
+    assert desk.poller.join(TIMEOUT)
+
+
+def test_a_forked_child_gives_up_the_descriptors_alone() -> None:
+    desk = Desk()
+    with small_pair() as (near, _):
+        desk.poller.watch(near.fileno(), desk.note("near"))
+        assert desk.next() == "near"
+        desk.poller.close()
+        assert desk.poller.join(TIMEOUT)
+        desk.poller.forget()  # as in the child, where the thread is not
+        assert not desk.poller.watch(near.fileno(), desk.note("near"))
+
+
+def test_a_request_that_meets_the_end_of_the_thread_is_not_taken() -> None:
+    """And no byte is written: the descriptor that wakes it may be another's by now."""
+    poller = Poller(workers.Later)
+    with small_pair() as (near, _):
+        assert poller.watch(near.fileno(), lambda: None)
+        put = poller._requests.put
+
+        class Requests:
+            """Ends the thread between a look and a request."""
+
+            def put(self, item: object) -> None:
+                poller._release()
+                put(item)  # type: ignore[arg-type]
+
+            def get_nowait(self) -> object:
+                raise queue.Empty
+
+        poller._requests = Requests()  # type: ignore[assignment]
+        poller._woken = False
+        sent: list[bytes] = []
+
+        class Wake:
+            lock = threading.Lock()  # guards: nothing.
+            send = staticmethod(sent.append)
+
+        poller._wake = Wake()  # type: ignore[assignment]
+        assert not poller.watch(near.fileno(), lambda: None)
+        assert sent == []
