@@ -307,6 +307,15 @@ class HubConfig:
         ):
             check_count(self, name, least=1)
         self._check_what_may_be_none()
+        if self.check_origin is not None and (self.allowed_origins or self.require_origin):
+            raise ConfigError(
+                "check_origin decides alone: not with allowed_origins, require_origin"
+            )
+        if self.auth_by_message and self.authenticator is None:
+            raise ConfigError("auth_by_message needs an authenticator")
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
         check_overflow(self, "broadcast_overflow")
         check_origins(self, "allowed_origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")
@@ -315,12 +324,6 @@ class HubConfig:
         check_flag(self, "lenient")
         check_flag(self, "require_origin")
         check_flag(self, "auth_by_message")
-        if self.check_origin is not None and (self.allowed_origins or self.require_origin):
-            raise ConfigError(
-                "check_origin decides alone: not with allowed_origins, require_origin"
-            )
-        if self.auth_by_message and self.authenticator is None:
-            raise ConfigError("auth_by_message needs an authenticator")
         check_callables(
             self,
             "channel_name",

@@ -453,7 +453,7 @@ def _is_id(value: object) -> bool:
     So it is short, and an integer is one that every peer can read exactly.
     """
     if isinstance(value, str):
-        return len(value) <= _MAX_ID and len(value.encode()) <= _MAX_ID
+        return len(value) <= _MAX_ID >= len(value.encode(errors="surrogatepass"))
     return isinstance(value, int) and not isinstance(value, bool) and -_EXACT <= value <= _EXACT
 
 

@@ -259,7 +259,8 @@ class Writer(io.TextIOBase):
             if self._closed:
                 return
             self._closed = True
-            ready = self._let_go_locked()
+            self._ended.clear()  # they are among the unfinished
+            ready: list[str] = []
             for begun in self._unfinished:
                 if not begun.busy:  # else whoever changes it ends it
                     ready += self._rest_locked(begun)

@@ -125,15 +125,6 @@ def test_asking_twice_is_answered_once(desk: Desk) -> None:
         assert desk.called.empty()
 
 
-def test_without_a_thread_nobody_waits() -> None:
-    desk = Desk(fails=True)
-    with small_pair() as (near, _):
-        assert not desk.poller.watch(near.fileno(), desk.note("near"))
-        assert not desk.poller.watch(near.fileno(), desk.note("near"))
-    desk.poller.close()
-    assert desk.poller.join(0)
-
-
 def test_where_no_thread_is_started_any_more_nobody_waits() -> None:
     poller = Poller(lambda name, target, step: None)
     with small_pair() as (near, _):

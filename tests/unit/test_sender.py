@@ -156,7 +156,7 @@ def test_a_change_that_is_interrupted_half_way_ends_the_connection(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(rig.sender), "begin_locked", interrupted)
+    monkeypatch.setattr(type(rig.sender), "_call_writer_locked", interrupted)
     rig.stall()
     with pytest.raises(KeyboardInterrupt):
         rig.sender.put(b"x", 0)
