@@ -27,7 +27,7 @@ __all__ = ["Account", "Budget", "Flood", "Tab", "address_payer", "user_payer"]
 _CONNECTION = 0.001  # seconds of processing: about what a connect costs, whoever serves it
 _MOST_SHARE = 1 / 10  # of a payer's rate, kept for it whatever others use
 _SHARE_BURST = 2.0  # seconds of that share, in store
-_FIRST_SHARE = 0.5  # seconds of it, at first
+_FIRST_SHARE = 0.1  # seconds of it, at first
 _UNPAID = 1 / 64  # of a burst, which a connection may owe: to charge is work as well
 _MOST_WAIT = 10.0  # seconds: a payer whose debt takes longer than that to pay is cut
 _MOST_DEBT = 15.0  # seconds: nobody is kept out for longer
@@ -205,7 +205,7 @@ class Tab:
         config: the hub's settings. A small part of each burst may be owed.
     """
 
-    __slots__ = ("_controls", "_messages", "_most", "_seconds", "_size")
+    __slots__ = ("_controls", "_messages", "_most", "_new", "_seconds", "_size")
 
     def __init__(self, config: HubConfig) -> None:
         self._most = (
@@ -215,19 +215,24 @@ class Tab:
             config.byte_burst * _UNPAID,
         )
         self._seconds, self._messages, self._controls, self._size = 0.0, 0, 0, 0
+        self._new = True
 
     def owe(self, size: int) -> None:
         """Add bytes that were kept or sent."""
         self._size += size
 
     def add(self, seconds: float, messages: int, controls: int) -> bool:
-        """Add what was done; say whether it is to be paid now."""
+        """Add what was done; say whether it is to be paid now.
+
+        At first it is: others may have left a debt, and a new connection begins with that.
+        """
         self._seconds += seconds
         self._messages += messages
         self._controls += controls
         most_seconds, most_messages, most_controls, most_bytes = self._most
         return (
-            self._seconds > most_seconds
+            self._new
+            or self._seconds > most_seconds
             or self._messages > most_messages
             or self._controls > most_controls
             or self._size > most_bytes
@@ -242,6 +247,7 @@ class Tab:
             self._size,
         )
         self._seconds, self._messages, self._controls, self._size = 0.0, 0, 0, 0
+        self._new = False
         return account.charge(now, seconds=seconds, messages=messages, controls=controls, size=size)
 
 

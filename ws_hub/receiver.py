@@ -24,6 +24,8 @@ __all__ = ["End", "receive"]
 
 _LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
 _LEAST_REST = 0.05  # seconds: short rests would be as much work as the messages
+# What a peer sends after our Close frame is thrown away if it must be waited for.
+_OVER = Broken(CloseCode.ABNORMAL, "connection lost")
 _CONTROL_FLOOD = Broken(CloseCode.POLICY, "too many pings and pongs", "control_floods")
 
 
@@ -69,7 +71,9 @@ def receive(
     # All that this thread computes from here on, it does because of what the peer sent: in
     # callbacks too, as long as they do not wait. That is what a peer pays for.
     spent = time.thread_time()
-    while True:
+    # Before anything is read: what this connection's payer owes already.
+    fault = _rest(charge(time.monotonic(), 0.0, 0, 0), sender, count)
+    while fault is None:
         # The silence begins anew each time, and not before the callbacks: they may have
         # taken long, and what came in meanwhile is still to be read.
         began = time.monotonic()
@@ -97,18 +101,23 @@ def receive(
             workers.give_way()
         before, spent = spent, time.thread_time()
         rest = charge(now, spent - before, messages, unasked)
-        if isinstance(end, Broken):
-            return _break(end, transport, sender, linger, count)
-        if end is not None:
+        if isinstance(end, End):
             return end
-        if isinstance(rest, Flood):
-            fault = Broken(CloseCode.POLICY, rest.reason, rest.limit)
-            return _break(fault, transport, sender, linger, count)
-        if rest >= _LEAST_REST:
-            # What is not read fills the network's buffers, and slows the peer down. What is
-            # owed for less stays owed.
-            count("slowed")
-            sender.rest(rest)
+        fault = end or _rest(rest, sender, count)
+    return _break(fault, transport, sender, linger, count)
+
+
+def _rest(rest: float | Flood, sender: Sender, count: Callable[[str], None]) -> Broken | None:
+    """Read nothing for a time, or return why no more is to be read at all."""
+    if isinstance(rest, Flood):
+        return Broken(CloseCode.POLICY, rest.reason, rest.limit)
+    if rest >= _LEAST_REST:
+        # What is not read fills the network's buffers, and slows the peer down. What is owed
+        # for less stays owed.
+        count("slowed")
+        if not sender.rest(rest):
+            return _OVER
+    return None
 
 
 class _Controls:
@@ -173,7 +182,8 @@ def _break(
     """Close on a peer that broke a rule, and give it `linger` seconds to read why."""
     if fault.limit:
         count(fault.limit)
-    sender.finish(fault.code, fault.reason, now=True)
+    if fault is not _OVER:
+        sender.finish(fault.code, fault.reason, now=True)
     sender.drain()
     transport.linger(linger)
-    return End(fault.code, fault.reason, fault.reason)
+    return End(fault.code, fault.reason, "" if fault is _OVER else fault.reason)

@@ -365,13 +365,14 @@ class Sender:
             self._look_locked()
             return self._progress.is_alive(self._clock(), timeout)
 
-    def rest(self, seconds: float) -> None:
-        """Wait for so long, or until the connection is ending."""
+    def rest(self, seconds: float) -> bool:
+        """Wait for so long, or until the connection is ending; False then."""
         deadline = self._clock() + seconds
         with self._lock:
             while self._state is _State.OPEN and (left := deadline - self._clock()) > 0:
                 # Woken by the end, and by the writer's progress.
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
+            return self._state is _State.OPEN
 
     def join(self, timeout: float) -> None:
         """Wait, after `end`, until the writer has left: it must not meet a reused descriptor."""

@@ -43,7 +43,7 @@ __all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "T
 
 # Of a receive. Thousands hold a buffer of that size while they wait; and what one receive
 # brings is parsed and handled in one go, of which tiny frames must not be thousands.
-_FIRST_BYTES = 2048
+_FIRST_BYTES = 1024
 _RECEIVE_BYTES = 64 * 1024  # of one large frame, whose header has come
 _NO_BITS = RsvBits(False, False, False)
 _LINGER_BYTES = 16 * 1024 * 1024

@@ -284,8 +284,9 @@ class Quiet:
     def __init__(self) -> None:
         self.rests: list[float] = []
 
-    def rest(self, seconds: float) -> None:
+    def rest(self, seconds: float) -> bool:
         self.rests.append(seconds)
+        return True
 
     def answer_close(self, code: int) -> None:
         pass
@@ -318,7 +319,7 @@ def test_fault_121_a_reader_charges_what_its_thread_has_computed(
         charge=charge,
         count=lambda name: None,
     )
-    assert charged == [(0.25, 1, 0)] * 3 + [(0.0, 1, 0)]
+    assert charged == [(0.0, 0, 0)] + [(0.25, 1, 0)] * 3 + [(0.0, 1, 0)]
     assert sender.rests == [0.5]
 
 

@@ -200,7 +200,7 @@ def test_what_is_wrong_with_compressed_data_ends_that_connection_alone(
 class Answers:
     """What a sender does for a receiver; its rests are given to a function."""
 
-    def __init__(self, rested: Callable[[float], None] = lambda seconds: None) -> None:
+    def __init__(self, rested: Callable[[float], bool] = lambda seconds: True) -> None:
         self.rest = rested
         self.said: list[Any] = []
 
@@ -234,10 +234,11 @@ class Talk:
     def _charge(self, now: float, seconds: float, messages: int, controls: int) -> Any:
         return self._account.charge(now, seconds=0.0, messages=messages, controls=controls)
 
-    def _rest(self, seconds: float) -> None:
+    def _rest(self, seconds: float) -> bool:
         self.rests.append(seconds)
         self.now += seconds
         self.far.sendall(self.next())
+        return True
 
     def receive(self, first: bytes) -> End:
         with small_pair(1 << 16) as (near, self.far):

@@ -138,6 +138,7 @@ def test_what_another_thread_does_for_a_client_is_charged_to_it() -> None:
 def test_a_connection_owes_a_little_before_it_is_charged_and_pays_all_of_it() -> None:
     budget = made(max_message_rate=1.0, message_burst=640)
     account, tab = budget.enter("", 100.0), Tab(budget.config)
+    assert tab.add(0.0, 0, 0) and tab.pay(account, 100.0) == 0.0  # is there a debt already?
     for _ in range(10):
         assert not tab.add(0.0001, 1, 1)
     assert tab.add(0.0, 1, 0)
