@@ -18,12 +18,12 @@ half done; a signal handler may also raise there, as KeyboardInterrupt does. So:
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
 import time
 from _thread import RLock
-from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -97,7 +97,7 @@ class Event:
 
     def __init__(self) -> None:
         self._is_set = False
-        self._gates: deque[threading.Lock] = deque()
+        self._gates: list[threading.Lock] = []
 
     def is_set(self) -> bool:
         """Say whether it is set."""
@@ -155,7 +155,7 @@ class Intake(queue.Queue[T]):
         super().__init__(maxsize)  # makes `self.queue`, the deque
         self._bell = bell
         self._slots_of = slots_of
-        self._gates: deque[threading.Lock] = deque()  # of those who wait for room
+        self._gates: list[threading.Lock] = []  # of those who wait for room
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Append an item; raise queue.Full where there is no room, after `timeout` seconds."""
@@ -211,7 +211,7 @@ class Intake(queue.Queue[T]):
         return not 0 < self.maxsize <= len(self.queue)
 
 
-def _wait(ready: Callable[[], bool], gates: deque[threading.Lock], timeout: float | None) -> bool:
+def _wait(ready: Callable[[], bool], gates: list[threading.Lock], timeout: float | None) -> bool:
     """Wait until `ready()`, at most `timeout` seconds; say whether it is."""
     if ready():
         return True
@@ -223,15 +223,17 @@ def _wait(ready: Callable[[], bool], gates: deque[threading.Lock], timeout: floa
     while not ready():  # what became so before the gate was there opens none
         left = _LOOK if deadline is None else min(deadline - time.monotonic(), _LOOK)
         if left <= 0:
+            with contextlib.suppress(ValueError):  # it was opened just now
+                gates.remove(gate)
             return False
         if gate.acquire(timeout=left):
             gates.append(gate)
     return True
 
 
-def _open(gates: deque[threading.Lock], most: int) -> None:
+def _open(gates: list[threading.Lock], most: int) -> None:
     try:
         for _ in range(most):
-            gates.popleft().release()
+            gates.pop(0).release()
     except IndexError:  # somebody else has opened them
         pass

@@ -1,4 +1,4 @@
-"""The hub's queue: bounded in items and in what they count for, and never locked."""
+"""A lock that is entered again, an event, a bell, and a queue without a lock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,143 @@ import threading
 
 import pytest
 
+from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, wait_until
-from ws_hub.reentrant import Bell, Intake
+from ws_hub.reentrant import Bell, Event, Intake, Lock, nested
+
+
+def test_a_lock_is_entered_again_by_its_thread_and_by_no_other() -> None:
+    lock, free = Lock(), []
+    with lock:
+        with lock:
+            assert lock.locked()
+        with at_once(lambda: free.append(lock.acquire(blocking=False))):
+            pass
+        assert free == [False]
+    assert not lock.locked()
+    with at_once(lambda: free.append(lock.acquire(blocking=False))):
+        pass
+    assert free == [False, True]
+
+
+def test_an_event_wakes_all_who_wait_and_stays_set() -> None:
+    event, found = Event(), []
+    with at_once(*[lambda: found.append(event.wait(TIMEOUT))] * 3):
+        wait_until(lambda: len(event._gates) == 3)
+        event.set()
+    assert found == [True] * 3
+    assert event.is_set() and event.wait(0)
+    event.clear()
+    assert not event.is_set()
+    assert not event.wait(0)
+    assert not event.wait(0.001)
+
+
+def test_what_an_impatient_waiter_leaves_behind_disturbs_nobody() -> None:
+    event, found = Event(), []
+    assert not event.wait(0)
+    assert not event._gates
+    with at_once(lambda: found.append(event.wait())):
+        wait_until(lambda: event._gates)
+        event.set()
+    assert found == [True]
+
+
+def test_a_bell_that_has_rung_more_than_once_is_heard_once() -> None:
+    bell = Bell()
+    for _ in range(3):
+        bell.ring()
+        bell.put(None)
+    bell.wait(TIMEOUT)
+    assert bell.empty()
+    bell.wait(0)
+
+
+def test_an_intake_is_a_queue_in_order_and_within_bounds() -> None:
+    bell = Bell()
+    intake: Intake[int] = Intake(bell, 2)
+    assert isinstance(intake, queue.Queue)
+    assert intake.empty() and not intake.full()
+    intake.put(1)
+    assert not bell.empty()
+    intake.put_nowait(2)
+    assert intake.full() and intake.qsize() == 2
+    for timeout in (0, 0.001):
+        with pytest.raises(queue.Full):
+            intake.put(3, timeout=timeout)
+    with pytest.raises(queue.Full):
+        intake.put_nowait(3)
+    assert [intake.get_nowait(), intake.get()] == [1, 2]
+    with pytest.raises(queue.Empty):
+        intake.get()
+
+
+def test_an_intake_without_a_bound_takes_everything() -> None:
+    intake: Intake[int] = Intake(Bell())
+    for number in range(10_000):
+        intake.put(number)
+    assert intake.qsize() == 10_000 and not intake.full()
+
+
+def test_who_waits_for_room_gets_it_each_in_turn() -> None:
+    intake: Intake[int] = Intake(Bell(), 1)
+    intake.put(0)
+    with at_once(*[lambda n=n: intake.put(n) for n in range(1, 5)]):
+        wait_until(lambda: len(intake._gates) == 4)
+        found = [wait_until(lambda: not intake.empty() and [intake.get()])[0] for _ in range(5)]
+    assert found[0] == 0 and sorted(found) == [0, 1, 2, 3, 4]
+
+
+def test_an_empty_intake_lets_all_who_wait_look_again() -> None:
+    intake: Intake[int] = Intake(Bell(), 1)
+    intake.put(0)
+    with at_once(lambda: intake.put(1)):
+        wait_until(lambda: intake._gates)
+        assert intake.queue.popleft() == 0  # whoever was called took its room and has gone
+        with pytest.raises(queue.Empty):
+            while True:
+                intake.get()
+    assert intake.qsize() <= 1
+
+
+def test_an_interruption_after_the_append_has_rung_the_bell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Cut(Bell):
+        def empty(self) -> bool:
+            raise KeyboardInterrupt
+
+    bell = Cut()
+    intake: Intake[int] = Intake(bell)
+    with pytest.raises(KeyboardInterrupt):
+        intake.put(1)
+    assert intake.qsize() == 1 and bell.qsize() == 1
+
+
+def test_a_call_from_outside_is_not_within_another() -> None:
+    assert not nested()
+    found: list[bool] = []
+    threading.Thread(target=lambda: found.append(nested())).run()
+    assert found == [False]
+
+
+def test_a_call_while_a_thread_is_started_is_within_another() -> None:
+    """The lock of `threading` that this holds is not reentrant before Python 3.13."""
+
+    class Odd(threading.Thread):
+        def __init__(self) -> None:
+            super().__init__()
+            self.within = False
+            self._started = self  # type: ignore[assignment]
+
+        def is_set(self) -> bool:
+            self.within = nested()
+            raise RuntimeError("not to be started")
+
+    thread = Odd()
+    with pytest.raises(RuntimeError, match="not to be"):
+        thread.start()
+    assert thread.within
 
 
 def sized(maxsize: int) -> Intake[bytes]:
@@ -31,7 +166,7 @@ def test_fault_126_an_intake_is_full_when_its_items_count_for_so_much() -> None:
     items.put_nowait(b"z")
 
 
-def test_an_intake_is_full_when_it_holds_so_many_items() -> None:
+def test_an_intake_without_sizes_is_full_when_it_holds_so_many_items() -> None:
     items: Intake[bytes] = Intake(Bell(), 2)
     items.put_nowait(b"x" * 100)
     items.put_nowait(b"")
@@ -60,13 +195,3 @@ def test_each_that_waits_for_room_gets_in() -> None:
     for thread in threads:
         thread.join(TIMEOUT)
     assert items.empty()
-
-
-def test_an_item_rings_the_bell_once_for_all_that_wait() -> None:
-    bell = Bell()
-    items: Intake[bytes] = Intake(bell)
-    items.put(b"x")
-    items.put(b"y")
-    assert bell.qsize() == 1
-    bell.wait(TIMEOUT)
-    assert bell.empty() and items.qsize() == 2

@@ -1,0 +1,74 @@
+"""Calls of a user's functions, and of pieces of the hub's own work."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ws_hub.callbacks import Callbacks, guarded
+from ws_hub.stats import Counters
+
+
+@pytest.fixture
+def errors() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def calls(errors: list[int]) -> Callbacks:
+    return Callbacks(lambda: errors.append(1))
+
+
+def test_what_a_function_returns_is_returned(calls: Callbacks, errors: list[int]) -> None:
+    assert calls.call(max, 1, 2) == 2
+    assert errors == []
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(), KeyboardInterrupt()])
+def test_what_a_function_raises_is_logged_counted_and_kept(
+    calls: Callbacks, errors: list[int], error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error
+
+    client = SimpleNamespace(last_error="")
+    assert calls.call(fail, client=client, default="default") == "default"
+    assert errors == [1]
+    assert client.last_error == repr(error)
+    assert "fail" in caplog.text and type(error).__name__ in caplog.text
+
+
+def test_what_runs_is_named_with_its_client(calls: Callbacks) -> None:
+    class Callable:
+        def __call__(self) -> object:
+            return calls.running(), calls.inside
+
+        def __repr__(self) -> str:
+            return "<it>"
+
+    def inner() -> object:
+        return calls.running(), calls.inside
+
+    name = f"{__name__}.test_what_runs_is_named_with_its_client.<locals>.inner"
+    assert calls.call(inner, client="client") == ([(name, "client")], True)
+    assert calls.call(Callable()) == ([("<it>", None)], True)
+    assert (calls.running(), calls.inside) == ([], False)
+
+
+def test_calls_within_calls_are_counted(calls: Callbacks) -> None:
+    assert calls.call(lambda: (calls.call(int), calls.inside)) == (0, True)
+    assert not calls.inside
+
+
+def test_a_forked_child_forgets_what_ran(calls: Callbacks) -> None:
+    calls.call(calls.forget)
+    assert calls.running() == []
+
+
+def test_an_error_of_our_own_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    counters = Counters()
+    assert guarded(counters, divmod, 7, 2) == (3, 1)
+    assert guarded(counters, divmod, 7, 0, default="default") == "default"
+    assert counters.snapshot() == {"internal_errors": 1}
+    assert "ZeroDivisionError" in caplog.text

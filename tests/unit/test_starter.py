@@ -1,0 +1,52 @@
+"""The thread that starts threads, and does their work where it cannot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import TIMEOUT
+from ws_hub import workers
+from ws_hub.starter import Starter
+
+
+@pytest.fixture
+def starter() -> Iterator[Starter]:
+    found = Starter("ws-hub:starter")
+    yield found
+    found.close()
+    assert found.join(TIMEOUT)
+
+
+def test_what_is_posted_is_started_on_a_thread_of_its_own(starter: Starter) -> None:
+    names: list[str] = []
+    thread = workers.Later(
+        "ws-hub:test", lambda: names.append(threading.current_thread().name), lambda: False
+    )
+    starter.post(thread)
+    assert thread.join(TIMEOUT)
+    assert names == ["ws-hub:test"]
+
+
+def test_fault_76_what_cannot_be_started_is_done_in_turn_until_it_is_over(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(workers, "start", refuse)
+    over, steps = threading.Semaphore(0), list[str]()
+
+    def step(name: str) -> bool:
+        steps.append(name)
+        if steps.count(name) == 3:
+            over.release()
+        return steps.count(name) < 3
+
+    for name in "ab":
+        starter.post(workers.Later(name, lambda: None, lambda name=name: step(name)))
+    for _ in range(2):
+        assert over.acquire(timeout=TIMEOUT)
+    assert sorted(steps) == ["a"] * 3 + ["b"] * 3
