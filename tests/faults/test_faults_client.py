@@ -906,7 +906,7 @@ def test_fault_17_pings_that_are_not_read_back_do_not_grow_the_memory() -> None:
 
 
 def test_a_server_that_makes_us_answer_and_does_not_read_is_cut() -> None:
-    channel = "a" * 256  # twice in each answer
+    channel = "a" * 20_000  # twice in each answer
 
     def serve(peer: ServerPeer) -> None:
         peer.accept()
