@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 _SLOW = re.compile(
     r"tests/(browser|conformance|fuzz)/|tests/test_(bench|harness|packaging|snippets|soak)\.py"
     r"|tests/faults/test_faults_(client|limits)\.py"
-    r"|tests/integration/test_(?!hub_end_to_end|flask|compression|middleware)"
+    r"|tests/integration/test_(?!hub_end_to_end|flask|compression)"
 )
 
 

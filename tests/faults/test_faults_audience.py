@@ -33,7 +33,7 @@ from ws_hub.page import page_app
 
 # --- 106: an unset variable is not everybody -------------------------------------------------
 
-UNSET: list[Any] = [None, "", 0, False, b"", (), [], {}]
+UNSET: list[Any] = [None, "", 0, False, b""]
 
 TO_A_CHANNEL: dict[str, Callable[[Hub, Any], object]] = {
     "send_event": lambda hub, to: hub.send_event("x", 1, channel=to),

@@ -160,6 +160,7 @@ def test_fault_128_the_names_that_somebody_listens_to_are_not_listed() -> None:
         listener.close()
 
 
+@pytest.mark.slow
 def test_fault_128_twenty_thousand_channels_are_listed_in_pages() -> None:
     with Hub() as hub:
         for number in range(20_000):
