@@ -22,6 +22,7 @@ __all__ = ["Latecomers"]
 
 _BUFFER_BYTES = 1024 * 1024
 _NICE = 10
+_RECEIVE_BYTES = 256 * 1024  # or a thousand times what grows by itself is more than the kernel has
 
 
 class Latecomers:
@@ -35,6 +36,7 @@ class Latecomers:
         for _ in range(count):
             sock = dial(port, path)
             read_head(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
             sock.setblocking(False)
             self._socks[sock.fileno()] = sock
 
