@@ -73,14 +73,14 @@ def test_fault_126_a_queue_is_full_when_it_holds_so_many_bytes() -> None:
     items.put_nowait(b"z")
 
 
-def test_and_when_it_holds_so_many_items() -> None:
+def test_a_queue_is_full_when_it_holds_so_many_items() -> None:
     items: ByteQueue[bytes] = ByteQueue(2, 1000, len)
     items.put_nowait(b"")
     items.put_nowait(b"")
     assert items.full()
 
 
-def test_whoever_waits_for_room_is_woken_in_turn() -> None:
+def test_threads_that_wait_for_room_are_woken_in_turn() -> None:
     items: ByteQueue[bytes] = ByteQueue(100, 10, len)
     items.put(b"x" * 10)
     threads = [
