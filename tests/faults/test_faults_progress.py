@@ -405,7 +405,7 @@ def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
 
 
 @pytest.mark.parametrize("backlog", [False, True])
-def test_fault_74_without_a_straight_way_as_well(
+def test_fault_74_a_burst_without_a_straight_way_is_bounded(
     backlog: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fastsend, "_libc_send", None)
@@ -575,7 +575,7 @@ def waits(hub: Hub, publish: Callable[[], object]) -> bool:
     return bool(waited)
 
 
-def test_fault_126_who_is_waited_for() -> None:
+def test_fault_126_a_loop_waits_for_its_crowded_receivers_only() -> None:
     with stepped(outbox_bytes=1000) as hub, small_pair() as (near, _):
         with crowded(hub, near) as client:
             hub.subscribe(client, "news")

@@ -62,7 +62,7 @@ def test_fault_116_what_must_not_be_lost_has_a_reserve_of_messages() -> None:
     assert outbox.offer(b"c", 1, beyond=True)
 
 
-def test_fault_116_and_of_bytes() -> None:
+def test_fault_116_the_reserve_is_bounded_in_bytes_too() -> None:
     outbox = Outbox(100_000, 100)
     assert outbox.offer(b"x" * 100, 1)
     notice, size = b"n" * 60_000, 100
@@ -93,7 +93,7 @@ def test_fault_74_a_burst_is_kept_as_far_as_there_is_room_and_never_half_a_frame
     assert drain(outbox) == b"BCCDD"
 
 
-def test_fault_74_and_in_bytes() -> None:
+def test_fault_74_a_burst_is_kept_within_the_bytes() -> None:
     outbox = Outbox(100, 10)
     each = frames_of(4, 4, 4, 4)
     assert outbox.take(b"".join(each), each, 1) == 2
