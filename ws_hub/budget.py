@@ -115,6 +115,10 @@ class _Resource:
             return own, alone
         return own, self._for_all.take(beyond, now)
 
+    def forget(self, purse: _Purse) -> None:
+        """Count one payer less among those who use more than their share."""
+        self._greedy.pop(purse, None)
+
     def _share(self, now: float) -> float:
         """Return the rate at which a payer is not held up by others.
 
@@ -295,7 +299,12 @@ class Budget:
         """Take note that a connection of an account has ended."""
         with self.lock:
             account.connections -= 1
-            if not account.payer or account.connections:
+            if account.connections:
+                return
+            # Those who are gone take no share from those who are here.
+            self.processing.forget(account.processing)
+            self.bytes.forget(account.bytes)
+            if not account.payer:
                 return
             del self._accounts[account.payer]
             self._left[account.payer] = account

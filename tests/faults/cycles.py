@@ -119,7 +119,7 @@ def run(cycles: int, seconds: float, kind: str, tell: Callable[[str], object] = 
     began = time.monotonic()
     deadline = began + seconds
     # A client's place among the heartbeats is kept until its first one would be due.
-    with server(kind, WS_HUB_HEARTBEAT="1") as running:
+    with server(kind, WS_HUB_HEARTBEAT="1", WS_HUB_UNBOUNDED="1") as running:
         running.get("/")
         made = drive(running, range(int(cycles * WARM_UP)), deadline)
         before = after = measure(running)

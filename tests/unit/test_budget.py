@@ -190,6 +190,16 @@ def test_all_together_get_one_bound_and_a_light_user_does_not_notice(heavy: int)
     assert bound * 0.8 <= got <= bound + 0.25 + heavy * 0.05 + (heavy == 1) * 0.5
 
 
+def test_those_who_are_gone_take_no_share_from_those_who_are_here() -> None:
+    budget = made(max_processing_rate_in_all=0.25)
+    for payer in ("", "address:a"):
+        for _ in range(1000):
+            account = budget.enter(payer, 0.0)
+            account.charge(0.0, seconds=0.01)
+            budget.leave(account, 0.0)
+    assert not budget.processing._greedy
+
+
 def test_who_uses_more_than_its_share_waits_for_the_others_and_not_for_ever() -> None:
     budget = made(max_processing_rate_in_all=0.25)
     greedy = [budget.enter(f"address:{number}", 0.0) for number in range(20)]

@@ -41,6 +41,8 @@ hub = Hub(
         max_message_size=4 * 1024 * 1024,
         compression=bool(os.environ.get("WS_HUB_COMPRESSION")),
         heartbeat_interval=float(os.environ.get("WS_HUB_HEARTBEAT", "30")),
+        # For whoever connects thousands of times from one address.
+        max_processing_rate=None if os.environ.get("WS_HUB_UNBOUNDED") else 0.2,
     )
 )
 
