@@ -207,7 +207,7 @@ def test_the_wheel_names_its_license_and_its_pythons(
     assert metadata["Requires-Python"] == ">=3.11"
     classifiers = metadata.get_all("Classifier") or []
     assert [each for each in classifiers if "Python :: 3.1" in each] == [
-        f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)
+        f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)
     ]
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
     assert metadata["Description-Content-Type"] == "text/markdown"

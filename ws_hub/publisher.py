@@ -72,14 +72,14 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        now = time.time()
+        texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
         if message.channel:
             name = excerpt(message.channel)
             raise InvalidName(
                 f"a broadcast goes to everybody, and this message names the channel {name}: "
                 f"send it with send_to_channel({name}, message), or leave the channel out"
             )
-        now = time.time()
-        texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
         self._publish(texts, "", timeout)
 
     def send_to_channel(

@@ -254,7 +254,7 @@ def test_fault_089_every_sender_cuts_a_line(hub: Recorder, character: str) -> No
     hub.send_process_output("p" * 128, line)
     hub.send_process_lines("p" * 128, ["before", line, "after"])
     hub.send_to_channel("process:p", Message("process_output", process_id="p", data=line))
-    hub.broadcast(Message("process_output", "process:p", "p", line))
+    hub.broadcast(Message("process_output", process_id="p", data=line))
     with writer(hub, "p" * 128) as file:
         print(line, file=file)
     assert hub.lines() == [line, "before", line, "after", line, line, line]
