@@ -46,7 +46,7 @@ from .listener import Listener
 from .log import get_logger
 from .message import Message, MessageType, check_channel, encode
 from .publication import Publication, publish
-from .publisher import Publisher
+from .publisher import EVERYBODY, Everybody, Publisher
 from .reception import Actions, Reception
 from .reentrant import Event, nested
 from .transport import Transport
@@ -57,7 +57,6 @@ logger = get_logger(__name__)
 
 _client_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384
-_EVERYBODY: Any = object()  # in the place of a channel's name
 
 
 class Hub(Keeper, Publisher):
@@ -234,7 +233,9 @@ class Hub(Keeper, Publisher):
         deliver = functools.partial(self._to_user, user_id)
         self._enqueue(Delivery(publication, deliver), timeout)
 
-    def wait_for_room(self, channel: str = _EVERYBODY, timeout: float | None = None) -> bool:
+    def wait_for_room(
+        self, channel: str | Everybody = EVERYBODY, timeout: float | None = None
+    ) -> bool:
         """Wait until nobody who listens to a channel is behind; without one, nobody at all.
 
         Nobody is when everything that was published before this call is on its way, at
@@ -247,17 +248,17 @@ class Hub(Keeper, Publisher):
 
         Threads: any but those of callbacks; blocks at most `timeout`.
         """
-        if channel is not _EVERYBODY:
+        if channel is not EVERYBODY:
             check_channel(channel, self._is_channel)
         if timeout is None:
             timeout = self._config.publish_timeout
         deadline = time.monotonic() + timeout
         dispatched = Event()
-        near = None if channel is _EVERYBODY else channel
+        near = None if channel is EVERYBODY else channel
         self._enqueue(functools.partial(self._replays.when_near, near, dispatched.set), timeout)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
-        clients = self.all_clients() if channel is _EVERYBODY else self.clients(channel)
+        clients = self.all_clients() if channel is EVERYBODY else self.clients(channel)
         return all(client.wait_for_room(deadline - time.monotonic()) for client in clients)
 
     # --- any thread: subscribe -------------------------------------------------------------
