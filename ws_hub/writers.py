@@ -6,6 +6,7 @@ Must not know processes, clients or sockets: what it writes to is a Publisher.
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import json
 import logging
@@ -175,8 +176,10 @@ class _Own:
         self.begun: list[_Begun] = []
 
     def __del__(self) -> None:
-        # A finaliser may run inside any line, so it takes no lock and sends nothing.
-        self._ended.extend([each for each in self.begun if not each.lines.empty])
+        # A finaliser may run inside any line, so it takes no lock and sends nothing. Where
+        # an exception has cut what made this, there is nothing in it yet.
+        with contextlib.suppress(AttributeError):
+            self._ended.extend([each for each in self.begun if not each.lines.empty])
 
 
 class Writer(io.TextIOBase):

@@ -49,13 +49,14 @@ def test_all_get_the_same_messages_whether_they_compress_or_not() -> None:
                     )
                 )
                 assert json.loads(peer.recv(TIMEOUT))["type"] == "ack"
-            lines = [LONG, "short", "é" * 70_000, "", LONG + "!"]
-            for number, line in enumerate(lines):
+            lines = [LONG, "short", "é" * 8_000, "", LONG + "!"]
+            values = [0, 1, "é" * 70_000, 3, 4]
+            for line, value in zip(lines, values, strict=True):
                 hub.hub.send_process_output("b", line)
-                hub.hub.send_event("e", number)
+                hub.hub.send_event("e", value)
             hub.hub.send_process_lines("b", lines)
             expected = [
-                *(each for number, line in enumerate(lines) for each in (line, number)),
+                *(each for pair in zip(lines, values, strict=True) for each in pair),
                 *lines,
             ]
             for peer in (packed, plain):

@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 from tests.integration.apps.live import subscribe
 from tests.support import RawPeer, wait_until
@@ -151,12 +152,17 @@ def signals(handle: Callable[[], None], stop: threading.Event) -> Iterator[None]
 class Finalised:
     """Something in a circle, which calls the hub when the collector finds it."""
 
+    ended: ClassVar[list[None]] = []  # one for each that has called; any thread may collect
+
     def __init__(self, call: Callable[[], None]) -> None:
         self.me = self
         self.call = call
 
     def __del__(self) -> None:
-        self.call()
+        try:
+            self.call()
+        finally:
+            self.ended.append(None)
 
 
 def storm(made: Storm, how: str, times: int) -> None:
@@ -176,11 +182,18 @@ def storm(made: Storm, how: str, times: int) -> None:
 
     if how == "finalisers":
         gc.set_threshold(3, 2, 2)
+        begun = 0
         while last < times:
             Finalised(handle)
+            begun += 1
             made.call("main")
         gc.set_threshold(700, 10, 10)
-        gc.collect()
+
+        def all_ended() -> bool:
+            gc.collect()  # returns at once where another thread is collecting
+            return len(Finalised.ended) == begun
+
+        wait_until(all_ended)
         return
     with signals(handle, stop):
         while last < times:
