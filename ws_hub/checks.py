@@ -5,9 +5,12 @@ Must not know which settings there are.
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import math
+import re
 from collections.abc import Collection, Mapping
+from typing import TypeGuard
 
 from .errors import ConfigError, excerpt
 from .origin import fault_of_allowed
@@ -21,20 +24,28 @@ __all__ = [
     "check_networks",
     "check_origins",
     "check_overflow",
+    "check_plain",
     "check_rate",
     "check_seconds",
     "check_text",
     "check_wait",
+    "is_line",
     "is_number",
 ]
 
 # poll(2) counts milliseconds in a C int: a longer wait than 24 days overflows it.
 _LONGEST_WAIT = 1_000_000.0
+_NO_LINE = re.compile("[\r\n\0\ud800-\udfff]")
 
 
 def is_number(value: object) -> bool:
     """Say whether a value counts or measures; True and False do not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_line(value: object) -> TypeGuard[str]:
+    """Say whether a value can stand in a header: one line of text that has a UTF-8 form."""
+    return isinstance(value, str) and _NO_LINE.search(value) is None
 
 
 def check_text(config: object, name: str, what: str, start: str | tuple[str, ...]) -> None:
@@ -135,3 +146,14 @@ def check_callables(config: object, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not callable(value):
             raise ConfigError(f"{name} must be callable or None, not {excerpt(value)}")
+        check_plain(name, value)
+
+
+def check_plain(name: str, value: object) -> None:
+    """Check that what is called is no coroutine function: the body of one would never run."""
+    for function in (value, type(value).__call__ if callable(value) else None):
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigError(
+                f"{name} must be a plain function, not the coroutine function {excerpt(value)}: "
+                "callbacks run on threads, and nothing here awaits what they return"
+            )

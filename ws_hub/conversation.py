@@ -20,7 +20,14 @@ from dataclasses import dataclass
 
 from . import workers
 from .backoff import full_jitter
-from .errors import CloseCode, ConnectionClosed, MessageDecodeError, NotConnected, WsHubError
+from .errors import (
+    CloseCode,
+    ConnectionClosed,
+    MessageDecodeError,
+    NotConnected,
+    WsHubError,
+    excerpt,
+)
 from .following import Following, MessagesLost
 from .inbox import Inbox
 from .link import Link, Skipped
@@ -239,14 +246,22 @@ class Conversation:
         """Go on over a new connection: say who we are and what is followed, and read."""
         with self._lock:
             self._link = link
-            first = [introduction] if introduction is not None else []
-            _, mark = self._queue([*first, *self._following.open()])
             try:
+                first = [introduction] if introduction is not None else []
+                _, mark = self._queue([*first, *self._following.open()])
                 self._receiver = workers.start(thread_name, self._receive, link, self._clock())
-            except RuntimeError as error:  # can't start new thread
+            except BaseException as error:
+                # A thread that cannot start, or a request that has no form. Without a receiver
+                # nothing else would tell of the end that this connection has.
                 self._link = None
                 link.finish()
-                self._events.post(Gone(link, ConnectionClosed(CloseCode.ABNORMAL, str(error)), 0))
+                if not isinstance(error, Exception):
+                    raise
+                logger.warning("%s: the connection cannot be used: %s", self._name, excerpt(error))
+                end = ConnectionClosed(CloseCode.ABNORMAL, str(error))
+                self._events.report((type(end),), Report(end), Report.merge)
+                self._events.post(Gone(link, end, 0))
+                return
         self._flush(link, mark)
 
     def next_event(self) -> Event:

@@ -24,6 +24,7 @@ from websocket import WebSocket, WebSocketException, WebSocketTimeoutException
 
 from . import deflate, workers
 from .auth import token_protocol
+from .checks import is_line
 from .errors import CloseCode, ConfigError, ProtocolError, excerpt
 from .exchange import Exchange, parse_head
 from .handshake import SUBPROTOCOL
@@ -72,7 +73,7 @@ def parse_target(config: ReconnectConfig) -> Target:
         raise ConfigError("url must not carry credentials; put them into headers")
     texts: list[object] = [*config.headers, *config.headers.values(), config.origin or ""]
     for text in (*texts, *config.subprotocols, config.url):
-        if not isinstance(text, str) or any(char in text for char in "\r\n\0"):
+        if not is_line(text):
             raise ConfigError(f"headers, origin and url must be one line of text: {excerpt(text)}")
     tls = parts.scheme == "wss"
     return Target(host, port if port is not None else 443 if tls else 80, tls)
@@ -155,7 +156,7 @@ class Dial:
                 raise ConnectionError(f"no token: {type(error).__name__}") from error
         if token is None:
             return ""
-        if not isinstance(token, str) or not token or any(char in token for char in "\r\n\0"):
+        if not is_line(token) or not token:
             raise ConnectionError("no token: it must be one line of text")
         return token
 

@@ -147,7 +147,7 @@ class Dispatcher:
         return len(refused)
 
     def _targets(self, channel: str, everybody: Collection[Any]) -> Collection[Any]:
-        if not channel:
+        if channel == "":
             return everybody
         return [each.subscriber for each in self._channels.subscriptions(channel) if each.live]
 
@@ -157,7 +157,7 @@ class Dispatcher:
         One that fails is left out, and takes no number; the others go on.
         """
         channel = run[0].channel
-        if not channel or not self._rule_for(channel).history_messages:
+        if channel == "" or not self._rule_for(channel).history_messages:
             return run
         kept: list[Publication] = guarded(self._counters, self._keep, channel, run, now, default=[])
         return kept

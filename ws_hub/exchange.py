@@ -20,6 +20,7 @@ from .stream import READ, Stream
 __all__ = ["Exchange", "parse_head"]
 
 _MAX_HEAD = 64 * 1024  # bytes before the empty line of an HTTP answer
+_ALONE = {b"retry-after", b"date"}  # no lists: of one that comes twice the first counts
 _PASSED_ON = {b"upgrade", b"connection", b"sec-websocket-accept"}
 
 
@@ -151,9 +152,13 @@ def parse_head(head: bytes) -> tuple[int, str, dict[bytes, bytes]]:
     headers: dict[bytes, bytes] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
-        if colon:
-            key = name.strip().lower()
-            headers[key] = headers[key] + b", " + value.strip() if key in headers else value.strip()
+        if not colon:
+            continue
+        key = name.strip().lower()
+        if key not in headers:
+            headers[key] = value.strip()
+        elif key not in _ALONE:
+            headers[key] += b", " + value.strip()
     return int(digits), reason.decode("latin-1").strip(), headers
 
 

@@ -114,7 +114,7 @@ class Following:
         """Follow a channel; return what subscribes to it.
 
         One that is followed already is begun anew when a position is given, and else
-        asked for again only when the server has refused it.
+        asked for again only when the server has refused or ended it.
         """
         found = self._channels.get(channel)
         if found is None:
@@ -191,6 +191,9 @@ class Following:
         channel = self._channels.get(name)
         if channel is None:
             return Verdict(deliver=name not in self._left)
+        if _is_end(message) and not channel.pending:
+            channel.live = False
+            return Verdict()
         if seq is None:
             # Of a channel left and subscribed again: ours says where the new one begins.
             old = self.extensions is True and name in self._left
@@ -362,6 +365,16 @@ class Following:
 
 def _is_ours(id: str | int | None) -> bool:
     return isinstance(id, str) and id.startswith(_ID)
+
+
+def _is_end(message: Message) -> bool:
+    """Say whether a server has ended a subscription; a refused publish says `Publish: ...`."""
+    return (
+        message.type == MessageType.ERROR
+        and message.id is None
+        and message.code == "forbidden"
+        and str(message.data).startswith("Subscribe:")
+    )
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -19,14 +19,13 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 from .client import Client
 from .errors import excerpt
 from .log import get_logger
-from .wsgi import LEND_KEY, SOCKET_KEY
+from .wsgi import LEND_KEY, SOCKET_KEY, split_absolute
 
 __all__ = ["MAX_REQUEST_LINE", "Handler"]
 
 logger = get_logger(__name__)
 
 MAX_REQUEST_LINE = 65_536
-_ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)\Z", re.IGNORECASE)
 _QUERY = re.compile(r"\?\S*")
 
 
@@ -73,14 +72,11 @@ class Handler(WSGIRequestHandler):
         handler.run(self.server.get_app())  # type: ignore[attr-defined]  # a WSGIServer
 
     def _take_absolute_form(self) -> bool:
-        """Make `GET http://host/path` what it stands for; False where it names no host.
-
-        The host that it names counts, and not the header's (RFC 9112 section 3.2.2).
-        """
-        match = _ABSOLUTE.match(self.path)
-        if match is None:
+        """Make `GET http://host/path` what it stands for; False where it names no host."""
+        found = split_absolute(self.path)
+        if found is None:
             return True
-        host, self.path = match[1], match[2] if match[2].startswith("/") else "/" + match[2]
+        host, self.path = found
         if "Host" in self.headers:  # without it HTTP/1.1 is refused, whatever the form
             self.headers.replace_header("Host", host)
         return bool(host) and "@" not in host

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 
 from .auth import check_user
 from .channels import Full
+from .checks import check_plain
 from .client import Client, Hooks
 from .commands import Subscribe, error
 from .config import HubConfig
@@ -115,7 +116,7 @@ class Hub(Keeper, Publisher):
         payer: Client | None = None,
     ) -> None:
         config = self._config
-        if not channel:
+        if channel == "":
             overflow, kept = config.broadcast_overflow, False
         else:
             check_channel(channel, self._is_channel)
@@ -133,7 +134,7 @@ class Hub(Keeper, Publisher):
         if self._pacing.crowded:
             timeout = self._keep_pace(
                 publications,
-                (lambda client: self._channels.has(client, channel)) if channel else _is_one,
+                (lambda client: self._channels.has(client, channel)) if channel != "" else _is_one,
                 timeout,
             )
         self._enqueue(publications, timeout)
@@ -318,11 +319,13 @@ class Hub(Keeper, Publisher):
         """Call a function with each message of a channel, inside this process.
 
         It runs on a thread of its own, in order, until the listener is closed or the
-        hub stops; what it raises is logged. Raises InvalidName, HubNotRunning, HubFull.
+        hub stops; what it raises is logged. Raises InvalidName, HubNotRunning, HubFull,
+        ConfigError for a coroutine function.
 
         Threads: any; waits while the hub's queue is full.
         """
         check_channel(channel, self._is_channel)
+        check_plain("function", function)
         if not self._accepting:
             raise self._not_running()
         listener = Listener(

@@ -259,9 +259,9 @@ def _head(kind: str, channel: str, process_id: str) -> str:
     if not kind:
         raise ValueError("type must not be empty")
     parts = ['{"type":', _to_json(kind)]
-    if channel:
+    if channel != "":
         parts += ',"channel":', _to_json(channel)
-    if process_id:
+    if process_id != "":
         parts += ',"processId":', _to_json(process_id)
     return "".join(parts)
 

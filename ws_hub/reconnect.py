@@ -33,6 +33,9 @@ __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
 logger = get_logger(__name__)
 
 _numbers = itertools.count(1)
+# Characters. A request has it twice, each at most six bytes: in all less than the 64 KiB at
+# which a hub ends the connection, and would end each one after it.
+_MAX_NAME = 4096
 _CLOSE_GRACE = 0.8  # seconds that close() takes at most
 _HANDSHAKE_GRACE = 0.4  # seconds of them that the server has to answer
 
@@ -222,19 +225,24 @@ class ReconnectingClient:
         so many of the newest messages. After a reconnect what was missed is fetched
         without being asked for. Raises InvalidName for what is no name at all (the
         server's rule decides about the others), ValueError for a negative number or for
-        both, MessageEncodeError for a lone surrogate.
+        both, MessageEncodeError for a lone surrogate or a number that is not whole.
 
         Threads: any; blocks at most write_timeout seconds.
         """
         name: object = channel
         if not isinstance(name, str) or not name:
             raise InvalidName(f"channel name {excerpt(name)} is refused")
+        if len(name) > _MAX_NAME:
+            raise InvalidName(
+                f"channel name {excerpt(name)} is refused: over {_MAX_NAME} characters"
+            )
         for what, count in (("since", since), ("last", last)):
             if count is not None and count < 0:
                 raise ValueError(f"{what} must not be negative: {count}")
         if since is not None and last is not None:
             raise ValueError(f"since={since} and last={last}: one of them")
-        encode(Message(MessageType.SUBSCRIBE, channel=channel, since=since))  # raises, or never
+        # Raises now, or never: what has no form would end the next connection, and all after it.
+        encode(Message(MessageType.SUBSCRIBE, channel=channel, since=since, last=last))
         self._talk.subscribe(channel, since, last)
 
     def unsubscribe(self, channel: str) -> None:

@@ -19,8 +19,10 @@ from .checks import (
     check_flag,
     check_headers,
     check_many,
+    check_plain,
     check_text,
     check_wait,
+    is_line,
     is_number,
 )
 from .errors import ConfigError, excerpt
@@ -131,8 +133,12 @@ class ReconnectConfig:
         check_flag(self, "jitter")
         check_flag(self, "compression")
         check_headers(self, "headers")
-        if self.token is not None and not callable(self.token):
+        if callable(self.token):
+            check_plain("token", self.token)
+        elif self.token is not None:
             check_text(self, "token", "a text, a function or None", "")
+            if not is_line(self.token):  # its value is not for a log
+                raise ConfigError("token must be one line of text, without lone surrogates")
         if self.token_in not in ("header", "subprotocol", "message"):
             raise ConfigError(
                 "token_in must be 'header', 'subprotocol' or 'message', "

@@ -20,7 +20,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from . import workers
-from .errors import excerpt
+from .errors import ConfigError, excerpt
 from .handler import MAX_REQUEST_LINE, Handler
 from .handshake import RETRY, Answer, refusal
 from .hosts import Hosts, parse_host
@@ -65,7 +65,8 @@ def serve(
     answers to every name, unless `allowed_hosts` names some.
 
     Starts the hub if it does not run; `close()` then stops it too. Port 0 takes a free
-    one. Raises OSError when the address cannot be bound, ConfigError as `Hub.start` does.
+    one. Raises OSError when the address cannot be bound, ConfigError for an empty `host` (all
+    addresses are "0.0.0.0") and as `Hub.start` does.
 
     Threads: any; returns at once.
     """
@@ -97,6 +98,13 @@ class Server:
         ssl_context: ssl.SSLContext | None,
         allowed_hosts: Collection[str] = (),
     ) -> None:
+        wanted: object = address[0]
+        if not isinstance(wanted, str) or not wanted.strip():
+            # "" is what a variable holds that nobody has set; a socket takes it for everywhere.
+            raise ConfigError(
+                f"host must be an address or a name, not {excerpt(wanted)}: 127.0.0.1 for "
+                "this machine alone, 0.0.0.0 for all its addresses"
+            )
         self._hub = hub
         self._owns_hub = not hub.running  # then `close` stops it, too
         Hosts(address[0], allowed_hosts)  # what it cannot work with, before there is a port

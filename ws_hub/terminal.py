@@ -16,7 +16,8 @@ from .message import FINAL_STATUSES, Message, MessageType, parse_timestamp
 
 __all__ = ["Screen", "describe"]
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Those of a terminal, and those that turn the direction of what stands beside them.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CLEAR = "\x1b[K"
 
 
@@ -102,11 +103,11 @@ def describe(message: Message) -> str:
     """Return the line in which a person reads a message that is no process's output.
 
     Control characters are shown, not obeyed: only a process's own output may colour a
-    terminal.
+    terminal. A status or an error is one line: what stands below it must not be its text.
     """
     data = message.data
     if message.type == MessageType.PROCESS_STATUS:
-        return _visible(f"{message.channel} {_status(data)}")
+        return _one_line(f"{message.channel} {_status(data)}")
     parts = [_clock(message.timestamp), message.channel]
     event = data if isinstance(data, dict) else {}
     if message.type == MessageType.EVENT and isinstance(event.get("event"), str):
@@ -119,7 +120,8 @@ def describe(message: Message) -> str:
             parts += [event["event"], "" if record is None else _json(record)]
     else:
         parts += [str(message.type), data if isinstance(data, str) else _json(data)]
-    return _visible(" ".join(part for part in parts if part).rstrip())
+    text = " ".join(part for part in parts if part).rstrip()
+    return _one_line(text) if message.type == MessageType.ERROR else _visible(text)
 
 
 def _status(data: Any) -> str:
@@ -149,3 +151,7 @@ def _json(value: Any) -> str:
 
 def _visible(text: str) -> str:
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def _one_line(text: str) -> str:
+    return _visible(text).replace("\n", "\\n")

@@ -18,6 +18,7 @@ import dataclasses
 import email.utils
 import functools
 import io
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ from .handshake import RETRY, Answer, Request, refusal
 from .hub import Hub
 from .log import get_logger
 
-__all__ = ["handle", "middleware"]
+__all__ = ["handle", "middleware", "split_absolute"]
 
 logger = get_logger(__name__)
 
@@ -46,6 +47,7 @@ SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
 LEND_KEY = "ws_hub.lend"
 # Set by our own server: who asks is on this machine, and nothing before us ends TLS.
 DIRECT_KEY = "ws_hub.direct"
+_ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 
 
@@ -102,11 +104,31 @@ def middleware(app: Application, hub: Hub, path: str = "/ws") -> Application:
     """
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") == path:
-            return handle(hub, environ, start_response)
+        plain = _without_absolute_form(environ)
+        if plain.get("PATH_INFO") == path:
+            return handle(hub, plain, start_response)
         return app(environ, start_response)
 
     return application
+
+
+def split_absolute(target: str) -> tuple[str, str] | None:
+    """Return host and path of a request in absolute form, None where it is in another.
+
+    The host that it names counts, and not the header's (RFC 9112 section 3.2.2).
+    """
+    match = _ABSOLUTE.match(target)
+    if match is None:
+        return None
+    return match[1], match[2] if match[2].startswith("/") else "/" + match[2]
+
+
+def _without_absolute_form(environ: Environ) -> Environ:
+    """Return an environ whose path is one: wsgiref passes `http://host/path` on as it came."""
+    found = split_absolute(environ.get("PATH_INFO", ""))
+    if found is None or not found[0] or "@" in found[0]:
+        return environ
+    return {**environ, "HTTP_HOST": found[0], "PATH_INFO": found[1]}
 
 
 class _Unsent:

@@ -202,7 +202,8 @@ import('/ws_hub.js').then(async (module) => {
   const hooks = {
     onSync: note("sync"), onGap: note("gap"), onLagged: note("lagged"), onError: note("error"),
   };
-  const ack = (data, id = 1) => ({type: "ack", id, data: {channel: "c", ...data}});
+  const own = (number) => `ws-hub:${number}`; // the client's own ids
+  const ack = (data, id = own(1)) => ({type: "ack", id, data: {channel: "c", ...data}});
   const message = (seq) => ({type: "event", channel: "c", data: seq, seq});
   %s
 })
@@ -247,19 +248,19 @@ def test_it_subscribes_with_both_fields_and_from_the_last_message_again(engine: 
         last().lose();
         pass(1000);
         last().open();
-        last().say(ack({epoch: "e", seq: 5, recovered: true, replayed: 2}, 2));
+        last().say(ack({epoch: "e", seq: 5, recovered: true, replayed: 2}, own(2)));
         last().say(message(4), message(5));
         return [sockets.map((s) => s.sent[0]), seen];
         """,
     )
     assert sent == [
         [
-            {"type": "subscribe", "channel": "c", "data": "c", "id": 1, "since": 0},
+            {"type": "subscribe", "channel": "c", "data": "c", "id": "ws-hub:1", "since": 0},
             {
                 "type": "subscribe",
                 "channel": "c",
                 "data": "c",
-                "id": 2,
+                "id": "ws-hub:2",
                 "since": 3,
                 "epoch": "e",
             },
@@ -281,7 +282,7 @@ def test_what_is_lost_for_good_is_told(engine: Page) -> None:
         last().lose();
         pass(1000);
         last().open();
-        last().say(ack({epoch: "e", seq: 30, recovered: false, replayed: 1}, 2), message(30));
+        last().say(ack({epoch: "e", seq: 30, recovered: false, replayed: 1}, own(2)), message(30));
         return [told.map(([name, info]) => [name, info.missed ?? info]), seen];
         """,
     )
@@ -299,7 +300,7 @@ def test_a_new_numbering_begins_from_its_first_message(engine: Page) -> None:
         last().lose();
         pass(1000);
         last().open();
-        last().say(ack({epoch: "f", seq: 1, recovered: false, replayed: 1}, 2));
+        last().say(ack({epoch: "f", seq: 1, recovered: false, replayed: 1}, own(2)));
         last().say(message(1), message(2));
         return [told.at(-1)[1], seen];
         """,
@@ -324,7 +325,14 @@ def test_it_catches_up_when_it_lagged(engine: Page) -> None:
     )
     assert result == [
         ["sync", "lagged"],
-        {"type": "subscribe", "channel": "c", "data": "c", "id": 2, "since": 5, "epoch": "e"},
+        {
+            "type": "subscribe",
+            "channel": "c",
+            "data": "c",
+            "id": "ws-hub:2",
+            "since": 5,
+            "epoch": "e",
+        },
     ]
 
 
@@ -447,7 +455,7 @@ def test_unsubscribing_says_so_and_is_remembered(engine: Page) -> None:
         return [sockets[0].sent[1], seen, last().sent];
     """
     assert client(engine, script) == [
-        {"type": "unsubscribe", "channel": "c", "data": "c", "id": 2},
+        {"type": "unsubscribe", "channel": "c", "data": "c", "id": "ws-hub:2"},
         [],
         [],
     ]
@@ -457,10 +465,10 @@ def test_a_refusal_is_told_and_a_full_server_asked_again(engine: Page) -> None:
     script = """
         client.subscribe("c", () => {}, hooks);
         client.connect(); last().open();
-        last().say({type: "error", id: 1, code: "internal", data: "full"});
+        last().say({type: "error", id: own(1), code: "internal", data: "full"});
         pass(1000);
         const again = last().sent.length;
-        last().say({type: "error", id: 2, code: "forbidden", data: "no"});
+        last().say({type: "error", id: own(2), code: "forbidden", data: "no"});
         pass(100);
         return [again, told.map(([name, m]) => [name, m.data]), last().sent.length];
     """
@@ -528,12 +536,13 @@ def test_fault_93_two_quick_changes_of_mind_hand_on_each_message_once(engine: Pa
         client.subscribe("c", keep, {since: 0}).close();
         client.subscribe("c", keep, {since: 0});
         last().say(ack({epoch: "e", seq: 2, replayed: 2}), message(1), message(2));
-        last().say(ack({}, 2));
-        last().say(ack({epoch: "e", seq: 2, replayed: 2}, 3), message(1), message(2), message(3));
+        last().say(ack({}, own(2)));
+        last().say(ack({epoch: "e", seq: 2, replayed: 2}, own(3)));
+        last().say(message(1), message(2), message(3));
         client.subscribe("d", keep).close();
         last().say({type: "event", channel: "d"}, {type: "lagged", channel: "d", seq: 1});
-        last().say({type: "error", id: 4, data: "no"});
-        last().say(ack({}, 5), {type: "event", channel: "d", data: "the server's own doing"});
+        last().say({type: "error", id: own(4), data: "no"});
+        last().say(ack({}, own(5)), {type: "event", channel: "d", data: "the server's own doing"});
         return [seen, told.map((each) => each.data)];
     """
     assert client(engine, script) == [[1, 2, 3], ["the server's own doing"]]
@@ -688,7 +697,7 @@ def test_fault_96_a_connection_is_asked_whether_it_is_alive(engine: Page) -> Non
         client.connect(); last().open();
         pass(1000);
         const alive = client.wake();
-        last().say({type: "pong", id: 1});
+        last().say({type: "pong", id: own(1)});
         pass(1000);
         const dead = client.wake();
         pass(6000);

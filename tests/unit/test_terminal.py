@@ -128,7 +128,15 @@ TIME = "2026-02-20T01:17:56.123456Z"
             ),
             "logs ERROR s: m",
         ),
-        (Message("error", data="a\x1b[2Jb\x9b\r\nc"), "error a\\x1b[2Jb\\x9b\\r\nc"),
+        (Message("error", data="a\x1b[2Jb\x9b\r\nc"), "error a\\x1b[2Jb\\x9b\\r\\nc"),
+        (Message("error", data="a\u202eb\u2066c\u2028d"), "error a\\u202eb\\u2066c\\u2028d"),
+        (
+            Message(
+                "process_status", "process:b", data={"status": "failed", "error": "a\nb\u202e"}
+            ),
+            "process:b failed: a\\n\\u202e",
+        ),
+        (Message("own", "c", data="a\nb\u202e"), "c own a\nb\\u202e"),
         (Message("error", data="x", timestamp="no time"), "error x"),
     ],
 )

@@ -22,6 +22,7 @@ const MAX_ASKED = 3600000; // milliseconds that a server may ask for
 const CLOSE_GOING_AWAY = 4000; // ours, when the server has been silent too long
 const LONGEST_TIMER = 2147483647; // milliseconds: a longer one would be over at once
 const MAX_UNANSWERED = 1024; // requests that a Go hub, which never answers, makes us remember
+const MAX_NAME = 4096; // characters: twice in a request, and a hub hangs up at 64 KiB, each time
 const OPEN = 1; // of a WebSocket's readyState
 const NOT_LOOKED_AT =
   'the server selected no subprotocol, so it has not looked at the token: use tokenIn: "message"';
@@ -76,6 +77,11 @@ function call(fn, ...args) {
   } catch (error) {
     report(error);
   }
+}
+
+/** Say whether a server has ended a subscription; a refused publish says `Publish: ...`. */
+function isEnd({id, code, data}) {
+  return id === undefined && code === "forbidden" && String(data).startsWith("Subscribe:");
 }
 
 /** Say whether a time is one that can be waited for: 0, Infinity and NaN switch a timer off. */
@@ -262,7 +268,12 @@ export class HubClient extends EventTarget {
   /** End the connection for good. Subscriptions are kept for another `connect()`. */
   close(code = 1000, reason = "") {
     const socket = this._drop();
-    socket?.close(code, reason);
+    try {
+      socket?.close(code, reason);
+    } catch (error) { // a page may send 1000 and 3000 to 4999, and 123 bytes: closed all the same
+      socket.close();
+      report(error);
+    }
     this._become("closed", {code, reason});
   }
 
@@ -302,10 +313,15 @@ export class HubClient extends EventTarget {
    *   what comes from now on (of a process: all that is kept). `onSync({first, replayed, recovered,
    *   restarted, missed})`: the server has answered, `replayed` missed messages follow and `missed`
    *   are gone; `restarted`: the numbering began anew, as after a restart of the server. `onGap(n)`:
-   *   n messages never came. `onLagged()`: we were too slow, the rest follows. `onError(message)`.
+   *   n messages never came. `onLagged()`: we were too slow, the rest follows. `onError(message)`:
+   *   the server has refused the subscription, or ended it (`hub.recheck`).
    *   What one of them raises is reported like any error of a page, and changes nothing else.
    */
   subscribe(channel, handler, options = {}) {
+    if (typeof channel !== "string" || channel === "") { // broadcasts are of channel undefined
+      throw new TypeError(`a channel must be a text, not ${String(channel)}`);
+    }
+    if (channel.length > MAX_NAME) throw new RangeError(`a channel has over ${MAX_NAME} characters`);
     if (this._subscriptions.has(channel)) {
       throw new Error(`${channel} is subscribed to already: close() that subscription first`);
     }
@@ -351,7 +367,7 @@ export class HubClient extends EventTarget {
   }
 
   _remember(subscription) {
-    const id = this._nextId++;
+    const id = `ws-hub:${this._nextId++}`; // none that an application gives its own messages
     this._requests.set(id, subscription);
     if (this._requests.size > MAX_UNANSWERED + this._subscriptions.size) {
       for (const [each, whose] of this._requests) {
@@ -398,12 +414,13 @@ export class HubClient extends EventTarget {
   _dial(token) {
     const {protocols, tokenIn} = this.options;
     const byProtocol = Boolean(token) && tokenIn === "subprotocol";
-    const offered = byProtocol ? [...protocols, ...tokenProtocols(token)] : protocols;
+    // One that comes twice is refused by browsers.
+    const offered = [...new Set([protocols, byProtocol ? tokenProtocols(token) : []].flat())];
     let socket;
     try {
       socket = new this.options.WebSocket(this.url, offered);
     } catch (error) { // a URL that can never work
-      this._become("closed", {code: 1006, reason: String(error.message ?? error)});
+      this._end(1006, String(error.message ?? error));
       return;
     }
     this._socket = socket;
@@ -570,6 +587,9 @@ export class HubClient extends EventTarget {
     }
     const subscription = this._subscriptions.get(channel);
     if (type === "error") {
+      if (subscription?._pending === null && isEnd(message)) {
+        call(subscription.options.onError, message);
+      }
       this._emit("error", {message});
     } else if (subscription) {
       if (type === "lagged") this._lagged(subscription);
