@@ -594,6 +594,64 @@ def test_a_hole_within_a_replay_is_no_gap(engine: Page) -> None:
     assert client(engine, script) == [[1, 10, 20, 31, 33], [["sync", 0], ["gap", 1]]]
 
 
+def test_fault_93_an_applications_own_ids_are_not_those_of_requests(engine: Page) -> None:
+    script = """
+        client.addEventListener("message", ({detail}) => told.push([detail.type, detail.id]));
+        client.subscribe("c", (m) => seen.push(m.seq), {since: 0});
+        client.connect(); last().open();
+        client.send({type: "say", id: 1});
+        last().say({type: "ack", id: 1, data: {}}, {type: "error", id: 2, data: "no"});
+        last().say(ack({epoch: "e", seq: 2, replayed: 2}), message(1), message(2));
+        return [seen, told, last().sent.map((m) => m.id)];
+    """
+    assert client(engine, script) == [[1, 2], [["ack", 1]], ["ws-hub:1", 1]]
+
+
+def test_fault_55_a_subscription_that_the_server_ends_is_told_of_and_may_come_back(
+    engine: Page,
+) -> None:
+    script = """
+        const one = client.subscribe("c", (m) => seen.push(m.data), hooks);
+        client.connect(); last().open();
+        const end = {type: "error", channel: "c", code: "forbidden"};
+        last().say({...end, data: "Subscribe: unauthorised"});  // of an older one: asked already
+        last().say(ack({}));
+        last().say({...end, data: "Publish: not allowed"}, {...end, id: 7, data: "Subscribe: x"});
+        const before = told.filter(([name]) => name === "error").length;
+        last().say({...end, data: "Subscribe: unauthorised"});
+        one.close();
+        client.subscribe("c", (m) => seen.push(m.data), hooks);
+        const errors = told.filter(([name]) => name === "error").map(([_, m]) => m.data);
+        return [before, errors, last().sent.map((m) => m.type)];
+    """
+    sent = ["subscribe", "unsubscribe", "subscribe"]
+    assert client(engine, script) == [0, ["Subscribe: unauthorised"], sent]
+
+
+@pytest.mark.parametrize("channel", ["undefined", "null", '""', "0", '["c"]'])
+def test_fault_106_a_channel_that_is_not_set_is_not_everybody(engine: Page, channel: str) -> None:
+    script = f"""
+        let refused = null;
+        try {{ client.subscribe({channel}, (m) => seen.push(m)); }}
+        catch (error) {{ refused = error.name; }}
+        client.connect(); last().open();
+        last().say({{type: "event", data: "to all"}});
+        return [refused, seen, last().sent];
+    """
+    assert client(engine, script) == ["TypeError", [], []]
+
+
+def test_fault_100_a_name_that_no_hub_takes_is_refused(engine: Page) -> None:
+    script = """
+        client.subscribe("\\u0001".repeat(4096), () => {});
+        try { client.subscribe("c".repeat(4097), () => {}); }
+        catch (error) { told.push(error.name); }
+        client.connect(); last().open();
+        return [told, last().sent.length, JSON.stringify(last().sent[0]).length < 65536];
+    """
+    assert client(engine, script) == [["RangeError"], 1, True]
+
+
 # --- time ----------------------------------------------------------------------------------
 
 
@@ -829,3 +887,67 @@ def test_a_token_that_does_not_come_is_asked_for_again(engine: Page) -> None:
     """
     good = [token_protocol("good")]
     assert client(engine, script) == ["waiting", "waiting", ["Error: none"], good]
+
+
+# --- the browser's own WebSocket -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "closed"),
+    [
+        ("1001", "InvalidAccessError"),
+        ("2999", "InvalidAccessError"),
+        ('3000, "x".repeat(124)', "SyntaxError"),
+        ('3000, "é".repeat(62)', "SyntaxError"),
+        ('3000, "x".repeat(123)', None),
+    ],
+)
+def test_fault_96_a_close_that_a_page_may_not_say_closes_all_the_same(
+    engine: Page, how: str, closed: str | None
+) -> None:
+    script = f"""
+        let refused = null;
+        globalThis.reportError = (error) => (refused = error.name);
+        const real = new HubClient("/ws");
+        real.connect();
+        const socket = real._socket;
+        real.close({how});
+        return [refused, real.state, socket.readyState >= WebSocket.CLOSING];
+    """
+    assert client(engine, script) == [closed, "closed", True]
+
+
+def test_fault_96_a_socket_that_cannot_be_made_is_the_end_of_a_token_function_too(
+    engine: Page,
+) -> None:
+    script = """
+        client.options.token = () => "abc";
+        client.options.WebSocket = class {
+          constructor() { told.push("made"); throw new Error("no"); }
+        };
+        client.connect();
+        await promises();
+        pass(100000);
+        await promises();
+        return [told, client.state, states.at(-1).code, states.at(-1).reason, timers.size];
+    """
+    assert client(engine, script) == [["made"], "closed", 1006, "no", 0]
+
+
+@pytest.mark.parametrize("protocols", ['["own", "own", "ws-hub"]', '["own", "ws-hub"]'])
+def test_fault_98_no_subprotocol_is_offered_twice(engine: Page, protocols: str) -> None:
+    script = f"""
+        Object.assign(client.options, {{protocols: {protocols}, token: "abc"}});
+        client.connect();
+        return last().offered;
+    """
+    assert client(engine, script) == ["own", "ws-hub", "bearer.YWJj"]
+
+
+def test_fault_98_a_single_subprotocol_may_be_a_text(engine: Page) -> None:
+    script = """
+        client.options.protocols = "own";
+        client.connect();
+        return last().offered;
+    """
+    assert client(engine, script) == ["own"]

@@ -5,6 +5,7 @@ Rows 106, 112 and 113 of the list of faults.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -86,7 +87,25 @@ def test_fault_106_a_user_that_is_not_set_is_refused(hub: Live, method: str, uns
     nothing_was_sent(hub, lambda: TO_A_USER[method](hub.hub, unset))
 
 
-@pytest.mark.parametrize("channel", ["x", None, 0, False, b"x"], ids=repr)
+class Falsy(str):
+    """A name that counts as false, as some a library has made."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("method", [*TO_A_CHANNEL, *TO_A_USER])
+def test_fault_106_a_name_that_counts_as_false_is_not_everybody(hub: Live, method: str) -> None:
+    with hub.peer() as peer:
+        hub.client()
+        with contextlib.suppress(TypeError, InvalidName):
+            made: Any = (TO_A_CHANNEL | TO_A_USER)[method](hub.hub, Falsy("nobodys"))
+            getattr(made, "close", lambda: None)()
+        hub.hub.send_event("marker")
+        assert peer.recv_json()["data"]["event"] == "marker"
+
+
+@pytest.mark.parametrize("channel", ["x", None, 0, False, b"x", Falsy("x")], ids=repr)
 def test_fault_106_a_message_with_a_channel_is_not_broadcast(hub: Live, channel: Any) -> None:
     with hub.peer() as peer:
         hub.client()

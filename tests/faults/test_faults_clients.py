@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import threading
 import tracemalloc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,15 +26,27 @@ from tests.support import (
     deflated,
     wait_until,
 )
-from ws_hub import ChannelRule, Hub, HubConfig, Message, ReconnectConfig, serve
+from ws_hub import (
+    ChannelRule,
+    ConnectionState,
+    Hub,
+    HubConfig,
+    InvalidName,
+    Message,
+    ReconnectConfig,
+    ReconnectingClient,
+    serve,
+)
 from ws_hub.conversation import Report
 from ws_hub.errors import (
     ConfigError,
     ConnectionClosed,
     MaxRetriesExceeded,
     MessageDecodeError,
+    MessageEncodeError,
     ProtocolError,
 )
+from ws_hub.following import Following
 from ws_hub.reconnect import MessagesLost
 
 # --- 93, 125: each message once, in order, for the newest subscription -----------------------
@@ -406,11 +421,10 @@ def test_fault_101_on_disconnect_gets_a_plain_number(code: int | None) -> None:
             peer.send_frame(TEXT, b"\xff")
             peer.recv_close()
         wait_until(lambda: len(codes) == 3)
-    assert [(type(each), str(each)) for each in codes] == [
-        (int, str(code or 1005)),
-        (int, "1002"),
-        (int, "1007"),
-    ]
+    # In whatever order the ends of three connections were noticed.
+    assert sorted((str(each), type(each).__name__) for each in codes) == sorted(
+        (each, "int") for each in (str(code or 1005), "1002", "1007")
+    )
 
 
 def test_fault_101_on_reconnect_counts_the_attempts_of_one_outage() -> None:
@@ -465,3 +479,239 @@ def test_fault_100_tail_leaves_it_to_the_server_what_a_channel_may_be_called() -
         code, out, err = run("tail", server.url, "no")
     assert (code, out) == (1, [])
     assert [line for line in err if "invalid channel name" in line] == err[1:]
+
+
+@pytest.mark.parametrize("kind", ["error", "process_status"])
+def test_fault_100_tail_tells_a_servers_text_in_one_line_and_in_its_own_direction(
+    kind: str,
+) -> None:
+    text = "no\nconnected to \u202eevil\x1b[2J"
+    data = text if kind == "error" else {"status": "failed", "error": text}
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.recv_json("subscribe")
+        peer.send_json({"type": kind, "channel": "news", "data": data})
+        peer.send_close(4403, text)
+        peer.recv_end()
+
+    with RawServer(serve) as server:
+        status, out, err = run("tail", server.url, "news")
+    assert (status, out, len(err)) == (1, [], 3)
+    assert "no\\nconnected to \\u202eevil\\x1b[2J" in err[1]
+    assert all(line.isprintable() for line in err)
+
+
+@pytest.mark.parametrize("name", ["WS_HUB_TOKEN", "CHANNEL"])
+def test_fault_100_tail_says_what_no_server_could_take(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = "a" * 5000 if name == "CHANNEL" else "news"
+    if name == "WS_HUB_TOKEN":
+        monkeypatch.setenv(name, "sec\nret")
+    status, out, err = run("tail", "ws://127.0.0.1:1/ws", channel)
+    assert status != 0 and out == [] and len(err) == 1
+    assert "Traceback" not in err[0] and "ret" not in err[0].replace("retr", "")
+
+
+# --- what is refused when it is given, and not on each connection after ----------------------
+
+
+@pytest.mark.parametrize("position", [{"last": True}, {"last": 1.5}, {"last": math.nan}])
+@pytest.mark.parametrize("since", [False, True])
+@pytest.mark.parametrize("connected", [False, True])
+def test_fault_93_a_position_that_is_no_whole_number_is_refused_at_once(
+    position: dict[str, Any], since: bool, connected: bool
+) -> None:
+    if since:
+        position = {"since": position["last"]}
+    with Hub() as hub, serve(hub) as server, Seen(server.url) as seen:
+        if connected:
+            seen.start().connected()
+        seen.client.subscribe("good")
+        with pytest.raises(MessageEncodeError, match="whole number"):
+            seen.client.subscribe("other", **position)
+        assert seen.client.subscriptions() == {"good"}
+        seen.start()
+        wait_until(lambda: hub.has_subscribers("good"), what="subscribed")
+        hub.send_to_channel("good", Message("event", data="x"))
+        seen.wait_data("x")
+
+
+@pytest.mark.parametrize(
+    "raised", [MessageEncodeError("no form"), ValueError("a bug")], ids=["encoding", "any"]
+)
+def test_fault_93_a_connection_that_cannot_be_opened_ends_and_is_told(
+    raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = Following.open, []
+
+    def fail_once(self: Following) -> list[Message]:
+        if not failed:
+            failed.append(raised)
+            raise raised
+        return real(self)
+
+    monkeypatch.setattr(Following, "open", fail_once)
+    with Hub() as hub, serve(hub) as server, Seen(server.url) as seen:
+        seen.client.subscribe("a")
+        states = []
+        seen.hook = lambda event: (
+            states.append(seen.client.state) if event[0] == "disconnect" else None
+        )
+        seen.connect()
+        (error,) = seen.wait("error")
+        assert isinstance(error, ConnectionClosed) and str(raised) in error.reason
+        assert seen.wait("disconnect") == (1006, str(raised), True)
+        wait_until(lambda: hub.has_subscribers("a"), what="subscribed by the next connection")
+        assert [event[0] for event in seen.events] == [
+            *("connect", "error", "disconnect", "connect", "reconnect")
+        ]
+        assert states == [ConnectionState.DISCONNECTED]
+
+
+def test_fault_93_an_interrupted_opening_leaves_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(self: Following) -> list[Message]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Following, "open", interrupt)
+    with Hub() as hub, serve(hub) as server, Seen(server.url) as seen:
+        assert isinstance(seen.connect().outcome(), KeyboardInterrupt)
+        assert seen.client.state is not ConnectionState.CONNECTED
+
+
+def test_fault_55_a_right_that_comes_back_is_used_by_subscribing_again() -> None:
+    allowed = {"a"}
+    config = HubConfig(channel_authoriser=lambda client, channel: channel in allowed)
+    with Hub(config) as hub, serve(hub) as server, Seen(server.url) as seen:
+        seen.client.subscribe("a")
+        seen.start()
+        wait_until(lambda: seen.client.extensions is True, what="recognised")
+        wait_until(lambda: hub.has_subscribers("a"), what="subscribed")
+        hub.send_to_channel("a", Message("event", data="one"))
+        seen.wait_data("one")
+        allowed.clear()
+        assert hub.recheck(hub.all_clients()[0]) == ["a"]
+        wait_until(lambda: seen.messages("error"), what="told of the end")
+        assert seen.messages("error")[0].code == "forbidden"
+        assert not hub.has_subscribers("a")
+        allowed.add("a")
+        seen.client.subscribe("a")
+        seen.client.subscribe("a")  # no second request
+        wait_until(lambda: hub.has_subscribers("a"), what="subscribed again")
+        hub.send_to_channel("a", Message("event", data="two"))
+        seen.wait_data("one", "two", kind="event")
+
+
+def test_fault_55_a_refused_publication_ends_no_subscription() -> None:
+    requests: list[dict[str, Any]] = []
+
+    def serve(peer: ServerPeer) -> None:
+        peer.accept()
+        peer.send_json({"type": "pong", "id": peer.recv_json("ping")["id"]})
+        answer(peer, peer.recv_json("subscribe"))
+        refusal = {"channel": "a", "code": "forbidden", "data": "Publish: not allowed"}
+        peer.send_json({"type": "error", **refusal})
+        requests.append(peer.recv_json())
+        peer.recv_end()
+
+    with RawServer(serve) as server, Seen(server.url) as seen:
+        seen.client.subscribe("a")
+        seen.start()
+        seen.wait_data("Publish: not allowed")
+        seen.client.subscribe("a")
+        seen.client.subscribe("b")
+        wait_until(lambda: requests, what="the next request")
+        assert requests[0]["channel"] == "b"
+
+
+@pytest.mark.parametrize("token_in", ["header", "subprotocol", "message"])
+@pytest.mark.parametrize("token", ["sec\udcffret", "sec\nret", "sec\rret", "sec\0ret"])
+def test_fault_98_a_token_that_cannot_be_sent_is_refused_and_never_shown(
+    token: str, token_in: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match="one line of text") as caught:
+        ReconnectConfig(url="ws://127.0.0.1/", token=token, token_in=token_in)
+    tokens = iter([token])
+    with Hub() as hub, serve(hub) as server:
+        fresh = lambda: next(tokens, "good")  # noqa: E731 - the second one can be sent
+        with Seen(server.url, token=fresh, token_in=token_in).connect() as seen:
+            (error,) = seen.wait("error")
+            seen.wait("connect")
+    shown = f"{caught.value}{error}{caplog.text}"
+    assert isinstance(error, ConnectionError) and "sec" not in shown and "ret" not in shown
+
+
+@pytest.mark.parametrize("field", ["headers", "origin", "url", "subprotocols"])
+def test_fault_98_a_handshake_without_a_utf_8_form_is_refused_at_once(field: str) -> None:
+    bad: Any = {
+        "headers": {"X": "a\ud800"},
+        "origin": "http://a\ud800",
+        "url": "ws://127.0.0.1/\ud800",
+        "subprotocols": ["a\ud800"],
+    }[field]
+    with pytest.raises(ConfigError, match="one line"):
+        ReconnectingClient(ReconnectConfig(**{"url": "ws://127.0.0.1/", field: bad}))
+
+
+@pytest.mark.parametrize("letter", ["a", "\x01", "\U0001f600"])
+def test_fault_100_the_longest_name_is_answered_by_a_hub_and_a_longer_one_refused(
+    letter: str,
+) -> None:
+    with Hub() as hub, serve(hub) as server, Seen(server.url) as seen:
+        with pytest.raises(InvalidName, match="over 4096 characters"):
+            seen.client.subscribe(letter * 4097)
+        seen.client.subscribe(letter * 4096)
+        seen.start()
+        seen.wait_data("Subscribe: invalid channel name")
+        seen.client.subscribe("news")  # over the same connection
+        wait_until(lambda: hub.has_subscribers("news"), what="subscribed")
+        assert len(seen.of("connect")) == 1
+
+
+# --- 101: callbacks are plain functions ------------------------------------------------------
+
+
+async def coroutine(*_: Any) -> None: ...
+
+
+async def generator(*_: Any) -> AsyncIterator[None]:
+    yield
+
+
+class Asynchronous:
+    async def __call__(self, *_: Any) -> None: ...
+
+    async def method(self, *_: Any) -> None: ...
+
+
+COROUTINES = {
+    "function": coroutine,
+    "generator": generator,
+    "partial": functools.partial(coroutine, 1),
+    "object": Asynchronous(),
+    "method": Asynchronous().method,
+}
+HUB_CALLBACKS = [
+    *("on_connect", "on_disconnect", "on_message", "on_first_subscriber", "on_last_unsubscribe"),
+    *("on_auth_failure", "authenticator", "channel_authoriser", "publish_authoriser"),
+    *("check_origin", "channel_name"),
+]
+CLIENT_CALLBACKS = [
+    *("on_connect", "on_disconnect", "on_reconnect", "on_message", "on_error", "token", "dialer"),
+]
+
+
+@pytest.mark.parametrize("kind", COROUTINES)
+def test_fault_101_a_coroutine_function_is_no_callback(kind: str) -> None:
+    function: Any = COROUTINES[kind]
+    for name in HUB_CALLBACKS:
+        with pytest.raises(ConfigError, match=f"{name} must be a plain function"):
+            HubConfig(**{name: function})
+    for name in CLIENT_CALLBACKS:
+        with pytest.raises(ConfigError, match=f"{name} must be a plain function"):
+            ReconnectConfig(**{"url": "ws://127.0.0.1/", name: function})
+    with Hub() as hub, pytest.raises(ConfigError, match="must be a plain function"):
+        hub.listen("a", function)

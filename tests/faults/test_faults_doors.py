@@ -507,6 +507,48 @@ def test_fault_114_without_a_host_header_it_is_400_all_the_same() -> None:
         assert peer.read_response().status == 400
 
 
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        ("http://localhost:{port}/ws", [], 101),
+        ("HTTP://LOCALHOST/ws?token=x", [], 101),
+        ("http://localhost:7/ws", [("Origin", "http://localhost:7")], 101),
+        ("http://localhost:7/ws", [("Origin", "http://localhost:{port}")], 403),
+        ("http://localhost/nothing", [], 404),
+        ("http:///ws", [], 404),
+        ("http://user@localhost/ws", [], 404),
+    ],
+)
+def test_fault_114_the_absolute_form_under_a_server_that_passes_it_on(
+    target: str, headers: list[tuple[str, str]], status: int
+) -> None:
+    with serving("wsgiref") as running:
+        with RawPeer("127.0.0.1", running.port, handshake=False) as peer:
+            peer.path = target.format(port=running.port)
+            own = ("Host", f"localhost:{running.port}")
+            rest = [(name, value.format(port=running.port)) for name, value in headers]
+            peer.send_raw(peer.request([own, *rest]))
+            assert peer.read_response().status == status
+
+
+# --- 106: a host that is not set is not every address ----------------------------------------
+
+
+@pytest.mark.parametrize("host", ["", " ", None, 0, b""], ids=repr)
+def test_fault_106_a_host_that_is_not_set_is_refused(host: Any) -> None:
+    hub = Hub()
+    with pytest.raises(ConfigError, match="host must be an address or a name.*0.0.0.0 for all"):
+        serve(hub, host)
+    assert not hub.running
+
+
+def test_fault_106_the_command_line_refuses_an_empty_host() -> None:
+    command = [sys.executable, "-m", "ws_hub", "serve", "--host", "", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode != 0 and "host must be an address" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # --- 111: origins that are not of a web page --------------------------------------------------
 
 
