@@ -31,6 +31,7 @@ _FIRST_SHARE = 0.1  # seconds of it, at first
 _UNPAID = 1 / 64  # of a burst, which a connection may owe: to charge is work as well
 _MOST_WAIT = 10.0  # seconds: a payer whose debt takes longer than that to pay is cut
 _MOST_DEBT = 15.0  # seconds: nobody is kept out for longer
+_DOUBT = (0.1, 2.0)  # seconds a second, and at once, that publishers wait in vain for a payer
 _MOST_LEFT = 16_384  # accounts that are remembered for their debts alone
 
 
@@ -135,8 +136,8 @@ class _Resource:
 class Account:
     """What one payer has used, on all its connections. Made by a Budget, under its lock."""
 
-    __slots__ = ("_budget", "barred", "bytes", "connections", "controls", "messages", "payer",
-                 "processing")  # fmt: skip
+    __slots__ = ("_budget", "barred", "bytes", "connections", "controls", "doubt", "messages",
+                 "payer", "processing")  # fmt: skip
 
     def __init__(self, budget: Budget, payer: str, now: float) -> None:
         config = budget.config
@@ -146,6 +147,7 @@ class Account:
         self.barred = False  # whether no connection is let in until the debt is paid
         self.messages = Bucket(config.max_message_rate, config.message_burst, _MOST_DEBT)
         self.controls = Bucket(config.max_control_rate, config.control_burst, _MOST_DEBT)
+        self.doubt = Bucket(*_DOUBT, _MOST_DEBT)
         self.processing = budget.processing.purse(now)
         self.bytes = budget.bytes.purse(now)
 
@@ -193,12 +195,28 @@ class Account:
         with budget.lock:
             budget.processing.take(self.processing, seconds, now)
 
+    def is_doubted(self, now: float) -> bool:
+        """Say whether publishers have waited in vain for its clients for too long."""
+        with self._budget.lock:
+            return self.doubt.wait(0.0, now) > 0
+
+    def charge_doubt(self, seconds: float, now: float) -> None:
+        """Note that a publisher waited so long for a client that did not read."""
+        with self._budget.lock:
+            self.doubt.take(seconds, now)
+
     def full_locked(self, now: float) -> bool:
         """Say whether it is as new, for one who holds the budget's lock."""
         assert self._budget.lock.locked()
         return all(
             bucket.full(now)
-            for bucket in (self.messages, self.controls, self.processing.own, self.bytes.own)
+            for bucket in (
+                self.messages,
+                self.controls,
+                self.doubt,
+                self.processing.own,
+                self.bytes.own,
+            )
         )
 
 

@@ -185,7 +185,12 @@ class Client:
         Threads: any; blocks at most `timeout`.
         """
         if self._config.pace_bytes is not None:
-            self._sender.keep_pace(self._config.pace_bytes, timeout)
+            account, began = self.account, time.monotonic()
+            at_once = account is not None and account.is_doubted(began)
+            in_vain = self._sender.keep_pace(self._config.pace_bytes, timeout, at_once=at_once)
+            if in_vain and account is not None:
+                now = time.monotonic()
+                account.charge_doubt(now - began, now)
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.
@@ -390,7 +395,7 @@ class Client:
 
         Threads: the hub's; never waits.
         """
-        if not self._sender.offer(text_frame(encode(message, time.time())), 1):
+        if not self._sender.offer(text_frame(encode(message, time.time())), 1, beyond=True):
             self.evict("answers are not read")
 
     def ping(self) -> None:
@@ -407,8 +412,9 @@ class Client:
         Threads: the hub's, and the client's reader; never waits.
         """
         if self._sender.finish(CloseCode.TRY_AGAIN, reason, now=True):
-            lost = self._sender.dropped
-            logger.warning("%r is disconnected: %s; %d messages are lost", self, reason, lost)
+            logger.warning(
+                "%r is disconnected: %s; %d messages are lost", self, reason, self.dropped
+            )
             self._hooks.count("slow_disconnects")
             self._hooks.closing(self)
 
@@ -531,6 +537,7 @@ class Client:
         code, reason = self._sender.verdict(end.code, end.reason)
         if self._sender.stalled:
             self._hooks.count("write_timeouts")
-            lost = self._sender.dropped
-            logger.warning("%r is disconnected: %s; %d messages are lost", self, reason, lost)
+            logger.warning(
+                "%r is disconnected: %s; %d messages are lost", self, reason, self.dropped
+            )
         return code, reason

@@ -106,6 +106,13 @@ class Door:
         """
         return self._forwarded.see(environ)
 
+    def crowded(self) -> None:
+        """Count a connection for whose request there is no room.
+
+        Threads: any; does not wait.
+        """
+        self._count("crowded_handshakes")
+
     def late(self) -> None:
         """Count a request whose head took too long to come.
 

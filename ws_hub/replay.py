@@ -39,6 +39,7 @@ _AT_ONCE = 256 * 1024  # bytes that subscriptions of one turn get without waitin
 _RETRY = 0.05  # seconds until a socket is looked at again for which nobody waits
 _LOOK = 1.0  # seconds between two looks at clients that may have left
 _PATIENCE = 1.0  # seconds that a socket may be full and its client still be waited for
+_FEW = 64  # replays of a client, among which those that have ended do not matter
 _WAITS = 0.005  # seconds between two looks at what publishers wait for
 
 
@@ -87,13 +88,14 @@ class _Replay:
 class _Queue:
     """The replays of one client, in the order of their turns, and what they wait for."""
 
-    __slots__ = ("fd", "is_slow", "replays", "target", "waiting_since", "wake")
+    __slots__ = ("fd", "is_slow", "many", "replays", "target", "waiting_since", "wake")
 
     def __init__(self, target: Any, wake: Callable[[], None]) -> None:
         self.target = target
         self.wake = wake
         self.fd = -1  # what was watched last
         self.replays: OrderedDict[str, _Replay] = OrderedDict()
+        self.many = _FEW  # with more replays than that, it is asked which have ended
         self.waiting_since: float | None = None  # None while it is ready
         self.is_slow = False  # whether publishers wait for it no more
 
@@ -127,6 +129,10 @@ class Replays:
         self._awake = awake
         self._clock = clock
         self._queues: dict[Any, _Queue] = {}
+        # All replays of each channel, and whose they are. A channel that was looked at for
+        # publishers goes to the end.
+        self._by_channel: OrderedDict[str, dict[_Replay, _Queue]] = OrderedDict()
+        self._near = 0  # how many channels at its end were looked at, and are near
         self._ready: deque[_Queue] = deque()
         self._resting: list[tuple[float, int, _Queue]] = []  # a heap: when each may go on
         self._order = itertools.count()
@@ -170,7 +176,12 @@ class Replays:
         queued = self._queues.get(target)
         if queued is None:
             queued = _Queue(target, functools.partial(self.wake, target))
-        queued.replays[channel] = replay = _Replay(subscription, epoch, after)
+        self._remove(queued, channel)
+        replay = _Replay(subscription, epoch, after)
+        queued.replays[channel] = replay
+        self._by_channel.setdefault(channel, {})[replay] = queued
+        if len(queued.replays) > queued.many:
+            self._drop_ended(queued)
         piece = self._history.piece(channel, epoch, after)
         if piece is None:
             self._finish(queued, channel)
@@ -192,7 +203,7 @@ class Replays:
         """Replay nothing more of a subscription."""
         queued = self._queues.get(subscription.subscriber)
         if queued is not None:
-            queued.replays.pop(subscription.channel, None)
+            self._remove(queued, subscription.channel)
 
     def when_near(self, channel: str | None, call: Callable[[], object]) -> None:
         """Call a function once the replays of a channel are near enough to the present.
@@ -202,7 +213,7 @@ class Replays:
         who publishes faster than that would push it out before it is sent. A client whose
         socket was full for a second is waited for no more.
         """
-        if self._queues:
+        if self._by_channel if channel is None else channel in self._by_channel:
             self._publishers.append((channel, call))
         else:
             call()
@@ -260,8 +271,7 @@ class Replays:
         for queued in list(self._queues.values()):
             if queued.waiting_since is None:
                 continue
-            self._drop_ended(queued)
-            if queued.replays:
+            if self._next(queued) is not None:
                 self._next_look = now + _LOOK
                 queued.is_slow |= now - queued.waiting_since >= _PATIENCE
             else:
@@ -273,12 +283,39 @@ class Replays:
         if queued.waiting_since is not None:
             self._unwatch(queued.fd, queued.wake)
 
+    def _remove(self, queued: _Queue, channel: str) -> _Replay | None:
+        """Forget a replay, if there is one; return it."""
+        replay = queued.replays.pop(channel, None)
+        if replay is not None:
+            replays = self._by_channel[channel]
+            del replays[replay]
+            if not replays:
+                del self._by_channel[channel]
+                self._near = max(self._near - 1, 0)  # it may have been one of those
+        return replay
+
     def _drop_ended(self, queued: _Queue) -> None:
-        """Forget the replays whose subscription has ended."""
+        """Forget all replays that have ended, which their turn would come to late.
+
+        As seldom as there are many: it costs each replay that begins a look or two.
+        """
         get = self._channels.get
         for channel, replay in list(queued.replays.items()):
             if get(queued.target, channel) is not replay.subscription:
-                del queued.replays[channel]
+                self._remove(queued, channel)
+        queued.many = max(_FEW, 2 * len(queued.replays))
+
+    def _next(self, queued: _Queue) -> _Replay | None:
+        """Return the replay whose turn it is; forget those before it that have ended.
+
+        A client that has left has no subscription any more, so that all of them go.
+        """
+        while queued.replays:
+            channel, replay = next(iter(queued.replays.items()))
+            if self._channels.get(queued.target, channel) is replay.subscription:
+                return replay
+            self._remove(queued, channel)
+        return None
 
     def _may(self, queued: _Queue) -> bool:
         """Say whether a client may get more; if not, it rests until it may."""
@@ -298,10 +335,10 @@ class Replays:
 
     def _step(self, queued: _Queue) -> Gap | None:
         """Send the next piece of one client, if that is possible now."""
-        self._drop_ended(queued)
-        if not queued.replays or not self._may(queued):
+        replay = self._next(queued)
+        if replay is None or not self._may(queued):
             return None
-        channel, replay = next(iter(queued.replays.items()))
+        channel = replay.subscription.channel
         piece = self._history.piece(channel, replay.epoch, replay.after)
         if piece is None:
             self._finish(queued, channel)
@@ -323,7 +360,8 @@ class Replays:
             if piece.last == piece.head:
                 self._finish(queued, channel)
         elif room is Room.ENDED:
-            queued.replays.clear()
+            for each in list(queued.replays):
+                self._remove(queued, each)
         elif room is Room.QUEUED:
             self._wait(queued)
         else:
@@ -335,22 +373,50 @@ class Replays:
 
     def _finish(self, queued: _Queue, channel: str) -> None:
         """Let a subscription go live: everything before this moment has been sent."""
-        queued.replays.pop(channel).subscription.live = True
+        replay = self._remove(queued, channel)
+        assert replay is not None
+        replay.subscription.live = True
 
     def _call_publishers(self, now: float) -> None:
         if not self._publishers or now < self._next_wait:
             return
-        self._next_wait = now + _WAITS
-        far = {
-            channel
-            for queued in self._queues.values()
-            if not queued.is_slow
-            for channel, replay in queued.replays.items()
-            if self._history.is_far(channel, replay.epoch, replay.after)
-        }
+        began = self._clock()
+        far = {channel for channel, _ in self._publishers if channel and self._is_far(channel)}
+        all_near = self._look_at_all(began + _TURN)
+        # A tenth of the time at most, however many viewers there are to look at.
+        ended = self._clock()
+        self._next_wait = ended + max(_WAITS, 9 * (ended - began))
         waiting, self._publishers = self._publishers, []
         for channel, call in waiting:
-            if channel in far or (far and channel is None):
+            if channel in far or (channel is None and not all_near):
                 self._publishers.append((channel, call))
             else:
                 call()
+
+    def _look_at_all(self, until: float) -> bool:
+        """Say whether all channels are near; ended by the first that is far, and in time.
+
+        The next look goes on where this one ended.
+        """
+        if all(channel is not None for channel, _ in self._publishers):
+            return False  # nobody asks
+        while self._near < len(self._by_channel):
+            channel = next(iter(self._by_channel))
+            if self._is_far(channel):
+                self._near = 0
+                return False
+            self._by_channel.move_to_end(channel)
+            self._near += 1
+            if self._clock() >= until:
+                return False
+        self._near = 0
+        return True
+
+    def _is_far(self, channel: str) -> bool:
+        """Say whether a viewer that is not slow is far from the present of a channel."""
+        return any(
+            not queued.is_slow
+            and self._channels.get(queued.target, channel) is replay.subscription
+            and self._history.is_far(channel, replay.epoch, replay.after)
+            for replay, queued in self._by_channel.get(channel, {}).items()
+        )

@@ -236,24 +236,26 @@ class Sender:
                 self._changed.wait(left)  # woken by the writer's progress and by the end
             return True
 
-    def keep_pace(self, pace_bytes: int, timeout: float) -> None:
+    def keep_pace(self, pace_bytes: int, timeout: float, *, at_once: bool = False) -> bool:
         """Wait while the outbox is crowded and its peer reads well, at most `timeout` seconds.
 
         Well is when the peer's kernel acknowledges `pace_bytes` a second. A peer that does
-        not, in a second, is waited for no more until nothing waits for it.
+        not, in a second, or `at_once`, is waited for no more until nothing waits for it.
+        Says whether the wait was in vain: for one that was too slow, or left.
         """
         deadline = self._clock() + timeout
         with self._lock:
             while self._load is _Load.CROWDED and self._state is _State.OPEN:
                 now = self._clock()
-                due = self._judged[0] + _JUDGEMENT - now
+                due = self._judged[0] + (0.0 if at_once else _JUDGEMENT) - now
                 if due <= 0:
                     self._judge_locked(pace_bytes)
                 elif now >= deadline:
-                    return
+                    break
                 else:
                     # Woken by the writer's progress, another's judgement, and the end.
                     self._changed.wait(min(due, deadline - now))
+            return self._load is _Load.SLOW
 
     def control(self, frame: bytes) -> None:
         """Send a pong, ahead of waiting messages; never wait."""
@@ -532,7 +534,7 @@ class Sender:
         since, before = self._judged
         now, total = self._clock(), self._progress.total
         self._judged = (now, total)
-        if total - before < pace_bytes * (now - since):
+        if total - before <= pace_bytes * (now - since):  # at once: nothing, in no time
             self._load = _Load.SLOW
             self._crowded(False)
             self._changed.notify_all()

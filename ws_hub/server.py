@@ -114,6 +114,7 @@ class Server:
             patience=hub.config.handshake_timeout,
             most=hub.config.max_handshakes,
             late=hub.door.late,
+            crowded=hub.door.crowded,
         )
         hosts = Hosts(self._server.server_name, allowed_hosts)
         self._server.set_app(_Named(middleware(app, hub, path), hosts))
@@ -179,6 +180,7 @@ class _ThreadingServer(WSGIServer):
         most: requests at one time; the next is not accepted until one ends, and answered
             with 503 where none does.
         late: called for each that took longer.
+        crowded: called for each that is answered with 503.
     """
 
     request_queue_size = 1024
@@ -192,9 +194,12 @@ class _ThreadingServer(WSGIServer):
         patience: float,
         most: int,
         late: Callable[[], None],
+        crowded: Callable[[], None],
     ) -> None:
         self.patience = patience
+        self._most = most
         self._late = late
+        self._tell_crowded = crowded
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.exhausted = False  # the accept thread's: whether the last accept failed
@@ -265,6 +270,10 @@ class _ThreadingServer(WSGIServer):
         # While there is no room the rest wait in the kernel's queue; not for ever, and not
         # one after the other, if those that are in have come to stay.
         room = self._room.acquire(timeout=0.0 if self._crowded else _QUEUE)
+        if not room and not self._crowded:  # once, until there is room again
+            logger.warning(
+                "max_handshakes: %d requests are under way, others are refused", self._most
+            )
         self._crowded = not room
         try:
             request, client_address = self.get_request()
@@ -277,6 +286,7 @@ class _ThreadingServer(WSGIServer):
             return
         if self._closing or not room:
             if not self._closing:
+                self._tell_crowded()
                 self._turn_away(request)
             self.shutdown_request(request)
             if room:

@@ -34,6 +34,8 @@ class HubStats:
         crowded_users: connections refused because their user has as many as may be.
         crowded_lobby: connections refused because as many as may be have yet to say who
             they are.
+        crowded_handshakes: connections that `serve` answered with 503 because as many
+            requests as may be are under way.
         slow_handshakes: requests that `serve` cut because their head took too long.
         foreign_origins: handshakes refused for where they come from.
         unauthenticated: handshakes and first messages refused for who it is, or is not.
@@ -78,6 +80,7 @@ class HubStats:
     crowded_addresses: int = 0
     crowded_users: int = 0
     crowded_lobby: int = 0
+    crowded_handshakes: int = 0
     slow_handshakes: int = 0
     foreign_origins: int = 0
     unauthenticated: int = 0

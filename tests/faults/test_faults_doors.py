@@ -421,6 +421,25 @@ def test_fault_130_a_connection_waits_for_room_and_is_served_then(
                 assert second.read_response().status == 101
 
 
+def test_fault_130_a_server_that_is_full_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its 503s were in no counter and no log; a warning for each would be a flood itself."""
+    monkeypatch.setattr("ws_hub.server._QUEUE", 0.01)
+    with paged(max_handshakes=1) as made:
+        for time in (1, 2):
+            with RawPeer("127.0.0.1", made.port, handshake=False):
+                wait_until(request_threads)
+                for _ in range(3):
+                    with RawPeer("127.0.0.1", made.port, handshake=False) as late:
+                        assert late.read_response().status == 503
+            wait_until(lambda: not request_threads())
+            assert ask(made, "/", "localhost") == 200
+            wait_until(lambda: not request_threads())
+            assert made._hub.stats().crowded_handshakes == 3 * time
+            assert caplog.text.count("max_handshakes") == time
+
+
 def test_fault_130_websockets_take_no_place_of_a_request() -> None:
     with paged(max_handshakes=1) as made, contextlib.ExitStack() as stack:
         for _ in range(5):

@@ -10,6 +10,7 @@ import ssl
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from ws_hub import (
     fastsend,
     workers,
 )
+from ws_hub.budget import Account, Budget
 from ws_hub.handshake import refusal
 from ws_hub.message import encode
 from ws_hub.outbox import Outbox
@@ -460,6 +462,57 @@ def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
     assert hub.notes.end()[0] == 1013
 
 
+@pytest.mark.parametrize("what", ["unsubscribe", "recheck"])
+def test_fault_116_a_full_outbox_has_room_for_what_the_hub_says_itself(what: str) -> None:
+    """One `unsubscribe` of a client that read steadily: 1013, "answers are not read"."""
+    allowed = [True]
+    authoriser = lambda client, channel: allowed[0]  # noqa: E731
+    with live(outbox_messages=100, channel_authoriser=authoriser) as hub:
+        with hub.subscribed("feed", rcvbuf=4096) as peer:
+            client = hub.client()
+            with hub.hub.unpaced():
+                while not client.dropped:
+                    hub.hub.send_to_channel("feed", said("x" * 1000))
+            if what == "unsubscribe":
+                peer.send_json({"type": "unsubscribe", "channel": "feed", "id": "end"})
+                told = "ack"
+            else:
+                allowed[0] = False
+                assert hub.hub.recheck(client) == ["feed"]
+                told = "error"
+            while peer.recv_json()["type"] != told:
+                pass
+            peer.send_json({"type": "ping", "id": 1})
+            assert peer.recv_json()["type"] == "pong"
+            assert hub.hub.stats().slow_disconnects == 0
+
+
+def test_fault_129_the_log_says_all_that_an_evicted_client_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It said "0 messages are lost" of one whose messages had found no room."""
+    with stepped() as hub, small_pair() as (near, _):
+        client = hub.connect(near)
+        client.welcome()
+        client.skip(7)
+        client.evict("too slow")
+        assert "too slow; 7 messages are lost" in caplog.text
+        client.discard()
+
+
+def test_fault_129_the_log_says_all_that_a_write_timeout_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
+        client = hub.client()
+        client.skip(7)
+        while client.waiting[1] < 3 << 20:
+            hub.hub.broadcast(said("x" * 10_000))
+        hub.empty()
+        assert client.dropped > client._sender.dropped > 0
+        assert f"; {client.dropped} messages are lost" in caplog.text
+
+
 def test_fault_129_what_an_eviction_throws_away_is_counted_and_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -707,3 +760,58 @@ def test_fault_126_a_program_without_backpressure_is_not_slowed() -> None:
         argv = [sys.executable, "-c", "print('line')"]
         assert hub.hub.run_process(argv, "p", on_line=look).wait(6 * TIMEOUT) == 0
     assert set(seen) == {False}
+
+
+class Waits:
+    """Stands in for what a sender waits on: the main thread's waits are a clock's steps."""
+
+    def __init__(self, client: Client) -> None:
+        self.now = time.monotonic()
+        self.waited = 0.0
+        self.take(client)
+
+    def take(self, client: Client) -> None:
+        """Have a client, which has just become crowded, go by this clock."""
+        sender = client._sender
+        self.real = sender._changed
+        self.notify_all = self.real.notify_all
+        sender._clock = lambda: self.now
+        sender._judged = (self.now, sender._progress.total)
+        sender._changed = self  # type: ignore[assignment]
+
+    def wait(self, seconds: float | None = None) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            self.real.wait(seconds)
+            return
+        assert seconds is not None
+        self.now += seconds
+        self.waited += seconds
+
+
+def waited(hub: Hub, account: Account, later: float, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Return for how long a publisher waits for a new client that stalls, so much later."""
+    with small_pair() as (near, _), crowded(hub, near) as client:
+        clock = Waits(client)
+        clock.now += later
+        client._sender._judged = (clock.now, client._sender._progress.total)
+        stand_in = types.SimpleNamespace(time=time.time, monotonic=lambda: clock.now)
+        client.account = account
+        with monkeypatch.context() as patch:
+            patch.setattr("ws_hub.client.time", stand_in)
+            client.keep_pace(1000.0)
+        assert not hub._pacing.crowded
+        client._sender._changed = clock.real
+        return clock.waited
+
+
+def test_fault_126_a_payer_that_stalls_is_not_found_out_anew_on_each_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five stalled connections a second held a loop for all of its time."""
+    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub:
+        budget = Budget(hub.config)
+        account, other = (budget.enter(payer, time.monotonic()) for payer in ("a", "b"))
+        found = [waited(hub, account, later, monkeypatch) for later in range(5)]
+        assert found == pytest.approx([1.0, 1.0, 1.0, 0.0, 0.0])
+        assert waited(hub, other, 5, monkeypatch) == pytest.approx(1.0)
+        assert waited(hub, account, 60, monkeypatch) == pytest.approx(1.0)

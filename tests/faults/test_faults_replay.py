@@ -10,6 +10,7 @@ import gc
 import json
 import threading
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from tests.integration.apps.live import Live, live, subscribe
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, Client, Message, replay
 from ws_hub import history as module
+from ws_hub.channels import Channels
 from ws_hub.history import History
+from ws_hub.outbox import Room
 
 LINE = "x" * 1000
 LINES = 6000  # 6.6 MB of log: more than the kernel's buffers of one connection hold
@@ -459,3 +462,173 @@ def test_fault_73_a_program_with_backpressure_waits_for_a_viewer_that_comes_late
                 if message["type"] == "process_status" and message["data"]["status"] == "exited":
                     break
         assert stream.wait(TIMEOUT) == 0
+
+
+# --- 73, 117: many replays of one client are its own matter ----------------------------------
+
+
+class Full:
+    """A viewer whose socket has no room, on whom nobody waits for room."""
+
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        return Room.FULL
+
+    def charge_bytes(self, count: int) -> float:
+        return 0.0
+
+    def skip(self, messages: int) -> None:
+        raise AssertionError("nothing is skipped")
+
+    def fileno(self) -> int:
+        return 99
+
+
+class Step:
+    """Replays step by step, by a clock that stands still; counts what is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.tick = 0.0  # seconds that each look at the clock takes
+        self.looks = 0
+        rule = ChannelRule(pattern="*", history_messages=10)
+        self.history = History(lambda channel: rule, new_epoch=lambda: "epoch")
+        self.channels: Channels[Any] = Channels()
+        self.room: list[Callable[[], None]] = []
+        self.replays = replay.Replays(
+            self.history,
+            self.channels,
+            watch=self.watch,
+            unwatch=lambda fd, call: None,
+            awake=lambda: None,
+            clock=self.clock,
+        )
+        self._get, self._far = self.channels.get, self.history.is_far
+        self.channels.get = self.get  # type: ignore[method-assign]
+        self.history.is_far = self.far  # type: ignore[method-assign]
+
+    def clock(self) -> float:
+        self.now += self.tick
+        return self.now
+
+    def watch(self, fd: int, call: Callable[[], None]) -> bool:
+        self.room.append(call)
+        return True
+
+    def get(self, target: Any, channel: str) -> Any:
+        self.looks += 1
+        return self._get(target, channel)
+
+    def far(self, channel: str, epoch: str, after: int) -> bool:
+        self.looks += 1
+        return self._far(channel, epoch, after)
+
+    def begin(self, viewer: Full, channels: int, messages: int = 9) -> None:
+        self.channels.enter(viewer)
+        for number in range(channels):
+            self.history.extend(f"c:{number}", [b"x" * 100] * messages, 0.0)
+            subscription = self.channels.add(viewer, f"c:{number}", 10_000)
+            assert subscription is not None
+            self.replays.begin(subscription, "epoch", 0)
+
+    def looks_of(self, call: Callable[[], object]) -> int:
+        before = self.looks
+        call()
+        return self.looks - before
+
+    def turn(self) -> None:
+        assert list(self.replays.turn()) == []
+
+
+@pytest.mark.parametrize("channel", ["quiet", "c:0"])
+def test_fault_73_what_publishers_wait_for_costs_no_look_at_other_channels(channel: str) -> None:
+    """Of twenty viewers of a thousand channels each, all were looked at, 200 times a second."""
+    step, called = Step(), [0]
+
+    def call() -> None:
+        called[0] += 1
+
+    for _ in range(3):
+        step.begin(Full(), 1000)
+    step.turn()
+    assert step.looks_of(lambda: step.replays.when_near(channel, call)) == 0
+    assert called[0] == (channel == "quiet")  # at once
+    step.now = 0.5
+    assert step.looks_of(step.turn) <= 20
+    assert called[0] == (channel == "quiet")  # the other is far, and its viewers not slow yet
+
+
+def test_fault_73_a_look_at_all_channels_ends_in_time_and_goes_on_at_the_next_turn() -> None:
+    step, called = Step(), [0]
+
+    def call() -> None:
+        called[0] += 1
+
+    step.begin(Full(), 1000, messages=3)  # each near
+    step.turn()
+    step.now, step.tick = 0.5, replay._TURN / 50
+    step.replays.when_near(None, call)
+    turns = 0
+    while not called[0]:
+        assert step.looks_of(step.turn) <= 200
+        step.now += 0.1
+        turns += 1
+    assert turns > 5
+
+
+def test_fault_73_the_look_for_publishers_takes_a_tenth_of_the_time_at_most() -> None:
+    step = Step()
+    for _ in range(50):
+        step.begin(Full(), 1)
+    step.turn()
+    far = step.far
+
+    def slowly(channel: str, epoch: str, after: int) -> bool:
+        step.now += 0.001
+        far(channel, epoch, after)
+        return False
+
+    step.history.is_far = slowly  # type: ignore[method-assign]
+    step.replays.when_near("c:0", lambda: None)
+    step.now = 0.5
+    assert step.looks_of(step.turn) >= 100
+    step.replays.when_near("c:0", lambda: None)
+    ended = step.now
+    step.now = ended + 0.4
+    assert step.looks_of(step.turn) == 0
+    assert step.replays.next_turn() == pytest.approx(ended + 0.45)
+
+
+def test_fault_117_a_turn_looks_at_the_replays_it_sends_and_no_others() -> None:
+    """Each piece cost a look at all the replays of its client, and each second one more."""
+    step = Step()
+    viewer = Full()
+    step.begin(viewer, 1000)
+    for second in range(1, 4):
+        assert step.looks_of(step.turn) <= 4
+        for call in step.room:
+            call()
+        step.room.clear()
+        assert step.looks_of(step.turn) <= 4
+        step.now = float(second)
+    step.channels.leave(viewer)
+    step.now += 1.0
+    step.turn()  # who has left is forgotten whole
+    assert not step.replays.holds(viewer)
+    assert step.replays.next_turn() == float("inf")
+
+
+def test_fault_117_replays_that_have_ended_do_not_add_up() -> None:
+    """Of a viewer that subscribes and unsubscribes, while its socket has no room."""
+    step = Step()
+    viewer = Full()
+    step.channels.enter(viewer)
+    for number in range(2000):
+        step.history.extend(f"c:{number}", [b"x"], 0.0)
+        subscription = step.channels.add(viewer, f"c:{number}", 10_000)
+        assert subscription is not None
+        step.replays.begin(subscription, "epoch", 0)
+        step.turn()
+        step.channels.remove(viewer, f"c:{number}")
+    assert len(step.replays._queues[viewer].replays) <= 100
+    assert len(step.replays._by_channel) <= 100
+    assert step.looks <= 10 * 2000

@@ -26,7 +26,7 @@ from tests.support import (
     small_pair,
     tcp_pair,
 )
-from ws_hub import fastsend, workers
+from ws_hub import fastsend, outbox, workers
 from ws_hub.channels import Channels
 from ws_hub.client import Client, Hooks
 from ws_hub.config import HubConfig
@@ -513,6 +513,9 @@ def test_who_asks_and_does_not_read_the_answers_is_cut_after_the_write_timeout()
 def test_who_does_not_read_what_the_hub_answers_is_cut() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far)
+        for _ in range(outbox._RESERVED_MESSAGES):
+            stage.client.tell(Message("answer"))
+        assert stage.client._sender.cause is None
         stage.client.tell(Message("answer"))
         assert stage.client._sender.cause == (1013, "answers are not read")
         assert stage.counted == ["slow_disconnects"]
