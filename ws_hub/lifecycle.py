@@ -15,7 +15,6 @@ starts none, so that a signal handler may call it, and so may an interpreter tha
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import functools
 import itertools
@@ -71,10 +70,6 @@ class _State(enum.Enum):
     RUNNING = "running"
     STOPPING = "stopping"
     STOPPED = "stopped"
-
-
-class _Runs(WsHubError):
-    """The hub runs already, or has not ended yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +217,7 @@ class Lifecycle:
             if state is _State.STOPPING:
                 self._await_end(finished)
                 continue
-            with contextlib.suppress(_Runs):  # another thread was faster
-                self._begin(launch=True)
+            self._begin(launch=True)  # or another thread was faster
 
     def _await_end(self, finished: Event) -> None:
         bound = self._bound
@@ -245,19 +239,19 @@ class Lifecycle:
         Threads: any, one at a time; blocks.
         """
         workers.check_real("a hub")
-        if threading.current_thread() is not threading.main_thread():
-            self._begin()
-            self._thread = threading.current_thread()
-            self._loop(self._finished)
-            return
+        here = threading.current_thread() is not threading.main_thread()
         try:
-            self._begin(launch=True)
-            self._finished.wait()
-        except _Runs:
-            raise
+            begun = self._begin(launch=not here)
+            if begun and not here:
+                self._finished.wait()
         except BaseException:
             self._stop(self._bound)
             raise
+        if not begun:
+            raise WsHubError("the hub is running already, or has yet to stop")
+        if here:
+            self._thread = threading.current_thread()
+            self._loop(self._finished)
 
     def stop(self, timeout: float | None = None) -> None:
         """End everything: `at_stop` functions, then clients with 1001, then all threads.
@@ -383,16 +377,16 @@ class Lifecycle:
         with self._lock:
             self._listeners.discard(listener)
 
-    def _begin(self, *, launch: bool = False) -> None:
-        """Begin a life, on a thread of its own or on the caller's.
+    def _begin(self, *, launch: bool = False) -> bool:
+        """Begin a life, on a thread of its own or on the caller's; False when there is one.
 
-        Where that fails or is interrupted, the hub is ended. Raises WsHubError when it runs.
+        Where that fails or is interrupted, the hub is ended.
         """
         config, begun = self._config, False
         try:
             with self._lock:
                 if self._state in (_State.RUNNING, _State.STOPPING):
-                    raise _Runs(f"the hub is {self._state.value} already")
+                    return False
                 if self._state is _State.STOPPED:
                     self._reset()
                 begun = True
@@ -414,6 +408,7 @@ class Lifecycle:
             if begun:
                 self._take_back()
             raise
+        return True
 
     def _take_back(self) -> None:
         """End a hub whose start has failed or was interrupted."""
