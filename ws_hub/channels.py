@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from . import workers
 from .reentrant import Lock
 
 __all__ = ["Channels", "Full", "Subscription"]
@@ -62,15 +63,27 @@ class Channels(Generic[S]):
         on_first: Callable[[str], None] = lambda channel: None,
         on_last: Callable[[str], None] = lambda channel: None,
     ) -> None:
-        # guards: everything below. Taken after the hub's lock, before any client's and any
-        # transport's; nothing but on_first and on_last is called under it.
-        self._lock = Lock()
+        self._renew_lock()
         self._channels: dict[str, dict[S, Subscription[S]]] = {}
         self._subscribers: dict[S, dict[str, Subscription[S]]] = {}
         self._total = 0
         self._torn = False  # whether the first map and the total lag behind the second
         self._on_first = on_first
         self._on_last = on_last
+        workers.forget_after_fork(self)
+
+    def _renew_lock(self) -> None:
+        # guards: everything below. Taken after the hub's lock, before any client's and any
+        # transport's; nothing but on_first and on_last is called under it.
+        self._lock = Lock()
+
+    def forget(self) -> None:
+        """Forget all, in a forked child, where the parent's clients may still be asked.
+
+        Threads: the only one of a forked child.
+        """
+        self._renew_lock()  # a thread of the parent may have the other one for ever
+        self._channels, self._subscribers, self._total, self._torn = {}, {}, 0, False
 
     @property
     def busy(self) -> bool:

@@ -295,6 +295,8 @@ class Hub(Keeper, Publisher):
             self._counters.add("refused_subscriptions")
             raise LimitExceeded(f"{target!r} listens to {limit} channels already") from None
         if subscription is None:
+            if isinstance(target, Listener):  # closed by the hub's end: nobody else has it yet
+                raise HubNotRunning("the hub stopped while this was subscribed")
             raise ConnectionClosed(1006, f"{target!r} is gone")
         activation = Activation(
             subscription, request.since, request.epoch, request.last, request.id
@@ -326,6 +328,7 @@ class Hub(Keeper, Publisher):
         """
         check_channel(channel, self._is_channel)
         check_plain("function", function)
+        life = self._finished
         if not self._accepting:
             raise self._not_running()
         listener = Listener(
@@ -336,11 +339,13 @@ class Hub(Keeper, Publisher):
             max_messages=_LISTENER_MESSAGES,
             name=f"ws-hub:listener:{excerpt(channel)}",
         )
-        self._keep_listener(listener)
-        self._channels.enter(listener)
         try:
+            self._keep_listener(listener)
+            self._channels.enter(listener)
             self._subscribe(listener, Subscribe(channel))
-        except (HubFull, HubNotRunning):
+            if life is not self._finished:  # its end may have closed this, and a start followed
+                raise HubNotRunning("the hub stopped while this was subscribed")
+        except BaseException:
             listener.close()
             raise
         return listener

@@ -117,14 +117,13 @@ class Lifecycle:
 
     def _reset(self) -> None:
         """Be as new. Under the lock, unless nobody else knows this hub yet."""
-        self._state = _State.NEW
         self._listeners: set[Listener] = set()
         self._last_words = LastWords()
         self._bell = Bell()  # what the hub thread sleeps on; rung by whoever has news for it
         # guards: itself; filled by any thread, which waits while it is full; emptied by
         # the hub thread. Holds publications and, in their place among them, calls.
         config = self._config
-        self._broadcasts: queue.Queue[list[Publication] | Callable[[], object]] = Intake(
+        self._broadcasts: Intake[list[Publication] | Callable[[], object]] = Intake(
             self._bell, config.queue_size, functools.partial(_slots_of, config)
         )
         self._pacing = Pacing()
@@ -137,7 +136,7 @@ class Lifecycle:
         self._owns_thread = False  # whether that thread is ours, and ends with the hub
         self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
         self._starter: Starter | None = None
-        self._stopper: Mailbox[None] | None = None
+        self._stopper: Mailbox[Event] | None = None
         self._counters = Counters()
         self._channels: Channels[Any] = Channels(
             functools.partial(self._notify, self._config.on_first_subscriber),
@@ -168,6 +167,7 @@ class Lifecycle:
             self._counters,
             self._config.compression,
         )
+        self._state = _State.NEW  # last: where this was interrupted, the next start does it again
 
     def forget(self) -> None:
         """Start clean in a forked child: threads, locks and connections are the parent's.
@@ -209,20 +209,18 @@ class Lifecycle:
         Threads: any; waits for the end of a stop that is under way.
         """
         workers.check_real("a hub")
-        while self._state is not _State.RUNNING:
-            if self._state is _State.STOPPING:
-                self._await_end()
+        while True:
+            with self._lock:
+                state, finished = self._state, self._finished
+            if state is _State.RUNNING:
+                return self
+            if state is _State.STOPPING:
+                self._await_end(finished)
                 continue
-            try:
-                self._begin()
-            except WsHubError:  # another thread was faster
-                continue
-            self._launch()
-            break
-        return self
+            self._begin(launch=True)  # or another thread was faster
 
-    def _await_end(self) -> None:
-        finished, bound = self._finished, self._bound
+    def _await_end(self, finished: Event) -> None:
+        bound = self._bound
         if self._is_awaited():
             raise WsHubError("the hub is stopping, and cannot end before this call returns")
         if not finished.wait(bound):
@@ -241,32 +239,19 @@ class Lifecycle:
         Threads: any, one at a time; blocks.
         """
         workers.check_real("a hub")
-        self._begin()
-        if threading.current_thread() is not threading.main_thread():
-            self._thread = threading.current_thread()
-            self._loop()
-            return
-        self._launch()
-        finished = self._finished
+        here = threading.current_thread() is not threading.main_thread()
         try:
-            finished.wait()
-        finally:
-            if not finished.is_set():
-                self._stop(self._bound)
-
-    def _launch(self) -> None:
-        """Start the hub thread; where that fails or is interrupted, end the hub."""
-        try:
-            self._owns_thread = True
-            self._thread = workers.start("ws-hub:run", self._loop)
+            begun = self._begin(launch=not here)
+            if begun and not here:
+                self._finished.wait()
         except BaseException:
-            with self._lock:
-                claimed, self._claimed = self._claimed, True
-            if claimed:  # the thread is there, although its start was not seen to its end
-                self.stop(0.0)
-            else:
-                self._end()
+            self._stop(self._bound)
             raise
+        if not begun:
+            raise WsHubError("the hub is running already, or has yet to stop")
+        if here:
+            self._thread = threading.current_thread()
+            self._loop(self._finished)
 
     def stop(self, timeout: float | None = None) -> None:
         """End everything: `at_stop` functions, then clients with 1001, then all threads.
@@ -296,14 +281,15 @@ class Lifecycle:
 
     def _stop(self, bound: float | None) -> None:
         """Ask for the end, and wait for it so long."""
-        finished, thread, owned = self._finished, self._thread, self._owns_thread  # of this life
         with self._lock:
             if self._state in (_State.NEW, _State.STOPPED):
                 return
-            self._state = _State.STOPPING
+            self._state = _State.STOPPING  # before the next line: see `_begin`
+            stopper, finished = self._stopper, self._finished  # of this life, as the rest
+            thread, owned = self._thread, self._owns_thread
         # By each call: one that was interrupted is made good by the next.
-        if self._stopper is not None:
-            self._stopper.post(None)
+        if stopper is not None:
+            stopper.post(finished)
         if bound is None:
             return
         if not finished.wait(bound):
@@ -384,21 +370,27 @@ class Lifecycle:
 
     def _forget_listener(self, listener: Listener) -> None:
         if self._channels.busy:  # a finaliser closes it, in the middle of a change of the map
-            self._broadcasts.put(functools.partial(self._forget_listener, listener), block=False)
+            # Beyond the bound: there are no more of these than listeners.
+            self._broadcasts.force(functools.partial(self._forget_listener, listener))
             return
         self._channels.leave(listener)
         with self._lock:
             self._listeners.discard(listener)
 
-    def _begin(self) -> None:
-        with self._lock:
-            if self._state in (_State.RUNNING, _State.STOPPING):
-                raise WsHubError(f"the hub is {self._state.value} already")
-            if self._state is _State.STOPPED:
-                self._reset()
-            self._state = _State.RUNNING
-        config = self._config
+    def _begin(self, *, launch: bool = False) -> bool:
+        """Begin a life, on a thread of its own or on the caller's; False when there is one.
+
+        Where that fails or is interrupted, the hub is ended.
+        """
+        config, begun = self._config, False
         try:
+            with self._lock:
+                if self._state in (_State.RUNNING, _State.STOPPING):
+                    return False
+                if self._state is _State.STOPPED:
+                    self._reset()
+                begun = True
+                self._state = _State.RUNNING
             # The hub thread must not wait until a thread has started: another one does.
             self._starter = Starter("ws-hub:starter")
             self._stopper = Mailbox("ws-hub:stop", self._wind_down, 1)
@@ -407,26 +399,43 @@ class Lifecycle:
             exits.register(self)
             self._accepting = True
             if self._state is _State.STOPPING:  # asked for before there was whom to ask
-                self._stopper.post(None)
+                self._stopper.post(self._finished)
+            self._parent = None
+            if launch:
+                self._owns_thread = True
+                self._thread = workers.start("ws-hub:run", self._loop, self._finished)
         except BaseException:  # no more threads, or KeyboardInterrupt
-            self._end()
+            if begun:
+                self._take_back()
             raise
-        self._parent = None
+        return True
+
+    def _take_back(self) -> None:
+        """End a hub whose start has failed or was interrupted."""
+        with self._lock:
+            self._state = _State.STOPPING
+            claimed, self._claimed = self._claimed, True
+        if claimed:  # the thread is there, although its start was not seen to its end
+            self._stop(None)
+        else:
+            self._end()
 
     # --- stop thread -----------------------------------------------------------------------
 
-    def _wind_down(self, _: None) -> None:
+    def _wind_down(self, finished: Event) -> None:
         try:
             self._last_words.run(self._call)
         finally:
-            self._closing = True
-            self._bell.ring()
+            if finished is self._finished:  # not one that was left behind by the life before
+                self._closing = True
+                self._bell.ring()
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def _loop(self) -> None:
+    def _loop(self, finished: Event) -> None:
         with self._lock:
-            if self._claimed:  # its start was interrupted, and is taken back
+            # Its start was interrupted, and is taken back; there may be another life by now.
+            if self._claimed or finished is not self._finished:
                 return
             self._claimed = True
         try:
@@ -493,6 +502,16 @@ class Lifecycle:
 
     def _end(self) -> None:
         """Deliver what is queued, then end every connection and every thread."""
+        finished = self._finished
+        try:
+            self._end_all()
+        finally:
+            exits.unregister(self)
+            with self._lock:
+                self._state = _State.STOPPED  # last: from here on `start` makes all of it anew
+            finished.set()
+
+    def _end_all(self) -> None:
         self._accepting = False
         while self._guard(self._work, default=0):
             pass
@@ -510,7 +529,6 @@ class Lifecycle:
         late: list[Client | Listener] = [*roster.join(deadline)]
         late += [each for each in waiting if not each.join(deadline - time.monotonic())]
         with self._lock:
-            self._state = _State.STOPPED
             listeners = list(self._listeners)
         for listener in listeners:
             listener.close()
@@ -526,8 +544,6 @@ class Lifecycle:
             self._starter.join(deadline - time.monotonic())
         if late:
             logger.warning("left behind at the end of the hub: %s still runs", self._awaited())
-        exits.unregister(self)
-        self._finished.set()
 
     def _close_clients(self, waiting: Sequence[Client], until: float) -> None:
         """Close every client, one that is behind when its replays are over, or time is up.

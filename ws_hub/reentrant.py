@@ -176,6 +176,13 @@ class Intake(queue.Queue[T]):
             self._bell.put(None)
             raise
 
+    def force(self, item: T) -> None:
+        """Append an item whether there is room or not."""
+        try:
+            self.queue.append(item)
+        finally:
+            self._bell.put(None)
+
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the next item; raise queue.Empty where there is none. It never waits.
 

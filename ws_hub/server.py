@@ -71,13 +71,16 @@ def serve(
     Threads: any; returns at once.
     """
     workers.check_real("ws_hub.serve")
-    server = Server(hub, (host, port), path, app or _not_found, ssl_context, allowed_hosts)
+    server: Server | None = None
     try:
+        server = Server(hub, (host, port), path, app or _not_found, ssl_context, allowed_hosts)
+        server._start()
         hub.start()
-    except BaseException:
-        server.close()
+        return server
+    except BaseException:  # KeyboardInterrupt among these
+        if server is not None:
+            server.close()
         raise
-    return server
 
 
 class Server:
@@ -108,24 +111,34 @@ class Server:
         self._hub = hub
         self._owns_hub = not hub.running  # then `close` stops it, too
         Hosts(address[0], allowed_hosts)  # what it cannot work with, before there is a port
-        self._server = _ThreadingServer(
-            address,
-            ssl_context,
-            patience=hub.config.handshake_timeout,
-            most=hub.config.max_handshakes,
-            late=hub.door.late,
-            crowded=hub.door.crowded,
-        )
-        hosts = Hosts(self._server.server_name, allowed_hosts)
-        self._server.set_app(_Named(middleware(app, hub, path), hosts))
-        self.host, self.port = self._server.server_name, self._server.server_port
-        scheme = "wss" if ssl_context else "ws"
-        near = _LOOPBACK.get(self.host, self.host)
-        shown = f"[{near}]" if ":" in near else near
-        self.url = f"{scheme}://{shown}:{self.port}{path}"
         self._closed = Event()
+        self._thread: threading.Thread | None = None
+        server: _ThreadingServer | None = None
+        try:
+            self._server = server = _ThreadingServer(
+                address,
+                ssl_context,
+                patience=hub.config.handshake_timeout,
+                most=hub.config.max_handshakes,
+                late=hub.door.late,
+                crowded=hub.door.crowded,
+            )
+            hosts = Hosts(server.server_name, allowed_hosts)
+            server.set_app(_Named(middleware(app, hub, path), hosts))
+            self.host, self.port = server.server_name, server.server_port
+            scheme = "wss" if ssl_context else "ws"
+            near = _LOOPBACK.get(self.host, self.host)
+            shown = f"[{near}]" if ":" in near else near
+            self.url = f"{scheme}://{shown}:{self.port}{path}"
+            workers.forget_after_fork(self)
+        except BaseException:
+            if server is not None:
+                server.server_close()
+            raise
+
+    def _start(self) -> None:
+        """Accept from now on, until `close`: not before somebody is there to call it."""
         self._thread = workers.start("ws-hub:accept", self._accept)
-        workers.forget_after_fork(self)
 
     def close(self) -> None:
         """Stop accepting, end the requests under way, and the hub if `serve` started it.
@@ -161,6 +174,7 @@ class Server:
     # --- accept thread ---------------------------------------------------------------------
 
     def _accept(self) -> None:
+        self._thread = threading.current_thread()  # also where its start was interrupted
         while not self._closed.is_set():
             self._server.accept()  # woken by a connection; close() makes one
             if self._server.exhausted:
@@ -216,9 +230,12 @@ class _ThreadingServer(WSGIServer):
         # most _QUEUE seconds, and given back by their threads.
         self._room = threading.BoundedSemaphore(most)
         self._crowded = False  # the accept thread's: whether it has waited in vain
-        super().__init__(address, Handler)
         # Of a kind that takes no descriptor of its own.
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
+        super().__init__(address, Handler)
+
+    def server_activate(self) -> None:
+        super().server_activate()
         self._selector.register(self.socket, selectors.EVENT_READ)
 
     def server_bind(self) -> None:

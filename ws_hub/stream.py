@@ -14,9 +14,10 @@ import contextlib
 import select
 import socket
 import ssl
-import threading
 from collections import deque
 from collections.abc import Callable
+
+from .reentrant import Lock
 
 __all__ = ["READ", "WRITE", "Stream"]
 
@@ -35,15 +36,18 @@ class Stream:
         sock.setblocking(False)
         self._clock = clock
         # guards: everything below, the descriptor and the TLS state with it. Taken after
-        # the client's lock; nothing is taken under it. Re-entrant, so that a signal
+        # the client's lock; nothing but the next is taken under it. Re-entrant, so that a signal
         # handler may close a client of its own thread.
-        self._lock = threading.RLock()
+        self._lock = Lock()
+        # guards: the first piece of _unsent, while the kernel is given it. Taken under the
+        # one above, so by nobody else; it tells a call within a push that it is one.
+        self._pushing = Lock()
         self._sock = sock
         self._users = 1  # the owner, and each thread in `wait`
         self._over = ""  # why, once it is
         self._unsent: deque[memoryview] = deque()
-        self._queued = 0  # bytes ever appended
         self._sent = 0  # bytes ever taken by the kernel
+        self._owed = 0  # the mark that a push within a push has left to that
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -65,39 +69,70 @@ class Stream:
         """Put bytes behind all that is unsent; return the mark that `sent` will reach."""
         with self._lock:
             self._unsent.append(memoryview(data))
-            self._queued += len(data)
-            return self._queued
+            return self._mark_locked()
 
     @property
     def unsent(self) -> int:
         """How many bytes the kernel has not taken yet."""
         with self._lock:
-            return self._queued - self._sent
+            return self._unsent_locked()
 
     def push(self, mark: int | None = None) -> int:
         """Hand the kernel what it takes; return 0 when `mark` is reached, else what to wait for.
 
-        No mark stands for all that is queued. Raises OSError when the connection is over.
+        No mark stands for all that is queued. Within another push of the same thread, as from
+        a signal handler or a finaliser, it is left to that, which does not return before.
+        Raises OSError when the connection is over.
         """
         with self._lock:
             self._check()
             if mark is None:
-                mark = self._queued
-            try:
-                while self._unsent:
-                    piece = self._unsent[0]
-                    # The same piece again after a failure: OpenSSL insists on it.
-                    count = self._sock.send(piece)
-                    self._sent += count
-                    if count == len(piece):
-                        self._unsent.popleft()
-                    else:
-                        self._unsent[0] = piece[count:]
-            except ssl.SSLWantReadError:
-                return 0 if self._sent >= mark else READ
-            except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
-                return 0 if self._sent >= mark else WRITE
+                mark = self._mark_locked()
+            if self._pushing.locked():  # the piece may be out and not yet off the queue
+                self._owed = max(self._owed, mark)
+                return 0
+            while self._unsent:
+                with self._pushing:
+                    events = self._push_locked()
+                if events:  # what is owed is looked at when nothing more can be left to this
+                    return 0 if self._sent >= max(mark, self._owed) else events
             return 0
+
+    def _push_locked(self) -> int:
+        """Hand the kernel what it takes; the caller holds both locks."""
+        assert self._pushing.locked()
+        try:
+            while self._unsent:
+                piece = self._unsent[0]
+                # The same piece again after a failure: OpenSSL insists on it.
+                count = self._sock.send(piece)
+                self._sent += count
+                if count == len(piece):
+                    self._unsent.popleft()
+                else:
+                    self._unsent[0] = piece[count:]
+            return 0
+        except ssl.SSLWantReadError:
+            return READ
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+            return WRITE
+        except OSError:
+            raise
+        except BaseException:
+            # KeyboardInterrupt: whether the piece is out is unknown, and twice it must not be.
+            self.shutdown("a send was interrupted")
+            raise
+
+    def _mark_locked(self) -> int:
+        assert self._lock.locked()
+        # Counted anew: a call within `append` or a push may have changed both. In this order
+        # it is too high at worst, and with nothing unsent every mark is reached.
+        unsent = self._unsent_locked()
+        return unsent + self._sent
+
+    def _unsent_locked(self) -> int:
+        assert self._lock.locked()
+        return sum(map(len, self._unsent.copy()))  # which a call within this cannot change
 
     def wait(self, events: int, deadline: float) -> bool:
         """Wait until the socket is ready or the connection over; False when time is up."""

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,10 +40,12 @@ from ws_hub import (
     WsHubError,
     exits,
     gunicorn,
+    serve,
 )
 from ws_hub.channels import Channels
 from ws_hub.message import decode, encode
 from ws_hub.publication import Publication, publish
+from ws_hub.stream import WRITE, Stream
 from ws_hub.writers import log_handler, writer
 
 Act = Callable[[], object]
@@ -370,6 +373,91 @@ def storm(how: str, times: int) -> str:
     run = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=4 * START)
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
+
+
+def test_fault_63_a_send_by_a_stream_within_a_send_goes_out_once() -> None:
+    with small_pair(1 << 16) as (near, far):
+        stream, found = Stream(near, time.monotonic), []
+
+        def send(data: bytes) -> None:
+            stream.push(stream.append(data))
+
+        def run() -> None:
+            count = everywhere(
+                lambda: send(b"outer "),
+                lambda: send(b"nested "),
+                lambda: found.append((sorted(far.recv(4096).split()), stream.unsent)),
+            )
+            assert count > 50
+
+        bounded(run)
+        assert all(each == ([b"nested", b"outer"], 0) for each in found)
+        stream.close()
+
+
+def test_fault_63_a_push_waits_for_what_was_queued_within_it() -> None:
+    with small_pair(1 << 12) as (near, far):
+        stream, held = Stream(near, time.monotonic), []
+        data, got = bytes(1 << 18), []
+
+        def send() -> int:
+            return stream.push(stream.append(b"x"))
+
+        everywhere(send, lambda: held.append(stream._pushing.locked()))
+        for number in [number for number, inside in enumerate(held) if inside]:
+            got.clear()
+            interrupt(
+                lambda: got.append(send()),
+                number,
+                lambda: got.append(stream.push(stream.append(data))),
+            )
+            assert got == [0, WRITE]
+            while stream.push():
+                far.recv(1 << 16)
+            far.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while far.recv(1 << 16):
+                    pass
+            far.setblocking(True)
+        assert any(held)
+        stream.close()
+
+
+def test_fault_63_a_send_by_a_stream_that_is_cut_goes_out_once_at_most() -> None:
+    number, over, ended = 0, False, 0
+    while not over:
+        with small_pair(1 << 16) as (near, far):
+            stream = Stream(near, time.monotonic)
+            stream.append(b"one ")
+            with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number, "stream"):
+                stream.push()
+                over = True
+            try:
+                stream.push(stream.append(b"two "))
+            except ConnectionAbortedError as error:
+                assert str(error) == "a send was interrupted"
+                ended += 1
+            stream.close()
+            got = b""
+            while data := far.recv(4096):
+                got += data
+            assert got in (b"one two ", b"one ", b"")
+        number += 1
+    assert 0 < ended < number
+
+
+def test_fault_63_a_listener_that_a_finaliser_closes_needs_no_room(
+    still: Callable[..., Hub],
+) -> None:
+    hub = still(queue_size=1)
+    listener = hub.listen("a", print)
+    hub._turn(0)
+    hub.broadcast(said("full"))
+    with hub._channels._lock:  # in the middle of a change of the map
+        listener.close()
+    assert listener.join(TIMEOUT)
+    hub._turn(0)
+    assert (hub._channels.total, hub._listeners) == (0, set())
 
 
 # --- 64: printing and logging --------------------------------------------------------------
@@ -724,6 +812,131 @@ def test_fault_71_start_where_the_end_waits_for_it_raises() -> None:
     assert not hub.running
 
 
+def test_fault_71_start_in_the_last_steps_of_a_stop_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered, go = threading.Event(), threading.Event()
+    hub = Hub().start()
+    first = hub._finished
+
+    def park(timeout: float) -> bool:
+        entered.set()
+        return go.wait(TIMEOUT)
+
+    monkeypatch.setattr(hub._poller, "join", park)
+    with at_once(hub.stop):
+        assert entered.wait(TIMEOUT)
+        with at_once(hub.start, hub.stop):
+            try:
+                wait_until(lambda: len(first._gates) == 3)  # none of them has returned
+            finally:
+                go.set()
+    hub.start()
+    assert exits.running() == [hub]
+    heard = threading.Event()
+    hub.listen("a", lambda message: heard.set())
+    hub.send_to_channel("a", said("x"))
+    assert heard.wait(TIMEOUT)
+    finished = hub._finished
+    hub.stop()
+    assert finished.is_set()
+    assert exits.running() == []
+
+
+def test_fault_71_what_the_life_before_has_left_does_not_end_this_one() -> None:
+    hub = Hub().start()
+    first = hub._finished
+    hub.stop()
+    with hub:
+        hub._loop(first)  # a thread whose start was interrupted, and that runs at last
+        hub._wind_down(first)
+        assert not hub._closing
+        heard = threading.Event()
+        hub.listen("a", lambda message: heard.set())
+        hub.send_to_channel("a", said("x"))
+        assert heard.wait(TIMEOUT)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_fault_71_a_stop_within_listen_is_said_by_hub_not_running(
+    again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub().start()
+
+    def end(before: bool, listener: Any) -> None:
+        if not before:
+            Channels.enter(hub._channels, listener)
+        bounded(lambda: (hub.stop(), again and hub.start()))
+        if before:
+            Channels.enter(hub._channels, listener)
+
+    for before in (True, False):
+        monkeypatch.setattr(hub._channels, "enter", functools.partial(end, before))
+        with pytest.raises(HubNotRunning):
+            hub.listen("a", print)
+        assert not hub._listeners
+        assert hub._channels.total == 0
+        hub.start()
+    hub.stop()
+
+
+def test_fault_71_start_that_is_cut_at_any_line_can_be_made_again() -> None:
+    number, over = 0, False
+    while not over:
+        hub = Hub()
+        if number % 2:  # as a new one, and as one that has been stopped
+            hub.start()
+            hub.stop()
+        with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number // 2, "lifecycle"):
+            hub.start()
+            over = True
+        hub.start()
+        heard = threading.Event()
+        hub.listen("a", lambda message, heard=heard: heard.set())
+        hub.send_to_channel("a", said("x"))
+        assert heard.wait(TIMEOUT), f"nothing is delivered after a cut at line {number // 2}"
+        hub.stop()
+        number += 1
+    assert number > 50
+
+
+def test_fault_71_run_that_is_cut_at_any_line_leaves_no_hub_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Its end is asked for when it has begun: `run` returns, unless it is cut before.
+    monkeypatch.setattr(exits, "register", lambda hub: hub.stop(0))
+    number = 0
+    while True:
+        hub = Hub()
+        try:
+            with _cut_after_call(number, "lifecycle"):
+                hub.run()
+            break
+        except KeyboardInterrupt:
+            assert not hub.running
+            hub.stop()
+            number += 1
+    assert number > 20
+
+
+def test_fault_71_serve_that_is_cut_at_any_line_leaves_no_port() -> None:
+    number, over = 0, False
+    with Hub() as hub:
+        while not over:
+            before = os.listdir("/proc/self/fd") if sys.platform == "linux" else []
+            with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number, "server"):
+                server = serve(hub)
+                over = True
+            if over:
+                server.close()
+            assert [t.name for t in threading.enumerate() if t.name == "ws-hub:accept"] == []
+            if before:
+                assert len(os.listdir("/proc/self/fd")) == len(before)
+            assert hub.running
+            number += 1
+    assert number > 20
+
+
 def test_start_that_is_interrupted_leaves_a_hub_that_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -928,6 +1141,47 @@ def test_fault_77_a_fork_of_a_running_hub_is_named_and_warned_of_once(
         in_child(publish_twice)
         hub.broadcast(said("x"))
     assert "fork" not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fault_26_a_client_of_the_parent_can_be_asked_whatever_was_locked() -> None:
+    held, go = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        assert client.subscriptions() == []
+        assert client.waiting == (0, 0)
+        assert client.dropped == 0
+        client.wait_for_room(0)
+        client.close()
+        listener.close()
+        assert (hub.stats().subscriptions, hub.clients("a"), hub.channel_count()) == (0, [], 0)
+
+    with live() as site, site.subscribed("a"):
+        hub, client = site.hub, site.client()
+        listener = hub.listen("b", print)
+        locks = [
+            hub._lock,
+            hub._channels._lock,
+            hub._roster._lock,
+            hub._counters._lock,
+            hub._members.users._lock,
+            client.direct.lock,
+        ]
+
+        def hold() -> None:
+            with contextlib.ExitStack() as stack:
+                for lock in locks:
+                    stack.enter_context(lock)
+                held.set()
+                go.wait(6 * TIMEOUT)
+
+        with at_once(hold):
+            assert held.wait(TIMEOUT)
+            try:
+                in_child(ask)
+            finally:
+                go.set()
+        assert client.subscriptions() == ["a"]
 
 
 def test_fault_77_a_hub_in_gunicorns_master_is_warned_of(
