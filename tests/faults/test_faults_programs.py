@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +25,9 @@ from tests.recorder import Recorder
 from tests.support import wait_until
 from ws_hub import cli, launch, session, spawn
 from ws_hub.errors import ConfigError
+from ws_hub.hub import Hub as RealHub
 from ws_hub.process import ExitCodeUnknown, Process, ProcessStartError, run_process
+from ws_hub.server import serve
 from ws_hub.spawn import Child
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux")
@@ -785,3 +790,56 @@ def test_fault_092_a_broken_binary_is_not_the_shells(hub: Hub, tmp_path: Path) -
     with pytest.raises(ProcessStartError, match="Exec format"):
         start(hub, [str(broken)])
     assert hub.last()["status"] == "failed"
+
+
+# --- 86: an output that nobody reads -------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unread(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of the command line; go on when its stdout, a pipe, is full."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "ws_hub", *argv],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as command:
+        assert command.stdout is not None
+        size = fcntl.fcntl(command.stdout, fcntl.F_GETPIPE_SZ)
+        try:
+            wait_until(lambda: _waiting(command.stdout) > size - select.PIPE_BUF, BOUND)
+            yield command
+        finally:
+            command.kill()
+
+
+def _waiting(pipe: Any) -> int:
+    count = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(count, sys.byteorder)
+
+
+# As much at a time as is waited for, or pages of the pipe would stand half empty.
+FLOOD = ["sh", "-c", "yes $(printf %04095d 1)"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fault_086_run_ends_by_a_signal_though_nobody_reads_it(number: signal.Signals) -> None:
+    with unread("run", "--no-pty", "--port", "0", "--", *FLOOD) as command:
+        command.send_signal(number)
+        assert command.wait(BOUND) == 128 + number
+
+
+def test_fault_086_tail_ends_by_a_signal_though_nobody_reads_it() -> None:
+    with RealHub() as hub, serve(hub) as server:
+        hub.send_process_lines("p", ["x" * 4095] * 200)
+        with unread("tail", server.url, "process:p") as command:
+            command.terminate()
+            assert command.wait(BOUND) == 128 + signal.SIGTERM
+
+
+def test_fault_086_run_waits_for_a_slow_reader_at_its_own_end() -> None:
+    script = "yes $(printf %04095d 1) | head -64; exit 3"
+    with unread("run", "--no-pty", "--port", "0", "--", "sh", "-c", script) as command:
+        assert command.stdout is not None
+        assert len(command.stdout.read().splitlines()) == 64
+        assert command.wait(BOUND) == 3
