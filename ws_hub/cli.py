@@ -310,10 +310,10 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
             return _fail(str(error), _NOT_FOUND if missing else _NOT_EXECUTABLE)
         if arguments.open:
             webbrowser.open(_page_url(server))
-        number = _follow(process, signals)
-        code, ended = _end_of(process)
+        number = _follow(process, signals, screens)
         if number is not None:
             return 128 + number
+        code, ended = _end_of(process)
         if arguments.wait:
             _say(f"{process_id} {ended}; the page is served until Ctrl-C")
             signals.wait()
@@ -353,7 +353,7 @@ def _end_of(process: Process) -> tuple[int, str]:
     return code, f"exited {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
-def _follow(process: Process, signals: Signals) -> int | None:
+def _follow(process: Process, signals: Signals, screens: dict[str, Screen]) -> int | None:
     """Wait for the program's end; return the signal that came first, if one did."""
 
     def watch() -> None:
@@ -364,6 +364,8 @@ def _follow(process: Process, signals: Signals) -> int | None:
     watcher = workers.start("ws-hub:exit", watch)
     number = signals.wait()
     if number is not None:
+        for screen in screens.values():
+            screen.leave(_FORWARD_FOR)  # an output that nobody reads
         # A program that knows Ctrl-C says how far it got; it alone knows how to end.
         process.ask_to_end(number)
         with contextlib.suppress(queue.Empty):

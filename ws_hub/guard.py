@@ -8,6 +8,7 @@ started the program, would need code between fork and exec, and reaches one proc
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from .launch import Launched, launch, pipe
@@ -17,30 +18,55 @@ __all__ = ["Guard"]
 
 logger = get_logger(__name__)
 
-# SIGTERM to all of the session `$1`, and SIGKILL two seconds later, as `Process.close`.
-# Where there is no /proc it is the process group.
+# SIGTERM to all of the session whose number it was told, and to the descendants that have
+# left it while their parents live; SIGKILL two seconds later, as `Process.close`. Where there
+# is no /proc it is the process group. A process is known by its number and its start.
 _SCRIPT = r"""
+read -r sid || exit
 read -r never
-sid=$1
-members() {
+all() {
     for f in /proc/[0-9]*/stat; do
-        read -r stat <"$f" || continue
+        stat=
+        while read -r line; do stat=$stat$line; done <"$f"  # a name may hold newlines
         pid=${f#/proc/} pid=${pid%/stat}
         set -- ${stat##*)}
-        [ "$1" != Z ] && [ "$4" = "$sid" ] && printf '%s ' "$pid"
+        [ -n "${20}" ] || continue
+        [ "$1" != Z ] || [ "${18}" -gt 1 ] || continue  # other threads live on
+        printf '%s ' "$pid:$2:$4:${20}"
     done
 }
-[ -e /proc/self/stat ] || members() { kill -0 -- "-$sid" && echo "-$sid"; }
+known=' '
+look() {
+    present=$(all) found=' ' pids= before=
+    while [ "$found" != "$before" ]; do
+        before=$found
+        for each in $present; do
+            pid=${each%%:*} each=${each#*:}
+            parent=${each%%:*} each=${each#*:}
+            it=$pid:${each#*:}
+            case $found in *" $it "*) continue ;; esac
+            case "${each%%:*}/$known/$found" in
+                "$sid"/* | */*" $it "*/* | */*/*" $parent:"*) ;;
+                *) continue ;;
+            esac
+            found="$found$it " pids="$pids $pid"
+        done
+    done
+    known=$found
+}
+[ -e /proc/self/stat ] || look() { pids=; kill -0 -- "-$sid" && pids=-$sid; }
 rest() { sleep "$1" || sleep 1; }
-kill -s TERM -- $(members)
+look
+kill -s TERM -- $pids
 for seconds in 0.2 0.3 0.5 1; do
-    [ -n "$(members)" ] || exit
+    look
+    [ -n "$pids" ] || exit
     rest $seconds
 done
 for seconds in 0.1 0.4 1 1; do
-    left=$(members)
-    [ -n "$left" ] || exit
-    kill -s KILL -- $left
+    look
+    [ -n "$pids" ] || exit
+    kill -s KILL -- $pids
     rest $seconds
 done
 """
@@ -48,30 +74,37 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
 class Guard:
-    """Watches over one session, by the number of its leader, until `close`.
+    """Watches over one session, from `watch` until `close`.
 
-    A system without a shell has none: its programs outlive us.
+    It is there before the program is, so that no program is ever without one. A system
+    without a shell has none: its programs outlive us.
 
     Raises OSError when there is no descriptor, or no process, left for it.
     """
 
-    def __init__(self, leader: int) -> None:
+    def __init__(self) -> None:
         self._shell: Launched | None = None
         self._ours: int | None = None
         theirs, ours = pipe()
         try:
-            argv = ["ws-hub-guard", "-c", _SCRIPT, "ws-hub-guard", str(leader)]
+            argv = ["ws-hub-guard", "-c", _SCRIPT, "ws-hub-guard"]
             files: list[int | str] = [theirs, os.devnull, os.devnull]
             self._shell = launch("/bin/sh", argv, _ENVIRONMENT, files, "/")
             self._ours = ours
         except FileNotFoundError:
-            logger.debug("no /bin/sh: program %d would outlive this process", leader)
+            logger.debug("no /bin/sh: programs would outlive this process")
             os.close(ours)
         except BaseException:
             os.close(ours)
             raise
         finally:
             os.close(theirs)
+
+    def watch(self, leader: int) -> None:
+        """Tell it the session, by the number of its leader. Does not wait."""
+        if self._ours is not None:
+            with contextlib.suppress(BrokenPipeError):  # somebody has killed it
+                os.write(self._ours, b"%d\n" % leader)
 
     def close(self) -> None:
         """End the watch; what it watched over is left alone. Idempotent.

@@ -35,6 +35,7 @@ _AS_INHERITED = ("SIGHUP", "SIGINT", "SIGQUIT")
 _FIXED = ("SIGKILL", "SIGSTOP")
 
 _SHELL = "/bin/sh"
+_FIRST_LINE = 256  # bytes that are looked at for a NUL, as shells do
 
 
 class Launched:
@@ -137,7 +138,8 @@ def launch(
     `files` become its descriptors 0, 1 and 2: a path is opened for reading and writing, a
     terminal then being its controlling one; a number names a descriptor of ours, or one of
     the three that comes before. It has no other descriptor, blocks no signal, and ignores
-    none but SIGHUP, SIGINT and SIGQUIT where we do. A script without `#!` is the shell's.
+    none but SIGHUP, SIGINT and SIGQUIT where we do. A script without `#!` is the shell's;
+    a file with a NUL in its first line is none.
 
     Raises OSError, and ValueError for text with a NUL.
     """
@@ -149,9 +151,17 @@ def launch(
     try:
         return Launched(_spawn(path, argv, env, files, cwd))
     except OSError as error:
-        if error.errno != errno.ENOEXEC:
+        if error.errno != errno.ENOEXEC or _is_binary(os.path.join(cwd or "", path)):
             raise
     return Launched(_spawn(_SHELL, ["sh", path, *argv[1:]], env, files, cwd))
+
+
+def _is_binary(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return b"\0" in file.read(_FIRST_LINE).partition(b"\n")[0]
+    except OSError:  # executable, and not readable: no shell could run it
+        return True
 
 
 def pipe() -> tuple[int, int]:

@@ -4,14 +4,18 @@ Must not know clients, sockets, or who watches. The way of a line::
 
     child ──pipe or terminal──> ws-hub:process:<id> ──Lines──> hub.send_process_output
 
-One thread a process reads, sends, and waits with the hub while its queue is full; the
-child then waits at its pipe. It says `running` first and `exited` last. What it has
+One thread a process starts it, reads, sends, and waits with the hub while its queue is
+full; the child then waits at its pipe. `running` comes first and `exited` last. What it has
 started ends with it where it is we who end it (`session`), and with us (`guard`).
+
+Signal handlers run on the main thread alone, so KeyboardInterrupt never cuts a start in two:
+the caller, who only waits for it, is interrupted, and then has it undone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -26,8 +30,8 @@ from .errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from .log import get_logger
 from .pace import Pace
 from .pump import Pump
-from .reentrant import Lock
-from .spawn import Child, ProcessStartError, check_argv, signal_name
+from .reentrant import Event, Lock
+from .spawn import Child, ProcessStartError, check_argv, check_env, signal_name
 from .writers import log_handler, writer
 
 if TYPE_CHECKING:
@@ -86,37 +90,25 @@ def run_process(
         backpressure: slow the program to the pace of its slowest viewer. Otherwise it
             runs at its own, and who is slower skips lines, which is counted and said.
 
-    Raises ConfigError (argv; an id that runs already), InvalidName, HubNotRunning,
-    HubFull, and ProcessStartError, an OSError, when it cannot be started.
+    Raises ConfigError (argv; env; an id that runs already), InvalidName, HubNotRunning,
+    HubFull, and ProcessStartError, an OSError, when it cannot be started. Where anything is
+    raised, KeyboardInterrupt too, nothing is left running and the id is free.
 
     Threads: any; waits for the program to start, not for its end.
     """
-    command = check_argv(argv)
+    command, environment = check_argv(argv), check_env(env)
     name = _new_id(command[0]) if process_id is None else process_id
     hub.process_channel(name)  # raises for an id that is none
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
-    _streaming.reserve(hub, name)
-    child: Child | None = None
+    _streaming.check(hub, name)
+    process = Process(hub, name, on_line, backpressure)
     try:
-        child = Child(command, terminal=pty, cwd=cwd, env=env)
-        process = Process(hub, name, child, on_line, backpressure)
-        _streaming.add(process)
-        process._start()
+        process._start(functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
         return process
     except BaseException as error:
-        if child is not None:
-            child.discard()
-        _say_failed(hub, name, str(error.__cause__ or error))
-        _streaming.release(hub, name)
+        process._abandon(error)
         raise
-
-
-def _say_failed(hub: Hub, process_id: str, text: str) -> None:
-    try:
-        hub.send_process_status(process_id, "failed", extra={"error": text})
-    except WsHubError as error:  # the caller has an exception on its way already
-        logger.debug("nobody hears that %s failed: %s", process_id, error)
 
 
 def _new_id(program: str) -> str:
@@ -134,19 +126,24 @@ class Process:
         self,
         hub: Hub,
         process_id: str,
-        child: Child,
         on_line: OnLine | None,
         backpressure: bool = False,
     ) -> None:
         self.hub = hub
         self.process_id = process_id
-        self._child = child
+        self._child: Child  # from `_opened` on, where there is no `_error`
         self._on_line = on_line
-        self._thread: threading.Thread | None = None
         self._take_back: Callable[[], None] = lambda: None
-        # guards: _kill_at. Nothing is taken under it.
+        # guards: _kill_at, _thread, _streams, _abandoned. Nothing is taken under it.
         self._lock = Lock()
         self._kill_at: float | None = None
+        self._thread: threading.Thread | None = None  # the stream's, written by itself
+        self._streams = False  # the start is complete: what ends it is told by `exited`
+        self._abandoned = False  # the caller of `run_process` gets an exception
+        # Of the start: its own, or that of the caller; for `failed`.
+        self._error: BaseException | None = None
+        self._opened = Event()  # set by the stream's thread: there is a child, or an error
+        self._go = Event()  # set by the caller: `running` is said, or it is abandoned
         # Of the stream's thread, but for the return code, which it writes once:
         self._deaf = False  # the hub has stopped
         self._paced = backpressure
@@ -166,11 +163,12 @@ class Process:
 
         Threads: the only one there is, right after a fork.
         """
-        # guards: _kill_at, as before.
+        # guards: as before.
         self._lock = Lock()
         self._kill_at = time.monotonic()
         self._thread = None
         self._ended = True
+        self._opened.set()  # or a fork in a signal handler would wait for the start
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -292,25 +290,67 @@ class Process:
 
     # --- the starting thread ---------------------------------------------------------------
 
-    def _start(self) -> None:
-        pump = None
-        try:
-            pump = Pump(self._child, self._deliver)
-            self.hub.send_process_status(self.process_id, "running")
-            self._take_back = self.hub.at_stop(self._hub_stops)
-            if not self.hub.running:
-                self._begin_end()  # nobody might call what was registered
-            self._thread = workers.start(f"ws-hub:process:{self.process_id}", self._run, pump)
-        except BaseException:
-            self._take_back()
-            self._child.discard()
-            self._clean_up(pump)
-            raise
+    def _start(self, spawn: Callable[[], Child]) -> None:
+        workers.start(f"ws-hub:process:{self.process_id}", self._run, spawn)
+        self._opened.wait()
+        if self._error is not None:
+            raise self._error
+        self._take_back = self.hub.at_stop(self._hub_stops)
+        self.hub.send_process_status(self.process_id, "running")
+        self._go.set()
+
+    def _abandon(self, error: BaseException) -> None:
+        """Have the stream's thread undo the start; wait until it has."""
+        with self._lock:
+            self._abandoned = True
+            self._error = self._error or error
+            thread, streams = self._thread, self._streams
+        self._go.set()
+        if streams:
+            self._kill()
+        if thread is None:  # it has not begun, and will not
+            self._say_failed()
+        workers.join(thread, _KILL_AFTER)
+        self._error = None  # its traceback refers to this
 
     # --- the stream's thread ---------------------------------------------------------------
 
-    def _run(self, pump: Pump) -> None:
+    def _run(self, spawn: Callable[[], Child]) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._thread = threading.current_thread()
+        with contextlib.ExitStack() as then:  # last first, each of them whatever happens
+            try:
+                pump = self._open(spawn, then)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it was called
+                self._error = error
+                return
+            finally:
+                self._opened.set()
+            self._go.wait()
+            with self._lock:
+                self._streams = not self._abandoned
+            if self._streams:
+                self._stream(pump)
+
+    def _open(self, spawn: Callable[[], Child], then: contextlib.ExitStack) -> Pump:
+        """Start the program; what is to be done at its end is left in `then`."""
+        _streaming.reserve(self.hub, self.process_id)
+        then.callback(lambda: self._take_back())
+        then.callback(_streaming.release, self.hub, self.process_id)
+        then.callback(self._say_end)
+        self._child = spawn()
+        then.callback(self._clean_up)
+        pump = Pump(self._child, self._deliver)
+        then.callback(pump.close)
+        _streaming.add(self)
+        return pump
+
+    def _stream(self, pump: Pump) -> None:
         try:
+            if not self.hub.running:
+                self._begin_end()  # nobody might call what was registered
             # Slowed by `_pace` or by nobody, never by both.
             with self.hub.unpaced():
                 while pump.turn(None if self._killed else self._kill_at):
@@ -319,12 +359,6 @@ class Process:
         except BaseException:  # an error of ours: it is on its way to the log
             self._kill()
             raise
-        finally:
-            with contextlib.ExitStack() as then:  # last first, each of them whatever happens
-                then.callback(self._take_back)
-                then.callback(_streaming.release, self.hub, self.process_id)
-                then.callback(self._say_exited)
-                self._clean_up(pump)
 
     def _kill(self) -> None:
         """Have it and all that it has started end now."""
@@ -333,8 +367,10 @@ class Process:
         self._killed = True
         self._child.signal_all(signal.SIGKILL)
 
-    def _clean_up(self, pump: Pump | None) -> None:
+    def _clean_up(self) -> None:
         try:
+            if not self._streams:
+                self._kill()
             if self._asked:
                 self._begin_end()
             # What runs on after the end that it came to by itself was meant to.
@@ -343,8 +379,6 @@ class Process:
             self._returncode = self._child.reap()
         finally:
             self._ended = True
-            if pump is not None:
-                pump.close()
             self._child.close()
 
     def _deliver(self, name: str, texts: list[str]) -> None:
@@ -398,6 +432,23 @@ class Process:
             logger.exception("on_line of %r failed and is not called again", self)
             self._on_line = None
 
+    def _say_end(self) -> None:
+        if self._streams:
+            self._say_exited()
+        else:
+            self._say_failed()
+
+    def _say_failed(self) -> None:
+        error = self._error
+        text = str(error.__cause__ or error) if error is not None else ""
+        # A full hub has been waited for already.
+        timeout = 0 if isinstance(error, HubFull) else None
+        extra = {"error": text or "its start was interrupted"}
+        try:
+            self.hub.send_process_status(self.process_id, "failed", extra=extra, timeout=timeout)
+        except WsHubError as refused:  # the caller has an exception on its way already
+            logger.debug("nobody hears that %s failed: %s", self.process_id, refused)
+
     def _say_exited(self) -> None:
         code = self._returncode
         extra: dict[str, object] = {}
@@ -416,7 +467,11 @@ class Process:
 
 
 class _Streaming:
-    """The processes that are streamed now."""
+    """The processes that are streamed now.
+
+    Without a lock: each change is one call of C. A signal handler that starts a program may
+    have interrupted the thread that would hold it, and waits for another one.
+    """
 
     def __init__(self) -> None:
         self.forget()
@@ -424,31 +479,35 @@ class _Streaming:
 
     def forget(self) -> None:
         """Start empty, as after a fork."""
-        # guards: _processes. Nothing is taken under it.
-        self._lock = Lock()
-        self._processes: dict[tuple[int, str], Process | None] = {}  # None: it starts
+        self._processes: dict[tuple[int, str], Process | object] = {}  # or a mark: it starts
+
+    def check(self, hub: Hub, process_id: str) -> None:
+        """Raise ConfigError when an id of a hub's is taken."""
+        if (id(hub), process_id) in self._processes:
+            raise _taken(process_id)
 
     def reserve(self, hub: Hub, process_id: str) -> None:
         """Take an id of a hub's; raises ConfigError when it is taken."""
-        with self._lock:
-            if (id(hub), process_id) in self._processes:
-                raise ConfigError(f"process_id {process_id!r} is running already")
-            self._processes[id(hub), process_id] = None
+        mark = object()
+        if self._processes.setdefault((id(hub), process_id), mark) is not mark:
+            raise _taken(process_id)
 
     def add(self, process: Process) -> None:
         """Fill a reserved place: the process has a child that can be ended."""
-        with self._lock:
-            self._processes[id(process.hub), process.process_id] = process
+        self._processes[id(process.hub), process.process_id] = process
 
     def release(self, hub: Hub, process_id: str) -> None:
         """Give an id back."""
-        with self._lock:
-            self._processes.pop((id(hub), process_id), None)
+        self._processes.pop((id(hub), process_id), None)
 
     def of(self, hub: Hub) -> list[Process]:
         """Return the processes of a hub that have a child."""
-        with self._lock:
-            return [each for each in self._processes.values() if each and each.hub is hub]
+        found = list(self._processes.values())
+        return [each for each in found if isinstance(each, Process) and each.hub is hub]
+
+
+def _taken(process_id: str) -> ConfigError:
+    return ConfigError(f"process_id {process_id!r} is running already")
 
 
 _streaming = _Streaming()

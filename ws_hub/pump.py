@@ -21,7 +21,17 @@ QUIET = 0.1
 GRACE = 0.5  # for what others print who hold the child's pipe, once it has exited
 POLL = 0.05  # between two looks at the child, where the system does not say that it exits
 CHUNK = 65536  # as much as a pipe holds
-MAX_LEFT = 1 << 20  # as much as a pipe can be made to hold
+MAX_LEFT = 1 << 16  # bytes that a terminal, or a pipe that does not tell, may hold
+
+
+def _held(fd: int) -> int:
+    """Return how much may stand in a pipe."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except (AttributeError, OSError):  # not Linux; a terminal
+        return MAX_LEFT
 
 
 class _Stream:
@@ -55,7 +65,7 @@ class Pump:
         self._selector = selectors.DefaultSelector()
         self._streams: list[_Stream] = []
         self._done_at: float | None = None  # when the grace ends; None while the child runs
-        self._left = MAX_LEFT
+        self._left = 0  # bytes in the pipes when the child had exited: its own are among them
         for name, fd in child.streams.items():
             stream = _Stream(name)
             self._streams.append(stream)
@@ -82,6 +92,7 @@ class Pump:
             if not self._child.exited():
                 return True
             self._done_at = now + GRACE
+            self._left = sum(_held(fd) for fd in self._child.streams.values())
             if self._child.exit_fd is not None:
                 self._selector.unregister(self._child.exit_fd)
         # All that the child printed is in its pipe by now; others may print for ever.

@@ -42,11 +42,13 @@ class Session:
         # Number and start of the descendants that are in sessions of their own.
         self._strays: dict[int, str] = {}
 
-    def signal(self, number: int) -> None:
-        """Send a signal to every process of it."""
-        for pid, born in self._look():
+    def signal(self, number: int) -> set[int]:
+        """Send a signal to every process of it; return the numbers of what was found."""
+        found = self._look()
+        for pid, born in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 _send(pid, born, number)
+        return {pid for pid, _ in found}
 
     def wait(self, until: float) -> bool:
         """Wait for the end of all of it, by the monotonic clock; say whether it has come."""
@@ -135,7 +137,9 @@ def _born(pid: int, *, zombies: bool = False) -> str:
             fields = file.read().rpartition(")")[2].split()  # from the third, the state, on
     except OSError:
         return "" if os.path.isdir(_PROC) or _session_of(pid) is None else "unknown"
-    return fields[19] if zombies or fields[0] not in "ZX" else ""
+    # The state is that of the main thread, which may have ended before the others.
+    over = fields[0] in "ZX" and int(fields[17]) <= 1
+    return fields[19] if zombies or not over else ""
 
 
 def _children(pid: int, born: str) -> list[int]:

@@ -22,7 +22,7 @@ from .launch import Launched, launch, pipe
 from .reentrant import Lock
 from .session import Session
 
-__all__ = ["Child", "ProcessStartError", "check_argv", "signal_name"]
+__all__ = ["Child", "ProcessStartError", "check_argv", "check_env", "signal_name"]
 
 _DEFAULT_ROWS, _DEFAULT_COLUMNS = 24, 80
 _KILLED_WITHIN = 1.0  # seconds that what got SIGKILL has to be gone
@@ -43,6 +43,20 @@ def check_argv(argv: Sequence[str]) -> list[str]:
     if not command or not all(isinstance(part, str) for part in command):
         raise ConfigError(f"argv must be one string or more, not {excerpt(command)}")
     return command
+
+
+def check_env(env: object) -> dict[str, str] | None:
+    """Return a copy of the environment; raises ConfigError when it is not of strings."""
+    if env is None:
+        return None
+    if not isinstance(env, Mapping):
+        raise ConfigError(f"env must be a mapping of strings to strings, not {excerpt(env)}")
+    copied = dict(env)
+    for name, value in copied.items():
+        if not all(isinstance(part, str) for part in (name, value)):
+            pair = f"{excerpt(name)}: {excerpt(value)}"
+            raise ConfigError(f"env must be a mapping of strings to strings, not {{{pair}}}")
+    return copied
 
 
 def signal_name(number: int) -> str:
@@ -82,21 +96,18 @@ class Child:
     ) -> None:
         self._renew_lock()
         self._over = False  # reaped, or another process's
+        self._guard = _guard(argv[0])
         start = _start_in_terminal if terminal else _start_with_pipes
         try:
             self._program, self.streams = start(argv, cwd, env)
-        except (OSError, ValueError) as error:
+        except BaseException as error:
+            self._guard.close()
+            if not isinstance(error, (OSError, ValueError)):
+                raise
             raise ProcessStartError(f"cannot start {excerpt(argv[0])}: {error}") from error
         self.pid = self._program.pid
+        self._guard.watch(self.pid)
         self._session = Session(self.pid)
-        self._guard: Guard | None = None
-        try:
-            self._guard = Guard(self.pid)
-        except BaseException as error:
-            self.discard()
-            if not isinstance(error, OSError):
-                raise
-            raise ProcessStartError(f"cannot guard {excerpt(argv[0])}: {error}") from error
         workers.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
@@ -111,8 +122,7 @@ class Child:
         """
         self._renew_lock()
         self._over = True
-        if self._guard is not None:
-            self._guard.forget()
+        self._guard.forget()
         self.close()
 
     @property
@@ -129,13 +139,7 @@ class Child:
         Threads: any; does not wait.
         """
         with self._lock:
-            if self._over or self._program.taken():
-                return
-            try:
-                os.killpg(self.pid, number)
-            except (ProcessLookupError, PermissionError):
-                # macOS answers EPERM for a group of which only a zombie is left.
-                pass
+            self._signal_group(number)
 
     def signal_all(self, number: int) -> None:
         """Send a signal to all that it has started as well, whatever the group.
@@ -143,8 +147,19 @@ class Child:
         Threads: any; does not wait.
         """
         with self._lock:
-            if not self._over:
-                self._session.signal(number)
+            # Without a descriptor, none can be found in /proc: the group needs none.
+            if not self._over and self.pid not in self._session.signal(number):
+                self._signal_group(number)
+
+    def _signal_group(self, number: int) -> None:
+        assert self._lock.locked()
+        if self._over or self._program.taken():
+            return
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            # macOS answers EPERM for a group of which only a zombie is left.
+            pass
 
     def end_session(self, until: float) -> bool:
         """Wait for the end of all that it has started, then kill it.
@@ -171,18 +186,10 @@ class Child:
         """
         if self._over:
             return None
-        if self._guard is not None:
-            self._guard.close()
+        self._guard.close()
         with self._lock:
             self._over = True
             return self._program.reap()
-
-    def discard(self) -> None:
-        """End a child that nobody is to hear of, with all that it has started. Idempotent."""
-        self.signal_all(signal.SIGKILL)
-        self.end_session(time.monotonic())
-        self.reap()
-        self.close()
 
     def close_stream(self, name: str) -> None:
         """Stop reading a stream."""
@@ -193,6 +200,13 @@ class Child:
         for name in list(self.streams):
             self.close_stream(name)
         self._program.close()
+
+
+def _guard(program: str) -> Guard:
+    try:
+        return Guard()
+    except OSError as error:
+        raise ProcessStartError(f"cannot guard {excerpt(program)}: {error}") from error
 
 
 def _start_with_pipes(

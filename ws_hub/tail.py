@@ -24,6 +24,7 @@ from .terminal import Screen, describe
 __all__ = ["Tail", "socket_url"]
 
 _JOIN = 5.0
+_LEAVE = 1.0  # seconds that an output which nobody reads is waited for at the end
 
 _SILENT = (MessageType.ACK, MessageType.PONG, MessageType.LAGGED)
 _REFUSED = ("bad_channel", "forbidden")  # codes of what the server would say again
@@ -99,6 +100,7 @@ class Tail:
             return signals.wait()
         finally:
             self._leaving = True
+            self._screen.leave(_LEAVE)
             self._client.close()
             workers.join(thread, _JOIN)
 

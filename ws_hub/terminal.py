@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
+import time
 from typing import Any, TextIO
 
 from .lines import GOES_ON, REPLACED
@@ -19,12 +21,16 @@ __all__ = ["Screen", "describe"]
 # Those of a terminal, and those that turn the direction of what stands beside them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CLEAR = "\x1b[K"
+_LOOK = 0.25  # seconds between looks at whether to give up
+_AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes where it takes any
+_WIDEST = 10  # bytes of a character, which may be written as \Uxxxxxxxx
 
 
 class Screen:
     """One output on which the texts of several sources are written, their lines whole.
 
-    Never raises for an output that has gone (`| head`): it then takes no more.
+    Never raises for an output that has gone (`| head`): it then takes no more. One that
+    nobody reads is waited for, as any program in a pipe does, until `leave`.
 
     Args:
         out: where to write.
@@ -40,7 +46,15 @@ class Screen:
         self._clear = _CLEAR if out.isatty() else ""
         self._open: str | None = None  # the source whose line is unfinished
         self._piece = False  # it goes on, and is not replaced
+        self._until: float | None = None
         self.gone = False
+
+    def leave(self, seconds: float) -> None:
+        """Write on for so long at most where it is not taken at once.
+
+        Threads: any; does not wait.
+        """
+        self._until = time.monotonic() + seconds
 
     def text(self, source: str, text: str) -> None:
         """Write one text of a process's output; how it ends says what it is.
@@ -80,11 +94,28 @@ class Screen:
         if self.gone:
             return
         try:
-            self._out.write(text)
-            self._out.flush()
+            size = _AT_ONCE if text.isascii() else _AT_ONCE // _WIDEST
+            for start in range(0, len(text), size):
+                self._wait_for_room()
+                self._out.write(text[start : start + size])
+                self._out.flush()
         except (OSError, ValueError):
             self.gone = True
             _mute(self._out)
+
+    def _wait_for_room(self) -> None:
+        # A write that blocks is ended by nothing, neither a signal nor the interpreter's end.
+        while not _takes(self._out):
+            if self._until is not None and time.monotonic() >= self._until:
+                raise TimeoutError("nobody reads it")
+
+
+def _takes(out: TextIO) -> bool:
+    """Wait a moment for room; say whether there is some."""
+    try:
+        return bool(select.select([], [out], [], _LOOK)[1])
+    except (OSError, ValueError):  # it has no descriptor, or one that cannot be asked
+        return True
 
 
 def _mute(out: TextIO) -> None:

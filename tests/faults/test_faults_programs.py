@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import os
+import resource
+import select
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from tests.recorder import Recorder
 from tests.support import wait_until
-from ws_hub import cli, launch, session
+from ws_hub import cli, launch, session, spawn
+from ws_hub.errors import ConfigError
+from ws_hub.hub import Hub as RealHub
 from ws_hub.process import ExitCodeUnknown, Process, ProcessStartError, run_process
+from ws_hub.server import serve
 from ws_hub.spawn import Child
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux")
@@ -566,3 +575,271 @@ def test_fault_130_kill_9_of_run_ends_the_program(pty: str) -> None:
         run.kill()
         run.wait(BOUND)
         wait_until(lambda: not any(each == pid for each in _sessions()), BOUND)
+
+
+# --- 130: starts that are cut, and what the guard has to find ------------------------------
+
+
+def children() -> set[int]:
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, path.read_text().split()))
+    return {pid for pid in found if alive(pid)}
+
+
+def cut(number: int, function: Callable[[], Any]) -> Any:
+    """Call a function; raise KeyboardInterrupt at the line of ws_hub with this number."""
+    left = number
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(str(ROOT / "ws_hub")):
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return function()
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("pty", [False, True])
+def test_fault_130_a_start_that_is_interrupted_anywhere_leaves_nothing(
+    hub: Hub, pty: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = children()
+    for number in itertools.count(1):
+        try:
+            process = cut(number, lambda: start(hub, ["sleep", "1000"], pty=pty))
+        except KeyboardInterrupt:
+            wait_until(lambda: children() == before)
+        else:
+            break
+    process.close()
+    assert number > 20  # so many lines were cut
+    assert not [each for each in caplog.records if "died" in each.getMessage()]
+
+
+def test_fault_130_an_interrupted_wait_for_a_start_ends_the_program(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is there, and the caller of `run_process` has not been told."""
+    before, gate, pids = children(), threading.Event(), []
+
+    def parked(pid: int) -> session.Session:
+        pids.append(pid)
+        os.kill(os.getpid(), signal.SIGINT)
+        gate.wait(BOUND)
+        return session.Session(pid)
+
+    def interrupt(*_: object) -> None:
+        gate.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(spawn, "Session", parked)
+    handler = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start(hub, ["sleep", "1000"])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    wait_until(lambda: children() == before)
+    assert pids
+    assert hub.last() == {"status": "failed", "error": "its start was interrupted"}
+    monkeypatch.undo()
+    assert run(hub, ["true"]) == 0
+
+
+def left_alone(code: str, *argv: str) -> int:
+    """Run a script that starts a program and is killed; return what it prints."""
+    done = subprocess.run(
+        [*python(code.format(root=str(ROOT))), *argv],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+    return int(done.stdout)
+
+
+KILLED_IN_A_START = """
+    import os, signal, sys
+    sys.path.insert(0, {root!r})
+    from ws_hub import spawn
+    from ws_hub.hub import Hub
+
+    def die(pid):
+        print(pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    spawn.Session = die
+    Hub().start().run_process(["sleep", "1000"], "p")
+"""
+KILLED = """
+    import os, signal, sys
+    sys.path.insert(0, {root!r})
+    from ws_hub.hub import Hub
+    from ws_hub.process import run_process
+    def seen(text, name):
+        print(text, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_process(Hub().start(), sys.argv[1:], "p", on_line=seen).wait()
+"""
+
+
+def test_fault_130_kill_9_during_a_start_leaves_no_program() -> None:
+    pid = left_alone(KILLED_IN_A_START)
+    wait_until(lambda: not alive(pid), BOUND)
+
+
+def test_fault_130_kill_9_ends_a_descendant_in_another_session() -> None:
+    code = """
+        import subprocess, time
+        argv = ["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 1000; done"]
+        subprocess.Popen(argv, start_new_session=True)
+        time.sleep(1000)
+    """
+    pid = left_alone(KILLED, *python(code))
+    wait_until(lambda: not alive(pid), BOUND)
+
+
+def test_fault_130_kill_9_ends_a_program_with_a_newline_in_its_name(tmp_path: Path) -> None:
+    name = tmp_path / "a\nb) Z 1\n"
+    name.symlink_to("/bin/sleep")
+    pid = left_alone(KILLED, "bash", "-c", f'set -m; "{name}" 1000 & echo $!; wait')
+    wait_until(lambda: not alive(pid), BOUND)
+
+
+# --- 83: a leader whose main thread is over; no descriptor left ----------------------------
+
+HEADLESS = """
+    import ctypes, os, threading, time
+    def run():
+        stat = f"/proc/{os.getpid()}/stat"
+        while open(stat).read().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        print(os.getpid(), flush=True)
+        time.sleep(1000)
+    threading.Thread(target=run).start()
+    ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def over(pid: int) -> bool:
+    """Say whether no thread of a process is left."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    fields = stat.rpartition(")")[2].split()
+    return fields[0] in "ZX" and int(fields[17]) <= 1
+
+
+def test_fault_083_close_ends_a_program_whose_main_thread_is_over(hub: Hub) -> None:
+    process = start(hub, python(HEADLESS))
+    assert hub.numbers() == [process.pid]
+    process.close()
+    assert not process.running
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_fault_130_kill_9_ends_a_program_whose_main_thread_is_over() -> None:
+    pid = left_alone(KILLED, *python(HEADLESS))
+    wait_until(lambda: over(pid), BOUND)
+
+
+def test_fault_083_close_needs_no_descriptor(hub: Hub) -> None:
+    process = start(hub, ["sleep", "1000"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        process.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+    assert not process.running
+    assert process.returncode == -signal.SIGTERM
+
+
+# --- 92: more that cannot be started -------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", [{5: "x"}, {"x": 5}, {b"x": "y"}, [("x", "y")]])
+def test_fault_092_an_environment_that_is_not_of_strings_is_refused(hub: Hub, env: Any) -> None:
+    with pytest.raises(ConfigError, match="env must be"):
+        start(hub, ["true"], env=env)
+    assert hub.messages == []
+
+
+def test_fault_092_a_broken_binary_is_not_the_shells(hub: Hub, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF\2\1\1\0\0\0\necho run by a shell\n")
+    broken.chmod(0o755)
+    with pytest.raises(ProcessStartError, match="Exec format"):
+        start(hub, [str(broken)])
+    assert hub.last()["status"] == "failed"
+
+
+# --- 86: an output that nobody reads -------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unread(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command of the command line; go on when its stdout, a pipe, is full."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "ws_hub", *argv],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as command:
+        assert command.stdout is not None
+        size = fcntl.fcntl(command.stdout, fcntl.F_GETPIPE_SZ)
+        try:
+            wait_until(lambda: _waiting(command.stdout) > size - select.PIPE_BUF, BOUND)
+            yield command
+        finally:
+            command.kill()
+
+
+def _waiting(pipe: Any) -> int:
+    count = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(count, sys.byteorder)
+
+
+# As much at a time as is waited for, or pages of the pipe would stand half empty.
+FLOOD = ["sh", "-c", "yes $(printf %04095d 1)"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fault_086_run_ends_by_a_signal_though_nobody_reads_it(number: signal.Signals) -> None:
+    with unread("run", "--no-pty", "--port", "0", "--", *FLOOD) as command:
+        command.send_signal(number)
+        assert command.wait(BOUND) == 128 + number
+
+
+def test_fault_086_tail_ends_by_a_signal_though_nobody_reads_it() -> None:
+    with RealHub() as hub, serve(hub) as server:
+        hub.send_process_lines("p", ["x" * 4095] * 200)
+        with unread("tail", server.url, "process:p") as command:
+            command.terminate()
+            assert command.wait(BOUND) == 128 + signal.SIGTERM
+
+
+def test_fault_086_run_waits_for_a_slow_reader_at_its_own_end() -> None:
+    script = "yes $(printf %04095d 1) | head -64; exit 3"
+    with unread("run", "--no-pty", "--port", "0", "--", "sh", "-c", script) as command:
+        assert command.stdout is not None
+        assert len(command.stdout.read().splitlines()) == 64
+        assert command.wait(BOUND) == 3
