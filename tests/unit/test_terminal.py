@@ -134,7 +134,7 @@ TIME = "2026-02-20T01:17:56.123456Z"
             Message(
                 "process_status", "process:b", data={"status": "failed", "error": "a\nb\u202e"}
             ),
-            "process:b failed: a\\n\\u202e",
+            "process:b failed: a\\nb\\u202e",
         ),
         (Message("own", "c", data="a\nb\u202e"), "c own a\nb\\u202e"),
         (Message("error", data="x", timestamp="no time"), "error x"),
