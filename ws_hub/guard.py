@@ -21,9 +21,30 @@ logger = get_logger(__name__)
 # SIGTERM to all of the session whose number it was told, and to the descendants that have
 # left it while their parents live; SIGKILL two seconds later, as `Process.close`. Where there
 # is no /proc it is the process group. A process is known by its number and its start.
+# One that was being started when we ended is found by its standard output, a pipe of ours.
 _SCRIPT = r"""
-read -r sid || exit
-read -r never
+read -r output || exit
+find_session() {
+    for seconds in 0.1 0.3 0.6; do
+        ls -l /proc/[0-9]*/fd/1 | while read -r line; do
+            case $line in *" -> $output") ;; *) continue ;; esac
+            pid=${line##* /proc/} stat=
+            while read -r line; do stat=$stat$line; done <"/proc/${pid%%/*}/stat"
+            set -- ${stat##*)}
+            echo "$4"
+        done
+        rest "$seconds"
+    done
+}
+rest() { sleep "$1" || sleep 1; }
+if read -r sid; then
+    read -r never
+else
+    [ -n "$output" ] || exit
+    sid=$(find_session)
+    sid=${sid%%[!0-9]*}
+    [ -n "$sid" ] || exit
+fi
 all() {
     for f in /proc/[0-9]*/stat; do
         stat=
@@ -55,7 +76,6 @@ look() {
     known=$found
 }
 [ -e /proc/self/stat ] || look() { pids=; kill -0 -- "-$sid" && pids=-$sid; }
-rest() { sleep "$1" || sleep 1; }
 look
 kill -s TERM -- $pids
 for seconds in 0.2 0.3 0.5 1; do
@@ -74,7 +94,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
 class Guard:
-    """Watches over one session, from `watch` until `close`.
+    """Watches over one session, from `expect` and `watch` until `close`.
 
     It is there before the program is, so that no program is ever without one. A system
     without a shell has none: its programs outlive us.
@@ -100,11 +120,25 @@ class Guard:
         finally:
             os.close(theirs)
 
+    def expect(self, output: int | None) -> None:
+        """Tell it the pipe that will be the standard output of a program. Does not wait.
+
+        None for a terminal, whose name may be another's soon; its end is a SIGHUP.
+        """
+        name = b""
+        if output is not None:
+            with contextlib.suppress(OSError):  # no /proc
+                name = os.fsencode(os.readlink(f"/proc/self/fd/{output}"))
+        self._tell(name)
+
     def watch(self, leader: int) -> None:
         """Tell it the session, by the number of its leader. Does not wait."""
+        self._tell(b"%d" % leader)
+
+    def _tell(self, text: bytes) -> None:
         if self._ours is not None:
             with contextlib.suppress(BrokenPipeError):  # somebody has killed it
-                os.write(self._ours, b"%d\n" % leader)
+                os.write(self._ours, text + b"\n")
 
     def close(self) -> None:
         """End the watch; what it watched over is left alone. Idempotent.

@@ -99,7 +99,7 @@ class Child:
         self._guard = _guard(argv[0])
         start = _start_in_terminal if terminal else _start_with_pipes
         try:
-            self._program, self.streams = start(argv, cwd, env)
+            self._program, self.streams = start(argv, cwd, env, self._guard)
         except BaseException as error:
             self._guard.close()
             if not isinstance(error, (OSError, ValueError)):
@@ -210,7 +210,10 @@ def _guard(program: str) -> Guard:
 
 
 def _start_with_pipes(
-    argv: Sequence[str], cwd: str | os.PathLike[str] | None, env: Mapping[str, str] | None
+    argv: Sequence[str],
+    cwd: str | os.PathLike[str] | None,
+    env: Mapping[str, str] | None,
+    guard: Guard,
 ) -> tuple[Launched, dict[str, int]]:
     streams: dict[str, int] = {}
     theirs: list[int] = []
@@ -218,6 +221,7 @@ def _start_with_pipes(
         for name in ("stdout", "stderr"):
             streams[name], end = pipe()
             theirs.append(end)
+        guard.expect(theirs[0])
         return _launch(argv, [os.devnull, *theirs], cwd, env), streams
     except BaseException:
         _close_all(streams.values())
@@ -227,7 +231,10 @@ def _start_with_pipes(
 
 
 def _start_in_terminal(
-    argv: Sequence[str], cwd: str | os.PathLike[str] | None, env: Mapping[str, str] | None
+    argv: Sequence[str],
+    cwd: str | os.PathLike[str] | None,
+    env: Mapping[str, str] | None,
+    guard: Guard,
 ) -> tuple[Launched, dict[str, int]]:
     if not hasattr(os, "openpty"):
         raise OSError("this platform has no pseudo-terminals")
@@ -238,6 +245,7 @@ def _start_in_terminal(
         _set_up(slave, environment)
         # Opened by its name in the child, it becomes the controlling terminal there.
         files: list[int | str] = [os.ttyname(slave), 0, 0]
+        guard.expect(None)
         return _launch(argv, files, cwd, environment), {"stdout": master}
     except BaseException:
         os.close(master)

@@ -679,7 +679,11 @@ KILLED_IN_A_START = """
         print(pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    spawn.Session = die
+    started = spawn.launch
+    if sys.argv[1] == "known":
+        spawn.Session = die
+    else:  # as in the middle of exec, of which the system tells at its end
+        spawn.launch = lambda *args: die(started(*args).pid)
     Hub().start().run_process(["sleep", "1000"], "p")
 """
 KILLED = """
@@ -694,8 +698,9 @@ KILLED = """
 """
 
 
-def test_fault_130_kill_9_during_a_start_leaves_no_program() -> None:
-    pid = left_alone(KILLED_IN_A_START)
+@pytest.mark.parametrize("when", ["unknown", "known"])
+def test_fault_130_kill_9_during_a_start_leaves_no_program(when: str) -> None:
+    pid = left_alone(KILLED_IN_A_START, when)
     wait_until(lambda: not alive(pid), BOUND)
 
 
