@@ -193,7 +193,7 @@ def storm(made: Storm, how: str, times: int) -> None:
             gc.collect()  # returns at once where another thread is collecting
             return len(Finalised.ended) == begun
 
-        wait_until(all_ended)
+        wait_until(all_ended, BOUND)
         return
     with signals(handle, stop):
         while last < times:
