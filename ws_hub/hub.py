@@ -301,8 +301,12 @@ class Hub(Keeper, Publisher):
         activation = Activation(
             subscription, request.since, request.epoch, request.last, request.id
         )
+        activate = functools.partial(self._activate, activation)
+        if self._is_hub_thread():  # put off by another call, which was told that it is accepted
+            self._broadcasts.force(activate)
+            return
         try:
-            self._enqueue(functools.partial(self._activate, activation))
+            self._enqueue(activate)
         except (HubFull, HubNotRunning):
             self._channels.withdraw(subscription)
             raise

@@ -363,6 +363,25 @@ def test_fault_63_ten_thousand_signals_lose_and_double_nothing(how: str, times: 
     assert storm(how, times).endswith("all heard 0 internal errors\n")
 
 
+def test_fault_63_a_subscription_that_was_put_off_needs_no_room() -> None:
+    with live(queue_size=1) as site, site.peer() as peer:
+        client, raised, over = site.client(), list[Exception](), threading.Event()
+
+        def put_off() -> None:
+            """Subscribe as the hub thread does for a call within another, beside a full queue."""
+            site.hub._broadcasts.force(lambda: None)
+            try:
+                site.hub.subscribe(client, "c")
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is too late to say it
+                raised.append(error)
+            over.set()
+
+        site.hub._broadcasts.force(put_off)
+        assert over.wait(TIMEOUT) and not raised
+        site.hub.send_event("heard", channel="c")
+        assert peer.recv_json()["data"]["event"] == "heard"
+
+
 def test_fault_63_a_collector_that_calls_the_hub_hangs_nothing() -> None:
     assert storm("finalisers", 2000).endswith("all heard 0 internal errors\n")
 

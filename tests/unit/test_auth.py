@@ -281,7 +281,7 @@ def far(seconds: float) -> float:
     [
         ({"exp": None}, "MissingRequiredClaimError"),
         ({"exp": 1}, "ExpiredSignatureError"),
-        ({"nbf": far(600)}, "ImmatureSignatureError"),
+        ({"nbf": far(86_400)}, "ImmatureSignatureError"),
         ({"aud": "other"}, "InvalidAudienceError"),
         ({"aud": None}, "MissingRequiredClaimError"),
         ({"iss": "other"}, "InvalidIssuerError"),
