@@ -39,14 +39,14 @@ demo: $(VENV)/.test ## stream a real command (the test suite) to a page in the b
 	@$(BIN)/python -m ws_hub run --host 127.0.0.1 --port $(PORT) --id demo --pty --wait -- \
 		$(abspath $(BIN))/python -m pytest --color=yes -v -p no:cacheprovider tests/unit
 
-test: $(VENV)/.test ## run the test suite with coverage (about five minutes)
+test: $(VENV)/.test ## run the test suite with coverage (some twelve minutes)
 	@rm -f .coverage .coverage.*
 	@status=0; \
 	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report || test $$status -ne 0 || status=2; \
 	exit $$status
 
-test-fast: $(VENV)/.test ## run what takes seconds: no browser, no soak, nothing marked slow (below a minute)
+test-fast: $(VENV)/.test ## run what takes seconds: no browser, no soak, nothing marked slow
 	@$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
 
 test-all: ## run the test suite on every Python 3.11-3.13 of this machine
