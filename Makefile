@@ -7,9 +7,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+# Processes that share the tests; more than two cores have use for, because most tests wait.
+JOBS ?= 4
 PORT ?= 8765
 FUZZ_SECONDS ?= 60
 TIMES ?= 20
+
+# The tests start hundreds of interpreters, each of which would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast test-all lint bench bench-full bench-attack soak conformance fuzz cycles clean
@@ -39,15 +44,15 @@ demo: $(VENV)/.test ## stream a real command (the test suite) to a page in the b
 	@$(BIN)/python -m ws_hub run --host 127.0.0.1 --port $(PORT) --id demo --pty --wait -- \
 		$(abspath $(BIN))/python -m pytest --color=yes -v -p no:cacheprovider tests/unit
 
-test: $(VENV)/.test ## run the test suite with coverage (some twelve minutes)
+test: $(VENV)/.test ## run the test suite with coverage (some five minutes)
 	@rm -f .coverage .coverage.*
 	@status=0; \
-	$(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS) || status=$$?; \
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report || test $$status -ne 0 || status=2; \
 	exit $$status
 
 test-fast: $(VENV)/.test ## run what takes seconds: no browser, no soak, nothing marked slow
-	@$(BIN)/python -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 test-all: ## run the test suite on every Python 3.11-3.13 of this machine
 	@status=0; \
@@ -59,7 +64,7 @@ test-all: ## run the test suite on every Python 3.11-3.13 of this machine
 		if [ -z "$$found" ]; then echo "Python 3.$$minor: not on this machine"; continue; fi; \
 		echo "Python 3.$$minor: $$found"; \
 		$(MAKE) --no-print-directory VENV=.venv-3.$$minor PYTHON=$$found install || { status=1; continue; }; \
-		.venv-3.$$minor/bin/python -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) || status=1; \
+		.venv-3.$$minor/bin/python -m pytest -q -p no:cacheprovider -n $(JOBS) --dist worksteal $(PYTEST_ARGS) || status=1; \
 	done; \
 	exit $$status
 

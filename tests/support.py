@@ -48,7 +48,7 @@ __all__ = [
     "wait_until",
 ]
 
-TIMEOUT = 5.0  # seconds: the bound of every wait, which only a failure reaches
+TIMEOUT = 15.0  # seconds: the bound of every wait, which only a failure reaches
 
 T = TypeVar("T")
 

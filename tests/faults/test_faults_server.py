@@ -21,7 +21,6 @@ from tests.support import (
     PING,
     PONG,
     TEXT,
-    TIMEOUT,
     RawPeer,
     wait_until,
 )
@@ -363,7 +362,3 @@ def test_fault_60_a_close_behind_a_message_of_the_hub_is_clean(hub: Live) -> Non
         assert hub.notes.next()[0] == "connect"
         assert hub.notes.end() == (1000, "")
     assert hub.notes.events.empty()
-
-
-def test_the_bound_of_every_wait_here_is_the_common_one() -> None:
-    assert TIMEOUT <= 5

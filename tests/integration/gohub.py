@@ -325,15 +325,21 @@ class GoHub:
     def stop(self) -> None:
         """Close every connection as a stopping hub does: an empty Close frame."""
         with self._lock:
-            for client in self._clients:
+            ended = list(self._clients)
+            for client in ended:
                 client.end()
-        wait_until(lambda: not self.clients, what="all clients gone")
+        # One that has come back by then is another.
+        wait_until(lambda: not self._any_of(ended), what="all clients gone")
 
     def cut(self) -> None:
         """End every connection without a Close frame."""
         self._server.cut()
 
     # --- what it does ----------------------------------------------------------------------
+
+    def _any_of(self, clients: list[_Client]) -> bool:
+        with self._lock:
+            return any(each is other for each in self._clients for other in clients)
 
     def _subscribers(self, channel: str) -> Iterator[_Client]:
         with self._lock:

@@ -120,14 +120,17 @@ def test_a_late_viewer_that_reads_slowly_lags_and_still_misses_nothing(
 
         def lines(thread: int) -> Callable[[], None]:
             def run() -> None:
-                for number in range(count):
+                for number in range(1, count):
                     hub.hub.send_process_output("p", f"{thread}:{number}:{padding}")
 
             return run
 
+        for thread in range(THREADS):
+            hub.hub.send_process_output("p", f"{thread}:0:{padding}")
         viewer = Viewer(slow, channel)
+        viewer.read(THREADS)  # the end of its replay: from here on it gets what is new as it comes
         with at_once(*(lines(thread) for thread in range(THREADS))):
-            viewer.read(10)
+            pass
         # It did not read while they printed: what did not fit was not lost.
         viewer.read(THREADS * count)
         viewer.check(count)

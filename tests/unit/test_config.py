@@ -23,7 +23,7 @@ NOT_COUNTS = [0, -1, 1.0, math.nan, "1", None, True]
 NOT_SECONDS_OR_NONE = [value for value in NOT_SECONDS if value is not None]
 NOT_COUNTS_OR_NONE = [value for value in NOT_COUNTS if value is not None]
 NOT_FLAGS = [0, 1, "yes", None]
-NOT_CALLABLES = [0, "name", [], object()]
+NOT_CALLABLES = [0, "name", [], ...]
 NOT_OVERFLOWS = ["", "block", None, 1, ["drop"]]
 
 HUB: dict[str, list[Any]] = {
