@@ -61,8 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
 # What `make test-fast` leaves out: modules whose tests run servers, programs and whole runs in
 # processes of their own, or look for what nobody meant. A single test is marked where it stands.
 _SLOW = re.compile(
-    r"tests/(browser|conformance|fuzz)/|tests/test_(bench|harness|packaging|snippets|soak)\.py"
-    r"|tests/faults/test_faults_(client|limits)\.py"
+    r"tests/(browser|conformance|fuzz)/|tests/test_(bench|bench_attack|harness|packaging|snippets|soak)\.py"
+    r"|tests/faults/test_faults_(client|limits|programs)\.py"
     r"|tests/integration/test_(?!hub_end_to_end|flask|compression)"
 )
 
@@ -83,7 +83,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """
     report = yield
     report.sections = [
-        (title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
     ]
     return report
 

@@ -28,8 +28,10 @@ _CONNECTION = 0.001  # seconds of processing: about what a connect costs, whoeve
 _MOST_SHARE = 1 / 10  # of a payer's rate, kept for it whatever others use
 _SHARE_BURST = 2.0  # seconds of that share, in store
 _FIRST_SHARE = 0.1  # seconds of it, at first
+_BURST_IN_ALL = 0.5  # seconds of what is for all, in store
 _UNPAID = 1 / 64  # of a burst, which a connection may owe: to charge is work as well
 _MOST_WAIT = 10.0  # seconds: a payer whose debt takes longer than that to pay is cut
+_MOST_REST = 2.0  # seconds of rest of a payer's connections, above which no other is let in
 _MOST_DEBT = 15.0  # seconds: nobody is kept out for longer
 _DOUBT = (0.1, 2.0)  # seconds a second, and at once, that publishers wait in vain for a payer
 _MOST_LEFT = 16_384  # accounts that are remembered for their debts alone
@@ -86,7 +88,8 @@ class _Resource:
         self._burst = burst
         self._in_all = None if rate is None else rate_in_all
         self._most_share = 0.0 if rate is None else rate * _MOST_SHARE
-        self._for_all = Bucket(self._in_all, self._in_all or 0.0, _MOST_DEBT)
+        burst = (self._in_all or 0.0) * _BURST_IN_ALL
+        self._for_all = Bucket(self._in_all, burst, _MOST_DEBT)
         # Who has used more than its share lately, and when, the last last.
         self._greedy: dict[_Purse, float] = {}
 
@@ -137,7 +140,7 @@ class Account:
     """What one payer has used, on all its connections. Made by a Budget, under its lock."""
 
     __slots__ = ("_budget", "barred", "bytes", "connections", "controls", "doubt", "messages",
-                 "payer", "processing")  # fmt: skip
+                 "payer", "processing", "rests_until")  # fmt: skip
 
     def __init__(self, budget: Budget, payer: str, now: float) -> None:
         config = budget.config
@@ -145,6 +148,7 @@ class Account:
         self.payer = payer
         self.connections = 0
         self.barred = False  # whether no connection is let in until the debt is paid
+        self.rests_until = now  # because of what all have used
         self.messages = Bucket(config.max_message_rate, config.message_burst, _MOST_DEBT)
         self.controls = Bucket(config.max_control_rate, config.control_burst, _MOST_DEBT)
         self.doubt = Bucket(*_DOUBT, _MOST_DEBT)
@@ -167,15 +171,15 @@ class Account:
         budget = self._budget
         with budget.lock:
             burst = budget.config.processing_burst
-            own, rest = budget.processing.take(self.processing, min(seconds, burst), now)
+            own, rest = budget.process_locked(self, min(seconds, burst), now)
             rest = max(own, rest)
             if own > _MOST_WAIT or self.processing.own.overdrawn(now) > budget.patience:
-                self.barred = True
+                budget.bar_locked(self, now)
                 return _PROCESSING
             if messages:
                 rest = max(rest, self.messages.take(messages, now))
                 if self.messages.overdrawn(now) > budget.patience:
-                    self.barred = True
+                    budget.bar_locked(self, now)
                     return _MESSAGES
             if controls:
                 rest = max(rest, self.controls.take(controls, now))
@@ -193,7 +197,7 @@ class Account:
         """Charge what another thread than its reader has done for a client."""
         budget = self._budget
         with budget.lock:
-            budget.processing.take(self.processing, seconds, now)
+            budget.process_locked(self, seconds, now)
 
     def is_doubted(self, now: float) -> bool:
         """Say whether publishers have waited in vain for its clients for too long."""
@@ -208,7 +212,7 @@ class Account:
     def full_locked(self, now: float) -> bool:
         """Say whether it is as new, for one who holds the budget's lock."""
         assert self._budget.lock.locked()
-        return all(
+        return now >= self.rests_until and all(
             bucket.full(now)
             for bucket in (
                 self.messages,
@@ -294,6 +298,7 @@ class Budget:
             config.max_processing_rate, config.processing_burst, config.max_processing_rate_in_all
         )
         self.bytes = _Resource(config.max_byte_rate, config.byte_burst, config.max_byte_rate_in_all)
+        self._barred_until = -math.inf  # when the last one that is barred has paid; read without
         self._accounts: dict[str, Account] = {}
         # Those without a connection, whose debt is not paid: who left first, first.
         self._left: dict[str, Account] = {}
@@ -310,7 +315,7 @@ class Budget:
             if payer:
                 self._accounts[payer] = account
             account.connections += 1
-            self.processing.take(account.processing, _CONNECTION, now)
+            self.process_locked(account, _CONNECTION, now)
             return account
 
     def leave(self, account: Account, now: float) -> None:
@@ -342,10 +347,37 @@ class Budget:
             if account is None:
                 return 0.0
             debt = account.processing.own.wait(0.0, now)
-            account.barred = account.barred and debt > 0 or debt > _MOST_WAIT
-            return debt if account.barred else 0.0
+            if debt > _MOST_WAIT:
+                self.bar_locked(account, now)
+            elif not debt:
+                account.barred = False
+            return max(debt if account.barred else 0.0, _beyond_rest(account, now))
+
+    def bars_anybody(self, now: float) -> bool:
+        """Say whether there may be a payer that has to wait, without looking for it."""
+        return now < self._barred_until
+
+    def process_locked(self, account: Account, seconds: float, now: float) -> tuple[float, float]:
+        """Charge processing; return the seconds until its own part and the rest is back."""
+        assert self.lock.locked()
+        own, rest = self.processing.take(account.processing, seconds, now)
+        account.rests_until = max(account.rests_until, now + rest)
+        if rest > _MOST_REST:
+            self._barred_until = max(self._barred_until, now + _MOST_DEBT)
+        return own, rest
+
+    def bar_locked(self, account: Account, now: float) -> None:
+        """Let in no more connections of an account until its debt is paid."""
+        assert self.lock.locked()
+        account.barred = True
+        self._barred_until = now + _MOST_DEBT
 
     def __len__(self) -> int:
         """How many accounts are remembered."""
         with self.lock:
             return len(self._accounts) + len(self._left)
+
+
+def _beyond_rest(account: Account, now: float) -> float:
+    """Return the seconds until an account rests for so short a time that it may connect."""
+    return max(account.rests_until - now - _MOST_REST, 0.0)

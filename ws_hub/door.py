@@ -20,7 +20,7 @@ from .budget import address_payer, user_payer
 from .config import HubConfig
 from .errors import excerpt
 from .forwarded import Forwarded, Seen
-from .handshake import RETRY, Answer, Request, decide, refusal
+from .handshake import RETRY, Answer, Request, as_environ, decide, refusal
 from .log import get_logger
 
 __all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry", "in_debt"]
@@ -78,6 +78,7 @@ class Door:
         has_room: says whether one more may come, from a network or of a user ("" for
             either that is not known).
         must_wait: says for how many seconds a payer may open no connection, 0.0 for none.
+        bars_anybody: says whether there may be such a payer.
         call: calls a user's callback and deals with what it raises.
     """
 
@@ -89,6 +90,7 @@ class Door:
         mark: Callable[[], int],
         has_room: Callable[[str, str], bool],
         must_wait: Callable[[str], float],
+        bars_anybody: Callable[[], bool],
         call: Callable[..., Any],
     ) -> None:
         self._config = config
@@ -96,6 +98,7 @@ class Door:
         self._mark = mark
         self._has_room = has_room
         self._must_wait = must_wait
+        self._bars_anybody = bars_anybody
         self._call = call
         self._forwarded = Forwarded(config.trusted_proxies)
 
@@ -105,6 +108,31 @@ class Door:
         Threads: any; does not wait.
         """
         return self._forwarded.see(environ)
+
+    def turn_away(self, address: str, peek: Callable[[], bytes]) -> Answer | None:
+        """Refuse the handshake of an address in debt before a thread is started for it.
+
+        Else connecting again and again would cost the hub about as much as being let in.
+        None for everything that is to be looked at as usual: what has not come yet, is no
+        handshake, or may be somebody else's.
+
+        Args:
+            address: where the request comes from.
+            peek: returns what has come of it.
+
+        Threads: any; does not wait.
+        """
+        if self._config.authenticator is not None or not self._bars_anybody():
+            return None
+        environ = as_environ(peek())
+        if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+            return None
+        seen = self.see({**environ, "REMOTE_ADDR": address})
+        wait = self._must_wait(address_payer(seen.payer)) if seen.payer else 0.0
+        if not wait:
+            return None
+        self._count("barred")
+        return in_debt(wait)
 
     def crowded(self) -> None:
         """Count a connection for whose request there is no room.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from . import deflate
 from .origin import is_allowed, parse_origin
 
-__all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "decide", "refusal"]
+__all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "as_environ", "decide", "refusal"]
 
 RETRY = ("Retry-After", "5")  # seconds: what is lacking now may be there then
 SUBPROTOCOL = "ws-hub"
@@ -142,6 +142,23 @@ def decide(
             *chosen,
         ],
     )
+
+
+def as_environ(head: bytes) -> dict[str, str]:
+    """Return the header fields of a request's head as PEP 3333 names them.
+
+    Empty for a head that is not there to its end, or that has no such form.
+    """
+    text, end, _ = head.partition(b"\r\n\r\n")
+    environ: dict[str, str] = {}
+    for line in text.decode("latin-1").split("\r\n")[1:] if end else ():
+        name, colon, value = line.partition(":")
+        if not colon:
+            return {}
+        key = f"HTTP_{name.upper().replace('-', '_')}"
+        own = [environ[key]] if key in environ else []
+        environ[key] = ",".join([*own, value.strip()])
+    return environ
 
 
 def _fault(request: Request) -> str:

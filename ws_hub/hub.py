@@ -77,7 +77,7 @@ class Hub(Keeper, Publisher):
             self._is_channel,
             self._rule_for,
             Actions(
-                subscribe=self._subscribe,
+                subscribe=functools.partial(self._subscribe, guest=True),
                 unsubscribe=self.unsubscribe,
                 publish=self._publish_for,
                 listeners=self.channel_subscriber_count,
@@ -137,7 +137,7 @@ class Hub(Keeper, Publisher):
                 (lambda client: self._channels.has(client, channel)) if channel != "" else _is_one,
                 timeout,
             )
-        self._enqueue(publications, timeout)
+        self._enqueue(publications, timeout, guest=payer is not None)
 
     @property
     def _is_process(self) -> Callable[[str], bool]:
@@ -180,30 +180,32 @@ class Hub(Keeper, Publisher):
         with self._pacing.exempt():
             yield
 
-    def _enqueue(self, item: Any, timeout: float | None = None) -> None:
+    def _enqueue(self, item: Any, timeout: float | None = None, *, guest: bool = False) -> None:
         """Queue something for the hub thread, after all that this thread has queued.
 
-        Raises HubNotRunning, and HubFull when there is no room for `timeout` seconds.
+        What a client has asked for is a guest: it leaves room for the application. Raises
+        HubNotRunning, and HubFull when there is no room for `timeout` seconds.
         Within another call of the hub on this thread, and on the hub's own, it never waits.
         """
         if not self._accepting:
             raise self._not_running()
         try:
-            self._broadcasts.put(item, block=False)
+            self._broadcasts.put(item, block=False, guest=guest)
         except queue.Full:
-            self._wait_and_put(item, self._config.publish_timeout if timeout is None else timeout)
+            wait = self._config.publish_timeout if timeout is None else timeout
+            self._wait_and_put(item, wait, guest=guest)
         # Looked at again after the put: what was put while this was true is dispatched
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not self._accepting:
             raise HubNotRunning("the hub stopped while this was published")
 
-    def _wait_and_put(self, item: Any, wait: float) -> None:
+    def _wait_and_put(self, item: Any, wait: float, *, guest: bool) -> None:
         # On the hub thread nobody else would make room, and to one that is within another
         # call of the hub nobody might: what that has half done may be waited for.
         if wait <= 0 or self._is_hub_thread() or nested():
             wait = 0.0
         try:
-            self._broadcasts.put(item, block=wait > 0, timeout=wait)
+            self._broadcasts.put(item, block=wait > 0, timeout=wait, guest=guest)
         except queue.Full:
             raise HubFull(
                 f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
@@ -278,7 +280,7 @@ class Hub(Keeper, Publisher):
         check_channel(channel, self._is_channel)
         self._subscribe(client, Subscribe(channel, None, since, epoch))
 
-    def _subscribe(self, target: Any, request: Subscribe) -> None:
+    def _subscribe(self, target: Any, request: Subscribe, *, guest: bool = False) -> None:
         if self._channels.busy:  # this thread is in the middle of a change of the map
             self._later(functools.partial(self._subscribe, target, request))
             return
@@ -306,7 +308,7 @@ class Hub(Keeper, Publisher):
             self._broadcasts.force(activate)
             return
         try:
-            self._enqueue(activate)
+            self._enqueue(activate, guest=guest)
         except (HubFull, HubNotRunning):
             self._channels.withdraw(subscription)
             raise

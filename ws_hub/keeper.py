@@ -29,6 +29,7 @@ class Keeper(Overview):
             mark=lambda: self._members.users.mark(),
             has_room=lambda network, user: self._members.has_room(network, user),
             must_wait=lambda payer: self._members.budget.wait(payer, time.monotonic()),
+            bars_anybody=lambda: self._members.budget.bars_anybody(time.monotonic()),
             call=self._call,
         )
 

@@ -23,8 +23,10 @@ from .transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Tran
 __all__ = ["End", "receive"]
 
 _LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
+_AT_ONCE = 16  # events that are dealt with before what they cost is charged
 _LEAST_REST = 0.05  # seconds: short rests would be as much work as the messages
 # What a peer sends after our Close frame is thrown away if it must be waited for.
+_CONTROLS = (Pinged, Ponged)
 _OVER = Broken(CloseCode.ABNORMAL, "connection lost")
 _CONTROL_FLOOD = Broken(CloseCode.POLICY, "too many pings and pongs", "control_floods")
 
@@ -91,19 +93,26 @@ def receive(
             return End(CloseCode.ABNORMAL, reason, reason)
         if not ready():
             return End(CloseCode.ABNORMAL, "refused")
-        messages, unasked = controls.sort(events, now)
+        unasked = controls.unasked(events, now)
         if not controls.allow(unasked, now):
             events = [_CONTROL_FLOOD]  # before one of them is answered
-        end = _handle_all(events, sender, received)
-        if messages and end is None:
-            # The next message may be there already. Then this thread would have the GIL
-            # back before one that was told that it is free has woken, again and again.
-            workers.give_way()
-        before, spent = spent, time.thread_time()
-        rest = charge(now, spent - before, messages, unasked)
-        if isinstance(end, End):
-            return end
-        fault = end or _rest(rest, sender, count)
+        # One receive can bring a thousand requests: who is to rest must not have all of
+        # them dealt with before that, nor the hub's queue filled for others.
+        for start in range(0, len(events), _AT_ONCE):
+            some = events[start : start + _AT_ONCE]
+            messages = sum(not isinstance(event, _CONTROLS) for event in some)
+            end = _handle_all(some, sender, received)
+            if messages and end is None:
+                # The next message may be there already. Then this thread would have the GIL
+                # back before one that was told that it is free has woken, again and again.
+                workers.give_way()
+            before, spent = spent, time.thread_time()
+            rest = charge(time.monotonic(), spent - before, messages, unasked)
+            if isinstance(end, End):
+                return end
+            fault, unasked = end or _rest(rest, sender, count), 0
+            if fault is not None:
+                break
     return _break(fault, transport, sender, linger, count)
 
 
@@ -128,16 +137,15 @@ class _Controls:
         # The hub asks for a pong once an interval; a late one and the next may come together.
         self._asked_for = Bucket(2.0 / config.heartbeat_interval, 2.0)
 
-    def sort(self, events: Sequence[Event], now: float) -> tuple[int, int]:
-        """Return how many messages there are, and how many control frames nobody asked for."""
+    def unasked(self, events: Sequence[Event], now: float) -> int:
+        """Return how many control frames there are that nobody asked for."""
         pings = pongs = 0
         for event in events:
             if isinstance(event, Pinged):
                 pings += 1
             elif isinstance(event, Ponged):
                 pongs += 1
-        messages = len(events) - pings - pongs
-        return messages, pings + (math.ceil(self._asked_for.cover(pongs, now)) if pongs else 0)
+        return pings + (math.ceil(self._asked_for.cover(pongs, now)) if pongs else 0)
 
     def allow(self, controls: int, now: float) -> bool:
         """Say whether so many control frames are no more than may come."""

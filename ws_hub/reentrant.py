@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 _SLOT: Any = object()  # in an intake, room that an item takes beyond one place
 _LOOK = 0.5  # seconds of one wait: then the reason for it is looked at again
+_GUESTS = 8  # places of an intake that guests may fill
 
 # The modules from which a user's function is called, each with no lock held and nothing half
 # done: that function may wait. Whatever comes in from elsewhere has interrupted something.
@@ -147,6 +148,9 @@ class Intake(queue.Queue[T]):
         maxsize: items that may wait; 0 for any number.
         slots_of: returns for how many an item counts, one at least. While there is any room,
             one that is larger gets in all the same.
+
+    Guests are those whose items fill a few places at most, so that however many come, the
+    others neither wait for room nor long for what stands before theirs.
     """
 
     def __init__(
@@ -156,10 +160,24 @@ class Intake(queue.Queue[T]):
         self._bell = bell
         self._slots_of = slots_of
         self._gates: list[threading.Lock] = []  # of those who wait for room
+        self._for_guests = min(maxsize, _GUESTS)
+        self._guest_gates: list[threading.Lock] = []
 
-    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+    def put(
+        self,
+        item: T,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        guest: bool = False,
+    ) -> None:
         """Append an item; raise queue.Full where there is no room, after `timeout` seconds."""
-        if 0 < self.maxsize <= len(self.queue):
+        if guest:
+            if not self._has_guest_room() and not (
+                block and _wait(self._has_guest_room, self._guest_gates, timeout)
+            ):
+                raise queue.Full
+        elif 0 < self.maxsize <= len(self.queue):
             if not block or not _wait(self._has_room, self._gates, timeout):
                 raise queue.Full
         # What it counts for beyond one stands behind it: the length is what is taken.
@@ -195,9 +213,12 @@ class Intake(queue.Queue[T]):
         except IndexError:
             # All: one that was called before may have left without taking its room.
             _open(self._gates, len(self._gates))
+            _open(self._guest_gates, self._for_guests)
             raise queue.Empty from None
         if self._gates:
             _open(self._gates, 1)
+        if self._guest_gates and len(self.queue) < self._for_guests:
+            _open(self._guest_gates, 1)
         return item
 
     def qsize(self) -> int:
@@ -216,6 +237,9 @@ class Intake(queue.Queue[T]):
 
     def _has_room(self) -> bool:
         return not 0 < self.maxsize <= len(self.queue)
+
+    def _has_guest_room(self) -> bool:
+        return self.maxsize == 0 or len(self.queue) < self._for_guests
 
 
 def _wait(ready: Callable[[], bool], gates: list[threading.Lock], timeout: float | None) -> bool:

@@ -122,6 +122,7 @@ class Server:
                 most=hub.config.max_handshakes,
                 late=hub.door.late,
                 crowded=hub.door.crowded,
+                turn_away=hub.door.turn_away,
             )
             hosts = Hosts(server.server_name, allowed_hosts)
             server.set_app(_Named(middleware(app, hub, path), hosts))
@@ -195,6 +196,8 @@ class _ThreadingServer(WSGIServer):
             with 503 where none does.
         late: called for each that took longer.
         crowded: called for each that is answered with 503.
+        turn_away: returns the refusal of a request that needs no thread for it, else None;
+            called with its address, and with what returns as much of it as has come.
     """
 
     request_queue_size = 1024
@@ -209,11 +212,13 @@ class _ThreadingServer(WSGIServer):
         most: int,
         late: Callable[[], None],
         crowded: Callable[[], None],
+        turn_away: Callable[[str, Callable[[], bytes]], Answer | None],
     ) -> None:
         self.patience = patience
         self._most = most
         self._late = late
         self._tell_crowded = crowded
+        self._refusal = turn_away
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.exhausted = False  # the accept thread's: whether the last accept failed
@@ -301,15 +306,18 @@ class _ThreadingServer(WSGIServer):
             if room:
                 self._room.release()
             return
-        if self._closing or not room:
-            if not self._closing:
-                self._tell_crowded()
-                self._turn_away(request)
-            self.shutdown_request(request)
-            if room:
-                self._room.release()
-        else:
-            self.process_request(request, client_address)
+        if not room and not self._closing:
+            self._tell_crowded()
+            self._turn_away(request, _BUSY)
+        elif not self._closing:
+            answer = self._refusal(client_address[0], functools.partial(_peek, request))
+            if answer is None:
+                self.process_request(request, client_address)
+                return
+            self._turn_away(request, answer.to_bytes())
+        self.shutdown_request(request)
+        if room:
+            self._room.release()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         number = next(self._numbers)
@@ -320,7 +328,7 @@ class _ThreadingServer(WSGIServer):
             )
         except RuntimeError as error:  # can't start new thread: this one is refused
             logger.warning("request from %s refused: %s", excerpt(client_address), error)
-            self._turn_away(request)
+            self._turn_away(request, _BUSY)
             self._done(number, request)
             return
         with self._lock:
@@ -332,15 +340,15 @@ class _ThreadingServer(WSGIServer):
             else:
                 self._threads[number] = thread
 
-    def _turn_away(self, request: socket.socket) -> None:
-        """Say that there is no thread for a request, without waiting for it to come."""
+    def _turn_away(self, request: socket.socket, answer: bytes) -> None:
+        """Answer a request for which there is no thread, without waiting for it to come."""
         if self._ssl_context is not None:  # its handshake would have to be waited for
             return
         request.setblocking(False)
         with contextlib.suppress(OSError):  # it has not come yet
             request.recv(MAX_REQUEST_LINE)
         with contextlib.suppress(OSError):
-            request.send(_BUSY)
+            request.send(answer)
 
     # --- request threads -------------------------------------------------------------------
 
@@ -382,6 +390,14 @@ class _ThreadingServer(WSGIServer):
         self._room.release()
         if request is not None:
             self.shutdown_request(request)
+
+
+def _peek(request: socket.socket) -> bytes:
+    """Return what has come of a request, and leave it there."""
+    try:
+        return request.recv(MAX_REQUEST_LINE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:  # nothing yet
+        return b""
 
 
 def _cut(request: socket.socket) -> None:

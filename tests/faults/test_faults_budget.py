@@ -9,10 +9,13 @@ import contextlib
 import gc
 import json
 import socket
+import ssl
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,19 +30,32 @@ from tests.support import (
     PING,
     PONG,
     TEXT,
+    TIMEOUT,
     RawPeer,
     deflated,
     small_pair,
     tcp_pair,
     wait_until,
 )
-from ws_hub import APIKeyAuth, ChannelRule, Client, HubConfig, Message, receiver
+from ws_hub import (
+    APIKeyAuth,
+    ChannelRule,
+    Client,
+    Hub,
+    HubConfig,
+    Message,
+    receiver,
+    serve,
+    workers,
+)
+from ws_hub import server as server_module
+from ws_hub.budget import Flood
 from ws_hub.commands import Other, Reply, interpret
 from ws_hub.door import Entry
 from ws_hub.forwarded import Forwarded
 from ws_hub.handshake import Answer
 from ws_hub.message import is_channel_name
-from ws_hub.transport import Broken, Closed, Event, Pinged, Text, Transport
+from ws_hub.transport import Broken, Closed, Event, Pinged, Ponged, Text, Transport
 
 frame = RawPeer.frame
 KEYS = {"k-ann": "ann", "k-bob": "bob"}
@@ -326,8 +342,77 @@ def test_fault_121_a_reader_charges_what_its_thread_has_computed(
 def test_fault_121_a_pong_that_was_asked_for_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     controls = receiver._Controls(HubConfig(heartbeat_interval=30.0))
     for beat in range(100):
-        assert controls.sort([receiver.Ponged()], 30.0 * beat) == (0, 0)
-    assert controls.sort([receiver.Ponged()] * 10 + [Pinged(b"")] * 5, 3000.0) == (0, 13)
+        assert controls.unasked([receiver.Ponged()], 30.0 * beat) == 0
+    assert controls.unasked([receiver.Ponged()] * 10 + [Pinged(b"")] * 5, 3000.0) == 13
+
+
+def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a client has a thousand subscriptions in the hub's queue before it first rests."""
+    got: list[str | bytes] = []
+    charged: list[tuple[int, int]] = []
+    requests: list[Event] = [Text(str(number)) for number in range(100)]
+    script = [[*requests, Pinged(b""), Ponged()], [Closed(1000, "")]]
+
+    def charge(now: float, seconds: float, messages: int, controls: int) -> float | Flood:
+        charged.append((messages, controls))
+        assert len(got) == sum(messages for messages, _ in charged)
+        return Flood("too many messages", "message_floods") if len(got) >= 64 else 0.0
+
+    class Ends(Line):
+        def receive(self, timeout: float) -> list[Event]:
+            return script.pop(0)
+
+        def linger(self, seconds: float) -> None:
+            pass
+
+    class Closes(Quiet):
+        def finish(self, code: int, reason: str, now: bool) -> None:
+            self.closed = code, reason
+
+        def drain(self) -> None:
+            pass
+
+    sender = Closes()
+    counted: list[str] = []
+    receiver.receive(
+        Ends(0),  # type: ignore[arg-type]
+        sender,  # type: ignore[arg-type]
+        HubConfig(),
+        ready=lambda: True,
+        received=got.append,
+        charge=charge,
+        count=counted.append,
+    )
+    assert got == [str(number) for number in range(64)]
+    assert charged == [(0, 0), (16, 1), (16, 0), (16, 0), (16, 0)]
+    assert sender.closed == (1008, "too many messages")
+    assert counted == ["message_floods"]
+
+
+def test_fault_125_what_clients_ask_for_leaves_room_for_who_publishes() -> None:
+    """However many of them there are: here the hub's thread is held while they ask."""
+    with live(publish_timeout=30.0, max_message_rate=None) as hub, contextlib.ExitStack() as stack:
+        here, go = threading.Event(), threading.Event()
+        peers = [stack.enter_context(hub.peer()) for _ in range(4)]
+        listener = stack.enter_context(hub.subscribed("news"))
+        hub.hub._later(lambda: (here.set(), go.wait(TIMEOUT)))
+        try:
+            assert here.wait(TIMEOUT)
+            for peer in peers:
+                for number in range(50):
+                    request = {"type": "subscribe", "channel": f"c{number}", "id": number}
+                    peer.send_json(request)
+            wait_until(lambda: hub.hub.stats().queued >= 8)
+            for number in range(900):  # of 1024: none waits
+                hub.hub.send_to_channel("news", Message("event", data=number), timeout=0)
+            assert hub.hub.stats().queued <= 900 + 8 + len(peers)
+        finally:
+            go.set()
+        assert [listener.recv_json()["data"] for _ in range(900)] == list(range(900))
+        for peer in peers:
+            assert [peer.recv_json()["id"] for _ in range(50)] == list(range(50))
 
 
 BUSY = {"max_message_rate": 0.01, "message_burst": 10}
@@ -500,6 +585,61 @@ def test_fault_121_a_payer_deep_in_debt_is_1008_and_429_until_that_is_paid(key: 
                 if key or len(other) == 1:
                     with hub.peer(headers=other) as peer:
                         assert ask(peer, {"type": "ping"})["type"] == "pong"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_fault_121_who_connects_again_and_again_in_debt_gets_no_thread_for_it(
+    tls: bool, certificate: Path
+) -> None:
+    """And nobody else of the address is refused: not a page, not who comes by a proxy."""
+    page = [b"a page"]
+    began: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "6")])
+        return page
+
+    context = None
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+    hub = Hub(HubConfig(max_processing_rate=1e-6, processing_burst=0.001))
+    with serve(hub, app=app, ssl_context=context) as server:
+
+        def answer(*headers: tuple[str, str], upgrade: bool = True) -> int:
+            with contextlib.ExitStack() as stack:
+                sock = socket.create_connection(("127.0.0.1", server.port), TIMEOUT)
+                if tls:
+                    trust = ssl.create_default_context(cafile=str(certificate))
+                    sock = trust.wrap_socket(sock, server_hostname="localhost")
+                stack.enter_context(sock)
+                peer = RawPeer.on(sock)
+                peer.host, peer.path = "localhost", "/ws"
+                if upgrade:
+                    peer.send_raw(peer.request(list(headers)))
+                else:
+                    peer.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return peer.read_response().status
+
+        peek = server_module._peek
+        assert answer() == 101  # its cost is more than the burst
+        wait_until(lambda: not hub.all_clients())
+        started = workers.start
+
+        def start(name: str, *args: Any, **kwargs: Any) -> threading.Thread:
+            began.append(name)
+            return started(name, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workers, "start", start)
+            # Mostly it is there when a hub that is busy comes to look; here it always is.
+            patch.setattr(server_module, "_peek", lambda sock: wait_until(lambda: peek(sock)))
+            assert [answer() for _ in range(5)] == [429] * 5
+            threads = sum(name.startswith("ws-hub:request") for name in began)
+            assert threads == (5 if tls else 0)  # what is encrypted is read by a thread
+            assert answer(upgrade=False) == 200
+            assert answer(("X-Forwarded-For", "203.0.113.9")) == 101  # whoever that is
+        assert hub.stats().barred == 5
 
 
 # --- what is too large is refused by its header --------------------------------------------

@@ -209,6 +209,25 @@ def test_who_uses_more_than_its_share_waits_for_the_others_and_not_for_ever() ->
     assert 0.5 < rest_of(late, 0.0, seconds=0.03) < 10.0
 
 
+def test_fault_121_who_is_to_rest_for_long_opens_no_more_connections() -> None:
+    """Each would rest, and be one more; a short rest keeps nobody out."""
+    budget = made(max_processing_rate_in_all=0.25)
+    assert not budget.bars_anybody(100.0)
+    accounts = [budget.enter(f"address:{number}", 100.0) for number in range(20)]
+    rests = [rest_of(account, 100.0, seconds=0.05) for account in accounts]
+    assert min(rests) == 0.0 and max(rests) > 2.0
+    for account, rest in zip(accounts, rests, strict=True):
+        assert budget.wait(account.payer, 100.0) == pytest.approx(max(rest - 2.0, 0.0))
+        assert budget.wait(account.payer, 100.0 + rest) == 0.0
+    assert budget.wait("address:new", 100.0) == 0.0
+    assert budget.bars_anybody(100.0) and not budget.bars_anybody(120.0)
+    worst = accounts[rests.index(max(rests))]
+    budget.leave(worst, 100.0)
+    for _ in range(3):  # nor does it come back as another
+        budget.leave(budget.enter("address:other", 100.0), 100.0)
+    assert budget.wait(worst.payer, 100.0) > 0.0
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 2)), max_size=40))
 def test_who_rests_as_told_gets_its_burst_and_its_rate(steps: list[tuple[float, float]]) -> None:

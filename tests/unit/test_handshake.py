@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ws_hub.handshake import Request, decide, refusal
+from ws_hub.handshake import Request, as_environ, decide, refusal
 
 GOOD = {
     "host": "example.com",
@@ -164,3 +164,20 @@ def test_compression_is_agreed_on_when_it_is_wanted_and_offered() -> None:
     answer = decide(offered, compression=True)
     assert answer.compression and answer.accepted
     assert answer.to_bytes().count(b"Sec-WebSocket-Extensions: permessage-deflate; ") == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "environ"),
+    [
+        (b"", {}),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", {}),  # there may be more
+        (b"GET / HTTP/1.1\r\n\r\n", {}),
+        (b"GET / HTTP/1.1\r\nHost : a\r\nno field\r\n\r\n", {}),
+        (
+            b"GET / HTTP/1.1\r\nHost: a:1\r\nX-A:1\r\nx-a: \xe9 \r\n\r\nbody: 1\r\n\r\n",
+            {"HTTP_HOST": "a:1", "HTTP_X_A": "1,\xe9"},
+        ),
+    ],
+)
+def test_the_fields_of_a_head_that_is_complete(head: bytes, environ: dict[str, str]) -> None:
+    assert as_environ(head) == environ

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import queue
 import threading
 
@@ -92,6 +94,35 @@ def test_who_waits_for_room_gets_it_each_in_turn() -> None:
         wait_until(lambda: len(intake._gates) == 4)
         found = [wait_until(lambda: not intake.empty() and [intake.get()])[0] for _ in range(5)]
     assert found[0] == 0 and sorted(found) == [0, 1, 2, 3, 4]
+
+
+def test_guests_leave_room_for_others_and_get_in_when_there_is_theirs() -> None:
+    bell = Bell()
+    intake: Intake[int] = Intake(bell, 128)
+    for number in range(8):
+        intake.put_nowait(number) if number % 2 else intake.put(number, guest=True)
+    for timeout in (0, 0.001):
+        with pytest.raises(queue.Full):
+            intake.put(9, timeout=timeout, guest=True)
+    with pytest.raises(queue.Full):
+        intake.put(9, block=False, guest=True)
+    waiting = [functools.partial(intake.put, 10 + number, guest=True) for number in range(3)]
+    with at_once(*waiting):
+        wait_until(lambda: len(intake._guest_gates) == 3)
+        intake.put(8)  # the others wait for nothing
+        got = [intake.get() for _ in range(9)]
+        while len(got) < 12:
+            with contextlib.suppress(queue.Empty):
+                got.append(intake.get())
+            bell.wait(0.01)
+    assert got[:9] == [*range(9)] and sorted(got[9:]) == [10, 11, 12]
+
+
+def test_guests_of_an_intake_without_a_bound_never_wait() -> None:
+    intake: Intake[int] = Intake(Bell())
+    for number in range(1000):
+        intake.put(number, block=False, guest=True)
+    assert intake.qsize() == 1000
 
 
 def test_an_empty_intake_lets_all_who_wait_look_again() -> None:
