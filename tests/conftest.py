@@ -69,6 +69,8 @@ _SLOW = re.compile(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        # The processes that share the tests must all find the same ones.
+        assert " at 0x" not in item.nodeid, item.nodeid
         # Of a test's own tests, elsewhere, the path is absolute, and matches nothing.
         path = item.path.as_posix().removeprefix(f"{item.config.rootpath.as_posix()}/")
         if _SLOW.match(path):

@@ -142,7 +142,7 @@ def bad_values() -> Iterator[Any]:
     for kind, fields in ((HubConfig, HUB), (ChannelRule, RULE), (ReconnectConfig, CLIENT)):
         for name, values in fields.items():
             for value in values:
-                yield pytest.param(kind, name, value, id=f"{kind.__name__}.{name}={value!r:.30}")
+                yield pytest.param(kind, name, value, id=f"{kind.__name__}.{name}={value!r:.22}")
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), list(bad_values()))
