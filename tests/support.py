@@ -20,6 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from wsproto.connection import Connection, ConnectionType
@@ -45,6 +46,7 @@ __all__ = [
     "reset",
     "small_pair",
     "tcp_pair",
+    "tls_pair",
     "wait_until",
 ]
 
@@ -107,6 +109,29 @@ def tcp_pair(
             if sndbuf is not None:
                 server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
             yield server, client
+
+
+@contextlib.contextmanager
+def tls_pair(
+    certificate: Path, sndbuf: int | None = None, rcvbuf: int | None = None
+) -> Iterator[tuple[ssl.SSLSocket, ssl.SSLSocket]]:
+    """Yield (server side, client side) of one TLS connection over loopback."""
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(certificate)
+    theirs = ssl.create_default_context(cafile=str(certificate))
+    with tcp_pair(sndbuf, rcvbuf) as (near, far):
+        made: list[ssl.SSLSocket] = []
+        shake = threading.Thread(
+            target=lambda: made.append(ours.wrap_socket(near, server_side=True))
+        )
+        shake.start()
+        try:
+            with theirs.wrap_socket(far, server_hostname="localhost") as client:
+                shake.join(TIMEOUT)
+                with made[0] as server:
+                    yield server, client
+        finally:
+            shake.join(TIMEOUT)
 
 
 def fill(sock: socket.socket, chunk: bytes = b"x" * 1024) -> int:

@@ -27,6 +27,7 @@ from .reentrant import Lock
 __all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
 
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+_RECORD_BYTES = 16 * 1024  # of a TLS record: what OpenSSL takes whole, or wants again
 _MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
 # Where libffi widens an int to the register that `send` reads its size_t from.
 _WIDENING = ("x86_64", "amd64", "aarch64", "arm64")
@@ -80,9 +81,11 @@ class Direct:
         lock: held for every use of the socket that must not meet its end.
         fd: what `send_to_each` sends to, while bytes may go straight to the kernel; else
             -1. Read and written under the lock.
+        torn: what TLS has begun to write and the kernel did not take whole. The next send
+            has to begin with these bytes: they are encrypted, and in part under way.
     """
 
-    __slots__ = ("_fd", "_flags", "_sock", "fd", "lock")
+    __slots__ = ("_fd", "_plain", "_sock", "fd", "lock", "torn")
 
     def __init__(self, sock: socket.socket) -> None:
         # guards: fd; for its owners, the socket against use after close, TLS state, and the
@@ -91,9 +94,9 @@ class Direct:
         self.fd = -1
         self._sock: socket.socket | None = sock
         # Nothing may be written past a TLS layer.
-        plain = not isinstance(sock, ssl.SSLSocket)
-        self._fd = sock.fileno() if plain and _libc_send is not None else -1
-        self._flags = _FLAGS if plain else 0
+        self._plain = not isinstance(sock, ssl.SSLSocket)
+        self._fd = sock.fileno() if self._plain and _libc_send is not None else -1
+        self.torn = b""
 
     def open(self) -> None:
         """Let frames go straight to the kernel, if there is a way. Under the lock."""
@@ -114,8 +117,9 @@ class Direct:
     def send(self, data: bytes) -> int:
         """Send without waiting; return how many bytes the kernel took, 0 without room.
 
-        Raises OSError when the connection is broken. Under the lock: a closed descriptor
-        number is somebody else's at once.
+        What is in `torn` afterwards is not among them, and has begun all the same. Raises
+        OSError when the connection is broken. Under the lock: a closed descriptor number is
+        somebody else's at once.
         """
         if self._fd >= 0 and len(data) < _MAX_BYTES:
             sent = _libc_send(self._fd, data, len(data), _FLAGS)  # type: ignore[misc]  # else it is -1
@@ -123,11 +127,31 @@ class Direct:
                 return sent
         if self._sock is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        # TLS, or no room, or broken: the slow call finds out which, and names the error.
+        if not self._plain:
+            return self._send_records(self._sock, data)
+        # No room, or broken: the slow call finds out which, and names the error.
         try:
-            return self._sock.send(data, self._flags)
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return self._sock.send(data, _FLAGS)
+        except BlockingIOError:
             return 0
+
+    def _send_records(self, sock: socket.socket, data: bytes) -> int:
+        """Do what `send` does, by way of OpenSSL.
+
+        A write that it could not finish has to be repeated with the same bytes
+        (SSL_write(3)). So it gets a record at a time, which it takes whole or not at all.
+        """
+        sent = 0
+        while sent < len(data):
+            record = self.torn or data[sent : sent + _RECORD_BYTES]
+            assert data.startswith(record, sent), "what TLS has begun comes first"
+            try:
+                sent += sock.send(record)
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                self.torn = record
+                break
+            self.torn = b""
+        return sent
 
     def has_room(self) -> bool:
         """Say whether the socket is writable: a good part of the kernel's buffer is free.

@@ -102,24 +102,25 @@ class Outbox:
         self.messages += messages
         self.size += len(frames)
 
-    def take(self, frames: bytes, each: Sequence[bytes], sent: int = 0) -> int:
+    def take(self, frames: bytes, each: Sequence[bytes], sent: int = 0, torn: int = 0) -> int:
         """Keep the rest of a burst, as many whole frames of it as fit.
 
-        `frames` are `each`, joined, and the socket took the first `sent` bytes. Returns how
-        many of them it took or are kept: one that it took in part always is.
+        `frames` are `each`, joined. The socket took the first `sent` bytes, and has begun
+        with `torn` more. Returns how many of them it took or are kept: one that it took, or
+        has begun with, always is.
         """
         if self._fits(len(each), len(frames) - sent):
             first, end, offset = 0, len(each), sent
         else:
-            first, end, offset = self._cut(each, sent)
+            first, end, offset = self._cut(each, sent, torn)
             frames = b"".join(each[first:end])
-        if offset:
+        if offset or torn:
             self.begin(frames, end - first, offset)
         elif end > first:
             self._append(frames, end - first)
         return end
 
-    def _cut(self, each: Sequence[bytes], sent: int) -> tuple[int, int, int]:
+    def _cut(self, each: Sequence[bytes], sent: int, torn: int) -> tuple[int, int, int]:
         """Return which frames are to be kept, and how much of the first is sent."""
         first = 0
         while first < len(each) and len(each[first]) <= sent:
@@ -127,15 +128,19 @@ class Outbox:
             first += 1
         end, size = first, -sent
         while end < len(each):
-            size += len(each[end])
             alone = end == first and (sent or not self.messages)
-            if not alone and not self._fits(end + 1 - first, size):
+            begun = size < torn
+            size += len(each[end])
+            if not alone and not begun and not self._fits(end + 1 - first, size):
                 break
             end += 1
         return first, end, sent
 
     def begin(self, frames: bytes, messages: int, sent: int) -> None:
-        """Keep the rest of frames of which the socket took the first `sent` bytes."""
+        """Keep the rest of frames of which the socket took the first `sent` bytes.
+
+        They have begun, also if those are none.
+        """
         assert not self.size, "only a direct send begins a write, and only when nothing waits"
         self._begun, self._begun_messages, self._offset = frames, messages, sent
         self.messages += messages

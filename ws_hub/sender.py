@@ -477,7 +477,7 @@ class Sender:
         """
         assert self._lock.locked()
         self._direct.shut()
-        kept = self._outbox.take(frames, each, sent)
+        kept = self._outbox.take(frames, each, sent, len(self._direct.torn))
         self._call_writer_locked()
         return kept
 

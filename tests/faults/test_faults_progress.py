@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import socket
 import ssl
@@ -21,6 +22,8 @@ from tests.delivery import deliver
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.live import at_once, live, subscribe
 from tests.support import (
+    PING,
+    PONG,
     TIMEOUT,
     FaultProxy,
     RawPeer,
@@ -39,6 +42,7 @@ from ws_hub import (
     HubFull,
     Message,
     fastsend,
+    serve,
     workers,
 )
 from ws_hub.budget import Account, Budget
@@ -580,6 +584,53 @@ def test_fault_126_a_storm_reaches_five_readers_whole(beside: str) -> None:
             with at_once(*reads):
                 storm(hub.hub, count)
         assert hub.hub.stats().slow_disconnects == (beside != "nobody")
+
+
+@contextlib.contextmanager
+def over_tls(certificate: Path, **settings: Any) -> Iterator[tuple[Hub, Callable[[int], RawPeer]]]:
+    """A hub that is served over TLS, and what makes a client with such a receive buffer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    trust = ssl.create_default_context(cafile=str(certificate))
+    hub = Hub(HubConfig(**settings))
+    with serve(hub, ssl_context=context) as server:
+        yield (
+            hub,
+            lambda rcvbuf: RawPeer("localhost", server.port, rcvbuf=rcvbuf, ssl_context=trust),
+        )
+
+
+def test_fault_126_what_does_not_fit_arrives_whole_over_tls(certificate: Path) -> None:
+    """A retry that was shorter than the first try ended the connection."""
+    ends: list[object] = []
+    with over_tls(certificate, on_disconnect=lambda *about: ends.append(about)) as (hub, connect):
+        with connect(4096) as peer:
+            wait_until(lambda: hub.client_count() == 1)
+            (client,) = hub.all_clients()
+            texts = [f"{number}:" + "x" * 1_000_000 for number in range(4)]
+            for text in texts:
+                client.send(Message("event", data=text))
+            assert [peer.recv_json()["data"] for _ in texts] == texts
+            assert ends == []
+        assert hub.stats().dropped == 0
+
+
+def test_fault_126_a_pong_over_tls_waits_for_what_has_begun(certificate: Path) -> None:
+    """It went ahead of a burst of which the kernel had taken nothing yet, but OpenSSL had."""
+    with over_tls(certificate) as (hub, connect), connect(4096) as peer:
+        wait_until(lambda: hub.client_count() == 1)
+        texts = [f"{number}:" + "x" * 200_000 for number in range(20)]
+        for number, text in enumerate(texts):
+            hub.broadcast(Message("event", data=text))
+            peer.send_frame(PING, b"%d" % number)
+        got, pongs = [], 0
+        while len(got) < len(texts) or not pongs:
+            received = peer.recv_frame()
+            if received.opcode == PONG:
+                pongs += 1
+            else:
+                got.append(json.loads(received.payload)["data"])
+        assert got == texts
 
 
 def test_fault_126_a_storm_reaches_a_slow_link_whole() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -263,3 +264,35 @@ def test_a_frame_that_is_no_message_always_goes_beyond_the_bounds() -> None:
     assert outbox.offer(b"notice", 1, beyond=True)
     assert outbox.offer(close_frame(1001), 0, beyond=True)
     assert drain(outbox) == b"mnotice" + close_frame(1001)
+
+
+@pytest.mark.parametrize(
+    ("sent", "torn", "kept"),
+    [
+        (0, 0, 1),  # the first, because an empty outbox takes one message of any size
+        (0, 1, 1),
+        (0, 11, 2),  # the second has begun as well
+        (0, 30, 3),
+        (4, 0, 1),
+        (4, 7, 2),
+        (10, 1, 2),
+        (25, 16, 5),
+        (25, 25, 5),
+    ],
+)
+def test_fault_126_of_a_burst_all_frames_that_have_begun_are_kept(
+    sent: int, torn: int, kept: int
+) -> None:
+    """What TLS has encrypted is under way, whatever there is room for."""
+    each = [bytes([65 + number]) * 10 for number in range(5)]
+    outbox = Outbox(1, 8)
+    assert outbox.take(b"".join(each), each, sent, torn) == kept
+    outbox.control(b"\x8a\x00")
+    rest = b"".join(each[:kept])[sent:]
+    if sent or torn:
+        assert outbox.head() == rest  # before the control frame
+        outbox.clear()
+        assert outbox.head() == rest
+        outbox.advance(len(rest))
+    else:
+        assert outbox.head() == b"\x8a\x00" + rest
