@@ -8,8 +8,8 @@ Must not know frames, outboxes, locks or clocks: time is an argument. Rules of t
 - A receiver opens its window in steps (64 KiB on loopback, a sixteenth of a large buffer).
   So each 4,000 bytes that are acknowledged buy a second of silence, and what is bought and
   not used is saved, up to six timeouts.
-- Bytes count as a sign of life when something was outstanding before: a peer whose kernel
-  acknowledges nothing but our pings has a program that does not answer them.
+- Bytes count as a sign of life unless they may be our pings: a peer whose kernel acknowledges
+  nothing else has a program that does not answer them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = ["Progress", "measure"]
 
 _BYTES_A_SECOND = 4_000  # of a peer that is slow, and not yet stalled
 _SAVED = 6  # timeouts
+_PINGS = 64  # bytes: as much as two of ours are, in TLS records of their own
 
 # Of the kernel's `struct tcp_info`: the least that has what is read below (Linux 4.6).
 _INFO_BYTES = 148
@@ -90,7 +91,7 @@ class Progress:
         self._outstanding = False
         self._saved = 0.0  # seconds
         self._since = now  # when something was last acknowledged, or began to wait
-        self._moved = -math.inf  # when something was last acknowledged that had to wait
+        self._moved = -math.inf  # when something was last acknowledged that was no ping alone
         self.total = 0
 
     def look(self, now: float, acknowledged: int, outstanding: bool) -> None:
@@ -104,7 +105,7 @@ class Progress:
         left = max(self._saved - (now - self._since), 0.0)
         self._saved = min(left + gained / _BYTES_A_SECOND, _SAVED * self._timeout)
         self._since = now
-        if waited:
+        if waited or outstanding or gained > _PINGS:
             self._moved = now
 
     def begin(self, now: float) -> None:
@@ -122,7 +123,7 @@ class Progress:
     def is_alive(self, now: float, timeout: float) -> bool:
         """Say whether what was acknowledged lately shows that the peer lives.
 
-        Lately is within `timeout` seconds, and longer by what is saved while bytes are
-        on their way that it could acknowledge.
+        Lately is within `timeout` seconds, and longer by what is saved: so long it may read
+        what its kernel has, before it comes to our ping.
         """
-        return now < self._moved + timeout + (self._saved if self._outstanding else 0.0)
+        return now < self._moved + timeout + self._saved

@@ -140,7 +140,7 @@ def test_what_had_to_wait_and_is_acknowledged_is_a_sign_of_life() -> None:
     peer.look(0, 0, True)
     peer.look(30, 100, False)
     assert peer.is_alive(89, 60)
-    assert not peer.is_alive(90, 60)
+    assert not peer.is_alive(90.1, 60)
 
 
 def test_a_ping_that_is_acknowledged_at_once_is_none() -> None:
@@ -156,3 +156,22 @@ def test_a_slow_peer_with_more_on_its_way_is_given_what_it_has_saved() -> None:
     peer.look(1, 40_000, True)
     assert peer.is_alive(1 + 2 + 9, 2)
     assert not peer.is_alive(1 + 2 + 10, 2)
+
+
+def test_fault_118_what_its_kernel_took_at_once_is_read_before_our_ping() -> None:
+    """The first look is that of the first ping: half a megabyte is acknowledged by then."""
+    peer = Progress(10, 0)
+    peer.look(30, 500_000, False)  # all that there was
+    assert peer.is_alive(30 + 60 + 59, 60)
+    assert not peer.is_alive(30 + 60 + 60, 60)
+    peer = Progress(10, 0)
+    peer.look(30, 500_000, True)
+    peer.look(60, 500_002, True)  # the ping
+    assert peer.is_alive(60 + 60 + 20, 60)
+
+
+def test_fault_124_pings_that_a_kernel_acknowledges_are_no_life() -> None:
+    peer = Progress(10, 0)
+    for beat in range(1, 5):
+        peer.look(30 * beat, 31 * beat, False)  # in TLS
+        assert not peer.is_alive(30 * beat, 60)
