@@ -99,7 +99,8 @@ class Following:
         self._left: dict[str, str] = {}  # channel → id of its unsubscription without an answer
         self._ids = itertools.count(1)
         self._pings: set[str] = set()
-        self._unplaced = 0  # messages without a place in any numbering that had no room
+        # Channel -> messages without a place in its numbering that had no room.
+        self._unplaced: dict[str, int] = {}
         self._skipped = 0  # messages of unknown channels that this connection was too small for
         self.extensions: bool | None = None  # whether this connection's server knows them
 
@@ -345,7 +346,8 @@ class Following:
             return  # its number is not its own, and what it is about is being fetched
         channel = self._channels.get(message.channel)
         if channel is None or message.seq is None or not channel.epoch:
-            self._unplaced += 1
+            name = "" if channel is None else message.channel
+            self._unplaced[name] = self._unplaced.get(name, 0) + 1
         elif not channel.behind:
             channel.behind = True
             channel.last = message.seq - 1
@@ -357,9 +359,9 @@ class Following:
             if channel.behind:
                 channel.behind = False
                 verdict.send += self._anew(name, channel)
-        if self._unplaced:
-            count, self._unplaced = self._unplaced, 0
-            verdict.lost.append(MessagesLost("", count, "they came faster than they were taken"))
+        unplaced, self._unplaced = self._unplaced, {}
+        for name, count in unplaced.items():
+            verdict.lost.append(MessagesLost(name, count, "they came faster than they were taken"))
         return verdict
 
 

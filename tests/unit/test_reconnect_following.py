@@ -489,6 +489,16 @@ def test_what_had_no_room_elsewhere_is_counted() -> None:
     assert following.catch_up() == Verdict(deliver=False)
 
 
+def test_fault_119_a_channel_without_history_is_named_with_what_it_lost() -> None:
+    following = Following()
+    following.add("a", None)
+    for channel, count in (("a", 3), ("", 2), ("other", 1)):
+        for _ in range(count):
+            following.refused(Message("event", channel=channel))
+    verdict = following.catch_up()
+    assert [(each.channel, each.count) for each in verdict.lost] == [("a", 3), ("", 3)]
+
+
 def test_lagging_while_there_is_no_room_waits_for_room() -> None:
     following = followed(10)
     following.take(numbered(11))
