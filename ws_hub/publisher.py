@@ -91,6 +91,8 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        if isinstance(channel, str):
+            channel = str.__str__(channel)  # what a subclass says of itself does not count
         if not channel or not isinstance(channel, str):
             check_channel(channel)  # raises: "" further down means everybody
         message = dataclasses.replace(
@@ -221,9 +223,10 @@ def _checked(channel: object) -> str:
             f"channel must be the name of a channel, not {excerpt(channel)}: leave it out to "
             "send to everybody"
         )
-    if not channel:
+    name = str.__str__(channel)  # what a subclass says of itself does not count
+    if not name:
         raise InvalidName("channel must not be empty: leave it out to send to everybody")
-    return channel
+    return name
 
 
 def _now() -> str:

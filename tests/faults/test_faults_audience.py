@@ -94,6 +94,37 @@ class Falsy(str):
         return False
 
 
+class Sly(str):
+    """A name that is empty, and says that it is none such."""
+
+    __hash__ = str.__hash__
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 7
+
+
+@pytest.mark.parametrize("method", [*TO_A_CHANNEL, *TO_A_USER])
+def test_fault_106_an_empty_name_that_counts_as_true_is_not_everybody(
+    hub: Live, method: str
+) -> None:
+    with hub.peer() as peer:
+        hub.client()
+        with contextlib.suppress(TypeError, InvalidName):
+            made: Any = (TO_A_CHANNEL | TO_A_USER)[method](hub.hub, Sly(""))
+            getattr(made, "close", lambda: None)()
+        hub.hub.send_event("marker")
+        assert peer.recv_json()["data"]["event"] == "marker"
+
+
 @pytest.mark.parametrize("method", [*TO_A_CHANNEL, *TO_A_USER])
 def test_fault_106_a_name_that_counts_as_false_is_not_everybody(hub: Live, method: str) -> None:
     with hub.peer() as peer:
