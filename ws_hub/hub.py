@@ -58,6 +58,10 @@ logger = get_logger(__name__)
 
 _client_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384
+# Items in the hub's queue, with which clients may add to it. Each subscription costs a write
+# of the hub thread; what is published is joined, the better the more it is.
+_MOST_ASKED = 8
+_MOST_PUBLISHED = 128
 
 
 class Hub(Keeper, Publisher):
@@ -77,11 +81,12 @@ class Hub(Keeper, Publisher):
             self._is_channel,
             self._rule_for,
             Actions(
-                subscribe=functools.partial(self._subscribe, guest=True),
+                subscribe=functools.partial(self._subscribe, most=_MOST_ASKED),
                 unsubscribe=self.unsubscribe,
                 publish=self._publish_for,
                 listeners=self.channel_subscriber_count,
                 enqueue=self._enqueue,
+                answer=functools.partial(self._enqueue, most=_MOST_ASKED),
                 call=self._call,
                 count=lambda name: self._counters.add(name),
             ),
@@ -137,7 +142,7 @@ class Hub(Keeper, Publisher):
                 (lambda client: self._channels.has(client, channel)) if channel != "" else _is_one,
                 timeout,
             )
-        self._enqueue(publications, timeout, guest=payer is not None)
+        self._enqueue(publications, timeout, most=None if payer is None else _MOST_PUBLISHED)
 
     @property
     def _is_process(self) -> Callable[[str], bool]:
@@ -180,32 +185,33 @@ class Hub(Keeper, Publisher):
         with self._pacing.exempt():
             yield
 
-    def _enqueue(self, item: Any, timeout: float | None = None, *, guest: bool = False) -> None:
+    def _enqueue(self, item: Any, timeout: float | None = None, *, most: int | None = None) -> None:
         """Queue something for the hub thread, after all that this thread has queued.
 
-        What a client has asked for is a guest: it leaves room for the application. Raises
-        HubNotRunning, and HubFull when there is no room for `timeout` seconds.
+        What a client has asked for comes while fewer than `most` items wait, and leaves room
+        for the application. Raises HubNotRunning, and HubFull when there is no room for
+        `timeout` seconds.
         Within another call of the hub on this thread, and on the hub's own, it never waits.
         """
         if not self._accepting:
             raise self._not_running()
         try:
-            self._broadcasts.put(item, block=False, guest=guest)
+            self._broadcasts.put(item, block=False, most=most)
         except queue.Full:
             wait = self._config.publish_timeout if timeout is None else timeout
-            self._wait_and_put(item, wait, guest=guest)
+            self._wait_and_put(item, wait, most)
         # Looked at again after the put: what was put while this was true is dispatched
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not self._accepting:
             raise HubNotRunning("the hub stopped while this was published")
 
-    def _wait_and_put(self, item: Any, wait: float, *, guest: bool) -> None:
+    def _wait_and_put(self, item: Any, wait: float, most: int | None) -> None:
         # On the hub thread nobody else would make room, and to one that is within another
         # call of the hub nobody might: what that has half done may be waited for.
         if wait <= 0 or self._is_hub_thread() or nested():
             wait = 0.0
         try:
-            self._broadcasts.put(item, block=wait > 0, timeout=wait, guest=guest)
+            self._broadcasts.put(item, block=wait > 0, timeout=wait, most=most)
         except queue.Full:
             raise HubFull(
                 f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
@@ -280,7 +286,7 @@ class Hub(Keeper, Publisher):
         check_channel(channel, self._is_channel)
         self._subscribe(client, Subscribe(channel, None, since, epoch))
 
-    def _subscribe(self, target: Any, request: Subscribe, *, guest: bool = False) -> None:
+    def _subscribe(self, target: Any, request: Subscribe, *, most: int | None = None) -> None:
         if self._channels.busy:  # this thread is in the middle of a change of the map
             self._later(functools.partial(self._subscribe, target, request))
             return
@@ -308,7 +314,7 @@ class Hub(Keeper, Publisher):
             self._broadcasts.force(activate)
             return
         try:
-            self._enqueue(activate, guest=guest)
+            self._enqueue(activate, most=most)
         except (HubFull, HubNotRunning):
             self._channels.withdraw(subscription)
             raise

@@ -53,8 +53,8 @@ class Actions:
         unsubscribe: has a client listen to a channel no more.
         publish: sends data to a channel, as an event, at a client's cost.
         listeners: says how many listen to a channel.
-        enqueue: has a function called on the hub thread, at its place in the queue; with
-            `guest` for what a client has asked for.
+        enqueue: has a function called on the hub thread, at its place in the queue.
+        answer: does the same for what a client has asked for.
         call: calls a user's function and deals with what it raises.
         count: counts something, by its name.
     """
@@ -63,7 +63,8 @@ class Actions:
     unsubscribe: Callable[[Client, str], bool]
     publish: Callable[[Client, str, object], None]
     listeners: Callable[[str], int]
-    enqueue: Callable[..., None]
+    enqueue: Callable[[Callable[[], object]], None]
+    answer: Callable[[Callable[[], object]], None]
     call: Callable[..., Any]
     count: Callable[[str], None]
 
@@ -175,7 +176,7 @@ class Reception:
         try:
             # By way of the queue: after the ack no message of the channel follows.
             answer = ack(request.id, {"channel": channel})
-            self._actions.enqueue(functools.partial(client.tell, answer), guest=True)
+            self._actions.answer(functools.partial(client.tell, answer))
             return
         except HubNotRunning:
             text = "Unsubscribe: hub is not running"

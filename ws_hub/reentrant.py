@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _SLOT: Any = object()  # in an intake, room that an item takes beyond one place
 _LOOK = 0.5  # seconds of one wait: then the reason for it is looked at again
-_GUESTS = 8  # places of an intake that guests may fill
+_FEW = 8  # items of an intake, with which those are let in who leave room for others
 
 # The modules from which a user's function is called, each with no lock held and nothing half
 # done: that function may wait. Whatever comes in from elsewhere has interrupted something.
@@ -149,8 +149,8 @@ class Intake(queue.Queue[T]):
         slots_of: returns for how many an item counts, one at least. While there is any room,
             one that is larger gets in all the same.
 
-    Guests are those whose items fill a few places at most, so that however many come, the
-    others neither wait for room nor long for what stands before theirs.
+    An item that comes with a bound of its own leaves room for others: however many such come,
+    the others neither wait for room nor long for what stands before theirs.
     """
 
     def __init__(
@@ -160,8 +160,7 @@ class Intake(queue.Queue[T]):
         self._bell = bell
         self._slots_of = slots_of
         self._gates: list[threading.Lock] = []  # of those who wait for room
-        self._for_guests = min(maxsize, _GUESTS)
-        self._guest_gates: list[threading.Lock] = []
+        self._modest_gates: list[threading.Lock] = []  # of those who leave room
 
     def put(
         self,
@@ -169,12 +168,16 @@ class Intake(queue.Queue[T]):
         block: bool = True,
         timeout: float | None = None,
         *,
-        guest: bool = False,
+        most: int | None = None,
     ) -> None:
-        """Append an item; raise queue.Full where there is no room, after `timeout` seconds."""
-        if guest:
-            if not self._has_guest_room() and not (
-                block and _wait(self._has_guest_room, self._guest_gates, timeout)
+        """Append an item; raise queue.Full where there is no room, after `timeout` seconds.
+
+        There is room for it while fewer than `most` items wait.
+        """
+        if most is not None and 0 < self.maxsize:
+            most = min(most, self.maxsize)
+            if len(self.queue) >= most and not (
+                block and _wait(lambda: len(self.queue) < most, self._modest_gates, timeout)
             ):
                 raise queue.Full
         elif 0 < self.maxsize <= len(self.queue):
@@ -213,12 +216,12 @@ class Intake(queue.Queue[T]):
         except IndexError:
             # All: one that was called before may have left without taking its room.
             _open(self._gates, len(self._gates))
-            _open(self._guest_gates, self._for_guests)
+            _open(self._modest_gates, _FEW)
             raise queue.Empty from None
         if self._gates:
             _open(self._gates, 1)
-        if self._guest_gates and len(self.queue) < self._for_guests:
-            _open(self._guest_gates, 1)
+        if self._modest_gates and len(self.queue) < _FEW:
+            _open(self._modest_gates, 1)
         return item
 
     def qsize(self) -> int:
@@ -237,9 +240,6 @@ class Intake(queue.Queue[T]):
 
     def _has_room(self) -> bool:
         return not 0 < self.maxsize <= len(self.queue)
-
-    def _has_guest_room(self) -> bool:
-        return self.maxsize == 0 or len(self.queue) < self._for_guests
 
 
 def _wait(ready: Callable[[], bool], gates: list[threading.Lock], timeout: float | None) -> bool:

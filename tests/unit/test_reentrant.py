@@ -96,19 +96,19 @@ def test_who_waits_for_room_gets_it_each_in_turn() -> None:
     assert found[0] == 0 and sorted(found) == [0, 1, 2, 3, 4]
 
 
-def test_guests_leave_room_for_others_and_get_in_when_there_is_theirs() -> None:
+def test_who_leaves_room_for_others_waits_until_there_is_more() -> None:
     bell = Bell()
     intake: Intake[int] = Intake(bell, 128)
     for number in range(8):
-        intake.put_nowait(number) if number % 2 else intake.put(number, guest=True)
+        intake.put_nowait(number) if number % 2 else intake.put(number, most=8)
     for timeout in (0, 0.001):
         with pytest.raises(queue.Full):
-            intake.put(9, timeout=timeout, guest=True)
+            intake.put(9, timeout=timeout, most=8)
     with pytest.raises(queue.Full):
-        intake.put(9, block=False, guest=True)
-    waiting = [functools.partial(intake.put, 10 + number, guest=True) for number in range(3)]
+        intake.put(9, block=False, most=8)
+    waiting = [functools.partial(intake.put, 10 + number, most=8) for number in range(3)]
     with at_once(*waiting):
-        wait_until(lambda: len(intake._guest_gates) == 3)
+        wait_until(lambda: len(intake._modest_gates) == 3)
         intake.put(8)  # the others wait for nothing
         got = [intake.get() for _ in range(9)]
         while len(got) < 12:
@@ -118,10 +118,10 @@ def test_guests_leave_room_for_others_and_get_in_when_there_is_theirs() -> None:
     assert got[:9] == [*range(9)] and sorted(got[9:]) == [10, 11, 12]
 
 
-def test_guests_of_an_intake_without_a_bound_never_wait() -> None:
+def test_in_an_intake_without_a_bound_nobody_waits() -> None:
     intake: Intake[int] = Intake(Bell())
     for number in range(1000):
-        intake.put(number, block=False, guest=True)
+        intake.put(number, block=False, most=8)
     assert intake.qsize() == 1000
 
 
