@@ -28,7 +28,7 @@ FLOORS: dict[float, str] = {
     0: "backoff config deflate errors exits fastsend forwarded frames hosts limits lines message"
     " pace pacing progress reconnect_config stats stream workers",
     1: "adoption budget callbacks exchange following inbox last_words launch link mailbox outbox"
-    " poller publication publisher retries session starter transport",
+    " poller prefork publication publisher retries session starter transport",
     2: "auth channels conversation guard handshake history places presence sender signals"
     " terminal users",
     2.5: "receiver",

@@ -6,8 +6,6 @@ once and in order. See README.md for ten lines that work, docs/ for the rest.
 
 from __future__ import annotations
 
-import logging
-
 from .auth import (
     APIKeyAuth,
     AuthResult,
@@ -107,5 +105,3 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())

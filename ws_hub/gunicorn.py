@@ -17,6 +17,8 @@ gives by then, that ends the worker, and with it every client.
 
 Every global of this module is offered to gunicorn as a setting: none may have the name of
 one by chance (`workers`, `config`).
+
+What is to be said goes to gunicorn's own log, which there always is, wherever that goes.
 """
 
 from __future__ import annotations
@@ -27,13 +29,11 @@ import time
 from concurrent.futures import Executor
 from typing import Any
 
+from . import prefork
 from .exits import running, unregister
-from .log import get_logger
 from .workers import start
 
 __all__ = ["on_reload", "post_worker_init", "when_ready", "worker_exit"]
-
-logger = get_logger(__name__)
 
 _PATIENCE = 10.0  # seconds, for threads to start: a first request may wait behind that
 _LOOK = 0.25  # seconds between looks at a worker; gunicorn's own loop takes one each second
@@ -47,16 +47,9 @@ _reloads = mmap.mmap(-1, 1)
 def when_ready(server: Any) -> None:
     """Warn of hubs that run in the master, as `--preload` with a `start()` at import has it.
 
-    A worker's hub is another one, with the clients: the master's has none, ever.
-
     Threads: the master's only one.
     """
-    if hubs := running():
-        logger.warning(
-            "%d hub(s) run in gunicorn's master, before the fork: what is published there "
-            "reaches nobody. start() it in each worker instead",
-            len(hubs),
-        )
+    prefork.warn(server.log)
 
 
 def on_reload(server: Any) -> None:
@@ -75,22 +68,23 @@ def post_worker_init(worker: Any) -> None:
     worker.ws_hub_born = _reloads[0]
     pool = getattr(worker, "tpool", None)  # of a gthread worker
     if pool is not None:
-        _fill(pool, worker.cfg.threads)
+        _fill(pool, worker)
     try:
         start("ws-hub:gunicorn", _watch, worker)
     except RuntimeError as error:  # no more threads: then `worker_exit` alone
-        logger.warning("clients will hear late of this worker's end: %s", error)
+        worker.log.warning("ws_hub: clients will hear late of this worker's end: %s", error)
 
 
-def _fill(pool: Executor, threads: int) -> None:
+def _fill(pool: Executor, worker: Any) -> None:
     """Have a pool start all its threads: none is done before the last has begun."""
+    threads = worker.cfg.threads
     together = threading.Barrier(threads)
     try:
         for _ in range(threads):
             pool.submit(together.wait, _PATIENCE)
     except RuntimeError as error:  # no more threads
         together.abort()
-        logger.warning("gunicorn cannot have its %d threads: %s", threads, error)
+        worker.log.warning("ws_hub: gunicorn cannot have its %d threads: %s", threads, error)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

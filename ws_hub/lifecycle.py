@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from . import exits, workers
+from . import exits, prefork, workers
 from .auth import said_yes
 from .callbacks import Callbacks, guarded
 from .channels import Channels
@@ -397,6 +397,7 @@ class Lifecycle:
             if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
                 self._notifier = Mailbox("ws-hub:notify", lambda news: self._call(*news), _MAX_NEWS)
             exits.register(self)
+            prefork.watch()
             self._accepting = True
             if self._state is _State.STOPPING:  # asked for before there was whom to ask
                 self._stopper.post(self._finished)

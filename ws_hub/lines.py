@@ -19,6 +19,7 @@ Rules of this file:
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterable, Iterator
 
 __all__ = ["GOES_ON", "MAX_PIECE", "REPLACED", "Lines", "cut", "join"]
@@ -27,6 +28,8 @@ __all__ = ["GOES_ON", "MAX_PIECE", "REPLACED", "Lines", "cut", "join"]
 MAX_PIECE = 8192
 REPLACED = "\r"
 GOES_ON = "\x17"
+# Blanks, and control sequences (ECMA-48), which colour, erase and move.
+_UNSEEN = re.compile(r"(?:\s|\x1b\[[0-?]*[ -/]*[@-~])*")
 
 
 class Lines:
@@ -73,6 +76,16 @@ class Lines:
     def empty(self) -> bool:
         """Whether the last line is finished."""
         return not self._text
+
+    @property
+    def returned(self) -> bool:
+        r"""Whether a `\r` stands behind the unfinished line: any other text replaces it."""
+        return self._returned
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing can be seen of the unfinished line, as of one that was cleared."""
+        return _UNSEEN.fullmatch(self._text) is not None
 
     def feed(self, data: bytes) -> list[str]:
         """Take the next bytes; return the texts that are ready."""

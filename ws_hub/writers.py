@@ -154,16 +154,22 @@ def _clean(text: str, limit: int) -> str:
     return text if len(text) == whole else text + "..."
 
 
+def _first_line(text: str) -> str:
+    """Return what a text puts on the line that was begun before it."""
+    return text.replace("\r\n", "\n").partition("\n")[0]
+
+
 class _Begun:
     """What one thread has written without a newline; another one where it interrupts itself."""
 
-    __slots__ = ("busy", "lines", "redrawn", "turn")
+    __slots__ = ("busy", "lines", "redrawn", "turn", "writes")
 
     def __init__(self) -> None:
         self.busy = False  # a call of its thread is changing it
         self.lines = Lines()
         self.redrawn = False  # it stands behind a "\r", as a progress bar does
         self.turn = 0  # how often the writer had been redrawn when it was last written to
+        self.writes = 0  # how often something had been put on a line that was begun
 
 
 class _Own:
@@ -189,7 +195,8 @@ class Writer(io.TextIOBase):
     threads print, so that lines stay whole; `flush` shows it as it is so far (ending in
     `\r`, see `docs/processes.md`), and `close` sends what is left, as does the next write
     after the end of a thread. Left out is then a state behind a `\r` that another thread has
-    drawn over: of a progress bar that a thread of its own refreshes, only the end stays.
+    drawn over, the next write itself as well, or that was cleared: of a progress bar that a
+    thread of its own refreshes, only the end stays.
     Writing raises ValueError after `close`, and what the hub raises: HubNotRunning, HubFull.
 
     A signal handler that prints while its thread is in here begins a line of its own. What
@@ -200,12 +207,13 @@ class Writer(io.TextIOBase):
         super().__init__()
         self._hub = hub
         self._process_id = process_id
-        # guards: what every thread has begun, _unfinished, _redraws, _closed.
+        # guards: what every thread has begun, _unfinished, _redraws, _writes, _closed.
         # Nothing is taken under it, and nothing is sent.
         self._lock = Lock()
         self._own = threading.local()  # .line: the _Own of each thread
         self._unfinished: dict[_Begun, None] = {}  # in the order in which they began
         self._redraws = 0  # writes of any thread that began a line anew
+        self._writes = 0  # writes of any thread that did not begin with a newline
         # guards: itself, by single calls. Filled by finalisers, emptied under the lock.
         self._ended: collections.deque[_Begun] = collections.deque()
         self._closed = False
@@ -274,7 +282,7 @@ class Writer(io.TextIOBase):
         """Change what the calling thread has begun, by `text`; return the texts that are ready."""
         with self._lock:
             self._check_open()
-            ready = self._let_go_locked()
+            ready = self._let_go_locked(text)
             begun = self._begun()
             try:
                 begun.busy = True
@@ -305,7 +313,9 @@ class Writer(io.TextIOBase):
         if text:
             if "\r" in text.replace("\r\n", "\n"):
                 self._redraws += 1
-            begun.turn = self._redraws
+            if _first_line(text):
+                self._writes += 1
+            begun.turn, begun.writes = self._redraws, self._writes
             _, newline, last = text.rpartition("\n")
             begun.redrawn = "\r" in last or (begun.redrawn and not newline)
         if begun.lines.empty:
@@ -313,20 +323,39 @@ class Writer(io.TextIOBase):
         else:
             self._unfinished[begun] = None
 
-    def _let_go_locked(self) -> list[str]:
-        """Return the lines of threads that are gone, which are kept no longer."""
+    def _let_go_locked(self, text: str) -> list[str]:
+        """Return the lines of threads that are gone, which are kept no longer.
+
+        `text` is what is written next. Where it is none, states are kept: what comes after
+        the end of a spinner's thread says whether its last state is a line.
+        """
         assert self._lock.locked()
         ready: list[str] = []
-        while self._ended:
+        for _ in range(len(self._ended)):
             begun = self._ended.popleft()
+            if begun.redrawn and not text:
+                self._ended.append(begun)
+                continue
             self._unfinished.pop(begun, None)
-            ready += self._rest_locked(begun)
+            ready += self._rest_locked(begun, text)
         return ready
 
-    def _rest_locked(self, begun: _Begun) -> list[str]:
-        """Return a line as it was left, unless another thread has drawn over it."""
+    def _rest_locked(self, begun: _Begun, text: str = "") -> list[str]:
+        """Return a line as it was left, unless another thread has drawn over it.
+
+        `text` is what is written next, and has not been counted yet.
+        """
         assert self._lock.locked()
-        return [] if begun.redrawn and begun.turn < self._redraws else begun.lines.finish()
+        if not begun.redrawn or begun.lines.cut:  # pieces cannot be taken back
+            return begun.lines.finish()
+        first = _first_line(text)
+        drawn_over = begun.turn < self._redraws or "\r" in first
+        if begun.lines.returned:  # then a text needs no "\r" of its own
+            drawn_over = drawn_over or begun.writes < self._writes or bool(first)
+        if drawn_over:
+            return []
+        # What was cleared is no line, but the state before it is not to be left standing.
+        return begun.lines.partial() if begun.lines.blank else begun.lines.finish()
 
     def _check_open(self) -> None:
         if self._closed:

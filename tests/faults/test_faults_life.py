@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ from ws_hub import (
     WsHubError,
     exits,
     gunicorn,
+    prefork,
     serve,
 )
 from ws_hub.channels import Channels
@@ -1203,15 +1205,27 @@ def test_fault_26_a_client_of_the_parent_can_be_asked_whatever_was_locked() -> N
         assert client.subscriptions() == ["a"]
 
 
+@pytest.mark.parametrize("hooks", [True, False])
 def test_fault_77_a_hub_in_gunicorns_master_is_warned_of(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hooks: bool
 ) -> None:
-    gunicorn.when_ready(None)
+    def master() -> None:
+        if hooks:
+            gunicorn.when_ready(SimpleNamespace(log=logging.getLogger("gunicorn.error")))
+        for _ in range(2):
+            eval("fork()", {"__name__": "gunicorn.arbiter", "fork": prefork._forked})
+
+    monkeypatch.setattr(prefork, "_warned", False)
+    master()
     assert caplog.text == ""
     with Hub():
         assert len(exits.running()) == 1
-        gunicorn.when_ready(None)
-    assert "1 hub(s) run in gunicorn's master" in caplog.text
+        in_child(int)  # a program may fork as it likes
+        assert caplog.text == ""
+        master()
+    (record,) = caplog.records
+    assert record.name == ("gunicorn.error" if hooks else "ws_hub.prefork")
+    assert "1 hub(s) of ws_hub run in gunicorn's master" in record.getMessage()
 
 
 def test_a_hub_on_the_main_thread_has_a_thread_of_its_own() -> None:

@@ -142,6 +142,79 @@ def test_fault_087_the_line_of_a_dead_thread_is_sent_with_the_next(hub: Recorder
         assert hub.texts() == ["theirs", "mine", "more"]
 
 
+@pytest.mark.parametrize("gap", ["", "flush", "empty"])
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        ("\r| working", "\rOK done\n"),
+        ("\r| working", "\r\x1b[KOK done\n"),
+        ("| working\r", "OK done\n"),
+        ("| working\r", "OK done\r\n"),
+    ],
+)
+def test_fault_087_the_last_state_of_a_dead_thread_is_drawn_over_by_the_next_write(
+    hub: Recorder, state: str, end: str, gap: str
+) -> None:
+    with writer(hub, "p") as file:
+        for _ in range(3):
+            elsewhere(lambda: print(state, end="", file=file, flush=True))
+            if gap == "flush":
+                file.flush()
+            elif gap == "empty":
+                print(end="", file=file)
+            print(end, end="", file=file)
+    assert hub.lines() == [end.strip("\r\n")] * 3
+    assert hub.texts().count("| working\r") == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "lines"),
+    [
+        ("\r| working", "", ["| working"]),
+        ("| working\r", "", ["| working"]),
+        ("\r| working", "log\n", ["| working", "log"]),
+        ("\r| working", "log\n\r5%", ["| working", "log", "5%"]),
+        ("\r| working", "log\r\n", ["| working", "log"]),
+        ("| working\r", "\n", ["| working", ""]),
+        ("bar\r\nplain", "\rOK\n", ["bar", "plain", "OK"]),
+        ("\r" + "x" * (MAX_PIECE + 1), "\rOK\n", ["x" * (MAX_PIECE + 1), "OK"]),
+    ],
+)
+def test_fault_087_what_is_not_drawn_over_stays_though_its_thread_is_dead(
+    hub: Recorder, state: str, end: str, lines: list[str]
+) -> None:
+    with writer(hub, "p") as file:
+        elsewhere(lambda: print(state, end="", file=file))
+        file.flush()
+        print(end, end="", file=file)
+    assert hub.lines() == lines
+
+
+def test_fault_087_a_state_before_a_return_is_drawn_over_by_any_text(
+    hub: Recorder, refresher: Refresher
+) -> None:
+    file = refresher.file = writer(hub, "p")
+    refresher.write("98%\r")
+    print("done", file=file)
+    refresher.end()
+    print("more", file=file)
+    file.close()
+    assert hub.lines() == ["done", "more"]
+
+
+@pytest.mark.parametrize("after", [["done"], []])
+@pytest.mark.parametrize("cleared", ["\r   \r", "\r\x1b[2K", "\r\x1b[K", "\r\x1b[0m \x1b[K\r"])
+def test_fault_087_a_cleared_bar_leaves_no_line(
+    hub: Recorder, cleared: str, after: list[str]
+) -> None:
+    with writer(hub, "p") as file:
+        elsewhere(lambda: print("\r98%", end="", file=file), lambda: file.write(cleared))
+        for line in after:
+            print(line, file=file)
+    assert hub.lines() == after
+    assert after or hub.texts() == ["98%\r", cleared.strip("\r") + "\r"]
+
+
 def test_fault_087_nothing_is_kept_of_dead_threads(hub: Recorder) -> None:
     file = Writer(hub, "p")
     for _ in range(300):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -40,6 +41,11 @@ def peer(running: Running, stack: contextlib.ExitStack) -> RawPeer:
     return stack.enter_context(RawPeer(running.host, running.port, ssl_context=tls))
 
 
+def children(running: Running) -> list[int]:
+    pid = running.process.pid
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def hear(peers: list[RawPeer], code: int) -> None:
     """Read the goodbyes, which come while gunicorn still waits for its requests."""
     for each in peers:
@@ -70,8 +76,7 @@ def test_fault_41_with_the_hooks_a_worker_says_it_before_its_last_request_ends(
         for _ in range(3):
             assert running.get("/").status == 200
         held = stack.enter_context(running.held()) if waits else None
-        pid = running.process.pid
-        worker = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        worker = children(running)[0]
         began = time.monotonic()
         running.process.send_signal(number)
         hear(peers, ENDS[number])
@@ -133,6 +138,35 @@ def test_a_worker_that_is_replaced_says_1012(options: tuple[str, ...]) -> None:
         assert again.close() == (1000, "")
 
 
+@pytest.mark.parametrize("hooks", [True, False])
+def test_fault_77_a_hub_in_the_master_is_warned_of_once_without_logging_set_up(
+    hooks: bool,
+) -> None:
+    options = ["--workers", "2", *(["--config", "python:ws_hub.gunicorn"] if hooks else [])]
+    with server("preload", app="quiet", options=options) as running:
+        assert running.get("/").status == 200
+        first = wait_until(lambda: len(now := children(running)) == 2 and now)
+        os.kill(first[0], signal.SIGKILL)  # for one more fork
+        wait_until(lambda: len(now := children(running)) == 2 and now != first)
+        assert running.get("/").status == 200
+        assert running.stop() == 0
+        warnings = [line for line in running.log().splitlines() if "before the fork" in line]
+    assert len(warnings) == 1, running.log()
+    assert f"process {running.process.pid}, before the fork" in warnings[0]
+    assert "start() the hub in each worker" in warnings[0]
+    assert ("[WARNING]" in warnings[0]) is hooks  # in gunicorn's own log
+
+
+def test_fault_103_what_a_callback_raises_is_shown_without_logging_set_up() -> None:
+    with server("gthread", app="quiet") as running:
+        with RawPeer(running.host, running.port) as peer:
+            peer.send_json({"type": "say", "data": 1, "id": 1})
+            assert peer.recv_json()["type"] == "error"
+        wait_until(lambda: "\nLookupError: on_message of the quiet" in running.log())
+        assert "callback " in running.log() and "Traceback (most recent" in running.log()
+        assert "before the fork" not in running.log()  # each worker has a hub of its own
+
+
 # --- without a server ----------------------------------------------------------------------
 
 
@@ -146,7 +180,8 @@ def test_gunicorn_takes_the_hooks_for_settings_and_nothing_else() -> None:
 
 def a_worker(**changes: Any) -> Any:
     config = SimpleNamespace(graceful_timeout=10.0, reload=False)
-    facts = {"alive": False, "nr": 0, "max_requests": 10, "cfg": config}
+    log = logging.getLogger("gunicorn.error")
+    facts = {"alive": False, "nr": 0, "max_requests": 10, "cfg": config, "log": log}
     return SimpleNamespace(**{**facts, **changes})
 
 

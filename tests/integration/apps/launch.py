@@ -152,8 +152,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def server(kind: str, *, tls: bool = False, options: list[str] | None = None, **env: str) -> Any:
-    """Serve the demo application with a server of one kind."""
+def server(
+    kind: str,
+    *,
+    tls: bool = False,
+    options: list[str] | None = None,
+    app: str = "demo",
+    **env: str,
+) -> Any:
+    """Serve the demo application, or with gunicorn another one, with a server of one kind."""
     scheme = "https" if tls else "http"
     if kind not in GUNICORN:
         argv = [sys.executable, "-m", "tests.integration.apps.serve", kind]
@@ -165,6 +172,6 @@ def server(kind: str, *, tls: bool = False, options: list[str] | None = None, **
             argv += ["--no-control-socket"]  # newer ones would make one in the home directory
         if tls:
             argv += ["--certfile", str(CERTIFICATE), "--keyfile", str(CERTIFICATE)]
-        argv += ["tests.integration.apps.demo:application"]
+        argv += [f"tests.integration.apps.{app}:application"]
     with command(argv, scheme=scheme, **env) as running:
         yield running
