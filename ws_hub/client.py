@@ -428,10 +428,11 @@ class Client:
     def refuse(self, answer: Answer) -> None:
         """Answer the handshake with a refusal, and end.
 
-        Threads: the hub's, and the client's reader; never waits.
+        Threads: the hub's, and the client's reader; waits at most a tenth of a second, for
+        what the reader is about in TLS.
         """
         with self._transport.lock, contextlib.suppress(OSError):
-            self.direct.send(answer.to_bytes())
+            self.direct.send(answer.to_bytes(), patience=0.1)
         self.abort()
 
     def identify(self, result: AuthResult) -> None:

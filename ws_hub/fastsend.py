@@ -27,6 +27,7 @@ from .reentrant import Lock
 __all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
 
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+_BRIEFLY = 0.002  # seconds: the reader is mostly inside OpenSSL for microseconds
 _RECORD_BYTES = 16 * 1024  # of a TLS record: what OpenSSL takes whole, or wants again
 _MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
 # Where libffi widens an int to the register that `send` reads its size_t from.
@@ -83,9 +84,11 @@ class Direct:
             -1. Read and written under the lock.
         torn: what TLS has begun to write and the kernel did not take whole. The next send
             has to begin with these bytes: they are encrypted, and in part under way.
+        tls: held for each use of OpenSSL, which may not be entered twice; None without TLS.
+            The reader may hold it for long, while its peer sends records that are no data.
     """
 
-    __slots__ = ("_fd", "_plain", "_sock", "fd", "lock", "torn")
+    __slots__ = ("_fd", "_sock", "fd", "lock", "tls", "torn")
 
     def __init__(self, sock: socket.socket) -> None:
         # guards: fd; for its owners, the socket against use after close, TLS state, and the
@@ -93,9 +96,10 @@ class Direct:
         self.lock = Lock()
         self.fd = -1
         self._sock: socket.socket | None = sock
+        # guards: the state of TLS. Taken after `lock` and not waited for there, or alone.
+        self.tls = Lock() if isinstance(sock, ssl.SSLSocket) else None
         # Nothing may be written past a TLS layer.
-        self._plain = not isinstance(sock, ssl.SSLSocket)
-        self._fd = sock.fileno() if self._plain and _libc_send is not None else -1
+        self._fd = sock.fileno() if self.tls is None and _libc_send is not None else -1
         self.torn = b""
 
     def open(self) -> None:
@@ -114,12 +118,13 @@ class Direct:
         self.fd = self._fd = -1
         self._sock = None
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes, patience: float = _BRIEFLY) -> int:
         """Send without waiting; return how many bytes the kernel took, 0 without room.
 
         What is in `torn` afterwards is not among them, and has begun all the same. Raises
         OSError when the connection is broken. Under the lock: a closed descriptor number is
-        somebody else's at once.
+        somebody else's at once. `patience` is how many seconds the reader may be inside
+        OpenSSL: then nothing is sent.
         """
         if self._fd >= 0 and len(data) < _MAX_BYTES:
             sent = _libc_send(self._fd, data, len(data), _FLAGS)  # type: ignore[misc]  # else it is -1
@@ -127,8 +132,13 @@ class Direct:
                 return sent
         if self._sock is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        if not self._plain:
-            return self._send_records(self._sock, data)
+        if self.tls is not None:
+            if not self.tls.acquire(timeout=patience):
+                return 0
+            try:
+                return self._send_records(self._sock, data)
+            finally:
+                self.tls.release()
         # No room, or broken: the slow call finds out which, and names the error.
         try:
             return self._sock.send(data, _FLAGS)

@@ -46,6 +46,7 @@ __all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "T
 _FIRST_BYTES = 1024
 _RECEIVE_BYTES = 64 * 1024  # of one large frame, whose header has come
 _NO_BITS = RsvBits(False, False, False)
+_BRIEFLY = 0.01  # seconds that the end of TLS waits for the reader
 _LINGER_BYTES = 16 * 1024 * 1024
 
 
@@ -192,7 +193,6 @@ class Transport:
         self.lock = self.direct.lock
         self.compression = compression
         self._sock = sock
-        self._tls = isinstance(sock, ssl.SSLSocket)
         self._polls = not keeps_blocking(sock)
         sock.setblocking(not self._polls)
         self._closed = False
@@ -240,10 +240,15 @@ class Transport:
     def _end_tls_locked(self) -> None:
         """Say that TLS ends here, or the peer must take it for cut off by a third party."""
         assert self.lock.locked()
-        if isinstance(self._sock, ssl.SSLSocket):
-            # Sent without waiting; the answer, which SSLWantReadError asks for, is not.
-            with contextlib.suppress(OSError, ValueError):
-                self._sock.unwrap()
+        tls = self.direct.tls
+        # Where the reader is inside OpenSSL for long, its peer does without.
+        if tls is not None and tls.acquire(timeout=_BRIEFLY):
+            try:
+                # Sent without waiting; the answer, which SSLWantReadError asks for, is not.
+                with contextlib.suppress(OSError, ValueError):
+                    self._sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket
+            finally:
+                tls.release()
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -259,6 +264,13 @@ class Transport:
             self._watched = True
             fd = self._sock.fileno()
         try:
+            if self.direct.tls is not None:
+                # Writable is not enough: the reader may be inside OpenSSL.
+                began = time.monotonic()
+                if not self.direct.tls.acquire(timeout=max(timeout, 0.0)):
+                    return False
+                self.direct.tls.release()
+                timeout -= time.monotonic() - began
             return _wait(fd, timeout, write=True)
         finally:
             self._end_watch()
@@ -368,6 +380,10 @@ class Transport:
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
                 waits = True  # a blocking receive as well: is its time up?
                 continue
+            except ssl.SSLWantWriteError:  # TLS has an answer of its own to give first
+                if not _wait(self._sock.fileno(), deadline - time.monotonic(), write=True):
+                    return None
+                continue
             except OSError as error:
                 return Closed(CloseCode.ABNORMAL, error.strerror or str(error))
             if not data:
@@ -416,8 +432,10 @@ class Transport:
         return min(missing, _RECEIVE_BYTES)
 
     def _recv(self, most: int) -> bytes:
-        if self._tls:
-            with self.lock:
+        if self.direct.tls is not None:
+            # Not the other lock: records that are no data, which OpenSSL reads until they
+            # end, must hold up nobody who has something for this connection.
+            with self.direct.tls:
                 return self._sock.recv(most)
         if self._polls:
             return self._sock.recv(most)
@@ -429,10 +447,10 @@ class Transport:
 
     def _pending(self) -> bool:
         # Bytes that OpenSSL has decrypted already are invisible to poll (FAULTS 1b).
-        if not isinstance(self._sock, ssl.SSLSocket):
+        if self.direct.tls is None:
             return False
-        with self.lock:
-            return not self._closed and self._sock.pending() > 0
+        with self.direct.tls:
+            return not self._closed and self._sock.pending() > 0  # type: ignore[attr-defined]
 
     def _readable(self, timeout: float) -> bool:
         return _wait(self._sock.fileno(), timeout, write=False)

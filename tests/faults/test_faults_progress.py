@@ -633,6 +633,23 @@ def test_fault_126_a_pong_over_tls_waits_for_what_has_begun(certificate: Path) -
         assert got == texts
 
 
+def test_fault_121_a_reader_that_is_long_inside_tls_holds_up_nobody(certificate: Path) -> None:
+    """Records that are no data (KeyUpdate) keep it there for as long as its peer likes."""
+    with over_tls(certificate) as (hub, connect), connect(4096) as held:
+        wait_until(lambda: hub.client_count() == 1)
+        (client,) = hub.all_clients()
+        with connect(4096) as free:
+            wait_until(lambda: hub.client_count() == 2)
+            assert client.direct.tls is not None
+            with client.direct.tls:
+                for number in range(100):
+                    hub.broadcast(Message("event", data=number))
+                assert [free.recv_json()["data"] for _ in range(100)] == list(range(100))
+                client.send(Message("event", data=100), timeout=0)
+                assert client.waiting[0] == 101
+            assert [held.recv_json()["data"] for _ in range(101)] == list(range(101))
+
+
 def test_fault_126_a_storm_reaches_a_slow_link_whole() -> None:
     count = 400
     with live(outbox_bytes=1 << 20, pace_bytes=20_000, publish_timeout=60.0) as hub:
