@@ -61,6 +61,7 @@ _LISTENER_MESSAGES = 16_384
 # Items in the hub's queue, with which clients may add to it. Each subscription costs a write
 # of the hub thread; what is published is joined, the better the more it is.
 _MOST_ASKED = 8
+_HUB_THREAD = 4  # seconds that one of the hub thread counts as: everybody waits for that
 _MOST_PUBLISHED = 128
 
 
@@ -444,7 +445,7 @@ class Hub(Keeper, Publisher):
         self._dispatcher.activate(activation)
         client = activation.subscription.subscriber
         if isinstance(client, Client):
-            client.charge_processing(time.thread_time() - began)
+            client.charge_processing(_HUB_THREAD * (time.thread_time() - began))
 
     def _to_user(self, user_id: str, publication: Publication) -> None:
         clients = self._members.users.of(user_id)
