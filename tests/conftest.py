@@ -19,12 +19,17 @@ import traceback
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import wait_until
 
 _PROC = Path("/proc/self/fd")
-_INHERITED = ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL))
+_INHERITED = (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ws_proxy", "wss_proxy")
 
 
@@ -52,6 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in _PROXIES:  # subprocesses inherit it
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
+    # How long an example takes says nothing on a machine that is busy.
+    hypothesis.settings.register_profile(
+        "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("suite")
     # What `nohup make test &` ignores, subprocesses would inherit as ignored.
     for number, handler in _INHERITED:
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -132,7 +132,10 @@ def test_the_spread_is_what_it_is_told_and_grows_with_the_crowd(
             assert [wait_asked(reason) for _, reason in crowd.goodbyes()] == [half] * 2
 
 
-def test_it_takes_its_time_for_batches_and_stop_cuts_it_short() -> None:
+def test_it_takes_its_time_for_batches_and_stop_cuts_it_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drain, "_PACE", 600.0)
     with Hub() as hub, contextlib.ExitStack() as stack:
         crowd = Crowd(hub, stack, 2)
         slow = threading.Thread(target=hub.drain, args=(3600.0,))
