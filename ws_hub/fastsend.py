@@ -133,12 +133,12 @@ class Direct:
         if self._sock is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if self.tls is not None:
-            if not self.tls.acquire(timeout=patience):
-                return 0
             try:
-                return self._send_records(self._sock, data)
-            finally:
-                self.tls.release()
+                self.tls.acquire(timeout=patience)
+                return self._send_records(self._sock, data) if self.tls.locked() else 0
+            finally:  # where KeyboardInterrupt came right behind it as well
+                if self.tls.locked():
+                    self.tls.release()
         # No room, or broken: the slow call finds out which, and names the error.
         try:
             return self._sock.send(data, _FLAGS)

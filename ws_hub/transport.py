@@ -241,13 +241,17 @@ class Transport:
         """Say that TLS ends here, or the peer must take it for cut off by a third party."""
         assert self.lock.locked()
         tls = self.direct.tls
-        # Where the reader is inside OpenSSL for long, its peer does without.
-        if tls is not None and tls.acquire(timeout=_BRIEFLY):
-            try:
+        if tls is None:
+            return
+        try:
+            # Where the reader is inside OpenSSL for long, its peer does without.
+            tls.acquire(timeout=_BRIEFLY)
+            if tls.locked():
                 # Sent without waiting; the answer, which SSLWantReadError asks for, is not.
                 with contextlib.suppress(OSError, ValueError):
                     self._sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket
-            finally:
+        finally:  # where KeyboardInterrupt came right behind it as well
+            if tls.locked():
                 tls.release()
 
     # --- any thread ------------------------------------------------------------------------

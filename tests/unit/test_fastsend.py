@@ -19,6 +19,7 @@ import pytest
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, fill, small_pair, tcp_pair, tls_pair
 from ws_hub import fastsend
+from ws_hub.reentrant import Lock
 
 WAYS = ["libc", "portable"]
 
@@ -274,6 +275,29 @@ def test_fault_126_what_tls_has_begun_is_offered_again_byte_for_byte(error: Exce
     assert direct.send(data[16_384:]) == 16_484
     assert not direct.torn
     assert tls.sent[1] == tls.sent[2] == tls.sent[3] == data[16_384:32_768]
+
+
+def test_fault_63_ctrl_c_behind_the_lock_of_tls_leaves_it_free() -> None:
+    class Interrupted(Lock):
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            super().acquire(blocking, timeout)
+            raise KeyboardInterrupt
+
+    direct = fastsend.Direct(FakeTLS(3))
+    direct.tls = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        direct.send(b"abc")
+    assert not direct.tls.locked()
+
+
+def test_while_the_reader_is_inside_tls_nothing_is_sent() -> None:
+    direct = fastsend.Direct(FakeTLS(3))
+    assert direct.tls is not None
+    took: list[int] = []
+    with direct.tls, at_once(lambda: took.append(direct.send(b"abc", patience=0.001))):
+        pass
+    assert took == [0]
+    assert direct.send(b"abc") == 3
 
 
 def test_fault_126_a_tls_stream_without_room_arrives_as_it_was_sent(certificate: Path) -> None:
