@@ -287,7 +287,8 @@ class Writer(io.TextIOBase):
             try:
                 begun.busy = True
                 lines = begun.lines.copy()
-                ready += change(lines)
+                own = change(lines)
+                ready += [*self._break_off_locked(begun), *own] if own else []
                 begun.lines = lines  # in one step, whatever comes between these
                 self._note_locked(begun, text)
             finally:
@@ -356,6 +357,19 @@ class Writer(io.TextIOBase):
             return []
         # What was cleared is no line, but the state before it is not to be left standing.
         return begun.lines.partial() if begun.lines.blank else begun.lines.finish()
+
+    def _break_off_locked(self, begun: _Begun) -> list[str]:
+        """End the long lines of other threads, of which pieces are out.
+
+        Or the text of this one would go on with another's line.
+        """
+        assert self._lock.locked()
+        return [
+            text
+            for other in self._unfinished
+            if other is not begun and not other.busy
+            for text in other.lines.break_off()
+        ]
 
     def _check_open(self) -> None:
         if self._closed:

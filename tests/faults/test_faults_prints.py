@@ -40,6 +40,19 @@ def hub() -> Recorder:
     return Recorder()
 
 
+# --- 89: a long line of which pieces are out ------------------------------------------------
+
+
+def test_fault_89_another_threads_text_does_not_go_on_with_a_long_lines_piece(
+    hub: Recorder,
+) -> None:
+    with Writer(hub, "p") as file:
+        file.write("a" * 9_000)  # a piece is out
+        elsewhere(lambda: file.write("other\n"))
+        file.write("b\n")
+    assert list(join(hub.lines())) == ["a" * MAX_PIECE, "other", "a" * (9_000 - MAX_PIECE) + "b"]
+
+
 # --- 87: a bar that a thread of its own refreshes ------------------------------------------
 
 
