@@ -360,6 +360,7 @@ def _is_with(frame: Any) -> bool:
         return source.readlines()[frame.f_lineno - 1].lstrip().startswith("with ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "times"), [("calls", 10_000), ("raises", 10_000)])
 def test_fault_63_ten_thousand_signals_lose_and_double_nothing(how: str, times: int) -> None:
     assert storm(how, times).endswith("all heard 0 internal errors\n")
@@ -501,6 +502,7 @@ def test_fault_64_a_print_within_a_print_is_a_line_of_its_own(
     assert all(sorted(each) == lines for each in found)
 
 
+@pytest.mark.slow
 def test_fault_64_closing_within_a_print_loses_no_text(still: Callable[..., Hub]) -> None:
     number, over = 0, False
     while not over:
@@ -654,6 +656,7 @@ anything = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.builds(

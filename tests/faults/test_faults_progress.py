@@ -433,6 +433,7 @@ def test_fault_74_a_burst_without_a_straight_way_is_bounded(
         client.discard()
 
 
+@pytest.mark.slow
 def test_fault_74_what_of_a_burst_finds_no_room_is_a_drop_or_a_cut_like_any_other() -> None:
     rules = [ChannelRule(pattern="process:*", history_messages=10)]
     with live(outbox_messages=50, rules=rules, on_connect=None) as hub:
@@ -446,6 +447,7 @@ def test_fault_74_what_of_a_burst_finds_no_room_is_a_drop_or_a_cut_like_any_othe
             assert message["seq"] == last  # nothing was skipped before it is told
 
 
+@pytest.mark.slow
 def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
     with live(outbox_bytes=1 << 20) as hub, hub.peer(rcvbuf=4096) as peer:
         big = "x" * 60_000

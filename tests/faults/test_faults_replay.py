@@ -57,6 +57,7 @@ def held(client: Client) -> bytes:
 # --- 73: a late viewer costs a cursor ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fault_73_late_viewers_hold_no_more_than_a_piece_and_all_the_same_one() -> None:
     """Each had the whole log joined for itself: 60 of them 249 MB, on the hub thread."""
     with live(rules=[LOG]) as hub, hub.peer() as other:
@@ -155,6 +156,7 @@ def test_fault_73_a_viewer_that_history_overtakes_is_told_and_comes_back() -> No
         assert seqs(viewer, 100) == list(range(LINES + 1, LINES + 101))
 
 
+@pytest.mark.slow
 def test_fault_73_a_hub_that_stops_lets_replays_end_and_then_closes() -> None:
     with live(rules=[LOG]) as hub, hub.peer(rcvbuf=4096) as viewer, hub.peer() as other:
         write_log(hub)
@@ -299,6 +301,7 @@ def rule_for(channel: str) -> ChannelRule:
     return PUBLIC if channel.startswith("chat:") else OWN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "messages", "size"),
     [(1, 12_000, 40), (4000, 2, 40), (12_000, 1, 1), (50, 5, 60_000), (200, 80, 250)],
@@ -444,6 +447,7 @@ def test_fault_125_a_position_in_a_channel_that_was_never_numbered_stays_good() 
 # --- a viewer in replay, and who publishes much --------------------------------------------
 
 
+@pytest.mark.slow
 def test_fault_73_a_program_with_backpressure_waits_for_a_viewer_that_comes_late() -> None:
     """It reads the log from the history: pushed out before it has, it would skip lines."""
     count = 40_000  # four times what is kept

@@ -231,6 +231,7 @@ def test_fault_17_a_flood_of_pings_costs_no_memory_and_delays_nobody() -> None:
         assert other.recv_json()["id"] == 1
 
 
+@pytest.mark.slow
 def test_fault_18_who_asks_without_reading_the_answers_is_read_no_further() -> None:
     unbounded = {"max_message_rate": None, "max_processing_rate": None}
     with live(outbox_bytes=20_000, write_timeout=0.3, close_timeout=0.1, **unbounded) as hub:

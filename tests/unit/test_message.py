@@ -363,11 +363,13 @@ MESSAGES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(MESSAGES)
 def test_every_message_comes_back_as_it_went(message: Message) -> None:
     assert decode(encode(message).decode()) == message
 
 
+@pytest.mark.slow
 @given(MESSAGES)
 def test_an_encoded_message_has_no_newline_and_the_fields_of_go_first(message: Message) -> None:
     text = encode(message)
@@ -404,6 +406,7 @@ def test_any_text_is_a_message_or_a_decode_error(text: str) -> None:
     decodes_or_refuses(text)
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_any_json_is_a_message_or_a_decode_error(value: Any) -> None:
     decodes_or_refuses(json.dumps(value))

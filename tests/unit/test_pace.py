@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def test_a_quarter_is_shared_with_all_that_keep_the_pace() -> None:
     assert list(pace.parts(["a", "b"])) == [(["a"], True), (["b"], True)]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.text(max_size=300), max_size=30), max_size=20),
     st.integers(1, 200),

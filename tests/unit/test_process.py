@@ -486,6 +486,7 @@ def test_a_hub_that_stops_just_before_exited_holds_nothing_up(hub: Recorder) -> 
     assert list(hub.statuses()) == [{"status": "running"}]
 
 
+@pytest.mark.slow
 def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
     gate, stuck = threading.Event(), threading.Event()
 

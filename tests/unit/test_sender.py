@@ -471,6 +471,7 @@ def test_a_greeting_without_room_is_the_writers(clock: Clock) -> None:
 # --- under stress --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 2**32),

@@ -167,6 +167,7 @@ def happen(steps: list[tuple[str, list[int]]], found: Rig) -> None:
             assert found.client.direct.fd == -1
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(WAYS), APPETITE, STEPS)
 def test_what_was_accepted_arrives_once_whole_and_in_order_whatever_the_kernel_takes(
@@ -190,6 +191,7 @@ def test_what_was_accepted_arrives_once_whole_and_in_order_whatever_the_kernel_t
         assert all(each in left for each in came)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(WAYS), APPETITE, STEPS)
 def test_who_is_cut_has_got_whole_frames_without_a_gap_and_then_the_close(
