@@ -223,6 +223,7 @@ def test_a_full_queue_slows_the_publisher_down_and_then_says_so() -> None:
                 hub.hub.broadcast(said(2), timeout=0.01)
         finally:
             release.set()
+        assert hub.hub.wait_for_room(timeout=TIMEOUT)  # what was queued is dispatched: to nobody
         with hub.peer() as peer:
             hub.hub.broadcast(said("room"))
             assert peer.recv_json()["data"] == "room"

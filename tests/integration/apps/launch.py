@@ -167,7 +167,7 @@ def server(
         argv += [str(CERTIFICATE)] if tls else []
     else:
         argv = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"]
-        argv += [*GUNICORN[kind], "--graceful-timeout", "3", *(options or [])]
+        argv += [*GUNICORN[kind], "--graceful-timeout", "10", *(options or [])]
         if any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS):
             argv += ["--no-control-socket"]  # newer ones would make one in the home directory
         if tls:
