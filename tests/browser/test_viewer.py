@@ -30,6 +30,9 @@ BANNER = (
     "document.getElementById('banner-text').textContent"
 )
 LIVE = "document.getElementById('link').dataset.state === 'connected'"
+EMPTY = (
+    "document.getElementById('empty').hidden ? '' : document.getElementById('empty').textContent"
+)
 FOUND = "document.getElementById('found').textContent"
 FOLLOWS = "document.getElementById('follow').getAttribute('aria-pressed') === 'true'"
 
@@ -57,12 +60,35 @@ def test_a_late_viewer_sees_every_line_and_the_exit_code(page: Page, site: Site)
     page.wait_for(f"{NOTES}.at(-1)?.startsWith('exited 3 after ')")
 
 
+def test_nothing_printed_yet_is_not_said_of_a_log_that_is_still_coming(
+    page: Page, site: Site
+) -> None:
+    """The status of a program comes before its first line."""
+    page.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+            window.said = [];
+            new MutationObserver(() => {
+                const empty = document.getElementById("empty");
+                if (empty && !empty.hidden) window.said.push(empty.textContent);
+            }).observe(document, {subtree: true, childList: true, attributes: true});
+        """,
+    )
+    site.hub.send_process_status("build", "running")
+    for number in range(300):
+        site.hub.send_process_output("build", f"line {number}")
+    page.open(site.url)
+    page.wait_for(has(300))
+    assert "Running; it has printed nothing yet." not in page.eval("window.said")
+
+
 def test_lines_and_status_come_live(page: Page, site: Site) -> None:
     page.open(site.url)
     page.wait_for(LIVE)
     assert page.eval("document.title") == "build · waiting"
     site.hub.send_process_status("build", "running")
     page.wait_for("document.title === '● build · running'")
+    page.wait_for(f"({EMPTY}) === 'Running; it has printed nothing yet.'")
     site.hub.send_process_output("build", "compiling")
     page.wait_for(has(1))
     site.hub.send_process_status("build", "exited", 0)

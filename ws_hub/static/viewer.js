@@ -29,6 +29,7 @@ class Watch {
     this.ended = null;
     this.subscription = null;
     this.catchUp = null; // {left, from}: messages still to come of a replay, the line it began at
+    this.loading = 0; // messages still to come of the first one
     this.refused = "";
   }
 }
@@ -56,6 +57,7 @@ function received(message) {
   else if (message.type === "process_status") status(message, moment);
   else describeMessage(message).forEach((entry) => view.append(entry));
   countDown();
+  if (watch.loading && !--watch.loading && !view.total) showCounts(); // else the view says when it has drawn
 }
 
 function output(message) {
@@ -103,7 +105,9 @@ function synced({first, replayed, recovered, restarted, missed}) {
   if (missed > 0) missing(missed, first ? "earlier " : "");
   else if (!recovered && !restarted) missing(0, "");
   watch.refused = "";
-  if (!first) {
+  if (first) {
+    watch.loading = replayed;
+  } else {
     watch.catchUp = {left: replayed, from: view.total};
     countDown(0);
   }
@@ -271,7 +275,7 @@ function showCounts() {
   const number = view.matches.toLocaleString("en");
   $("found").textContent = !searching ? "" : view.matches ? `${view.current || "–"}/${number}` : "none";
   $("previous").disabled = $("next").disabled = !searching || !view.matches;
-  $("empty").hidden = view.total > 0 || watch.refused !== "";
+  $("empty").hidden = view.total > 0 || watch.refused !== "" || watch.loading > 0;
   $("empty").textContent = emptyText();
   const digits = Math.max(3, String(view.total).length);
   if ($("log").dataset.digits !== String(digits)) {
