@@ -28,6 +28,7 @@ __all__ = ["Browser", "Page", "find_chromium"]
 PATIENCE = 20.0
 UNREACHABLE = (
     "net::ERR_CONNECTION",
+    "net::ERR_CONTENT_LENGTH_MISMATCH",  # it ended within an answer
     "net::ERR_EMPTY_RESPONSE",
     "net::ERR_SOCKET_NOT_CONNECTED",
     "WebSocket connection to",
