@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -39,6 +40,12 @@ def hooked(
 def peer(running: Running, stack: contextlib.ExitStack) -> RawPeer:
     tls = client_context() if running.scheme == "https" else None
     return stack.enter_context(RawPeer(running.host, running.port, ssl_context=tls))
+
+
+def handles_signals(pid: int) -> bool:
+    """Whether a worker has set its handlers: that of SIGABRT, which it alone has, comes last."""
+    found = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return found is not None and bool(int(found[1], 16) >> (signal.SIGABRT - 1) & 1)
 
 
 def children(running: Running) -> list[int]:
@@ -116,6 +123,8 @@ def test_fault_41_under_tls_of_its_own_a_worker_does_not_wait_for_its_websockets
 
 def test_every_worker_says_it_for_itself() -> None:
     with hooked("gthread", "--workers", "3") as running, contextlib.ExitStack() as stack:
+        # A worker that gets the signal before it has handlers of its own never hears of it.
+        wait_until(lambda: sum(map(handles_signals, children(running))) == 3, START)
         peers = [peer(running, stack) for _ in range(12)]
         running.process.send_signal(signal.SIGTERM)
         hear(peers, 1001)
