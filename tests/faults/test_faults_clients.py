@@ -564,6 +564,7 @@ def test_fault_93_a_connection_that_cannot_be_opened_ends_and_is_told(
         assert isinstance(error, ConnectionClosed) and str(raised) in error.reason
         assert seen.wait("disconnect") == (1006, str(raised), True)
         wait_until(lambda: hub.has_subscribers("a"), what="subscribed by the next connection")
+        seen.wait("reconnect")  # told on a thread of its own
         assert [event[0] for event in seen.events] == [
             *("connect", "error", "disconnect", "connect", "reconnect")
         ]

@@ -463,8 +463,9 @@ def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
                 if hub.hub.stats().slow_disconnects:
                     break
         assert wait_until(lambda: hub.hub.stats().slow_disconnects) == 1
-        while peer.recv_frame().opcode == 1:
-            pass
+        with contextlib.suppress(ConnectionError):  # on a busy machine it has read too slowly
+            while peer.recv_frame().opcode == 1:
+                pass
     assert hub.notes.end()[0] == 1013
 
 
