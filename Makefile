@@ -9,6 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 # Processes that share the tests; more than two cores have use for, because most tests wait.
 JOBS ?= 4
+SHARED := -n $(JOBS) --dist worksteal
 PORT ?= 8765
 FUZZ_SECONDS ?= 60
 TIMES ?= 20
@@ -47,12 +48,12 @@ demo: $(VENV)/.test ## stream a real command (the test suite) to a page in the b
 test: $(VENV)/.test ## run the test suite with coverage (some five minutes)
 	@rm -f .coverage .coverage.*
 	@status=0; \
-	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) || status=$$?; \
+	$(BIN)/python -m coverage run -m pytest $(SHARED) $(PYTEST_ARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report || test $$status -ne 0 || status=2; \
 	exit $$status
 
 test-fast: $(VENV)/.test ## run what takes seconds: no browser, no soak, nothing marked slow
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q $(SHARED) -m "not slow" $(PYTEST_ARGS)
 
 test-all: ## run the test suite on every Python 3.11-3.13 of this machine
 	@status=0; \
@@ -64,7 +65,7 @@ test-all: ## run the test suite on every Python 3.11-3.13 of this machine
 		if [ -z "$$found" ]; then echo "Python 3.$$minor: not on this machine"; continue; fi; \
 		echo "Python 3.$$minor: $$found"; \
 		$(MAKE) --no-print-directory VENV=.venv-3.$$minor PYTHON=$$found install || { status=1; continue; }; \
-		.venv-3.$$minor/bin/python -m pytest -q -p no:cacheprovider -n $(JOBS) --dist worksteal $(PYTEST_ARGS) || status=1; \
+		.venv-3.$$minor/bin/python -m pytest -q -p no:cacheprovider $(SHARED) $(PYTEST_ARGS) || status=1; \
 	done; \
 	exit $$status
 

@@ -88,8 +88,7 @@ class _Resource:
         self._burst = burst
         self._in_all = None if rate is None else rate_in_all
         self._most_share = 0.0 if rate is None else rate * _MOST_SHARE
-        burst = (self._in_all or 0.0) * _BURST_IN_ALL
-        self._for_all = Bucket(self._in_all, burst, _MOST_DEBT)
+        self._for_all = Bucket(self._in_all, (self._in_all or 0.0) * _BURST_IN_ALL, _MOST_DEBT)
         # Who has used more than its share lately, and when, the last last.
         self._greedy: dict[_Purse, float] = {}
 
@@ -351,7 +350,8 @@ class Budget:
                 self.bar_locked(account, now)
             elif not debt:
                 account.barred = False
-            return max(debt if account.barred else 0.0, _beyond_rest(account, now))
+            rest = account.rests_until - now - _MOST_REST  # until it may connect all the same
+            return max(debt if account.barred else 0.0, rest, 0.0)
 
     def bars_anybody(self, now: float) -> bool:
         """Say whether there may be a payer that has to wait, without looking for it."""
@@ -376,8 +376,3 @@ class Budget:
         """How many accounts are remembered."""
         with self.lock:
             return len(self._accounts) + len(self._left)
-
-
-def _beyond_rest(account: Account, now: float) -> float:
-    """Return the seconds until an account rests for so short a time that it may connect."""
-    return max(account.rests_until - now - _MOST_REST, 0.0)

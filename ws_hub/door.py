@@ -128,11 +128,7 @@ class Door:
         if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
             return None
         seen = self.see({**environ, "REMOTE_ADDR": address})
-        wait = self._must_wait(address_payer(seen.payer)) if seen.payer else 0.0
-        if not wait:
-            return None
-        self._count("barred")
-        return in_debt(wait)
+        return self._refuse_debtor(address_payer(seen.payer))
 
     def crowded(self) -> None:
         """Count a connection for whose request there is no room.
@@ -186,11 +182,16 @@ class Door:
 
     def _charge(self, entry: Entry, payer: str) -> Entry:
         """Return an entry that somebody pays for, or the refusal of a payer in debt."""
+        answer = self._refuse_debtor(payer)
+        return replace(entry, payer=payer) if answer is None else Entry(answer)
+
+    def _refuse_debtor(self, payer: str) -> Answer | None:
+        """Return the refusal of a payer in debt; None for the others, and for "", nobody's."""
         wait = self._must_wait(payer) if payer else 0.0
         if not wait:
-            return replace(entry, payer=payer)
+            return None
         self._count("barred")
-        return Entry(in_debt(wait))
+        return in_debt(wait)
 
     def _identify(self, answer: Answer, request: Request, environ: Environ, network: str) -> Entry:
         mark = self._mark()  # before anybody is asked

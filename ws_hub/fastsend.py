@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import select
@@ -25,6 +26,8 @@ from typing import Protocol, TypeVar
 from .reentrant import Lock
 
 __all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
+
+T = TypeVar("T")
 
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
 _BRIEFLY = 0.002  # seconds: the reader is mostly inside OpenSSL for microseconds
@@ -91,7 +94,7 @@ class Direct:
     __slots__ = ("_fd", "_sock", "fd", "lock", "tls", "torn")
 
     def __init__(self, sock: socket.socket) -> None:
-        # guards: fd; for its owners, the socket against use after close, TLS state, and the
+        # guards: fd; for its owners, the socket against use after close, and the
         # outbox that feeds it (see sender). The last in the order: taken after every other.
         self.lock = Lock()
         self.fd = -1
@@ -133,17 +136,23 @@ class Direct:
         if self._sock is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if self.tls is not None:
-            try:
-                self.tls.acquire(timeout=patience)
-                return self._send_records(self._sock, data) if self.tls.locked() else 0
-            finally:  # where KeyboardInterrupt came right behind it as well
-                if self.tls.locked():
-                    self.tls.release()
+            send = functools.partial(self._send_records, self._sock, data)
+            return self.inside_tls(send, patience) or 0
         # No room, or broken: the slow call finds out which, and names the error.
         try:
             return self._sock.send(data, _FLAGS)
         except BlockingIOError:
             return 0
+
+    def inside_tls(self, use: Callable[[], T], patience: float) -> T | None:
+        """Use OpenSSL; return None where the reader is inside it for `patience` seconds."""
+        assert self.tls is not None
+        try:
+            self.tls.acquire(timeout=patience)
+            return use() if self.tls.locked() else None
+        finally:  # where KeyboardInterrupt came right behind it as well
+            if self.tls.locked():
+                self.tls.release()
 
     def _send_records(self, sock: socket.socket, data: bytes) -> int:
         """Do what `send` does, by way of OpenSSL.

@@ -61,8 +61,8 @@ _LISTENER_MESSAGES = 16_384
 # Items in the hub's queue, with which clients may add to it. Each subscription costs a write
 # of the hub thread; what is published is joined, the better the more it is.
 _MOST_ASKED = 8
-_HUB_THREAD = 4  # seconds that one of the hub thread counts as: everybody waits for that
 _MOST_PUBLISHED = 128
+_HUB_THREAD = 4  # seconds that one of the hub thread counts as: everybody waits for that
 
 
 class Hub(Keeper, Publisher):

@@ -25,8 +25,8 @@ __all__ = ["End", "receive"]
 _LATE = 1.0  # seconds beyond its time at which a receive must have been held up from outside
 _AT_ONCE = 16  # events that are dealt with before what they cost is charged
 _LEAST_REST = 0.05  # seconds: short rests would be as much work as the messages
-# What a peer sends after our Close frame is thrown away if it must be waited for.
 _CONTROLS = (Pinged, Ponged)
+# What a peer sends after our Close frame is thrown away if it must be waited for.
 _OVER = Broken(CloseCode.ABNORMAL, "connection lost")
 _CONTROL_FLOOD = Broken(CloseCode.POLICY, "too many pings and pongs", "control_floods")
 
@@ -96,8 +96,8 @@ def receive(
         unasked = controls.unasked(events, now)
         if not controls.allow(unasked, now):
             events = [_CONTROL_FLOOD]  # before one of them is answered
-        # One receive can bring a thousand requests: who is to rest must not have all of
-        # them dealt with before that, nor the hub's queue filled for others.
+        # One receive can bring a thousand requests: not all of them are dealt with before
+        # their client is to rest, nor may they fill the hub's queue for others.
         for start in range(0, len(events), _AT_ONCE):
             some = events[start : start + _AT_ONCE]
             messages = sum(not isinstance(event, _CONTROLS) for event in some)

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _SLOT: Any = object()  # in an intake, room that an item takes beyond one place
 _LOOK = 0.5  # seconds of one wait: then the reason for it is looked at again
-_FEW = 8  # items of an intake, with which those are let in who leave room for others
+_FEW = 8  # items of an intake, below which the puts with a bound of their own are woken
 
 # The modules from which a user's function is called, each with no lock held and nothing half
 # done: that function may wait. Whatever comes in from elsewhere has interrupted something.
@@ -160,7 +160,7 @@ class Intake(queue.Queue[T]):
         self._bell = bell
         self._slots_of = slots_of
         self._gates: list[threading.Lock] = []  # of those who wait for room
-        self._modest_gates: list[threading.Lock] = []  # of those who leave room
+        self._modest_gates: list[threading.Lock] = []  # of puts with a bound of their own
 
     def put(
         self,
@@ -174,14 +174,11 @@ class Intake(queue.Queue[T]):
 
         There is room for it while fewer than `most` items wait.
         """
-        if most is not None and 0 < self.maxsize:
-            most = min(most, self.maxsize)
-            if len(self.queue) >= most and not (
-                block and _wait(lambda: len(self.queue) < most, self._modest_gates, timeout)
-            ):
-                raise queue.Full
-        elif 0 < self.maxsize <= len(self.queue):
-            if not block or not _wait(self._has_room, self._gates, timeout):
+        bound, gates = self.maxsize, self._gates
+        if most is not None:
+            bound, gates = min(most, bound), self._modest_gates
+        if 0 < bound <= len(self.queue):
+            if not block or not _wait(lambda: len(self.queue) < bound, gates, timeout):
                 raise queue.Full
         # What it counts for beyond one stands behind it: the length is what is taken.
         more = 0 if self._slots_of is None else self._slots_of(item) - 1
@@ -236,10 +233,7 @@ class Intake(queue.Queue[T]):
 
     def full(self) -> bool:
         """Say whether there is no room."""
-        return not self._has_room()
-
-    def _has_room(self) -> bool:
-        return not 0 < self.maxsize <= len(self.queue)
+        return 0 < self.maxsize <= len(self.queue)
 
 
 def _wait(ready: Callable[[], bool], gates: list[threading.Lock], timeout: float | None) -> bool:

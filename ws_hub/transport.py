@@ -240,19 +240,11 @@ class Transport:
     def _end_tls_locked(self) -> None:
         """Say that TLS ends here, or the peer must take it for cut off by a third party."""
         assert self.lock.locked()
-        tls = self.direct.tls
-        if tls is None:
-            return
-        try:
-            # Where the reader is inside OpenSSL for long, its peer does without.
-            tls.acquire(timeout=_BRIEFLY)
-            if tls.locked():
-                # Sent without waiting; the answer, which SSLWantReadError asks for, is not.
-                with contextlib.suppress(OSError, ValueError):
-                    self._sock.unwrap()  # type: ignore[attr-defined]  # an SSLSocket
-        finally:  # where KeyboardInterrupt came right behind it as well
-            if tls.locked():
-                tls.release()
+        if isinstance(self._sock, ssl.SSLSocket):
+            # Sent without waiting; the answer, which SSLWantReadError asks for, is not. Where
+            # the reader is inside OpenSSL for long, its peer does without.
+            with contextlib.suppress(OSError, ValueError):
+                self.direct.inside_tls(self._sock.unwrap, _BRIEFLY)
 
     # --- any thread ------------------------------------------------------------------------
 

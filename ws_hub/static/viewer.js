@@ -28,8 +28,7 @@ class Watch {
     this.started = null; // the server's clock
     this.ended = null;
     this.subscription = null;
-    this.catchUp = null; // {left, from}: messages still to come of a replay, the line it began at
-    this.loading = 0; // messages still to come of the first one
+    this.catchUp = null; // {left, from, first}: messages still to come of a replay, the line it began at
     this.refused = "";
   }
 }
@@ -57,7 +56,6 @@ function received(message) {
   else if (message.type === "process_status") status(message, moment);
   else describeMessage(message).forEach((entry) => view.append(entry));
   countDown();
-  if (watch.loading && !--watch.loading && !view.total) showCounts(); // else the view says when it has drawn
 }
 
 function output(message) {
@@ -105,12 +103,8 @@ function synced({first, replayed, recovered, restarted, missed}) {
   if (missed > 0) missing(missed, first ? "earlier " : "");
   else if (!recovered && !restarted) missing(0, "");
   watch.refused = "";
-  if (first) {
-    watch.loading = replayed;
-  } else {
-    watch.catchUp = {left: replayed, from: view.total};
-    countDown(0);
-  }
+  watch.catchUp = {left: replayed, from: view.total, first};
+  countDown(0);
   showStatus();
 }
 
@@ -125,6 +119,8 @@ function countDown(step = 1) {
   catchUp.left -= step;
   if (catchUp.left > 0) return;
   watch.catchUp = null;
+  if (!view.total) showCounts(); // else the view says when it has drawn
+  if (catchUp.first) return;
   const lines = view.total - catchUp.from;
   const text = lines ? `Reconnected, caught up ${counted(lines, "line")}.` : "Reconnected, nothing was missed.";
   banner(text, {name: "good", seconds: CAUGHT_UP_FOR});
@@ -275,7 +271,7 @@ function showCounts() {
   const number = view.matches.toLocaleString("en");
   $("found").textContent = !searching ? "" : view.matches ? `${view.current || "–"}/${number}` : "none";
   $("previous").disabled = $("next").disabled = !searching || !view.matches;
-  $("empty").hidden = view.total > 0 || watch.refused !== "" || watch.loading > 0;
+  $("empty").hidden = view.total > 0 || watch.refused !== "" || watch.catchUp !== null;
   $("empty").textContent = emptyText();
   const digits = Math.max(3, String(view.total).length);
   if ($("log").dataset.digits !== String(digits)) {
