@@ -463,7 +463,7 @@ def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
                 if hub.hub.stats().slow_disconnects:
                     break
         assert wait_until(lambda: hub.hub.stats().slow_disconnects) == 1
-        with contextlib.suppress(ConnectionError):  # on a busy machine it has read too slowly
+        with contextlib.suppress(ConnectionError, EOFError):  # on a busy machine: cut, it is slow
             while peer.recv_frame().opcode == 1:
                 pass
     assert hub.notes.end()[0] == 1013
@@ -879,7 +879,7 @@ def test_fault_126_a_payer_that_stalls_is_not_found_out_anew_on_each_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Five stalled connections a second held a loop for all of its time."""
-    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub:
+    with stepped(outbox_bytes=1000, publish_timeout=1000.0, write_timeout=1000.0) as hub:
         budget = Budget(hub.config)
         account, other = (budget.enter(payer, time.monotonic()) for payer in ("a", "b"))
         found = [waited(hub, account, later, monkeypatch) for later in range(5)]
