@@ -14,8 +14,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from ws_hub.hub import Hub
-from ws_hub.message import Message
+from ws_hub import Hub, Message
 
 logger = logging.getLogger("job")
 

@@ -11,10 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from ws_hub.hub import Hub
-from ws_hub.message import Message
-from ws_hub.process import ProcessStartError
-from ws_hub.server import serve
+from ws_hub import Hub, Message, ProcessStartError, serve
 
 PROGRESS = """
 import time

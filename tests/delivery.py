@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ws_hub.client import Client
-from ws_hub.fastsend import send_to_each
-from ws_hub.publication import Batch, Publication
+from ws_hub.connection.client import Client
+from ws_hub.connection.fast_send import send_to_each
+from ws_hub.protocol.publication import Batch, Publication
 
 __all__ = ["deliver"]
 

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ws_hub.backplane.publisher import Publisher
 from ws_hub.errors import HubFull, HubNotRunning
 from ws_hub.lines import join
-from ws_hub.message import Message, decode
-from ws_hub.publisher import Publisher
+from ws_hub.protocol.message import Message, decode
 
 __all__ = ["Recorder"]
 

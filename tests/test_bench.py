@@ -21,8 +21,8 @@ from bench.rows.base import subscribe
 from bench.servers import CONTENDERS, FLOORS, PEERS, RIVALS
 from bench.servers.hub import sized
 from bench.stage import Process, ProcessFailed, Stage, installed, staged
-from ws_hub.frames import text_frame
-from ws_hub.message import encode
+from ws_hub.protocol.frames import text_frame
+from ws_hub.protocol.message import encode
 
 TINY = Plan(repeats=1, work=0.002, crowd=0.05)
 ECHO = wire.echo_text("echo", 64)

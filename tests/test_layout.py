@@ -1,8 +1,7 @@
-"""The shape of the code: floors, sizes, docstrings, locks and threads, checked over `ast`.
+"""The shape of the code: packages, sizes, docstrings, locks and threads, checked over `ast`.
 
-Each test lists every violation at once, as file:line. A new module fails until it has
-a floor in FLOORS; a rule that makes a piece of code worse gets an entry with its reason
-in the table beside the rule, never a weaker rule.
+Each test lists every violation at once, as file:line. A rule that makes a piece of code
+worse gets an entry with its reason in the table beside the rule, never a weaker rule.
 """
 
 from __future__ import annotations
@@ -15,69 +14,43 @@ from pathlib import Path
 
 import pytest
 
+from ws_hub import reentrant
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ws_hub"
 TESTS = ROOT / "tests"
 
-# A module imports only from floors below its own; every module may import `errors`.
-# Floor 4 of the design, the hub, has steps of its own; a sender is what answers to a
-# receiver.
-FLOORS: dict[float, str] = {
-    -2: "origin",
-    -1: "checks log reentrant",
-    0: "backoff config deflate errors exits fastsend forwarded frames hosts limits lines message"
-    " pace pacing progress reconnect_config stats stream workers",
-    1: "adoption budget callbacks exchange following inbox last_words launch link mailbox outbox"
-    " poller prefork publication publisher retries session starter transport",
-    2: "auth channels conversation guard handshake history places presence sender signals"
-    " terminal users",
-    2.5: "receiver",
-    3: "client commands door listener replay spawn",
-    4: "dial dispatch lobby pump reception roster writers",
-    4.05: "members",
-    4.1: "lifecycle",
-    4.12: "drain",
-    4.15: "overview",
-    4.17: "keeper",
-    4.2: "hub",
-    5: "backplane.redis process reconnect wsgi",
-    5.5: "handler",
-    6: "flask gunicorn page server tail testing",
-    7: "__init__",
-    8: "cli",
-    9: "__main__",
-}
-# The hub's conveniences point upward, inside the functions that offer them.
-LAZY_UPWARD = {("hub", "wsgi"), ("hub", "process")}
+# Lowest first: a package imports from those before it. "" are the helpers at the top of the
+# package, "public" the modules there that stand above everything.
+ORDER = ("", "protocol", "access", "connection", "backplane", "process", "wsgi", "hub",
+         "reconnect", "server", "public", "cli")  # fmt: skip
+HELPERS = {"backoff", "config", "errors", "lines", "log", "origin", "reentrant", "signals",
+           "threads", "validation"}  # fmt: skip
+PUBLIC = {"__init__", "flask", "gunicorn", "page", "testing"}
+MOST_AT_THE_TOP = 18
 
-# What is pure: no socket, thread or clock. True: a lock, and nothing else of threading.
+# Besides the package `protocol`: pure, with no socket, thread or clock of their own. True: a
+# lock, and nothing else of threading.
 SANS_IO = {
-    "auth": False,
+    "access.authenticators": False,
+    "access.capacity": True,
+    "access.proxies": False,
+    "access.quotas": True,
+    "access.token_bucket": False,
     "backoff": False,
-    "budget": True,
-    "channels": True,
-    "checks": False,
-    "commands": False,
     "config": False,
-    "deflate": False,
+    "connection.outbox": True,
     "errors": False,
-    "forwarded": False,
-    "frames": False,
-    "handshake": False,
-    "hosts": False,
-    "history": True,
-    "limits": False,
+    "hub.history": True,
+    "hub.stats": True,
+    "hub.subscriptions": True,
+    "hub.users": True,
     "lines": False,
-    "message": False,
     "origin": False,
-    "outbox": True,
-    "pace": False,
-    "places": True,
-    "presence": True,
-    "publication": False,
-    "reconnect_config": False,
-    "stats": True,
-    "users": True,
+    "process.pace": False,
+    "reconnect.config": False,
+    "server.hosts": False,
+    "validation": False,
 }
 IO = {"asyncio", "multiprocessing", "queue", "select", "selectors", "signal", "socket"}
 IO |= {"ssl", "subprocess", "threading", "time"}
@@ -85,10 +58,7 @@ IO |= {"ssl", "subprocess", "threading", "time"}
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 7
 # `Hub.run_process` with the hub before it; its callers name all but two.
-MANY_PARAMETERS = {"process.run_process"}
-
-# Nothing imports these, or they only pass on: no `__all__`, no list of what they must not know.
-DOORS = {"__init__", "__main__"}
+MANY_PARAMETERS = {"process.process.run_process"}
 
 LOCKS = {"BoundedSemaphore", "Condition", "Lock", "RLock", "Semaphore"}
 LOCKS |= {"LifoQueue", "PriorityQueue", "Queue", "SimpleQueue"}
@@ -108,11 +78,16 @@ def modules() -> dict[str, tuple[Path, str, ast.Module]]:
     return found
 
 
-def floor_of(name: str) -> float | None:
-    for floor, names in FLOORS.items():
-        if name in names.split():
-            return floor
-    return None
+def package_of(name: str) -> str | None:
+    """The place of a module in ORDER; None for one that has no place yet."""
+    head, _, rest = name.partition(".")
+    if name == "__main__":
+        return "cli"
+    if head in ORDER[1:]:
+        return head
+    if rest:
+        return None
+    return "" if head in HELPERS else "public" if head in PUBLIC else None
 
 
 def at(path: Path, line: int) -> str:
@@ -125,45 +100,43 @@ def fail_on(violations: Iterable[str]) -> None:
         pytest.fail(f"{len(found)} violation(s):\n" + "\n".join(found), pytrace=False)
 
 
-# --- floors --------------------------------------------------------------------------------
+# --- packages ------------------------------------------------------------------------------
 
 
-def test_every_module_has_a_floor() -> None:
+def test_every_module_has_a_place() -> None:
     fail_on(
-        f"{at(path, 1)}: module {name} has no floor in tests/test_layout.py"
+        f"{at(path, 1)}: {name} is in no package of ORDER, and not in HELPERS or PUBLIC"
         for name, (path, _, _) in modules().items()
-        if floor_of(name) is None and not _is_package(name)
+        if package_of(name) is None
     )
 
 
-def test_no_module_has_two_floors() -> None:
-    names = [name for line in FLOORS.values() for name in line.split()]
-    assert len(names) == len(set(names))
+def test_few_modules_are_at_the_top() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_AT_THE_TOP
 
 
-def test_a_module_imports_only_from_lower_floors() -> None:
+def test_a_package_imports_only_from_lower_packages() -> None:
+    """Also inside functions and under TYPE_CHECKING."""
     fail_on(_upward_imports())
 
 
 def _upward_imports() -> Iterator[str]:
     for name, (path, _, tree) in modules().items():
-        own = floor_of(name)
-        if own is None:
-            continue  # the test above says so
-        for line, target, lazy in _own_imports(name, tree):
-            other = floor_of(target)
-            if target == "errors" or (other is not None and other < own):
+        own = package_of(name)
+        for line, target in _own_imports(name, tree):
+            other = package_of(target)
+            if own is None or other is None or own == other or name == "__init__":
                 continue
-            if lazy and (name, target) in LAZY_UPWARD:
-                continue
-            kind = "a sibling" if other == own else "upward"
-            yield f"{at(path, line)}: {name} (floor {own}) imports {target} ({other}): {kind}"
+            # The version stands in `__init__`, and every module may know it.
+            if ORDER.index(other) > ORDER.index(own) and target != "__init__":
+                yield f"{at(path, line)}: {name} imports {target}, of a higher package"
 
 
 def test_there_is_no_import_circle() -> None:
     graph = {
-        name: {target for _, target, lazy in _own_imports(name, tree) if not lazy}
+        name: {target for _, target in _own_imports(name, tree) if target != "__init__"}
         for name, (_, _, tree) in modules().items()
+        if not _is_package(name) and name != "__init__"
     }
     fail_on(" -> ".join(circle) for circle in _circles(graph))
 
@@ -185,18 +158,18 @@ def _circles(graph: dict[str, set[str]]) -> Iterator[list[str]]:
         yield from walk(name, [])
 
 
-def _own_imports(name: str, tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
-    """Yield line, module of ours, and whether it is imported inside a function."""
-    lazy = {
-        id(node) for top in ast.walk(tree) if isinstance(top, Function) for node in ast.walk(top)
-    }
-    package = name.split(".")[:-1]
+def _own_imports(name: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield line and module of ours, for each import wherever it stands."""
+    is_package = name == "__init__" or _is_package(name)
+    package = name.split(".") if is_package else name.split(".")[:-1]
+    if name == "__init__":
+        package = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 head, _, rest = alias.name.partition(".")
                 if head == "ws_hub":
-                    yield node.lineno, rest or "__init__", id(node) in lazy
+                    yield node.lineno, rest or "__init__"
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 base = package[: len(package) - node.level + 1]
@@ -207,8 +180,7 @@ def _own_imports(name: str, tree: ast.Module) -> Iterator[tuple[int, str, bool]]
                 continue
             for alias in node.names:
                 inner = f"{source}.{alias.name}".strip(".")
-                target = inner if inner in modules() or floor_of(inner) is not None else source
-                yield node.lineno, target or "__init__", id(node) in lazy
+                yield node.lineno, inner if inner in modules() else source or "__init__"
 
 
 def _is_package(name: str) -> bool:
@@ -220,9 +192,8 @@ def test_sans_io_modules_import_no_socket_thread_or_clock() -> None:
 
 
 def _impure_imports() -> Iterator[str]:
-    for name, lock_only in SANS_IO.items():
-        if name not in modules():
-            continue
+    pure = SANS_IO | {name: False for name in modules() if name.startswith("protocol.")}
+    for name, lock_only in pure.items():
         path, _, tree = modules()[name]
         for node in ast.walk(tree):
             names: list[str] = []
@@ -291,17 +262,12 @@ def _too_many_parameters() -> Iterator[str]:
 # --- docstrings ----------------------------------------------------------------------------
 
 
-def test_every_module_says_what_it_is_and_what_it_must_not_know() -> None:
-    fail_on(_silent_modules())
-
-
-def _silent_modules() -> Iterator[str]:
-    for name, (path, _, tree) in modules().items():
-        docstring = ast.get_docstring(tree)
-        if not docstring:
-            yield f"{at(path, 1)}: no module docstring"
-        elif not _is_door(name) and "must not know" not in " ".join(docstring.lower().split()):
-            yield f"{at(path, 1)}: the docstring does not say what {name} must not know"
+def test_every_module_says_what_it_is() -> None:
+    fail_on(
+        f"{at(path, 1)}: no module docstring"
+        for path, _, tree in modules().values()
+        if not ast.get_docstring(tree)
+    )
 
 
 def test_all_stands_right_after_the_imports() -> None:
@@ -310,7 +276,7 @@ def test_all_stands_right_after_the_imports() -> None:
 
 def _misplaced_all() -> Iterator[str]:
     for name, (path, _, tree) in modules().items():
-        if name == "__main__":
+        if name == "__main__" or (_is_package(name) and len(tree.body) == 1):
             continue
         body = tree.body[1:] if ast.get_docstring(tree) else tree.body
         rest = [node for node in body if not _is_import(node)]
@@ -336,10 +302,6 @@ def _assigns_all(node: ast.stmt) -> bool:
     elif isinstance(node, ast.AnnAssign):
         targets = [node.target]
     return any(isinstance(each, ast.Name) and each.id == "__all__" for each in targets)
-
-
-def _is_door(name: str) -> bool:
-    return name in DOORS or _is_package(name)
 
 
 SPOKEN = ("Client", "Hub", "ReconnectingClient")
@@ -443,23 +405,27 @@ def _unasserted_helpers() -> Iterator[str]:
 def test_methods_are_grouped_by_the_thread_that_runs_them() -> None:
     fail_on(
         f"{at(modules()[name][0], 1)}: no heading `# --- ... thread ...` in {name}"
-        for name in ("hub", "lifecycle", "client", "reconnect", "sender")
-        if name in modules()
-        and not re.search(r"^ *# --- .*\bthreads?\b", modules()[name][1], re.MULTILINE)
+        for name in ("hub.hub", "connection.client", "connection.sender", "reconnect.client")
+        if not re.search(r"^ *# --- .*\bthreads?\b", modules()[name][1], re.MULTILINE)
     )
+
+
+def test_the_modules_from_which_users_functions_are_called_are_there() -> None:
+    """`reentrant` knows them by name: a module that has moved would wait for nothing."""
+    assert {f"ws_hub.{name}" for name in modules()} >= reentrant._CALLERS
 
 
 MAKES_THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Process"}
 MAKES_THREADS |= {"start_new_thread", "ThreadingMixIn", "ThreadingTCPServer", "ThreadPool"}
 
 
-def test_only_workers_starts_threads() -> None:
+def test_only_threads_starts_threads() -> None:
     fail_on(_strange_threads())
 
 
 def _strange_threads() -> Iterator[str]:
     for name, (path, _, tree) in modules().items():
-        if name == "workers":
+        if name == "threads":
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
@@ -472,7 +438,7 @@ def _strange_threads() -> Iterator[str]:
                 )
                 if made.rpartition(".")[2] in MAKES_THREADS and (foreign or "." not in made):
                     if made != "Process":  # ws_hub's own
-                        yield f"{at(path, node.lineno)}: a thread not started by workers: {made}"
+                        yield f"{at(path, node.lineno)}: a thread not started by `threads`: {made}"
             elif isinstance(node, ast.ClassDef):
                 for base in node.bases:
                     if _last_name(base) in MAKES_THREADS - {"Process"}:

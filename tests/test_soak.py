@@ -13,8 +13,8 @@ import pytest
 
 from bench import soak, visitors
 from bench.ledger import LINES, Ledger, Spoiled, said
-from ws_hub.frames import close_frame, ping_frame, text_frame
-from ws_hub.message import Message, encode
+from ws_hub.protocol.frames import close_frame, ping_frame, text_frame
+from ws_hub.protocol.message import Message, encode
 
 SHORT = soak.Plan(
     *(1.2, 0.7, 0.35),

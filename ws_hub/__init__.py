@@ -6,7 +6,7 @@ once and in order. See README.md for ten lines that work, docs/ for the rest.
 
 from __future__ import annotations
 
-from .auth import (
+from .access.authenticators import (
     APIKeyAuth,
     AuthResult,
     BearerTokenAuth,
@@ -15,7 +15,6 @@ from .auth import (
     QueryTokenAuth,
 )
 from .backoff import calculate_backoff
-from .client import Client
 from .config import (
     DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_PONG_TIMEOUT,
@@ -23,6 +22,7 @@ from .config import (
     ChannelRule,
     HubConfig,
 )
+from .connection.client import Client
 from .errors import (
     AdoptionError,
     CloseCode,
@@ -42,18 +42,18 @@ from .errors import (
     SendTimeout,
     WsHubError,
 )
-from .following import MessagesLost
-from .hub import Hub
-from .listener import Listener
+from .hub.hub import Hub
+from .hub.listener import Listener
+from .hub.stats import HubStats
 from .log import MaskTokens
-from .message import Message, MessageType
-from .process import Process, ProcessStartError
-from .reconnect import ConnectionState, ReconnectingClient
-from .reconnect_config import ReconnectConfig
-from .server import Server, serve
+from .process.process import Process, ProcessStartError
+from .protocol.message import Message, MessageType
+from .reconnect.client import ConnectionState, ReconnectingClient
+from .reconnect.config import ReconnectConfig
+from .reconnect.subscriptions import MessagesLost
+from .server.server import Server, serve
 from .signals import exit_on_signals
-from .stats import HubStats
-from .wsgi import middleware
+from .wsgi.app import middleware
 
 __all__ = [
     "DEFAULT_HEARTBEAT_INTERVAL",

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .checks import (
+from .errors import ConfigError
+from .validation import (
     check_callables,
     check_count,
     check_flag,
@@ -26,7 +27,6 @@ from .checks import (
     check_text,
     check_wait,
 )
-from .errors import ConfigError
 
 __all__ = [
     "DEFAULT_HEARTBEAT_INTERVAL",

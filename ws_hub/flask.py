@@ -15,12 +15,12 @@ try:
 except ImportError as error:
     raise ImportError("ws_hub.flask needs Flask: pip install 'ws-hub[flask]'") from error
 
-from . import workers
-from .auth import AuthResult
+from . import threads
+from .access.authenticators import AuthResult
 from .errors import ConfigError
-from .hub import Hub
+from .hub.hub import Hub
 from .log import get_logger
-from .wsgi import middleware
+from .wsgi.app import middleware
 
 __all__ = ["FlaskSessionAuth", "HubExtension"]
 
@@ -51,7 +51,7 @@ class HubExtension:
         self.hub = hub if hub is not None else Hub()
         self._path = path
         self._forget()
-        workers.forget_after_fork(self)
+        threads.forget_after_fork(self)
         if app is not None:
             self.init_app(app)
 

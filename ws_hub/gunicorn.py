@@ -29,9 +29,9 @@ import time
 from concurrent.futures import Executor
 from typing import Any
 
-from . import prefork
-from .exits import running, unregister
-from .workers import start
+from .hub import prefork
+from .hub.exits import running, unregister
+from .threads import start
 
 __all__ = ["on_reload", "post_worker_init", "when_ready", "worker_exit"]
 

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from .workers import longest_wait
+from .threads import longest_wait
 
 __all__ = ["Signals", "exit_on_signals"]
 

@@ -12,7 +12,7 @@ import hashlib
 import socket
 import threading
 
-from ws_hub.frames import text_frame
+from ws_hub.protocol.frames import text_frame
 
 from .base import Publish, Server, ready_text
 

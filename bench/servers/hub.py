@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import ws_hub
 from ws_hub import Client, Hub, HubConfig, Message
-from ws_hub.message import decode, encode, timestamp
-from ws_hub.publication import publish
+from ws_hub.protocol.message import decode, encode, timestamp
+from ws_hub.protocol.publication import publish
 
 from ..control import Answer
 from ..wire import padding, report

@@ -8,9 +8,9 @@ import pytest
 
 from tests.browser.chromium import Browser, Page, find_chromium
 from ws_hub.config import HubConfig
-from ws_hub.hub import Hub
-from ws_hub.page import page_app
-from ws_hub.server import Server, serve
+from ws_hub.hub.hub import Hub
+from ws_hub.server.server import Server, serve
+from ws_hub.server.viewer import page_app
 
 
 class Site:

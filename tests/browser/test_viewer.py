@@ -17,9 +17,9 @@ import pytest
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
 from tests.support import FaultProxy, wait_until
-from ws_hub.message import Message
-from ws_hub.page import page_app
-from ws_hub.server import serve
+from ws_hub.protocol.message import Message
+from ws_hub.server.server import serve
+from ws_hub.server.viewer import page_app
 
 pytestmark = pytest.mark.browser
 

@@ -24,11 +24,12 @@ from pathlib import Path
 
 from websocket import ABNF
 
-from ws_hub import Client, Hub, HubConfig, ReconnectConfig, deflate, serve
-from ws_hub.dial import Dial
+from ws_hub import Client, Hub, HubConfig, ReconnectConfig, serve
 from ws_hub.errors import ConnectionClosed
-from ws_hub.frames import binary_frame, deflated_frame, text_frame
-from ws_hub.link import Link, _frame
+from ws_hub.protocol import compression as deflate
+from ws_hub.protocol.frames import binary_frame, deflated_frame, text_frame
+from ws_hub.reconnect.connection import Link, _frame
+from ws_hub.reconnect.connector import Dial
 
 __all__ = [
     "ALL",

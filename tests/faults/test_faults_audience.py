@@ -27,10 +27,10 @@ from ws_hub import (
     Message,
     MessageEncodeError,
 )
-from ws_hub.auth import authenticate
+from ws_hub.access.authenticators import authenticate
 from ws_hub.flask import FlaskSessionAuth
-from ws_hub.message import is_timestamp
-from ws_hub.page import page_app
+from ws_hub.protocol.message import is_timestamp
+from ws_hub.server.viewer import page_app
 
 # --- 106: an unset variable is not everybody -------------------------------------------------
 

@@ -37,25 +37,17 @@ from tests.support import (
     tcp_pair,
     wait_until,
 )
-from ws_hub import (
-    APIKeyAuth,
-    ChannelRule,
-    Client,
-    Hub,
-    HubConfig,
-    Message,
-    receiver,
-    serve,
-    workers,
-)
-from ws_hub import server as server_module
-from ws_hub.budget import Flood
-from ws_hub.commands import Other, Reply, interpret
-from ws_hub.door import Entry
-from ws_hub.forwarded import Forwarded
-from ws_hub.handshake import Answer
-from ws_hub.message import is_channel_name
-from ws_hub.transport import Broken, Closed, Event, Pinged, Ponged, Text, Transport
+from ws_hub import APIKeyAuth, ChannelRule, Client, Hub, HubConfig, Message, serve
+from ws_hub import threads as workers
+from ws_hub.access.admission import Entry
+from ws_hub.access.proxies import Forwarded
+from ws_hub.access.quotas import Flood
+from ws_hub.connection import receiver
+from ws_hub.connection.transport import Broken, Closed, Event, Pinged, Ponged, Text, Transport
+from ws_hub.protocol.handshake import Answer
+from ws_hub.protocol.message import is_channel_name
+from ws_hub.protocol.requests import Other, Reply, interpret
+from ws_hub.server import server as server_module
 
 frame = RawPeer.frame
 KEYS = {"k-ann": "ann", "k-bob": "bob"}

@@ -36,18 +36,12 @@ from tests.support import (
     reset,
     wait_until,
 )
-from ws_hub import (
-    ConnectionState,
-    Message,
-    NotConnected,
-    ReconnectConfig,
-    ReconnectingClient,
-    deflate,
-    workers,
-)
+from ws_hub import ConnectionState, Message, NotConnected, ReconnectConfig, ReconnectingClient
+from ws_hub import threads as workers
 from ws_hub.errors import ConnectionClosed, HandshakeRefused, MaxRetriesExceeded, ProtocolError
-from ws_hub.link import Link
-from ws_hub.stream import READ, Stream
+from ws_hub.protocol import compression
+from ws_hub.reconnect.connection import Link
+from ws_hub.reconnect.stream import READ, Stream
 
 
 def idle(peer: ServerPeer) -> None:
@@ -180,7 +174,7 @@ def test_what_the_client_sends_is_compressed_where_it_is_long() -> None:
 
     def serve(peer: ServerPeer) -> None:
         headers = peer.read_request()
-        assert headers["sec-websocket-extensions"] == deflate.OFFER
+        assert headers["sec-websocket-extensions"] == compression.OFFER
         peer.send_raw((peer.answer() + AGREED + "\r\n\r\n").encode())
         while (received := peer.recv_frame()).opcode != CLOSE:
             if received.rsv:

@@ -37,7 +37,6 @@ from ws_hub import (
     ReconnectingClient,
     serve,
 )
-from ws_hub.conversation import Report
 from ws_hub.errors import (
     ConfigError,
     ConnectionClosed,
@@ -46,8 +45,9 @@ from ws_hub.errors import (
     MessageEncodeError,
     ProtocolError,
 )
-from ws_hub.following import Following
-from ws_hub.reconnect import MessagesLost
+from ws_hub.reconnect.client import MessagesLost
+from ws_hub.reconnect.session import Report
+from ws_hub.reconnect.subscriptions import Following
 
 # --- 93, 125: each message once, in order, for the newest subscription -----------------------
 

@@ -31,18 +31,9 @@ from tests.integration.apps.launch import (
 from tests.integration.apps.launch import command as cli_server
 from tests.integration.apps.live import live
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import (
-    AuthResult,
-    ConfigError,
-    Hub,
-    HubConfig,
-    Server,
-    middleware,
-    serve,
-    workers,
-)
+from ws_hub import AuthResult, ConfigError, Hub, HubConfig, Server, middleware, serve, threads
 from ws_hub.flask import HubExtension
-from ws_hub.page import page_app
+from ws_hub.server.viewer import page_app
 
 # --- 122: nothing is served behind a refused upgrade -----------------------------------------
 
@@ -248,7 +239,7 @@ def test_fault_127_pages_of_flask_are_served_where_the_hub_cannot_start(
     def refuse(what: str) -> None:
         raise ConfigError(f"{what} needs real threads")
 
-    monkeypatch.setattr(workers, "check_real", refuse)
+    monkeypatch.setattr(threads, "check_real", refuse)
     app = Flask("app")
     HubExtension(app)
     page = app.test_client()
@@ -411,7 +402,7 @@ def test_fault_130_idle_connections_take_no_more_threads_than_they_may() -> None
 def test_fault_130_a_connection_waits_for_room_and_is_served_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ws_hub.server._QUEUE", TIMEOUT)
+    monkeypatch.setattr("ws_hub.server.server._QUEUE", TIMEOUT)
     with paged(max_handshakes=1) as made:
         with RawPeer("127.0.0.1", made.port, handshake=False) as first:
             wait_until(request_threads)
@@ -425,7 +416,7 @@ def test_fault_130_a_server_that_is_full_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its 503s were in no counter and no log; a warning for each would be a flood itself."""
-    monkeypatch.setattr("ws_hub.server._QUEUE", 0.01)
+    monkeypatch.setattr("ws_hub.server.server._QUEUE", 0.01)
     with paged(max_handshakes=1) as made:
         for time in (1, 2):
             with RawPeer("127.0.0.1", made.port, handshake=False):

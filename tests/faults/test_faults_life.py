@@ -39,16 +39,16 @@ from ws_hub import (
     Message,
     MessageEncodeError,
     WsHubError,
-    exits,
     gunicorn,
-    prefork,
     serve,
 )
-from ws_hub.channels import Channels
-from ws_hub.message import decode, encode
-from ws_hub.publication import Publication, publish
-from ws_hub.stream import WRITE, Stream
-from ws_hub.writers import log_handler, writer
+from ws_hub.hub import exits, prefork
+from ws_hub.hub.subscriptions import Channels
+from ws_hub.process.writers import log_handler, writer
+from ws_hub.protocol.message import decode, encode
+from ws_hub.protocol.publication import Publication, publish
+from ws_hub.protocol.requests import Subscribe
+from ws_hub.reconnect.stream import WRITE, Stream
 
 Act = Callable[[], object]
 
@@ -315,7 +315,7 @@ def test_fault_63_a_subscription_that_is_interrupted_leaves_a_map_that_holds() -
         channels.enter("two")
         try:
             # As from a signal handler: only where a call has just returned, or an allocation is.
-            with _cut_after_call(number, "channels"):
+            with _cut_after_call(number, "hub.subscriptions"):
                 channels.add("one", "a", 10)
                 channels.remove("one", "a")
                 over = True
@@ -451,7 +451,10 @@ def test_fault_63_a_send_by_a_stream_that_is_cut_goes_out_once_at_most() -> None
         with small_pair(1 << 16) as (near, far):
             stream = Stream(near, time.monotonic)
             stream.append(b"one ")
-            with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number, "stream"):
+            with (
+                contextlib.suppress(KeyboardInterrupt),
+                _cut_after_call(number, "reconnect.stream"),
+            ):
                 stream.push()
                 over = True
             try:
@@ -911,7 +914,7 @@ def test_fault_71_start_that_is_cut_at_any_line_can_be_made_again() -> None:
         if number % 2:  # as a new one, and as one that has been stopped
             hub.start()
             hub.stop()
-        with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number // 2, "lifecycle"):
+        with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number // 2, "hub.lifecycle"):
             hub.start()
             over = True
         hub.start()
@@ -933,7 +936,7 @@ def test_fault_71_run_that_is_cut_at_any_line_leaves_no_hub_that_runs(
     while True:
         hub = Hub()
         try:
-            with _cut_after_call(number, "lifecycle"):
+            with _cut_after_call(number, "hub.lifecycle"):
                 hub.run()
             break
         except KeyboardInterrupt:
@@ -948,7 +951,7 @@ def test_fault_71_serve_that_is_cut_at_any_line_leaves_no_port() -> None:
     with Hub() as hub:
         while not over:
             before = os.listdir("/proc/self/fd") if sys.platform == "linux" else []
-            with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number, "server"):
+            with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number, "server.server"):
                 server = serve(hub)
                 over = True
             if over:
@@ -964,9 +967,9 @@ def test_fault_71_serve_that_is_cut_at_any_line_leaves_no_port() -> None:
 def test_start_that_is_interrupted_leaves_a_hub_that_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ws_hub import workers
+    from ws_hub import threads
 
-    hub, start = Hub(), workers.start
+    hub, start = Hub(), threads.start
 
     def start_and_cut(name: str, *about: Any) -> Any:
         thread = start(name, *about)
@@ -975,7 +978,7 @@ def test_start_that_is_interrupted_leaves_a_hub_that_is_over(
         return thread
 
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "start", start_and_cut)
+        patch.setattr(threads, "start", start_and_cut)
         with pytest.raises(KeyboardInterrupt):
             hub.start()
     wait_until(lambda: hub._finished.is_set())
@@ -1038,7 +1041,7 @@ def test_fault_72_a_target_that_fails_keeps_nothing_from_the_others(
     with small_pair(1 << 16) as (near, far):
         failing = Failing()
         hub._channels.enter(failing)
-        hub._subscribe(failing, __import__("ws_hub.commands").commands.Subscribe("news"))
+        hub._subscribe(failing, Subscribe("news"))
         peer = Peer(hub, near, far)
         hub.subscribe(peer.client, "news")
         hub.send_to_channel("news", said("x"))
@@ -1227,7 +1230,7 @@ def test_fault_77_a_hub_in_gunicorns_master_is_warned_of(
         assert caplog.text == ""
         master()
     (record,) = caplog.records
-    assert record.name == ("gunicorn.error" if hooks else "ws_hub.prefork")
+    assert record.name == ("gunicorn.error" if hooks else "ws_hub.hub.prefork")
     assert "1 hub(s) of ws_hub run in gunicorn's master" in record.getMessage()
 
 

@@ -29,13 +29,14 @@ from tests.support import (
     small_pair,
     wait_until,
 )
-from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message, receiver
-from ws_hub.budget import Budget
-from ws_hub.channels import Channels
-from ws_hub.places import Places
-from ws_hub.receiver import End, receive
-from ws_hub.transport import Binary, Transport
-from ws_hub.users import Users
+from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message
+from ws_hub.access.capacity import Places
+from ws_hub.access.quotas import Budget
+from ws_hub.connection import receiver
+from ws_hub.connection.receiver import End, receive
+from ws_hub.connection.transport import Binary, Transport
+from ws_hub.hub.subscriptions import Channels
+from ws_hub.hub.users import Users
 
 KEYS = {"k-ann": "ann", "k-bob": "bob"}
 ANN = [("Authorization", "Bearer k-ann")]

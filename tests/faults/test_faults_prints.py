@@ -20,16 +20,16 @@ from tests.integration.gohub import GoHub
 from tests.integration.test_cli import command
 from tests.recorder import Recorder
 from tests.support import TIMEOUT, RawPeer, wait_until
+from ws_hub.backplane.publisher import Publisher
+from ws_hub.cli.terminal import describe
 from ws_hub.config import HubConfig
 from ws_hub.errors import MessageEncodeError
-from ws_hub.hub import Hub
+from ws_hub.hub.hub import Hub
 from ws_hub.lines import GOES_ON, MAX_PIECE, REPLACED, cut, join
-from ws_hub.message import MAX_MESSAGE_BYTES, Message, encode
-from ws_hub.publisher import Publisher
-from ws_hub.reconnect import ReconnectingClient
-from ws_hub.server import serve
-from ws_hub.terminal import describe
-from ws_hub.writers import Writer, log_handler, writer
+from ws_hub.process.writers import Writer, log_handler, writer
+from ws_hub.protocol.message import MAX_MESSAGE_BYTES, Message, encode
+from ws_hub.reconnect.client import ReconnectingClient
+from ws_hub.server.server import serve
 
 GO_TAKES = 65_536
 STATIC = Path(__file__).resolve().parents[2] / "ws_hub" / "static"

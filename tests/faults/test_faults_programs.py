@@ -23,12 +23,13 @@ import pytest
 
 from tests.recorder import Recorder
 from tests.support import wait_until
-from ws_hub import cli, launch, session, spawn
+from ws_hub import cli
 from ws_hub.errors import ConfigError
-from ws_hub.hub import Hub as RealHub
-from ws_hub.process import ExitCodeUnknown, Process, ProcessStartError, run_process
-from ws_hub.server import serve
-from ws_hub.spawn import Child
+from ws_hub.hub.hub import Hub as RealHub
+from ws_hub.process import launch, session, spawn
+from ws_hub.process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
+from ws_hub.process.spawn import Child
+from ws_hub.server.server import serve
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux")
 
@@ -118,7 +119,7 @@ def test_fault_083_a_descendant_is_ended_after_its_parent(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ignores SIGTERM, its parent does not, so that at SIGKILL it has another parent."""
-    monkeypatch.setattr("ws_hub.process._KILL_AFTER", 0.3)
+    monkeypatch.setattr("ws_hub.process.process._KILL_AFTER", 0.3)
     code = """
         import subprocess, time
         argv = ["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 1000; done"]
@@ -136,7 +137,7 @@ def test_fault_083_a_descendant_is_ended_after_its_parent(
 def test_fault_083_a_program_that_is_asked_to_end_leaves_nothing(
     hub: Hub, argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ws_hub.process._KILL_AFTER", 0.3)
+    monkeypatch.setattr("ws_hub.process.process._KILL_AFTER", 0.3)
     process = start(hub, argv)
     (child,) = hub.numbers()
     process.ask_to_end(signal.SIGINT)  # which ends the shell alone
@@ -458,7 +459,7 @@ def test_fault_130_a_system_without_a_shell_has_no_guard(
     def no_shell(path: str, *rest: Any) -> launch.Launched:
         raise FileNotFoundError(2, "No such file or directory", path)
 
-    monkeypatch.setattr("ws_hub.guard.launch", no_shell)
+    monkeypatch.setattr("ws_hub.process.guard.launch", no_shell)
     assert run(hub, ["sh", "-c", "exit 3"]) == 3
 
 
@@ -468,7 +469,7 @@ def test_fault_130_a_program_that_cannot_be_guarded_is_ended(
     def no_more(path: str, *rest: Any) -> launch.Launched:
         raise BlockingIOError(11, "Resource temporarily unavailable", path)
 
-    monkeypatch.setattr("ws_hub.guard.launch", no_more)
+    monkeypatch.setattr("ws_hub.process.guard.launch", no_more)
     with pytest.raises(ProcessStartError, match="temporarily unavailable"):
         start(hub, ["sleep", "1000"])
     assert [status["status"] for status in hub.statuses()] == ["failed"]

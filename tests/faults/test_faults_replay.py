@@ -17,11 +17,12 @@ import pytest
 
 from tests.integration.apps.live import Live, live, subscribe
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import ChannelRule, Client, Message, replay
-from ws_hub import history as module
-from ws_hub.channels import Channels
-from ws_hub.history import History
-from ws_hub.outbox import Room
+from ws_hub import ChannelRule, Client, Message
+from ws_hub.connection.outbox import Room
+from ws_hub.hub import history as module
+from ws_hub.hub import replay
+from ws_hub.hub.history import History
+from ws_hub.hub.subscriptions import Channels
 
 LINE = "x" * 1000
 LINES = 6000  # 6.6 MB of log: more than the kernel's buffers of one connection hold

@@ -14,13 +14,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ws_hub import deflate
-from ws_hub.commands import Other, Publish, Reply, Subscribe, Unsubscribe, interpret
 from ws_hub.config import ChannelRule, HubConfig
+from ws_hub.connection.transport import (
+    Binary,
+    Broken,
+    Closed,
+    Event,
+    Pinged,
+    Ponged,
+    Text,
+    Transport,
+)
 from ws_hub.errors import MessageDecodeError, MessageEncodeError, ProtocolError
-from ws_hub.hub import Hub
-from ws_hub.message import decode, encode, is_channel_name, split_batch
-from ws_hub.transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Transport
+from ws_hub.hub.hub import Hub
+from ws_hub.protocol import compression as deflate
+from ws_hub.protocol.message import decode, encode, is_channel_name, split_batch
+from ws_hub.protocol.requests import Other, Publish, Reply, Subscribe, Unsubscribe, interpret
 
 __all__ = ["FOUND", "SEEDS", "TARGETS"]
 

@@ -23,10 +23,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import RawPeer, wait_until
-from ws_hub.auth import APIKeyAuth
+from ws_hub.access.authenticators import APIKeyAuth
 from ws_hub.config import HubConfig
-from ws_hub.hub import Hub
-from ws_hub.server import serve
+from ws_hub.hub.hub import Hub
+from ws_hub.server.server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUND = 20.0  # a Python that starts on a busy machine, and a few seconds of grace inside

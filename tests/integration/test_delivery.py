@@ -21,7 +21,8 @@ import pytest
 
 from tests.integration.apps.live import at_once
 from tests.support import messages_in, reset, short_writes, small_pair, tcp_pair, wait_until
-from ws_hub import Client, Hub, HubConfig, Message, fastsend
+from ws_hub import Client, Hub, HubConfig, Message
+from ws_hub.connection import fast_send
 
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 THREADS, EACH, WAVES = 3, 60, 3
@@ -32,7 +33,7 @@ SMALLEST = 1  # of a kernel buffer: the kernel makes the least of it that it can
 
 
 def as_it_is(patch: pytest.MonkeyPatch) -> None:
-    assert fastsend._libc_send is not None
+    assert fast_send._libc_send is not None
 
 
 def without_the_symbol(patch: pytest.MonkeyPatch) -> None:
@@ -41,20 +42,20 @@ def without_the_symbol(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(ctypes, "PyDLL", missing)
     load_again(patch)
-    assert fastsend._libc_send is None
+    assert fast_send._libc_send is None
 
 
 def without_dontwait(patch: pytest.MonkeyPatch) -> None:
     patch.delattr(socket, "MSG_DONTWAIT")
     load_again(patch)
-    assert fastsend._libc_send is None
+    assert fast_send._libc_send is None
 
 
 def without_nosignal(patch: pytest.MonkeyPatch) -> None:
     patch.delattr(socket, "MSG_NOSIGNAL")
     load_again(patch)
-    assert fastsend._libc_send is not None
-    assert fastsend._FLAGS == socket.MSG_DONTWAIT
+    assert fast_send._libc_send is not None
+    assert fast_send._FLAGS == socket.MSG_DONTWAIT
 
 
 def without_poll(patch: pytest.MonkeyPatch) -> None:
@@ -62,14 +63,14 @@ def without_poll(patch: pytest.MonkeyPatch) -> None:
 
 
 def in_pieces(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(fastsend, "_libc_send", short_writes(seed=7, most=900))
+    patch.setattr(fast_send, "_libc_send", short_writes(seed=7, most=900))
 
 
 def load_again(patch: pytest.MonkeyPatch) -> None:
     """Do what an import of `fastsend` does on a system that is as it is now."""
     flags = (getattr(socket, name, 0) for name in ("MSG_DONTWAIT", "MSG_NOSIGNAL"))
-    patch.setattr(fastsend, "_FLAGS", sum(flags))
-    patch.setattr(fastsend, "_libc_send", fastsend._load())
+    patch.setattr(fast_send, "_FLAGS", sum(flags))
+    patch.setattr(fast_send, "_libc_send", fast_send._load())
 
 
 WAYS = [as_it_is, without_the_symbol, without_dontwait, without_nosignal, without_poll, in_pieces]

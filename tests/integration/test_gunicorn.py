@@ -21,8 +21,9 @@ from gunicorn.config import KNOWN_SETTINGS, Config
 
 from tests.integration.apps.launch import START, Running, client_context, server
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Hub, exits, gunicorn, workers
+from ws_hub import Hub, gunicorn, threads
 from ws_hub.backoff import wait_asked
+from ws_hub.hub import exits
 
 GRACE = 2 * START  # so that no exit can be taken for one that the graceful timeout has forced
 ENDS = {signal.SIGTERM: 1001, signal.SIGINT: 1001, signal.SIGQUIT: 1001, signal.SIGHUP: 1012}
@@ -252,4 +253,4 @@ def test_who_is_replaced_lets_its_clients_come_back(cause: str) -> None:
         gunicorn.worker_exit(None, worker)
         assert not hub.running
         assert gunicorn._returns(worker) is (cause != "none")
-    assert workers.longest_wait() < 1  # the main thread, where gunicorn calls the hooks
+    assert threads.longest_wait() < 1  # the main thread, where gunicorn calls the hooks

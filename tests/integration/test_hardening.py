@@ -20,15 +20,8 @@ import pytest
 
 from tests.integration.apps.live import Live, Notes, at_once, live, subscribe
 from tests.support import PING, PONG, TEXT, TIMEOUT, FaultProxy, RawPeer, wait_until
-from ws_hub import (
-    ChannelRule,
-    Client,
-    ConnectionClosed,
-    HubFull,
-    Message,
-    MessageEncodeError,
-    outbox,
-)
+from ws_hub import ChannelRule, Client, ConnectionClosed, HubFull, Message, MessageEncodeError
+from ws_hub.connection import outbox
 
 SEED = 20261123
 
@@ -200,6 +193,8 @@ def test_a_client_that_could_not_be_told_of_a_lag_is_cut(monkeypatch: pytest.Mon
         hub.hub.send_to_channel("big", said(HUGE))
         for name in names * 2:
             hub.hub.send_to_channel(name, said("x"))
+        # Before it reads: the hub thread may be late, and would find room.
+        wait_until(lambda: hub.hub.stats().slow_disconnects == 1)
         assert len(slow.recv_json()["data"]) == len(HUGE)
         assert slow.recv_close()[0] == 1013
 

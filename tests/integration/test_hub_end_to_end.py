@@ -258,7 +258,7 @@ def test_a_listener_that_raises_or_sleeps_holds_up_nobody(
     hub: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
     release = threading.Event()
-    caplog.set_level(logging.CRITICAL, "ws_hub.lifecycle")
+    caplog.set_level(logging.CRITICAL, "ws_hub.hub.lifecycle")
 
     def refuse(message: Message) -> None:
         release.wait(TIMEOUT)

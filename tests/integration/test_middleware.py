@@ -19,7 +19,8 @@ from werkzeug.serving import make_server
 
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Hub, HubConfig, Message, middleware, serve, server
+from ws_hub import Hub, HubConfig, Message, middleware, serve
+from ws_hub.server import server
 
 StartResponse = Callable[..., Any]
 
@@ -304,9 +305,9 @@ def handshake(sock: socket.socket, host: str, port: int) -> bytes:
 def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ws_hub import workers
+    from ws_hub import threads
 
-    start = workers.start
+    start = threads.start
 
     def refuse(name: str, *args: Any) -> threading.Thread:
         if name.startswith(forbidden[0]):
@@ -314,7 +315,7 @@ def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
         return start(name, *args)
 
     forbidden = ["none"]
-    monkeypatch.setattr(workers, "start", refuse)
+    monkeypatch.setattr(threads, "start", refuse)
     with serve(hub) as site, RawPeer(site.host, site.port) as first:
         with (
             served("werkzeug", hub) as (host, port),

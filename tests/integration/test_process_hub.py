@@ -20,10 +20,10 @@ from websockets.sync.client import ClientConnection, connect
 from tests.integration.apps.live import live
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub.config import ChannelRule, HubConfig
-from ws_hub.hub import Hub
+from ws_hub.hub.hub import Hub
 from ws_hub.lines import REPLACED, join
-from ws_hub.process import Process, run_process
-from ws_hub.server import Server, serve
+from ws_hub.process.process import Process, run_process
+from ws_hub.server.server import Server, serve
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 

@@ -20,15 +20,7 @@ import pytest
 from tests.integration.apps.launch import ROOT, START
 from tests.integration.apps.live import Notes, at_once, subscribe
 from tests.support import PING, TIMEOUT, RawPeer, wait_until
-from ws_hub import (
-    ConnectionState,
-    Hub,
-    HubConfig,
-    Message,
-    ReconnectingClient,
-    Server,
-    serve,
-)
+from ws_hub import ConnectionState, Hub, HubConfig, Message, ReconnectingClient, Server, serve
 
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 HEARTBEAT = 0.2  # seconds; the proxy's patience is five of them

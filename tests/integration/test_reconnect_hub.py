@@ -22,9 +22,9 @@ from ws_hub import (
     serve,
 )
 from ws_hub.errors import ConnectionClosed
-from ws_hub.reconnect import MessagesLost
-from ws_hub.reconnect_config import ReconnectConfig
-from ws_hub.retries import Retries
+from ws_hub.reconnect.client import MessagesLost
+from ws_hub.reconnect.config import ReconnectConfig
+from ws_hub.reconnect.retries import Retries
 
 KEEPS = HubConfig(
     rules=[ChannelRule(pattern="kept:*", history_messages=10_000)],

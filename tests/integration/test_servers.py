@@ -319,7 +319,7 @@ def test_a_server_without_a_socket_says_which_ones_work() -> None:
 
 def test_what_is_not_http_1_1_is_refused_and_keeps_its_socket() -> None:
     from ws_hub import Hub
-    from ws_hub.wsgi import handle
+    from ws_hub.wsgi.app import handle
 
     near, far = socket.socketpair()
     with near, far, Hub() as hub:

@@ -18,7 +18,7 @@ from websocket import WebSocket, create_connection
 from tests.integration.apps.launch import CERTIFICATE, Running, client_context, server
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Hub, HubConfig, Message, serve, workers
+from ws_hub import Hub, HubConfig, Message, serve, threads
 
 KINDS = ["werkzeug", "gthread", "embedded", "wsgiref"]
 
@@ -179,7 +179,7 @@ def test_fault_42_under_tls_a_connection_without_a_thread_just_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A 503 would have to wait for a handshake, on the thread that accepts."""
-    start = workers.start
+    start = threads.start
 
     def refuse(name: str, *args: Any) -> Any:
         if name.startswith("ws-hub:request"):
@@ -188,7 +188,7 @@ def test_fault_42_under_tls_a_connection_without_a_thread_just_ends(
 
     with Hub() as hub, serve(hub, ssl_context=server_context()) as site:
         with monkeypatch.context() as patch:
-            patch.setattr(workers, "start", refuse)
+            patch.setattr(threads, "start", refuse)
             with pytest.raises(OSError):
                 RawPeer(site.host, site.port, ssl_context=client_context())
         with RawPeer(site.host, site.port, ssl_context=client_context()) as peer:

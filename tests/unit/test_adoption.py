@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import open_files
 from tests.support import reset, small_pair, tcp_pair
-from ws_hub import adoption
-from ws_hub.adoption import adopt, dismiss, leave
+from ws_hub.connection import adoption
+from ws_hub.connection.adoption import adopt, dismiss, leave
 from ws_hub.errors import AdoptionError
 
 

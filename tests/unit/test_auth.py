@@ -23,7 +23,7 @@ from ws_hub import (
     JWTAuth,
     QueryTokenAuth,
 )
-from ws_hub.auth import (
+from ws_hub.access.authenticators import (
     TOKEN_KEY,
     authenticate,
     bearer_token,

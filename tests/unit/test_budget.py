@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ws_hub import budget as module
-from ws_hub.budget import Account, Budget, Flood, Tab, address_payer, user_payer
+from ws_hub.access import quotas as module
+from ws_hub.access.quotas import Account, Budget, Flood, Tab, address_payer, user_payer
 from ws_hub.config import HubConfig
 
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ws_hub.callbacks import Callbacks, guarded
-from ws_hub.stats import Counters
+from ws_hub.hub.callbacks import Callbacks, guarded
+from ws_hub.hub.stats import Counters
 
 
 @pytest.fixture

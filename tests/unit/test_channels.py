@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ws_hub.channels import Channels
+from ws_hub.hub.subscriptions import Channels
 
 
 def with_subscribers(*names: str) -> Channels[str]:

@@ -26,17 +26,18 @@ from tests.support import (
     small_pair,
     tcp_pair,
 )
-from ws_hub import fastsend, outbox, workers
-from ws_hub.channels import Channels
-from ws_hub.client import Client, Hooks
+from ws_hub import threads
 from ws_hub.config import HubConfig
+from ws_hub.connection import fast_send, outbox
+from ws_hub.connection.client import Client, Hooks
+from ws_hub.connection.transport import Transport
+from ws_hub.connection.writer_starter import Starter
 from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
-from ws_hub.frames import text_frame
-from ws_hub.handshake import refusal
-from ws_hub.message import Message, encode
-from ws_hub.publication import Batch, publish
-from ws_hub.starter import Starter
-from ws_hub.transport import Transport
+from ws_hub.hub.subscriptions import Channels
+from ws_hub.protocol.frames import text_frame
+from ws_hub.protocol.handshake import refusal
+from ws_hub.protocol.message import Message, encode
+from ws_hub.protocol.publication import Batch, publish
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 NO_ROOM = refusal("503 Service Unavailable", "no", ("Retry-After", "1"))
@@ -67,7 +68,7 @@ class Stage:
         self.counted: list[str] = []
         self.later: list[Callable[[], object]] = []
         # From another thread, as it is meant: the calling one has the transport's lock.
-        self.begin: Callable[[workers.Later], object] = lambda writer: threading.Thread(
+        self.begin: Callable[[threads.Later], object] = lambda writer: threading.Thread(
             target=writer.start
         ).start()
         self.channels: Channels[Any] = Channels()
@@ -121,8 +122,8 @@ class Stage:
             client.welcome()
         return client.admitted
 
-    def _start(self, *about: Any) -> workers.Later:
-        writer = workers.Later(*about)
+    def _start(self, *about: Any) -> threads.Later:
+        writer = threads.Later(*about)
         if self.lives:
             self.begin(writer)
         return writer
@@ -272,14 +273,14 @@ def test_there_is_no_writer_thread_until_something_has_to_wait() -> None:
 def test_fault_42_without_a_thread_to_write_somebody_else_is_asked_to(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    start = workers.start
+    start = threads.start
 
     def refuse_writers(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
         if name.startswith("ws-hub:writer"):
             raise RuntimeError("can't start new thread")
         return start(name, target, *args)
 
-    monkeypatch.setattr(workers, "start", refuse_writers)
+    monkeypatch.setattr(threads, "start", refuse_writers)
     with small_pair() as (near, far):
         stage, starter = Stage(near, far), Starter("ws-hub:starter")
         stage.begin = starter.post
@@ -303,7 +304,7 @@ def test_fault_42_without_a_thread_to_read_starting_raises(
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(workers, "start", refuse)
+    monkeypatch.setattr(threads, "start", refuse)
     with pytest.raises(RuntimeError):
         stage.client.start()
     assert stage.client.join(0)
@@ -586,7 +587,7 @@ def test_whatever_the_kernel_takes_each_frame_is_delivered_whole_and_in_order(
 ) -> None:
     # Delivered by the hub or sent alone, with a peer that stops and goes.
     with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
-        patch.setattr(fastsend, "_libc_send", short_writes(seed, most))
+        patch.setattr(fast_send, "_libc_send", short_writes(seed, most))
         stage = Stage(near, far)
         sender, sent = stage.client._sender, list[str]()
         far.setblocking(False)

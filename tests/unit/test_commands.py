@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.commands import (
+from ws_hub.protocol.message import Message, is_channel_name
+from ws_hub.protocol.requests import (
     Other,
     Publish,
     Reply,
@@ -19,7 +20,6 @@ from ws_hub.commands import (
     interpret,
     unknown_type,
 )
-from ws_hub.message import Message, is_channel_name
 
 
 def read(**fields: object) -> object:

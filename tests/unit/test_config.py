@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ws_hub import config
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.errors import ConfigError
-from ws_hub.reconnect_config import ReconnectConfig
+from ws_hub.reconnect.config import ReconnectConfig
 
 NOT_SECONDS = [0, -1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, [1]]
 NOT_COUNTS = [0, -1, 1.0, math.nan, "1", None, True]

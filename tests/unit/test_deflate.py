@@ -13,7 +13,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
 from tests.support import BINARY, CONTINUATION, MAX_RATIO, PING, TEXT, RawPeer, deflated
-from ws_hub.deflate import (
+from ws_hub.errors import ProtocolError
+from ws_hub.protocol.compression import (
     AGREED,
     Inflater,
     Inflation,
@@ -22,7 +23,6 @@ from ws_hub.deflate import (
     check_answer,
     finish,
 )
-from ws_hub.errors import ProtocolError
 
 frame = RawPeer.frame
 RSV1 = 4

@@ -10,16 +10,16 @@ import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
-from ws_hub.channels import Channels, Subscription
 from ws_hub.config import ChannelRule
-from ws_hub.deflate import Inflation
-from ws_hub.dispatch import Activation, Dispatcher
-from ws_hub.history import History
-from ws_hub.message import Message, encode
-from ws_hub.outbox import Room
-from ws_hub.publication import Batch, Publication, publish
-from ws_hub.replay import Replays
-from ws_hub.stats import Counters
+from ws_hub.connection.outbox import Room
+from ws_hub.hub.dispatcher import Activation, Dispatcher
+from ws_hub.hub.history import History
+from ws_hub.hub.replay import Replays
+from ws_hub.hub.stats import Counters
+from ws_hub.hub.subscriptions import Channels, Subscription
+from ws_hub.protocol.compression import Inflation
+from ws_hub.protocol.message import Message, encode
+from ws_hub.protocol.publication import Batch, Publication, publish
 
 PLAIN = ChannelRule(pattern="*")
 KEPT = ChannelRule(pattern="kept*", history_messages=100)

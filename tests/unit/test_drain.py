@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from tests.support import TIMEOUT, small_pair
-from ws_hub import Hub, HubConfig, ReconnectConfig, drain
+from ws_hub import Hub, HubConfig, ReconnectConfig
 from ws_hub.backoff import wait_asked
-from ws_hub.drain import Departures
 from ws_hub.errors import ConnectionClosed
-from ws_hub.retries import Retries
+from ws_hub.hub import shutdown
+from ws_hub.hub.shutdown import Departures
+from ws_hub.reconnect.retries import Retries
 
 
 def crowd(count: int, first: int = 0) -> list[Any]:
@@ -123,8 +124,8 @@ def test_all_are_closed_with_1012_and_a_word_of_their_own_and_nobody_comes_in() 
 def test_the_spread_is_what_it_is_told_and_grows_with_the_crowd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drain, "_PER_SECOND", 0.05)
-    monkeypatch.setattr(drain.random, "random", lambda: 0.5)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutdown, "_PER_SECOND", 0.05)
+    monkeypatch.setattr(shutdown.random, "random", lambda: 0.5)  # type: ignore[attr-defined]
     for spread, half in ((8.0, 4.0), (None, 20.0)):
         with Hub() as hub, contextlib.ExitStack() as stack:
             crowd = Crowd(hub, stack, 2)
@@ -135,7 +136,7 @@ def test_the_spread_is_what_it_is_told_and_grows_with_the_crowd(
 def test_it_takes_its_time_for_batches_and_stop_cuts_it_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(drain, "_PACE", 600.0)
+    monkeypatch.setattr(shutdown, "_PACE", 600.0)
     with Hub() as hub, contextlib.ExitStack() as stack:
         crowd = Crowd(hub, stack, 2)
         slow = threading.Thread(target=hub.drain, args=(3600.0,))

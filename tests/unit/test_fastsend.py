@@ -18,7 +18,7 @@ import pytest
 
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, fill, small_pair, tcp_pair, tls_pair
-from ws_hub import fastsend
+from ws_hub.connection import fast_send
 from ws_hub.reentrant import Lock
 
 WAYS = ["libc", "portable"]
@@ -26,14 +26,14 @@ WAYS = ["libc", "portable"]
 
 def sender(sock: socket.socket) -> Callable[[bytes], int]:
     """One socket's own `send`."""
-    return fastsend.Direct(sock).send
+    return fast_send.Direct(sock).send
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "portable":
-        monkeypatch.setattr(fastsend, "_libc_send", None)
-    elif fastsend._libc_send is None:
+        monkeypatch.setattr(fast_send, "_libc_send", None)
+    elif fast_send._libc_send is None:
         pytest.skip("no libc send on this system")
     return str(request.param)
 
@@ -142,7 +142,7 @@ def test_libc_is_asked_not_to_wait_and_not_to_signal(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libc = Libc(3)
-    monkeypatch.setattr(fastsend, "_libc_send", libc)
+    monkeypatch.setattr(fast_send, "_libc_send", libc)
 
     assert sender(pair[0])(b"abc") == 3
     flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -153,7 +153,7 @@ def test_what_libc_could_not_send_is_sent_by_the_portable_way(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libc = Libc(-1)  # interrupted, say
-    monkeypatch.setattr(fastsend, "_libc_send", libc)
+    monkeypatch.setattr(fast_send, "_libc_send", libc)
 
     assert sender(pair[0])(b"abc") == 3
     assert len(libc.calls) == 1
@@ -164,8 +164,8 @@ def test_what_a_c_int_cannot_count_is_not_given_to_libc(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libc = Libc(-1)
-    monkeypatch.setattr(fastsend, "_libc_send", libc)
-    monkeypatch.setattr(fastsend, "_MAX_BYTES", 3)
+    monkeypatch.setattr(fast_send, "_libc_send", libc)
+    monkeypatch.setattr(fast_send, "_MAX_BYTES", 3)
 
     assert sender(pair[0])(b"abc") == 3
     assert libc.calls == []
@@ -176,10 +176,10 @@ def test_arguments_are_declared_where_an_int_is_not_widened(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, machine: str
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    libc = fastsend._load()
+    libc = fast_send._load()
     if libc is None:
         pytest.skip("no libc send on this system")
-    monkeypatch.setattr(fastsend, "_libc_send", libc)
+    monkeypatch.setattr(fast_send, "_libc_send", libc)
 
     assert (libc.argtypes is None) == (machine != "riscv64")  # type: ignore[attr-defined]
     assert sender(pair[0])(b"abc") == 3
@@ -187,10 +187,10 @@ def test_arguments_are_declared_where_an_int_is_not_widened(
 
 
 def test_the_straight_way_is_shut_until_it_is_opened(pair: Pair) -> None:
-    direct = fastsend.Direct(pair[0])
+    direct = fast_send.Direct(pair[0])
     assert direct.fd == -1
     direct.open()
-    assert direct.fd == (pair[0].fileno() if fastsend._libc_send is not None else -1)
+    assert direct.fd == (pair[0].fileno() if fast_send._libc_send is not None else -1)
     direct.shut()
     assert direct.fd == -1
 
@@ -200,8 +200,8 @@ def test_where_libc_must_not_write_the_straight_way_stays_shut(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "no libc":
-        monkeypatch.setattr(fastsend, "_libc_send", None)
-    direct = fastsend.Direct(FakeTLS(2) if why == "tls" else pair[0])
+        monkeypatch.setattr(fast_send, "_libc_send", None)
+    direct = fast_send.Direct(FakeTLS(2) if why == "tls" else pair[0])
     direct.open()
     assert direct.fd == -1
 
@@ -210,13 +210,13 @@ def test_libc_serves_where_there_is_one() -> None:
     if sys.platform not in ("linux", "darwin"):
         pytest.skip("known for Linux and macOS only")
 
-    assert fastsend._load() is not None
+    assert fast_send._load() is not None
 
 
 def test_another_system_is_served_by_the_portable_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastsend.os, "name", "nt")
+    monkeypatch.setattr(fast_send.os, "name", "nt")
 
-    assert fastsend._load() is None
+    assert fast_send._load() is None
 
 
 def test_a_socket_module_without_the_flag_is_served_by_the_portable_way(
@@ -224,7 +224,7 @@ def test_a_socket_module_without_the_flag_is_served_by_the_portable_way(
 ) -> None:
     monkeypatch.delattr(socket, "MSG_DONTWAIT")
 
-    assert fastsend._load() is None
+    assert fast_send._load() is None
 
 
 @pytest.mark.parametrize("kind", [OSError, AttributeError])
@@ -236,7 +236,7 @@ def test_a_libc_without_the_symbol_is_served_by_the_portable_way(
 
     monkeypatch.setattr(ctypes, "PyDLL", missing)
 
-    assert fastsend._load() is None
+    assert fast_send._load() is None
 
 
 class FakeTLS(ssl.SSLSocket):
@@ -267,7 +267,7 @@ def test_a_tls_socket_is_never_written_past_its_tls_layer() -> None:
 @pytest.mark.parametrize("error", [ssl.SSLWantWriteError(), ssl.SSLWantReadError()], ids=repr)
 def test_fault_126_what_tls_has_begun_is_offered_again_byte_for_byte(error: Exception) -> None:
     tls = FakeTLS(16_384, error, error, 16_384, 100)
-    direct = fastsend.Direct(tls)
+    direct = fast_send.Direct(tls)
     data = bytes(range(256)) * 128 + b"x" * 100
     assert direct.send(data) == 16_384
     assert direct.torn == data[16_384:32_768]
@@ -283,7 +283,7 @@ def test_fault_63_ctrl_c_behind_the_lock_of_tls_leaves_it_free() -> None:
             super().acquire(blocking, timeout)
             raise KeyboardInterrupt
 
-    direct = fastsend.Direct(FakeTLS(3))
+    direct = fast_send.Direct(FakeTLS(3))
     direct.tls = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         direct.send(b"abc")
@@ -291,7 +291,7 @@ def test_fault_63_ctrl_c_behind_the_lock_of_tls_leaves_it_free() -> None:
 
 
 def test_while_the_reader_is_inside_tls_nothing_is_sent() -> None:
-    direct = fastsend.Direct(FakeTLS(3))
+    direct = fast_send.Direct(FakeTLS(3))
     assert direct.tls is not None
     took: list[int] = []
     with direct.tls, at_once(lambda: took.append(direct.send(b"abc", patience=0.001))):
@@ -311,7 +311,7 @@ def test_fault_126_a_tls_stream_without_room_arrives_as_it_was_sent(certificate:
                 got.extend(client.recv(65_536))
 
         server.setblocking(False)
-        direct = fastsend.Direct(server)
+        direct = fast_send.Direct(server)
         sent = waits = 0
         with at_once(read):
             while sent < len(data):

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from tests.wire_model import Json, Outcome, Trial
-from ws_hub.following import Following, Verdict
-from ws_hub.message import Message, decode, encode
+from ws_hub.protocol.message import Message, decode, encode
+from ws_hub.reconnect.subscriptions import Following, Verdict
 
 
 class PythonClient:

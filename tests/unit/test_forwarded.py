@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ws_hub.forwarded import Forwarded, Seen
+from ws_hub.access.proxies import Forwarded, Seen
 
 PROXIES = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]
 

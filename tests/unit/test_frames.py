@@ -9,7 +9,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from ws_hub.errors import CloseCode
-from ws_hub.frames import (
+from ws_hub.protocol.frames import (
     MAX_CONTROL_BYTES,
     binary_frame,
     close_frame,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ws_hub.handshake import Request, as_environ, decide, refusal
+from ws_hub.protocol.handshake import Request, as_environ, decide, refusal
 
 GOOD = {
     "host": "example.com",

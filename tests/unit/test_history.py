@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub import history as module
 from ws_hub.config import ChannelRule
-from ws_hub.history import History, Range
+from ws_hub.hub import history as module
+from ws_hub.hub.history import History, Range
 
 RULE = ChannelRule(
     pattern="*", history_messages=5, history_bytes=100, history_ttl=10, history_idle_ttl=1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ws_hub.errors import ConfigError
-from ws_hub.hosts import Hosts, parse_host
+from ws_hub.server.hosts import Hosts, parse_host
 
 LOCAL = [
     "localhost", "LOCALHOST:8765", "localhost.", "a.localhost:1", "127.0.0.1", "127.0.0.1:80",

@@ -448,7 +448,7 @@ def test_the_hub_survives_an_error_of_its_own(
 def test_a_listener_that_is_too_slow_keeps_nothing_from_the_others(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ws_hub.hub._LISTENER_MESSAGES", 1)
+    monkeypatch.setattr("ws_hub.hub.hub._LISTENER_MESSAGES", 1)
     hub = make(rules=[ChannelRule(pattern="*", overflow="disconnect")])
     entered, go = threading.Event(), threading.Event()
 

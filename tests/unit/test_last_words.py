@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ws_hub.last_words import LastWords
+from ws_hub.hub.stop_hooks import LastWords
 
 
 def test_each_is_called_once_in_order_unless_taken_back() -> None:

@@ -19,17 +19,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, TextMessage
 
 from tests.support import TIMEOUT, small_pair, wait_until
-from ws_hub import (
-    Client,
-    Hub,
-    HubConfig,
-    HubFull,
-    HubNotRunning,
-    Message,
-    WsHubError,
-    lifecycle,
-    workers,
-)
+from ws_hub import Client, Hub, HubConfig, HubFull, HubNotRunning, Message, WsHubError, threads
+from ws_hub.hub import lifecycle
 
 GREETING = b"101"
 
@@ -188,7 +179,7 @@ def test_stop_does_not_wait_for_what_follows_run_on_its_thread() -> None:
         hub.run()
         assert go.wait(TIMEOUT)  # the program goes on
 
-    join = workers.join
+    join = threads.join
 
     def note(thread: threading.Thread | None, timeout: float) -> bool:
         joined.append(thread)
@@ -196,7 +187,7 @@ def test_stop_does_not_wait_for_what_follows_run_on_its_thread() -> None:
 
     hub._turn = lambda turn=hub._turn: (begun.set(), turn())[1]  # type: ignore[method-assign]
     with thread(main) as program, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "join", note)
+        patch.setattr(threads, "join", note)
         assert begun.wait(TIMEOUT)
         hub.stop()
         assert program not in joined
@@ -521,14 +512,14 @@ def test_who_waits_for_room_is_let_go_by_the_end() -> None:
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let no thread start whose name begins with one of these."""
-    start = workers.start
+    start = threads.start
 
     def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
         if name.startswith(names):
             raise RuntimeError("can't start new thread")
         return start(name, target, *args)
 
-    monkeypatch.setattr(workers, "start", start_or_refuse)
+    monkeypatch.setattr(threads, "start", start_or_refuse)
 
 
 @pytest.mark.parametrize("name", ["ws-hub:run", "ws-hub:notify"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.limits import Bucket
+from ws_hub.access.token_bucket import Bucket
 
 
 def test_a_burst_is_free_and_what_is_beyond_it_takes_its_time() -> None:

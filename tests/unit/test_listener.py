@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub.listener import Listener
-from ws_hub.message import Message, encode
-from ws_hub.publication import Batch, publish
+from ws_hub.hub.listener import Listener
+from ws_hub.protocol.message import Message, encode
+from ws_hub.protocol.publication import Batch, publish
 
 Make = Callable[..., Listener]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ws_hub.auth import AuthResult
-from ws_hub.lobby import Lobby
-from ws_hub.message import Message
+from ws_hub.access.authenticators import AuthResult
+from ws_hub.hub.pending import Lobby
+from ws_hub.protocol.message import Message
 
 ANN = '{"type":"auth","data":"k-ann"}'
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub.mailbox import Mailbox
+from ws_hub.hub.mailbox import Mailbox
 
 
 class Slow:

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ws_hub.errors import InvalidName, MessageDecodeError, MessageEncodeError
-from ws_hub.message import (
+from ws_hub.protocol.message import (
     PROCESS_PREFIX,
     Message,
     MessageType,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.frames import close_frame, ping_frame, pong_frame, text_frame
-from ws_hub.outbox import Outbox
+from ws_hub.connection.outbox import Outbox
+from ws_hub.protocol.frames import close_frame, ping_frame, pong_frame, text_frame
 
 
 def drain(outbox: Outbox, step: int | None = None) -> bytes:

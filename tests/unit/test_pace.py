@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.pace import Pace
+from ws_hub.process.pace import Pace
 
 
 def test_without_bounds_texts_go_in_large_parts_and_nobody_waits() -> None:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub.pacing import Pacing
+from ws_hub.hub.pacing import Pacing
 
 
 def test_a_message_that_comes_alone_is_no_loop_however_large() -> None:

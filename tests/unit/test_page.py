@@ -11,8 +11,8 @@ from wsgiref.validate import validator
 import pytest
 
 from ws_hub.config import HubConfig
-from ws_hub.hub import Hub
-from ws_hub.page import page_app
+from ws_hub.hub.hub import Hub
+from ws_hub.server.viewer import page_app
 
 Response = tuple[str, dict[str, str], bytes]
 

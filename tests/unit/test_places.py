@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ws_hub.places import Places
+from ws_hub.access.capacity import Places
 
 
 def test_a_group_has_so_many_places_and_others_have_their_own() -> None:

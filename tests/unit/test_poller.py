@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support import TIMEOUT, fill, small_pair
-from ws_hub import workers
-from ws_hub.poller import Poller
+from ws_hub import threads
+from ws_hub.connection.poller import Poller
 
 
 class Desk:
@@ -23,8 +23,8 @@ class Desk:
 
     def start(
         self, name: str, target: Callable[[], None], step: Callable[[], bool]
-    ) -> workers.Later:
-        later = workers.Later(name, target, step)
+    ) -> threads.Later:
+        later = threads.Later(name, target, step)
         later.start()
         return later
 
@@ -136,9 +136,9 @@ def test_where_no_thread_is_started_any_more_nobody_waits() -> None:
 def test_without_a_thread_it_works_in_steps() -> None:
     steps: list[Callable[[], bool]] = []
 
-    def start(name: str, target: Callable[[], None], step: Callable[[], bool]) -> workers.Later:
+    def start(name: str, target: Callable[[], None], step: Callable[[], bool]) -> threads.Later:
         steps.append(step)
-        return workers.Later(name, target, step)
+        return threads.Later(name, target, step)
 
     called: list[str] = []
     poller = Poller(start)
@@ -186,7 +186,7 @@ def test_a_forked_child_gives_up_the_descriptors_alone() -> None:
 
 def test_a_request_that_meets_the_end_of_the_thread_is_not_taken() -> None:
     """And no byte is written: the descriptor that wakes it may be another's by now."""
-    poller = Poller(workers.Later)
+    poller = Poller(threads.Later)
     with small_pair() as (near, _):
         assert poller.watch(near.fileno(), lambda: None)
         put = poller._requests.put

@@ -18,11 +18,12 @@ import pytest
 
 from tests.recorder import Recorder
 from tests.support import TIMEOUT, wait_until
-from ws_hub import process as process_module
-from ws_hub import spawn, workers
+from ws_hub import threads
 from ws_hub.errors import ConfigError, HubFull, HubNotRunning, InvalidName, WsHubError
-from ws_hub.process import Process, ProcessStartError, run_process
-from ws_hub.spawn import signal_name
+from ws_hub.process import process as process_module
+from ws_hub.process import spawn
+from ws_hub.process.process import Process, ProcessStartError, run_process
+from ws_hub.process.spawn import signal_name
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 
@@ -249,7 +250,7 @@ def test_a_child_without_a_thread_is_ended(hub: Recorder, monkeypatch: pytest.Mo
     def no_thread(*args: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(workers, "start", no_thread)
+    monkeypatch.setattr(threads, "start", no_thread)
     with pytest.raises(RuntimeError, match="new thread"):
         run(hub, ["sleep", "60"])
     assert [s["status"] for s in hub.statuses()] == ["failed"]
@@ -422,7 +423,7 @@ def test_on_line_that_raises_is_logged_once_and_the_stream_goes_on(
 
     run(hub, ["printf", r"a\nb\n"], on_line=broken)
     assert hub.lines() == ["a", "b"]
-    assert [r.name for r in caplog.records] == ["ws_hub.process"]
+    assert [r.name for r in caplog.records] == ["ws_hub.process.process"]
     assert "terminal gone" in caplog.text
 
 

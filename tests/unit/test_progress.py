@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.support import fill, small_pair, tcp_pair, wait_until
-from ws_hub import progress
-from ws_hub.progress import Progress, measure
+from ws_hub.connection import progress
+from ws_hub.connection.progress import Progress, measure
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells, others do not")
 

@@ -11,8 +11,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from tests.support import inflated
-from ws_hub.message import Message, encode
-from ws_hub.publication import Batch, publish
+from ws_hub.protocol.message import Message, encode
+from ws_hub.protocol.publication import Batch, publish
 
 
 def texts(frames: bytes) -> list[str]:

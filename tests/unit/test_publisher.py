@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from ws_hub.backplane.publisher import Publisher
 from ws_hub.errors import InvalidName
-from ws_hub.message import Message, MessageType, decode
-from ws_hub.publisher import Publisher
+from ws_hub.protocol.message import Message, MessageType, decode
 
 
 class Recorder(Publisher):

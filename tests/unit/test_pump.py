@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ws_hub.lines import MAX_PIECE
-from ws_hub.pump import GRACE, QUIET, Pump
+from ws_hub.process.output import GRACE, QUIET, Pump
 
 
 class FakeChild:

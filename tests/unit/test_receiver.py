@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ws_hub import receiver
 from ws_hub.config import HubConfig
-from ws_hub.receiver import End, receive
-from ws_hub.transport import Closed, Event, Ponged, Text
+from ws_hub.connection import receiver
+from ws_hub.connection.receiver import End, receive
+from ws_hub.connection.transport import Closed, Event, Ponged, Text
 
 
 class Line:
@@ -84,6 +84,6 @@ def test_fault_34_a_peer_that_is_gone_is_found_after_the_stop_too(
 def test_after_messages_it_gives_way_to_other_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     ways: list[float] = []
     line = Line((1, [Text("a"), Text("b")]), (1, [Ponged()]), (1, []), (1, [Closed(1000, "")]))
-    monkeypatch.setattr(receiver.workers, "give_way", lambda: ways.append(line.now))
+    monkeypatch.setattr(receiver.threads, "give_way", lambda: ways.append(line.now))
     assert end_of(line, monkeypatch) == End(1000, "")
     assert ways == [101.0]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ws_hub.following import Following, MessagesLost, Verdict
-from ws_hub.message import Message
+from ws_hub.protocol.message import Message
+from ws_hub.reconnect.subscriptions import Following, MessagesLost, Verdict
 
 
 def numbered(seq: int, channel: str = "a") -> Message:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub.inbox import Inbox
+from ws_hub.reconnect.inbox import Inbox
 
 
 class Clock:

@@ -6,8 +6,8 @@ import pytest
 
 from ws_hub.backoff import come_back
 from ws_hub.errors import ConnectionClosed, HandshakeRefused
-from ws_hub.reconnect_config import ReconnectConfig
-from ws_hub.retries import Retries
+from ws_hub.reconnect.config import ReconnectConfig
+from ws_hub.reconnect.retries import Retries
 
 URL = "ws://127.0.0.1:1/ws"
 

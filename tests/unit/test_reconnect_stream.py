@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.support import TIMEOUT, fill, small_pair
-from ws_hub.stream import READ, WRITE, Stream
+from ws_hub.reconnect.stream import READ, WRITE, Stream
 
 
 @pytest.fixture(params=["poll", "select"])

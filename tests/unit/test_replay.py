@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ws_hub.channels import Channels, Subscription
 from ws_hub.config import ChannelRule
-from ws_hub.history import History
-from ws_hub.outbox import Room
-from ws_hub.replay import Gap, Replays
+from ws_hub.connection.outbox import Room
+from ws_hub.hub.history import History
+from ws_hub.hub.replay import Gap, Replays
+from ws_hub.hub.subscriptions import Channels, Subscription
 
 RULE = ChannelRule(pattern="*", history_messages=1000, history_bytes=1 << 20)
 FRAME = b"x" * 1024

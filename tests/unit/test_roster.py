@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from ws_hub import roster as module
 from ws_hub.config import HubConfig
+from ws_hub.hub import registry as module
+from ws_hub.hub.registry import Roster
+from ws_hub.hub.stats import Counters
 from ws_hub.reentrant import Bell
-from ws_hub.roster import Roster
-from ws_hub.stats import Counters
 
 
 class Someone:

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import fill, messages_in, short_writes, small_pair
-from ws_hub import fastsend, workers
+from ws_hub import threads as workers
+from ws_hub.connection import fast_send
+from ws_hub.connection.outbox import Outbox
+from ws_hub.connection.sender import Sender
+from ws_hub.connection.transport import Transport
 from ws_hub.errors import SendTimeout
-from ws_hub.frames import ping_frame, pong_frame, text_frame
-from ws_hub.outbox import Outbox
-from ws_hub.sender import Sender
-from ws_hub.transport import Transport
+from ws_hub.protocol.frames import ping_frame, pong_frame, text_frame
 
 
 class Clock:
@@ -482,7 +483,7 @@ def test_every_frame_arrives_whole_and_in_order_whatever_the_kernel_takes(
     seed: int, most: int, sizes: list[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
-        patch.setattr(fastsend, "_libc_send", short_writes(seed, most))
+        patch.setattr(fast_send, "_libc_send", short_writes(seed, most))
         rig = Rig(near, far, Clock())
         rig.outbox.max_messages = 1000
         sent = [f"{index}:{'x' * size}" for index, size in enumerate(sizes)]

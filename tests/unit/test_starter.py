@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub import workers
-from ws_hub.starter import Starter
+from ws_hub import threads
+from ws_hub.connection.writer_starter import Starter
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def starter() -> Iterator[Starter]:
 
 def test_what_is_posted_is_started_on_a_thread_of_its_own(starter: Starter) -> None:
     names: list[str] = []
-    thread = workers.Later(
+    thread = threads.Later(
         "ws-hub:test", lambda: names.append(threading.current_thread().name), lambda: False
     )
     starter.post(thread)
@@ -36,7 +36,7 @@ def test_fault_76_what_cannot_be_started_is_done_in_turn_until_it_is_over(
     def refuse(*_: object) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(workers, "start", refuse)
+    monkeypatch.setattr(threads, "start", refuse)
     over, steps = threading.Semaphore(0), list[str]()
 
     def step(name: str) -> bool:
@@ -46,7 +46,7 @@ def test_fault_76_what_cannot_be_started_is_done_in_turn_until_it_is_over(
         return steps.count(name) < 3
 
     for name in "ab":
-        starter.post(workers.Later(name, lambda: None, lambda name=name: step(name)))
+        starter.post(threads.Later(name, lambda: None, lambda name=name: step(name)))
     for _ in range(2):
         assert over.acquire(timeout=TIMEOUT)
     assert sorted(steps) == ["a"] * 3 + ["b"] * 3

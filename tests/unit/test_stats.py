@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ws_hub.stats import Counters, HubStats
+from ws_hub.hub.stats import Counters, HubStats
 
 
 def test_a_number_begins_at_nothing_and_grows() -> None:

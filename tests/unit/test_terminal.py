@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from ws_hub.message import Message
-from ws_hub.terminal import Screen, describe
+from ws_hub.cli.terminal import Screen, describe
+from ws_hub.protocol.message import Message
 
 
 class Terminal(io.StringIO):

@@ -13,8 +13,17 @@ from pathlib import Path
 import pytest
 
 from tests.support import small_pair, tcp_pair
-from ws_hub import transport as module
-from ws_hub.transport import Binary, Broken, Closed, Event, Pinged, Ponged, Text, Transport
+from ws_hub.connection import transport as module
+from ws_hub.connection.transport import (
+    Binary,
+    Broken,
+    Closed,
+    Event,
+    Pinged,
+    Ponged,
+    Text,
+    Transport,
+)
 
 FIN, TEXT, BINARY, CLOSE, PING, PONG, MORE = 0x80, 1, 2, 8, 9, 10, 0
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from ws_hub import users
-from ws_hub.users import Users
+from ws_hub.hub import users
+from ws_hub.hub.users import Users
 
 NEVER = math.inf
 

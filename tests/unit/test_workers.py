@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import TIMEOUT
-from ws_hub import workers
+from ws_hub import threads
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
@@ -24,9 +24,9 @@ def test_a_thread_is_named_daemonic_and_gets_its_arguments() -> None:
         thread = threading.current_thread()
         seen.extend((thread.name, thread.daemon, args))
 
-    thread = workers.start("ws-hub:test:1", target, 1, "two")
+    thread = threads.start("ws-hub:test:1", target, 1, "two")
 
-    assert workers.join(thread, TIMEOUT)
+    assert threads.join(thread, TIMEOUT)
     assert seen == ["ws-hub:test:1", True, (1, "two")]
 
 
@@ -37,8 +37,8 @@ def test_what_kills_a_thread_is_logged_with_its_traceback(
     def target() -> None:
         raise kind("the cause")
 
-    with caplog.at_level(logging.ERROR, "ws_hub.workers"):
-        assert workers.join(workers.start("ws-hub:doomed", target), TIMEOUT)
+    with caplog.at_level(logging.ERROR, "ws_hub.threads"):
+        assert threads.join(threads.start("ws-hub:doomed", target), TIMEOUT)
 
     (record,) = caplog.records
     assert record.getMessage() == "thread ws-hub:doomed died"
@@ -48,7 +48,7 @@ def test_what_kills_a_thread_is_logged_with_its_traceback(
 
 def test_a_thread_that_ends_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "ws_hub"):
-        assert workers.join(workers.start("ws-hub:quiet", lambda: None), TIMEOUT)
+        assert threads.join(threads.start("ws-hub:quiet", lambda: None), TIMEOUT)
 
     assert caplog.records == []
 
@@ -60,25 +60,25 @@ def test_no_more_threads_is_a_runtime_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(threading.Thread, "start", refuse)
 
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        workers.start("ws-hub:never", lambda: None)
+        threads.start("ws-hub:never", lambda: None)
 
 
 def test_joining_is_bounded() -> None:
     release = threading.Event()
-    thread = workers.start("ws-hub:busy", release.wait)
+    thread = threads.start("ws-hub:busy", release.wait)
     try:
-        assert not workers.join(thread, 0)
-        assert not workers.join(thread, -1)
-        assert not workers.join(thread, 0.01)
+        assert not threads.join(thread, 0)
+        assert not threads.join(thread, -1)
+        assert not threads.join(thread, 0.01)
     finally:
         release.set()
-    assert workers.join(thread, TIMEOUT)
-    assert workers.join(thread, 0)
+    assert threads.join(thread, TIMEOUT)
+    assert threads.join(thread, 0)
 
 
 def test_joining_no_thread_and_joining_oneself_are_done_at_once() -> None:
-    assert workers.join(None, TIMEOUT)
-    assert workers.join(threading.current_thread(), TIMEOUT)
+    assert threads.join(None, TIMEOUT)
+    assert threads.join(threading.current_thread(), TIMEOUT)
 
 
 class Forgetful:
@@ -105,9 +105,9 @@ def in_child(check: Callable[[], object]) -> int:
 @needs_fork
 def test_fault_40_what_is_registered_forgets_in_the_child_and_not_in_the_parent() -> None:
     thing, other = Forgetful(), Forgetful()
-    workers.forget_after_fork(thing)
-    workers.forget_after_fork(thing)
-    workers.forget_after_fork(other)
+    threads.forget_after_fork(thing)
+    threads.forget_after_fork(thing)
+    threads.forget_after_fork(other)
 
     assert in_child(lambda: (thing.forgotten, other.forgotten) == (1, 1)) == 0
     assert (thing.forgotten, other.forgotten) == (0, 0)
@@ -122,21 +122,21 @@ def test_a_thing_that_cannot_forget_does_not_keep_others_from_it() -> None:
     broken = [Broken() for _ in range(8)]
     things = [Forgetful() for _ in range(8)]
     for each in (*broken, *things):
-        workers.forget_after_fork(each)
+        threads.forget_after_fork(each)
 
     assert in_child(lambda: [thing.forgotten for thing in things] == [1] * 8) == 0
 
 
 def test_the_registration_ends_with_the_object() -> None:
     thing = Forgetful()
-    workers.forget_after_fork(thing)
+    threads.forget_after_fork(thing)
     alive = weakref.ref(thing)
 
     del thing
     gc.collect()
 
     assert alive() is None
-    assert not [each for each in workers._registry if isinstance(each, Forgetful)]
+    assert not [each for each in threads._registry if isinstance(each, Forgetful)]
 
 
 def test_forgetting_logs_what_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -146,12 +146,12 @@ def test_forgetting_logs_what_fails(caplog: pytest.LogCaptureFixture) -> None:
 
     broken, thing = Broken(), Forgetful()
     registry: weakref.WeakSet[object] = weakref.WeakSet([broken, thing])
-    original = workers._registry
-    workers._registry = registry
+    original = threads._registry
+    threads._registry = registry
     try:
-        workers._in_child()
+        threads._in_child()
     finally:
-        workers._registry = original
+        threads._registry = original
 
     assert thing.forgotten == 1
     (record,) = caplog.records
@@ -162,7 +162,7 @@ def test_a_module_without_fork_has_no_hook(monkeypatch: pytest.MonkeyPatch) -> N
     import importlib.util
 
     monkeypatch.delattr(os, "register_at_fork", raising=False)
-    spec = importlib.util.find_spec("ws_hub.workers")
+    spec = importlib.util.find_spec("ws_hub.threads")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -178,7 +178,7 @@ class Owner:
     def __init__(self) -> None:
         self.ran = False
         self.steps = 0
-        self.thread = workers.Later("ws-hub:test", self.run, self.step)
+        self.thread = threads.Later("ws-hub:test", self.run, self.step)
 
     def run(self) -> None:
         self.ran = True
@@ -204,7 +204,7 @@ def test_what_a_thread_that_cannot_be_started_would_do_is_done_in_steps(
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(workers, "start", refuse)
+    monkeypatch.setattr(threads, "start", refuse)
     owner = Owner()
     assert not owner.thread.start()
     assert owner.thread.join(0)
@@ -226,6 +226,6 @@ def test_who_had_a_thread_started_later_is_freed_without_the_collector() -> None
 
 
 def test_where_a_system_cannot_give_way_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert workers.give_way() == 0
-    monkeypatch.delattr(workers.ctypes, "CDLL")
-    assert workers._load_give_way()() is None
+    assert threads.give_way() == 0
+    monkeypatch.delattr(threads.ctypes, "CDLL")
+    assert threads._load_give_way()() is None

@@ -12,8 +12,8 @@ import pytest
 
 from tests.recorder import Recorder
 from ws_hub.errors import HubFull, HubNotRunning, InvalidName
-from ws_hub.message import encode, parse_timestamp
-from ws_hub.writers import LogHandler, log_handler, writer
+from ws_hub.process.writers import LogHandler, log_handler, writer
+from ws_hub.protocol.message import encode, parse_timestamp
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_what_the_hub_does_not_take_is_counted_as_dropped(
 
 def test_records_of_ws_hub_itself_are_left_out(hub: Recorder) -> None:
     handler = log_handler(hub, "logs")
-    for name in ("ws_hub", "ws_hub.hub", "ws_hubbub"):
+    for name in ("ws_hub", "ws_hub.hub.hub", "ws_hubbub"):
         handler.handle(logging.LogRecord(name, logging.INFO, "", 1, "x", None, None))
     assert [m.data["data"]["name"] for m in hub.messages] == ["ws_hubbub"]
     assert handler.dropped == 0

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 
 from tests.delivery import deliver
 from tests.support import messages_in, small_pair
-from ws_hub import fastsend
-from ws_hub.channels import Channels
-from ws_hub.client import Client, Hooks
 from ws_hub.config import HubConfig
+from ws_hub.connection import fast_send
+from ws_hub.connection.client import Client, Hooks
+from ws_hub.connection.transport import Transport
 from ws_hub.errors import SendTimeout
-from ws_hub.frames import pong_frame
-from ws_hub.message import Message
-from ws_hub.publication import Batch, publish
-from ws_hub.transport import Transport
+from ws_hub.hub.subscriptions import Channels
+from ws_hub.protocol.frames import pong_frame
+from ws_hub.protocol.message import Message
+from ws_hub.protocol.publication import Batch, publish
 
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 WAYS = ("libc", "portable")
@@ -129,7 +129,7 @@ def rig(way: str, appetite: list[int]) -> Iterator[Rig]:
     kernel = Kernel(appetite)
     config = HubConfig(outbox_messages=12, outbox_bytes=4000)
     with pytest.MonkeyPatch.context() as patch, small_pair() as (left, _):
-        patch.setattr(fastsend, "_libc_send", kernel.libc if way == "libc" else None)
+        patch.setattr(fast_send, "_libc_send", kernel.libc if way == "libc" else None)
         with Socket(fileno=left.detach()) as near:
             near.kernel = kernel
             transport = Transport(near, max_message_size=1000, max_fragments=10)

@@ -1,0 +1,1 @@
+"""Access control: authentication, admission of handshakes, quotas, and trusted proxies."""

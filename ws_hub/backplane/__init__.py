@@ -1,0 +1,1 @@
+"""Publishing, independent of where the messages go."""

@@ -1,0 +1,269 @@
+"""The methods that publish, wherever what they publish goes.
+
+Must not know queues, clients or sockets: a subclass says how one message is handed on.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import InvalidName, excerpt
+from ..lines import MAX_PIECE, cut
+from ..protocol.message import (
+    FINAL_STATUSES,
+    Message,
+    MessageType,
+    check_channel,
+    encode,
+    encode_fields,
+    is_process_id,
+    process_channel,
+    timestamp,
+)
+
+__all__ = ["EVERYBODY", "Everybody", "Publisher"]
+
+
+class Everybody(enum.Enum):
+    """The type of EVERYBODY."""
+
+    EVERYBODY = "everybody"
+
+
+# What a channel is that was left out. Not None and not "", which is what a variable holds
+# that nobody has set: that must not make a message everybody's (FAULTS 106).
+EVERYBODY = Everybody.EVERYBODY
+
+_OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
+_EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
+
+
+class Publisher(abc.ABC):
+    """Publishes messages to everybody or to a channel.
+
+    All methods encode the message in the calling thread and raise MessageEncodeError
+    there when it has no JSON form: then nobody gets any of it. What else they raise is
+    what `_publish` raises; `timeout` is in seconds, None for the default.
+
+    A Go client takes 64 KiB a message, and ends the connection at more. Output is cut into
+    pieces of less (`docs/processes.md`), and the texts of a status are shortened; an event,
+    an error or a message of an application's own cannot be cut: beyond 64 KiB it is for
+    Python and JavaScript clients only, and a hub refuses what these do not take either.
+    """
+
+    @abc.abstractmethod
+    def _publish(
+        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
+    ) -> None:
+        """Hand on encoded messages, all or none, for a channel or, with "", for everybody.
+
+        `over`: the last of them is the last of its channel for the time being.
+        """
+
+    def broadcast(self, message: Message, *, timeout: float | None = None) -> None:
+        """Send a message to every client.
+
+        Raises InvalidName for a message that names a channel: that is for its subscribers.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        now = time.time()
+        texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
+        if message.channel != "":  # not its truth, which is a subclass's to say
+            name = excerpt(message.channel)
+            raise InvalidName(
+                f"a broadcast goes to everybody, and this message names the channel {name}: "
+                f"send it with send_to_channel({name}, message), or leave the channel out"
+            )
+        self._publish(texts, "", timeout)
+
+    def send_to_channel(
+        self, channel: str, message: Message, *, timeout: float | None = None
+    ) -> None:
+        """Send a message to the subscribers of a channel, which it names on the wire.
+
+        Raises InvalidName for a bad channel name.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        if isinstance(channel, str):
+            channel = str.__str__(channel)  # what a subclass says of itself does not count
+        if not channel or not isinstance(channel, str):
+            check_channel(channel)  # raises: "" further down means everybody
+        message = dataclasses.replace(
+            message,
+            channel=channel,
+            seq=None,  # the hub numbers
+            timestamp=message.timestamp or _now(),
+        )
+        over = _is_last_word(message.type, message.data)
+        texts = [encode(each, is_process=self._is_process) for each in _cut_up(message)]
+        self._publish(texts, channel, timeout, over=over)
+
+    def send_process_output(
+        self, process_id: str, data: str, *, timeout: float | None = None
+    ) -> None:
+        """Send a piece of a process's output, usually a line, to who watches it.
+
+        A line of more than 8,192 characters is cut into pieces. Its channel,
+        `process:<id>`, keeps the last lines for those who come late.
+        Raises InvalidName for a bad process id.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        if data.__class__ is str and len(data) > MAX_PIECE:
+            self.send_process_lines(process_id, [data], timeout=timeout)
+            return
+        channel = self.process_channel(process_id)
+        text = encode_fields(_OUTPUT, channel, process_id, data, _now())
+        self._publish([text], channel, timeout)
+
+    def send_process_lines(
+        self, process_id: str, lines: Sequence[str], *, timeout: float | None = None
+    ) -> None:
+        """Send several pieces of a process's output, all or none of them.
+
+        The same as `send_process_output` for each, at half the cost. Together they take
+        one place in the hub's queue: send hundreds at a time, not millions.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        channel, now = self.process_channel(process_id), _now()
+        texts = [
+            encode_fields(_OUTPUT, channel, process_id, piece, now) for piece in _pieces(lines)
+        ]
+        if texts:
+            self._publish(texts, channel, timeout)
+
+    def send_process_status(
+        self,
+        process_id: str,
+        status: str,
+        exit_code: int | None = None,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Send what became of a process: "running", "exited" with its code, "failed".
+
+        `extra` are further fields of the message's data (`signal`, `error`); their texts
+        are shortened to 8,192 characters in all. "exited", "failed" and "lost" are the
+        process's last word, with or without an exit code: what the channel keeps is freed
+        some minutes later. `extra={"exitCode": None}` says that the code is not known.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        data: dict[str, Any] = {"status": status}
+        if exit_code is not None:
+            data["exitCode"] = exit_code
+        data.update(_shortened(extra or {}))
+        channel = self.process_channel(process_id)
+        text = encode_fields(_STATUS, channel, process_id, data, _now())
+        self._publish([text], channel, timeout, over=status in FINAL_STATUSES)
+
+    def send_event(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | Everybody = EVERYBODY,
+        timeout: float | None = None,
+    ) -> None:
+        """Send a named event to the subscribers of a channel; to every client without one.
+
+        Raises TypeError for a channel that is no text, InvalidName for one that is "".
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        self._send(_EVENT, channel, {"event": event, "data": data}, timeout)
+
+    def send_error(
+        self,
+        text: str,
+        *,
+        channel: str | Everybody = EVERYBODY,
+        timeout: float | None = None,
+    ) -> None:
+        """Send an error text to the subscribers of a channel; to every client without one.
+
+        Raises TypeError for a channel that is no text, InvalidName for one that is "".
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        self._send(_ERROR, channel, text, timeout)
+
+    def process_channel(self, process_id: str) -> str:
+        """Return the channel of a process; raises InvalidName for an id that is none here.
+
+        Threads: any.
+        """
+        return process_channel(process_id, self._is_process)
+
+    @property
+    def _is_process(self) -> Callable[[str], bool]:
+        """The rule for process ids."""
+        return is_process_id
+
+    def _send(self, kind: str, channel: object, data: Any, timeout: float | None) -> None:
+        where = _checked(channel)
+        self._publish([encode_fields(kind, where, "", data, _now())], where, timeout)
+
+
+def _checked(channel: object) -> str:
+    """Return a channel, "" for everybody, where that and nothing else was asked for."""
+    if channel is EVERYBODY:
+        return ""
+    if not isinstance(channel, str):
+        raise TypeError(
+            f"channel must be the name of a channel, not {excerpt(channel)}: leave it out to "
+            "send to everybody"
+        )
+    name = str.__str__(channel)  # what a subclass says of itself does not count
+    if not name:
+        raise InvalidName("channel must not be empty: leave it out to send to everybody")
+    return name
+
+
+def _now() -> str:
+    return timestamp(time.time())
+
+
+def _is_last_word(kind: str, data: Any) -> bool:
+    """Say whether a message tells that a process is over."""
+    if kind != _STATUS or not isinstance(data, dict):
+        return False
+    status = data.get("status")
+    return isinstance(status, str) and status in FINAL_STATUSES
+
+
+def _pieces(lines: Sequence[Any]) -> Sequence[Any]:
+    """Return the lines, those that are too long in pieces: mostly as they are."""
+    try:
+        if max(map(len, lines), default=0) <= MAX_PIECE:
+            return lines
+    except TypeError:  # one is no text: it goes out as the JSON value that it is
+        pass
+    return [piece for line in lines for piece in (cut(line) if isinstance(line, str) else [line])]
+
+
+def _cut_up(message: Message) -> list[Message]:
+    if message.type != _OUTPUT:
+        return [message]
+    return [dataclasses.replace(message, data=piece) for piece in _pieces([message.data])]
+
+
+def _shortened(extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields, their texts cut evenly where they are too much for one message."""
+    texts = [value for value in extra.values() if isinstance(value, str)]
+    if sum(map(len, texts)) <= MAX_PIECE:
+        return extra
+    share = MAX_PIECE // len(texts)
+    return {
+        name: f"{value[: share - 3]}..." if isinstance(value, str) and len(value) > share else value
+        for name, value in extra.items()
+    }

@@ -1,0 +1,143 @@
+"""Follows channels of a hub elsewhere and shows them in this terminal.
+
+Must not know arguments or exit codes. The callbacks run on the thread in `connect()`; the
+one that called `follow` waits for a signal, or for the end of that thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+from .. import threads
+from ..errors import WsHubError
+from ..protocol.message import Message, MessageType, to_dict
+from ..reconnect.client import ReconnectingClient
+from ..reconnect.config import ReconnectConfig
+from ..signals import Signals
+from .terminal import Screen, describe
+
+__all__ = ["Tail", "socket_url"]
+
+_JOIN = 5.0
+_LEAVE = 1.0  # seconds that an output which nobody reads is waited for at the end
+
+_SILENT = (MessageType.ACK, MessageType.PONG, MessageType.LAGGED)
+_REFUSED = ("bad_channel", "forbidden")  # codes of what the server would say again
+
+
+def socket_url(text: str) -> tuple[str, list[str]]:
+    """Return the WebSocket's URL for its own or for the page's, and the page's channel."""
+    parts = urlsplit(text)
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme)
+    if scheme is None:
+        return text, []
+    path = parts.path or "/"
+    if path.endswith("/"):  # the page's, below whatever prefix
+        path += "ws"
+    url = urlunsplit((scheme, parts.netloc, path, "", ""))
+    return url, parse_qs(parts.query).get("channel", [])
+
+
+class Tail:
+    """Shows what comes in some channels on stdout, as lines or as JSON.
+
+    Args:
+        url: of the WebSocket.
+        channels: which to follow.
+        since: begin after this message; None for the server's own choice.
+        last: begin with so many of the newest messages.
+        as_json: whole messages, one a line.
+        token: says who we are; None says nothing.
+        tell: called with what is to be said beside the messages: status, errors.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        channels: Sequence[str],
+        *,
+        since: int | None = None,
+        last: int | None = None,
+        as_json: bool = False,
+        token: str | None = None,
+        tell: Callable[[str], object],
+    ) -> None:
+        self._wanted = set(channels)  # those that the server has not refused
+        self._screen = Screen(sys.stdout, named=len(channels) > 1)
+        self._show = self._show_json if as_json else self._show_text
+        self._tell = tell
+        self._signals: Signals | None = None
+        self._leaving = False  # written by follow(): the end of the connection is our own
+        config = ReconnectConfig(
+            url=url,
+            token=token,
+            on_connect=lambda: tell(f"connected to {url.partition('?')[0]}"),
+            on_disconnect=self._disconnected,
+            on_error=lambda error: tell(str(error)),
+            on_message=self._received,
+        )
+        self._client = ReconnectingClient(config)
+        for channel in channels:
+            self._client.subscribe(channel, since=since, last=last)
+
+    def follow(self, signals: Signals) -> int | None:
+        """Follow until a signal comes; return its number, or None when the server is final.
+
+        It is when it refuses us, or every one of the channels.
+
+        SIGPIPE stands for a reader of stdout that has gone.
+
+        Threads: the main thread; blocks.
+        """
+        self._signals = signals
+        thread = threads.start("ws-hub:tail", self._connect)
+        try:
+            return signals.wait()
+        finally:
+            self._leaving = True
+            self._screen.leave(_LEAVE)
+            self._client.close()
+            threads.join(thread, _JOIN)
+
+    def _connect(self) -> None:
+        try:
+            # What ends it has been told by on_error or on_disconnect.
+            with contextlib.suppress(WsHubError):
+                self._client.connect()
+        finally:
+            self._post(None)
+
+    def _post(self, number: int | None) -> None:
+        assert self._signals is not None  # nothing runs before follow()
+        self._signals.put(number)
+
+    def _received(self, message: Message) -> None:
+        self._show(message)
+        if self._screen.gone:
+            self._post(signal.SIGPIPE)
+        if message.type == MessageType.ERROR and message.code in _REFUSED:
+            self._wanted.discard(message.channel)
+            if not self._wanted:
+                self._post(None)
+
+    def _disconnected(self, code: int, reason: str, will_retry: bool) -> None:
+        if self._leaving:
+            return
+        again = "reconnecting" if will_retry else "not coming back"
+        self._tell(f"disconnected ({code}{f' {reason!r}' if reason else ''}), {again}")
+
+    def _show_json(self, message: Message) -> None:
+        self._screen.line(json.dumps(to_dict(message), ensure_ascii=False))
+
+    def _show_text(self, message: Message) -> None:
+        if message.type == MessageType.PROCESS_OUTPUT and isinstance(message.data, str):
+            self._screen.text(message.channel, message.data)
+        elif message.type in (MessageType.PROCESS_STATUS, MessageType.ERROR):
+            self._tell(describe(message))
+        elif message.type not in _SILENT:
+            self._screen.line(describe(message))

@@ -1,0 +1,232 @@
+"""One send that never waits and, where it can, never lets go of the GIL.
+
+Must not know frames, outboxes or threads.
+
+`socket.send` releases the GIL around the system call. With another thread spinning
+in Python, taking it back costs a switch interval (5 ms), once a client: half a second
+for a broadcast to a hundred. A non-blocking send takes microseconds and can keep it:
+`ctypes.PyDLL` calls `send(2)` without releasing. TLS sockets, Windows and a libc
+without the symbol use `socket.send` with the same meaning.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import platform
+import select
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from ..reentrant import Lock
+
+__all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
+
+T = TypeVar("T")
+
+_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+_BRIEFLY = 0.002  # seconds: the reader is mostly inside OpenSSL for microseconds
+_RECORD_BYTES = 16 * 1024  # of a TLS record: what OpenSSL takes whole, or wants again
+_MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
+# Where libffi widens an int to the register that `send` reads its size_t from.
+_WIDENING = ("x86_64", "amd64", "aarch64", "arm64")
+
+_LibcSend = Callable[[int, bytes, int, int], int]
+
+
+def _load() -> _LibcSend | None:
+    """Return libc's `send`, called with the GIL held; None where there is no such way."""
+    if os.name != "posix" or not hasattr(socket, "MSG_DONTWAIT"):
+        return None
+    try:
+        function = ctypes.PyDLL(None).send
+    except (OSError, AttributeError):  # no libc by that way: the portable sender serves
+        return None
+    if platform.machine().lower() not in _WIDENING:
+        function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    # Otherwise none, on purpose: converting four arguments by their declared types, and
+    # fetching errno, makes the call a fifth slower than the one it is to replace.
+    function.restype = ctypes.c_ssize_t
+    return function
+
+
+_libc_send = _load()
+
+_POLLFD = struct.Struct("@ihh")  # descriptor, events, revents
+
+
+def _load_poll() -> Callable[[object, int, int], int] | None:
+    """Return libc's `poll`, called with the GIL held; None where there is no such way."""
+    if os.name != "posix" or not hasattr(select, "poll"):
+        return None
+    try:
+        function = ctypes.PyDLL(None).poll
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_char_p, ctypes.c_ulong, ctypes.c_int)
+    return function
+
+
+_libc_poll = _load_poll()
+
+
+class Direct:
+    """The straight way to one non-blocking socket.
+
+    A small object by itself on purpose: between two clients the kernel fills the
+    processor's cache, and a broadcast to thousands waits for each object that it touches.
+
+    Attributes:
+        lock: held for every use of the socket that must not meet its end.
+        fd: what `send_to_each` sends to, while bytes may go straight to the kernel; else
+            -1. Read and written under the lock.
+        torn: what TLS has begun to write and the kernel did not take whole. The next send
+            has to begin with these bytes: they are encrypted, and in part under way.
+        tls: held for each use of OpenSSL, which may not be entered twice; None without TLS.
+            The reader may hold it for long, while its peer sends records that are no data.
+    """
+
+    __slots__ = ("_fd", "_sock", "fd", "lock", "tls", "torn")
+
+    def __init__(self, sock: socket.socket) -> None:
+        # guards: fd; for its owners, the socket against use after close, and the
+        # outbox that feeds it (see sender). The last in the order: taken after every other.
+        self.lock = Lock()
+        self.fd = -1
+        self._sock: socket.socket | None = sock
+        # guards: the state of TLS. Taken after `lock` and not waited for there, or alone.
+        self.tls = Lock() if isinstance(sock, ssl.SSLSocket) else None
+        # Nothing may be written past a TLS layer.
+        self._fd = sock.fileno() if self.tls is None and _libc_send is not None else -1
+        self.torn = b""
+
+    def open(self) -> None:
+        """Let frames go straight to the kernel, if there is a way. Under the lock."""
+        self.fd = self._fd
+
+    def shut(self) -> None:
+        """Let them do so no more. Under the lock."""
+        self.fd = -1
+
+    def forget(self) -> None:
+        """Shut it for good and forget the descriptor, before that is closed. Under the lock.
+
+        From then on the number may be a stranger's: `open` opens nothing, `send` raises.
+        """
+        self.fd = self._fd = -1
+        self._sock = None
+
+    def send(self, data: bytes, patience: float = _BRIEFLY) -> int:
+        """Send without waiting; return how many bytes the kernel took, 0 without room.
+
+        What is in `torn` afterwards is not among them, and has begun all the same. Raises
+        OSError when the connection is broken. Under the lock: a closed descriptor number is
+        somebody else's at once. `patience` is how many seconds the reader may be inside
+        OpenSSL: then nothing is sent.
+        """
+        if self._fd >= 0 and len(data) < _MAX_BYTES:
+            sent = _libc_send(self._fd, data, len(data), _FLAGS)  # type: ignore[misc]  # else it is -1
+            if sent >= 0:
+                return sent
+        if self._sock is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if self.tls is not None:
+            send = functools.partial(self._send_records, self._sock, data)
+            return self.inside_tls(send, patience) or 0
+        # No room, or broken: the slow call finds out which, and names the error.
+        try:
+            return self._sock.send(data, _FLAGS)
+        except BlockingIOError:
+            return 0
+
+    def inside_tls(self, use: Callable[[], T], patience: float) -> T | None:
+        """Use OpenSSL; return None where the reader is inside it for `patience` seconds."""
+        assert self.tls is not None
+        try:
+            self.tls.acquire(timeout=patience)
+            return use() if self.tls.locked() else None
+        finally:  # where KeyboardInterrupt came right behind it as well
+            if self.tls.locked():
+                self.tls.release()
+
+    def _send_records(self, sock: socket.socket, data: bytes) -> int:
+        """Do what `send` does, by way of OpenSSL.
+
+        A write that it could not finish has to be repeated with the same bytes
+        (SSL_write(3)). So it gets a record at a time, which it takes whole or not at all.
+        """
+        sent = 0
+        while sent < len(data):
+            record = self.torn or data[sent : sent + _RECORD_BYTES]
+            assert data.startswith(record, sent), "what TLS has begun comes first"
+            try:
+                sent += sock.send(record)
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                self.torn = record
+                break
+            self.torn = b""
+        return sent
+
+    def has_room(self) -> bool:
+        """Say whether the socket is writable: a good part of the kernel's buffer is free.
+
+        Also when it is broken, which a send then tells. Under the lock.
+        """
+        fd = -1 if self._sock is None else self._sock.fileno()
+        if fd < 0:
+            return True
+        if _libc_poll is not None:
+            entry = ctypes.create_string_buffer(_POLLFD.pack(fd, select.POLLOUT, 0), _POLLFD.size)
+            return _libc_poll(entry, 1, 0) != 0
+        return bool(select.select([], [fd], [], 0)[1])
+
+
+def keeps_blocking(sock: socket.socket) -> bool:
+    """Say whether sends do not wait although the socket is in blocking mode.
+
+    A TLS socket takes no flags, and not every system has the one that says so.
+    """
+    flagged = bool(_FLAGS & getattr(socket, "MSG_DONTWAIT", 0))
+    return flagged and not isinstance(sock, ssl.SSLSocket)
+
+
+class Reachable(Protocol):
+    """Who can be sent to."""
+
+    @property
+    def direct(self) -> Direct | None:
+        """The straight way there; None where there never is one."""
+
+
+R = TypeVar("R", bound=Reachable)
+
+
+def send_to_each(targets: Iterable[R], data: bytes, begun: Callable[[R, int], None]) -> Iterator[R]:
+    """Send to each in turn, without waiting or letting go of the GIL.
+
+    Yields those to whom nothing was sent: the straight way is shut, or has no room. Calls
+    `begun`, under the lock, where the kernel took a part, with how many bytes that were.
+    """
+    # What every message and client goes through: no call in it that is not the kernel's.
+    size = len(data)
+    if _libc_send is None or size >= _MAX_BYTES:
+        yield from targets
+        return
+    send, flags = _libc_send, _FLAGS
+    for target in targets:
+        direct = target.direct
+        if direct is not None:
+            with direct.lock:
+                if direct.fd >= 0:
+                    sent = send(direct.fd, data, size, flags)
+                    if sent == size:
+                        continue
+                    if sent > 0:
+                        begun(target, sent)
+                        continue
+        yield target

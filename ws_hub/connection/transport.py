@@ -1,0 +1,540 @@
+"""One WebSocket on one socket: bytes out in order, events in, shut down, then closed.
+
+Must not know JSON, channels or the hub. Of wsproto it uses the frame parser and the
+closing state, with our own half of permessage-deflate; frames out are made in `frames`.
+
+Who may touch the socket:
+
+- `send` and, under TLS, the receive call run under `lock`: OpenSSL's state is not
+  safe for two threads, and a descriptor must not be closed under a sender. No send waits.
+- Waiting runs outside the lock, so that nobody waits for a waiter: the writer's in `poll`,
+  the reader's in `recv` itself, which is one system call a message, and gives up the GIL
+  once. Under TLS, and where sends on a blocking socket would block, it is `poll` as well.
+- `shutdown` wakes both waiters; `close` comes after both threads have ended, or else
+  leaves the descriptor to the writer that still waits on it. Every end goes by `close` or,
+  in a forked child, `forget`: after either nothing knows the descriptor's number any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
+from wsproto.utilities import LocalProtocolError
+
+from ..errors import CloseCode
+from ..protocol.compression import Inflation, most_compressed
+from ..reentrant import Lock
+from .fast_send import Direct, keeps_blocking
+from .progress import measure
+
+__all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
+
+# Of a receive. Thousands hold a buffer of that size while they wait; and what one receive
+# brings is parsed and handled in one go, of which tiny frames must not be thousands.
+_FIRST_BYTES = 1024
+_RECEIVE_BYTES = 64 * 1024  # of one large frame, whose header has come
+_NO_BITS = RsvBits(False, False, False)
+_BRIEFLY = 0.01  # seconds that the end of TLS waits for the reader
+_LINGER_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A whole text message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A whole binary message."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """A ping; its payload goes into the pong."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ponged:
+    """A pong, asked for or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer's last word: its Close frame, or 1006 when the connection just ended."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The peer broke RFC 6455 or a limit; the connection must end with `code`.
+
+    `limit` is the name that the limit is counted under.
+    """
+
+    code: int
+    reason: str
+    limit: str = ""
+
+
+Event = Text | Binary | Pinged | Ponged | Closed | Broken
+
+
+class _Headers(Extension):
+    """What wsproto's parser tells of a frame before its payload: an extension's view of it.
+
+    Not an extension of the protocol: nothing is negotiated, and no bit is used.
+
+    Args:
+        max_message_size: bytes in one message.
+
+    Attributes:
+        missing: bytes of the frame's payload that have yet to come.
+        oversized: whether a frame was refused because its message would be too large.
+    """
+
+    __slots__ = ("_come", "_control", "_max_message_size", "_most", "missing", "oversized")
+
+    name = "headers"
+
+    def __init__(self, max_message_size: int) -> None:
+        self._max_message_size = max_message_size
+        self._most = max_message_size  # of the message that comes in
+        self._come = 0  # bytes of it
+        self._control = False  # whether the frame that comes in is a control frame
+        self.missing = 0
+        self.oversized = False
+
+    def enabled(self) -> bool:
+        """Say that the parser is to ask it."""
+        return True
+
+    def offer(self) -> bool | str:
+        """Offer nothing: the handshake is made elsewhere."""
+        return False
+
+    def frame_inbound_header(
+        self,
+        proto: FrameDecoder | FrameProtocol,
+        opcode: Opcode,
+        rsv: RsvBits,
+        payload_length: int,
+    ) -> CloseReason | RsvBits:
+        """Take note of a frame, or refuse it: its payload is not waited for.
+
+        Called again for the same frame when its header comes in pieces.
+        """
+        self.missing = payload_length
+        self._control = opcode.iscontrol()
+        if not self._control:
+            if opcode is not Opcode.CONTINUATION:
+                size = self._max_message_size
+                self._come, self._most = 0, most_compressed(size) if rsv.rsv1 else size
+            if self._come + payload_length > self._most:
+                self.oversized = True
+                return CloseReason.MESSAGE_TOO_BIG
+        return _NO_BITS
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Count a piece of a frame; it is passed on as it is."""
+        self.missing -= len(data)
+        if not self._control:
+            self._come += len(data)
+        return data
+
+
+class Transport:
+    """One WebSocket connection, the server's side.
+
+    Args:
+        sock: a connected socket of ours, past the HTTP request.
+        max_message_size: bytes in one message, across fragments.
+        max_fragments: frames in one message.
+        message_timeout: seconds to wait, in all, for the rest of one message or control
+            frame; None for ever.
+        compression: whether permessage-deflate was agreed on.
+        received: bytes that came in together with the HTTP request.
+        borrowed: the descriptor is somebody else's to close.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        max_message_size: int,
+        max_fragments: int,
+        message_timeout: float | None = None,
+        compression: bool = False,
+        received: bytes = b"",
+        borrowed: bool = False,
+    ) -> None:
+        self.direct = Direct(sock)
+        self.lock = self.direct.lock
+        self.compression = compression
+        self._sock = sock
+        self._polls = not keeps_blocking(sock)
+        sock.setblocking(not self._polls)
+        self._closed = False
+        self._watched = False  # whether the writer waits on the descriptor
+        self._borrowed = borrowed
+        # The rest belongs to the reader thread.
+        self._patience = -1.0  # seconds that a blocking receive waits, once it is known
+        # Made for the first byte: of thousands who only watch, most have not said one yet.
+        self._parser: Connection | None = None
+        self._come: Iterator[Event] = iter(())  # what is left of the last receive
+        self._headers = _Headers(max_message_size)
+        self._inflation = Inflation(max_message_size) if compression else None
+        self._received = received
+        self._max_message_size = max_message_size
+        self._max_fragments = max_fragments
+        self._message_timeout = math.inf if message_timeout is None else message_timeout
+        self._parts: list[str] | list[bytes] = []
+        self._size = 0
+        self._fragments = 0
+        self._within = False  # whether a message has begun, and not ended
+        self._unfinished = False  # the same of a message or any frame
+        self._waited = 0.0  # seconds, for the rest of that
+
+    # --- any thread, under the lock --------------------------------------------------------
+
+    def shutdown_locked(self) -> None:
+        """Do what `shutdown` does, for one who holds the lock."""
+        assert self.lock.locked()
+        if not self._closed:
+            self._end_tls_locked()
+            with contextlib.suppress(OSError):  # the peer was faster: ENOTCONN
+                # On a TLS socket this is the plain shutdown of the one below it.
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def measure_locked(self, taken: int) -> tuple[int, bool] | None:
+        """Do what `progress.measure` does; None when the connection is over."""
+        assert self.lock.locked()
+        if self._closed:
+            return None
+        try:
+            return measure(self._sock, taken)
+        except OSError:  # the peer was faster
+            return None
+
+    def _end_tls_locked(self) -> None:
+        """Say that TLS ends here, or the peer must take it for cut off by a third party."""
+        assert self.lock.locked()
+        if isinstance(self._sock, ssl.SSLSocket):
+            # Sent without waiting; the answer, which SSLWantReadError asks for, is not. Where
+            # the reader is inside OpenSSL for long, its peer does without.
+            with contextlib.suppress(OSError, ValueError):
+                self.direct.inside_tls(self._sock.unwrap, _BRIEFLY)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 once it is closed."""
+        return self._sock.fileno()
+
+    def wait_writable(self, timeout: float) -> bool:
+        """Wait until the kernel has room or the connection ended; False when time is up."""
+        with self.lock:
+            if self._closed:
+                return True
+            self._watched = True
+            fd = self._sock.fileno()
+        try:
+            if self.direct.tls is not None:
+                # Writable is not enough: the reader may be inside OpenSSL.
+                began = time.monotonic()
+                if not self.direct.tls.acquire(timeout=max(timeout, 0.0)):
+                    return False
+                self.direct.tls.release()
+                timeout -= time.monotonic() - began
+            return _wait(fd, timeout, write=True)
+        finally:
+            self._end_watch()
+
+    def _end_watch(self) -> None:
+        with self.lock:
+            self._watched = False
+            if self._closed:
+                self._release_locked()
+
+    def shutdown(self) -> None:
+        """End the connection in both directions and wake whoever waits for it.
+
+        Closing alone wakes nobody and leaves a blocked thread behind (FAULTS 1.4).
+        """
+        with self.lock:
+            self.shutdown_locked()
+
+    def close(self) -> None:
+        """Give the descriptor back, once the writer does not wait on it. Idempotent."""
+        with self.lock:
+            if not self._closed:
+                self._closed = True
+                self.direct.forget()
+                if not self._watched:  # else its number would be a stranger's under the writer
+                    self._release_locked()
+
+    def _release_locked(self) -> None:
+        assert self.lock.locked()
+        if not self._borrowed:
+            self._sock.close()
+
+    def forget(self) -> None:
+        """Do what `close` does, in a forked child: the connection is the parent's.
+
+        The lock is a new one: the old one may be held by a thread that the child does not
+        have.
+        """
+        # guards: what the old one did, at its place in the order.
+        self.lock = self.direct.lock = Lock()
+        self._watched = False
+        self.close()
+
+    # --- reader thread ---------------------------------------------------------------------
+
+    def receive(self, timeout: float) -> list[Event] | None:
+        """Return what came in, or None when nothing came for `timeout` seconds.
+
+        The list is empty when bytes came that complete no message: the peer lives.
+        `Closed` and `Broken` are last in their list; nothing is received after them. What
+        came in may be more than is returned at once: it is there at the next call.
+        """
+        if events := self._some_events():
+            return events
+        if not self._unfinished:
+            data = self._read(timeout)
+        else:
+            # What counts is how long this waits: a callback that takes its time between
+            # two receives is no fault of the peer's.
+            began, left = time.monotonic(), self._message_timeout - self._waited
+            data = self._read(min(timeout, left))
+            self._waited += time.monotonic() - began
+            if data is None and left <= timeout:
+                return [self._too_slow()]
+        if data is None:
+            return None
+        if isinstance(data, Closed):
+            return [data]
+        self._come = self._events(data)
+        events = self._some_events()
+        if self._unfinished and self._waited > self._message_timeout:
+            events.append(self._too_slow())
+        return events
+
+    def _some_events(self) -> list[Event]:
+        """Take events from what came in, as many as hold together about one large message.
+
+        A little that is compressed becomes many of those, and each is work for who gets it.
+        """
+        events: list[Event] = []
+        size = 0
+        for event in self._come:
+            events.append(event)
+            if isinstance(event, (Text, Binary)):
+                size += len(event.text if isinstance(event, Text) else event.data)
+                if size >= self._max_message_size:
+                    break
+        return events
+
+    def _too_slow(self) -> Broken:
+        reason = f"message not whole within {self._message_timeout:g} s"
+        return Broken(CloseCode.POLICY, reason, "slow_messages")
+
+    def _read(self, timeout: float) -> bytes | Closed | None:
+        """Wait for bytes; None when there are none for `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        most = self._most_bytes()
+        data, self._received = self._received[:most], self._received[most:]
+        if not data and not self._polls and timeout != self._patience:
+            self._be_patient(timeout)
+        waits = self._polls
+        while not data:
+            if waits and not self._pending() and not self._readable(deadline - time.monotonic()):
+                return None
+            try:
+                data = self._recv(most)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                waits = True  # a blocking receive as well: is its time up?
+                continue
+            except ssl.SSLWantWriteError:  # TLS has an answer of its own to give first
+                if not _wait(self._sock.fileno(), deadline - time.monotonic(), write=True):
+                    return None
+                continue
+            except OSError as error:
+                return Closed(CloseCode.ABNORMAL, error.strerror or str(error))
+            if not data:
+                return Closed(CloseCode.ABNORMAL, "connection lost")
+        return data
+
+    def linger(self, timeout: float) -> None:
+        """Read and throw away until the peer has ended too, within bounds.
+
+        Closing with unread input makes the kernel send a reset, which can destroy the
+        Close frame before the peer has read why it was closed.
+        """
+        with self.lock, contextlib.suppress(OSError):
+            if self._closed:
+                return
+            self._end_tls_locked()
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+        deadline = time.monotonic() + timeout
+        left = _LINGER_BYTES
+        while left > 0 and self._readable(deadline - time.monotonic()):
+            try:
+                data = socket.socket.recv(self._sock, _RECEIVE_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            left -= len(data)
+
+    def _be_patient(self, timeout: float) -> None:
+        """Have the kernel end a blocking receive after `timeout` seconds."""
+        seconds, rest = divmod(max(round(timeout * 1e6), 1), 1_000_000)  # 0 would be for ever
+        wait = struct.pack("@ll", seconds, rest)
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+        except OSError:  # another struct timeval than ours
+            self._polls = True
+            with contextlib.suppress(OSError):  # closed already, which the receive will tell
+                self._sock.setblocking(False)
+        self._patience = timeout
+
+    def _most_bytes(self) -> int:
+        """Return how much to receive: the rest of a large frame at once, all else in bits."""
+        missing = self._headers.missing
+        if missing <= _FIRST_BYTES or self.compression:  # a little can inflate to much
+            return _FIRST_BYTES
+        return min(missing, _RECEIVE_BYTES)
+
+    def _recv(self, most: int) -> bytes:
+        if self.direct.tls is not None:
+            # Not the other lock: records that are no data, which OpenSSL reads until they
+            # end, must hold up nobody who has something for this connection.
+            with self.direct.tls:
+                return self._sock.recv(most)
+        if self._polls:
+            return self._sock.recv(most)
+        data = self._sock.recv(_FIRST_BYTES)
+        if len(data) == _FIRST_BYTES < most:
+            with contextlib.suppress(OSError):  # nothing more yet, or an end that comes next
+                data += self._sock.recv(most - _FIRST_BYTES, socket.MSG_DONTWAIT)
+        return data
+
+    def _pending(self) -> bool:
+        # Bytes that OpenSSL has decrypted already are invisible to poll (FAULTS 1b).
+        if self.direct.tls is None:
+            return False
+        with self.direct.tls:
+            return not self._closed and self._sock.pending() > 0  # type: ignore[attr-defined]
+
+    def _readable(self, timeout: float) -> bool:
+        return _wait(self._sock.fileno(), timeout, write=False)
+
+    def _events(self, data: bytes) -> Iterator[Event]:
+        if self._parser is None:
+            extensions: list[Extension] = [self._headers]
+            if self._inflation is not None:
+                extensions.append(self._inflation)
+            self._parser = Connection(ConnectionType.SERVER, extensions)
+        parser = self._parser
+        try:
+            parser.receive_data(data)
+        except LocalProtocolError:  # bytes after the peer's Close frame
+            return
+        self._unfinished = True  # unless something has come to its end
+        for event in parser.events():
+            if isinstance(event, (TextMessage, BytesMessage)):
+                message = self._assemble(event)
+                if message is None:
+                    continue
+                yield message
+                if isinstance(message, Broken):
+                    self._unfinished = False
+                    return
+            elif isinstance(event, (Ping, Pong)):
+                if not self._within:
+                    self._unfinished, self._waited = False, 0.0
+                yield Pinged(bytes(event.payload)) if isinstance(event, Ping) else Ponged()
+            elif isinstance(event, CloseConnection):
+                self._unfinished = False
+                reason = event.reason or ""
+                if parser.state is ConnectionState.OPEN:
+                    # The parser's own verdict, not a frame of the peer's.
+                    yield self._own_fault() or Broken(event.code, reason)
+                else:
+                    yield Closed(event.code, reason)
+                return
+
+    def _own_fault(self) -> Broken | None:
+        """Return what was refused, where it was not the parser but one of ours."""
+        if self._headers.oversized:
+            return self._oversized()
+        fault = self._inflation.fault if self._inflation is not None else None
+        if fault is None:
+            return None
+        limit = "oversized_messages" if fault.code == CloseCode.TOO_BIG else ""
+        return Broken(fault.code, fault.reason, limit)
+
+    def _oversized(self) -> Broken:
+        reason = f"message over {self._max_message_size} bytes"
+        return Broken(CloseCode.TOO_BIG, reason, "oversized_messages")
+
+    def _assemble(self, event: TextMessage | BytesMessage) -> Text | Binary | Broken | None:
+        """Add a piece of a message, within the limits; return the message when whole."""
+        piece = event.data
+        self._size += (
+            len(piece.encode()) if isinstance(piece, str) and not piece.isascii() else len(piece)
+        )
+        if self._size > self._max_message_size:
+            return self._oversized()
+        if event.frame_finished:
+            self._fragments += 1
+            if self._fragments > self._max_fragments:
+                reason = f"message in over {self._max_fragments} fragments"
+                return Broken(CloseCode.POLICY, reason, "fragmented_messages")
+        if piece:
+            self._parts.append(piece)  # type: ignore[arg-type]  # one message is of one kind
+        if not event.message_finished:
+            self._within = self._unfinished = True
+            return None
+        self._within = self._unfinished = False
+        self._waited = 0.0
+        parts, self._parts = self._parts, []
+        self._size = self._fragments = 0
+        if isinstance(event, TextMessage):
+            return Text("".join(parts))  # type: ignore[arg-type]
+        return Binary(b"".join(parts))  # type: ignore[arg-type]
+
+
+def _wait(fd: int, timeout: float, *, write: bool) -> bool:
+    if fd < 0:  # closed: whoever waits finds out by trying
+        return True
+    timeout = max(timeout, 0.0)
+    if not hasattr(select, "poll"):  # Windows
+        read, wrote, _ = select.select([] if write else [fd], [fd] if write else [], [], timeout)
+        return bool(read or wrote)
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT if write else select.POLLIN)
+    # Rounded up: a wait cut short by a fraction of a millisecond would spin.
+    return bool(poller.poll(int(timeout * 1000) + 1))

@@ -1,0 +1,92 @@
+"""Calls that survive what they call: a user's functions, and pieces of the hub's own work.
+
+Must not know hubs, clients or sockets.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import excerpt
+from ..log import get_logger
+from .stats import Counters
+
+__all__ = ["Callbacks", "guarded"]
+
+logger = get_logger(__name__)
+
+
+class Callbacks:
+    """Calls user functions, on any thread.
+
+    Args:
+        count: counts one that raised.
+    """
+
+    def __init__(self, count: Callable[[], None]) -> None:
+        self._count = count
+        self._inside = threading.local()  # .depth: how many calls the thread is in
+        # guards: nothing; it is changed and copied by single calls. Those that run now.
+        self._running: dict[object, tuple[Callable[..., Any], Any]] = {}
+
+    @property
+    def inside(self) -> bool:
+        """Whether the calling thread is in one of them."""
+        return getattr(self._inside, "depth", 0) > 0
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        client: Any = None,
+        default: Any = None,
+    ) -> Any:
+        """Call a user's function; what it raises is logged and counted, and is `default`.
+
+        `client` is whose callback it is; its `last_error` is set.
+        """
+        key = object()
+        depth = getattr(self._inside, "depth", 0)
+        self._inside.depth = depth + 1
+        try:
+            self._running[key] = function, client
+            return function(*args)
+        except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
+            self._count()
+            if client is not None:
+                client.last_error = excerpt(error)
+            logger.exception("callback %s failed, client %r", excerpt(function), client)
+            return default
+        finally:
+            self._inside.depth = depth
+            self._running.pop(key, None)
+
+    def running(self) -> list[tuple[str, Any]]:
+        """Return which functions run now, each with the client that it is called for, or None."""
+        return [(_name(function), client) for function, client in list(self._running.values())]
+
+    def forget(self) -> None:
+        """Drop what ran on threads that a forked child does not have."""
+        self._running.clear()
+
+
+def guarded(
+    counters: Counters, function: Callable[..., Any], *args: Any, default: Any = None
+) -> Any:
+    """Call something of ours; what it raises is logged and counted, and is `default`.
+
+    For each item of a loop that all clients live by.
+    """
+    try:
+        return function(*args)
+    except Exception:  # noqa: BLE001 - the top of a thread: the other items go on
+        counters.add("internal_errors")
+        logger.exception("the hub met an error of its own")
+        return default
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", "")
+    return f"{getattr(function, '__module__', '')}.{name}" if name else excerpt(function)

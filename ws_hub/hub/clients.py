@@ -1,0 +1,194 @@
+"""Who is a client, and who waits to be one: the roster, the lobby, and whose they are.
+
+Must not know what is published. Each client comes by `opened` and goes by the roster's
+`dismiss`, both on its reader thread; it counts as its user's while it is in the roster. It
+takes its places, among those from one address and of one user, before its handshake is
+answered or its token is, and has them until its socket is closed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from ..access.admission import CROWDED_ADDRESS, CROWDED_USER, in_debt
+from ..access.capacity import Places
+from ..access.quotas import Budget, user_payer
+from ..config import HubConfig
+from ..connection.client import Client
+from ..errors import CloseCode
+from ..protocol.handshake import refusal
+from ..reentrant import Bell
+from .callbacks import guarded
+from .pending import Lobby
+from .registry import Roster
+from .stats import Counters
+from .subscriptions import Channels
+from .users import Users
+
+__all__ = ["Members"]
+
+_FULL = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
+
+
+class Members:
+    """The clients of a hub.
+
+    Args:
+        config: the hub's settings.
+        channels: who listens to what; left by whoever leaves.
+        counters: what is counted.
+        bell: wakes the hub thread.
+    """
+
+    def __init__(
+        self,
+        config: HubConfig,
+        channels: Channels[Any],
+        counters: Counters,
+        *,
+        bell: Bell,
+    ) -> None:
+        self._config = config
+        self._channels = channels
+        self._counters = counters
+        self._bell = bell
+        self.users: Users[Client] = Users()
+        self.budget = Budget(config)
+        self._from_address: Places[Client] = Places(config.max_connections_per_address)
+        self._of_user: Places[Client] = Places(config.max_connections_per_user)
+        self.roster = Roster(
+            config,
+            bell=bell,
+            enter=self._enter,
+            refuse=self._refuse,
+            leave=self._leave,
+            counters=counters,
+        )
+        self.lobby = Lobby(self._may_wait, self._admit, self.users.mark, config.lenient)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def has_room(self, network: str, user: str) -> bool:
+        """Say whether one more may come from a network, of a user; "" for none."""
+        return self._from_address.has_room(network) and self._of_user.has_room(user)
+
+    # --- reader threads --------------------------------------------------------------------
+
+    def opened(self, client: Client) -> bool:
+        """Register a client, or have it wait while it has to say who it is.
+
+        False when that may not be; then it has been answered.
+        """
+        answer = _FULL
+        self._enter_account(client, client.payer)
+        # The door has looked already, but others may have come in since.
+        if wait := self._must_wait(client):
+            answer = in_debt(wait)
+        elif client.network and not self._from_address.enter(client, client.network):
+            self._counters.add("crowded_addresses")
+            answer = CROWDED_ADDRESS
+        elif not self._enter_user(client):
+            answer = CROWDED_USER
+        elif client.verify is None:
+            if self.roster.open(client):
+                return True
+        elif self.lobby.enter(client):
+            self._greet(client)
+            return True
+        client.refuse(answer)
+        return False
+
+    def _greet(self, client: Client) -> None:
+        self.users.enter(client, "", time.monotonic() + self._config.auth_timeout)
+        self._bell.ring()  # the hub thread may be asleep for longer than that
+        client.welcome()
+
+    def _enter_user(self, client: Client) -> bool:
+        if client.user_id is None or self._of_user.enter(client, client.user_id):
+            return True
+        self._counters.add("crowded_users")
+        return False
+
+    def _admit(self, client: Client) -> bool:
+        if not self._enter_user(client):
+            client.close(CloseCode.POLICY, "too many connections of this user")
+            return False
+        # It paid for its own address until it said who it is.
+        self._leave_account(client)
+        self._enter_account(client, user_payer(client.user_id or ""))
+        if self._must_wait(client):
+            client.close(CloseCode.POLICY, "too much was asked for by this user")
+            return False
+        if self.roster.open(client) and self.roster.admitted(client):
+            return True
+        client.close(CloseCode.TRY_AGAIN, "the hub takes no more")
+        return False
+
+    def _enter_account(self, client: Client, payer: str) -> None:
+        client.payer = payer
+        client.account = self.budget.enter(payer, time.monotonic())
+
+    def _leave_account(self, client: Client) -> None:
+        account, client.account = client.account, None
+        if account is not None:
+            self.budget.leave(account, time.monotonic())
+
+    def _must_wait(self, client: Client) -> float:
+        wait = self.budget.wait(client.payer, time.monotonic())
+        if wait:
+            self._counters.add("barred")
+        return wait
+
+    def _may_wait(self, waiting: int) -> bool:
+        """Say whether one more may wait; under the lobby's lock."""
+        most, most_waiting = self._config.max_connections, self._config.max_waiting
+        if most_waiting is not None and waiting >= most_waiting:
+            self._counters.add("crowded_lobby")
+            return False
+        if most is not None and len(self.roster) + waiting >= most:
+            self._counters.add("refused")
+            return False
+        return True
+
+    def _leave(self, client: Client) -> None:
+        self._from_address.leave(client)
+        self._of_user.leave(client)
+        self._leave_account(client)
+        self.lobby.leave(client)
+        self.users.leave(client)
+        self._channels.leave(client)
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def _enter(self, client: Client) -> None:
+        self._channels.enter(client)
+        if client.user_id is not None:
+            end = math.inf
+            if client.expires_at is not None:
+                end = time.monotonic() + client.expires_at - time.time()
+            self.users.enter(client, client.user_id, end, client.mark)
+
+    def _refuse(self, client: Client) -> None:
+        if client.verify is None:
+            client.refuse(_FULL)
+        # Else its handshake was answered long ago, and the lobby tells it.
+
+    def expire(self, now: float) -> float:
+        """End whose time is up: for a closing handshake, for saying who it is, or as a user.
+
+        Returns when to look again.
+        """
+        over, next_look = self.users.due(now)
+        for client in over:
+            guarded(self._counters, self._end, client)
+        return min(next_look, self.roster.expire(now))
+
+    def _end(self, client: Client) -> None:
+        if client.verify is None:
+            self._counters.add("expired")
+            client.close(CloseCode.UNAUTHENTICATED, "authentication is over")
+        else:
+            self._counters.add("auth_timeouts")
+            client.close(CloseCode.UNAUTHENTICATED, "no token in time")

@@ -1,0 +1,332 @@
+"""From publications to deliveries: numbered, kept, joined per target, handed over.
+
+A subscription goes live here, at its place among the messages: at once, or when what it
+missed has been replayed.
+
+Must not know sockets, queues, or what a target is beyond `Target`. Everything here
+runs on the hub thread, which owns it; nothing here waits.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..config import ChannelRule
+from ..connection.fast_send import Reachable, send_to_each
+from ..protocol.frames import text_frame
+from ..protocol.message import Message, MessageType, encode
+from ..protocol.publication import Batch, Publication
+from ..protocol.requests import Id, ack
+from .callbacks import guarded
+from .history import History, Position, Range
+from .replay import Gap, Replays, Viewer
+from .stats import Counters
+from .subscriptions import Channels, Subscription
+
+__all__ = ["Activation", "Dispatcher", "Target"]
+
+
+class Target(Reachable, Viewer, Protocol):
+    """Who can be delivered to: a client, a listener."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether kept messages can be sent to it."""
+
+    @property
+    def compression(self) -> bool:
+        """Whether it takes compressed frames."""
+
+    def deliver(self, batch: Batch) -> Sequence[Publication]:
+        """Take a batch of which nothing went straight; return what found no room."""
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        """Take frames that are not publications; False when there is no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A subscription's turn to go live, at its place among the messages.
+
+    Args:
+        subscription: what goes live.
+        since: the position of the subscriber in `epoch`; None when it named none.
+        epoch: the numbering that `since` belongs to.
+        last: how many of the newest messages it wants.
+        id: of the request to be acked, else None.
+    """
+
+    subscription: Subscription[Any]
+    since: int | None = None
+    epoch: str = ""
+    last: int | None = None
+    id: Id = None
+
+
+class Dispatcher:
+    """Delivers publications, and replays what was missed.
+
+    Args:
+        channels: who listens to what.
+        history: what is kept.
+        replays: what sends it.
+        rule_for: what holds for a channel.
+        evict: called with a target whose full outbox means that it is cut.
+        counters: what is counted.
+        compression: whether there can be targets that take compressed frames.
+    """
+
+    def __init__(
+        self,
+        channels: Channels[Any],
+        history: History,
+        replays: Replays,
+        rule_for: Callable[[str], ChannelRule],
+        evict: Callable[[Any], None],
+        counters: Counters,
+        compression: bool = False,
+    ) -> None:
+        self._channels = channels
+        self._history = history
+        self._replays = replays
+        self._rule_for = rule_for
+        self._evict = evict
+        self._counters = counters
+        self._compression = compression
+
+    def dispatch(
+        self, publications: Sequence[Publication], everybody: Collection[Any], now: float
+    ) -> None:
+        """Deliver publications, each target's joined and in order.
+
+        `everybody` does not change meanwhile, whoever is cut. Clients pay for the delivery
+        of what is theirs.
+        """
+        payers = [each.payer for each in publications if each.payer is not None]
+        if not payers:
+            self._deliver(publications, everybody, now)
+            return
+        began = time.thread_time()
+        self._deliver(publications, everybody, now)
+        seconds = (time.thread_time() - began) / len(publications)
+        for payer in payers:
+            payer.charge_processing(seconds)
+
+    def _deliver(
+        self, publications: Sequence[Publication], everybody: Collection[Any], now: float
+    ) -> None:
+        runs = [
+            (self._targets(channel, everybody), self._number(list(group), now))
+            for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
+        ]
+        delivered = 0
+        for targets, batch in _routes(runs, self._compression):
+            delivered += batch.messages * len(targets)
+            late: list[tuple[Any, Sequence[Publication]]] = []
+            begun = functools.partial(_begun, batch, late)
+            for target in send_to_each(targets, batch.frames, begun):
+                refused = guarded(self._counters, target.deliver, batch, default=batch.publications)
+                if refused:
+                    late.append((target, refused))
+            for target, refused in late:
+                delivered -= len(refused)
+                guarded(self._counters, self._refused, target, refused)
+        self._counters.add("published", len(publications))
+        self._counters.add("delivered", delivered)
+
+    def _hand_over(self, target: Any, batch: Batch) -> int:
+        """Deliver what did not go straight; return how much of it found no room."""
+        refused = target.deliver(batch)
+        if refused:
+            self._refused(target, refused)
+        return len(refused)
+
+    def _targets(self, channel: str, everybody: Collection[Any]) -> Collection[Any]:
+        if channel == "":
+            return everybody
+        return [each.subscriber for each in self._channels.subscriptions(channel) if each.live]
+
+    def _number(self, run: list[Publication], now: float) -> list[Publication]:
+        """Number and keep the messages of one channel, if it keeps any.
+
+        One that fails is left out, and takes no number; the others go on.
+        """
+        channel = run[0].channel
+        if channel == "" or not self._rule_for(channel).history_messages:
+            return run
+        kept: list[Publication] = guarded(self._counters, self._keep, channel, run, now, default=[])
+        return kept
+
+    def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        first, numbered = self._history.next_seq(channel), list[Publication]()
+        for publication in run:
+            if guarded(self._counters, self._give, publication, first + len(numbered)):
+                numbered.append(publication)
+        if numbered:
+            frames = [publication.frame for publication in numbered]
+            self._history.extend(channel, frames, now, over=run[-1].over)
+        return numbered
+
+    @staticmethod
+    def _give(publication: Publication, seq: int) -> bool:
+        publication.number(seq)
+        return True
+
+    def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
+        """Act on a full outbox: never in silence, and never twice for one cause."""
+        self._counters.add("dropped", len(refused))
+        if any(each.overflow == "disconnect" for each in refused):
+            self._cut(target)
+            return
+        told: set[str] = set()
+        for each in refused:
+            if each.seq and each.channel not in told:
+                told.add(each.channel)
+                self._lag(target, each.channel, each.seq - 1)
+
+    def _lag(self, target: Any, channel: str, seq: int) -> None:
+        """Tell a target where it stopped; it catches up by subscribing from there.
+
+        One that never named a position would not understand, and goes on with a gap.
+        """
+        subscription = self._channels.get(target, channel)
+        if subscription is None or not subscription.live or not subscription.recovers:
+            return
+        subscription.live = False
+        self._notify(target, Message(MessageType.LAGGED, channel=channel, seq=seq))
+
+    def _notify(self, target: Any, message: Message) -> None:
+        """Send what must not be lost: a target that waits for it would wait for ever."""
+        if not target.offer(text_frame(encode(message, time.time())), 1, beyond=True):
+            self._cut(target)
+
+    def _cut(self, target: Any) -> None:
+        self._evict(target)
+
+    def activate(self, request: Activation) -> None:
+        """Answer a subscription, then let it go live: what it missed, then everything after."""
+        subscription = request.subscription
+        target, channel = subscription.subscriber, subscription.channel
+        if self._channels.get(target, channel) is not subscription:
+            # Unsubscribed, or gone, in the meantime. A request is answered all the same.
+            self._answer(request, _nothing(False))
+            return
+        # An `id` or a position is of one that speaks our extensions, and understands `lagged`.
+        named = request.since is not None or request.last is not None
+        subscription.recovers = subscription.recovers or named or request.id is not None
+        if not self._rule_for(channel).history_messages:
+            subscription.live = True
+            self._answer(request, _nothing(not request.since))
+            return
+        missed = self._missed(request)
+        self._answer(request, missed)
+        if missed.messages and target.replayable:
+            self._replays.begin(subscription, missed.position.epoch, missed.after)
+        elif self._replays.position(subscription) != missed.position.seq:
+            self._replays.end(subscription)
+            subscription.live = True
+
+    def _missed(self, request: Activation) -> Range:
+        """Return what a subscription is to get before it is live.
+
+        Nothing for one that is live, or on its way there, when it asks for what it has
+        been sent; it is sent again only to one that names a position, and so says what it
+        has of that (FAULTS 117).
+        """
+        subscription, since = request.subscription, request.since
+        channel = subscription.channel
+        reached = self._replays.position(subscription)
+        under_way = subscription.live or reached is not None
+        if since is None and request.last is None and self._rule_for(channel).replay:
+            since = None if under_way else 0
+        found = self._history.locate(channel, since=since, epoch=request.epoch, last=request.last)
+        known = subscription.after
+        if under_way and known is not None and not (since or request.epoch):
+            if found.after >= known:
+                seq = found.position.seq if reached is None else reached
+                return Range(Position(found.position.epoch, seq), seq, True)
+        if known is None or not under_way:
+            known = found.after
+        subscription.after = min(known, found.after)
+        return found
+
+    def _answer(self, request: Activation, missed: Range) -> None:
+        """Send the ack of a subscription, if one is asked for."""
+        if request.id is None:
+            return
+        data: dict[str, Any] = {"channel": request.subscription.channel}
+        position = missed.position
+        if position.epoch:
+            data |= {"epoch": position.epoch, "seq": position.seq}
+        if position.epoch or request.since is not None or request.last is not None:
+            data |= {"recovered": missed.recovered, "replayed": missed.messages}
+        self._notify(request.subscription.subscriber, ack(request.id, data))
+
+    def replay(self) -> None:
+        """Send pieces of replays for a moment."""
+        for gap in self._replays.turn():
+            self._skip(gap)
+
+    def _skip(self, gap: Gap) -> None:
+        """Act on messages that a replay came too late for."""
+        subscription = gap.subscription
+        self._counters.add("dropped", gap.missed)
+        subscription.subscriber.skip(gap.missed)
+        if not subscription.recovers:
+            return  # it goes on behind the gap
+        self._replays.end(subscription)
+        subscription.live = True
+        self._lag(subscription.subscriber, subscription.channel, gap.after)
+
+
+def _nothing(recovered: bool) -> Range:
+    """Return what is missed in a channel that keeps nothing."""
+    return Range(Position("", 0), 0, recovered)
+
+
+def _begun(
+    batch: Batch, late: list[tuple[Any, Sequence[Publication]]], client: Any, sent: int
+) -> None:
+    refused = client.begin_locked(batch, sent)  # only a client has a straight way
+    if refused:
+        late.append((client, refused))  # for when its lock is free
+
+
+def _routes(
+    runs: Sequence[tuple[Collection[Any], list[Publication]]], compression: bool
+) -> Iterator[tuple[Collection[Any], Batch]]:
+    """Yield all targets, each once, with what they get, joined and in order.
+
+    Targets with the same channels share one join, or two: plain and compressed.
+    """
+    runs = [run for run in runs if run[0]]  # joined only when somebody listens
+    for targets, publications in _shared(runs):
+        if compression and any([each.packed is not each.frame for each in publications]):
+            packed = [target for target in targets if target.compression]
+            if packed:
+                yield packed, Batch(publications, packed=True)
+                targets = [target for target in targets if not target.compression]
+        if targets:
+            yield targets, Batch(publications)
+
+
+def _shared(
+    runs: Sequence[tuple[Collection[Any], list[Publication]]],
+) -> Iterator[tuple[Collection[Any], list[Publication]]]:
+    if len(runs) == 1:  # nearly always: a broadcast, or one channel's burst
+        yield runs[0]
+        return
+    routes: dict[Any, list[int]] = {}
+    for index, (targets, _) in enumerate(runs):
+        for target in targets:
+            routes.setdefault(target, []).append(index)
+    alike: dict[tuple[int, ...], list[Any]] = {}
+    for target, indices in routes.items():
+        alike.setdefault(tuple(indices), []).append(target)
+    for key, targets in alike.items():
+        yield targets, [each for index in key for each in runs[index][1]]

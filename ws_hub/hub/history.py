@@ -1,0 +1,503 @@
+"""The last messages of the channels that keep any, numbered and joined.
+
+Must not know sockets, threads or subscribers; time is an argument. The hub thread alone
+numbers, keeps, locates and cuts; any thread may ask what is kept and what it takes.
+
+Messages are kept in blocks. A block that is full is joined once, for good: the same bytes
+are the history and a piece of every replay that passes by. Only a piece that begins or
+ends inside a block is cut out of it, and shared by those who ask for the same.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, ChannelRule
+from ..reentrant import Lock
+
+__all__ = ["History", "Piece", "Position", "Range", "Usage"]
+
+_MAX_CHANNELS = 10_000  # of each kind; beyond it the longest unused is freed
+_BLOCK_BYTES = 64 * 1024
+_BLOCK_MESSAGES = 512
+_CUTS_BYTES = 2 * 1024 * 1024  # of pieces that are no whole blocks, kept to be shared
+# What things take beside their text, in CPython, rounded up.
+_CHANNEL_COST = 1024
+_BLOCK_COST = 256
+_FRAME_COST = 48
+_END_COST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a channel stands: the numbering, and the last number given."""
+
+    epoch: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a subscriber is to get first.
+
+    Args:
+        position: where the channel stands now.
+        after: the number before the first message that the subscriber is to get.
+        recovered: whether that is all that the subscriber missed.
+    """
+
+    position: Position
+    after: int
+    recovered: bool
+
+    @property
+    def messages(self) -> int:
+        """How many messages are to be replayed."""
+        return self.position.seq - self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Kept messages that follow each other, joined.
+
+    Args:
+        frames: the messages; b"" when none are kept.
+        first: number of the first; above the one that was asked for when those before
+            it are no longer kept.
+        last: number of the last.
+        head: the last number of the channel.
+    """
+
+    frames: bytes
+    first: int
+    last: int
+    head: int
+
+    @property
+    def messages(self) -> int:
+        """How many messages it holds."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the histories take.
+
+    Args:
+        kept: bytes of memory of all histories.
+        published: bytes of those that clients may publish to.
+        dropped: messages that were let go because of the bounds over all histories.
+    """
+
+    kept: int
+    published: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Messages that were joined."""
+
+    joined: bytes
+    ends: array[int]  # where each message ends
+    first: int  # number of its first message
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.ends) - 1
+
+    @property
+    def cost(self) -> int:
+        return len(self.joined) + _END_COST * len(self.ends) + _BLOCK_COST
+
+    def offset(self, number: int) -> int:
+        """Return where a message begins."""
+        return self.ends[number - self.first - 1] if number > self.first else 0
+
+
+class _Channel:
+    """What one channel keeps: blocks, and behind them messages that fill no block yet."""
+
+    __slots__ = (
+        "blocks", "cost", "epoch", "expires", "first", "fresh", "fresh_bytes", "seq", "size",
+        "used",
+    )  # fmt: skip
+
+    def __init__(self, position: Position) -> None:
+        self.epoch = position.epoch
+        self.seq = position.seq
+        self.first = position.seq + 1  # number of the oldest message kept
+        self.blocks: list[_Block] = []
+        self.fresh: list[bytes] = []
+        self.fresh_bytes = 0
+        self.size = 0  # bytes of the messages kept
+        self.cost = _CHANNEL_COST  # bytes of memory that it takes, about
+        self.expires = math.inf
+        self.used = 0  # when last written to, among all channels
+
+    @property
+    def count(self) -> int:
+        return self.seq - self.first + 1
+
+    def add(self, frames: Sequence[bytes]) -> None:
+        """Keep the next messages."""
+        for frame in frames:
+            length = len(frame)
+            if self.fresh_bytes + length > _BLOCK_BYTES or len(self.fresh) >= _BLOCK_MESSAGES:
+                self._join()
+            self.fresh.append(frame)
+            self.fresh_bytes += length
+            self.seq += 1
+        size = sum(map(len, frames))
+        self.size += size
+        self.cost += size + _FRAME_COST * len(frames)
+
+    def _join(self) -> None:
+        if not self.fresh:
+            return  # the next message is larger than a block
+        ends = array("I", accumulate(map(len, self.fresh)))
+        block = _Block(b"".join(self.fresh), ends, self.seq - len(self.fresh) + 1)
+        self.blocks.append(block)
+        self.cost += block.cost - self.fresh_bytes - _FRAME_COST * len(self.fresh)
+        self.fresh, self.fresh_bytes = [], 0
+
+    def drop(self, count: int) -> None:
+        """Forget the oldest messages."""
+        while count:
+            if self.blocks:
+                block = self.blocks[0]
+                part = min(count, block.last - self.first + 1)
+                self.size -= block.offset(self.first + part) - block.offset(self.first)
+                if self.first + part > block.last:
+                    del self.blocks[0]
+                    self.cost -= block.cost
+            else:
+                part = count
+                dropped = sum(map(len, self.fresh[:part]))
+                del self.fresh[:part]
+                self.fresh_bytes -= dropped
+                self.size -= dropped
+                self.cost -= dropped + _FRAME_COST * part
+            self.first += part
+            count -= part
+
+    def drop_memory(self, need: int, least: int) -> int:
+        """Forget the oldest messages that take so many bytes of memory, about.
+
+        Stops after a block, which is enough for one look, and keeps the `least` newest
+        messages. Returns how many messages were forgotten.
+        """
+        if self.blocks:
+            count = self.blocks[0].last - self.first + 1
+        else:
+            costs = accumulate(len(frame) + _FRAME_COST for frame in self.fresh)
+            count = sum(1 for _ in _until(costs, need))
+        count = min(count, self.count - least)
+        self.drop(count)
+        return count
+
+    def cut(self, first: int) -> tuple[int, Callable[[], bytes], bool]:
+        """Find the piece that begins with a number.
+
+        Returns the number of its last message, what makes its bytes, and whether these
+        are bytes that are kept anyway.
+        """
+        index = bisect_left(self.blocks, first, key=lambda block: block.last)
+        if index == len(self.blocks):
+            start = len(self.fresh) - (self.seq - first + 1)
+            fresh = self.fresh
+            return self.seq, lambda: b"".join(fresh[start:]), False
+        block = self.blocks[index]
+        offset = block.offset(first)
+        return block.last, lambda: block.joined[offset:], not offset
+
+
+def _until(values: accumulate[int], bound: int) -> Sequence[int]:
+    """Return the values up to the first that reaches a bound."""
+    found = []
+    for value in values:
+        found.append(value)
+        if value >= bound:
+            break
+    return found
+
+
+class _Kind:
+    """The channels that share a bound.
+
+    Attributes:
+        channels: those that keep something, longest unused first.
+        awaited: positions of those that keep nothing any more but have a numbering: a
+            position given out stays good, and a subscriber, whom nobody tells of a new
+            numbering, takes no message for an old one.
+        cost: bytes of memory that they take.
+    """
+
+    __slots__ = ("awaited", "channels", "cost", "max_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self.channels: OrderedDict[str, _Channel] = OrderedDict()
+        self.awaited: OrderedDict[str, Position] = OrderedDict()
+        self.cost = 0
+        self.max_bytes = max_bytes
+
+    def position(self, channel: str) -> Position | None:
+        """Return where a channel stands; None when it has no numbering."""
+        kept = self.channels.get(channel)
+        return Position(kept.epoch, kept.seq) if kept else self.awaited.get(channel)
+
+
+class History:
+    """The kept messages of all channels that keep any.
+
+    Channels that clients may publish to have a bound of their own, so that clients
+    cannot push out what the application keeps, neither messages nor numberings.
+
+    Args:
+        rule_for: returns what holds for a channel.
+        is_heard: says whether a channel has subscribers: its numbering is not forgotten.
+        max_bytes: bytes of memory that all histories together may take.
+        max_published_bytes: bytes of those that clients may publish to.
+        new_epoch: names a new numbering.
+    """
+
+    def __init__(
+        self,
+        rule_for: Callable[[str], ChannelRule],
+        is_heard: Callable[[str], bool] = lambda channel: False,
+        *,
+        max_bytes: int = DEFAULT_HISTORY_BYTES,
+        max_published_bytes: int = DEFAULT_PUBLISHED_HISTORY_BYTES,
+        new_epoch: Callable[[], str] = lambda: secrets.token_hex(6),
+    ) -> None:
+        self._rule_for = rule_for
+        self._is_heard = is_heard
+        self._new_epoch = new_epoch
+        self._max_bytes = max_bytes
+        # guards: everything below. Taken after the hub's lock; nothing is taken under it.
+        self._lock = Lock()
+        self._own = _Kind(max_bytes)
+        self._published = _Kind(max_published_bytes)
+        # The numbering of every channel that was never numbered: to ask for one makes
+        # none. It is replaced whenever a numbering is forgotten, so that the channel whose
+        # numbering that was, begins again under another name.
+        self._epoch = new_epoch()
+        self._cuts: OrderedDict[tuple[str, str, int, int], bytes] = OrderedDict()
+        self._cuts_bytes = 0
+        self._next_expiry = math.inf
+        self._uses = 0
+        self._dropped = 0
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Return the channels that keep something, longest unused first."""
+        with self._lock:
+            found = [
+                (kept.used, name)
+                for kind in (self._own, self._published)
+                for name, kept in kind.channels.items()
+            ]
+        return [name for _, name in sorted(found)]
+
+    def usage(self) -> Usage:
+        """Return what the histories take."""
+        with self._lock:
+            published = self._published.cost
+            return Usage(self._own.cost + published, published, self._dropped)
+
+    # --- hub thread: write -----------------------------------------------------------------
+
+    def next_seq(self, channel: str) -> int:
+        """Return the number that the next message of a channel will have."""
+        with self._lock:
+            kind = self._kind(channel)
+            found = kind.channels.get(channel) or kind.awaited.get(channel)
+            return found.seq + 1 if found else 1
+
+    def extend(
+        self, channel: str, frames: Sequence[bytes], now: float, *, over: bool = False
+    ) -> None:
+        """Keep the next messages of a channel.
+
+        `over` says that the last is the last for the time being (a process has exited):
+        the channel is freed history_ttl seconds later instead of history_idle_ttl.
+        """
+        rule = self._rule_for(channel)
+        kind = self._published if rule.publish else self._own
+        with self._lock:
+            kept = self._open_locked(kind, channel)
+            before = kept.cost
+            kept.add(frames)
+            if kept.count > rule.history_messages:
+                kept.drop(kept.count - rule.history_messages)
+            while kept.size > rule.history_bytes and kept.count > 1:
+                kept.drop(1)
+            kind.cost += kept.cost - before
+            kept.expires = now + (rule.history_ttl if over else rule.history_idle_ttl)
+            if kept.expires < self._next_expiry:
+                self._next_expiry = kept.expires
+            while (need := self._need_locked(kind)) > 0 and self._drop_locked(kind, kept, need):
+                pass
+        if len(kind.awaited) > _MAX_CHANNELS:
+            self._forget(kind)
+
+    def _kind(self, channel: str) -> _Kind:
+        return self._published if self._rule_for(channel).publish else self._own
+
+    def _open_locked(self, kind: _Kind, channel: str) -> _Channel:
+        assert self._lock.locked()
+        kept = kind.channels.get(channel)
+        if kept is None:
+            position = kind.awaited.pop(channel, None) or Position(self._epoch, 0)
+            kept = kind.channels[channel] = _Channel(position)
+            kind.cost += kept.cost
+            if len(kind.channels) > _MAX_CHANNELS:
+                self._free_locked(kind, next(iter(kind.channels)))
+        kind.channels.move_to_end(channel)
+        self._uses += 1
+        kept.used = self._uses
+        return kept
+
+    def _need_locked(self, kind: _Kind) -> int:
+        """Return how many bytes the channels of a kind have to give back."""
+        assert self._lock.locked()
+        over_all = self._own.cost + self._published.cost - self._max_bytes
+        over = kind.cost - kind.max_bytes
+        return over if over > over_all else over_all
+
+    def _drop_locked(self, kind: _Kind, written: _Channel, need: int) -> int:
+        """Let the longest unused channel of a kind lose its oldest messages, up to a block.
+
+        What was just written stays when nothing else is left of its kind. Returns how many
+        messages are gone, and a channel that held none counts as one.
+        """
+        assert self._lock.locked()
+        name, kept = next(iter(kind.channels.items()))
+        if kept is not written and (kept.cost <= need or not kept.count):
+            dropped = kept.count
+            self._free_locked(kind, name)
+            self._dropped += dropped
+            return max(dropped, 1)
+        before = kept.cost
+        dropped = kept.drop_memory(need, 1 if kept is written else 0)
+        kind.cost += kept.cost - before
+        self._dropped += dropped
+        return dropped
+
+    def _free_locked(self, kind: _Kind, channel: str) -> None:
+        """Forget what was said in a channel, but not how far it was numbered."""
+        assert self._lock.locked()
+        kept = kind.channels.pop(channel)
+        kind.cost -= kept.cost
+        kind.awaited[channel] = Position(kept.epoch, kept.seq)
+
+    def _forget(self, kind: _Kind) -> None:
+        """Forget the oldest numberings of channels without subscribers, beyond the bound."""
+        # Each look is at one channel, and who listens is asked without the lock: the
+        # channel map's is taken before it. No other thread changes what is looked at.
+        for _ in range((len(kind.awaited) - _MAX_CHANNELS) * 2):
+            channel = next(iter(kind.awaited))
+            heard = self._is_heard(channel)
+            with self._lock:
+                if heard:
+                    kind.awaited.move_to_end(channel)
+                    continue
+                del kind.awaited[channel]
+                self._epoch = self._new_epoch()
+            if len(kind.awaited) <= _MAX_CHANNELS:
+                return
+
+    def expire(self, now: float) -> float:
+        """Free the channels whose time is up; return when to call again."""
+        if now >= self._next_expiry:
+            for kind in (self._own, self._published):
+                with self._lock:
+                    over = [name for name, kept in kind.channels.items() if kept.expires <= now]
+                    for name in over:
+                        self._free_locked(kind, name)
+                if len(kind.awaited) > _MAX_CHANNELS:
+                    self._forget(kind)
+            with self._lock:
+                every = (*self._own.channels.values(), *self._published.channels.values())
+                self._next_expiry = min((kept.expires for kept in every), default=math.inf)
+        return self._next_expiry
+
+    # --- hub thread: read ------------------------------------------------------------------
+
+    def locate(
+        self, channel: str, *, since: int | None = None, epoch: str = "", last: int | None = None
+    ) -> Range:
+        """Return what a subscriber that stands at `since` in `epoch` has missed.
+
+        `since=0` without an epoch asks for all that is kept, and gets it; `last` asks
+        for the newest messages. A position of another epoch, of the future, or of
+        which something is no longer kept gets what there is and `recovered` False.
+        """
+        with self._lock:
+            kind = self._kind(channel)
+            position = kind.position(channel) or Position(self._epoch, 0)
+            kept = kind.channels.get(channel)
+        head = position.seq
+        oldest = kept.first - 1 if kept else head  # the number before the first that is kept
+        if last is not None:
+            return Range(position, max(head - max(last, 0), oldest), True)
+        if since is None:
+            return Range(position, head, True)
+        if since == 0 and not epoch:
+            return Range(position, oldest, True)
+        if (epoch and epoch != position.epoch) or not 0 <= since <= head:
+            return Range(position, oldest, False)
+        after = max(since, oldest)
+        return Range(position, after, after == since)
+
+    def piece(self, channel: str, epoch: str, after: int) -> Piece | None:
+        """Return the messages behind a number, as many as are shared by all who pass by.
+
+        None when there are none: the number is the last of its numbering.
+        """
+        with self._lock:
+            kind = self._kind(channel)
+            position = kind.position(channel)
+            if position is None or position.epoch != epoch or after >= position.seq:
+                return None
+            kept = kind.channels.get(channel)
+            first = max(after + 1, kept.first) if kept else position.seq + 1
+            if kept is None or first > kept.seq:
+                return Piece(b"", position.seq + 1, position.seq, position.seq)
+            last, make, shared = kept.cut(first)
+            frames = make() if shared else self._cut_locked((channel, epoch, first, last), make)
+            return Piece(frames, first, last, kept.seq)
+
+    def _cut_locked(self, key: tuple[str, str, int, int], make: Callable[[], bytes]) -> bytes:
+        """Return a part of a block, the same bytes for all who ask for it soon."""
+        assert self._lock.locked()
+        found = self._cuts.get(key)
+        if found is None:
+            found = self._cuts[key] = make()
+            self._cuts_bytes += len(found)
+        self._cuts.move_to_end(key)
+        while self._cuts_bytes > _CUTS_BYTES:
+            _, dropped = self._cuts.popitem(last=False)
+            self._cuts_bytes -= len(dropped)
+        return found
+
+    def is_far(self, channel: str, epoch: str, after: int) -> bool:
+        """Say whether more lies behind a number than half of what the channel may keep."""
+        rule = self._rule_for(channel)
+        with self._lock:
+            kept = self._kind(channel).channels.get(channel)
+            if kept is None or kept.epoch != epoch or not kept.count:
+                return False
+            unread = min(kept.seq - after, kept.count)
+            return (
+                unread * 2 > rule.history_messages
+                or kept.size * unread // kept.count * 2 > rule.history_bytes
+            )

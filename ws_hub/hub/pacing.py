@@ -1,0 +1,65 @@
+"""Slowing a loop that publishes to what the clients that read well take.
+
+Must not know sockets, channels or what is published. Two bounds make that hold: a client
+is crowded when its outbox is more than half full, and what may be in the hub's queue, or
+taken from it and not yet delivered, is less than the other half. So a loop that waits
+while one of its receivers is crowded fills no outbox. Whether a crowded client is worth
+waiting for is the judgement of its sender.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from ..reentrant import Lock
+
+__all__ = ["Pacing"]
+
+_LONE_MESSAGES = 128  # of one thread in a second: less is no loop
+_LONE_BYTES = 64 * 1024
+_WINDOW = 1.0  # seconds
+
+
+class Pacing:
+    """Which clients are crowded, and which threads publish in a loop.
+
+    Attributes:
+        crowded: the numbers of the clients whose outbox is more than half full, without
+            those that are not worth waiting for. Empty in the usual case.
+    """
+
+    def __init__(self) -> None:
+        # guards: the change of `crowded`, which is replaced whole: publishers look at it
+        # without the lock, and in a signal handler, too. Taken after a transport's lock;
+        # nothing is taken under it.
+        self._lock = Lock()
+        self.crowded: frozenset[int] = frozenset()
+        self._own = threading.local()  # .since, .messages, .size: the window; .exempt: how often
+
+    def mark(self, number: int, crowded: bool) -> None:
+        """Take note that a client is crowded, or no longer so or not worth waiting for."""
+        with self._lock:
+            self.crowded = self.crowded | {number} if crowded else self.crowded - {number}
+
+    @contextlib.contextmanager
+    def exempt(self) -> Iterator[None]:
+        """Have the calling thread not be slowed meanwhile."""
+        self._own.exempt = getattr(self._own, "exempt", 0) + 1
+        try:
+            yield
+        finally:
+            self._own.exempt -= 1
+
+    def is_loop(self, messages: int, size: int, now: float) -> bool:
+        """Say whether the calling thread published much just before these messages."""
+        own = self._own
+        if getattr(own, "exempt", 0):
+            return False
+        if now - getattr(own, "since", -_WINDOW) >= _WINDOW:
+            own.since, own.messages, own.size = now, 0, 0
+        much: bool = own.messages >= _LONE_MESSAGES or own.size >= _LONE_BYTES
+        own.messages += messages
+        own.size += size
+        return much

@@ -1,0 +1,113 @@
+"""Where connections wait that have yet to say who they are: in a first message.
+
+Must not know sockets, channels, or who is inside the hub. Nothing reaches a client in
+here, and nothing that it says counts but its first message,
+
+    {"type": "auth", "data": TOKEN}
+
+which is verified on its reader thread. Another message, a token that is refused, and the
+end of the time (kept by the hub thread) close it with 4401.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from ..connection.client import Client
+from ..errors import CloseCode, MessageDecodeError
+from ..protocol.message import MessageType, decode
+from ..protocol.requests import ack
+from ..reentrant import Lock
+
+__all__ = ["Lobby"]
+
+
+class Lobby:
+    """The connections that wait.
+
+    Args:
+        has_room: says, from how many wait, whether one more may.
+        admit: takes a client into the hub; closes it, and returns False, when it may not.
+        mark: returns the mark of a client whose token is looked at from now on.
+        any_case: whether keys of its message may be of any case.
+    """
+
+    def __init__(
+        self,
+        has_room: Callable[[int], bool],
+        admit: Callable[[Client], bool],
+        mark: Callable[[], int],
+        any_case: bool = False,
+    ) -> None:
+        self._has_room = has_room
+        self._admit = admit
+        self._mark = mark
+        self._any_case = any_case
+        # guards: everything below. Taken before the roster's lock.
+        self._lock = Lock()
+        self._open = True
+        self._waiting: dict[Client, bool] = {}  # whether it has said anything yet
+
+    # --- reader threads --------------------------------------------------------------------
+
+    def enter(self, client: Client) -> bool:
+        """Let a client wait; False when there is no room for it."""
+        with self._lock:
+            if not self._open or not self._has_room(len(self._waiting)):
+                return False
+            self._waiting[client] = False
+            return True
+
+    def leave(self, client: Client) -> None:
+        """Forget a client. Idempotent."""
+        with self._lock:
+            self._waiting.pop(client, None)
+
+    def hear(self, client: Client, data: str | bytes) -> None:
+        """Take what a client says: the first message, and nothing after it."""
+        with self._lock:
+            if self._waiting.get(client, True):
+                return
+            self._waiting[client] = True
+        token, id = _introduction(data, self._any_case)
+        if token is None or client.verify is None:
+            client.close(CloseCode.UNAUTHENTICATED, "say who you are first")
+            return
+        client.mark = self._mark()  # who was revoked before may have a new token by now
+        result = client.verify(token)
+        if not result.valid:
+            code = CloseCode.FORBIDDEN if result.forbidden else CloseCode.UNAUTHENTICATED
+            client.close(code, "forbidden" if result.forbidden else "unauthorised")
+            return
+        client.identify(result)
+        if not self._admit(client):
+            return
+        client.verify = None
+        self.leave(client)
+        if id is not None:
+            client.reply(ack(id, {"user": client.user_id}))
+        client.begin()
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def shut(self) -> list[Client]:
+        """Let nobody in any more; return who waits."""
+        with self._lock:
+            self._open = False
+            return list(self._waiting)
+
+    @property
+    def everybody(self) -> Collection[Client]:
+        """Who waits, not copied: for a look from outside."""
+        return self._waiting.keys()
+
+
+def _introduction(data: str | bytes, any_case: bool) -> tuple[str | None, str | int | None]:
+    """Return the token and the id of a first message; None for what is none."""
+    try:
+        message = decode(data, any_case=any_case) if isinstance(data, str) else None
+    except MessageDecodeError:
+        message = None
+    if message is None or message.type != MessageType.AUTH or not isinstance(message.data, str):
+        return None, None
+    return message.data, message.id

@@ -1,0 +1,243 @@
+"""Who is connected: clients come and go by way of the hub thread.
+
+Must not know what is published. A reader thread queues its client; the hub thread takes
+it in and answers its handshake, so that who has the answer gets every later broadcast.
+Where there is a callback its reader waits for that: `on_connect` sees the hub with the
+client, `on_disconnect` without it. The hub thread also keeps the times: pings, and how
+long a peer has for its answer to a Close frame.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..config import HubConfig
+from ..connection.client import Client
+from ..reentrant import Bell, Intake, Lock
+from .callbacks import guarded
+from .stats import Counters
+
+__all__ = ["Roster"]
+
+_PAUSE = 0.005  # seconds between the pings of one such time
+_TOGETHER = 0.25  # seconds that a ping may come late, so that several go out together
+
+
+class Roster:
+    """The connected clients.
+
+    Args:
+        config: the hub's settings.
+        bell: wakes the hub thread.
+        enter: called on the hub thread with each client that is admitted.
+        refuse: called on the hub thread with each that is not.
+        leave: called with each client that is over, on its reader thread as soon as it is
+            and on the hub thread when that has taken it out.
+        counters: what is counted.
+    """
+
+    def __init__(
+        self,
+        config: HubConfig,
+        *,
+        bell: Bell,
+        enter: Callable[[Client], None],
+        refuse: Callable[[Client], None],
+        leave: Callable[[Client], object],
+        counters: Counters,
+    ) -> None:
+        self._max_clients = config.max_connections
+        self._heartbeat_interval = config.heartbeat_interval
+        # How long a reader thread waits for the hub thread, and the hub thread for a peer
+        # that should answer a Close frame.
+        self._patience = config.close_timeout
+        self._bell = bell
+        self._enter = enter
+        self._refuse = refuse
+        self._leave = leave
+        self._counters = counters
+        # guards: everything below. Taken after the hub's lock; nothing is taken under it.
+        self._lock = Lock()
+        self._open = True
+        self._clients: dict[int, Client] = {}  # changed by the hub thread only
+        self._everybody: tuple[Client, ...] | None = None  # of the hub thread
+        self._readers: set[Client] = set()  # whose reader thread has not ended
+        # Whose Close frame is to be answered by when, the first first.
+        self._closings: deque[tuple[float, Client]] = deque()
+        # Of the hub thread. When whose ping is due, the next first: all wait equally long. By
+        # number, so that who has left is not kept alive.
+        self._beats: deque[tuple[float, int]] = deque()
+        # guards: themselves; filled by reader threads, emptied by the hub thread. No
+        # bound: a client is in each at most once.
+        self._registers: queue.Queue[Client] = Intake(bell)
+        self._unregisters: queue.Queue[Client] = Intake(bell)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._clients)
+
+    def clients(self) -> list[Client]:
+        """Return a copy of the clients, oldest first."""
+        with self._lock:
+            return list(self._clients.values())
+
+    def find(self, number: int) -> Client | None:
+        """Return a client by its number; without the lock, as a signal handler may ask."""
+        return self._clients.get(number)
+
+    def closing(self, client: Client) -> None:
+        """Note that a client's peer has `close_timeout` seconds to answer its Close frame."""
+        with self._lock:
+            self._closings.append((time.monotonic() + self._patience, client))
+        self._bell.ring()
+
+    # --- reader threads --------------------------------------------------------------------
+
+    def open(self, client: Client) -> bool:
+        """Ask for a client to be registered; False when nobody is any more."""
+        with self._lock:
+            # Under the lock: what is queued before `shut` is settled, always.
+            if not self._open:
+                return False
+            self._readers.add(client)
+            self._registers.put(client)
+        return True
+
+    def admitted(self, client: Client) -> bool:
+        """Wait until the hub has decided whether a client is in; say so, once for all.
+
+        A hub thread that is later than `close_timeout` finds that it has left: what is
+        said here stays, so that both callbacks of a client run or neither (FAULTS 68).
+        """
+        client.settled.wait(self._patience)  # set by the hub thread
+        with self._lock:
+            client.left = client.left or not client.admitted
+            return client.admitted
+
+    def dismiss(self, client: Client, wait: bool) -> None:
+        """Take a client out; wait until the hub is without it if asked to."""
+        self._leave(client)
+        with self._lock:
+            if not self._open:
+                return
+            client.settled.clear()
+            client.left = True
+            self._unregisters.put(client)
+        if wait:
+            client.settled.wait(self._patience)  # set by the hub thread
+
+    def finished(self, client: Client) -> None:
+        """Note that a reader thread is at its end."""
+        with self._lock:
+            self._readers.discard(client)
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    @property
+    def everybody(self) -> Sequence[Client]:
+        """The clients of this moment, for this thread; a change makes a new sequence.
+
+        Kept, because to copy thousands for each broadcast is to touch each of them twice.
+        """
+        if self._everybody is None:
+            self._everybody = tuple(self._clients.values())
+        return self._everybody
+
+    def settle(self, *, admit: bool = True) -> None:
+        """Take in and take out whoever waits for it."""
+        # Who leaves first, or somebody new would find no room where there is some.
+        while not self._unregisters.empty():
+            client = self._unregisters.get_nowait()
+            self.remove(client)
+            guarded(
+                self._counters, self._leave, client
+            )  # again: it may have been let in after it had left
+            client.settled.set()
+        while not self._registers.empty():
+            client = self._registers.get_nowait()
+            if client.left:
+                continue  # its end has come by above
+            if not guarded(self._counters, self._decide, client, admit, default=True):
+                self._counters.add("refused")
+                guarded(self._counters, self._refuse, client)
+            client.settled.set()
+
+    def _decide(self, client: Client, admit: bool) -> bool:
+        """Take a client in; False when it is to be refused."""
+        if not admit or (self._max_clients is not None and len(self._clients) >= self._max_clients):
+            return False
+        self._enter(client)
+        with self._lock:
+            # Under the lock: its reader decides in the same way that it waits no longer.
+            client.admitted = not client.left
+            if client.admitted:
+                self._clients[client.id] = client
+        if not client.admitted:
+            self._leave(client)  # its end has come by above, or will
+            return True
+        self._everybody = None
+        self._beats.append((time.monotonic() + self._heartbeat_interval, client.id))
+        self._counters.add("connected")
+        client.welcome()
+        return True
+
+    def expire(self, now: float) -> float:
+        """Cut those whose closing time is up; return when to look again, as `beat` does."""
+        while True:
+            with self._lock:
+                if not self._closings:
+                    return math.inf
+                due, client = self._closings[0]
+                if due > now:
+                    return due
+                self._closings.popleft()
+            guarded(self._counters, client.expire)
+
+    def beat(self, now: float) -> float:
+        """Ping those whose turn it is; return when to look again, in monotonic seconds.
+
+        From this thread and not from each client's writer: that is one thread to wake for
+        the pings of a quarter of a second, instead of one for each.
+        """
+        # Sixteen, then a pause, unless that were too few to be in time: each pong wakes a
+        # reader, and of readers that wait for the GIL together each wakes every 5 ms again.
+        most = max(16, int(2 * len(self._beats) * _PAUSE / self._heartbeat_interval) + 1)
+        while self._beats and self._beats[0][0] <= now:
+            if not most:
+                return now + _PAUSE
+            most -= 1
+            _, number = self._beats.popleft()
+            client = self._clients.get(number)
+            if client is not None:
+                self._beats.append((now + self._heartbeat_interval, number))
+                guarded(self._counters, client.ping)
+        if not self._beats:
+            return math.inf
+        return self._beats[0][0] + min(self._heartbeat_interval / 20, _TOGETHER)
+
+    def remove(self, client: Client) -> None:
+        """Forget a client at once; idempotent."""
+        with self._lock:
+            self._clients.pop(client.id, None)
+        self._everybody = None
+
+    def shut(self) -> None:
+        """Admit nobody any more, and let nobody wait."""
+        with self._lock:
+            self._open = False
+        self.settle(admit=False)
+
+    def remaining(self) -> list[Client]:
+        """Return a copy of all whose reader thread has not ended, clients or not any more."""
+        with self._lock:
+            return list(self._readers)
+
+    def join(self, deadline: float) -> list[Client]:
+        """Wait for the reader threads until a moment of the monotonic clock; return the late."""
+        return [each for each in self.remaining() if not each.join(deadline - time.monotonic())]

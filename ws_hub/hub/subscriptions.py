@@ -1,0 +1,230 @@
+"""Who listens to what.
+
+Must not know sockets, or what a subscriber does with a message. The map is changed
+under its lock by any thread; whoever walks over it gets a copy made under that lock.
+
+A subscriber must `enter` before it can subscribe and is forgotten whole by `leave`:
+a subscription that arrives later finds it gone, so that none outlives its subscriber.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from .. import threads
+from ..reentrant import Lock
+
+__all__ = ["Channels", "Full", "Subscription"]
+
+S = TypeVar("S", bound=Hashable)
+
+
+class Full(OverflowError):
+    """There are as many subscriptions in all channels together as there may be."""
+
+
+class Subscription(Generic[S]):
+    """One subscriber of one channel.
+
+    Attributes:
+        live: whether messages are delivered to it. Not yet while what it missed is
+            still to be replayed; not any more while it lags. Owned by the hub thread.
+        recovers: whether it asked by position, and so understands `lagged`. Owned by
+            the hub thread.
+        requests: how many have asked for it and were not turned down. Under the map's lock.
+        after: the number behind which it has been sent everything, or is being; None
+            before that is known. Owned by the hub thread.
+    """
+
+    __slots__ = ("after", "channel", "live", "recovers", "requests", "subscriber")
+
+    def __init__(self, subscriber: S, channel: str) -> None:
+        self.subscriber = subscriber
+        self.channel = channel
+        self.live = False
+        self.recovers = False
+        self.requests = 1
+        self.after: int | None = None
+
+
+class Channels(Generic[S]):
+    """The map of channels to subscribers, and back.
+
+    Args:
+        on_first: called with the name of a channel that got its first subscriber.
+        on_last: called with the name of a channel that lost its last one. Both are
+            called under the lock, so that their order is the true one: they may only
+            pass the news on.
+    """
+
+    def __init__(
+        self,
+        on_first: Callable[[str], None] = lambda channel: None,
+        on_last: Callable[[str], None] = lambda channel: None,
+    ) -> None:
+        self._renew_lock()
+        self._channels: dict[str, dict[S, Subscription[S]]] = {}
+        self._subscribers: dict[S, dict[str, Subscription[S]]] = {}
+        self._total = 0
+        self._torn = False  # whether the first map and the total lag behind the second
+        self._on_first = on_first
+        self._on_last = on_last
+        threads.forget_after_fork(self)
+
+    def _renew_lock(self) -> None:
+        # guards: everything below. Taken after the hub's lock, before any client's and any
+        # transport's; nothing but on_first and on_last is called under it.
+        self._lock = Lock()
+
+    def forget(self) -> None:
+        """Forget all, in a forked child, where the parent's clients may still be asked.
+
+        Threads: the only one of a forked child.
+        """
+        self._renew_lock()  # a thread of the parent may have the other one for ever
+        self._channels, self._subscribers, self._total, self._torn = {}, {}, 0, False
+
+    @property
+    def busy(self) -> bool:
+        """Whether the calling thread is in the middle of a change, and may not begin another."""
+        return self._lock.locked()
+
+    def enter(self, subscriber: S) -> None:
+        """Let a subscriber subscribe from now on."""
+        with self._lock:
+            self._subscribers.setdefault(subscriber, {})
+
+    def leave(self, subscriber: S) -> list[str]:
+        """Forget a subscriber and all it listened to; return those channels. Idempotent."""
+        with self._lock:
+            self._mend_locked()
+            self._torn = True
+            subscriptions = self._subscribers.pop(subscriber, {})
+            for channel in subscriptions:
+                self._drop_locked(subscriber, channel)
+            self._torn = False
+            return list(subscriptions)
+
+    def add(
+        self, subscriber: S, channel: str, limit: int, in_all: int | None = None
+    ) -> Subscription[S] | None:
+        """Subscribe; the subscription that exists already is returned as it is.
+
+        None when the subscriber is not here (any more). Raises OverflowError when it
+        listens to `limit` channels already, Full when all together have `in_all`
+        subscriptions.
+        """
+        with self._lock:
+            self._mend_locked()
+            own = self._subscribers.get(subscriber)
+            if own is None:
+                return None
+            found = own.get(channel)
+            if found is not None:
+                found.requests += 1
+                return found
+            if len(own) >= limit:
+                raise OverflowError(f"{limit} subscriptions")
+            if in_all is not None and self._total >= in_all:
+                raise Full(f"{in_all} subscriptions in all")
+            subscription = Subscription(subscriber, channel)
+            self._torn = True
+            own[channel] = subscription
+            listeners = self._channels.setdefault(channel, {})
+            listeners[subscriber] = subscription
+            self._total += 1
+            if len(listeners) == 1:
+                self._on_first(channel)
+            self._torn = False
+            return subscription
+
+    def remove(self, subscriber: S, channel: str) -> bool:
+        """Unsubscribe; say whether there was a subscription."""
+        with self._lock:
+            self._mend_locked()
+            own = self._subscribers.get(subscriber, {})
+            if channel not in own:
+                return False
+            self._torn = True
+            del own[channel]
+            self._drop_locked(subscriber, channel)
+            self._torn = False
+            return True
+
+    def withdraw(self, subscription: Subscription[S]) -> None:
+        """Take back one request; the subscription ends with its last one."""
+        with self._lock:
+            subscription.requests -= 1
+            target, channel = subscription.subscriber, subscription.channel
+            if not subscription.requests and self.get(target, channel) is subscription:
+                self.remove(target, channel)
+
+    def _mend_locked(self) -> None:
+        """Finish what KeyboardInterrupt has cut: what each subscriber has is what counts."""
+        assert self._lock.locked()
+        if not self._torn:
+            return
+        before = set(self._channels)
+        channels: dict[str, dict[S, Subscription[S]]] = {}
+        for subscriber, own in self._subscribers.items():
+            for channel, subscription in own.items():
+                channels.setdefault(channel, {})[subscriber] = subscription
+        self._channels, self._total = channels, sum(map(len, channels.values()))
+        self._torn = False
+        for channel in channels.keys() - before:
+            self._on_first(channel)
+        for channel in before - channels.keys():
+            self._on_last(channel)
+
+    def _drop_locked(self, subscriber: S, channel: str) -> None:
+        assert self._lock.locked()
+        listeners = self._channels[channel]
+        del listeners[subscriber]
+        self._total -= 1
+        if not listeners:
+            del self._channels[channel]  # an empty channel costs nothing (FAULTS 19)
+            self._on_last(channel)
+
+    def get(self, subscriber: S, channel: str) -> Subscription[S] | None:
+        """Return the subscription of one subscriber to one channel."""
+        with self._lock:
+            return self._subscribers.get(subscriber, {}).get(channel)
+
+    def has(self, subscriber: S, channel: str) -> bool:
+        """Say whether somebody listens to a channel; without the lock.
+
+        For publishers, which may be signal handlers on a thread that has it.
+        """
+        own = self._subscribers.get(subscriber)
+        return own is not None and channel in own
+
+    def subscriptions(self, channel: str) -> list[Subscription[S]]:
+        """Return a copy of the subscriptions of a channel, oldest first."""
+        with self._lock:
+            return list(self._channels.get(channel, {}).values())
+
+    def of(self, subscriber: S) -> list[str]:
+        """Return the channels that a subscriber listens to, oldest first."""
+        with self._lock:
+            return list(self._subscribers.get(subscriber, {}))
+
+    def names(self) -> list[str]:
+        """Return the channels that somebody listens to."""
+        with self._lock:
+            return list(self._channels)
+
+    def count(self, channel: str) -> int:
+        """Return how many listen to a channel."""
+        with self._lock:
+            return len(self._channels.get(channel, {}))
+
+    @property
+    def total(self) -> int:
+        """How many subscriptions there are in all channels."""
+        with self._lock:
+            return self._total
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._channels)

@@ -1,0 +1,100 @@
+"""Who is who among the connections, and until when.
+
+Must not know sockets, or what a client is. The map is changed under its lock by any
+thread; whoever walks over it gets a copy made under that lock.
+
+A user who is revoked while a connection of theirs is on its way in, authenticated and not
+here yet, must not slip through. So each handshake takes a mark before it asks who comes,
+and whoever was revoked after that mark has no time left when they arrive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from ..reentrant import Lock
+
+__all__ = ["Users"]
+
+C = TypeVar("C", bound=Hashable)
+
+_PAUSE = 1.0  # seconds between two looks at all: a connection may end so much late
+_REMEMBERED = 1024  # users whose revocation is remembered one by one
+
+
+class Users(Generic[C]):
+    """The connections of each user, and when each of them ends."""
+
+    def __init__(self) -> None:
+        # guards: everything below. Taken after the roster's lock; nothing is taken under it.
+        self._lock = Lock()
+        self._users: dict[str, dict[C, None]] = {}  # dict for a set that keeps the order
+        self._clients: dict[C, str] = {}
+        self._ends: dict[C, float] = {}
+        self._next = math.inf  # when to look again; never later than the first end
+        self._marks = 0
+        self._revoked: OrderedDict[str, int] = OrderedDict()  # newest last
+        self._forgotten = 0  # the newest revocation that is not in there any more
+
+    def mark(self) -> int:
+        """Return what tells later who has been revoked from now on."""
+        with self._lock:
+            return self._marks
+
+    def enter(self, client: C, user: str, end: float, mark: int = 0) -> None:
+        """Note whose a connection is, and when it ends; "" for nobody's (yet).
+
+        `end` counts as `due` does; infinity for never. Again replaces what was noted.
+        """
+        with self._lock:
+            if user:
+                self._clients[client] = user
+                self._users.setdefault(user, {})[client] = None
+                if max(self._revoked.get(user, 0), self._forgotten) > mark:
+                    end = -math.inf
+            self._ends.pop(client, None)
+            if end < math.inf:
+                self._ends[client] = end
+                self._next = min(self._next, end)
+
+    def leave(self, client: C) -> None:
+        """Forget a connection. Idempotent."""
+        with self._lock:
+            self._ends.pop(client, None)
+            user = self._clients.pop(client, "")
+            if user:
+                own = self._users[user]
+                del own[client]
+                if not own:
+                    del self._users[user]
+
+    def of(self, user: str) -> list[C]:
+        """Return the connections of a user, oldest first."""
+        with self._lock:
+            return list(self._users.get(user, ()))
+
+    def revoke(self, user: str) -> list[C]:
+        """Let nobody in who was taken for that user until now; return who is in."""
+        with self._lock:
+            self._marks += 1
+            self._revoked[user] = self._marks
+            self._revoked.move_to_end(user)
+            if len(self._revoked) > _REMEMBERED:
+                # All who are on their way in then count as revoked, rather than none.
+                self._forgotten = self._revoked.popitem(last=False)[1]
+            return list(self._users.get(user, ()))
+
+    def due(self, now: float) -> tuple[list[C], float]:
+        """Return whose time is up, each once, and when to ask again."""
+        with self._lock:
+            if now < self._next:
+                return [], self._next
+            over = [client for client, end in self._ends.items() if end <= now]
+            for client in over:
+                del self._ends[client]
+            # Not at each end of its own: that would be a look at all for each of them.
+            self._next = max(min(self._ends.values(), default=math.inf), now + _PAUSE)
+            return over, self._next

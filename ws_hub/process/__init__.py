@@ -1,0 +1,15 @@
+"""Programs, logs and prints, streamed to channels."""
+
+from __future__ import annotations
+
+from .process import ExitCodeUnknown, Process, ProcessStartError, run_process
+from .writers import log_handler, writer
+
+__all__ = [
+    "ExitCodeUnknown",
+    "Process",
+    "ProcessStartError",
+    "log_handler",
+    "run_process",
+    "writer",
+]

@@ -1,0 +1,146 @@
+"""Reads what a child process prints, as it comes, and hands it on as texts.
+
+Must not know the hub, or who started the child and why it ends. One thread drives it:
+`turn` until it is False, then `finish`, then `close`.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable
+
+from ..lines import Lines
+from .spawn import Child
+
+__all__ = ["Pump"]
+
+# Seconds. A prompt shows after QUIET; a line that comes in two parts is not shown twice.
+QUIET = 0.1
+GRACE = 0.5  # for what others print who hold the child's pipe, once it has exited
+POLL = 0.05  # between two looks at the child, where the system does not say that it exits
+CHUNK = 65536  # as much as a pipe holds
+MAX_LEFT = 1 << 16  # bytes that a terminal, or a pipe that does not tell, may hold
+
+
+def _held(fd: int) -> int:
+    """Return how much may stand in a pipe."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except (AttributeError, OSError):  # not Linux; a terminal
+        return MAX_LEFT
+
+
+class _Stream:
+    """One output of a child: where it is read, and its unfinished line."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines = Lines()
+        self.due: float | None = None  # when to show an unfinished line
+
+
+class Pump:
+    """Hands on the texts of a child's streams, those of each in order.
+
+    Args:
+        child: what prints; its streams are closed at their end.
+        deliver: called with "stdout" or "stderr" and the texts that are ready; the
+            child waits at its pipe until it returns.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        deliver: Callable[[str, list[str]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._child = child
+        self._deliver = deliver
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._streams: list[_Stream] = []
+        self._done_at: float | None = None  # when the grace ends; None while the child runs
+        self._left = 0  # bytes in the pipes when the child had exited: its own are among them
+        for name, fd in child.streams.items():
+            stream = _Stream(name)
+            self._streams.append(stream)
+            self._selector.register(fd, selectors.EVENT_READ, stream)
+        if child.exit_fd is not None:
+            self._selector.register(child.exit_fd, selectors.EVENT_READ)
+
+    def turn(self, until: float | None = None) -> bool:
+        """Wait for output and hand it on; False when there will be no more.
+
+        Returns at `until` at the latest, by the clock.
+        """
+        read = set()
+        for key, _ in self._selector.select(self._patience(until)):
+            if key.data is not None:
+                read.add(key.data)
+                self._read(key.data, key.fd)
+        now = self._clock()
+        for stream in self._streams:
+            if stream.due is not None and stream.due <= now and stream not in read:
+                stream.due = None
+                self._send(stream, stream.lines.partial())
+        if self._done_at is None:
+            if not self._child.exited():
+                return True
+            self._done_at = now + GRACE
+            self._left = sum(_held(fd) for fd in self._child.streams.values())
+            if self._child.exit_fd is not None:
+                self._selector.unregister(self._child.exit_fd)
+        # All that the child printed is in its pipe by now; others may print for ever.
+        return bool(self._streams) and (now < self._done_at or (bool(read) and self._left > 0))
+
+    def finish(self) -> None:
+        """Hand on the unfinished lines of streams that others still hold open."""
+        for stream in self._streams:
+            self._send(stream, stream.lines.finish())
+
+    def close(self) -> None:
+        """Let go of what `turn` waits with; the child's descriptors are the child's."""
+        self._selector.close()
+
+    def _patience(self, until: float | None) -> float | None:
+        now = self._clock()
+        moments = [stream.due for stream in self._streams]
+        moments += [until, self._done_at]
+        if self._child.exit_fd is None:
+            moments.append(now + POLL)
+        known = [moment for moment in moments if moment is not None]
+        return max(0.0, min(known) - now) if known else None
+
+    def _read(self, stream: _Stream, fd: int) -> None:
+        try:
+            data = os.read(fd, CHUNK)
+        except OSError:  # EIO: nobody has the terminal open any more
+            data = b""
+        if not data:
+            self._selector.unregister(fd)
+            self._child.close_stream(stream.name)
+            self._send(stream, stream.lines.finish())
+            self._streams.remove(stream)
+            return
+        if self._done_at is not None:
+            self._left -= len(data)
+        texts = stream.lines.feed(data)
+        self._send(stream, texts)
+        if not stream.lines.waiting:
+            stream.due = None
+        elif texts or stream.due is None:
+            stream.due = self._clock() + QUIET
+
+    def _send(self, stream: _Stream, texts: list[str]) -> None:
+        if not texts:
+            return
+        for other in self._streams:
+            if other is not stream and other.lines.cut:
+                # Or this text would go on with the other stream's long line.
+                self._deliver(other.name, other.lines.break_off())
+        self._deliver(stream.name, texts)

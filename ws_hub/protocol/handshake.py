@@ -1,0 +1,205 @@
+"""The server's side of the opening handshake (RFC 6455 section 4.2) as a decision.
+
+Must not know sockets, WSGI or the hub: facts of the request in, an answer out. Checked
+here, before any WebSocket code sees the request, because the stock parts accept what
+they should refuse and answer 500 to what is the client's fault (FAULTS 1.18, 1.19).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..origin import is_allowed, parse_origin
+from .compression import agree
+
+__all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "as_environ", "decide", "refusal"]
+
+RETRY = ("Retry-After", "5")  # seconds: what is lacking now may be there then
+SUBPROTOCOL = "ws-hub"
+
+_EXTENSIONS = "Sec-WebSocket-Extensions"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The facts of a request that a handshake depends on.
+
+    Args:
+        method: `GET`.
+        http_version: `HTTP/1.1`.
+        scheme: `http` or `https`, as the server sees it.
+        headers: by lower-case name; several of one name joined with ", ".
+        direct: whether it is known that no proxy has ended TLS before the server.
+    """
+
+    method: str
+    http_version: str
+    scheme: str
+    headers: Mapping[str, str]
+    direct: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to answer: 101 and what goes with it, or a refusal and why."""
+
+    status: str
+    headers: Sequence[tuple[str, str]] = field(default=())
+    body: bytes = b""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the connection becomes a WebSocket."""
+        return self.status.startswith("101")
+
+    @property
+    def compression(self) -> bool:
+        """Whether it agrees on permessage-deflate."""
+        return any(name == _EXTENSIONS for name, _ in self.headers)
+
+    def to_bytes(self) -> bytes:
+        """Return the answer as an HTTP/1.1 response, for a connection that is ours."""
+        lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in self.headers)]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self.body
+
+
+def refusal(status: str, text: str, *headers: tuple[str, str]) -> Answer:
+    """Return a refusal in plain text."""
+    body = (text + "\n").encode()
+    return Answer(
+        status,
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            *headers,
+        ],
+        body,
+    )
+
+
+def decide(
+    request: Request,
+    *,
+    allowed_origins: Collection[str] = (),
+    require_origin: bool = False,
+    check_origin: Callable[[], bool] | None = None,
+    compression: bool = False,
+) -> Answer:
+    """Answer an opening handshake.
+
+    400 and 405 for what is no handshake, 426 for plain HTTP or another version, 403 for
+    an Origin that is neither the request's own nor allowed, else 101. `check_origin`
+    decides about the Origin in place of all that. `compression` accepts an offer of
+    permessage-deflate.
+    """
+    headers = request.headers
+    if request.method != "GET":
+        return refusal(
+            "405 Method Not Allowed", "a WebSocket handshake is a GET request", ("Allow", "GET")
+        )
+    if "websocket" not in _tokens(headers.get("upgrade", "")):
+        return refusal(
+            "426 Upgrade Required",
+            "This address speaks WebSocket; connect to it with ws:// or wss://.",
+            ("Sec-WebSocket-Version", "13"),
+        )
+    if headers.get("sec-websocket-version", "").strip() != "13":
+        return refusal(
+            "426 Upgrade Required",
+            "only WebSocket version 13 is spoken here",
+            ("Sec-WebSocket-Version", "13"),
+        )
+    fault = _fault(request)
+    if fault:
+        return refusal("400 Bad Request", fault)
+    if check_origin is None:
+        allowed = _origin_allowed(request, allowed_origins, require_origin)
+    else:
+        allowed = check_origin()
+    if not allowed:
+        return refusal("403 Forbidden", "this Origin may not connect")
+    key = headers["sec-websocket-key"].strip().encode()
+    accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
+    chosen = []
+    # Beside it a browser may offer its token. That is never the answer: it would be read
+    # by whatever reads answers. And without an answer a browser gives up.
+    if SUBPROTOCOL in _tokens(headers.get("sec-websocket-protocol", "")):
+        chosen.append(("Sec-WebSocket-Protocol", SUBPROTOCOL))
+    agreed = agree(headers.get("sec-websocket-extensions", "")) if compression else ""
+    if agreed:
+        chosen.append((_EXTENSIONS, agreed))
+    return Answer(
+        "101 Switching Protocols",
+        [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", accept),
+            *chosen,
+        ],
+    )
+
+
+def as_environ(head: bytes) -> dict[str, str]:
+    """Return the header fields of a request's head as PEP 3333 names them.
+
+    Empty for a head that is not there to its end, or that has no such form.
+    """
+    text, end, _ = head.partition(b"\r\n\r\n")
+    environ: dict[str, str] = {}
+    for line in text.decode("latin-1").split("\r\n")[1:] if end else ():
+        name, colon, value = line.partition(":")
+        if not colon:
+            return {}
+        key = f"HTTP_{name.upper().replace('-', '_')}"
+        own = [environ[key]] if key in environ else []
+        environ[key] = ",".join([*own, value.strip()])
+    return environ
+
+
+def _fault(request: Request) -> str:
+    """Say what is wrong with the request; "" when nothing is."""
+    headers = request.headers
+    if request.http_version != "HTTP/1.1":
+        return "a WebSocket handshake needs HTTP/1.1"
+    if not headers.get("host", "").strip():  # RFC 9112 section 3.2
+        return "the Host header is missing"
+    if "upgrade" not in _tokens(headers.get("connection", "")):
+        return "the Connection header must say Upgrade"
+    if headers.get("content-length", "0").strip() not in ("", "0") or headers.get(
+        "transfer-encoding"
+    ):
+        return "a WebSocket handshake has no body"
+    try:
+        key = base64.b64decode(headers.get("sec-websocket-key", "").strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != 16:
+        return "Sec-WebSocket-Key must be 16 bytes in base64"
+    return ""
+
+
+def _tokens(value: str) -> list[str]:
+    return [token.strip().lower() for token in value.split(",")]
+
+
+def _origin_allowed(request: Request, allowed: Collection[str], required: bool) -> bool:
+    text = request.headers.get("origin")
+    if text is None:  # not a browser
+        return not required
+    if is_allowed(text, allowed):
+        return True
+    origin = parse_origin(text)
+    if origin is None or origin[0] not in ("http", "https"):
+        # "null", two Origin headers, none at all, or an application's own scheme.
+        return False
+    own = parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
+    # A proxy that ends TLS hands on plain HTTP, so a secure origin may meet it; a plain
+    # origin must not reach a secure server (somebody on the network may have made it).
+    if request.direct:
+        return origin == own and origin[0] == request.scheme
+    return origin == own and (origin[0] == "https" or request.scheme == "http")

@@ -1,0 +1,154 @@
+"""One HTTP request of the embedded server: read in time, answered, or lent to a client.
+
+Must not know how connections are accepted, or what is published. The standard library
+parses and answers; added is what it lacks: an end to a head that drips in, its socket for
+the application, and a log that goes through `logging` and has no tokens.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import IO, Any, cast
+from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
+
+from ..connection.client import Client
+from ..errors import excerpt
+from ..log import get_logger
+from ..wsgi.app import LEND_KEY, SOCKET_KEY, split_absolute
+
+__all__ = ["MAX_REQUEST_LINE", "Handler"]
+
+logger = get_logger(__name__)
+
+MAX_REQUEST_LINE = 65_536
+_QUERY = re.compile(r"\?\S*")
+
+
+class Handler(WSGIRequestHandler):
+    """One request; hands its socket to the application and logs through `logging`.
+
+    Attributes:
+        client: who lives on this connection from now on, if it became a WebSocket.
+    """
+
+    connection: socket.socket
+    client: Client | None = None
+
+    def setup(self) -> None:
+        """Read from a file that keeps the time."""
+        super().setup()
+        self._patience: float = self.server.patience  # type: ignore[attr-defined]  # ours
+        self._head = _Patient(self.connection, time.monotonic() + self._patience)
+        self.rfile = io.BufferedReader(self._head)
+
+    def handle(self) -> None:
+        """Read the head, and have the application answer."""
+        self.raw_requestline = self.rfile.readline(MAX_REQUEST_LINE + 1)
+        if len(self.raw_requestline) > MAX_REQUEST_LINE:
+            self.requestline = self.request_version = self.command = ""
+            self.send_error(414)
+            return
+        if not self.parse_request():
+            return
+        if not self._take_absolute_form():
+            self.send_error(400)
+            return
+        self._head.deadline = None
+        self.connection.settimeout(self._patience)
+        # Not the base class's: that would tell the application that it is alone.
+        handler = _Response(
+            cast("IO[bytes]", self.rfile),
+            self.wfile,  # type: ignore[arg-type]  # as wsgiref itself does
+            self.get_stderr(),
+            self.get_environ(),
+            multithread=True,
+        )
+        handler.request_handler = self  # type: ignore[attr-defined]  # wsgiref's own way
+        handler.run(self.server.get_app())  # type: ignore[attr-defined]  # a WSGIServer
+
+    def _take_absolute_form(self) -> bool:
+        """Make `GET http://host/path` what it stands for; False where it names no host."""
+        found = split_absolute(self.path)
+        if found is None:
+            return True
+        host, self.path = found
+        if "Host" in self.headers:  # without it HTTP/1.1 is refused, whatever the form
+            self.headers.replace_header("Host", host)
+        return bool(host) and "@" not in host
+
+    def get_environ(self) -> dict[str, Any]:
+        """Return the WSGI environ, with the socket and the way to lend it in it."""
+        # WSGI has one name for both: `X_Forwarded_For` would be taken for what a proxy wrote.
+        for name in [name for name in self.headers if "_" in name]:
+            del self.headers[name]
+        environ = super().get_environ()
+        environ[SOCKET_KEY] = self.connection
+        environ[LEND_KEY] = self._lend
+        environ["REMOTE_PORT"] = str(self.client_address[1])
+        if isinstance(self.connection, ssl.SSLSocket):
+            environ["wsgi.url_scheme"] = "https"
+            environ["HTTPS"] = "on"  # wsgiref guesses the scheme from it
+        return environ
+
+    def _lend(self, connect: Callable[[bytes], Client]) -> None:
+        self._head.end()
+        self.client = connect(cast(io.BufferedReader, self.rfile).read1())
+
+    def address_string(self) -> str:
+        """Return the peer's address."""
+        return str(self.client_address[0])
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log a line of an access log, at DEBUG."""
+        # Without the query, where tokens are (FAULTS 52).
+        line = _QUERY.sub("?***", format % args)
+        logger.debug("%s %s", self.address_string(), excerpt(line, 300))
+
+
+class _Response(ServerHandler):
+    """A response in HTTP/1.1, which WebSocket clients insist on even in a refusal."""
+
+    http_version = "1.1"
+    # Not the process's environment: a variable HTTP_PROXY would pass for a header, and the
+    # rest is copied, and looked through, for every request.
+    os_environ: dict[str, str] = {}
+
+    def finish_response(self) -> None:
+        if self.request_handler.client is None:  # type: ignore[attr-defined]  # wsgiref's own way
+            super().finish_response()
+        # Else the hub answers, once it has the client.
+
+    def cleanup_headers(self) -> None:
+        super().cleanup_headers()
+        self.headers["Connection"] = "close"  # type: ignore[attr-defined]  # start_response made them
+
+
+class _Patient(io.RawIOBase):
+    """What a request is read from: until the deadline, however slowly bytes drip in."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._ended = False
+        self.deadline: float | None = deadline
+
+    def end(self) -> None:
+        """Read no more: what comes now is for somebody else."""
+        self._ended = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._ended:
+            return 0
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the request took too long to arrive")
+            self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)

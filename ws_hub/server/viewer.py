@@ -1,0 +1,205 @@
+"""The page that shows live output, and what it is made of, as a WSGI application.
+
+Must not know processes, WebSocket, or what is published. The files of `static/` are
+read once and served from memory by exact name, so that no path can lead outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import string
+from collections.abc import Callable, Iterable
+from importlib import resources
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from ..errors import excerpt
+from ..hub.hub import Hub
+from ..protocol.message import channel_rule, check_channel
+
+__all__ = ["page_app"]
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+Headers = list[tuple[str, str]]
+
+_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "ico": "image/svg+xml",  # browsers ask for /favicon.ico and take what they get
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
+_PAGE = "index.html"
+_PAGE_NAMES, _MOST_NAMES = 200, 1000  # of channels in one answer: by default, and at most
+_CLIENT = "ws_hub.js"  # served at the root: applications use it too
+
+# Scripts and styles from files of our own only, whatever a log line holds. `'self'`
+# covers ws:// and wss:// to the same host.
+_SECURITY: Headers = [
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+]
+
+
+def page_app(
+    hub: Hub, *, ws_path: str = "/ws", channel: str = "", fallback: Application | None = None
+) -> Application:
+    """Return a WSGI application that serves the viewer's page for a hub.
+
+    It answers `/` (the page), `/static/...`, `/ws_hub.js` (the client for browsers, of
+    use to any page) and `/api/channels` (the channels that keep history, newest first, 200
+    of them unless `limit`, `offset` and `search` say otherwise), unless the hub asks who
+    comes or who listens; the WebSocket itself is `middleware`'s.
+
+    Args:
+        hub: whose channels are listed.
+        ws_path: where its WebSocket is, below the place the application is mounted at.
+        channel: what the page shows when its address names none; "" for a page with
+            a list of the channels.
+        fallback: answers everything else; None for 404.
+
+    Raises TypeError for a channel that is no text, InvalidName for one that is no name.
+
+    Threads: any.
+    """
+    if not isinstance(channel, str):  # not set: that must not show the whole list
+        raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
+    if channel:
+        check_channel(channel, channel_rule(hub.config.channel_name))
+    return _Page(hub, ws_path, channel, fallback)
+
+
+class _Page:
+    """The application: files in memory, the page filled in, the list of channels."""
+
+    def __init__(self, hub: Hub, ws_path: str, channel: str, fallback: Application | None) -> None:
+        self._hub = hub
+        self._ws_path = ws_path
+        self._channel = channel
+        self._fallback = fallback
+        files = _read_static()
+        self._template = string.Template(files.pop(_PAGE).decode())
+        client = files.pop(_CLIENT)
+        self._files = {f"/static/{name}": body for name, body in files.items()}
+        self._files[f"/{_CLIENT}"] = client
+        self._files["/favicon.ico"] = files["icon.svg"]
+        self._tags = {path: _tag(body) for path, body in self._files.items()}
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        answer = self._route(path)
+        if answer is None:
+            if path == "" and environ.get("SCRIPT_NAME"):
+                return self._to_slash(environ, start_response)
+            if self._fallback is not None:
+                return self._fallback(environ, start_response)
+            return _answer(environ, start_response, "404 Not Found", "txt", b"Not found\n")
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            allow = ("Allow", "GET, HEAD")
+            text = b"This address is for reading\n"
+            return _answer(environ, start_response, "405 Method Not Allowed", "txt", text, allow)
+        return answer(environ, start_response)
+
+    def _route(self, path: str) -> Application | None:
+        if path == "/":
+            return self._page
+        if path == "/api/channels":
+            return self._channels
+        return self._file if path in self._files else None
+
+    def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # All addresses are relative to the page's own: a proxy may have cut off a prefix
+        # that nobody here knows of.
+        body = self._template.substitute(
+            ws=html.escape("./" + self._ws_path.lstrip("/")), channel=html.escape(self._channel)
+        )
+        return _answer(environ, start_response, "200 OK", "html", body.encode())
+
+    def _channels(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        config = self._hub.config
+        if config.authenticator is not None or config.channel_authoriser is not None:
+            # Names tell what is going on, and nobody knows here who asks (FAULTS 56).
+            text = b"The channels of this hub are not listed\n"
+            return _answer(environ, start_response, "403 Forbidden", "txt", text)
+        query = parse_qs(environ.get("QUERY_STRING", ""))
+        # Those that keep something: a name that a client has made up and listens to is
+        # not among them, and must not be, for every page would show it (FAULTS 128).
+        names = self._hub.kept_channels()
+        wanted = query.get("search", [""])[0]
+        if wanted:
+            names = [name for name in names if wanted in name]
+        first, most = _number(query, "offset", 0), _number(query, "limit", _PAGE_NAMES)
+        page = names[::-1][first : first + min(most, _MOST_NAMES)]  # newest first
+        body = json.dumps({"channels": page, "total": len(names)}, separators=(",", ":")).encode()
+        tag = _tag(body)
+        headers = [("ETag", tag), ("Cache-Control", "no-cache")]
+        if environ.get("HTTP_IF_NONE_MATCH") == tag:  # nothing has changed since
+            start_response("304 Not Modified", headers + _SECURITY)
+            return []
+        return _answer(environ, start_response, "200 OK", "json", body, *headers)
+
+    def _file(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        tag = self._tags[path]
+        kind = path.rpartition(".")[2]
+        # Asked for again each time, and sent only when another version runs.
+        headers = [("ETag", tag), ("Cache-Control", "no-cache")]
+        if environ.get("HTTP_IF_NONE_MATCH") == tag:
+            start_response("304 Not Modified", headers + _SECURITY)
+            return []
+        return _answer(environ, start_response, "200 OK", kind, self._files[path], *headers)
+
+    def _to_slash(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        query = environ.get("QUERY_STRING", "")
+        name = environ["SCRIPT_NAME"].rpartition("/")[2]
+        # Relative as well: what stands before the last name, only the browser knows.
+        place = f"./{quote(name, encoding='latin-1')}/" + (f"?{query}" if query else "")
+        text = b"The page is one slash further\n"
+        return _answer(
+            environ, start_response, "308 Permanent Redirect", "txt", text, ("Location", place)
+        )
+
+
+def _read_static() -> dict[str, bytes]:
+    """Return every file of `static/` that a browser may have, by name."""
+    folder = resources.files("ws_hub").joinpath("static")
+    return {
+        each.name: each.read_bytes()
+        for each in folder.iterdir()
+        if each.is_file() and each.name.rpartition(".")[2] in _TYPES
+    }
+
+
+def _number(query: dict[str, list[str]], name: str, default: int) -> int:
+    """Return a parameter that counts; the default for what does not."""
+    text = query.get(name, [""])[0]
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else default
+
+
+def _tag(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+
+
+def _answer(
+    environ: Environ,
+    start_response: StartResponse,
+    status: str,
+    kind: str,
+    body: bytes,
+    *headers: tuple[str, str],
+) -> Iterable[bytes]:
+    own = [("Content-Type", _TYPES[kind]), ("Content-Length", str(len(body)))]
+    start_response(status, [*own, *headers, *_SECURITY])
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
