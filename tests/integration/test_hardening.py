@@ -200,6 +200,8 @@ def test_a_client_that_could_not_be_told_of_a_lag_is_cut(monkeypatch: pytest.Mon
         hub.hub.send_to_channel("big", said(HUGE))
         for name in names * 2:
             hub.hub.send_to_channel(name, said("x"))
+        # Before it reads: the hub thread may be late, and would find room.
+        wait_until(lambda: hub.hub.stats().slow_disconnects == 1)
         assert len(slow.recv_json()["data"]) == len(HUGE)
         assert slow.recv_close()[0] == 1013
 
