@@ -86,6 +86,7 @@ def fork_while_busy(children: int) -> None:
                     in_child(lambda: life_of_its_own(hub.hub))
             finally:
                 over.set()
+                hub.hub.broadcast(said("the end"))  # the reader may be waiting already
 
 
 if __name__ == "__main__":
