@@ -10,20 +10,20 @@ import pytest
 
 import ws_hub
 from tests.support import RawPeer
-from ws_hub.cli import commands
+from ws_hub.cli import main, run
 from ws_hub.cli.tail import socket_url
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        commands.main(arguments)
+        main(arguments)
     assert stop.value.code == 2
     return capsys.readouterr().err
 
 
 def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        commands.main(arguments)
+        main(arguments)
     assert stop.value.code == 0
     return capsys.readouterr().out
 
@@ -91,10 +91,7 @@ def test_open_shows_the_page_and_waits_for_its_viewer(
         return True
 
     monkeypatch.setattr("webbrowser.open", browse)
-    assert (
-        commands.main(["run", "--port", "0", "--open", "--id", "b", "--", "sh", "-c", "exit 3"])
-        == 3
-    )
+    assert main(["run", "--port", "0", "--open", "--id", "b", "--", "sh", "-c", "exit 3"]) == 3
     viewer.join(5)
     assert opened[1:] == ["running", "1001"]
     assert opened[0] in capfd.readouterr().err
@@ -114,4 +111,4 @@ def _watch(opened: list[str]) -> None:
     ("program", "name"), [("/usr/bin/make", "make"), ("a b$c", "a-b-c"), ("...", "run")]
 )
 def test_a_process_is_named_after_its_program(program: str, name: str) -> None:
-    assert commands._name(program) == name
+    assert run._name(program) == name

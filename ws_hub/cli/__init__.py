@@ -1,7 +1,80 @@
-"""The command line: `ws-hub run`, `ws-hub serve`, `ws-hub tail`."""
+"""The command line: `ws-hub run`, `ws-hub serve`, `ws-hub tail`.
+
+Messages about the run itself go to stderr; stdout has what the program, or the channel,
+prints. Each command is a module of this package: `run`, `serve`, `tail`.
+
+Ctrl-C, SIGTERM and SIGHUP end each command cleanly: the program gets the same signal,
+then SIGTERM, then SIGKILL; viewers get the rest of its output and close code 1001; the
+exit code is 128 and the signal's number (130, 143, 129). The handlers only queue the
+number; the main thread, which waits at that queue, acts on it, so that no step is
+interrupted half way.
+"""
 
 from __future__ import annotations
 
-from .commands import main
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import WsHubError
+from ..signals import Signals
+from .common import USAGE, fail
+from .run import add_run
+from .serve import add_serve
+from .tail import add_tail
 
 __all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code.
+
+    Threads: the main thread, because of the signals.
+    """
+    _open_standard_files()
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="ws-hub: %(message)s", level=logging.WARNING)
+    for out in (sys.stdout, sys.stderr):
+        if hasattr(out, "reconfigure"):
+            out.reconfigure(errors="backslashreplace")  # whatever the terminal can show
+    with Signals() as signals:
+        try:
+            code: int = arguments.command(arguments, signals)
+            return code
+        except (WsHubError, OSError) as error:
+            return fail(str(error), USAGE)
+
+
+def _open_standard_files() -> None:
+    """Open on /dev/null what the shell has closed (`>&-`).
+
+    Otherwise a socket gets its number, and who writes there speaks to a viewer.
+    """
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ws-hub",
+        description="Live push for threaded Python: watch a program in any browser.",
+        epilog="examples:\n"
+        "  ws-hub run --open --wait -- make -j4 all\n"
+        "  ws-hub tail http://127.0.0.1:8765/ process:make\n"
+        "  ws-hub run --help\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ws-hub {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_run(commands)
+    add_serve(commands)
+    add_tail(commands)
+    return parser

@@ -6,11 +6,14 @@ one that called `follow` waits for a signal, or for the end of that thread.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from .. import threads
@@ -19,15 +22,66 @@ from ..protocol.message import Message, MessageType, to_dict
 from ..reconnect.client import ReconnectingClient
 from ..reconnect.config import ReconnectConfig
 from ..signals import Signals
+from .common import FAILED, USAGE, add_command, count, fail, say
 from .terminal import Screen, describe
 
-__all__ = ["Tail", "socket_url"]
+__all__ = ["Tail", "add_tail", "socket_url"]
 
 _JOIN = 5.0
 _LEAVE = 1.0  # seconds that an output which nobody reads is waited for at the end
 
 _SILENT = (MessageType.ACK, MessageType.PONG, MessageType.LAGGED)
 _REFUSED = ("bad_channel", "forbidden")  # codes of what the server would say again
+
+_TAIL_EXAMPLES = """\
+examples:
+  ws-hub tail ws://127.0.0.1:8765/ws process:build-42
+  ws-hub tail http://127.0.0.1:8765/ process:build-42 > build.log
+  ws-hub tail --last 20 http://127.0.0.1:8765/ process:build-42
+  ws-hub tail --json --since 0 ws://127.0.0.1:8765/ws process:build-42 news
+
+  WS_HUB_TOKEN in the environment says who you are, where the server asks.
+
+exit codes:
+  130 after Ctrl-C, 143 after SIGTERM; 1 when the server refuses us; 2 for a wrong option
+"""
+
+
+def add_tail(commands: Any) -> None:
+    """Add the command to the parser."""
+    text = "follow channels in this terminal, and reconnect"
+    command = add_command(commands, "tail", text, _TAIL_EXAMPLES, _tail)
+    command.add_argument("--json", action="store_true", help="print whole messages, one a line")
+    begin = command.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--since",
+        type=count,
+        metavar="SEQ",
+        help="begin after this message; 0 for all that is kept, as processes do by default",
+    )
+    begin.add_argument(
+        "--last", type=count, metavar="N", help="begin with the last N messages that are kept"
+    )
+    command.add_argument("url", metavar="URL", help="of the WebSocket, or of the page")
+    command.add_argument("channels", nargs="*", metavar="CHANNEL")
+
+
+def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
+    url, named = socket_url(arguments.url)
+    channels = arguments.channels or named
+    if not channels:
+        return fail("tail: which channel? ws-hub tail URL CHANNEL", USAGE)
+    tail = Tail(
+        url,
+        channels,
+        since=arguments.since,
+        last=arguments.last,
+        as_json=arguments.json,
+        token=os.environ.get("WS_HUB_TOKEN") or None,  # not an option: `ps` shows those
+        tell=say,
+    )
+    number = tail.follow(signals)
+    return FAILED if number is None else 128 + number
 
 
 def socket_url(text: str) -> tuple[str, list[str]]:

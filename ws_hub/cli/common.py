@@ -1,0 +1,85 @@
+"""What the commands share: their options, exit codes, and messages on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+__all__ = [
+    "DEFAULT_PORT",
+    "FAILED",
+    "NOT_EXECUTABLE",
+    "NOT_FOUND",
+    "USAGE",
+    "add_address",
+    "add_command",
+    "count",
+    "fail",
+    "say",
+]
+
+DEFAULT_PORT = 8765
+FAILED, USAGE, NOT_EXECUTABLE, NOT_FOUND = 1, 2, 126, 127  # as shells have them
+
+
+def say(text: str) -> None:
+    """Write one message about the run to stderr; a closed stderr is no error."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"ws-hub: {text}", file=sys.stderr, flush=True)
+
+
+def fail(text: str, code: int) -> int:
+    """Write a message to stderr; return the exit code given."""
+    say(text)
+    return code
+
+
+def add_command(commands: Any, name: str, text: str, examples: str, function: Any) -> Any:
+    """Add a command whose parsed arguments go to `function`; return its parser."""
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=function)
+    return command
+
+
+def add_address(command: Any, port: str) -> None:
+    """Add --host, --port (whose help is `port`) and --allow-host."""
+    command.add_argument("--host", default="127.0.0.1", help="address to serve on (127.0.0.1)")
+    command.add_argument("--port", type=_port, help=port)
+    command.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer to this name as well (example.com, *.example.com); can be given again. On "
+        "127.0.0.1 only localhost and addresses of this machine are answered to by default, "
+        "elsewhere every name, unless one is given",
+    )
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
+_port.__name__ = "port"  # what argparse calls it
+
+
+def count(text: str) -> int:
+    """Parse a number of at least 0; ValueError otherwise."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+count.__name__ = "number"

@@ -1,0 +1,167 @@
+"""`ws-hub run`: runs a program and shows its output here and on a page."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import queue
+import re
+import shutil
+import signal
+import sys
+import threading
+import webbrowser
+from typing import Any, TextIO
+
+from .. import threads
+from ..config import HubConfig
+from ..hub.hub import Hub
+from ..process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
+from ..protocol.message import process_channel
+from ..signals import Signals
+from .common import (
+    DEFAULT_PORT,
+    FAILED,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    USAGE,
+    add_address,
+    add_command,
+    fail,
+    say,
+)
+from .serve import page_url, served
+from .terminal import Screen
+
+__all__ = ["add_run"]
+
+_FORWARD_FOR = 2.0  # seconds that a program gets to end by the signal that we got
+_VIEWER_WITHIN = 10.0  # seconds that a browser, started by --open, gets to show up
+_JOIN = 5.0
+_SIZE = (100, 40)  # of a program's terminal where we have none: what a page shows well
+
+_EXIT_CODES = """\
+exit codes:
+  of the command, 128 + N when signal N ended it, 1 when its own cannot be known;
+  126, 127 when it cannot be started;
+  130 after Ctrl-C, 143 after SIGTERM; 2 for a wrong option or a port in use
+"""
+_RUN_EXAMPLES = f"""\
+examples:
+  ws-hub run -- make -j4 all
+  ws-hub run --open --wait -- pytest -v
+  ws-hub run --host 0.0.0.0 --port 9000 --id build-42 --pty -- ./build.sh
+
+input:
+  the command gets none: what it reads is at its end, also in a terminal of its own, where
+  a question for a password ends as at Ctrl-D; one that waits for keys (an editor, an
+  interactive shell) waits until it is ended
+
+{_EXIT_CODES}"""
+
+
+def add_run(commands: Any) -> None:
+    """Add the command to the parser."""
+    text = "run a program and show its output live on a page"
+    command = add_command(commands, "run", text, _RUN_EXAMPLES, _run)
+    add_address(command, f"port to serve on ({DEFAULT_PORT}, or a free one when that is taken)")
+    command.add_argument("--id", help="names the process (the program's name)")
+    command.add_argument(
+        "--pty",
+        action=argparse.BooleanOptionalAction,
+        help="run it in a terminal of its own, so that it keeps its colours "
+        "(by default when stdout is a terminal)",
+    )
+    command.add_argument("--open", action="store_true", help="open the page in a browser")
+    command.add_argument(
+        "--wait", action="store_true", help="serve the page after the exit, until Ctrl-C"
+    )
+    command.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD ARGS")
+
+
+def _run(arguments: argparse.Namespace, signals: Signals) -> int:
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if not argv:
+        return fail("run: which command? ws-hub run -- CMD ARGS", USAGE)
+    pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
+    process_id = arguments.id or _name(argv[0])
+    watched = threading.Event()
+    hub = Hub(HubConfig(on_first_subscriber=lambda channel: watched.set()))
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited; no exit code would be known
+    with served(hub, arguments, process_channel(process_id)) as server:
+        screens = {name: Screen(out) for name, out in _outputs().items()}
+        mirror = functools.partial(_mirror, screens)
+        try:
+            environment = _sized() if pty else None
+            process = run_process(hub, argv, process_id, pty=pty, env=environment, on_line=mirror)
+        except ProcessStartError as error:
+            missing = isinstance(error.__cause__, FileNotFoundError)
+            return fail(str(error), NOT_FOUND if missing else NOT_EXECUTABLE)
+        if arguments.open:
+            webbrowser.open(page_url(server))
+        number = _follow(process, signals, screens)
+        if number is not None:
+            return 128 + number
+        code, ended = _end_of(process)
+        if arguments.wait:
+            say(f"{process_id} {ended}; the page is served until Ctrl-C")
+            signals.wait()
+        elif arguments.open:
+            watched.wait(_VIEWER_WITHIN)  # or the browser finds nobody there
+    return 128 - code if code < 0 else code
+
+
+def _name(program: str) -> str:
+    """Return a process id that says which program it is."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(program))[:64]
+    return name.strip("-.") or "run"
+
+
+def _sized() -> dict[str, str]:
+    """Return our environment with the size of our terminal, for the one of the program."""
+    columns, lines = shutil.get_terminal_size(_SIZE)
+    return {**os.environ, "COLUMNS": str(columns), "LINES": str(lines)}
+
+
+def _outputs() -> dict[str, TextIO]:
+    return {"stdout": sys.stdout, "stderr": sys.stderr}
+
+
+def _mirror(screens: dict[str, Screen], text: str, stream: str) -> None:
+    """Write one text of the output where the program would have written it."""
+    screens[stream].text(stream, text)
+
+
+def _end_of(process: Process) -> tuple[int, str]:
+    """Return how a program has ended, for `sys.exit` and for a person."""
+    try:
+        code = process.wait()
+    except ExitCodeUnknown as error:
+        say(str(error))
+        return FAILED, "has ended"
+    return code, f"exited {code}" if code >= 0 else f"was killed by signal {-code}"
+
+
+def _follow(process: Process, signals: Signals, screens: dict[str, Screen]) -> int | None:
+    """Wait for the program's end; return the signal that came first, if one did."""
+
+    def watch() -> None:
+        with contextlib.suppress(ExitCodeUnknown):
+            process.wait()
+        signals.put(None)
+
+    watcher = threads.start("ws-hub:exit", watch)
+    number = signals.wait()
+    if number is not None:
+        for screen in screens.values():
+            screen.leave(_FORWARD_FOR)  # an output that nobody reads
+        # A program that knows Ctrl-C says how far it got; it alone knows how to end.
+        process.ask_to_end(number)
+        with contextlib.suppress(queue.Empty):
+            signals.wait(_FORWARD_FOR)  # its end, or an impatient second signal
+        process.close()
+    threads.join(watcher, _JOIN)
+    return number

@@ -1,0 +1,79 @@
+"""`ws-hub serve`: a hub and the page that shows its channels."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from ..config import ChannelRule, HubConfig
+from ..hub.hub import Hub
+from ..server.server import Server, serve
+from ..server.viewer import page_app
+from ..signals import Signals
+from .common import DEFAULT_PORT, add_address, add_command, say
+
+__all__ = ["add_serve", "page_url", "served"]
+
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+_KEPT = 1000  # messages of a channel to which every client may publish
+
+_SERVE_EXAMPLES = """\
+examples:
+  ws-hub serve
+  ws-hub serve --port 9000 --publish 'news' --publish 'chat:*'
+"""
+
+
+def add_serve(commands: Any) -> None:
+    """Add the command to the parser."""
+    text = "serve a hub and a page that watches its channels"
+    command = add_command(commands, "serve", text, _SERVE_EXAMPLES, _serve)
+    add_address(command, f"port to serve on ({DEFAULT_PORT})")
+    command.add_argument(
+        "--publish",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="let every client publish to the channels of this pattern, which keep their "
+        "last 1,000 messages; can be given again (nobody may by default)",
+    )
+
+
+@contextlib.contextmanager
+def served(hub: Hub, arguments: argparse.Namespace, channel: str = "") -> Iterator[Server]:
+    """Serve the hub and its page; in the end viewers get what is queued, then 1001."""
+    app = page_app(hub, channel=channel)
+    port = DEFAULT_PORT if arguments.port is None else arguments.port
+    try:
+        server = serve(hub, arguments.host, port, app=app, allowed_hosts=arguments.allow_host)
+    except OSError as error:
+        # A second run beside the first takes another port, unless told which.
+        if not channel or arguments.port is not None or error.errno != errno.EADDRINUSE:
+            why = error.strerror or error
+            raise OSError(f"cannot serve on {arguments.host}:{port}: {why}") from error
+        server = serve(hub, arguments.host, 0, app=app, allowed_hosts=arguments.allow_host)
+    with server:
+        say(f"watch at {page_url(server)}")
+        if arguments.host not in _LOCAL:
+            say(f"warning: anybody who reaches {arguments.host}:{server.port} may watch")
+        yield server
+
+
+def page_url(server: Server) -> str:
+    """Return the URL of the page, with the host name of this machine for a wildcard address."""
+    host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
+
+
+def _serve(arguments: argparse.Namespace, signals: Signals) -> int:
+    public = [
+        ChannelRule(pattern=pattern, history_messages=_KEPT, replay=True, publish=True)
+        for pattern in arguments.publish
+    ]
+    with served(Hub(HubConfig(rules=[*public, *HubConfig().rules])), arguments):
+        number = signals.wait()
+    return 128 + (number or 0)
