@@ -19,7 +19,8 @@ from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 from ..connection.client import Client
 from ..errors import excerpt
 from ..log import get_logger
-from ..wsgi.app import LEND_KEY, SOCKET_KEY, split_absolute
+from ..wsgi.app import split_absolute
+from ..wsgi.servers import LEND_KEY, SOCKET_KEY
 
 __all__ = ["MAX_REQUEST_LINE", "Handler"]
 

@@ -25,7 +25,8 @@ from ..hub.hub import Hub
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, refusal
 from ..reentrant import Event, Lock
-from ..wsgi.app import DIRECT_KEY, Application, middleware
+from ..wsgi.app import Application, middleware
+from ..wsgi.servers import DIRECT_KEY
 from .hosts import Hosts, parse_host
 from .request import MAX_REQUEST_LINE, Handler
 

@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import email.utils
 import functools
-import io
 import re
 import socket
 import ssl
@@ -31,23 +30,25 @@ from ..connection.client import Client
 from ..errors import AdoptionError, excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, refusal
+from .servers import (
+    DIRECT_KEY,
+    LEND_KEY,
+    Environ,
+    check_may_stay,
+    complain,
+    find_socket,
+    socket_of,
+    take_input,
+)
 
 __all__ = ["handle", "middleware", "split_absolute"]
 
 logger = get_logger(__name__)
 
-Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
-# What our own server wants called with what makes a client of its socket, given the bytes
-# that came in already: it lends that client its thread.
-LEND_KEY = "ws_hub.lend"
-# Set by our own server: who asks is on this machine, and nothing before us ends TLS.
-DIRECT_KEY = "ws_hub.direct"
 _ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
-_SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 
 
 class AcceptingHub(Protocol):
@@ -88,19 +89,19 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     if not answer.accepted:
         return _refuse(answer, environ, seen, start_response, entry.reason)
     try:
-        sock = _find_socket(environ)
+        sock = find_socket(environ)
         if LEND_KEY in environ:
             check_spare(sock.fileno())
             environ[LEND_KEY](functools.partial(_connect, hub, sock, entry, seen))
             start_response(answer.status, [])
             return ()
         if isinstance(sock, ssl.SSLSocket):
-            _check_may_stay(environ)
+            check_may_stay(environ)
             check_spare(sock.fileno())
             return _stay(hub, sock, entry, seen, environ, start_response)
         ours, throw_away = adopt(sock.fileno())
     except AdoptionError as error:
-        _complain(str(error))
+        complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
         return _refuse(answer, environ, seen, start_response)
     except OSError as error:
@@ -198,7 +199,7 @@ def _stay(
 ) -> Iterable[bytes]:
     """Live on the request thread: the state of TLS is in this socket object."""
     sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
-    client = _connect(hub, sock, entry, seen, _take_input(environ), borrowed=True)
+    client = _connect(hub, sock, entry, seen, take_input(environ), borrowed=True)
     try:
         client.run()
     finally:
@@ -209,19 +210,6 @@ def _stay(
             sock.shutdown(socket.SHUT_RD)
     start_response(entry.answer.status, [])
     return _Unsent(throw_away)
-
-
-def _check_may_stay(environ: Environ) -> None:
-    """Raise AdoptionError where a request that stays would end the whole worker.
-
-    gunicorn's sync worker has one thread; when that does not come back, the master
-    takes it for hung and kills it.
-    """
-    if "gunicorn.socket" in environ and not environ.get("wsgi.multithread"):
-        raise AdoptionError(
-            "gunicorn's sync worker cannot keep a WebSocket under TLS of its own: use "
-            "--worker-class gthread, or end TLS in a proxy"
-        )
 
 
 def _request(environ: Environ, seen: Seen) -> Request:
@@ -238,7 +226,7 @@ def _request(environ: Environ, seen: Seen) -> Request:
         method=environ["REQUEST_METHOD"],
         http_version=environ.get("SERVER_PROTOCOL", ""),
         # wsgiref does not know of the TLS that somebody has put below it.
-        scheme="https" if isinstance(_socket_of(environ), ssl.SSLSocket) else seen.scheme,
+        scheme="https" if isinstance(socket_of(environ), ssl.SSLSocket) else seen.scheme,
         headers=headers,
         direct=bool(environ.get(DIRECT_KEY)),
     )
@@ -262,7 +250,7 @@ def _refuse(
         logger.info("handshake from %s refused: %s", excerpt(seen.address), why)
     if environ["REQUEST_METHOD"] == "HEAD":
         answer = dataclasses.replace(answer, body=b"")
-    sock = _socket_of(environ)
+    sock = socket_of(environ)
     # Our own server takes one request a connection; that of an HTTP/2 server is everybody's.
     shared = not str(environ.get("SERVER_PROTOCOL", "")).startswith("HTTP/1.")
     if sock is None or LEND_KEY in environ or shared:
@@ -271,39 +259,10 @@ def _refuse(
     extra = ("Date", email.utils.formatdate(usegmt=True)), ("Connection", "close")
     last = dataclasses.replace(answer, headers=[*answer.headers, *extra])
     throw_away = dismiss(sock, last.to_bytes())
-    _take_input(environ)  # or the server would take it for the next request
+    take_input(environ)  # or the server would take it for the next request
     # For the server's access log.
     start_response(answer.status, list(answer.headers))
     return _Unsent(throw_away, [answer.body])
-
-
-@functools.lru_cache(64)
-def _complain(text: str) -> None:
-    """Log what the server lacks: once, not for every client that tries."""
-    logger.error("%s", text)
-
-
-def _find_socket(environ: Environ) -> socket.socket:
-    """Return the socket of a request; raises AdoptionError."""
-    sock = _socket_of(environ)
-    if sock is None:
-        raise AdoptionError(
-            f"the server {excerpt(environ.get('SERVER_SOFTWARE', ''))} gives no socket: WebSocket "
-            "works under gunicorn (sync and gthread), Werkzeug, wsgiref and ws_hub.serve"
-        )
-    return sock
-
-
-def _socket_of(environ: Environ) -> socket.socket | None:
-    for key in _SOCKET_KEYS:
-        sock = environ.get(key)
-        if isinstance(sock, socket.socket):
-            return sock
-    # wsgiref hands over the file it reads requests from. The socket below it and not
-    # just its number: only so is it seen whether there is TLS on it.
-    raw = getattr(environ.get("wsgi.input"), "raw", None)
-    sock = getattr(raw, "_sock", None)
-    return sock if isinstance(sock, socket.socket) else None
 
 
 def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
@@ -313,31 +272,4 @@ def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
     throw-away, which must not make it wait.
     """
     throw_away.end_input()
-    return _take_input(environ)
-
-
-def _take_input(environ: Environ) -> bytes:
-    """Return what the server has read and not used, where it can be had.
-
-    Also taken so that the server does not read it as the next request.
-    """
-    stream = environ.get("wsgi.input")
-    if isinstance(stream, io.BufferedReader):
-        try:
-            return stream.read1()
-        except (OSError, ValueError):
-            return b""
-    # gunicorn keeps it two objects down, three when the request has a body in chunks;
-    # where another version does not, it stays there.
-    reader = getattr(stream, "reader", None)
-    for owner in (reader, getattr(reader, "req", None)):
-        unreader = getattr(owner, "unreader", None)
-        if unreader is not None:
-            break
-    buffer = getattr(unreader, "buf", None)
-    if not isinstance(buffer, io.BytesIO):
-        return b""
-    data = buffer.getvalue()
-    buffer.seek(0)
-    buffer.truncate()
-    return data
+    return take_input(environ)
