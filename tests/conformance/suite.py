@@ -28,8 +28,8 @@ from ws_hub import Client, Hub, HubConfig, ReconnectConfig, serve
 from ws_hub.errors import ConnectionClosed
 from ws_hub.protocol import compression as deflate
 from ws_hub.protocol.frames import binary_frame, deflated_frame, text_frame
-from ws_hub.reconnect.connection import Link, _frame
-from ws_hub.reconnect.connector import Dial
+from ws_hub.reconnect.connection import Connection, _frame
+from ws_hub.reconnect.connector import Connector
 
 __all__ = [
     "ALL",
@@ -117,27 +117,27 @@ def client_cases(folder: Path, cases: Sequence[str] = ALL) -> Verdicts:
 def _talk(url: str, echo: bool = True, compression: bool = False) -> list[str | bytes]:
     """Live one connection to its end; return what came in."""
     config = ReconnectConfig(url=url, max_message_size=_MAX_MESSAGE, compression=compression)
-    link = Dial(config, time.monotonic).run()
+    connection = Connector(config, time.monotonic).run()
     messages: list[str | bytes] = []
     try:
         with contextlib.suppress(ConnectionClosed):
             while True:
-                messages.append(link.receive())
+                messages.append(connection.receive())
                 if echo:
-                    _send(link, messages[-1])
+                    _send(connection, messages[-1])
     finally:
-        link.finish()
+        connection.finish()
     return messages
 
 
-def _send(link: Link, data: str | bytes) -> None:
+def _send(connection: Connection, data: str | bytes) -> None:
     content = data.encode() if isinstance(data, str) else data
     opcode = ABNF.OPCODE_TEXT if isinstance(data, str) else ABNF.OPCODE_BINARY
-    if link._compression:  # always, as above
+    if connection._compression:  # always, as above
         content = deflate.finish(deflate.begin(content))
-    mark = link._stream.append(_frame(content, opcode, link._compression))
+    mark = connection._stream.append(_frame(content, opcode, connection._compression))
     with contextlib.suppress(OSError):  # the end is for the next receive to tell
-        link.flush(mark)
+        connection.flush(mark)
 
 
 def _faults(folder: Path, selected: Sequence[str], side: str) -> Verdicts:

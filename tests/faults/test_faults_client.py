@@ -40,7 +40,7 @@ from ws_hub import ConnectionState, Message, NotConnected, ReconnectConfig, Reco
 from ws_hub import threads as workers
 from ws_hub.errors import ConnectionClosed, HandshakeRefused, MaxRetriesExceeded, ProtocolError
 from ws_hub.protocol import compression
-from ws_hub.reconnect.connection import Link
+from ws_hub.reconnect.connection import Connection
 from ws_hub.reconnect.stream import READ, Stream
 
 
@@ -775,7 +775,7 @@ def test_fault_34_an_answer_that_lies_in_the_buffer_counts_however_late_it_is_re
         far.settimeout(TIMEOUT)
         stream = Stream(near, lambda: now[0])
         config = ReconnectConfig(url="ws://-", ping_interval=10.0, ping_timeout=5.0)
-        link = Link(stream, b"", config, clock=lambda: now[0])
+        link = Connection(stream, b"", config, clock=lambda: now[0])
         now[0] = 100.0  # the process was stopped, and the answer came in meanwhile
         far.sendall(frame(TEXT, b"alive"))
         assert link.receive() == "alive"
@@ -841,7 +841,7 @@ def test_a_send_that_meets_the_end_does_not_hide_why_it_ended() -> None:
         seen.hook = block
         seen.connect()  # not before: the messages come at once
         assert inside.wait(TIMEOUT)
-        wait_until(lambda: seen.client._talk._events._full_since is not None)
+        wait_until(lambda: seen.client._session._events._full_since is not None)
 
         def fails() -> bool:
             try:
@@ -902,7 +902,7 @@ def test_fault_17_pings_that_are_not_read_back_do_not_grow_the_memory() -> None:
         seen.start()
         seen.wait_data("after")
         assert flooded.is_set()
-        link = seen.client._talk._link
+        link = seen.client._session._connection
         assert link is not None and link._stream.unsent < 100_000
 
 
@@ -1024,7 +1024,9 @@ def test_fault_58_close_while_tcp_connects(monkeypatch: pytest.MonkeyPatch) -> N
     with silent_address() as (host, port):
         with Seen(f"ws://{host}:{port}/").start() as seen:
             wait_until(lambda: seen.client.state is ConnectionState.CONNECTING)
-            wait_until(lambda: seen.client._dial is not None and seen.client._dial._stream)
+            wait_until(
+                lambda: seen.client._connector is not None and seen.client._connector._stream
+            )
             leaves_nothing(seen)
             assert not seen.events
 
@@ -1128,7 +1130,7 @@ def test_fault_58_close_while_the_queue_is_full() -> None:
         seen.hook = block
         seen.start()
         assert inside.wait(TIMEOUT)
-        wait_until(lambda: seen.client._talk._events._full_since is not None)
+        wait_until(lambda: seen.client._session._events._full_since is not None)
         seen.close_within_a_second()
         leave.set()
         leaves_nothing(seen)
@@ -1163,7 +1165,12 @@ def test_fault_58_close_while_a_send_is_stuck() -> None:
 
         sender = threading.Thread(target=send)
         sender.start()
-        wait_until(lambda: seen.client._talk._link and seen.client._talk._link._stream._users > 2)
+        wait_until(
+            lambda: (
+                seen.client._session._connection
+                and seen.client._session._connection._stream._users > 2
+            )
+        )
         leaves_nothing(seen)
         sender.join(TIMEOUT)
         stop.set()

@@ -47,7 +47,7 @@ from ws_hub.errors import (
 )
 from ws_hub.reconnect.client import MessagesLost
 from ws_hub.reconnect.session import Report
-from ws_hub.reconnect.subscriptions import Following
+from ws_hub.reconnect.subscriptions import Subscriptions
 
 # --- 93, 125: each message once, in order, for the newest subscription -----------------------
 
@@ -391,7 +391,7 @@ def test_fault_98_a_subprotocol_that_was_not_offered_is_a_failed_attempt(selecte
         with Seen(server.url, subprotocols=["one", "two"], max_retries=1).connect() as seen:
             error = seen.outcome()
     assert isinstance(error, MaxRetriesExceeded) and isinstance(error.__cause__, ProtocolError)
-    assert "a subprotocol that nobody offered" in str(error.__cause__)
+    assert "a subprotocol that was not offered" in str(error.__cause__)
 
 
 def test_fault_98_a_token_that_nobody_has_looked_at_is_a_final_error() -> None:
@@ -544,15 +544,15 @@ def test_fault_93_a_position_that_is_no_whole_number_is_refused_at_once(
 def test_fault_93_a_connection_that_cannot_be_opened_ends_and_is_told(
     raised: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failed = Following.open, []
+    real, failed = Subscriptions.open, []
 
-    def fail_once(self: Following) -> list[Message]:
+    def fail_once(self: Subscriptions) -> list[Message]:
         if not failed:
             failed.append(raised)
             raise raised
         return real(self)
 
-    monkeypatch.setattr(Following, "open", fail_once)
+    monkeypatch.setattr(Subscriptions, "open", fail_once)
     with Hub() as hub, serve(hub) as server, Seen(server.url) as seen:
         seen.client.subscribe("a")
         states = []
@@ -574,10 +574,10 @@ def test_fault_93_a_connection_that_cannot_be_opened_ends_and_is_told(
 def test_fault_93_an_interrupted_opening_leaves_no_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupt(self: Following) -> list[Message]:
+    def interrupt(self: Subscriptions) -> list[Message]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Following, "open", interrupt)
+    monkeypatch.setattr(Subscriptions, "open", interrupt)
     with Hub() as hub, serve(hub) as server, Seen(server.url) as seen:
         assert isinstance(seen.connect().outcome(), KeyboardInterrupt)
         assert seen.client.state is not ConnectionState.CONNECTED

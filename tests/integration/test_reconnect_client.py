@@ -71,7 +71,7 @@ def test_settings_beside_a_config_are_refused() -> None:
         ("ws://host/", {"subprotocols": ["a\r\n"]}),
     ],
 )
-def test_what_no_attempt_could_mend_is_said_at_once(url: str, settings: dict[str, Any]) -> None:
+def test_a_url_that_cannot_work_is_a_config_error(url: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         ReconnectingClient(url, **settings)
     assert "secret" not in str(caught.value)
@@ -160,13 +160,13 @@ def test_a_failed_attempt_is_reported_and_retried(nobody: str) -> None:
 # --- sending -------------------------------------------------------------------------------
 
 
-def test_sending_while_disconnected_says_so(nobody: str) -> None:
+def test_send_while_disconnected_raises_not_connected(nobody: str) -> None:
     client = ReconnectingClient(nobody)
     with pytest.raises(NotConnected):
         client.send(Message("event"))
 
 
-def test_a_message_without_json_form_says_so() -> None:
+def test_send_of_a_message_without_json_form_raises() -> None:
     with pytest.raises(MessageEncodeError):
         ReconnectingClient("ws://127.0.0.1:9/ws").send(Message("event", data={1}))
 
@@ -180,7 +180,7 @@ def test_a_message_without_json_form_says_so() -> None:
         ("a", -1, ValueError),
     ],
 )
-def test_a_subscription_that_cannot_be_said_is_refused_and_not_remembered(
+def test_a_subscription_that_cannot_be_encoded_is_refused_and_not_kept(
     channel: Any, since: Any, error: type[Exception]
 ) -> None:
     client = ReconnectingClient("ws://127.0.0.1:9/ws")
@@ -256,7 +256,7 @@ def count_up(peer: ServerPeer) -> None:
     peer.recv_end()
 
 
-def test_iterating_starts_the_client_and_goes_on_where_it_left() -> None:
+def test_an_iteration_starts_the_client_and_a_second_one_continues() -> None:
     with RawServer(count_up) as server:
         client = ReconnectingClient(server.url)
         first = next(iter(client))
@@ -312,12 +312,12 @@ def test_the_last_messages_come_before_the_end() -> None:
         assert (caught.value.code, caught.value.reason) == (4403, "not for you")
 
 
-def test_messages_have_one_taker_the_callback_or_the_loop() -> None:
+def test_iterating_a_client_with_on_message_raises() -> None:
     with pytest.raises(RuntimeError, match="on_message"):
         next(iter(ReconnectingClient("ws://127.0.0.1:9/", on_message=print)))
 
 
-def test_messages_that_nobody_takes_are_bounded_and_the_rest_is_counted() -> None:
+def test_messages_without_a_consumer_are_bounded_and_counted() -> None:
     sent = threading.Event()
 
     def serve(peer: ServerPeer) -> None:
@@ -389,7 +389,7 @@ def test_connect_can_be_called_again_after_it_gave_up(nobody: str) -> None:
         assert len(seen.of("error")) == 4
 
 
-def test_a_started_client_that_gives_up_says_so_in_the_log(
+def test_a_started_client_that_gives_up_logs_it(
     nobody: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Seen(nobody + "?token=secret", max_retries=1) as seen:
@@ -452,7 +452,7 @@ def echo_server(port: int = 0) -> Iterator[int]:
 
 
 @pytest.mark.leaves(files=["^pipe:"], why="websockets before 17 keeps the pipe of its shutdown")
-def test_an_independent_server_is_spoken_to_and_its_restart_survived() -> None:
+def test_an_independent_server_and_its_restart() -> None:
     with contextlib.ExitStack() as stack:
         with echo_server() as port:
             seen = stack.enter_context(Seen(f"ws://127.0.0.1:{port}/"))
@@ -494,7 +494,7 @@ def test_the_request_carries_what_is_configured_and_nothing_else() -> None:
     assert "sec-websocket-extensions" not in got
 
 
-def test_a_dialer_of_the_users_is_used() -> None:
+def test_the_dialer_of_the_config_is_used() -> None:
     import websocket
 
     def dial(config: ReconnectConfig) -> Any:

@@ -36,7 +36,7 @@ def test_a_subscription_reaches_either_kind(release: Release) -> None:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_messages_joined_in_one_frame_come_one_by_one(release: Release) -> None:
+def test_messages_joined_in_one_frame_are_delivered_one_by_one(release: Release) -> None:
     with GoHub(release) as hub, Seen(hub.url) as seen:
         seen.start()
         seen.wait("connect")
@@ -45,7 +45,7 @@ def test_messages_joined_in_one_frame_come_one_by_one(release: Release) -> None:
         seen.wait_data(*range(200))
 
 
-def test_a_joined_text_of_many_small_frames_comes_whole() -> None:
+def test_a_joined_text_of_many_small_frames_is_assembled() -> None:
     texts = [f"<{n}> & ü\u2028 " + "x" * 5000 for n in range(200)]
     with GoHub() as hub, Seen(hub.url) as seen:
         seen.start()
@@ -55,7 +55,7 @@ def test_a_joined_text_of_many_small_frames_comes_whole() -> None:
         seen.wait_data(*texts)
 
 
-def test_a_go_hub_is_recognised_by_its_pong_which_nobody_sees() -> None:
+def test_a_go_hub_is_recognised_by_its_pong_which_is_not_delivered() -> None:
     with GoHub() as hub, Seen(hub.url) as seen:
         seen.start()
         wait_until(lambda: seen.client.extensions is False, what="recognised")
@@ -86,7 +86,7 @@ def test_a_stopping_hub_closes_without_a_code_and_the_client_comes_back(release:
         seen.wait_data("again")
 
 
-def test_a_hub_that_just_goes_away_is_1006() -> None:
+def test_a_connection_lost_without_a_close_frame_is_1006() -> None:
     with GoHub() as hub, Seen(hub.url) as seen:
         seen.start()
         seen.wait("connect")
@@ -118,7 +118,7 @@ def test_pings_are_answered_while_a_callback_sleeps() -> None:
         woken.set()
 
 
-def test_pings_are_answered_although_the_queue_is_full_and_the_loss_is_said() -> None:
+def test_pings_are_answered_with_a_full_queue_and_the_loss_is_reported() -> None:
     with (
         GoHub(heartbeat=0.05, pong_timeout=0.5) as hub,
         Seen(hub.url, queue_size=4, queue_patience=0.1) as seen,
@@ -148,7 +148,7 @@ def test_pings_are_answered_although_the_queue_is_full_and_the_loss_is_said() ->
         seen.wait_data(0, 1, 2, 3, 4, "after")
 
 
-def test_a_short_stall_loses_nothing_although_the_queue_is_full() -> None:
+def test_a_short_stall_with_a_full_queue_loses_nothing() -> None:
     with GoHub() as hub, Seen(hub.url, queue_size=4, queue_patience=TIMEOUT) as seen:
         woken, asleep = threading.Event(), threading.Event()
 

@@ -40,7 +40,7 @@ def recognised(seen: Seen) -> Seen:
     return seen
 
 
-def test_our_own_hub_is_recognised_and_nobody_sees_how() -> None:
+def test_our_own_hub_is_recognised_by_a_pong_which_is_not_delivered() -> None:
     with Hub(KEEPS) as hub, serve(hub) as server, Seen(server.url).start() as seen:
         seen.client.subscribe("kept:a")
         recognised(seen)
@@ -50,7 +50,7 @@ def test_our_own_hub_is_recognised_and_nobody_sees_how() -> None:
         assert not seen.of("error")
 
 
-def test_a_late_subscription_gets_what_is_kept_then_what_comes() -> None:
+def test_a_late_subscription_gets_the_history_then_live_messages() -> None:
     with Hub(KEEPS) as hub, serve(hub) as server, Seen(server.url) as seen:
         for n in range(100):
             hub.send_to_channel("kept:a", event(n))
@@ -75,7 +75,7 @@ def test_a_process_is_seen_from_its_first_line() -> None:
 
 
 @pytest.mark.parametrize("how", ["reset", "fin", "black_hole"])
-def test_what_was_missed_during_a_cut_comes_once_and_in_order(how: str) -> None:
+def test_messages_missed_during_an_outage_are_delivered_once_in_order(how: str) -> None:
     with (
         Hub(KEEPS) as hub,
         serve(hub) as server,
@@ -130,7 +130,7 @@ def test_exactly_once_while_threads_publish_and_the_network_breaks(seed: int) ->
         assert not [each for each in seen.of("error") if isinstance(each[1], MessagesLost)]
 
 
-def test_a_restarted_server_is_found_again_and_the_gap_is_said() -> None:
+def test_reconnect_to_a_restarted_server_reports_the_gap() -> None:
     with contextlib.ExitStack() as stack:
         hub = stack.enter_context(Hub(KEEPS))
         server = stack.enter_context(serve(hub))
@@ -153,7 +153,7 @@ def test_a_restarted_server_is_found_again_and_the_gap_is_said() -> None:
         assert [(each.channel, each.count) for each in lost] == [("kept:a", None)]
 
 
-def test_what_the_server_no_longer_keeps_is_counted() -> None:
+def test_messages_no_longer_in_the_history_are_counted() -> None:
     config = HubConfig(rules=[ChannelRule(pattern="kept:*", history_messages=10)])
     with (
         Hub(config) as hub,
@@ -177,7 +177,7 @@ def test_what_the_server_no_longer_keeps_is_counted() -> None:
         assert [(each.channel, each.count) for each in lost] == [("kept:a", 20)]
 
 
-def test_a_callback_that_is_too_slow_gets_everything_later() -> None:
+def test_a_slow_callback_gets_every_message_later() -> None:
     with (
         Hub(KEEPS) as hub,
         serve(hub) as server,
@@ -198,7 +198,7 @@ def test_a_callback_that_is_too_slow_gets_everything_later() -> None:
         assert inside.wait(TIMEOUT)
         for n in range(1, 200):
             hub.send_to_channel("kept:a", event(n))
-        wait_until(lambda: seen.client._talk._events._refusing, what="the queue refuses")
+        wait_until(lambda: seen.client._session._events._refusing, what="the queue refuses")
         leave.set()
         seen.wait_data(*range(200))
         assert not seen.of("error")
@@ -253,7 +253,7 @@ def test_an_unsubscription_is_forgotten_by_the_next_connection() -> None:
         wait_until(lambda: set(hub.all_channels()) == {"b"})
 
 
-def test_a_refused_subscription_is_shown() -> None:
+def test_a_refused_subscription_is_delivered_as_an_error() -> None:
     with Hub(KEEPS) as hub, serve(hub) as server, Seen(server.url) as seen:
         seen.client.subscribe("no such name!")
         seen.start()
@@ -278,7 +278,7 @@ def test_fault_50_a_restart_is_not_met_by_everybody_at_once() -> None:
 
 
 @pytest.mark.parametrize("way", ["header", "subprotocol", "message"])
-def test_the_client_says_who_it_is_with_a_fresh_token_each_time(way: Any) -> None:
+def test_each_connection_sends_a_fresh_token(way: Any) -> None:
     tokens: list[str] = []
 
     def fresh() -> str:
@@ -303,7 +303,7 @@ def test_the_client_says_who_it_is_with_a_fresh_token_each_time(way: Any) -> Non
 
 
 @pytest.mark.parametrize(("way", "code"), [("header", 401), ("message", 4401)])
-def test_a_client_that_is_not_let_in_does_not_come_back(way: Any, code: int) -> None:
+def test_a_client_with_a_refused_token_does_not_reconnect(way: Any, code: int) -> None:
     refuse = BearerTokenAuth(lambda token: AuthResult(False))
     config = HubConfig(authenticator=refuse, auth_by_message=True)
     with Hub(config) as hub, serve(hub) as server:
@@ -313,7 +313,7 @@ def test_a_client_that_is_not_let_in_does_not_come_back(way: Any, code: int) -> 
             assert hub.stats().unauthenticated == 1
 
 
-def test_a_token_that_cannot_be_had_is_tried_again_and_not_shown() -> None:
+def test_a_token_function_that_raises_is_retried_and_not_logged() -> None:
     answers: list[Any] = [KeyError("s3cret"), 5, "two\nlines", "", "good"]
 
     def fresh() -> Any:

@@ -24,7 +24,7 @@ def inbox(
     return Inbox(items, size, patience, clock or Clock())
 
 
-def test_items_come_out_in_the_order_in_which_they_went_in() -> None:
+def test_items_keep_their_order() -> None:
     box = inbox()
     for each in range(3):
         assert box.offer(each, 1)
@@ -32,33 +32,33 @@ def test_items_come_out_in_the_order_in_which_they_went_in() -> None:
     assert [box.take() for _ in range(4)] == [0, 1, 2, 3]
 
 
-def test_an_offer_beyond_the_count_is_refused_without_waiting_when_told() -> None:
+def test_offer_over_max_items_without_wait_is_refused_at_once() -> None:
     box = inbox(items=2)
     assert box.offer(1, 1, wait=False)
     assert box.offer(2, 1, wait=False)
     assert not box.offer(3, 1, wait=False)
 
 
-def test_an_offer_beyond_the_bytes_is_refused() -> None:
+def test_offer_over_max_bytes_is_refused() -> None:
     box = inbox(size=10)
     assert box.offer(1, 6, wait=False)
     assert not box.offer(2, 5, wait=False)
 
 
-def test_one_item_larger_than_the_bound_passes_alone() -> None:
+def test_single_item_may_exceed_max_bytes() -> None:
     box = inbox(size=10)
     assert box.offer(1, 1_000_000, wait=False)
     assert not box.offer(2, 1, wait=False)
 
 
-def test_what_is_posted_does_not_count() -> None:
+def test_posted_items_are_outside_the_bounds() -> None:
     box = inbox(items=1)
     for each in range(100):
         box.post(each)
     assert box.offer(100, 1, wait=False)
 
 
-def test_after_a_refusal_everything_is_refused_until_half_is_free() -> None:
+def test_after_a_refusal_offers_are_refused_until_half_is_free() -> None:
     box = inbox(items=4)
     for each in range(4):
         assert box.offer(each, 1)
@@ -72,7 +72,7 @@ def test_after_a_refusal_everything_is_refused_until_half_is_free() -> None:
     assert [box.take() for _ in range(3)] == [2, 3, 4]
 
 
-def test_relief_is_said_once() -> None:
+def test_was_relieved_is_true_once() -> None:
     box = inbox(items=1)
     box.offer(1, 1)
     box.offer(2, 1, wait=False)
@@ -81,7 +81,7 @@ def test_relief_is_said_once() -> None:
     assert not box.was_relieved()
 
 
-def test_without_a_refusal_there_is_nothing_to_relieve() -> None:
+def test_was_relieved_is_false_without_a_refusal() -> None:
     box = inbox(items=1)
     box.offer(1, 1)
     box.take()
@@ -105,7 +105,7 @@ def test_an_offer_waits_for_room() -> None:
     assert box.take() == 2
 
 
-def test_the_patience_counts_from_when_it_was_full_not_for_each_offer() -> None:
+def test_patience_counts_from_the_moment_the_inbox_is_full() -> None:
     clock = Clock()
     box = inbox(items=4, patience=5.0, clock=clock)
     for each in range(4):
@@ -123,7 +123,7 @@ def test_the_patience_counts_from_when_it_was_full_not_for_each_offer() -> None:
     assert not box.offer(5, 1)
 
 
-def test_taking_waits_for_an_item() -> None:
+def test_take_waits_for_an_item() -> None:
     box = inbox()
     got: list[int | None] = []
     thread = threading.Thread(target=lambda: got.append(box.take()))
@@ -133,7 +133,7 @@ def test_taking_waits_for_an_item() -> None:
     assert got == [7]
 
 
-def test_the_end_comes_after_the_last_item_and_can_be_undone() -> None:
+def test_take_returns_none_after_the_last_item_until_begin() -> None:
     box = inbox()
     box.offer(1, 1)
     box.end()
@@ -144,7 +144,7 @@ def test_the_end_comes_after_the_last_item_and_can_be_undone() -> None:
     assert box.take() == 2
 
 
-def test_the_end_wakes_a_taker() -> None:
+def test_end_wakes_take() -> None:
     box = inbox()
     got: list[int | None] = []
     thread = threading.Thread(target=lambda: got.append(box.take()))
@@ -154,7 +154,7 @@ def test_the_end_wakes_a_taker() -> None:
     assert got == [None]
 
 
-def test_stopping_drops_what_was_offered_and_keeps_what_was_posted() -> None:
+def test_stop_drops_offered_items_and_keeps_posted_ones() -> None:
     box = inbox()
     box.offer(1, 1)
     box.post(2)
@@ -164,7 +164,7 @@ def test_stopping_drops_what_was_offered_and_keeps_what_was_posted() -> None:
 
 
 @pytest.mark.parametrize("run", range(5))
-def test_stopping_wakes_an_offer_that_waits(run: int) -> None:
+def test_stop_wakes_a_waiting_offer(run: int) -> None:
     box = inbox(items=1)
     box.offer(1, 1)
     results: list[bool] = []
@@ -203,7 +203,7 @@ def test_a_report_does_not_make_an_inbox_refuse() -> None:
     assert box.offer(2, 1, wait=False)
 
 
-def test_reports_with_an_item_between_them_stay_where_they_are() -> None:
+def test_reports_within_the_bound_keep_their_order() -> None:
     box = inbox()
     box.report("a", 10, add)
     box.offer(1, 1)
@@ -211,7 +211,7 @@ def test_reports_with_an_item_between_them_stay_where_they_are() -> None:
     assert everything(box) == [10, 1, 20]
 
 
-def test_reports_beyond_a_bound_are_merged_wherever_they_stand() -> None:
+def test_reports_beyond_the_bound_are_merged() -> None:
     box = inbox(items=100_000, size=100_000)
     for _ in range(10_000):
         box.report("a", 1, add)
@@ -226,7 +226,7 @@ def test_reports_beyond_a_bound_are_merged_wherever_they_stand() -> None:
     assert everything(box) == [1]  # nothing waits any more
 
 
-def test_reports_go_with_a_stop_and_what_was_posted_stays() -> None:
+def test_stop_drops_reports_and_keeps_posted_items() -> None:
     box = inbox()
     box.report("a", 10, add)
     box.post(1)

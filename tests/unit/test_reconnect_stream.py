@@ -24,7 +24,7 @@ def soon() -> float:
 
 
 @pytest.mark.usefixtures("waiting")
-def test_waiting_ends_when_there_is_something_or_when_time_is_up() -> None:
+def test_wait_ends_when_ready_or_at_the_deadline() -> None:
     with small_pair() as (near, far):
         stream = Stream(near, time.monotonic)
         assert stream.receive() is None
@@ -40,7 +40,7 @@ def test_waiting_ends_when_there_is_something_or_when_time_is_up() -> None:
 
 
 @pytest.mark.usefixtures("waiting")
-def test_a_shutdown_wakes_who_waits_and_the_descriptor_goes_with_the_last() -> None:
+def test_shutdown_wakes_waiters_and_the_last_closes_the_descriptor() -> None:
     with small_pair() as (near, _):
         stream = Stream(near, time.monotonic)
         woken: list[bool] = []
@@ -57,7 +57,7 @@ def test_a_shutdown_wakes_who_waits_and_the_descriptor_goes_with_the_last() -> N
                 call()
 
 
-def test_bytes_go_out_in_order_and_a_mark_says_when() -> None:
+def test_bytes_are_sent_in_order_up_to_a_mark() -> None:
     with small_pair() as (near, far):
         stream = Stream(near, time.monotonic)
         first, second = stream.append(b"a" * 10), stream.append(b"b" * 100_000)
@@ -74,7 +74,7 @@ def test_bytes_go_out_in_order_and_a_mark_says_when() -> None:
         stream.close()
 
 
-def test_a_full_socket_takes_nothing_and_loses_nothing() -> None:
+def test_full_socket_keeps_unsent_bytes() -> None:
     with small_pair() as (near, far):
         taken = fill(near)
         stream = Stream(near, time.monotonic)
@@ -90,7 +90,7 @@ def test_a_full_socket_takes_nothing_and_loses_nothing() -> None:
         stream.close()
 
 
-def test_a_forked_child_lets_go_without_a_word() -> None:
+def test_discard_closes_without_ending_the_connection() -> None:
     near, far = socket.socketpair()
     with far, socket.socket(fileno=near.fileno()) as copy:
         stream = Stream(near.dup(), time.monotonic)

@@ -1,8 +1,8 @@
-"""A client that comes back: connects, subscribes, delivers, and connects again.
+"""The reconnecting client: its public methods, and the loop that connects again.
 
-Must not know sockets or frames (`dial`, `link`), nor what is said over a connection
-(`conversation`). The thread in `connect()` dials, waits between the attempts, and runs
-every callback, in order; any thread sends, subscribes and closes.
+The thread in `connect()` opens the connections (`connector`), waits between the attempts
+(`retries`) and runs every callback, in order. What is sent and received over a connection
+is the `session`'s. Any thread may send, subscribe and close.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..log import get_logger
 from ..protocol.message import Message, MessageType, encode
 from ..reentrant import Event
 from .config import ReconnectConfig
-from .connection import Link
-from .connector import Dial, parse_target
+from .connection import Connection
+from .connector import Connector, parse_target
 from .retries import Retries
-from .session import Conversation, Gone
+from .session import Ended, Session
 from .subscriptions import MessagesLost
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
@@ -33,15 +33,15 @@ __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
 logger = get_logger(__name__)
 
 _numbers = itertools.count(1)
-# Characters. A request has it twice, each at most six bytes: in all less than the 64 KiB at
-# which a hub ends the connection, and would end each one after it.
+# Characters. A request carries the name twice, each character as at most six bytes: less
+# than the 64 KiB at which a hub ends the connection, and every later one for the same reason.
 _MAX_NAME = 4096
 _CLOSE_GRACE = 0.8  # seconds that close() takes at most
-_HANDSHAKE_GRACE = 0.4  # seconds of them that the server has to answer
+_HANDSHAKE_GRACE = 0.4  # seconds of these for the server's Close frame
 
 
 class ConnectionState(enum.Enum):
-    """Where a ReconnectingClient stands; between attempts it is DISCONNECTED."""
+    """The state of a ReconnectingClient; between attempts it is DISCONNECTED."""
 
     DISCONNECTED = "disconnected"
     CONNECTING = "connecting"
@@ -51,19 +51,20 @@ class ConnectionState(enum.Enum):
 class ReconnectingClient:
     """A WebSocket client that reconnects until it is closed.
 
-    Give it a ReconnectConfig, or a URL and the config's fields as keywords. It is used
-    in one of three ways: `connect()` blocks; `start()` does the same on a thread, and
-    so does `with`; `for message in client` starts it if need be and yields its messages.
-    Messages go to `on_message` if that is set, else to whoever iterates; without either
-    they wait, within the bounds of the queue.
+    There are three ways to run it: `connect()` blocks; `start()` does the same on a thread
+    of its own, and so does `with`; `for message in client` starts it if necessary and
+    yields its messages. Messages go to `on_message` if that is set, otherwise to the
+    iterations; with neither they stay in the queue, within its bounds.
 
-    A closed client stays closed.
+    A closed client cannot be started again.
 
     Args:
         config: a ReconnectConfig, or a URL.
-        clock: monotonic seconds.
-        random: yields numbers in [0, 1), for the jitter.
-        settings: fields of the config, when a URL is given.
+        clock: returns monotonic seconds.
+        random: returns numbers in [0, 1), for the jitter.
+        settings: fields of the ReconnectConfig, when `config` is a URL.
+
+    Raises ConfigError for a setting, or a URL, with which no attempt can succeed.
     """
 
     def __init__(
@@ -78,37 +79,37 @@ class ReconnectingClient:
             config = ReconnectConfig(url=config, **settings)
         elif settings:
             raise ConfigError(f"{sorted(settings)} belong into the ReconnectConfig")
-        parse_target(config)  # raises now what no attempt could mend
+        parse_target(config)  # raises ConfigError now, not at every attempt
         self._config = config
         self._clock = clock
         self._random = random
         self._number = next(_numbers)
         parts = urlsplit(config.url)
-        # For logs: without the query, where tokens are (FAULTS 52).
+        # For logs: without the query, which may carry a token (FAULTS 52).
         self._name = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._reset()
         threads.forget_after_fork(self)
 
     def _reset(self) -> None:
-        # guards: _dial, _connector, _failure. Taken before the conversation's lock.
+        # guards: _connector, _thread, _failure. Taken before the session's lock.
         # Re-entrant: a signal handler may close a client of its own thread.
         self._lock = threading.RLock()
-        self._dial: Dial | None = None
-        self._connector: threading.Thread | None = None  # whoever is in connect()
+        self._connector: Connector | None = None
+        self._thread: threading.Thread | None = None  # the one in connect()
         self._failure: BaseException | None = None  # what ended the last connect()
-        self._idle = Event()  # nobody is in connect()
+        self._idle = Event()  # set while no thread is in connect()
         self._idle.set()
         self._closed = Event()
-        self._talk = Conversation(self._config, self._name, self._clock, self._random)
+        self._session = Session(self._config, self._name, self._clock, self._random)
 
     def forget(self) -> None:
-        """Start clean in a forked child: the parent's connection is not ours to use.
+        """Drop the parent's connection in a forked child, and keep the subscriptions.
 
-        Threads: only the one of the child.
+        Threads: the only one of the child, right after the fork.
         """
-        closed, following = self._closed.is_set(), self._talk.discard()
+        closed, subscriptions = self._closed.is_set(), self._session.discard()
         self._reset()
-        self._talk.resume(following)
+        self._session.resume(subscriptions)
         if closed:
             self._closed.set()
 
@@ -116,40 +117,48 @@ class ReconnectingClient:
 
     @property
     def state(self) -> ConnectionState:
-        """Where it stands at this moment."""
+        """The state of the client at this moment.
+
+        Threads: any; never blocks.
+        """
         with self._lock:
-            if self._talk.connected:
+            if self._session.connected:
                 return ConnectionState.CONNECTED
-            if self._dial is not None:
+            if self._connector is not None:
                 return ConnectionState.CONNECTING
             return ConnectionState.DISCONNECTED
 
     @property
     def extensions(self) -> bool | None:
-        """Whether the server answers requests and keeps history; None: not known (yet)."""
-        return self._talk.extensions
+        """Whether the server acknowledges requests and keeps history.
 
-    def subscriptions(self) -> Collection[str]:
-        """Return the channels that are subscribed now and after every reconnect.
+        None while there is no connection, or the server has not shown it yet.
 
         Threads: any; never blocks.
         """
-        return self._talk.channels
+        return self._session.extensions
+
+    def subscriptions(self) -> Collection[str]:
+        """Return the channels to which every connection of the client subscribes.
+
+        Threads: any; never blocks.
+        """
+        return self._session.channels
 
     def connect(self) -> None:
         """Connect, and connect again whenever the connection ends, until `close()`.
 
-        Returns when it was closed. Raises MaxRetriesExceeded, whose cause is the last
-        failure, when the retries are used up; HandshakeRefused for a 401 or 403,
-        ConnectionClosed for a close code 4401 or 4403, and ConfigError where the server
-        has no use for the token as it is sent, which would come again;
-        RuntimeError when it is connecting already.
+        Returns after `close()`. Raises MaxRetriesExceeded, whose cause is the last
+        failure, when the retries are used up. Failures that every retry would meet again
+        are raised at once: HandshakeRefused for a 401 or 403, ConnectionClosed for a close
+        code 4401 or 4403, ConfigError when the server does not read the token where
+        `token_in` puts it. Raises RuntimeError when another thread is in `connect()`.
 
         Threads: one at a time; blocks. All callbacks run on it.
         """
         threads.check_one_kind("ReconnectingClient")
         with self._lock:
-            if self._connector is not None:
+            if self._thread is not None:
                 raise RuntimeError("this client is connected by another thread")
             if self._closed.is_set():
                 return
@@ -157,75 +166,84 @@ class ReconnectingClient:
         self._connect()
 
     def start(self) -> ReconnectingClient:
-        """Do what `connect` does on a thread of its own; return the client.
+        """Run `connect` on a thread of its own; return the client.
 
-        What `connect` would raise is logged, and raised by an iteration. Does nothing
-        when it is started already.
+        What `connect` raises is logged, and raised again by an iteration. Does nothing
+        when the client is started already.
 
         Threads: any; returns at once.
         """
         threads.check_one_kind("ReconnectingClient")
         with self._lock:
-            if self._connector is None and not self._closed.is_set():
-                # Under the lock, which the new thread takes before it lets go again.
+            if self._thread is None and not self._closed.is_set():
+                # Under the lock, which the new thread needs before it can end: so `_thread`
+                # is set before that thread sets it back to None.
                 self._begin(None)
                 try:
-                    self._connector = threads.start(
+                    self._thread = threads.start(
                         f"ws-hub:connect:{self._number}", self._connect_logged
                     )
                 except RuntimeError:  # can't start new thread
-                    self._talk.end()
+                    self._session.end()
                     self._idle.set()
                     raise
         return self
 
-    def _begin(self, connector: threading.Thread | None) -> None:
-        self._connector = connector
+    def _begin(self, thread: threading.Thread | None) -> None:
+        self._thread = thread
         self._failure = None
         self._idle.clear()
-        self._talk.begin()
+        self._session.begin()
 
     def close(self) -> None:
-        """End the connection, or the attempt, and stop for good. Idempotent.
+        """End the connection, or the attempt, and do not reconnect. Idempotent.
 
-        Callbacks that wait for their turn are not run any more, but for the on_disconnect
-        of an open connection.
+        Messages and reports that are still queued for callbacks are dropped; an open
+        connection still gets its on_disconnect.
 
-        Threads: any, callbacks included; returns within a second. A callback, a dialer of
-        yours or a name lookup that still runs then ends in its own time.
+        Threads: any, callbacks included; returns within a second. A callback, a `dialer`
+        or a name lookup that is running at that time ends later, by itself.
         """
         # Not the injected clock: this is the caller's time.
         deadline = time.monotonic() + _CLOSE_GRACE
         with self._lock:
             self._closed.set()
-            dial, connector = self._dial, self._connector
-        if dial is not None:
-            dial.abort()
-        self._talk.stop(_HANDSHAKE_GRACE)
-        self._talk.join(deadline - time.monotonic())
-        if connector is not threading.current_thread():
+            connector, thread = self._connector, self._thread
+        if connector is not None:
+            connector.abort()
+        self._session.stop(_HANDSHAKE_GRACE)
+        self._session.join(deadline - time.monotonic())
+        if thread is not threading.current_thread():
             self._idle.wait(max(deadline - time.monotonic(), 0.0))
-            if connector is not None and connector.name == f"ws-hub:connect:{self._number}":
-                threads.join(connector, deadline - time.monotonic())
+            if thread is not None and thread.name == f"ws-hub:connect:{self._number}":
+                threads.join(thread, deadline - time.monotonic())
 
     def send(self, message: Message) -> None:
         """Send one message to the server.
 
-        Raises MessageEncodeError; NotConnected when there is no connection, or when it
-        broke before everything was out: then it may or may not have arrived.
+        Raises MessageEncodeError when it has no JSON form; NotConnected when there is no
+        connection, or when the connection failed before all of the message was sent: then
+        the server may or may not have received it.
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        self._talk.send(message)
+        self._session.send(message)
 
     def subscribe(self, channel: str, *, since: int | None = None, last: int | None = None) -> None:
-        """Listen to a channel, now if connected, and after every reconnect.
+        """Subscribe to a channel, now if connected, and after every reconnect.
 
-        `since` asks for what came after that number, 0 for all that is kept; `last` for
-        so many of the newest messages. After a reconnect what was missed is fetched
-        without being asked for. Raises InvalidName for what is no name at all (the
-        server's rule decides about the others), ValueError for a negative number or for
-        both, MessageEncodeError for a lone surrogate or a number that is not whole.
+        After a reconnect the client asks by itself for the messages that it missed.
+
+        Args:
+            channel: its name.
+            since: ask for the messages after this number (`seq`); 0 for all that the
+                server keeps.
+            last: ask for this many of the newest messages.
+
+        Raises InvalidName for an empty or overlong name (the server's own rule decides
+        about the others), ValueError for a negative number or for `since` together with
+        `last`, MessageEncodeError for a name with a lone surrogate or a number that is
+        not an integer.
 
         Threads: any; blocks at most write_timeout seconds.
         """
@@ -240,37 +258,39 @@ class ReconnectingClient:
             if count is not None and count < 0:
                 raise ValueError(f"{what} must not be negative: {count}")
         if since is not None and last is not None:
-            raise ValueError(f"since={since} and last={last}: one of them")
-        # Raises now, or never: what has no form would end the next connection, and all after it.
+            raise ValueError(f"since and last are mutually exclusive: since={since}, last={last}")
+        # Raises here, in the caller: a request that cannot be encoded would end the next
+        # connection, and every one after it.
         encode(Message(MessageType.SUBSCRIBE, channel=channel, since=since, last=last))
-        self._talk.subscribe(channel, since, last)
+        self._session.subscribe(channel, since, last)
 
     def unsubscribe(self, channel: str) -> None:
-        """Listen to a channel no longer; does nothing when it was not listened to.
+        """End the subscription to a channel; does nothing when there is none.
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        self._talk.unsubscribe(channel)
+        self._session.unsubscribe(channel)
 
     def calculate_backoff(self, attempt: int) -> float:
-        """Return the seconds before retry number `attempt`, from 1, without jitter.
+        """Return the seconds before retry number `attempt` (from 1), without jitter.
 
         Threads: any; never blocks.
         """
         return Retries(self._config, self._random).backoff(attempt)
 
     def __iter__(self) -> Iterator[Message]:
-        """Yield the messages as they come; starts the client unless it is started.
+        """Yield the messages as they arrive; start the client if it is not started.
 
-        Ends when the client is closed; raises what `connect` would when it gives up,
-        after the last message. Several iterations share the messages.
+        Ends when the client is closed. When `connect` gives up, the iteration raises the
+        same exception after the last message. Each message goes to one of several
+        iterations. Raises RuntimeError when `on_message` is set.
 
         Threads: any; blocks.
         """
         if self._config.on_message is not None:
             raise RuntimeError("messages go to on_message; leave it out to iterate")
         self.start()
-        while (message := self._talk.next_message()) is not None:
+        while (message := self._session.next_message()) is not None:
             yield message
         with self._lock:
             failure = self._failure
@@ -301,32 +321,32 @@ class ReconnectingClient:
         finally:
             with self._lock:
                 self._failure = failure
-                self._connector = None
-            self._talk.end()
+                self._thread = None
+            self._session.end()
             self._idle.set()
 
     def _run(self) -> None:
         retries = Retries(self._config, self._random)
-        connected = False  # ever
-        attempts = 0  # of this outage
+        connected = False  # at least once so far
+        attempts = 0  # since the last connection ended
         while True:
             failure: Exception
             attempts += 1
             try:
-                link = self._dial_once()
+                connection = self._connect_once()
             except (OSError, WsHubError) as error:
                 failure, retry = error, retries.failed(error)
                 if not self._closed.is_set():
                     logger.info("no connection to %s: %s", self._name, excerpt(str(error)))
                     self._call("on_error", error)
             else:
-                gone = self._live(link, attempts if connected else 0)
-                connected, attempts, failure = True, 0, gone.end
-                retry = retries.failed(failure, gone.held)
+                ended = self._run_connection(connection, attempts if connected else 0)
+                connected, attempts, failure = True, 0, ended.end
+                retry = retries.failed(failure, ended.held)
                 self._call(
                     "on_disconnect",
-                    int(gone.end.code),
-                    gone.end.reason,
+                    int(ended.end.code),
+                    ended.end.reason,
                     retry and not self._closed.is_set(),
                 )
             if not retry:
@@ -343,37 +363,42 @@ class ReconnectingClient:
             f"{self._name}: {self._config.max_retries} retries failed"
         ) from failure
 
-    def _dial_once(self) -> Link:
-        dial = Dial(self._config, self._clock)
+    def _connect_once(self) -> Connection:
+        connector = Connector(self._config, self._clock)
         with self._lock:
             if self._closed.is_set():
                 raise ConnectionAbortedError("closed")
-            self._dial = dial
+            self._connector = connector
         try:
-            return dial.run()
+            return connector.run()
         except BaseException as error:
             with self._lock:
-                self._dial = None
+                self._connector = None
             if isinstance(error, (OSError, WsHubError)) or not isinstance(error, Exception):
                 raise
             logger.exception("the dialer for %s failed", self._name)
             raise ConnectionError(f"the dialer failed: {excerpt(error)}") from error
 
-    def _live(self, link: Link, attempts: int) -> Gone:
-        """Run one connection to its end; `attempts` that it took are 0 for the first one."""
+    def _run_connection(self, connection: Connection, attempts: int) -> Ended:
+        """Run callbacks for one connection until it has ended.
+
+        `attempts` is how many it took to reconnect, 0 for the first connection.
+        """
         try:
-            assert self._dial is not None  # of this link, and this thread's to change
-            introduction = self._dial.introduction
-            self._talk.open(link, f"ws-hub:receive:{self._number}", introduction)
+            assert self._connector is not None  # only this thread changes it
+            auth_message = self._connector.auth_message
+            self._session.open(connection, f"ws-hub:receive:{self._number}", auth_message)
             with self._lock:
-                self._dial = None  # only now: until here close() ends the link through it
+                self._connector = (
+                    None  # only now: until here close() ends the connection through it
+                )
             self._call("on_connect")
             if attempts:
                 self._call("on_reconnect", attempts)
             while True:
-                event = self._talk.next_event()
-                if isinstance(event, Gone):
-                    if event.link is link:  # not of one that an exception has cut short
+                event = self._session.next_event()
+                if isinstance(event, Ended):
+                    if event.connection is connection:  # not of one that an exception has cut short
                         return event
                 elif not self._closed.is_set():
                     if isinstance(event, Message):
@@ -381,8 +406,8 @@ class ReconnectingClient:
                     else:
                         self._call("on_error", event.exception())
         finally:
-            link.shutdown()  # after KeyboardInterrupt or SystemExit it is still open
-            self._talk.join(_HANDSHAKE_GRACE)
+            connection.shutdown()  # after KeyboardInterrupt or SystemExit it is still open
+            self._session.join(_HANDSHAKE_GRACE)
 
     def _call(self, name: str, *args: object) -> None:
         callback = getattr(self._config, name)

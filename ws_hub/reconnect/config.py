@@ -1,9 +1,7 @@
 """The settings of a reconnecting client, checked when they are made.
 
-Must not know the class it configures: a callback's arguments are untyped here and
-described where they are called. Nothing is corrected in silence: a value that cannot
-work raises ConfigError with the field's name. Times are seconds, sizes are bytes,
-counts are messages or as named.
+A value that cannot work raises ConfigError with the field's name; none is corrected
+silently. Times are seconds, sizes are bytes, counts are messages or as named.
 """
 
 from __future__ import annotations
@@ -41,50 +39,53 @@ class ReconnectConfig:
     Args:
         url: `ws://` or `wss://`.
         initial_backoff: seconds before the first retry.
-        max_backoff: seconds that no wait exceeds.
-        backoff_multiplier: how much longer each wait is than the one before.
-        max_retries: retries in a row that may fail before giving up; 0 for no bound.
+        max_backoff: the longest backoff in seconds.
+        backoff_multiplier: the factor between one backoff and the next.
+        max_retries: retries in a row that may fail before the client gives up; 0 for no
+            bound.
         jitter: draw each wait evenly from 0 to the backoff.
-        stable_after: seconds that a connection must hold before the attempts count
-            from 1 again.
+        stable_after: seconds that a connection must last before the retries count from 1
+            again.
         headers: HTTP headers of the handshake (`Authorization`, `Cookie`).
-        token: says who we are; a text, or a function that returns a fresh one, called
-            before each connection on the thread in `connect()`. None sends none.
-        token_in: how it is sent: as `header` (`Authorization: Bearer`), as `subprotocol`
-            (what browsers can do; a server that selects none has not seen it, which is
-            final), or as first `message` (for a hub that waits for it).
+        token: the credential to send; a text, or a function that returns a fresh one,
+            called before each attempt on the thread in `connect()`. None sends none.
+        token_in: how the token is sent: as `header` (`Authorization: Bearer`), as
+            `subprotocol` (the way of browsers; a server that selects no subprotocol has
+            not read it, which is final), or as the first `message` (for a hub that
+            expects it there).
         origin: the Origin header to send; None sends none.
         subprotocols: offered in the handshake; a server need not select one.
-        dialer: called with this config, returns a connected websocket-client
-            `WebSocket`; None for our own.
+        dialer: called with this config; returns a connected websocket-client
+            `WebSocket`. None for the built-in one.
         ssl_context: for `wss://`; None for the system's certificates.
         connect_timeout: seconds for TCP, TLS and handshake together.
-        ping_interval: seconds of silence after which the server is pinged.
-        ping_timeout: seconds without a byte, from that ping on, until the server
-            counts as gone.
+        ping_interval: seconds without a byte from the server after which it is pinged.
+        ping_timeout: seconds from that ping until a server that has sent no byte counts
+            as gone, and the connection ends.
         write_timeout: seconds that one send may take.
-        max_message_size: bytes in one WebSocket message. A Go hub joins up to 257 of 64
-            KiB in one, with a newline between: a little over 16 MiB. A larger message is
-            thrown away while it comes in and reported as MessagesLost; the connection
-            ends (1009) only where one is over 256 MiB.
-        compression: offer permessage-deflate (RFC 7692), and compress what is long if the
-            server agrees.
+        max_message_size: bytes in one WebSocket message. A Go hub joins up to 257
+            messages of 64 KiB, with a newline between, in one: a little over 16 MiB. A
+            larger message is discarded while it is read, and reported as MessagesLost;
+            one of more than 256 MiB ends the connection (1009).
+        compression: offer permessage-deflate (RFC 7692), and compress messages of 256
+            bytes or more if the server agrees.
         queue_size: messages that may wait for a slow callback.
         queue_bytes: bytes of text that may wait for a slow callback.
-        queue_patience: seconds that reading stops while that queue is full, from when it
-            is full until half of it is free; after them reading goes on (pings must be
-            answered) and what has no room is fetched again later from a channel with
-            history, or else counted and reported as MessagesLost.
-        on_connect: called with nothing after each connection, on the thread in
-            `connect()`, as all of these are, in order.
-        on_disconnect: called with code, reason and whether a retry follows, once for
-            each on_connect.
-        on_reconnect: called with the number of attempts that this outage took, 1 when the
-            first succeeded, after the on_connect of each connection but the first.
+        queue_patience: seconds for which reading stops once that queue is full, until
+            half of it is free. After that reading goes on, because pings must be
+            answered: messages that find no room are requested again later when their
+            channel has history, and otherwise counted and reported as MessagesLost.
+        on_connect: called without arguments after each connection. This and the other
+            callbacks run in order, on the thread in `connect()`.
+        on_disconnect: called with the close code, the reason and whether a retry follows,
+            once for each on_connect.
+        on_reconnect: called after the on_connect of every connection but the first, with
+            the number of attempts since the connection was lost, 1 when the first one
+            succeeded.
         on_message: called with each message.
-        on_error: called with an exception: what made an attempt fail, a text from the
-            server that is no message, messages that are lost, what a callback raised.
-            Where very many wait for a slow callback, those of a kind are one.
+        on_error: called with an exception: why an attempt failed, a text from the server
+            that is no message, messages that are lost, what a callback raised. When more
+            than 256 reports wait for a slow callback, further ones of a kind are merged.
     """
 
     url: str
@@ -137,7 +138,7 @@ class ReconnectConfig:
             check_plain("token", self.token)
         elif self.token is not None:
             check_text(self, "token", "a text, a function or None", "")
-            if not is_line(self.token):  # its value is not for a log
+            if not is_line(self.token):  # without its value: the error may be logged
                 raise ConfigError("token must be one line of text, without lone surrogates")
         if self.token_in not in ("header", "subprotocol", "message"):
             raise ConfigError(

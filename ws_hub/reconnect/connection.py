@@ -1,12 +1,12 @@
 """One open WebSocket, the client's side: messages in, whole frames out, pings answered.
 
-Must not know JSON, channels, or what happens after the end. Frames are built and taken
-apart by websocket-client; what it leaves open (FAULTS 1d) is closed here: a frame that is
-too large is known by its declared length before any of it is read, no send and no close
-can hang, and after a send that failed the connection ends, because half a frame may be out.
+websocket-client builds and parses the frames. What it lacks (FAULTS 1d) is added here: a
+frame that is too large is recognised by its declared length before its payload is read,
+no send and no close can hang, and after a failed send the connection ends, because half a
+frame may have been sent.
 
-A message over the limit is read and thrown away piece by piece, and the connection goes
-on: ended, it would meet the same message again after each reconnect.
+A message over the limit is read and discarded piece by piece, and the connection stays
+open: ended, it would meet the same message again after each reconnect.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from ..reentrant import Event
 from .config import ReconnectConfig
 from .stream import READ, WRITE, Stream
 
-__all__ = ["Link", "Skipped"]
+__all__ = ["Connection", "Skipped"]
 
 _MAX_FRAGMENTS = 32_768  # a Go hub cuts one joined message into frames of a kilobyte
-_MAX_SKIPPED = 256 * 1024 * 1024  # bytes of one message that are read to be thrown away
+_MAX_SKIPPED = 256 * 1024 * 1024  # bytes of one message that are read and discarded
 _PIECE = 64 * 1024
-_MAX_UNSENT_PONG = 64 * 1024  # with more than this unsent the peer does not read pongs
-_MAX_UNSENT = 1024 * 1024
-_MIN_COMPRESSED = 256  # bytes of a message; fewer hardly become less
+_MAX_UNSENT_PONG = 64 * 1024  # unsent bytes beyond which no pong is queued: none is read
+_MAX_UNSENT = 1024 * 1024  # unsent bytes at which `offer` ends the connection
+_MIN_COMPRESSED = 256  # bytes of a message; shorter ones hardly become smaller
 _FIRST = (ABNF.OPCODE_TEXT, ABNF.OPCODE_BINARY)
 _CONTROL = (ABNF.OPCODE_CLOSE, ABNF.OPCODE_PING, ABNF.OPCODE_PONG)
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A message that was thrown away: it was larger than the limit.
+    """A message that was discarded because it is larger than the limit.
 
     Args:
-        why: its size, and which setting is the limit.
+        why: its size, and the setting that is the limit.
     """
 
     why: str
 
 
 class _Frames(frame_buffer):
-    """websocket-client's frame reader, which keeps no frame that is too large.
+    """websocket-client's frame reader; it keeps no frame that is too large.
 
     Args:
         read: returns bytes of the stream.
-        room: how many bytes the next data frame may have.
+        room: returns how many bytes the next data frame may have.
         compression: whether permessage-deflate was agreed on.
 
     Attributes:
         compressed: whether a compressed message begins with the last frame.
-        skipped: how many bytes of the last frame were thrown away: all, or none.
+        skipped: how many bytes of the last frame were discarded: all or none.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class _Frames(frame_buffer):
         assert self.header is not None
         fin, rsv1, rsv2, rsv3, opcode, masked, length = self.header
         self.compressed = bool(rsv1) and self._compression and opcode in _FIRST
-        if self.compressed:  # what is left of RSV bits is nobody's, and refused
+        if self.compressed:  # any RSV bit that is left is refused by the base class
             self.header = (fin, 0, rsv2, rsv3, opcode, masked, length)
         if masked:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "masked frame from a server")
@@ -89,21 +89,21 @@ class _Frames(frame_buffer):
         if self.length > _MAX_SKIPPED:
             reason = f"a frame of {self.length} bytes, far over max_message_size"
             raise ProtocolError(CloseCode.TOO_BIG, reason)
-        # Nothing is buffered here beyond the length, and a server's frame has no mask.
+        # The base class has read up to the length; a server's frame has no mask after it.
         self.skipped, left, self.length = self.length, self.length, 0
         while left:
             left -= len(self.recv(min(left, _PIECE)))
 
 
-class Link:
-    """One open connection.
+class Connection:
+    """One open connection; its receiving thread drives it.
 
     Args:
-        stream: the socket, past the handshake; the link owns it from now on.
-        received: bytes that came in together with the handshake.
-        config: how much may come, and how long things may take.
+        stream: the socket, after the handshake; the connection owns it from now on.
+        received: bytes that arrived together with the handshake's response.
+        config: the limits and timeouts.
         compression: whether permessage-deflate was agreed on.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class Link:
         self._write_timeout = config.write_timeout
         self._compression = compression
         self._clock = clock
-        self.over = Event()  # set when the reader has left
-        self._closing = False  # set once, by whoever closes; read by the reader
-        # The rest belongs to the reader.
+        self.over = Event()  # set when the receiving thread has finished
+        self._closing = False  # set once, by `start_close`; read by the receiving thread
+        # The rest belongs to the receiving thread.
         self._frames = _Frames(self._read, self._room, compression)
-        self._inflater: Inflater | None = None  # while a compressed message comes in
+        self._inflater: Inflater | None = None  # while a compressed message is received
         self._received = received
         self._at = 0
         self._heard = clock()
@@ -135,7 +135,7 @@ class Link:
         self._parts: list[bytes] = []
         self._size = 0
         self._fragments = 0
-        self._skipping = False  # the message that comes in is too large
+        self._skipping = False  # the message that is being received is too large
         self._opcode: int | None = None
 
     # --- any thread ------------------------------------------------------------------------
@@ -148,9 +148,9 @@ class Link:
         return self._stream.append(_frame(text, ABNF.OPCODE_TEXT))
 
     def offer(self, text: bytes) -> None:
-        """Send one text message without waiting: what does not fit is the reader's to send.
+        """Send one text message without waiting; the receiving thread sends what is left.
 
-        A server that makes us answer and does not read the answers is not served further.
+        Ends the connection to a server that causes answers and does not read them.
         """
         self.queue(text)
         self._push()
@@ -158,9 +158,9 @@ class Link:
             self._stream.shutdown("the server does not read")
 
     def flush(self, mark: int) -> None:
-        """Wait until what was queued up to `mark` is out, at most write_timeout seconds.
+        """Wait until all is sent up to `mark`, for write_timeout seconds at most.
 
-        Raises OSError, and the connection is over: half a frame may be out.
+        Raises OSError; then the connection ends, because half a frame may have been sent.
         """
         deadline = self._clock() + self._write_timeout
         try:
@@ -168,32 +168,32 @@ class Link:
                 if not self._stream.wait(events, deadline):
                     raise TimeoutError(f"not sent within {self._write_timeout:g} s")
         except ConnectionError:
-            # It ended on the other side: what the server said last is still to be read,
-            # and nothing more can be sent.
+            # The server has ended it. Not shut down here: its last messages and its Close
+            # frame may still be unread.
             raise
         except OSError as error:
             self._stream.shutdown(f"a send failed: {_why(error)}")
             raise
 
     def start_close(self, code: int = CloseCode.NORMAL) -> None:
-        """Begin the closing handshake without waiting; the reader sees its end."""
+        """Begin the closing handshake without waiting; the receiving thread completes it."""
         self._closing = True
-        self._say_close(struct.pack("!H", code))
+        self._send_close(struct.pack("!H", code))
 
     def shutdown(self) -> None:
-        """End the connection at once and wake whoever waits for it."""
+        """End the connection at once and wake every thread that waits for it."""
         self._stream.shutdown("ended on this side")
 
     def discard(self) -> None:
-        """Let go of the connection in a forked child."""
+        """Close the descriptor in a forked child."""
         self._stream.discard()
 
-    def _say_close(self, payload: bytes) -> None:
+    def _send_close(self, payload: bytes) -> None:
         self._stream.append(_frame(payload, ABNF.OPCODE_CLOSE))
         self._push()
 
     def _push(self) -> int:
-        """Send what goes without waiting; a failure is the reader's to find out and tell."""
+        """Send without waiting; the receiving thread finds and reports a failure."""
         try:
             return self._stream.push()
         except OSError:
@@ -202,10 +202,10 @@ class Link:
     # --- receiving thread ------------------------------------------------------------------
 
     def receive(self) -> str | bytes | Skipped:
-        """Wait for the next message; pings are answered and sent meanwhile.
+        """Wait for the next message; answer and send pings meanwhile.
 
-        Raises ConnectionClosed at the end, with the code and reason that the server
-        gave: 1005 for an empty Close frame, 1006 when there was none.
+        Raises ConnectionClosed at the end, with the server's close code and reason: 1005
+        for an empty Close frame, 1006 without one (RFC 6455 section 7.1.5).
         """
         try:
             while True:
@@ -224,12 +224,12 @@ class Link:
             raise self._own(ConnectionClosed(CloseCode.ABNORMAL, _why(error))) from error
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Have the reader call a function while it waits, unless it is to call one already."""
+        """Have the receiving thread call a function later, unless one is due already."""
         if self._due is None:
             self._due = self._clock() + seconds, function
 
     def finish(self) -> None:
-        """Give the socket back; the last act of the reader."""
+        """Close the socket; the last act of the receiving thread."""
         self._stream.close()
         self.over.set()
 
@@ -237,7 +237,7 @@ class Link:
         return ConnectionClosed(CloseCode.NORMAL) if self._closing else end
 
     def _refuse(self, code: int, reason: str) -> ConnectionClosed:
-        self._say_close(struct.pack("!H", code))
+        self._send_close(struct.pack("!H", code))
         return ConnectionClosed(code, reason)
 
     def _handle(self, opcode: int, fin: bool, data: bytes) -> str | bytes | Skipped | None:
@@ -247,7 +247,7 @@ class Link:
                 self._push()
         elif opcode == ABNF.OPCODE_CLOSE:
             if not self._closing:
-                self._say_close(data)  # the code received, not always 1000
+                self._send_close(data)  # with the code received (RFC 6455 section 5.5.1)
             if not data:
                 raise ConnectionClosed(CloseCode.NO_STATUS)
             raise ConnectionClosed(struct.unpack("!H", data[:2])[0], data[2:].decode())
@@ -312,7 +312,7 @@ class Link:
             raise ProtocolError(CloseCode.INVALID_DATA, "text that is not UTF-8") from error
 
     def _read(self, size: int) -> bytes:
-        """Return 1 to `size` bytes, however long they take while the server shows life."""
+        """Return 1 to `size` bytes; wait for them as long as the server answers pings."""
         if self._at >= len(self._received):
             self._received, self._at = self._fill(), 0
         piece = self._received[self._at : self._at + size]
@@ -324,8 +324,8 @@ class Link:
             if self._due is not None and self._clock() >= self._due[0]:
                 function, self._due = self._due[1], None
                 function()
-            # Before any deadline is looked at: after a stall of this process the answer
-            # may be lying in the buffer (FAULTS 34).
+            # Before the deadlines are checked: after a stall of this process the pong may
+            # be in the kernel's buffer already (FAULTS 34).
             data = self._stream.receive()
             if data:
                 self._heard, self._pinged = self._clock(), None
@@ -352,7 +352,7 @@ class Link:
 
 
 def _frame(payload: bytes, opcode: int, compressed: bool = False) -> bytes:
-    # Whole and masked; RSV1 says that it is compressed (RFC 7692 section 6).
+    # Unfragmented and masked; RSV1 marks a compressed message (RFC 7692 section 6).
     return ABNF(1, int(compressed), 0, 0, opcode, 1, payload).format()
 
 

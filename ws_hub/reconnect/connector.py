@@ -1,7 +1,7 @@
-"""How to open a WebSocket: address, TCP, proxy, TLS and handshake, within one deadline.
+"""Opens a WebSocket: address, TCP, proxy, TLS and handshake, within one deadline.
 
-Must not know retries. An attempt can be aborted from any thread at any step. The
-handshake is websocket-client's, over an `Exchange` that closes what it leaves open.
+Any thread can abort an attempt at any step. The handshake is websocket-client's, over an
+`Exchange` in place of its socket, which adds the bounds that it lacks.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from ..protocol.message import Message, MessageType
 from ..reentrant import Event
 from ..validation import is_line
 from .config import ReconnectConfig
-from .connection import Link
+from .connection import Connection
 from .http import Exchange, parse_head
 from .stream import WRITE, Stream
 
-__all__ = ["Dial", "Target", "parse_target"]
+__all__ = ["Connector", "Target", "parse_target"]
 
 Address = tuple[Any, ...]  # as getaddrinfo has it
 
-_CONNECT_SLICE = 0.2  # seconds: not every system wakes a poll for a socket still connecting
+_CONNECT_SLICE = 0.2  # seconds of one poll: not every system wakes it for a connecting socket
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a URL points."""
+    """The server that a URL names: host, port, and whether it speaks TLS."""
 
     host: str
     port: int
@@ -53,14 +53,14 @@ class Target:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is this machine, by its name alone."""
+        """Whether the name alone says that it is this machine."""
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(self.host).is_loopback
         return self.host == "localhost" or self.host.endswith(".localhost")
 
 
 def parse_target(config: ReconnectConfig) -> Target:
-    """Return where the config's URL points; raises ConfigError for what cannot be dialled."""
+    """Return the target of the config's URL; raises ConfigError when it has none."""
     try:
         parts = urlsplit(config.url)
         host, port = parts.hostname, parts.port
@@ -80,12 +80,12 @@ def parse_target(config: ReconnectConfig) -> Target:
     return Target(host, port if port is not None else 443 if tls else 80, tls)
 
 
-class Dial:
-    """One attempt to connect. One thread calls `run`, once; any may call `abort`.
+class Connector:
+    """One attempt to connect. One thread calls `run`, once; any thread may call `abort`.
 
     Args:
-        config: what to connect to, and how.
-        clock: monotonic seconds.
+        config: the URL, and how to connect to it.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, config: ReconnectConfig, clock: Callable[[], float]) -> None:
@@ -96,15 +96,15 @@ class Dial:
         self._lock = threading.RLock()
         self._aborted = False
         self._stream: Stream | None = None
-        # Of this attempt; the thread's in `run`.
+        # Written by the thread in `run` alone.
         self._token = ""
         self._compression = False
-        self._wake = Event()  # an address was found, or nobody wants it any more
+        self._wake = Event()  # set when the name lookup has ended or the attempt is aborted
 
     # --- any thread ------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """Make `run` raise soon; a link that it has returned is shut down."""
+        """Make `run` raise soon; shut down a connection that it has returned already."""
         with self._lock:
             self._aborted = True
             if self._stream is not None:
@@ -113,21 +113,21 @@ class Dial:
 
     # --- the thread in run -----------------------------------------------------------------
 
-    def run(self) -> Link:
+    def run(self) -> Connection:
         """Connect; return the open connection.
 
-        Raises HandshakeRefused, ProtocolError or an OSError, TimeoutError included;
-        ConfigError when the server has no use for the token as it is sent.
+        Raises HandshakeRefused, ProtocolError, an OSError (TimeoutError is one), or
+        ConfigError when the server does not read the token where `token_in` puts it.
         """
         self._token = self._fresh_token()
         deadline = self._clock() + self._config.connect_timeout
         try:
             if self._config.dialer is not None:
-                received = self._dial_as_told(self._config.dialer)
+                received = self._open_with_dialer(self._config.dialer)
             else:
-                received = self._dial(deadline)
+                received = self._open(deadline)
             assert self._stream is not None
-            return Link(
+            return Connection(
                 self._stream,
                 received,
                 self._config,
@@ -140,20 +140,20 @@ class Dial:
             raise
 
     @property
-    def introduction(self) -> Message | None:
-        """What to say first over the connection, if that is how the token goes."""
+    def auth_message(self) -> Message | None:
+        """The first message of the connection, if the token is sent in one."""
         if self._token and self._config.token_in == "message":
             return Message(MessageType.AUTH, data=self._token)
         return None
 
     def _fresh_token(self) -> str:
-        """Return the token for this attempt; "" for none. Raises ConnectionError."""
+        """Return the token for this attempt, "" for none; raises ConnectionError."""
         token: object = self._config.token
         if callable(token):
             try:
                 token = token()
             except Exception as error:
-                # By its type alone: a text may hold what must not be logged.
+                # The type alone: the text may hold a secret, and this error is logged.
                 raise ConnectionError(f"no token: {type(error).__name__}") from error
         if token is None:
             return ""
@@ -161,7 +161,7 @@ class Dial:
             raise ConnectionError("no token: it must be one line of text")
         return token
 
-    def _use(self, sock: socket.socket) -> Stream:
+    def _adopt(self, sock: socket.socket) -> Stream:
         stream = Stream(sock, self._clock)
         with self._lock:
             self._stream = stream
@@ -169,14 +169,14 @@ class Dial:
                 raise ConnectionAbortedError("aborted")
         return stream
 
-    def _dial_as_told(self, dialer: Callable[..., Any]) -> bytes:
+    def _open_with_dialer(self, dialer: Callable[..., Any]) -> bytes:
         websocket = dialer(self._config)
-        # What it has read beyond the last frame it returned.
+        # The bytes that it has read beyond the last frame it returned.
         received = b"".join(websocket.frame_buffer.recv_buffer)
-        self._use(websocket.sock)
+        self._adopt(websocket.sock)
         return received
 
-    def _dial(self, deadline: float) -> bytes:
+    def _open(self, deadline: float) -> bytes:
         proxy = _proxy_for(self._target)
         if proxy is None:
             stream = self._connect(self._target.host, self._target.port, deadline)
@@ -186,22 +186,22 @@ class Dial:
         if self._target.tls:
             context = self._config.ssl_context or ssl.create_default_context()
             stream.start_tls(context, self._target.host, deadline)
-        return self._shake_hands(stream, deadline)
+        return self._handshake(stream, deadline)
 
     # --- TCP ---
 
     def _connect(self, host: str, port: int, deadline: float) -> Stream:
-        """Try each address in turn, each with its share of the time that is left."""
+        """Try each address in turn, each with an equal share of the time that is left."""
         addresses = self._resolve(host, port, deadline)
         failure: OSError = OSError(f"no address for {excerpt(host)}")
         for index, (family, kind, protocol, _, address) in enumerate(addresses):
             share = (deadline - self._clock()) / (len(addresses) - index)
             try:
-                stream = self._use(socket.socket(family, kind, protocol))
-                self._reach(stream, address, self._clock() + share)
+                stream = self._adopt(socket.socket(family, kind, protocol))
+                self._connect_to(stream, address, self._clock() + share)
                 return stream
             except OSError as error:
-                # Whatever it was: EHOSTUNREACH or a silence on IPv6 says nothing of IPv4.
+                # Whatever the error: EHOSTUNREACH or a timeout on IPv6 says nothing of IPv4.
                 failure = error
                 with self._lock:
                     if self._stream is not None:
@@ -211,7 +211,7 @@ class Dial:
                         break
         raise failure
 
-    def _reach(self, stream: Stream, address: Any, deadline: float) -> None:
+    def _connect_to(self, stream: Stream, address: Any, deadline: float) -> None:
         sock = stream.sock
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -231,8 +231,8 @@ class Dial:
             return socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
             )
-        # The resolver cannot be interrupted: it gets a thread, which ends with its answer
-        # and is not waited for when nobody wants that any more.
+        # The resolver cannot be interrupted: it runs on a thread, which is not joined when
+        # the attempt ends before the answer.
         answer: list[list[Address] | OSError] = []
 
         def look_up() -> None:
@@ -264,7 +264,7 @@ class Dial:
 
     # --- handshake ---
 
-    def _shake_hands(self, stream: Stream, deadline: float) -> bytes:
+    def _handshake(self, stream: Stream, deadline: float) -> bytes:
         config = self._config
         headers = {name: value for name, value in config.headers.items()}
         lowered = {name.lower(): name for name in headers}
@@ -305,7 +305,7 @@ class Dial:
             ) from error
         if self._token and config.token_in == "subprotocol" and not exchange.selected:
             raise ConfigError(
-                "the server selected no subprotocol, so it has not looked at the token: it needs "
+                "the server selected no subprotocol, so it has not read the token: it needs "
                 "token_in='header' or token_in='message', or no token at all"
             )
         self._compression = exchange.agreed
@@ -319,7 +319,7 @@ def _host_header(target: Target, *, always_port: bool = False) -> str:
 
 
 def _proxy_for(target: Target) -> tuple[str, int, str] | None:
-    """Return host, port and credentials of the environment's proxy; None to go straight."""
+    """Return host, port and credentials of the environment's proxy; None without one."""
     if target.is_loopback or urllib.request.proxy_bypass(target.host):
         return None
     url = urllib.request.getproxies().get("https" if target.tls else "http")
@@ -327,7 +327,7 @@ def _proxy_for(target: Target) -> tuple[str, int, str] | None:
         return None
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme != "http" or not parts.hostname:
-        raise OSError("only http:// proxies are spoken to; give a dialer for others")
+        raise OSError("only http:// proxies are supported; give a dialer for others")
     credentials = ""
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -1,12 +1,12 @@
-"""A bounded queue between a thread that must go on reading and callbacks that may be slow.
+"""A bounded queue between the receiving thread and callbacks that may be slow.
 
-Must not know what is in it. A full inbox first makes its reader wait, so that a short
-stall costs nothing (the network's buffers fill and slow the sender down). After
-`patience` seconds it refuses instead, until half of it is free: a reader that waits
-longer would leave pings unanswered, and the server would cut it.
+A full inbox first makes the receiving thread wait: during a short stall nothing is lost,
+because the network's buffers fill and slow the server down. After `patience` seconds it
+refuses messages instead, until half of it is free: a receiving thread that waits longer
+leaves pings unanswered, and the server ends the connection.
 
-A report always finds room, or nobody would learn what was refused. Beyond a bound it is
-merged with the newest of its kind that waits.
+A report of lost messages always finds room. Beyond a bound it is merged with the newest
+queued report of its kind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Inbox"]
 
 T = TypeVar("T")
 
-_MAX_REPORTS = 256  # that wait each in its place; beyond it one more of a kind at most
+_MAX_REPORTS = 256  # queued one by one; beyond this, at most one more of each kind
 
 
 @dataclass(slots=True)
@@ -36,14 +36,14 @@ class _Entry(Generic[T]):
 
 
 class Inbox(Generic[T]):
-    """Items in order, bounded in number and bytes, for one reader and any takers.
+    """A FIFO queue, bounded in items and bytes, for one producer and any consumers.
 
     Args:
-        max_items: how many offered items wait at most.
-        max_bytes: how many bytes they have at most; one item alone may have more.
-        patience: seconds that offers wait, in all, from when it is full until half of it
-            is free again.
-        clock: monotonic seconds.
+        max_items: how many offered items it holds at most.
+        max_bytes: how many bytes these have at most; a single item may have more.
+        patience: seconds that offers wait, all together, from the moment it is full until
+            half of it is free again.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Inbox(Generic[T]):
         self._patience = patience
         self._clock = clock
         # guards: everything below; waited on for an item, for room, or for the end.
-        # Taken alone.
+        # Taken alone: no other lock is taken under it.
         self._lock = Lock()
         self._changed = threading.Condition(self._lock)
         self._entries: deque[_Entry[T]] = deque()
@@ -68,12 +68,12 @@ class Inbox(Generic[T]):
         self._ended = False
         self._stopped = False
 
-    # --- the reading thread ----------------------------------------------------------------
+    # --- receiving thread ------------------------------------------------------------------
 
     def offer(self, item: T, size: int, *, wait: bool = True) -> bool:
-        """Add an item of `size` bytes; False when there is no room for it.
+        """Add an item of `size` bytes; return False when there is no room for it.
 
-        Waits for room at most the rest of the patience; not at all without `wait`.
+        Waits for room for the rest of the patience at most; with wait=False not at all.
         """
         with self._lock:
             while not self._stopped and not self._refusing and self._is_full(size):
@@ -94,7 +94,10 @@ class Inbox(Generic[T]):
             return True
 
     def report(self, kind: Hashable, item: T, merge: Callable[[T, T], T]) -> None:
-        """Add what must not be lost; `merge` makes one of two of a kind, beyond the bound."""
+        """Add a report, which is never refused.
+
+        Beyond _MAX_REPORTS `merge` combines it with the newest queued one of its kind.
+        """
         with self._lock:
             if self._stopped:
                 return
@@ -115,13 +118,13 @@ class Inbox(Generic[T]):
     # --- any thread ------------------------------------------------------------------------
 
     def post(self, item: T) -> None:
-        """Add an item that does not count: what happens to the connection, not what it says."""
+        """Add an item outside the bounds: the end of a connection."""
         with self._lock:
             self._entries.append(_Entry(item))
             self._changed.notify_all()
 
     def take(self) -> T | None:
-        """Wait for the next item; None when the inbox has ended and nothing is left."""
+        """Wait for the next item; return None when the inbox has ended and is empty."""
         with self._lock:
             while not self._entries:
                 if self._ended:
@@ -143,24 +146,24 @@ class Inbox(Generic[T]):
             return entry.item
 
     def was_relieved(self) -> bool:
-        """Say, once, that it has room again after it refused something."""
+        """Return whether it has room again after it refused an item; True once only."""
         with self._lock:
             relieved, self._relieved = self._relieved, False
             return relieved
 
     def begin(self) -> None:
-        """Take items (again)."""
+        """Let `take` wait for items (again)."""
         with self._lock:
             self._ended = False
 
     def end(self) -> None:
-        """Let the takers have what is left, and then None."""
+        """Let `take` return the items that are left, and then None."""
         with self._lock:
             self._ended = True
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Take no more but what is posted, and drop all but what was posted."""
+        """Refuse every item from now on, and drop the queued ones, but for posted ones."""
         with self._lock:
             self._stopped = True
             posted = [each for each in self._entries if not each.counts and each.kind is None]

@@ -1,8 +1,8 @@
-"""Whether to try again, and when: the arithmetic of a client that comes back.
+"""Decides whether a failed attempt or a lost connection is retried, and after how long.
 
-Must not know clocks, sockets or threads. What it counts are failures in a row; a
-connection that held for `stable_after` seconds ends the row, one that was merely opened
-does not, or a server that accepts and drops would be met once a second for ever.
+Failures in a row make the backoff grow. A connection that lasted `stable_after` seconds
+ends the row; one that was merely opened does not: otherwise a server that accepts and
+drops connections would be tried once a second for ever.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from .config import ReconnectConfig
 
 __all__ = ["Retries"]
 
-# What a server says to many at once.
-_SAID_TO_ALL = frozenset({CloseCode.GOING_AWAY, CloseCode.RESTART, CloseCode.TRY_AGAIN})
-_SPREAD = 5.0  # seconds over which they come back, where the bounds allow
+# Close codes that a server usually sends to all of its clients at once.
+_SENT_TO_ALL = frozenset({CloseCode.GOING_AWAY, CloseCode.RESTART, CloseCode.TRY_AGAIN})
+_SPREAD = 5.0  # seconds over which those clients reconnect, if max_backoff allows it
 
 
 class Retries:
-    """The failures of one client, and what follows from them.
+    """Counts the failures of one client and computes its waits.
 
     Args:
         config: the bounds.
-        random: yields numbers in [0, 1).
+        random: returns numbers in [0, 1).
     """
 
     def __init__(self, config: ReconnectConfig, random: Callable[[], float]) -> None:
@@ -41,7 +41,7 @@ class Retries:
         )
 
     def failed(self, failure: Exception, held: float | None = None) -> bool:
-        """Count a failure; say whether a retry follows.
+        """Count a failure; return whether a retry follows.
 
         `held` is how many seconds the connection lasted, None when there was none.
         """
@@ -53,18 +53,18 @@ class Retries:
 
     @staticmethod
     def is_final(failure: Exception) -> bool:
-        """Say whether the same answer would come again, however often one asks."""
+        """Return whether every retry would meet the same failure again."""
         return isinstance(failure, ConfigError) or not is_retryable(_code_of(failure))
 
     def wait(self, failure: Exception) -> float:
         """Return the seconds to wait now: jittered, and no less than the server asked for.
 
-        Who is asked to wait is perhaps one of many that were told the same: the wait is
-        drawn from as long again.
+        A server that asks one client to wait has perhaps asked many: up to as long again
+        is added at random, so that they do not all return at the same moment.
         """
         seconds, jitter = self.backoff(self.failures), self._config.jitter
         asked = _asked(failure)
-        if _code_of(failure) in _SAID_TO_ALL:
+        if _code_of(failure) in _SENT_TO_ALL:
             jitter = True
             if asked is None:
                 seconds = min(max(seconds, _SPREAD), self._config.max_backoff)
@@ -78,7 +78,7 @@ def _asked(failure: Exception) -> float | None:
     """Return the seconds that the server asked to wait, if it did."""
     if isinstance(failure, HandshakeRefused):
         return failure.retry_after
-    if isinstance(failure, ConnectionClosed) and failure.code in _SAID_TO_ALL:
+    if isinstance(failure, ConnectionClosed) and failure.code in _SENT_TO_ALL:
         return wait_asked(failure.reason)
     return None
 

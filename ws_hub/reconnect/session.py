@@ -1,14 +1,14 @@
-"""What a client and its server say to each other, over one connection after another.
+"""The session of a client with its server, over one connection after another.
 
-Must not know how connections are made, or when again. A receiving thread for each
-connection reads, answers pings, and never runs a user's code: what it has for the
-callbacks goes through an inbox that is bounded. Subscriptions, positions and undelivered
-messages outlive the connections.
+Subscriptions, positions and undelivered messages outlive the connections. Each connection
+has a receiving thread, which reads, answers pings, and never runs a user's code: what it
+has for the callbacks goes through a bounded inbox.
 
 A slow callback makes the inbox full. Then reading stops for `queue_patience` seconds,
 and the network slows the server down; nothing is lost. A longer stall must not leave
-pings unanswered, so reading goes on, and what has no room is let go: from a channel with
-history it is fetched again once there is room; of the rest the number is reported.
+pings unanswered: reading goes on, and messages that find no room are dropped. Those of a
+channel with history are requested again once there is room; the others are counted and
+reported.
 """
 
 from __future__ import annotations
@@ -31,43 +31,45 @@ from ..errors import (
 from ..log import get_logger
 from ..protocol.message import Message, decode, encode, split_batch
 from .config import ReconnectConfig
-from .connection import Link, Skipped
+from .connection import Connection, Skipped
 from .inbox import Inbox
-from .subscriptions import Following, MessagesLost
+from .subscriptions import MessagesLost, Subscriptions
 
-__all__ = ["Conversation", "Event", "Gone", "Report"]
+__all__ = ["Ended", "Event", "Report", "Session"]
 
 logger = get_logger(__name__)
 
-_BUSY_WAIT = 2  # times the initial backoff, until a server that was too busy is asked again
+# Times the initial backoff: the wait before a subscription is repeated that the server was
+# too busy for.
+_BUSY_WAIT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """The last event of a connection: why it ended, and how many seconds it had held."""
+class Ended:
+    """The last event of a connection: why it ended, and how many seconds it lasted."""
 
-    link: Link
+    connection: Connection
     end: ConnectionClosed
     held: float
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An error that the application is told of, and how many like it went before."""
+    """An error for on_error, and how many earlier ones of its kind are merged into it."""
 
     error: WsHubError
     before: int = 0
 
     @property
     def kind(self) -> Hashable:
-        """What it may be merged with."""
+        """Reports of the same kind may be merged."""
         if isinstance(self.error, MessagesLost):
             return MessagesLost, self.error.channel
         return (type(self.error),)
 
     @staticmethod
     def merge(older: Event, newer: Event) -> Event:
-        """Return one report for two of a kind: lost messages are added up."""
+        """Return one report for two of a kind: counts of lost messages are added."""
         assert isinstance(older, Report) and isinstance(newer, Report)
         first, second = older.error, newer.error
         if isinstance(first, MessagesLost) and isinstance(second, MessagesLost):
@@ -77,23 +79,23 @@ class Report:
         return Report(second, older.before + newer.before + 1)
 
     def exception(self) -> WsHubError:
-        """Return the error, with a note about those that went before."""
+        """Return the error, with a note about those that are merged into it."""
         if self.before:
             self.error.add_note(f"{self.before} more like it went before")
         return self.error
 
 
-Event = Message | Report | Gone
+Event = Message | Report | Ended
 
 
-class Conversation:
-    """One client's side of the talk.
+class Session:
+    """The client's side of the session: its subscriptions, its queues, its connection.
 
     Args:
-        config: bounds, and whether there is an on_message.
-        name: what the server is called in logs.
-        clock: monotonic seconds.
-        random: yields numbers in [0, 1), for the jitter.
+        config: the bounds, and whether there is an on_message.
+        name: the server's name in logs and errors.
+        clock: returns monotonic seconds.
+        random: returns numbers in [0, 1), for the jitter.
     """
 
     def __init__(
@@ -108,14 +110,14 @@ class Conversation:
         self._busy_wait = _BUSY_WAIT * config.initial_backoff
         self._clock = clock
         self._has_callback = config.on_message is not None
-        # guards: the link, the receiver and what is followed, so that subscriptions go
-        # out in the order in which they changed. Taken before a stream's lock. Re-entrant:
-        # a signal handler may close a client of its own thread.
+        # guards: the connection, the receiver and the subscriptions, so that requests are
+        # sent in the order in which the subscriptions changed. Taken before a stream's lock.
+        # Re-entrant: a signal handler may close a client of its own thread.
         self._lock = threading.RLock()
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         self._receiver: threading.Thread | None = None
-        self._following = Following()
-        self._awaited = False  # set once, by the first iteration
+        self._subscriptions = Subscriptions()
+        self._awaited = False  # set once, by the first iteration: messages have a consumer
         bounds = config.queue_size, config.queue_bytes, config.queue_patience, clock
         self._events: Inbox[Event] = Inbox(*bounds)
         self._messages: Inbox[Message] = Inbox(*bounds)
@@ -126,48 +128,48 @@ class Conversation:
     def connected(self) -> bool:
         """Whether there is a connection."""
         with self._lock:
-            return self._link is not None
+            return self._connection is not None
 
     @property
     def extensions(self) -> bool | None:
-        """Whether the server knows the extensions; None when that is not known."""
+        """Whether the server knows the extensions; None while that is not known."""
         with self._lock:
-            return self._following.extensions if self._link is not None else None
+            return self._subscriptions.extensions if self._connection is not None else None
 
     @property
     def channels(self) -> Collection[str]:
-        """The channels subscribed."""
+        """The names of the subscribed channels."""
         with self._lock:
-            return self._following.channels
+            return self._subscriptions.channels
 
     def send(self, message: Message) -> None:
-        """Send one message and wait until it is out; raises NotConnected."""
+        """Send one message and wait until the kernel has it; raises NotConnected."""
         text = encode(message)
         with self._lock:
-            link = self._link
-            if link is None:
+            connection = self._connection
+            if connection is None:
                 raise NotConnected(f"not connected to {self._name}")
-            mark = link.queue(text)
+            mark = connection.queue(text)
         try:
-            link.flush(mark)
+            connection.flush(mark)
         except OSError as error:
             raise NotConnected(f"the connection to {self._name} broke: {error}") from error
 
     def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
-        """Follow a channel, from now on and over every connection."""
+        """Subscribe to a channel, from now on and on every connection."""
         with self._lock:
-            link, mark = self._queue(self._following.add(channel, since, newest))
-        self._flush(link, mark)
+            connection, mark = self._queue(self._subscriptions.add(channel, since, newest))
+        self._flush(connection, mark)
 
     def unsubscribe(self, channel: str) -> None:
-        """Follow a channel no longer."""
+        """End the subscription to a channel."""
         with self._lock:
-            message = self._following.remove(channel)
-            link, mark = self._queue([message] if message is not None else [])
-        self._flush(link, mark)
+            message = self._subscriptions.remove(channel)
+            connection, mark = self._queue([message] if message is not None else [])
+        self._flush(connection, mark)
 
     def next_message(self) -> Message | None:
-        """Wait for a message, where there is no on_message; None at the end of all."""
+        """Wait for a message for an iteration; return None after the last one."""
         self._awaited = True
         message = self._messages.take()
         if self._messages.was_relieved():
@@ -175,47 +177,50 @@ class Conversation:
         return message
 
     def stop(self, grace: float) -> None:
-        """Say no more and end the connection, at most `grace` seconds after this."""
+        """Drop what is queued and end the connection, after `grace` seconds at most."""
         with self._lock:
-            link = self._link
+            connection = self._connection
         self._events.stop()
         self._messages.stop()
         self._messages.end()
-        if link is not None:
-            link.start_close()
-            link.over.wait(grace)
-            link.shutdown()
+        if connection is not None:
+            connection.start_close()
+            connection.over.wait(grace)
+            connection.shutdown()
 
     def join(self, timeout: float) -> None:
-        """Wait for the receiving thread of a connection that has been ended."""
+        """Wait for the receiving thread of a connection that was ended."""
         with self._lock:
             receiver = self._receiver
         threads.join(receiver, timeout)
 
-    def discard(self) -> Following:
-        """Let go of the connection in a forked child; return what was followed."""
-        if self._link is not None:
-            self._link.discard()
-        return self._following
+    def discard(self) -> Subscriptions:
+        """Drop the connection in a forked child; return the subscriptions."""
+        if self._connection is not None:
+            self._connection.discard()
+        return self._subscriptions
 
-    def resume(self, following: Following) -> None:
-        """Go on with what another conversation followed."""
+    def resume(self, subscriptions: Subscriptions) -> None:
+        """Take over the subscriptions of another session."""
         with self._lock:
-            self._following = following
+            self._subscriptions = subscriptions
 
-    def _queue(self, messages: Iterable[Message]) -> tuple[Link | None, int]:
-        """Queue messages on the link, if there is one; the caller has the lock."""
-        link, mark = self._link, 0
-        if link is not None:
+    def _queue(self, messages: Iterable[Message]) -> tuple[Connection | None, int]:
+        """Queue messages on the connection, if there is one; the caller holds the lock.
+
+        Returns that connection and the mark to flush.
+        """
+        connection, mark = self._connection, 0
+        if connection is not None:
             for message in messages:
-                mark = link.queue(encode(message))
-        return link, mark
+                mark = connection.queue(encode(message))
+        return connection, mark
 
-    def _flush(self, link: Link | None, mark: int) -> None:
-        if link is not None:
+    def _flush(self, connection: Connection | None, mark: int) -> None:
+        if connection is not None:
             try:
-                link.flush(mark)
-            except OSError as error:  # remembered, and said again on the next connection
+                connection.flush(mark)
+            except OSError as error:  # the next connection sends all subscriptions again
                 logger.debug("not sent to %s: %s", self._name, error)
 
     def _report(self, errors: Iterable[WsHubError]) -> None:
@@ -225,11 +230,11 @@ class Conversation:
             self._events.report(report.kind, report, Report.merge)
 
     def _catch_up(self) -> None:
-        """Fetch, or report, what had no room while somebody was slow."""
+        """Request again, or report, the messages that found no room in an inbox."""
         with self._lock:
-            verdict = self._following.catch_up()
-            link, mark = self._queue(verdict.send)
-        self._flush(link, mark)
+            verdict = self._subscriptions.catch_up()
+            connection, mark = self._queue(verdict.send)
+        self._flush(connection, mark)
         self._report(verdict.lost)
 
     # --- the thread in connect() -----------------------------------------------------------
@@ -242,30 +247,37 @@ class Conversation:
         """Let iterations end after the last message."""
         self._messages.end()
 
-    def open(self, link: Link, thread_name: str, introduction: Message | None = None) -> None:
-        """Go on over a new connection: say who we are and what is followed, and read."""
+    def open(
+        self, connection: Connection, thread_name: str, auth_message: Message | None = None
+    ) -> None:
+        """Start receiving on a new connection; send the token and the subscriptions first.
+
+        `auth_message` carries the token where it is sent as a message.
+        """
         with self._lock:
-            self._link = link
+            self._connection = connection
             try:
-                first = [introduction] if introduction is not None else []
-                _, mark = self._queue([*first, *self._following.open()])
-                self._receiver = threads.start(thread_name, self._receive, link, self._clock())
+                first = [auth_message] if auth_message is not None else []
+                _, mark = self._queue([*first, *self._subscriptions.open()])
+                self._receiver = threads.start(
+                    thread_name, self._receive, connection, self._clock()
+                )
             except BaseException as error:
-                # A thread that cannot start, or a request that has no form. Without a receiver
-                # nothing else would tell of the end that this connection has.
-                self._link = None
-                link.finish()
+                # A thread that cannot start, or a request that cannot be encoded. Without a
+                # receiver nothing else would report the end of this connection.
+                self._connection = None
+                connection.finish()
                 if not isinstance(error, Exception):
                     raise
                 logger.warning("%s: the connection cannot be used: %s", self._name, excerpt(error))
                 end = ConnectionClosed(CloseCode.ABNORMAL, str(error))
                 self._events.report((type(end),), Report(end), Report.merge)
-                self._events.post(Gone(link, end, 0))
+                self._events.post(Ended(connection, end, 0))
                 return
-        self._flush(link, mark)
+        self._flush(connection, mark)
 
     def next_event(self) -> Event:
-        """Wait for what comes next for the callbacks; Gone is a connection's last."""
+        """Wait for the next event for the callbacks; Ended is the last of a connection."""
         event = self._events.take()
         assert event is not None  # this inbox never ends
         if self._events.was_relieved():
@@ -274,11 +286,11 @@ class Conversation:
 
     # --- receiving thread ------------------------------------------------------------------
 
-    def _receive(self, link: Link, since: float) -> None:
+    def _receive(self, connection: Connection, since: float) -> None:
         end = ConnectionClosed(CloseCode.INTERNAL, "the receiving thread failed")
         try:
             while True:
-                received = link.receive()
+                received = connection.receive()
                 if isinstance(received, Skipped):
                     self._skipped(received)
                     continue
@@ -286,49 +298,49 @@ class Conversation:
                     self._report([MessageDecodeError("a binary message")])
                     continue
                 for text in split_batch(received):
-                    self._receive_text(link, text)
+                    self._receive_text(connection, text)
         except ConnectionClosed as closed:
             end = closed
         finally:
             with self._lock:
-                if self._link is link:
-                    self._link = None
+                if self._connection is connection:
+                    self._connection = None
             try:
-                link.finish()
-            finally:  # the thread in connect() waits for this, and for nothing else
-                self._events.post(Gone(link, end, self._clock() - since))
+                connection.finish()
+            finally:  # always: the thread in connect() waits for nothing but this event
+                self._events.post(Ended(connection, end, self._clock() - since))
 
     def _skipped(self, message: Skipped) -> None:
         with self._lock:
-            self._following.skipped()
-        # Perhaps several of a Go hub's, and nobody can know of which channel.
+            self._subscriptions.skipped()
+        # A Go hub joins messages, so these may be several; their channels are unknown.
         self._report([MessagesLost("", None, message.why)])
 
-    def _receive_text(self, link: Link, text: str) -> None:
+    def _receive_text(self, connection: Connection, text: str) -> None:
         try:
             message = decode(text)
         except MessageDecodeError as error:
             self._report([error])
             return
         with self._lock:
-            verdict = self._following.take(message)
+            verdict = self._subscriptions.take(message)
             for answer in verdict.send:
-                link.offer(encode(answer))
+                connection.offer(encode(answer))
         self._report(verdict.lost)
         if verdict.retry:
             wait = full_jitter(self._busy_wait, self._random)
-            link.call_later(wait, functools.partial(self._retry, link))
+            connection.call_later(wait, functools.partial(self._retry, connection))
         if verdict.deliver and not self._offer(message, len(text)):
             with self._lock:
-                self._following.refused(message)
+                self._subscriptions.refused(message)
 
-    def _retry(self, link: Link) -> None:
+    def _retry(self, connection: Connection) -> None:
         with self._lock:
-            for request in self._following.retry():
-                link.offer(encode(request))
+            for request in self._subscriptions.retry():
+                connection.offer(encode(request))
 
     def _offer(self, message: Message, size: int) -> bool:
         if self._has_callback:
             return self._events.offer(message, size)
-        # Nobody has ever iterated: perhaps nobody will, so nothing waits for it.
+        # Before the first iteration there may never be one: reading does not wait for it.
         return self._messages.offer(message, size, wait=self._awaited)

@@ -1,23 +1,25 @@
-"""What a client follows: its channels, and in each the last message that it has had.
+"""The subscriptions of a client, and its position in each channel.
 
-Must not know sockets, threads or clocks; messages in, messages to send out. It turns
-"numbered messages over connections that break" into "each once, in order, or said to be
-missing". Rules of this file:
+No I/O and no clock: messages from the server go in, decisions and requests to send come
+out. Numbered messages over connections that fail become messages that are delivered once
+and in order, or reported as lost. Rules of this file:
 
-- A numbered message counts from the server's answer to the newest subscription on. What
-  comes before that answer belongs to an older subscription, or comes again.
-- Between an unsubscription and the server's answer to it, messages of that channel are
-  leftovers and dropped. A Go hub never answers: there they are dropped until the channel
-  is subscribed again.
-- A message is taken when its number is the next one. A number that jumps is a gap, and
-  the channel is subscribed again from the last one taken. Within a replay a hole is no
-  gap: states that were replaced are not kept.
-- Numbers that fall are a new numbering, or one message twice: the channel is subscribed
-  again, and the answer tells which. Of a new numbering all comes.
-- A position is sent without waiting to know who is there: a Go hub ignores fields that
-  it does not know (INTEROP). When it turns out to be one, what it sent nobody can know.
-- A server that is too busy for a subscription is asked again later; nothing is lost by that.
-- What is lost for good is returned as MessagesLost, never passed over.
+- A numbered message counts once the server has acknowledged the newest subscription. What
+  arrives before that belongs to an older subscription, or is sent again.
+- Between an unsubscription and its acknowledgement, messages of that channel are dropped.
+  A Go hub acknowledges nothing: there they are dropped until the channel is subscribed
+  again.
+- A message is taken when its number is the next one. A number that jumps is a gap: the
+  channel is subscribed again from the last position. Within a replay a jump is no gap:
+  states that were replaced are not kept in the history.
+- A number that falls is either a new numbering or a message sent twice: the channel is
+  subscribed again, and the acknowledgement tells which. Of a new numbering all messages
+  are requested.
+- A position is sent before the kind of server is known: a Go hub ignores fields that it
+  does not know (INTEROP). When the server turns out to be one, its earlier messages
+  cannot be counted.
+- A subscription for which the server is too busy is repeated later; nothing is lost.
+- Messages that are lost for good are always returned as MessagesLost.
 """
 
 from __future__ import annotations
@@ -30,20 +32,22 @@ from typing import Any, TypeGuard
 from ..errors import WsHubError, excerpt
 from ..protocol.message import Message, MessageType
 
-__all__ = ["Following", "MessagesLost", "Verdict"]
+__all__ = ["MessagesLost", "Subscriptions", "Verdict"]
 
 _ID = "ws-hub:"
 _MAX_LAGS = 3
-_BUSY = ("internal", "rate_limited")  # codes of errors that are the server's trouble, not ours
-_MAX_LEFT = 1024  # unsubscribed channels that a Go hub, which never answers, makes us remember
+_BUSY = ("internal", "rate_limited")  # codes of refusals that a later request may not meet
+# Unsubscriptions without an acknowledgement that are remembered: a Go hub never sends one.
+_MAX_LEFT = 1024
 
 
 class MessagesLost(WsHubError):
-    """Messages are gone that no server keeps any more; what follows is whole again.
+    """Messages are lost for good; the messages that follow are complete again.
 
     Attributes:
-        channel: which channel's; "" for messages that belong to none that is followed.
-        count: how many; None when that cannot be known.
+        channel: the channel's name; "" for messages of no subscribed channel.
+        count: how many messages; None when the number is not known.
+        why: the reason.
     """
 
     def __init__(self, channel: str, count: int | None, why: str) -> None:
@@ -59,13 +63,13 @@ class MessagesLost(WsHubError):
 
 @dataclass
 class Verdict:
-    """What to do about one message from the server.
+    """The decision about one message from the server.
 
     Args:
-        deliver: whether the application gets it.
-        send: what to send to the server.
-        lost: what to report.
-        retry: whether `retry` is to be called after a while.
+        deliver: whether the application gets the message.
+        send: requests to send to the server.
+        lost: losses to report.
+        retry: whether to call `Subscriptions.retry` after a while.
     """
 
     deliver: bool = True
@@ -76,46 +80,47 @@ class Verdict:
 
 @dataclass
 class _Channel:
-    since: int | None  # what the application asked for: what came after this number,
-    newest: int | None = None  # or so many of the newest
-    last: int | None = None  # number of the last message taken
-    epoch: str = ""  # the numbering it belongs to; "" until a server has named it
-    pending: str = ""  # id of the newest subscription, while it has no answer
-    busy: bool = False  # the server had no time for the last subscription
-    live: bool = False  # this connection's server has answered: its numbers count
-    fell: bool = False  # so the pending subscription was sent because the numbers fell
-    head: int = 0  # the newest number at the last answer: up to it, messages are its replay
-    replaying: int = 0  # so many of them are still to come, and may have been taken already
-    had: int | None = None  # the first of them tells how many after this number are lost
-    behind: bool = False  # the application had no room; catches up when it has
-    lags: int = 0  # so often lagged since the last message taken
+    since: int | None  # the application's request: messages after this number,
+    newest: int | None = None  # or this many of the newest
+    last: int | None = None  # the position: number of the last message taken
+    epoch: str = ""  # the numbering of `last`; "" until a server has named it
+    pending: str = ""  # id of the newest subscription, until it is acknowledged
+    busy: bool = False  # the server was too busy for the last subscription
+    live: bool = False  # acknowledged on this connection: its numbers count
+    fell: bool = False  # the pending subscription was sent because a number fell
+    head: int = 0  # the newest number when it was acknowledged: the replay ends with it
+    replaying: int = 0  # replayed messages still to come; some may have been taken before
+    had: int | None = None  # what lies between this number and the replay's first is lost
+    behind: bool = False  # the inbox had no room; requested again when there is
+    lags: int = 0  # `lagged` messages since the last message taken
 
 
-class Following:
-    """The subscriptions of one client. Its owner calls it under one lock."""
+class Subscriptions:
+    """The subscriptions of one client. Its owner calls every method under one lock."""
 
     def __init__(self) -> None:
         self._channels: dict[str, _Channel] = {}
-        self._left: dict[str, str] = {}  # channel → id of its unsubscription without an answer
+        # Channel -> id of its unsubscription, until that is acknowledged.
+        self._left: dict[str, str] = {}
         self._ids = itertools.count(1)
         self._pings: set[str] = set()
-        # Channel -> messages without a place in its numbering that had no room.
+        # Channel -> messages without a number there that found no room in the inbox.
         self._unplaced: dict[str, int] = {}
-        self._skipped = 0  # messages of unknown channels that this connection was too small for
+        self._skipped = 0  # messages of unknown channels, over max_message_size
         self.extensions: bool | None = None  # whether this connection's server knows them
 
     @property
     def channels(self) -> Collection[str]:
-        """The names of the channels followed."""
+        """The names of the subscribed channels."""
         return frozenset(self._channels)
 
-    # --- what the application wants --------------------------------------------------------
+    # --- requests of the application -------------------------------------------------------
 
     def add(self, channel: str, since: int | None, newest: int | None = None) -> list[Message]:
-        """Follow a channel; return what subscribes to it.
+        """Add a subscription; return the requests to send.
 
-        One that is followed already is begun anew when a position is given, and else
-        asked for again only when the server has refused or ended it.
+        A channel that is subscribed already starts again from the position given. Without
+        a position it is requested again only when the server has refused or ended it.
         """
         found = self._channels.get(channel)
         if found is None:
@@ -127,13 +132,16 @@ class Following:
         return self._anew(channel, found)
 
     def remove(self, channel: str) -> Message | None:
-        """Follow a channel no longer; return what tells the server, None if it was not."""
+        """Remove a subscription; return the request to send, None if there was none."""
         if self._channels.pop(channel, None) is None:
             return None
         return self._unsubscribe(channel)
 
     def open(self) -> list[Message]:
-        """Return what to say first on a new connection: who are you, and all channels."""
+        """Return the first requests on a new connection: a ping and all subscriptions.
+
+        The answer to the ping tells whether the server knows the extensions.
+        """
         self.extensions = None
         ping = self._new_id()
         self._pings = {ping}
@@ -167,20 +175,20 @@ class Following:
         )
 
     def _unsubscribe(self, name: str) -> Message:
-        self._left.pop(name, None)  # so that the newest stand last
+        self._left.pop(name, None)  # so that the dict stays in the order of the requests
         self._left[name] = id = self._new_id()
         if len(self._left) > _MAX_LEFT:
             del self._left[next(iter(self._left))]
         return Message(MessageType.UNSUBSCRIBE, channel=name, data=name, id=id)
 
     def _anew(self, name: str, channel: _Channel, *, fell: bool = False) -> list[Message]:
-        # A server need not replay to a subscription that is live: that one ends first.
+        # A server need not replay to an existing subscription: end it first.
         return [self._unsubscribe(name), self._subscribe(name, channel, fell=fell)]
 
     def _new_id(self) -> str:
         return f"{_ID}{next(self._ids)}"
 
-    # --- what the server says --------------------------------------------------------------
+    # --- messages from the server ----------------------------------------------------------
 
     def take(self, message: Message) -> Verdict:
         """Decide about the next message from the server."""
@@ -196,9 +204,10 @@ class Following:
             channel.live = False
             return Verdict()
         if seq is None:
-            # Of a channel left and subscribed again: ours says where the new one begins.
+            # After unsubscribe and subscribe: it belongs to the old subscription until the
+            # unsubscription is acknowledged.
             old = self.extensions is True and name in self._left
-            # A state that is not kept: older messages are being fetched, and it is over.
+            # An unnumbered message ahead of older ones that are requested again.
             early = channel.epoch != "" and (channel.behind or channel.pending != "")
             return Verdict(deliver=not old and not early)
         if message.type == MessageType.LAGGED:
@@ -206,7 +215,7 @@ class Following:
         return self._numbered(name, seq, channel)
 
     def retry(self) -> list[Message]:
-        """Return what subscribes to the channels that the server had no time for."""
+        """Return the subscriptions for which the server was too busy."""
         return [
             self._subscribe(name, channel, fell=channel.fell)
             for name, channel in self._channels.items()
@@ -214,7 +223,7 @@ class Following:
         ]
 
     def skipped(self) -> None:
-        """Note that a message, of whatever channel, was too large to be taken."""
+        """Count a message of an unknown channel that was over max_message_size."""
         self._skipped += 1
 
     def _pong(self, message: Message) -> Verdict:
@@ -223,12 +232,12 @@ class Following:
             self.extensions = True
             return Verdict(deliver=False)
         if message.id is not None or not self._pings:
-            return Verdict()  # the application's own
+            return Verdict()  # the answer to a ping of the application
         self._pings.clear()
         self.extensions = False
         lost = []
         for name, channel in self._channels.items():
-            channel.pending = ""  # nothing is answered
+            channel.pending = ""  # this server acknowledges nothing
             if channel.last is not None:
                 lost.append(MessagesLost(name, None, "the server keeps no history"))
                 self._channels[name] = _Channel(None)
@@ -241,7 +250,7 @@ class Following:
                 return Verdict(deliver=False)
         name = next((n for n, each in self._channels.items() if each.pending == message.id), "")
         if not name:
-            return Verdict(deliver=False)  # of a subscription given up since
+            return Verdict(deliver=False)  # of a subscription that was removed since
         channel = self._channels[name]
         if message.type == MessageType.ACK:
             data = message.data if isinstance(message.data, dict) else {}
@@ -260,7 +269,7 @@ class Following:
         epoch, seq, replayed = data.get("epoch"), data.get("seq"), data.get("replayed", 0)
         recovered = data.get("recovered") is not False
         if not isinstance(epoch, str) or not _is_count(seq) or not _is_count(replayed):
-            # A channel that keeps nothing has no positions.
+            # A channel without history has no positions.
             if channel.last is not None or not recovered:
                 verdict.lost.append(MessagesLost(name, None, "the server keeps none"))
             self._channels[name] = _Channel(channel.since, channel.newest, live=True)
@@ -269,7 +278,7 @@ class Following:
         same = had is None or had <= seq
         same = same and (channel.last is None or channel.epoch == epoch)
         if channel.fell and not same:
-            channel.had = 0  # all of the old numbering had come
+            channel.had = 0  # all messages of the old numbering had been taken
         elif had is None or recovered:
             channel.had = None
         elif same:
@@ -288,18 +297,18 @@ class Following:
 
     @staticmethod
     def _count_lost(name: str, channel: _Channel, first: int, verdict: Verdict) -> None:
-        """Report what is no longer kept, now that the first of what is kept is known."""
+        """Report how many messages the history no longer has, given its first number."""
         had, channel.had = channel.had, None
         if had is not None and first > had + 1:
             verdict.lost.append(MessagesLost(name, first - had - 1, "no longer kept"))
 
     def _lagged(self, name: str, channel: _Channel) -> Verdict:
-        """Catch up; the application sees the notice."""
+        """Request the missing messages; the application gets the `lagged` message too."""
         if channel.pending or not channel.live:
-            return Verdict()  # an older subscription's: the newest one catches up
+            return Verdict()  # of an older subscription: the newest one fills the gap
         channel.lags += 1
         if channel.lags > _MAX_LAGS:
-            # What is missing does not fit the server's buffer at once and never will.
+            # The replay does not fit the server's outbox, and would lag again every time.
             verdict = Verdict(send=[self._subscribe(name, channel, skip=True)])
             if channel.lags == _MAX_LAGS + 1:
                 why = "more than the server can send at once"
@@ -309,15 +318,15 @@ class Following:
 
     def _numbered(self, name: str, seq: int, channel: _Channel) -> Verdict:
         if channel.behind or channel.pending:
-            # Comes again, or was never asked for. Not even the next number is taken: the
-            # numbering may have begun again.
+            # It is sent again, or was not requested. Not even the next number is taken: the
+            # numbering may be a new one.
             return Verdict(deliver=False)
         last = channel.last
         replayed = channel.replaying > 0 and seq <= channel.head
         channel.replaying = channel.replaying - 1 if replayed else 0
         if last is not None and seq <= last:
             if replayed or not channel.epoch:
-                return Verdict(deliver=False)  # had already
+                return Verdict(deliver=False)  # taken before
             return Verdict(deliver=False, send=self._anew(name, channel, fell=True))
         verdict = Verdict()
         if replayed:
@@ -332,18 +341,18 @@ class Following:
                 )
                 self._skipped -= min(hole, self._skipped)
                 verdict.lost.append(MessagesLost(name, hole, why))
-        # What the end of a replay lacks was replaced as well.
+        # Numbers missing at the end of a replay are replaced states as well.
         over = replayed and not channel.replaying
         channel.last = max(seq, channel.head) if over else seq
         channel.lags = 0
         return verdict
 
-    # --- when the application is too slow --------------------------------------------------
+    # --- a full inbox ----------------------------------------------------------------------
 
     def refused(self, message: Message) -> None:
-        """Take back a message that was to be delivered: there was no room for it."""
+        """Take back a message that was to be delivered and found no room."""
         if message.type == MessageType.LAGGED:
-            return  # its number is not its own, and what it is about is being fetched
+            return  # its number is not its own, and the missing messages are requested
         channel = self._channels.get(message.channel)
         if channel is None or message.seq is None or not channel.epoch:
             name = "" if channel is None else message.channel
@@ -353,7 +362,7 @@ class Following:
             channel.last = message.seq - 1
 
     def catch_up(self) -> Verdict:
-        """Say what to send, and what is lost, now that there is room again."""
+        """Return the requests to send and the losses to report, now that there is room."""
         verdict = Verdict(deliver=False)
         for name, channel in self._channels.items():
             if channel.behind:
@@ -370,7 +379,7 @@ def _is_ours(id: str | int | None) -> bool:
 
 
 def _is_end(message: Message) -> bool:
-    """Say whether a server has ended a subscription; a refused publish says `Publish: ...`."""
+    """Return whether a message ends a subscription; a refused publish has `Publish: ...`."""
     return (
         message.type == MessageType.ERROR
         and message.id is None

@@ -9,11 +9,11 @@ import pytest
 
 from tests.wire_model import Json, Outcome, Trial
 from ws_hub.protocol.message import Message, decode, encode
-from ws_hub.reconnect.subscriptions import Following, Verdict
+from ws_hub.reconnect.subscriptions import Subscriptions, Verdict
 
 
 class PythonClient:
-    """A Following as its owner drives it; one message in ten finds no room.
+    """A Subscriptions as its owner drives it; one message in ten finds no room.
 
     Args:
         room: draws whether there is room.
@@ -21,38 +21,38 @@ class PythonClient:
 
     def __init__(self, room: random.Random) -> None:
         self._room = room
-        self._following = Following()
+        self._subscriptions = Subscriptions()
         self._connected = False
 
     def subscribe(self, channel: str, position: Json) -> Outcome:
-        requests = self._following.add(channel, position.get("since"), position.get("last"))
+        requests = self._subscriptions.add(channel, position.get("since"), position.get("last"))
         return Outcome(sent=self._sent(requests))
 
     def unsubscribe(self, channel: str) -> Outcome:
-        request = self._following.remove(channel)
+        request = self._subscriptions.remove(channel)
         return Outcome(sent=self._sent([] if request is None else [request]))
 
     def connect(self) -> Outcome:
         self._connected = True
-        return Outcome(sent=self._sent(self._following.open()))
+        return Outcome(sent=self._sent(self._subscriptions.open()))
 
     def receive(self, messages: list[Json]) -> Outcome:
         outcome = Outcome()
         for each in messages:
             message = decode(json.dumps(each))
-            verdict = self._following.take(message)
+            verdict = self._subscriptions.take(message)
             self._add(verdict, outcome)
             if verdict.deliver:
                 if self._room.random() < 0.1:
-                    self._following.refused(message)
+                    self._subscriptions.refused(message)
                 else:
                     outcome.messages.append(each)
         return outcome
 
     def relieve(self) -> Outcome:
         outcome = Outcome()
-        self._add(self._following.catch_up(), outcome)
-        outcome.sent += self._sent(self._following.retry())
+        self._add(self._subscriptions.catch_up(), outcome)
+        outcome.sent += self._sent(self._subscriptions.retry())
         return outcome
 
     def _add(self, verdict: Verdict, outcome: Outcome) -> None:
