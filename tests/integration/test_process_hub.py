@@ -126,7 +126,7 @@ def test_a_viewer_sees_running_each_line_and_exited(server: Server, hub: Hub) ->
     assert {m["processId"] for m in early.messages} == {"p"}
 
 
-def test_a_viewer_that_opens_after_the_end_sees_what_was_printed(server: Server, hub: Hub) -> None:
+def test_a_viewer_that_opens_after_the_end_gets_the_output(server: Server, hub: Hub) -> None:
     hub.run_process(["seq", "3000"], "p").wait(LONG)
     with viewer(server, "p") as late:
         late.until_over()
@@ -225,7 +225,7 @@ def test_a_viewer_learns_why_it_could_not_start(server: Server, hub: Hub) -> Non
     assert "no-such-program" in each.last["error"]
 
 
-def test_viewers_see_the_end_of_what_runs_when_the_hub_stops(server: Server, hub: Hub) -> None:
+def test_viewers_get_exited_when_the_hub_stops(server: Server, hub: Hub) -> None:
     process = hub.run_process(["sh", "-c", "echo up; sleep 60"], "p")
     with viewer(server, "p") as each:
         each.until_output()
@@ -241,7 +241,7 @@ def test_a_child_that_prints_for_ever_is_ended_with_the_hub() -> None:
     assert process.wait(TIMEOUT) in (-signal.SIGTERM, -signal.SIGKILL)
 
 
-def test_a_viewer_that_never_reads_holds_up_neither_the_program_nor_others(
+def test_a_viewer_that_never_reads_delays_neither_program_nor_viewers(
     server: Server, hub: Hub
 ) -> None:
     with viewer(server, "p"), viewer(server, "p") as reader:  # the first never reads
@@ -357,7 +357,7 @@ def test_without_a_viewer_backpressure_slows_nothing(server: Server, hub: Hub) -
     wait_until(lambda: hub.stats().published >= 20_002, what="all of it published")
 
 
-def test_a_viewer_that_reads_nothing_is_cut_and_the_program_goes_on() -> None:
+def test_a_viewer_that_reads_nothing_is_disconnected_and_the_program_goes_on() -> None:
     with live(write_timeout=0.3) as site, site.subscribed("process:p", rcvbuf=4096):
         process = site.hub.run_process(["seq", "80000"], "p", backpressure=True)
         assert process.wait(LONG) == 0
@@ -372,7 +372,7 @@ def test_a_hub_that_stops_does_not_wait_for_a_viewer_for_long() -> None:
         assert process.returncode in (-signal.SIGTERM, -signal.SIGKILL)
 
 
-def test_what_a_program_printed_before_it_was_ended_arrives_at_the_viewers_pace() -> None:
+def test_output_before_the_end_arrives_at_the_viewers_pace() -> None:
     with live() as site, site.subscribed("process:p", rcvbuf=4096) as slow:
         process = site.hub.run_process(["yes"], "p", backpressure=True)
         wait_until(lambda: waits_for_room(process), what="a stream that waits for its viewer")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ws_hub.process.pace import Pace
 
 
-def test_without_bounds_texts_go_in_large_parts_and_nobody_waits() -> None:
+def test_without_bounds_parts_are_large_and_need_no_wait() -> None:
     texts = [str(number) for number in range(1000)]
     parts = list(Pace().parts(texts))
     assert [text for part, _ in parts for text in part] == texts
@@ -18,18 +18,18 @@ def test_without_bounds_texts_go_in_large_parts_and_nobody_waits() -> None:
     assert list(Pace().parts([])) == []
 
 
-def test_one_waits_after_a_quarter_of_an_outbox() -> None:
+def test_a_quarter_of_an_outbox_needs_a_wait() -> None:
     pace = Pace(40, 1 << 20)
     waits = [wait for _ in range(25) for _, wait in pace.parts(["x"])]
     assert [number for number, wait in enumerate(waits, 1) if wait] == [11, 21]
 
 
-def test_an_outbox_of_one_message_has_one_wait_a_text() -> None:
+def test_an_outbox_of_one_message_needs_a_wait_for_each_text() -> None:
     parts = list(Pace(1, 1 << 20).parts(["a", "b", "c"]))
     assert parts == [(["a"], False), (["b"], True), (["c"], True)]
 
 
-def test_a_quarter_is_shared_with_all_that_keep_the_pace() -> None:
+def test_the_quarter_is_shared_by_all_sharers() -> None:
     sharers = [1]
     pace = Pace(40, 1 << 20, lambda: sharers[0])
     waits = [wait for _ in range(10) for _, wait in pace.parts(["x"])]
@@ -47,7 +47,7 @@ def test_a_quarter_is_shared_with_all_that_keep_the_pace() -> None:
     st.integers(1, 200),
     st.integers(0, 100_000),
 )
-def test_never_more_than_a_quarter_is_on_its_way_unless_it_is_one_text(
+def test_at_most_a_quarter_is_sent_between_waits_unless_it_is_one_text(
     reads: list[list[str]], messages: int, size: int
 ) -> None:
     pace = Pace(messages, size)

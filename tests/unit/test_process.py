@@ -138,7 +138,7 @@ def test_every_signal_has_a_name() -> None:
     assert signal_name(250) == "SIG250"
 
 
-def test_what_a_grandchild_holds_open_is_not_waited_for(hub: Recorder) -> None:
+def test_output_held_open_by_a_grandchild_is_not_waited_for(hub: Recorder) -> None:
     code = "import signal;print('mine',flush=True);signal.pause()"
     argv = ["sh", "-c", '"$0" -c "$1" & echo $!', sys.executable, code]
     started = time.monotonic()
@@ -168,7 +168,7 @@ def test_a_program_that_closes_its_output_is_waited_for(hub: Recorder) -> None:
         (["true"], "/no/such/directory", FileNotFoundError),
     ],
 )
-def test_what_cannot_start_is_said_and_raised(
+def test_a_program_that_cannot_start_is_raised_and_published_as_failed(
     hub: Recorder, argv: list[str], cwd: str | None, cause: type[OSError], pty: bool
 ) -> None:
     with pytest.raises(ProcessStartError) as caught:
@@ -186,13 +186,13 @@ def test_a_nul_in_an_argument_cannot_start(hub: Recorder, pty: bool) -> None:
         run(hub, ["echo", "a\0b"], pty=pty)
 
 
-def test_a_failure_is_raised_even_when_nobody_can_be_told(hub: Recorder) -> None:
+def test_a_failed_start_is_raised_although_it_cannot_be_published(hub: Recorder) -> None:
     hub.full = 1
     with pytest.raises(ProcessStartError):
         run(hub, ["no-such-program-here"])
 
 
-def test_no_terminals_on_this_platform_is_said(
+def test_a_platform_without_terminals_raises(
     hub: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "openpty")
@@ -213,7 +213,7 @@ def test_a_bad_id_is_refused_before_anything_starts(hub: Recorder) -> None:
     assert hub.messages == []
 
 
-def test_an_id_that_runs_is_refused_until_it_has_ended(hub: Recorder) -> None:
+def test_a_process_id_in_use_is_refused_until_its_end(hub: Recorder) -> None:
     with run_process(hub, ["sleep", "60"], "p"):  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="'p' is running"):
             run(hub, ["true"])
@@ -239,7 +239,7 @@ def test_a_stopped_hub_starts_nothing(hub: Recorder, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_child_that_nobody_can_be_told_of_is_ended(hub: Recorder) -> None:
+def test_a_child_whose_start_cannot_be_published_is_ended(hub: Recorder) -> None:
     hub.full = 1
     with pytest.raises(HubFull):
         run(hub, ["sleep", "60"])
@@ -263,7 +263,7 @@ def test_a_child_without_a_selector_is_ended(
     def no_room(*args: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(process_module, "Pump", no_room)
+    monkeypatch.setattr(process_module, "OutputReader", no_room)
     with pytest.raises(OSError, match="Too many"):
         run(hub, ["sleep", "60"])
     assert [s["status"] for s in hub.statuses()] == ["failed"]
@@ -272,13 +272,13 @@ def test_a_child_without_a_selector_is_ended(
 # --- a terminal ----------------------------------------------------------------------------
 
 
-def test_in_a_terminal_a_program_finds_one(hub: Recorder) -> None:
+def test_with_pty_the_program_has_a_terminal(hub: Recorder) -> None:
     code = "import os;print([os.isatty(fd) for fd in (0,1,2)], os.environ['TERM'])"
     run(hub, python(code), pty=True, env={"PATH": os.environ["PATH"]})
     assert hub.lines() == ["[True, True, True] xterm-256color"]
 
 
-def test_without_one_it_finds_none_and_no_input(hub: Recorder) -> None:
+def test_without_pty_the_program_has_no_terminal_and_no_input(hub: Recorder) -> None:
     code = "import os,sys;print([os.isatty(fd) for fd in (0,1,2)], repr(sys.stdin.read()))"
     run(hub, python(code))
     assert hub.lines() == ["[False, False, False] ''"]
@@ -329,7 +329,7 @@ def test_in_a_terminal_arguments_directory_and_exit_code_are_the_programs_own(
     assert hub.lines() == [str(tmp_path), *(f"<{each}>" for each in odd)]
 
 
-def test_the_end_of_a_terminal_leaves_no_one_waiting_for_it(hub: Recorder) -> None:
+def test_the_end_of_a_terminal_ends_the_stream(hub: Recorder) -> None:
     argv = ["sh", "-c", "trap '' HUP; sleep 60 & echo $!"]
     assert run(hub, argv, pty=True) == 0
     os.kill(int(hub.lines()[0]), signal.SIGKILL)
@@ -513,7 +513,7 @@ def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
     assert hub.lines() == [str(number) for number in range(200_000)]
 
 
-def test_a_hub_that_stops_ends_its_children_at_once_and_says_so(hub: Recorder) -> None:
+def test_a_hub_that_stops_ends_its_children_and_publishes_exited(hub: Recorder) -> None:
     processes = [run_process(hub, ["sleep", "60"]) for _ in range(3)]  # type: ignore[arg-type]
     hub.stop()
     assert [process.returncode for process in processes] == [-15, -15, -15]
@@ -536,7 +536,7 @@ def test_stubborn_children_end_together_when_the_hub_stops(
     assert [process.returncode for process in processes] == [-9] * 4
 
 
-def test_a_child_whose_hub_is_gone_is_ended_and_drained(
+def test_a_child_whose_hub_has_stopped_is_ended_and_drained(
     hub: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_module, "_KILL_AFTER", 0.2)
@@ -590,7 +590,7 @@ def test_a_hub_that_takes_the_rest_slowly_does_not_hold_up_close(
     assert process.wait(TIMEOUT) < 0
 
 
-def test_an_error_of_ours_still_ends_the_child_and_says_exited(
+def test_a_bug_in_the_stream_ends_the_child_and_publishes_exited(
     hub: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(message: Any) -> None:
@@ -603,7 +603,7 @@ def test_an_error_of_ours_still_ends_the_child_and_says_exited(
     assert "a bug" in caplog.text
 
 
-def test_a_process_that_is_about_to_start_is_none_that_could_be_ended(hub: Recorder) -> None:
+def test_a_reserved_process_id_has_no_process(hub: Recorder) -> None:
     registry = process_module._Streaming()
     registry.reserve(hub, "p")  # type: ignore[arg-type]
     assert registry.of(hub) == []  # type: ignore[arg-type]
@@ -639,7 +639,7 @@ def test_without_waitid_an_exit_is_found_by_reaping(
     assert process.returncode == -15
 
 
-def test_a_child_that_somebody_else_has_reaped_is_over() -> None:
+def test_a_child_reaped_by_other_code_has_exited() -> None:
     child = spawn.Child(["true"])
     os.waitpid(child.pid, 0)
     assert child.exited()
@@ -649,7 +649,7 @@ def test_a_child_that_somebody_else_has_reaped_is_over() -> None:
     child.close()
 
 
-def test_a_signal_goes_to_nobody_once_the_child_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_after_reaping_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     child = spawn.Child(["true"])
     wait_until(child.exited)
     child.reap()

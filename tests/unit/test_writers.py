@@ -62,7 +62,7 @@ def test_records_below_the_level_are_left_out(hub: Recorder, log: logging.Logger
     assert [m.data["data"]["message"] for m in hub.messages] == ["yes"]
 
 
-def test_an_exception_comes_along(hub: Recorder, log: logging.Logger) -> None:
+def test_a_record_with_an_exception_has_its_traceback(hub: Recorder, log: logging.Logger) -> None:
     attach(log, hub)
     try:
         raise KeyError("sku")
@@ -71,7 +71,7 @@ def test_an_exception_comes_along(hub: Recorder, log: logging.Logger) -> None:
     assert hub.messages[0].data["data"]["exception"].endswith("KeyError: 'sku'")
 
 
-def test_no_exception_to_speak_of_is_left_out(hub: Recorder, log: logging.Logger) -> None:
+def test_an_empty_exc_info_is_left_out(hub: Recorder, log: logging.Logger) -> None:
     attach(log, hub)
     log.error("failed", exc_info=(None, None, None))
     assert "exception" not in hub.messages[0].data["data"]
@@ -98,7 +98,7 @@ def test_a_lone_surrogate_is_replaced(hub: Recorder, log: logging.Logger) -> Non
     assert hub.messages[0].data["data"]["message"] == "caf?"
 
 
-def test_what_the_hub_does_not_take_is_counted_as_dropped(
+def test_records_that_the_hub_refuses_are_counted_as_dropped(
     hub: Recorder, log: logging.Logger
 ) -> None:
     handler = attach(log, hub)
@@ -121,7 +121,7 @@ def test_records_of_ws_hub_itself_are_left_out(hub: Recorder) -> None:
     handler.close()
 
 
-def test_what_is_logged_while_a_record_is_sent_goes_not_round_in_circles(
+def test_records_logged_while_one_is_published_are_dropped(
     hub: Recorder, log: logging.Logger
 ) -> None:
     attach(log, hub)
@@ -171,7 +171,7 @@ def test_each_printed_line_is_one_message(hub: Recorder) -> None:
     assert {m.channel for m in hub.messages} == {"process:job"}
 
 
-def test_flush_shows_the_line_so_far_and_close_sends_the_rest(hub: Recorder) -> None:
+def test_flush_publishes_the_line_so_far_and_close_the_rest(hub: Recorder) -> None:
     file = writer(hub, "job")
     print("half", end="", file=file)
     assert hub.texts() == []
@@ -249,7 +249,7 @@ def test_lines_of_many_threads_stay_whole_and_in_the_order_of_each(hub: Recorder
         assert mine == list(range(200))
 
 
-def test_close_sends_what_other_threads_have_begun(hub: Recorder) -> None:
+def test_close_publishes_unfinished_lines_of_other_threads(hub: Recorder) -> None:
     file = writer(hub, "job")
     print("mine", end="", file=file)
     thread = threading.Thread(target=lambda: print("theirs", end="", file=file))
@@ -259,7 +259,7 @@ def test_close_sends_what_other_threads_have_begun(hub: Recorder) -> None:
     assert hub.texts() == ["mine", "theirs"]
 
 
-def test_the_hubs_refusal_reaches_who_prints(hub: Recorder) -> None:
+def test_hub_errors_are_raised_by_print(hub: Recorder) -> None:
     with writer(hub, "job") as file:
         hub.full = 1
         with pytest.raises(HubFull):

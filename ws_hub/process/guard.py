@@ -1,9 +1,9 @@
-"""Ends a program when the process that started it is no more: killed, crashed, replaced.
+"""Ends a program when our own process has ended without doing so: killed, crashed, replaced.
 
-Must not know what the program is, or how it ends otherwise. A shell in a session of its own
-waits at a pipe whose other end only we hold: when it closes without the shell having been
-told to go, we are gone. (`PR_SET_PDEATHSIG` would tell of the end of the *thread* that
-started the program, would need code between fork and exec, and reaches one process.)
+A shell in a session of its own reads from a pipe whose other end only our process holds.
+When that end closes and the shell has not been killed before, our process has ended.
+(`PR_SET_PDEATHSIG` reports the end of the *thread* that started the program, needs code
+between fork and exec, and reaches one process.)
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ __all__ = ["Guard"]
 
 logger = get_logger(__name__)
 
-# SIGTERM to all of the session whose number it was told, and to the descendants that have
-# left it while their parents live; SIGKILL two seconds later, as `Process.close`. Where there
-# is no /proc it is the process group. A process is known by its number and its start.
-# One that was being started when we ended is found by its standard output, a pipe of ours.
+# Reads the program's standard output (a name in /proc), then its session id. At the end of
+# its input it sends SIGTERM to the session and to the descendants that have left it while
+# their parents live, and SIGKILL two seconds later, as `Process.close` does. Without /proc it
+# signals the process group. A process is identified by its id and its start time.
+# A program that was being started when our process ended has told no session id: it is found
+# by its standard output, a pipe that no other program has.
 _SCRIPT = r"""
 read -r output || exit
 find_session() {
@@ -94,12 +96,12 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
 class Guard:
-    """Watches over one session, from `expect` and `watch` until `close`.
+    """Guards one session, from `expect` and `watch` until `close`.
 
-    It is there before the program is, so that no program is ever without one. A system
-    without a shell has none: its programs outlive us.
+    It is started before the program, so that no program is ever unguarded. On a system
+    without /bin/sh it does nothing: a program may outlive our process.
 
-    Raises OSError when there is no descriptor, or no process, left for it.
+    Raises OSError when no descriptor or no process is available.
     """
 
     def __init__(self) -> None:
@@ -121,9 +123,9 @@ class Guard:
             os.close(theirs)
 
     def expect(self, output: int | None) -> None:
-        """Tell it the pipe that will be the standard output of a program. Does not wait.
+        """Announce the pipe that becomes a program's standard output. Does not wait.
 
-        None for a terminal, whose name may be another's soon; its end is a SIGHUP.
+        None for a terminal: its name may be reused soon, and its end sends SIGHUP anyway.
         """
         name = b""
         if output is not None:
@@ -132,18 +134,19 @@ class Guard:
         self._tell(name)
 
     def watch(self, leader: int) -> None:
-        """Tell it the session, by the number of its leader. Does not wait."""
+        """Announce the session, by the process id of its leader. Does not wait."""
         self._tell(b"%d" % leader)
 
     def _tell(self, text: bytes) -> None:
         if self._ours is not None:
-            with contextlib.suppress(BrokenPipeError):  # somebody has killed it
+            with contextlib.suppress(BrokenPipeError):  # the shell was killed
                 os.write(self._ours, text + b"\n")
 
     def close(self) -> None:
-        """End the watch; what it watched over is left alone. Idempotent.
+        """Stop guarding, and leave the session alone. Idempotent.
 
-        Before the leader is reaped: its number must not be another's while it is watched.
+        Called before the leader is reaped: its process id must not be reused while it is
+        guarded.
         """
         if self._shell is not None:
             self._shell.kill()
@@ -151,7 +154,7 @@ class Guard:
         self.forget()
 
     def forget(self) -> None:
-        """Let go of the pipe in a forked child, or the guard would wait for that as well."""
+        """Close the pipe in a forked child: the guard would wait for the child's end too."""
         if self._shell is not None:
             self._shell.close()
             self._shell = None

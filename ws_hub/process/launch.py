@@ -1,12 +1,11 @@
-"""Starts one program: a session of its own, clean signals, and three descriptors.
+"""Starts one program with a session of its own, default signals, and three descriptors.
 
-Must not know what the program is for, or what it prints. `posix_spawn(3)` does all of it,
-in C: no code of ours runs between fork and exec, where a lock that another thread held is
-held for ever (FAULTS 26); a program that cannot be executed is an error here, and not an
-exit code of something in between.
+`posix_spawn(3)` does all of it, in C: no Python code runs between fork and exec, where a
+lock that another thread held stays locked for ever (FAULTS 26). A program that cannot be
+executed raises an error here, and is not an exit code of something in between.
 
-`os.posix_spawn` has no directory to start in, and no way to close what others have left
-inheritable; so it is called through ctypes.
+`os.posix_spawn` can neither set the working directory nor close descriptors that other
+code has left inheritable; so the C function is called through ctypes.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ __all__ = ["Launched", "launch", "pipe"]
 _DARWIN = sys.platform == "darwin"
 _SETSIGDEF, _SETSIGMASK = 0x04, 0x08
 _SETSID = 0x0400 if _DARWIN else 0x80
-_CLOEXEC_DEFAULT = 0x4000  # macOS: the program has what the file actions name, no more
-_OPAQUE = 1024  # bytes; posix_spawnattr_t has 336, the others less
-_FIRST_OTHER = 3  # the first descriptor that no program gets
+_CLOEXEC_DEFAULT = 0x4000  # macOS: only descriptors named by the file actions are inherited
+_OPAQUE = 1024  # bytes; posix_spawnattr_t has 336, the other types less
+_FIRST_OTHER = 3  # the first descriptor that a program does not get
 
-# What is ignored stays ignored for these, as POSIX shells have it: nohup, and `&` in a
-# script, ask for that. Whatever else we ignore is our own affair: a program whose SIGTERM
-# is ignored cannot be ended, one whose SIGCHLD is ignored learns no exit code.
+# These stay ignored when we ignore them, as in POSIX shells: nohup, and `&` in a script,
+# rely on it. Every other signal is set to its default: a program that ignores SIGTERM
+# cannot be ended, one that ignores SIGCHLD learns no exit code.
 _AS_INHERITED = ("SIGHUP", "SIGINT", "SIGQUIT")
 _FIXED = ("SIGKILL", "SIGSTOP")
 
@@ -39,20 +38,20 @@ _FIRST_LINE = 256  # bytes that are looked at for a NUL, as shells do
 
 
 class Launched:
-    """A program that was started, until it is reaped: the one place that waits for it.
+    """A program that was started. Only this class reaps it.
 
     Attributes:
         pid: its process id, and that of its session and process group.
-        exit_fd: a pidfd, which is readable from its exit on; None where there is none.
+        exit_fd: a pidfd, readable once the program has exited; None on a system without.
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.exit_fd = _open_pidfd(pid)
-        self._status: int | None = None  # where only reaping tells that it is over
+        self._status: int | None = None  # on a system that reports an exit only by reaping
 
     def exited(self) -> bool:
-        """Say whether it is over. It is not reaped by that.
+        """Return whether it has exited, without reaping it.
 
         Threads: any, one at a time.
         """
@@ -62,7 +61,7 @@ class Launched:
             return True
 
     def taken(self) -> bool:
-        """Say whether somebody else has reaped it: its number may be another's by now.
+        """Return whether other code has reaped it: its process id may be reused by now.
 
         Threads: any, one at a time.
         """
@@ -95,8 +94,8 @@ class Launched:
     def reap(self) -> int | None:
         """Wait for its end; return the exit code, or minus the signal that ended it.
 
-        None when that cannot be known: SIGCHLD is ignored, or another part of this
-        process waits for any child, and was told instead.
+        None when that cannot be known: SIGCHLD is ignored, or other code of this process
+        waits for any child and has got the exit code instead.
         """
         try:
             if self.exit_fd is not None:
@@ -122,7 +121,7 @@ def _open_pidfd(pid: int) -> int | None:
         return None
     try:
         return os.pidfd_open(pid)
-    except OSError:  # a kernel before 5.3; or it is over, and reaped by others
+    except OSError:  # Linux before 5.3; or it has exited and other code has reaped it
         return None
 
 
@@ -135,11 +134,11 @@ def launch(
 ) -> Launched:
     """Start the program at `path` as the leader of a session of its own.
 
-    `files` become its descriptors 0, 1 and 2: a path is opened for reading and writing, a
-    terminal then being its controlling one; a number names a descriptor of ours, or one of
-    the three that comes before. It has no other descriptor, blocks no signal, and ignores
-    none but SIGHUP, SIGINT and SIGQUIT where we do. A script without `#!` is the shell's;
-    a file with a NUL in its first line is none.
+    `files` become its descriptors 0, 1 and 2: a path is opened for reading and writing (a
+    terminal becomes its controlling one); a number is one of our descriptors, or an earlier
+    one of the three. The program gets no other descriptor, blocks no signal, and ignores
+    none but SIGHUP, SIGINT and SIGQUIT where we ignore them. A script without `#!` is run
+    by /bin/sh; a file with a NUL in its first line is not taken for a script.
 
     Raises OSError, and ValueError for text with a NUL.
     """
@@ -165,7 +164,7 @@ def _is_binary(path: str) -> bool:
 
 
 def pipe() -> tuple[int, int]:
-    """Return a pipe's two ends; neither is 0, 1 or 2, also where these are closed."""
+    """Return a pipe's two ends; neither is descriptor 0, 1 or 2, even if these are closed."""
     import fcntl
 
     reading, writing = os.pipe()
@@ -242,7 +241,7 @@ def _redirect(actions: Any, files: Sequence[int | str], cwd: str | None) -> None
 
 
 def _inheritable() -> list[int]:
-    """Return our descriptors that a program would get."""
+    """Return our descriptors that a program would inherit."""
     found = []
     for name in os.listdir("/dev/fd"):
         try:

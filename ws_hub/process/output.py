@@ -1,7 +1,6 @@
-"""Reads what a child process prints, as it comes, and hands it on as texts.
+"""Reads the output of a child process and delivers it as texts, usually one a line.
 
-Must not know the hub, or who started the child and why it ends. One thread drives it:
-`turn` until it is False, then `finish`, then `close`.
+One thread drives it: `turn` until that returns False, then `finish`, then `close`.
 """
 
 from __future__ import annotations
@@ -14,18 +13,19 @@ from collections.abc import Callable
 from ..lines import Lines
 from .spawn import Child
 
-__all__ = ["Pump"]
+__all__ = ["OutputReader"]
 
-# Seconds. A prompt shows after QUIET; a line that comes in two parts is not shown twice.
+# Seconds. An unfinished line (a prompt) is delivered after QUIET, and not before: a line
+# that arrives in two parts is delivered once.
 QUIET = 0.1
-GRACE = 0.5  # for what others print who hold the child's pipe, once it has exited
-POLL = 0.05  # between two looks at the child, where the system does not say that it exits
+GRACE = 0.5  # after the exit, for output of other processes that hold the child's pipe
+POLL = 0.05  # between two checks of the child, on a system that does not report its exit
 CHUNK = 65536  # as much as a pipe holds
-MAX_LEFT = 1 << 16  # bytes that a terminal, or a pipe that does not tell, may hold
+MAX_LEFT = 1 << 16  # bytes that a terminal, or a pipe of unknown size, may hold
 
 
-def _held(fd: int) -> int:
-    """Return how much may stand in a pipe."""
+def _capacity(fd: int) -> int:
+    """Return how many bytes a pipe may hold."""
     import fcntl
 
     try:
@@ -35,22 +35,22 @@ def _held(fd: int) -> int:
 
 
 class _Stream:
-    """One output of a child: where it is read, and its unfinished line."""
+    """One output of a child: its name and its unfinished line."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lines = Lines()
-        self.due: float | None = None  # when to show an unfinished line
+        self.due: float | None = None  # when to deliver an unfinished line
 
 
-class Pump:
-    """Hands on the texts of a child's streams, those of each in order.
+class OutputReader:
+    """Reads a child's streams and delivers their texts, those of each stream in order.
 
     Args:
-        child: what prints; its streams are closed at their end.
-        deliver: called with "stdout" or "stderr" and the texts that are ready; the
-            child waits at its pipe until it returns.
-        clock: monotonic seconds.
+        child: the process; each of its streams is closed at its end.
+        deliver: called with "stdout" or "stderr" and the texts that are ready. While it
+            runs, a child that prints more waits at its full pipe.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Pump:
         self._selector = selectors.DefaultSelector()
         self._streams: list[_Stream] = []
         self._done_at: float | None = None  # when the grace ends; None while the child runs
-        self._left = 0  # bytes in the pipes when the child had exited: its own are among them
+        self._left = 0  # bytes that the pipes may have held at the child's exit, still to read
         for name, fd in child.streams.items():
             stream = _Stream(name)
             self._streams.append(stream)
@@ -74,7 +74,7 @@ class Pump:
             self._selector.register(child.exit_fd, selectors.EVENT_READ)
 
     def turn(self, until: float | None = None) -> bool:
-        """Wait for output and hand it on; False when there will be no more.
+        """Wait for output and deliver it; return False when there will be no more.
 
         Returns at `until` at the latest, by the clock.
         """
@@ -92,19 +92,20 @@ class Pump:
             if not self._child.exited():
                 return True
             self._done_at = now + GRACE
-            self._left = sum(_held(fd) for fd in self._child.streams.values())
+            self._left = sum(_capacity(fd) for fd in self._child.streams.values())
             if self._child.exit_fd is not None:
                 self._selector.unregister(self._child.exit_fd)
-        # All that the child printed is in its pipe by now; others may print for ever.
+        # After its exit all of the child's output is in its pipes, so at most _left bytes are
+        # read after GRACE; other processes that hold the pipes may print for ever.
         return bool(self._streams) and (now < self._done_at or (bool(read) and self._left > 0))
 
     def finish(self) -> None:
-        """Hand on the unfinished lines of streams that others still hold open."""
+        """Deliver the unfinished lines of streams that other processes still hold open."""
         for stream in self._streams:
             self._send(stream, stream.lines.finish())
 
     def close(self) -> None:
-        """Let go of what `turn` waits with; the child's descriptors are the child's."""
+        """Close the selector; the child's descriptors belong to the child."""
         self._selector.close()
 
     def _patience(self, until: float | None) -> float | None:
@@ -119,7 +120,7 @@ class Pump:
     def _read(self, stream: _Stream, fd: int) -> None:
         try:
             data = os.read(fd, CHUNK)
-        except OSError:  # EIO: nobody has the terminal open any more
+        except OSError:  # EIO: no process has the terminal open any more
             data = b""
         if not data:
             self._selector.unregister(fd)
@@ -141,6 +142,6 @@ class Pump:
             return
         for other in self._streams:
             if other is not stream and other.lines.cut:
-                # Or this text would go on with the other stream's long line.
+                # Otherwise this text would continue the other stream's long line.
                 self._deliver(other.name, other.lines.break_off())
         self._deliver(stream.name, texts)

@@ -1,6 +1,6 @@
-"""How far a publisher may run ahead of who is slowest.
+"""Decides when the stream of a process waits for the slowest subscriber.
 
-Must not know the hub, clients or clocks: it counts, and says when it is time to wait.
+Pure arithmetic: it cuts texts into parts and counts what is sent since the last wait.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["Pace"]
 
-_AT_ONCE = 128  # texts that go to the hub in one piece
-_ENVELOPE = 512  # bytes that a message has beside its text, at most about
+_AT_ONCE = 128  # texts that are published together at most
+_ENVELOPE = 512  # bytes of a message beside its text, about, at most
 _WORST = 6  # bytes of JSON that one character may take
 
 
 class Pace:
-    """Cuts texts into parts that fit an outbox, and counts those on their way.
+    """Cuts texts into parts that fit an outbox, and counts those that are sent.
 
-    After a wait half of an outbox is free. A quarter is used: who subscribes meanwhile is
-    sent kept messages before these. It is shared with all that keep such a pace, because
-    one client may listen to all of them.
+    After a wait half of every subscriber's outbox is free. A quarter is used before the
+    next wait: a client that subscribes meanwhile is sent the history first. All processes
+    with such a pace share that quarter, because one client may subscribe to all of them.
 
     Args:
-        outbox_messages: how many messages may wait for one client; None: no matter.
-        outbox_bytes: how many bytes.
-        sharers: says how many share the quarter, this one included.
+        outbox_messages: messages that an outbox holds; None for no waits.
+        outbox_bytes: bytes that an outbox holds.
+        sharers: returns how many processes share the quarter, this one included.
     """
 
     __slots__ = ("_ahead_bytes", "_ahead_messages", "_most_bytes", "_most_messages", "_sharers")
@@ -44,7 +44,7 @@ class Pace:
         self._ahead_messages = self._ahead_bytes = 0
 
     def parts(self, texts: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
-        """Yield texts in parts, each with whether to wait for room before it is sent."""
+        """Yield the texts in parts, each with whether to wait for room before sending it."""
         sharers = max(self._sharers(), 1)
         most_messages = max(self._most_messages // sharers, 1)
         most_bytes = self._most_bytes // sharers

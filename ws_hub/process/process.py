@@ -1,15 +1,16 @@
-"""A program's output, live on a hub.
+"""Runs a program and streams its output to a channel.
 
-Must not know clients, sockets, or who watches. The way of a line::
+The way of a line::
 
-    child ──pipe or terminal──> ws-hub:process:<id> ──Lines──> hub.send_process_output
+    child ──pipe or terminal──> ws-hub:process:<id> ──Lines──> hub.send_process_lines
 
-One thread a process starts it, reads, sends, and waits with the hub while its queue is
-full; the child then waits at its pipe. `running` comes first and `exited` last. What it has
-started ends with it where it is we who end it (`session`), and with us (`guard`).
+One thread per process starts it, reads its output, publishes it, and waits while the
+hub's queue is full; the child then waits at its full pipe. The status `running` is
+published first and `exited` last. When we end the program, the processes that it has
+started end with it (`session`); when our process ends, all of them end (`guard`).
 
-Signal handlers run on the main thread alone, so KeyboardInterrupt never cuts a start in two:
-the caller, who only waits for it, is interrupted, and then has it undone.
+Signal handlers run on the main thread alone, so KeyboardInterrupt cannot interrupt a
+start half way: the calling thread only waits for it, and has it undone afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..config import HubConfig
 from ..errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from ..log import get_logger
 from ..reentrant import Event, Lock
-from .output import Pump
+from .output import OutputReader
 from .pace import Pace
 from .spawn import Child, ProcessStartError, check_argv, check_env, signal_name
 from .writers import log_handler, writer
@@ -46,15 +47,15 @@ __all__ = [
 
 logger = get_logger(__name__)
 
-_LOOK = 0.25  # seconds between looks at whether to kill, while viewers are waited for
-_KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL, when it is we who end a child
+_LOOK = 0.25  # seconds of one wait for subscribers: then SIGKILL may be due
+_KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL
 _TAKEN = "its exit code is not known: SIGCHLD is ignored, or something waits for any child"
 
 OnLine = Callable[[str, str], object]
 
 
 class StreamingHub(Protocol):
-    """What a process needs of the hub that it streams to; see `Hub` for the methods."""
+    """The methods of the hub that streaming a process needs; see `Hub` for each."""
 
     @property
     def config(self) -> HubConfig: ...
@@ -84,7 +85,7 @@ class StreamingHub(Protocol):
 
 
 class ExitCodeUnknown(WsHubError):
-    """A program has ended, and nobody can say how: another part of this process was told."""
+    """A program has ended, and its exit code is not known: other code has reaped it."""
 
 
 def run_process(
@@ -102,31 +103,35 @@ def run_process(
 
     The channel gets the status `running`, the texts that `docs/processes.md` describes,
     usually one a line, and at the end `exited` with the exit code; or `failed`, when the
-    program cannot be started. There is no shell, and no input: what the program reads is at
-    its end. It begins with the default for every signal, and none blocked; SIGHUP, SIGINT
-    and SIGQUIT stay ignored where we ignore them.
+    program cannot be started. No shell is involved, and the program's input is at its end.
+    It starts with the default action for every signal, and with none blocked; SIGHUP,
+    SIGINT and SIGQUIT stay ignored when our process ignores them.
 
     Args:
         hub: a hub that runs.
         argv: the program and its arguments.
-        process_id: names it; None for its name with eight random digits.
+        process_id: the process id, which names the channel `process:<id>`; None for the
+            program's name with eight random hex digits.
         pty: run it in a pseudo-terminal of COLUMNS x LINES (80x24), so that it keeps its
             colours and progress bars.
-        cwd: where it runs; None for here.
+        cwd: its working directory; None for ours.
         env: its environment; None for ours.
-        on_line: called with each text and "stdout" or "stderr", on the stream's thread.
-        backpressure: slow the program to the pace of its slowest viewer. Otherwise it
-            runs at its own, and who is slower skips lines, which is counted and said.
+        on_line: called with each text and "stdout" or "stderr", on the thread that reads
+            the output.
+        backpressure: slow the program down to its slowest viewer. Otherwise it runs at
+            its own speed, and a viewer that is slower skips lines: it gets a `lagged`
+            message with their number.
 
-    Raises ConfigError (argv; env; an id that runs already), InvalidName, HubNotRunning,
-    HubFull, and ProcessStartError, an OSError, when it cannot be started. Where anything is
-    raised, KeyboardInterrupt too, nothing is left running and the id is free.
+    Raises ConfigError (argv; env; a process id that is in use), InvalidName,
+    HubNotRunning, HubFull, and ProcessStartError, an OSError, when it cannot be started.
+    When it raises anything, KeyboardInterrupt included, no process is left running and
+    the process id is free.
 
     Threads: any; waits for the program to start, not for its end.
     """
     command, environment = check_argv(argv), check_env(env)
     name = _new_id(command[0]) if process_id is None else process_id
-    hub.process_channel(name)  # raises for an id that is none
+    hub.process_channel(name)  # raises InvalidName
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
     _streaming.check(hub, name)
@@ -145,9 +150,9 @@ def _new_id(program: str) -> str:
 
 
 class Process:
-    """A program whose output a hub streams. `run_process` makes it.
+    """A program whose output is streamed to a hub. `run_process` makes it.
 
-    Owns the child and the thread that streams it. `with` ends the program on leaving.
+    Owns the child and the thread that streams it. Leaving a `with` ends the program.
     """
 
     def __init__(
@@ -161,48 +166,49 @@ class Process:
         self.process_id = process_id
         self._child: Child  # from `_opened` on, where there is no `_error`
         self._on_line = on_line
-        self._take_back: Callable[[], None] = lambda: None
+        self._unregister: Callable[[], None] = lambda: None
         # guards: _kill_at, _thread, _streams, _abandoned. Nothing is taken under it.
         self._lock = Lock()
         self._kill_at: float | None = None
-        self._thread: threading.Thread | None = None  # the stream's, written by itself
-        self._streams = False  # the start is complete: what ends it is told by `exited`
-        self._abandoned = False  # the caller of `run_process` gets an exception
-        # Of the start: its own, or that of the caller; for `failed`.
+        self._thread: threading.Thread | None = None  # the streaming thread; set by itself
+        self._streams = False  # the start is complete: its end is published as `exited`
+        self._abandoned = False  # `run_process` raises: its end is published as `failed`
+        # Why the start failed: the streaming thread's exception, or the caller's.
         self._error: BaseException | None = None
-        self._opened = Event()  # set by the stream's thread: there is a child, or an error
-        self._go = Event()  # set by the caller: `running` is said, or it is abandoned
-        # Of the stream's thread, but for the return code, which it writes once:
-        self._deaf = False  # the hub has stopped
+        self._opened = Event()  # set by the streaming thread: there is a child, or an error
+        self._go = Event()  # set by the caller: `running` is published, or it is abandoned
+        # Owned by the streaming thread, which writes the return code once:
+        self._hub_stopped = False  # the hub has stopped
         self._paced = backpressure
         self._pace = Pace()
         if backpressure:
             config = hub.config
             self._pace = Pace(config.outbox_messages, config.outbox_bytes, self._sharers)
-        self._killed = False  # because `_kill_at` had come
+        self._killed = False  # SIGKILL was sent
         self._returncode: int | None = None
-        self._asked = False  # written by any thread, once; read by the stream's at its end
-        # Written by the stream's thread at its end, and by `forget`.
+        # Set once, by any thread; read by the streaming thread at the program's end.
+        self._end_requested = False
+        # Written by the streaming thread at its end, and by `forget`.
         self._ended = False
         threads.forget_after_fork(self)
 
     def forget(self) -> None:
-        """Be over in a forked child: the program is the parent's.
+        """Count as ended in a forked child: the program belongs to the parent.
 
-        Threads: the only one there is, right after a fork.
+        Threads: the only one of the child, right after the fork.
         """
         # guards: as before.
         self._lock = Lock()
         self._kill_at = time.monotonic()
         self._thread = None
         self._ended = True
-        self._opened.set()  # or a fork in a signal handler would wait for the start
+        self._opened.set()  # otherwise a fork in a signal handler would wait for the start
 
     # --- any thread ------------------------------------------------------------------------
 
     @property
     def pid(self) -> int:
-        """The system's number of the process, and of its process group.
+        """The operating system's process id, and that of its process group.
 
         Threads: any.
         """
@@ -212,7 +218,7 @@ class Process:
     def returncode(self) -> int | None:
         """The exit code, or minus the signal that ended it.
 
-        None while it runs, and for ever when it cannot be known (`wait`).
+        None while it runs, and afterwards when the exit code cannot be known (see `wait`).
 
         Threads: any.
         """
@@ -220,21 +226,21 @@ class Process:
 
     @property
     def running(self) -> bool:
-        """Whether it has yet to end.
+        """Whether it has not ended yet.
 
         Threads: any.
         """
         return not self._ended
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it has exited and all of it is sent; return the exit code.
+        """Wait until it has exited and its output is published; return the exit code.
 
-        Raises TimeoutError after `timeout` seconds; ExitCodeUnknown when the exit code
-        cannot be known: the application ignores SIGCHLD, or another part of it waits for
-        any child (`os.waitpid(-1)`) and was told instead; or this is a fork of the process
-        that has started it.
+        Raises TimeoutError after `timeout` seconds (None: no limit); ExitCodeUnknown when
+        the exit code cannot be known: the application ignores SIGCHLD, or other code of it
+        waits for any child (`os.waitpid(-1)`) and has got the exit code instead; or this
+        is a forked child of the process that has started it.
 
-        Threads: any but its own (on_line), where it raises RuntimeError; blocks.
+        Threads: any but the streaming one (on_line), where it raises RuntimeError; blocks.
         """
         if threading.current_thread() is self._thread:
             raise RuntimeError(f"{self!r} cannot wait for itself in on_line")
@@ -245,7 +251,7 @@ class Process:
         return self._returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to it and to its process group; none once it has ended.
+        """Send a signal to it and its process group; does nothing once it has ended.
 
         Threads: any; does not wait.
         """
@@ -266,24 +272,25 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
     def ask_to_end(self, number: int = signal.SIGTERM) -> None:
-        """Send a signal as `send_signal` does; what it leaves running is ended as by `close`.
+        """Send a signal as `send_signal` does; end what the program leaves running.
 
-        For a signal that the program may answer in its own time, such as that of Ctrl-C,
-        which what runs in its background ignores.
+        For a signal that the program handles in its own time, such as that of Ctrl-C,
+        which processes in its background ignore: once the program has ended, those are
+        ended as by `close`.
 
         Threads: any; does not wait.
         """
-        self._asked = True
+        self._end_requested = True
         self.send_signal(number)
 
     def close(self) -> None:
-        """End it, with all that it has started: SIGTERM, and SIGKILL two seconds later.
+        """End it and the processes that it has started: SIGTERM, after 2 seconds SIGKILL.
 
-        That is its session, whatever the process groups in it, and the descendants in
-        other sessions whose parents live; a daemon, which has no parent among these any
-        more, lives on. Idempotent. What it had printed is sent, and `exited`.
+        That is its session, with all process groups in it, and descendants in other
+        sessions whose parents live; a daemon, whose parent has ended, is not reached.
+        Its output so far and `exited` are published. Idempotent.
 
-        Threads: any; waits for the end, save in on_line.
+        Threads: any; waits for the end, four seconds at most; in on_line not at all.
         """
         kill_at = self._begin_end()
         if threads.join(self._thread, kill_at - time.monotonic()):
@@ -302,7 +309,7 @@ class Process:
         return f"<Process {self.process_id} pid={self._child.pid} returncode={self._returncode}>"
 
     def _begin_end(self) -> float:
-        """Send SIGTERM, the first time; return when SIGKILL is due."""
+        """Send SIGTERM, once; return when SIGKILL is due."""
         with self._lock:
             if self._kill_at is not None:
                 return self._kill_at
@@ -311,24 +318,24 @@ class Process:
         return kill_at
 
     def _hub_stops(self) -> None:
-        # All of the hub's first: their time runs together, not one after the other.
+        # All processes of the hub first, so that their two seconds run at the same time.
         for process in _streaming.of(self.hub):
             process._begin_end()
         self.close()
 
-    # --- the starting thread ---------------------------------------------------------------
+    # --- the thread that calls run_process -------------------------------------------------
 
     def _start(self, spawn: Callable[[], Child]) -> None:
         threads.start(f"ws-hub:process:{self.process_id}", self._run, spawn)
         self._opened.wait()
         if self._error is not None:
             raise self._error
-        self._take_back = self.hub.at_stop(self._hub_stops)
+        self._unregister = self.hub.at_stop(self._hub_stops)
         self.hub.send_process_status(self.process_id, "running")
         self._go.set()
 
     def _abandon(self, error: BaseException) -> None:
-        """Have the stream's thread undo the start; wait until it has."""
+        """Have the streaming thread undo the start; wait until it has."""
         with self._lock:
             self._abandoned = True
             self._error = self._error or error
@@ -336,22 +343,22 @@ class Process:
         self._go.set()
         if streams:
             self._kill()
-        if thread is None:  # it has not begun, and will not
-            self._say_failed()
+        if thread is None:  # _run has not begun, and returns at once if it ever does
+            self._send_failed()
         threads.join(thread, _KILL_AFTER)
-        self._error = None  # its traceback refers to this
+        self._error = None  # its traceback refers to self
 
-    # --- the stream's thread ---------------------------------------------------------------
+    # --- streaming thread ------------------------------------------------------------------
 
     def _run(self, spawn: Callable[[], Child]) -> None:
         with self._lock:
             if self._abandoned:
                 return
             self._thread = threading.current_thread()
-        with contextlib.ExitStack() as then:  # last first, each of them whatever happens
+        with contextlib.ExitStack() as at_end:  # runs all of them, in reverse order
             try:
-                pump = self._open(spawn, then)
-            except BaseException as error:  # noqa: BLE001 - it is raised where it was called
+                reader = self._open(spawn, at_end)
+            except BaseException as error:  # noqa: BLE001 - run_process raises it
                 self._error = error
                 return
             finally:
@@ -360,36 +367,36 @@ class Process:
             with self._lock:
                 self._streams = not self._abandoned
             if self._streams:
-                self._stream(pump)
+                self._stream(reader)
 
-    def _open(self, spawn: Callable[[], Child], then: contextlib.ExitStack) -> Pump:
-        """Start the program; what is to be done at its end is left in `then`."""
+    def _open(self, spawn: Callable[[], Child], at_end: contextlib.ExitStack) -> OutputReader:
+        """Start the program; register in `at_end` what follows when it has ended."""
         _streaming.reserve(self.hub, self.process_id)
-        then.callback(lambda: self._take_back())
-        then.callback(_streaming.release, self.hub, self.process_id)
-        then.callback(self._say_end)
+        at_end.callback(lambda: self._unregister())
+        at_end.callback(_streaming.release, self.hub, self.process_id)
+        at_end.callback(self._send_end)
         self._child = spawn()
-        then.callback(self._clean_up)
-        pump = Pump(self._child, self._deliver)
-        then.callback(pump.close)
+        at_end.callback(self._clean_up)
+        reader = OutputReader(self._child, self._deliver)
+        at_end.callback(reader.close)
         _streaming.add(self)
-        return pump
+        return reader
 
-    def _stream(self, pump: Pump) -> None:
+    def _stream(self, reader: OutputReader) -> None:
         try:
             if not self.hub.running:
-                self._begin_end()  # nobody might call what was registered
-            # Slowed by `_pace` or by nobody, never by both.
+                self._begin_end()  # it may have stopped before at_stop was called
+            # The hub's own pacing is off: `_pace` slows the program, or nothing does.
             with self.hub.unpaced():
-                while pump.turn(None if self._killed else self._kill_at):
-                    self._kill_if_due()
-                pump.finish()
-        except BaseException:  # an error of ours: it is on its way to the log
+                while reader.turn(None if self._killed else self._kill_at):
+                    self._kill_when_due()
+                reader.finish()
+        except BaseException:  # a bug of ours, which the thread's top logs
             self._kill()
             raise
 
     def _kill(self) -> None:
-        """Have it and all that it has started end now."""
+        """Send SIGKILL to the whole session now."""
         with self._lock:
             self._kill_at = time.monotonic()
         self._killed = True
@@ -399,9 +406,9 @@ class Process:
         try:
             if not self._streams:
                 self._kill()
-            if self._asked:
+            if self._end_requested:
                 self._begin_end()
-            # What runs on after the end that it came to by itself was meant to.
+            # Only when we end it: processes that outlive a program's own end are meant to.
             if self._kill_at is not None and not self._child.end_session(self._kill_at):
                 logger.warning("%r has ended, but something that it started has not", self)
             self._returncode = self._child.reap()
@@ -419,35 +426,35 @@ class Process:
             self._send(part)
 
     def _send(self, texts: list[str]) -> None:
-        while not self._deaf:
+        while not self._hub_stopped:
             try:
                 self.hub.send_process_lines(self.process_id, texts)
                 return
-            except HubFull:  # wait on: no line of a process is lost
-                self._kill_if_due()
+            except HubFull:  # again: no line of a process is dropped here
+                self._kill_when_due()
             except HubNotRunning:
-                self._go_deaf()
+                self._stop_sending()
 
     def _wait_for_viewers(self) -> None:
         channel = self.hub.process_channel(self.process_id)
-        while not self._deaf and not self._killed:
+        while not self._hub_stopped and not self._killed:
             try:
                 if self.hub.wait_for_room(channel, _LOOK):
                     return
-            except HubFull:  # as above
+            except HubFull:  # again, as in _send
                 pass
             except HubNotRunning:
-                self._go_deaf()
-            self._kill_if_due()
+                self._stop_sending()
+            self._kill_when_due()
 
     def _sharers(self) -> int:
         return sum(each._paced for each in _streaming.of(self.hub))
 
-    def _go_deaf(self) -> None:
-        self._deaf = True
+    def _stop_sending(self) -> None:
+        self._hub_stopped = True
         self._begin_end()
 
-    def _kill_if_due(self) -> None:
+    def _kill_when_due(self) -> None:
         if self._kill_at is not None and self._kill_at <= time.monotonic() and not self._killed:
             self._killed = True
             self._child.signal_all(signal.SIGKILL)
@@ -456,35 +463,35 @@ class Process:
         assert self._on_line is not None
         try:
             self._on_line(text, name)
-        except BaseException:  # noqa: BLE001 - user code, sys.exit() too: the stream goes on
+        except BaseException:  # noqa: BLE001 - user code, which may raise SystemExit
             logger.exception("on_line of %r failed and is not called again", self)
             self._on_line = None
 
-    def _say_end(self) -> None:
+    def _send_end(self) -> None:
         if self._streams:
-            self._say_exited()
+            self._send_exited()
         else:
-            self._say_failed()
+            self._send_failed()
 
-    def _say_failed(self) -> None:
+    def _send_failed(self) -> None:
         error = self._error
         text = str(error.__cause__ or error) if error is not None else ""
-        # A full hub has been waited for already.
+        # When HubFull made the start fail, the queue has been waited for already.
         timeout = 0 if isinstance(error, HubFull) else None
         extra = {"error": text or "its start was interrupted"}
         try:
             self.hub.send_process_status(self.process_id, "failed", extra=extra, timeout=timeout)
-        except WsHubError as refused:  # the caller has an exception on its way already
-            logger.debug("nobody hears that %s failed: %s", self.process_id, refused)
+        except WsHubError as refused:  # run_process raises why the start failed
+            logger.debug("status `failed` of %s not published: %s", self.process_id, refused)
 
-    def _say_exited(self) -> None:
+    def _send_exited(self) -> None:
         code = self._returncode
         extra: dict[str, object] = {}
         if code is None:
             extra = {"exitCode": None, "error": _TAKEN}
         elif code < 0:
             extra = {"signal": signal_name(-code)}
-        while not self._deaf:
+        while not self._hub_stopped:
             try:
                 self.hub.send_process_status(self.process_id, "exited", code, extra=extra)
                 return
@@ -495,10 +502,11 @@ class Process:
 
 
 class _Streaming:
-    """The processes that are streamed now.
+    """The processes that are being streamed, by hub and process id.
 
-    Without a lock: each change is one call of C. A signal handler that starts a program may
-    have interrupted the thread that would hold it, and waits for another one.
+    Without a lock: each change is a single call of C. A signal handler that starts a
+    program waits for the streaming thread; it may have interrupted a thread in here, whose
+    lock the streaming thread would wait for.
     """
 
     def __init__(self) -> None:
@@ -506,26 +514,27 @@ class _Streaming:
         threads.forget_after_fork(self)
 
     def forget(self) -> None:
-        """Start empty, as after a fork."""
-        self._processes: dict[tuple[int, str], Process | object] = {}  # or a mark: it starts
+        """Become empty, in a forked child."""
+        # A process, or a mark while it starts.
+        self._processes: dict[tuple[int, str], Process | object] = {}
 
     def check(self, hub: StreamingHub, process_id: str) -> None:
-        """Raise ConfigError when an id of a hub's is taken."""
+        """Raise ConfigError when a process id is in use on a hub."""
         if (id(hub), process_id) in self._processes:
             raise _taken(process_id)
 
     def reserve(self, hub: StreamingHub, process_id: str) -> None:
-        """Take an id of a hub's; raises ConfigError when it is taken."""
+        """Reserve a process id on a hub; raises ConfigError when it is in use."""
         mark = object()
         if self._processes.setdefault((id(hub), process_id), mark) is not mark:
             raise _taken(process_id)
 
     def add(self, process: Process) -> None:
-        """Fill a reserved place: the process has a child that can be ended."""
+        """Replace the mark of a reserved id: the process has a child that can be ended."""
         self._processes[id(process.hub), process.process_id] = process
 
     def release(self, hub: StreamingHub, process_id: str) -> None:
-        """Give an id back."""
+        """Make a process id free again."""
         self._processes.pop((id(hub), process_id), None)
 
     def of(self, hub: StreamingHub) -> list[Process]:

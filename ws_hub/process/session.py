@@ -1,12 +1,12 @@
-"""The processes of one session: found, signalled, waited for.
+"""Finds the processes of one session, signals them and waits for them.
 
-Must not know how the session came about, or why it ends. A process group is not enough: a
-shell with job control, `timeout` and the like put what they start into groups of their own.
-Beside the session are found the descendants that have left it (`setsid`), for as long as
-their parents live; what has no parent among these any more is out of reach.
+A process group is not enough: a shell with job control, `timeout` and the like put the
+programs that they start into groups of their own. Descendants that have left the session
+(`setsid`) are found as well while their parents live; one whose parent has ended (a
+daemon) is out of reach.
 
-No signal goes to a number alone, which may be another process's by then: on Linux a
-process is looked at again once a descriptor holds it.
+No signal is sent to a process id alone, which may be reused by then: on Linux the process
+is checked again once a pidfd holds it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..reentrant import Lock
 
 __all__ = ["Session"]
 
-_LOOK = 0.25  # seconds between looks at most: what is waited for may start others
-_POLL = 0.02  # seconds between looks, where no descriptor tells of an exit
+_LOOK = 0.25  # seconds between two searches at most: processes may start others meanwhile
+_POLL = 0.02  # seconds between two searches where no pidfd reports an exit
 _PROC = "/proc"
 
 
 class Session:
-    """A session, by the number of its leader, which must not be reaped meanwhile.
+    """A session, by the process id of its leader, which must not be reaped meanwhile.
 
     Threads: any.
     """
@@ -39,11 +39,11 @@ class Session:
         self._born = _born(leader)
         # guards: _strays. Nothing is taken under it, and nothing is waited for.
         self._lock = Lock()
-        # Number and start of the descendants that are in sessions of their own.
+        # Process id -> start time of the descendants in sessions of their own.
         self._strays: dict[int, str] = {}
 
     def signal(self, number: int) -> set[int]:
-        """Send a signal to every process of it; return the numbers of what was found."""
+        """Send a signal to each of its processes; return the process ids found."""
         found = self._look()
         for pid, born in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -51,7 +51,7 @@ class Session:
         return {pid for pid, _ in found}
 
     def wait(self, until: float) -> bool:
-        """Wait for the end of all of it, by the monotonic clock; say whether it has come."""
+        """Wait until all have ended; return False at `until`, by the monotonic clock."""
         while found := self._look():
             left = until - time.monotonic()
             if left <= 0:
@@ -60,7 +60,10 @@ class Session:
         return True
 
     def kill(self, until: float) -> bool:
-        """Send SIGKILL until nothing is left, which may be forking; say whether it worked."""
+        """Send SIGKILL until no process is left; return whether that was so by `until`.
+
+        Repeated, because the processes may fork meanwhile.
+        """
         while True:
             self.signal(signal.SIGKILL)
             if self.wait(min(time.monotonic() + _POLL, until)):
@@ -69,14 +72,14 @@ class Session:
                 return False
 
     def _look(self) -> list[tuple[int, str]]:
-        """Return number and start of all that lives; zombies do not."""
+        """Return process id and start time of every living process, without zombies."""
         with self._lock:
             return self._look_locked()
 
     def _look_locked(self) -> list[tuple[int, str]]:
         assert self._lock.locked()
         found: dict[int, str] = {}
-        if not self._is_anothers():
+        if not self._leader_is_reused():
             for pid in _pids():
                 if _session_of(pid) == self._id:
                     found[pid] = _born(pid)
@@ -94,8 +97,8 @@ class Session:
         self._strays = {pid: born for pid, born in found.items() if pid not in members}
         return [(pid, born) for pid, born in found.items() if born]
 
-    def _is_anothers(self) -> bool:
-        """Say whether the leader's number has been given to another process."""
+    def _leader_is_reused(self) -> bool:
+        """Return whether the leader's process id belongs to another process by now."""
         now = _born(self._id, zombies=True)
         return bool(now and self._born) and now != self._born
 
@@ -109,7 +112,7 @@ def _pids() -> Iterator[int]:
 
 
 def _ps() -> list[str]:
-    """Return what lives where there is no /proc; nothing where there is no `ps` either."""
+    """Return the living processes on a system without /proc; none without `ps`."""
     try:
         done = subprocess.run(
             ["ps", "-A", "-o", "pid=", "-o", "stat="],
@@ -131,19 +134,22 @@ def _session_of(pid: int) -> int | None:
 
 
 def _born(pid: int, *, zombies: bool = False) -> str:
-    """Return what tells a process from others of its number; "" when it is over."""
+    """Return the start time of a process, "" when it has ended.
+
+    With its process id it identifies the process. "unknown" on a system without /proc.
+    """
     try:
         with open(f"{_PROC}/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()  # from the third, the state, on
+            fields = file.read().rpartition(")")[2].split()  # proc(5): from field 3, the state
     except OSError:
         return "" if os.path.isdir(_PROC) or _session_of(pid) is None else "unknown"
-    # The state is that of the main thread, which may have ended before the others.
+    # The state is the main thread's, which may have ended before the others.
     over = fields[0] in "ZX" and int(fields[17]) <= 1
     return fields[19] if zombies or not over else ""
 
 
 def _children(pid: int, born: str) -> list[int]:
-    """Return the children of a process, as far as the system tells."""
+    """Return the children of a process, as far as the system reports them."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"{_PROC}/{pid}/task"):
@@ -172,12 +178,12 @@ def _send(pid: int, born: str, number: int) -> None:
 def _hold(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux; it is over; no descriptor is left
+    except (AttributeError, OSError):  # not Linux; it has ended; no descriptor is available
         return None
 
 
 def _wait_for_one(found: list[tuple[int, str]], seconds: float) -> None:
-    """Wait until one of these has ended, or for a moment."""
+    """Wait until one of these has ended, or for `seconds`, or until the next search."""
     held = [fd for pid, _ in found if (fd := _hold(pid)) is not None]
     try:
         if len(held) < len(found):

@@ -1,8 +1,8 @@
-"""One child process: pipes or a terminal, signals, its end and that of all its session.
+"""One child process: pipes or a terminal, signals, and the end of its session.
 
-Must not know lines, the hub, or threads other than by its lock. The child is the leader of
-its session and process group, so that what it has started can be found; it inherits no
-descriptor but the three that it is given, and its input is at its end.
+The child leads a session and a process group, so that the processes that it has started
+can be found. It inherits no descriptor but the three that it is given, and its input is
+at its end.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .session import Session
 __all__ = ["Child", "ProcessStartError", "check_argv", "check_env", "signal_name"]
 
 _DEFAULT_ROWS, _DEFAULT_COLUMNS = 24, 80
-_KILLED_WITHIN = 1.0  # seconds that what got SIGKILL has to be gone
+_KILLED_WITHIN = 1.0  # seconds after SIGKILL until a process counts as unkillable
 
 
 class ProcessStartError(WsHubError, OSError):
-    """A command could not be started; `__cause__` is the system's error."""
+    """A program cannot be started; `__cause__` is the system's error."""
 
 
 def check_argv(argv: Sequence[str]) -> list[str]:
-    """Return the command as a list; raises ConfigError when it is no sequence of strings."""
+    """Return argv as a list; raises ConfigError unless it is a sequence of strings."""
     if isinstance(argv, (str, bytes)):
         raise ConfigError(
             f"argv must be a sequence of strings, not {excerpt(argv)}: there is no shell "
@@ -46,7 +46,7 @@ def check_argv(argv: Sequence[str]) -> list[str]:
 
 
 def check_env(env: object) -> dict[str, str] | None:
-    """Return a copy of the environment; raises ConfigError when it is not of strings."""
+    """Return a copy of the environment; raises ConfigError unless it holds strings."""
     if env is None:
         return None
     if not isinstance(env, Mapping):
@@ -60,7 +60,7 @@ def check_env(env: object) -> dict[str, str] | None:
 
 
 def signal_name(number: int) -> str:
-    """Return "SIGKILL" for 9; "SIG35" where a signal has no name."""
+    """Return a signal's name, as "SIGKILL" for 9; "SIG35" for one without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -68,21 +68,20 @@ def signal_name(number: int) -> str:
 
 
 class Child:
-    """A command that runs. Whoever starts one reads its streams, reaps it and closes it.
+    """A running program. Its owner reads its streams, reaps it and closes it.
 
-    In a forked child of ours it is nobody's to signal or to reap: there, all of that does
-    nothing.
+    After a fork, in the forked child, signalling and reaping do nothing.
 
     Args:
-        argv: the command and its arguments.
-        terminal: run it in a pseudo-terminal, its one stream then being "stdout".
-        cwd: where it runs; None for here.
+        argv: the program and its arguments.
+        terminal: run it in a pseudo-terminal; its only stream is then "stdout".
+        cwd: its working directory; None for ours.
         env: its environment; None for ours.
 
     Raises ProcessStartError when it cannot be started.
 
     Attributes:
-        pid: its process id, and that of its group.
+        pid: its process id, and that of its session and process group.
         streams: name -> descriptor to read from, until `close_stream`.
     """
 
@@ -95,7 +94,7 @@ class Child:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._renew_lock()
-        self._over = False  # reaped, or another process's
+        self._over = False  # reaped; or a forked child, to which it does not belong
         self._guard = _guard(argv[0])
         start = _start_in_terminal if terminal else _start_with_pipes
         try:
@@ -111,14 +110,14 @@ class Child:
         threads.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
-        # guards: reaping. A signal goes out only while the pid cannot be another's.
-        # Taken before the session's; held for system calls that do not wait.
+        # guards: reaping. A signal is sent only while the process id cannot be reused.
+        # Taken before the session's lock; held for system calls that do not wait.
         self._lock = Lock()
 
     def forget(self) -> None:
-        """Leave the program to the process that has started it.
+        """Leave the program to the parent, in a forked child.
 
-        Threads: the only one there is, right after a fork.
+        Threads: the only one of the child, right after the fork.
         """
         self._renew_lock()
         self._over = True
@@ -127,14 +126,14 @@ class Child:
 
     @property
     def exit_fd(self) -> int | None:
-        """A descriptor that becomes readable at its exit.
+        """A descriptor that becomes readable when the child exits.
 
-        None where the system has none: then `exited` must be asked now and then.
+        None on a system without pidfds: there `exited` must be polled.
         """
         return self._program.exit_fd
 
     def signal(self, number: int) -> None:
-        """Send a signal to the child and its group; nothing happens once it is reaped.
+        """Send a signal to the child and its process group; does nothing once it is reaped.
 
         Threads: any; does not wait.
         """
@@ -142,12 +141,12 @@ class Child:
             self._signal_group(number)
 
     def signal_all(self, number: int) -> None:
-        """Send a signal to all that it has started as well, whatever the group.
+        """Send a signal to every process of its session, whatever the process group.
 
         Threads: any; does not wait.
         """
         with self._lock:
-            # Without a descriptor, none can be found in /proc: the group needs none.
+            # With no free descriptor /proc cannot be read; killpg needs no descriptor.
             if not self._over and self.pid not in self._session.signal(number):
                 self._signal_group(number)
 
@@ -162,27 +161,27 @@ class Child:
             pass
 
     def end_session(self, until: float) -> bool:
-        """Wait for the end of all that it has started, then kill it.
+        """Wait for the end of its session, then kill what is left; return False if that fails.
 
-        `until` is when SIGKILL is due, by the monotonic clock. False when something lives
-        all the same.
+        `until` is when SIGKILL is due, by the monotonic clock.
 
-        Threads: the one that reaps; blocks until then and a little longer.
+        Threads: the one that reaps; blocks until then and a second longer at most.
         """
-        # Without the lock: others may send their signals meanwhile.
+        # Without the lock, so that other threads can send signals meanwhile.
         if self._over or self._session.wait(until):
             return True
         return self._session.kill(max(until, time.monotonic()) + _KILLED_WITHIN)
 
     def exited(self) -> bool:
-        """Say whether the child itself is over; it may have left others in its session."""
+        """Return whether the child itself has exited; its session may have other processes."""
         with self._lock:
             return self._over or self._program.exited()
 
     def reap(self) -> int | None:
-        """Return the exit code of a child that is over, or minus its signal.
+        """Return the exit code of a child that has exited, or minus its signal.
 
-        None when it cannot be known. What it has left running runs on, unguarded.
+        None when it cannot be known. Processes that it has left running are no longer
+        guarded.
         """
         if self._over:
             return None
@@ -251,7 +250,7 @@ def _start_in_terminal(
         os.close(master)
         raise
     finally:
-        os.close(slave)  # or the terminal would not end with the child
+        os.close(slave)  # otherwise reading the terminal would not end with the child
 
 
 def _launch(
@@ -274,7 +273,7 @@ def _close_all(fds: Iterable[int]) -> None:
 def _find(program: str, cwd: str | None, environment: Mapping[str, str]) -> str:
     """Return the path of a program as `execvp` would find it from `cwd`."""
     if cwd is not None and not os.path.isdir(cwd):
-        # Said here, or it would look like the program's own error.
+        # Raised here: from posix_spawn it would look as if the program were missing.
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), cwd)
     if os.path.dirname(program):
         path = os.path.join(cwd or os.curdir, program)
@@ -288,13 +287,12 @@ def _find(program: str, cwd: str | None, environment: Mapping[str, str]) -> str:
 
 
 def _set_up(terminal: int, environment: Mapping[str, str]) -> None:
-    """Give a terminal its size, and put its input at the end.
+    """Give a terminal its size, and make every read of it return the end of input.
 
-    In canonical mode a reader waits for a line that nobody types, with a prompt that nobody
-    can answer; an EOF character would be flushed by whatever asks for a password. A read
-    that need not bring a byte (VMIN 0, VTIME 0) returns nothing at once, every time. Programs
-    that turn the echo off leave that as it is; one that puts the terminal into raw mode
-    waits.
+    In canonical mode a program would wait for a line that is never typed; an EOF character
+    written in advance would be flushed by a program that asks for a password. With VMIN 0
+    and VTIME 0 each read returns nothing, at once. Programs that turn the echo off leave
+    these as they are; one that puts the terminal into raw mode waits.
     """
     import fcntl
     import termios

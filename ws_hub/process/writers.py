@@ -1,7 +1,4 @@
-"""Text that Python code writes, live on a hub: log records, and prints.
-
-Must not know processes, clients or sockets: what it writes to is a Publisher.
-"""
+"""Publishes text that Python code writes: log records and prints."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from ..reentrant import Lock
 
 __all__ = ["LogHandler", "Writer", "log_handler", "writer"]
 
-# Characters, and bytes of JSON: together well under the 64 KiB that a Go client takes.
+# Characters, and bytes of JSON: together well under the 64 KiB that a Go client accepts.
 _MAX_TEXT = 5_000
 _MAX_TRACEBACK = 5_000
 _MAX_NAME = 200
@@ -33,8 +30,9 @@ _OURS = "ws_hub"
 def log_handler(hub: Publisher, channel: str, level: int = logging.NOTSET) -> LogHandler:
     """Return a logging handler that sends records to a channel as events.
 
-    Each is `{"event": "log", "data": {"level", "name", "message", "time", "thread"}}`, with
-    `exception` and `stack` when it carries them. Raises InvalidName for a bad channel name.
+    Each event is `{"event": "log", "data": {"level", "name", "message", "time", "thread"}}`,
+    with `exception` and `stack` when the record has them. Raises InvalidName for a bad
+    channel name.
 
     Threads: any.
     """
@@ -44,8 +42,8 @@ def log_handler(hub: Publisher, channel: str, level: int = logging.NOTSET) -> Lo
 def writer(hub: Publisher, process_id: str) -> TextIO:
     """Return a text file whose lines go to the channel of a process id.
 
-    For `print(..., file=)` and `contextlib.redirect_stdout`. Raises InvalidName for a
-    bad process id.
+    It is meant for `print(..., file=)` and `contextlib.redirect_stdout`. Raises
+    InvalidName for a bad process id.
 
     Threads: any.
     """
@@ -53,22 +51,22 @@ def writer(hub: Publisher, process_id: str) -> TextIO:
 
 
 class LogHandler(logging.Handler):
-    """Sends log records to a channel; never waits, and never logs itself.
+    """A logging handler that publishes records; it never waits and never logs.
 
-    It has no lock of `logging`'s: a signal handler may log while its thread is in here, and
-    what it hands over to is safe for any number of threads.
+    It does not use logging's handler lock: a signal handler may log while its thread is in
+    here, and publishing is safe for any number of threads.
 
-    Records of ws_hub's own loggers, and what is logged while a record is sent, are left
-    out: they would go round in circles.
+    Records of ws_hub's own loggers, and records logged while the same thread is publishing
+    one, are left out: they would cause further records without end.
 
     Attributes:
-        dropped: records that the hub had no room for, or came while it did not run, or
-            while the same thread was sending one.
+        dropped: records for which the hub's queue had no room, that were logged while the
+            hub did not run, or while the same thread was publishing one.
     """
 
     def __init__(self, hub: Publisher, channel: str, level: int = logging.NOTSET) -> None:
         super().__init__(level)
-        # A hub with a rule of its own for names says so here, not at every record.
+        # Checked here by the hub's own rule for names, not at every record.
         config = getattr(hub, "config", None)
         check_channel(channel, channel_rule(getattr(config, "channel_name", None)))
         self._hub = hub
@@ -79,11 +77,11 @@ class LogHandler(logging.Handler):
         self.dropped = 0
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Have none."""
+        """Set the lock of logging.Handler to None: this handler needs none."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Send one record, if the filters let it through.
+        """Publish one record, if the filters let it through.
 
         Threads: any; does not wait.
         """
@@ -91,10 +89,10 @@ class LogHandler(logging.Handler):
         if passed:
             # Since Python 3.12 a filter may return another record in its place.
             self.emit(passed if isinstance(passed, logging.LogRecord) else record)
-        return passed  # type: ignore[no-any-return]  # what logging's own returns
+        return passed  # type: ignore[no-any-return]  # as logging.Handler does
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record, or count it as dropped.
+        """Publish one record, or count it as dropped.
 
         Threads: any; does not wait.
         """
@@ -108,7 +106,7 @@ class LogHandler(logging.Handler):
             self._hub.send_event("log", self._fields(record), channel=self._channel, timeout=0)
         except (HubFull, HubNotRunning):
             self._drop()
-        except Exception:  # noqa: BLE001 - logging's contract: a record never breaks the app
+        except Exception:  # noqa: BLE001 - logging's contract: emit does not raise
             self.handleError(record)
         finally:
             self._inside.active = False
@@ -126,16 +124,16 @@ class LogHandler(logging.Handler):
             "time": timestamp(record.created),
             "thread": _clean(str(record.threadName), _MAX_NAME),
         }
-        if self.formatter is None:  # which would have put them into its text
+        if self.formatter is None:  # a formatter has put them into its text already
             for name, trace in (("exception", _exception(record)), ("stack", record.stack_info)):
                 if trace:
-                    # Its last lines say what happened.
+                    # The end of a traceback names the exception.
                     fields[name] = _clean(trace[-_MAX_TRACEBACK:], _MAX_TRACEBACK)
         return fields
 
 
 def _exception(record: logging.LogRecord) -> str | None:
-    """Return a record's traceback; of one from another process there is the text alone."""
+    """Return a record's traceback; a record from another process has its text only."""
     if not record.exc_info:
         return record.exc_text
     if record.exc_info[0] is None:
@@ -144,7 +142,7 @@ def _exception(record: logging.LogRecord) -> str | None:
 
 
 def _clean(text: str, limit: int) -> str:
-    """Cut a text, and replace what has no UTF-8 form."""
+    """Shorten a text to `limit` characters, and replace lone surrogates."""
     text = text.encode("utf-8", "replace").decode()
     whole, most = len(text), limit * _BYTES_EACH
     text = text[:limit]
@@ -155,35 +153,35 @@ def _clean(text: str, limit: int) -> str:
 
 
 def _first_line(text: str) -> str:
-    """Return what a text puts on the line that was begun before it."""
+    """Return the part of a text that continues the current line."""
     return text.replace("\r\n", "\n").partition("\n")[0]
 
 
-class _Begun:
-    """What one thread has written without a newline; another one where it interrupts itself."""
+class _Line:
+    """An unfinished line of one thread; a signal handler on that thread has another one."""
 
     __slots__ = ("busy", "lines", "redrawn", "turn", "writes")
 
     def __init__(self) -> None:
         self.busy = False  # a call of its thread is changing it
         self.lines = Lines()
-        self.redrawn = False  # it stands behind a "\r", as a progress bar does
-        self.turn = 0  # how often the writer had been redrawn when it was last written to
-        self.writes = 0  # how often something had been put on a line that was begun
+        self.redrawn = False  # its text follows a "\r", as that of a progress bar
+        self.turn = 0  # the writer's _redraws when this line was last written to
+        self.writes = 0  # the writer's _writes at that time
 
 
-class _Own:
-    """Holds what a thread has begun, and says so when the thread is gone."""
+class _ThreadLines:
+    """The unfinished lines of a thread; reports them to the writer when the thread ends."""
 
     __slots__ = ("_ended", "begun")
 
-    def __init__(self, ended: collections.deque[_Begun]) -> None:
+    def __init__(self, ended: collections.deque[_Line]) -> None:
         self._ended = ended
-        self.begun: list[_Begun] = []
+        self.begun: list[_Line] = []
 
     def __del__(self) -> None:
-        # A finaliser may run inside any line, so it takes no lock and sends nothing. Where
-        # an exception has cut what made this, there is nothing in it yet.
+        # A finaliser may run between any two bytecodes: it takes no lock and sends nothing.
+        # AttributeError: an exception has interrupted __init__.
         with contextlib.suppress(AttributeError):
             self._ended.extend([each for each in self.begun if not each.lines.empty])
 
@@ -191,33 +189,35 @@ class _Own:
 class Writer(io.TextIOBase):
     r"""A text file that sends each line to the channel of a process id.
 
-    What a thread prints without a newline waits for its newline, apart from what other
-    threads print, so that lines stay whole; `flush` shows it as it is so far (ending in
-    `\r`, see `docs/processes.md`), and `close` sends what is left, as does the next write
-    after the end of a thread. Left out is then a state behind a `\r` that another thread has
-    drawn over, the next write itself as well, or that was cleared: of a progress bar that a
-    thread of its own refreshes, only the end stays.
-    Writing raises ValueError after `close`, and what the hub raises: HubNotRunning, HubFull.
+    Text without a newline is kept for each thread until its newline, so that the lines of
+    several threads stay whole. `flush` sends the unfinished line of the calling thread as it
+    is so far (ending in `\r`, see `docs/processes.md`). `close` sends the unfinished lines
+    of all threads; the next write sends those of threads that have ended. An unfinished line
+    behind a `\r` (a progress bar) is then left out when it was cleared, or when another
+    thread, or that next write, has drawn over it: of a progress bar that a thread of its own
+    refreshes, only the last state stays.
 
-    A signal handler that prints while its thread is in here begins a line of its own. What
-    KeyboardInterrupt cuts is written whole or not at all.
+    Writing raises ValueError after `close`, and HubNotRunning or HubFull as the hub does.
+
+    A signal handler that prints while its thread is in here begins a line of its own. A
+    write that KeyboardInterrupt interrupts is done completely or not at all.
     """
 
     def __init__(self, hub: Publisher, process_id: str) -> None:
         super().__init__()
         self._hub = hub
         self._process_id = process_id
-        # guards: what every thread has begun, _unfinished, _redraws, _writes, _closed.
-        # Nothing is taken under it, and nothing is sent.
+        # guards: the lines of every thread, _unfinished, _redraws, _writes, _closed.
+        # No lock is taken under it, and nothing is sent.
         self._lock = Lock()
-        self._own = threading.local()  # .line: the _Own of each thread
-        self._unfinished: dict[_Begun, None] = {}  # in the order in which they began
+        self._own = threading.local()  # .line: the _ThreadLines of each thread
+        self._unfinished: dict[_Line, None] = {}  # in the order in which they began
         self._redraws = 0  # writes of any thread that began a line anew
         self._writes = 0  # writes of any thread that did not begin with a newline
-        # guards: itself, by single calls. Filled by finalisers, emptied under the lock.
-        self._ended: collections.deque[_Begun] = collections.deque()
+        # guards: itself, by single calls of C. Filled by finalisers, emptied under the lock.
+        self._ended: collections.deque[_Line] = collections.deque()
         self._closed = False
-        hub.process_channel(process_id)  # raises for an id that is none
+        hub.process_channel(process_id)  # raises InvalidName
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # typeshed has it as a variable
@@ -243,26 +243,26 @@ class Writer(io.TextIOBase):
         return True
 
     def write(self, text: str, /) -> int:
-        """Send the lines that `text` completes; return its length.
+        """Publish the lines that `text` completes; return its length.
 
-        Threads: any; waits while the hub's queue is full, as `send_process_output`.
+        Threads: any; waits while the hub's queue is full, as `send_process_output` does.
         """
         if not isinstance(text, str):
             raise TypeError(f"a str is written, not {type(text).__name__}")
-        # A lone surrogate, as in a file name that is no UTF-8, becomes U+FFFD.
+        # A lone surrogate, as in a file name that is not UTF-8, becomes U+FFFD.
         data = text.encode("utf-8", "surrogatepass")
         self._send(self._change(lambda lines: lines.feed(data), text))
         return len(text)
 
     def flush(self) -> None:
-        """Show the line that the calling thread has begun.
+        """Publish the unfinished line of the calling thread as it is so far.
 
         Threads: any; waits as `write` does.
         """
         self._send(self._change(Lines.partial))
 
     def close(self) -> None:
-        """Send what is left of every thread's line. Idempotent.
+        """Publish the unfinished lines of all threads, and refuse writes. Idempotent.
 
         Threads: any; waits as `write` does.
         """
@@ -270,46 +270,46 @@ class Writer(io.TextIOBase):
             if self._closed:
                 return
             self._closed = True
-            self._ended.clear()  # they are among the unfinished
+            self._ended.clear()  # they are in _unfinished as well
             ready: list[str] = []
             for begun in self._unfinished:
-                if not begun.busy:  # else whoever changes it ends it
+                if not begun.busy:  # otherwise the interrupted _change finishes it
                     ready += self._rest_locked(begun)
             self._unfinished.clear()
         self._send(ready)
 
     def _change(self, change: Callable[[Lines], list[str]], text: str = "") -> list[str]:
-        """Change what the calling thread has begun, by `text`; return the texts that are ready."""
+        """Change the calling thread's line, by `text`; return the texts that are complete."""
         with self._lock:
             self._check_open()
-            ready = self._let_go_locked(text)
+            ready = self._finish_ended_locked(text)
             begun = self._begun()
             try:
                 begun.busy = True
                 lines = begun.lines.copy()
                 own = change(lines)
                 ready += [*self._break_off_locked(begun), *own] if own else []
-                begun.lines = lines  # in one step, whatever comes between these
+                begun.lines = lines  # a single step: an exception leaves the old state
                 self._note_locked(begun, text)
             finally:
                 begun.busy = False
-            if self._closed:  # by whoever interrupted this
+            if self._closed:  # by a signal handler that has interrupted this call
                 ready += begun.lines.finish()
         return ready
 
-    def _begun(self) -> _Begun:
+    def _begun(self) -> _Line:
         try:
-            own: _Own = self._own.line
+            own: _ThreadLines = self._own.line
         except AttributeError:
-            own = self._own.line = _Own(self._ended)
+            own = self._own.line = _ThreadLines(self._ended)
         for begun in own.begun:
             if not begun.busy:
                 return begun
-        own.begun.append(_Begun())
+        own.begun.append(_Line())
         return own.begun[-1]
 
-    def _note_locked(self, begun: _Begun, text: str) -> None:
-        """Keep in mind what a thread has begun, and whether it has drawn over others."""
+    def _note_locked(self, begun: _Line, text: str) -> None:
+        """Record whether a line is unfinished, and whether it has drawn over others."""
         assert self._lock.locked()
         if text:
             if "\r" in text.replace("\r\n", "\n"):
@@ -324,11 +324,11 @@ class Writer(io.TextIOBase):
         else:
             self._unfinished[begun] = None
 
-    def _let_go_locked(self, text: str) -> list[str]:
-        """Return the lines of threads that are gone, which are kept no longer.
+    def _finish_ended_locked(self, text: str) -> list[str]:
+        r"""Finish the lines of threads that have ended; return their texts.
 
-        `text` is what is written next. Where it is none, states are kept: what comes after
-        the end of a spinner's thread says whether its last state is a line.
+        `text` is written next. Without one, lines behind a `\r` are kept: the next write
+        after the end of a spinner's thread decides whether its last state is a line.
         """
         assert self._lock.locked()
         ready: list[str] = []
@@ -341,27 +341,27 @@ class Writer(io.TextIOBase):
             ready += self._rest_locked(begun, text)
         return ready
 
-    def _rest_locked(self, begun: _Begun, text: str = "") -> list[str]:
-        """Return a line as it was left, unless another thread has drawn over it.
+    def _rest_locked(self, begun: _Line, text: str = "") -> list[str]:
+        """Return the text of an unfinished line, unless another thread has drawn over it.
 
-        `text` is what is written next, and has not been counted yet.
+        `text` is written next, and not counted yet.
         """
         assert self._lock.locked()
-        if not begun.redrawn or begun.lines.cut:  # pieces cannot be taken back
+        if not begun.redrawn or begun.lines.cut:  # published pieces cannot be taken back
             return begun.lines.finish()
         first = _first_line(text)
         drawn_over = begun.turn < self._redraws or "\r" in first
-        if begun.lines.returned:  # then a text needs no "\r" of its own
+        if begun.lines.returned:  # it ends in "\r": the next text needs none to draw over it
             drawn_over = drawn_over or begun.writes < self._writes or bool(first)
         if drawn_over:
             return []
-        # What was cleared is no line, but the state before it is not to be left standing.
+        # A cleared line is not published as a line, but it replaces the state before it.
         return begun.lines.partial() if begun.lines.blank else begun.lines.finish()
 
-    def _break_off_locked(self, begun: _Begun) -> list[str]:
-        """End the long lines of other threads, of which pieces are out.
+    def _break_off_locked(self, begun: _Line) -> list[str]:
+        """End the long lines of other threads of which pieces are published.
 
-        Or the text of this one would go on with another's line.
+        Otherwise the text of this thread would continue another thread's line.
         """
         assert self._lock.locked()
         return [

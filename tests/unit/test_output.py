@@ -1,4 +1,4 @@
-"""Reading a child's streams, with pipes in the child's place and a clock that stands."""
+"""Reading the output of a child, with pipes in its place and a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ws_hub.lines import MAX_PIECE
-from ws_hub.process.output import GRACE, QUIET, Pump
+from ws_hub.process.output import GRACE, QUIET, OutputReader
 
 
 class FakeChild:
@@ -40,22 +40,22 @@ class FakeChild:
 
 
 class Bench:
-    """A pump, what it reads, what it handed on, and its clock."""
+    """A reader with a fake child, the texts that it delivered, and its clock."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.child = FakeChild()
         self.said: list[tuple[str, str]] = []
-        self.pump = Pump(self.child, self._take, lambda: self.now)  # type: ignore[arg-type]
+        self.reader = OutputReader(self.child, self._take, lambda: self.now)  # type: ignore[arg-type]
 
     def _take(self, name: str, texts: list[str]) -> None:
         self.said += [(name, text) for text in texts]
 
     def turn(self) -> bool:
-        return self.pump.turn(until=self.now)
+        return self.reader.turn(until=self.now)
 
     def close(self) -> None:
-        self.pump.close()
+        self.reader.close()
         self.child.close()
 
 
@@ -66,7 +66,7 @@ def bench() -> Iterator[Bench]:
     made.close()
 
 
-def test_lines_are_handed_on_as_they_come_with_their_stream(bench: Bench) -> None:
+def test_lines_are_delivered_with_the_name_of_their_stream(bench: Bench) -> None:
     bench.child.write("one\n")
     assert bench.turn()
     bench.child.write("oops\n", "stderr")
@@ -74,7 +74,7 @@ def test_lines_are_handed_on_as_they_come_with_their_stream(bench: Bench) -> Non
     assert bench.said == [("stdout", "one"), ("stderr", "oops")]
 
 
-def test_a_prompt_is_shown_when_it_has_been_quiet(bench: Bench) -> None:
+def test_a_prompt_is_delivered_after_a_pause(bench: Bench) -> None:
     bench.child.write("Password: ")
     bench.turn()
     bench.now += QUIET * 0.9
@@ -86,7 +86,7 @@ def test_a_prompt_is_shown_when_it_has_been_quiet(bench: Bench) -> None:
     assert bench.said == [("stdout", "Password: \r")]
 
 
-def test_a_line_that_grows_without_pause_is_shown_all_the_same(bench: Bench) -> None:
+def test_a_line_that_grows_without_pause_is_delivered(bench: Bench) -> None:
     for _ in range(4):
         bench.child.write(".")
         bench.turn()
@@ -95,7 +95,7 @@ def test_a_line_that_grows_without_pause_is_shown_all_the_same(bench: Bench) -> 
     assert bench.said == [("stdout", "....\r")]
 
 
-def test_what_has_just_been_read_is_not_called_quiet(bench: Bench) -> None:
+def test_text_that_was_just_read_is_not_delivered_early(bench: Bench) -> None:
     bench.child.write("a")
     bench.turn()
     bench.now += QUIET * 2
@@ -106,7 +106,7 @@ def test_what_has_just_been_read_is_not_called_quiet(bench: Bench) -> None:
     assert bench.said == [("stdout", "ab\r")]
 
 
-def test_a_new_line_has_its_own_time(bench: Bench) -> None:
+def test_each_line_has_its_own_pause(bench: Bench) -> None:
     bench.child.write("a")
     bench.turn()
     bench.now += QUIET * 0.9
@@ -117,7 +117,7 @@ def test_a_new_line_has_its_own_time(bench: Bench) -> None:
     assert bench.said == [("stdout", "ab")]
 
 
-def test_a_line_that_was_finished_in_time_is_not_shown_early(bench: Bench) -> None:
+def test_a_line_that_is_finished_in_time_is_delivered_once(bench: Bench) -> None:
     bench.child.write("a")
     bench.turn()
     bench.child.write("b\n")
@@ -127,7 +127,7 @@ def test_a_line_that_was_finished_in_time_is_not_shown_early(bench: Bench) -> No
     assert bench.said == [("stdout", "ab")]
 
 
-def test_it_is_over_when_both_streams_and_the_child_are(bench: Bench) -> None:
+def test_turn_is_false_after_both_streams_and_the_child_have_ended(bench: Bench) -> None:
     bench.child.write("bye")
     bench.child.end("stdout")
     bench.child.end("stderr")
@@ -139,7 +139,7 @@ def test_it_is_over_when_both_streams_and_the_child_are(bench: Bench) -> None:
     assert not bench.turn()
 
 
-def test_a_stream_that_somebody_else_holds_is_waited_for_a_bounded_time(bench: Bench) -> None:
+def test_a_stream_held_by_another_process_is_read_for_a_bounded_time(bench: Bench) -> None:
     bench.child.write("last words")
     bench.child.over = True
     assert bench.turn()
@@ -148,11 +148,11 @@ def test_a_stream_that_somebody_else_holds_is_waited_for_a_bounded_time(bench: B
     bench.now += GRACE * 0.2
     assert not bench.turn()
     assert bench.said == [("stdout", "last words\r")]
-    bench.pump.finish()
+    bench.reader.finish()
     assert bench.said[1:] == [("stdout", "last words")]
 
 
-def test_what_the_child_left_in_its_pipe_is_read_however_slowly_it_is_taken(bench: Bench) -> None:
+def test_output_left_in_the_pipe_is_read_however_slow_the_delivery(bench: Bench) -> None:
     bench.child.write("x\n" * 30_000)
     bench.child.over = True
     bench.turn()
@@ -163,7 +163,7 @@ def test_what_the_child_left_in_its_pipe_is_read_however_slowly_it_is_taken(benc
     assert len(bench.said) == 30_001
 
 
-def test_who_prints_for_ever_after_the_childs_end_is_cut_off(bench: Bench) -> None:
+def test_output_after_the_childs_exit_is_bounded(bench: Bench) -> None:
     bench.child.over = True
     bench.turn()
     bench.now += GRACE * 2
@@ -176,7 +176,7 @@ def test_who_prints_for_ever_after_the_childs_end_is_cut_off(bench: Bench) -> No
     assert turns == held // 4096 - 1  # as much as may have been the child's own
 
 
-def test_who_speaks_in_the_middle_of_a_cut_line_breaks_it_off_first(bench: Bench) -> None:
+def test_text_of_another_stream_ends_a_cut_line_first(bench: Bench) -> None:
     long = "x" * (MAX_PIECE + 1)
     bench.child.write(long)
     bench.turn()
@@ -196,19 +196,19 @@ def test_an_exit_is_noticed_by_its_descriptor(bench: Bench) -> None:
     bench.close()
     bench.child = FakeChild()
     bench.child.exit_fd, done = os.pipe()
-    bench.pump = Pump(bench.child, bench._take, lambda: bench.now)  # type: ignore[arg-type]
+    bench.reader = OutputReader(bench.child, bench._take, lambda: bench.now)  # type: ignore[arg-type]
     bench.child.end("stdout")
     bench.child.end("stderr")
     bench.turn()
     os.close(done)
     bench.child.over = True
-    assert not bench.pump.turn()  # nothing but the descriptor wakes it
+    assert not bench.reader.turn()  # nothing but the descriptor wakes it
     os.close(bench.child.exit_fd)
 
 
-def test_without_a_descriptor_the_child_is_looked_at_now_and_then(bench: Bench) -> None:
+def test_without_a_pidfd_the_child_is_polled(bench: Bench) -> None:
     bench.child.end("stdout")
     bench.child.end("stderr")
     bench.turn()
     bench.child.over = True
-    assert not bench.pump.turn()
+    assert not bench.reader.turn()
