@@ -1,6 +1,6 @@
-"""The methods that publish, wherever what they publish goes.
+"""The methods that publish, independent of where the messages go.
 
-Must not know queues, clients or sockets: a subclass says how one message is handed on.
+They check and encode; `_publish` of a subclass passes the encoded messages on.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Everybody(enum.Enum):
     EVERYBODY = "everybody"
 
 
-# What a channel is that was left out. Not None and not "", which is what a variable holds
-# that nobody has set: that must not make a message everybody's (FAULTS 106).
+# The default of a `channel` argument. Neither None nor "": a variable that was left unset
+# holds one of these, and must not turn a channel's message into a broadcast (FAULTS 106).
 EVERYBODY = Everybody.EVERYBODY
 
 _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
@@ -44,37 +44,38 @@ _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
 
 
 class Publisher(abc.ABC):
-    """Publishes messages to everybody or to a channel.
+    """Publishes messages to all clients or to the subscribers of a channel.
 
-    All methods encode the message in the calling thread and raise MessageEncodeError
-    there when it has no JSON form: then nobody gets any of it. What else they raise is
-    what `_publish` raises; `timeout` is in seconds, None for the default.
+    Every method encodes the message in the calling thread and raises MessageEncodeError
+    there when it has no JSON form: then no client gets any of it. Beyond that it raises
+    what `_publish` raises (a Hub: HubNotRunning; HubFull after the timeout). `timeout` is
+    in seconds, None for the default.
 
-    A Go client takes 64 KiB a message, and ends the connection at more. Output is cut into
-    pieces of less (`docs/processes.md`), and the texts of a status are shortened; an event,
-    an error or a message of an application's own cannot be cut: beyond 64 KiB it is for
-    Python and JavaScript clients only, and a hub refuses what these do not take either.
+    A Go client accepts 64 KiB a message, and ends the connection at more. Output is cut
+    into smaller pieces (`docs/processes.md`), and the texts of a status are shortened. An
+    event, an error or a message of an application's own cannot be cut: beyond 64 KiB it is
+    for Python and JavaScript clients only, and a hub refuses what is too large for these.
     """
 
     @abc.abstractmethod
     def _publish(
         self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
     ) -> None:
-        """Hand on encoded messages, all or none, for a channel or, with "", for everybody.
+        """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
-        `over`: the last of them is the last of its channel for the time being.
+        `over`: the last of them is the last one of its channel for the time being.
         """
 
     def broadcast(self, message: Message, *, timeout: float | None = None) -> None:
         """Send a message to every client.
 
-        Raises InvalidName for a message that names a channel: that is for its subscribers.
+        Raises InvalidName for a message that names a channel; see `send_to_channel`.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         now = time.time()
         texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
-        if message.channel != "":  # not its truth, which is a subclass's to say
+        if message.channel != "":  # compared, because a subclass of str defines its own truth
             name = excerpt(message.channel)
             raise InvalidName(
                 f"a broadcast goes to everybody, and this message names the channel {name}: "
@@ -85,20 +86,20 @@ class Publisher(abc.ABC):
     def send_to_channel(
         self, channel: str, message: Message, *, timeout: float | None = None
     ) -> None:
-        """Send a message to the subscribers of a channel, which it names on the wire.
+        """Send a message to the subscribers of a channel; on the wire it names the channel.
 
         Raises InvalidName for a bad channel name.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         if isinstance(channel, str):
-            channel = str.__str__(channel)  # what a subclass says of itself does not count
+            channel = str.__str__(channel)  # a subclass may override __str__ and __eq__
         if not channel or not isinstance(channel, str):
-            check_channel(channel)  # raises: "" further down means everybody
+            check_channel(channel)  # raises: further down "" means all clients
         message = dataclasses.replace(
             message,
             channel=channel,
-            seq=None,  # the hub numbers
+            seq=None,  # the hub numbers the messages
             timestamp=message.timestamp or _now(),
         )
         over = _is_last_word(message.type, message.data)
@@ -108,11 +109,11 @@ class Publisher(abc.ABC):
     def send_process_output(
         self, process_id: str, data: str, *, timeout: float | None = None
     ) -> None:
-        """Send a piece of a process's output, usually a line, to who watches it.
+        """Send a piece of a process's output, usually a line, to its subscribers.
 
-        A line of more than 8,192 characters is cut into pieces. Its channel,
-        `process:<id>`, keeps the last lines for those who come late.
-        Raises InvalidName for a bad process id.
+        A line of more than 8,192 characters is cut into pieces. The channel,
+        `process:<id>`, keeps the last lines for later subscribers. Raises InvalidName for
+        a bad process id.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -128,8 +129,8 @@ class Publisher(abc.ABC):
     ) -> None:
         """Send several pieces of a process's output, all or none of them.
 
-        The same as `send_process_output` for each, at half the cost. Together they take
-        one place in the hub's queue: send hundreds at a time, not millions.
+        The same as `send_process_output` for each, at half the cost. Together they are one
+        entry of the hub's queue: send hundreds at a time, not millions.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -149,12 +150,12 @@ class Publisher(abc.ABC):
         extra: Mapping[str, Any] | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Send what became of a process: "running", "exited" with its code, "failed".
+        """Send the status of a process: "running", "exited" with its code, "failed".
 
-        `extra` are further fields of the message's data (`signal`, `error`); their texts
-        are shortened to 8,192 characters in all. "exited", "failed" and "lost" are the
-        process's last word, with or without an exit code: what the channel keeps is freed
-        some minutes later. `extra={"exitCode": None}` says that the code is not known.
+        `extra` has further fields of the message's data (`signal`, `error`); their texts
+        are shortened to 8,192 characters in all. "exited", "failed" and "lost" are final,
+        with or without an exit code: the channel's history is freed some minutes later.
+        `extra={"exitCode": None}` tells clients that the code is not known.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -174,9 +175,9 @@ class Publisher(abc.ABC):
         channel: str | Everybody = EVERYBODY,
         timeout: float | None = None,
     ) -> None:
-        """Send a named event to the subscribers of a channel; to every client without one.
+        """Send a named event to a channel's subscribers; without a channel to every client.
 
-        Raises TypeError for a channel that is no text, InvalidName for one that is "".
+        Raises TypeError for a channel that is not a str, InvalidName for "".
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -189,16 +190,16 @@ class Publisher(abc.ABC):
         channel: str | Everybody = EVERYBODY,
         timeout: float | None = None,
     ) -> None:
-        """Send an error text to the subscribers of a channel; to every client without one.
+        """Send an error text to a channel's subscribers; without a channel to every client.
 
-        Raises TypeError for a channel that is no text, InvalidName for one that is "".
+        Raises TypeError for a channel that is not a str, InvalidName for "".
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         self._send(_ERROR, channel, text, timeout)
 
     def process_channel(self, process_id: str) -> str:
-        """Return the channel of a process; raises InvalidName for an id that is none here.
+        """Return the channel of a process; raises InvalidName for a bad process id.
 
         Threads: any.
         """
@@ -215,7 +216,7 @@ class Publisher(abc.ABC):
 
 
 def _checked(channel: object) -> str:
-    """Return a channel, "" for everybody, where that and nothing else was asked for."""
+    """Return a channel's name; "", for all clients, only when the channel was left out."""
     if channel is EVERYBODY:
         return ""
     if not isinstance(channel, str):
@@ -223,7 +224,7 @@ def _checked(channel: object) -> str:
             f"channel must be the name of a channel, not {excerpt(channel)}: leave it out to "
             "send to everybody"
         )
-    name = str.__str__(channel)  # what a subclass says of itself does not count
+    name = str.__str__(channel)  # a subclass may override __str__ and __eq__
     if not name:
         raise InvalidName("channel must not be empty: leave it out to send to everybody")
     return name
@@ -234,7 +235,7 @@ def _now() -> str:
 
 
 def _is_last_word(kind: str, data: Any) -> bool:
-    """Say whether a message tells that a process is over."""
+    """Return whether a message has a final status of a process."""
     if kind != _STATUS or not isinstance(data, dict):
         return False
     status = data.get("status")
@@ -242,11 +243,11 @@ def _is_last_word(kind: str, data: Any) -> bool:
 
 
 def _pieces(lines: Sequence[Any]) -> Sequence[Any]:
-    """Return the lines, those that are too long in pieces: mostly as they are."""
+    """Return the lines, those over MAX_PIECE characters in pieces."""
     try:
         if max(map(len, lines), default=0) <= MAX_PIECE:
             return lines
-    except TypeError:  # one is no text: it goes out as the JSON value that it is
+    except TypeError:  # one is not a str: it is sent as the JSON value that it is
         pass
     return [piece for line in lines for piece in (cut(line) if isinstance(line, str) else [line])]
 
@@ -258,7 +259,7 @@ def _cut_up(message: Message) -> list[Message]:
 
 
 def _shortened(extra: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields, their texts cut evenly where they are too much for one message."""
+    """Return the fields, their texts cut evenly to MAX_PIECE characters in all."""
     texts = [value for value in extra.values() if isinstance(value, str)]
     if sum(map(len, texts)) <= MAX_PIECE:
         return extra

@@ -1,10 +1,9 @@
-"""Which names a server answers to, so that no foreign page reaches it by a name of its own.
+"""The host names that a server answers to: protection against DNS rebinding.
 
-Must not know sockets or WSGI. A page whose name its owner makes point to 127.0.0.1 (DNS
-rebinding) is of one origin with whatever listens there: the browser lets it read pages and
-open WebSockets. What gives it away is the name in `Host`, which a page cannot choose
-(FAULTS 123). What a proxy says of itself in `X-Forwarded-Host` does not count: such a page
-may set that.
+The owner of a site can make its name point to 127.0.0.1. For the browser its page then has
+the same origin as a server there: it may read the server's pages and open WebSockets. The
+Host header shows the foreign name, and a page cannot choose it (FAULTS 123).
+`X-Forwarded-Host` does not count: such a page may set it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _NAME = re.compile(r"(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\Z", re.ASCII)
 
 
 def parse_host(text: str) -> str | None:
-    """Return the name or address in a `Host`, without its port; None for what is none."""
+    """Return the name or address of a Host header without its port; None for a bad one."""
     match = _HOST.match(text.strip())
     if match is None:
         return None
@@ -34,16 +33,16 @@ def parse_host(text: str) -> str | None:
 
 
 class Hosts:
-    """The names that a server answers to.
+    """The host names that a server answers to.
 
-    One that is bound to a loopback address answers to `localhost`, what ends in
-    `.localhost`, and loopback addresses; one that is bound elsewhere to every name, unless
-    some are named.
+    A server bound to a loopback address answers to `localhost`, to names that end in
+    `.localhost`, and to loopback addresses. One bound elsewhere answers to every name,
+    unless `allowed` has some.
 
     Args:
-        address: what the server is bound to.
-        allowed: further names; `*.example.com` for all below that, "*" for every name.
-            Where the server answers to every name, these and its own alone from then on.
+        address: the address that the server is bound to.
+        allowed: further names; `*.example.com` for all names below it, "*" for every name.
+            A server bound elsewhere then answers to these names and its own address only.
     """
 
     def __init__(self, address: str, allowed: Collection[str] = ()) -> None:
@@ -60,20 +59,20 @@ class Hosts:
 
     @property
     def open(self) -> bool:
-        """Whether it answers to every name."""
+        """Whether the server answers to every name."""
         return self._all
 
     def answers_to(self, name: str) -> bool:
-        """Say whether a name, as `parse_host` returns it, is one of the server's."""
+        """Return whether the server answers to a name, as `parse_host` returns it."""
         return self._all or is_local(name) or name in self._names or name.endswith(self._ends)
 
     def is_direct(self, name: str) -> bool:
-        """Say whether who asked by this name did so on this machine, with no TLS in between."""
+        """Return whether a request by this name comes from this machine, without a proxy."""
         return self._loopback and is_local(name)
 
 
 def is_local(name: str) -> bool:
-    """Say whether a name always means the machine that looks it up."""
+    """Return whether a name always means the machine that resolves it."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = _address(name)

@@ -1,8 +1,8 @@
-"""One HTTP request of the embedded server: read in time, answered, or lent to a client.
+"""One HTTP request of the embedded server: read within a deadline, and answered.
 
-Must not know how connections are accepted, or what is published. The standard library
-parses and answers; added is what it lacks: an end to a head that drips in, its socket for
-the application, and a log that goes through `logging` and has no tokens.
+The standard library parses the request and writes the response. Added here: a deadline for
+the head, the socket and the thread for a WebSocket, and an access log that goes through
+`logging` and contains no tokens.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _QUERY = re.compile(r"\?\S*")
 
 
 class Handler(WSGIRequestHandler):
-    """One request; hands its socket to the application and logs through `logging`.
+    """Handles one request; gives its socket to the application.
 
     Attributes:
-        client: who lives on this connection from now on, if it became a WebSocket.
+        client: the hub's client on this connection, once it is a WebSocket.
     """
 
     connection: socket.socket
     client: Client | None = None
 
     def setup(self) -> None:
-        """Read from a file that keeps the time."""
+        """Make `rfile` a file with a deadline."""
         super().setup()
         self._patience: float = self.server.patience  # type: ignore[attr-defined]  # ours
         self._head = _Patient(self.connection, time.monotonic() + self._patience)
         self.rfile = io.BufferedReader(self._head)
 
     def handle(self) -> None:
-        """Read the head, and have the application answer."""
+        """Read the head and let the application answer."""
         self.raw_requestline = self.rfile.readline(MAX_REQUEST_LINE + 1)
         if len(self.raw_requestline) > MAX_REQUEST_LINE:
             self.requestline = self.request_version = self.command = ""
@@ -61,7 +61,7 @@ class Handler(WSGIRequestHandler):
             return
         self._head.deadline = None
         self.connection.settimeout(self._patience)
-        # Not the base class's: that would tell the application that it is alone.
+        # Not the base class's handler: that sets wsgi.multithread to False.
         handler = _Response(
             cast("IO[bytes]", self.rfile),
             self.wfile,  # type: ignore[arg-type]  # as wsgiref itself does
@@ -73,18 +73,18 @@ class Handler(WSGIRequestHandler):
         handler.run(self.server.get_app())  # type: ignore[attr-defined]  # a WSGIServer
 
     def _take_absolute_form(self) -> bool:
-        """Make `GET http://host/path` what it stands for; False where it names no host."""
+        """Turn `GET http://host/path` into Host and path; return False without a host."""
         found = split_absolute(self.path)
         if found is None:
             return True
         host, self.path = found
-        if "Host" in self.headers:  # without it HTTP/1.1 is refused, whatever the form
+        if "Host" in self.headers:  # HTTP/1.1 without it is refused, whatever the target
             self.headers.replace_header("Host", host)
         return bool(host) and "@" not in host
 
     def get_environ(self) -> dict[str, Any]:
-        """Return the WSGI environ, with the socket and the way to lend it in it."""
-        # WSGI has one name for both: `X_Forwarded_For` would be taken for what a proxy wrote.
+        """Return the WSGI environ, with the socket and the function for LEND_KEY."""
+        # In the environ `X_Forwarded_For` and the proxy's X-Forwarded-For have the same key.
         for name in [name for name in self.headers if "_" in name]:
             del self.headers[name]
         environ = super().get_environ()
@@ -93,7 +93,7 @@ class Handler(WSGIRequestHandler):
         environ["REMOTE_PORT"] = str(self.client_address[1])
         if isinstance(self.connection, ssl.SSLSocket):
             environ["wsgi.url_scheme"] = "https"
-            environ["HTTPS"] = "on"  # wsgiref guesses the scheme from it
+            environ["HTTPS"] = "on"  # wsgiref derives wsgi.url_scheme from it
         return environ
 
     def _lend(self, connect: Callable[[bytes], Client]) -> None:
@@ -105,24 +105,24 @@ class Handler(WSGIRequestHandler):
         return str(self.client_address[0])
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log a line of an access log, at DEBUG."""
-        # Without the query, where tokens are (FAULTS 52).
+        """Log a line of the access log, at DEBUG."""
+        # Without the query, which may carry a token (FAULTS 52).
         line = _QUERY.sub("?***", format % args)
         logger.debug("%s %s", self.address_string(), excerpt(line, 300))
 
 
 class _Response(ServerHandler):
-    """A response in HTTP/1.1, which WebSocket clients insist on even in a refusal."""
+    """A response in HTTP/1.1, which WebSocket clients require even of a refusal."""
 
     http_version = "1.1"
-    # Not the process's environment: a variable HTTP_PROXY would pass for a header, and the
-    # rest is copied, and looked through, for every request.
+    # Not the process's environment: a variable HTTP_PROXY would count as a header, and the
+    # rest would be copied for every request.
     os_environ: dict[str, str] = {}
 
     def finish_response(self) -> None:
         if self.request_handler.client is None:  # type: ignore[attr-defined]  # wsgiref's own way
             super().finish_response()
-        # Else the hub answers, once it has the client.
+        # Otherwise the hub sends the response, when it has registered the client.
 
     def cleanup_headers(self) -> None:
         super().cleanup_headers()
@@ -130,7 +130,7 @@ class _Response(ServerHandler):
 
 
 class _Patient(io.RawIOBase):
-    """What a request is read from: until the deadline, however slowly bytes drip in."""
+    """Reads a request from its socket, up to a deadline for all of it."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
@@ -138,7 +138,7 @@ class _Patient(io.RawIOBase):
         self.deadline: float | None = deadline
 
     def end(self) -> None:
-        """Read no more: what comes now is for somebody else."""
+        """Report the end of input from now on: further bytes belong to the client."""
         self._ended = True
 
     def readable(self) -> bool:

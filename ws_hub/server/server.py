@@ -1,8 +1,8 @@
-"""A small threaded HTTP server for a hub: for scripts, tests and demos.
+"""The embedded HTTP server, for scripts, tests and demos.
 
-Must not know what is published. The standard library's WSGI server with a thread a
-request; that of a WebSocket becomes its client's reader. For a public site mount
-`hub.handler()` in the server that you trust with the rest of it.
+It is the standard library's WSGI server with a thread for each request; the thread of a
+WebSocket's request becomes the client's reader. For a public site mount `hub.handler()` in
+the WSGI server of the rest of the site.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = ["Server", "serve"]
 logger = get_logger(__name__)
 
 _GRACE = 1.0
-_QUEUE = 0.5  # seconds that a connection waits for others' requests to end
-_BREATH = 0.2  # seconds without accepting when descriptors or memory have run out
+_QUEUE = 0.5  # seconds that a connection waits for another request to end
+_PAUSE = 0.2  # seconds without accepting when descriptors or memory are exhausted
 _BUSY = refusal("503 Service Unavailable", "too many requests at once", RETRY).to_bytes()
 _NOT_FOUND = refusal("404 Not Found", "Not found")
 _HOST_MISSING = refusal("400 Bad Request", "the Host header is missing")
@@ -46,7 +46,7 @@ _HOST_FOREIGN = refusal(
     "This server does not answer to that name. If the name is yours, give it: --allow-host on the "
     "command line, allowed_hosts= in Python.",
 )
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how to reach a wildcard from here
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # reaches a wildcard address from here
 
 
 def serve(
@@ -60,14 +60,22 @@ def serve(
 ) -> Server:
     """Serve a hub's WebSocket at `path`, and `app` elsewhere, in the background.
 
-    Bound to a loopback address, it answers to `localhost`, `*.localhost` and loopback
-    addresses, and to what `allowed_hosts` names beside these (`example.com`,
-    `*.example.com`, "*" for every name); to other names with 403. Bound elsewhere, it
-    answers to every name, unless `allowed_hosts` names some.
+    Starts the hub if it does not run; `Server.close` then stops it too.
 
-    Starts the hub if it does not run; `close()` then stops it too. Port 0 takes a free
-    one. Raises OSError when the address cannot be bound, ConfigError for an empty `host` (all
-    addresses are "0.0.0.0") and as `Hub.start` does.
+    Args:
+        hub: the hub.
+        host: the address to bind; "0.0.0.0" for all addresses of this machine.
+        port: the port to bind; 0 for a free one (`Server.port`).
+        path: the path of the WebSocket.
+        app: answers all other paths; None for 404.
+        ssl_context: serves TLS with it; None for plain HTTP.
+        allowed_hosts: further host names to answer to (`example.com`, `*.example.com`,
+            "*" for every name). A server bound to a loopback address answers to
+            `localhost`, `*.localhost`, loopback addresses and these names, and to others
+            with 403; one bound elsewhere answers to every name, unless some are given.
+
+    Raises OSError when the address cannot be bound, ConfigError for an empty `host` or a
+    bad name in `allowed_hosts`, and what `Hub.start` raises.
 
     Threads: any; returns at once.
     """
@@ -85,12 +93,12 @@ def serve(
 
 
 class Server:
-    """A running server. Made by `serve`; ended by `close` or by leaving its `with`.
+    """A running server. `serve` makes it; `close`, or leaving its `with`, ends it.
 
     Attributes:
-        host: the address it listens on.
-        port: the port it listens on.
-        url: the WebSocket's URL, as seen from this machine.
+        host: the address that it listens on.
+        port: the port that it listens on.
+        url: the WebSocket's URL for clients on this machine.
     """
 
     def __init__(
@@ -104,14 +112,14 @@ class Server:
     ) -> None:
         wanted: object = address[0]
         if not isinstance(wanted, str) or not wanted.strip():
-            # "" is what a variable holds that nobody has set; a socket takes it for everywhere.
+            # "" may be a setting that is missing, and would bind all addresses.
             raise ConfigError(
                 f"host must be an address or a name, not {excerpt(wanted)}: 127.0.0.1 for "
                 "this machine alone, 0.0.0.0 for all its addresses"
             )
         self._hub = hub
-        self._owns_hub = not hub.running  # then `close` stops it, too
-        Hosts(address[0], allowed_hosts)  # what it cannot work with, before there is a port
+        self._owns_hub = not hub.running  # then `close` stops it
+        Hosts(address[0], allowed_hosts)  # raises ConfigError before a port is bound
         self._closed = Event()
         self._thread: threading.Thread | None = None
         server: _ThreadingServer | None = None
@@ -126,7 +134,7 @@ class Server:
                 turn_away=hub.door.turn_away,
             )
             hosts = Hosts(server.server_name, allowed_hosts)
-            server.set_app(_Named(middleware(app, hub, path), hosts))
+            server.set_app(_HostCheck(middleware(app, hub, path), hosts))
             self.host, self.port = server.server_name, server.server_port
             scheme = "wss" if ssl_context else "ws"
             near = _LOOPBACK.get(self.host, self.host)
@@ -139,13 +147,13 @@ class Server:
             raise
 
     def _start(self) -> None:
-        """Accept from now on, until `close`: not before somebody is there to call it."""
+        """Start to accept. Not in the constructor: its caller must be able to call `close`."""
         self._thread = threads.start("ws-hub:accept", self._accept)
 
     def close(self) -> None:
-        """Stop accepting, end the requests under way, and the hub if `serve` started it.
+        """Stop accepting, end the current requests, and stop the hub if `serve` started it.
 
-        Idempotent. WebSocket connections are the hub's: they end with it.
+        WebSocket connections belong to the hub and end with it. Idempotent.
 
         Threads: any; waits for the hub's end, a few seconds at most.
         """
@@ -166,9 +174,9 @@ class Server:
         self.close()
 
     def forget(self) -> None:
-        """Give up the descriptors in a forked child: it would keep port and peers waiting.
+        """Close the descriptors in a forked child, which would keep the port in use.
 
-        Threads: the only one there is, right after the fork.
+        Threads: the only one of the child, right after the fork.
         """
         self._closed.set()
         self._server.discard()
@@ -176,29 +184,30 @@ class Server:
     # --- accept thread ---------------------------------------------------------------------
 
     def _accept(self) -> None:
-        self._thread = threading.current_thread()  # also where its start was interrupted
+        self._thread = threading.current_thread()  # even if an exception interrupted _start
         while not self._closed.is_set():
             self._server.accept()  # woken by a connection; close() makes one
             if self._server.exhausted:
                 # The connection stays in the listener's queue and would be tried again
                 # at once, for ever (FAULTS 43).
                 self._server.exhausted = False
-                self._closed.wait(_BREATH)
+                self._closed.wait(_PAUSE)
 
 
 class _ThreadingServer(WSGIServer):
     """WSGIServer with a named, tracked thread for each request, and TLS.
 
     Args:
-        address: where it listens.
-        ssl_context: of the TLS that it ends; None for none.
+        address: the address to listen on.
+        ssl_context: serves TLS with it; None for plain HTTP.
         patience: seconds that a request's head may take in all (FAULTS 7).
-        most: requests at one time; the next is not accepted until one ends, and answered
-            with 503 where none does.
-        late: called for each that took longer.
-        crowded: called for each that is answered with 503.
-        turn_away: returns the refusal of a request that needs no thread for it, else None;
-            called with its address, and with what returns as much of it as has come.
+        most: requests at one time; the next connection is accepted when one ends, and
+            answered with 503 when none does in time.
+        late: called for each request whose head took longer than `patience`.
+        crowded: called for each request that is answered with 503.
+        turn_away: returns the refusal of a request that needs no thread, else None;
+            called with the peer's address, and with a function that returns the bytes of
+            the request received so far.
     """
 
     request_queue_size = 1024
@@ -222,21 +231,21 @@ class _ThreadingServer(WSGIServer):
         self._refusal = turn_away
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
-        self.exhausted = False  # the accept thread's: whether the last accept failed
-        self._closing = False  # written by whoever closes, before it wakes the accept thread
+        self.exhausted = False  # owned by the accept thread: the last accept failed
+        self._closing = False  # set by `wake`, before it wakes the accept thread
         self._ssl_context = ssl_context
         self._numbers = itertools.count(1)
         # guards: _sockets, _threads, _lent, _ending. Taken alone.
         self._lock = Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._threads: dict[int, threading.Thread] = {}
-        self._lent: set[int] = set()  # readers by now, although not in _threads yet
-        self._ending = False  # whether requests are cut
-        # guards: how many requests there are; taken by the accept thread, which waits at
-        # most _QUEUE seconds, and given back by their threads.
+        self._lent: set[int] = set()  # readers already, before _threads has them
+        self._ending = False  # requests are being ended
+        # guards: the number of requests; acquired by the accept thread, which waits at most
+        # _QUEUE seconds, and released by the requests' threads.
         self._room = threading.BoundedSemaphore(most)
-        self._crowded = False  # the accept thread's: whether it has waited in vain
-        # Of a kind that takes no descriptor of its own.
+        self._crowded = False  # owned by the accept thread: its last wait got no room
+        # A kind that needs no descriptor of its own.
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         super().__init__(address, Handler)
 
@@ -245,7 +254,7 @@ class _ThreadingServer(WSGIServer):
         self._selector.register(self.socket, selectors.EVENT_READ)
 
     def server_bind(self) -> None:
-        # Not HTTPServer's: that looks up the host's name, which can take seconds.
+        # Not HTTPServer's method: that resolves the host's name, which can take seconds.
         with contextlib.suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
@@ -257,7 +266,7 @@ class _ThreadingServer(WSGIServer):
     # --- any thread ------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Make `accept` return: it waits for a connection, so it gets one."""
+        """Make `accept` return, by a connection to the server itself."""
         self._closing = True
         host = _LOOPBACK.get(self.server_name, self.server_name)
         with contextlib.suppress(OSError), socket.socket(self.address_family) as sock:
@@ -265,7 +274,7 @@ class _ThreadingServer(WSGIServer):
             sock.connect((host, self.server_port))
 
     def end_requests(self, timeout: float) -> None:
-        """Cut the requests under way and wait for their threads."""
+        """End the current requests and wait for their threads."""
         deadline = time.monotonic() + timeout
         with self._lock:
             self._ending = True
@@ -276,7 +285,10 @@ class _ThreadingServer(WSGIServer):
             threads.join(thread, deadline - time.monotonic())
 
     def discard(self) -> None:
-        """Close every descriptor, in a forked child; the lock may be held for ever there."""
+        """Close every descriptor in a forked child.
+
+        Without the lock: at the fork another thread of the parent may have held it.
+        """
         for sock in (self.socket, *self._sockets.values()):
             with contextlib.suppress(OSError):
                 sock.close()
@@ -286,14 +298,14 @@ class _ThreadingServer(WSGIServer):
     def accept(self) -> None:
         """Wait for a connection and start its request's thread.
 
-        Not `handle_request`, which makes a selector for each connection. Nor an accept
-        that waits: it takes its descriptor before, when all may be in use.
+        It replaces `handle_request`, which makes a selector for each connection. It does
+        not block in accept(2), which allocates its descriptor before it waits.
         """
         self._selector.select()
-        # While there is no room the rest wait in the kernel's queue; not for ever, and not
-        # one after the other, if those that are in have come to stay.
+        # Without room for a request, further connections stay in the kernel's queue: the
+        # first for _QUEUE seconds, the others not at all until there is room again.
         room = self._room.acquire(timeout=0.0 if self._crowded else _QUEUE)
-        if not room and not self._crowded:  # once, until there is room again
+        if not room and not self._crowded:  # logged once, until there is room again
             logger.warning(
                 "max_handshakes: %d requests are under way, others are refused", self._most
             )
@@ -301,7 +313,7 @@ class _ThreadingServer(WSGIServer):
         try:
             request, client_address = self.get_request()
         except OSError as error:
-            if not isinstance(error, ConnectionError):  # the peer left while it waited
+            if not isinstance(error, ConnectionError):  # not: the peer has left meanwhile
                 self.exhausted = True
                 logger.warning("cannot accept a connection: %s", error)
             if room:
@@ -327,13 +339,13 @@ class _ThreadingServer(WSGIServer):
             thread = threads.start(
                 f"ws-hub:request:{number}", self._serve, number, request, client_address
             )
-        except RuntimeError as error:  # can't start new thread: this one is refused
+        except RuntimeError as error:  # can't start new thread
             logger.warning("request from %s refused: %s", excerpt(client_address), error)
             self._turn_away(request, _BUSY)
             self._done(number, request)
             return
         with self._lock:
-            # One that has answered may not have ended yet: kept until it is seen to have.
+            # A thread is removed when it has ended, which is later than its response.
             for ended in [n for n, each in self._threads.items() if not each.is_alive()]:
                 del self._threads[ended]
             if number in self._lent:
@@ -342,11 +354,11 @@ class _ThreadingServer(WSGIServer):
                 self._threads[number] = thread
 
     def _turn_away(self, request: socket.socket, answer: bytes) -> None:
-        """Answer a request for which there is no thread, without waiting for it to come."""
-        if self._ssl_context is not None:  # its handshake would have to be waited for
+        """Answer a request that gets no thread, without waiting for its bytes."""
+        if self._ssl_context is not None:  # would need to wait for the TLS handshake
             return
         request.setblocking(False)
-        with contextlib.suppress(OSError):  # it has not come yet
+        with contextlib.suppress(OSError):  # no byte of it has arrived yet
             request.recv(MAX_REQUEST_LINE)
         with contextlib.suppress(OSError):
             request.send(answer)
@@ -358,14 +370,15 @@ class _ThreadingServer(WSGIServer):
         try:
             if self._ssl_context is not None:
                 request.settimeout(self.patience)
-                # Known to `end_requests` before it waits: what it was made of is no socket now.
+                # Kept before its handshake waits, so that `end_requests` can shut it down: the
+                # wrapped socket object has no descriptor any more.
                 request = self._ssl_context.wrap_socket(
                     request, server_side=True, do_handshake_on_connect=False
                 )
                 self._keep(number, request)
                 request.do_handshake()
             client = Handler(request, client_address, self).client
-        except OSError as error:  # the peer's doing: went away, no TLS, too slow
+        except OSError as error:  # the peer has left, speaks no TLS, or is too slow
             if isinstance(error, TimeoutError):
                 self._late()
             logger.debug("request from %s ended: %s", excerpt(client_address), error)
@@ -383,18 +396,18 @@ class _ThreadingServer(WSGIServer):
                 _cut(request)
 
     def _done(self, number: int, request: socket.socket | None) -> None:
-        """Forget a request, and close its connection unless that is a client's now."""
+        """Remove a request, and close its connection unless a client has it now."""
         with self._lock:
             self._sockets.pop(number, None)
             if request is None and self._threads.pop(number, None) is None:
-                self._lent.add(number)  # its thread is the client's, too: the hub joins it
+                self._lent.add(number)  # its thread is the client's reader: the hub joins it
         self._room.release()
         if request is not None:
             self.shutdown_request(request)
 
 
 def _peek(request: socket.socket) -> bytes:
-    """Return what has come of a request, and leave it there."""
+    """Return the bytes of a request received so far, without consuming them."""
     try:
         return request.recv(MAX_REQUEST_LINE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:  # nothing yet
@@ -403,15 +416,16 @@ def _peek(request: socket.socket) -> bytes:
 
 def _cut(request: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(request, socket.SHUT_RDWR)  # of TLS the plain one below
+        # socket.socket's own: an SSLSocket's would drop the TLS state that its thread uses.
+        socket.socket.shutdown(request, socket.SHUT_RDWR)
 
 
-class _Named:
-    """An application that is asked by the server's own names alone.
+class _HostCheck:
+    """A WSGI application that refuses requests for other names than the server's.
 
     Args:
-        app: what answers then.
-        hosts: the names.
+        app: answers the other requests.
+        hosts: the server's names.
     """
 
     def __init__(self, app: Application, hosts: Hosts) -> None:
@@ -423,32 +437,32 @@ class _Named:
     ) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST")
         if host is None:
-            # RFC 9112 section 3.2. What is older than HTTP/1.1 need not send it.
+            # RFC 9112 section 3.2. HTTP/1.0 need not send a Host.
             if environ["SERVER_PROTOCOL"] == "HTTP/1.1" or not self._hosts.open:
-                return _say(_HOST_MISSING, environ, start_response)
+                return _respond(_HOST_MISSING, environ, start_response)
             return self._app(environ, start_response)
         name = parse_host(host)
         if name is None:
-            return _say(_HOST_BAD, environ, start_response)
+            return _respond(_HOST_BAD, environ, start_response)
         if not self._hosts.answers_to(name):
-            _complain(excerpt(host))
-            return _say(_HOST_FOREIGN, environ, start_response)
+            _warn_of_host(excerpt(host))
+            return _respond(_HOST_FOREIGN, environ, start_response)
         if self._hosts.is_direct(name):
             environ[DIRECT_KEY] = True
         return self._app(environ, start_response)
 
 
 @functools.lru_cache(64)
-def _complain(host: str) -> None:
-    """Log a name that is not ours: once, not for every request of a page."""
+def _warn_of_host(host: str) -> None:
+    """Log a name that the server does not answer to: once, not at every request."""
     logger.warning("requests for the host %s are refused: allowed_hosts does not name it", host)
 
 
 def _not_found(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    return _say(_NOT_FOUND, environ, start_response)
+    return _respond(_NOT_FOUND, environ, start_response)
 
 
-def _say(
+def _respond(
     answer: Answer, environ: dict[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
     start_response(answer.status, list(answer.headers))

@@ -1,7 +1,7 @@
-"""The page that shows live output, and what it is made of, as a WSGI application.
+"""The viewer's page and its files, as a WSGI application.
 
-Must not know processes, WebSocket, or what is published. The files of `static/` are
-read once and served from memory by exact name, so that no path can lead outside.
+The files of `static/` are read once and served from memory by exact name, so that no path
+can lead outside.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Headers = list[tuple[str, str]]
 _TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
-    "ico": "image/svg+xml",  # browsers ask for /favicon.ico and take what they get
+    "ico": "image/svg+xml",  # browsers request /favicon.ico and accept any image type
     "js": "text/javascript; charset=utf-8",
     "json": "application/json; charset=utf-8",
     "svg": "image/svg+xml",
     "txt": "text/plain; charset=utf-8",
 }
 _PAGE = "index.html"
-_PAGE_NAMES, _MOST_NAMES = 200, 1000  # of channels in one answer: by default, and at most
-_CLIENT = "ws_hub.js"  # served at the root: applications use it too
+_PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
+_CLIENT = "ws_hub.js"  # served at the root, because applications use it too
 
-# Scripts and styles from files of our own only, whatever a log line holds. `'self'`
-# covers ws:// and wss:// to the same host.
+# Scripts and styles from our own files only, whatever a log line contains. `'self'`
+# includes ws:// and wss:// to the same host.
 _SECURITY: Headers = [
     (
         "Content-Security-Policy",
@@ -58,23 +58,24 @@ def page_app(
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
-    It answers `/` (the page), `/static/...`, `/ws_hub.js` (the client for browsers, of
-    use to any page) and `/api/channels` (the channels that keep history, newest first, 200
-    of them unless `limit`, `offset` and `search` say otherwise), unless the hub asks who
-    comes or who listens; the WebSocket itself is `middleware`'s.
+    It answers `/` (the page), `/static/...`, `/ws_hub.js` (the browser client, which other
+    pages may use too) and `/api/channels`: the channels with history, newest first, 200 of
+    them unless `limit`, `offset` and `search` ask for others. A hub with an authenticator
+    or a channel_authoriser does not list its channels (403). The WebSocket itself is
+    served by `middleware`.
 
     Args:
-        hub: whose channels are listed.
-        ws_path: where its WebSocket is, below the place the application is mounted at.
-        channel: what the page shows when its address names none; "" for a page with
-            a list of the channels.
-        fallback: answers everything else; None for 404.
+        hub: the hub whose channels are listed.
+        ws_path: the path of its WebSocket, relative to this application's.
+        channel: the channel that the page shows when its address names none; "" for a
+            page with a list of the channels.
+        fallback: answers all other paths; None for 404.
 
-    Raises TypeError for a channel that is no text, InvalidName for one that is no name.
+    Raises TypeError for a channel that is not a str, InvalidName for a bad name.
 
     Threads: any.
     """
-    if not isinstance(channel, str):  # not set: that must not show the whole list
+    if not isinstance(channel, str):  # an unset variable must not show the list of all
         raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
     if channel:
         check_channel(channel, channel_rule(hub.config.channel_name))
@@ -120,8 +121,8 @@ class _Page:
         return self._file if path in self._files else None
 
     def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        # All addresses are relative to the page's own: a proxy may have cut off a prefix
-        # that nobody here knows of.
+        # All URLs are relative to the page's: a proxy may have removed a prefix that is not
+        # known here.
         body = self._template.substitute(
             ws=html.escape("./" + self._ws_path.lstrip("/")), channel=html.escape(self._channel)
         )
@@ -130,12 +131,12 @@ class _Page:
     def _channels(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         config = self._hub.config
         if config.authenticator is not None or config.channel_authoriser is not None:
-            # Names tell what is going on, and nobody knows here who asks (FAULTS 56).
+            # Names are information too, and this request is not authenticated (FAULTS 56).
             text = b"The channels of this hub are not listed\n"
             return _answer(environ, start_response, "403 Forbidden", "txt", text)
         query = parse_qs(environ.get("QUERY_STRING", ""))
-        # Those that keep something: a name that a client has made up and listens to is
-        # not among them, and must not be, for every page would show it (FAULTS 128).
+        # Channels with history only: a client may subscribe to any name, and every page
+        # would show it (FAULTS 128).
         names = self._hub.kept_channels()
         wanted = query.get("search", [""])[0]
         if wanted:
@@ -154,7 +155,7 @@ class _Page:
         path = environ["PATH_INFO"]
         tag = self._tags[path]
         kind = path.rpartition(".")[2]
-        # Asked for again each time, and sent only when another version runs.
+        # Revalidated each time, and sent again only when another version runs.
         headers = [("ETag", tag), ("Cache-Control", "no-cache")]
         if environ.get("HTTP_IF_NONE_MATCH") == tag:
             start_response("304 Not Modified", headers + _SECURITY)
@@ -164,7 +165,7 @@ class _Page:
     def _to_slash(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         query = environ.get("QUERY_STRING", "")
         name = environ["SCRIPT_NAME"].rpartition("/")[2]
-        # Relative as well: what stands before the last name, only the browser knows.
+        # Relative as well: only the browser knows the URL before the last segment.
         place = f"./{quote(name, encoding='latin-1')}/" + (f"?{query}" if query else "")
         text = b"The page is one slash further\n"
         return _answer(
@@ -173,7 +174,7 @@ class _Page:
 
 
 def _read_static() -> dict[str, bytes]:
-    """Return every file of `static/` that a browser may have, by name."""
+    """Return the files of `static/` with a known type, by name."""
     folder = resources.files("ws_hub").joinpath("static")
     return {
         each.name: each.read_bytes()
@@ -183,7 +184,7 @@ def _read_static() -> dict[str, bytes]:
 
 
 def _number(query: dict[str, list[str]], name: str, default: int) -> int:
-    """Return a parameter that counts; the default for what does not."""
+    """Return a query parameter as a number; the default unless it is one."""
     text = query.get(name, [""])[0]
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else default
 

@@ -1,14 +1,14 @@
-"""From a WSGI request to a client of the hub.
+"""Turns a WSGI request into a client of the hub, or refuses it.
 
-Must not know Flask, processes or reconnecting clients. What happens here runs on the
-server's request thread, once a connection::
+Runs on the server's request thread, once for each connection::
 
-    environ ─> door ─> the server's socket ─> adoption ─> hub.connect ─> start
+    environ ─> admission ─> the server's socket ─> adoption ─> hub.connect ─> start
 
-Where the connection cannot be adopted because the server itself ends TLS, the request
-thread stays and plays the reader. A server that gives no socket is answered with 501,
-and so is one whose only thread would have to stay. Our own server gives socket and thread:
-when the request is over, and what it needed is freed, its thread becomes the reader.
+A connection whose TLS the server itself ends cannot be adopted: it is borrowed, and the
+request thread stays and is its reader. The answer is 501 when the server gives no socket,
+and when its only thread would have to stay. Our own server (`ws_hub.serve`) gives its
+socket and its thread: when the request has ended and its objects are freed, the thread
+becomes the reader.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ABSOLUTE = re.compile(r"https?://([^/?]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 
 
 class AcceptingHub(Protocol):
-    """What a request needs of the hub that it asks for; see `Hub` for the methods."""
+    """The methods of the hub that a handshake needs; see `Hub` for each."""
 
     @property
     def door(self) -> Door: ...
@@ -76,9 +76,10 @@ class AcceptingHub(Protocol):
 
 
 def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Accept a WebSocket connection for a hub, or answer why not.
+    """Accept a WebSocket connection for a hub, or answer with a refusal.
 
-    Threads: a request thread; see the module's text.
+    Threads: a request thread, which it keeps for the whole connection where the server
+    ends TLS (see `ws_hub.wsgi.app`).
     """
     seen = hub.door.see(environ)
     closed = "" if hub.running else "the hub is not running"
@@ -116,13 +117,16 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         answer = refusal("503 Service Unavailable", "no thread is free", RETRY)
         client.refuse(answer)
         client.discard()
-    # What the server writes now goes to the throw-away; its access log tells the truth.
+    # What the server writes from now on goes to the throw-away; the status is for its
+    # access log.
     start_response(answer.status, [])
     return _Unsent(throw_away)
 
 
 def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Application:
     """Return a WSGI app that serves `path` with the hub and everything else with `app`.
+
+    The returned app is for any thread of a WSGI server.
 
     Threads: any.
     """
@@ -137,9 +141,9 @@ def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Applic
 
 
 def split_absolute(target: str) -> tuple[str, str] | None:
-    """Return host and path of a request in absolute form, None where it is in another.
+    """Return host and path of a request target in absolute form; None for other forms.
 
-    The host that it names counts, and not the header's (RFC 9112 section 3.2.2).
+    That host counts, not the Host header's (RFC 9112 section 3.2.2).
     """
     match = _ABSOLUTE.match(target)
     if match is None:
@@ -148,7 +152,7 @@ def split_absolute(target: str) -> tuple[str, str] | None:
 
 
 def _without_absolute_form(environ: Environ) -> Environ:
-    """Return an environ whose path is one: wsgiref passes `http://host/path` on as it came."""
+    """Return an environ with host and path apart: wsgiref leaves `http://host/path` whole."""
     found = split_absolute(environ.get("PATH_INFO", ""))
     if found is None or not found[0] or "@" in found[0]:
         return environ
@@ -156,7 +160,7 @@ def _without_absolute_form(environ: Environ) -> Environ:
 
 
 class _Unsent:
-    """A response to a throw-away; its end tells that the server has written what it wanted."""
+    """A response body for the throw-away, which is released once the server has written it."""
 
     def __init__(self, throw_away: ThrowAway | None, body: Sequence[bytes] = ()) -> None:
         self._throw_away = throw_away
@@ -197,15 +201,16 @@ def _stay(
     environ: Environ,
     start_response: StartResponse,
 ) -> Iterable[bytes]:
-    """Live on the request thread: the state of TLS is in this socket object."""
-    sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
+    """Run the connection on the request thread: the TLS state is in this socket object."""
+    sock.setblocking(False)  # before `take_input`, which must not wait
     client = _connect(hub, sock, entry, seen, take_input(environ), borrowed=True)
     try:
         client.run()
     finally:
         throw_away = leave(sock.fileno())
-        # The server's writes would fail on what is left of TLS, and it would log that.
-        # Without it they go to the throw-away; reading finds the end.
+        # With its TLS state the socket would fail the server's writes, which it would log.
+        # SSLSocket.shutdown drops that state: writes go to the throw-away, and a read finds
+        # the end.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RD)
     start_response(entry.answer.status, [])
@@ -225,7 +230,7 @@ def _request(environ: Environ, seen: Seen) -> Request:
     return Request(
         method=environ["REQUEST_METHOD"],
         http_version=environ.get("SERVER_PROTOCOL", ""),
-        # wsgiref does not know of the TLS that somebody has put below it.
+        # wsgiref does not know of TLS on the socket below it.
         scheme="https" if isinstance(socket_of(environ), ssl.SSLSocket) else seen.scheme,
         headers=headers,
         direct=bool(environ.get(DIRECT_KEY)),
@@ -241,9 +246,9 @@ def _refuse(
 ) -> Iterable[bytes]:
     """Answer a handshake with a refusal, and end its connection.
 
-    A proxy that passes an upgrade on may take the connection for a tunnel whatever the
-    answer is: a request behind it would get past what the proxy checks (FAULTS 5). So
-    whatever a server would do with the connection, it has none any more.
+    A proxy that passes an upgrade on may treat the connection as a tunnel whatever the
+    answer is: a request after it would bypass the proxy's checks (FAULTS 5). So the
+    connection is taken from the server and ended here.
     """
     if not answer.status.startswith("426"):
         why = excerpt(reason or answer.body.decode().strip())
@@ -251,7 +256,7 @@ def _refuse(
     if environ["REQUEST_METHOD"] == "HEAD":
         answer = dataclasses.replace(answer, body=b"")
     sock = socket_of(environ)
-    # Our own server takes one request a connection; that of an HTTP/2 server is everybody's.
+    # Our own server serves one request per connection; an HTTP/2 connection is shared.
     shared = not str(environ.get("SERVER_PROTOCOL", "")).startswith("HTTP/1.")
     if sock is None or LEND_KEY in environ or shared:
         start_response(answer.status, list(answer.headers))
@@ -259,7 +264,7 @@ def _refuse(
     extra = ("Date", email.utils.formatdate(usegmt=True)), ("Connection", "close")
     last = dataclasses.replace(answer, headers=[*answer.headers, *extra])
     throw_away = dismiss(sock, last.to_bytes())
-    take_input(environ)  # or the server would take it for the next request
+    take_input(environ)  # otherwise the server would read it as the next request
     # For the server's access log.
     start_response(answer.status, list(answer.headers))
     return _Unsent(throw_away, [answer.body])
@@ -268,7 +273,7 @@ def _refuse(
 def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
     """Return what the server read beyond the request of an adopted connection.
 
-    Safe only after the swap: the reader's next look at the descriptor finds the
+    Safe only after the adoption: the next read of the server's buffer reaches the
     throw-away, which must not make it wait.
     """
     throw_away.end_input()

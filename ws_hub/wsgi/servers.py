@@ -32,17 +32,17 @@ logger = get_logger(__name__)
 
 Environ = dict[str, Any]
 
-SOCKET_KEY = "ws_hub.socket"  # where our own server puts its socket
-# What our own server wants called with what makes a client of its socket, given the bytes
-# that came in already: it lends that client its thread.
+SOCKET_KEY = "ws_hub.socket"  # the socket, from our own server
+# A function of our own server. It is called with a function that takes the bytes received
+# so far and makes the client; that client gets the thread of the request.
 LEND_KEY = "ws_hub.lend"
-# Set by our own server: who asks is on this machine, and nothing before us ends TLS.
+# True from our own server when the peer is on this machine and no proxy ends TLS before us.
 DIRECT_KEY = "ws_hub.direct"
 _SOCKET_KEYS = (SOCKET_KEY, "werkzeug.socket", "gunicorn.socket")
 
 
 def find_socket(environ: Environ) -> socket.socket:
-    """Return the socket of a request; raises AdoptionError."""
+    """Return the socket of a request; raises AdoptionError where the server gives none."""
     sock = socket_of(environ)
     if sock is None:
         raise AdoptionError(
@@ -58,17 +58,18 @@ def socket_of(environ: Environ) -> socket.socket | None:
         sock = environ.get(key)
         if isinstance(sock, socket.socket):
             return sock
-    # wsgiref hands over the file it reads requests from. The socket below it and not
-    # just its number: only so is it seen whether there is TLS on it.
+    # wsgiref gives the file that it reads requests from. The socket object below it, not
+    # just the descriptor: its type shows whether it carries TLS.
     raw = getattr(environ.get("wsgi.input"), "raw", None)
     sock = getattr(raw, "_sock", None)
     return sock if isinstance(sock, socket.socket) else None
 
 
 def take_input(environ: Environ) -> bytes:
-    """Return what the server has read and not used, where it can be had.
+    """Return and remove the bytes that the server has read beyond the request.
 
-    Also taken so that the server does not read it as the next request.
+    Empty where the server's buffer cannot be reached. Left there, the server would read
+    them as the next request.
     """
     stream = environ.get("wsgi.input")
     if isinstance(stream, io.BufferedReader):
@@ -76,8 +77,8 @@ def take_input(environ: Environ) -> bytes:
             return stream.read1()
         except (OSError, ValueError):
             return b""
-    # gunicorn keeps it two objects down, three when the request has a body in chunks;
-    # where another version does not, it stays there.
+    # gunicorn keeps its buffer two objects down, three when the request has a chunked body;
+    # in a version that does not, the bytes stay there.
     reader = getattr(stream, "reader", None)
     for owner in (reader, getattr(reader, "req", None)):
         unreader = getattr(owner, "unreader", None)
@@ -95,8 +96,8 @@ def take_input(environ: Environ) -> bytes:
 def check_may_stay(environ: Environ) -> None:
     """Raise AdoptionError where a request that stays would end the whole worker.
 
-    gunicorn's sync worker has one thread; when that does not come back, the master
-    takes it for hung and kills it.
+    gunicorn's sync worker has one thread; while a request occupies it, the master gets no
+    heartbeat from the worker and kills it.
     """
     if "gunicorn.socket" in environ and not environ.get("wsgi.multithread"):
         raise AdoptionError(
@@ -107,5 +108,5 @@ def check_may_stay(environ: Environ) -> None:
 
 @functools.lru_cache(64)
 def complain(text: str) -> None:
-    """Log what the server lacks: once, not for every client that tries."""
+    """Log what the server lacks: once, not at every handshake."""
     logger.error("%s", text)
