@@ -463,7 +463,7 @@ def test_fault_100_tail_says_once_that_it_is_not_let_in(code: int) -> None:
         status, out, err = run("tail", server.url, "news")
     assert (status, out) == (1, [])
     assert len(err) == 2 and "connected to" in err[0]
-    assert f"disconnected ({code} 'no'), not coming back" in err[1]
+    assert f"disconnected ({code} 'no'), not reconnecting" in err[1]
 
 
 def test_fault_100_tail_leaves_it_to_the_server_what_a_channel_may_be_called() -> None:

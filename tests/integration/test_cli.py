@@ -127,7 +127,7 @@ def taken_port() -> Iterator[int]:
 # --- run -----------------------------------------------------------------------------------
 
 
-def test_run_says_where_to_watch_and_mirrors_both_outputs() -> None:
+def test_run_prints_the_url_and_mirrors_both_outputs() -> None:
     code, out, err = run("run", "--port", "0", *shell("echo out; sleep 0.2; echo err >&2"))
     assert code == 0
     assert out == ["out"]
@@ -154,9 +154,9 @@ def test_a_command_that_cannot_start_is_one_line(program: str, code: int) -> Non
     assert err[1].startswith(f"ws-hub: cannot start {program!r}")
 
 
-def test_run_without_a_command_says_what_is_missing() -> None:
+def test_run_without_a_command_is_a_usage_error() -> None:
     code, _, err = run("run")
-    assert (code, err) == (2, ["ws-hub: run: which command? ws-hub run -- CMD ARGS"])
+    assert (code, err) == (2, ["ws-hub: run: a command is required: ws-hub run -- CMD ARGS"])
 
 
 def test_a_wrong_id_is_one_line() -> None:
@@ -173,13 +173,13 @@ def test_a_port_in_use_is_one_line(arguments: tuple[str, ...]) -> None:
     assert err == [f"ws-hub: cannot serve on 127.0.0.1:{port}: Address already in use"]
 
 
-def test_a_public_address_comes_with_a_warning() -> None:
+def test_a_public_address_prints_a_warning() -> None:
     code, _, err = run("run", "--host", "0.0.0.0", "--port", "0", "--", "true")
     assert code == 0
     assert re.fullmatch(r"ws-hub: warning: anybody who reaches 0\.0\.0\.0:\d+ may watch", err[1])
 
 
-def test_a_late_viewer_gets_everything_the_exit_and_1001() -> None:
+def test_a_late_viewer_gets_the_output_exited_and_1001() -> None:
     with command("run", "--port", "0", "--wait", "--id", "b", *shell("seq 100; exit 3")) as it:
         it.saw("b exited 3; the page is served until Ctrl-C", "err")
         with viewer(it, "process:b") as peer:
@@ -219,7 +219,7 @@ def test_the_page_is_served() -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_a_signal_ends_the_program_and_everybody_is_told(number: int, code: int) -> None:
+def test_a_signal_ends_the_program_and_viewers_get_1001(number: int, code: int) -> None:
     script = (
         "import os, signal, sys\n"
         "def end(*_): print('last words', flush=True); sys.exit(7)\n"
@@ -259,7 +259,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def test_in_a_terminal_the_program_has_one_too_and_keeps_its_colours() -> None:
+def test_in_a_terminal_the_program_gets_one_and_keeps_its_colours() -> None:
     ours, theirs = pty.openpty()
     try:
         script = "test -t 1 && printf '\\033[31mred\\033[0m\\n'; printf '10%%\\r20%%\\n'"
@@ -287,7 +287,7 @@ def test_the_programs_terminal_is_as_large_as_ours(monkeypatch: pytest.MonkeyPat
         os.close(theirs)
 
 
-def test_output_that_nobody_reads_does_not_end_the_run() -> None:
+def test_output_that_is_not_read_does_not_end_the_run() -> None:
     line = f"{shlex.quote(sys.executable)} -m ws_hub run --port 0 -- sh -c 'seq 50000; exit 6'"
     done = subprocess.run(
         ["sh", "-c", f"{{ {line}; echo $? >&2; }} | head -n 1"],
@@ -325,7 +325,7 @@ def test_serve_ends_with_1001(number: int, code: int) -> None:
     assert not any("Traceback" in line for line in it.err)
 
 
-def test_serve_lets_clients_publish_where_it_is_told_to() -> None:
+def test_serve_with_publish_lets_clients_publish() -> None:
     with command("serve", "--port", "0", "--publish", "chat:*", "--publish", "news") as it:
         with viewer(it, "chat:1") as peer:
             for number, channel in enumerate(["chat:1", "news", "process:a"]):
@@ -399,7 +399,7 @@ def test_tail_prints_whole_messages_as_json() -> None:
             assert it.end() == 130
 
 
-def test_tail_begins_with_the_last_lines_when_told_how_many() -> None:
+def test_tail_last_begins_with_the_newest_lines() -> None:
     hub = Hub()
     with serve(hub) as server:
         for number in range(5):
@@ -413,7 +413,7 @@ def test_tail_begins_with_the_last_lines_when_told_how_many() -> None:
             assert it.end() == 130
 
 
-def test_tail_without_a_server_says_so_and_tries_on() -> None:
+def test_tail_without_a_server_reports_it_and_retries() -> None:
     with taken_port() as port:
         pass
     with command("tail", f"ws://127.0.0.1:{port}/ws", "news") as it:
@@ -423,7 +423,7 @@ def test_tail_without_a_server_says_so_and_tries_on() -> None:
         assert not any("Traceback" in line for line in it.err)
 
 
-def test_tail_says_who_it_is_with_the_token_of_its_environment(
+def test_tail_sends_the_token_of_its_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub = Hub(HubConfig(authenticator=APIKeyAuth({"k-ann": "ann"})))
@@ -450,7 +450,7 @@ def test_tail_that_is_refused_gives_up() -> None:
     assert len(err) == 1 and "401" in err[0]
 
 
-def test_tail_ends_when_nobody_reads_it() -> None:
+def test_tail_ends_when_its_output_is_closed() -> None:
     hub = Hub()
     with serve(hub) as server:
         hub.send_process_output("a", "first")
@@ -467,7 +467,7 @@ def test_tail_ends_when_nobody_reads_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("tail", "ws://127.0.0.1:1/ws"), "which channel?"),
+        (("tail", "ws://127.0.0.1:1/ws"), "a channel is required"),
         (("tail", "ws://127.0.0.1:1/ws", ""), "channel name '' is refused"),
         (("tail", "ftp://x/", "a"), "url must be a ws:// or wss:// URL"),
     ],

@@ -65,7 +65,7 @@ def test_a_client_subscribes_receives_and_leaves(running: Running) -> None:
     assert running.settled()["channels"] == []
 
 
-def test_a_request_is_answered_by_what_on_message_returns(running: Running) -> None:
+def test_a_request_is_answered_with_the_result_of_on_message(running: Running) -> None:
     with client(running) as asking:
         asking.send(json.dumps({"type": "shout", "data": "Grüße", "id": "a"}))
         answer = receive(asking)
@@ -138,7 +138,7 @@ def test_a_close_by_the_server_ends_the_tcp_connection(running: Running) -> None
 # --- what is refused -----------------------------------------------------------------------
 
 
-def test_plain_http_to_the_websocket_is_told_what_it_met(running: Running) -> None:
+def test_plain_http_to_the_websocket_is_refused(running: Running) -> None:
     response = running.get("/ws")
     assert response.status == 426
     assert response.headers["Sec-WebSocket-Version"] == "13"
@@ -196,7 +196,7 @@ def test_fault_03_two_origin_headers_are_refused(running: Running) -> None:
 # --- what is left behind -------------------------------------------------------------------
 
 
-def test_connections_that_come_and_go_leave_nothing_and_log_nothing(running: Running) -> None:
+def test_closed_connections_leave_nothing_and_log_nothing(running: Running) -> None:
     before = running.settled()
     logged = len(running.complaints())
     for _ in range(5):
@@ -218,7 +218,7 @@ def test_connections_that_come_and_go_leave_nothing_and_log_nothing(running: Run
     assert running.complaints()[logged:] == []
 
 
-def test_a_normal_life_was_logged_as_nothing_worth_a_look(running: Running) -> None:
+def test_normal_connections_log_no_warning(running: Running) -> None:
     assert running.complaints() == []
 
 
@@ -303,7 +303,7 @@ def test_fault_42_with_the_hooks_gunicorn_has_its_threads_before_they_run_out() 
 # --- a server that gives no socket ---------------------------------------------------------
 
 
-def test_a_server_without_a_socket_says_which_ones_work() -> None:
+def test_a_server_without_a_socket_is_answered_with_501() -> None:
     pytest.importorskip("waitress")
     with server("waitress") as running:
         for _ in range(2):
@@ -317,7 +317,7 @@ def test_a_server_without_a_socket_says_which_ones_work() -> None:
         assert len(said) == 1, running.log()  # once, not once a client
 
 
-def test_what_is_not_http_1_1_is_refused_and_keeps_its_socket() -> None:
+def test_a_request_that_is_not_http_1_1_is_refused_and_keeps_its_socket() -> None:
     from ws_hub import Hub
     from ws_hub.wsgi.app import handle
 

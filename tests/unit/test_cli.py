@@ -1,4 +1,4 @@
-"""What the command line takes, says and returns, called in this process."""
+"""The command line: its arguments, messages and exit codes, called in this process."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(re.search(rf"^ +{each} ", text, re.MULTILINE) for each in ("run", "serve", "tail"))
 
 
-def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert helped(capsys, "--version") == f"ws-hub {ws_hub.__version__}\n"
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "http"])
-def test_a_port_is_a_port(capsys: pytest.CaptureFixture[str], port: str) -> None:
+def test_an_invalid_port_is_refused(capsys: pytest.CaptureFixture[str], port: str) -> None:
     assert f"argument --port: invalid port value: '{port}'" in failed(
         capsys, "serve", f"--port={port}"
     )
 
 
 @pytest.mark.parametrize("since", ["-1", "x"])
-def test_since_is_a_number(capsys: pytest.CaptureFixture[str], since: str) -> None:
+def test_an_invalid_since_is_refused(capsys: pytest.CaptureFixture[str], since: str) -> None:
     assert "argument --since: invalid number value" in failed(
         capsys, "tail", f"--since={since}", "ws://h/", "c"
     )
 
 
-def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "required: COMMAND" in failed(capsys)
 
 
@@ -73,9 +73,7 @@ def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
         ("http://h/tools/?channel=a", "ws://h/tools/ws", ["a"]),
     ],
 )
-def test_the_address_of_the_page_is_that_of_the_socket(
-    text: str, url: str, channels: list[str]
-) -> None:
+def test_socket_url_accepts_the_url_of_the_page(text: str, url: str, channels: list[str]) -> None:
     assert socket_url(text) == (url, channels)
 
 

@@ -49,11 +49,11 @@ def test_names_that_are_allowed_are_added_whatever_their_port() -> None:
     assert answers(hosts, "localhost")
 
 
-def test_every_name_is_allowed_by_a_star() -> None:
+def test_a_star_allows_every_name() -> None:
     assert answers(Hosts("127.0.0.1", ["*"]), "evil.example")
 
 
-def test_bound_elsewhere_every_name_is_answered_to_unless_some_are_named() -> None:
+def test_bound_elsewhere_every_name_is_allowed_unless_some_are_given() -> None:
     assert Hosts("0.0.0.0").open and Hosts("192.0.2.1").open
     assert answers(Hosts("0.0.0.0"), "any.example")
     hosts = Hosts("192.0.2.1", ["hub.example"])
@@ -63,7 +63,7 @@ def test_bound_elsewhere_every_name_is_answered_to_unless_some_are_named() -> No
     ]  # fmt: skip
 
 
-def test_only_a_local_name_on_loopback_is_asked_for_directly() -> None:
+def test_only_a_local_name_on_loopback_is_direct() -> None:
     assert Hosts("127.0.0.1").is_direct("localhost")
     assert not Hosts("127.0.0.1", ["hub.example"]).is_direct("hub.example")  # of a tunnel
     assert not Hosts("0.0.0.0").is_direct("localhost")
@@ -78,6 +78,6 @@ def test_a_name_that_could_never_match_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("names", ["localhost", b"localhost", None, 5])
-def test_one_name_is_no_collection(names: str) -> None:
+def test_a_str_is_refused_as_allowed_hosts(names: str) -> None:
     with pytest.raises(ConfigError, match="collection"):
         Hosts("127.0.0.1", names)

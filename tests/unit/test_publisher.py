@@ -39,13 +39,13 @@ def only(recorder: Recorder) -> tuple[dict[str, Any], str, float | None]:
     return fields, channel, timeout
 
 
-def test_a_broadcast_is_for_everybody_and_as_it_is() -> None:
+def test_a_broadcast_is_published_unchanged_to_all() -> None:
     recorder = Recorder()
     recorder.broadcast(Message("custom", data=[1], id="a"), timeout=3)
     assert only(recorder) == ({"type": "custom", "data": [1], "id": "a"}, "", 3)
 
 
-def test_a_timestamp_of_ones_own_is_kept() -> None:
+def test_a_given_timestamp_is_kept() -> None:
     recorder = Recorder()
     recorder.broadcast(Message("a", timestamp="2020-01-01T00:00:00Z"))
     recorder.send_to_channel("news", Message("a", timestamp="2020-01-01T00:00:00Z"))
@@ -60,7 +60,7 @@ def test_a_channel_message_names_its_channel_and_leaves_numbering_to_the_hub() -
     assert (original.channel, original.seq) == ("elsewhere", 5)
 
 
-def test_the_empty_channel_is_refused_and_does_not_mean_everybody() -> None:
+def test_the_empty_channel_is_refused_and_is_no_broadcast() -> None:
     recorder = Recorder()
     with pytest.raises(InvalidName):
         recorder.send_to_channel("", Message("custom"))
@@ -82,7 +82,7 @@ def test_output_goes_to_the_channel_of_its_process() -> None:
     )
 
 
-def test_several_lines_are_handed_on_together() -> None:
+def test_several_lines_are_published_together() -> None:
     calls: list[Sequence[bytes]] = []
 
     class Calls(Recorder):
@@ -124,7 +124,7 @@ def test_a_bad_process_id_is_refused(name: str) -> None:
         ({"status": "failed", "extra": {"error": "no"}}, {"status": "failed", "error": "no"}),
     ],
 )
-def test_a_status_says_what_is_known(arguments: dict[str, Any], data: dict[str, Any]) -> None:
+def test_a_status_has_the_given_fields(arguments: dict[str, Any], data: dict[str, Any]) -> None:
     recorder = Recorder()
     recorder.send_process_status("p", **arguments)
     fields, channel, timeout = only(recorder)
@@ -133,7 +133,7 @@ def test_a_status_says_what_is_known(arguments: dict[str, Any], data: dict[str, 
 
 
 @pytest.mark.parametrize("channel", ["", "news"])
-def test_events_and_errors_go_to_everybody_or_to_a_channel(channel: str) -> None:
+def test_events_and_errors_go_to_all_clients_or_to_a_channel(channel: str) -> None:
     recorder = Recorder()
     where_to = {"channel": channel} if channel else {}
     recorder.send_event("released", {"version": 1}, **where_to)
@@ -148,7 +148,7 @@ def test_events_and_errors_go_to_everybody_or_to_a_channel(channel: str) -> None
     assert event.timestamp and error.timestamp
 
 
-def test_the_last_word_of_a_process_is_its_exit_or_its_failure() -> None:
+def test_final_statuses_are_the_last_message() -> None:
     recorder = Recorder()
     recorder.send_process_status("p", "running", 0)
     recorder.send_process_status("p", "exited", 0)

@@ -1,4 +1,4 @@
-"""What stands in a terminal and in a file for the texts of processes and for messages."""
+"""Screen and describe: the texts of processes and other messages in a terminal and in a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Broken(io.StringIO):
         raise BrokenPipeError
 
 
-def test_a_file_gets_each_line_once_as_it_looked_in_the_end() -> None:
+def test_a_file_gets_each_line_once_in_its_last_state() -> None:
     out = io.StringIO()
     screen = Screen(out)
     for text in ("begin", "10%\r", "20%\r", "100%", "a\x17", "b\x17", "c"):
@@ -37,7 +37,7 @@ def test_fault_100_a_line_that_ends_in_a_newline_is_one_line() -> None:
     assert out.getvalue() == "one\ntwo\n\nab\nlast\n"
 
 
-def test_a_terminal_shows_an_unfinished_line_as_it_looks_so_far() -> None:
+def test_a_terminal_shows_an_unfinished_line() -> None:
     out = Terminal()
     screen = Screen(out)
     for text in ("10%\r", "100%"):
@@ -45,7 +45,7 @@ def test_a_terminal_shows_an_unfinished_line_as_it_looks_so_far() -> None:
     assert out.getvalue() == "10%\x1b[K\r100%\x1b[K\n"
 
 
-def test_several_sources_are_named_at_the_beginning_of_each_line() -> None:
+def test_lines_of_several_sources_begin_with_their_name() -> None:
     out = io.StringIO()
     screen = Screen(out, named=True)
     for text in ("one", "a\x17", "b"):
@@ -62,7 +62,7 @@ def test_a_line_that_is_interrupted_begins_again_with_its_name() -> None:
     assert out.getvalue() == "p: a\nq: x\np: b\n"
 
 
-def test_a_line_of_its_own_does_not_run_into_an_unfinished_one() -> None:
+def test_another_line_does_not_continue_an_unfinished_one() -> None:
     out = Terminal()
     screen = Screen(out)
     screen.text("p", "10%\r")
@@ -70,14 +70,14 @@ def test_a_line_of_its_own_does_not_run_into_an_unfinished_one() -> None:
     assert out.getvalue() == "10%\x1b[K\r\nnews\x1b[K\n"
 
 
-def test_an_output_that_has_gone_takes_no_more_and_raises_nothing() -> None:
+def test_a_closed_output_raises_nothing() -> None:
     screen = Screen(Broken())
     screen.text("p", "one")
     assert screen.gone
     screen.text("p", "two")
 
 
-def test_what_is_buffered_for_an_output_that_has_gone_goes_nowhere() -> None:
+def test_the_buffer_of_a_closed_output_is_discarded() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w", encoding="utf-8") as out:

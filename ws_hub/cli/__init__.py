@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="ws-hub: %(message)s", level=logging.WARNING)
     for out in (sys.stdout, sys.stderr):
         if hasattr(out, "reconfigure"):
-            out.reconfigure(errors="backslashreplace")  # whatever the terminal can show
+            out.reconfigure(errors="backslashreplace")  # for characters it cannot encode
     with Signals() as signals:
         try:
             code: int = arguments.command(arguments, signals)
@@ -49,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_files() -> None:
-    """Open on /dev/null what the shell has closed (`>&-`).
+    """Open /dev/null for each standard file that the shell has closed (`>&-`).
 
-    Otherwise a socket gets its number, and who writes there speaks to a viewer.
+    Otherwise a socket may get its descriptor, and output would be sent to a viewer.
     """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))
 

@@ -58,9 +58,9 @@ def add_address(command: Any, port: str) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="answer to this name as well (example.com, *.example.com); can be given again. On "
-        "127.0.0.1 only localhost and addresses of this machine are answered to by default, "
-        "elsewhere every name, unless one is given",
+        help="answer to this host name as well (example.com, *.example.com); can be given "
+        "again. On 127.0.0.1 the server answers to localhost and loopback addresses only, "
+        "elsewhere to every name, unless one is given",
     )
 
 
@@ -71,7 +71,7 @@ def _port(text: str) -> int:
     return number
 
 
-_port.__name__ = "port"  # what argparse calls it
+_port.__name__ = "port"  # for the messages of argparse
 
 
 def count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`ws-hub run`: runs a program and shows its output here and on a page."""
+"""`ws-hub run`: runs a program and shows its output in the terminal and on a page."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from .terminal import Screen
 
 __all__ = ["add_run"]
 
-_FORWARD_FOR = 2.0  # seconds that a program gets to end by the signal that we got
-_VIEWER_WITHIN = 10.0  # seconds that a browser, started by --open, gets to show up
+_FORWARD_FOR = 2.0  # seconds in which a program may end by the signal that we got
+_VIEWER_WITHIN = 10.0  # seconds in which a browser, started by --open, must connect
 _JOIN = 5.0
-_SIZE = (100, 40)  # of a program's terminal where we have none: what a page shows well
+_SIZE = (100, 40)  # columns and lines of the program's terminal where we have none
 
 _EXIT_CODES = """\
 exit codes:
-  of the command, 128 + N when signal N ended it, 1 when its own cannot be known;
-  126, 127 when it cannot be started;
+  that of the command; 128 + N when signal N ended it; 1 when it cannot be known;
+  126, 127 when the command cannot be started;
   130 after Ctrl-C, 143 after SIGTERM; 2 for a wrong option or a port in use
 """
 _RUN_EXAMPLES = f"""\
@@ -55,9 +55,9 @@ examples:
   ws-hub run --host 0.0.0.0 --port 9000 --id build-42 --pty -- ./build.sh
 
 input:
-  the command gets none: what it reads is at its end, also in a terminal of its own, where
-  a question for a password ends as at Ctrl-D; one that waits for keys (an editor, an
-  interactive shell) waits until it is ended
+  the command gets none: each read returns the end of its input, also in a terminal of its
+  own, where a question for a password ends as with Ctrl-D; a command that waits for keys
+  (an editor, an interactive shell) waits until it is ended
 
 {_EXIT_CODES}"""
 
@@ -84,13 +84,13 @@ def add_run(commands: Any) -> None:
 def _run(arguments: argparse.Namespace, signals: Signals) -> int:
     argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
     if not argv:
-        return fail("run: which command? ws-hub run -- CMD ARGS", USAGE)
+        return fail("run: a command is required: ws-hub run -- CMD ARGS", USAGE)
     pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
     process_id = arguments.id or _name(argv[0])
     watched = threading.Event()
     hub = Hub(HubConfig(on_first_subscriber=lambda channel: watched.set()))
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited; no exit code would be known
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit code
     with served(hub, arguments, process_channel(process_id)) as server:
         screens = {name: Screen(out) for name, out in _outputs().items()}
         mirror = functools.partial(_mirror, screens)
@@ -110,18 +110,18 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
             say(f"{process_id} {ended}; the page is served until Ctrl-C")
             signals.wait()
         elif arguments.open:
-            watched.wait(_VIEWER_WITHIN)  # or the browser finds nobody there
+            watched.wait(_VIEWER_WITHIN)  # otherwise the browser may find no server
     return 128 - code if code < 0 else code
 
 
 def _name(program: str) -> str:
-    """Return a process id that says which program it is."""
+    """Return a process id made from the program's name."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(program))[:64]
     return name.strip("-.") or "run"
 
 
 def _sized() -> dict[str, str]:
-    """Return our environment with the size of our terminal, for the one of the program."""
+    """Return our environment, with the size of our terminal for the program's."""
     columns, lines = shutil.get_terminal_size(_SIZE)
     return {**os.environ, "COLUMNS": str(columns), "LINES": str(lines)}
 
@@ -131,12 +131,12 @@ def _outputs() -> dict[str, TextIO]:
 
 
 def _mirror(screens: dict[str, Screen], text: str, stream: str) -> None:
-    """Write one text of the output where the program would have written it."""
+    """Write one text of the output to our stdout or stderr."""
     screens[stream].text(stream, text)
 
 
 def _end_of(process: Process) -> tuple[int, str]:
-    """Return how a program has ended, for `sys.exit` and for a person."""
+    """Return a program's exit code, negative for a signal, and a text that describes it."""
     try:
         code = process.wait()
     except ExitCodeUnknown as error:
@@ -146,7 +146,7 @@ def _end_of(process: Process) -> tuple[int, str]:
 
 
 def _follow(process: Process, signals: Signals, screens: dict[str, Screen]) -> int | None:
-    """Wait for the program's end; return the signal that came first, if one did."""
+    """Wait for the program's end; return a signal that was received before it, or None."""
 
     def watch() -> None:
         with contextlib.suppress(ExitCodeUnknown):
@@ -157,11 +157,11 @@ def _follow(process: Process, signals: Signals, screens: dict[str, Screen]) -> i
     number = signals.wait()
     if number is not None:
         for screen in screens.values():
-            screen.leave(_FORWARD_FOR)  # an output that nobody reads
-        # A program that knows Ctrl-C says how far it got; it alone knows how to end.
+            screen.leave(_FORWARD_FOR)  # an output that is not read must not delay the end
+        # First the program's own handling of the signal; `close` ends what ignores it.
         process.ask_to_end(number)
         with contextlib.suppress(queue.Empty):
-            signals.wait(_FORWARD_FOR)  # its end, or an impatient second signal
+            signals.wait(_FORWARD_FOR)  # its end, or a second signal
         process.close()
     threads.join(watcher, _JOIN)
     return number

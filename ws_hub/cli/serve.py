@@ -1,4 +1,4 @@
-"""`ws-hub serve`: a hub and the page that shows its channels."""
+"""`ws-hub serve`: serves a hub and the page that shows its channels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .common import DEFAULT_PORT, add_address, add_command, say
 __all__ = ["add_serve", "page_url", "served"]
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
-_KEPT = 1000  # messages of a channel to which every client may publish
+_KEPT = 1000  # messages in the history of a channel to which every client may publish
 
 _SERVE_EXAMPLES = """\
 examples:
@@ -39,19 +39,19 @@ def add_serve(commands: Any) -> None:
         default=[],
         metavar="PATTERN",
         help="let every client publish to the channels of this pattern, which keep their "
-        "last 1,000 messages; can be given again (nobody may by default)",
+        "last 1,000 messages; can be given again (by default no client may publish)",
     )
 
 
 @contextlib.contextmanager
 def served(hub: Hub, arguments: argparse.Namespace, channel: str = "") -> Iterator[Server]:
-    """Serve the hub and its page; in the end viewers get what is queued, then 1001."""
+    """Serve the hub and its page; at the end viewers get queued messages, then 1001."""
     app = page_app(hub, channel=channel)
     port = DEFAULT_PORT if arguments.port is None else arguments.port
     try:
         server = serve(hub, arguments.host, port, app=app, allowed_hosts=arguments.allow_host)
     except OSError as error:
-        # A second run beside the first takes another port, unless told which.
+        # `ws-hub run` takes a free port when the default one is in use.
         if not channel or arguments.port is not None or error.errno != errno.EADDRINUSE:
             why = error.strerror or error
             raise OSError(f"cannot serve on {arguments.host}:{port}: {why}") from error

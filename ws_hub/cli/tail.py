@@ -1,7 +1,7 @@
-"""Follows channels of a hub elsewhere and shows them in this terminal.
+"""`ws-hub tail`: subscribes to channels of a hub and shows them in this terminal.
 
-Must not know arguments or exit codes. The callbacks run on the thread in `connect()`; the
-one that called `follow` waits for a signal, or for the end of that thread.
+The callbacks of the client run on the thread in `connect()`; the main thread, in `follow`,
+waits for a signal or for the end of that thread.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .terminal import Screen, describe
 __all__ = ["Tail", "add_tail", "socket_url"]
 
 _JOIN = 5.0
-_LEAVE = 1.0  # seconds that an output which nobody reads is waited for at the end
+_LEAVE = 1.0  # seconds at the end in which an output that is not read is waited for
 
 _SILENT = (MessageType.ACK, MessageType.PONG, MessageType.LAGGED)
-_REFUSED = ("bad_channel", "forbidden")  # codes of what the server would say again
+_REFUSED = ("bad_channel", "forbidden")  # codes of refusals that would come again
 
 _TAIL_EXAMPLES = """\
 examples:
@@ -40,7 +40,7 @@ examples:
   ws-hub tail --last 20 http://127.0.0.1:8765/ process:build-42
   ws-hub tail --json --since 0 ws://127.0.0.1:8765/ws process:build-42 news
 
-  WS_HUB_TOKEN in the environment says who you are, where the server asks.
+  WS_HUB_TOKEN in the environment is sent as the token, for a server that requires one.
 
 exit codes:
   130 after Ctrl-C, 143 after SIGTERM; 1 when the server refuses us; 2 for a wrong option
@@ -70,14 +70,14 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
     url, named = socket_url(arguments.url)
     channels = arguments.channels or named
     if not channels:
-        return fail("tail: which channel? ws-hub tail URL CHANNEL", USAGE)
+        return fail("tail: a channel is required: ws-hub tail URL CHANNEL", USAGE)
     tail = Tail(
         url,
         channels,
         since=arguments.since,
         last=arguments.last,
         as_json=arguments.json,
-        token=os.environ.get("WS_HUB_TOKEN") or None,  # not an option: `ps` shows those
+        token=os.environ.get("WS_HUB_TOKEN") or None,  # not an option, which `ps` would show
         tell=say,
     )
     number = tail.follow(signals)
@@ -85,29 +85,29 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
 
 
 def socket_url(text: str) -> tuple[str, list[str]]:
-    """Return the WebSocket's URL for its own or for the page's, and the page's channel."""
+    """Return the WebSocket's URL, also for the page's URL, and the page's channel."""
     parts = urlsplit(text)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme)
     if scheme is None:
         return text, []
     path = parts.path or "/"
-    if path.endswith("/"):  # the page's, below whatever prefix
+    if path.endswith("/"):  # the page's, below any prefix
         path += "ws"
     url = urlunsplit((scheme, parts.netloc, path, "", ""))
     return url, parse_qs(parts.query).get("channel", [])
 
 
 class Tail:
-    """Shows what comes in some channels on stdout, as lines or as JSON.
+    """Shows the messages of some channels on stdout, as lines or as JSON.
 
     Args:
-        url: of the WebSocket.
-        channels: which to follow.
-        since: begin after this message; None for the server's own choice.
-        last: begin with so many of the newest messages.
-        as_json: whole messages, one a line.
-        token: says who we are; None says nothing.
-        tell: called with what is to be said beside the messages: status, errors.
+        url: the WebSocket's URL.
+        channels: their names.
+        since: begin after the message with this number; None for the server's default.
+        last: begin with this many of the newest messages.
+        as_json: print whole messages, one a line.
+        token: the token to send; None sends none.
+        tell: called with status lines and errors.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class Tail:
         token: str | None = None,
         tell: Callable[[str], object],
     ) -> None:
-        self._wanted = set(channels)  # those that the server has not refused
+        self._wanted = set(channels)  # channels that the server has not refused
         self._screen = Screen(sys.stdout, named=len(channels) > 1)
         self._show = self._show_json if as_json else self._show_text
         self._tell = tell
         self._signals: Signals | None = None
-        self._leaving = False  # written by follow(): the end of the connection is our own
+        self._leaving = False  # set by follow(): we end the connection
         config = ReconnectConfig(
             url=url,
             token=token,
@@ -140,11 +140,10 @@ class Tail:
             self._client.subscribe(channel, since=since, last=last)
 
     def follow(self, signals: Signals) -> int | None:
-        """Follow until a signal comes; return its number, or None when the server is final.
+        """Show messages until a signal is received; return its number.
 
-        It is when it refuses us, or every one of the channels.
-
-        SIGPIPE stands for a reader of stdout that has gone.
+        None when the server refuses the connection for good, or every one of the channels.
+        SIGPIPE when stdout has been closed at its other end.
 
         Threads: the main thread; blocks.
         """
@@ -160,14 +159,14 @@ class Tail:
 
     def _connect(self) -> None:
         try:
-            # What ends it has been told by on_error or on_disconnect.
+            # on_error or on_disconnect has reported it already.
             with contextlib.suppress(WsHubError):
                 self._client.connect()
         finally:
             self._post(None)
 
     def _post(self, number: int | None) -> None:
-        assert self._signals is not None  # nothing runs before follow()
+        assert self._signals is not None  # follow() starts the thread that calls this
         self._signals.put(number)
 
     def _received(self, message: Message) -> None:
@@ -182,7 +181,7 @@ class Tail:
     def _disconnected(self, code: int, reason: str, will_retry: bool) -> None:
         if self._leaving:
             return
-        again = "reconnecting" if will_retry else "not coming back"
+        again = "reconnecting" if will_retry else "not reconnecting"
         self._tell(f"disconnected ({code}{f' {reason!r}' if reason else ''}), {again}")
 
     def _show_json(self, message: Message) -> None:

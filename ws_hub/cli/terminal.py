@@ -1,7 +1,7 @@
-"""What stands in a terminal, or in a file, for the messages of channels.
+"""Writes the messages of channels to a terminal or a file.
 
-Must not know connections, processes or the hub. A terminal shows an unfinished line as
-it looks so far; a file gets each line once, as it looked in the end (`lines`).
+A terminal shows an unfinished line as it is so far; a file gets each line once, in its
+last state (`ws_hub.lines`).
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from ..protocol.message import FINAL_STATUSES, Message, MessageType, parse_times
 
 __all__ = ["Screen", "describe"]
 
-# Those of a terminal, and those that turn the direction of what stands beside them.
+# Control characters of a terminal, and those that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CLEAR = "\x1b[K"
-_LOOK = 0.25  # seconds between looks at whether to give up
-_AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes where it takes any
-_WIDEST = 10  # bytes of a character, which may be written as \Uxxxxxxxx
+_LOOK = 0.25  # seconds of one wait for room: then `leave` may apply
+_AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes that a writable pipe takes at least
+_WIDEST = 10  # bytes of a character at most, when it is written as \Uxxxxxxxx
 
 
 class Screen:
-    """One output on which the texts of several sources are written, their lines whole.
+    """Writes the texts of several sources to one output, and keeps their lines whole.
 
-    Never raises for an output that has gone (`| head`): it then takes no more. One that
-    nobody reads is waited for, as any program in a pipe does, until `leave`.
+    It raises nothing for an output that is closed at its other end (`| head`), and then
+    writes no more. An output that is not read is waited for, as by any program in a pipe,
+    until `leave`.
 
     Args:
-        out: where to write.
+        out: the output.
         named: begin each line with its source's name.
 
     Attributes:
-        gone: whether nobody reads it any more.
+        gone: whether the output is closed at its other end.
     """
 
     def __init__(self, out: TextIO, *, named: bool = False) -> None:
@@ -45,21 +46,22 @@ class Screen:
         self._named = named
         self._clear = _CLEAR if out.isatty() else ""
         self._open: str | None = None  # the source whose line is unfinished
-        self._piece = False  # it goes on, and is not replaced
+        self._piece = False  # the next text of that line continues it, not replaces it
         self._until: float | None = None
         self.gone = False
 
     def leave(self, seconds: float) -> None:
-        """Write on for so long at most where it is not taken at once.
+        """Wait for an output that is not read for `seconds` more, then give it up.
 
         Threads: any; does not wait.
         """
         self._until = time.monotonic() + seconds
 
     def text(self, source: str, text: str) -> None:
-        """Write one text of a process's output; how it ends says what it is.
+        """Write one text of a process's output; its last character tells its kind.
 
-        A line may end in a newline: those that an application sends by itself often do.
+        A newline at its end is accepted: texts that an application sends itself often have
+        one.
         """
         whole = text.endswith("\n")
         if whole:
@@ -76,7 +78,7 @@ class Screen:
             self._open, self._piece = None, False
 
     def line(self, text: str) -> None:
-        """Write a line that belongs to no process's output."""
+        """Write a line that is not part of a process's output."""
         self._put("", text, self._clear + "\n")
         self._open, self._piece = None, False
 
@@ -84,7 +86,7 @@ class Screen:
         goes_on = self._open == source and self._piece
         start = ""
         if self._open is not None and self._open != source:
-            start = "\n"  # somebody else's line stands there
+            start = "\n"  # another source's line is unfinished
             self._piece = False
         if self._named and source and not goes_on:
             start += f"{source}: "
@@ -104,22 +106,22 @@ class Screen:
             _mute(self._out)
 
     def _wait_for_room(self) -> None:
-        # A write that blocks is ended by nothing, neither a signal nor the interpreter's end.
+        # Nothing ends a write that blocks, neither a signal nor the interpreter's end.
         while not _takes(self._out):
             if self._until is not None and time.monotonic() >= self._until:
-                raise TimeoutError("nobody reads it")
+                raise TimeoutError("the output is not read")
 
 
 def _takes(out: TextIO) -> bool:
-    """Wait a moment for room; say whether there is some."""
+    """Wait for _LOOK seconds at most; return whether the output has room."""
     try:
         return bool(select.select([], [out], [], _LOOK)[1])
-    except (OSError, ValueError):  # it has no descriptor, or one that cannot be asked
+    except (OSError, ValueError):  # it has no descriptor, or one without select
         return True
 
 
 def _mute(out: TextIO) -> None:
-    """Let what is still buffered go nowhere: the interpreter flushes it at its end."""
+    """Redirect the output to /dev/null: the interpreter flushes its buffer at exit."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -127,14 +129,15 @@ def _mute(out: TextIO) -> None:
         finally:
             os.close(nowhere)
     except (OSError, ValueError):
-        pass  # it has no descriptor: then nothing is flushed to one
+        pass  # it has no descriptor to flush to
 
 
 def describe(message: Message) -> str:
-    """Return the line in which a person reads a message that is no process's output.
+    """Return a message that is not a process's output as a line to read.
 
-    Control characters are shown, not obeyed: only a process's own output may colour a
-    terminal. A status or an error is one line: what stands below it must not be its text.
+    Control characters are escaped: only a process's own output may colour a terminal. The
+    text of a status or an error is kept on one line, so that it cannot imitate another
+    message.
     """
     data = message.data
     if message.type == MessageType.PROCESS_STATUS:
@@ -161,7 +164,7 @@ def _status(data: Any) -> str:
     status, code, why = data.get("status"), data.get("exitCode"), data.get("error")
     end = f": {why}" if why else ""
     if not isinstance(status, str) or status not in FINAL_STATUSES:
-        return f"is {status}{end}"  # whatever else it has: a Go hub always sends a code
+        return f"is {status}{end}"  # without the exit code, which a Go hub always sends
     if status == "exited":
         if data.get("signal"):
             return f"was killed by {data['signal']}"

@@ -1,4 +1,4 @@
-"""The page's WSGI application, called as a server calls it."""
+"""The viewer as a WSGI application, called as a server calls it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_page_names_its_websocket_and_its_channel() -> None:
     assert int(headers["Content-Length"]) == len(body)
 
 
-def test_what_it_is_configured_with_is_escaped() -> None:
+def test_configured_values_are_escaped() -> None:
     hub = Hub(HubConfig(channel_name=lambda name: True))
     body = get(page_app(hub, channel='"><script>'), "/")[2]
     assert b'data-channel="&quot;&gt;&lt;script&gt;"' in body
@@ -57,7 +57,7 @@ def test_fault_102_every_address_on_the_page_is_relative() -> None:
     assert not [each for each in ("href", "src", "action", "data-ws") if f'{each}="/' in body]
 
 
-def test_a_prefix_without_a_slash_is_sent_to_the_page() -> None:
+def test_a_prefix_without_a_slash_is_redirected_to_the_page() -> None:
     app = page_app(Hub())
     status, headers, _ = get(app, "", SCRIPT_NAME="/hub", QUERY_STRING="channel=a")
     assert (status, headers["Location"]) == ("308 Permanent Redirect", "./hub/?channel=a")
@@ -85,7 +85,7 @@ def test_files_are_served_with_their_type_and_a_tag(path: str, kind: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/", "/ws_hub.js", "/api/channels", "/nothing"])
-def test_every_answer_forbids_what_the_page_does_not_need(path: str) -> None:
+def test_every_response_has_the_security_headers(path: str) -> None:
     headers = get(page_app(Hub()), path)[1]
     policy = dict(
         each.strip().split(" ", 1) for each in headers["Content-Security-Policy"].split(";")
@@ -95,7 +95,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(path: str) -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_page_has_no_inline_script_and_asks_nobody_else() -> None:
+def test_the_page_has_no_inline_script_and_no_foreign_url() -> None:
     body = get(page_app(Hub()), "/")[2].decode()
     assert body.count("<script") == body.count('<script type="module" src="static/') == 1
     assert "<style" not in body and "style=" not in body and " on" + "click=" not in body
@@ -105,11 +105,11 @@ def test_the_page_has_no_inline_script_and_asks_nobody_else() -> None:
 @pytest.mark.parametrize(
     "path", ["/static/", "/static/../page.py", "/static/%2e%2e/page.py", "/static/index.html", "/x"]
 )
-def test_nothing_else_is_there(path: str) -> None:
+def test_other_paths_are_404(path: str) -> None:
     assert get(page_app(Hub()), path)[0] == "404 Not Found"
 
 
-def test_everything_else_is_the_fallbacks() -> None:
+def test_other_paths_are_passed_to_the_fallback() -> None:
     def other(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [environ["PATH_INFO"].encode()]
@@ -119,14 +119,14 @@ def test_everything_else_is_the_fallbacks() -> None:
     assert get(app, "/api/channels")[1]["Content-Type"].startswith("application/json")
 
 
-def test_head_is_the_answer_without_its_body() -> None:
+def test_head_is_the_response_without_its_body() -> None:
     app = page_app(Hub())
     status, headers, body = get(app, "/", "HEAD")
     assert (status, body) == ("200 OK", b"")
     assert headers["Content-Length"] == get(app, "/")[1]["Content-Length"]
 
 
-def test_only_reading_is_allowed() -> None:
+def test_other_methods_than_get_and_head_are_405() -> None:
     status, headers, _ = get(page_app(Hub()), "/", "POST")
     assert (status, headers["Allow"]) == ("405 Method Not Allowed", "GET, HEAD")
 
@@ -142,7 +142,7 @@ def channels(app: Any, query: str = "") -> Any:
     return json.loads(get(app, "/api/channels", QUERY_STRING=query)[2])
 
 
-def test_the_channels_are_those_that_keep_something_newest_first() -> None:
+def test_the_channels_with_history_are_listed_newest_first() -> None:
     with Hub() as hub:
         for name in ("a", "b", "c", "a"):
             hub.send_process_output(name, "line")
