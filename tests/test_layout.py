@@ -194,6 +194,8 @@ def test_sans_io_modules_import_no_socket_thread_or_clock() -> None:
 def _impure_imports() -> Iterator[str]:
     pure = SANS_IO | {name: False for name in modules() if name.startswith("protocol.")}
     for name, lock_only in pure.items():
+        if name not in modules():
+            continue
         path, _, tree = modules()[name]
         for node in ast.walk(tree):
             names: list[str] = []
@@ -406,7 +408,8 @@ def test_methods_are_grouped_by_the_thread_that_runs_them() -> None:
     fail_on(
         f"{at(modules()[name][0], 1)}: no heading `# --- ... thread ...` in {name}"
         for name in ("hub.hub", "connection.client", "connection.sender", "reconnect.client")
-        if not re.search(r"^ *# --- .*\bthreads?\b", modules()[name][1], re.MULTILINE)
+        if name in modules()
+        and not re.search(r"^ *# --- .*\bthreads?\b", modules()[name][1], re.MULTILINE)
     )
 
 
