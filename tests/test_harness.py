@@ -504,6 +504,7 @@ def test_every_layout_rule_is_among_those_proven() -> None:
 
     of_the_tree = {
         "test_few_modules_are_at_the_top",
+        "test_no_class_is_cut_into_a_chain_of_bases",
         "test_no_test_sleeps",
         "test_the_modules_from_which_users_functions_are_called_are_there",
     }

@@ -261,6 +261,18 @@ def _too_many_parameters() -> Iterator[str]:
                     )
 
 
+def test_no_class_is_cut_into_a_chain_of_bases() -> None:
+    classes = {
+        node.name: [base.id for base in node.bases if isinstance(base, ast.Name)]
+        for _, _, tree in modules().values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    ours = [base for base in classes["Hub"] if base in classes]
+    assert ours == ["Publisher"]
+    assert not [base for base in classes["Publisher"] if base in classes]
+
+
 # --- docstrings ----------------------------------------------------------------------------
 
 
