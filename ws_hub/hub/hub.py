@@ -839,7 +839,7 @@ class Hub(Publisher):
 
         Threads: any.
         """
-        config = self._config
+        config, life = self._config, self._life
         transport = Transport(
             sock,
             max_message_size=config.max_message_size,
@@ -853,8 +853,8 @@ class Hub(Publisher):
             next(_client_numbers),
             transport,
             config,
-            self._life.hooks,
-            self._life.channels,
+            life.hooks,
+            life.channels,
             remote_address=remote_address,
             greeting=greeting,
         )
