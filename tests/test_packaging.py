@@ -70,7 +70,11 @@ PUBLIC = [
     "middleware",
     "serve",
 ]
-RUN_TIME = {"websocket-client": "websocket", "wsproto": "wsproto"}
+RUN_TIME = {
+    "simple-websocket": "simple_websocket",
+    "websocket-client": "websocket",
+    "wsproto": "wsproto",
+}
 # Modules of ours that need an extra, and what it brings; imported by nothing but the user.
 OPTIONAL = {
     "auth": {"jwt"},

@@ -31,7 +31,7 @@ from ..access.authenticators import check_user
 from ..backplane.publisher import EVERYBODY, Everybody, Publisher
 from ..config import HubConfig
 from ..connection.client import Client, Hooks
-from ..connection.transport import Transport
+from ..connection.transport import Inherited, Transport
 from ..errors import ConnectionClosed, HubFull, HubNotRunning, LimitExceeded, excerpt
 from ..log import get_logger
 from ..process.process import log_handler, run_process, writer
@@ -41,6 +41,7 @@ from ..protocol.requests import Subscribe, error
 from ..reentrant import Event, nested
 from ..validation import check_plain
 from ..wsgi.app import handle
+from ..wsgi.attach import attach
 from .dispatcher import Activation
 from .keeper import Keeper
 from .lifecycle import Delivery
@@ -377,7 +378,7 @@ class Hub(Keeper, Publisher):
         *,
         greeting: bytes = b"",
         remote_address: str = "",
-        received: bytes = b"",
+        received: bytes | Inherited = b"",
         borrowed: bool = False,
         entry: Entry | None = None,
     ) -> Client:
@@ -385,7 +386,8 @@ class Hub(Keeper, Publisher):
 
         The caller then calls its `start()`, or its `run()` to lend its own thread; the
         client closes the socket at its end unless it is `borrowed`. `greeting` goes out
-        once it is registered, `received` came in already. `entry` is what the door said
+        once it is registered; without one, the handshake was answered elsewhere, and a
+        refusal is a Close frame. `received` came in already. `entry` is what the door said
         of it, and who it is.
 
         Threads: any.
@@ -465,6 +467,17 @@ class Hub(Keeper, Publisher):
         server, when the connection is over.
         """
         return handle(self, environ, start_response)
+
+    def attach(
+        self, ws: Any, *, user_id: str | int | None = None, claims: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make a client of a connection that simple_websocket has accepted, until it ends.
+
+        For a route of flask-sock; see `ws_hub.wsgi.attach.attach`, which this calls.
+
+        Threads: the request thread of the connection; blocks until that has ended.
+        """
+        attach(self, ws, user_id=user_id, claims=claims)
 
     def run_process(
         self,

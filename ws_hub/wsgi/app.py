@@ -28,11 +28,19 @@ from ..access.admission import Door, Entry
 from ..access.proxies import Seen
 from ..connection.adoption import ThrowAway, adopt, check_spare, dismiss, leave
 from ..connection.client import Client
+from ..connection.transport import Inherited
 from ..errors import AdoptionError, excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, refusal
 
-__all__ = ["handle", "middleware", "split_absolute"]
+__all__ = [
+    "closed_reason",
+    "handle",
+    "middleware",
+    "request_of",
+    "split_absolute",
+    "take_input",
+]
 
 logger = get_logger(__name__)
 
@@ -68,7 +76,7 @@ class AcceptingHub(Protocol):
         *,
         greeting: bytes = b"",
         remote_address: str = "",
-        received: bytes = b"",
+        received: bytes | Inherited = b"",
         borrowed: bool = False,
         entry: Entry | None = None,
     ) -> Client: ...
@@ -80,10 +88,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     Threads: a request thread; see the module's text.
     """
     seen = hub.door.see(environ)
-    closed = "" if hub.running else "the hub is not running"
-    if hub.draining:
-        closed = "the server restarts"
-    entry = hub.door.knock(_request(environ, seen), environ, seen, closed=closed)
+    entry = hub.door.knock(request_of(environ, seen), environ, seen, closed=closed_reason(hub))
     answer = entry.answer
     if not answer.accepted:
         return _refuse(answer, environ, seen, start_response, entry.reason)
@@ -118,6 +123,16 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     # What the server writes now goes to the throw-away; its access log tells the truth.
     start_response(answer.status, [])
     return _Unsent(throw_away)
+
+
+def closed_reason(hub: AcceptingHub) -> str:
+    """Say why a hub admits nobody at the moment; "" when it does.
+
+    Threads: any.
+    """
+    if hub.draining:
+        return "the server restarts"
+    return "" if hub.running else "the hub is not running"
 
 
 def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Application:
@@ -198,7 +213,7 @@ def _stay(
 ) -> Iterable[bytes]:
     """Live on the request thread: the state of TLS is in this socket object."""
     sock.setblocking(False)  # before what the server read ahead is taken: it must not wait
-    client = _connect(hub, sock, entry, seen, _take_input(environ), borrowed=True)
+    client = _connect(hub, sock, entry, seen, take_input(environ), borrowed=True)
     try:
         client.run()
     finally:
@@ -224,7 +239,8 @@ def _check_may_stay(environ: Environ) -> None:
         )
 
 
-def _request(environ: Environ, seen: Seen) -> Request:
+def request_of(environ: Environ, seen: Seen) -> Request:
+    """Return the facts of a request that a handshake depends on."""
     headers = {
         key[5:].replace("_", "-").lower(): value
         for key, value in environ.items()
@@ -271,7 +287,7 @@ def _refuse(
     extra = ("Date", email.utils.formatdate(usegmt=True)), ("Connection", "close")
     last = dataclasses.replace(answer, headers=[*answer.headers, *extra])
     throw_away = dismiss(sock, last.to_bytes())
-    _take_input(environ)  # or the server would take it for the next request
+    take_input(environ)  # or the server would take it for the next request
     # For the server's access log.
     start_response(answer.status, list(answer.headers))
     return _Unsent(throw_away, [answer.body])
@@ -313,10 +329,10 @@ def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
     throw-away, which must not make it wait.
     """
     throw_away.end_input()
-    return _take_input(environ)
+    return take_input(environ)
 
 
-def _take_input(environ: Environ) -> bytes:
+def take_input(environ: Environ) -> bytes:
     """Return what the server has read and not used, where it can be had.
 
     Also taken so that the server does not read it as the next request.
