@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import select
 import socket
+import ssl
 import threading
+import weakref
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -428,6 +431,22 @@ def test_a_peer_that_takes_no_answer_is_cut_before_it_is_a_client(
         assert site.notes.seen == []
 
 
+def test_a_write_of_another_thread_is_whole_before_the_first_of_the_hub() -> None:
+    with serve_routes() as site:
+        site.gate.clear()
+        with site.peer(rcvbuf=4096) as peer:
+            ws = site.came.get(timeout=TIMEOUT)
+            ws.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            writing = beside(ws.send, "x" * 1_000_000)
+            wait_until(lambda: not select.select([], [ws.sock], [], 0)[1])
+            site.gate.set()
+            assert len(peer.recv_frame().payload) == 1_000_000
+            site.client()
+            site.hub.broadcast(Message("event", data="behind it"))
+            assert peer.recv_json()["data"] == "behind it"
+            writing.join(TIMEOUT)
+
+
 def test_pings_of_simple_websocket_are_over_and_the_hubs_go_on() -> None:
     options = {"ping_interval": 0.05}
     settings = {"heartbeat_interval": 0.2, "pong_timeout": TIMEOUT}
@@ -451,7 +470,7 @@ def test_pings_of_simple_websocket_are_over_and_the_hubs_go_on() -> None:
 
 
 def test_a_client_that_reads_nothing_is_disconnected_and_the_others_go_on() -> None:
-    with serve_routes(outbox_messages=64, outbox_bytes=64 * 1024) as site:
+    with serve_routes(outbox_messages=64, outbox_bytes=64 * 1024, close_timeout=0.2) as site:
         with site.peer(rcvbuf=4096), site.peer() as other:
             wait_until(lambda: site.hub.client_count() == 2)
             for number in range(400):
@@ -507,6 +526,7 @@ def test_broken_frames_are_1002() -> None:
         site.client()
         peer.send_frame(TEXT, b"unmasked", mask=None)
         assert peer.recv_close()[0] == 1002
+        peer.sock.close()
         assert site.notes.end()[0] == 1002
 
 
@@ -745,8 +765,6 @@ def test_a_bad_user_is_refused_before_the_connection_is_touched(
 
 @pytest.mark.slow
 def test_under_tls_of_the_server(certificate: Path) -> None:
-    import ssl
-
     trust = ssl.create_default_context(cafile=str(certificate))
     with serve_routes(certificate=certificate) as site:
         for _ in range(3):
@@ -767,11 +785,17 @@ def test_under_tls_of_the_server(certificate: Path) -> None:
                 assert peer.recv_close() == (4001, "")
             assert site.notes.end()[0] == 4001
             assert site.result() is None
-        site.hub.stop()
+        with site.peer(ssl_context=trust) as peer:  # which does not answer the ping
+            assert peer.recv_frame().opcode == PING
+            site.hub.stop()
+            assert peer.recv_close() == (1013, "the hub is not running")
+            peer.send_close(1013)
+            assert site.result() is None
         with site.peer(ssl_context=trust) as peer:
             assert peer.recv_close()[0] == 1013
             peer.send_close(1013)
             assert site.result() is None
+        assert [event[0] for event in site.notes.seen] == ["connect", "disconnect"] * 3
 
 
 @pytest.mark.slow
@@ -843,8 +867,6 @@ def test_one_thread_is_an_adoption_error() -> None:
 
 
 def test_nothing_refers_to_an_ended_connection() -> None:
-    import weakref
-
     with serve_routes() as site:
         with site.peer() as peer:
             ws = weakref.ref(site.came.get(timeout=TIMEOUT))

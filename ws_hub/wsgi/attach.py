@@ -19,13 +19,14 @@ the answer to a ping.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -49,6 +50,8 @@ logger = get_logger(__name__)
 
 _KEY = "ws_hub.attached"  # in environ: this connection is, or was, a client
 _LINGER = 1.0  # seconds that a refused peer has to answer its Close frame
+_LOOK = 0.5  # seconds between looks whether the hub still waits for a sign of life
+_INNERMOST = 4  # frames of a thread that a write to a socket has at most
 _LEAVE = 5.0  # seconds for a thread to notice that its connection is shut down
 
 
@@ -150,23 +153,27 @@ def _join(
         logger.info("connection of %s refused: %s", excerpt(seen.address), why)
         takeover.refuse(answer.close_code, answer.text)
         return
+    deadline = time.monotonic() + hub.config.pong_timeout
     try:
-        sock, borrowed = takeover.open(hub.config.pong_timeout)
+        opened = takeover.open(lambda: time.monotonic() < deadline and not closed_reason(hub))
     except OSError as error:
         logger.warning("connection refused: %s", error)
         takeover.refuse(CloseCode.TRY_AGAIN, "no descriptor is free")
         return
-    _live(hub, takeover, sock, borrowed, entry, seen)
+    if opened is None:
+        takeover.refuse(CloseCode.TRY_AGAIN, closed_reason(hub) or "no answer to a ping")
+        return
+    _live(hub, takeover, opened, entry, seen)
 
 
 def _live(
     hub: AttachingHub,
     takeover: _Takeover,
-    sock: socket.socket,
-    borrowed: bool,
+    opened: tuple[socket.socket, bool],
     entry: Entry,
     seen: Seen,
 ) -> None:
+    sock, borrowed = opened
     try:
         client = hub.connect(
             sock,
@@ -222,36 +229,43 @@ class _Takeover:
         return True
 
     def _is_writing(self) -> bool:
-        """Say whether the other thread may be in a write of its own, by what it runs.
+        """Say whether a thread may be in a write to the connection, by what the threads run.
 
-        It writes in `_handle_events`, in `close`, and, if it has to send pings, in `_thread`
-        itself: then it surely does not where it stands in the selector.
+        simple_websocket writes in `send`, `close` and `_handle_events`, and its own thread,
+        if that has to send pings, in `_thread` as well: then it surely does not where it
+        stands in the selector.
         """
-        if not self._thread.is_alive():
-            return False
         kind = type(self._ws)
-        top = frame = _frame_of(self._thread)
-        while frame is not None:
-            if frame.f_code in (kind._handle_events.__code__, kind.close.__code__):
-                return True
-            if frame.f_code is kind._thread.__code__:
-                return bool(self._ws.ping_interval) and frame is top
-            frame = frame.f_back
-        return False  # it has yet to begin, and then meets the guards, or it has ended
+        writes = (kind.send.__code__, kind.close.__code__, kind._handle_events.__code__)
+        for ident, top in sys._current_frames().items():
+            own = ident == self._thread.ident
+            # Of others only what is innermost: a write of theirs has no frames of its own.
+            for frame in itertools.islice(_frames(top), None if own else _INNERMOST):
+                if frame.f_code in writes and frame.f_locals.get("self") is self._ws:
+                    return True
+                if own and frame.f_code is kind._thread.__code__ and frame is top:
+                    return bool(self._ws.ping_interval)
+        return False
 
-    def open(self, patience: float) -> tuple[socket.socket, bool]:
+    def open(self, goes_on: Callable[[], bool]) -> tuple[socket.socket, bool] | None:
         """Return a socket for the connection, and whether the server closes it.
 
-        Waits under TLS for at most `patience` seconds for a sign of life. A socket that is
-        at its end stands for a connection that has ended. Raises OSError when hardly a
-        descriptor is left.
+        Waits under TLS for a sign of life: None when `goes_on`, asked now and then, says
+        that there has been time enough. A socket that is at its end stands for a connection
+        that has ended. Raises OSError when hardly a descriptor is left.
         """
         if self.state is ConnectionState.OPEN:
-            if isinstance(self._sock, ssl.SSLSocket):
-                if self._end(ping_frame(), patience) and self._sock.fileno() >= 0:
+            if not isinstance(self._sock, ssl.SSLSocket):
+                if (sock := self._duplicate()) is not None:
+                    return sock, False
+            else:
+                ended = self._end(ping_frame(), _LOOK)
+                while not ended and goes_on():
+                    ended = threads.join(self._thread, _LOOK)
+                if not ended:
+                    return None
+                if self._sock.fileno() >= 0:
                     return self._sock, True
-            elif (sock := self._duplicate()) is not None:
-                return sock, False
         near_end, far_end = socket.socketpair()
         far_end.close()
         return near_end, False
@@ -413,8 +427,11 @@ def _answers() -> bool:
     return sys._getframe(2).f_code.co_name == "_handle_events"
 
 
-def _frame_of(thread: Any) -> FrameType | None:
-    return sys._current_frames().get(thread.ident)
+def _frames(top: FrameType) -> Iterator[FrameType]:
+    frame: FrameType | None = top
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _piece(data: Any, is_text: bool, *, whole: bool) -> TextMessage | BytesMessage:
