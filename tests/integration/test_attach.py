@@ -11,7 +11,7 @@ import ssl
 import threading
 import weakref
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from tests.support import (
 from ws_hub import AdoptionError, AuthResult, Hub, HubConfig, InvalidName, Message
 
 ALICE = ("X-User", "alice")
+REQUEST = b"GET /page HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 def by_header(environ: Any) -> AuthResult:
@@ -180,16 +181,62 @@ def test_who_waits_in_receive_on_another_thread_is_woken() -> None:
             thread.join(TIMEOUT)
 
 
-def test_nothing_follows_the_close_frame_and_no_request_behind_it_is_answered() -> None:
-    # FAULTS 10 and 11: flask-sock's response, and a request that a proxy has not seen.
+def test_nothing_follows_the_close_frame() -> None:
+    # FAULTS 11: flask-sock's response.
     with serve_routes() as site, site.peer() as peer:
         site.client()
-        request = b"GET /page HTTP/1.1\r\nHost: h\r\n\r\n"
-        peer.send_raw(RawPeer.frame(CLOSE, b"\x03\xe8") + request)
+        peer.send_close()
         assert peer.recv_close() == (1000, "")
-        with contextlib.suppress(ConnectionResetError):
-            assert peer.recv_eof() == b""
+        assert peer.recv_eof() == b""
         assert site.result() is None
+
+
+@contextlib.contextmanager
+def serve_without_response() -> Iterator[tuple[Site, list[str]]]:
+    """Serve an application after which Werkzeug goes on with the connection's next request.
+
+    Yields the paths of all requests, too.
+    """
+    paths: list[str] = []
+    sites: list[Site] = []
+
+    def application(environ: Any, start_response: Any) -> Any:
+        paths.append(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "/ws":
+            sites[0].attach(simple_websocket.Server.accept(environ))
+        raise ConnectionError("no response")
+
+    with serve_routes(wrap=lambda app: application) as site:
+        sites.append(site)
+        yield site, paths
+
+
+def test_a_request_behind_the_close_frame_is_none() -> None:
+    # FAULTS 10: a proxy that passes the connection on has not seen that request.
+    with serve_without_response() as (site, paths):
+        with site.peer() as peer:
+            ask(peer, 1)
+            assert answer(peer) == 1  # from here on the hub reads, a KiB at once
+            close = RawPeer.frame(CLOSE, b"\x03\xe8")
+            peer.send_raw(close.ljust(1024) + REQUEST * 10)
+            assert peer.recv_close() == (1000, "")
+            with contextlib.suppress(ConnectionResetError):
+                assert peer.recv_eof() == b""
+        site.settle()
+        assert paths == ["/ws"]
+
+
+def test_a_request_in_the_packet_of_the_handshake_is_none() -> None:
+    with serve_without_response() as (site, paths):
+        with site.peer(handshake=False) as peer:
+            peer.send_raw(peer.request() + REQUEST)
+            assert peer.read_response().status == 101
+            site.client()
+            peer.send_close()
+            assert peer.recv_close() == (1000, "")
+            assert peer.recv_eof() == b""
+        site.settle()
+        assert paths == ["/ws"]
 
 
 def test_a_connection_that_breaks_ends_with_1006() -> None:

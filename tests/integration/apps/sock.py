@@ -68,8 +68,13 @@ class Site:
         app = flask.Flask(__name__)
         app.config["SOCK_SERVER_OPTIONS"] = settings
         flask_sock.Sock(app).route("/ws")(self.live)
-        app.add_url_rule("/page", view_func=lambda: "a page")
         return app
+
+    def settle(self) -> None:
+        """Wait until the server is done with what its connections have brought."""
+        wait_until(
+            lambda: not any("process_request" in thread.name for thread in threading.enumerate())
+        )
 
     def peer(self, **options: Any) -> RawPeer:
         host = "localhost" if self.scheme == "https" else "127.0.0.1"
