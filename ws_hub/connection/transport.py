@@ -393,8 +393,8 @@ class Transport:
             return None
         data = other.take()
         if data is not None:
-            self._other = None
-        self._come = self._events(data or b"")
+            self._other, self._received = None, data
+        self._come = self._events(b"")  # what it has parsed
         return self._some_events()
 
     def _some_events(self) -> list[Event]:
