@@ -77,7 +77,7 @@ RUN_TIME = {
 }
 # Modules of ours that need an extra, and what it brings; imported by nothing but the user.
 OPTIONAL = {
-    "auth": {"jwt"},
+    "authenticators": {"jwt"},
     "flask": {"flask", "werkzeug"},
     "metrics": {"prometheus_client"},
     "redis": {"redis"},
@@ -231,7 +231,7 @@ def test_the_command_is_the_main_function_of_the_command_line(wheel: zipfile.Zip
     entries.read_string(wheel.read(name).decode())
 
     assert dict(entries["console_scripts"]) == {"ws-hub": "ws_hub.cli:main"}
-    spec = importlib.util.find_spec("ws_hub.cli")
+    spec = importlib.util.find_spec(ws_hub.cli.main.__module__)
     assert spec is not None
     assert spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))

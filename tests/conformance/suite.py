@@ -26,6 +26,7 @@ from websocket import ABNF
 
 from ws_hub import Client, Hub, HubConfig, ReconnectConfig, serve
 from ws_hub.errors import ConnectionClosed
+from ws_hub.hub.life import Life
 from ws_hub.protocol import compression as deflate
 from ws_hub.protocol.frames import binary_frame, deflated_frame, text_frame
 from ws_hub.reconnect.connection import Link, _frame
@@ -65,7 +66,11 @@ Verdicts = dict[str, tuple[str, str]]  # of each case: of its messages, and of i
 class EchoHub(Hub):
     """Sends every message back instead of reading it as JSON."""
 
-    def _received(self, client: Client, data: str | bytes) -> None:
+    def _new_life(self) -> Life:
+        self._inside.received = self._echo  # type: ignore[method-assign]
+        return super()._new_life()
+
+    def _echo(self, client: Client, data: str | bytes) -> None:
         content = data.encode() if isinstance(data, str) else data
         frame = text_frame(content) if isinstance(data, str) else binary_frame(data)
         if client.compression:  # always: kosoku fails on an echo that is not

@@ -389,7 +389,7 @@ def test_fault_125_what_clients_ask_for_leaves_room_for_who_publishes() -> None:
         here, go = threading.Event(), threading.Event()
         peers = [stack.enter_context(hub.peer()) for _ in range(4)]
         listener = stack.enter_context(hub.subscribed("news"))
-        hub.hub._later(lambda: (here.set(), go.wait(TIMEOUT)))
+        hub.hub._inside.later(lambda: (here.set(), go.wait(TIMEOUT)))
         try:
             assert here.wait(TIMEOUT)
             for peer in peers:
@@ -539,7 +539,7 @@ def test_fault_121_who_says_it_in_a_message_pays_as_that_user_from_then_on() -> 
             ask(peer, {"type": "ping"})
             wait_until(lambda: hub.hub.stats().slowed == 2)
             leave(hub)
-        wait_until(lambda: not hub.hub._members.budget._accounts)
+        wait_until(lambda: not hub.hub._life.members.budget._accounts)
 
 
 @pytest.mark.parametrize("key", ["", "k-ann"])

@@ -43,6 +43,8 @@ from ws_hub import (
     serve,
 )
 from ws_hub.hub import exits, prefork
+from ws_hub.hub.items import Call, Publications
+from ws_hub.hub.life import State
 from ws_hub.hub.subscriptions import Channels
 from ws_hub.process.writers import log_handler, writer
 from ws_hub.protocol.message import decode, encode
@@ -71,8 +73,8 @@ def still() -> Iterator[Callable[..., Hub]]:
     yield build
     for hub in hubs:
         for client in hub.all_clients():  # they have no reader that would take them out
-            hub._roster.remove(client)
-        hub._end()
+            hub._life.roster.remove(client)
+        hub._end(hub._life)
 
 
 def interrupt(call: Act, number: int, act: Act) -> bool:
@@ -117,12 +119,12 @@ def bounded(function: Act) -> None:
 def queued(hub: Hub) -> list[Any]:
     """Take what is queued; the hub thread must have been told of it."""
     found: list[Any] = []
-    while not hub._broadcasts.empty():
-        assert not hub._bell.empty()
-        item = hub._broadcasts.get_nowait()
-        assert isinstance(item, list)
-        found += [json.loads(each.text)["data"] for each in item]
-    hub._bell.wait(0)
+    while not hub._life.broadcasts.empty():
+        assert not hub._life.bell.empty()
+        item = hub._life.broadcasts.get_nowait()
+        each = item.each if isinstance(item, Publications) else (item,)
+        found += [json.loads(publication.text)["data"] for publication in each]
+    hub._life.bell.wait(0)
     return found
 
 
@@ -161,11 +163,11 @@ def test_fault_63_a_publish_within_a_publish_does_not_wait_for_room(
 
     def nested() -> None:
         nonlocal refused
-        hub._broadcasts.queue.append([publish(b'{"type":"x","data":"fill"}', "", "drop")])
+        hub._life.broadcasts.queue.append([publish(b'{"type":"x","data":"fill"}', "", "drop")])
         with pytest.raises(HubFull):
             hub.broadcast(said("nested"))
         refused += 1
-        hub._broadcasts.queue.clear()
+        hub._life.broadcasts.queue.clear()
 
     bounded(lambda: everywhere(lambda: hub.broadcast(said("outer")), nested, lambda: queued(hub)))
     assert refused > 50
@@ -234,9 +236,9 @@ def test_fault_63_a_callback_may_wait_and_what_interrupts_may_not(
         waited.set()
         hub.broadcast(said("in the end"))
 
-    with at_once(lambda: hub._call(callback)):
+    with at_once(lambda: hub._life.callbacks.call(callback)):
         assert waited.wait(TIMEOUT)
-        wait_until(lambda: hub._broadcasts._gates)  # type: ignore[attr-defined]
+        wait_until(lambda: hub._life.broadcasts._gates)  # type: ignore[attr-defined]
         assert queued(hub) == ["full"]
     assert queued(hub) == ["in the end"]
 
@@ -285,7 +287,7 @@ def test_fault_63_a_call_within_another_one_finds_no_lock_taken(
         bounded(run)
         hub._turn(0)
         hub.unsubscribe(peer.client, "b")
-        assert hub._channels.total == hub._channels.count("a") == 1
+        assert hub._life.channels.total == hub._life.channels.count("a") == 1
 
 
 def test_fault_63_a_client_that_is_closed_within_a_send_is_closed_after_it(
@@ -372,14 +374,14 @@ def test_fault_63_a_subscription_that_was_put_off_needs_no_room() -> None:
 
         def put_off() -> None:
             """Subscribe as the hub thread does for a call within another, beside a full queue."""
-            site.hub._broadcasts.force(lambda: None)
+            site.hub._life.broadcasts.force(Call(lambda: None))
             try:
                 site.hub.subscribe(client, "c")
             except Exception as error:  # noqa: BLE001 - whatever it is, it is too late to say it
                 raised.append(error)
             over.set()
 
-        site.hub._broadcasts.force(put_off)
+        site.hub._life.broadcasts.force(Call(put_off))
         assert over.wait(TIMEOUT) and not raised
         site.hub.send_event("heard", channel="c")
         assert peer.recv_json()["data"]["event"] == "heard"
@@ -478,11 +480,11 @@ def test_fault_63_a_listener_that_a_finaliser_closes_needs_no_room(
     listener = hub.listen("a", print)
     hub._turn(0)
     hub.broadcast(said("full"))
-    with hub._channels._lock:  # in the middle of a change of the map
+    with hub._life.channels._lock:  # in the middle of a change of the map
         listener.close()
     assert listener.join(TIMEOUT)
     hub._turn(0)
-    assert (hub._channels.total, hub._listeners) == (0, set())
+    assert (hub._life.channels.total, hub._life.listeners) == (0, set())
 
 
 # --- 64: printing and logging --------------------------------------------------------------
@@ -550,8 +552,8 @@ def test_fault_66_an_unsubscribe_that_cannot_be_queued_gets_an_error_with_its_id
         hub.subscribe(peer.client, "news")
         if state == "stopping":
             hub._turn(0)
-            hub._accepting = False
-        hub._received(peer.client, '{"type":"unsubscribe","channel":"news","id":7}')
+            hub._life.state = State.CLOSING
+        hub._inside.received(peer.client, '{"type":"unsubscribe","channel":"news","id":7}')
         (answer,) = peer.messages()
         assert (answer["type"], answer["id"], answer["code"]) == ("error", 7, "internal")
         assert hub.stats().internal_errors == 0
@@ -560,7 +562,7 @@ def test_fault_66_an_unsubscribe_that_cannot_be_queued_gets_an_error_with_its_id
 def test_fault_66_an_error_of_the_hubs_own_in_one_message_ends_no_connection() -> None:
     with live() as site, site.peer() as peer:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(site.hub._reception, "receive", lambda *_: 1 / 0)
+            patch.setattr(site.hub._requests, "receive", lambda *_: 1 / 0)
             peer.send_json({"type": "ping", "id": 1})
             assert peer.recv_json()["code"] == "internal"
         peer.send_json({"type": "ping", "id": 2})
@@ -575,7 +577,9 @@ def test_fault_67_a_rollback_leaves_the_subscription_of_an_earlier_request(
     with small_pair(1 << 16) as (near, far):
         peer = Peer(hub, near, far)
         for number in (1, 2):
-            hub._received(peer.client, f'{{"type":"subscribe","channel":"news","id":{number}}}')
+            hub._inside.received(
+                peer.client, f'{{"type":"subscribe","channel":"news","id":{number}}}'
+            )
         hub._turn(0)
         assert [(each["type"], each["id"]) for each in peer.messages()] == [
             ("error", 2),
@@ -599,7 +603,7 @@ def test_fault_68_a_late_hub_thread_runs_both_callbacks_or_neither() -> None:
     )
     parked, go, settled = threading.Event(), threading.Event(), threading.Event()
     with hub, small_pair(1 << 16) as (near, _):
-        hub._enqueue(lambda: (parked.set(), go.wait(TIMEOUT)))
+        hub._enqueue(Call(lambda: (parked.set(), go.wait(TIMEOUT))))
         assert parked.wait(TIMEOUT)
         client = hub.connect(near)
         waits: list[float] = []
@@ -607,7 +611,7 @@ def test_fault_68_a_late_hub_thread_runs_both_callbacks_or_neither() -> None:
         def wait(timeout: float) -> bool:
             waits.append(timeout)
             if len(waits) > 1:  # the hub gets to it between the first look and this one
-                hub._enqueue(settled.set)
+                hub._enqueue(Call(settled.set))
                 go.set()
                 assert settled.wait(TIMEOUT)
             return False
@@ -716,7 +720,7 @@ def test_fault_69_a_listener_survives_what_cannot_be_decoded_and_counts_it() -> 
     heard: list[Any] = []
     with Hub() as hub:
         hub.listen("news", lambda message: heard.append(message.data))
-        hub._enqueue([publish(b'{"type":""}', "news", "drop")])
+        hub._enqueue(publish(b'{"type":""}', "news", "drop"))
         hub.send_to_channel("news", said("after"))
         wait_until(lambda: heard)
         assert heard == ["after"]
@@ -811,7 +815,7 @@ def test_fault_71_start_while_the_hub_stops_waits_and_starts() -> None:
     hub.at_stop(lambda: (entered.set(), go.wait(TIMEOUT)))
     with at_once(hub.stop):
         assert entered.wait(TIMEOUT)
-        first = hub._finished
+        first = hub._life.finished
         with at_once(hub.start):
             wait_until(lambda: len(first._gates) == 2)
             go.set()
@@ -844,13 +848,13 @@ def test_fault_71_start_in_the_last_steps_of_a_stop_waits_for_them(
 ) -> None:
     entered, go = threading.Event(), threading.Event()
     hub = Hub().start()
-    first = hub._finished
+    first = hub._life.finished
 
     def park(timeout: float) -> bool:
         entered.set()
         return go.wait(TIMEOUT)
 
-    monkeypatch.setattr(hub._poller, "join", park)
+    monkeypatch.setattr(hub._life.poller, "join", park)
     with at_once(hub.stop):
         assert entered.wait(TIMEOUT)
         with at_once(hub.start, hub.stop):
@@ -864,7 +868,7 @@ def test_fault_71_start_in_the_last_steps_of_a_stop_waits_for_them(
     hub.listen("a", lambda message: heard.set())
     hub.send_to_channel("a", said("x"))
     assert heard.wait(TIMEOUT)
-    finished = hub._finished
+    finished = hub._life.finished
     hub.stop()
     assert finished.is_set()
     assert exits.running() == []
@@ -872,12 +876,12 @@ def test_fault_71_start_in_the_last_steps_of_a_stop_waits_for_them(
 
 def test_fault_71_what_the_life_before_has_left_does_not_end_this_one() -> None:
     hub = Hub().start()
-    first = hub._finished
+    first = hub._life
     hub.stop()
     with hub:
         hub._loop(first)  # a thread whose start was interrupted, and that runs at last
         hub._wind_down(first)
-        assert not hub._closing
+        assert hub.running
         heard = threading.Event()
         hub.listen("a", lambda message: heard.set())
         hub.send_to_channel("a", said("x"))
@@ -891,18 +895,19 @@ def test_fault_71_a_stop_within_listen_is_said_by_hub_not_running(
     hub = Hub().start()
 
     def end(before: bool, listener: Any) -> None:
+        channels = hub._life.channels
         if not before:
-            Channels.enter(hub._channels, listener)
+            Channels.enter(channels, listener)
         bounded(lambda: (hub.stop(), again and hub.start()))
         if before:
-            Channels.enter(hub._channels, listener)
+            Channels.enter(channels, listener)
 
     for before in (True, False):
-        monkeypatch.setattr(hub._channels, "enter", functools.partial(end, before))
+        monkeypatch.setattr(hub._life.channels, "enter", functools.partial(end, before))
         with pytest.raises(HubNotRunning):
             hub.listen("a", print)
-        assert not hub._listeners
-        assert hub._channels.total == 0
+        assert not hub._life.listeners
+        assert hub._life.channels.total == 0
         hub.start()
     hub.stop()
 
@@ -914,7 +919,7 @@ def test_fault_71_start_that_is_cut_at_any_line_can_be_made_again() -> None:
         if number % 2:  # as a new one, and as one that has been stopped
             hub.start()
             hub.stop()
-        with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number // 2, "hub.lifecycle"):
+        with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number // 2, "hub.hub"):
             hub.start()
             over = True
         hub.start()
@@ -936,7 +941,7 @@ def test_fault_71_run_that_is_cut_at_any_line_leaves_no_hub_that_runs(
     while True:
         hub = Hub()
         try:
-            with _cut_after_call(number, "hub.lifecycle"):
+            with _cut_after_call(number, "hub.hub"):
                 hub.run()
             break
         except KeyboardInterrupt:
@@ -981,7 +986,7 @@ def test_start_that_is_interrupted_leaves_a_hub_that_is_over(
         patch.setattr(threads, "start", start_and_cut)
         with pytest.raises(KeyboardInterrupt):
             hub.start()
-    wait_until(lambda: hub._finished.is_set())
+    wait_until(lambda: hub._life.finished.is_set())
     with hub:
         hub.broadcast(said("x"))
 
@@ -992,7 +997,7 @@ def test_start_that_is_interrupted_leaves_a_hub_that_is_over(
 def test_fault_72_an_error_in_one_call_drops_no_other(still: Callable[..., Hub]) -> None:
     hub, done = still(), []
     for call in (lambda: 1 / 0, lambda: done.append(1), lambda: 1 / 0, lambda: done.append(2)):
-        hub._enqueue(call)
+        hub._enqueue(Call(call))
     hub._turn(0)
     assert done == [1, 2]
     assert hub.stats().internal_errors == 2
@@ -1040,7 +1045,7 @@ def test_fault_72_a_target_that_fails_keeps_nothing_from_the_others(
     hub = still()
     with small_pair(1 << 16) as (near, far):
         failing = Failing()
-        hub._channels.enter(failing)
+        hub._life.channels.enter(failing)
         hub._subscribe(failing, Subscribe("news"))
         peer = Peer(hub, near, far)
         hub.subscribe(peer.client, "news")
@@ -1055,9 +1060,9 @@ def test_fault_72_an_error_in_housekeeping_does_not_end_the_hub() -> None:
     with live() as site, site.peer() as peer:
         with pytest.MonkeyPatch.context() as patch:
             for owner, name in (
-                (site.hub._history, "expire"),
-                (site.hub._roster, "beat"),
-                (site.hub._members, "expire"),
+                (site.hub._life.history, "expire"),
+                (site.hub._life.roster, "beat"),
+                (site.hub._life.members, "expire"),
             ):
                 patch.setattr(owner, name, lambda now: 1 / 0)
             site.hub.broadcast(said("x"))
@@ -1188,10 +1193,10 @@ def test_fault_26_a_client_of_the_parent_can_be_asked_whatever_was_locked() -> N
         listener = hub.listen("b", print)
         locks = [
             hub._lock,
-            hub._channels._lock,
-            hub._roster._lock,
-            hub._counters._lock,
-            hub._members.users._lock,
+            hub._life.channels._lock,
+            hub._life.roster._lock,
+            hub._life.counters._lock,
+            hub._life.members.users._lock,
             client.direct.lock,
         ]
 
@@ -1239,8 +1244,8 @@ def test_a_hub_on_the_main_thread_has_a_thread_of_its_own() -> None:
     body = (
         "import signal, threading; from ws_hub import Hub, serve; hub = Hub();"
         "where = []; threading.Thread(target=lambda: ("
-        "[None for _ in iter(lambda: hub._accepting, True)],"
-        "hub._enqueue(lambda: where.append(threading.current_thread().name)),"
+        "[None for _ in iter(lambda: hub._life.state.accepts, True)],"
+        "hub._inside.later(lambda: where.append(threading.current_thread().name)),"
         "hub.wait_for_room('a', 5), signal.raise_signal(signal.SIGINT))).start()\n"
         "try: hub.run()\nexcept KeyboardInterrupt: print(where, hub.running)"
     )

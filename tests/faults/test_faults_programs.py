@@ -673,7 +673,7 @@ def left_alone(code: str, *argv: str) -> int:
 KILLED_IN_A_START = """
     import os, signal, sys
     sys.path.insert(0, {root!r})
-    from ws_hub import spawn
+    from ws_hub.process import spawn
     from ws_hub.hub import Hub
 
     def die(pid):

@@ -51,6 +51,7 @@ from ws_hub.connection.progress import measure
 from ws_hub.connection.receiver import receive
 from ws_hub.connection.sender import Sender
 from ws_hub.connection.transport import Transport
+from ws_hub.hub.life import State
 from ws_hub.protocol.handshake import refusal
 from ws_hub.protocol.message import encode
 from ws_hub.protocol.publication import Batch, publish
@@ -69,7 +70,7 @@ def stepped(**settings: Any) -> Iterator[Hub]:
     try:
         yield hub
     finally:
-        hub._end()
+        hub._end(hub._life)
 
 
 @contextlib.contextmanager
@@ -148,15 +149,15 @@ def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor() -> None:
         def gone(client: Client, wait: bool) -> None:
             over.set()
             refused.wait(TIMEOUT)  # the reader is held before the hub hears of the end
-            hub._roster.dismiss(client, wait)
+            hub._life.roster.dismiss(client, wait)
 
-        object.__setattr__(hub._hooks, "gone", gone)
+        object.__setattr__(hub._life.hooks, "gone", gone)
         client.start()
         far.close()
         assert over.wait(TIMEOUT)
         assert near.fileno() == -1
         with stranger_at(number) as other:
-            hub._admitting = False
+            hub._life.state = State.DRAINING
             hub._turn(0)
             assert not client.admitted and not hub.all_clients()
             expect_nothing(number, other)
@@ -673,26 +674,26 @@ def test_fault_126_a_storm_reaches_a_slow_link_whole() -> None:
 def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Client]:
     """A client of a hub, with more than half of its outbox full."""
     client = hub.connect(near)
-    hub._channels.enter(client)
-    with hub._roster._lock:
-        hub._roster._clients[client.id] = client
-    hub._roster._everybody = None
+    hub._life.channels.enter(client)
+    with hub._life.roster._lock:
+        hub._life.roster._clients[client.id] = client
+    hub._life.roster._everybody = None
     client.welcome()
     filled = fill(near)
     client.offer(b"x" * 300, 1)
     client.offer(b"x" * 300, 1)
-    assert hub._pacing.crowded == {client.id}
+    assert hub._life.pacing.crowded == {client.id}
     assert filled
     try:
         yield client
     finally:
-        hub._roster.remove(client)
+        hub._life.roster.remove(client)
         client.discard()
-        assert not hub._pacing.crowded
+        assert not hub._life.pacing.crowded
 
 
 def in_a_loop(hub: Hub) -> None:
-    hub._pacing.is_loop(10_000, 1 << 20, time.monotonic())
+    hub._life.pacing.is_loop(10_000, 1 << 20, time.monotonic())
 
 
 def waits(hub: Hub, publish: Callable[[], object]) -> bool:
@@ -719,9 +720,9 @@ def test_fault_126_a_loop_waits_for_its_crowded_receivers_only() -> None:
             assert not waits(hub, lambda: hub.broadcast(Message("x"), timeout=0))
             with hub.unpaced():
                 assert not waits(hub, everybody)
-            hub._thread = threading.current_thread()
+            hub._life.thread = threading.current_thread()
             assert not waits(hub, everybody)
-            hub._thread = None
+            hub._life.thread = None
 
 
 @pytest.mark.parametrize("whom", ["everybody", "a channel", "a user"])
@@ -754,10 +755,10 @@ def test_fault_126_a_stalled_client_is_found_out_once_and_not_waited_for_again()
             client._sender._progress.total = 0
             in_a_loop(hub)
             hub.broadcast(Message("x"))  # a second at most, not the publish timeout
-            assert not hub._pacing.crowded
+            assert not hub._life.pacing.crowded
             assert client._sender._load.name == "SLOW"
             client.offer(b"x" * 100, 1)
-            assert not hub._pacing.crowded  # until nothing waits for it
+            assert not hub._life.pacing.crowded  # until nothing waits for it
 
 
 def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout() -> None:
@@ -766,8 +767,8 @@ def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout(
             client._sender._judged = (time.monotonic() + 1000, 0)
             in_a_loop(hub)
             hub.broadcast(Message("x"))  # raises nothing
-            assert hub._broadcasts.qsize() == 1
-            assert hub._pacing.crowded == {client.id}
+            assert hub._life.broadcasts.qsize() == 1
+            assert hub._life.pacing.crowded == {client.id}
 
 
 @pytest.mark.parametrize("how", ["it has read", "it is gone"])
@@ -830,7 +831,7 @@ def test_fault_126_a_program_without_backpressure_is_not_slowed() -> None:
 
         def look(text: str, stream: str) -> None:
             in_a_loop(hub.hub)
-            seen.append(hub.hub._pacing.is_loop(1, 1, time.monotonic()))
+            seen.append(hub.hub._life.pacing.is_loop(1, 1, time.monotonic()))
 
         argv = [sys.executable, "-c", "print('line')"]
         assert hub.hub.run_process(argv, "p", on_line=look).wait(6 * TIMEOUT) == 0
@@ -874,7 +875,7 @@ def waited(hub: Hub, account: Account, later: float, monkeypatch: pytest.MonkeyP
         with monkeypatch.context() as patch:
             patch.setattr("ws_hub.connection.client.time", stand_in)
             client.keep_pace(1000.0)
-        assert not hub._pacing.crowded
+        assert not hub._life.pacing.crowded
         client._sender._changed = clock.real
         return clock.waited
 

@@ -70,7 +70,7 @@ def test_fault_73_late_viewers_hold_no_more_than_a_piece_and_all_the_same_one() 
             hub.hub.send_event("live")  # before one of them has read anything
             assert other.recv_json()["data"]["event"] == "live"
             clients = hub.hub.clients(CHANNEL)
-            replays = hub.hub._replays
+            replays = hub.hub._life.replays
             wait_until(lambda: not replays._ready, what="all to wait for their sockets")
             most = 2 * module._BLOCK_BYTES
             assert all(client.waiting[1] <= most for client in clients)
@@ -95,7 +95,7 @@ def test_fault_73_a_replay_is_no_work_of_one_turn(monkeypatch: pytest.MonkeyPatc
         write_log(hub)
         offered = threading.Event()
         go_on = threading.Event()
-        replays, dispatcher = hub.hub._replays, hub.hub._dispatcher
+        replays, dispatcher = hub.hub._life.replays, hub.hub._life.dispatcher
         step, dispatch = replays._step, dispatcher.dispatch
         pieces: list[Any] = []
         before: list[int] = []  # how many pieces were out when something was said to others
@@ -128,21 +128,21 @@ def test_fault_73_what_is_said_while_a_replay_waits_comes_once_behind_it() -> No
     with live(rules=[LOG]) as hub, hub.peer(rcvbuf=4096) as viewer:
         write_log(hub)
         subscribe(viewer, CHANNEL, since=0)
-        wait_until(lambda: not hub.hub._replays._ready, what="a viewer whose socket is full")
-        assert hub.hub._replays.holds(hub.client())
+        wait_until(lambda: not hub.hub._life.replays._ready, what="a viewer whose socket is full")
+        assert hub.hub._life.replays.holds(hub.client())
         write_log(hub, 500)
         hub.hub.send_process_status("log", "exited", 0)
         assert seqs(viewer, LINES + 501) == list(range(1, LINES + 502))
         hub.hub.send_process_output("log", "live")
         assert viewer.recv_json()["seq"] == LINES + 502
-        assert not hub.hub._replays.holds(hub.client())
+        assert not hub.hub._life.replays.holds(hub.client())
 
 
 def test_fault_73_a_viewer_that_history_overtakes_is_told_and_comes_back() -> None:
     with live(rules=[LOG]) as hub, hub.peer(rcvbuf=4096) as viewer:
         write_log(hub)
         epoch = subscribe(viewer, CHANNEL, since=0)["epoch"]
-        wait_until(lambda: not hub.hub._replays._ready, what="a viewer whose socket is full")
+        wait_until(lambda: not hub.hub._life.replays._ready, what="a viewer whose socket is full")
         for _ in range(3):
             write_log(hub)  # of the first lines the history keeps none
         numbers: list[int] = []
@@ -184,7 +184,7 @@ def test_fault_73_a_client_that_is_closed_gets_the_piece_in_flight_and_its_close
         write_log(hub)
         subscribe(viewer, CHANNEL, since=0)
         client = hub.client()
-        wait_until(lambda: not hub.hub._replays._ready, what="a viewer whose socket is full")
+        wait_until(lambda: not hub.hub._life.replays._ready, what="a viewer whose socket is full")
         client.close(1012, "restart")
         frames = 0
         while (frame := viewer.recv_frame()).opcode == 1:
@@ -192,7 +192,7 @@ def test_fault_73_a_client_that_is_closed_gets_the_piece_in_flight_and_its_close
             assert json.loads(frame.payload)["seq"] == frames
         assert frame.close[0] == 1012
         assert frames < LINES
-        wait_until(lambda: not hub.hub._replays.holds(client), what="the replay forgotten")
+        wait_until(lambda: not hub.hub._life.replays.holds(client), what="the replay forgotten")
 
 
 # --- 117: asked for again ------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_fault_117_what_is_being_replayed_is_acked_where_it_stands() -> None:
     with live(rules=[LOG]) as hub, hub.peer(rcvbuf=4096) as peer:
         write_log(hub)
         subscribe(peer, CHANNEL, since=0)
-        wait_until(lambda: not hub.hub._replays._ready, what="a viewer whose socket is full")
+        wait_until(lambda: not hub.hub._life.replays._ready, what="a viewer whose socket is full")
         ask(peer, since=0, id="again")
         numbers: list[int] = []
         while len(numbers) < LINES:
@@ -253,7 +253,7 @@ def test_fault_117_after_the_ack_of_an_unsubscription_nothing_follows() -> None:
     with live(rules=[LOG]) as hub, hub.peer(rcvbuf=4096) as peer:
         write_log(hub)
         subscribe(peer, CHANNEL, since=0)
-        wait_until(lambda: not hub.hub._replays._ready, what="a viewer whose socket is full")
+        wait_until(lambda: not hub.hub._life.replays._ready, what="a viewer whose socket is full")
         peer.send_json({"type": "unsubscribe", "channel": CHANNEL, "id": "end"})
         numbers: list[int] = []
         while (message := peer.recv_json())["type"] != "ack":
@@ -408,7 +408,7 @@ def test_fault_125_unknown_names_push_out_no_numbering_and_take_no_memory(
         wait_until(lambda: not hub.hub.kept_channels(), what="a history that is freed")
         for number in range(30):
             assert subscribe(other, f"process:unknown-{number}", since=0)["seq"] == 0
-        assert list(hub.hub._history._own.awaited) == [CHANNEL]
+        assert list(hub.hub._life.history._own.awaited) == [CHANNEL]
         hub.hub.send_process_output("log", "the second run")
         assert viewer.recv_json()["seq"] == 3
         assert subscribe(viewer, CHANNEL)["epoch"] == epoch

@@ -157,7 +157,7 @@ class _Session:
         self.far.setblocking(False)
 
     def say(self, text: str) -> None:
-        self.hub._received(self.client, text)
+        self.hub._inside.received(self.client, text)
         with contextlib.suppress(BlockingIOError):
             while self.far.recv(1 << 16):
                 pass

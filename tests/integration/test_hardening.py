@@ -207,7 +207,7 @@ def test_a_full_queue_slows_the_publisher_down_and_then_says_so() -> None:
             entered.set()
             release.wait(TIMEOUT)
 
-        hub.hub._enqueue(hold)  # the hub thread itself, busy
+        hub.hub._inside.later(hold)  # the hub thread itself, busy
         assert entered.wait(TIMEOUT)
         try:
             for _ in range(4):

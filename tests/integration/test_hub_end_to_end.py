@@ -258,7 +258,7 @@ def test_a_listener_that_raises_or_sleeps_holds_up_nobody(
     hub: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
     release = threading.Event()
-    caplog.set_level(logging.CRITICAL, "ws_hub.hub.lifecycle")
+    caplog.set_level(logging.CRITICAL, "ws_hub.hub.hub")
 
     def refuse(message: Message) -> None:
         release.wait(TIMEOUT)
@@ -427,7 +427,7 @@ def test_a_client_that_publishes_into_a_full_hub_is_told() -> None:
 
     with live(rules=rules, queue_size=1, publish_timeout=0.01) as hub, hub.peer() as peer:
         try:
-            hub.hub._enqueue(hold)
+            hub.hub._inside.later(hold)
             assert entered.wait(TIMEOUT)
             hub.hub.broadcast(said("fills the queue"))
             peer.send_json({"type": "publish", "channel": "chat", "data": "x", "id": 1})

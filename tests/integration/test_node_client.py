@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+import ws_hub
 from tests.integration.gohub import GoHub
 from tests.support import wait_until
 from tests.wire_model import Json, Outcome, Trial
 from ws_hub import Hub, serve
-from ws_hub.server import viewer
 
 NODE = shutil.which("node")
-CLIENT = Path(viewer.__file__).parent / "static" / "ws_hub.js"
+CLIENT = Path(ws_hub.__file__).parent / "static" / "ws_hub.js"
 NPM = shutil.which("npm")
 MODEL = Path(__file__).with_name("model_client.mjs")
 

@@ -16,6 +16,7 @@ from ws_hub import Hub, HubConfig, ReconnectConfig
 from ws_hub.backoff import wait_asked
 from ws_hub.errors import ConnectionClosed
 from ws_hub.hub import shutdown
+from ws_hub.hub.items import Call
 from ws_hub.hub.shutdown import Departures
 from ws_hub.reconnect.retries import Retries
 
@@ -125,7 +126,7 @@ def test_the_spread_is_what_it_is_told_and_grows_with_the_crowd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shutdown, "_PER_SECOND", 0.05)
-    monkeypatch.setattr(shutdown.random, "random", lambda: 0.5)  # type: ignore[attr-defined]
+    monkeypatch.setattr("random.random", lambda: 0.5)  # type: ignore[attr-defined]
     for spread, half in ((8.0, 4.0), (None, 20.0)):
         with Hub() as hub, contextlib.ExitStack() as stack:
             crowd = Crowd(hub, stack, 2)
@@ -180,7 +181,7 @@ def test_it_goes_on_when_the_queue_of_the_hub_stays_full(monkeypatch: pytest.Mon
     hub = Hub(HubConfig(queue_size=1, close_timeout=0.05))
     monkeypatch.setattr(hub, "_loop", lambda: None)  # a hub thread that takes nothing
     hub.start()
-    hub._broadcasts.put(lambda: None)
+    hub._life.broadcasts.put(Call(lambda: None))
     hub.drain(0)
     assert hub.draining
-    hub._end()
+    hub._end(hub._life)

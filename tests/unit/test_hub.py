@@ -26,6 +26,7 @@ from ws_hub import (
     Message,
     MessageEncodeError,
 )
+from ws_hub.hub.life import State
 
 
 class Peer:
@@ -35,9 +36,9 @@ class Peer:
         self.client = hub.connect(near, remote_address="test:1")
         self.far = far
         self.parser = Connection(ConnectionType.CLIENT)
-        hub._channels.enter(self.client)
-        with hub._roster._lock:
-            hub._roster._clients[self.client.id] = self.client
+        hub._life.channels.enter(self.client)
+        with hub._life.roster._lock:
+            hub._life.roster._clients[self.client.id] = self.client
 
     def messages(self) -> list[dict[str, Any]]:
         """What has arrived by now."""
@@ -70,8 +71,8 @@ def make() -> Iterator[Make]:
     yield build
     for hub in hubs:
         for client in hub.all_clients():  # they have no reader that would take them out
-            hub._roster.remove(client)
-        hub._end()
+            hub._life.roster.remove(client)
+        hub._end(hub._life)
 
 
 @pytest.fixture
@@ -180,21 +181,21 @@ def test_a_full_queue_raises_at_once_or_after_the_time_given(make: Make) -> None
 
 def test_the_hubs_own_thread_never_waits_for_itself(make: Make) -> None:
     hub = make(queue_size=1, publish_timeout=1000)
-    hub._thread = threading.current_thread()
+    hub._life.thread = threading.current_thread()
     hub.broadcast(Message("x"))
     with pytest.raises(HubFull):
         hub.broadcast(Message("x"))
-    hub._thread = None
+    hub._life.thread = None
 
 
 def test_a_message_published_while_the_hub_stops_raises(hub: Hub) -> None:
-    put = hub._broadcasts.put
+    put = hub._life.broadcasts.put
 
     def stop_then_put(*args: Any, **settings: Any) -> None:
-        hub._accepting = False
+        hub._life.state = State.CLOSING
         put(*args, **settings)
 
-    hub._broadcasts.put = stop_then_put  # type: ignore[method-assign]
+    hub._life.broadcasts.put = stop_then_put  # type: ignore[method-assign]
     with pytest.raises(HubNotRunning, match="while this was published"):
         hub.broadcast(Message("x"))
 
@@ -277,7 +278,7 @@ def test_a_subscription_counts_at_once_and_unsubscribing_ends_it(hub: Hub, peer:
 
 
 def test_a_client_that_is_gone_cannot_subscribe(hub: Hub, peer: Peer) -> None:
-    hub._channels.leave(peer.client)
+    hub._life.channels.leave(peer.client)
     with pytest.raises(ConnectionClosed):
         hub.subscribe(peer.client, "news")
 
@@ -289,7 +290,7 @@ def test_a_client_has_so_many_subscriptions_and_no_more(make: Make) -> None:
         hub.subscribe(peer.client, "one")
         with pytest.raises(LimitExceeded):
             hub.subscribe(peer.client, "two")
-        hub._received(peer.client, '{"type":"subscribe","channel":"two","id":1}')
+        hub._inside.received(peer.client, '{"type":"subscribe","channel":"two","id":1}')
         (answer,) = peer.messages()
         assert (answer["data"], answer["code"]) == ("subscription limit exceeded", "limit")
 
@@ -302,7 +303,7 @@ def test_a_subscription_that_finds_the_queue_full_is_taken_back(make: Make) -> N
         with pytest.raises(HubFull):
             hub.subscribe(peer.client, "news")
         assert not hub.has_subscribers("news")
-        hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+        hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
         (answer,) = peer.messages()
         assert (answer["type"], answer["code"]) == ("error", "internal")
         with pytest.raises(HubFull):
@@ -310,21 +311,21 @@ def test_a_subscription_that_finds_the_queue_full_is_taken_back(make: Make) -> N
 
 
 def test_a_subscription_to_a_hub_that_stops_is_answered(hub: Hub, peer: Peer) -> None:
-    hub._accepting = False
-    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+    hub._life.state = State.CLOSING
+    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
     assert peer.messages()[0]["data"] == "Subscribe: hub is not running"
 
 
 def test_nobody_is_answered_when_the_client_is_gone(hub: Hub, peer: Peer) -> None:
-    hub._channels.leave(peer.client)
-    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+    hub._life.channels.leave(peer.client)
+    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
     assert peer.messages() == []
 
 
 def test_a_late_subscriber_gets_what_its_process_printed(hub: Hub, peer: Peer) -> None:
     hub.send_process_output("p", "one")
     hub._turn()
-    hub._received(peer.client, '{"type":"subscribe","data":"process:p"}')
+    hub._inside.received(peer.client, '{"type":"subscribe","data":"process:p"}')
     hub.send_process_output("p", "two")
     hub._turn()
     assert [each["data"] for each in peer.messages()] == ["one", "two"]
@@ -337,19 +338,19 @@ def test_after_the_ack_of_an_unsubscribe_no_message_of_the_channel_follows(
     hub.subscribe(peer.client, "news")
     hub.send_to_channel("news", Message("early"))
     hub._turn()
-    hub._received(peer.client, '{"type":"unsubscribe","channel":"news","id":5}')
+    hub._inside.received(peer.client, '{"type":"unsubscribe","channel":"news","id":5}')
     hub.send_to_channel("news", Message("late"))
     hub._turn()
     assert [each["type"] for each in peer.messages()] == ["early", "ack"]
 
 
 def test_a_binary_message_is_answered_with_an_error(hub: Hub, peer: Peer) -> None:
-    hub._received(peer.client, b"\0")
+    hub._inside.received(peer.client, b"\0")
     assert peer.messages()[0]["code"] == "bad_message"
 
 
 def test_an_unknown_type_is_answered_when_nobody_handles_it(hub: Hub, peer: Peer) -> None:
-    hub._received(peer.client, '{"type":"chat","id":3}')
+    hub._inside.received(peer.client, '{"type":"chat","id":3}')
     (answer,) = peer.messages()
     assert (answer["type"], answer["id"], answer["data"]) == (
         "error",
@@ -376,7 +377,7 @@ def test_what_on_message_returns_answers_the_request(make: Make) -> None:
             '{"type":"chat","data":"raise","id":2}',
             '{"type":"chat","data":"bad","id":3}',
         ):
-            hub._received(peer.client, text)
+            hub._inside.received(peer.client, text)
         assert [(each["type"], each["id"], each.get("code")) for each in peer.messages()] == [
             ("ack", 1, None),
             ("error", 2, "internal"),
@@ -436,7 +437,7 @@ def test_the_hub_survives_an_error_of_its_own(
     hub: Hub, peer: Peer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(hub._dispatcher, "dispatch", lambda *args: 1 / 0)
+        patch.setattr(hub._life.dispatcher, "dispatch", lambda *args: 1 / 0)
         hub.broadcast(Message("lost"))
         hub._turn()
     assert "error of its own" in caplog.text
@@ -477,9 +478,9 @@ def test_a_listener_that_is_too_slow_keeps_nothing_from_the_others(
 def test_every_request_is_answered_once_also_one_that_was_taken_back_at_once(
     hub: Hub, peer: Peer
 ) -> None:
-    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
-    hub._received(peer.client, '{"type":"unsubscribe","channel":"news","id":2}')
-    hub._received(peer.client, '{"type":"subscribe","channel":"news","id":3}')
+    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+    hub._inside.received(peer.client, '{"type":"unsubscribe","channel":"news","id":2}')
+    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":3}')
     hub._turn()
     assert [(each["type"], each["id"]) for each in peer.messages()] == [
         ("ack", 1),

@@ -20,7 +20,9 @@ from wsproto.events import CloseConnection, TextMessage
 
 from tests.support import TIMEOUT, small_pair, wait_until
 from ws_hub import Client, Hub, HubConfig, HubFull, HubNotRunning, Message, WsHubError, threads
-from ws_hub.hub import lifecycle
+from ws_hub.hub import hub as hub_module
+from ws_hub.hub import shutdown
+from ws_hub.hub.life import Life, State
 
 GREETING = b"101"
 
@@ -138,14 +140,13 @@ def test_starting_again_is_one_start_whoever_asks() -> None:
     hub = Hub()
     with hub:
         pass
-    reset, free = hub._reset, []
+    renew, free = hub._new_life, []
 
-    def look_in_between() -> None:
-        reset()
+    def look_in_between() -> Life:
         with thread(collect(free, lambda: hub._lock.acquire(blocking=False))):
-            pass
+            return renew()
 
-    hub._reset = look_in_between  # type: ignore[method-assign]
+    hub._new_life = look_in_between  # type: ignore[method-assign]
     with hub:
         assert free == [False]
 
@@ -228,7 +229,7 @@ def test_ctrl_c_in_run_says_1001_and_is_raised(
             pass
         peer = Peer(hub, *pair)
         connected.set()
-        hub._bell.ring()
+        hub._life.bell.ring()
         assert peer.read() == ["last words", 1001]
     assert raised == [KeyboardInterrupt]
     assert not hub.running and last_words
@@ -345,7 +346,8 @@ def test_a_callback_that_does_not_come_back_is_named_and_left(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "_GRACE", 0.02)
+    monkeypatch.setattr(shutdown, "_GRACE", 0.02)
+    monkeypatch.setattr(hub_module, "_GRACE", 0.02)
     entered, go = threading.Event(), threading.Event()
 
     def stuck(client: Client, message: Message) -> None:
@@ -368,7 +370,8 @@ def test_a_callback_that_comes_back_in_the_hubs_next_life_finds_its_own_end(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "_GRACE", 0.02)
+    monkeypatch.setattr(shutdown, "_GRACE", 0.02)
+    monkeypatch.setattr(hub_module, "_GRACE", 0.02)
     entered, go, gone = threading.Event(), threading.Event(), threading.Event()
 
     def stuck(client: Client, message: Message) -> None:
@@ -395,7 +398,7 @@ def test_a_hub_ends_although_something_of_its_own_breaks_in_its_last_turn(
 ) -> None:
     hub = Hub().start()
     peer = Peer(hub, *pair)
-    hub.at_stop(lambda: setattr(hub._dispatcher, "dispatch", lambda *_: 1 / 0))
+    hub.at_stop(lambda: setattr(hub._life.dispatcher, "dispatch", lambda *_: 1 / 0))
     hub.at_stop(lambda: hub.broadcast(Message("lost")))
     with thread(hub.stop):
         assert peer.read() == [1001]
@@ -423,7 +426,7 @@ def test_fault_62_a_log_handler_that_raises_ends_neither_hub_nor_client(
         logger.addHandler(handler)
         try:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(hub._dispatcher, "dispatch", lambda *_: 1 / 0)
+                patch.setattr(hub._life.dispatcher, "dispatch", lambda *_: 1 / 0)
                 hub.broadcast(Message("lost"))
                 peer.say(type="custom")
                 peer.say(type="subscribe", channel="news", id=1)
@@ -462,7 +465,7 @@ def test_what_is_published_while_the_hub_stops_is_delivered_or_raises() -> None:
     # What a listener has not handled when the hub ends is dropped; what it was handed
     # over before that is what this is about.
     delivered: list[int] = []
-    (listener,) = hub._listeners
+    (listener,) = hub._life.listeners
     deliver = listener.deliver
     listener.deliver = lambda batch: (  # type: ignore[method-assign]
         delivered.extend(each.message.data for each in batch.publications),
@@ -485,13 +488,13 @@ def test_who_waits_for_room_is_let_go_by_the_end() -> None:
     hub._begin()  # no thread: nobody makes room
     hub.broadcast(Message("x"))
     waiting = threading.Event()
-    put = hub._broadcasts.put
+    put = hub._life.broadcasts.put
 
     def note(*args: Any, **settings: Any) -> None:
         waiting.set()
         put(*args, **settings)
 
-    hub._broadcasts.put = note  # type: ignore[method-assign]
+    hub._life.broadcasts.put = note  # type: ignore[method-assign]
     raised: list[str] = []
 
     def publish() -> None:
@@ -502,8 +505,8 @@ def test_who_waits_for_room_is_let_go_by_the_end() -> None:
 
     with thread(publish):
         assert waiting.wait(TIMEOUT)
-        hub._accepting = False
-        hub._end()
+        hub._life.state = State.CLOSING
+        hub._end(hub._life)
     assert raised == ["HubNotRunning"]
 
 
@@ -622,7 +625,7 @@ def test_the_news_of_a_channel_come_in_order_on_one_thread() -> None:
 
 def test_old_history_is_freed_by_a_turn_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(lifecycle.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(hub_module.time, "monotonic", lambda: now[0])
     hub = Hub()
     hub._begin()
     hub.send_process_status("p", "exited", 0)
@@ -634,13 +637,13 @@ def test_old_history_is_freed_by_a_turn_in_time(monkeypatch: pytest.MonkeyPatch)
     now[0] += 1
     hub._turn(0)
     assert hub.kept_channels() == []
-    hub._end()
+    hub._end(hub._life)
 
 
 def test_a_burst_beyond_what_one_turn_holds_takes_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "_TURN_ITEMS", 2)
+    monkeypatch.setattr(hub_module, "_TURN_ITEMS", 2)
     hub = Hub()
     hub._begin()
     for _ in range(5):
@@ -648,18 +651,18 @@ def test_a_burst_beyond_what_one_turn_holds_takes_several(
     for published in (2, 4, 5):
         hub._turn()  # does not wait: more is there
         assert hub.stats().published == published
-    hub._end()
+    hub._end(hub._life)
 
 
 def test_a_turn_holds_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_TURN_BYTES", 10)
+    monkeypatch.setattr(hub_module, "_TURN_BYTES", 10)
     hub = Hub()
     hub._begin()
     for _ in range(2):
         hub.broadcast(Message("x"))
     hub._turn()
     assert hub.stats().published == 1
-    hub._end()
+    hub._end(hub._life)
 
 
 # --- fork ----------------------------------------------------------------------------------
@@ -683,7 +686,11 @@ def test_fault_40_a_forked_child_has_a_clean_hub_and_the_parents_clients_live(
                     os.fstat(fd)
                     os._exit(2)  # the parent's connection is still open here
                 assert not hub.running
-                assert (hub.client_count(), hub.all_channels(), hub._listeners) == (0, [], set())
+                assert (hub.client_count(), hub.all_channels(), hub._life.listeners) == (
+                    0,
+                    [],
+                    set(),
+                )
                 hub.stop()
                 with hub:
                     hub.broadcast(Message("to nobody"))

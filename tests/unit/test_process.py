@@ -446,7 +446,7 @@ def test_on_line_may_end_the_process_but_not_wait_for_it(
     box.append(run_process(hub, python(STUBBORN), "p", on_line=end))  # type: ignore[arg-type]
     known.set()
     assert box[0].wait(TIMEOUT) == -9
-    assert len(refused) == 1
+    assert refused  # once a line: its interpreter may print one of its own
 
 
 # --- the hub -------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import pytest
 
 from ws_hub.config import HubConfig
 from ws_hub.hub import registry as module
+from ws_hub.hub.hub import _Queues
 from ws_hub.hub.registry import Roster
 from ws_hub.hub.stats import Counters
-from ws_hub.reentrant import Bell
 
 
 class Someone:
@@ -50,7 +50,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def roster(interval: float = 30.0, most: int | None = None) -> Roster:
     return Roster(
         HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
-        bell=Bell(),
+        queues=_Queues(HubConfig()),
         enter=lambda client: None,
         refuse=lambda client: client.refuse(),
         leave=lambda client: None,
@@ -60,8 +60,17 @@ def roster(interval: float = 30.0, most: int | None = None) -> Roster:
 
 def enter(made: Roster, *clients: Any) -> None:
     for client in clients:
-        made._registers.put(client)
-    made.settle()
+        made._queues.registers.put(client)
+    settle(made)
+
+
+def settle(made: Roster) -> None:
+    """Do what the hub thread does in a turn."""
+    queues = made._queues
+    while not queues.unregisters.empty():
+        made.unregister(queues.unregisters.get_nowait())
+    while not queues.registers.empty():
+        made.register(queues.registers.get_nowait(), admit=True)
 
 
 def test_without_clients_there_is_nothing_to_wake_up_for(now: list[float]) -> None:
@@ -155,7 +164,7 @@ def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float
     enter(made, one)
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
     assert len(made) == 1
-    made.settle()
+    settle(made)
     assert len(made) == 0
     assert one.settled.is_set()
 
@@ -177,7 +186,7 @@ def test_who_left_before_it_was_let_in_is_not_let_in(now: list[float]) -> None:
     made, one = roster(), Someone(1)
     assert made.open(one)  # type: ignore[arg-type]
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
-    made.settle()
+    settle(made)
     assert one.told == [] and not one.admitted
     assert made.clients() == []
 
@@ -187,7 +196,7 @@ def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]
     enter(made, one)
     assert made.open(two)  # type: ignore[arg-type]
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
-    made.settle()
+    settle(made)
     assert made.clients() == [two]
 
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ..config import HubConfig
 from ..errors import excerpt
@@ -68,37 +68,43 @@ class Entry:
     reason: str = ""
 
 
+class Occupancy(Protocol):
+    """The connections of a hub, as far as admission depends on them."""
+
+    def mark(self) -> int:
+        """Return the mark that an entry is to have."""
+
+    def has_room(self, network: str, user: str) -> bool:
+        """Say whether one more may come, from a network or of a user; "" for not known."""
+
+    def wait(self, payer: str) -> float:
+        """Return for how many seconds a payer may open no connection; 0.0 for none."""
+
+    def bars_anybody(self) -> bool:
+        """Say whether there may be such a payer."""
+
+
 class Door:
     """Decides who may come in.
 
     Args:
         config: the hub's settings.
+        occupancy: the connections that there are.
         count: counts a refusal by its name.
-        mark: returns the mark that an entry is to have.
-        has_room: says whether one more may come, from a network or of a user ("" for
-            either that is not known).
-        must_wait: says for how many seconds a payer may open no connection, 0.0 for none.
-        bars_anybody: says whether there may be such a payer.
         call: calls a user's callback and deals with what it raises.
     """
 
     def __init__(
         self,
         config: HubConfig,
+        occupancy: Occupancy,
         *,
         count: Callable[[str], None],
-        mark: Callable[[], int],
-        has_room: Callable[[str, str], bool],
-        must_wait: Callable[[str], float],
-        bars_anybody: Callable[[], bool],
         call: Callable[..., Any],
     ) -> None:
         self._config = config
+        self._occupancy = occupancy
         self._count = count
-        self._mark = mark
-        self._has_room = has_room
-        self._must_wait = must_wait
-        self._bars_anybody = bars_anybody
         self._call = call
         self._forwarded = Forwarded(config.trusted_proxies)
 
@@ -122,7 +128,7 @@ class Door:
 
         Threads: any; does not wait.
         """
-        if self._config.authenticator is not None or not self._bars_anybody():
+        if self._config.authenticator is not None or not self._occupancy.bars_anybody():
             return None
         environ = as_environ(peek())
         if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
@@ -178,7 +184,7 @@ class Door:
             return Entry(answer)
         # To find it out takes as long as most that is asked here.
         network = seen.network if config.max_connections_per_address is not None else ""
-        if not self._has_room(network, ""):  # before anybody is asked who that is
+        if not self._occupancy.has_room(network, ""):  # before anybody is asked who that is
             self._count("crowded_addresses")
             return Entry(CROWDED_ADDRESS)
         if config.authenticator is None and identity is None:
@@ -197,7 +203,7 @@ class Door:
 
     def _refuse_debtor(self, payer: str) -> Answer | None:
         """Return the refusal of a payer in debt; None for the others, and for "", nobody's."""
-        wait = self._must_wait(payer) if payer else 0.0
+        wait = self._occupancy.wait(payer) if payer else 0.0
         if not wait:
             return None
         self._count("barred")
@@ -206,7 +212,7 @@ class Door:
     def _identify(
         self, entry: Entry, request: Request, environ: Environ, identity: AuthResult | None
     ) -> Entry:
-        mark = self._mark()  # before anybody is asked
+        mark = self._occupancy.mark()  # before anybody is asked
         result = self._ask(environ) if identity is None else identity
         if result.valid:
             if "cookie" in request.headers and "origin" not in request.headers:
@@ -214,7 +220,7 @@ class Door:
                 # tells who did. What sends a cookie and no Origin is no browser (FAULTS 2).
                 self._count("foreign_origins")
                 return Entry(refusal("403 Forbidden", "a cookie needs an Origin beside it"))
-            if not self._has_room("", result.user_id or ""):
+            if not self._occupancy.has_room("", result.user_id or ""):
                 self._count("crowded_users")
                 return Entry(CROWDED_USER)
             return replace(entry, identity=result, mark=mark)

@@ -22,11 +22,11 @@ class Callbacks:
     """Calls user functions, on any thread.
 
     Args:
-        count: counts one that raised.
+        counters: count each that raised, as `callback_errors`.
     """
 
-    def __init__(self, count: Callable[[], None]) -> None:
-        self._count = count
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
         self._inside = threading.local()  # .depth: how many calls the thread is in
         # guards: nothing; it is changed and copied by single calls. Those that run now.
         self._running: dict[object, tuple[Callable[..., Any], Any]] = {}
@@ -54,7 +54,7 @@ class Callbacks:
             self._running[key] = function, client
             return function(*args)
         except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
-            self._count()
+            self._counters.add("callback_errors")
             if client is not None:
                 client.last_error = excerpt(error)
             logger.exception("callback %s failed, client %r", excerpt(function), client)
@@ -66,10 +66,6 @@ class Callbacks:
     def running(self) -> list[tuple[str, Any]]:
         """Return which functions run now, each with the client that it is called for, or None."""
         return [(_name(function), client) for function, client in list(self._running.values())]
-
-    def forget(self) -> None:
-        """Drop what ran on threads that a forked child does not have."""
-        self._running.clear()
 
 
 def guarded(

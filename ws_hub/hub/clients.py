@@ -19,8 +19,8 @@ from ..config import HubConfig
 from ..connection.client import Client
 from ..errors import CloseCode
 from ..protocol.handshake import refusal
-from ..reentrant import Bell
 from .callbacks import guarded
+from .items import Queues
 from .pending import Lobby
 from .registry import Roster
 from .stats import Counters
@@ -39,7 +39,7 @@ class Members:
         config: the hub's settings.
         channels: who listens to what; left by whoever leaves.
         counters: what is counted.
-        bell: wakes the hub thread.
+        queues: those of the hub thread.
     """
 
     def __init__(
@@ -47,20 +47,19 @@ class Members:
         config: HubConfig,
         channels: Channels[Any],
         counters: Counters,
-        *,
-        bell: Bell,
+        queues: Queues,
     ) -> None:
         self._config = config
         self._channels = channels
         self._counters = counters
-        self._bell = bell
+        self._bell = queues.bell
         self.users: Users[Client] = Users()
         self.budget = Budget(config)
         self._from_address: Places[Client] = Places(config.max_connections_per_address)
         self._of_user: Places[Client] = Places(config.max_connections_per_user)
         self.roster = Roster(
             config,
-            bell=bell,
+            queues=queues,
             enter=self._enter,
             refuse=self._refuse,
             leave=self._leave,
@@ -73,6 +72,18 @@ class Members:
     def has_room(self, network: str, user: str) -> bool:
         """Say whether one more may come from a network, of a user; "" for none."""
         return self._from_address.has_room(network) and self._of_user.has_room(user)
+
+    def mark(self) -> int:
+        """Return the mark of a client that is authenticated from now on; see `Users`."""
+        return self.users.mark()
+
+    def wait(self, payer: str) -> float:
+        """Return for how many seconds a payer may open no connection; 0.0 for none."""
+        return self.budget.wait(payer, time.monotonic())
+
+    def bars_anybody(self) -> bool:
+        """Say whether there may be a payer that may open no connection."""
+        return self.budget.bars_anybody(time.monotonic())
 
     # --- reader threads --------------------------------------------------------------------
 

@@ -1,16 +1,19 @@
-"""The hub: who is connected, and one thread that passes on what is published.
+"""The hub: one thread that consumes three queues and delivers what is published.
 
-Must not know subprocesses, Redis or Flask. The way of a message::
+The way of a message::
 
-    any thread ──encode──> _broadcasts ──> hub thread: number, join, deliver ──> clients
-    reader thread ──subscribe──> _broadcasts (its place among the messages)
+    any thread ──encode──> broadcasts ──> hub thread: number, join, deliver ──> clients
+    reader thread ──subscribe──> broadcasts (its place among the messages)
 
 One dispatching thread gives every client the messages of a channel in one order, and
 a subscription a place in that order: its replay, then everything after it.
 
-Lock order, top to bottom: hub → channel map → history → client (its transport). A call
+Lock order, top to bottom: hub → subscriptions → history → client (its transport). A call
 that comes in on a thread that is inside another one, from a signal handler, a finaliser or
 a log handler, waits for nothing; see `reentrant`.
+
+The hub thread is never the main thread: no signal handler runs on it, and none can cut
+what it is in the middle of.
 """
 
 from __future__ import annotations
@@ -21,32 +24,62 @@ import itertools
 import logging
 import os
 import queue
+import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
-from ..access.admission import Entry
-from ..access.authenticators import check_user
+from .. import threads
+from ..access.admission import Door, Entry
+from ..access.authenticators import check_user, said_yes
 from ..backplane.publisher import EVERYBODY, Everybody, Publisher
-from ..config import HubConfig
-from ..connection.client import Client, Hooks
+from ..config import ChannelRule, HubConfig
+from ..connection.client import Client
 from ..connection.transport import Inherited, Transport
-from ..errors import ConnectionClosed, HubFull, HubNotRunning, LimitExceeded, excerpt
+from ..errors import (
+    CloseCode,
+    ConnectionClosed,
+    HubFull,
+    HubNotRunning,
+    LimitExceeded,
+    WsHubError,
+    excerpt,
+)
 from ..log import get_logger
 from ..process.process import log_handler, run_process, writer
-from ..protocol.message import Message, MessageType, check_channel, encode
+from ..protocol.frames import close_frame
+from ..protocol.message import (
+    Message,
+    MessageType,
+    channel_rule,
+    check_channel,
+    encode,
+    process_rule,
+)
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe, error
-from ..reentrant import Event, nested
+from ..reentrant import Bell, Event, Intake, Lock, nested
 from ..validation import check_plain
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
+from . import exits, prefork, shutdown
 from .dispatcher import Activation
-from .keeper import Keeper
-from .lifecycle import Delivery
+from .items import (
+    Call,
+    Item,
+    Notices,
+    Publications,
+    RoomWait,
+    UserPublication,
+    size_of,
+    slots_of,
+)
+from .life import Life, State
 from .listener import Listener
-from .request_handler import Actions, Reception
+from .request_handler import Reception
+from .stats import HubStats
 from .subscriptions import Full
 
 __all__ = ["Hub"]
@@ -60,9 +93,31 @@ _LISTENER_MESSAGES = 16_384
 _MOST_ASKED = 8
 _MOST_PUBLISHED = 128
 _HUB_THREAD = 4  # seconds that one of the hub thread counts as: everybody waits for that
+_TURN_ITEMS = 1024
+_TURN_BYTES = 1024 * 1024
+_LEAST_TURN_BYTES = 64 * 1024
+_GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
+_RETRY = 1.0  # seconds until what has failed is tried again
 
 
-class Hub(Keeper, Publisher):
+class _Queues:
+    """The three queues of the hub thread, and the bell on which it sleeps.
+
+    Filled by any thread, emptied by the hub thread; each put rings the bell.
+    """
+
+    def __init__(self, config: HubConfig) -> None:
+        self.bell = Bell()
+        # guards: themselves. No bound: a client is in each at most once.
+        self.registers: queue.Queue[Client] = Intake(self.bell)
+        self.unregisters: queue.Queue[Client] = Intake(self.bell)
+        # guards: itself. Publishers wait while it is full.
+        self.broadcasts: Intake[Item] = Intake(
+            self.bell, config.queue_size, functools.partial(slots_of, config)
+        )
+
+
+class Hub(Publisher):
     """Keeps the connections and passes on what is published.
 
     Usable from any thread, with no application or request context. It owns its
@@ -73,39 +128,401 @@ class Hub(Keeper, Publisher):
     """
 
     def __init__(self, config: HubConfig | None = None) -> None:
-        super().__init__(config if config is not None else HubConfig())
-        self._reception = Reception(
-            self._config,
-            self._is_channel,
-            self._rule_for,
-            Actions(
-                subscribe=functools.partial(self._subscribe, most=_MOST_ASKED),
-                unsubscribe=self.unsubscribe,
-                publish=self._publish_for,
-                listeners=self.channel_subscriber_count,
-                enqueue=self._enqueue,
-                answer=functools.partial(self._enqueue, most=_MOST_ASKED),
-                call=self._call,
-                count=lambda name: self._counters.add(name),
-            ),
-        )
+        self._config = config = config if config is not None else HubConfig()
+        own = None if config.channel_name is None else self._is_name
+        self._is_channel = channel_rule(own)
+        self._process_rule = process_rule(own)
+        # A rule is looked up for every message; matching patterns each time would cost
+        # more than delivering it.
+        self._rule_for = functools.lru_cache(4096)(config.rule_for)
+        # An eighth of an outbox: see `pacing` for why.
+        self._turn_bytes = min(_TURN_BYTES, max(config.outbox_bytes // 8, _LEAST_TURN_BYTES))
+        self._parent: int | None = None  # the process that this hub runs in, if not this one
+        self._warned = False  # of that, once
+        self._inside = _Inside(self)
+        self._requests = Reception(config, self._is_channel, self._rule_for, self._inside)
+        self._renew_lock()
+        self._life = self._new_life()  # replaced whole, by `start` under the lock
+        threads.forget_after_fork(self)
 
-    def _reset(self) -> None:
-        super()._reset()
-        # One for all clients of this life: for each its own would be a dozen objects more.
-        self._hooks = Hooks(
-            opened=self._members.opened,
-            admitted=self._roster.admitted,
-            received=self._received,
-            gone=self._roster.dismiss,
-            finished=self._roster.finished,
-            call=self._call,
-            closing=self._roster.closing,
-            count=self._counters.add,
-            start=self._start_later,
-            later=self._later,
-            crowded=self._pacing.mark,
-        )
+    def _renew_lock(self) -> None:
+        # guards: _life, and its `state`, `listeners` and `claimed`. The first in the order:
+        # never taken while another lock is held.
+        self._lock = Lock()
+
+    def _new_life(self) -> Life:
+        return Life(self._config, _Queues(self._config), self._inside)
+
+    def forget(self) -> None:
+        """Start clean in a forked child: threads, locks and connections are the parent's.
+
+        Threads: the only one there is, right after the fork.
+        """
+        if self._life.state not in (State.NEW, State.STOPPED):
+            self._parent, self._warned = os.getppid(), False
+        self._renew_lock()
+        self._life = self._new_life()
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def _loop(self, life: Life) -> None:
+        with self._lock:
+            if life.claimed:  # its start was interrupted, and is taken back
+                return
+            life.claimed = True
+        try:
+            while life.state is not State.CLOSING:
+                self._turn()
+        finally:  # KeyboardInterrupt comes by here too
+            with self._lock:
+                if life.state is not State.CLOSING:
+                    life.state = State.STOPPING
+            life.at_stop.run(life.callbacks.call)
+            self._end(life)
+
+    def _turn(self, timeout: float | None = None) -> None:
+        """Wait until there is something to do, at most `timeout` seconds, and do it."""
+        life, now = self._life, time.monotonic()
+        left = self._do_due(life, now) - now
+        # Woken by each put to a queue; otherwise in time for pings and old history.
+        life.bell.wait(min(left, threads.longest_wait() if timeout is None else timeout))
+        life.guard(self._drain, life)
+        life.guard(life.dispatcher.replay)  # after all that is new
+
+    def _do_due(self, life: Life, now: float) -> float:
+        """Do what is due; return when to look again, in monotonic seconds."""
+        looks = life.history.expire, life.roster.beat, life.members.expire
+        times = [float(life.guard(look, now, default=now + _RETRY)) for look in looks]
+        return min(*times, life.replays.next_turn())
+
+    def _drain(self, life: Life) -> int:
+        """Do what waits in the three queues, a turn's worth; return how many items that were.
+
+        Publications are taken first and delivered last: a client whose registration was
+        queued before a message was published gets that message.
+        """
+        items = self._take(life)
+        # Departures first: a client that is new finds the room that another one has left.
+        while not life.unregisters.empty():
+            life.roster.unregister(life.unregisters.get_nowait())
+        while not life.registers.empty():
+            life.roster.register(life.registers.get_nowait(), admit=life.state.admits)
+        for published, run in itertools.groupby(items, _is_publication):
+            if published:
+                everybody = life.roster.everybody
+                life.guard(life.dispatcher.dispatch, list(run), everybody, time.monotonic())
+            else:
+                for item in run:
+                    life.guard(self._do, life, item)
+        return len(items)
+
+    def _take(self, life: Life) -> list[Item]:
+        """Take what is in the broadcast queue, as much as one turn may hold."""
+        items: list[Item] = []
+        size = 0
+        try:
+            while len(items) < _TURN_ITEMS and size < self._turn_bytes:
+                item = life.broadcasts.get_nowait()
+                size += size_of(item)
+                if isinstance(item, Publications):
+                    items += item.each
+                else:
+                    items.append(item)
+        except queue.Empty:
+            return items
+        life.bell.ring()  # there may be more
+        return items
+
+    def _do(self, life: Life, item: Item) -> None:
+        """Do what an item asks for that is no publication for a channel or everybody."""
+        match item:
+            case Activation():
+                self._activate(life, item)
+            case UserPublication():
+                clients = life.members.users.of(item.user_id)
+                life.dispatcher.dispatch([item.publication], clients, time.monotonic())
+            case Notices():
+                for message in item.messages:
+                    item.client.tell(message)
+            case RoomWait():
+                life.replays.when_near(item.channel, item.reached)
+            case Call():
+                item.function()
+            case _:
+                raise TypeError(f"the hub thread does nothing for {excerpt(item)}")
+
+    def _activate(self, life: Life, activation: Activation) -> None:
+        """Make a subscription live, at the cost of its client."""
+        began = time.thread_time()
+        life.dispatcher.activate(activation)
+        client = activation.subscription.subscriber
+        if isinstance(client, Client):
+            client.charge_processing(_HUB_THREAD * (time.thread_time() - began))
+
+    def _end(self, life: Life) -> None:
+        """Deliver what is queued, then end every connection and every thread."""
+        try:
+            with self._lock:
+                life.state = State.CLOSING  # nothing is accepted from here on
+            while life.guard(self._drain, life, default=0):
+                pass
+            with self._lock:
+                listeners = list(life.listeners)
+            ended = shutdown.end(life, functools.partial(self._drain, life), listeners)
+            if not ended:
+                logger.warning(
+                    "left behind at the end of the hub: %s still runs", shutdown.awaited(life)
+                )
+        finally:
+            exits.unregister(self)
+            with self._lock:
+                life.state = State.STOPPED  # last: from here on `start` makes a new life
+            life.finished.set()
+
+    # --- any thread: start and stop --------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether messages are delivered and, unless it drains, clients admitted.
+
+        Threads: any.
+        """
+        return self._life.state.open
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called: nobody is admitted any more.
+
+        Threads: any.
+        """
+        return self._life.drained
+
+    @property
+    def config(self) -> HubConfig:
+        """The settings.
+
+        Threads: any.
+        """
+        return self._config
+
+    def start(self) -> Self:
+        """Run the hub on a background thread; return it. No change when it runs already.
+
+        A hub that is stopping has ended first, and starts anew. Raises WsHubError where
+        that cannot be waited for: on a thread that its end waits for (a callback, a
+        signal handler within a call of the hub), or because it takes too long, ConfigError
+        under the monkey-patching of gevent or eventlet.
+
+        Threads: any; waits for the end of a stop that is under way.
+        """
+        threads.check_real("a hub")
+        while True:
+            with self._lock:
+                life = self._life
+                state = life.state
+            if state.open:
+                return self
+            if state in (State.STOPPING, State.CLOSING):
+                self._await_end(life)
+                continue
+            self._begin(launch=True)  # or another thread was faster
+
+    def _await_end(self, life: Life) -> None:
+        bound = self._bound
+        if self._is_awaited(life):
+            raise WsHubError("the hub is stopping, and cannot end before this call returns")
+        if not life.finished.wait(bound):
+            raise WsHubError(
+                f"the hub has not stopped within {bound:g} s: it waits for {shutdown.awaited(life)}"
+            )
+
+    def run(self) -> None:
+        """Run the hub until `stop()` is called, on the calling thread where that may be.
+
+        The main thread waits instead, for a hub thread: a signal handler of its own could
+        cut what that is in the middle of. KeyboardInterrupt ends the hub as `stop()` does,
+        and is raised again. Raises WsHubError when it runs already,
+        ConfigError as `start` does.
+
+        Threads: any, one at a time; blocks.
+        """
+        threads.check_real("a hub")
+        here = threading.current_thread() is not threading.main_thread()
+        try:
+            begun = self._begin(launch=not here)
+            life = self._life
+            if begun and not here:
+                life.finished.wait()
+        except BaseException:
+            self._stop(self._bound)
+            raise
+        if not begun:
+            raise WsHubError("the hub is running already, or has yet to stop")
+        if here:
+            life.thread = threading.current_thread()
+            self._loop(life)
+
+    def _begin(self, *, launch: bool = False) -> bool:
+        """Begin a life, on a thread of its own or on the caller's; False when there is one.
+
+        Where that fails or is interrupted, the hub is ended.
+        """
+        begun = False
+        try:
+            with self._lock:
+                if self._life.state not in (State.NEW, State.STOPPED):
+                    return False
+                if self._life.state is State.STOPPED:
+                    self._life = self._new_life()
+                life = self._life
+                begun = True
+                life.state = State.RUNNING
+            life.launch(self._wind_down)
+            exits.register(self)
+            prefork.watch()
+            if life.state is State.STOPPING:  # asked for before there was a thread to ask
+                self._ask_for_the_end(life)
+            self._parent = None
+            if launch:
+                life.owns_thread = True
+                life.thread = threads.start("ws-hub:run", self._loop, life)
+        except BaseException:  # no more threads, or KeyboardInterrupt
+            if begun:
+                self._take_back(life)
+            raise
+        return True
+
+    def _take_back(self, life: Life) -> None:
+        """End a hub whose start has failed or was interrupted."""
+        with self._lock:
+            life.state = State.STOPPING
+            claimed, life.claimed = life.claimed, True
+        if claimed:  # the thread is there, although its start was not seen to its end
+            self._stop(None)
+        else:
+            self._end(life)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End everything: `at_stop` functions, then clients with 1001, then all threads.
+
+        Idempotent. Waits until it is done, at most `timeout` seconds (None: twice the
+        close timeout and some); from a callback of this hub, from its own thread and from
+        a signal handler or a finaliser that interrupts a call of the hub, returns at once
+        while the hub ends.
+
+        Threads: any, callbacks and signal handlers included.
+        """
+        if not self._is_awaited(self._life):
+            self._stop(self._bound if timeout is None else timeout)
+        else:
+            self._stop(None)
+
+    def _is_awaited(self, life: Life) -> bool:
+        """Say whether the end of a life waits for the calling thread."""
+        return self._is_hub_thread() or life.callbacks.inside or nested()
+
+    def _is_hub_thread(self) -> bool:
+        thread = self._life.thread
+        return thread is not None and thread.ident == threading.get_ident()
+
+    @property
+    def _bound(self) -> float:
+        return 2 * self._config.close_timeout + 5 * _GRACE
+
+    def _stop(self, bound: float | None) -> None:
+        """Ask for the end, and wait for it so many seconds."""
+        with self._lock:
+            life = self._life
+            if life.state in (State.NEW, State.STOPPED):
+                return
+            if life.state is not State.CLOSING:
+                life.state = State.STOPPING  # before the next line: see `_begin`
+        # By each call: one that was interrupted is made good by the next.
+        self._ask_for_the_end(life)
+        if bound is None:
+            return
+        if not life.finished.wait(bound):
+            logger.warning(
+                "the hub has not ended within %g s: it waits for %s",
+                bound,
+                shutdown.awaited(life),
+            )
+        elif life.owns_thread:
+            threads.join(life.thread, _GRACE)
+
+    def _ask_for_the_end(self, life: Life) -> None:
+        if life.stopper is not None:
+            life.stopper.post(life)
+
+    def drain(self, timeout: float = 10.0, *, spread: float | None = None) -> None:
+        """Let all clients go, for a restart without a storm; `stop()` comes after it.
+
+        From now on a handshake gets 503 with Retry-After. Clients are closed with 1012 in
+        batches over `timeout` seconds, each told to come back at a moment of its own of the
+        next `spread` seconds (None: five, or more for more than a thousand clients).
+        Whoever is still there gets what is published. Returns when the last has been told,
+        or the hub stops; no change when the hub does not run. Raises ValueError for a
+        negative time. From a signal handler within a call of the hub, all are told at once.
+
+        Threads: any; blocks at most `timeout` and a moment.
+        """
+        if nested():
+            timeout = 0.0  # this thread may have half done what the hub thread waits for
+        if timeout < 0 or (spread is not None and spread < 0):
+            raise ValueError(f"timeout={timeout} and spread={spread} must not be negative")
+        with self._lock:
+            life = self._life
+            if not life.state.open:
+                return
+            life.state, life.drained = State.DRAINING, True
+        roster = life.roster
+        self._settle(life)
+        if spread is None:
+            spread = shutdown.spread_of(len(roster))
+        departures = shutdown.Departures(time.monotonic(), timeout, spread, random.random)
+        while present := roster.clients():
+            now = time.monotonic()
+            for client, reason in departures.due(now, present):
+                client.close(CloseCode.RESTART, reason)
+            pause = departures.pause(now)
+            if not pause or not life.state.open or life.finished.wait(pause):
+                return
+
+    def _settle(self, life: Life) -> None:
+        """Wait until all who were admitted before this are among the clients."""
+        settled = Event()
+        try:
+            # In a turn of the hub, calls come after the registrations.
+            life.broadcasts.put(Call(settled.set), not nested(), self._config.close_timeout)
+        except queue.Full:
+            return  # who comes late all the same is met by a later batch, or by stop()
+        settled.wait(0.0 if nested() else self._config.close_timeout)  # set by the hub thread
+
+    def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
+        """Call a function once when the hub stops, while it still delivers.
+
+        Returns what takes that back. What the function raises is logged.
+
+        Threads: any; the function runs on a thread of the hub's.
+        """
+        return self._life.at_stop.add(function)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    # --- stop thread -----------------------------------------------------------------------
+
+    def _wind_down(self, life: Life) -> None:
+        try:
+            life.at_stop.run(life.callbacks.call)
+        finally:
+            with self._lock:
+                if life.state is State.STOPPING:
+                    life.state = State.CLOSING
+            life.bell.ring()
 
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
@@ -134,13 +551,15 @@ class Hub(Keeper, Publisher):
         publications[-1].over = over
         for publication in publications if payer is not None else ():
             publication.payer = payer
-        if self._pacing.crowded:
-            timeout = self._keep_pace(
-                publications,
-                (lambda client: self._channels.has(client, channel)) if channel != "" else _is_one,
-                timeout,
-            )
-        self._enqueue(publications, timeout, most=None if payer is None else _MOST_PUBLISHED)
+        if self._life.pacing.crowded:
+            receives = functools.partial(self._receives, channel)
+            timeout = self._keep_pace(publications, receives, timeout)
+        # Nearly always one: then no wrapper is made.
+        item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
+        self._enqueue(item, timeout, most=None if payer is None else _MOST_PUBLISHED)
+
+    def _receives(self, channel: str, client: Client) -> bool:
+        return channel == "" or self._life.channels.has(client, channel)
 
     @property
     def _is_process(self) -> Callable[[str], bool]:
@@ -160,13 +579,13 @@ class Hub(Keeper, Publisher):
             wait <= 0
             or self._is_hub_thread()
             or nested()
-            or not self._pacing.is_loop(len(publications), size, began)
+            or not self._life.pacing.is_loop(len(publications), size, began)
         ):
             return timeout
         # The last tenth is for the hub's queue: what is slow is no reason for HubFull.
         until = began + wait * 0.9
-        for number in self._pacing.crowded:
-            client = self._roster.find(number)
+        for number in self._life.pacing.crowded:
+            client = self._life.roster.find(number)
             if client is not None and receives(client):
                 client.keep_pace(until - time.monotonic())
         return max(began + wait - time.monotonic(), 0.0)
@@ -180,10 +599,12 @@ class Hub(Keeper, Publisher):
 
         Threads: any; does not wait.
         """
-        with self._pacing.exempt():
+        with self._life.pacing.exempt():
             yield
 
-    def _enqueue(self, item: Any, timeout: float | None = None, *, most: int | None = None) -> None:
+    def _enqueue(
+        self, item: Item, timeout: float | None = None, *, most: int | None = None
+    ) -> None:
         """Queue something for the hub thread, after all that this thread has queued.
 
         What a client has asked for comes while fewer than `most` items wait, and leaves room
@@ -191,32 +612,30 @@ class Hub(Keeper, Publisher):
         `timeout` seconds.
         Within another call of the hub on this thread, and on the hub's own, it never waits.
         """
-        if not self._accepting:
+        life = self._life
+        if not life.state.accepts:
             raise self._not_running()
         try:
-            self._broadcasts.put(item, block=False, most=most)
+            life.broadcasts.put(item, block=False, most=most)
         except queue.Full:
             wait = self._config.publish_timeout if timeout is None else timeout
-            self._wait_and_put(item, wait, most)
+            self._wait_and_put(life, item, wait, most)
         # Looked at again after the put: what was put while this was true is dispatched
         # by the hub's last turn; what was put later may not be, and must not seem to be.
-        if not self._accepting:
+        if not life.state.accepts:
             raise HubNotRunning("the hub stopped while this was published")
 
-    def _wait_and_put(self, item: Any, wait: float, most: int | None) -> None:
+    def _wait_and_put(self, life: Life, item: Item, wait: float, most: int | None) -> None:
         # On the hub thread nobody else would make room, and to one that is within another
         # call of the hub nobody might: what that has half done may be waited for.
         if wait <= 0 or self._is_hub_thread() or nested():
             wait = 0.0
         try:
-            self._broadcasts.put(item, block=wait > 0, timeout=wait, most=most)
+            life.broadcasts.put(item, block=wait > 0, timeout=wait, most=most)
         except queue.Full:
             raise HubFull(
                 f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
             ) from None
-
-    def _later(self, call: Callable[[], object]) -> None:
-        self._enqueue(call, 0)
 
     def send_to_user(self, user_id: str, message: Message, *, timeout: float | None = None) -> None:
         """Send a message to all connections of a user, each browser tab of theirs.
@@ -233,12 +652,10 @@ class Hub(Keeper, Publisher):
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
         )
-        if self._pacing.crowded:
-            timeout = self._keep_pace(
-                [publication], lambda client: client.user_id == user_id, timeout
-            )
-        deliver = functools.partial(self._to_user, user_id)
-        self._enqueue(Delivery(publication, deliver), timeout)
+        if self._life.pacing.crowded:
+            receives = functools.partial(_is_of, user_id)
+            timeout = self._keep_pace([publication], receives, timeout)
+        self._enqueue(UserPublication(user_id, publication), timeout)
 
     def wait_for_room(
         self, channel: str | Everybody = EVERYBODY, timeout: float | None = None
@@ -262,11 +679,32 @@ class Hub(Keeper, Publisher):
         deadline = time.monotonic() + timeout
         dispatched = Event()
         near = None if channel is EVERYBODY else channel
-        self._enqueue(functools.partial(self._replays.when_near, near, dispatched.set), timeout)
+        self._enqueue(RoomWait(near, dispatched.set), timeout)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
         clients = self.all_clients() if channel is EVERYBODY else self.clients(channel)
         return all(client.wait_for_room(deadline - time.monotonic()) for client in clients)
+
+    def _not_running(self) -> HubNotRunning:
+        """Return what to raise in place of publishing."""
+        if self._parent is None:
+            return HubNotRunning("the hub is not running: start() it before publishing")
+        text = (
+            f"the hub runs in process {self._parent}, of which this one, {os.getpid()}, is a "
+            "fork: start() it here as well"
+        )
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s. What is published here reaches nobody", text)
+        return HubNotRunning(text)
+
+    def _is_name(self, name: str) -> bool:
+        """Ask the rule for names that was set; an exception is a no."""
+        rule = self._config.channel_name
+        assert rule is not None
+        return said_yes(
+            "channel_name", lambda: bool(self._life.callbacks.call(rule, name, default=False))
+        )
 
     # --- any thread: subscribe -------------------------------------------------------------
 
@@ -285,20 +723,21 @@ class Hub(Keeper, Publisher):
         self._subscribe(client, Subscribe(channel, None, since, epoch))
 
     def _subscribe(self, target: Any, request: Subscribe, *, most: int | None = None) -> None:
-        if self._channels.busy:  # this thread is in the middle of a change of the map
-            self._later(functools.partial(self._subscribe, target, request))
+        life = self._life
+        if life.channels.busy:  # this thread is in the middle of a change of the map
+            self._inside.later(functools.partial(self._subscribe, target, request))
             return
         channel = request.channel
         limit, in_all = self._config.max_subscriptions, self._config.max_subscriptions_in_all
         if isinstance(target, Listener):
             in_all = None  # clients must not be able to crowd out the application
         try:
-            subscription = self._channels.add(target, channel, limit, in_all)
+            subscription = life.channels.add(target, channel, limit, in_all)
         except Full:
-            self._counters.add("refused_subscriptions_in_all")
+            life.counters.add("refused_subscriptions_in_all")
             raise LimitExceeded(f"there are {in_all} subscriptions already") from None
         except OverflowError:
-            self._counters.add("refused_subscriptions")
+            life.counters.add("refused_subscriptions")
             raise LimitExceeded(f"{target!r} listens to {limit} channels already") from None
         if subscription is None:
             if isinstance(target, Listener):  # closed by the hub's end: nobody else has it yet
@@ -307,14 +746,13 @@ class Hub(Keeper, Publisher):
         activation = Activation(
             subscription, request.since, request.epoch, request.last, request.id
         )
-        activate = functools.partial(self._activate, activation)
         if self._is_hub_thread():  # put off by another call, which was told that it is accepted
-            self._broadcasts.force(activate)
+            life.broadcasts.force(activation)
             return
         try:
-            self._enqueue(activate, most=most)
+            self._enqueue(activation, most=most)
         except (HubFull, HubNotRunning):
-            self._channels.withdraw(subscription)
+            life.channels.withdraw(subscription)
             raise
 
     def unsubscribe(self, client: Client, channel: str) -> bool:
@@ -322,10 +760,11 @@ class Hub(Keeper, Publisher):
 
         Threads: any; does not wait.
         """
-        if self._channels.busy:
-            self._later(functools.partial(self._channels.remove, client, channel))
-            return self._channels.get(client, channel) is not None
-        return self._channels.remove(client, channel)
+        channels = self._life.channels
+        if channels.busy:
+            self._inside.later(functools.partial(channels.remove, client, channel))
+            return channels.get(client, channel) is not None
+        return channels.remove(client, channel)
 
     def listen(self, channel: str, function: Callable[[Message], object]) -> Listener:
         """Call a function with each message of a channel, inside this process.
@@ -338,27 +777,37 @@ class Hub(Keeper, Publisher):
         """
         check_channel(channel, self._is_channel)
         check_plain("function", function)
-        life = self._finished
-        if not self._accepting:
+        life = self._life
+        if not life.state.accepts:
             raise self._not_running()
         listener = Listener(
             channel,
-            functools.partial(self._call, function),
-            guard=self._guard,
-            on_closed=self._forget_listener,
+            functools.partial(life.callbacks.call, function),
+            guard=life.guard,
+            on_closed=functools.partial(self._forget_listener, life),
             max_messages=_LISTENER_MESSAGES,
             name=f"ws-hub:listener:{excerpt(channel)}",
         )
         try:
-            self._keep_listener(listener)
-            self._channels.enter(listener)
+            with self._lock:
+                life.listeners.add(listener)
+            life.channels.enter(listener)
             self._subscribe(listener, Subscribe(channel))
-            if life is not self._finished:  # its end may have closed this, and a start followed
+            if life is not self._life:  # its end may have closed this, and a start followed
                 raise HubNotRunning("the hub stopped while this was subscribed")
         except BaseException:
             listener.close()
             raise
         return listener
+
+    def _forget_listener(self, life: Life, listener: Listener) -> None:
+        if life.channels.busy:  # a finaliser closes it, in the middle of a change of the map
+            # Beyond the bound: there are no more of these than listeners.
+            life.broadcasts.force(Call(functools.partial(self._forget_listener, life, listener)))
+            return
+        life.channels.leave(listener)
+        with self._lock:
+            life.listeners.discard(listener)
 
     # --- any thread: connections -----------------------------------------------------------
 
@@ -370,7 +819,7 @@ class Hub(Keeper, Publisher):
 
         Threads: any; runs the authoriser, waits while the hub's queue is full.
         """
-        return self._reception.recheck(client)
+        return self._requests.recheck(client)
 
     def connect(
         self,
@@ -392,7 +841,7 @@ class Hub(Keeper, Publisher):
 
         Threads: any.
         """
-        config = self._config
+        config, life = self._config, self._life
         transport = Transport(
             sock,
             max_message_size=config.max_message_size,
@@ -406,8 +855,8 @@ class Hub(Keeper, Publisher):
             next(_client_numbers),
             transport,
             config,
-            self._hooks,
-            self._channels,
+            life.hooks,
+            life.channels,
             remote_address=remote_address,
             greeting=greeting,
         )
@@ -418,38 +867,122 @@ class Hub(Keeper, Publisher):
                 client.identify(entry.identity)
         return client
 
-    # --- reader threads --------------------------------------------------------------------
+    @property
+    def door(self) -> Door:
+        """What decides about handshakes.
 
-    def _received(self, client: Client, data: str | bytes) -> None:
-        if self._config.lenient and isinstance(data, bytes):
-            with contextlib.suppress(UnicodeDecodeError):
-                data = data.decode()
-        take = self._reception.receive if client.verify is None else self._members.lobby.hear
-        # An error of ours in one message must not end a connection.
-        failed = object()
-        if self._guard(take, client, data, default=failed) is failed:
-            self._guard(client.reply, error("internal error", "internal"))
+        Threads: any.
+        """
+        return self._life.door
 
-    def _publish_for(self, client: Client, channel: str, data: object) -> None:
-        """Send to a channel what a client publishes, at its cost."""
-        text = encode(Message(MessageType.EVENT, channel=channel, data=data), time.time())
-        self._publish([text], channel, None, payer=client)
+    def disconnect(
+        self, user_id: str, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
+    ) -> int:
+        """Close all connections of a user; return how many there were.
 
-    # --- hub thread ------------------------------------------------------------------------
+        Also those that are on their way in, authenticated before this call. So first
+        take away what the authenticator goes by, then call this: nobody slips through.
+        With 4401 and 4403 our clients do not come back. Raises TypeError and InvalidName
+        for a user id that is none.
 
-    def _activate(self, activation: Activation) -> None:
-        """Let a subscription go live, at the cost of its client."""
-        began = time.thread_time()
-        self._dispatcher.activate(activation)
-        client = activation.subscription.subscriber
-        if isinstance(client, Client):
-            client.charge_processing(_HUB_THREAD * (time.thread_time() - began))
+        Threads: any, callbacks included; does not wait.
+        """
+        check_user(user_id)
+        close_frame(code, reason)  # raises before anything has happened
+        clients = self._life.members.users.revoke(user_id)
+        for client in clients:
+            client.close(code, reason)
+        return len(clients)
 
-    def _to_user(self, user_id: str, publication: Publication) -> None:
-        clients = self._members.users.of(user_id)
-        self._dispatcher.dispatch([publication], clients, time.monotonic())
+    # --- any thread: looking ---------------------------------------------------------------
 
-    # --- conveniences that point upward ----------------------------------------------------
+    def client_count(self) -> int:
+        """Return how many clients are connected.
+
+        Threads: any.
+        """
+        return len(self._life.roster)
+
+    def all_clients(self) -> list[Client]:
+        """Return the connected clients, oldest first.
+
+        Threads: any.
+        """
+        return self._life.roster.clients()
+
+    def clients(self, channel: str) -> list[Client]:
+        """Return the clients that listen to a channel, oldest subscription first.
+
+        Threads: any.
+        """
+        found = (each.subscriber for each in self._life.channels.subscriptions(channel))
+        return [each for each in found if isinstance(each, Client)]
+
+    def user_clients(self, user_id: str) -> list[Client]:
+        """Return the connections of a user, oldest first.
+
+        Raises TypeError and InvalidName for a user id that is none.
+
+        Threads: any.
+        """
+        check_user(user_id)
+        return self._life.members.users.of(user_id)
+
+    def channel_count(self) -> int:
+        """Return how many channels somebody listens to.
+
+        Threads: any.
+        """
+        return len(self._life.channels)
+
+    def all_channels(self) -> list[str]:
+        """Return the channels that somebody listens to.
+
+        Threads: any.
+        """
+        return self._life.channels.names()
+
+    def kept_channels(self) -> list[str]:
+        """Return the channels that keep history, longest unused first.
+
+        Threads: any.
+        """
+        return self._life.history.names()
+
+    def channel_subscriber_count(self, channel: str) -> int:
+        """Return how many listen to a channel, `listen` included.
+
+        Threads: any.
+        """
+        return self._life.channels.count(channel)
+
+    def has_subscribers(self, channel: str) -> bool:
+        """Say whether anybody listens to a channel: whether output is worth making.
+
+        Threads: any.
+        """
+        return self._life.channels.count(channel) > 0
+
+    def stats(self) -> HubStats:
+        """Return what the hub counts.
+
+        Threads: any.
+        """
+        history, config = self._life.history.usage(), self.config
+        return HubStats(
+            clients=self.client_count(),
+            channels=len(self._life.channels),
+            subscriptions=self._life.channels.total,
+            queued=self._life.broadcasts.qsize(),
+            history_bytes=history.kept,
+            history_bytes_in_all=config.history_bytes_in_all,
+            published_history_bytes=history.published,
+            published_history_bytes_in_all=config.published_history_bytes_in_all,
+            history_dropped=history.dropped,
+            **self._life.counters.snapshot(),
+        )
+
+    # --- any thread: conveniences ----------------------------------------------------------
 
     def handler(self) -> Callable[..., Iterable[bytes]]:
         """Return a WSGI application that accepts WebSocket connections for this hub.
@@ -522,5 +1055,74 @@ class Hub(Keeper, Publisher):
         return writer(self, process_id)
 
 
-def _is_one(client: Client) -> bool:
-    return True  # a receiver of a broadcast
+class _Inside:
+    """What the parts of a hub ask of it, on a client's reader thread where nothing else is said.
+
+    Args:
+        hub: the hub.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def rule_for(self, channel: str) -> ChannelRule:
+        """Return the rule of a channel. Any thread."""
+        return self._hub._rule_for(channel)
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Have something called on the hub thread, soon. Any thread; never waits."""
+        self._hub._enqueue(Call(call), 0)
+
+    def received(self, client: Client, data: str | bytes) -> None:
+        """Take one whole message of a client; waits while the hub's queue or outbox is full."""
+        hub, life = self._hub, self._hub._life
+        if hub.config.lenient and isinstance(data, bytes):
+            with contextlib.suppress(UnicodeDecodeError):
+                data = data.decode()
+        take = hub._requests.receive if client.verify is None else life.members.lobby.hear
+        # An error of ours in one message must not end a connection.
+        failed = object()
+        if life.guard(take, client, data, default=failed) is failed:
+            life.guard(client.reply, error("internal error", "internal"))
+
+    def subscribe(self, client: Client, request: Subscribe) -> None:
+        """Subscribe a client, as it has asked for; waits while clients may not queue more."""
+        self._hub._subscribe(client, request, most=_MOST_ASKED)
+
+    def unsubscribe(self, client: Client, channel: str) -> None:
+        """Unsubscribe a client. Any thread; does not wait."""
+        self._hub.unsubscribe(client, channel)
+
+    def publish(self, client: Client, channel: str, data: object) -> None:
+        """Send to a channel what a client publishes, at its cost; waits as `subscribe` does."""
+        text = encode(Message(MessageType.EVENT, channel=channel, data=data), time.time())
+        self._hub._publish([text], channel, None, payer=client)
+
+    def subscribers(self, channel: str) -> int:
+        """Return how many subscribers a channel has. Any thread; does not wait."""
+        return self._hub.channel_subscriber_count(channel)
+
+    def notify(self, client: Client, messages: Sequence[Message], *, asked: bool) -> None:
+        """Send messages of the hub's own to a client, at their place among the publications.
+
+        `asked` is whether that answers a request, of which only some may wait. Any thread;
+        waits while the hub's queue is full.
+        """
+        self._hub._enqueue(Notices(client, tuple(messages)), most=_MOST_ASKED if asked else None)
+
+    def call(self, function: Callable[..., Any], *args: Any, client: Client, default: Any) -> Any:
+        """Call a user's function for a client; what it raises is logged, and is `default`."""
+        callbacks = self._hub._life.callbacks
+        return callbacks.call(function, *args, client=client, default=default)
+
+    def count(self, name: str) -> None:
+        """Count something, by its name in `HubStats`. Any thread."""
+        self._hub._life.counters.add(name)
+
+
+def _is_publication(item: Item) -> bool:
+    return isinstance(item, Publication)
+
+
+def _is_of(user_id: str, client: Client) -> bool:
+    return client.user_id == user_id

@@ -10,15 +10,15 @@ long a peer has for its answer to a Close frame.
 from __future__ import annotations
 
 import math
-import queue
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..config import HubConfig
 from ..connection.client import Client
-from ..reentrant import Bell, Intake, Lock
+from ..reentrant import Lock
 from .callbacks import guarded
+from .items import Queues
 from .stats import Counters
 
 __all__ = ["Roster"]
@@ -32,7 +32,7 @@ class Roster:
 
     Args:
         config: the hub's settings.
-        bell: wakes the hub thread.
+        queues: to which clients are added, and whose bell wakes the hub thread.
         enter: called on the hub thread with each client that is admitted.
         refuse: called on the hub thread with each that is not.
         leave: called with each client that is over, on its reader thread as soon as it is
@@ -44,7 +44,7 @@ class Roster:
         self,
         config: HubConfig,
         *,
-        bell: Bell,
+        queues: Queues,
         enter: Callable[[Client], None],
         refuse: Callable[[Client], None],
         leave: Callable[[Client], object],
@@ -55,7 +55,7 @@ class Roster:
         # How long a reader thread waits for the hub thread, and the hub thread for a peer
         # that should answer a Close frame.
         self._patience = config.close_timeout
-        self._bell = bell
+        self._queues = queues
         self._enter = enter
         self._refuse = refuse
         self._leave = leave
@@ -71,10 +71,6 @@ class Roster:
         # Of the hub thread. When whose ping is due, the next first: all wait equally long. By
         # number, so that who has left is not kept alive.
         self._beats: deque[tuple[float, int]] = deque()
-        # guards: themselves; filled by reader threads, emptied by the hub thread. No
-        # bound: a client is in each at most once.
-        self._registers: queue.Queue[Client] = Intake(bell)
-        self._unregisters: queue.Queue[Client] = Intake(bell)
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -95,7 +91,7 @@ class Roster:
         """Note that a client's peer has `close_timeout` seconds to answer its Close frame."""
         with self._lock:
             self._closings.append((time.monotonic() + self._patience, client))
-        self._bell.ring()
+        self._queues.bell.ring()
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -106,7 +102,7 @@ class Roster:
             if not self._open:
                 return False
             self._readers.add(client)
-            self._registers.put(client)
+            self._queues.registers.put(client)
         return True
 
     def admitted(self, client: Client) -> bool:
@@ -128,7 +124,7 @@ class Roster:
                 return
             client.settled.clear()
             client.left = True
-            self._unregisters.put(client)
+            self._queues.unregisters.put(client)
         if wait:
             client.settled.wait(self._patience)  # set by the hub thread
 
@@ -149,24 +145,21 @@ class Roster:
             self._everybody = tuple(self._clients.values())
         return self._everybody
 
-    def settle(self, *, admit: bool = True) -> None:
-        """Take in and take out whoever waits for it."""
-        # Who leaves first, or somebody new would find no room where there is some.
-        while not self._unregisters.empty():
-            client = self._unregisters.get_nowait()
-            self.remove(client)
-            guarded(
-                self._counters, self._leave, client
-            )  # again: it may have been let in after it had left
-            client.settled.set()
-        while not self._registers.empty():
-            client = self._registers.get_nowait()
-            if client.left:
-                continue  # its end has come by above
-            if not guarded(self._counters, self._decide, client, admit, default=True):
-                self._counters.add("refused")
-                guarded(self._counters, self._refuse, client)
-            client.settled.set()
+    def unregister(self, client: Client) -> None:
+        """Take out a client that has ended."""
+        self.remove(client)
+        # Again: it may have been let in after it had left.
+        guarded(self._counters, self._leave, client)
+        client.settled.set()
+
+    def register(self, client: Client, *, admit: bool) -> None:
+        """Take in a client, or refuse it: for want of room, or where `admit` is false."""
+        if client.left:
+            return  # it is in `unregisters`, or was
+        if not guarded(self._counters, self._decide, client, admit, default=True):
+            self._counters.add("refused")
+            guarded(self._counters, self._refuse, client)
+        client.settled.set()
 
     def _decide(self, client: Client, admit: bool) -> bool:
         """Take a client in; False when it is to be refused."""
@@ -228,10 +221,9 @@ class Roster:
         self._everybody = None
 
     def shut(self) -> None:
-        """Admit nobody any more, and let nobody wait."""
+        """Register and unregister nothing more; what is queued already has to be settled."""
         with self._lock:
             self._open = False
-        self.settle(admit=False)
 
     def remaining(self) -> list[Client]:
         """Return a copy of all whose reader thread has not ended, clients or not any more."""

@@ -6,10 +6,8 @@ asks for; the hub does it, by way of `Actions`; the answer goes back to who aske
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..access.authenticators import said_yes
 from ..config import ChannelRule, HubConfig
@@ -44,29 +42,29 @@ logger = get_logger(__name__)
 _COUNTED = {"bad_message": "bad_messages", "bad_channel": "bad_channels"}
 
 
-@dataclass(frozen=True, slots=True)
-class Actions:
-    """What a hub does for its clients, on a client's reader thread or that of a recheck.
+class Actions(Protocol):
+    """What the hub does for its clients' requests."""
 
-    Args:
-        subscribe: has a client listen, from the place in the hub's queue that this takes.
-        unsubscribe: has a client listen to a channel no more.
-        publish: sends data to a channel, as an event, at a client's cost.
-        listeners: says how many listen to a channel.
-        enqueue: has a function called on the hub thread, at its place in the queue.
-        answer: does the same for what a client has asked for.
-        call: calls a user's function and deals with what it raises.
-        count: counts something, by its name.
-    """
+    def subscribe(self, client: Client, request: Subscribe) -> None:
+        """Subscribe a client, from the place in the hub's queue that this takes."""
 
-    subscribe: Callable[[Client, Subscribe], None]
-    unsubscribe: Callable[[Client, str], bool]
-    publish: Callable[[Client, str, object], None]
-    listeners: Callable[[str], int]
-    enqueue: Callable[[Callable[[], object]], None]
-    answer: Callable[[Callable[[], object]], None]
-    call: Callable[..., Any]
-    count: Callable[[str], None]
+    def unsubscribe(self, client: Client, channel: str) -> None:
+        """Unsubscribe a client from a channel."""
+
+    def publish(self, client: Client, channel: str, data: object) -> None:
+        """Send data to a channel, as an event, at a client's cost."""
+
+    def subscribers(self, channel: str) -> int:
+        """Return how many subscribers a channel has."""
+
+    def notify(self, client: Client, messages: Sequence[Message], *, asked: bool) -> None:
+        """Send messages to a client, at their place among the publications."""
+
+    def call(self, function: Callable[..., Any], *args: Any, client: Client, default: Any) -> Any:
+        """Call a user's function; what it raises is logged, and is `default`."""
+
+    def count(self, name: str) -> None:
+        """Count something, by its name."""
 
 
 class Reception:
@@ -134,7 +132,7 @@ class Reception:
             try:
                 self._actions.publish(client, channel, request.data)
                 # It is sent once a subscriber, and may be kept.
-                client.owe(size * max(self._actions.listeners(channel), 1))
+                client.owe(size * max(self._actions.subscribers(channel), 1))
             except (HubFull, HubNotRunning):
                 text, code = "Publish: hub is full, try again", "internal"
                 answer = error(text, code, id=request.id, channel=channel)
@@ -176,7 +174,7 @@ class Reception:
         try:
             # By way of the queue: after the ack no message of the channel follows.
             answer = ack(request.id, {"channel": channel})
-            self._actions.answer(functools.partial(client.tell, answer))
+            self._actions.notify(client, [answer], asked=True)
             return
         except HubNotRunning:
             text = "Unsubscribe: hub is not running"
@@ -222,7 +220,8 @@ class Reception:
             self._actions.unsubscribe(client, channel)
         if refused:
             # By way of the queue: after this no message of the channels follows.
-            self._actions.enqueue(functools.partial(_tell_each, client, refused))
+            told = [_unauthorised(channel) for channel in refused]
+            self._actions.notify(client, told, asked=False)
         return refused
 
     def _may(self, authoriser: Callable[..., Any] | None, client: Client, channel: str) -> bool:
@@ -232,11 +231,6 @@ class Reception:
         return said_yes(
             "an authoriser", lambda: call(authoriser, client, channel, client=client, default=False)
         )
-
-
-def _tell_each(client: Client, channels: Sequence[str]) -> None:
-    for channel in channels:
-        client.tell(_unauthorised(channel))
 
 
 def _unauthorised(channel: str, id: Id = None) -> Message:

@@ -1,28 +1,33 @@
-"""Letting clients go a few at a time, each told when to come back: no deploy is a storm.
+"""The end of a hub's clients: draining in batches, and the shutdown of a life.
 
-Must not know how a connection is closed or what is published. Two things spread the
-returns: the batches, for every client there is, and the word in the Close frame, for
-those that understand it (`backoff.come_back`).
+Two things spread the returns of clients over time, so that a deploy is no storm: the
+batches, for every client, and the text of the Close frame, for those that understand it
+(`backoff.come_back`).
 """
 
 from __future__ import annotations
 
-import queue
-import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..backoff import come_back
 from ..connection.client import Client
 from ..errors import CloseCode
-from ..reentrant import Event, nested
-from .lifecycle import Lifecycle
+from .life import Life
+from .listener import Listener
 
-__all__ = ["Departures", "Draining"]
+__all__ = ["Departures", "awaited", "end", "spread_of"]
 
 _PACE = 0.1  # seconds between batches
 _SPREAD = 5.0  # seconds over which those of one moment come back, when they are few
 _PER_SECOND = 200  # clients that come back in a second, when they are many
+_GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
+_SHOWN = 5  # of what an end waits for, named in the log
+
+
+def spread_of(clients: int) -> float:
+    """Return the seconds over which so many clients come back."""
+    return max(_SPREAD, clients / _PER_SECOND)
 
 
 class Departures:
@@ -56,56 +61,78 @@ class Departures:
         return min(max(self._end - now, 0.0), _PACE)
 
 
-class Draining(Lifecycle):
-    """A hub whose clients can be let go before it stops."""
+def awaited(life: Life) -> str:
+    """Name what the end of a life waits for: callbacks that run, and clients."""
+    running = life.callbacks.running()
+    found = [name if client is None else f"{name} for {client!r}" for name, client in running]
+    busy = {client for _, client in running}
+    found += [
+        f"{client!r}, which has not answered the Close frame"
+        for client in life.roster.remaining()
+        if client not in busy
+    ]
+    if len(found) > _SHOWN:
+        found[_SHOWN:] = [f"{len(found) - _SHOWN} more"]
+    return "; ".join(found) or "its own thread"
 
-    @property
-    def draining(self) -> bool:
-        """Whether `drain` was called: nobody is admitted any more.
 
-        Threads: any.
-        """
-        return not self._admitting
+def end(life: Life, settle: Callable[[], object], listeners: Sequence[Listener]) -> bool:
+    """Close every connection and join every thread of a life; say whether all have ended.
 
-    def drain(self, timeout: float = 10.0, *, spread: float | None = None) -> None:
-        """Let all clients go, for a restart without a storm; `stop()` comes after it.
+    Args:
+        life: in the state CLOSING.
+        settle: empties the hub's queues.
+        listeners: those that are open.
 
-        From now on a handshake gets 503 with Retry-After. Clients are closed with 1012 in
-        batches over `timeout` seconds, each told to come back at a moment of its own of the
-        next `spread` seconds (None: five, or more for more than a thousand clients).
-        Whoever is still there gets what is published. Returns when the last has been told,
-        or the hub stops; no change when the hub does not run. Raises ValueError for a
-        negative time. From a signal handler within a call of the hub, all are told at once.
+    Threads: the hub's; blocks at most twice the close timeout and some.
+    """
+    timeout = life.config.close_timeout
+    waiting = life.members.lobby.shut()
+    deadline = time.monotonic() + timeout
+    _close_clients(life, waiting, time.monotonic() + timeout / 2)
+    _await_clients(life, settle, deadline)
+    # Those as well that were cut before: nothing else ends the wait for their answer now.
+    for client in (*life.roster.remaining(), *waiting):
+        life.guard(client.abort)
+    deadline = max(deadline, time.monotonic()) + _GRACE
+    _await_clients(life, settle, deadline)
+    life.roster.shut()
+    life.guard(settle)  # what was queued before that
+    late: list[Client | Listener] = [*life.roster.join(deadline)]
+    late += [each for each in waiting if not each.join(deadline - time.monotonic())]
+    for listener in listeners:
+        listener.close()
+    late += [each for each in listeners if not each.join(deadline - time.monotonic())]
+    life.join_helpers(deadline)
+    return not late
 
-        Threads: any; blocks at most `timeout` and a moment.
-        """
-        if nested():
-            timeout = 0.0  # this thread may have half done what the hub thread waits for
-        if timeout < 0 or (spread is not None and spread < 0):
-            raise ValueError(f"timeout={timeout} and spread={spread} must not be negative")
-        with self._lock:
-            self._admitting = not self.running
-            if self._admitting:
-                return
-            roster, finished = self._roster, self._finished  # of this life
-        self._settle()
-        if spread is None:
-            spread = max(_SPREAD, len(roster) / _PER_SECOND)
-        departures = Departures(time.monotonic(), timeout, spread, random.random)
-        while present := roster.clients():
-            now = time.monotonic()
-            for client, reason in departures.due(now, present):
-                client.close(CloseCode.RESTART, reason)
-            pause = departures.pause(now)
-            if not pause or not self.running or finished.wait(pause):
-                return
 
-    def _settle(self) -> None:
-        """Wait until all who were admitted before this are among the clients."""
-        settled = Event()
-        try:
-            # In a turn of the hub, calls come after the registrations.
-            self._broadcasts.put(settled.set, not nested(), self._config.close_timeout)
-        except queue.Full:
-            return  # who comes late all the same is met by a later batch, or by stop()
-        settled.wait(0.0 if nested() else self._config.close_timeout)  # set by the hub thread
+def _close_clients(life: Life, waiting: Sequence[Client], until: float) -> None:
+    """Close every client, one that is behind when its replays are over, or time is up.
+
+    So the last lines of a process that is ended reach a viewer that came late.
+    """
+    code, reason = CloseCode.GOING_AWAY, "server going away"
+    late: list[Client] = []
+    for client in (*life.roster.everybody, *waiting):
+        if life.replays.holds(client):
+            late.append(client)
+        else:
+            life.guard(client.close, code, reason)
+    while late:
+        now = time.monotonic()
+        for client in late:
+            if now >= until or not life.replays.holds(client):
+                life.guard(client.close, code, reason)
+        if now >= until:
+            return
+        late = [client for client in late if life.replays.holds(client)]
+        life.bell.wait(min(until, life.replays.next_turn()) - now)  # woken by room
+        life.guard(life.dispatcher.replay)
+
+
+def _await_clients(life: Life, settle: Callable[[], object], deadline: float) -> None:
+    life.guard(settle)
+    while life.roster.everybody and (left := deadline - time.monotonic()) > 0:
+        life.bell.wait(left)  # woken when a client is gone
+        life.guard(settle)

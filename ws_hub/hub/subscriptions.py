@@ -219,6 +219,10 @@ class Channels(Generic[S]):
         with self._lock:
             return len(self._channels.get(channel, {}))
 
+    def has_subscribers(self, channel: str) -> bool:
+        """Say whether a channel has subscribers."""
+        return self.count(channel) > 0
+
     @property
     def total(self) -> int:
         """How many subscriptions there are in all channels."""

@@ -120,9 +120,7 @@ class Server:
                 ssl_context,
                 patience=hub.config.handshake_timeout,
                 most=hub.config.max_handshakes,
-                late=hub.door.late,
-                crowded=hub.door.crowded,
-                turn_away=hub.door.turn_away,
+                hub=hub,
             )
             hosts = Hosts(server.server_name, allowed_hosts)
             server.set_app(_Named(middleware(app, hub, path), hosts))
@@ -194,10 +192,8 @@ class _ThreadingServer(WSGIServer):
         patience: seconds that a request's head may take in all (FAULTS 7).
         most: requests at one time; the next is not accepted until one ends, and answered
             with 503 where none does.
-        late: called for each that took longer.
-        crowded: called for each that is answered with 503.
-        turn_away: returns the refusal of a request that needs no thread for it, else None;
-            called with its address, and with what returns as much of it as has come.
+        hub: whose admission counts requests that are late or find no room, and refuses
+            some before there is a thread for them.
     """
 
     request_queue_size = 1024
@@ -210,15 +206,11 @@ class _ThreadingServer(WSGIServer):
         *,
         patience: float,
         most: int,
-        late: Callable[[], None],
-        crowded: Callable[[], None],
-        turn_away: Callable[[str, Callable[[], bytes]], Answer | None],
+        hub: Hub,
     ) -> None:
         self.patience = patience
         self._most = most
-        self._late = late
-        self._tell_crowded = crowded
-        self._refusal = turn_away
+        self._hub = hub
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.exhausted = False  # the accept thread's: whether the last accept failed
@@ -307,10 +299,10 @@ class _ThreadingServer(WSGIServer):
                 self._room.release()
             return
         if not room and not self._closing:
-            self._tell_crowded()
+            self._hub.door.crowded()
             self._turn_away(request, _BUSY)
         elif not self._closing:
-            answer = self._refusal(client_address[0], functools.partial(_peek, request))
+            answer = self._hub.door.turn_away(client_address[0], functools.partial(_peek, request))
             if answer is None:
                 self.process_request(request, client_address)
                 return
@@ -366,7 +358,7 @@ class _ThreadingServer(WSGIServer):
             client = Handler(request, client_address, self).client
         except OSError as error:  # the peer's doing: went away, no TLS, too slow
             if isinstance(error, TimeoutError):
-                self._late()
+                self._hub.door.late()
             logger.debug("request from %s ended: %s", excerpt(client_address), error)
         except Exception:  # noqa: BLE001 - the top of a thread
             logger.exception("request from %s failed", excerpt(client_address))

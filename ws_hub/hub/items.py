@@ -1,0 +1,116 @@
+"""What waits in the queues of the hub thread: a frozen type for each thing that it does."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..config import HubConfig
+from ..connection.client import Client
+from ..protocol.message import Message
+from ..protocol.publication import Publication
+from ..reentrant import Bell, Intake
+from .dispatcher import Activation
+
+__all__ = [
+    "Call",
+    "Item",
+    "Notices",
+    "Publications",
+    "Queues",
+    "RoomWait",
+    "UserPublication",
+    "size_of",
+    "slots_of",
+]
+
+_ENVELOPE = 512  # bytes that an item costs beside its text, at most about
+
+
+@dataclass(frozen=True, slots=True)
+class Publications:
+    """Publications of one call, delivered without anything between them."""
+
+    each: tuple[Publication, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserPublication:
+    """A publication for all connections that a user has when its turn comes."""
+
+    user_id: str
+    publication: Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """Messages of the hub's own to one client, at their place among the publications."""
+
+    client: Client
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomWait:
+    """A publisher that waits until no replay is far behind.
+
+    Args:
+        channel: whose replays; None for all channels.
+        reached: called when none is far behind any more.
+    """
+
+    channel: str | None
+    reached: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of the hub's own that could not be made where it was asked for.
+
+    It came from within another call of the hub (a signal handler, a finaliser), or has to
+    take its place among what is queued.
+    """
+
+    function: Callable[[], object]
+
+
+Item = Publication | Publications | UserPublication | Activation | Notices | RoomWait | Call
+
+
+class Queues(Protocol):
+    """What the hub thread consumes; made by the hub."""
+
+    @property
+    def bell(self) -> Bell:
+        """What the hub thread sleeps on; rung with each item and for other news."""
+
+    @property
+    def registers(self) -> queue.Queue[Client]:
+        """Clients that are to be admitted."""
+
+    @property
+    def unregisters(self) -> queue.Queue[Client]:
+        """Clients that are to be taken out."""
+
+    @property
+    def broadcasts(self) -> Intake[Item]:
+        """What is published, and what has a place among it."""
+
+
+def size_of(item: Item) -> int:
+    """Return for how many bytes an item counts."""
+    match item:
+        case Publication():  # nearly always
+            return len(item.text) + _ENVELOPE
+        case Publications():
+            return sum([len(each.text) for each in item.each], _ENVELOPE * len(item.each))
+        case UserPublication():
+            return len(item.publication.text) + _ENVELOPE
+    return _ENVELOPE
+
+
+def slots_of(config: HubConfig, item: Item) -> int:
+    """Return how many of the `queue_size` places of the broadcast queue an item takes."""
+    return 1 + size_of(item) * config.queue_size // config.queue_bytes_or_default

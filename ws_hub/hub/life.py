@@ -1,0 +1,230 @@
+"""One life of a hub, from its start to its end: its state, its parts and its helper threads.
+
+    NEW ──start, run──> RUNNING ──drain──> DRAINING
+                           │                  │
+                           └───────stop───────┴──> STOPPING ──> CLOSING ──> STOPPED
+
+In STOPPING the `at_stop` functions run and everything is still delivered, so that a process
+that is ended gets its last output out. CLOSING accepts no new messages, delivers what is
+queued, closes every client with 1001 and joins every thread. A hub that starts again gets a
+new life: nothing is reset in place.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .. import threads
+from ..access.admission import Door
+from ..config import ChannelRule, HubConfig
+from ..connection.client import Client, Hooks
+from ..connection.poller import Poller
+from ..connection.writer_starter import Starter
+from ..reentrant import Event
+from .callbacks import Callbacks, guarded
+from .clients import Members
+from .dispatcher import Dispatcher
+from .history import History
+from .items import Queues
+from .listener import Listener
+from .mailbox import Mailbox
+from .pacing import Pacing
+from .replay import Replays
+from .stats import Counters
+from .stop_hooks import LastWords
+from .subscriptions import Channels
+
+__all__ = ["Life", "State"]
+
+_MAX_NEWS = 1_000_000
+
+
+class State(enum.Enum):
+    """Where a life of a hub is.
+
+    Attributes:
+        accepts: whether messages are taken, and delivered.
+        admits: whether connections become clients.
+        open: whether the hub shows itself as running.
+    """
+
+    NEW = "not started", False, True, False
+    RUNNING = "running", True, True, True
+    DRAINING = "draining", True, False, True
+    STOPPING = "stopping", True, True, False
+    CLOSING = "closing", False, False, False
+    STOPPED = "stopped", False, False, False
+
+    def __init__(self, text: str, accepts: bool, admits: bool, open: bool) -> None:
+        self.text = text
+        self.accepts = accepts
+        self.admits = admits
+        self.open = open
+
+
+class Upward(Protocol):
+    """What the parts of a life ask of the hub."""
+
+    def rule_for(self, channel: str) -> ChannelRule:
+        """Return the rule of a channel. Any thread."""
+
+    def received(self, client: Client, data: str | bytes) -> None:
+        """Take one whole message of a client. Its reader thread."""
+
+    def later(self, call: Callable[[], object]) -> None:
+        """Have something called on the hub thread; raises HubFull. Any thread; never waits."""
+
+
+class Life:
+    """What is made for one start of a hub and ends with its stop.
+
+    Args:
+        config: the hub's settings.
+        queues: what the hub thread consumes.
+        hub: the hub.
+
+    Attributes:
+        state: guarded by the hub's lock; read without it.
+        drained: whether its clients were let go; written under the hub's lock.
+        listeners: guarded by the hub's lock.
+        claimed: whether a thread has taken on the end of this life; guarded by the hub's lock.
+        finished: set when the life is over.
+        thread: the hub thread.
+        owns_thread: whether that thread is the hub's own, and ends with it.
+    """
+
+    def __init__(self, config: HubConfig, queues: Queues, hub: Upward) -> None:
+        self.config = config
+        self.state = State.NEW
+        self.drained = False
+        self.bell = queues.bell
+        self.registers = queues.registers
+        self.unregisters = queues.unregisters
+        self.broadcasts = queues.broadcasts
+        self.listeners: set[Listener] = set()
+        self.claimed = False
+        self.finished = Event()
+        self.thread: threading.Thread | None = None
+        self.owns_thread = False
+        self.at_stop = LastWords()
+        self.counters = Counters()
+        self.callbacks = Callbacks(self.counters)
+        self.pacing = Pacing()
+        self.channels: Channels[Any] = Channels(self._first_came, self._last_left)
+        self.members = Members(config, self.channels, self.counters, queues)
+        self.roster = self.members.roster
+        self.door = Door(config, self.members, count=self.counters.add, call=self.callbacks.call)
+        self.history = History(
+            hub.rule_for,
+            self.channels.has_subscribers,
+            max_bytes=config.history_bytes_in_all,
+            max_published_bytes=config.published_history_bytes_in_all,
+        )
+        self.poller = Poller(self.start_later)
+        self.replays = Replays(
+            self.history,
+            self.channels,
+            watch=self.poller.watch,
+            unwatch=self.poller.unwatch,
+            awake=self.bell.ring,
+        )
+        self.dispatcher = Dispatcher(
+            self.channels,
+            self.history,
+            self.replays,
+            hub.rule_for,
+            self._evict,
+            self.counters,
+            config.compression,
+        )
+        self.hooks = self._make_hooks(hub)
+        self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
+        self._starter: Starter | None = None
+        self.stopper: Mailbox[Life] | None = None
+
+    def _make_hooks(self, hub: Upward) -> Hooks:
+        """Return what clients speak upward with: one for all, not a dozen objects for each."""
+        return Hooks(
+            opened=self.members.opened,
+            admitted=self.roster.admitted,
+            received=hub.received,
+            gone=self.roster.dismiss,
+            finished=self.roster.finished,
+            call=self.callbacks.call,
+            closing=self.roster.closing,
+            count=self.counters.add,
+            start=self.start_later,
+            later=hub.later,
+            crowded=self.pacing.mark,
+        )
+
+    def launch(self, wind_down: Callable[[Life], None]) -> None:
+        """Start the helper threads.
+
+        The thread that ends a life is there from its start: `stop` starts none, so that a
+        signal handler may call it, and so may an interpreter that ends.
+
+        Args:
+            wind_down: called with this life on the stop thread, once it is told to end.
+        """
+        config = self.config
+        # The hub thread must not wait until a thread has started: another one does.
+        self._starter = Starter("ws-hub:starter")
+        self.stopper = Mailbox("ws-hub:stop", wind_down, 1)
+        if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
+            self._notifier = Mailbox("ws-hub:notify", self._tell, _MAX_NEWS)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def guard(self, function: Callable[..., Any], *args: Any, default: Any = None) -> Any:
+        """Call something of ours; what it raises is logged and counted, and is `default`."""
+        return guarded(self.counters, function, *args, default=default)
+
+    def start_later(
+        self, name: str, target: Callable[[], None], step: Callable[[], bool]
+    ) -> threads.Later | None:
+        """Have a thread started soon, for a `target`; until then, `step` does its work."""
+        if self._starter is None:
+            return None
+        thread = threads.Later(name, target, step)
+        self._starter.post(thread)
+        return thread
+
+    # --- under the lock of the subscriptions: posted, so that the order is true ---------------
+
+    def _first_came(self, channel: str) -> None:
+        if self.config.on_first_subscriber is not None and self._notifier is not None:
+            self._notifier.post((self.config.on_first_subscriber, channel))
+
+    def _last_left(self, channel: str) -> None:
+        if self.config.on_last_unsubscribe is not None and self._notifier is not None:
+            self._notifier.post((self.config.on_last_unsubscribe, channel))
+
+    # --- notify thread ---------------------------------------------------------------------
+
+    def _tell(self, news: tuple[Callable[[str], Any], str]) -> None:
+        self.callbacks.call(*news)
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def _evict(self, target: Any) -> None:
+        """Disconnect a client that does not read; it counts as gone from now."""
+        self.roster.remove(target)
+        self.channels.leave(target)
+        target.evict("too slow: the outbox is full")
+
+    def join_helpers(self, deadline: float) -> None:
+        """End the helper threads, after what waits for them; wait until a monotonic moment."""
+        for mailbox in (self._notifier, self.stopper):
+            if mailbox is not None:
+                mailbox.close(drop=False)
+                mailbox.join(deadline - time.monotonic())
+        self.poller.close()
+        self.poller.join(deadline - time.monotonic())
+        if self._starter is not None:
+            self._starter.close()
+            self._starter.join(deadline - time.monotonic())
