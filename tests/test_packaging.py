@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import ws_hub
+import ws_hub.cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,7 +71,11 @@ PUBLIC = [
     "middleware",
     "serve",
 ]
-RUN_TIME = {"websocket-client": "websocket", "wsproto": "wsproto"}
+RUN_TIME = {
+    "simple-websocket": "simple_websocket",
+    "websocket-client": "websocket",
+    "wsproto": "wsproto",
+}
 # Modules of ours that need an extra, and what it brings; imported by nothing but the user.
 OPTIONAL = {
     "authenticators": {"jwt"},

@@ -57,6 +57,26 @@ assert exited.wait(10)
 assert "compiled" in lines, lines
 hub.stop()
 """,
+    "attach": """
+from flask.sessions import SecureCookieSessionInterface
+from simple_websocket import Client
+from werkzeug.serving import make_server
+hub.start()
+server = make_server("127.0.0.1", 0, app, threaded=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+cookie = SecureCookieSessionInterface().get_signing_serializer(app).dumps({"user_id": 7})
+here = f"127.0.0.1:{server.server_port}"
+# This client names the host without its port.
+headers = {"Cookie": f"session={cookie}", "Origin": "http://127.0.0.1"}
+client = Client.connect(f"ws://{here}/ws", headers=headers)
+client.send('{"type": "subscribe", "channel": "news", "id": 1}')
+assert '"ack"' in client.receive(10)
+assert [each.user_id for each in hub.all_clients()] == ["7"]
+client.close()
+hub.stop()
+server.shutdown()
+server.server_close()
+""",
 }
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Changes",
     "ForkAware",
     "Later",
+    "Visit",
     "check_one_kind",
     "check_real",
     "forget_after_fork",
@@ -56,13 +57,37 @@ def _run(target: Callable[..., None], args: tuple[Any, ...]) -> None:
         logger.exception("thread %s died", threading.current_thread().name)
 
 
-def join(thread: threading.Thread | None, timeout: float) -> bool:
+class Visit:
+    """A part of the life of the calling thread, which can be waited for as for a thread."""
+
+    __slots__ = ("_over", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+        # guards: nothing. Set by that thread; waited for by others.
+        self._over = Event()
+
+    def end(self) -> None:
+        """Wake those who wait for it."""
+        self._over.set()
+
+    def is_alive(self) -> bool:
+        """Say whether it has yet to end."""
+        return not self._over.is_set()
+
+    def join(self, timeout: float) -> None:
+        """Wait until it has ended, at most `timeout` seconds."""
+        self._over.wait(timeout)
+
+
+def join(thread: threading.Thread | Visit | None, timeout: float) -> bool:
     """Wait until a thread has ended, at most `timeout` seconds; say whether it has.
 
     The calling thread itself, and no thread at all, count as ended: `stop()` may be
     called from a callback.
     """
-    if thread is None or thread is threading.current_thread():
+    whose = thread.thread if isinstance(thread, Visit) else thread
+    if thread is None or whose is threading.current_thread():
         return True
     thread.join(max(timeout, 0.0))
     return not thread.is_alive()

@@ -150,8 +150,18 @@ class Door:
         """
         self._count("slow_handshakes")
 
-    def knock(self, request: Request, environ: Environ, seen: Seen, *, closed: str = "") -> Entry:
+    def knock(
+        self,
+        request: Request,
+        environ: Environ,
+        seen: Seen,
+        *,
+        closed: str = "",
+        identity: AuthResult | None = None,
+    ) -> Entry:
         """Decide about a handshake; `closed` says why nobody may come in at the moment.
+
+        With an `identity`, the application knows already who it is: nobody is asked.
 
         Threads: a request thread; runs the application's checks.
         """
@@ -177,9 +187,9 @@ class Door:
         if not self._occupancy.has_room(network, ""):  # before anybody is asked who that is
             self._count("crowded_addresses")
             return Entry(CROWDED_ADDRESS)
-        if config.authenticator is None:
+        if config.authenticator is None and identity is None:
             return self._charge(Entry(answer, network=network), address_payer(seen.payer))
-        entry = self._identify(answer, request, environ, network)
+        entry = self._identify(Entry(answer, network=network), request, environ, identity)
         if not entry.answer.accepted:
             return entry
         if entry.identity is not None:
@@ -199,9 +209,11 @@ class Door:
         self._count("barred")
         return in_debt(wait)
 
-    def _identify(self, answer: Answer, request: Request, environ: Environ, network: str) -> Entry:
+    def _identify(
+        self, entry: Entry, request: Request, environ: Environ, identity: AuthResult | None
+    ) -> Entry:
         mark = self._occupancy.mark()  # before anybody is asked
-        result = self._ask(environ)
+        result = self._ask(environ) if identity is None else identity
         if result.valid:
             if "cookie" in request.headers and "origin" not in request.headers:
                 # A cookie comes along whoever has the browser connect; only the Origin
@@ -211,12 +223,12 @@ class Door:
             if not self._occupancy.has_room("", result.user_id or ""):
                 self._count("crowded_users")
                 return Entry(CROWDED_USER)
-            return Entry(answer, result, mark=mark, network=network)
+            return replace(entry, identity=result, mark=mark)
         if self._config.auth_by_message and not result.forbidden and not offers_token(environ):
             # Its texts alone: the server's objects in it end with this request.
             texts = {key: value for key, value in environ.items() if isinstance(value, str)}
             verify = functools.partial(self._verify, texts)
-            return Entry(answer, verify=verify, mark=mark, network=network)
+            return replace(entry, verify=verify, mark=mark)
         self._refused(environ, result)
         if result.forbidden:
             return Entry(refusal("403 Forbidden", "Forbidden"), reason=result.error)

@@ -101,9 +101,9 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_refused", "_sender", "_tab", "_thread",
-        "_transport", "account", "admitted", "claims", "compression", "connected_at", "direct",
-        "expires_at", "id", "last_error", "left", "mark", "network", "payer",
+        "__weakref__", "_accepted", "_channels", "_config", "_hooks", "_refused", "_sender", "_tab",
+        "_thread", "_transport", "account", "admitted", "claims", "compression", "connected_at",
+        "direct", "expires_at", "id", "last_error", "left", "mark", "network", "payer",
         "remote_address", "settled", "state", "user_id", "verify",
     )  # fmt: skip
     replayable = True
@@ -146,7 +146,9 @@ class Client:
         self._hooks = hooks
         self._channels = channels
         self._transport = transport
-        self._thread: threading.Thread | None = None
+        # Whether its handshake was answered elsewhere: then a refusal is a Close frame.
+        self._accepted = not greeting
+        self._thread: threading.Thread | threads.Visit | None = None
         outbox = Outbox(config.outbox_messages, config.outbox_bytes)
         if greeting:
             outbox.begin(greeting, 0, 0)
@@ -427,9 +429,14 @@ class Client:
     def refuse(self, answer: Answer) -> None:
         """Answer the handshake with a refusal, and end.
 
+        Where it was answered elsewhere, close with the code that means the same.
+
         Threads: the hub's, and the client's reader; waits at most a tenth of a second, for
         what the reader is about in TLS.
         """
+        if self._accepted:
+            self.close(answer.close_code, answer.text)
+            return
         with self._transport.lock, contextlib.suppress(OSError):
             self.direct.send(answer.to_bytes(), patience=0.1)
         self.abort()
@@ -480,6 +487,17 @@ class Client:
         self._thread.name = f"ws-hub:reader:{self.id}"
         self.run()
 
+    def visit(self) -> None:
+        """Live on the calling thread, which goes on afterwards: `join` waits for that.
+
+        Threads: the request thread of the connection; blocks.
+        """
+        self._thread = visit = threads.Visit()
+        try:
+            self.run()
+        finally:
+            visit.end()
+
     def run(self) -> None:
         """Live: from registration to the last callback.
 
@@ -495,6 +513,8 @@ class Client:
             elif opened and hooks.admitted(self):
                 self.begin()
                 code, reason = self._receive()
+            if self._accepted and not self.admitted and self.verify is None:
+                self._farewell()
         finally:
             self._sender.end()
             self._transport.shutdown()
@@ -507,6 +527,12 @@ class Client:
                 # A plain number: the parser's enumeration reads otherwise in each Python.
                 hooks.call(self._config.on_disconnect, self, int(code), reason, client=self)
             hooks.finished(self)
+
+    def _farewell(self) -> None:
+        """Have the peer of a connection that was not taken in read why."""
+        self.close(CloseCode.TRY_AGAIN, "the hub takes no more")  # unless it is closed already
+        self._sender.drain()
+        self._transport.linger(self._config.close_timeout)
 
     def begin(self) -> None:
         """Run on_connect: it is in the hub now.

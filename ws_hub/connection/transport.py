@@ -24,11 +24,13 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.events import Event as Parsed
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 from wsproto.utilities import LocalProtocolError
@@ -39,7 +41,17 @@ from ..reentrant import Lock
 from .fast_send import Direct, keeps_blocking
 from .progress import measure
 
-__all__ = ["Binary", "Broken", "Closed", "Event", "Pinged", "Ponged", "Text", "Transport"]
+__all__ = [
+    "Binary",
+    "Broken",
+    "Closed",
+    "Event",
+    "Inherited",
+    "Pinged",
+    "Ponged",
+    "Text",
+    "Transport",
+]
 
 # Of a receive. Thousands hold a buffer of that size while they wait; and what one receive
 # brings is parsed and handled in one go, of which tiny frames must not be thousands.
@@ -97,6 +109,30 @@ class Broken:
 
 
 Event = Text | Binary | Pinged | Ponged | Closed | Broken
+
+
+class Parser(Protocol):
+    """What parses the frames of a peer: wsproto's `Connection`, or what does as it does."""
+
+    @property
+    def state(self) -> ConnectionState: ...
+
+    def receive_data(self, data: bytes) -> None: ...
+
+    def events(self) -> Iterable[Parsed]: ...
+
+
+class Inherited(Parser, Protocol):
+    """What another reader of a connection leaves: the parser that it used, and its bytes.
+
+    Until that reader has ended, it may be the one that the kernel gives the next bytes to.
+    """
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for messages that it has parsed, or its end; False when time is up."""
+
+    def take(self) -> bytes | None:
+        """Return the bytes that it has read and not parsed; None before its end."""
 
 
 class _Headers(Extension):
@@ -174,7 +210,8 @@ class Transport:
         message_timeout: seconds to wait, in all, for the rest of one message or control
             frame; None for ever.
         compression: whether permessage-deflate was agreed on.
-        received: bytes that came in together with the HTTP request.
+        received: bytes that came in together with the HTTP request; or what another reader
+            of this connection leaves, the parser included, whose extensions are then used.
         borrowed: the descriptor is somebody else's to close.
     """
 
@@ -186,7 +223,7 @@ class Transport:
         max_fragments: int,
         message_timeout: float | None = None,
         compression: bool = False,
-        received: bytes = b"",
+        received: bytes | Inherited = b"",
         borrowed: bool = False,
     ) -> None:
         self.direct = Direct(sock)
@@ -201,11 +238,18 @@ class Transport:
         # The rest belongs to the reader thread.
         self._patience = -1.0  # seconds that a blocking receive waits, once it is known
         # Made for the first byte: of thousands who only watch, most have not said one yet.
-        self._parser: Connection | None = None
+        self._parser: Parser | None = None
+        self._other: Inherited | None = None  # until the other reader has ended
         self._come: Iterator[Event] = iter(())  # what is left of the last receive
         self._headers = _Headers(max_message_size)
         self._inflation = Inflation(max_message_size) if compression else None
-        self._received = received
+        self._received = b""
+        if isinstance(received, bytes):
+            self._received = received
+        else:
+            self._parser = self._other = received
+        # Of one receive, as a little that is compressed can inflate to much.
+        self._sips = compression or self._other is not None
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._message_timeout = math.inf if message_timeout is None else message_timeout
@@ -321,6 +365,8 @@ class Transport:
         """
         if events := self._some_events():
             return events
+        if self._other is not None:
+            return self._receive_other(self._other, timeout)
         if not self._unfinished:
             data = self._read(timeout)
         else:
@@ -340,6 +386,16 @@ class Transport:
         if self._unfinished and self._waited > self._message_timeout:
             events.append(self._too_slow())
         return events
+
+    def _receive_other(self, other: Inherited, timeout: float) -> list[Event] | None:
+        """Return what another reader has taken in: until its end, the socket is not read here."""
+        if not other.wait(timeout):
+            return None
+        data = other.take()
+        if data is not None:
+            self._other, self._received = None, data
+        self._come = self._events(b"")  # what it has parsed
+        return self._some_events()
 
     def _some_events(self) -> list[Event]:
         """Take events from what came in, as many as hold together about one large message.
@@ -423,7 +479,7 @@ class Transport:
     def _most_bytes(self) -> int:
         """Return how much to receive: the rest of a large frame at once, all else in bits."""
         missing = self._headers.missing
-        if missing <= _FIRST_BYTES or self.compression:  # a little can inflate to much
+        if missing <= _FIRST_BYTES or self._sips:
             return _FIRST_BYTES
         return min(missing, _RECEIVE_BYTES)
 
@@ -462,7 +518,7 @@ class Transport:
             parser.receive_data(data)
         except LocalProtocolError:  # bytes after the peer's Close frame
             return
-        self._unfinished = True  # unless something has come to its end
+        self._unfinished = self._unfinished or bool(data)  # unless something comes to its end
         for event in parser.events():
             if isinstance(event, (TextMessage, BytesMessage)):
                 message = self._assemble(event)

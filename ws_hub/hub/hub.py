@@ -37,7 +37,7 @@ from ..access.authenticators import check_user, said_yes
 from ..backplane.publisher import EVERYBODY, Everybody, Publisher
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
-from ..connection.transport import Transport
+from ..connection.transport import Inherited, Transport
 from ..errors import (
     CloseCode,
     ConnectionClosed,
@@ -63,6 +63,7 @@ from ..protocol.requests import Subscribe, error
 from ..reentrant import Bell, Event, Intake, Lock, nested
 from ..validation import check_plain
 from ..wsgi.app import handle
+from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
 from .dispatcher import Activation
 from .items import (
@@ -826,7 +827,7 @@ class Hub(Publisher):
         *,
         greeting: bytes = b"",
         remote_address: str = "",
-        received: bytes = b"",
+        received: bytes | Inherited = b"",
         borrowed: bool = False,
         entry: Entry | None = None,
     ) -> Client:
@@ -834,7 +835,8 @@ class Hub(Publisher):
 
         The caller then calls its `start()`, or its `run()` to lend its own thread; the
         client closes the socket at its end unless it is `borrowed`. `greeting` goes out
-        once it is registered, `received` came in already. `entry` is what the door said
+        once it is registered; without one, the handshake was answered elsewhere, and a
+        refusal is a Close frame. `received` came in already. `entry` is what the door said
         of it, and who it is.
 
         Threads: any.
@@ -998,6 +1000,17 @@ class Hub(Publisher):
         server, when the connection is over.
         """
         return handle(self, environ, start_response)
+
+    def attach(
+        self, ws: Any, *, user_id: str | int | None = None, claims: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make a client of a connection that simple_websocket has accepted, until it ends.
+
+        For a route of flask-sock; see `ws_hub.wsgi.attach.attach`, which this calls.
+
+        Threads: the request thread of the connection; blocks until that has ended.
+        """
+        attach(self, ws, user_id=user_id, claims=claims)
 
     def run_process(
         self,

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..errors import CloseCode
 from ..origin import is_allowed, parse_origin
 from .compression import agree
 
@@ -22,6 +23,14 @@ RETRY = ("Retry-After", "5")  # seconds: what is lacking now may be there then
 SUBPROTOCOL = "ws-hub"
 
 _EXTENSIONS = "Sec-WebSocket-Extensions"
+# What a refusal is to a connection that was accepted elsewhere. A client that hears 4401 or
+# 4403 does not come back, as it does not after 401 and 403.
+_CLOSE_CODES = {
+    "401": CloseCode.UNAUTHENTICATED,
+    "403": CloseCode.FORBIDDEN,
+    "429": CloseCode.POLICY,
+    "503": CloseCode.TRY_AGAIN,
+}
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
@@ -61,6 +70,16 @@ class Answer:
     def compression(self) -> bool:
         """Whether it agrees on permessage-deflate."""
         return any(name == _EXTENSIONS for name, _ in self.headers)
+
+    @property
+    def close_code(self) -> CloseCode:
+        """The close code of a refusal, for a connection that is a WebSocket already."""
+        return _CLOSE_CODES.get(self.status[:3], CloseCode.PROTOCOL_ERROR)
+
+    @property
+    def text(self) -> str:
+        """What a refusal says, without the end of its line."""
+        return self.body.decode().strip()
 
     def to_bytes(self) -> bytes:
         """Return the answer as an HTTP/1.1 response, for a connection that is ours."""

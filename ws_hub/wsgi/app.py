@@ -27,6 +27,7 @@ from ..access.admission import Door, Entry
 from ..access.proxies import Seen
 from ..connection.adoption import ThrowAway, adopt, check_spare, dismiss, leave
 from ..connection.client import Client
+from ..connection.transport import Inherited
 from ..errors import AdoptionError, excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, refusal
@@ -41,7 +42,7 @@ from .servers import (
     take_input,
 )
 
-__all__ = ["handle", "middleware", "split_absolute"]
+__all__ = ["closed_reason", "handle", "middleware", "request_of", "split_absolute"]
 
 logger = get_logger(__name__)
 
@@ -69,7 +70,7 @@ class AcceptingHub(Protocol):
         *,
         greeting: bytes = b"",
         remote_address: str = "",
-        received: bytes = b"",
+        received: bytes | Inherited = b"",
         borrowed: bool = False,
         entry: Entry | None = None,
     ) -> Client: ...
@@ -82,10 +83,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     ends TLS (see `ws_hub.wsgi.app`).
     """
     seen = hub.door.see(environ)
-    closed = "" if hub.running else "the hub is not running"
-    if hub.draining:
-        closed = "the server restarts"
-    entry = hub.door.knock(_request(environ, seen), environ, seen, closed=closed)
+    entry = hub.door.knock(request_of(environ, seen), environ, seen, closed=closed_reason(hub))
     answer = entry.answer
     if not answer.accepted:
         return _refuse(answer, environ, seen, start_response, entry.reason)
@@ -121,6 +119,16 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     # access log.
     start_response(answer.status, [])
     return _Unsent(throw_away)
+
+
+def closed_reason(hub: AcceptingHub) -> str:
+    """Say why a hub admits nobody at the moment; "" when it does.
+
+    Threads: any.
+    """
+    if hub.draining:
+        return "the server restarts"
+    return "" if hub.running else "the hub is not running"
 
 
 def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Application:
@@ -217,7 +225,8 @@ def _stay(
     return _Unsent(throw_away)
 
 
-def _request(environ: Environ, seen: Seen) -> Request:
+def request_of(environ: Environ, seen: Seen) -> Request:
+    """Return the facts of a request that a handshake depends on."""
     headers = {
         key[5:].replace("_", "-").lower(): value
         for key, value in environ.items()
