@@ -1,6 +1,6 @@
-"""Calls that survive what they call: a user's functions, and pieces of the hub's own work.
+"""Guarded calls: of user functions, and of pieces of the hub's own work.
 
-Must not know hubs, clients or sockets.
+An exception is logged and counted, and its caller goes on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Callbacks:
     ) -> Any:
         """Call a user's function; what it raises is logged and counted, and is `default`.
 
-        `client` is whose callback it is; its `last_error` is set.
+        `client` is the one that the callback is for; its `last_error` is set.
         """
         key = object()
         depth = getattr(self._inside, "depth", 0)

@@ -1,9 +1,9 @@
-"""Who is a client, and who waits to be one: the roster, the lobby, and whose they are.
+"""The clients of a hub: registered ones, pending ones, their users, and their quotas.
 
-Must not know what is published. Each client comes by `opened` and goes by the roster's
-`dismiss`, both on its reader thread; it counts as its user's while it is in the roster. It
-takes its places, among those from one address and of one user, before its handshake is
-answered or its token is, and has them until its socket is closed.
+A connection enters by `opened` and leaves by the registry's `dismiss`, both on its reader
+thread; it counts as a connection of its user while it is registered. It counts against the
+limits on connections of one address and of one user from before its handshake, or its
+token, is answered until its socket is closed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Members:
 
     Args:
         config: the hub's settings.
-        channels: who listens to what; left by whoever leaves.
+        channels: the subscriptions; a client that leaves is taken out of them.
         counters: what is counted.
         queues: those of the hub thread.
     """
@@ -88,9 +88,9 @@ class Members:
     # --- reader threads --------------------------------------------------------------------
 
     def opened(self, client: Client) -> bool:
-        """Register a client, or have it wait while it has to say who it is.
+        """Register a client, or keep it pending until it has authenticated.
 
-        False when that may not be; then it has been answered.
+        False when it is refused; then it has been answered.
         """
         answer = _FULL
         self._enter_account(client, client.payer)
@@ -126,7 +126,7 @@ class Members:
         if not self._enter_user(client):
             client.close(CloseCode.POLICY, "too many connections of this user")
             return False
-        # It paid for its own address until it said who it is.
+        # Its costs were charged to its address until it had authenticated.
         self._leave_account(client)
         self._enter_account(client, user_payer(client.user_id or ""))
         if self._must_wait(client):
@@ -187,7 +187,7 @@ class Members:
         # Else its handshake was answered long ago, and the lobby tells it.
 
     def expire(self, now: float) -> float:
-        """End whose time is up: for a closing handshake, for saying who it is, or as a user.
+        """End clients whose time for a closing handshake, for authentication, or as a user is up.
 
         Returns when to look again.
         """

@@ -1,10 +1,8 @@
-"""From publications to deliveries: numbered, kept, joined per target, handed over.
+"""The dispatcher: publications are numbered, kept, joined per target and delivered.
 
-A subscription goes live here, at its place among the messages: at once, or when what it
-missed has been replayed.
-
-Must not know sockets, queues, or what a target is beyond `Target`. Everything here
-runs on the hub thread, which owns it; nothing here waits.
+A subscription becomes live here, at its place among the messages: at once, or when what it
+missed has been replayed. Everything here runs on the hub thread, which owns it; nothing
+here waits.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ __all__ = ["Activation", "Dispatcher", "Target"]
 
 
 class Target(Reachable, Viewer, Protocol):
-    """Who can be delivered to: a client, a listener."""
+    """A receiver of publications: a client or a listener."""
 
     @property
     def replayable(self) -> bool:
@@ -72,11 +70,11 @@ class Dispatcher:
     """Delivers publications, and replays what was missed.
 
     Args:
-        channels: who listens to what.
+        channels: the subscriptions.
         history: what is kept.
         replays: what sends it.
         rule_for: what holds for a channel.
-        evict: called with a target whose full outbox means that it is cut.
+        evict: disconnects a target whose outbox is full and whose rule says so.
         counters: what is counted.
         compression: whether there can be targets that take compressed frames.
     """
@@ -104,8 +102,8 @@ class Dispatcher:
     ) -> None:
         """Deliver publications, each target's joined and in order.
 
-        `everybody` does not change meanwhile, whoever is cut. Clients pay for the delivery
-        of what is theirs.
+        `everybody` does not change meanwhile, also when a client is disconnected. The
+        delivery of what a client has published is charged to it.
         """
         payers = [each.payer for each in publications if each.payer is not None]
         if not payers:

@@ -1,7 +1,7 @@
-"""What has to end before the process does: the hubs that run.
+"""The hubs that run in this process, to be stopped before it ends.
 
-Must not know what they are beyond `stop`. Python's `atexit` ends them in any case, last
-of all; a server that tells earlier that its end has come (`gunicorn`) finds them here.
+Python's `atexit` stops them in any case, last of all; a server that announces its end
+earlier (`gunicorn`) finds them here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Stoppable(Protocol):
 
 
 # guards: nothing, it is changed and copied by one call each. Written when a hub starts or
-# has ended. Of a forked child's parent: hubs that do not run there, and whose stop is nothing.
+# has ended. In a forked child, also the hubs of its parent: there their `stop` does nothing.
 _running: dict[int, Any] = {}
 
 

@@ -1,11 +1,11 @@
 """The last messages of the channels that keep any, numbered and joined.
 
-Must not know sockets, threads or subscribers; time is an argument. The hub thread alone
-numbers, keeps, locates and cuts; any thread may ask what is kept and what it takes.
+No I/O and no clock: time is an argument. The hub thread alone numbers, keeps, locates and
+cuts; any thread may ask which channels have history and how much memory it takes.
 
 Messages are kept in blocks. A block that is full is joined once, for good: the same bytes
 are the history and a piece of every replay that passes by. Only a piece that begins or
-ends inside a block is cut out of it, and shared by those who ask for the same.
+ends inside a block is cut out of it, and shared by all replays that need the same part.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class _Kind:
     Attributes:
         channels: those that keep something, longest unused first.
         awaited: positions of those that keep nothing any more but have a numbering: a
-            position given out stays good, and a subscriber, whom nobody tells of a new
+            position given out stays good, and a subscriber, which is not told of a new
             numbering, takes no message for an old one.
         cost: bytes of memory that they take.
     """
@@ -401,7 +401,7 @@ class History:
 
     def _forget(self, kind: _Kind) -> None:
         """Forget the oldest numberings of channels without subscribers, beyond the bound."""
-        # Each look is at one channel, and who listens is asked without the lock: the
+        # Each look is at one channel, and its subscribers are asked for without the lock: the
         # channel map's is taken before it. No other thread changes what is looked at.
         for _ in range((len(kind.awaited) - _MAX_CHANNELS) * 2):
             channel = next(iter(kind.awaited))
@@ -459,7 +459,7 @@ class History:
         return Range(position, after, after == since)
 
     def piece(self, channel: str, epoch: str, after: int) -> Piece | None:
-        """Return the messages behind a number, as many as are shared by all who pass by.
+        """Return the messages behind a number, as many as all replays share.
 
         None when there are none: the number is the last of its numbering.
         """
@@ -477,7 +477,7 @@ class History:
             return Piece(frames, first, last, kept.seq)
 
     def _cut_locked(self, key: tuple[str, str, int, int], make: Callable[[], bytes]) -> bytes:
-        """Return a part of a block, the same bytes for all who ask for it soon."""
+        """Return a part of a block, the same bytes for all replays that need it soon."""
         assert self._lock.locked()
         found = self._cuts.get(key)
         if found is None:

@@ -460,7 +460,7 @@ class Hub(Publisher):
         From now on a handshake gets 503 with Retry-After. Clients are closed with 1012 in
         batches over `timeout` seconds, each told to come back at a moment of its own of the
         next `spread` seconds (None: five, or more for more than a thousand clients).
-        Whoever is still there gets what is published. Returns when the last has been told,
+        Clients that are still connected get what is published. Returns when the last is closed,
         or the hub stops; no change when the hub does not run. Raises ValueError for a
         negative time. From a signal handler within a call of the hub, all are told at once.
 
@@ -489,13 +489,13 @@ class Hub(Publisher):
                 return
 
     def _settle(self, life: Life) -> None:
-        """Wait until all who were admitted before this are among the clients."""
+        """Wait until every client that was admitted before this is registered."""
         settled = Event()
         try:
             # In a turn of the hub, calls come after the registrations.
             life.broadcasts.put(Call(settled.set), not nested(), self._config.close_timeout)
         except queue.Full:
-            return  # who comes late all the same is met by a later batch, or by stop()
+            return  # a client that is registered later is met by a later batch, or by stop()
         settled.wait(0.0 if nested() else self._config.close_timeout)  # set by the hub thread
 
     def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
@@ -660,14 +660,14 @@ class Hub(Publisher):
     def wait_for_room(
         self, channel: str | Everybody = EVERYBODY, timeout: float | None = None
     ) -> bool:
-        """Wait until nobody who listens to a channel is behind; without one, nobody at all.
+        """Wait until no subscriber of a channel is behind; without a channel, no client at all.
 
-        Nobody is when everything that was published before this call is on its way, at
-        most half full is the outbox of each client that listens, and a client that came
-        late has yet to read at most half of what the channel may keep. Whoever publishes
-        much calls this now and then, and is slowed to the pace of the slowest client
-        instead of having it skip messages. A client that reads nothing at all is cut
-        after the write timeout, and waited for no longer. False after `timeout` seconds
+        None is behind when everything that was published before this call is dispatched, the
+        outbox of each subscriber is at most half full, and each replay has at most half of
+        the channel's history before it. A thread that publishes much calls this now and
+        then, and is slowed to the slowest client instead of having it skip messages. A
+        client that reads nothing is disconnected after the write timeout, and not waited
+        for any longer. False after `timeout` seconds
         (None: `publish_timeout`). Raises InvalidName, HubNotRunning, HubFull.
 
         Threads: any but those of callbacks; blocks at most `timeout`.
@@ -836,8 +836,8 @@ class Hub(Publisher):
         The caller then calls its `start()`, or its `run()` to lend its own thread; the
         client closes the socket at its end unless it is `borrowed`. `greeting` goes out
         once it is registered; without one, the handshake was answered elsewhere, and a
-        refusal is a Close frame. `received` came in already. `entry` is what the door said
-        of it, and who it is.
+        refusal is a Close frame. `received` came in already. `entry` is the decision of
+        admission, with its identity.
 
         Threads: any.
         """

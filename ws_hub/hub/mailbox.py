@@ -1,7 +1,6 @@
 """A callable on a thread of its own, behind a bounded queue.
 
-Must not know what is handed over. Whoever posts never waits; whatever the callable
-does, it delays only its own queue.
+Posting never waits; a callable that is slow delays only its own queue.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Mailbox(Generic[T]):
         # guards: itself. Filled by any thread without waiting (the bound is kept by
         # `post`, so that the end always fits); emptied by this mailbox's thread.
         self._queue: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
-        self._closed = False  # set once, by whoever closes it
+        self._closed = False  # set once, by `close`
         self._thread = threads.start(name, self._run)
 
     def post(self, item: T) -> bool:

@@ -1,6 +1,6 @@
 """Slowing a loop that publishes to what the clients that read well take.
 
-Must not know sockets, channels or what is published. Two bounds make that hold: a client
+Two bounds make that hold: a client
 is crowded when its outbox is more than half full, and what may be in the hub's queue, or
 taken from it and not yet delivered, is less than the other half. So a loop that waits
 while one of its receivers is crowded fills no outbox. Whether a crowded client is worth

@@ -1,7 +1,7 @@
-"""Where connections wait that have yet to say who they are: in a first message.
+"""Pending connections: accepted ones that have yet to authenticate, in a first message.
 
-Must not know sockets, channels, or who is inside the hub. Nothing reaches a client in
-here, and nothing that it says counts but its first message,
+No publication reaches a pending connection, and of what it sends only the first message
+counts,
 
     {"type": "auth", "data": TOKEN}
 
@@ -28,7 +28,7 @@ class Lobby:
     Args:
         has_room: says, from how many wait, whether one more may.
         admit: takes a client into the hub; closes it, and returns False, when it may not.
-        mark: returns the mark of a client whose token is looked at from now on.
+        mark: returns the mark of a client whose token is verified from now on.
         any_case: whether keys of its message may be of any case.
     """
 
@@ -73,7 +73,7 @@ class Lobby:
         if token is None or client.verify is None:
             client.close(CloseCode.UNAUTHENTICATED, "say who you are first")
             return
-        client.mark = self._mark()  # who was revoked before may have a new token by now
+        client.mark = self._mark()  # a user that was revoked before may have a new token by now
         result = client.verify(token)
         if not result.valid:
             code = CloseCode.FORBIDDEN if result.forbidden else CloseCode.UNAUTHENTICATED
@@ -91,14 +91,14 @@ class Lobby:
     # --- hub thread ------------------------------------------------------------------------
 
     def shut(self) -> list[Client]:
-        """Let nobody in any more; return who waits."""
+        """Accept no connection any more; return the pending ones."""
         with self._lock:
             self._open = False
             return list(self._waiting)
 
     @property
     def everybody(self) -> Collection[Client]:
-        """Who waits, not copied: for a look from outside."""
+        """The pending connections, not copied."""
         return self._waiting.keys()
 
 

@@ -1,6 +1,6 @@
-"""Hubs that run in the master of a server whose workers are forks of it: warned of, once.
+"""A warning of hubs that run in the master of a server whose workers are forks of it.
 
-Must not know hubs, nor import a server: a master is known by the module that forks.
+No server is imported: a master is known by the module that forks.
 
 A worker's hub is another one, with the clients: the master's has none, ever, and what is
 published there reaches nobody, without an error (FAULTS 77). Only gunicorn's hooks
@@ -27,7 +27,7 @@ _warned = False  # written and read by the thread that forks: the master's main 
 
 
 def warn(log: logging.Logger) -> None:
-    """Warn of the hubs that run in this process, a master; once, whoever asks for it.
+    """Warn of the hubs that run in this process, a master; once in its life.
 
     Threads: the one that forks.
     """
@@ -56,6 +56,6 @@ def watch() -> None:
 
 def _forked() -> None:
     # A program may fork beside its hub as it likes (`multiprocessing`): the hub goes on, with
-    # its clients. So what counts is who called `os.fork`.
+    # its clients. So what counts is the module that called `os.fork`.
     if sys._getframe(1).f_globals.get("__name__") in _MASTERS:
         warn(logger)

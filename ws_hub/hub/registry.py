@@ -1,7 +1,7 @@
-"""Who is connected: clients come and go by way of the hub thread.
+"""The registry of connected clients, changed by the hub thread.
 
-Must not know what is published. A reader thread queues its client; the hub thread takes
-it in and answers its handshake, so that who has the answer gets every later broadcast.
+A reader thread queues its client; the hub thread registers it and answers its handshake, so
+that a client that has the answer gets every later broadcast.
 Where there is a callback its reader waits for that: `on_connect` sees the hub with the
 client, `on_disconnect` without it. The hub thread also keeps the times: pings, and how
 long a peer has for its answer to a Close frame.
@@ -66,10 +66,10 @@ class Roster:
         self._clients: dict[int, Client] = {}  # changed by the hub thread only
         self._everybody: tuple[Client, ...] | None = None  # of the hub thread
         self._readers: set[Client] = set()  # whose reader thread has not ended
-        # Whose Close frame is to be answered by when, the first first.
+        # The clients that have to answer a Close frame, and by when; the earliest first.
         self._closings: deque[tuple[float, Client]] = deque()
-        # Of the hub thread. When whose ping is due, the next first: all wait equally long. By
-        # number, so that who has left is not kept alive.
+        # Of the hub thread. When the ping of which client is due, the earliest first: all wait
+        # equally long. By number, so that a client that has left is not kept alive.
         self._beats: deque[tuple[float, int]] = deque()
 
     # --- any thread ------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Roster:
         return True
 
     def expire(self, now: float) -> float:
-        """Cut those whose closing time is up; return when to look again, as `beat` does."""
+        """Cut the clients whose closing time is up; return when to look again, as `beat` does."""
         while True:
             with self._lock:
                 if not self._closings:
@@ -193,7 +193,7 @@ class Roster:
             guarded(self._counters, client.expire)
 
     def beat(self, now: float) -> float:
-        """Ping those whose turn it is; return when to look again, in monotonic seconds.
+        """Ping the clients whose ping is due; return when to look again, in monotonic seconds.
 
         From this thread and not from each client's writer: that is one thread to wake for
         the pings of a quarter of a second, instead of one for each.
@@ -226,7 +226,7 @@ class Roster:
             self._open = False
 
     def remaining(self) -> list[Client]:
-        """Return a copy of all whose reader thread has not ended, clients or not any more."""
+        """Return a copy of the clients whose reader thread has not ended, registered or not."""
         with self._lock:
             return list(self._readers)
 

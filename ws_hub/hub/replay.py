@@ -1,7 +1,6 @@
 """Replays: kept messages sent in pieces, each client at its own pace.
 
-Must not know sockets or what is published; of clients it knows `Viewer`. Everything but
-`wake` runs on the hub thread, which owns it; nothing here waits.
+Everything but `wake` runs on the hub thread, which owns it; nothing here waits.
 
 A replay has a cursor in its channel's history, and its subscription is not live: what is
 published meanwhile reaches it by way of the history. When the cursor has reached the last
@@ -64,7 +63,7 @@ class Gap:
     """Messages that were let go by their history before a replay came to them.
 
     Args:
-        subscription: whose replay it is.
+        subscription: the one that it is for.
         after: the last number that was sent.
         missed: how many messages are gone.
     """
@@ -105,7 +104,7 @@ class Replays:
 
     Args:
         history: what is sent.
-        channels: who still listens to what.
+        channels: the subscriptions.
         watch: has a function called once a descriptor has room; False when nobody can.
         unwatch: takes that back.
         awake: wakes the hub thread.
@@ -129,7 +128,7 @@ class Replays:
         self._awake = awake
         self._clock = clock
         self._queues: dict[Any, _Queue] = {}
-        # All replays of each channel, and whose they are. A channel that was looked at for
+        # All replays of each channel, with their targets. A channel that was looked at for
         # publishers goes to the end.
         self._by_channel: OrderedDict[str, dict[_Replay, _Queue]] = OrderedDict()
         self._near = 0  # how many channels at its end were looked at, and are near
@@ -210,7 +209,7 @@ class Replays:
 
         None stands for all channels.
         They are when none has yet to send more than half of what the channel may keep:
-        who publishes faster than that would push it out before it is sent. A client whose
+        publishing faster than that would push messages out before they are sent. A client whose
         socket was full for a second is waited for no more.
         """
         if self._by_channel if channel is None else channel in self._by_channel:
@@ -306,7 +305,7 @@ class Replays:
         queued.many = max(_FEW, 2 * len(queued.replays))
 
     def _next(self, queued: _Queue) -> _Replay | None:
-        """Return the replay whose turn it is; forget those before it that have ended.
+        """Return the next replay; forget those before it that have ended.
 
         A client that has left has no subscription any more, so that all of them go.
         """

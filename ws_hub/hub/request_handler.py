@@ -1,7 +1,7 @@
-"""What clients ask for is carried out here, each request on its client's reader thread.
+"""The requests of clients, each handled on its client's reader thread.
 
-Must not know sockets, or how what it passes on is delivered. `commands` says what a text
-asks for; the hub does it, by way of `Actions`; the answer goes back to who asked.
+`protocol.requests` says what a text asks for; the hub does it, by way of `Actions`; the
+answer goes back to the client.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Reception:
         self._is_channel = is_channel
         self._rule_for = rule_for
         self._actions = actions
-        self._recheck = object()  # the newest one; replaced whole, by whoever begins one
+        self._recheck = object()  # of the newest recheck; replaced whole
 
     # --- reader threads --------------------------------------------------------------------
 

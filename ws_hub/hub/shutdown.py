@@ -31,7 +31,7 @@ def spread_of(clients: int) -> float:
 
 
 class Departures:
-    """Who is let go when, and told to come back when.
+    """Decides which client is closed when, and when each is told to reconnect.
 
     Args:
         began: monotonic seconds.
@@ -49,7 +49,7 @@ class Departures:
         self._told: set[int] = set()
 
     def due(self, now: float, present: Collection[Client]) -> Iterator[tuple[Client, str]]:
-        """Yield who of those present is let go now, and what each is told."""
+        """Yield the clients of `present` that are closed now, each with its Close reason."""
         waiting = [client for client in present if client.id not in self._told]
         batches = int(max(self._end - now, 0.0) / _PACE) + 1
         for client in waiting[: -(-len(waiting) // batches)]:

@@ -1,6 +1,6 @@
 """Counters, and what a hub says of itself.
 
-Must not know clocks, sockets or who counts.
+Counting takes no clock and no socket.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class HubStats:
         crowded_addresses: connections refused because there are as many from their
             address as may be.
         crowded_users: connections refused because their user has as many as may be.
-        crowded_lobby: connections refused because as many as may be have yet to say who
-            they are.
+        crowded_lobby: connections refused because as many as may be are pending: they have
+            yet to authenticate.
         crowded_handshakes: connections that `serve` answered with 503 because as many
             requests as may be are under way.
         slow_handshakes: requests that `serve` cut because their head took too long.
         foreign_origins: handshakes refused for where they come from.
-        unauthenticated: handshakes and first messages refused for who it is, or is not.
+        unauthenticated: handshakes and first messages that an authenticator refused.
         auth_timeouts: connections closed because no token came as first message in time.
         expired: connections closed because their authentication was over.
         published: messages taken from the hub's queue.

@@ -1,7 +1,4 @@
-"""What is to be done at an end, while things still work: each once, unless taken back.
-
-Must not know what ends.
-"""
+"""Functions to call when the hub stops, while it still delivers: each once."""
 
 from __future__ import annotations
 

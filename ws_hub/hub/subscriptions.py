@@ -1,7 +1,6 @@
-"""Who listens to what.
+"""The subscriptions: a map of channels to subscribers, and back.
 
-Must not know sockets, or what a subscriber does with a message. The map is changed
-under its lock by any thread; whoever walks over it gets a copy made under that lock.
+The map is changed under its lock by any thread, and iterated over a copy made under it.
 
 A subscriber must `enter` before it can subscribe and is forgotten whole by `leave`:
 a subscription that arrives later finds it gone, so that none outlives its subscriber.

@@ -1,11 +1,10 @@
-"""Who is who among the connections, and until when.
+"""The connections of each user, and when each of them expires.
 
-Must not know sockets, or what a client is. The map is changed under its lock by any
-thread; whoever walks over it gets a copy made under that lock.
+The map is changed under its lock by any thread, and iterated over a copy made under it.
 
 A user who is revoked while a connection of theirs is on its way in, authenticated and not
-here yet, must not slip through. So each handshake takes a mark before it asks who comes,
-and whoever was revoked after that mark has no time left when they arrive.
+here yet, must not slip through. So each handshake takes a mark before it authenticates its user,
+and the connection of a user who was revoked after that mark has expired when it arrives.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ class Users(Generic[C]):
         self._forgotten = 0  # the newest revocation that is not in there any more
 
     def mark(self) -> int:
-        """Return what tells later who has been revoked from now on."""
+        """Return a mark; users who are revoked after it can be told by it."""
         with self._lock:
             return self._marks
 
     def enter(self, client: C, user: str, end: float, mark: int = 0) -> None:
-        """Note whose a connection is, and when it ends; "" for nobody's (yet).
+        """Note the user of a connection, "" for none (yet), and when it expires.
 
         `end` counts as `due` does; infinity for never. Again replaces what was noted.
         """
@@ -77,18 +76,18 @@ class Users(Generic[C]):
             return list(self._users.get(user, ()))
 
     def revoke(self, user: str) -> list[C]:
-        """Let nobody in who was taken for that user until now; return who is in."""
+        """Revoke what was authenticated as a user until now; return its connections."""
         with self._lock:
             self._marks += 1
             self._revoked[user] = self._marks
             self._revoked.move_to_end(user)
             if len(self._revoked) > _REMEMBERED:
-                # All who are on their way in then count as revoked, rather than none.
+                # All connections on their way in then count as revoked, rather than none.
                 self._forgotten = self._revoked.popitem(last=False)[1]
             return list(self._users.get(user, ()))
 
     def due(self, now: float) -> tuple[list[C], float]:
-        """Return whose time is up, each once, and when to ask again."""
+        """Return the connections that have expired, each once, and when to ask again."""
         with self._lock:
             if now < self._next:
                 return [], self._next
