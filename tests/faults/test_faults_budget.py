@@ -45,7 +45,7 @@ from ws_hub.access.quotas import Flood
 from ws_hub.connection import receiver
 from ws_hub.connection.transport import Broken, Closed, Event, Pinged, Ponged, Text, Transport
 from ws_hub.protocol.handshake import Answer
-from ws_hub.protocol.message import is_channel_name
+from ws_hub.protocol.names import is_channel_name
 from ws_hub.protocol.requests import Other, Reply, interpret
 from ws_hub.server import server as server_module
 

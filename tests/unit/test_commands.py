@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.protocol.message import Message, is_channel_name
+from ws_hub.protocol.message import Message
+from ws_hub.protocol.names import is_channel_name
 from ws_hub.protocol.requests import (
     Other,
     Publish,

@@ -19,9 +19,10 @@ from ..config import HubConfig
 from ..errors import excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, as_environ, decide, refusal
-from .authenticators import TOKEN_KEY, AuthResult, authenticate, offers_token, said_yes
+from .authenticators import AuthResult, authenticate, said_yes
 from .proxies import Forwarded, Seen
 from .quotas import address_payer, user_payer
+from .tokens import TOKEN_KEY, offers_token
 
 __all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry", "in_debt"]
 

@@ -1,13 +1,7 @@
 """Who a request comes from: what an authenticator answers, and those that are built in.
 
 Must not know sockets, WSGI servers or the hub. An authenticator is any callable that takes
-the environ of a handshake (a mapping as in PEP 3333) and returns an AuthResult. Where a
-token may stand is said once, in `bearer_token`, so that each authenticator of tokens takes
-them from a header, from the subprotocol and from a first message alike:
-
-    Authorization: Bearer TOKEN                     programs
-    Sec-WebSocket-Protocol: ws-hub, bearer.BASE64   browsers, which cannot set headers
-    environ["ws_hub.token"]                         a first message, put there by the hub
+the environ of a handshake (a mapping as in PEP 3333) and returns an AuthResult.
 
 Nothing here logs or shows a token: what an authenticator raises is named by its type and
 its place, because a KeyError's text is the key.
@@ -15,8 +9,6 @@ its place, because a KeyError's text is the key.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
 import hmac
 import math
@@ -25,13 +17,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote_plus
 
 from ..errors import ConfigError, InvalidName, excerpt
 from ..log import get_logger
+from .tokens import Environ, bearer_token, cookie, query_token
 
 __all__ = [
-    "TOKEN_KEY",
     "APIKeyAuth",
     "AuthResult",
     "BearerTokenAuth",
@@ -39,24 +30,16 @@ __all__ = [
     "JWTAuth",
     "QueryTokenAuth",
     "authenticate",
-    "bearer_token",
     "check_user",
-    "cookie",
     "is_user",
-    "offers_token",
-    "query_token",
     "said_yes",
-    "token_protocol",
 ]
 
 logger = get_logger(__name__)
 
-TOKEN_KEY = "ws_hub.token"  # in environ: the token of a first message
 # Control characters, surrogates without a partner, and what separates lines.
 _CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_PREFIX = "bearer."  # of the subprotocol that is a token
 
-Environ = Mapping[str, Any]
 Validate = Callable[[str], "AuthResult"]
 
 
@@ -179,73 +162,6 @@ def _name(error: BaseException) -> str:
         trace = trace.tb_next
     place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
     return type(error).__name__ + place
-
-
-# --- where a token may stand ---------------------------------------------------------------
-
-
-def bearer_token(environ: Environ) -> str:
-    """Return the token of a request; "" when it has none."""
-    if TOKEN_KEY in environ:
-        return str(environ[TOKEN_KEY])
-    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
-    if scheme.lower() == "bearer":
-        return _text(token.strip())
-    for protocol in _split(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""), ","):
-        if protocol.startswith(_PREFIX):
-            return _decoded(protocol[len(_PREFIX) :])
-    return ""
-
-
-def token_protocol(token: str) -> str:
-    """Return the subprotocol by which a browser hands over a token."""
-    return _PREFIX + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
-
-
-def query_token(environ: Environ, name: str = "token") -> str:
-    """Return a parameter of the query; "" when it is not there.
-
-    Its name must stand there as it is: what hides tokens from logs looks for it.
-    """
-    for piece in environ.get("QUERY_STRING", "").split("&"):
-        key, _, value = piece.partition("=")
-        if key == name:
-            return unquote_plus(value)
-    return ""
-
-
-def cookie(environ: Environ, name: str) -> str:
-    """Return the first cookie of a name; "" when there is none."""
-    for pair in _split(environ.get("HTTP_COOKIE", ""), ";"):
-        key, _, value = pair.partition("=")
-        if key.strip() == name:
-            return _text(value.strip().strip('"'))
-    return ""
-
-
-def offers_token(environ: Environ) -> bool:
-    """Say whether a request brings credentials with it, good or bad, cookies aside."""
-    return bool(environ.get("HTTP_AUTHORIZATION") or bearer_token(environ) or query_token(environ))
-
-
-def _split(value: str, at: str) -> list[str]:
-    return [piece.strip() for piece in value.split(at)]
-
-
-def _text(value: str) -> str:
-    """Return what was sent in UTF-8: WSGI hands over headers byte for byte."""
-    try:
-        return value.encode("latin-1").decode()
-    except UnicodeError:
-        return value
-
-
-def _decoded(value: str) -> str:
-    try:
-        padded = value + "=" * (-len(value) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        return ""
 
 
 # --- authenticators ------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from ..config import ChannelRule, HubConfig
 from ..errors import WsHubError
 from ..hub.hub import Hub
 from ..process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
-from ..protocol.message import process_channel
+from ..protocol.names import process_channel
 from ..server.server import Server, serve
 from ..server.viewer import page_app
 from ..signals import Signals

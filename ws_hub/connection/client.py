@@ -29,7 +29,8 @@ from ..errors import CloseCode, ConnectionClosed, HubFull, HubNotRunning, SendTi
 from ..log import get_logger
 from ..protocol.frames import close_frame, text_frame
 from ..protocol.handshake import Answer
-from ..protocol.message import Message, encode, process_rule
+from ..protocol.message import Message, encode
+from ..protocol.names import process_rule
 from ..protocol.publication import Batch, Publication, compress
 from ..reentrant import Event
 from .outbox import Outbox, Room

@@ -35,7 +35,8 @@ from ..connection.transport import Transport
 from ..errors import ConnectionClosed, HubFull, HubNotRunning, LimitExceeded, excerpt
 from ..log import get_logger
 from ..process.process import log_handler, run_process, writer
-from ..protocol.message import Message, MessageType, check_channel, encode
+from ..protocol.message import Message, MessageType, encode
+from ..protocol.names import check_channel
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe, error
 from ..reentrant import Event, nested

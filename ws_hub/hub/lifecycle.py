@@ -34,7 +34,7 @@ from ..connection.poller import Poller
 from ..connection.writer_starter import Starter
 from ..errors import CloseCode, HubNotRunning, WsHubError
 from ..log import get_logger
-from ..protocol.message import channel_rule, process_rule
+from ..protocol.names import channel_rule, process_rule
 from ..protocol.publication import Publication
 from ..reentrant import Bell, Event, Intake, Lock, nested
 from . import exits, prefork

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import MessageDecodeError, excerpt
-from .message import PROCESS_PREFIX, Message, MessageType, decode
+from .message import Message, MessageType, decode
+from .names import PROCESS_PREFIX
 
 __all__ = [
     "Effect",
