@@ -82,7 +82,7 @@ def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
         check_process_id(name)
 
 
-def test_another_rule_decides_in_place_of_ours() -> None:
+def test_another_rule_replaces_the_protocols() -> None:
     check_channel("über/alles", lambda name: "/" in name)
     with pytest.raises(InvalidName):
         check_channel("plain", lambda name: "/" in name)

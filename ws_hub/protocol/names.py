@@ -1,7 +1,7 @@
-"""The rules for channel names and process ids.
+"""The rules for channel names and process ids, and checks by them.
 
-`process:<id>` is the channel of a process. An application may bring a rule of its own
-(`HubConfig.channel_name`).
+`process:<id>` is the channel of a process. An application may replace the rule for channel
+names by one of its own (`HubConfig.channel_name`).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _PROCESS_ID = re.compile(r"[A-Za-z0-9_\-.]{1,128}\Z")
 
 
 def is_process_id(name: str) -> bool:
-    """Say whether `name` is 1-128 characters of `A-Z a-z 0-9 _ - .`."""
+    """Return whether `name` is 1-128 characters of `A-Z a-z 0-9 _ - .`."""
     return _PROCESS_ID.match(name) is not None
 
 
 def is_channel_name(name: str) -> bool:
-    """Say whether `name` is 1-256 characters of `A-Z a-z 0-9 _ - . :`.
+    """Return whether `name` is 1-256 characters of `A-Z a-z 0-9 _ - . :`.
 
-    A name that starts with `process:` must go on with a process id.
+    A name that starts with `process:` must continue with a process id.
     """
-    # The length first: what is remembered must not be a peer's megabyte.
+    # The length first: the cache must not keep a peer's megabyte.
     return len(name) <= _MAX_CHANNEL and _is_short_channel_name(name)
 
 
@@ -52,9 +52,9 @@ def _is_short_channel_name(name: str) -> bool:
 
 
 def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
-    """Return the rule for channel names: that of the protocol, or an application's own.
+    """Return the rule for channel names: the protocol's, or an application's own.
 
-    Whatever that says, "" is no name: inside a hub it stands for everybody.
+    No rule accepts "": inside a hub it stands for a broadcast to every client.
     """
     if own is None:
         return is_channel_name
@@ -62,7 +62,7 @@ def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
 
 
 def process_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
-    """Return the rule for process ids: what may stand after `process:` in a channel's name."""
+    """Return the rule for process ids: for the part of a channel name after `process:`."""
     if own is None:
         return is_process_id
     return lambda name: bool(name) and own(PROCESS_PREFIX + name)
@@ -72,8 +72,8 @@ def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -
     """Raise InvalidName unless `name` is a channel name by `rule`."""
     if not isinstance(name, str) or not name or not rule(name):
         raise InvalidName(
-            f"channel name {excerpt(name)} is refused: 1-256 characters of A-Z a-z 0-9 _ - . :, "
-            "and after 'process:' a process id"
+            f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
+            "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"
         )
 
 
@@ -81,7 +81,8 @@ def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) 
     """Raise InvalidName unless `name` is a process id by `rule`."""
     if not isinstance(name, str) or not name or not rule(name):
         raise InvalidName(
-            f"process id {excerpt(name)} is refused: 1-128 characters of A-Z a-z 0-9 _ - ."
+            f"process id {excerpt(name)} is refused: it must be 1-128 characters of "
+            "A-Z a-z 0-9 _ - ."
         )
 
 
