@@ -36,11 +36,11 @@ def bearer(token: str) -> dict[str, str]:
         ({TOKEN_KEY: "first", **bearer("header")}, "first"),
     ],
 )
-def test_a_token_is_found_where_it_may_stand(environ: dict[str, str], token: str) -> None:
+def test_a_token_is_found_in_each_of_its_places(environ: dict[str, str], token: str) -> None:
     assert bearer_token(environ) == token
 
 
-def test_a_subprotocol_is_a_token_of_http() -> None:
+def test_a_token_protocol_is_a_valid_http_token() -> None:
     assert token_protocol("ÿ?>~") == "bearer.w78_Pn4"
 
 

@@ -1,7 +1,7 @@
-"""The credentials of a handshake: where a token, a parameter or a cookie stands in it.
+"""Extracts the credentials of a handshake: tokens, query parameters and cookies.
 
-`bearer_token` reads a token from each of these, so that an authenticator of tokens takes
-all of them alike:
+`bearer_token` reads a token from each of these places, so every authenticator of tokens
+accepts all of them:
 
     Authorization: Bearer TOKEN                     programs
     Sec-WebSocket-Protocol: ws-hub, bearer.BASE64   browsers, which cannot set headers
@@ -28,8 +28,8 @@ __all__ = [
     "token_protocol",
 ]
 
-TOKEN_KEY = "ws_hub.token"  # in environ: the token of a first message
-_PREFIX = "bearer."  # of the subprotocol that is a token
+TOKEN_KEY = "ws_hub.token"  # the environ's key of a first message's token
+_PREFIX = "bearer."  # begins a subprotocol that carries a token
 
 Environ = Mapping[str, Any]
 
@@ -48,14 +48,14 @@ def bearer_token(environ: Environ) -> str:
 
 
 def token_protocol(token: str) -> str:
-    """Return the subprotocol by which a browser hands over a token."""
+    """Return the subprotocol that carries a token: a browser's way to send one."""
     return _PREFIX + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
 
 
 def query_token(environ: Environ, name: str = "token") -> str:
-    """Return a parameter of the query; "" when it is not there.
+    """Return a parameter of the query string; "" when it is missing.
 
-    Its name must stand there as it is: what hides tokens from logs looks for it.
+    Its name must not be percent-encoded: filters that hide tokens in logs search for it.
     """
     for piece in environ.get("QUERY_STRING", "").split("&"):
         key, _, value = piece.partition("=")
@@ -65,7 +65,7 @@ def query_token(environ: Environ, name: str = "token") -> str:
 
 
 def cookie(environ: Environ, name: str) -> str:
-    """Return the first cookie of a name; "" when there is none."""
+    """Return the first cookie of this name; "" when there is none."""
     for pair in _split(environ.get("HTTP_COOKIE", ""), ";"):
         key, _, value = pair.partition("=")
         if key.strip() == name:
@@ -74,7 +74,7 @@ def cookie(environ: Environ, name: str) -> str:
 
 
 def offers_token(environ: Environ) -> bool:
-    """Say whether a request brings credentials with it, good or bad, cookies aside."""
+    """Return whether a request has credentials other than cookies, valid or not."""
     return bool(environ.get("HTTP_AUTHORIZATION") or bearer_token(environ) or query_token(environ))
 
 
@@ -83,7 +83,7 @@ def _split(value: str, at: str) -> list[str]:
 
 
 def _text(value: str) -> str:
-    """Return what was sent in UTF-8: WSGI hands over headers byte for byte."""
+    """Decode a header as UTF-8 where it is: WSGI passes header bytes on as Latin-1."""
     try:
         return value.encode("latin-1").decode()
     except UnicodeError:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from .. import threads
 from ..access.authenticators import AuthResult
-from ..access.quotas import Account, Flood, Tab
+from ..access.quotas import Account, Flood, PendingCharges
 from ..config import HubConfig
 from ..errors import CloseCode, ConnectionClosed, HubFull, HubNotRunning, SendTimeout, excerpt
 from ..log import get_logger
@@ -102,10 +102,10 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_channels", "_config", "_hooks", "_refused", "_sender", "_tab", "_thread",
-        "_transport", "account", "admitted", "claims", "compression", "connected_at", "direct",
-        "expires_at", "id", "last_error", "left", "mark", "network", "payer",
-        "remote_address", "settled", "state", "user_id", "verify",
+        "__weakref__", "_channels", "_config", "_hooks", "_pending", "_refused", "_sender",
+        "_thread", "_transport", "account", "admitted", "claims", "compression",
+        "connected_at", "direct", "expires_at", "id", "last_error", "left", "mark", "network",
+        "payer", "remote_address", "settled", "state", "user_id", "verify",
     )  # fmt: skip
     replayable = True
 
@@ -134,7 +134,7 @@ class Client:
         self.payer = ""  # whose account it is charged to; see `budget`
         # Written by its reader, when it comes, says who it is, and goes.
         self.account: Account | None = None
-        self._tab = Tab(config)  # of the reader
+        self._pending = PendingCharges(config)  # of the reader
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self._refused = 0  # written by the hub thread only
@@ -186,11 +186,11 @@ class Client:
         """
         if self._config.pace_bytes is not None:
             account, began = self.account, time.monotonic()
-            at_once = account is not None and account.is_doubted(began)
+            at_once = account is not None and account.has_vain_waits(began)
             in_vain = self._sender.keep_pace(self._config.pace_bytes, timeout, at_once=at_once)
             if in_vain and account is not None:
                 now = time.monotonic()
-                account.charge_doubt(now - began, now)
+                account.charge_vain_wait(now - began, now)
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.
@@ -453,7 +453,7 @@ class Client:
         Threads: the client's reader; waits at most the write timeout.
         """
         frame = self._frame(message)
-        self._tab.owe(len(frame))
+        self._pending.add_bytes(len(frame))
         try:
             self._sender.put(frame, self._config.write_timeout)
         except SendTimeout:
@@ -464,13 +464,13 @@ class Client:
 
         Threads: the client's reader; does not wait.
         """
-        self._tab.owe(size)
+        self._pending.add_bytes(size)
 
     def _charge(self, now: float, seconds: float, messages: int, controls: int) -> float | Flood:
         account = self.account
-        if not self._tab.add(seconds, messages, controls) or account is None:
+        if not self._pending.add(seconds, messages, controls) or account is None:
             return 0.0
-        return self._tab.pay(account, now)
+        return self._pending.settle(account, now)
 
     def occupy(self) -> None:
         """Live on the calling thread and for as long as it does: `join` waits for its end.
@@ -533,7 +533,9 @@ class Client:
             count=self._hooks.count,
         )
         if self.account is not None:
-            self._tab.pay(self.account, time.monotonic())  # a reconnect leaves nothing unpaid
+            self._pending.settle(
+                self.account, time.monotonic()
+            )  # a reconnect leaves nothing unpaid
         self.last_error = end.fault or self.last_error
         code, reason = self._sender.verdict(end.code, end.reason)
         if self._sender.stalled:

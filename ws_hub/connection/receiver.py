@@ -145,7 +145,7 @@ class _Controls:
                 pings += 1
             elif isinstance(event, Ponged):
                 pongs += 1
-        return pings + (math.ceil(self._asked_for.cover(pongs, now)) if pongs else 0)
+        return pings + (math.ceil(self._asked_for.take_available(pongs, now)) if pongs else 0)
 
     def allow(self, controls: int, now: float) -> bool:
         """Say whether so many control frames are no more than may come."""

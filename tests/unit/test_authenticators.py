@@ -70,7 +70,7 @@ def test_a_result_of_the_wrong_kind_is_a_type_error(settings: dict[str, Any]) ->
         AuthResult(**{"valid": True, **settings})
 
 
-def test_the_claim_exp_is_when_it_expires_unless_that_is_said() -> None:
+def test_the_claim_exp_is_the_default_of_expires_at() -> None:
     assert AuthResult(True, "a", {"exp": 5}).expires_at == 5
     assert AuthResult(True, "a", {"exp": 5}, expires_at=3.0).expires_at == 3.0
     assert AuthResult(True, "a").expires_at is None
@@ -88,12 +88,14 @@ def test_an_authenticator_that_raises_refuses_and_its_text_is_not_logged(
     assert not authenticate(look_up, bearer("s3cret")).valid
     (record,) = caplog.records
     assert record.levelno == logging.ERROR and record.exc_info is None
-    assert "KeyError at " in record.getMessage() and "test_auth.py:" in record.getMessage()
+    assert (
+        "KeyError at " in record.getMessage() and "test_authenticators.py:" in record.getMessage()
+    )
     assert "s3cret" not in caplog.text
 
 
 @pytest.mark.parametrize("result", [None, True, "ann", {"valid": True}, AuthResult(True, "")])
-def test_what_is_no_result_or_names_nobody_refuses(
+def test_a_result_without_a_user_or_of_another_type_is_a_refusal(
     result: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not authenticate(lambda environ: result, {}).valid
@@ -108,20 +110,20 @@ async def of_course() -> bool:
     ("answer", "yes", "lines"),
     [(True, True, 0), (False, False, 0), (1, False, 1), (None, False, 1)],
 )
-def test_only_true_is_a_yes(
+def test_only_true_itself_permits(
     answer: Any, yes: bool, lines: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert said_yes("the check", lambda: answer) is yes
     assert len(caplog.records) == lines
 
 
-def test_a_coroutine_is_not_a_yes() -> None:
+def test_a_coroutine_is_a_refusal() -> None:
     made = of_course()
     assert not said_yes("the check", lambda: made)
     made.close()
 
 
-def test_a_question_that_raises_is_a_no(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_check_that_raises_is_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
     assert not said_yes("the check", lambda: 1 / 0)
     assert "the check raised ZeroDivisionError at " in caplog.text
 
@@ -129,7 +131,7 @@ def test_a_question_that_raises_is_a_no(caplog: pytest.LogCaptureFixture) -> Non
 # --- the built-in ones ---------------------------------------------------------------------
 
 
-def test_a_key_is_one_users() -> None:
+def test_an_api_key_authenticates_its_user() -> None:
     keys = APIKeyAuth({"old": "ann", "new": "ann", "clé": "bob"})
     assert keys(bearer("old")) == keys(bearer("new")) == AuthResult(True, "ann")
     assert keys({TOKEN_KEY: "clé"}).user_id == "bob"
@@ -161,7 +163,7 @@ def test_keys_without_a_key_or_a_user_are_refused(keys: Any) -> None:
         APIKeyAuth(keys)
 
 
-def test_a_function_says_whose_a_token_is() -> None:
+def test_a_function_authenticates_a_token_or_a_cookie() -> None:
     def validate(token: str) -> AuthResult:
         return AuthResult(token == "good", "ann")
 
@@ -190,7 +192,7 @@ def check(authenticator: JWTAuth, text: str) -> AuthResult:
     return authenticate(authenticator, bearer(text))
 
 
-def test_a_good_token_says_who_and_until_when() -> None:
+def test_a_valid_jwt_gives_user_claims_and_expiry() -> None:
     end = time.time() + 60
     result = check(JWTAuth(SECRET, "HS256", leeway=5), token(exp=end, org={"teams": ["a"]}))
     assert result.valid and result.user_id == "ann"
@@ -227,17 +229,17 @@ def test_any_other_token_is_refused(claims: dict[str, Any], error: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "a.b.c", "..", "\ud800", "é.é.é"])
-def test_what_is_no_token_is_refused(text: str) -> None:
+def test_a_malformed_jwt_is_refused(text: str) -> None:
     assert not JWTAuth({"k": SECRET}, "HS256")({TOKEN_KEY: text}).valid
     assert not JWTAuth(SECRET, "HS256")({}).valid
 
 
-def test_a_token_for_an_audience_is_not_for_everybody() -> None:
+def test_a_token_with_an_audience_is_refused_without_one() -> None:
     assert check(JWTAuth(SECRET, "HS256"), token(aud="hub")).error == "InvalidAudienceError"
     assert check(JWTAuth(SECRET, "HS256", audience=["a", "hub"]), token(aud="hub")).valid
 
 
-def test_keys_change_by_their_kid() -> None:
+def test_keys_are_chosen_by_kid() -> None:
     keys = {"old": SECRET, "new": "the next secret of more than 32 bytes"}
     for authenticator in (JWTAuth(keys, "HS256"), JWTAuth(keys.get, "HS256")):
         assert check(authenticator, token(kid="old")).valid
@@ -247,7 +249,7 @@ def test_keys_change_by_their_kid() -> None:
         assert check(authenticator, token()).error == "signed with an unknown key"
 
 
-def test_a_public_key_is_no_secret_to_sign_with() -> None:
+def test_a_public_key_is_not_accepted_as_hmac_secret() -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     authenticator = JWTAuth(public, "ES256")
@@ -262,7 +264,7 @@ def test_a_public_key_is_no_secret_to_sign_with() -> None:
 def test_another_claim_may_be_the_user_but_must_be_text() -> None:
     authenticator = JWTAuth(SECRET, "HS256", user_claim="uid")
     assert check(authenticator, token(uid="bob")).user_id == "bob"
-    assert check(authenticator, token(uid=7)).error == "uid is no text"
+    assert check(authenticator, token(uid=7)).error == "claim uid is not a string"
     assert not check(authenticator, token()).valid
 
 
