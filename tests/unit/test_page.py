@@ -95,7 +95,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(path: str) -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_page_has_no_inline_script_and_no_foreign_address() -> None:
+def test_the_page_has_no_inline_script_and_asks_nobody_else() -> None:
     body = get(page_app(Hub()), "/")[2].decode()
     assert body.count("<script") == body.count('<script type="module" src="static/') == 1
     assert "<style" not in body and "style=" not in body and " on" + "click=" not in body
@@ -105,11 +105,11 @@ def test_the_page_has_no_inline_script_and_no_foreign_address() -> None:
 @pytest.mark.parametrize(
     "path", ["/static/", "/static/../page.py", "/static/%2e%2e/page.py", "/static/index.html", "/x"]
 )
-def test_another_path_is_404(path: str) -> None:
+def test_nothing_else_is_there(path: str) -> None:
     assert get(page_app(Hub()), path)[0] == "404 Not Found"
 
 
-def test_other_requests_go_to_the_fallback() -> None:
+def test_everything_else_is_the_fallbacks() -> None:
     def other(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [environ["PATH_INFO"].encode()]
@@ -132,7 +132,7 @@ def test_only_reading_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("setting", ["authenticator", "channel_authoriser"])
-def test_fault_56_a_hub_with_an_authoriser_does_not_list_its_channels(setting: str) -> None:
+def test_fault_56_a_hub_that_asks_who_listens_does_not_list_its_channels(setting: str) -> None:
     hub = Hub(HubConfig(**{setting: lambda *arguments: None}))
     status, _, body = get(page_app(hub), "/api/channels")
     assert status == "403 Forbidden" and b"not listed" in body
@@ -153,7 +153,7 @@ def test_the_channels_are_those_that_keep_something_newest_first() -> None:
         assert channels(app, "search=b") == {"channels": ["process:b"], "total": 1}
 
 
-def test_fault_128_channels_with_subscribers_only_are_not_listed() -> None:
+def test_fault_128_the_names_that_somebody_listens_to_are_not_listed() -> None:
     with Hub() as hub:
         listener = hub.listen("process:made-up", lambda message: None)
         assert channels(page_app(hub)) == {"channels": [], "total": 0}

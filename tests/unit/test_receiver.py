@@ -84,6 +84,6 @@ def test_fault_34_a_lost_peer_is_found_after_a_suspension(
 def test_after_messages_it_gives_way_to_other_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     ways: list[float] = []
     line = Line((1, [Text("a"), Text("b")]), (1, [Ponged()]), (1, []), (1, [Closed(1000, "")]))
-    monkeypatch.setattr(receiver.threads, "give_way", lambda: ways.append(line.now))
+    monkeypatch.setattr(receiver.threads, "yield_gil", lambda: ways.append(line.now))
     assert end_of(line, monkeypatch) == End(1000, "")
     assert ways == [101.0]

@@ -225,7 +225,7 @@ def test_the_owner_of_a_deferred_thread_is_freed_without_the_collector() -> None
         gc.enable()
 
 
-def test_give_way_without_sched_yield_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert threads.give_way() == 0
+def test_yield_gil_without_sched_yield_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads.yield_gil() == 0
     monkeypatch.delattr(threads.ctypes, "CDLL")
-    assert threads._load_give_way()() is None
+    assert threads._load_yield_gil()() is None

@@ -40,7 +40,7 @@ CROWDED_USER = refusal("429 Too Many Requests", "too many connections of this us
 
 
 def in_debt(wait: float) -> Answer:
-    """Return the refusal of a payer whose quota is used up for `wait` more seconds."""
+    """Return the refusal of a payer that exceeds its quota for `wait` more seconds."""
     retry = ("Retry-After", str(math.ceil(wait)))
     return refusal("429 Too Many Requests", "the quota of this address or user is used up", retry)
 
@@ -140,7 +140,7 @@ class Door:
         self._count("crowded_handshakes")
 
     def late(self) -> None:
-        """Count a request whose head did not arrive in time.
+        """Count a request without a complete head within the handshake timeout.
 
         Threads: any; does not wait.
         """

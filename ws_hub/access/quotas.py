@@ -226,7 +226,9 @@ class Account:
 
 
 class PendingCharges:
-    """The usage of one connection that is not yet charged: most receives are too small to charge.
+    """The usage of one connection that is not yet charged.
+
+    Most receives are too small to be charged one by one.
 
     Args:
         config: the hub's settings. A small part of each burst may be uncharged.

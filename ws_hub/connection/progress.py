@@ -8,8 +8,8 @@ Time is an argument. Rules of this file:
 - A receiver opens its window in steps (64 KiB on loopback, a sixteenth of a large buffer).
   So each 4,000 acknowledged bytes allow one more second of silence. Unused seconds are
   kept as credit, up to six timeouts.
-- Bytes count as a sign of life unless they may be pings alone: a peer whose kernel
-  acknowledges nothing else has a program that does not answer them.
+- Bytes count as a sign of life unless they may be pings alone: if a peer's kernel
+  acknowledges nothing else, its program does not answer them.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def receive(
             if messages and end is None:
                 # The next message may have arrived already. Then this thread would take the GIL
                 # back before a thread that waits for it has woken, again and again.
-                threads.give_way()
+                threads.yield_gil()
             before, spent = spent, time.thread_time()
             rest = charge(time.monotonic(), spent - before, messages, unsolicited)
             if isinstance(end, End):

@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import CloseCode, SendTimeout
 from ..protocol.frames import close_frame, ping_frame
 from ..reentrant import nested
-from ..threads import Changes, Later
+from ..threads import Later, LazyCondition
 from .outbox import Outbox, Room
 from .progress import Progress
 from .transport import Transport
@@ -118,7 +118,7 @@ class Sender:
         # guards: everything below, together with the transport's socket. It is the transport's
         # lock: the last in the order. Waited on by the writer thread (for work), by `put` (for
         # room), by `drain` (for an empty outbox).
-        self._changed = Changes(self._lock)
+        self._changed = LazyCondition(self._lock)
         # Open while the state is OPEN and the outbox is empty: then any thread sends its frame.
         self._direct = transport.direct
         self._outbox = outbox
@@ -343,7 +343,7 @@ class Sender:
         """End without writing to the peer: the connection is the parent's."""
         self._transport.forget()
         self._lock = self._transport.lock
-        self._changed = Changes(self._lock)
+        self._changed = LazyCondition(self._lock)
         # without `crowded(False)`: only the parent's publishers wait for it
         self._load = _Load.LIGHT
         with self._lock:
@@ -391,7 +391,7 @@ class Sender:
     def push(self) -> bool:
         """Do the writer's work without waiting; False when the connection has ended.
 
-        For a connection whose writer thread cannot be started.
+        For a connection without a writer thread, because none can be started.
         """
         with self._lock:
             while self._state is not _State.ENDED and self._outbox.size:

@@ -140,7 +140,7 @@ def _format_second(second: int) -> str:
 def is_timestamp(text: str) -> bool:
     """Return whether every receiver can read a time: Go is stricter than `parse_timestamp`.
 
-    Go silently drops a message whose `timestamp` it cannot parse.
+    Go silently drops a message with a `timestamp` that it cannot parse.
     """
     try:
         parse_timestamp(text)

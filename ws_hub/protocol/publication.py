@@ -37,7 +37,8 @@ class Publication:
         packed: the frame for clients with compression; `frame` itself where compression
             would not make it smaller.
         channel: the channel that it is published to; "" for every client.
-        overflow: whether a client whose outbox is full drops it or is disconnected.
+        overflow: what happens at a full outbox: `drop` the message, or `disconnect` the
+            client.
         over: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
         begun: the compressed text without its end, until it is numbered.

@@ -37,7 +37,7 @@ _TEXTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKETS = b"[]{}"
 _NO_BRACKETS = bytes(each for each in range(256) if each not in _BRACKETS)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # +1 and -1, as signed bytes
-# bytes, in requests, whatever the rule for names: names are kept, and repeated in answers
+# Bytes of a name in a request, whatever the rule for names: it is stored and repeated in answers.
 _MAX_CHANNEL = 1024
 
 
