@@ -37,6 +37,7 @@ SANS_IO = {
     "access.proxies": False,
     "access.quotas": True,
     "access.token_bucket": False,
+    "access.tokens": False,
     "backoff": False,
     "config": False,
     "connection.outbox": True,

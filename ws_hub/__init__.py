@@ -1,7 +1,7 @@
 """Live push for threaded Python.
 
-A `Hub` passes on what any thread publishes to every connected browser and script, at
-once and in order. See README.md for ten lines that work, docs/ for the rest.
+A `Hub` delivers messages from any thread to every connected browser and script, at once
+and in order. README.md has a complete example of ten lines, docs/ the rest.
 """
 
 from __future__ import annotations

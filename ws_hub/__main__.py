@@ -1,4 +1,4 @@
-"""`python -m ws_hub`: the command line."""
+"""Runs the command line: `python -m ws_hub`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The settings of a hub, checked when they are made.
 
-Must not know the class it configures: a callback's arguments are untyped here and
-described where they are called. Nothing is corrected in silence: a value that cannot
-work raises ConfigError with the field's name. Times are seconds, sizes are bytes,
-counts are messages or as named.
+An invalid value raises ConfigError with the field's name; nothing is corrected silently.
+Times are seconds, sizes are bytes, counts are messages or as named. Callbacks are typed
+without their arguments, so that this module imports none of the classes they get.
 """
 
 from __future__ import annotations
@@ -55,21 +54,26 @@ Callback = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelRule:
-    """What holds for the channels whose name matches a pattern.
+    """The rule for the channels with a name that matches a pattern. Immutable.
 
     Args:
         pattern: a shell pattern (`process:*`); the first rule that matches counts.
-        history_messages: how many messages the channel keeps; 0 keeps none.
-        history_bytes: how many bytes of encoded messages it keeps at most.
+        history_messages: messages that the channel keeps; 0 keeps none.
+        history_bytes: bytes of encoded messages that it keeps at most.
         history_ttl: seconds that a process channel's history is kept after the process
             has exited.
         history_idle_ttl: seconds that a history is kept after its last message
             otherwise.
-        replay: whether a subscription that names no position gets all that is kept.
-        overflow: what a full outbox means for a message of this channel: `drop` it
-            for that client, counted, or `disconnect` the client with 1013.
-        publish: whether a client may publish to the channel; its data reaches the
+        replay: whether a subscription without a position gets the whole history.
+        overflow: what happens when a message of this channel meets a client's full outbox:
+            `drop` drops and counts it for that client, `disconnect` closes that client
+            with 1013.
+        publish: whether clients may publish to the channel; their data reaches the
             subscribers as an `event`.
+
+    Raises ConfigError for an invalid value.
+
+    Threads: any.
     """
 
     pattern: str
@@ -92,7 +96,10 @@ class ChannelRule:
         check_overflow(self, "overflow")
 
     def matches(self, channel: str) -> bool:
-        """Say whether this rule is about `channel`."""
+        """Return whether this rule applies to `channel`.
+
+        Threads: any.
+        """
         return fnmatch.fnmatchcase(channel, self.pattern)
 
 
@@ -102,119 +109,127 @@ _NO_RULE = ChannelRule(pattern="*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubConfig:
-    """The settings of a Hub.
+    """The settings of a Hub. Immutable.
+
+    Raises ConfigError for an invalid value or combination, naming the field.
 
     Args:
-        heartbeat_interval: seconds between the pings that a client gets.
-        pong_timeout: seconds of silence after which a client counts as gone, if its system
-            has acknowledged nothing of what had to wait either; above the heartbeat interval.
+        heartbeat_interval: seconds between the pings to a client.
+        pong_timeout: seconds of silence after which a client counts as disconnected, if its
+            system has acknowledged no bytes of its backlog either; must be above the
+            heartbeat interval.
         write_timeout: seconds that a backlog may wait while the client's system acknowledges
-            nothing. Each 4,000 bytes that it acknowledges buy a second more; of what is not
-            used, six write timeouts are saved.
+            nothing. Each 4,000 bytes that it acknowledges allow one more second; unused
+            seconds are kept as credit, up to six write timeouts.
         close_timeout: seconds that a closing handshake may take; `stop()` takes about
             as long in all.
         publish_timeout: seconds that a publishing thread waits while the hub's queue
             is full, before HubFull.
         queue_size: messages that the hub's queue holds.
-        queue_bytes: bytes that it holds, counting 512 for a message beside its text; one
-            message may go beyond. None for a quarter of `outbox_bytes`, at least 256 KiB.
+        queue_bytes: bytes that the hub's queue holds, where each message counts for its text
+            and 512 more; one message may exceed it. None for a quarter of `outbox_bytes`, at
+            least 256 KiB.
         outbox_messages: messages that may wait for one client; at least eight times
             `queue_size` where loops are to be slowed (see `pace_bytes`).
         outbox_bytes: bytes that may wait for one client.
-        pace_bytes: bytes a second: a client that takes as many is waited for by threads that
-            publish in a loop, when its outbox is half full, within `publish_timeout`. One
-            that takes less misses messages, or is disconnected. A thread that published
-            less than 64 KiB and 128 messages within a second waits for nobody, and neither
-            does a publish with `timeout=0`. None to wait for nobody.
-        broadcast_overflow: what a full outbox means for a broadcast.
+        pace_bytes: bytes a second: threads that publish in a loop wait, within
+            `publish_timeout`, for a client that reads at least that fast, when its outbox is
+            half full. A slower client misses messages, or is disconnected. A thread that
+            published less than 64 KiB and 128 messages within a second never waits, and
+            neither does a publish with `timeout=0`. None to wait for no client.
+        broadcast_overflow: what a full outbox means for a broadcast; see
+            `ChannelRule.overflow`.
         max_message_size: bytes in one message from a client, across its fragments;
             more closes with 1009.
         max_fragments: frames in one message from a client; more closes with 1008.
-        message_timeout: seconds that the rest of a message may be waited for, once it
-            has begun; more closes with 1008. None for no bound.
+        message_timeout: seconds to wait for the rest of a message that has begun; more
+            closes with 1008. None for no limit.
         max_message_rate: messages a second that a payer may send in the long run, on all
             its connections; a payer that sends more is read more slowly. A payer is the
-            user of a connection, else its address as seen through trusted proxies (of
-            IPv6: its network of 64 bits), else that connection alone. None for no bound.
-        message_burst: messages that it may send at once all the same.
+            user of a connection, else its address as seen through trusted proxies (for
+            IPv6: its network of 64 bits), else that connection alone. None for no limit.
+        message_burst: messages that a payer may send at once beyond that rate.
         max_processing_rate: seconds of processor time a second that a payer may make the
-            hub spend in the long run: on its messages, and on what callbacks compute for
-            them. A payer that asks for more is read more slowly, and closed with 1008 when
-            it asks for more than ten seconds more. None for no bound.
-        processing_burst: seconds of processor time that it may use at once all the same.
-        max_processing_rate_in_all: the same as the rate, for all payers together; a
-            payer that uses less than a tenth of its own rate, or than its part of this one,
-            is not slowed by that. None for no bound.
+            hub spend in the long run: on its messages, and on the callbacks for them. A payer
+            that uses more is read more slowly, and closed with 1008 when it owes more than
+            ten seconds. None for no limit.
+        processing_burst: seconds of processor time that a payer may use at once beyond that
+            rate.
+        max_processing_rate_in_all: the rate for all payers together; a payer that uses less
+            than a tenth of its own rate, or less than its part of this one, is not slowed by
+            it. None for no limit.
         max_byte_rate: bytes a second that a payer may make the hub keep or send in the long
-            run: answers, replays, what it publishes, once a subscriber. None for no bound.
-        byte_burst: bytes that it may make the hub keep or send at once all the same.
+            run: answers, replays, and its publications, once a subscriber. None for no limit.
+        byte_burst: bytes that a payer may make the hub keep or send at once beyond that rate.
         max_byte_rate_in_all: bytes a second for all payers together, as with processing.
-            None for no bound.
-        flood_timeout: seconds for which a client may be slowed like that, until it is
+            None for no limit.
+        flood_timeout: seconds for which a client may be slowed by these limits before it is
             closed with 1008; None for ever.
         max_control_rate: pings and pongs a second that a connection may send in the long
-            run; more closes with 1008. A payer whose connections together send more is
-            read more slowly. None for no bound.
-        control_burst: pings and pongs that may come at once all the same.
-        max_subscriptions: channels that one client may listen to.
+            run; more closes with 1008. A payer that sends more on all its connections
+            together is read more slowly. None for no limit.
+        control_burst: pings and pongs that may arrive at once beyond that rate.
+        max_subscriptions: channels that one client may subscribe to.
         max_subscriptions_in_all: subscriptions in all channels together, beyond which no
-            client can have one more. None for no bound.
-        max_connections: clients at one time; the next gets 503. None for no bound.
-        max_connections_per_address: connections at one time from one address (of IPv6:
+            client can add one. None for no limit.
+        max_connections: clients at one time; the next gets 503. None for no limit.
+        max_connections_per_address: connections at one time from one address (for IPv6:
             from one network of 64 bits), as seen through trusted proxies; the next gets
-            429. None for no bound: behind a proxy that is not named in
+            429. None for no limit: behind a proxy that is not named in
             `trusted_proxies`, all clients have the address of that proxy.
         max_connections_per_user: connections at one time of one user; the next gets 429,
-            or 1008 after a first message. None for no bound.
-        max_waiting: connections at one time that have yet to say who they are (see
-            `auth_by_message`); the next gets 503. None for no bound.
+            or 1008 after a first message. None for no limit.
+        max_waiting: connections at one time that have yet to authenticate (see
+            `auth_by_message`); the next gets 503. None for no limit.
         handshake_timeout: seconds that `serve` waits for the head of a request.
-        max_handshakes: requests that `serve` answers at one time, handshakes among them
-            until they are WebSockets; the next waits a moment, then it gets 503.
-        compression: agree on permessage-deflate (RFC 7692) with a client that offers it;
-            see docs/security.md before you do.
+        max_handshakes: requests that `serve` answers at one time, including handshakes that
+            are not WebSockets yet; the next waits briefly, then gets 503.
+        compression: whether to accept permessage-deflate (RFC 7692) from clients that offer
+            it; read docs/security.md first.
         compression_min_size: bytes of JSON from which on a message is compressed, where
             that makes it smaller.
         history_bytes_in_all: bytes of memory that the histories of all channels may take
-            together; beyond it the longest unused channel of the kind that is written to
-            loses its oldest messages.
+            together; beyond it the oldest messages are dropped from the channel that has
+            been unused for longest, of the kind that is being written to.
         published_history_bytes_in_all: the same for the channels that clients may publish
-            to, which count among all.
-        rules: what holds for which channels; the first match counts. By default
-            process channels keep their last 10,000 lines or 4 MiB.
-        channel_name: says whether a channel name is allowed, and with `process:` before
-            it a process id; asked at every use of one, and raising is a no. None for the
-            rules of the protocol. "" never is.
-        lenient: take what old frontends of a Go hub send: keys in any case (`Type`), and
+            to, which also count among all.
+        rules: the rules for channels; the first match counts. By default process channels
+            keep their last 10,000 lines or 4 MiB.
+        channel_name: returns whether a channel name is allowed, and with `process:` before
+            it a process id; called at every use of a name, and an exception is a refusal.
+            None for the rules of the protocol. "" is never allowed.
+        lenient: accept what old frontends of a Go hub send: keys in any case (`Type`), and
             JSON in binary frames.
         allowed_origins: origins (`https://example.com`, `tauri://localhost`) that may
             connect beside the request's own; `https://*.example.com` allows every host
-            below a domain; `null` and `file://` what comes from files and sandboxes; "*"
+            below a domain; `null` and `file://` allow pages from files and sandboxes; "*"
             allows all.
         require_origin: refuse a handshake without an Origin header.
-        check_origin: called with the environ of a handshake, says whether its Origin
-            may connect, in place of the two above; only True does.
-        trusted_proxies: addresses and networks (`10.0.0.0/8`; "unix" for a Unix socket)
-            whose `X-Forwarded-*` headers are believed.
+        check_origin: called with the environ of a handshake, returns whether its Origin
+            may connect, in place of the two above; only True allows it.
+        trusted_proxies: addresses and networks (`10.0.0.0/8`; "unix" for a Unix socket) of
+            proxies; only their `X-Forwarded-*` headers are believed.
         authenticator: called with the environ of a handshake, returns an AuthResult;
-            None lets everybody in.
-        auth_by_message: who brings no token may send it as first message.
+            None allows every client.
+        auth_by_message: a client without a token may send one as its first message.
         auth_timeout: seconds that such a client has for that.
         on_auth_failure: called with the environ and the AuthResult of a refusal.
         channel_authoriser: called with client and channel, on the client's reader
-            thread, says whether the client may listen to it; only True does.
-        publish_authoriser: the same for what a client publishes, where the channel's
-            rule allows that at all.
-        on_connect: called with the client, on its reader thread, before anything it
-            sent is handled.
+            thread, returns whether the client may subscribe to it; only True allows it.
+        publish_authoriser: the same for a client's publications, where the channel's
+            rule allows them at all.
+        on_connect: called with the client, on its reader thread, before any of its
+            messages is handled.
         on_disconnect: called with the client, the close code and the reason, on its
             reader thread, last, once.
         on_message: called with the client and each message of a type that the hub
             does not handle itself, on its reader thread.
-        on_first_subscriber: called with a channel's name when somebody begins to
-            listen to it; on one thread of the hub's, in order.
-        on_last_unsubscribe: called with a channel's name when nobody listens any
-            more; on the same thread.
+        on_first_subscriber: called with a channel's name when it gets its first
+            subscriber; on one thread of the hub's, in order.
+        on_last_unsubscribe: called with a channel's name when it has lost its last
+            subscriber; on the same thread.
+
+    Threads: any.
     """
 
     heartbeat_interval: float = DEFAULT_HEARTBEAT_INTERVAL
@@ -308,9 +323,7 @@ class HubConfig:
             check_count(self, name, least=1)
         self._check_what_may_be_none()
         if self.check_origin is not None and (self.allowed_origins or self.require_origin):
-            raise ConfigError(
-                "check_origin decides alone: not with allowed_origins, require_origin"
-            )
+            raise ConfigError("check_origin excludes allowed_origins and require_origin")
         if self.auth_by_message and self.authenticator is None:
             raise ConfigError("auth_by_message needs an authenticator")
         self._check_kinds()
@@ -367,17 +380,23 @@ class HubConfig:
 
     @property
     def queue_bytes_or_default(self) -> int:
-        """How many bytes the hub's queue holds."""
+        """The bytes that the hub's queue holds."""
         if self.queue_bytes is not None:
             return self.queue_bytes
         return max(self.outbox_bytes // 4, 256 * KIB)
 
     def compresses(self, text: bytes) -> bool:
-        """Say whether an encoded message is worth compressing, for who takes that."""
+        """Return whether an encoded message is compressed for clients with compression.
+
+        Threads: any.
+        """
         return self.compression and len(text) >= self.compression_min_size
 
     def rule_for(self, channel: str) -> ChannelRule:
-        """Return the first rule that matches, or one that keeps no history."""
+        """Return the first rule that matches, or one that keeps no history.
+
+        Threads: any.
+        """
         for rule in self.rules:
             if rule.matches(channel):
                 return rule

@@ -1,25 +1,23 @@
-"""What can go wrong, split by whose fault it is, and what a close code means.
-
-Must not know frames, sockets or threads: every module may import this one.
+"""The exceptions of ws_hub, grouped by cause (the caller or the peer), and the close codes.
 
 The tree::
 
     WsHubError
-    ├── ConfigError (ValueError)            a setting that cannot work
+    ├── ConfigError (ValueError)            an invalid setting
     ├── InvalidName (ValueError)            a channel name or process id outside the rules
     ├── MessageEncodeError (ValueError)     data that has no JSON form
     ├── HubNotRunning (RuntimeError)        not started yet, or stopped
     ├── HubFull                             the hub's queue stayed full
-    ├── LimitExceeded                       a bound of the settings is reached
+    ├── LimitExceeded                       a limit of the settings is reached
     ├── SendTimeout (TimeoutError)          one client's outbox stayed full
-    ├── ConnectionClosed (ConnectionError)  this client is gone: code, reason
+    ├── ConnectionClosed (ConnectionError)  the connection has ended: code, reason
     ├── NotConnected (ConnectionError)      a ReconnectingClient between connections
-    ├── HandshakeRefused (ConnectionError)  a server said no: HTTP status
+    ├── HandshakeRefused (ConnectionError)  a server refused the handshake: HTTP status
     ├── MaxRetriesExceeded (ConnectionError)
     ├── ProcessStartError (OSError)         in `spawn`: a program that cannot be started
     ├── MessagesLost                        in `following`: a gap, with the channel
-    ├── AdoptionError (RuntimeError)        a server whose socket cannot be taken
-    └── PeerError                           the far end broke a rule
+    ├── AdoptionError (RuntimeError)        a server without a socket to adopt
+    └── PeerError                           the peer broke a rule
         ├── MessageDecodeError              answered with an `error` message
         └── ProtocolError                   answered with a close code
 """
@@ -75,27 +73,27 @@ _FINAL_STATUSES = frozenset({401, 403})
 
 
 def is_retryable(code: int) -> bool:
-    """Say whether a client that was closed with this code should come back.
+    """Return whether a client that was closed with this code should reconnect.
 
-    `code` is a close code, or the HTTP status of a refused handshake. Only the
-    answers that would be given again are final: who you are, what you may.
+    `code` is a close code, or the HTTP status of a refused handshake. Only refusals for
+    authentication or authorisation are final: they would be repeated.
     """
     return code not in _FINAL_CODES and code not in _FINAL_STATUSES
 
 
 def excerpt(value: object, limit: int = 100) -> str:
-    """Return the repr of a value for a message or a log, cut to `limit` characters.
+    """Return the repr of a value for an error text or a log, cut to `limit` characters.
 
-    Values from a peer go into logs only through here: a repr has no raw control
-    characters (FAULTS 54). What has no repr is named by its type: an exception that is
-    about a value must not become another one.
+    Every value from a peer that is logged goes through here: a repr has no raw control
+    characters (FAULTS 54). A value without a repr is shown by its type: the error text of an
+    exception must not raise another exception.
     """
     if isinstance(value, (str, bytes)) and len(value) > limit:
         value = value[:limit]
         return repr(value) + "..."
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - a class of the user's, or nested too deeply
+    except Exception:  # noqa: BLE001 - a user's class, or nested too deeply
         return f"<{type(value).__name__} without a repr>"
     return text if len(text) <= limit else text[:limit] + "..."
 
@@ -105,15 +103,15 @@ class WsHubError(Exception):
 
 
 class ConfigError(WsHubError, ValueError):
-    """A setting cannot work; the message names the field and the value."""
+    """A setting is invalid; the text names the field and the value."""
 
 
 class InvalidName(WsHubError, ValueError):
-    """A channel name or a process id is outside the rules of PROTOCOL."""
+    """A channel name or a process id is outside the protocol's rules."""
 
 
 class MessageEncodeError(WsHubError, ValueError):
-    """A message has no JSON form (NaN, a set, a lone surrogate); nobody got any of it."""
+    """A message has no JSON form (NaN, a set, a lone surrogate); nothing of it was sent."""
 
 
 class HubNotRunning(WsHubError, RuntimeError):
@@ -125,7 +123,7 @@ class HubFull(WsHubError):
 
 
 class LimitExceeded(WsHubError):
-    """A bound of the settings is reached; the message names it."""
+    """A limit of the settings is reached; the text names it."""
 
 
 class SendTimeout(WsHubError, TimeoutError):
@@ -133,11 +131,11 @@ class SendTimeout(WsHubError, TimeoutError):
 
 
 class ConnectionClosed(WsHubError, ConnectionError):
-    """The connection is over.
+    """The connection has ended.
 
     Attributes:
         code: the close code, 1005 and 1006 included (RFC 6455 section 7.1.5).
-        reason: the reason given with it, or what ended the connection.
+        reason: the reason of the Close frame, or what ended the connection.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
@@ -158,8 +156,8 @@ class HandshakeRefused(WsHubError, ConnectionError):
 
     Attributes:
         status: the HTTP status.
-        reason: the reason given with it.
-        retry_after: seconds that the server asked to wait, or None.
+        reason: the reason in the answer.
+        retry_after: seconds that the server asked to wait (RFC 9110 section 10.2.3), or None.
     """
 
     def __init__(self, status: int, reason: str = "", retry_after: float | None = None) -> None:
@@ -177,15 +175,15 @@ class MaxRetriesExceeded(WsHubError, ConnectionError):
 
 
 class AdoptionError(WsHubError, RuntimeError):
-    """This WSGI server gives no socket that a connection could live on."""
+    """A WSGI server provides no socket that a connection could keep."""
 
 
 class PeerError(WsHubError):
-    """The far end broke a rule."""
+    """The peer broke a rule."""
 
 
 class MessageDecodeError(PeerError, ValueError):
-    """A peer's text is not a message. The connection stays; the peer is told.
+    """A peer's text is not a message. The connection stays; the peer gets an `error` message.
 
     Attributes:
         id: the `id` that the peer sent, when it could be read, else None.
@@ -201,7 +199,12 @@ class MessageDecodeError(PeerError, ValueError):
 
 
 class ProtocolError(PeerError):
-    """A peer's frames break RFC 6455 or a limit; the connection ends with `code`."""
+    """A peer's frames break RFC 6455 or a limit; the connection ends with `code`.
+
+    Attributes:
+        code: the close code.
+        reason: the reason of the Close frame.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         self.code = code

@@ -1,7 +1,7 @@
-"""A Flask extension: the hub's WebSocket at one path, started where the requests are.
+"""A Flask extension: serves a hub's WebSocket at one path of an application.
 
-Must not know what is published. Flask is imported here and nowhere else in the package;
-`pip install 'ws-hub[flask]'` brings it.
+Flask is imported here and nowhere else in the package; `pip install 'ws-hub[flask]'`
+installs it.
 """
 
 from __future__ import annotations
@@ -27,24 +27,26 @@ __all__ = ["FlaskSessionAuth", "HubExtension"]
 logger = get_logger(__name__)
 
 _NAME = "ws_hub"  # in app.extensions
-_APP_KEY = "ws_hub.flask"  # in environ: the application whose session it is
+_APP_KEY = "ws_hub.flask"  # the environ's key of the Flask application
 
 
 class HubExtension:
     """A hub for a Flask application.
 
-    The hub starts with the first request or handshake, in the process that serves it:
-    a process that only imports the application (gunicorn's master with `--preload`, the
-    parent of the reloader, `flask shell`) has no threads of it, and a forked worker has
-    its own. Started once in a process: after `hub.stop()` it stays stopped.
+    The hub starts with the first request or handshake, in the process that serves it. So a
+    process that only imports the application (gunicorn's master with `--preload`, the parent of
+    the reloader, `flask shell`) has no threads of the hub, and each forked worker has its own.
+    It is started once in a process: after `hub.stop()` it stays stopped.
 
     Args:
         app: the application, or None for `init_app` later.
-        path: where the WebSocket is, below the place the application is mounted at.
+        path: the path of the WebSocket, below the path that the application is mounted at.
         hub: a hub with settings of your own; None makes one.
 
     Attributes:
         hub: the hub. To publish before the first request, `start()` it.
+
+    Threads: the one that sets the application up.
     """
 
     def __init__(self, app: Flask | None = None, path: str = "/ws", hub: Hub | None = None) -> None:
@@ -63,7 +65,7 @@ class HubExtension:
     def init_app(self, app: Flask, path: str | None = None) -> None:
         """Serve the hub's WebSocket in an application, at `path` or the extension's own.
 
-        The extension is in `app.extensions["ws_hub"]` then. Raises RuntimeError when the
+        The extension is in `app.extensions["ws_hub"]` afterwards. Raises RuntimeError when the
         application has one already.
 
         Threads: the one that sets the application up.
@@ -83,9 +85,9 @@ class HubExtension:
         app.wsgi_app = wsgi_app  # type: ignore[method-assign]  # Flask's way to wrap an app
 
     def forget(self) -> None:
-        """Start anew in a forked child.
+        """Reset the extension in a forked child.
 
-        Threads: the only one there is, right after the fork.
+        Threads: the child's only one, right after the fork.
         """
         self._forget()
 
@@ -96,29 +98,31 @@ class HubExtension:
 
     def _start_locked(self) -> None:
         assert self._lock.locked()
-        if self._started:  # by another request, meanwhile
+        if self._started:  # another request has started it meanwhile
             return
         try:
             self.hub.start()
-        except RuntimeError as error:  # no more threads: pages are served all the same
-            logger.warning("the hub could not start: %s", error)
-        except ConfigError as error:  # it never will: pages are served, handshakes get 503
-            logger.error("the hub does not start: %s", error)
+        except RuntimeError as error:  # no more threads: pages are still served
+            logger.warning("cannot start the hub: %s", error)
+        except ConfigError as error:  # permanent: pages are still served, handshakes get 503
+            logger.error("cannot start the hub with these settings: %s", error)
             self._started = True
         else:
             self._started = True
 
 
 class FlaskSessionAuth:
-    """Knows its users by the session of the Flask application that HubExtension serves.
+    """Authenticates users by the session of a Flask application with a HubExtension.
 
-    The session is opened as Flask opens it, with whatever session interface the
-    application has, and is not saved; no context is pushed. It comes by a cookie, so a
-    handshake without an Origin is refused (FAULTS 2).
+    The session is opened by the application's session interface, as Flask does, and is not
+    saved; no context is pushed. The session is in a cookie, so a handshake without an Origin is
+    refused (FAULTS 2).
 
     Args:
-        key: what holds the user's id in the session: "_user_id" for Flask-Login.
+        key: the session's key of the user id: "_user_id" for Flask-Login.
         validate: called with the session instead, returns an AuthResult.
+
+    Threads: any; `validate` is called on the thread of the request.
     """
 
     def __init__(
@@ -130,11 +134,11 @@ class FlaskSessionAuth:
         self._validate = validate
 
     def __call__(self, environ: Mapping[str, Any]) -> AuthResult:
-        """Look at the session of a request."""
+        """Authenticate the session of a request."""
         app = environ.get(_APP_KEY)
-        if app is None:  # a first message, or a hub that is not a HubExtension's
-            return AuthResult(False, error="no Flask session here")
-        # A copy: the request that it makes would stay in there.
+        if app is None:  # a first message, or a hub without a HubExtension
+            return AuthResult(False, error="the request has no Flask session")
+        # A copy: `request_class` adds the request object to its environ.
         session = app.session_interface.open_session(app, app.request_class(dict(environ)))
         if session is None:
             logger.error("the application has no secret key, so it has no sessions")
@@ -144,6 +148,6 @@ class FlaskSessionAuth:
         user = session.get(self._key)
         if user is None:
             return AuthResult(False, error="not logged in")
-        if isinstance(user, (bool, bytes)):  # "True" would be everybody's id
-            return AuthResult(False, error="the user's id in the session is no text")
+        if isinstance(user, (bool, bytes)):  # "True" would be the id of every user
+            return AuthResult(False, error="the user id in the session is not a string")
         return AuthResult(True, str(user))

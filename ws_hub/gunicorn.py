@@ -1,24 +1,24 @@
-"""Hooks for gunicorn: clients hear of a worker's end when it begins, and threads for pages.
+"""Hooks for gunicorn: a worker's hubs stop when its end begins, and its threads start early.
 
-Must not know, nor import, gunicorn, whose master reads this as its configuration::
+Gunicorn's master reads this module, which does not import gunicorn, as its configuration::
 
     gunicorn --config python:ws_hub.gunicorn app:app
 
-or, from a gunicorn.conf.py of your own, `from ws_hub.gunicorn import *`; a hook that you
-have there already calls the one from here.
+or, from a gunicorn.conf.py of your own, `from ws_hub.gunicorn import *`; a hook of your own
+with the same name must call the one from here.
 
-Without them `atexit` ends the hub: after the last request, or the graceful timeout. With
-TLS inside gunicorn each WebSocket is such a request. And gunicorn starts a thread of its
-pool at the first moment that needs it: if clients have taken all threads that the system
-gives by then, that ends the worker, and with it every client.
+Without these hooks `atexit` stops the hub: after the last request, or the graceful timeout.
+With TLS inside gunicorn each WebSocket is such a request. And gunicorn starts a thread of
+its pool when it first needs it: if clients have taken all threads of the system by then,
+that ends the worker, and with it every connection.
 
     SIGTERM, SIGINT, SIGQUIT, SIGHUP, max_requests, a changed file
       └─> worker.alive = False ─> watch ─> 1001 or 1012 to all ─> requests end ─> worker_exit
 
-Every global of this module is offered to gunicorn as a setting: none may have the name of
-one by chance (`workers`, `config`).
+Gunicorn reads every global of this module as a setting: none may have the name of one by
+chance (`workers`, `config`).
 
-What is to be said goes to gunicorn's own log, which there always is, wherever that goes.
+Warnings go to gunicorn's own log, which is always configured.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from .threads import start
 
 __all__ = ["on_reload", "post_worker_init", "when_ready", "worker_exit"]
 
-_PATIENCE = 10.0  # seconds, for threads to start: a first request may wait behind that
-_LOOK = 0.25  # seconds between looks at a worker; gunicorn's own loop takes one each second
-_SHARE = 0.5  # of the graceful timeout: what the end of a hub may take
+_START_TIMEOUT = 10.0  # seconds for threads to start: a first request may wait behind that
+_INTERVAL = 0.25  # seconds between checks of a worker; gunicorn's own loop checks once a second
+_SHARE = 0.5  # of the graceful timeout, for stopping the hubs
 
-# guards: nothing; one byte that the master writes and its workers read. How often the master
-# has reloaded, since it tells its workers of that with the same signal as of its own end.
+# guards: nothing; one byte that the master writes and its workers read: the number of reloads.
+# The master stops its workers for a reload by the same signal as for its own end.
 _reloads = mmap.mmap(-1, 1)
 
 
 def when_ready(server: Any) -> None:
-    """Warn of hubs that run in the master, as `--preload` with a `start()` at import has it.
+    """Warn of hubs that run in the master, as with `--preload` and a `start()` at import.
 
     Threads: the master's only one.
     """
@@ -53,7 +53,7 @@ def when_ready(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """Note that the workers that live are about to be replaced.
+    """Count a reload: the workers of now are about to be replaced.
 
     Threads: the master's only one.
     """
@@ -61,7 +61,7 @@ def on_reload(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Begin to watch for the end of a worker, and have it start its threads.
+    """Start the watch thread of a worker, and all threads of its pool.
 
     Threads: the worker's main thread; does not wait.
     """
@@ -71,39 +71,42 @@ def post_worker_init(worker: Any) -> None:
         _fill(pool, worker)
     try:
         start("ws-hub:gunicorn", _watch, worker)
-    except RuntimeError as error:  # no more threads: then `worker_exit` alone
-        worker.log.warning("ws_hub: clients will hear late of this worker's end: %s", error)
+    except RuntimeError as error:  # no more threads: `worker_exit` alone stops the hubs
+        worker.log.warning(
+            "ws_hub: no thread to watch for this worker's end, its clients are closed late: %s",
+            error,
+        )
 
 
 def _fill(pool: Executor, worker: Any) -> None:
-    """Have a pool start all its threads: none is done before the last has begun."""
+    """Make a pool start all its threads: none finishes its task before the last has begun."""
     threads = worker.cfg.threads
     together = threading.Barrier(threads)
     try:
         for _ in range(threads):
-            pool.submit(together.wait, _PATIENCE)
+            pool.submit(together.wait, _START_TIMEOUT)
     except RuntimeError as error:  # no more threads
         together.abort()
-        worker.log.warning("ws_hub: gunicorn cannot have its %d threads: %s", threads, error)
+        worker.log.warning("ws_hub: cannot start all %d threads of gunicorn: %s", threads, error)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """End the hubs of a worker, if that has not been done yet, and wait for it.
+    """Stop the hubs of a worker, unless they have stopped, and wait for that.
 
-    Threads: the worker's main thread; at most half the graceful timeout.
+    Threads: the worker's main thread; waits at most half the graceful timeout.
     """
     _end(worker)
     for hub in running():
-        unregister(hub)  # who has not ended by now is not waited for again
+        unregister(hub)  # `atexit` must not wait for a hub that has not stopped by now
 
 
 # --- watch thread --------------------------------------------------------------------------
 
 
 def _watch(worker: Any) -> None:
-    # A look and no signal handler: gunicorn has its own, and max_requests is no signal.
+    # Polls instead of a signal handler: gunicorn has its own, and max_requests is no signal.
     while worker.alive:
-        time.sleep(_LOOK)
+        time.sleep(_INTERVAL)
     _end(worker)
 
 
@@ -119,6 +122,6 @@ def _end(worker: Any) -> None:
 
 
 def _returns(worker: Any) -> bool:
-    """Say whether another worker takes this one's place."""
+    """Return whether another worker takes this one's place."""
     replaced = _reloads[0] != getattr(worker, "ws_hub_born", _reloads[0])
     return replaced or worker.cfg.reload or worker.nr >= worker.max_requests

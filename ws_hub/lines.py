@@ -1,19 +1,18 @@
-r"""Bytes of a program's output in, texts for the wire out: one a line, and back.
+r"""Converts a program's output from bytes to texts of the wire, a line each, and back.
 
-Must not know processes, descriptors, clocks or the hub. What a text says, by its end
-(`docs/processes.md`)::
+The end of a text tells its kind (`docs/processes.md`)::
 
     "Compiling..."           a whole line, without its newline
-    "Password: \r"           a line as it looks so far: the next text replaces it
-    "0101...01\x17"          a piece of a very long line: the next text goes on with it
+    "Password: \r"           the present state of a line: the next text replaces it
+    "0101...01\x17"          a piece of a very long line: the next text continues it
 
 Rules of this file:
 
-- What is shown early is repeated in full: whoever drops every text that ends in "\r"
-  has exactly the lines, each as it looked in the end.
-- No text holds "\n", and "\r" only at its end.
-- ETB (0x17, "end of transmission block") is what ASCII has for "a block ends here, its
-  text goes on". A line that itself ends in ETB is sent as a piece and an empty rest.
+- A line that was shown early is repeated in full: without the texts that end in "\r" exactly
+  the lines remain, each in its final state.
+- No text contains "\n", and "\r" only at its end.
+- ETB (0x17, "end of transmission block") is ASCII's mark for "a block ends here, its text
+  goes on". A line that itself ends in ETB is sent as a piece and an empty rest.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ __all__ = ["GOES_ON", "MAX_PIECE", "REPLACED", "Lines", "cut", "join"]
 MAX_PIECE = 8192
 REPLACED = "\r"
 GOES_ON = "\x17"
-# Blanks, and control sequences (ECMA-48), which colour, erase and move.
+# White space and control sequences (ECMA-48), which set colours, erase, and move.
 _UNSEEN = re.compile(r"(?:\s|\x1b\[[0-?]*[ -/]*[@-~])*")
 
 
 class Lines:
     r"""Splits one stream of bytes into texts for the wire.
 
-    Undecodable bytes become U+FFFD; a character may come in parts. `\r\n` (what a
-    terminal makes of a newline) ends a line like `\n`; a lone `\r` starts it anew.
+    Undecodable bytes become U+FFFD; a character may arrive in parts. `\r\n` (a terminal's form
+    of a newline) ends a line like `\n`; a lone `\r` restarts the line.
 
     Args:
         max_piece: characters in one text; a longer line is cut into pieces.
@@ -48,14 +47,14 @@ class Lines:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._max_piece = max_piece
         self._text = ""  # the unfinished line, or what follows its last piece
-        self._returned = False  # a "\r" came after it: other text replaces it
-        self._shown = False  # it has been given out as it is now
-        self._cut = False  # pieces of it have been given out
+        self._returned = False  # a "\r" follows it: any other text replaces it
+        self._shown = False  # its present state has been returned
+        self._cut = False  # pieces of it have been returned
 
     def copy(self) -> Lines:
-        """Return one that stands where this one does: to go on with, or to come back to.
+        """Return a copy with the same state.
 
-        Both share the decoder, which has no state where what was fed ends with a character.
+        Both share the decoder, which has no state when the last bytes ended with a character.
         """
         copy = Lines.__new__(Lines)
         for name in Lines.__slots__:
@@ -64,12 +63,12 @@ class Lines:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is part of a line that nobody has been shown."""
+        """Whether part of a line has not been returned yet."""
         return bool(self._text) and not self._shown
 
     @property
     def cut(self) -> bool:
-        """Whether the last text given out was a piece, whose line goes on."""
+        """Whether the last returned text was a piece of a line that goes on."""
         return self._cut
 
     @property
@@ -79,34 +78,37 @@ class Lines:
 
     @property
     def returned(self) -> bool:
-        r"""Whether a `\r` stands behind the unfinished line: any other text replaces it."""
+        r"""Whether a `\r` follows the unfinished line: any other text replaces it."""
         return self._returned
 
     @property
     def blank(self) -> bool:
-        """Whether nothing can be seen of the unfinished line, as of one that was cleared."""
+        """Whether nothing of the unfinished line is visible, as of a cleared one."""
         return _UNSEEN.fullmatch(self._text) is not None
 
     def feed(self, data: bytes) -> list[str]:
-        """Take the next bytes; return the texts that are ready."""
+        """Add bytes; return the texts that are complete."""
         return self._take(self._decode(data))
 
     def partial(self) -> list[str]:
-        """Return the unfinished line as it looks so far, unless that is known."""
+        """Return the state of the unfinished line, unless that has been returned already."""
         if not self.waiting:
             return []
         self._shown = True
         return [self._text + REPLACED]
 
     def finish(self) -> list[str]:
-        """End the stream; return what was left. An unfinished line counts as one."""
+        """End the stream; return the rest. An unfinished line counts as a line."""
         ready = self._take(self._decode(b"", True))
         if self._text:
             self._end(ready)
         return ready
 
     def break_off(self) -> list[str]:
-        """End a line that was cut, so that others may speak; the rest is a line of its own."""
+        """End a line of which pieces were returned, so that another text may follow.
+
+        The rest of the line becomes a line of its own.
+        """
         if not self._cut:
             return []
         self._cut = False
@@ -131,10 +133,10 @@ class Lines:
         return ready
 
     def _extend(self, text: str, ready: list[str]) -> None:
-        """Go on with the unfinished line."""
+        """Add text to the unfinished line."""
         for index, part in enumerate(text.split("\r")):
             if index:
-                # Only what comes next says what it means: "\n" ends the line as it is.
+                # Only the next character tells its meaning: "\n" ends the line as it is.
                 self._returned = True
             if not part:
                 continue
@@ -153,7 +155,7 @@ class Lines:
         self._text, self._cut = text[kept:], True
 
     def _end(self, ready: list[str]) -> None:
-        """Give out the unfinished line as finished."""
+        """Return the unfinished line as finished."""
         if self._text.endswith(GOES_ON):
             ready += [self._text + GOES_ON, ""]
         else:
@@ -166,9 +168,9 @@ def _longest(lines: list[str]) -> int:
 
 
 def cut(text: str, max_piece: int = MAX_PIECE) -> list[str]:
-    """Return one text of the wire in pieces that a Go client takes; mostly as it is.
+    """Return one text of the wire in pieces that a Go client accepts; mostly as it is.
 
-    A state, which another text replaces, loses what is too much: as pieces it would stay.
+    A state, which another text replaces, is truncated: its pieces would remain.
     """
     if len(text) <= max_piece + len(GOES_ON):
         return [text]
@@ -181,10 +183,12 @@ def cut(text: str, max_piece: int = MAX_PIECE) -> list[str]:
 
 
 def join(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the lines that `texts` of the wire amount to in the end.
+    """Yield the final lines of texts of the wire.
 
-    What was shown early is left out and pieces are put together; a line whose pieces
-    stop is yielded as far as it came.
+    States are left out and pieces are joined; a line without its last piece is yielded as
+    far as it was sent.
+
+    Threads: any.
     """
     pieces: list[str] = []
     for text in texts:

@@ -1,8 +1,8 @@
-"""Loggers that never raise into the thread that logs, and a filter that hides tokens.
+"""Loggers that never raise into the calling thread, and a filter that hides tokens.
 
-Must not know what is logged. `logging` catches what a handler's `emit` raises, but not
-what a handler or a filter raises elsewhere; the threads here serve all clients, and none
-of them is to end because a disk is full (FAULTS 62).
+`logging` catches exceptions of a handler's `emit`, but not those that a handler or a filter
+raises elsewhere. The threads of ws_hub serve all clients, and none of them may end because
+a disk is full (FAULTS 62).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["MaskTokens", "get_logger"]
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of that name, made safe; what a handler raises goes to stderr.
+    """Return the logger of that name, made safe: exceptions of its handlers go to stderr.
 
     Threads: any.
     """
@@ -27,18 +27,21 @@ def get_logger(name: str) -> logging.Logger:
 def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
     try:
         type(logger).handle(logger, record)
-    except Exception:  # noqa: BLE001 - the user's handler: the thread goes on
+    except Exception:  # noqa: BLE001 - a user's handler: the thread must go on
         logging.Handler().handleError(record)
 
 
 class MaskTokens(logging.Filter):
-    """Hides tokens in the URLs that a server's access log is full of (FAULTS 52).
+    """A logging filter that hides tokens in the URLs of an access log (FAULTS 52).
 
-    For the logger that writes them: `logging.getLogger("werkzeug").addFilter(MaskTokens())`;
-    `gunicorn.access` is gunicorn's.
+    Add it to the logger of the access log: `logging.getLogger("werkzeug").addFilter(MaskTokens())`
+    for Werkzeug; gunicorn's is `gunicorn.access`.
 
     Args:
-        names: of the parameters whose values are hidden.
+        names: the query parameters to hide the values of; by default `token` and
+            `access_token`.
+
+    Threads: any.
     """
 
     def __init__(self, *names: str) -> None:
@@ -47,10 +50,10 @@ class MaskTokens(logging.Filter):
         self._token = re.compile(rf"([?&](?:{alternatives})=)[^&\s\"'#]+")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record through, without tokens."""
+        """Let every record pass, with its tokens replaced."""
         try:
             text = record.getMessage()
-        except Exception:  # noqa: BLE001 - a record that cannot be formatted: its handler says so
+        except Exception:  # noqa: BLE001 - an unformattable record: its handler reports it
             return True
         masked = self._token.sub(r"\1***", text)
         if masked != text:

@@ -1,9 +1,8 @@
-"""What an origin is (RFC 6454), when two are the same one, and which of them are allowed.
+"""Parses origins (RFC 6454), compares them, and decides which are allowed.
 
-Must not know requests, or settings. Beside the origins of web pages there are those of
-applications that bring their own scheme: `tauri://localhost`, `wails://wails`,
-`capacitor://localhost`, `chrome-extension://<id>`; and `null`, which is what a browser says
-for a page from a file or in a sandbox, whoever has made it.
+Beside the origins of web pages there are those of applications with a scheme of their own:
+`tauri://localhost`, `wails://wails`, `capacitor://localhost`, `chrome-extension://<id>`;
+and `null`, which a browser sends for every page from a file or in a sandbox.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ Origin = tuple[str, str, int]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NULL = "null"
-_FILE = "file://"  # which most say as "null", and some web views as it is
-# No page is from there: WebSocket's own, and what browsers have no origin for.
+_FILE = "file://"  # sent as "null" by most browsers, and unchanged by some web views
+# Schemes that no page's origin has: WebSocket's own, and those that browsers send as "null".
 _NEVER = frozenset({"about", "blob", "data", "file", "ftp", "javascript", "mailto", "ws", "wss"})
 _HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?\Z|[0-9a-f:.]*:[0-9a-f:.]*\Z", re.ASCII)
 _OTHER_HOST = re.compile(r"[!-~]+\Z")
@@ -28,12 +27,12 @@ _WILDCARD = re.compile(r"(https?)://\*\.([^/?#@*]+)\Z", re.IGNORECASE)
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Return scheme, host and port, normalised; None for what is no origin, and for `null`.
+    """Return scheme, host and port, normalised; None for an invalid origin, and for `null`.
 
-    The port is 0 where a scheme has no usual one and none is named.
+    The port is 0 if none is named and the scheme has no default.
     """
     text = text.strip()
-    if not text.isprintable() or " " in text:  # urlsplit takes tabs and newlines out
+    if not text.isprintable() or " " in text:  # urlsplit removes tabs and newlines
         return None
     try:
         parts = urlsplit(text)
@@ -53,11 +52,11 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def is_allowed(text: str, allowed: Iterable[str]) -> bool:
-    """Say whether an `Origin` header is among those allowed.
+    """Return whether the value of an `Origin` header is among the allowed origins.
 
-    Each is an origin, compared whole; `https://*.example.com` for every host below
-    example.com, at any depth, but not itself; `null`; `file://`, whose pages say `null`;
-    or "*" for all.
+    Each of these is an origin, compared whole; `https://*.example.com` for every host below
+    example.com, at any depth, but not itself; `null`; `file://`, where pages send `null`; or
+    "*" for all.
     """
     text = text.strip()
     origin = parse_origin(text)
@@ -80,7 +79,7 @@ def _matches(text: str, origin: Origin | None, allowed: str) -> bool:
 
 @functools.lru_cache(1024)
 def _parse_allowed(allowed: str) -> tuple[bool, Origin | None]:
-    """Return whether hosts below an origin's are meant, and the origin."""
+    """Return whether an entry means the hosts below its origin's, and the origin."""
     match = _WILDCARD.match(allowed.strip())
     if match is None:
         return False, parse_origin(allowed)
@@ -88,18 +87,18 @@ def _parse_allowed(allowed: str) -> tuple[bool, Origin | None]:
 
 
 def fault_of_allowed(item: str) -> str:
-    """Say why nothing that a browser sends could be what is allowed; "" when it could."""
+    """Return the reason why an entry can match no browser's Origin; "" when it can."""
     if item in ("*", _NULL, _FILE):
         return ""
     below, origin = _parse_allowed(item)
     if origin is None:
         if "*" in item:
-            return "a star stands for everything, or for what is before a domain: https://*.a.org"
+            return "a star must be the whole entry, or stand before a domain: https://*.a.org"
         if not item.isascii():
             return "browsers send a domain in its ASCII form, xn--..."
         if item.partition(":")[0].lower() in ("ws", "wss"):
-            return "the origin is that of the page, http or https"
-        return "an origin is scheme://host or scheme://host:port, and no more"
+            return "the origin is that of the page, so its scheme is http or https"
+        return "an origin is only scheme://host or scheme://host:port"
     if below and (":" in origin[1] or origin[1].rpartition(".")[2].isdigit()):
-        return "nothing is below an address"
+        return "an IP address has no subdomains"
     return ""

@@ -1,4 +1,4 @@
-"""The viewer's pages, at their documented place: see `server.viewer`."""
+"""The viewer's pages, under their documented name: see `server.viewer`."""
 
 from __future__ import annotations
 

@@ -1,19 +1,19 @@
-"""A lock, an event and a queue that re-entry and interruption on one thread cannot break.
+"""A lock, an event and a queue that tolerate re-entry and interruption on one thread.
 
-Must not know hubs, sockets or messages. A signal handler runs between two bytecodes of the
-main thread, a finaliser of the garbage collector between two of any thread, a log handler
-wherever something is logged. Each may call into ws_hub while a line of ws_hub below it is
-half done; a signal handler may also raise there, as KeyboardInterrupt does. So:
+A signal handler runs between two bytecodes of the main thread, a finaliser of the garbage
+collector between two of any thread, a log handler wherever something is logged. Each may
+call into ws_hub while a function of ws_hub below it on the stack is half done; a signal
+handler may also raise there, as KeyboardInterrupt does. So:
 
-- A `Lock` that the thread holds already is entered again. Its `with` is C from end to end:
-  no exception can come between taking it and the block. `threading.Condition`, and what is
+- A `Lock` can be entered again by the thread that holds it. Its `with` is implemented in C:
+  no exception can occur between taking it and the block. `threading.Condition`, and what is
   built on it (`queue.Queue`, `threading.Event`), enters its lock in Python, and a
   KeyboardInterrupt there leaves it locked for ever (FAULTS 63).
-- What `Event` and `Intake` change is changed by single calls of C, each of which leaves a
-  valid state. Nothing is held meanwhile.
-- Who is about to wait asks `nested()`, and does not wait where that is true: what this
-  thread has half done may be what it would wait for. The stack itself is the answer, so
-  there is no mark that an exception could leave behind.
+- `Event` and `Intake` change their state by single calls of C, each of which leaves a valid
+  state. No lock is held meanwhile.
+- A function that is about to wait calls `nested()`, and does not wait where it returns True:
+  it might wait for something that this thread has half done. The answer is read from the
+  stack itself, so there is no flag that an exception could leave set.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = ["Bell", "Event", "Intake", "Lock", "nested"]
 
 T = TypeVar("T")
 
-_SLOT: Any = object()  # in an intake, room that an item takes beyond one place
-_LOOK = 0.5  # seconds of one wait: then the reason for it is looked at again
-_FEW = 8  # items of an intake, below which the puts with a bound of their own are woken
+_SLOT: Any = object()  # in an intake, fills the slots that an item takes beyond the first
+_MAX_WAIT = 0.5  # seconds of one wait, after which its condition is checked again
+_FEW = 8  # number of items below which waiting puts with a bound of their own are woken
 
-# The modules from which a user's function is called, each with no lock held and nothing half
-# done: that function may wait. Whatever comes in from elsewhere has interrupted something.
+# The modules that call users' functions, each with no lock held and nothing half done: these
+# functions may wait. Any other call into ws_hub has interrupted something.
 _CALLERS = frozenset(
     f"ws_hub.{name}"
     for name in (
@@ -49,17 +49,17 @@ _CALLERS = frozenset(
 
 
 def nested() -> bool:
-    """Say whether this call came in while the thread was inside ws_hub already.
+    """Return whether this call interrupts another call of ws_hub on the same thread.
 
-    That is so where a signal handler, a finaliser or a log handler calls. It walks up the
-    stack: for who is about to wait, not for every call.
+    That is so in a signal handler, a finaliser or a log handler. It walks up the stack: to be
+    used before a wait, not in every call.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _module(frame).startswith("ws_hub."):
-        frame = frame.f_back  # this call itself
+        frame = frame.f_back  # the calling function and its callers in ws_hub
     while frame is not None:
         if frame.f_code is _THREAD_START:
-            return True  # the lock of `threading` that this holds is not reentrant
+            return True  # it holds a lock of `threading` that is not reentrant
         if _module(frame).startswith("ws_hub."):
             return _module(frame) not in _CALLERS
         frame = frame.f_back
@@ -74,10 +74,10 @@ _THREAD_START = threading.Thread.start.__code__
 
 
 class Lock(RLock):  # type: ignore[misc]  # final for typeshed only
-    """A lock that its owner may take again; `locked` says whether the calling thread has it.
+    """A lock that its owner may take again; `locked` is about the calling thread.
 
-    Whoever writes state under it does so in an order that leaves it valid after each line,
-    for whom the same thread brings in between.
+    Code that changes state under it must leave the state valid after each line, because the
+    same thread may enter again.
     """
 
     __slots__ = ()
@@ -85,16 +85,16 @@ class Lock(RLock):  # type: ignore[misc]  # final for typeshed only
     if TYPE_CHECKING:
 
         def locked(self) -> bool:
-            """Say whether the calling thread has it."""
+            """Return whether the calling thread holds it."""
     else:
         locked = RLock._is_owned  # as threading.Condition uses it
 
 
 class Event:
-    """What `threading.Event` is, for threads that may be interrupted.
+    """The same as `threading.Event`, for threads that may be interrupted.
 
-    Each waiter has a gate of its own, a plain lock; whoever sets the event opens all of
-    them. What an interrupted waiter leaves behind is a gate that nobody waits at.
+    Each waiting thread has a gate of its own, a plain lock; `set` opens all of them. A waiting
+    thread that is interrupted leaves a gate behind that no thread waits at.
     """
 
     def __init__(self) -> None:
@@ -102,56 +102,56 @@ class Event:
         self._gates: list[threading.Lock] = []
 
     def is_set(self) -> bool:
-        """Say whether it is set."""
+        """Return whether it is set."""
         return self._is_set
 
     def set(self) -> None:
-        """Set it, and wake all who wait."""
+        """Set it, and wake all waiting threads."""
         self._is_set = True
         _open(self._gates, len(self._gates))
 
     def clear(self) -> None:
-        """Take that back."""
+        """Reset it."""
         self._is_set = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set, at most `timeout` seconds; say whether it is."""
+        """Wait until it is set, at most `timeout` seconds; return whether it is."""
         return _wait(self.is_set, self._gates, timeout)
 
 
 class Bell(queue.SimpleQueue[None]):
-    """What one thread sleeps on. Its `put` rings, in one call of C that nothing interrupts."""
+    """Wakes one sleeping thread. `put` is one call of C that nothing interrupts."""
 
     def ring(self) -> None:
-        """Wake the thread that sleeps, or have its next wait end at once."""
+        """Wake the sleeping thread, or end its next wait at once."""
         if self.empty():
             self.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait until it rings, at most so long. For one thread."""
+        """Wait for a ring, at most `seconds`. For one thread."""
         try:
             self.get(timeout=max(seconds, 0.0))
-            while True:  # one look is for all that have rung
+            while True:  # one wake-up serves all rings so far
                 self.get_nowait()
         except queue.Empty:
             pass
 
 
 class Intake(queue.Queue[T]):
-    """A `queue.Queue` for one consumer, which sleeps on a bell and then takes what is there.
+    """A `queue.Queue` for one consumer, which sleeps on a bell and then takes all items.
 
-    Putting is: look for room, append, ring. Nothing is locked, so that two threads at the
-    same moment may go one item beyond the bound each. An interruption comes before the
-    append, and nothing is queued, or after it, and the consumer is woken all the same.
+    To put is: check for room, append, ring. Nothing is locked, so two threads at the same
+    moment may exceed the limit by one item each. An interruption comes before the append, and
+    nothing is queued, or after it, and the consumer is still woken.
 
     Args:
-        bell: rung after each item; of several intakes it may be one.
-        maxsize: items that may wait; 0 for any number.
-        slots_of: returns for how many an item counts, one at least. While there is any room,
-            one that is larger gets in all the same.
+        bell: rung after each item; several intakes may share one.
+        maxsize: slots for waiting items; 0 for any number.
+        slots_of: returns the number of slots that an item takes, at least one. While any slot
+            is free, a larger item is accepted too.
 
-    An item that comes with a bound of its own leaves room for others: however many such come,
-    the others neither wait for room nor long for what stands before theirs.
+    A put with a lower limit of its own leaves slots for the others: however many such puts
+    there are, the others neither wait for room nor long for the items before theirs.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class Intake(queue.Queue[T]):
         super().__init__(maxsize)  # makes `self.queue`, the deque
         self._bell = bell
         self._slots_of = slots_of
-        self._gates: list[threading.Lock] = []  # of those who wait for room
-        self._modest_gates: list[threading.Lock] = []  # of puts with a bound of their own
+        self._gates: list[threading.Lock] = []  # of puts that wait for room
+        self._modest_gates: list[threading.Lock] = []  # of waiting puts with a limit of their own
 
     def put(
         self,
@@ -171,9 +171,9 @@ class Intake(queue.Queue[T]):
         *,
         most: int | None = None,
     ) -> None:
-        """Append an item; raise queue.Full where there is no room, after `timeout` seconds.
+        """Append an item; raises queue.Full when there is no room for `timeout` seconds.
 
-        There is room for it while fewer than `most` items wait.
+        There is room while fewer than `most` slots are taken.
         """
         bound, gates = self.maxsize, self._gates
         if most is not None:
@@ -181,7 +181,8 @@ class Intake(queue.Queue[T]):
         if 0 < bound <= len(self.queue):
             if not block or not _wait(lambda: len(self.queue) < bound, gates, timeout):
                 raise queue.Full
-        # What it counts for beyond one stands behind it: the length is what is taken.
+        # Its further slots are appended behind it, so that the length is the number of taken
+        # slots.
         more = 0 if self._slots_of is None else self._slots_of(item) - 1
         try:
             if more:
@@ -191,28 +192,28 @@ class Intake(queue.Queue[T]):
             if self._bell.empty():
                 self._bell.put(None)
         except BaseException:
-            # What interrupts runs between calls: this one is made before the next can come.
+            # Interruptions occur between calls: this call is made before the next one can.
             self._bell.put(None)
             raise
 
     def force(self, item: T) -> None:
-        """Append an item whether there is room or not."""
+        """Append an item even without room."""
         try:
             self.queue.append(item)
         finally:
             self._bell.put(None)
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
-        """Take the next item; raise queue.Empty where there is none. It never waits.
+        """Return the next item; raises queue.Empty if there is none. Never waits.
 
-        The consumer waits on the bell, which tells of other news too.
+        The consumer waits on the bell, which rings for other reasons too.
         """
         try:
             item: T = self.queue.popleft()
             while item is _SLOT:
                 item = self.queue.popleft()
         except IndexError:
-            # All: one that was called before may have left without taking its room.
+            # All of them: a thread woken earlier may have given up without taking its slot.
             _open(self._gates, len(self._gates))
             _open(self._modest_gates, _FEW)
             raise queue.Empty from None
@@ -223,31 +224,31 @@ class Intake(queue.Queue[T]):
         return item
 
     def qsize(self) -> int:
-        """Return how many items wait."""
+        """Return the number of waiting items."""
         if self._slots_of is None:
             return len(self.queue)
         return sum([each is not _SLOT for each in self.queue.copy()])
 
     def empty(self) -> bool:
-        """Say whether none waits."""
+        """Return whether no item waits."""
         return not self.qsize()
 
     def full(self) -> bool:
-        """Say whether there is no room."""
+        """Return whether there is no room."""
         return 0 < self.maxsize <= len(self.queue)
 
 
 def _wait(ready: Callable[[], bool], gates: list[threading.Lock], timeout: float | None) -> bool:
-    """Wait until `ready()`, at most `timeout` seconds; say whether it is."""
+    """Wait until `ready()`, at most `timeout` seconds; return whether it is."""
     if ready():
         return True
     deadline = None if timeout is None else time.monotonic() + timeout
-    # guards: nothing: it is shut, and opened by whoever takes it out of `gates`.
+    # guards: nothing: it is shut, and opened by the thread that removes it from `gates`.
     gate = threading.Lock()
     gate.acquire()
     gates.append(gate)
-    while not ready():  # what became so before the gate was there opens none
-        left = _LOOK if deadline is None else min(deadline - time.monotonic(), _LOOK)
+    while not ready():  # a change before the gate was added opens none
+        left = _MAX_WAIT if deadline is None else min(deadline - time.monotonic(), _MAX_WAIT)
         if left <= 0:
             with contextlib.suppress(ValueError):  # it was opened just now
                 gates.remove(gate)
@@ -261,5 +262,5 @@ def _open(gates: list[threading.Lock], most: int) -> None:
     try:
         for _ in range(most):
             gates.pop(0).release()
-    except IndexError:  # somebody else has opened them
+    except IndexError:  # another thread has opened them
         pass

@@ -1,8 +1,7 @@
-"""Signals as news in a queue: the handlers only post, one thread waits and acts.
+"""Signals as entries of a queue: the handlers only append, one thread waits and acts.
 
-Must not know what the news are about. A handler that raised would cut whatever the main
-thread is in the middle of; one that took a lock could wait for that thread for ever.
-`exit_on_signals` is for programs that wait for nothing but their end.
+A handler that raised would interrupt the main thread at any line; one that took a lock
+could wait for that thread for ever. `exit_on_signals` is for programs that need no queue.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ __all__ = ["Signals", "exit_on_signals"]
 
 
 def exit_on_signals() -> None:
-    """Have SIGTERM and SIGHUP end the program as its own `sys.exit(0)` would.
+    """Make SIGTERM and SIGHUP end the program as `sys.exit(0)` would.
 
-    By default they kill it there and then, and clients hear nothing. With this `finally`
-    and `with` are left and `atexit` runs, so hubs stop and say 1001, as at Ctrl-C. For
-    scripts and Werkzeug's server; gunicorn has signals of its own (`ws_hub.gunicorn`). A
-    SIGHUP that is ignored, as under nohup, stays so.
+    By default they kill it at once, without a Close frame to any client. With this, `finally`
+    and `with` blocks are left and `atexit` runs, so hubs stop and send 1001, as after Ctrl-C.
+    For scripts and Werkzeug's server; gunicorn handles signals itself (`ws_hub.gunicorn`). An
+    ignored SIGHUP, as under nohup, stays ignored.
+
+    Raises ValueError outside the main thread.
 
     Threads: the main thread.
     """
@@ -36,9 +37,9 @@ def exit_on_signals() -> None:
 
 
 class Signals:
-    """A queue of the signals that ask to end; `with` installs the handlers, and takes them back.
+    """A queue of the signals that ask to end; `with` installs and restores the handlers.
 
-    None in it means "it is over", whatever the user of the queue means by that.
+    An entry None means that the work is done, to be defined by the user of the queue.
 
     Threads: `wait` and `with` the main thread, `put` any.
     """
@@ -47,22 +48,22 @@ class Signals:
 
     def __init__(self) -> None:
         # guards: itself; its put() may interrupt its get(), as a signal handler does.
-        self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._before: dict[int, Any] = {}
 
     def put(self, number: int | None) -> None:
-        """Post a signal's number, or None."""
-        self._news.put(number)
+        """Add a signal's number, or None."""
+        self._queue.put(number)
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Return what comes first; raises queue.Empty after `timeout` seconds."""
+        """Return the first entry; raises queue.Empty after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = longest_wait()
             if deadline is not None:
                 left = max(min(left, deadline - time.monotonic()), 0.0)
             try:
-                return self._news.get(timeout=left)
+                return self._queue.get(timeout=left)
             except queue.Empty:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
@@ -73,7 +74,7 @@ class Signals:
             if number is None or threading.current_thread() is not threading.main_thread():
                 continue
             if name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # nohup: the user wants it to live on
+                continue  # nohup: the program must survive the hangup
             self._before[number] = signal.signal(number, lambda each, frame: self.put(each))
         return self
 

@@ -1,7 +1,7 @@
-"""The threads of ws_hub: started here, named, daemonic, logged when something kills one.
+"""Starts the threads of ws_hub: named, daemonic, with a log entry when one fails.
 
-Must not know what the threads do. Also the place where a fork is survived: what a
-forked child must forget is registered here and forgotten in the child.
+Also handles forks: objects registered here drop what belongs to the parent process in
+each forked child.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from .log import get_logger
 from .reentrant import Event, Lock
 
 __all__ = [
-    "Changes",
     "ForkAware",
     "Later",
+    "LazyCondition",
     "Visit",
     "check_one_kind",
     "check_real",
     "forget_after_fork",
-    "give_way",
     "join",
     "longest_wait",
     "start",
+    "yield_gil",
 ]
 
 logger = get_logger(__name__)
 
-_LOOK = 0.5  # seconds between the main thread's looks for signals
+_MAIN_THREAD_WAIT = 0.5  # seconds after which a wait of the main thread is interrupted for signals
 
 
 def start(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
     """Start a daemon thread named `name` that runs `target(*args)`.
 
-    An exception that reaches the top of the thread is logged with its traceback;
-    `target` has its own `finally` for the state it owns. Raises RuntimeError when
-    the system has no more threads.
+    An exception that reaches the top of the thread is logged with its traceback; `target` has
+    its own `finally` for the state it owns. Raises RuntimeError when the system has no more
+    threads.
     """
     thread = threading.Thread(target=_run, args=(target, args), name=name, daemon=True)
     thread.start()
@@ -53,7 +53,7 @@ def start(name: str, target: Callable[..., None], *args: Any) -> threading.Threa
 def _run(target: Callable[..., None], args: tuple[Any, ...]) -> None:
     try:
         target(*args)
-    except BaseException:  # noqa: BLE001 - the top of a thread: nobody else would say it
+    except BaseException:  # noqa: BLE001 - the top of a thread: nothing else would log it
         logger.exception("thread %s died", threading.current_thread().name)
 
 
@@ -81,10 +81,9 @@ class Visit:
 
 
 def join(thread: threading.Thread | Visit | None, timeout: float) -> bool:
-    """Wait until a thread has ended, at most `timeout` seconds; say whether it has.
+    """Wait up to `timeout` seconds until a thread has ended; return whether it has.
 
-    The calling thread itself, and no thread at all, count as ended: `stop()` may be
-    called from a callback.
+    None and the calling thread count as ended: `stop()` may be called from a callback.
     """
     whose = thread.thread if isinstance(thread, Visit) else thread
     if thread is None or whose is threading.current_thread():
@@ -94,13 +93,13 @@ def join(thread: threading.Thread | Visit | None, timeout: float) -> bool:
 
 
 class Later:
-    """A thread for one who must not wait until it has started: somebody else starts it.
+    """A thread that is requested by a thread that must not wait, and started by another one.
 
     Args:
-        name: of the thread.
-        target: what it runs.
-        step: does a piece of the same work without waiting, where the system has no thread;
-            False when there will be no more of it.
+        name: the thread's name.
+        target: the function that it runs.
+        step: does a piece of the same work without waiting, for a system without a free
+            thread; returns False when no work will follow.
     """
 
     def __init__(self, name: str, target: Callable[[], None], step: Callable[[], bool]) -> None:
@@ -116,7 +115,7 @@ class Later:
         target, _ = self._how
         try:
             self._thread = start(self._name, target)
-            self._how = None  # whose methods these are refers to this: no circle is left behind
+            self._how = None  # no reference cycle with the owner of these methods
         except RuntimeError as error:
             logger.warning("thread %s cannot be started: %s", self._name, error)
             return False
@@ -125,32 +124,32 @@ class Later:
         return True
 
     def step(self) -> bool:
-        """Do a piece of its work; what that raises ends it, and is logged."""
+        """Do a piece of its work; an exception is logged and ends it."""
         assert self._how is not None
         try:
             goes_on = self._how[1]()
-        except Exception:  # noqa: BLE001 - as at the top of the thread that it stands for
-            logger.exception("what thread %s would have done failed", self._name)
+        except Exception:  # noqa: BLE001 - as at the top of the thread that it replaces
+            logger.exception("the work of thread %s, done in steps, failed", self._name)
             goes_on = False
         if not goes_on:
             self._how = None
         return goes_on
 
     def join(self, timeout: float) -> bool:
-        """Wait until it has started and ended, or will not start."""
+        """Wait up to `timeout` seconds until it has ended or cannot start; return whether so."""
         deadline = time.monotonic() + timeout
         if not self._decided.wait(max(timeout, 0.0)):  # woken by `start`
             return False
         return join(self._thread, deadline - time.monotonic())
 
 
-class Changes:
-    """What `threading.Condition` is for, made when somebody first waits: mostly nobody does.
+class LazyCondition:
+    """A condition variable that is created by the first wait: most are never waited on.
 
-    A Condition by itself is a kilobyte.
+    A `threading.Condition` takes a kilobyte of memory.
 
     Args:
-        lock: which is held by whoever calls.
+        lock: the lock that every caller holds.
     """
 
     __slots__ = ("_condition", "_lock")
@@ -160,38 +159,38 @@ class Changes:
         self._condition: threading.Condition | None = None
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for `notify_all`, without the lock meanwhile, at most `timeout` seconds."""
+        """Wait for `notify_all`, with the lock released, at most `timeout` seconds."""
         if self._condition is None:
-            # guards: nothing of its own; it is a way to wait under the lock that was given.
+            # guards: nothing of its own; it waits under the given lock.
             self._condition = threading.Condition(self._lock)
         self._condition.wait(timeout)
 
     def notify_all(self) -> None:
-        """Wake all who wait."""
+        """Wake all waiting threads."""
         if self._condition is not None:
             self._condition.notify_all()
 
 
 def longest_wait() -> float:
-    """Return the seconds that the calling thread may wait at a stretch.
+    """Return the seconds that the calling thread may wait without interruption.
 
-    The main thread not for long: signal handlers run between its instructions. A signal
-    that comes just before a wait begins does not interrupt it, and its handler would run
-    when the wait is over: the SIGTERM of a quiet program would be heard by nobody.
+    The main thread's waits must be short: signal handlers run between its instructions. A
+    signal that arrives just before a wait does not interrupt it, and its handler would run only
+    after the wait: a quiet program would not react to SIGTERM.
     """
     here = threading.current_thread() is threading.main_thread()
-    return _LOOK if here else threading.TIMEOUT_MAX
+    return _MAIN_THREAD_WAIT if here else threading.TIMEOUT_MAX
 
 
-# What threads and sockets are made of.
+# The modules that gevent and eventlet replace, as far as ws_hub depends on them.
 _PRIMITIVES = ("select", "socket", "threading", "time")
 
 
 def check_real(what: str) -> None:
     """Raise ConfigError where gevent or eventlet has replaced threads, sockets or clocks.
 
-    With greenlets for threads, one client that does not read holds up all of them: what
-    waits for it does so under a lock, and whoever wants that lock waits as well (FAULTS 127).
+    With greenlets for threads, one client that does not read blocks all of them: the wait for
+    it holds a lock, and every greenlet that needs this lock waits too (FAULTS 127).
     """
     library, replaced = _replaced()
     if replaced:
@@ -213,7 +212,10 @@ def check_one_kind(what: str) -> None:
 
 
 def _replaced() -> tuple[str, list[str]]:
-    """Return which library has replaced which of the primitives; it is only asked."""
+    """Return the library and the names of the modules that it has replaced.
+
+    Only reads modules that are already imported.
+    """
     gevent = sys.modules.get("gevent.monkey")
     if gevent is not None:
         replaced = [name for name in _PRIMITIVES if gevent.is_module_patched(name)]
@@ -221,7 +223,7 @@ def _replaced() -> tuple[str, list[str]]:
             return "gevent", replaced
     eventlet = sys.modules.get("eventlet.patcher")
     if eventlet is not None:
-        names = {"threading": "thread"}  # eventlet's own
+        names = {"threading": "thread"}  # eventlet's name for it
         replaced = [
             name for name in _PRIMITIVES if eventlet.is_monkey_patched(names.get(name, name))
         ]
@@ -230,36 +232,36 @@ def _replaced() -> tuple[str, list[str]]:
     return "", []
 
 
-def _load_give_way() -> Callable[[], object]:
+def _load_yield_gil() -> Callable[[], object]:
     try:
-        function = ctypes.CDLL(None).sched_yield  # with the GIL released, as os.sched_yield is not
-    except (OSError, AttributeError, TypeError):  # no such call here
+        function = ctypes.CDLL(None).sched_yield  # releases the GIL, unlike os.sched_yield
+    except (OSError, AttributeError, TypeError):  # no such function on this system
         return lambda: None
     function.argtypes = ()
     return function
 
 
-# Lets go of the GIL for as long as it takes a thread that waits for it to run.
-give_way = _load_give_way()
+# Releases the GIL for long enough that a waiting thread takes it.
+yield_gil = _load_yield_gil()
 
 
 class ForkAware(Protocol):
-    """What can be registered for a fork."""
+    """An object that can be registered for a fork."""
 
     def forget(self) -> None:
-        """Drop threads, sockets and locks that belong to the parent process."""
+        """Drop the threads, sockets and locks of the parent process."""
 
 
-# guards: nothing, it is only read and changed under the GIL by one call each;
-# written at construction of a hub, read in a forked child that has one thread.
+# guards: nothing, it is only read and changed under the GIL by one call each; written at
+# construction of a hub, read in a forked child that has one thread.
 _registry: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def forget_after_fork(thing: ForkAware) -> None:
     """Have `thing.forget()` called in every child forked from now on.
 
-    Threads do not survive a fork, and a lock that one of them held stays locked in
-    the child (FAULTS 26). The registration ends with the object.
+    Threads do not survive a fork, and a lock that one of them held stays locked in the child
+    (FAULTS 26). The registration ends with the object.
     """
     _registry.add(thing)
 
@@ -268,8 +270,8 @@ def _in_child() -> None:
     for thing in list(_registry):
         try:
             thing.forget()
-        except Exception:  # noqa: BLE001 - the others must forget all the same
-            logger.exception("%s could not forget its parent after a fork", type(thing).__name__)
+        except Exception:  # noqa: BLE001 - the others must still be called
+            logger.exception("%s.forget() failed after a fork", type(thing).__name__)
 
 
 if hasattr(os, "register_at_fork"):

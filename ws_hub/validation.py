@@ -1,7 +1,4 @@
-"""Checks of one setting each: a value that cannot work raises ConfigError with its name.
-
-Must not know which settings there are.
-"""
+"""Checks of single settings: an invalid value raises ConfigError with the field's name."""
 
 from __future__ import annotations
 
@@ -39,31 +36,31 @@ _NO_LINE = re.compile("[\r\n\0\ud800-\udfff]")
 
 
 def is_number(value: object) -> bool:
-    """Say whether a value counts or measures; True and False do not."""
+    """Return whether a value is an int or a float; True and False are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_line(value: object) -> TypeGuard[str]:
-    """Say whether a value can stand in a header: one line of text that has a UTF-8 form."""
+    """Return whether a value can be a header value: one line of text with a UTF-8 form."""
     return isinstance(value, str) and _NO_LINE.search(value) is None
 
 
 def check_text(config: object, name: str, what: str, start: str | tuple[str, ...]) -> None:
-    """Check a text that is not empty and begins with `start`; `what` names it."""
+    """Check a non-empty text that begins with `start`; `what` describes it in the error."""
     value = getattr(config, name)
     if not isinstance(value, str) or not value or not value.startswith(start):
         raise ConfigError(f"{name} must be {what}, not {excerpt(value)}")
 
 
 def check_seconds(config: object, name: str) -> None:
-    """Check a time that is longer than none."""
+    """Check a positive, finite duration."""
     value = getattr(config, name)
     if not is_number(value) or not 0 < value < math.inf:
         raise ConfigError(f"{name} must be a positive number of seconds, not {excerpt(value)}")
 
 
 def check_wait(config: object, name: str) -> None:
-    """Check a time that a thread may have to wait."""
+    """Check a positive duration that a thread may wait: at most 1,000,000 seconds."""
     check_seconds(config, name)
     value = getattr(config, name)
     if value > _LONGEST_WAIT:
@@ -73,21 +70,21 @@ def check_wait(config: object, name: str) -> None:
 
 
 def check_rate(config: object, name: str) -> None:
-    """Check how much may come in a second."""
+    """Check a positive, finite number per second."""
     value = getattr(config, name)
     if not is_number(value) or not 0 < value < math.inf:
         raise ConfigError(f"{name} must be a positive number a second, not {excerpt(value)}")
 
 
 def check_flag(config: object, name: str) -> None:
-    """Check True or False."""
+    """Check a bool."""
     value = getattr(config, name)
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be True or False, not {excerpt(value)}")
 
 
 def check_many(config: object, name: str, kind: type, what: str) -> None:
-    """Check a collection of `kind`; a string is none, though it holds strings."""
+    """Check a collection of `kind`; a string is refused, although it is a collection."""
     value = getattr(config, name)
     if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
         raise ConfigError(f"{name} must be a collection of {what}, not {excerpt(value)}")
@@ -97,21 +94,21 @@ def check_many(config: object, name: str, kind: type, what: str) -> None:
 
 
 def check_count(config: object, name: str, *, least: int) -> None:
-    """Check a whole number that is not below `least`."""
+    """Check a whole number of at least `least`."""
     value = getattr(config, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be a whole number from {least}, not {excerpt(value)}")
 
 
 def check_overflow(config: object, name: str) -> None:
-    """Check what a full outbox may mean."""
+    """Check an overflow policy."""
     value = getattr(config, name)
     if value not in ("disconnect", "drop"):
         raise ConfigError(f"{name} must be 'disconnect' or 'drop', not {excerpt(value)}")
 
 
 def check_headers(config: object, name: str) -> None:
-    """Check a mapping of texts to texts."""
+    """Check a mapping of strings to strings."""
     value = getattr(config, name)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name} must map names to values, not {excerpt(value)}")
@@ -121,7 +118,7 @@ def check_headers(config: object, name: str) -> None:
 
 
 def check_origins(config: object, name: str) -> None:
-    """Check a collection of allowed origins: one that could never match is a mistake."""
+    """Check a collection of allowed origins; one that can never match is refused."""
     check_many(config, name, str, "origins")
     for item in getattr(config, name):
         fault = fault_of_allowed(item)
@@ -130,7 +127,7 @@ def check_origins(config: object, name: str) -> None:
 
 
 def check_networks(config: object, name: str) -> None:
-    """Check a collection of addresses and networks; "unix" is one of them."""
+    """Check a collection of addresses and networks; "unix" is allowed."""
     check_many(config, name, str, "networks")
     for item in getattr(config, name):
         try:
@@ -141,7 +138,7 @@ def check_networks(config: object, name: str) -> None:
 
 
 def check_callables(config: object, *names: str) -> None:
-    """Check settings that are called, each of which may be left out."""
+    """Check settings that are functions or None."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not callable(value):
@@ -150,10 +147,10 @@ def check_callables(config: object, *names: str) -> None:
 
 
 def check_plain(name: str, value: object) -> None:
-    """Check that what is called is no coroutine function: the body of one would never run."""
+    """Refuse a coroutine function as callback: its body would never run."""
     for function in (value, type(value).__call__ if callable(value) else None):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigError(
                 f"{name} must be a plain function, not the coroutine function {excerpt(value)}: "
-                "callbacks run on threads, and nothing here awaits what they return"
+                "callbacks run on threads, which do not await coroutines"
             )

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ws_hub import ChannelRule, Hub, HubConfig, Message
-from ws_hub.protocol.message import process_channel
+from ws_hub.protocol.names import process_channel
 
 from ..control import Answer
 from ..ledger import LINES, NEWS, PACE, PROGRAMS, TARGETS, said

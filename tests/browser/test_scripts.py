@@ -13,7 +13,7 @@ import pytest
 
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
-from ws_hub.access.authenticators import token_protocol
+from ws_hub.access.tokens import token_protocol
 
 pytestmark = pytest.mark.browser
 

@@ -34,7 +34,7 @@ from ws_hub import (
     QueryTokenAuth,
     serve,
 )
-from ws_hub.access.authenticators import token_protocol
+from ws_hub.access.tokens import token_protocol
 
 KEYS = {"k-ann": "ann", "k-bob": "bob"}
 ANN = [("Authorization", "Bearer k-ann")]

@@ -45,7 +45,7 @@ from ws_hub.access.quotas import Flood
 from ws_hub.connection import receiver
 from ws_hub.connection.transport import Broken, Closed, Event, Pinged, Ponged, Text, Transport
 from ws_hub.protocol.handshake import Answer
-from ws_hub.protocol.message import is_channel_name
+from ws_hub.protocol.names import is_channel_name
 from ws_hub.protocol.requests import Other, Reply, interpret
 from ws_hub.server import server as server_module
 
@@ -292,7 +292,7 @@ class Quiet:
     def __init__(self) -> None:
         self.rests: list[float] = []
 
-    def rest(self, seconds: float) -> bool:
+    def pause(self, seconds: float) -> bool:
         self.rests.append(seconds)
         return True
 
@@ -332,10 +332,10 @@ def test_fault_121_a_reader_charges_what_its_thread_has_computed(
 
 
 def test_fault_121_a_pong_that_was_asked_for_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    controls = receiver._Controls(HubConfig(heartbeat_interval=30.0))
+    controls = receiver._ControlFrames(HubConfig(heartbeat_interval=30.0))
     for beat in range(100):
-        assert controls.unasked([receiver.Ponged()], 30.0 * beat) == 0
-    assert controls.unasked([receiver.Ponged()] * 10 + [Pinged(b"")] * 5, 3000.0) == 13
+        assert controls.unsolicited([receiver.Ponged()], 30.0 * beat) == 0
+    assert controls.unsolicited([receiver.Ponged()] * 10 + [Pinged(b"")] * 5, 3000.0) == 13
 
 
 def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(

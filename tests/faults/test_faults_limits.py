@@ -202,7 +202,7 @@ class Answers:
     """What a sender does for a receiver; its rests are given to a function."""
 
     def __init__(self, rested: Callable[[float], bool] = lambda seconds: True) -> None:
-        self.rest = rested
+        self.pause = rested
         self.said: list[Any] = []
 
     def control(self, pong: bytes) -> None:

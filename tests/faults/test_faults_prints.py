@@ -401,7 +401,7 @@ def test_fault_089_what_no_client_takes_is_refused_and_not_kept() -> None:
             lambda: hub.send_error(too_much),
             lambda: hub.send_to_user("ann", Message("own", data=too_much)),
         ):
-            with pytest.raises(MessageEncodeError, match="refused"):
+            with pytest.raises(MessageEncodeError, match="over the limit"):
                 send()
         hub.send_process_output("b", "next")
         peer = RawPeer("127.0.0.1", server.port)

@@ -751,7 +751,7 @@ def test_fault_126_a_message_that_comes_alone_waits_for_nobody() -> None:
 def test_fault_126_a_stalled_client_is_found_out_once_and_not_waited_for_again() -> None:
     with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
         with crowded(hub, near) as client:
-            client._sender._judged = (time.monotonic() - 2, 0)
+            client._sender._pace_mark = (time.monotonic() - 2, 0)
             client._sender._progress.total = 0
             in_a_loop(hub)
             hub.broadcast(Message("x"))  # a second at most, not the publish timeout
@@ -764,7 +764,7 @@ def test_fault_126_a_stalled_client_is_found_out_once_and_not_waited_for_again()
 def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout() -> None:
     with stepped(outbox_bytes=1000, publish_timeout=0.05, pace_bytes=1) as hub:
         with small_pair() as (near, _), crowded(hub, near) as client:
-            client._sender._judged = (time.monotonic() + 1000, 0)
+            client._sender._pace_mark = (time.monotonic() + 1000, 0)
             in_a_loop(hub)
             hub.broadcast(Message("x"))  # raises nothing
             assert hub._life.broadcasts.qsize() == 1
@@ -775,7 +775,7 @@ def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout(
 def test_fault_126_a_loop_goes_on_when(how: str) -> None:
     with stepped(outbox_bytes=1000, publish_timeout=1000.0, pace_bytes=1) as hub:
         with small_pair() as (near, far), crowded(hub, near) as client:
-            client._sender._judged = (time.monotonic() + 1000, 0)
+            client._sender._pace_mark = (time.monotonic() + 1000, 0)
             published = threading.Event()
 
             def publish() -> None:
@@ -852,7 +852,7 @@ class Waits:
         self.real = sender._changed
         self.notify_all = self.real.notify_all
         sender._clock = lambda: self.now
-        sender._judged = (self.now, sender._progress.total)
+        sender._pace_mark = (self.now, sender._progress.total)
         sender._changed = self  # type: ignore[assignment]
 
     def wait(self, seconds: float | None = None) -> None:
@@ -869,7 +869,7 @@ def waited(hub: Hub, account: Account, later: float, monkeypatch: pytest.MonkeyP
     with small_pair() as (near, _), crowded(hub, near) as client:
         clock = Waits(client)
         clock.now += later
-        client._sender._judged = (clock.now, client._sender._progress.total)
+        client._sender._pace_mark = (clock.now, client._sender._progress.total)
         stand_in = types.SimpleNamespace(time=time.time, monotonic=lambda: clock.now)
         client.account = account
         with monkeypatch.context() as patch:

@@ -28,7 +28,8 @@ from ws_hub.connection.transport import (
 from ws_hub.errors import MessageDecodeError, MessageEncodeError, ProtocolError
 from ws_hub.hub.hub import Hub
 from ws_hub.protocol import compression as deflate
-from ws_hub.protocol.message import decode, encode, is_channel_name, split_batch
+from ws_hub.protocol.message import decode, encode, split_batch
+from ws_hub.protocol.names import is_channel_name
 from ws_hub.protocol.requests import Other, Publish, Reply, Subscribe, Unsubscribe, interpret
 
 __all__ = ["FOUND", "SEEDS", "TARGETS"]

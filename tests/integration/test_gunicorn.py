@@ -224,7 +224,7 @@ def test_fault_42_a_worker_whose_threads_cannot_all_be_had_says_so_and_frees_tho
     config = SimpleNamespace(threads=3, graceful_timeout=1.0, reload=False)
     with Pool(3) as pool:  # whose end waits for both
         gunicorn.post_worker_init(a_worker(tpool=pool, cfg=config))
-    assert "cannot have its 3 threads" in caplog.text
+    assert "cannot start all 3 threads" in caplog.text
 
 
 def test_a_worker_that_never_came_up_has_nothing_to_end() -> None:

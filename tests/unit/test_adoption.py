@@ -19,7 +19,7 @@ from ws_hub.connection.adoption import adopt, dismiss, leave
 from ws_hub.errors import AdoptionError
 
 
-def test_what_is_adopted_is_the_connection_itself() -> None:
+def test_the_adopted_socket_is_the_connection() -> None:
     with tcp_pair() as (server, peer):
         ours, throw_away = adopt(server.fileno())
         with ours:
@@ -33,7 +33,7 @@ def test_what_is_adopted_is_the_connection_itself() -> None:
         throw_away.release()
 
 
-def test_what_the_server_then_does_reaches_nobody() -> None:
+def test_what_the_server_writes_does_not_reach_the_peer() -> None:
     with tcp_pair() as (server, peer):
         ours, throw_away = adopt(server.fileno())
         with ours:
@@ -45,7 +45,7 @@ def test_what_the_server_then_does_reaches_nobody() -> None:
             assert peer.recv(100) == b"marker"
 
 
-def test_the_servers_reads_find_the_end_when_they_are_to() -> None:
+def test_end_input_ends_the_servers_reads() -> None:
     with tcp_pair() as (server, _):
         ours, throw_away = adopt(server.fileno())
         with ours:
@@ -58,7 +58,7 @@ def test_the_servers_reads_find_the_end_when_they_are_to() -> None:
         throw_away.release()
 
 
-def test_the_server_finds_its_connection_ended_when_it_is_released() -> None:
+def test_release_ends_the_servers_connection() -> None:
     with tcp_pair() as (server, _):
         ours, throw_away = adopt(server.fileno())
         throw_away.release()
@@ -69,7 +69,7 @@ def test_the_server_finds_its_connection_ended_when_it_is_released() -> None:
                 server.send(b"x")
 
 
-def test_the_mode_of_the_servers_descriptor_is_no_longer_ours() -> None:
+def test_the_blocking_mode_of_the_server_is_not_shared() -> None:
     with tcp_pair() as (server, _):
         ours, throw_away = adopt(server.fileno())
         with ours:
@@ -88,7 +88,7 @@ def test_a_unix_socket_can_be_adopted_too() -> None:
         throw_away.release()
 
 
-def test_what_is_adopted_is_not_inherited_by_programs() -> None:
+def test_an_adopted_socket_is_not_inherited_by_programs() -> None:
     with small_pair() as (server, _):
         ours, throw_away = adopt(server.fileno())
         with ours:
@@ -98,14 +98,14 @@ def test_what_is_adopted_is_not_inherited_by_programs() -> None:
 
 
 def test_a_closed_descriptor_is_refused() -> None:
-    with pytest.raises(AdoptionError, match="no socket"):
+    with pytest.raises(AdoptionError, match="not a socket"):
         adopt(-1)
 
 
 def test_a_descriptor_that_is_no_socket_is_refused_and_none_is_left_open(tmp_path: Path) -> None:
     with open(tmp_path / "file", "wb") as file:
         before = open_files()
-        with pytest.raises(AdoptionError, match="no socket"):
+        with pytest.raises(AdoptionError, match="not a socket"):
             adopt(file.fileno())
         assert open_files() == before
 
@@ -114,7 +114,7 @@ def test_a_datagram_socket_is_refused_and_stays_what_it_is() -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far:
         before = open_files()
-        with pytest.raises(AdoptionError, match="no stream socket"):
+        with pytest.raises(AdoptionError, match="not a stream socket"):
             adopt(near.fileno())
         assert open_files() == before
         near.send(b"x")
@@ -142,7 +142,7 @@ def test_a_swap_that_fails_leaves_no_descriptor_open() -> None:
     assert open_files() == before
 
 
-def test_leaving_alone_ends_the_connection_when_nobody_else_has_it() -> None:
+def test_leave_without_adopt_ends_the_connection() -> None:
     with tcp_pair() as (server, peer):
         throw_away = leave(server.fileno())
         assert peer.recv(1) == b""
@@ -152,7 +152,7 @@ def test_leaving_alone_ends_the_connection_when_nobody_else_has_it() -> None:
 
 
 @pytest.mark.parametrize(("limit", "most"), [(1024, 991), (40, 29), (3, 2), (-1, 10**9)])
-def test_fault_43_the_last_descriptors_are_not_for_connections(
+def test_fault_43_connections_leave_the_last_descriptors(
     monkeypatch: pytest.MonkeyPatch, limit: int, most: int
 ) -> None:
     monkeypatch.setattr(adoption.resource, "getrlimit", lambda _: (limit, limit))
@@ -162,7 +162,7 @@ def test_fault_43_the_last_descriptors_are_not_for_connections(
             adoption.check_spare(most + 1)
 
 
-def test_fault_43_a_server_keeps_a_connection_that_is_refused_to_answer_on_it(
+def test_fault_43_a_server_keeps_the_connection_that_it_has_to_refuse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = open_files()
@@ -175,7 +175,7 @@ def test_fault_43_a_server_keeps_a_connection_that_is_refused_to_answer_on_it(
     assert open_files() == before
 
 
-def test_fault_43_without_any_descriptor_it_is_said_to_be_that(
+def test_fault_43_an_exhausted_descriptor_table_is_an_oserror(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def none_left(fd: int) -> int:
@@ -188,7 +188,7 @@ def test_fault_43_without_any_descriptor_it_is_said_to_be_that(
         assert not isinstance(caught.value, AdoptionError)
 
 
-def test_where_nobody_counts_descriptors_all_are_given_out(
+def test_without_a_descriptor_limit_none_are_reserved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(adoption, "resource", None)
@@ -211,7 +211,7 @@ def test_fault_122_a_dismissed_peer_reads_the_answer_and_the_end() -> None:
         throw_away.release()
 
 
-def test_fault_122_a_dismissed_peer_that_goes_on_sending_is_not_read_for_ever(
+def test_fault_122_a_dismissed_peer_that_keeps_sending_is_read_within_bounds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(adoption, "_LINGER_BYTES", 1000)
@@ -227,7 +227,9 @@ def test_fault_122_a_dismissed_peer_that_goes_on_sending_is_not_read_for_ever(
 
 
 @pytest.mark.parametrize("patience", [None, 3.0])
-def test_fault_122_a_dismissed_peer_that_has_left_is_no_fault(patience: float | None) -> None:
+def test_fault_122_a_dismissed_peer_that_has_disconnected_is_no_error(
+    patience: float | None,
+) -> None:
     with tcp_pair() as (server, peer):
         server.settimeout(patience)
         reset(peer)

@@ -57,7 +57,7 @@ def test_jitter_takes_the_number_it_is_given() -> None:
 
 
 @given(st.floats(min_value=0, max_value=3600))
-def test_a_server_is_understood_when_it_asks_for_a_wait(seconds: float) -> None:
+def test_a_close_reason_that_asks_for_a_wait_is_parsed(seconds: float) -> None:
     reason = come_back(seconds)
     asked = wait_asked(reason)
     assert asked is not None and abs(asked - seconds) <= 0.0005
@@ -77,7 +77,7 @@ def test_a_server_is_understood_when_it_asks_for_a_wait(seconds: float) -> None:
         ("come back after 999999999 ms", 3600.0),
     ],
 )
-def test_what_a_server_asks_for_is_read_strictly_and_bounded(
+def test_the_wait_in_a_close_reason_is_strict_and_bounded(
     reason: str, seconds: float | None
 ) -> None:
     assert wait_asked(reason) == seconds

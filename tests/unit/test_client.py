@@ -188,7 +188,7 @@ def answers(data: bytes) -> list[Any]:
 # --- a life --------------------------------------------------------------------------------
 
 
-def test_a_life_is_opened_connected_received_gone_disconnected_finished(stage: Stage) -> None:
+def test_callbacks_run_in_the_order_of_a_connections_life(stage: Stage) -> None:
     stage.start()
     stage.far.sendall(frame(TEXT, b"one") + frame(BINARY, b"\0") + closing(1000, "bye"))
     assert stage.ended() == [
@@ -204,7 +204,7 @@ def test_a_life_is_opened_connected_received_gone_disconnected_finished(stage: S
     assert stage.transport._sock.fileno() == -1
 
 
-def test_pings_are_answered_while_a_callback_does_not_come_back(stage: Stage) -> None:
+def test_pings_are_answered_during_a_blocking_callback(stage: Stage) -> None:
     # By the writer, whoever reads: here the pong goes out before the callback begins.
     go = threading.Event()
     stage.received = lambda client, data: go.wait(TIMEOUT) and None
@@ -217,13 +217,13 @@ def test_pings_are_answered_while_a_callback_does_not_come_back(stage: Stage) ->
     assert answers(data) == [b"alive"]
 
 
-def test_an_unasked_pong_is_a_sign_of_life_and_no_more(stage: Stage) -> None:
+def test_an_unsolicited_pong_is_only_a_sign_of_life(stage: Stage) -> None:
     stage.start()
     stage.far.sendall(frame(PONG, b"x") + closing(1000))
     assert [words[0] for words in stage.ended()][2:] == ["gone", "disconnected", "finished"]
 
 
-def test_who_is_not_admitted_gets_503_and_no_callback(stage: Stage) -> None:
+def test_a_refused_client_gets_503_and_no_callback(stage: Stage) -> None:
     stage.admits = False
     stage.client.start()
     assert stage.ended() == [("opened",), ("gone",), ("finished",)]
@@ -232,14 +232,14 @@ def test_who_is_not_admitted_gets_503_and_no_callback(stage: Stage) -> None:
     assert b"Retry-After: 1\r\n" in data
 
 
-def test_who_comes_when_nobody_is_admitted_any_more_gets_503_too(stage: Stage) -> None:
+def test_a_client_of_a_stopping_hub_gets_503(stage: Stage) -> None:
     stage.opens = False
     stage.client.start()
     assert stage.ended() == [("opened",), ("gone",), ("finished",)]
     assert stage.read().startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
 
 
-def test_a_message_that_comes_before_the_answer_waits_for_the_admission(stage: Stage) -> None:
+def test_an_early_message_waits_for_the_admission(stage: Stage) -> None:
     object.__setattr__(stage.config, "on_connect", None)
     stage.received = lambda client, data: stage.note("admitted", client.admitted)
     stage.far.sendall(frame(TEXT, b"early") + closing(1000))
@@ -247,7 +247,7 @@ def test_a_message_that_comes_before_the_answer_waits_for_the_admission(stage: S
     assert stage.ended()[:3] == [("opened",), ("received", "early"), ("admitted", True)]
 
 
-def test_who_is_not_admitted_is_not_listened_to(stage: Stage) -> None:
+def test_messages_of_a_refused_client_are_not_handled(stage: Stage) -> None:
     object.__setattr__(stage.config, "on_connect", None)
     stage.admits = False
     stage.far.sendall(frame(TEXT, b"early"))
@@ -255,7 +255,7 @@ def test_who_is_not_admitted_is_not_listened_to(stage: Stage) -> None:
     assert stage.ended() == [("opened",), ("gone",), ("finished",)]
 
 
-def test_there_is_no_writer_thread_until_something_has_to_wait() -> None:
+def test_the_writer_thread_starts_with_the_first_backlog() -> None:
     with small_pair() as (near, far):
         stage = Stage(near, far)
         stage.start()
@@ -270,7 +270,7 @@ def test_there_is_no_writer_thread_until_something_has_to_wait() -> None:
         assert stage.client._sender._writer.join(0)
 
 
-def test_fault_42_without_a_thread_to_write_somebody_else_is_asked_to(
+def test_fault_42_without_a_writer_thread_the_starter_writes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     start = threads.start
@@ -319,7 +319,7 @@ def test_silence_beyond_the_pong_timeout_ends_it() -> None:
         assert stage.client.last_error == text
 
 
-def test_a_peer_that_breaks_the_rules_is_told_which(stage: Stage) -> None:
+def test_a_violation_is_named_in_the_close_frame(stage: Stage) -> None:
     stage.start()
     stage.far.sendall(frame(3))
     (code, reason) = answers(stage.read())[0]
@@ -337,7 +337,7 @@ def test_a_connection_that_is_lost_is_1006(stage: Stage) -> None:
     assert ("disconnected", 1006, "connection lost") in stage.ended()
 
 
-def test_the_peers_close_counts_although_writing_broke_before_it_was_read() -> None:
+def test_the_peers_close_frame_prevails_over_a_failed_write() -> None:
     with tcp_pair() as (near, far):
         stage = Stage(near, far)
         stage.received = lambda client, data: _break(stage)
@@ -355,7 +355,7 @@ def _break(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("code", [*range(990, 1020), 2999, 3000, 4999, 5000, 65535])
-def test_whatever_code_a_peer_closes_with_it_is_answered(code: int) -> None:
+def test_a_close_frame_with_any_code_is_answered(code: int) -> None:
     with small_pair(1 << 16) as (near, far):
         stage = Stage(near, far)
         stage.start()
@@ -367,7 +367,7 @@ def test_whatever_code_a_peer_closes_with_it_is_answered(code: int) -> None:
         assert ("disconnected", answer[0]) in [words[:2] for words in notes]
 
 
-def test_what_breaks_while_a_message_is_dealt_with_ends_this_client_alone(
+def test_an_exception_while_handling_a_message_ends_this_client_alone(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(client: Client, data: str | bytes) -> None:
@@ -380,7 +380,7 @@ def test_what_breaks_while_a_message_is_dealt_with_ends_this_client_alone(
     assert "ws-hub:reader:1 died" in caplog.text
 
 
-def test_a_thread_may_be_lent_to_it(stage: Stage) -> None:
+def test_a_client_can_run_on_the_calling_thread(stage: Stage) -> None:
     thread = threading.Thread(target=stage.client.run)
     thread.start()
     assert stage.connected.wait(TIMEOUT)
@@ -401,7 +401,7 @@ def test_callbacks_are_not_needed(stage: Stage) -> None:
 # --- closing -------------------------------------------------------------------------------
 
 
-def test_closing_says_what_is_queued_and_then_why(stage: Stage) -> None:
+def test_close_sends_the_queue_and_then_the_close_frame(stage: Stage) -> None:
     stage.start()
     stage.client.send(Message("last"))
     stage.client.close(4000, "that is all")
@@ -453,7 +453,7 @@ def test_aborting_ends_it_without_a_close_frame(stage: Stage) -> None:
 # --- sending -------------------------------------------------------------------------------
 
 
-def test_what_is_sent_is_stamped_and_in_order(stage: Stage) -> None:
+def test_sent_messages_have_timestamps_and_keep_their_order(stage: Stage) -> None:
     stage.start()
     for number in range(20):
         stage.client.send(Message("x", data=number), timeout=5)
@@ -464,7 +464,7 @@ def test_what_is_sent_is_stamped_and_in_order(stage: Stage) -> None:
     assert all(each["timestamp"].endswith("Z") for each in messages)
 
 
-def test_what_has_no_json_form_is_not_sent(stage: Stage) -> None:
+def test_data_without_a_json_form_is_not_sent(stage: Stage) -> None:
     with pytest.raises(MessageEncodeError):
         stage.client.send(Message("x", data=float("inf")))
 
@@ -481,12 +481,14 @@ def stalled(near: socket.socket, far: socket.socket, **settings: Any) -> Stage:
 def test_sending_to_a_full_outbox_raises_when_the_time_is_up() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far)
-        with pytest.raises(SendTimeout, match=r"send to <Client 1 'here:1'>: no room for 0 s"):
+        with pytest.raises(
+            SendTimeout, match=r"send to <Client 1 'here:1'>: its outbox was full for 0 s"
+        ):
             stage.client.send(Message("x"), timeout=0)
         assert stage.client.waiting == (1, 1)
 
 
-def test_sending_to_who_is_gone_raises_with_code_and_reason(stage: Stage) -> None:
+def test_sending_after_a_close_raises_its_code_and_reason(stage: Stage) -> None:
     stage.start()
     stage.client.close(4000, "go")
     with pytest.raises(ConnectionClosed) as caught:
@@ -494,7 +496,7 @@ def test_sending_to_who_is_gone_raises_with_code_and_reason(stage: Stage) -> Non
     assert (caught.value.code, caught.value.reason) == (4000, "go")
 
 
-def test_sending_to_who_has_left_without_a_word_of_ours_is_1006(stage: Stage) -> None:
+def test_sending_to_a_lost_connection_raises_1006(stage: Stage) -> None:
     stage.start()
     stage.far.sendall(closing(1000))
     stage.ended()
@@ -503,7 +505,7 @@ def test_sending_to_who_has_left_without_a_word_of_ours_is_1006(stage: Stage) ->
     assert caught.value.code == 1006
 
 
-def test_who_asks_and_does_not_read_the_answers_is_cut_after_the_write_timeout() -> None:
+def test_a_client_that_reads_no_replies_is_cut_after_the_write_timeout() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far, write_timeout=0.01)
         stage.client.reply(Message("answer"))
@@ -511,7 +513,7 @@ def test_who_asks_and_does_not_read_the_answers_is_cut_after_the_write_timeout()
         assert stage.counted == ["slow_disconnects"]
 
 
-def test_who_does_not_read_what_the_hub_answers_is_cut() -> None:
+def test_a_client_that_reads_no_answers_of_the_hub_is_disconnected() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far)
         for _ in range(outbox._RESERVED_MESSAGES):
@@ -522,7 +524,7 @@ def test_who_does_not_read_what_the_hub_answers_is_cut() -> None:
         assert stage.counted == ["slow_disconnects"]
 
 
-def test_answers_reach_who_reads(stage: Stage) -> None:
+def test_answers_reach_a_client_that_reads(stage: Stage) -> None:
     stage.start()
     stage.client.reply(Message("reply"))
     stage.client.tell(Message("told"))
@@ -543,7 +545,7 @@ def test_a_batch_is_delivered_whole(stage: Stage) -> None:
     assert [each["data"] for each in answers(stage.read())[:3]] == [0, 1, 2]
 
 
-def test_what_finds_no_room_is_refused_from_the_first_such_on() -> None:
+def test_a_batch_is_refused_from_the_first_message_without_room() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far)
         stage.client._sender._outbox.max_messages = 3
@@ -555,7 +557,7 @@ def test_what_finds_no_room_is_refused_from_the_first_such_on() -> None:
         assert stage.client.dropped == 2
 
 
-def test_what_is_delivered_behind_a_backlog_waits_there() -> None:
+def test_a_delivery_behind_a_backlog_is_queued() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far, outbox_bytes=1 << 20)
         stage.client._sender._outbox.max_messages = 10
@@ -564,7 +566,7 @@ def test_what_is_delivered_behind_a_backlog_waits_there() -> None:
         assert stage.client.waiting[0] == 5
 
 
-def test_what_is_delivered_to_who_has_gone_is_no_loss() -> None:
+def test_a_delivery_to_an_ended_client_is_not_counted_as_dropped() -> None:
     with small_pair() as (near, far):
         stage = Stage(near, far)
         far.close()
@@ -621,14 +623,14 @@ def test_whatever_the_kernel_takes_each_frame_is_delivered_whole_and_in_order(
     assert messages_in(data[len(GREETING) :]) == sent
 
 
-def test_it_knows_what_it_listens_to(stage: Stage) -> None:
+def test_subscriptions_lists_the_clients_channels(stage: Stage) -> None:
     stage.channels.enter(stage.client)
     stage.channels.add(stage.client, "news", 10)
     stage.channels.add(stage.client, "chat", 10)
     assert stage.client.subscriptions() == ["news", "chat"]
 
 
-def test_a_forked_child_gives_up_the_descriptor_and_says_nothing(stage: Stage) -> None:
+def test_a_forked_child_closes_the_descriptor_without_writing(stage: Stage) -> None:
     peer_sees = text_frame(b"from the parent")
     parents = stage.transport._sock.dup()
     with parents:

@@ -146,14 +146,14 @@ def bad_values() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), list(bad_values()))
-def test_a_value_that_cannot_work_is_a_config_error_that_names_its_field(
+def test_an_invalid_value_is_a_config_error_that_names_its_field(
     kind: type, name: str, value: Any
 ) -> None:
     with pytest.raises(ConfigError, match=rf"^{name} "):
         kind(**{**REQUIRED[kind], name: value})
 
 
-def test_every_field_of_a_hub_has_a_value_that_is_refused() -> None:
+def test_every_field_of_a_hub_config_is_validated() -> None:
     assert {field.name for field in dataclasses.fields(HubConfig)} == set(HUB)
     assert {field.name for field in dataclasses.fields(ChannelRule)} == set(RULE)
 
@@ -237,7 +237,7 @@ def test_networks_addresses_and_unix_sockets_may_be_trusted() -> None:
 @pytest.mark.parametrize(
     "settings", [{"allowed_origins": ["https://a.example"]}, {"require_origin": True}]
 )
-def test_a_check_of_origins_stands_alone(settings: dict[str, Any]) -> None:
+def test_check_origin_excludes_the_other_origin_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^check_origin "):
         HubConfig(check_origin=lambda environ: True, **settings)
 
@@ -324,17 +324,17 @@ def test_every_origin_that_can_match_is_accepted() -> None:
     HubConfig(allowed_origins=["https://a.example", "HTTP://b.example:8080", "http://[::1]", "*"])
 
 
-def test_what_a_client_knows_by_heart_is_not_shown() -> None:
+def test_the_repr_of_a_client_config_hides_its_token() -> None:
     config = ReconnectConfig(url="ws://h/", token="s3cret", headers={"Cookie": "s3cret"})
     assert "s3cret" not in repr(config)
 
 
-def test_a_token_and_an_authorization_of_ones_own_are_one_too_many() -> None:
+def test_a_token_and_an_authorization_header_are_mutually_exclusive() -> None:
     with pytest.raises(ConfigError, match=r"^token "):
         ReconnectConfig(url="ws://h/", token="t", headers={"AUTHORIZATION": "Basic x"})
 
 
-def test_the_hubs_queue_holds_a_quarter_of_an_outbox_unless_it_is_told() -> None:
+def test_queue_bytes_defaults_to_a_quarter_of_outbox_bytes() -> None:
     assert HubConfig().queue_bytes_or_default == 2 << 20
     assert HubConfig(outbox_bytes=1).queue_bytes_or_default == 256 << 10
     assert HubConfig(queue_bytes=5).queue_bytes_or_default == 5

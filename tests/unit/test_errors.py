@@ -99,14 +99,14 @@ def test_a_protocol_error_carries_the_close_code() -> None:
 
 
 @pytest.mark.parametrize("code", [401, 403, 4401, 4403])
-def test_who_was_refused_does_not_come_back(code: int) -> None:
+def test_authentication_errors_are_not_retryable(code: int) -> None:
     assert not is_retryable(code)
 
 
 @pytest.mark.parametrize(
     "code", [400, 404, 429, 500, 502, 503, *(int(code) for code in CloseCode if code < 4000), 4999]
 )
-def test_everybody_else_comes_back(code: int) -> None:
+def test_all_other_codes_are_retryable(code: int) -> None:
     assert is_retryable(code)
 
 
@@ -142,11 +142,11 @@ class Hostile:
         raise RuntimeError("no repr for you")
 
 
-def test_an_excerpt_of_what_has_no_repr_is_its_type() -> None:
+def test_an_excerpt_of_a_value_without_repr_is_its_type() -> None:
     assert excerpt(Hostile()) == "<Hostile without a repr>"
 
 
-def test_an_excerpt_of_what_is_nested_too_deeply_is_its_type() -> None:
+def test_an_excerpt_of_a_value_nested_too_deeply_is_its_type() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]

@@ -53,7 +53,7 @@ def test_plain_http_is_426_with_the_version(upgrade: str | None) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "8", "0", "13, 8", "x"])
-def test_another_version_is_426_with_ours(version: str | None) -> None:
+def test_another_version_is_426_with_the_supported_one(version: str | None) -> None:
     answer = decide(request(sec_websocket_version=version))
     assert answer.status == "426 Upgrade Required"
     assert ("Sec-WebSocket-Version", "13") in answer.headers
@@ -76,7 +76,7 @@ def test_another_version_is_426_with_ours(version: str | None) -> None:
         ({"sec_websocket_key": "dGhlIHNhbXBsZSBub25jZQ==é"}, "Sec-WebSocket-Key"),
     ],
 )
-def test_what_is_no_handshake_is_400_and_says_why(changes: dict[str, str], text: str) -> None:
+def test_a_malformed_handshake_is_400_with_the_reason(changes: dict[str, str], text: str) -> None:
     answer = decide(request(**changes))
     assert answer.status == "400 Bad Request"
     assert text.encode() in answer.body
@@ -147,7 +147,7 @@ def test_fault_02_no_origin_is_accepted_unless_one_is_required() -> None:
     assert decide(request(), require_origin=True).status == "403 Forbidden"
 
 
-def test_a_refusal_says_how_long_it_is() -> None:
+def test_a_refusal_has_its_content_length() -> None:
     answer = refusal("503 Service Unavailable", "later", ("Retry-After", "5"))
     assert not answer.accepted
     assert answer.to_bytes() == (

@@ -71,7 +71,7 @@ def test_fault_111_a_wildcard_has_a_port_of_its_own() -> None:
         "https://b\u00fccher.example", "tauri:localhost", "*.example.com", "**", "//a.org",
     ],
 )  # fmt: skip
-def test_fault_111_what_could_never_match_is_refused(item: str) -> None:
+def test_fault_111_an_origin_that_can_never_match_is_refused(item: str) -> None:
     assert fault_of_allowed(item)
     with pytest.raises(ConfigError, match="allowed_origins must hold origins"):
         HubConfig(allowed_origins=[item])

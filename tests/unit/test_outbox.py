@@ -22,7 +22,7 @@ def drain(outbox: Outbox, step: int | None = None) -> bytes:
     return taken
 
 
-def test_frames_leave_in_the_order_in_which_they_came() -> None:
+def test_frames_leave_in_order() -> None:
     outbox = Outbox(10, 1000)
     assert all(outbox.offer(frame, 1) for frame in (b"one", b"two", b"three"))
     assert (outbox.messages, outbox.size) == (3, 11)
@@ -44,14 +44,14 @@ def test_a_frame_that_exceeds_the_bytes_is_not_kept() -> None:
     assert drain(outbox) == b"abc"
 
 
-def test_an_empty_outbox_takes_what_exceeds_every_bound() -> None:
+def test_an_empty_outbox_takes_a_message_over_the_limits() -> None:
     outbox = Outbox(1, 1)
     assert outbox.offer(b"far too long", 5)
     assert not outbox.offer(b"x", 1)
     assert drain(outbox) == b"far too long"
 
 
-def test_fault_116_what_must_not_be_lost_has_a_reserve_of_messages() -> None:
+def test_fault_116_frames_that_must_not_be_lost_have_a_reserve_of_messages() -> None:
     outbox = Outbox(2, 1000)
     assert outbox.offer(b"ab", 2)
     for _ in range(2048):
@@ -75,7 +75,7 @@ def test_fault_116_the_reserve_is_bounded_in_bytes_too() -> None:
     assert outbox.offer(notice, 1, beyond=True)
 
 
-def test_what_fits_does_not_use_the_reserve() -> None:
+def test_frames_that_fit_do_not_use_the_reserve() -> None:
     outbox = Outbox(100_000, 1 << 20)
     while outbox.offer(b"n" * 60_000, 1, beyond=True):
         pass
@@ -119,7 +119,7 @@ def test_a_burst_that_fits_is_kept_as_it_is() -> None:
     assert drain(outbox) == b"ABBBAABBB"
 
 
-def test_discarding_forgets_what_has_begun_too() -> None:
+def test_discard_drops_the_write_that_has_begun() -> None:
     outbox = Outbox(10, 1000)
     outbox.begin(b"begun", 1, 1)
     outbox.offer(b"two", 2)
@@ -129,9 +129,7 @@ def test_discarding_forgets_what_has_begun_too() -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(0, 100))
-def test_fault_74_whatever_is_left_of_a_burst_its_frames_are_whole(
-    sizes: list[int], sent: int
-) -> None:
+def test_fault_74_the_rest_of_a_burst_is_whole_frames(sizes: list[int], sent: int) -> None:
     outbox = Outbox(5, 60)
     each = frames_of(*sizes)
     joined = b"".join(each)
@@ -160,7 +158,7 @@ def test_a_control_frame_never_comes_inside_a_write_that_has_begun() -> None:
     assert drain(outbox, 1) == b"gun" + pong_frame(b"x") + b"next"
 
 
-def test_a_newer_pong_stands_for_all_before_it() -> None:
+def test_a_newer_pong_replaces_older_ones() -> None:
     outbox = Outbox(10, 1000)
     outbox.offer(b"m", 1)
     for number in range(1000):
@@ -184,7 +182,7 @@ def test_a_direct_send_leaves_its_rest_first_in_line() -> None:
     assert drain(outbox, 2) == b"ectnext"
 
 
-def test_clearing_keeps_what_has_begun_and_tells_how_many_messages_are_gone() -> None:
+def test_clear_keeps_the_begun_write_and_counts_the_dropped_messages() -> None:
     outbox = Outbox(10, 1000)
     outbox.begin(b"begun", 1, 1)
     outbox.offer(b"two", 2)
@@ -221,7 +219,9 @@ OPERATION = st.one_of(
 
 
 @given(st.lists(OPERATION, max_size=60))
-def test_the_books_are_right_whatever_happens(operations: list[tuple[str, int, int]]) -> None:
+def test_the_counters_are_right_after_any_sequence_of_calls(
+    operations: list[tuple[str, int, int]],
+) -> None:
     outbox = Outbox(8, 100)
     waiting: list[tuple[bytes, int]] = []  # the model: entries, the first may be begun
     begun = 0
@@ -258,7 +258,7 @@ def test_the_books_are_right_whatever_happens(operations: list[tuple[str, int, i
         assert outbox.size == sum(len(each) for each, _ in waiting) - begun
 
 
-def test_a_frame_that_is_no_message_always_goes_beyond_the_bounds() -> None:
+def test_a_frame_that_is_no_message_always_fits() -> None:
     outbox = Outbox(1, 1)
     assert outbox.offer(b"m", 1)
     assert outbox.offer(b"notice", 1, beyond=True)

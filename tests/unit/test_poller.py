@@ -48,7 +48,7 @@ def drain(sock: socket.socket, size: int) -> None:
         size -= len(sock.recv(65536))
 
 
-def test_a_socket_with_room_is_told_of_at_once_and_once(desk: Desk) -> None:
+def test_a_socket_with_room_is_called_back_once(desk: Desk) -> None:
     with small_pair() as (near, _), small_pair() as (other, _):
         assert desk.poller.watch(near.fileno(), desk.note("near"))
         assert desk.next() == "near"
@@ -57,7 +57,7 @@ def test_a_socket_with_room_is_told_of_at_once_and_once(desk: Desk) -> None:
         assert desk.called.empty()
 
 
-def test_a_full_socket_is_told_of_when_it_has_room(desk: Desk) -> None:
+def test_a_full_socket_is_called_back_when_it_has_room(desk: Desk) -> None:
     with small_pair() as (full, far), small_pair() as (other, _):
         size = fill(full)
         desk.poller.watch(full.fileno(), desk.note("full"))
@@ -67,7 +67,7 @@ def test_a_full_socket_is_told_of_when_it_has_room(desk: Desk) -> None:
         assert desk.next() == "full"
 
 
-def test_a_socket_that_ends_is_told_of(desk: Desk) -> None:
+def test_a_socket_that_ends_is_called_back(desk: Desk) -> None:
     with small_pair() as (full, _):
         fill(full)
         desk.poller.watch(full.fileno(), desk.note("full"))
@@ -75,7 +75,7 @@ def test_a_socket_that_ends_is_told_of(desk: Desk) -> None:
         assert desk.next() == "full"
 
 
-def test_what_is_no_longer_waited_for_is_not_told(desk: Desk) -> None:
+def test_an_unwatched_socket_is_not_called_back(desk: Desk) -> None:
     with small_pair() as (full, far), small_pair() as (other, _):
         size = fill(full)
         call = desk.note("full")
@@ -89,7 +89,7 @@ def test_what_is_no_longer_waited_for_is_not_told(desk: Desk) -> None:
         assert desk.called.empty()
 
 
-def test_a_closed_descriptor_is_told_of(desk: Desk) -> None:
+def test_a_closed_descriptor_is_called_back(desk: Desk) -> None:
     with small_pair() as (near, _), small_pair() as (full, _):
         number = near.fileno()
         near.close()
@@ -102,7 +102,7 @@ def test_a_closed_descriptor_is_told_of(desk: Desk) -> None:
         assert desk.called.empty()
 
 
-def test_a_number_that_is_given_to_another_socket_is_told_of_for_both(desk: Desk) -> None:
+def test_a_reused_descriptor_is_called_back_for_both_sockets(desk: Desk) -> None:
     with small_pair() as (full, far):
         size = fill(full)
         desk.poller.watch(full.fileno(), desk.note("the old one"))
@@ -112,7 +112,7 @@ def test_a_number_that_is_given_to_another_socket_is_told_of_for_both(desk: Desk
         assert desk.next() == "the new one"
 
 
-def test_asking_twice_is_answered_once(desk: Desk) -> None:
+def test_watching_twice_calls_back_once(desk: Desk) -> None:
     with small_pair() as (full, far), small_pair() as (other, _):
         size = fill(full)
         call = desk.note("full")
@@ -125,7 +125,7 @@ def test_asking_twice_is_answered_once(desk: Desk) -> None:
         assert desk.called.empty()
 
 
-def test_where_no_thread_is_started_any_more_nobody_waits() -> None:
+def test_without_a_thread_watch_returns_false() -> None:
     poller = Poller(lambda name, target, step: None)
     with small_pair() as (near, _):
         assert not poller.watch(near.fileno(), lambda: None)
@@ -152,7 +152,7 @@ def test_without_a_thread_it_works_in_steps() -> None:
         assert not poller.watch(near.fileno(), lambda: None)
 
 
-def test_a_select_that_fails_lets_go_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_select_calls_back_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """select(2), where there is no poll(2), fails for all when one descriptor is closed."""
     desk = Desk()
     with small_pair() as (full, _):
@@ -173,7 +173,7 @@ def test_a_select_that_fails_lets_go_who_waits(monkeypatch: pytest.MonkeyPatch) 
     assert desk.poller.join(TIMEOUT)
 
 
-def test_a_forked_child_gives_up_the_descriptors_alone() -> None:
+def test_a_forked_child_closes_the_descriptors_only() -> None:
     desk = Desk()
     with small_pair() as (near, _):
         desk.poller.watch(near.fileno(), desk.note("near"))
@@ -184,7 +184,7 @@ def test_a_forked_child_gives_up_the_descriptors_alone() -> None:
         assert not desk.poller.watch(near.fileno(), desk.note("near"))
 
 
-def test_a_request_that_meets_the_end_of_the_thread_is_not_taken() -> None:
+def test_a_request_at_the_end_of_the_thread_is_not_accepted() -> None:
     """And no byte is written: the descriptor that wakes it may be another's by now."""
     poller = Poller(threads.Later)
     with small_pair() as (near, _):

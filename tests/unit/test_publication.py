@@ -42,7 +42,7 @@ def test_a_message_is_encoded_and_framed_at_once() -> None:
     assert (publication.channel, publication.overflow, publication.seq) == ("news", "drop", 0)
 
 
-def test_what_is_to_be_numbered_has_no_frame_until_it_is() -> None:
+def test_a_publication_has_no_frame_until_it_is_numbered() -> None:
     publication = publish(encode(Message("event", data=1)), "kept", "drop", to_be_numbered=True)
     assert publication.frame == b""
     publication.number(7)
@@ -100,7 +100,7 @@ def test_a_message_that_would_not_be_smaller_stays_as_it_is(
     assert publication.packed is publication.frame
 
 
-def test_a_batch_is_of_one_form_and_what_has_only_one_is_in_both() -> None:
+def test_a_batch_takes_plain_frames_where_none_is_compressed() -> None:
     publications = [
         publish(encode(message), "", "drop", compressed=True)
         for message in (LONG, Message("x"), LONG)

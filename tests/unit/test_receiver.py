@@ -54,12 +54,12 @@ def end_of(line: Line, monkeypatch: pytest.MonkeyPatch, acknowledged: int = 0) -
     )
 
 
-def test_silence_ends_it_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_ends_the_connection_and_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "pong timeout: nothing received for 60 s"
     assert end_of(Line((60.2, None)), monkeypatch) == End(1006, text, text)
 
 
-def test_fault_124_what_the_peers_kernel_acknowledges_is_a_sign_of_life(
+def test_fault_124_bytes_that_the_peers_kernel_acknowledges_are_a_sign_of_life(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = "pong timeout: nothing received for 60 s"
@@ -67,7 +67,7 @@ def test_fault_124_what_the_peers_kernel_acknowledges_is_a_sign_of_life(
     assert end_of(Line(*silences), monkeypatch, acknowledged=3) == End(1006, text, text)
 
 
-def test_fault_34_who_was_stopped_gives_the_peer_time_to_answer(
+def test_fault_34_after_a_suspension_the_peer_has_time_to_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Twice, and then the peer has answered, and leaves.
@@ -75,7 +75,7 @@ def test_fault_34_who_was_stopped_gives_the_peer_time_to_answer(
     assert end_of(line, monkeypatch) == End(1000, "bye")
 
 
-def test_fault_34_a_peer_that_is_gone_is_found_after_the_stop_too(
+def test_fault_34_a_lost_peer_is_found_after_a_suspension(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert end_of(Line((3600, None), (60, None)), monkeypatch).code == 1006
@@ -84,6 +84,6 @@ def test_fault_34_a_peer_that_is_gone_is_found_after_the_stop_too(
 def test_after_messages_it_gives_way_to_other_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     ways: list[float] = []
     line = Line((1, [Text("a"), Text("b")]), (1, [Ponged()]), (1, []), (1, [Closed(1000, "")]))
-    monkeypatch.setattr(receiver.threads, "give_way", lambda: ways.append(line.now))
+    monkeypatch.setattr(receiver.threads, "yield_gil", lambda: ways.append(line.now))
     assert end_of(line, monkeypatch) == End(1000, "")
     assert ways == [101.0]

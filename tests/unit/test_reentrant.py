@@ -28,7 +28,7 @@ def test_a_lock_is_entered_again_by_its_thread_and_by_no_other() -> None:
     assert free == [False, True]
 
 
-def test_an_event_wakes_all_who_wait_and_stays_set() -> None:
+def test_an_event_wakes_all_waiters_and_stays_set() -> None:
     event, found = Event(), []
     with at_once(*[lambda: found.append(event.wait(TIMEOUT))] * 3):
         wait_until(lambda: len(event._gates) == 3)
@@ -41,7 +41,7 @@ def test_an_event_wakes_all_who_wait_and_stays_set() -> None:
     assert not event.wait(0.001)
 
 
-def test_what_an_impatient_waiter_leaves_behind_disturbs_nobody() -> None:
+def test_a_timed_out_waiter_does_not_disturb_the_others() -> None:
     event, found = Event(), []
     assert not event.wait(0)
     assert not event._gates
@@ -51,7 +51,7 @@ def test_what_an_impatient_waiter_leaves_behind_disturbs_nobody() -> None:
     assert found == [True]
 
 
-def test_a_bell_that_has_rung_more_than_once_is_heard_once() -> None:
+def test_several_rings_end_one_wait() -> None:
     bell = Bell()
     for _ in range(3):
         bell.ring()
@@ -87,7 +87,7 @@ def test_an_intake_without_a_bound_takes_everything() -> None:
     assert intake.qsize() == 10_000 and not intake.full()
 
 
-def test_who_waits_for_room_gets_it_each_in_turn() -> None:
+def test_waiting_puts_get_room_in_turn() -> None:
     intake: Intake[int] = Intake(Bell(), 1)
     intake.put(0)
     with at_once(*[lambda n=n: intake.put(n) for n in range(1, 5)]):
@@ -96,7 +96,7 @@ def test_who_waits_for_room_gets_it_each_in_turn() -> None:
     assert found[0] == 0 and sorted(found) == [0, 1, 2, 3, 4]
 
 
-def test_who_leaves_room_for_others_waits_until_there_is_more() -> None:
+def test_a_put_with_a_bound_of_its_own_waits_for_more_room() -> None:
     bell = Bell()
     intake: Intake[int] = Intake(bell, 128)
     for number in range(8):
@@ -118,14 +118,14 @@ def test_who_leaves_room_for_others_waits_until_there_is_more() -> None:
     assert got[:9] == [*range(9)] and sorted(got[9:]) == [10, 11, 12]
 
 
-def test_in_an_intake_without_a_bound_nobody_waits() -> None:
+def test_a_put_into_an_unbounded_intake_does_not_wait() -> None:
     intake: Intake[int] = Intake(Bell())
     for number in range(1000):
         intake.put(number, block=False, most=8)
     assert intake.qsize() == 1000
 
 
-def test_an_empty_intake_lets_all_who_wait_look_again() -> None:
+def test_an_empty_intake_wakes_all_waiting_puts() -> None:
     intake: Intake[int] = Intake(Bell(), 1)
     intake.put(0)
     with at_once(lambda: intake.put(1)):
@@ -151,14 +151,14 @@ def test_an_interruption_after_the_append_has_rung_the_bell(
     assert intake.qsize() == 1 and bell.qsize() == 1
 
 
-def test_a_call_from_outside_is_not_within_another() -> None:
+def test_a_call_from_outside_is_not_nested() -> None:
     assert not nested()
     found: list[bool] = []
     threading.Thread(target=lambda: found.append(nested())).run()
     assert found == [False]
 
 
-def test_a_call_while_a_thread_is_started_is_within_another() -> None:
+def test_a_call_during_thread_start_is_nested() -> None:
     """The lock of `threading` that this holds is not reentrant before Python 3.13."""
 
     class Odd(threading.Thread):
@@ -181,7 +181,7 @@ def sized(maxsize: int) -> Intake[bytes]:
     return Intake(Bell(), maxsize, lambda item: 1 + len(item))
 
 
-def test_fault_126_an_intake_is_full_when_its_items_count_for_so_much() -> None:
+def test_fault_126_large_items_fill_an_intake() -> None:
     items = sized(10)
     items.put_nowait(b"x" * 8)
     items.put_nowait(b"y" * 50)  # one may go beyond
@@ -197,7 +197,7 @@ def test_fault_126_an_intake_is_full_when_its_items_count_for_so_much() -> None:
     items.put_nowait(b"z")
 
 
-def test_an_intake_without_sizes_is_full_when_it_holds_so_many_items() -> None:
+def test_an_intake_without_sizes_counts_items() -> None:
     items: Intake[bytes] = Intake(Bell(), 2)
     items.put_nowait(b"x" * 100)
     items.put_nowait(b"")
@@ -206,7 +206,7 @@ def test_an_intake_without_sizes_is_full_when_it_holds_so_many_items() -> None:
         items.put(b"", timeout=0.001)
 
 
-def test_each_that_waits_for_room_gets_in() -> None:
+def test_every_waiting_put_gets_room() -> None:
     items = sized(10)
     items.put(b"x" * 10)
     threads = [

@@ -81,13 +81,13 @@ def rig(clock: Clock) -> Iterator[Rig]:
         yield Rig(near, far, clock)
 
 
-def test_a_frame_goes_straight_to_the_socket(rig: Rig) -> None:
+def test_a_frame_goes_directly_to_the_socket(rig: Rig) -> None:
     assert rig.sender.offer(b"frame", 1)
     assert rig.sender.waiting == (0, 0)
     assert rig.read() == b"frame"
 
 
-def test_what_the_kernel_does_not_take_waits_for_the_writer(rig: Rig) -> None:
+def test_bytes_that_the_kernel_does_not_take_wait_for_the_writer(rig: Rig) -> None:
     filled = rig.stall()
     assert rig.sender.offer(b"later", 1)
     assert rig.sender.waiting == (1, 5)
@@ -97,7 +97,7 @@ def test_what_the_kernel_does_not_take_waits_for_the_writer(rig: Rig) -> None:
     assert rig.sender.waiting == (0, 0)
 
 
-def test_a_writer_is_asked_for_when_the_first_backlog_begins_and_never_again(rig: Rig) -> None:
+def test_the_writer_is_started_once_at_the_first_backlog(rig: Rig) -> None:
     rig.sender.offer(b"x", 1)
     assert not rig.writers
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_a_writer_is_asked_for_when_the_first_backlog_begins_and_never_again(rig
     assert len(rig.writers) == 1
 
 
-def test_where_there_will_be_no_writer_a_backlog_ends_the_connection(rig: Rig) -> None:
+def test_without_a_writer_a_backlog_ends_the_connection(rig: Rig) -> None:
     rig.starts = False
     filled = rig.stall()
     assert rig.sender.offer(b"x", 1)
@@ -118,7 +118,7 @@ def test_where_there_will_be_no_writer_a_backlog_ends_the_connection(rig: Rig) -
     assert rig.far.recv(1) == b""
 
 
-def test_fault_42_what_a_writer_that_cannot_be_started_would_write_is_pushed(
+def test_fault_42_the_work_of_an_unstartable_writer_is_pushed(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
@@ -140,9 +140,7 @@ def test_fault_42_what_a_writer_that_cannot_be_started_would_write_is_pushed(
     rig.sender.join(5)
 
 
-def test_who_takes_nothing_of_what_is_pushed_is_cut_after_the_write_timeout(
-    rig: Rig, clock: Clock
-) -> None:
+def test_a_push_cuts_a_stalled_peer_after_the_write_timeout(rig: Rig, clock: Clock) -> None:
     rig.stall()
     rig.sender.offer(b"x", 1)
     assert rig.sender.push()
@@ -157,7 +155,7 @@ def test_a_change_that_is_interrupted_half_way_ends_the_connection(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(rig.sender), "_call_writer_locked", interrupted)
+    monkeypatch.setattr(type(rig.sender), "_wake_writer_locked", interrupted)
     rig.stall()
     with pytest.raises(KeyboardInterrupt):
         rig.sender.put(b"x", 0)
@@ -175,7 +173,7 @@ def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:
     assert (data + rig.read())[filled:] == b"onetwothree"
 
 
-def test_a_full_outbox_refuses_and_keeps_nothing_of_it(rig: Rig) -> None:
+def test_a_full_outbox_refuses_frames_and_keeps_none(rig: Rig) -> None:
     rig.stall()
     assert rig.sender.offer(b"x", 5)
     assert not rig.sender.offer(b"y", 1)
@@ -234,7 +232,7 @@ def test_bytes_fill_an_outbox_too(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("how", ["the writer's progress", "the end"])
-def test_who_waits_for_room_is_woken_by(rig: Rig, how: str) -> None:
+def test_a_wait_for_room_is_woken_by(rig: Rig, how: str) -> None:
     rig.stall()
     rig.sender.offer(b"x", 5)
     results: list[bool] = []
@@ -259,7 +257,7 @@ def test_nothing_is_sent_after_the_end(rig: Rig) -> None:
     assert not rig.sender._turn()
 
 
-def test_a_ping_goes_straight_to_the_socket(rig: Rig) -> None:
+def test_a_ping_goes_directly_to_the_socket(rig: Rig) -> None:
     rig.sender.offer(b"x", 1)
     rig.sender.control(ping_frame())
     assert rig.read() == b"x" + ping_frame()
@@ -276,7 +274,7 @@ def test_a_ping_is_sent_in_the_middle_of_a_backlog_too(rig: Rig) -> None:
     assert (data + rig.read())[filled:] == b"begun" + ping_frame() + b"next"
 
 
-def test_a_close_frame_comes_after_what_is_queued(rig: Rig) -> None:
+def test_a_close_frame_follows_the_queued_messages(rig: Rig) -> None:
     filled = rig.stall()
     rig.sender.offer(b"last words", 1)
     rig.sender.finish(1000, "bye")
@@ -288,7 +286,7 @@ def test_a_close_frame_comes_after_what_is_queued(rig: Rig) -> None:
     assert rig.sender.cause == (1000, "bye")
 
 
-def test_closing_now_drops_what_has_not_begun(rig: Rig) -> None:
+def test_closing_now_drops_messages_that_have_not_begun(rig: Rig) -> None:
     filled = rig.stall()
     rig.sender.offer(b"begun", 1)
     rig.sender.offer(b"dropped", 1)
@@ -319,14 +317,14 @@ def test_a_peer_that_does_not_answer_the_close_is_cut(rig: Rig, clock: Clock) ->
     assert rig.far.recv(1) == b""
 
 
-def test_only_what_is_closing_expires(rig: Rig, clock: Clock) -> None:
+def test_only_a_closing_connection_expires(rig: Rig, clock: Clock) -> None:
     clock.now += 1000
     rig.sender.expire()
     assert rig.sender.offer(b"x", 1)
     assert rig.read() == b"x"
 
 
-def test_the_answer_to_a_peers_close_is_no_cause_of_ours(rig: Rig) -> None:
+def test_answering_a_peers_close_sets_no_cause(rig: Rig) -> None:
     rig.sender.answer_close(1000)
     assert rig.read() == b"\x88\x02\x03\xe8"
     assert rig.sender.cause is None
@@ -389,7 +387,7 @@ def test_a_closing_peer_that_takes_nothing_is_cut_when_the_closing_time_is_up(
     assert rig.sender.cause == (1013, "slow")
 
 
-def test_a_broken_connection_ends_quietly_and_says_why(rig: Rig) -> None:
+def test_a_failed_write_ends_the_connection_with_its_reason(rig: Rig) -> None:
     rig.far.close()
     rig.sender.offer(b"x", 1)
     assert rig.sender.offer(b"y", 1)
@@ -398,7 +396,7 @@ def test_a_broken_connection_ends_quietly_and_says_why(rig: Rig) -> None:
     assert not rig.sender._turn()
 
 
-def test_the_straight_way_is_open_while_it_is_open_and_nothing_waits(rig: Rig) -> None:
+def test_the_direct_path_is_open_while_nothing_is_queued(rig: Rig) -> None:
     direct = rig.transport.direct
     assert direct.fd >= 0
     rig.stall()
@@ -412,7 +410,7 @@ def test_the_straight_way_is_open_while_it_is_open_and_nothing_waits(rig: Rig) -
 
 
 @pytest.mark.parametrize("how", ["the peer closes", "the end", "a broken connection"])
-def test_the_straight_way_is_shut_by(rig: Rig, how: str) -> None:
+def test_the_direct_path_is_shut_by(rig: Rig, how: str) -> None:
     if how == "the peer closes":
         rig.sender.answer_close(1000)
     elif how == "the end":
@@ -449,7 +447,7 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
         assert transport.direct.fd >= 0
 
 
-def test_a_greeting_without_room_is_the_writers(clock: Clock) -> None:
+def test_a_greeting_without_room_is_left_to_the_writer(clock: Clock) -> None:
     writers: list[workers.Later] = []
     with small_pair() as (near, far):
         transport = Transport(near, max_message_size=1000, max_fragments=10)
@@ -544,7 +542,7 @@ def test_many_threads_writing_at_once_tear_no_frame() -> None:
 # --- rests ---------------------------------------------------------------------------------
 
 
-def test_a_rest_ends_when_its_time_is_up(rig: Rig, clock: Clock) -> None:
+def test_a_pause_ends_after_its_time(rig: Rig, clock: Clock) -> None:
     looks = []
 
     def look() -> float:
@@ -552,13 +550,13 @@ def test_a_rest_ends_when_its_time_is_up(rig: Rig, clock: Clock) -> None:
         return 100.0 if len(looks) == 1 else 101.0
 
     rig.sender._clock = look
-    rig.sender.rest(1.0)
+    rig.sender.pause(1.0)
     assert len(looks) == 2
 
 
 @pytest.mark.parametrize("how", ["finish", "end"])
-def test_a_rest_ends_with_the_connection(rig: Rig, how: str) -> None:
-    thread = threading.Thread(target=rig.sender.rest, args=(1e12,))
+def test_a_pause_ends_with_the_connection(rig: Rig, how: str) -> None:
+    thread = threading.Thread(target=rig.sender.pause, args=(1e12,))
     thread.start()
     if how == "finish":
         rig.sender.finish(1001, "")

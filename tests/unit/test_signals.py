@@ -17,7 +17,7 @@ from ws_hub import Hub, ReconnectConfig, ReconnectingClient, serve
 from ws_hub.signals import Signals, exit_on_signals
 
 
-def test_signals_come_as_news_and_the_handlers_before_come_back() -> None:
+def test_signals_are_queued_and_the_old_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Signals() as signals:
         signal.raise_signal(signal.SIGTERM)
@@ -28,7 +28,7 @@ def test_signals_come_as_news_and_the_handlers_before_come_back() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01, 0.7])
-def test_a_wait_for_news_ends_in_time(timeout: float) -> None:
+def test_a_wait_for_a_signal_times_out(timeout: float) -> None:
     with pytest.raises(queue.Empty):
         Signals().wait(timeout)
 
@@ -42,7 +42,7 @@ def test_a_hangup_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_beside_the_main_thread_no_handler_is_set() -> None:
+def test_outside_the_main_thread_no_handler_is_set() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen: list[object] = []
 
@@ -98,7 +98,7 @@ def signal_that_wakes_nobody(number: int) -> Iterator[None]:
 
 
 @pytest.mark.timeout(10)
-def test_a_hub_in_the_main_thread_hears_it() -> None:
+def test_a_hub_in_the_main_thread_handles_a_signal() -> None:
     hub = Hub()
     before = signal.signal(signal.SIGTERM, lambda *_: hub.stop())
     try:
@@ -110,13 +110,13 @@ def test_a_hub_in_the_main_thread_hears_it() -> None:
 
 
 @pytest.mark.timeout(10)
-def test_the_commands_hear_it() -> None:
+def test_the_commands_handle_a_signal() -> None:
     with Signals() as signals, signal_that_wakes_nobody(signal.SIGTERM):
         assert signals.wait() == signal.SIGTERM
 
 
 @pytest.mark.timeout(10)
-def test_a_client_in_the_main_thread_hears_it() -> None:
+def test_a_client_in_the_main_thread_handles_a_signal() -> None:
     with Hub() as hub, serve(hub) as site:
         client = ReconnectingClient(ReconnectConfig(url=site.url))
         before = signal.signal(signal.SIGTERM, lambda *_: client.close())
@@ -129,7 +129,7 @@ def test_a_client_in_the_main_thread_hears_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_program_can_have_signals_end_it_as_its_own_exit_would(name: str) -> None:
+def test_exit_on_signals_ends_a_program_like_sys_exit(name: str) -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         exit_on_signals()

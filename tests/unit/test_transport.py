@@ -102,7 +102,9 @@ def test_fragments_are_one_message_with_a_ping_between(
     ) == [Pinged(b""), Text("one zwö"), Binary(b"ab")]
 
 
-def test_half_a_frame_is_no_event_but_a_sign_of_life(pair: tuple[Transport, socket.socket]) -> None:
+def test_half_a_frame_returns_no_event_and_is_a_sign_of_life(
+    pair: tuple[Transport, socket.socket],
+) -> None:
     whole = frame(TEXT, b"hello")
     assert events(*pair, whole[:4]) == []
     assert events(*pair, whole[4:]) == [Text("hello")]
@@ -112,7 +114,7 @@ def test_silence_is_none(pair: tuple[Transport, socket.socket]) -> None:
     assert pair[0].receive(0) is None
 
 
-def test_where_the_kernel_keeps_no_time_it_is_kept_by_poll(
+def test_without_so_rcvtimeo_poll_is_used(
     pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.socket, "SO_RCVTIMEO", 9999)
@@ -122,7 +124,7 @@ def test_where_the_kernel_keeps_no_time_it_is_kept_by_poll(
     assert events(transport, far, frame(TEXT, b"x")) == [Text("x")]
 
 
-def test_a_mode_that_somebody_else_changed_is_no_silence(
+def test_a_changed_blocking_mode_is_not_taken_for_silence(
     pair: tuple[Transport, socket.socket],
 ) -> None:
     # It belongs to what all duplicates of a descriptor share (FAULTS 1c).
@@ -147,7 +149,7 @@ def test_the_rest_of_a_large_frame_is_read_at_once(
     assert transport.receive(1) == [Pinged(b"")]
 
 
-def test_what_came_with_the_request_is_read_first() -> None:
+def test_bytes_received_with_the_request_are_read_first() -> None:
     with small_pair() as (near, _):
         transport = Transport(
             near, max_message_size=100, max_fragments=3, received=frame(TEXT, b"early")
@@ -206,12 +208,12 @@ def test_fault_14_15_16_frames_against_the_rules_end_the_connection(
     assert broken.code == code
 
 
-def test_nothing_is_heard_after_the_peers_close(pair: tuple[Transport, socket.socket]) -> None:
+def test_nothing_is_received_after_the_peers_close(pair: tuple[Transport, socket.socket]) -> None:
     assert events(*pair, frame(CLOSE, b""), frame(TEXT, b"x")) == [Closed(1005, "")]
     assert events(*pair, frame(TEXT, b"y")) == []
 
 
-def test_a_connection_that_just_ends_is_1006(pair: tuple[Transport, socket.socket]) -> None:
+def test_an_end_without_a_close_frame_is_1006(pair: tuple[Transport, socket.socket]) -> None:
     transport, far = pair
     far.close()
     assert transport.receive(5) == [Closed(1006, "connection lost")]
@@ -227,7 +229,7 @@ def test_fault_31_a_reset_is_1006_with_the_reason() -> None:
         assert transport.receive(5) == [Closed(1006, "Connection reset by peer")]
 
 
-def test_a_shutdown_wakes_who_waits_to_read_and_who_waits_to_write() -> None:
+def test_a_shutdown_wakes_the_waits_to_read_and_to_write() -> None:
     with small_pair() as (near, _):
         transport = Transport(near, max_message_size=100, max_fragments=3)
         results: list[object] = []
@@ -246,7 +248,7 @@ def test_a_shutdown_wakes_who_waits_to_read_and_who_waits_to_write() -> None:
         assert [Closed(1006, "connection lost")] in results
 
 
-def test_closing_gives_the_descriptor_back_and_the_rest_is_quiet() -> None:
+def test_close_releases_the_descriptor_and_later_calls_do_nothing() -> None:
     with small_pair() as (near, _):
         transport = Transport(near, max_message_size=100, max_fragments=3)
         transport.close()
@@ -285,7 +287,7 @@ def test_lingering_ends_after_so_many_bytes(
     pair[0].linger(60)
 
 
-def test_it_waits_without_poll_too(
+def test_waits_work_without_poll(
     pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(select, "poll")
@@ -355,7 +357,7 @@ SLOW = Broken(1008, "message not whole within 10 s", "slow_messages")
     ],
     ids=["fragments", "pongs between", "a frame", "a control frame", "an empty beginning"],
 )
-def test_fault_11_29_what_drips_is_1008(
+def test_fault_11_29_a_dripping_message_is_1008(
     patient: tuple[Transport, socket.socket], moment: list[float], drip: list[bytes]
 ) -> None:
     moment[1] = 0.5
@@ -367,7 +369,7 @@ def test_fault_11_29_what_drips_is_1008(
     assert 110 <= moment[0] <= 125
 
 
-def test_what_is_late_because_nobody_read_it_is_not_slow(
+def test_a_message_delayed_by_the_reader_is_not_slow(
     patient: tuple[Transport, socket.socket], moment: list[float]
 ) -> None:
     for _ in range(3):
@@ -404,7 +406,7 @@ def test_fault_29_the_rest_of_a_message_is_not_waited_for_longer() -> None:
         assert transport.receive(0.02) is None
 
 
-def test_the_end_of_a_connection_within_a_message_is_only_that(
+def test_an_end_within_a_message_is_reported_as_an_end(
     patient: tuple[Transport, socket.socket], moment: list[float]
 ) -> None:
     moment[1] = 5.0

@@ -170,7 +170,7 @@ def happen(steps: list[tuple[str, list[int]]], found: Rig) -> None:
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(WAYS), APPETITE, STEPS)
-def test_what_was_accepted_arrives_once_whole_and_in_order_whatever_the_kernel_takes(
+def test_accepted_messages_arrive_once_whole_and_in_order(
     way: str, appetite: list[int], steps: list[tuple[str, list[int]]]
 ) -> None:
     with rig(way, appetite) as found:
@@ -194,7 +194,7 @@ def test_what_was_accepted_arrives_once_whole_and_in_order_whatever_the_kernel_t
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(WAYS), APPETITE, STEPS)
-def test_who_is_cut_has_got_whole_frames_without_a_gap_and_then_the_close(
+def test_a_disconnected_client_got_whole_frames_without_a_gap(
     way: str, appetite: list[int], steps: list[tuple[str, list[int]]]
 ) -> None:
     with rig(way, appetite) as found:

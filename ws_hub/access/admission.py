@@ -1,9 +1,9 @@
-"""The door: everything that is asked of a handshake before 101, in order.
+"""Admission: every check of a handshake before 101, in order.
 
-Must not know sockets, WSGI servers, or who is inside. The order is the Go original's:
-whether the hub runs (503), whether it is a handshake (400, 405, 426), where it comes from
-(403), who it is (401), and whether that one may (403). Between them stands whether there
-are too many from there, and of that one (429).
+The order is the Go original's: whether the hub runs (503), whether the request is a
+handshake (400, 405, 426), its Origin (403), its authentication (401), and whether the user
+is allowed to connect (403). The limits of connections and quotas (429) are checked as soon
+as their key is known: those of an address before authentication, those of a user after it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ..config import HubConfig
 from ..errors import excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, as_environ, decide, refusal
-from .authenticators import TOKEN_KEY, AuthResult, authenticate, offers_token, said_yes
+from .authenticators import AuthResult, authenticate, said_yes
 from .proxies import Forwarded, Seen
 from .quotas import address_payer, user_payer
+from .tokens import TOKEN_KEY, offers_token
 
 __all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry", "in_debt"]
 
@@ -29,34 +30,35 @@ logger = get_logger(__name__)
 
 Environ = Mapping[str, Any]
 
-# RFC 6750 section 3.1: a request without credentials is told no more than the scheme.
+# RFC 6750 section 3.1: the challenge to a request without credentials has no error code.
 _CHALLENGE = ("WWW-Authenticate", "Bearer")
 _INVALID = ("WWW-Authenticate", 'Bearer error="invalid_token"')
 
 _LATER = ("Retry-After", "10")
-CROWDED_ADDRESS = refusal("429 Too Many Requests", "too many connections from there", _LATER)
+CROWDED_ADDRESS = refusal("429 Too Many Requests", "too many connections from this address", _LATER)
 CROWDED_USER = refusal("429 Too Many Requests", "too many connections of this user", _LATER)
 
 
 def in_debt(wait: float) -> Answer:
-    """Return the answer to a payer that has used more than it may, for so many seconds."""
+    """Return the refusal of a payer that exceeds its quota for `wait` more seconds."""
     retry = ("Retry-After", str(math.ceil(wait)))
-    return refusal("429 Too Many Requests", "too much was asked for from there", retry)
+    return refusal("429 Too Many Requests", "the quota of this address or user is used up", retry)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of a handshake.
+    """The decision about a handshake.
 
     Args:
-        answer: what to answer it with.
-        identity: who comes; None when nobody asks, or when that is still to be said.
-        verify: finds out who it is from the token of a first message; None when that
-            is not waited for.
-        mark: who was revoked after it is not let in; see `Users`.
-        network: what it is counted by among those from one address.
-        payer: whose account what it costs is charged to; see `budget`.
-        reason: why not, for the log, where that is more than the answer says.
+        answer: the HTTP answer.
+        identity: the authenticated user; None without an authenticator, and while the token
+            of a first message is awaited.
+        verify: authenticates the token of a first message; None when none is awaited.
+        mark: the number of revocations so far; a later revocation of this user applies to
+            this connection (see `Users`).
+        network: the key of the limit of connections from one address.
+        payer: the key of the account that the connection is charged to; see `quotas`.
+        reason: the reason of a refusal for the log, where `answer` says less.
     """
 
     answer: Answer
@@ -85,13 +87,13 @@ class Occupancy(Protocol):
 
 
 class Door:
-    """Decides who may come in.
+    """Decides which handshakes are accepted.
 
     Args:
         config: the hub's settings.
         occupancy: the connections that there are.
         count: counts a refusal by its name.
-        call: calls a user's callback and deals with what it raises.
+        call: calls a user's callback and handles its exceptions.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class Door:
         self._forwarded = Forwarded(config.trusted_proxies)
 
     def see(self, environ: Environ) -> Seen:
-        """Return what is known of a request's client, proxies looked through.
+        """Return address, scheme and host of a request's client, seen through trusted proxies.
 
         Threads: any; does not wait.
         """
@@ -118,13 +120,13 @@ class Door:
     def turn_away(self, address: str, peek: Callable[[], bytes]) -> Answer | None:
         """Refuse the handshake of an address in debt before a thread is started for it.
 
-        Else connecting again and again would cost the hub about as much as being let in.
-        None for everything that is to be looked at as usual: what has not come yet, is no
-        handshake, or may be somebody else's.
+        Otherwise reconnecting in a loop would cost the hub about as much as a connection does.
+        Returns None for every request that is to be handled as usual: one that has not arrived
+        yet, is no handshake, or may belong to another payer than the address.
 
         Args:
-            address: where the request comes from.
-            peek: returns what has come of it.
+            address: the address of the connection.
+            peek: returns the part of the request that has arrived.
 
         Threads: any; does not wait.
         """
@@ -137,14 +139,14 @@ class Door:
         return self._refuse_debtor(address_payer(seen.payer))
 
     def crowded(self) -> None:
-        """Count a connection for whose request there is no room.
+        """Count a connection that was refused because too many requests are being answered.
 
         Threads: any; does not wait.
         """
         self._count("crowded_handshakes")
 
     def late(self) -> None:
-        """Count a request whose head took too long to come.
+        """Count a request without a complete head within the handshake timeout.
 
         Threads: any; does not wait.
         """
@@ -159,7 +161,7 @@ class Door:
         closed: str = "",
         identity: AuthResult | None = None,
     ) -> Entry:
-        """Decide about a handshake; `closed` says why nobody may come in at the moment.
+        """Decide about a handshake. `closed` is the reason to refuse all of them, or "".
 
         With an `identity`, the application knows already who it is: nobody is asked.
 
@@ -182,9 +184,9 @@ class Door:
             self._count("foreign_origins")
         if not answer.accepted:
             return Entry(answer)
-        # To find it out takes as long as most that is asked here.
+        # Parsing the address takes as long as most of these checks.
         network = seen.network if config.max_connections_per_address is not None else ""
-        if not self._occupancy.has_room(network, ""):  # before anybody is asked who that is
+        if not self._occupancy.has_room(network, ""):  # before the authenticator runs
             self._count("crowded_addresses")
             return Entry(CROWDED_ADDRESS)
         if config.authenticator is None and identity is None:
@@ -197,12 +199,12 @@ class Door:
         return self._charge(entry, address_payer(seen.payer))
 
     def _charge(self, entry: Entry, payer: str) -> Entry:
-        """Return an entry that somebody pays for, or the refusal of a payer in debt."""
+        """Return the entry with its payer, or the refusal of a payer in debt."""
         answer = self._refuse_debtor(payer)
         return replace(entry, payer=payer) if answer is None else Entry(answer)
 
     def _refuse_debtor(self, payer: str) -> Answer | None:
-        """Return the refusal of a payer in debt; None for the others, and for "", nobody's."""
+        """Return the refusal of a payer in debt; None for others, and for "" (no known payer)."""
         wait = self._occupancy.wait(payer) if payer else 0.0
         if not wait:
             return None
@@ -212,20 +214,25 @@ class Door:
     def _identify(
         self, entry: Entry, request: Request, environ: Environ, identity: AuthResult | None
     ) -> Entry:
-        mark = self._occupancy.mark()  # before anybody is asked
+        # before the authenticator runs, so that no revocation is missed meanwhile
+        mark = self._occupancy.mark()
         result = self._ask(environ) if identity is None else identity
         if result.valid:
             if "cookie" in request.headers and "origin" not in request.headers:
-                # A cookie comes along whoever has the browser connect; only the Origin
-                # tells who did. What sends a cookie and no Origin is no browser (FAULTS 2).
+                # The browser sends the cookie whichever page opens the connection; only the
+                # Origin tells which page it was. A client that sends a cookie and no Origin is no
+                # browser (FAULTS 2).
                 self._count("foreign_origins")
-                return Entry(refusal("403 Forbidden", "a cookie needs an Origin beside it"))
+                return Entry(
+                    refusal("403 Forbidden", "a request with a cookie needs an Origin header")
+                )
             if not self._occupancy.has_room("", result.user_id or ""):
                 self._count("crowded_users")
                 return Entry(CROWDED_USER)
             return replace(entry, identity=result, mark=mark)
         if self._config.auth_by_message and not result.forbidden and not offers_token(environ):
-            # Its texts alone: the server's objects in it end with this request.
+            # Only the strings: the server's objects in the environ are invalid after this
+            # request.
             texts = {key: value for key, value in environ.items() if isinstance(value, str)}
             verify = functools.partial(self._verify, texts)
             return replace(entry, verify=verify, mark=mark)

@@ -1,22 +1,14 @@
-"""Who a request comes from: what an authenticator answers, and those that are built in.
+"""Authentication: what an authenticator returns, and the authenticators that are built in.
 
-Must not know sockets, WSGI servers or the hub. An authenticator is any callable that takes
-the environ of a handshake (a mapping as in PEP 3333) and returns an AuthResult. Where a
-token may stand is said once, in `bearer_token`, so that each authenticator of tokens takes
-them from a header, from the subprotocol and from a first message alike:
+An authenticator is any callable that takes the environ of a handshake (a mapping as in
+PEP 3333) and returns an AuthResult.
 
-    Authorization: Bearer TOKEN                     programs
-    Sec-WebSocket-Protocol: ws-hub, bearer.BASE64   browsers, which cannot set headers
-    environ["ws_hub.token"]                         a first message, put there by the hub
-
-Nothing here logs or shows a token: what an authenticator raises is named by its type and
-its place, because a KeyError's text is the key.
+Nothing here logs a token. An exception of an authenticator is logged by its type and its
+place in the source, because the text of a KeyError is the key.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
 import hmac
 import math
@@ -25,13 +17,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote_plus
 
 from ..errors import ConfigError, InvalidName, excerpt
 from ..log import get_logger
+from .tokens import Environ, bearer_token, cookie, query_token
 
 __all__ = [
-    "TOKEN_KEY",
     "APIKeyAuth",
     "AuthResult",
     "BearerTokenAuth",
@@ -39,39 +30,36 @@ __all__ = [
     "JWTAuth",
     "QueryTokenAuth",
     "authenticate",
-    "bearer_token",
     "check_user",
-    "cookie",
     "is_user",
-    "offers_token",
-    "query_token",
     "said_yes",
-    "token_protocol",
 ]
 
 logger = get_logger(__name__)
 
-TOKEN_KEY = "ws_hub.token"  # in environ: the token of a first message
-# Control characters, surrogates without a partner, and what separates lines.
+# Control characters, lone surrogates, and line and paragraph separators.
 _CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_PREFIX = "bearer."  # of the subprotocol that is a token
 
-Environ = Mapping[str, Any]
 Validate = Callable[[str], "AuthResult"]
 
 
 @dataclass(frozen=True, slots=True)
 class AuthResult:
-    """What an authenticator found.
+    """The result of an authenticator. Immutable.
 
     Args:
         valid: whether the request may connect.
-        user_id: who it is; without one nobody gets in.
-        claims: what else is known of the user: copied, and read-only all the way down.
-        error: why not, for the log and `on_auth_failure`; the peer does not get it.
-        forbidden: it is known who it is, and that user may not: 403 instead of 401.
-        expires_at: POSIX seconds at which the connection ends with 4401; by default
+        user_id: the user's id; a valid result without one is treated as a refusal.
+        claims: more facts about the user: copied, and read-only at every depth.
+        error: the reason of a refusal, for the log and `on_auth_failure`; never sent to the
+            peer.
+        forbidden: the user is known and may not connect: 403 instead of 401.
+        expires_at: POSIX seconds at which the connection is closed with 4401; by default
             the claim `exp`, if there is one.
+
+    Raises TypeError for an argument of another type.
+
+    Threads: any.
     """
 
     valid: bool
@@ -99,7 +87,7 @@ class AuthResult:
 
 
 def _frozen(value: Any) -> Any:
-    """Return a copy of which no container can be changed."""
+    """Return a copy in which no container can be changed."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: _frozen(each) for key, each in value.items()})
     if isinstance(value, (list, tuple)):
@@ -109,18 +97,18 @@ def _frozen(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-# --- asking what the application brought ---------------------------------------------------
+# --- calling the application's checks ------------------------------------------------------
 
 
 def authenticate(authenticator: Callable[[Environ], Any], environ: Environ) -> AuthResult:
-    """Return what an authenticator finds; whatever it does wrong is a refusal.
+    """Return an authenticator's result; every error of the authenticator is a refusal.
 
-    That is an exception, another answer than an AuthResult, and a user without an id:
-    each is logged, in one line without the text of the exception.
+    An error is an exception, a return value that is no AuthResult, and a valid result without
+    a usable user id. Each is logged in one line, without the text of the exception.
     """
     try:
         result = authenticator(environ)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: nobody gets in by it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: an exception is a refusal
         logger.error("the authenticator raised %s: refused", _name(error))
         return AuthResult(False, error="the authenticator raised an exception")
     if not isinstance(result, AuthResult):
@@ -136,10 +124,9 @@ def authenticate(authenticator: Callable[[Environ], Any], environ: Environ) -> A
 
 
 def is_user(user_id: object) -> bool:
-    """Say whether a text can be a user's id: not blank, without what ends a line or a text.
+    """Return whether a text can be a user id: not blank, without control characters.
 
-    What tells users apart is compared, logged and shown: two that look the same in a log
-    must be the same.
+    User ids are compared, logged and shown: two ids that look the same in a log must be equal.
     """
     return (
         isinstance(user_id, str)
@@ -149,7 +136,7 @@ def is_user(user_id: object) -> bool:
 
 
 def check_user(user_id: object) -> None:
-    """Raise for what cannot be a user's id: TypeError when it is no text, else InvalidName."""
+    """Raise for an invalid user id: TypeError unless it is text, else InvalidName."""
     if not isinstance(user_id, str):
         raise TypeError(f"a user id must be text, not {excerpt(user_id)}")
     if not is_user(user_id):
@@ -157,95 +144,32 @@ def check_user(user_id: object) -> None:
 
 
 def said_yes(what: str, question: Callable[..., object], *args: object) -> bool:
-    """Say whether a question of the application's is answered with True itself.
+    """Return whether a check of the application's returns True itself.
 
-    An exception is a no, and so is what merely counts as true: an `async` function
-    returns a coroutine, whatever it would say. Both are logged.
+    An exception is a refusal, and so is any other true value: an `async` function returns a
+    coroutine, which is always true. Both are logged.
     """
     try:
         answer = question(*args)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: no is the safe answer
-        logger.error("%s raised %s: that counts as no", what, _name(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: an exception is a refusal
+        logger.error("%s raised %s: treated as a refusal", what, _name(error))
         return False
     if not isinstance(answer, bool):
-        logger.error("%s must return True or False: %s is a no", what, type(answer).__name__)
+        logger.error(
+            "%s must return True or False, not %s: treated as a refusal",
+            what,
+            type(answer).__name__,
+        )
     return answer is True
 
 
 def _name(error: BaseException) -> str:
-    """Name an exception and its place without its text."""
+    """Return an exception's type and place in the source, without its text."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
     return type(error).__name__ + place
-
-
-# --- where a token may stand ---------------------------------------------------------------
-
-
-def bearer_token(environ: Environ) -> str:
-    """Return the token of a request; "" when it has none."""
-    if TOKEN_KEY in environ:
-        return str(environ[TOKEN_KEY])
-    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
-    if scheme.lower() == "bearer":
-        return _text(token.strip())
-    for protocol in _split(environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", ""), ","):
-        if protocol.startswith(_PREFIX):
-            return _decoded(protocol[len(_PREFIX) :])
-    return ""
-
-
-def token_protocol(token: str) -> str:
-    """Return the subprotocol by which a browser hands over a token."""
-    return _PREFIX + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
-
-
-def query_token(environ: Environ, name: str = "token") -> str:
-    """Return a parameter of the query; "" when it is not there.
-
-    Its name must stand there as it is: what hides tokens from logs looks for it.
-    """
-    for piece in environ.get("QUERY_STRING", "").split("&"):
-        key, _, value = piece.partition("=")
-        if key == name:
-            return unquote_plus(value)
-    return ""
-
-
-def cookie(environ: Environ, name: str) -> str:
-    """Return the first cookie of a name; "" when there is none."""
-    for pair in _split(environ.get("HTTP_COOKIE", ""), ";"):
-        key, _, value = pair.partition("=")
-        if key.strip() == name:
-            return _text(value.strip().strip('"'))
-    return ""
-
-
-def offers_token(environ: Environ) -> bool:
-    """Say whether a request brings credentials with it, good or bad, cookies aside."""
-    return bool(environ.get("HTTP_AUTHORIZATION") or bearer_token(environ) or query_token(environ))
-
-
-def _split(value: str, at: str) -> list[str]:
-    return [piece.strip() for piece in value.split(at)]
-
-
-def _text(value: str) -> str:
-    """Return what was sent in UTF-8: WSGI hands over headers byte for byte."""
-    try:
-        return value.encode("latin-1").decode()
-    except UnicodeError:
-        return value
-
-
-def _decoded(value: str) -> str:
-    try:
-        padded = value + "=" * (-len(value) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        return ""
 
 
 # --- authenticators ------------------------------------------------------------------------
@@ -254,22 +178,32 @@ _NO_TOKEN = AuthResult(False, error="no token")
 
 
 class APIKeyAuth:
-    """Knows its users by a key each.
+    """Authenticates users by API keys.
+
+    Reads the key as `bearer_token` reads a token: from the Authorization header, the
+    subprotocol (browsers), or a first message. Raises ConfigError for an empty key or an
+    invalid user id.
 
     Args:
-        keys: user id by key. Several keys may be one user's, for a change of keys.
+        keys: user id by key. A user may have several keys, for a change of keys.
+
+    Threads: any.
     """
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         texts: list[object] = [*keys.keys()]
         if not all(isinstance(text, str) and text and not text.isspace() for text in texts):
-            raise ConfigError("keys must map keys to user ids, neither of them empty")
+            raise ConfigError(
+                "keys must map keys to user ids: every key must be a string and not blank"
+            )
         if not all(is_user(user) for user in keys.values()):
-            raise ConfigError("keys must map keys to user ids that are text, and not blank")
+            raise ConfigError(
+                "keys must map keys to user ids: every user id must be a string and not blank"
+            )
         self._keys = [(key.encode(), user) for key, user in keys.items()]
 
     def __call__(self, environ: Environ) -> AuthResult:
-        """Compare with every key, in a time that tells nothing of how far one agrees."""
+        """Compare the request's key with every key, in constant time."""
         # As bytes: compare_digest takes no text outside ASCII (FAULTS 53).
         given = bearer_token(environ).encode("utf-8", "surrogatepass")
         if not given:
@@ -284,30 +218,38 @@ class APIKeyAuth:
 
 
 class BearerTokenAuth:
-    """Has a function say whose a token is.
+    """Authenticates the bearer token of a request by a function.
+
+    Reads the token from the Authorization header (RFC 6750), the subprotocol (browsers), or a
+    first message.
 
     Args:
         validate: called with the token, returns an AuthResult.
+
+    Threads: any; `validate` is called on the thread of the request, or on the client's
+    reader thread for a first message.
     """
 
     def __init__(self, validate: Validate) -> None:
         self._validate = validate
 
     def __call__(self, environ: Environ) -> AuthResult:
-        """Look at the token of a request."""
+        """Authenticate the token of a request."""
         token = bearer_token(environ)
         return self._validate(token) if token else _NO_TOKEN
 
 
 class QueryTokenAuth:
-    """Has a function say whose a token in the URL is: `/ws?token=...`.
+    """Authenticates a token in the URL, `/ws?token=...`, by a function.
 
-    A URL is written into logs by everybody that it passes: take another way where there
-    is one, and a token that is valid once or for a minute where there is none.
+    URLs are logged by every server and proxy on the way. Prefer another way to pass the token;
+    otherwise use tokens that are valid once or for a minute.
 
     Args:
         validate: called with the token, returns an AuthResult.
-        name: of the parameter.
+        name: the name of the query parameter.
+
+    Threads: any; `validate` is called on the thread of the request.
     """
 
     def __init__(self, validate: Validate, name: str = "token") -> None:
@@ -315,17 +257,19 @@ class QueryTokenAuth:
         self._name = name
 
     def __call__(self, environ: Environ) -> AuthResult:
-        """Look at the query of a request."""
+        """Authenticate the token in the query of a request."""
         token = query_token(environ, self._name)
         return self._validate(token) if token else _NO_TOKEN
 
 
 class CookieSessionAuth:
-    """Has a function say whose session a cookie is.
+    """Authenticates the session cookie of a request by a function.
 
     Args:
-        name: of the cookie.
+        name: the name of the cookie.
         validate: called with its value, returns an AuthResult.
+
+    Threads: any; `validate` is called on the thread of the request.
     """
 
     def __init__(self, name: str, validate: Validate) -> None:
@@ -333,25 +277,30 @@ class CookieSessionAuth:
         self._validate = validate
 
     def __call__(self, environ: Environ) -> AuthResult:
-        """Look at the cookies of a request."""
+        """Authenticate the session cookie of a request."""
         value = cookie(environ, self._name)
         return self._validate(value) if value else AuthResult(False, error="no session")
 
 
 class JWTAuth:
-    """Takes JSON web tokens (RFC 7519), signed with one algorithm and no other.
+    """Authenticates JSON web tokens (RFC 7519), signed with one algorithm and no other.
 
-    `exp` is required; `nbf` is heeded; `aud` and `iss` are required where they are named
-    here, and a token for an audience is refused where none is. Needs PyJWT.
+    Reads the token as BearerTokenAuth does. `exp` is required and `nbf` is checked. `aud` and
+    `iss` are required if they are given here; a token with an audience is refused if none is.
+    Needs PyJWT: raises ImportError without it, ConfigError for an unknown algorithm or empty
+    `keys`.
 
     Args:
         keys: the key, or keys by `kid`, or a function from `kid` ("" for none) to key.
-            To change keys, have both there while tokens of the old one are valid.
+            To change keys, keep both while tokens of the old one are valid.
         algorithm: "HS256", "RS256", "ES256" ...
-        audience: who the tokens must be for; several: one of them.
-        issuer: who they must be from.
-        user_claim: the claim that is the user's id.
+        audience: the audience that tokens must name; of several, one.
+        issuer: the issuer that tokens must name.
+        user_claim: the claim that holds the user id.
         leeway: seconds by which clocks may differ.
+
+    Threads: any; a `keys` function is called on the thread of the request, or on the client's
+    reader thread for a first message.
     """
 
     def __init__(
@@ -369,20 +318,22 @@ class JWTAuth:
         except ImportError as error:
             raise ImportError("JWTAuth needs PyJWT: pip install 'ws-hub[jwt]'") from error
         if algorithm.lower() == "none":
-            raise ConfigError("algorithm must be one that signs")
+            raise ConfigError("algorithm must be one that signs, not 'none'")
         try:
             jwt.get_algorithm_by_name(algorithm)
         except NotImplementedError as error:
-            raise ConfigError(f"algorithm {excerpt(algorithm)} is not there: {error}") from error
+            raise ConfigError(
+                f"algorithm {excerpt(algorithm)} is not available: {error}"
+            ) from error
         if not keys:
-            raise ConfigError("keys must not be empty: anybody could sign")
+            raise ConfigError("keys must not be empty: anyone could sign a token")
         self._jwt = jwt
         self._keys = keys
         self._user_claim = user_claim
         self._leeway = leeway
         needed = {"exp": True, user_claim: True, "aud": audience, "iss": issuer}
         self._settings: dict[str, Any] = {
-            "algorithms": [algorithm],  # never what the token says of itself
+            "algorithms": [algorithm],  # never the algorithm that the token names
             "audience": audience if audience is None or isinstance(audience, str) else [*audience],
             "issuer": issuer,
             "leeway": leeway,
@@ -403,7 +354,7 @@ class JWTAuth:
             return AuthResult(False, error=type(error).__name__)
         user = claims[self._user_claim]
         if not isinstance(user, str):
-            return AuthResult(False, error=f"{self._user_claim} is no text")
+            return AuthResult(False, error=f"claim {self._user_claim} is not a string")
         return AuthResult(True, user, claims, expires_at=float(claims["exp"]) + self._leeway)
 
     def _key_of(self, token: str) -> Any:

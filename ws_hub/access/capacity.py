@@ -1,7 +1,7 @@
-"""How many connections there are of each group, and no more than there may be.
+"""Limits the number of connections in each group, such as those of one address.
 
-Must not know sockets, or what a group is. A place is taken by a connection on its way in
-and given back at its end, by whoever learns of that first.
+A connection is counted when it is admitted and released when it ends, by whichever thread
+notices the end first.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ C = TypeVar("C", bound=Hashable)
 
 
 class Places(Generic[C]):
-    """The places of all groups.
+    """The number of connections in each group.
 
     Args:
-        most: how many connections of one group there may be; None for no bound.
+        most: connections that one group may have; None for no limit.
     """
 
     def __init__(self, most: int | None) -> None:
@@ -31,14 +31,14 @@ class Places(Generic[C]):
         self._counts: dict[str, int] = {}
 
     def has_room(self, group: str) -> bool:
-        """Say whether one more may come; who asks has no place by that."""
+        """Return whether one more connection is within the limit; reserves nothing."""
         if self._most is None:
             return True
         with self._lock:
             return self._counts.get(group, 0) < self._most
 
     def enter(self, client: C, group: str) -> bool:
-        """Take a place for a connection, which has none yet; False when there is none."""
+        """Count a connection that is not counted yet; False, and not counted, above the limit."""
         if self._most is None:
             return True
         with self._lock:
@@ -50,7 +50,7 @@ class Places(Generic[C]):
             return True
 
     def leave(self, client: C) -> None:
-        """Give the place of a connection back. Idempotent."""
+        """Release a connection. Idempotent."""
         if self._most is None:
             return
         with self._lock:
@@ -59,4 +59,4 @@ class Places(Generic[C]):
                 return
             self._counts[group] -= 1
             if not self._counts[group]:
-                del self._counts[group]  # a group that is gone costs nothing
+                del self._counts[group]  # an empty group uses no memory

@@ -1,9 +1,9 @@
-"""What the proxies in front of a server say of a request, as far as they are trusted.
+"""Finds the client of a request behind trusted proxies.
 
-Must not know sockets or the hub: an environ in (a mapping as in PEP 3333), facts out.
-Anybody can write `X-Forwarded-For`, so nothing of it is believed but what trusted proxies
-have added: read from the right, the first address that is not one of theirs is the
-client's, and what stands left of it is the client's own invention (FAULTS 51).
+An environ goes in (a mapping as in PEP 3333), facts come out. Anyone can send
+`X-Forwarded-For`, so only the entries that trusted proxies have added are believed: read
+from the right, the first address that is not a trusted proxy's is the client's, and the
+entries left of it may be forged by the client (FAULTS 51).
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from typing import Any
 
 __all__ = ["Forwarded", "Seen"]
 
-_UNIX = "unix"  # among trusted proxies: whoever connects by a Unix socket, without an address
+_UNIX = "unix"  # among trusted proxies: connections by a Unix socket, which have no address
 
-# Whoever writes one of these and is not trusted is a proxy that nobody has named, or wants to
-# be taken for one: believed only where no stranger connects from, and only that much.
+# A request with one of these headers from an untrusted address comes from a proxy that the
+# settings do not name, or pretends to. It is believed only from private addresses, and only as
+# evidence that the address may be shared.
 _BY_PROXY = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
-_UNKNOWN = "unknown"  # all of those whose address nobody knows
+_UNKNOWN = "unknown"  # the network of all connections without a known address
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request as its client sent it.
+    """The client of a request, as its trusted proxies report it.
 
     Args:
-        address: of the client, with its port where that is known; "" where it has none.
+        address: the client's address, with its port where that is known; "" without one.
         scheme: `http` or `https`.
-        host: what the client called the server; None when it did not say.
-        shared: whether the address is, as far as can be seen, a proxy's, behind which
-            there may be anybody, or there is none.
+        host: the host that the client asked for; None when the request names none.
+        shared: whether the address may be that of a proxy with many clients behind it, or is
+            missing.
     """
 
     address: str
@@ -46,9 +47,9 @@ class Seen:
 
     @property
     def network(self) -> str:
-        """What connections are counted by: the address, of IPv6 the network of 64 bits.
+        """The key by which connections are counted: the address, for IPv6 its network of 64 bits.
 
-        Who is given IPv6 has such a network whole, with as many addresses as they like.
+        An IPv6 customer is given a whole network of 64 bits, so one address would be no limit.
         """
         parsed = _parse(self.address)
         if isinstance(parsed, ipaddress.IPv6Address):
@@ -57,15 +58,15 @@ class Seen:
 
     @property
     def payer(self) -> str:
-        """The network that what the client costs is charged to; "" where that may be anybody."""
+        """The network that the client's usage is charged to; "" where it may be shared."""
         return "" if self.shared else self.network
 
 
 class Forwarded:
-    """Sees through trusted proxies.
+    """Reads the headers of trusted proxies.
 
     Args:
-        trusted: their networks and addresses; "unix" for those without an address.
+        trusted: networks and addresses of proxies; "unix" for connections without an address.
     """
 
     def __init__(self, trusted: Collection[str] = ()) -> None:
@@ -73,7 +74,7 @@ class Forwarded:
         self._unix = _UNIX in trusted
 
     def see(self, environ: Mapping[str, Any]) -> Seen:
-        """Return what is known of a request's client."""
+        """Return address, scheme and host of a request's client."""
         address, port = environ.get("REMOTE_ADDR") or "", environ.get("REMOTE_PORT", "")
         scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST")
         if not self._trusts(address):
@@ -81,7 +82,7 @@ class Forwarded:
             parsed = _parse(address)
             shared = parsed is None or (not parsed.is_global and _is_proxied(environ))
             return Seen(f"{shown}:{port}" if port else address, scheme, host, shared)
-        # The last of each is what the nearest proxy wrote, and that one is trusted.
+        # The last value of each was written by the nearest proxy, which is trusted.
         told = _items(environ.get("HTTP_X_FORWARDED_PROTO", ""))
         if told and told[-1].lower() in ("http", "https"):
             scheme = told[-1].lower()
@@ -95,7 +96,7 @@ class Forwarded:
         for hop in reversed(_items(environ.get("HTTP_X_FORWARDED_FOR", ""))):
             parsed = _parse(hop)
             if parsed is None:
-                break  # nobody could say whose that is: as far as the last that is known
+                break  # not an address: the client is the last known one
             address = str(parsed)
             if not self._trusts(address):
                 break
@@ -111,7 +112,7 @@ class Forwarded:
 
 
 def _is_proxied(environ: Mapping[str, Any]) -> bool:
-    """Say whether a request claims to have come by a proxy."""
+    """Return whether a request claims to have passed through a proxy."""
     return any(name in environ for name in _BY_PROXY)
 
 

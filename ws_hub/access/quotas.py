@@ -1,15 +1,14 @@
-"""What clients may cost: processing time and bytes, by payer, and one bound over all.
+"""Quotas: processing time and bytes that clients may use, by payer and in all.
 
-Must not know sockets, clocks, or what a payer is beyond its key: time is an argument.
+Time is an argument. A payer is the owner of an account: a connection's user, else its
+address, else that connection alone. All connections of a payer share one account. The
+account outlives them, so that reconnecting does not reset it, and is forgotten once its
+debt is paid.
 
-A payer is who a connection counts for: its user, else its address, else that connection
-alone. All connections of a payer use one account, which outlives them: who reconnects
-finds it as it was left. An account whose debt is paid is as good as new, and is forgotten.
-
-Of each resource a payer has a rate and a burst of its own, which no other payer can use
-up. All payers together have a rate as well. Who uses no more than a small share of its own
-rate does not notice when that is used up: only what is beyond waits for its turn in what is
-for all, or for the share, whichever comes first.
+Of each resource a payer has a rate and a burst of its own, which no other payer can use up.
+All payers together have a rate as well, the common rate. A payer that uses no more than its
+share, a small part of its own rate, is not slowed when the common rate is used up. Only the
+usage beyond the share waits, until either the common rate or the share covers it.
 """
 
 from __future__ import annotations
@@ -22,28 +21,29 @@ from ..config import HubConfig
 from ..reentrant import Lock
 from .token_bucket import Bucket
 
-__all__ = ["Account", "Budget", "Flood", "Tab", "address_payer", "user_payer"]
+__all__ = ["Account", "Budget", "Flood", "PendingCharges", "address_payer", "user_payer"]
 
-_CONNECTION = 0.001  # seconds of processing: about what a connect costs, whoever serves it
-_MOST_SHARE = 1 / 10  # of a payer's rate, kept for it whatever others use
-_SHARE_BURST = 2.0  # seconds of that share, in store
-_FIRST_SHARE = 0.1  # seconds of it, at first
-_BURST_IN_ALL = 0.5  # seconds of what is for all, in store
-_UNPAID = 1 / 64  # of a burst, which a connection may owe: to charge is work as well
-_MOST_WAIT = 10.0  # seconds: a payer whose debt takes longer than that to pay is cut
-_MOST_REST = 2.0  # seconds of rest of a payer's connections, above which no other is let in
-_MOST_DEBT = 15.0  # seconds: nobody is kept out for longer
-_DOUBT = (0.1, 2.0)  # seconds a second, and at once, that publishers wait in vain for a payer
-_MOST_LEFT = 16_384  # accounts that are remembered for their debts alone
+# seconds of processing: about the cost of a connect, whichever thread serves it
+_CONNECTION = 0.001
+_SHARE_OF_RATE = 1 / 10  # of a payer's rate, reserved for it whatever others use
+_SHARE_BURST = 2.0  # seconds of that share, as a burst
+_INITIAL_SHARE = 0.1  # seconds of it, for a new payer
+_COMMON_BURST = 0.5  # seconds of the common rate, as a burst
+_MAX_UNCHARGED = 1 / 64  # of a burst, which a connection may use uncharged: charging is work too
+_MAX_WAIT = 10.0  # seconds: a connection of a payer with a longer debt is closed
+_MAX_PAUSE = 2.0  # seconds of pause of a payer's connections, above which it may open no more
+_MAX_DEBT = 15.0  # seconds: the longest time for which a payer may open no connection
+_VAIN_WAITS = (0.1, 2.0)  # rate and burst, in seconds, of waits for a payer's clients
+_MAX_IDLE_ACCOUNTS = 16_384  # accounts without a connection that are kept for their debts
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """A payer asks for so much that its connection is to be closed.
+    """A payer's usage is so far over its quota that the connection is to be closed.
 
     Args:
-        reason: what is told to the peer.
-        limit: the name that this is counted under.
+        reason: the reason of the Close frame.
+        limit: the name of the counter of the exceeded limit.
     """
 
     reason: str
@@ -60,12 +60,12 @@ def user_payer(user_id: str) -> str:
 
 
 def address_payer(network: str) -> str:
-    """Return the key of an address's account; "" for no address: the connection pays alone."""
+    """Return the key of an address's account; "" without one: the connection pays alone."""
     return network and f"address:{network}"
 
 
-class _Purse:
-    """What one payer has of one resource: its own rate, and its share of what is for all."""
+class _PayerBuckets:
+    """The buckets of one payer for one resource: its own rate, and its share of the common one."""
 
     __slots__ = ("own", "share")
 
@@ -75,109 +75,111 @@ class _Purse:
 
 
 class _Resource:
-    """Something that payers use: so much each, and so much in all.
+    """A resource with a rate for each payer and a common rate for all of them.
 
     Args:
-        rate: of a payer; None for no bound at all.
+        rate: of a payer, a second; None for no limit at all.
         burst: of a payer.
-        rate_in_all: of all payers; None for no bound over all.
+        rate_in_all: of all payers together, a second; None for no common limit.
     """
 
     def __init__(self, rate: float | None, burst: float, rate_in_all: float | None) -> None:
         self._rate = rate
         self._burst = burst
-        self._in_all = None if rate is None else rate_in_all
-        self._most_share = 0.0 if rate is None else rate * _MOST_SHARE
-        self._for_all = Bucket(self._in_all, (self._in_all or 0.0) * _BURST_IN_ALL, _MOST_DEBT)
-        # Who has used more than its share lately, and when, the last last.
-        self._greedy: dict[_Purse, float] = {}
+        self._common_rate = None if rate is None else rate_in_all
+        self._share_rate = 0.0 if rate is None else rate * _SHARE_OF_RATE
+        self._common = Bucket(
+            self._common_rate, (self._common_rate or 0.0) * _COMMON_BURST, _MAX_DEBT
+        )
+        # Payers that have used more than their share lately -> when; in order of that time.
+        self._above_share: dict[_PayerBuckets, float] = {}
 
-    def purse(self, now: float) -> _Purse:
-        """Return that of a new payer."""
-        rate = None if self._in_all is None else self._most_share
-        share = Bucket(rate, _SHARE_BURST * self._most_share, _MOST_DEBT)
-        # Not full: a new address for each connection must not be worth its while.
-        share.take((_SHARE_BURST - _FIRST_SHARE) * self._most_share, now)
-        return _Purse(Bucket(self._rate, self._burst, _MOST_DEBT), share)
+    def new_buckets(self, now: float) -> _PayerBuckets:
+        """Return the buckets of a new payer."""
+        rate = None if self._common_rate is None else self._share_rate
+        share = Bucket(rate, _SHARE_BURST * self._share_rate, _MAX_DEBT)
+        # Not full: a new address for each connection must not be of advantage.
+        share.take((_SHARE_BURST - _INITIAL_SHARE) * self._share_rate, now)
+        return _PayerBuckets(Bucket(self._rate, self._burst, _MAX_DEBT), share)
 
-    def take(self, purse: _Purse, amount: float, now: float) -> tuple[float, float]:
-        """Take from a purse; return the seconds until its own part and the rest is back."""
-        own = purse.own.take(amount, now)
-        if self._in_all is None:
+    def take(self, buckets: _PayerBuckets, amount: float, now: float) -> tuple[float, float]:
+        """Charge an amount; return the seconds of the payer's own debt, and of the common one."""
+        own = buckets.own.take(amount, now)
+        if self._common_rate is None:
             return own, 0.0
         rate = self._share(now)
-        purse.share.repace(rate)
-        # All that it uses counts against its share, whatever it is taken from in the end.
-        alone = purse.share.take(amount, now)
-        if not alone:
+        buckets.share.set_rate(rate)
+        # All usage counts against the share, also the part that the common rate covers.
+        share_wait = buckets.share.take(amount, now)
+        if not share_wait:
             return own, 0.0
-        self._greedy.pop(purse, None)
-        self._greedy[purse] = now
-        beyond = min(amount, alone * rate)
-        if self._for_all.wait(beyond, now) > alone:
-            return own, alone
-        return own, self._for_all.take(beyond, now)
+        self._above_share.pop(buckets, None)
+        self._above_share[buckets] = now
+        beyond = min(amount, share_wait * rate)
+        if self._common.wait(beyond, now) > share_wait:
+            return own, share_wait
+        return own, self._common.take(beyond, now)
 
-    def forget(self, purse: _Purse) -> None:
-        """Count one payer less among those who use more than their share."""
-        self._greedy.pop(purse, None)
+    def forget(self, buckets: _PayerBuckets) -> None:
+        """Remove a payer from those that use more than their share."""
+        self._above_share.pop(buckets, None)
 
     def _share(self, now: float) -> float:
-        """Return the rate at which a payer is not held up by others.
+        """Return the rate at which a payer is not slowed by others.
 
-        It shrinks when many use more: else there would be no bound over all of those.
+        It shrinks when many payers use more: otherwise the sum of the shares would have no bound.
         """
-        assert self._in_all is not None
-        greedy = self._greedy
-        for purse, when in list(itertools.islice(greedy.items(), 2)):
-            if when < now - _MOST_DEBT:
-                del greedy[purse]
-        return min(self._most_share, self._in_all / max(len(greedy), 1))
+        assert self._common_rate is not None
+        above = self._above_share
+        for buckets, when in list(itertools.islice(above.items(), 2)):
+            if when < now - _MAX_DEBT:
+                del above[buckets]
+        return min(self._share_rate, self._common_rate / max(len(above), 1))
 
 
 class Account:
-    """What one payer has used, on all its connections. Made by a Budget, under its lock."""
+    """The usage of one payer on all its connections. Made by a Budget, under its lock."""
 
-    __slots__ = ("_budget", "barred", "bytes", "connections", "controls", "doubt", "messages",
-                 "payer", "processing", "rests_until")  # fmt: skip
+    __slots__ = ("_budget", "barred", "bytes", "connections", "controls", "messages",
+                 "paused_until", "payer", "processing", "vain_waits")  # fmt: skip
 
     def __init__(self, budget: Budget, payer: str, now: float) -> None:
         config = budget.config
         self._budget = budget
         self.payer = payer
         self.connections = 0
-        self.barred = False  # whether no connection is let in until the debt is paid
-        self.rests_until = now  # because of what all have used
-        self.messages = Bucket(config.max_message_rate, config.message_burst, _MOST_DEBT)
-        self.controls = Bucket(config.max_control_rate, config.control_burst, _MOST_DEBT)
-        self.doubt = Bucket(*_DOUBT, _MOST_DEBT)
-        self.processing = budget.processing.purse(now)
-        self.bytes = budget.bytes.purse(now)
+        self.barred = False  # whether no connection is accepted until the debt is paid
+        self.paused_until = now  # because the common rate is used up
+        self.messages = Bucket(config.max_message_rate, config.message_burst, _MAX_DEBT)
+        self.controls = Bucket(config.max_control_rate, config.control_burst, _MAX_DEBT)
+        self.vain_waits = Bucket(*_VAIN_WAITS, _MAX_DEBT)
+        self.processing = budget.processing.new_buckets(now)
+        self.bytes = budget.bytes.new_buckets(now)
 
     def charge(
         self, now: float, *, seconds: float, messages: int = 0, controls: int = 0, size: int = 0
     ) -> float | Flood:
-        """Charge what was done for one connection; return for how long it must now rest.
+        """Charge the usage of one connection; return for how many seconds it must now pause.
 
         Args:
             now: monotonic seconds.
-            seconds: of processing. More than a burst counts as one: no single request,
-                however much an application makes of it, keeps its client waiting for long.
-            messages: that came in.
-            controls: pings, and pongs that were not asked for.
-            size: bytes that were kept or sent because the client asked for it.
+            seconds: of processing. More than a burst counts as one burst: a single request,
+                however expensive for the application, does not pause its client for long.
+            messages: messages received.
+            controls: pings, and unsolicited pongs, received.
+            size: bytes kept or sent at the client's request.
         """
         budget = self._budget
         with budget.lock:
             burst = budget.config.processing_burst
             own, rest = budget.process_locked(self, min(seconds, burst), now)
             rest = max(own, rest)
-            if own > _MOST_WAIT or self.processing.own.overdrawn(now) > budget.patience:
+            if own > _MAX_WAIT or self.processing.own.overdrawn_for(now) > budget.patience:
                 budget.bar_locked(self, now)
                 return _PROCESSING
             if messages:
                 rest = max(rest, self.messages.take(messages, now))
-                if self.messages.overdrawn(now) > budget.patience:
+                if self.messages.overdrawn_for(now) > budget.patience:
                     budget.bar_locked(self, now)
                     return _MESSAGES
             if controls:
@@ -187,69 +189,71 @@ class Account:
             return rest
 
     def charge_bytes(self, size: int, now: float) -> float:
-        """Charge bytes that are kept or sent; return the seconds until more may be."""
+        """Charge bytes that are kept or sent; return the seconds until more are allowed."""
         budget = self._budget
         with budget.lock:
             return max(budget.bytes.take(self.bytes, size, now))
 
     def charge_processing(self, seconds: float, now: float) -> None:
-        """Charge what another thread than its reader has done for a client."""
+        """Charge processor time that another thread than its reader has spent for a client."""
         budget = self._budget
         with budget.lock:
             budget.process_locked(self, seconds, now)
 
-    def is_doubted(self, now: float) -> bool:
-        """Say whether publishers have waited in vain for its clients for too long."""
+    def has_vain_waits(self, now: float) -> bool:
+        """Return whether publishers have waited in vain for this payer's clients for too long."""
         with self._budget.lock:
-            return self.doubt.wait(0.0, now) > 0
+            return self.vain_waits.wait(0.0, now) > 0
 
-    def charge_doubt(self, seconds: float, now: float) -> None:
-        """Note that a publisher waited so long for a client that did not read."""
+    def charge_vain_wait(self, seconds: float, now: float) -> None:
+        """Charge the seconds that a publisher waited for a client that did not read."""
         with self._budget.lock:
-            self.doubt.take(seconds, now)
+            self.vain_waits.take(seconds, now)
 
-    def full_locked(self, now: float) -> bool:
-        """Say whether it is as new, for one who holds the budget's lock."""
+    def is_settled_locked(self, now: float) -> bool:
+        """Return whether nothing is owed, so that a new account would be the same."""
         assert self._budget.lock.locked()
-        return now >= self.rests_until and all(
+        return now >= self.paused_until and all(
             bucket.full(now)
             for bucket in (
                 self.messages,
                 self.controls,
-                self.doubt,
+                self.vain_waits,
                 self.processing.own,
                 self.bytes.own,
             )
         )
 
 
-class Tab:
-    """What one connection owes and has not paid yet: most receives are too little to charge.
+class PendingCharges:
+    """The usage of one connection that is not yet charged.
+
+    Most receives are too small to be charged one by one.
 
     Args:
-        config: the hub's settings. A small part of each burst may be owed.
+        config: the hub's settings. A small part of each burst may be uncharged.
     """
 
     __slots__ = ("_controls", "_messages", "_most", "_new", "_seconds", "_size")
 
     def __init__(self, config: HubConfig) -> None:
         self._most = (
-            config.processing_burst * _UNPAID,
-            config.message_burst * _UNPAID,
-            config.control_burst * _UNPAID,
-            config.byte_burst * _UNPAID,
+            config.processing_burst * _MAX_UNCHARGED,
+            config.message_burst * _MAX_UNCHARGED,
+            config.control_burst * _MAX_UNCHARGED,
+            config.byte_burst * _MAX_UNCHARGED,
         )
         self._seconds, self._messages, self._controls, self._size = 0.0, 0, 0, 0
         self._new = True
 
-    def owe(self, size: int) -> None:
+    def add_bytes(self, size: int) -> None:
         """Add bytes that were kept or sent."""
         self._size += size
 
     def add(self, seconds: float, messages: int, controls: int) -> bool:
-        """Add what was done; say whether it is to be paid now.
+        """Add usage; return whether the sum is to be charged now.
 
-        At first it is: others may have left a debt, and a new connection begins with that.
+        The first usage is always charged: a new connection begins with its payer's debt.
         """
         self._seconds += seconds
         self._messages += messages
@@ -263,8 +267,8 @@ class Tab:
             or self._size > most_bytes
         )
 
-    def pay(self, account: Account, now: float) -> float | Flood:
-        """Charge all of it to an account; return for how long the connection must rest."""
+    def settle(self, account: Account, now: float) -> float | Flood:
+        """Charge the sum to an account; return for how many seconds the connection must pause."""
         seconds, messages, controls, size = (
             self._seconds,
             self._messages,
@@ -277,19 +281,19 @@ class Tab:
 
 
 class Budget:
-    """The accounts of all payers, and what all of them may use together.
+    """The accounts of all payers, and the common rates.
 
     Args:
         config: the hub's settings.
 
     Attributes:
-        lock: guards what it and its accounts hold.
+        lock: guards its state and that of its accounts.
         patience: seconds for which an account may be overdrawn.
     """
 
     def __init__(self, config: HubConfig) -> None:
         self.config = config
-        # guards: everything below, and all accounts. Taken after a transport's lock; nothing is
+        # guards: everything below, and all accounts. Taken after a transport's lock; no lock is
         # taken under it.
         self.lock = Lock()
         self.patience = math.inf if config.flood_timeout is None else config.flood_timeout
@@ -297,18 +301,19 @@ class Budget:
             config.max_processing_rate, config.processing_burst, config.max_processing_rate_in_all
         )
         self.bytes = _Resource(config.max_byte_rate, config.byte_burst, config.max_byte_rate_in_all)
-        self._barred_until = -math.inf  # when the last one that is barred has paid; read without
+        self._barred_until = -math.inf  # the end of the last bar; read without the lock
         self._accounts: dict[str, Account] = {}
-        # Those without a connection, whose debt is not paid: who left first, first.
-        self._left: dict[str, Account] = {}
+        # Accounts without a connection that still have a debt, in the order of their last
+        # disconnect.
+        self._idle: dict[str, Account] = {}
 
     def enter(self, payer: str, now: float) -> Account:
-        """Return the account of a connection that has come, charged for that.
+        """Return the account of a new connection, charged for the connect.
 
-        `leave` takes it back. "" for a connection that pays alone.
+        `leave` gives it back. The payer "" gets an account of its own.
         """
         with self.lock:
-            account = self._accounts.get(payer) or self._left.pop(payer, None)
+            account = self._accounts.get(payer) or self._idle.pop(payer, None)
             if account is None:
                 account = Account(self, payer, now)
             if payer:
@@ -318,61 +323,62 @@ class Budget:
             return account
 
     def leave(self, account: Account, now: float) -> None:
-        """Take note that a connection of an account has ended."""
+        """Release a connection of an account, at its end."""
         with self.lock:
             account.connections -= 1
             if account.connections:
                 return
-            # Those who are gone take no share from those who are here.
+            # Payers without a connection must not shrink the share of the others.
             self.processing.forget(account.processing)
             self.bytes.forget(account.bytes)
             if not account.payer:
                 return
             del self._accounts[account.payer]
-            self._left[account.payer] = account
+            self._idle[account.payer] = account
             self._forget_locked(now)
 
     def _forget_locked(self, now: float) -> None:
-        """Forget accounts that are as new: the oldest, of which two go for each that comes."""
+        """Forget the two oldest idle accounts if they owe nothing, or if too many are kept."""
         assert self.lock.locked()
-        for payer in list(itertools.islice(self._left, 2)):
-            if self._left[payer].full_locked(now) or len(self._left) > _MOST_LEFT:
-                del self._left[payer]
+        for payer in list(itertools.islice(self._idle, 2)):
+            if self._idle[payer].is_settled_locked(now) or len(self._idle) > _MAX_IDLE_ACCOUNTS:
+                del self._idle[payer]
 
     def wait(self, payer: str, now: float) -> float:
-        """Return the seconds until a payer's debt lets one more connection in, mostly 0.0."""
+        """Return the seconds until a payer may open one more connection, mostly 0.0."""
         with self.lock:
-            account = self._accounts.get(payer) or self._left.get(payer)
+            account = self._accounts.get(payer) or self._idle.get(payer)
             if account is None:
                 return 0.0
             debt = account.processing.own.wait(0.0, now)
-            if debt > _MOST_WAIT:
+            if debt > _MAX_WAIT:
                 self.bar_locked(account, now)
             elif not debt:
                 account.barred = False
-            rest = account.rests_until - now - _MOST_REST  # until it may connect all the same
+            # until another connection is accepted during the pause
+            rest = account.paused_until - now - _MAX_PAUSE
             return max(debt if account.barred else 0.0, rest, 0.0)
 
     def bars_anybody(self, now: float) -> bool:
-        """Say whether there may be a payer that has to wait, without looking for it."""
+        """Return whether any payer may have to wait, without a look-up. Takes no lock."""
         return now < self._barred_until
 
     def process_locked(self, account: Account, seconds: float, now: float) -> tuple[float, float]:
-        """Charge processing; return the seconds until its own part and the rest is back."""
+        """Charge processing; return the seconds of the payer's own debt, and of the common one."""
         assert self.lock.locked()
         own, rest = self.processing.take(account.processing, seconds, now)
-        account.rests_until = max(account.rests_until, now + rest)
-        if rest > _MOST_REST:
-            self._barred_until = max(self._barred_until, now + _MOST_DEBT)
+        account.paused_until = max(account.paused_until, now + rest)
+        if rest > _MAX_PAUSE:
+            self._barred_until = max(self._barred_until, now + _MAX_DEBT)
         return own, rest
 
     def bar_locked(self, account: Account, now: float) -> None:
-        """Let in no more connections of an account until its debt is paid."""
+        """Accept no more connections of an account until its debt is paid."""
         assert self.lock.locked()
         account.barred = True
-        self._barred_until = now + _MOST_DEBT
+        self._barred_until = now + _MAX_DEBT
 
     def __len__(self) -> int:
-        """How many accounts are remembered."""
+        """Return the number of accounts that are kept."""
         with self.lock:
-            return len(self._accounts) + len(self._left)
+            return len(self._accounts) + len(self._idle)

@@ -1,7 +1,4 @@
-"""Token buckets: how much of something may be used in a time.
-
-Must not know clocks, sockets, or what is counted: time is an argument.
-"""
+"""Token buckets: limits of a rate with a burst. Time is an argument."""
 
 from __future__ import annotations
 
@@ -11,52 +8,53 @@ __all__ = ["Bucket"]
 
 
 class Bucket:
-    """Tokens that come back with time: so many a second, and a store for a burst.
+    """A bucket that refills at a rate, up to a burst.
 
     Args:
-        rate: tokens that come back in a second; None for as many as are taken.
-        burst: how many there are at most, and at first.
-        most_debt: seconds that a debt takes to be paid at most; what is taken beyond it is
-            not owed.
+        rate: tokens that are refilled in a second; None for no limit.
+        burst: tokens in a full bucket, which it is at first.
+        max_debt: seconds that a debt takes to be refilled at most; tokens taken beyond that
+            are not owed.
     """
 
-    __slots__ = ("_burst", "_level", "_most_debt", "_rate", "_since", "_then")
+    __slots__ = ("_burst", "_level", "_max_debt", "_rate", "_overdrawn_since", "_updated")
 
-    def __init__(self, rate: float | None, burst: float, most_debt: float = math.inf) -> None:
+    def __init__(self, rate: float | None, burst: float, max_debt: float = math.inf) -> None:
         self._rate = math.inf if rate is None else rate
         self._burst = float(burst)
-        self._most_debt = most_debt
+        self._max_debt = max_debt
         self._level = self._burst
-        self._then = 0.0  # of the last look; at the first one the store is full anyhow
-        self._since: float | None = None  # when it was overdrawn, until half is back
+        # time of the last change; before the first one the bucket is full in any case
+        self._updated = 0.0
+        self._overdrawn_since: float | None = None  # when it was overdrawn; None from half full on
 
     def take(self, amount: float, now: float) -> float:
-        """Take tokens, more than there are as well; return the seconds until they are back.
+        """Take tokens, even more than there are; return the seconds until the debt is refilled.
 
-        That is 0.0 for as many as there were.
+        0.0 when there were enough.
         """
         if self._rate == math.inf:
             return 0.0
-        level = self._level + (now - self._then) * self._rate
+        level = self._level + (now - self._updated) * self._rate
         if level > self._burst:
             level = self._burst
         level -= amount
-        level = max(level, -self._rate * self._most_debt)
-        self._level, self._then = level, now
+        level = max(level, -self._rate * self._max_debt)
+        self._level, self._updated = level, now
         if level < 0:
-            if self._since is None:
-                self._since = now
+            if self._overdrawn_since is None:
+                self._overdrawn_since = now
             return -level / self._rate
-        if self._since is not None and level * 2 >= self._burst:
-            self._since = None
+        if self._overdrawn_since is not None and level * 2 >= self._burst:
+            self._overdrawn_since = None
         return 0.0
 
-    def repace(self, rate: float) -> None:
-        """Have tokens come back at another rate from the last look on."""
+    def set_rate(self, rate: float) -> None:
+        """Change the rate from the last change of the level on."""
         self._rate = rate
 
-    def cover(self, amount: float, now: float) -> float:
-        """Take tokens as far as there are any; return how many of the amount were not there."""
+    def take_available(self, amount: float, now: float) -> float:
+        """Take the tokens that are available; return how many of `amount` were missing."""
         if self._rate == math.inf:
             return 0.0
         there = max(self._level_at(now), 0.0)
@@ -67,18 +65,18 @@ class Bucket:
         return amount - there
 
     def wait(self, amount: float, now: float) -> float:
-        """Return what `take` would, and take nothing."""
+        """Return what `take` would return, and take nothing."""
         if self._rate == math.inf:
             return 0.0
         return max(amount - self._level_at(now), 0.0) / self._rate
 
     def full(self, now: float) -> bool:
-        """Say whether it is as new: nothing of it is in use."""
+        """Return whether the bucket is full, as a new one is."""
         return self._rate == math.inf or self._level_at(now) >= self._burst
 
-    def overdrawn(self, now: float) -> float:
-        """Return for how many seconds it has been overdrawn, until half of it is back."""
-        return 0.0 if self._since is None else now - self._since
+    def overdrawn_for(self, now: float) -> float:
+        """Return for how many seconds it has been overdrawn; it counts until it is half full."""
+        return 0.0 if self._overdrawn_since is None else now - self._overdrawn_since
 
     def _level_at(self, now: float) -> float:
-        return min(self._level + (now - self._then) * self._rate, self._burst)
+        return min(self._level + (now - self._updated) * self._rate, self._burst)

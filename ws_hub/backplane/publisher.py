@@ -18,13 +18,11 @@ from ..protocol.message import (
     FINAL_STATUSES,
     Message,
     MessageType,
-    check_channel,
     encode,
     encode_fields,
-    is_process_id,
-    process_channel,
     timestamp,
 )
+from ..protocol.names import check_channel, is_process_id, process_channel
 
 __all__ = ["EVERYBODY", "Everybody", "Publisher"]
 

@@ -19,7 +19,7 @@ from .. import threads
 from ..config import HubConfig
 from ..hub.hub import Hub
 from ..process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
-from ..protocol.message import process_channel
+from ..protocol.names import process_channel
 from ..signals import Signals
 from .common import (
     DEFAULT_PORT,

@@ -1,1 +1,1 @@
-"""One socket and its two threads: reading, writing, the outbox, and adoption from a server."""
+"""One client connection: its socket, its reader and writer threads, and its outbox."""

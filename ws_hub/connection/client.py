@@ -1,13 +1,12 @@
-"""One connection as the hub sees it: its reader, its writer, its callbacks once each.
-
-Must not know who else is connected, or what messages mean.
+"""One connected client: its reader thread, its callbacks, and the methods of the hub.
 
 Threads of a client::
 
     reader   ws-hub:reader:<id>   runs `run`: opened → on_connect → messages → on_disconnect.
                                   It alone joins the writer and closes the socket. A request
-                                  thread, where there was no adopting (TLS in the server).
-    writer   ws-hub:writer:<id>   runs `Sender.run`: what did not fit at once, from then on.
+                                  thread, where the connection was not adopted (TLS in the
+                                  server).
+    writer   ws-hub:writer:<id>   runs `Sender.run`, from the first send that did not fit.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from typing import Any, Protocol
 
 from .. import threads
 from ..access.authenticators import AuthResult
-from ..access.quotas import Account, Flood, Tab
+from ..access.quotas import Account, Flood, PendingCharges
 from ..config import HubConfig
 from ..errors import CloseCode, ConnectionClosed, HubFull, HubNotRunning, SendTimeout, excerpt
 from ..log import get_logger
 from ..protocol.frames import close_frame, text_frame
 from ..protocol.handshake import Answer
-from ..protocol.message import Message, encode, process_rule
+from ..protocol.message import Message, encode
+from ..protocol.names import process_rule
 from ..protocol.publication import Batch, Publication, compress
 from ..reentrant import Event
 from .outbox import Outbox, Room
@@ -43,7 +43,7 @@ logger = get_logger(__name__)
 
 
 class Subscriptions(Protocol):
-    """What a client needs of the map of subscriptions."""
+    """The part of the channel map that a client uses."""
 
     def of(self, subscriber: Client) -> list[str]:
         """Return the channels of a client, oldest first. Any thread."""
@@ -51,22 +51,22 @@ class Subscriptions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """How a client speaks upward, on its reader thread where nothing else is said.
+    """The functions of the hub that a client calls, on its reader thread unless noted.
 
     Args:
-        opened: asks for the client to be admitted; False when it was refused at once.
-        admitted: waits for the answer, and says what it is.
-        received: gets each whole message, text or binary.
-        gone: takes the client out of the hub; waits for that if asked to.
-        finished: the last word; the thread ends after it.
-        call: calls a user's callback and deals with what it raises.
-        closing: notes that the peer now has `close_timeout` seconds. Any thread.
-        count: counts something, by its name; once, or as often as it is told. Any thread.
+        opened: asks for the client's admission; False when it was refused at once.
+        admitted: waits for the decision and returns it.
+        received: called with each whole message, text or binary.
+        gone: removes the client from the hub; waits for that if asked to.
+        finished: called last; the thread ends after it.
+        call: calls a user's callback and handles its exceptions.
+        closing: starts the `close_timeout` of the peer. Any thread.
+        count: counts an event by its name, once or a given number of times. Any thread.
         start: starts a thread soon; see `Sender`. Any thread; does not wait.
-        later: has something called on the hub thread; raises HubFull. Any thread; does
-            not wait.
-        crowded: notes, by a client's number, that publishers wait for it, or no longer. Any
-            thread, under the lock of its transport.
+        later: has a function called on the hub thread; raises HubFull. Any thread; does not
+            wait.
+        crowded: called with a client's number when its outbox becomes crowded, and when it is
+            no longer. Any thread, under the lock of the client's transport.
     """
 
     opened: Callable[[Client], bool]
@@ -83,28 +83,28 @@ class Hooks:
 
 
 class Client:
-    """One connected peer. Made by the hub; handed to every callback.
+    """One connected client. Made by the hub; passed to every callback.
 
     Attributes:
         id: a number for logs and thread names; unique in the process, not a secret.
-        remote_address: the peer's address, as the server gave it.
+        remote_address: the peer's address, as the server reports it.
         connected_at: POSIX seconds.
-        user_id: who it is, once that is known, else None.
-        claims: what else is known of the user; read-only all the way down.
-        expires_at: POSIX seconds at which that ends, and the connection with it; None
-            for never.
-        state: the application's own data about this client.
-        compression: whether permessage-deflate was agreed on (RFC 7692).
-        direct: the straight way to its socket, which most deliveries take.
-        replayable: that kept messages can be sent to it.
-        last_error: what last went wrong on this connection; "" for nothing.
+        user_id: the id of the authenticated user, else None.
+        claims: more facts about the user; read-only at every depth.
+        expires_at: POSIX seconds at which the authentication expires and the connection is
+            closed; None for never.
+        state: a dict for the application's own data about this client.
+        compression: whether permessage-deflate is used (RFC 7692).
+        direct: the direct path to its socket, which most deliveries take.
+        replayable: whether history can be replayed to it.
+        last_error: the last error of this connection; "" for none.
     """
 
     __slots__ = (
-        "__weakref__", "_accepted", "_channels", "_config", "_hooks", "_refused", "_sender", "_tab",
-        "_thread", "_transport", "account", "admitted", "claims", "compression", "connected_at",
-        "direct", "expires_at", "id", "last_error", "left", "mark", "network", "payer",
-        "remote_address", "settled", "state", "user_id", "verify",
+        "__weakref__", "_accepted", "_channels", "_config", "_hooks", "_pending", "_refused",
+        "_sender", "_thread", "_transport", "account", "admitted", "claims", "compression",
+        "connected_at", "direct", "expires_at", "id", "last_error", "left", "mark", "network",
+        "payer", "remote_address", "settled", "state", "user_id", "verify",
     )  # fmt: skip
     replayable = True
 
@@ -125,23 +125,23 @@ class Client:
         self.user_id: str | None = None
         self.claims: Mapping[str, Any] = MappingProxyType({})
         self.expires_at: float | None = None
-        # Of its entry; set before it starts, then its reader's. While `verify` is there, it
-        # waits in the lobby.
+        # From its Entry; set before it starts, then owned by its reader. While `verify` is set,
+        # the client is not authenticated yet.
         self.verify: Callable[[str], AuthResult] | None = None
         self.mark = 0
-        self.network = ""  # what it is counted by among those from one address
-        self.payer = ""  # whose account it is charged to; see `budget`
-        # Written by its reader, when it comes, says who it is, and goes.
+        self.network = ""  # key of the limit of connections from one address
+        self.payer = ""  # key of the account that it is charged to; see `quotas`
+        # Written by its reader: when it connects, authenticates, and disconnects.
         self.account: Account | None = None
-        self._tab = Tab(config)  # of the reader
+        self._pending = PendingCharges(config)  # owned by the reader
         self.state: dict[str, Any] = {}
         self.last_error = ""  # written by the reader thread only
         self._refused = 0  # written by the hub thread only
-        self.admitted = False  # written by the hub thread, before it sets:
-        # guards: nothing. Set by the hub thread when it has registered, refused, or
-        # unregistered this client; waited for by the reader thread.
+        self.admitted = False  # written by the hub thread, before it sets `settled`
+        # guards: nothing. Set by the hub thread when it has registered, refused, or unregistered
+        # this client; waited for by the reader thread.
         self.settled = Event()
-        self.left = False  # written by the reader thread, before the hub thread hears of it
+        self.left = False  # written by the reader thread, before it tells the hub thread
         self._config = config
         self._hooks = hooks
         self._channels = channels
@@ -170,46 +170,45 @@ class Client:
     # --- any thread ------------------------------------------------------------------------
 
     def wait_for_room(self, timeout: float) -> bool:
-        """Wait until its outbox is at most half full; False after `timeout` seconds.
+        """Wait until the outbox is at most half full; False after `timeout` seconds.
 
-        True at once when the connection is over: nobody is to be waited for.
+        True at once when the connection has ended.
 
         Threads: any; blocks at most `timeout`.
         """
         return self._sender.wait_for_room(min(timeout, threading.TIMEOUT_MAX / 2))
 
     def keep_pace(self, timeout: float) -> None:
-        """Wait while its outbox is more than half full, if it reads well.
+        """Wait while the outbox is more than half full and the client reads well.
 
-        That is, `pace_bytes` a second. See HubConfig.
+        Well is `pace_bytes` a second; see HubConfig. Waits at most `timeout` seconds.
 
         Threads: any; blocks at most `timeout`.
         """
         if self._config.pace_bytes is not None:
             account, began = self.account, time.monotonic()
-            at_once = account is not None and account.is_doubted(began)
+            at_once = account is not None and account.has_vain_waits(began)
             in_vain = self._sender.keep_pace(self._config.pace_bytes, timeout, at_once=at_once)
             if in_vain and account is not None:
                 now = time.monotonic()
-                account.charge_doubt(now - began, now)
+                account.charge_vain_wait(now - began, now)
 
     def send(self, message: Message, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.
 
-        In order with everything else that the same thread sends to it. Returns when
-        the message is in the socket or the outbox, not when the peer has it. Raises
-        SendTimeout after `timeout` seconds (None: when the write timeout has ended the
-        connection), ConnectionClosed when it is over, MessageEncodeError.
+        Messages of one thread arrive in order. Returns when the message is in the socket or the
+        outbox, not when the peer has received it. Raises SendTimeout after `timeout` seconds
+        (None: waits until the write timeout ends the connection), ConnectionClosed when the
+        connection has ended, MessageEncodeError for a message without a JSON form.
 
-        Within another call for this client, as from a signal handler or a finaliser, it is
-        sent by the hub thread, soon after; then it is lost when the outbox is full by then,
-        which is counted.
+        Within another call for this client, as from a signal handler or a finaliser, the hub
+        thread sends it soon after. If the outbox is full then, the message is dropped and counted.
 
         Threads: any; blocks at most `timeout`, and never within another call of the hub.
         """
         frame = self._frame(message)
         if self.direct.lock.locked():
-            self._later(functools.partial(self._offer_later, frame))
+            self._run_on_hub_thread(functools.partial(self._offer_later, frame))
             return
         try:
             sent = self._sender.put(
@@ -218,13 +217,13 @@ class Client:
         except SendTimeout as error:
             raise SendTimeout(f"send to {self!r}: {error}") from None
         if not sent:
-            raise ConnectionClosed(*(self._sender.cause or (CloseCode.ABNORMAL, "gone")))
+            raise ConnectionClosed(*(self._sender.cause or (CloseCode.ABNORMAL, "connection lost")))
 
-    def _later(self, call: Callable[[], object]) -> None:
+    def _run_on_hub_thread(self, call: Callable[[], object]) -> None:
         try:
             self._hooks.later(call)
         except HubFull as error:
-            raise SendTimeout(f"within another call for {self!r}: {error}") from None
+            raise SendTimeout(f"call for {self!r} within another call for it: {error}") from None
         except HubNotRunning as error:
             raise ConnectionClosed(CloseCode.GOING_AWAY, str(error)) from None
 
@@ -240,29 +239,29 @@ class Client:
         return compress(text, frame) if packs else frame
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Close the connection: what is queued, then the closing handshake.
+        """Close the connection: queued messages are sent, then the closing handshake begins.
 
-        Idempotent; the first code counts. The peer has `close_timeout` seconds.
-        Raises ValueError for a code that must not be sent (RFC 6455 section 7.4).
+        Idempotent; the first code counts. The peer has `close_timeout` seconds to answer. Raises
+        ValueError for a code that must not be sent (RFC 6455 section 7.4).
 
         Threads: any, callbacks and signal handlers included; does not wait.
         """
         if self.direct.lock.locked():  # within another call for this client
-            close_frame(code, reason)  # raises what it would there
-            self._later(functools.partial(self.close, code, reason))
+            close_frame(code, reason)  # raises ValueError here, not on the hub thread
+            self._run_on_hub_thread(functools.partial(self.close, code, reason))
             return
         if self._sender.finish(code, reason):
             self._hooks.closing(self)
 
     def expire(self) -> None:
-        """Cut the connection if it is closing and the peer has had its time to answer.
+        """Cut the connection if it is closing and the peer has not answered within its time.
 
         Threads: any; does not wait.
         """
         self._sender.expire()
 
     def subscriptions(self) -> list[str]:
-        """Return the channels that this client listens to, oldest first.
+        """Return the channels that this client is subscribed to, oldest first.
 
         Threads: any.
         """
@@ -270,16 +269,16 @@ class Client:
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """How many messages and how many bytes wait in the outbox.
+        """The number of messages, and of bytes, in the outbox.
 
         Threads: any.
         """
         return self._sender.waiting
 
     def charge_bytes(self, size: int) -> float:
-        """Charge bytes that are kept, or sent, because this client asked for them.
+        """Charge bytes that are kept or sent at this client's request.
 
-        Returns for how many seconds it must now wait for more, 0.0 for not at all.
+        Returns for how many seconds it must wait before it gets more; 0.0 for not at all.
 
         Threads: any; never waits.
         """
@@ -287,7 +286,7 @@ class Client:
         return 0.0 if account is None else account.charge_bytes(size, time.monotonic())
 
     def charge_processing(self, seconds: float) -> None:
-        """Charge processor time that another thread than its reader has spent for it.
+        """Charge seconds of processor time that another thread than its reader spent for it.
 
         Threads: any; never waits.
         """
@@ -297,7 +296,7 @@ class Client:
 
     @property
     def dropped(self) -> int:
-        """Messages that it did not get: its outbox was full, or was thrown away.
+        """The number of messages that it did not get: its outbox was full, or was discarded.
 
         Threads: any.
         """
@@ -312,14 +311,14 @@ class Client:
         self._transport.shutdown()
 
     def start(self) -> None:
-        """Start the reader thread. Raises RuntimeError when the system has no more.
+        """Start the reader thread. Raises RuntimeError when the system has no more threads.
 
-        Threads: the one that made the client; does not wait.
+        Threads: the thread that made the client; does not wait.
         """
         self._thread = threads.start(f"ws-hub:reader:{self.id}", self.run)
 
     def join(self, timeout: float) -> bool:
-        """Wait until the reader thread has ended; say whether it has.
+        """Wait until the reader thread has ended; return whether it has.
 
         Threads: any; at most `timeout` seconds.
         """
@@ -328,13 +327,13 @@ class Client:
     def discard(self) -> None:
         """Close the socket of a client that could not be started.
 
-        Threads: the one that made the client.
+        Threads: the thread that made the client.
         """
         self._sender.end()
         self._transport.close()
 
     def forget(self) -> None:
-        """Give up the descriptor alone, in a forked child: the connection is the parent's.
+        """Close the descriptor alone, in a forked child: the connection is the parent's.
 
         Threads: the only one of a forked child.
         """
@@ -343,28 +342,28 @@ class Client:
     # --- hub thread ------------------------------------------------------------------------
 
     def begin_locked(self, batch: Batch, sent: int) -> Sequence[Publication]:
-        """Leave the rest of a delivery to the writer; return what there is no room for.
+        """Queue the rest of a delivery for the writer; return the publications that do not fit.
 
         Threads: the hub's, under the lock of `direct`; never waits.
         """
         assert self.direct.lock.locked()
-        return self._rest(batch, self._sender.begin_locked(batch.frames, batch.each, sent))
+        return self._refused_part(batch, self._sender.begin_locked(batch.frames, batch.each, sent))
 
     def deliver(self, batch: Batch) -> Sequence[Publication]:
-        """Send what did not go straight; return what there is no room for.
+        """Send or queue publications not sent directly; return those that do not fit.
 
         Threads: the hub's; never waits.
         """
-        return self._rest(batch, self._sender.deliver(batch.frames, batch.each))
+        return self._refused_part(batch, self._sender.deliver(batch.frames, batch.each))
 
-    def _rest(self, batch: Batch, kept: int) -> Sequence[Publication]:
+    def _refused_part(self, batch: Batch, kept: int) -> Sequence[Publication]:
         if kept == batch.messages:
             return ()
         self._refused += batch.messages - kept
         return batch.publications[kept:]
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
-        """Send frames of the hub's own (an ack, a replay, a notice); see Sender.offer.
+        """Send or queue frames of the hub's own (ack, replay, notice); see Sender.offer.
 
         Threads: the hub's; never waits.
         """
@@ -378,21 +377,21 @@ class Client:
         return self._sender.offer_piece(frames, messages, drained)
 
     def skip(self, messages: int) -> None:
-        """Take note that it does not get so many messages: a replay came too late for them.
+        """Count messages as dropped that a replay came too late for.
 
         Threads: the hub's; never waits.
         """
         self._refused += messages
 
     def fileno(self) -> int:
-        """Return the descriptor of its socket, to wait for room; -1 once that is closed.
+        """Return the descriptor of its socket, to wait for room; -1 once it is closed.
 
         Threads: any; does not wait.
         """
         return self._transport.fileno()
 
     def tell(self, message: Message) -> None:
-        """Send a message of the hub's own, at its place among the publications.
+        """Send a message of the hub's own, in order with the publications.
 
         Threads: the hub's; never waits.
         """
@@ -400,15 +399,16 @@ class Client:
             self.evict("answers are not read")
 
     def ping(self) -> None:
-        """Ask for a sign of life, ahead of what waits: who takes minutes to read a backlog
-        has nothing to say but its pongs.
+        """Send a ping ahead of the queued messages.
+
+        A client may need minutes to read a backlog; its pongs are its only sign of life then.
 
         Threads: the hub's; never waits.
         """
         self._sender.ping()
 
     def evict(self, reason: str) -> None:
-        """Close without sending what waits: this client does not read.
+        """Close the connection of a client that does not read, dropping its queued messages.
 
         Threads: the hub's, and the client's reader; never waits.
         """
@@ -420,19 +420,19 @@ class Client:
             self._hooks.closing(self)
 
     def welcome(self) -> None:
-        """Answer the handshake: from now on it is a client of the hub.
+        """Send the accepting answer of the handshake: the client is registered.
 
         Threads: the hub's; never waits.
         """
         self._sender.greet()
 
     def refuse(self, answer: Answer) -> None:
-        """Answer the handshake with a refusal, and end.
+        """Answer the handshake with a refusal, and end the connection.
 
-        Where it was answered elsewhere, close with the code that means the same.
+        A handshake that was answered elsewhere is closed with the code of that refusal.
 
-        Threads: the hub's, and the client's reader; waits at most a tenth of a second, for
-        what the reader is about in TLS.
+        Threads: the hub's, and the client's reader; waits at most a tenth of a second, while the
+        reader is inside TLS.
         """
         if self._accepted:
             self.close(answer.close_code, answer.text)
@@ -442,9 +442,9 @@ class Client:
         self.abort()
 
     def identify(self, result: AuthResult) -> None:
-        """Take over who it is.
+        """Set user, claims and expiry from an authenticator's result.
 
-        Threads: the one that made the client, before it starts; then its reader.
+        Threads: the thread that made the client, before it starts; then its reader.
         """
         self.user_id, self.claims = result.user_id, result.claims
         self.expires_at = result.expires_at
@@ -452,36 +452,37 @@ class Client:
     # --- reader thread ---------------------------------------------------------------------
 
     def reply(self, message: Message) -> None:
-        """Answer the peer; while its outbox is full, read nothing more from it.
+        """Answer the peer; while its outbox is full, nothing more is read from it.
 
-        A peer that asks and does not read the answers is cut after the write timeout.
+        A peer that sends requests and does not read the answers is disconnected after the write
+        timeout.
 
         Threads: the client's reader; waits at most the write timeout.
         """
         frame = self._frame(message)
-        self._tab.owe(len(frame))
+        self._pending.add_bytes(len(frame))
         try:
             self._sender.put(frame, self._config.write_timeout)
         except SendTimeout:
             self.evict("answers are not read")
 
     def owe(self, size: int) -> None:
-        """Note bytes that are kept or sent for this client, charged with what it sent.
+        """Add bytes that are kept or sent at this client's request; charged after its messages.
 
         Threads: the client's reader; does not wait.
         """
-        self._tab.owe(size)
+        self._pending.add_bytes(size)
 
     def _charge(self, now: float, seconds: float, messages: int, controls: int) -> float | Flood:
         account = self.account
-        if not self._tab.add(seconds, messages, controls) or account is None:
+        if not self._pending.add(seconds, messages, controls) or account is None:
             return 0.0
-        return self._tab.pay(account, now)
+        return self._pending.settle(account, now)
 
     def occupy(self) -> None:
-        """Live on the calling thread and for as long as it does: `join` waits for its end.
+        """Run the client on the calling thread, which `join` then waits for.
 
-        Threads: one that has nothing else to do any more; blocks.
+        Threads: a thread without other work; blocks until the connection has ended.
         """
         self._thread = threading.current_thread()
         self._thread.name = f"ws-hub:reader:{self.id}"
@@ -499,9 +500,9 @@ class Client:
             visit.end()
 
     def run(self) -> None:
-        """Live: from registration to the last callback.
+        """Run the client, from registration to the last callback.
 
-        Threads: the client's reader, which this makes of the calling thread; blocks.
+        Threads: the client's reader, which the calling thread becomes; blocks.
         """
         hooks = self._hooks
         code, reason = CloseCode.ABNORMAL.value, "refused"
@@ -521,10 +522,11 @@ class Client:
             self._sender.join(self._config.write_timeout)
             self._transport.close()
             self._hooks.count("dropped", self._sender.dropped)
-            tells = self._config.on_disconnect is not None and opened and self._is_in()
+            tells = self._config.on_disconnect is not None and opened and self._was_admitted()
             hooks.gone(self, tells)
             if tells:
-                # A plain number: the parser's enumeration reads otherwise in each Python.
+                # A plain int: the repr of the parser's enumeration differs between Python
+                # versions.
                 hooks.call(self._config.on_disconnect, self, int(code), reason, client=self)
             hooks.finished(self)
 
@@ -535,30 +537,32 @@ class Client:
         self._transport.linger(self._config.close_timeout)
 
     def begin(self) -> None:
-        """Run on_connect: it is in the hub now.
+        """Run on_connect: the client is registered.
 
         Threads: the client's reader; blocks as long as the callback does.
         """
         if self._config.on_connect is not None:
             self._hooks.call(self._config.on_connect, self, client=self)
 
-    def _is_in(self) -> bool:
-        """Say whether the hub took it in, once that is decided; not in the lobby, ever."""
+    def _was_admitted(self) -> bool:
+        """Return whether the hub admitted it, once decided; False while unauthenticated."""
         return self.admitted or (self.verify is None and self._hooks.admitted(self))
 
     def _receive(self) -> tuple[int, str]:
-        """Deal with what comes in until the connection is over; return how it ended."""
+        """Handle input until the connection ends; return its close code and reason."""
         end = receive(
             self._transport,
             self._sender,
             self._config,
-            ready=lambda: self.verify is not None or self._is_in(),
+            ready=lambda: self.verify is not None or self._was_admitted(),
             received=functools.partial(self._hooks.received, self),
             charge=self._charge,
             count=self._hooks.count,
         )
         if self.account is not None:
-            self._tab.pay(self.account, time.monotonic())  # a reconnect leaves nothing unpaid
+            self._pending.settle(
+                self.account, time.monotonic()
+            )  # a reconnect leaves nothing unpaid
         self.last_error = end.fault or self.last_error
         code, reason = self._sender.verdict(end.code, end.reason)
         if self._sender.stalled:

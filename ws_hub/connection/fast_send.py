@@ -1,12 +1,10 @@
-"""One send that never waits and, where it can, never lets go of the GIL.
+"""A send that never waits and, where possible, never releases the GIL.
 
-Must not know frames, outboxes or threads.
-
-`socket.send` releases the GIL around the system call. With another thread spinning
-in Python, taking it back costs a switch interval (5 ms), once a client: half a second
-for a broadcast to a hundred. A non-blocking send takes microseconds and can keep it:
-`ctypes.PyDLL` calls `send(2)` without releasing. TLS sockets, Windows and a libc
-without the symbol use `socket.send` with the same meaning.
+`socket.send` releases the GIL around the system call. With another thread spinning in
+Python, taking it back costs a switch interval (5 ms) for each client: half a second for a
+broadcast to a hundred. A non-blocking send takes microseconds and can keep the GIL:
+`ctypes.PyDLL` calls `send(2)` without releasing it. TLS sockets, Windows and a libc
+without the symbol use `socket.send`, with the same result.
 """
 
 from __future__ import annotations
@@ -30,27 +28,27 @@ __all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
 T = TypeVar("T")
 
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
-_BRIEFLY = 0.002  # seconds: the reader is mostly inside OpenSSL for microseconds
-_RECORD_BYTES = 16 * 1024  # of a TLS record: what OpenSSL takes whole, or wants again
+_TLS_WAIT = 0.002  # seconds to wait for the reader, which is mostly inside OpenSSL for microseconds
+_RECORD_BYTES = 16 * 1024  # of a TLS record, which OpenSSL takes whole or wants again
 _MAX_BYTES = 1 << 30  # of one call: the length is passed as a C int, see _load
-# Where libffi widens an int to the register that `send` reads its size_t from.
+# Machines on which libffi widens an int to the register that `send` reads its size_t from.
 _WIDENING = ("x86_64", "amd64", "aarch64", "arm64")
 
 _LibcSend = Callable[[int, bytes, int, int], int]
 
 
 def _load() -> _LibcSend | None:
-    """Return libc's `send`, called with the GIL held; None where there is no such way."""
+    """Return libc's `send`, called with the GIL held; None where that is not possible."""
     if os.name != "posix" or not hasattr(socket, "MSG_DONTWAIT"):
         return None
     try:
         function = ctypes.PyDLL(None).send
-    except (OSError, AttributeError):  # no libc by that way: the portable sender serves
+    except (OSError, AttributeError):  # no libc to be loaded: `socket.send` is used
         return None
     if platform.machine().lower() not in _WIDENING:
         function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
-    # Otherwise none, on purpose: converting four arguments by their declared types, and
-    # fetching errno, makes the call a fifth slower than the one it is to replace.
+    # Otherwise no argtypes, on purpose: converting four arguments by their declared types, and
+    # fetching errno, would make the call a fifth slower than the one that it replaces.
     function.restype = ctypes.c_ssize_t
     return function
 
@@ -61,7 +59,7 @@ _POLLFD = struct.Struct("@ihh")  # descriptor, events, revents
 
 
 def _load_poll() -> Callable[[object, int, int], int] | None:
-    """Return libc's `poll`, called with the GIL held; None where there is no such way."""
+    """Return libc's `poll`, called with the GIL held; None where that is not possible."""
     if os.name != "posix" or not hasattr(select, "poll"):
         return None
     try:
@@ -76,58 +74,58 @@ _libc_poll = _load_poll()
 
 
 class Direct:
-    """The straight way to one non-blocking socket.
+    """The direct path to one non-blocking socket.
 
-    A small object by itself on purpose: between two clients the kernel fills the
-    processor's cache, and a broadcast to thousands waits for each object that it touches.
+    A small object of its own on purpose: between two clients the kernel's work evicts the
+    processor's cache, and a broadcast to thousands of clients waits for each object it touches.
 
     Attributes:
-        lock: held for every use of the socket that must not meet its end.
-        fd: what `send_to_each` sends to, while bytes may go straight to the kernel; else
+        lock: held for every use of the socket that must not coincide with its close.
+        fd: the descriptor for `send_to_each` while bytes may go directly to the kernel; else
             -1. Read and written under the lock.
-        torn: what TLS has begun to write and the kernel did not take whole. The next send
-            has to begin with these bytes: they are encrypted, and in part under way.
-        tls: held for each use of OpenSSL, which may not be entered twice; None without TLS.
-            The reader may hold it for long, while its peer sends records that are no data.
+        torn: the bytes that TLS has begun to write and the kernel did not take whole. The next
+            send must begin with them: they are encrypted and partly sent.
+        tls: held for each use of OpenSSL, which must not be entered twice; None without TLS.
+            The reader may hold it for long, while its peer sends records without data.
     """
 
     __slots__ = ("_fd", "_sock", "fd", "lock", "tls", "torn")
 
     def __init__(self, sock: socket.socket) -> None:
-        # guards: fd; for its owners, the socket against use after close, and the
-        # outbox that feeds it (see sender). The last in the order: taken after every other.
+        # guards: fd; for the transport and the sender, the socket against use after close, and
+        # the outbox that feeds it (see sender). The last in the order: taken after every other.
         self.lock = Lock()
         self.fd = -1
         self._sock: socket.socket | None = sock
-        # guards: the state of TLS. Taken after `lock` and not waited for there, or alone.
+        # guards: the state of TLS. Taken after `lock` and then not waited for, or alone.
         self.tls = Lock() if isinstance(sock, ssl.SSLSocket) else None
-        # Nothing may be written past a TLS layer.
+        # Bytes must not bypass a TLS layer.
         self._fd = sock.fileno() if self.tls is None and _libc_send is not None else -1
         self.torn = b""
 
     def open(self) -> None:
-        """Let frames go straight to the kernel, if there is a way. Under the lock."""
+        """Let frames go directly to the kernel, where that is possible. Under the lock."""
         self.fd = self._fd
 
     def shut(self) -> None:
-        """Let them do so no more. Under the lock."""
+        """Let no more frames go directly to the kernel. Under the lock."""
         self.fd = -1
 
     def forget(self) -> None:
-        """Shut it for good and forget the descriptor, before that is closed. Under the lock.
+        """Shut it for good and forget the descriptor before it is closed. Under the lock.
 
-        From then on the number may be a stranger's: `open` opens nothing, `send` raises.
+        From then on its number may be another socket's: `open` has no effect, `send` raises.
         """
         self.fd = self._fd = -1
         self._sock = None
 
-    def send(self, data: bytes, patience: float = _BRIEFLY) -> int:
+    def send(self, data: bytes, patience: float = _TLS_WAIT) -> int:
         """Send without waiting; return how many bytes the kernel took, 0 without room.
 
-        What is in `torn` afterwards is not among them, and has begun all the same. Raises
-        OSError when the connection is broken. Under the lock: a closed descriptor number is
-        somebody else's at once. `patience` is how many seconds the reader may be inside
-        OpenSSL: then nothing is sent.
+        Bytes that are in `torn` afterwards are not counted, although they have begun. `patience`
+        is how many seconds to wait while the reader is inside OpenSSL; after that nothing is sent.
+        Raises OSError when the connection is broken. Under the lock: the number of a closed
+        descriptor is reused at once.
         """
         if self._fd >= 0 and len(data) < _MAX_BYTES:
             sent = _libc_send(self._fd, data, len(data), _FLAGS)  # type: ignore[misc]  # else it is -1
@@ -138,27 +136,27 @@ class Direct:
         if self.tls is not None:
             send = functools.partial(self._send_records, self._sock, data)
             return self.inside_tls(send, patience) or 0
-        # No room, or broken: the slow call finds out which, and names the error.
+        # No room, or broken: the slower call finds out which, and raises the error.
         try:
             return self._sock.send(data, _FLAGS)
         except BlockingIOError:
             return 0
 
     def inside_tls(self, use: Callable[[], T], patience: float) -> T | None:
-        """Use OpenSSL; return None where the reader is inside it for `patience` seconds."""
+        """Call `use` inside OpenSSL; None when the reader is inside it for `patience` seconds."""
         assert self.tls is not None
         try:
             self.tls.acquire(timeout=patience)
             return use() if self.tls.locked() else None
-        finally:  # where KeyboardInterrupt came right behind it as well
+        finally:  # also after a KeyboardInterrupt right after `acquire`
             if self.tls.locked():
                 self.tls.release()
 
     def _send_records(self, sock: socket.socket, data: bytes) -> int:
-        """Do what `send` does, by way of OpenSSL.
+        """Send by way of OpenSSL, as `send` does.
 
-        A write that it could not finish has to be repeated with the same bytes
-        (SSL_write(3)). So it gets a record at a time, which it takes whole or not at all.
+        An unfinished write must be repeated with the same bytes (SSL_write(3)). So OpenSSL gets
+        one record at a time, which it takes whole or not at all.
         """
         sent = 0
         while sent < len(data):
@@ -173,9 +171,9 @@ class Direct:
         return sent
 
     def has_room(self) -> bool:
-        """Say whether the socket is writable: a good part of the kernel's buffer is free.
+        """Return whether the socket is writable: a good part of the kernel's buffer is free.
 
-        Also when it is broken, which a send then tells. Under the lock.
+        Also True when the connection is broken; the next send raises that. Under the lock.
         """
         fd = -1 if self._sock is None else self._sock.fileno()
         if fd < 0:
@@ -187,32 +185,32 @@ class Direct:
 
 
 def keeps_blocking(sock: socket.socket) -> bool:
-    """Say whether sends do not wait although the socket is in blocking mode.
+    """Return whether sends do not wait although the socket is in blocking mode.
 
-    A TLS socket takes no flags, and not every system has the one that says so.
+    A TLS socket takes no flags, and not every system has MSG_DONTWAIT.
     """
     flagged = bool(_FLAGS & getattr(socket, "MSG_DONTWAIT", 0))
     return flagged and not isinstance(sock, ssl.SSLSocket)
 
 
 class Reachable(Protocol):
-    """Who can be sent to."""
+    """A target of `send_to_each`."""
 
     @property
     def direct(self) -> Direct | None:
-        """The straight way there; None where there never is one."""
+        """The direct path to its socket; None where there never is one."""
 
 
 R = TypeVar("R", bound=Reachable)
 
 
 def send_to_each(targets: Iterable[R], data: bytes, begun: Callable[[R, int], None]) -> Iterator[R]:
-    """Send to each in turn, without waiting or letting go of the GIL.
+    """Send to each target in turn, without waiting and without releasing the GIL.
 
-    Yields those to whom nothing was sent: the straight way is shut, or has no room. Calls
-    `begun`, under the lock, where the kernel took a part, with how many bytes that were.
+    Yields the targets to which nothing was sent: their direct path is shut, or has no room.
+    Where the kernel took a part, calls `begun`, under the lock, with the number of bytes.
     """
-    # What every message and client goes through: no call in it that is not the kernel's.
+    # The hot loop, run for every message and client: its only call is the system call.
     size = len(data)
     if _libc_send is None or size >= _MAX_BYTES:
         yield from targets

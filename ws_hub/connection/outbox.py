@@ -1,14 +1,14 @@
-"""What waits to be written to one client: bounded, in order, control frames first.
+"""The queue of bytes that wait to be written to one client: bounded, in order.
 
-Must not know sockets, channels or threads. It has no lock: its owner calls it under
-the lock that also guards the socket. Rules of this file:
+It has no lock: its owner calls it under the lock that also guards the socket. Rules of this
+file:
 
-- Bytes leave in the order in which they came, but for control frames, which go next
-  after the write that has begun (RFC 6455 section 5.5: they may come between messages).
+- Bytes leave in the order in which they came, except control frames, which follow the write
+  that has begun (RFC 6455 section 5.5: they may come between messages).
 - A write that has begun is finished: half a frame is never dropped.
-- An outbox with no message in it takes one message of any size, or one larger than the
-  bound could never be sent.
-- What the hub says itself and must not be lost has a small reserve beyond the bounds, in
+- An outbox without a message takes one message of any size; otherwise a message larger than
+  the limit could never be sent.
+- Messages of the hub's own that must not be lost have a small reserve beyond the limits, in
   messages and in bytes.
 """
 
@@ -20,14 +20,14 @@ from collections.abc import Sequence
 
 __all__ = ["Outbox", "Room"]
 
-_WRITE_BYTES = 256 * 1024  # enough to make a system call cheap, little enough to copy
-# For each channel that a client may listen to, an ack and a notice that it lags.
+_WRITE_BYTES = 256 * 1024  # large enough to make a system call cheap, small enough to copy
+# An ack and a `lagged` message for each channel that a client may subscribe to.
 _RESERVED_MESSAGES = 2048
 _RESERVED_BYTES = 256 * 1024
 
 
 class Room(enum.Enum):
-    """What room a client has for a piece of a replay."""
+    """Whether a client has room for a piece of a replay."""
 
     TAKEN = "sent, or at least begun"
     QUEUED = "something waits to be written"
@@ -43,8 +43,8 @@ class Outbox:
         max_bytes: bytes that may wait.
 
     Attributes:
-        messages: how many messages wait, those that have begun included.
-        size: how many bytes wait; 0 means that a frame may go straight to the socket.
+        messages: the number of waiting messages, including those that have begun.
+        size: the number of waiting bytes; at 0 a frame may go directly to the socket.
     """
 
     __slots__ = (
@@ -65,20 +65,20 @@ class Outbox:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self._entries: deque[tuple[bytes, int, bool]] = deque()  # frames, messages, reserved
-        self._reserved_messages = 0  # how many of the entries came in beyond the bounds
-        self._reserved_bytes = 0  # of those
+        self._reserved_messages = 0  # messages of the entries that use the reserve
+        self._reserved_bytes = 0  # bytes of those
         self._control: dict[int, bytes] = {}
         self.messages = 0
         self.size = 0
-        self._begun = b""  # what is being written, from _offset on
+        self._begun = b""  # the write that has begun; its first _offset bytes are sent
         self._begun_messages = 0
         self._offset = 0
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
-        """Queue whole frames; False, and nothing kept, when they do not fit.
+        """Queue whole frames; False, and nothing is kept, when they do not fit.
 
-        `beyond` lets what must not be lost (a notice, a Close frame) use the reserve; a
-        Close frame, which is no message and comes once, always has room.
+        `beyond` lets frames that must not be lost use the reserve. A Close frame, which counts as
+        no message and comes once, always fits.
         """
         reserved = False
         if self.messages and messages and not self._fits(messages, len(frames)):
@@ -103,11 +103,11 @@ class Outbox:
         self.size += len(frames)
 
     def take(self, frames: bytes, each: Sequence[bytes], sent: int = 0, torn: int = 0) -> int:
-        """Keep the rest of a burst, as many whole frames of it as fit.
+        """Queue the rest of a burst, as many whole frames as fit.
 
-        `frames` are `each`, joined. The socket took the first `sent` bytes, and has begun
-        with `torn` more. Returns how many of them it took or are kept: one that it took, or
-        has begun with, always is.
+        `frames` are `each`, joined. The socket took the first `sent` bytes, and has begun with
+        `torn` more. Returns the number of frames that are sent or queued; a frame that has begun
+        is always queued.
         """
         if self._fits(len(each), len(frames) - sent):
             first, end, offset = 0, len(each), sent
@@ -121,7 +121,7 @@ class Outbox:
         return end
 
     def _cut(self, each: Sequence[bytes], sent: int, torn: int) -> tuple[int, int, int]:
-        """Return which frames are to be kept, and how much of the first is sent."""
+        """Return the first and last frame to queue, and how much of the first is sent."""
         first = 0
         while first < len(each) and len(each[first]) <= sent:
             sent -= len(each[first])
@@ -137,9 +137,9 @@ class Outbox:
         return first, end, sent
 
     def begin(self, frames: bytes, messages: int, sent: int) -> None:
-        """Keep the rest of frames of which the socket took the first `sent` bytes.
+        """Queue the rest of frames of which the socket took the first `sent` bytes.
 
-        They have begun, also if those are none.
+        They have begun even if `sent` is 0.
         """
         assert not self.size, "only a direct send begins a write, and only when nothing waits"
         self._begun, self._begun_messages, self._offset = frames, messages, sent
@@ -147,10 +147,10 @@ class Outbox:
         self.size += len(frames) - sent
 
     def control(self, frame: bytes) -> None:
-        """Queue a control frame ahead of the messages, one of each kind.
+        """Queue a control frame ahead of the messages; it replaces a waiting one of its kind.
 
-        A newer pong stands for all before it (RFC 6455 section 5.5.3), so that a
-        flood of pings costs no memory.
+        A newer pong answers all pings before it (RFC 6455 section 5.5.3), so a flood of pings
+        costs no memory.
         """
         old = self._control.get(frame[0], b"")
         self._control[frame[0]] = frame
@@ -159,7 +159,7 @@ class Outbox:
     def head(self) -> bytes:
         """Return the bytes to write next; b"" when nothing waits.
 
-        What it returns has begun: it comes first until `advance` has taken it all.
+        These bytes have begun: they stay first until `advance` has counted all of them.
         """
         if not self._begun:
             self._begin_next()
@@ -184,7 +184,7 @@ class Outbox:
         self._begun_messages = messages
 
     def advance(self, sent: int) -> None:
-        """Take note that the socket took `sent` bytes of the head."""
+        """Remove the first `sent` bytes of the head, which the socket took."""
         self._offset += sent
         self.size -= sent
         if self._offset == len(self._begun):
@@ -192,7 +192,7 @@ class Outbox:
             self._begun, self._begun_messages, self._offset = b"", 0, 0
 
     def clear(self) -> int:
-        """Forget the messages that have not begun; return how many those were."""
+        """Drop the messages that have not begun; return their number."""
         messages = 0
         for frames, count, _ in self._entries:
             messages += count
@@ -203,7 +203,7 @@ class Outbox:
         return messages
 
     def discard(self) -> int:
-        """Forget all, also what has begun; return how many messages that were."""
+        """Drop everything, including the write that has begun; return the number of messages."""
         messages = self.messages
         self._entries.clear()
         self._control.clear()

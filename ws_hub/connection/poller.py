@@ -1,7 +1,7 @@
-"""Calls back when a socket has room: one thread that waits for all that are full.
+"""Calls back when a socket has room: one thread that waits for all full sockets.
 
-Must not know what is sent, or by whom. The hub thread asks and never waits; the thread
-is started by the first request.
+The hub thread requests callbacks and never waits; the thread is started by the first
+request.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Start = Callable[[str, Call, Callable[[], bool]], threads.Later | None]
 
 
 class Poller:
-    """Waits until sockets can be written to, each time once.
+    """Calls a function once when a socket becomes writable.
 
-    A descriptor is only a number here: nothing is written to it, so one that was closed,
-    and perhaps given to another socket meanwhile, costs a call that is not needed. That is
-    why it is poll(2) and not epoll: the kernel keeps no list that a closed socket could
-    stay in for as long as a forked child has a copy of it.
+    A descriptor is only a number here: nothing is written to it, so one that was closed, and
+    perhaps reused for another socket, costs one unnecessary call. That is why it is poll(2) and
+    not epoll: the kernel keeps no list in which a closed socket could stay for as long as a
+    forked child has a copy of it.
 
     Args:
         start: starts a thread soon, and does not wait; see `Sender`.
@@ -39,34 +39,34 @@ class Poller:
     def __init__(self, start: Start) -> None:
         self._start = start
         self._thread: threads.Later | None = None
-        # Whether requests are taken. Changed by the asking thread, and under the lock of
-        # `_wake` by whoever closes that.
+        # Whether requests are accepted. Changed by the requesting thread, and under the lock of
+        # `_wake` by the thread that closes it.
         self._open = False
         self._selector: selectors.BaseSelector | None = None
         self._wake: Direct | None = None
         self._ends: tuple[socket.socket, ...] = ()
-        # guards: itself. Filled by the asking thread; emptied by the poller's.
+        # guards: itself. Filled by the requesting thread; emptied by the poller's.
         self._requests: queue.SimpleQueue[tuple[int, Call | None, bool]] = queue.SimpleQueue()
-        self._woken = False  # set before the poller's thread is woken, cleared by that
+        self._woken = False  # set before the poller's thread is woken, which clears it
 
-    # --- the asking thread -----------------------------------------------------------------
+    # --- the requesting thread -------------------------------------------------------------
 
     def watch(self, fd: int, call: Call) -> bool:
-        """Have a function called, once, when a socket has room or has ended.
+        """Have `call` called, once, when a socket has room or has ended.
 
-        False when there is no thread that could wait for it.
+        False when no thread can be started to wait for it.
 
-        Threads: one; does not wait. The function is called on the poller's thread.
+        Threads: one; does not wait. `call` is called on the poller's thread.
         """
         if self._thread is None:
             self._begin()
         if not self._open:
             return False
         self._ask(fd, call, True)
-        return self._open  # looked at again: the thread may have ended before this request
+        return self._open  # read again: the thread may have ended before this request
 
     def unwatch(self, fd: int, call: Call) -> None:
-        """Wait no longer for what was asked for, if it is still waited for.
+        """Cancel a request of `watch`, if it is still pending.
 
         Threads: that of `watch`; does not wait.
         """
@@ -74,7 +74,7 @@ class Poller:
             self._ask(fd, call, False)
 
     def close(self) -> None:
-        """Tell the thread to end. Idempotent.
+        """Let the thread end. Idempotent.
 
         Threads: that of `watch`; does not wait.
         """
@@ -83,7 +83,7 @@ class Poller:
             self._open = False
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end of the thread; say whether it has ended.
+        """Wait for the end of the thread; return whether it has ended.
 
         Threads: any; at most `timeout` seconds.
         """
@@ -105,20 +105,21 @@ class Poller:
 
     def _ask(self, fd: int, call: Call | None, watch: bool) -> None:
         self._requests.put((fd, call, watch))
-        # Read after the put, and cleared before the queue is emptied: a request that finds
-        # it set is one that will be found.
+        # Read after the put, and cleared before the queue is emptied: a request that finds it set
+        # will be found in the queue.
         if not self._woken and self._wake is not None:
             self._woken = True
             with self._wake.lock, contextlib.suppress(OSError):
-                if self._open:  # or the number is somebody else's by now
-                    self._wake.send(b"\0")  # keeps the GIL, as `socket.send` would not
+                if self._open:  # otherwise the descriptor may be reused
+                    self._wake.send(b"\0")  # keeps the GIL, unlike `socket.send`
 
     def forget(self) -> None:
-        """Give up the descriptors alone, in a forked child.
+        """Close the descriptors, in a forked child.
 
         Threads: the only one of a forked child.
         """
-        self._give_up()  # without the lock: a thread of the parent may have it for ever
+        # without the lock: a thread of the parent may hold it, which the child does not have
+        self._give_up()
 
     def _release(self) -> None:
         assert self._wake is not None
@@ -142,18 +143,18 @@ class Poller:
             self._release()
 
     def _step(self) -> bool:
-        """Do what the thread would do, without waiting, where the system has none."""
+        """Do one turn of the thread's work without waiting, where it cannot be started."""
         goes_on = self._turn(0.0)
         if not goes_on:
             self._release()
         return goes_on
 
     def _turn(self, timeout: float | None) -> bool:
-        """Wait for room or a request, and pass it on; False at the end."""
+        """Wait for room or a request, and call back; False at the end."""
         assert self._selector is not None
         try:
             events = self._selector.select(timeout)  # woken by `_ask`
-        except (OSError, ValueError):  # of select(2) alone: one is closed, or they are many
+        except (OSError, ValueError):  # of select(2) alone: a closed descriptor, or too many
             self._call_watched()
             events = []
         for key, _ in events:
@@ -185,10 +186,10 @@ class Poller:
         assert self._selector is not None
         old = self._selector.get_map().get(fd) if fd >= 0 else None
         if fd < 0 or (old is not None and old.data is None):
-            call()  # closed, and its number is ours by now: whoever waits finds out by trying
+            call()  # closed, or its number is reused by `_ends`: the callee finds out by sending
             return
         if old is not None:
-            # Its number was given to another socket, or somebody asks twice.
+            # The descriptor was reused for another socket, or is requested twice.
             self._selector.unregister(fd)
             if old.data is not call:
                 old.data()

@@ -1,12 +1,11 @@
-"""The writing half of a connection: straight to the socket, or by way of the outbox.
+"""The writing half of a connection: directly to the socket, or through the outbox.
 
-Must not know channels, JSON or the hub. Joins an Outbox and a Transport under the
-transport's lock. A frame that finds nothing waiting is sent by whoever brings it,
-without waiting for the socket; what the kernel does not take is the writer thread's
-work. So the hub thread never waits for a client, and in the usual case there is no
-writer thread: it is asked for when the first backlog begins.
+Joins an Outbox and a Transport under the transport's lock. A frame that finds the outbox
+empty is sent by the calling thread, without waiting for the socket; the bytes that the
+kernel does not take are left to the writer thread. So the hub thread never waits for a
+client, and most connections have no writer thread: it is started for the first backlog.
 
-The life of a sender::
+The states of a sender::
 
     OPEN ──finish()──> CLOSING ──peer answered, or time is up──> ENDED
       └──────────────────────────── end(), expire() ─────────────^
@@ -23,7 +22,7 @@ from typing import Any
 from ..errors import CloseCode, SendTimeout
 from ..protocol.frames import close_frame, ping_frame
 from ..reentrant import nested
-from ..threads import Changes, Later
+from ..threads import Later, LazyCondition
 from .outbox import Outbox, Room
 from .progress import Progress
 from .transport import Transport
@@ -31,9 +30,8 @@ from .transport import Transport
 __all__ = ["Sender"]
 
 _PING = ping_frame()
-_LOOKS = 4  # at what is acknowledged, in a write timeout
-_JUDGEMENT = 1.0  # seconds of a crowded peer's reading that its pace is judged by
-_BRIEFLY = 0.05  # seconds, for a lock that is held for microseconds
+_CHECKS = 4  # checks of the acknowledged bytes in a write timeout
+_PACE_PERIOD = 1.0  # seconds over which the pace of a crowded peer is measured
 
 
 class _State(enum.Enum):
@@ -43,32 +41,33 @@ class _State(enum.Enum):
 
 
 class _Load(enum.Enum):
-    """How full the outbox is, and what that says to publishers."""
+    """How full the outbox is, and whether publishers wait for it."""
 
     LIGHT = enum.auto()
-    CROWDED = enum.auto()  # more than half full, until a quarter: worth waiting for
-    SLOW = enum.auto()  # was crowded, and read too slowly: until nothing waits
+    CROWDED = enum.auto()  # from half full until a quarter full: publishers wait
+    SLOW = enum.auto()  # was crowded and read too slowly: publishers do not wait until it is empty
 
 
 class Sender:
-    """All writes of one connection. The reader of that connection drives its life.
+    """All writes of one connection. The connection's reader ends it.
 
     Args:
         transport: the connection.
-        outbox: an outbox of its own: empty, or with bytes that come before all frames (the
-            answer to the handshake); what is sent before `greet` was called waits for those.
-        write_timeout: seconds that a backlog may wait with nothing being acknowledged, and
-            some more for what was (see `progress`).
+        outbox: an outbox of its own: empty, or with bytes that precede all frames (the answer
+            to the handshake); frames that are sent before `greet` wait behind these.
+        write_timeout: seconds that a backlog may wait without acknowledgement, plus the credit
+            of earlier ones (see `progress`).
         close_timeout: seconds from `finish` until the connection may be cut (`expire`).
-        start: starts a thread soon, and does not wait: from what that runs, and what does a
-            piece of it where none can be had. None when it will not. Called under the lock.
-        crowded: called under the lock when the outbox is worth waiting for, and when it is
-            so no longer; see `keep_pace`.
-        clock: monotonic seconds.
+        start: starts a thread soon, and does not wait. Its arguments are the thread's function
+            and one that does a step of its work where no thread can be started. Returns None
+            when it cannot. Called under the lock.
+        crowded: called under the lock with True when the outbox becomes crowded, and with
+            False when it is no longer; see `keep_pace`.
+        clock: returns monotonic seconds.
 
     Attributes:
-        dropped: messages that waited and were thrown away: the peer did not read them.
-        stalled: whether it gave up on a peer that acknowledged nothing.
+        dropped: queued messages that were discarded: the peer did not read them.
+        stalled: whether the connection was ended by the write timeout.
     """
 
     __slots__ = (
@@ -80,7 +79,7 @@ class Sender:
         "_deadline",
         "_direct",
         "_drained",
-        "_judged",
+        "_pace_mark",
         "_load",
         "_lock",
         "_outbox",
@@ -108,28 +107,29 @@ class Sender:
     ) -> None:
         self._crowded = crowded
         self._load = _Load.LIGHT
-        self._judged = (0.0, 0)  # since when, and from how many bytes on, its pace is judged
+        # time and acknowledged bytes at the start of the measurement of its pace
+        self._pace_mark = (0.0, 0)
         self._transport = transport
         self._start = start
         self._write_timeout = write_timeout
         self._close_timeout = close_timeout
         self._clock = clock
         self._lock = transport.lock
-        # guards: everything below, together with the transport's socket. It is the
-        # transport's lock: the last in the order. Waited on by the writer thread (for
-        # work), by `put` (for room), by `drain` (for an empty outbox).
-        self._changed = Changes(self._lock)
-        # Open while the state is and nothing waits: then whoever has a frame may send it.
+        # guards: everything below, together with the transport's socket. It is the transport's
+        # lock: the last in the order. Waited on by the writer thread (for work), by `put` (for
+        # room), by `drain` (for an empty outbox).
+        self._changed = LazyCondition(self._lock)
+        # Open while the state is OPEN and the outbox is empty: then any thread sends its frame.
         self._direct = transport.direct
         self._outbox = outbox
         self._state = _State.OPEN
-        self._writer: Later | None = None  # once one was needed
+        self._writer: Later | None = None  # set when the first backlog begins
         self._deadline = 0.0  # when CLOSING ends
         self._progress = Progress(write_timeout, clock())
         self._taken = 0  # bytes of backlogs that the kernel took
         self._cause: tuple[int, str] | None = None
         self.dropped = 0
-        self._drained: Callable[[], None] | None = None  # called once when nothing waits
+        self._drained: Callable[[], None] | None = None  # called once when the outbox is empty
         self.stalled = False  # set once, by the writer thread
         if not outbox.size:
             self._direct.open()
@@ -138,29 +138,29 @@ class Sender:
 
     @property
     def cause(self) -> tuple[int, str] | None:
-        """The close code and reason that this side gave first, if it did."""
+        """The close code and reason of this side, if it ended the connection, else None."""
         with self._lock:
             return self._cause
 
     def verdict(self, code: int, reason: str) -> tuple[int, str]:
-        """Return how the connection ended, given how its reader saw it end."""
+        """Return the final close code and reason, given those that the reader saw."""
         cause = self.cause
         if cause is None or (cause[0] == CloseCode.ABNORMAL and code != cause[0]):
-            # A write that broke knows less than what the peer had said before it went.
+            # A failed write knows less than the Close frame that the peer had sent before.
             return code, reason
         return cause
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """How many messages and how many bytes wait."""
+        """The number of messages, and of bytes, in the outbox."""
         with self._lock:
             return self._outbox.messages, self._outbox.size
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send whole frames now or queue them; never wait.
 
-        False when they do not fit: none of them is kept then. True, and nothing
-        happens, when the connection is ending: who sends to the dead has lost nothing.
+        False, and nothing is kept, when they do not fit. Returns True without sending when the
+        connection is closing.
         """
         with self._lock:
             return self._state is not _State.OPEN or self._offer_locked(frames, messages, beyond)
@@ -168,15 +168,15 @@ class Sender:
     def deliver(self, frames: bytes, each: Sequence[bytes]) -> int:
         """Send a burst now or queue it; never wait.
 
-        `frames` are `each`, joined. Returns how many of them are sent or kept, all of them
-        when the connection is ending.
+        `frames` are `each`, joined. Returns the number of frames that are sent or queued: all of
+        them when the connection is closing.
         """
         with self._lock:
             if self._state is not _State.OPEN:
                 return len(each)
             if self._outbox.size:
                 kept = self._outbox.take(frames, each)
-                self._weigh_locked()
+                self._update_load_locked()
                 return kept
             sent = self._send_locked(frames)
             if sent == len(frames) or self._state is not _State.OPEN:
@@ -184,11 +184,11 @@ class Sender:
             return self.begin_locked(frames, each, sent)
 
     def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
-        """Send a piece of a replay if nothing waits and the kernel has room; never wait.
+        """Send a piece of a replay if the outbox is empty and the kernel has room; never wait.
 
-        The outbox then keeps what did not fit, the same bytes that others are sent. Where
-        something waits, `drained` is called once when that is written or the connection
-        is ending: under the lock, so it may not take another one that matters.
+        The outbox then queues the rest, the same bytes that others are sent. If the outbox is not
+        empty, `drained` is called once when it is or when the connection is closing: under the
+        lock, so it must not take another lock that is held for long.
         """
         with self._lock:
             if self._state is not _State.OPEN:
@@ -204,24 +204,27 @@ class Sender:
     def put(self, frame: bytes, timeout: float) -> bool:
         """Send one message, waiting up to `timeout` seconds for room.
 
-        False when the connection is ending. Raises SendTimeout.
+        False when the connection is closing. Raises SendTimeout.
         """
         deadline = self._clock() + min(timeout, threading.TIMEOUT_MAX / 2)
         with self._lock:
             while self._state is _State.OPEN:
-                if self._whole_locked(self._offer_locked, frame, 1):
+                if self._change_or_cut_locked(self._offer_locked, frame, 1):
                     return True
                 left = 0.0 if nested() else deadline - self._clock()
                 if left <= 0:
                     raise SendTimeout(
-                        f"no room for {timeout:g} s: {self._outbox.messages} messages, "
+                        f"its outbox was full for {timeout:g} s: {self._outbox.messages} messages, "
                         f"{self._outbox.size} bytes wait"
                     )
                 self._changed.wait(left)  # woken by the writer's progress and by the end
             return False
 
     def wait_for_room(self, timeout: float) -> bool:
-        """Wait until half of what may wait is free, or the connection is ending."""
+        """Wait until the outbox is at most half full, or the connection is closing.
+
+        False after `timeout` seconds.
+        """
         outbox, deadline = self._outbox, self._clock() + timeout
         with self._lock:
             while self._state is _State.OPEN:
@@ -239,57 +242,57 @@ class Sender:
     def keep_pace(self, pace_bytes: int, timeout: float, *, at_once: bool = False) -> bool:
         """Wait while the outbox is crowded and its peer reads well, at most `timeout` seconds.
 
-        Well is when the peer's kernel acknowledges `pace_bytes` a second. A peer that does
-        not, in a second, or `at_once`, is waited for no more until nothing waits for it.
-        Says whether the wait was in vain: for one that was too slow, or left.
+        Reading well is to acknowledge `pace_bytes` a second. A peer that is slower, over a second
+        or `at_once`, is not waited for again until its outbox is empty. Returns whether the wait
+        was in vain: the peer was too slow, or disconnected.
         """
         deadline = self._clock() + timeout
         with self._lock:
             while self._load is _Load.CROWDED and self._state is _State.OPEN:
                 now = self._clock()
-                due = self._judged[0] + (0.0 if at_once else _JUDGEMENT) - now
+                due = self._pace_mark[0] + (0.0 if at_once else _PACE_PERIOD) - now
                 if due <= 0:
-                    self._judge_locked(pace_bytes)
+                    self._judge_pace_locked(pace_bytes)
                 elif now >= deadline:
                     break
                 else:
-                    # Woken by the writer's progress, another's judgement, and the end.
+                    # Woken by the writer's progress, another thread's measurement, and the end.
                     self._changed.wait(min(due, deadline - now))
             return self._load is _Load.SLOW
 
     def control(self, frame: bytes) -> None:
-        """Send a pong, ahead of waiting messages; never wait."""
+        """Send a pong ahead of the queued messages; never wait."""
         with self._lock:
             if self._state is _State.OPEN:
                 self._control_locked(frame)
 
     def ping(self) -> None:
-        """Send a ping, ahead of waiting messages; never wait."""
+        """Send a ping ahead of the queued messages; never wait."""
         with self._lock:
             if self._state is _State.OPEN:
-                # Before it: a ping that the peer's kernel acknowledges is no sign of life.
-                self._look_locked()
+                # Before the ping: its acknowledgement by the peer's kernel is no sign of life.
+                self._update_progress_locked()
                 self._control_locked(_PING)
 
     def finish(self, code: int, reason: str, *, now: bool = False) -> bool:
-        """Begin the closing handshake: everything queued, then a Close frame.
+        """Begin the closing handshake: the queued messages, then a Close frame.
 
-        `now` drops what has not begun to be written: for a client that does not read,
-        or one that has closed already. From here on the connection has close_timeout
-        seconds. The first call counts: False for the others, and after the end. Raises
-        ValueError for a code that must not be sent, and nothing happens.
+        `now` drops the messages that have not begun: for a client that does not read, or one that
+        has closed already. The connection then has `close_timeout` seconds. The first call counts:
+        later ones, and those after the end, return False. Raises ValueError, without effect, for a
+        code that must not be sent.
         """
         frame = close_frame(code, reason)  # first: it may raise
         with self._lock:
             if self._state is not _State.OPEN:
                 return False
             self._cause = (code, reason)
-            self._whole_locked(self._finish_locked, frame, now)
+            self._change_or_cut_locked(self._finish_locked, frame, now)
             return True
 
     def _finish_locked(self, frame: bytes, now: bool) -> bool:
         assert self._lock.locked()
-        self._leave_locked(_State.CLOSING)
+        self._set_state_locked(_State.CLOSING)
         self._deadline = self._clock() + self._close_timeout
         if now:
             self.dropped += self._outbox.clear()
@@ -300,13 +303,13 @@ class Sender:
         return True
 
     def answer_close(self, code: int) -> None:
-        """Answer the peer's Close frame; what has not begun to be written is dropped.
+        """Answer the peer's Close frame; messages that have not begun are dropped.
 
-        Not a cause of ours, and nothing to answer where the peer answered us.
+        Does not set `cause`, and sends nothing where the peer's frame was an answer.
         """
         with self._lock:
             if self._state is _State.OPEN:
-                self._leave_locked(_State.CLOSING)
+                self._set_state_locked(_State.CLOSING)
                 self._deadline = self._clock() + self._close_timeout
                 self._outbox.clear()
                 self._control_locked(close_frame(code))
@@ -314,7 +317,7 @@ class Sender:
         self.drain()
 
     def drain(self) -> None:
-        """Wait until everything queued is written, or the closing time is up."""
+        """Wait until everything queued is written, or the close timeout is over."""
         with self._lock:
             while self._state is _State.CLOSING and self._outbox.size:
                 left = self._deadline - self._clock()
@@ -323,12 +326,12 @@ class Sender:
                 self._changed.wait(left)  # woken by the writer's progress and by the end
 
     def end(self) -> None:
-        """Stop writing; the writer thread returns."""
+        """End writing; the writer thread returns."""
         with self._lock:
             self._end_locked()
 
     def expire(self) -> None:
-        """Cut a connection whose closing time is up."""
+        """Cut the connection if its close timeout is over."""
         with self._lock:
             if self._state is _State.CLOSING and self._clock() >= self._deadline:
                 self.dropped += self._outbox.discard()
@@ -337,11 +340,12 @@ class Sender:
     # --- the only thread of a forked child -------------------------------------------------
 
     def forget(self) -> None:
-        """Be at the end, without a word to the peer: the connection is the parent's."""
+        """End without writing to the peer: the connection is the parent's."""
         self._transport.forget()
         self._lock = self._transport.lock
-        self._changed = Changes(self._lock)
-        self._load = _Load.LIGHT  # and nothing is said: the parent's publishers wait for it
+        self._changed = LazyCondition(self._lock)
+        # without `crowded(False)`: only the parent's publishers wait for it
+        self._load = _Load.LIGHT
         with self._lock:
             self._cause = (CloseCode.ABNORMAL, "the connection belongs to the parent process")
             self._end_locked()
@@ -349,26 +353,26 @@ class Sender:
     # --- hub thread ------------------------------------------------------------------------
 
     def greet(self) -> None:
-        """Send the greeting, and behind it what came before its time; never wait."""
+        """Send the answer to the handshake, then the frames queued behind it; never wait."""
         with self._lock:
             while self._outbox.size and self._state is not _State.ENDED:
                 if not self._advance_locked():
-                    self._call_writer_locked()
+                    self._wake_writer_locked()
                     return
 
     # --- reader thread ---------------------------------------------------------------------
 
     def is_acknowledged(self, timeout: float) -> bool:
-        """Say whether the peer's kernel acknowledged what it was sent, within `timeout` seconds.
+        """Return whether the peer's kernel acknowledged bytes within `timeout` seconds.
 
-        Then the peer lives, although it says nothing: our ping is behind what it reads.
+        Then the peer lives, although it sends nothing: the ping is queued behind a backlog.
         """
         with self._lock:
-            self._look_locked()
+            self._update_progress_locked()
             return self._progress.is_alive(self._clock(), timeout)
 
-    def rest(self, seconds: float) -> bool:
-        """Wait for so long, or until the connection is ending; False then."""
+    def pause(self, seconds: float) -> bool:
+        """Wait for `seconds`; False as soon as the connection is closing."""
         deadline = self._clock() + seconds
         with self._lock:
             while self._state is _State.OPEN and (left := deadline - self._clock()) > 0:
@@ -377,23 +381,23 @@ class Sender:
             return self._state is _State.OPEN
 
     def join(self, timeout: float) -> None:
-        """Wait, after `end`, until the writer has left: it must not meet a reused descriptor."""
-        writer = self._writer  # changes no more
+        """Wait, after `end`, for the writer's end: it must not use a reused descriptor."""
+        writer = self._writer  # does not change after `end`
         if writer is not None:
             writer.join(timeout)
 
     # --- the thread that starts writers ----------------------------------------------------
 
     def push(self) -> bool:
-        """Do without waiting what the writer would do; False when the connection has ended.
+        """Do the writer's work without waiting; False when the connection has ended.
 
-        For a connection whose writer cannot be had.
+        For a connection without a writer thread, because none can be started.
         """
         with self._lock:
             while self._state is not _State.ENDED and self._outbox.size:
                 if not self._advance_locked():
-                    self._look_locked()
-                    if self._progress.patience(self._clock()) <= 0:
+                    self._update_progress_locked()
+                    if self._progress.time_left(self._clock()) <= 0:
                         self._give_up_locked()
                     break
             return self._state is not _State.ENDED
@@ -401,29 +405,29 @@ class Sender:
     # --- writer thread ---------------------------------------------------------------------
 
     def run(self) -> None:
-        """Write what waits, ping in between, until the connection ends."""
+        """Write the backlog, and later ones, until the connection ends."""
         while self._turn():
             pass
 
     def _turn(self) -> bool:
-        """Wait for work and do one piece of it; False at the end."""
+        """Wait for work and do one step of it; False at the end."""
         with self._lock:
             if not self._await_work_locked():
                 return False
             if self._advance_locked() or self._has_ended_locked():
                 return True
-            self._look_locked()
-            patience = self._progress.patience(self._clock())
-            if patience <= 0:
+            self._update_progress_locked()
+            time_left = self._progress.time_left(self._clock())
+            if time_left <= 0:
                 self._give_up_locked()
                 return True
-        # Outside the lock: the hub thread must be able to queue while this one waits. Not
-        # for long: a socket may be far from writable while its peer reads on.
-        self._transport.wait_writable(min(patience, self._write_timeout / _LOOKS))
+        # Outside the lock: the hub thread must be able to queue meanwhile. Not for long: a socket
+        # may be far from writable while its peer reads.
+        self._transport.wait_writable(min(time_left, self._write_timeout / _CHECKS))
         return True
 
     def _await_work_locked(self) -> bool:
-        """Wait until something is to be written; False when the connection has ended."""
+        """Wait until something is queued; False when the connection has ended."""
         assert self._lock.locked()
         while self._state is not _State.ENDED:
             if self._outbox.size:
@@ -432,7 +436,7 @@ class Sender:
         return False
 
     def _give_up_locked(self) -> None:
-        """End a connection whose peer takes nothing."""
+        """End the connection by the write timeout: its peer acknowledges nothing."""
         assert self._lock.locked()
         self.stalled = True
         if self._cause is None:
@@ -444,10 +448,10 @@ class Sender:
 
     # --- under the lock --------------------------------------------------------------------
 
-    def _whole_locked(self, change: Callable[..., bool], *args: Any) -> bool:
-        """Make a change that KeyboardInterrupt may cut on the main thread, alone of all.
+    def _change_or_cut_locked(self, change: Callable[..., bool], *args: Any) -> bool:
+        """Make a change that KeyboardInterrupt may cut off, on the main thread only.
 
-        Nobody could say then how much of a frame is out: that ends the connection.
+        It is then unknown how much of a frame was sent, so the connection ends.
         """
         assert self._lock.locked()
         try:
@@ -459,34 +463,34 @@ class Sender:
     def _offer_locked(self, frames: bytes, messages: int, beyond: bool = False) -> bool:
         assert self._lock.locked()
         if self._outbox.size:
-            # The writer is at work or waits for room: order before speed.
+            # The writer is at work or waits for room: queueing keeps the order.
             taken = self._outbox.offer(frames, messages, beyond=beyond)
-            self._weigh_locked()
+            self._update_load_locked()
             return taken
         sent = self._send_locked(frames)
         if sent < len(frames) and self._state is not _State.ENDED:
             self._direct.shut()
             self._outbox.begin(frames, messages, sent)
-            self._call_writer_locked()
+            self._wake_writer_locked()
         return True
 
     def begin_locked(self, frames: bytes, each: Sequence[bytes], sent: int) -> int:
-        """Leave the rest of a burst, of which the kernel took `sent` bytes, to the writer.
+        """Queue the rest of a burst, of which the kernel took `sent` bytes, for the writer.
 
-        Returns how many of its frames are sent or kept.
+        Returns the number of its frames that are sent or queued.
         """
         assert self._lock.locked()
         self._direct.shut()
         kept = self._outbox.take(frames, each, sent, len(self._direct.torn))
-        self._call_writer_locked()
+        self._wake_writer_locked()
         return kept
 
-    def _call_writer_locked(self) -> None:
-        """Have the writer deal with a backlog that has just begun."""
+    def _wake_writer_locked(self) -> None:
+        """Wake the writer for a backlog that begins now; the first one starts its thread."""
         assert self._lock.locked()
-        self._look_locked()
+        self._update_progress_locked()
         self._progress.begin(self._clock())
-        self._weigh_locked()
+        self._update_load_locked()
         if self._writer is None:
             self._writer = self._start(self.run, self.push)
             if self._writer is None:
@@ -494,7 +498,7 @@ class Sender:
         self._changed.notify_all()
 
     def _advance_locked(self) -> bool:
-        """Write a piece of what waits; say whether the kernel took it whole."""
+        """Write a piece of the outbox; return whether the kernel took it whole."""
         assert self._lock.locked()
         chunk = self._outbox.head()
         sent = self._send_locked(chunk)
@@ -503,13 +507,13 @@ class Sender:
             self._outbox.advance(sent)
             if not self._outbox.size and self._state is _State.OPEN:
                 self._direct.open()
-                self._tell_drained_locked()
-            self._weigh_locked()
+                self._notify_drained_locked()
+            self._update_load_locked()
             self._changed.notify_all()
         return sent == len(chunk)
 
-    def _weigh_locked(self) -> None:
-        """Tell publishers when the outbox becomes crowded, and when it is so no longer."""
+    def _update_load_locked(self) -> None:
+        """Call `crowded` when the outbox becomes crowded, and when it is no longer."""
         assert self._lock.locked()
         outbox, load = self._outbox, self._load
         if load is _Load.LIGHT:
@@ -517,8 +521,8 @@ class Sender:
                 outbox.size * 2 > outbox.max_bytes or outbox.messages * 2 > outbox.max_messages
             ) and self._state is _State.OPEN:
                 self._load = _Load.CROWDED
-                self._look_locked()
-                self._judged = (self._clock(), self._progress.total)
+                self._update_progress_locked()
+                self._pace_mark = (self._clock(), self._progress.total)
                 self._crowded(True)
         elif load is _Load.CROWDED:
             if outbox.size * 4 <= outbox.max_bytes and outbox.messages * 4 <= outbox.max_messages:
@@ -527,14 +531,14 @@ class Sender:
         elif not outbox.size:
             self._load = _Load.LIGHT
 
-    def _judge_locked(self, pace_bytes: int) -> None:
-        """Decide whether a crowded peer is worth waiting for."""
+    def _judge_pace_locked(self, pace_bytes: int) -> None:
+        """Decide whether publishers go on waiting for a crowded peer."""
         assert self._lock.locked()
-        self._look_locked()
-        since, before = self._judged
+        self._update_progress_locked()
+        since, before = self._pace_mark
         now, total = self._clock(), self._progress.total
-        self._judged = (now, total)
-        if total - before <= pace_bytes * (now - since):  # at once: nothing, in no time
+        self._pace_mark = (now, total)
+        if total - before <= pace_bytes * (now - since):  # `at_once`: 0 <= 0
             self._load = _Load.SLOW
             self._crowded(False)
             self._changed.notify_all()
@@ -543,14 +547,14 @@ class Sender:
         assert self._lock.locked()
         return self._state is _State.ENDED
 
-    def _look_locked(self) -> None:
-        """Take note of what the peer's kernel has acknowledged."""
+    def _update_progress_locked(self) -> None:
+        """Update the progress by the bytes that the peer's kernel has acknowledged."""
         assert self._lock.locked()
         measured = self._transport.measure_locked(self._taken)
         if measured is not None:
             acknowledged, outstanding = measured
             waits = outstanding or bool(self._outbox.size)
-            self._progress.look(self._clock(), acknowledged, waits)
+            self._progress.update(self._clock(), acknowledged, waits)
 
     def _control_locked(self, frame: bytes) -> None:
         assert self._lock.locked()
@@ -560,7 +564,7 @@ class Sender:
             self._outbox.control(frame)
 
     def _send_locked(self, data: bytes) -> int:
-        """Send without waiting; a broken connection ends here, and the reader says so."""
+        """Send without waiting; an error ends the connection, and the reader reports it."""
         assert self._lock.locked()
         try:
             return self._direct.send(data)
@@ -575,21 +579,21 @@ class Sender:
         self._cut_locked()
 
     def _cut_locked(self) -> None:
-        """End writing and wake the reader, which tidies up."""
+        """End writing, and shut the socket down, which wakes the reader to release everything."""
         assert self._lock.locked()
         self._end_locked()
         self._transport.shutdown_locked()
 
-    def _leave_locked(self, state: _State) -> None:
+    def _set_state_locked(self, state: _State) -> None:
         assert self._lock.locked()
         self._state = state
         self._direct.shut()
         if self._load is _Load.CROWDED:
             self._load = _Load.SLOW
             self._crowded(False)
-        self._tell_drained_locked()
+        self._notify_drained_locked()
 
-    def _tell_drained_locked(self) -> None:
+    def _notify_drained_locked(self) -> None:
         assert self._lock.locked()
         drained, self._drained = self._drained, None
         if drained is not None:
@@ -597,5 +601,5 @@ class Sender:
 
     def _end_locked(self) -> None:
         assert self._lock.locked()
-        self._leave_locked(_State.ENDED)
+        self._set_state_locked(_State.ENDED)
         self._changed.notify_all()

@@ -1,18 +1,19 @@
-"""One WebSocket on one socket: bytes out in order, events in, shut down, then closed.
+"""One WebSocket on one socket: reads events, shuts the socket down, and closes it.
 
-Must not know JSON, channels or the hub. Of wsproto it uses the frame parser and the
-closing state, with our own half of permessage-deflate; frames out are made in `frames`.
+It uses wsproto's frame parser and closing state, with a receiving half of
+permessage-deflate of its own; outgoing frames are made in `frames`.
 
-Who may touch the socket:
+Which thread may use the socket, and how:
 
-- `send` and, under TLS, the receive call run under `lock`: OpenSSL's state is not
-  safe for two threads, and a descriptor must not be closed under a sender. No send waits.
-- Waiting runs outside the lock, so that nobody waits for a waiter: the writer's in `poll`,
-  the reader's in `recv` itself, which is one system call a message, and gives up the GIL
-  once. Under TLS, and where sends on a blocking socket would block, it is `poll` as well.
-- `shutdown` wakes both waiters; `close` comes after both threads have ended, or else
-  leaves the descriptor to the writer that still waits on it. Every end goes by `close` or,
-  in a forked child, `forget`: after either nothing knows the descriptor's number any more.
+- `send` and, under TLS, the receive call run under `lock`: OpenSSL's state is not safe for
+  two threads, and a descriptor must not be closed during a send. No send waits.
+- Waiting runs outside the lock, so that no thread waits for a waiting one: the writer's
+  wait in `poll`, the reader's in `recv` itself, which is one system call a message and
+  releases the GIL once. Under TLS, and where sends on a blocking socket would block, the
+  reader waits in `poll` as well.
+- `shutdown` wakes both waits; `close` comes after both threads have ended, or else leaves
+  the descriptor to the writer that still waits on it. Every connection ends with `close`
+  or, in a forked child, `forget`: after either nothing uses the descriptor's number.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ __all__ = [
     "Transport",
 ]
 
-# Of a receive. Thousands hold a buffer of that size while they wait; and what one receive
-# brings is parsed and handled in one go, of which tiny frames must not be thousands.
+# Of a receive. Thousands of readers hold a buffer of that size while they wait. And the bytes of
+# one receive are parsed and handled together: they must not be thousands of tiny frames.
 _FIRST_BYTES = 1024
-_RECEIVE_BYTES = 64 * 1024  # of one large frame, whose header has come
+_RECEIVE_BYTES = 64 * 1024  # of one large frame, after its header
 _NO_BITS = RsvBits(False, False, False)
-_BRIEFLY = 0.01  # seconds that the end of TLS waits for the reader
+_TLS_WAIT = 0.01  # seconds that the end of TLS waits for the reader
 _LINGER_BYTES = 16 * 1024 * 1024
 
 
@@ -90,7 +91,7 @@ class Ponged:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The peer's last word: its Close frame, or 1006 when the connection just ended."""
+    """The end of the input: the peer's Close frame, or 1006 without one."""
 
     code: int
     reason: str
@@ -100,7 +101,7 @@ class Closed:
 class Broken:
     """The peer broke RFC 6455 or a limit; the connection must end with `code`.
 
-    `limit` is the name that the limit is counted under.
+    `limit` is the name of the counter of the exceeded limit.
     """
 
     code: int
@@ -135,8 +136,8 @@ class Inherited(Parser, Protocol):
         """Return the bytes that it has read and not parsed; None before its end."""
 
 
-class _Headers(Extension):
-    """What wsproto's parser tells of a frame before its payload: an extension's view of it.
+class _FrameHeaders(Extension):
+    """Sees each frame's header before its payload, as an extension of wsproto's parser.
 
     Not an extension of the protocol: nothing is negotiated, and no bit is used.
 
@@ -144,28 +145,28 @@ class _Headers(Extension):
         max_message_size: bytes in one message.
 
     Attributes:
-        missing: bytes of the frame's payload that have yet to come.
+        missing: bytes of the frame's payload that have not arrived.
         oversized: whether a frame was refused because its message would be too large.
     """
 
-    __slots__ = ("_come", "_control", "_max_message_size", "_most", "missing", "oversized")
+    __slots__ = ("_control", "_limit", "_max_message_size", "_size", "missing", "oversized")
 
     name = "headers"
 
     def __init__(self, max_message_size: int) -> None:
         self._max_message_size = max_message_size
-        self._most = max_message_size  # of the message that comes in
-        self._come = 0  # bytes of it
-        self._control = False  # whether the frame that comes in is a control frame
+        self._limit = max_message_size  # limit of the current message
+        self._size = 0  # bytes of the current message so far
+        self._control = False  # whether the current frame is a control frame
         self.missing = 0
         self.oversized = False
 
     def enabled(self) -> bool:
-        """Say that the parser is to ask it."""
+        """Return True: the parser calls it."""
         return True
 
     def offer(self) -> bool | str:
-        """Offer nothing: the handshake is made elsewhere."""
+        """Offer nothing: the handshake is handled elsewhere."""
         return False
 
     def frame_inbound_header(
@@ -175,17 +176,17 @@ class _Headers(Extension):
         rsv: RsvBits,
         payload_length: int,
     ) -> CloseReason | RsvBits:
-        """Take note of a frame, or refuse it: its payload is not waited for.
+        """Begin a frame, or refuse it before its payload arrives.
 
-        Called again for the same frame when its header comes in pieces.
+        Called again for the same frame when its header arrives in pieces.
         """
         self.missing = payload_length
         self._control = opcode.iscontrol()
         if not self._control:
             if opcode is not Opcode.CONTINUATION:
                 size = self._max_message_size
-                self._come, self._most = 0, most_compressed(size) if rsv.rsv1 else size
-            if self._come + payload_length > self._most:
+                self._size, self._limit = 0, most_compressed(size) if rsv.rsv1 else size
+            if self._size + payload_length > self._limit:
                 self.oversized = True
                 return CloseReason.MESSAGE_TOO_BIG
         return _NO_BITS
@@ -193,10 +194,10 @@ class _Headers(Extension):
     def frame_inbound_payload_data(
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
-        """Count a piece of a frame; it is passed on as it is."""
+        """Count a piece of a frame; return it unchanged."""
         self.missing -= len(data)
         if not self._control:
-            self._come += len(data)
+            self._size += len(data)
         return data
 
 
@@ -204,15 +205,15 @@ class Transport:
     """One WebSocket connection, the server's side.
 
     Args:
-        sock: a connected socket of ours, past the HTTP request.
+        sock: a connected socket that belongs to it, past the HTTP request.
         max_message_size: bytes in one message, across fragments.
         max_fragments: frames in one message.
         message_timeout: seconds to wait, in all, for the rest of one message or control
             frame; None for ever.
         compression: whether permessage-deflate was agreed on.
-        received: bytes that came in together with the HTTP request; or what another reader
-            of this connection leaves, the parser included, whose extensions are then used.
-        borrowed: the descriptor is somebody else's to close.
+        received: bytes that arrived together with the HTTP request; or what another reader of
+            this connection leaves, its parser included, whose extensions are then used.
+        borrowed: whether the descriptor belongs to another owner, which closes it.
     """
 
     def __init__(
@@ -235,60 +236,61 @@ class Transport:
         self._closed = False
         self._watched = False  # whether the writer waits on the descriptor
         self._borrowed = borrowed
-        # The rest belongs to the reader thread.
-        self._patience = -1.0  # seconds that a blocking receive waits, once it is known
-        # Made for the first byte: of thousands who only watch, most have not said one yet.
+        # Everything below is owned by the reader thread.
+        self._receive_timeout = -1.0  # timeout of a blocking receive, once it is set
+        # Made for the first byte: most of thousands of watching clients never send one.
         self._parser: Parser | None = None
         self._other: Inherited | None = None  # until the other reader has ended
-        self._come: Iterator[Event] = iter(())  # what is left of the last receive
-        self._headers = _Headers(max_message_size)
+        # the events of the last receive that are not returned yet
+        self._pending_events: Iterator[Event] = iter(())
+        self._headers = _FrameHeaders(max_message_size)
         self._inflation = Inflation(max_message_size) if compression else None
         self._received = b""
         if isinstance(received, bytes):
             self._received = received
         else:
             self._parser = self._other = received
-        # Of one receive, as a little that is compressed can inflate to much.
-        self._sips = compression or self._other is not None
+        # Of one receive: a few compressed bytes can inflate to many.
+        self._reads_little = compression or self._other is not None
         self._max_message_size = max_message_size
         self._max_fragments = max_fragments
         self._message_timeout = math.inf if message_timeout is None else message_timeout
         self._parts: list[str] | list[bytes] = []
         self._size = 0
         self._fragments = 0
-        self._within = False  # whether a message has begun, and not ended
+        self._in_message = False  # whether a message has begun and not ended
         self._unfinished = False  # the same of a message or any frame
-        self._waited = 0.0  # seconds, for the rest of that
+        self._waited = 0.0  # seconds waited for the rest of that
 
     # --- any thread, under the lock --------------------------------------------------------
 
     def shutdown_locked(self) -> None:
-        """Do what `shutdown` does, for one who holds the lock."""
+        """Do what `shutdown` does, with the lock held."""
         assert self.lock.locked()
         if not self._closed:
             self._end_tls_locked()
-            with contextlib.suppress(OSError):  # the peer was faster: ENOTCONN
-                # On a TLS socket this is the plain shutdown of the one below it.
+            with contextlib.suppress(OSError):  # the peer has disconnected: ENOTCONN
+                # On a TLS socket this is the plain shutdown of the socket below it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def measure_locked(self, taken: int) -> tuple[int, bool] | None:
-        """Do what `progress.measure` does; None when the connection is over."""
+        """Return the result of `progress.measure`; None when the connection has ended."""
         assert self.lock.locked()
         if self._closed:
             return None
         try:
             return measure(self._sock, taken)
-        except OSError:  # the peer was faster
+        except OSError:  # the peer has disconnected
             return None
 
     def _end_tls_locked(self) -> None:
-        """Say that TLS ends here, or the peer must take it for cut off by a third party."""
+        """Send the end of TLS; without it the peer must assume a truncation by a third party."""
         assert self.lock.locked()
         if isinstance(self._sock, ssl.SSLSocket):
-            # Sent without waiting; the answer, which SSLWantReadError asks for, is not. Where
-            # the reader is inside OpenSSL for long, its peer does without.
+            # Sent without waiting; its answer, which SSLWantReadError asks for, is not awaited.
+            # If the reader is inside OpenSSL for long, it is not sent.
             with contextlib.suppress(OSError, ValueError):
-                self.direct.inside_tls(self._sock.unwrap, _BRIEFLY)
+                self.direct.inside_tls(self._sock.unwrap, _TLS_WAIT)
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -297,7 +299,7 @@ class Transport:
         return self._sock.fileno()
 
     def wait_writable(self, timeout: float) -> bool:
-        """Wait until the kernel has room or the connection ended; False when time is up."""
+        """Wait until the kernel has room or the connection has ended; False after `timeout`."""
         with self.lock:
             if self._closed:
                 return True
@@ -322,20 +324,20 @@ class Transport:
                 self._release_locked()
 
     def shutdown(self) -> None:
-        """End the connection in both directions and wake whoever waits for it.
+        """End the connection in both directions and wake the threads that wait on it.
 
-        Closing alone wakes nobody and leaves a blocked thread behind (FAULTS 1.4).
+        Closing alone wakes no thread and leaves a blocked one behind (FAULTS 1.4).
         """
         with self.lock:
             self.shutdown_locked()
 
     def close(self) -> None:
-        """Give the descriptor back, once the writer does not wait on it. Idempotent."""
+        """Release the descriptor, as soon as the writer does not wait on it. Idempotent."""
         with self.lock:
             if not self._closed:
                 self._closed = True
                 self.direct.forget()
-                if not self._watched:  # else its number would be a stranger's under the writer
+                if not self._watched:  # otherwise the writer would wait on a reused number
                     self._release_locked()
 
     def _release_locked(self) -> None:
@@ -346,8 +348,7 @@ class Transport:
     def forget(self) -> None:
         """Do what `close` does, in a forked child: the connection is the parent's.
 
-        The lock is a new one: the old one may be held by a thread that the child does not
-        have.
+        The lock is replaced: the old one may be held by a thread that the child does not have.
         """
         # guards: what the old one did, at its place in the order.
         self.lock = self.direct.lock = Lock()
@@ -357,21 +358,21 @@ class Transport:
     # --- reader thread ---------------------------------------------------------------------
 
     def receive(self, timeout: float) -> list[Event] | None:
-        """Return what came in, or None when nothing came for `timeout` seconds.
+        """Return the received events, or None when nothing arrived for `timeout` seconds.
 
-        The list is empty when bytes came that complete no message: the peer lives.
-        `Closed` and `Broken` are last in their list; nothing is received after them. What
-        came in may be more than is returned at once: it is there at the next call.
+        The list is empty when bytes arrived that complete no message: the peer lives. `Closed` and
+        `Broken` are last in their list; nothing is received after them. Events that are not
+        returned at once are returned by the next call.
         """
-        if events := self._some_events():
+        if events := self._next_events():
             return events
         if self._other is not None:
             return self._receive_other(self._other, timeout)
         if not self._unfinished:
             data = self._read(timeout)
         else:
-            # What counts is how long this waits: a callback that takes its time between
-            # two receives is no fault of the peer's.
+            # Only the waiting counts: a slow callback between two receives is not the peer's
+            # fault.
             began, left = time.monotonic(), self._message_timeout - self._waited
             data = self._read(min(timeout, left))
             self._waited += time.monotonic() - began
@@ -381,30 +382,30 @@ class Transport:
             return None
         if isinstance(data, Closed):
             return [data]
-        self._come = self._events(data)
-        events = self._some_events()
+        self._pending_events = self._events(data)
+        events = self._next_events()
         if self._unfinished and self._waited > self._message_timeout:
             events.append(self._too_slow())
         return events
 
     def _receive_other(self, other: Inherited, timeout: float) -> list[Event] | None:
-        """Return what another reader has taken in: until its end, the socket is not read here."""
+        """Return what another reader has received: until its end, the socket is not read here."""
         if not other.wait(timeout):
             return None
         data = other.take()
         if data is not None:
             self._other, self._received = None, data
-        self._come = self._events(b"")  # what it has parsed
-        return self._some_events()
+        self._pending_events = self._events(b"")  # the messages that it has parsed
+        return self._next_events()
 
-    def _some_events(self) -> list[Event]:
-        """Take events from what came in, as many as hold together about one large message.
+    def _next_events(self) -> list[Event]:
+        """Return the next received events, about as many as hold one large message together.
 
-        A little that is compressed becomes many of those, and each is work for who gets it.
+        A few compressed bytes may inflate to many messages, all of which cost work.
         """
         events: list[Event] = []
         size = 0
-        for event in self._come:
+        for event in self._pending_events:
             events.append(event)
             if isinstance(event, (Text, Binary)):
                 size += len(event.text if isinstance(event, Text) else event.data)
@@ -417,12 +418,12 @@ class Transport:
         return Broken(CloseCode.POLICY, reason, "slow_messages")
 
     def _read(self, timeout: float) -> bytes | Closed | None:
-        """Wait for bytes; None when there are none for `timeout` seconds."""
+        """Wait for bytes; None when none arrive for `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        most = self._most_bytes()
+        most = self._receive_bytes()
         data, self._received = self._received[:most], self._received[most:]
-        if not data and not self._polls and timeout != self._patience:
-            self._be_patient(timeout)
+        if not data and not self._polls and timeout != self._receive_timeout:
+            self._set_receive_timeout(timeout)
         waits = self._polls
         while not data:
             if waits and not self._pending() and not self._readable(deadline - time.monotonic()):
@@ -430,9 +431,9 @@ class Transport:
             try:
                 data = self._recv(most)
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-                waits = True  # a blocking receive as well: is its time up?
+                waits = True  # after a blocking receive too: check the timeout
                 continue
-            except ssl.SSLWantWriteError:  # TLS has an answer of its own to give first
+            except ssl.SSLWantWriteError:  # TLS must first write a record of its own
                 if not _wait(self._sock.fileno(), deadline - time.monotonic(), write=True):
                     return None
                 continue
@@ -443,10 +444,10 @@ class Transport:
         return data
 
     def linger(self, timeout: float) -> None:
-        """Read and throw away until the peer has ended too, within bounds.
+        """Read and discard until the peer has ended the connection too, within bounds.
 
-        Closing with unread input makes the kernel send a reset, which can destroy the
-        Close frame before the peer has read why it was closed.
+        Closing with unread input makes the kernel send a reset, which can destroy the Close frame
+        before the peer has read its reason.
         """
         with self.lock, contextlib.suppress(OSError):
             if self._closed:
@@ -464,36 +465,37 @@ class Transport:
                 return
             left -= len(data)
 
-    def _be_patient(self, timeout: float) -> None:
+    def _set_receive_timeout(self, timeout: float) -> None:
         """Have the kernel end a blocking receive after `timeout` seconds."""
-        seconds, rest = divmod(max(round(timeout * 1e6), 1), 1_000_000)  # 0 would be for ever
+        seconds, rest = divmod(max(round(timeout * 1e6), 1), 1_000_000)  # 0 means for ever
         wait = struct.pack("@ll", seconds, rest)
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
-        except OSError:  # another struct timeval than ours
+        except OSError:  # another layout of struct timeval
             self._polls = True
-            with contextlib.suppress(OSError):  # closed already, which the receive will tell
+            with contextlib.suppress(OSError):  # closed already; the receive raises that
                 self._sock.setblocking(False)
-        self._patience = timeout
+        self._receive_timeout = timeout
 
-    def _most_bytes(self) -> int:
-        """Return how much to receive: the rest of a large frame at once, all else in bits."""
+    def _receive_bytes(self) -> int:
+        """Return how much to receive: the rest of a large frame at once, otherwise a little."""
         missing = self._headers.missing
-        if missing <= _FIRST_BYTES or self._sips:
+        if missing <= _FIRST_BYTES or self._reads_little:
             return _FIRST_BYTES
         return min(missing, _RECEIVE_BYTES)
 
     def _recv(self, most: int) -> bytes:
         if self.direct.tls is not None:
-            # Not the other lock: records that are no data, which OpenSSL reads until they
-            # end, must hold up nobody who has something for this connection.
+            # Not the other lock: OpenSSL reads records without data until they end, and meanwhile
+            # no thread may be kept from sending on this connection.
             with self.direct.tls:
                 return self._sock.recv(most)
         if self._polls:
             return self._sock.recv(most)
         data = self._sock.recv(_FIRST_BYTES)
         if len(data) == _FIRST_BYTES < most:
-            with contextlib.suppress(OSError):  # nothing more yet, or an end that comes next
+            # nothing more yet, or an error that the next receive raises
+            with contextlib.suppress(OSError):
                 data += self._sock.recv(most - _FIRST_BYTES, socket.MSG_DONTWAIT)
         return data
 
@@ -518,7 +520,8 @@ class Transport:
             parser.receive_data(data)
         except LocalProtocolError:  # bytes after the peer's Close frame
             return
-        self._unfinished = self._unfinished or bool(data)  # unless something comes to its end
+        # Unless there is no data: reset below when a message or control frame is complete.
+        self._unfinished = self._unfinished or bool(data)
         for event in parser.events():
             if isinstance(event, (TextMessage, BytesMessage)):
                 message = self._assemble(event)
@@ -529,21 +532,21 @@ class Transport:
                     self._unfinished = False
                     return
             elif isinstance(event, (Ping, Pong)):
-                if not self._within:
+                if not self._in_message:
                     self._unfinished, self._waited = False, 0.0
                 yield Pinged(bytes(event.payload)) if isinstance(event, Ping) else Ponged()
             elif isinstance(event, CloseConnection):
                 self._unfinished = False
                 reason = event.reason or ""
                 if parser.state is ConnectionState.OPEN:
-                    # The parser's own verdict, not a frame of the peer's.
-                    yield self._own_fault() or Broken(event.code, reason)
+                    # The parser found a violation; the peer sent no Close frame.
+                    yield self._extension_fault() or Broken(event.code, reason)
                 else:
                     yield Closed(event.code, reason)
                 return
 
-    def _own_fault(self) -> Broken | None:
-        """Return what was refused, where it was not the parser but one of ours."""
+    def _extension_fault(self) -> Broken | None:
+        """Return the fault that an extension of the parser found; None for the parser's own."""
         if self._headers.oversized:
             return self._oversized()
         fault = self._inflation.fault if self._inflation is not None else None
@@ -557,7 +560,7 @@ class Transport:
         return Broken(CloseCode.TOO_BIG, reason, "oversized_messages")
 
     def _assemble(self, event: TextMessage | BytesMessage) -> Text | Binary | Broken | None:
-        """Add a piece of a message, within the limits; return the message when whole."""
+        """Add a piece of a message, within the limits; return the message when it is whole."""
         piece = event.data
         self._size += (
             len(piece.encode()) if isinstance(piece, str) and not piece.isascii() else len(piece)
@@ -572,9 +575,9 @@ class Transport:
         if piece:
             self._parts.append(piece)  # type: ignore[arg-type]  # one message is of one kind
         if not event.message_finished:
-            self._within = self._unfinished = True
+            self._in_message = self._unfinished = True
             return None
-        self._within = self._unfinished = False
+        self._in_message = self._unfinished = False
         self._waited = 0.0
         parts, self._parts = self._parts, []
         self._size = self._fragments = 0
@@ -584,7 +587,7 @@ class Transport:
 
 
 def _wait(fd: int, timeout: float, *, write: bool) -> bool:
-    if fd < 0:  # closed: whoever waits finds out by trying
+    if fd < 0:  # closed: the next use of the socket raises that
         return True
     timeout = max(timeout, 0.0)
     if not hasattr(select, "poll"):  # Windows

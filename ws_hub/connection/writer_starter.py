@@ -1,9 +1,9 @@
-"""The thread that starts writer threads, and writes where none can be had.
+"""The thread that starts writer threads, and does their work where none can be started.
 
-Must not know sockets or outboxes. `Thread.start` waits until the new thread has run, and the
-hub thread must not; so another one starts them. A system without a thread to give, and an
-interpreter that ends (Python 3.12 starts none then), leave a writer's work to this thread:
-it does a piece of each, in turn, without waiting for any (FAULTS 76).
+`Thread.start` waits until the new thread has run, and the hub thread must not wait; so
+another thread starts them. Where the system has no thread to give, or the interpreter ends
+(Python 3.12 then starts none), this thread does the writers' work: a step of each in turn,
+without waiting for any (FAULTS 76).
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ from .. import threads
 
 __all__ = ["Starter"]
 
-_PAUSE = 0.01  # seconds between two rounds of what it does itself
+_PAUSE = 0.01  # seconds between two rounds of steps
 
 
 class Starter:
     """Starts threads on a thread of its own.
 
     Args:
-        name: of that thread.
+        name: the name of that thread.
     """
 
     def __init__(self, name: str) -> None:
-        # guards: itself; filled by any thread, without waiting. None is the end.
+        # guards: itself. Filled by any thread, without waiting. None ends the thread.
         self._queue: queue.SimpleQueue[threads.Later | None] = queue.SimpleQueue()
-        self._orphans: list[threads.Later] = []  # of this thread: what has none of its own
+        # owned by this thread: those that could not be started
+        self._orphans: list[threads.Later] = []
         self._thread = threads.start(name, self._run)
 
     def post(self, thread: threads.Later) -> None:
-        """Have a thread started; never waits."""
+        """Have a thread started soon; never waits."""
         self._queue.put(thread)
 
     def close(self) -> None:
-        """Tell the thread to end after what waits. Idempotent."""
+        """Let the thread end after the queued starts. Idempotent."""
         self._queue.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread; say whether it has ended."""
+        """Wait up to `timeout` seconds for the thread; return whether it has ended."""
         return threads.join(self._thread, timeout)
 
     def _run(self) -> None:

@@ -50,14 +50,8 @@ from ..errors import (
 from ..log import get_logger
 from ..process.process import log_handler, run_process, writer
 from ..protocol.frames import close_frame
-from ..protocol.message import (
-    Message,
-    MessageType,
-    channel_rule,
-    check_channel,
-    encode,
-    process_rule,
-)
+from ..protocol.message import Message, MessageType, encode
+from ..protocol.names import channel_rule, check_channel, process_rule
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe, error
 from ..reentrant import Bell, Event, Intake, Lock, nested

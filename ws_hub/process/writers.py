@@ -14,7 +14,8 @@ from typing import Any, TextIO, cast
 from ..backplane.publisher import Publisher
 from ..errors import HubFull, HubNotRunning
 from ..lines import Lines
-from ..protocol.message import channel_rule, check_channel, timestamp
+from ..protocol.message import timestamp
+from ..protocol.names import channel_rule, check_channel
 from ..reentrant import Lock
 
 __all__ = ["LogHandler", "Writer", "log_handler", "writer"]

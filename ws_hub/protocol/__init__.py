@@ -1,1 +1,1 @@
-"""Bytes and messages: what goes over the wire, with no I/O, no clock and no locks."""
+"""The wire protocol: frames, messages and the handshake, without I/O, clocks or locks."""

@@ -1,7 +1,7 @@
-"""One WebSocket frame to bytes (RFC 6455 section 5.2), once, for all who get it.
+"""Encodes WebSocket frames (RFC 6455 section 5.2), each once for all its receivers.
 
-Must not know JSON or sockets. Frames from a server are not masked, so the same
-bytes serve every client, and any number of them joined is one write.
+Frames from a server are not masked, so the same bytes serve every client, and several
+frames joined are one write.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def deflated_frame(payload: bytes) -> bytes:
-    """Return one whole text message that is compressed (RFC 7692 section 6)."""
+    """Return one whole compressed text message (RFC 7692 section 6)."""
     return _frame(_RSV1 | _TEXT, payload)
 
 
@@ -60,10 +60,10 @@ def pong_frame(payload: bytes = b"") -> bytes:
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Return a Close frame; the reason is cut to what fits, between characters.
+    """Return a Close frame; a long reason is cut between characters to fit.
 
-    Code 1005 stands for an empty Close frame (RFC 6455 section 7.4.1). Raises
-    ValueError for a code that must not be on the wire.
+    Code 1005 stands for an empty Close frame (RFC 6455 section 7.4.1). Raises ValueError for
+    a code that must not be on the wire.
     """
     if code == 1005:
         return _control(_CLOSE, b"")

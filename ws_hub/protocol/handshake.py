@@ -1,8 +1,8 @@
-"""The server's side of the opening handshake (RFC 6455 section 4.2) as a decision.
+"""Decides about an opening handshake on the server's side (RFC 6455 section 4.2).
 
-Must not know sockets, WSGI or the hub: facts of the request in, an answer out. Checked
-here, before any WebSocket code sees the request, because the stock parts accept what
-they should refuse and answer 500 to what is the client's fault (FAULTS 1.18, 1.19).
+The facts of a request go in, an answer comes out. The check comes before any WebSocket
+code sees the request, because the stock parts accept handshakes that they should refuse
+and answer 500 to errors of the client (FAULTS 1.18, 1.19).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .compression import agree
 
 __all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "as_environ", "decide", "refusal"]
 
-RETRY = ("Retry-After", "5")  # seconds: what is lacking now may be there then
+RETRY = ("Retry-After", "5")  # seconds until capacity may be free again
 SUBPROTOCOL = "ws-hub"
 
 _EXTENSIONS = "Sec-WebSocket-Extensions"
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to answer: 101 and what goes with it, or a refusal and why."""
+    """The answer to a handshake: 101 and its headers, or a refusal with its reason."""
 
     status: str
     headers: Sequence[tuple[str, str]] = field(default=())
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def compression(self) -> bool:
-        """Whether it agrees on permessage-deflate."""
+        """Whether the answer agrees on permessage-deflate."""
         return any(name == _EXTENSIONS for name, _ in self.headers)
 
     @property
@@ -82,7 +82,7 @@ class Answer:
         return self.body.decode().strip()
 
     def to_bytes(self) -> bytes:
-        """Return the answer as an HTTP/1.1 response, for a connection that is ours."""
+        """Return the answer as an HTTP/1.1 response, for a connection that ws_hub owns."""
         lines = [f"HTTP/1.1 {self.status}", *(f"{name}: {value}" for name, value in self.headers)]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + self.body
 
@@ -109,12 +109,12 @@ def decide(
     check_origin: Callable[[], bool] | None = None,
     compression: bool = False,
 ) -> Answer:
-    """Answer an opening handshake.
+    """Return the answer to an opening handshake.
 
-    400 and 405 for what is no handshake, 426 for plain HTTP or another version, 403 for
-    an Origin that is neither the request's own nor allowed, else 101. `check_origin`
-    decides about the Origin in place of all that. `compression` accepts an offer of
-    permessage-deflate.
+    400 and 405 for a request that is no valid handshake, 426 for plain HTTP or another
+    WebSocket version, 403 for an Origin that is neither the request's own nor allowed, else
+    101. `check_origin` replaces the comparison of the Origin. `compression` accepts an offer
+    of permessage-deflate.
     """
     headers = request.headers
     if request.method != "GET":
@@ -124,16 +124,16 @@ def decide(
     if "websocket" not in _tokens(headers.get("upgrade", "")):
         return refusal(
             "426 Upgrade Required",
-            "This address speaks WebSocket; connect to it with ws:// or wss://.",
+            "This is a WebSocket endpoint; connect to it with ws:// or wss://.",
             ("Sec-WebSocket-Version", "13"),
         )
     if headers.get("sec-websocket-version", "").strip() != "13":
         return refusal(
             "426 Upgrade Required",
-            "only WebSocket version 13 is spoken here",
+            "only WebSocket version 13 is supported",
             ("Sec-WebSocket-Version", "13"),
         )
-    fault = _fault(request)
+    fault = _malformed(request)
     if fault:
         return refusal("400 Bad Request", fault)
     if check_origin is None:
@@ -141,12 +141,13 @@ def decide(
     else:
         allowed = check_origin()
     if not allowed:
-        return refusal("403 Forbidden", "this Origin may not connect")
+        return refusal("403 Forbidden", "this Origin is not allowed to connect")
     key = headers["sec-websocket-key"].strip().encode()
     accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
     chosen = []
-    # Beside it a browser may offer its token. That is never the answer: it would be read
-    # by whatever reads answers. And without an answer a browser gives up.
+    # A browser may offer its token as a second subprotocol. That one is never selected: the
+    # answer is visible to everything that logs responses. But one must be selected, or the
+    # browser gives up.
     if SUBPROTOCOL in _tokens(headers.get("sec-websocket-protocol", "")):
         chosen.append(("Sec-WebSocket-Protocol", SUBPROTOCOL))
     agreed = agree(headers.get("sec-websocket-extensions", "")) if compression else ""
@@ -164,9 +165,9 @@ def decide(
 
 
 def as_environ(head: bytes) -> dict[str, str]:
-    """Return the header fields of a request's head as PEP 3333 names them.
+    """Return the header fields of a request's head under their PEP 3333 names.
 
-    Empty for a head that is not there to its end, or that has no such form.
+    Empty when the head is incomplete or malformed.
     """
     text, end, _ = head.partition(b"\r\n\r\n")
     environ: dict[str, str] = {}
@@ -180,8 +181,8 @@ def as_environ(head: bytes) -> dict[str, str]:
     return environ
 
 
-def _fault(request: Request) -> str:
-    """Say what is wrong with the request; "" when nothing is."""
+def _malformed(request: Request) -> str:
+    """Return the reason to refuse the request as malformed; "" when it is well-formed."""
     headers = request.headers
     if request.http_version != "HTTP/1.1":
         return "a WebSocket handshake needs HTTP/1.1"
@@ -214,11 +215,12 @@ def _origin_allowed(request: Request, allowed: Collection[str], required: bool) 
         return True
     origin = parse_origin(text)
     if origin is None or origin[0] not in ("http", "https"):
-        # "null", two Origin headers, none at all, or an application's own scheme.
+        # "null", an empty Origin, two Origin headers, or an application's own scheme.
         return False
     own = parse_origin(f"{origin[0]}://{request.headers.get('host', '')}")
-    # A proxy that ends TLS hands on plain HTTP, so a secure origin may meet it; a plain
-    # origin must not reach a secure server (somebody on the network may have made it).
+    # A proxy that ends TLS passes on plain HTTP, so a secure origin may meet a plain request. A
+    # plain origin must not reach a secure server: an attacker on the network may have made its
+    # page.
     if request.direct:
         return origin == own and origin[0] == request.scheme
     return origin == own and (origin[0] == "https" or request.scheme == "http")

@@ -1,12 +1,11 @@
-"""One message: its fields, its JSON text in and out, and the rules for names.
+"""One message of the wire: its fields, its JSON encoding and its decoding.
 
-Must not know frames, sockets, or who receives. The wire spelling (`processId`)
-lives here and nowhere else. Rules of this file:
+The wire spelling (`processId`) is in this module and nowhere else. Rules of this file:
 
-- The field order and what is left out are those of the Go original (INTEROP):
-  `type, channel, processId, data, timestamp`, then our extensions.
-- A text that is not a message raises MessageDecodeError, never anything else:
-  not RecursionError, not the ValueError of a 5,000-digit integer (FAULTS 22-26).
+- The order of the fields, and which are left out, are those of the Go original (INTEROP):
+  `type, channel, processId, data, timestamp`, then the extensions.
+- A text that is not a message raises MessageDecodeError, never anything else: not
+  RecursionError, not the ValueError of a 5,000-digit integer (FAULTS 22-26).
 - Of duplicate keys the last wins, as in Go and in browsers (FAULTS 25).
 """
 
@@ -22,56 +21,46 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ..errors import InvalidName, MessageDecodeError, MessageEncodeError, excerpt
+from ..errors import MessageDecodeError, MessageEncodeError, excerpt
 
 __all__ = [
     "FINAL_STATUSES",
     "MAX_MESSAGE_BYTES",
-    "PROCESS_PREFIX",
     "Message",
     "MessageType",
-    "channel_rule",
-    "check_channel",
-    "check_process_id",
     "decode",
     "encode",
     "encode_fields",
-    "is_channel_name",
-    "is_process_id",
     "is_timestamp",
     "number",
     "parse_timestamp",
-    "process_channel",
-    "process_rule",
     "split_batch",
     "timestamp",
     "to_dict",
 ]
 
-PROCESS_PREFIX = "process:"
-# What tells that a process is over; an `exitCode` does not: a Go hub sends one always.
+# A process has ended when its status is one of these. Its `exitCode` is no sign of that: a Go hub
+# always sends one.
 FINAL_STATUSES = frozenset({"exited", "failed", "lost"})
-# Below what our clients take by default, beside the number that the hub may add.
+# Below the default limit of ws_hub's own clients, with space for the `seq` that the hub may add.
 MAX_MESSAGE_BYTES = 16_000_000
 
-_MAX_CHANNEL = 256
 _MAX_ID = 128  # bytes
-_EXACT = 2**53  # up to it a double holds every integer
+_MAX_EXACT = 2**53  # a double represents every integer up to it exactly
 _BAD_ID = "id must be a string of at most 128 bytes or an integer from -2^53 to 2^53"
-_CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]+\Z")
-_PROCESS_ID = re.compile(r"[A-Za-z0-9_\-.]{1,128}\Z")
 _TIMESTAMP = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:[0-5]\d)\Z",
     re.ASCII,
 )
-# Brackets that may all be nested: so deep every thread can read, and most texts have fewer.
+# A text with at most so many brackets can be read at any stack depth, even if all are nested.
+# Most texts have fewer.
 _SAFE_DEPTH = 800
-_DEPTH_TO_SPARE = 50
+_SPARE_FRAMES = 50
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class MessageType(enum.StrEnum):
-    """The message types of the wire. Any other string is an application's own type."""
+    """The message types of the protocol. Any other string is an application's own type."""
 
     PROCESS_OUTPUT = "process_output"
     PROCESS_STATUS = "process_status"
@@ -89,20 +78,22 @@ class MessageType(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the wire, in or out.
+    """One message of the wire, incoming or outgoing. Immutable.
 
     Args:
-        type: what it is: a MessageType or an application's own string.
-        channel: the channel it belongs to; "" for none.
-        process_id: the process it belongs to; "" for none.
+        type: a MessageType or an application's own string.
+        channel: the channel of the message; "" for none.
+        process_id: the process of the message; "" for none.
         data: any JSON value; None is left out on the wire.
-        timestamp: RFC 3339 text; "" lets the sending hub fill it in.
+        timestamp: RFC 3339 text; the sending hub replaces "" by the present time.
         id: ties a reply to its request (PROTOCOL, Replies).
-        code: what kind of error, in an `error` reply.
+        code: the kind of error, in an `error` reply.
         seq: position in a channel that keeps history, from 1.
-        epoch: which numbering `seq` and `since` belong to.
-        since: in `subscribe`: send what came after this `seq`; 0 for all that is kept.
-        last: in `subscribe`: send this many of the newest messages.
+        epoch: the numbering that `seq` and `since` belong to.
+        since: in `subscribe`: replay the messages after this `seq`; 0 for all that are kept.
+        last: in `subscribe`: replay this many of the newest messages.
+
+    Threads: any; immutable, unless its data is changed.
     """
 
     type: str
@@ -121,107 +112,35 @@ class Message:
     def target(self) -> str | None:
         """The channel that a subscribe or unsubscribe names; None when it names none.
 
-        `channel` wins; the Go original's first release knew `data` only.
+        `channel` takes precedence; the Go original's first release knew `data` only.
         """
         if self.channel:
             return self.channel
         return self.data if isinstance(self.data, str) else None
 
 
-# --- names ---------------------------------------------------------------------------------
-
-
-def is_process_id(name: str) -> bool:
-    """Say whether `name` is 1-128 characters of `A-Z a-z 0-9 _ - .`."""
-    return _PROCESS_ID.match(name) is not None
-
-
-def is_channel_name(name: str) -> bool:
-    """Say whether `name` is 1-256 characters of `A-Z a-z 0-9 _ - . :`.
-
-    A name that starts with `process:` must go on with a process id.
-    """
-    # The length first: what is remembered must not be a peer's megabyte.
-    return len(name) <= _MAX_CHANNEL and _is_short_channel_name(name)
-
-
-@functools.lru_cache(4096)
-def _is_short_channel_name(name: str) -> bool:
-    if _CHANNEL.match(name) is None:
-        return False
-    return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
-
-
-def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
-    """Return the rule for channel names: that of the protocol, or an application's own.
-
-    Whatever that says, "" is no name: inside a hub it stands for everybody.
-    """
-    if own is None:
-        return is_channel_name
-    return lambda name: bool(name) and own(name)
-
-
-def process_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
-    """Return the rule for process ids: what may stand after `process:` in a channel's name."""
-    if own is None:
-        return is_process_id
-    return lambda name: bool(name) and own(PROCESS_PREFIX + name)
-
-
-def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -> None:
-    """Raise InvalidName unless `name` is a channel name by `rule`."""
-    if not isinstance(name, str) or not name or not rule(name):
-        raise InvalidName(
-            f"channel name {excerpt(name)} is refused: 1-256 characters of A-Z a-z 0-9 _ - . :, "
-            "and after 'process:' a process id"
-        )
-
-
-def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) -> None:
-    """Raise InvalidName unless `name` is a process id by `rule`."""
-    if not isinstance(name, str) or not name or not rule(name):
-        raise InvalidName(
-            f"process id {excerpt(name)} is refused: 1-128 characters of A-Z a-z 0-9 _ - ."
-        )
-
-
-def process_channel(process_id: str, rule: Callable[[str], bool] = is_process_id) -> str:
-    """Return the channel of a process; raises InvalidName for an id that `rule` refuses."""
-    if rule is is_process_id and isinstance(process_id, str):
-        return _process_channel(process_id)
-    check_process_id(process_id, rule)
-    return PROCESS_PREFIX + process_id
-
-
-@functools.lru_cache(4096)
-def _process_channel(process_id: str) -> str:
-    check_process_id(process_id)
-    return PROCESS_PREFIX + process_id
-
-
 # --- time ----------------------------------------------------------------------------------
 
 
 def timestamp(seconds: float) -> str:
-    """Write a POSIX time as the wire has it: RFC 3339, UTC, microseconds."""
+    """Format POSIX seconds as the wire does: RFC 3339, UTC, microseconds."""
     second = int(seconds // 1)
     micro = round((seconds - second) * 1_000_000)
     if micro == 1_000_000:
         second, micro = second + 1, 0
-    return f"{_to_the_second(second)}.{micro:06d}Z"
+    return f"{_format_second(second)}.{micro:06d}Z"
 
 
 @functools.lru_cache(16)
-def _to_the_second(second: int) -> str:
+def _format_second(second: int) -> str:
     moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def is_timestamp(text: str) -> bool:
-    """Say whether every receiver can read a time: Go is stricter than `parse_timestamp`.
+    """Return whether every receiver can read a time: Go is stricter than `parse_timestamp`.
 
-    It drops a message whose `timestamp` it cannot read, in silence.
+    Go silently drops a message with a `timestamp` that it cannot parse.
     """
     try:
         parse_timestamp(text)
@@ -231,10 +150,10 @@ def is_timestamp(text: str) -> bool:
 
 
 def parse_timestamp(text: str) -> datetime.datetime:
-    """Read an RFC 3339 time with any offset; fractions are cut to microseconds.
+    """Parse an RFC 3339 time with any offset; fractions are cut to microseconds.
 
-    A parser of our own because `fromisoformat` takes neither `Z` nor Go's nine
-    fraction digits before Python 3.11. Raises ValueError.
+    Not `fromisoformat`, which takes neither `Z` nor Go's nine fraction digits before Python
+    3.11. Raises ValueError.
     """
     match = _TIMESTAMP.match(text)
     if match is None:
@@ -245,14 +164,14 @@ def parse_timestamp(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(f"{day}T{clock}.{micro}{offset}")
 
 
-# --- out -----------------------------------------------------------------------------------
+# --- encoding ------------------------------------------------------------------------------
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @functools.lru_cache(4096)
-def _head(kind: str, channel: str, process_id: str) -> str:
-    """Return a message's beginning; the same ones come again and again."""
+def _leading_fields(kind: str, channel: str, process_id: str) -> str:
+    """Return the beginning of a message's JSON text, cached: most messages share theirs."""
     for name, text in (("type", kind), ("channel", channel), ("process_id", process_id)):
         if not isinstance(text, str):
             raise TypeError(f"{name} must be text, not {type(text).__name__}")
@@ -266,8 +185,8 @@ def _head(kind: str, channel: str, process_id: str) -> str:
     return "".join(parts)
 
 
-def _tail(message: Message) -> str:
-    """Return the fields of a message that hardly any has."""
+def _extension_fields(message: Message) -> str:
+    """Return the JSON of the extension fields, which few messages have."""
     if (
         message.id is message.seq is message.since is message.last is None
         and not message.code
@@ -292,8 +211,8 @@ _TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch")
 _NUMBERS = ("seq", "since", "last")
 
 
-def _fault_of(message: Message, is_process: Callable[[str], bool] | None) -> str:
-    """Say for which of its fields a receiver would drop a message; "" for none."""
+def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -> str:
+    """Return the reason why a receiver would drop a message, naming the field; "" for none."""
     for name in _TEXTS:
         if not isinstance(getattr(message, name), str):
             return f"{name} must be text, not {excerpt(getattr(message, name))}"
@@ -319,12 +238,11 @@ def encode(
 ) -> bytes:
     """Return the message as one JSON object in UTF-8.
 
-    One without a timestamp gets that of the POSIX time, if one is given. Raises
-    MessageEncodeError when a field has no JSON form, or one for which receivers would drop
-    the message: a type, a time, an id that is none. `is_process` is the rule for process
-    ids, where one is to hold.
+    A message without a timestamp gets `seconds` (POSIX), if given. Raises MessageEncodeError
+    when a field has no JSON form or makes receivers drop the message: an invalid type, time,
+    or id. `is_process` is the rule for process ids, if they are to be checked.
     """
-    fault = _fault_of(message, is_process)
+    fault = _invalid_field(message, is_process)
     if fault:
         raise MessageEncodeError(f"cannot encode {excerpt(message.type)} message: {fault}")
     return _write(message, "" if seconds is None else timestamp(seconds))
@@ -332,9 +250,9 @@ def encode(
 
 def _write(message: Message, now: str = "") -> bytes:
     try:
-        tail = _tail(message)
-    except Exception as error:  # noqa: BLE001 - a class of the user's may raise anything
-        raise _no_json(message.type, message.data, error) from error
+        tail = _extension_fields(message)
+    except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+        raise _encode_error(message.type, message.data, error) from error
     return encode_fields(
         message.type,
         message.channel,
@@ -348,13 +266,13 @@ def _write(message: Message, now: str = "") -> bytes:
 def encode_fields(
     kind: str, channel: str, process_id: str, data: Any, timestamp: str, tail: str = ""
 ) -> bytes:
-    """Return a message of these fields as one JSON object in UTF-8.
+    """Encode a message from its fields, as one JSON object in UTF-8.
 
-    What the hub publishes needs no Message, whose making costs more than its encoding.
-    `tail` is JSON that follows them. Raises MessageEncodeError.
+    Publishing uses this, because building a Message costs more than encoding it. `tail` is
+    JSON text that follows these fields. Raises MessageEncodeError.
     """
     try:
-        text = _head(kind, channel, process_id)
+        text = _leading_fields(kind, channel, process_id)
         if data is not None:
             text += f',"data":{_to_json(data)}'
         if timestamp:
@@ -363,24 +281,24 @@ def encode_fields(
             text += f',"timestamp":{_to_json(timestamp)}'
         text = f"{text}{tail}}}"
         if len(text) > _SAFE_DEPTH and text.count("[") + text.count("{") > _SAFE_DEPTH:
-            _read_deep_down(text, _DEPTH_TO_SPARE)
+            _check_depth(text, _SPARE_FRAMES)
         return text.encode()
-    except Exception as error:  # noqa: BLE001 - a class of the user's may raise anything
-        raise _no_json(kind, data, error) from error
+    except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+        raise _encode_error(kind, data, error) from error
 
 
-def _read_deep_down(text: str, frames: int) -> None:
-    """Read a text with so many frames on the stack; raise RecursionError when it is too deep.
+def _check_depth(text: str, frames: int) -> None:
+    """Parse a text with `frames` more frames on the stack; raises RecursionError if too deep.
 
-    What one thread could just so write, another one could not read again.
+    A text that one thread could just encode might be too deep for another thread to decode.
     """
     if frames:
-        _read_deep_down(text, frames - 1)
+        _check_depth(text, frames - 1)
     else:
         _from_json(text)
 
 
-def _no_json(kind: str, data: Any, error: Exception) -> MessageEncodeError:
+def _encode_error(kind: str, data: Any, error: Exception) -> MessageEncodeError:
     return MessageEncodeError(
         f"cannot encode {excerpt(kind)} message with data {excerpt(data)}: {error}"
     )
@@ -389,45 +307,46 @@ def _no_json(kind: str, data: Any, error: Exception) -> MessageEncodeError:
 def number(text: bytes, seq: int) -> bytes:
     """Return an encoded message with its `seq` added.
 
-    The hub numbers a message when it dispatches it, long after the publishing
-    thread has encoded it, and must not encode it a second time.
+    The hub numbers a message when it dispatches it, long after the publishing thread has
+    encoded it, and must not encode it a second time.
     """
     return b'%b,"seq":%d}' % (text[:-1], seq)
 
 
-# --- in ------------------------------------------------------------------------------------
+# --- decoding ------------------------------------------------------------------------------
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _finite(digits: str) -> float:
+def _parse_finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):  # 1e999 (FAULTS 24)
         raise ValueError("number out of range")
     return value
 
 
-_from_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+_from_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite).decode
 
 
 def decode(text: str, *, any_case: bool = False) -> Message:
-    """Read one message.
+    """Decode one message.
 
-    Raises MessageDecodeError, with the peer's `id` when that much could be read.
-    Fields that a message of this type does not use are kept; unknown ones are
-    ignored, so that both sides may be extended. `any_case` takes keys in any case, as
-    Go's `encoding/json` does: of all that mean one field the last counts.
+    Fields that a message of this type does not use are kept; unknown fields are ignored, so
+    that both sides can be extended. `any_case` accepts keys in any case, as Go's
+    `encoding/json` does: of several keys for one field the last counts.
+
+    Raises MessageDecodeError, with the peer's `id` if it could be read.
     """
     try:
         value = _from_json_folded(text) if any_case else _from_json(text)
         if _SURROGATE.search(text):
-            # A lone surrogate has no UTF-8 form: refused here, not in the thread of
-            # whoever would pass it on (FAULTS 26). A proper pair passes.
+            # A lone surrogate has no UTF-8 form: refused here, not in the thread that would
+            # forward it (FAULTS 26). A proper pair passes.
             _to_json(value).encode()
     except (ValueError, RecursionError) as error:
-        raise MessageDecodeError(f"invalid JSON: {_why(error)}") from error
+        raise MessageDecodeError(f"invalid JSON: {_describe_error(error)}") from error
     if not isinstance(value, dict):
         raise MessageDecodeError("a message must be a JSON object")
     id = value.get("id")
@@ -448,25 +367,29 @@ def decode(text: str, *, any_case: bool = False) -> Message:
 
 
 def _is_id(value: object) -> bool:
-    """Say whether a value may tie a reply to its request: it comes back with that reply.
+    """Return whether a value may be the `id` of a request, which its reply repeats.
 
-    So it is short, and an integer is one that every peer can read exactly.
+    So it is short, and an integer must be one that every peer reads exactly.
     """
     if isinstance(value, str):
         return len(value) <= _MAX_ID >= len(value.encode(errors="surrogatepass"))
-    return isinstance(value, int) and not isinstance(value, bool) and -_EXACT <= value <= _EXACT
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and -_MAX_EXACT <= value <= _MAX_EXACT
+    )
 
 
 def _from_json_folded(text: str) -> Any:
-    """Read JSON whose outermost keys may be of any case."""
+    """Parse JSON; the keys of the outermost object may be in any case."""
     outermost: list[tuple[str, Any]] = []
 
     def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        outermost[:] = pairs  # the last that is read is the outermost
+        outermost[:] = pairs  # objects are completed inside out: the outermost is last
         return dict(pairs)
 
     value = json.loads(
-        text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=keep
+        text, parse_constant=_refuse_constant, parse_float=_parse_finite, object_pairs_hook=keep
     )
     if not isinstance(value, dict):
         return value
@@ -488,8 +411,8 @@ _KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data")}
 _KINDS = {str: "string", int: "whole number"}
 
 
-def _why(error: BaseException) -> str:
-    """A sentence for the peer that repeats nothing of what it sent."""
+def _describe_error(error: BaseException) -> str:
+    """Describe a parse error to the peer without repeating anything that the peer sent."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at character {error.pos}"
     if isinstance(error, RecursionError):
@@ -501,15 +424,16 @@ def _why(error: BaseException) -> str:
 
 def to_dict(message: Message) -> dict[str, Any]:
     """Return the message as its JSON object, for a person or a program to read."""
-    value: dict[str, Any] = json.loads(_write(message))  # as it came, with what we would not send
+    # without `encode`'s checks: a received message may fail them
+    value: dict[str, Any] = json.loads(_write(message))
     return value
 
 
 def split_batch(text: str) -> Iterator[str]:
     """Yield the messages of one text frame.
 
-    A Go hub joins queued messages with a newline, which never occurs inside JSON
-    text (INTEROP). Empty pieces are left out.
+    A Go hub joins queued messages with a newline, which never occurs inside JSON text
+    (INTEROP). Empty pieces are left out.
     """
     for piece in text.split("\n"):
         if piece and not piece.isspace():

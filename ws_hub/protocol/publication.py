@@ -1,8 +1,8 @@
-"""One published message on its way out, and several of them joined into one write.
+"""A published message as encoded bytes, and batches of publications joined into one write.
 
-Must not know sockets, outboxes, or who receives. A publication is encoded once, in
-the thread that publishes; the hub numbers and frames it when it dispatches it, and
-joins what goes to the same clients, so that a burst is one write a client.
+A publication is encoded once, in the thread that publishes. The hub thread numbers and
+frames it when it dispatches it, and joins the publications for the same clients, so that a
+burst is one write a client.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ __all__ = ["Batch", "Payer", "Publication", "compress", "publish"]
 
 
 class Payer(Protocol):
-    """Who pays for what is done."""
+    """The account that is charged for a publication's delivery."""
 
     def charge_processing(self, seconds: float) -> None:
-        """Charge processor time; never waits."""
+        """Charge seconds of processor time; never waits."""
 
 
 @dataclass(slots=True, eq=False)
 class Publication:
-    """One message, encoded. Once queued, only the hub thread changes it.
+    """One encoded message. Once queued, only the hub thread changes it.
 
     Args:
         text: its JSON text.
         frame: the text as one WebSocket frame; b"" until it is numbered.
-        packed: the frame for clients that take compressed ones; `frame` itself where
-            that would not be smaller.
-        channel: where it goes; "" for every client.
-        overflow: what a client's full outbox means for it.
+        packed: the frame for clients with compression; `frame` itself where compression
+            would not make it smaller.
+        channel: the channel that it is published to; "" for every client.
+        overflow: what happens at a full outbox: `drop` the message, or `disconnect` the
+            client.
         over: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
-        begun: the text compressed, but for its end, until it is numbered.
-        payer: whose publication it is, and who pays for its delivery: a client; None for
-            the application.
+        begun: the compressed text without its end, until it is numbered.
+        payer: the client that published it and pays for its delivery; None for the
+            application.
     """
 
     text: bytes
@@ -57,13 +58,13 @@ class Publication:
 
     @property
     def message(self) -> Message:
-        """The message as its receivers see it: read anew, so that nobody shares its data."""
+        """The message as receivers decode it: decoded anew each time, so that no data is shared."""
         return decode(self.text.decode())
 
     def number(self, seq: int) -> None:
-        """Give it its place in its channel, on the wire as well."""
+        """Set its position in its channel, also in its text and its frames."""
         self.seq = seq
-        before = len(self.text) - 1  # bytes of what `begun` stands for
+        before = len(self.text) - 1  # the bytes that `begun` is the compressed form of
         self.text = number(self.text, seq)
         self.frame = self.packed = text_frame(self.text)
         if self.begun:
@@ -80,21 +81,21 @@ def publish(
     to_be_numbered: bool = False,
     compressed: bool = False,
 ) -> Publication:
-    """Return an encoded message for `channel`, or for every client when that is "".
+    """Return the publication of an encoded message for `channel`; "" is every client.
 
-    `compressed` is for the thread that publishes: the hub's would let go of the GIL.
-    Raises MessageEncodeError for what no client takes: each would drop its connection,
-    come back, and where it is kept get it again.
+    `compressed` compresses it here, on the publishing thread, because zlib would make the hub
+    thread release the GIL. Raises MessageEncodeError for a message over the size limit of
+    clients: each receiver would drop its connection, reconnect, and get it again from history.
     """
     if len(text) > MAX_MESSAGE_BYTES:
         raise MessageEncodeError(
-            f"a message of {len(text)} bytes is refused, clients take {MAX_MESSAGE_BYTES}: "
+            f"message of {len(text)} bytes is over the limit of {MAX_MESSAGE_BYTES} bytes: "
             f"{excerpt(text[:200].decode(errors='replace'))}"
         )
     if to_be_numbered:
         begun = (
             compression.begin(text[:-1]) if compressed else b""
-        )  # its number comes before the "}"
+        )  # `seq` is inserted before the "}"
         return Publication(text, b"", b"", channel, overflow, begun=begun)
     frame = text_frame(text)
     return Publication(
@@ -103,7 +104,7 @@ def publish(
 
 
 def compress(text: bytes, frame: bytes) -> bytes:
-    """Return a compressed frame of an encoded message; its plain one where that is smaller."""
+    """Return an encoded message as a compressed frame; its plain frame where that is smaller."""
     return _smaller(compression.finish(compression.begin(text)), frame)
 
 
@@ -113,11 +114,11 @@ def _smaller(payload: bytes, frame: bytes) -> bytes:
 
 
 class Batch:
-    """Publications that the same clients get, each as a frame, and those joined.
+    """Publications for the same clients: the frame of each, and all frames joined.
 
     Args:
-        publications: what they get.
-        packed: whether they take compressed frames.
+        publications: the publications, in order.
+        packed: whether these clients take compressed frames.
     """
 
     __slots__ = ("each", "frames", "messages", "publications")

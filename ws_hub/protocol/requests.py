@@ -1,7 +1,6 @@
-"""What one text from a client asks for, as a value that the hub carries out.
+"""Decodes a client's text message into a request, a value that the hub carries out.
 
-Must not know sockets, threads or `client`. The texts of the errors are the Go
-original's (INTEROP); `id`, `code` and `channel` stand beside them.
+The error texts are the Go original's (INTEROP); `id`, `code` and `channel` accompany them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import MessageDecodeError, excerpt
-from .message import PROCESS_PREFIX, Message, MessageType, decode
+from .message import Message, MessageType, decode
+from .names import PROCESS_PREFIX
 
 __all__ = [
     "Effect",
@@ -30,20 +30,20 @@ __all__ = [
 
 Id = str | int | None
 
-# Far below what Python can take apart: what one thread could just so read, another that is
-# deeper in its calls could not write again (FAULTS 22).
+# Far below Python's own limit: a text that one thread could just parse, another thread with a
+# deeper stack could not encode again (FAULTS 22).
 _MAX_DEPTH = 128
 _TEXTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKETS = b"[]{}"
 _NO_BRACKETS = bytes(each for each in range(256) if each not in _BRACKETS)
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one in, and one out, as signed bytes
-# In requests, whatever the rule for names may be: they are kept, and come back in answers.
-_MAX_CHANNEL = 1024  # bytes
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # +1 and -1, as signed bytes
+# Bytes of a name in a request, whatever the rule for names: it is stored and repeated in answers.
+_MAX_CHANNEL = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """The client wants to listen to a channel, from a position or from now."""
+    """A request to subscribe to a channel, from a position or from now."""
 
     channel: str
     id: Id = None
@@ -54,7 +54,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """The client wants to hear no more of a channel."""
+    """A request to end a subscription."""
 
     channel: str
     id: Id = None
@@ -62,7 +62,7 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """The client has something to say to everybody in a channel."""
+    """A request to publish data to the subscribers of a channel."""
 
     channel: str
     data: object = None
@@ -71,14 +71,14 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer is known already."""
+    """A request that is answered without the hub, or refused as malformed."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A message of a type that is the application's to handle."""
+    """A message of an application's own type."""
 
     message: Message
 
@@ -97,10 +97,10 @@ def ack(id: Id, data: object) -> Message:
 
 
 def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = False) -> Effect:
-    """Return what a client's text message asks for.
+    """Return the request in a client's text message.
 
-    `is_channel` is the rule for channel names; `any_case` as in `decode`. Never
-    raises for what a peer can send.
+    `is_channel` is the rule for channel names; `any_case` as in `decode`. Never raises,
+    whatever the peer sent.
     """
     try:
         message = decode(text, any_case=any_case)
@@ -129,8 +129,8 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
 
 
 def _is_deep(text: str) -> bool:
-    """Say whether a JSON text is nested more deeply than it may be."""
-    # One pass, whatever it is made of: JSON of 64 KiB must not cost more than reading it did.
+    """Return whether a JSON text is nested more deeply than allowed."""
+    # One pass, whatever the text: checking 64 KiB of JSON must not cost more than parsing it.
     brackets = _TEXTS.sub("", text).encode("utf-8", "replace").translate(_STEPS, _NO_BRACKETS)
     return max(itertools.accumulate(memoryview(brackets).cast("b")), default=0) > _MAX_DEPTH
 
@@ -155,17 +155,17 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
 
 
 def _is_unusable(name: str) -> bool:
-    """Say whether no rule can make this a channel: "" would be everybody."""
+    """Return whether no rule can accept this as a channel: "" stands for every client."""
     return not name or len(name) > _MAX_CHANNEL or len(name.encode()) > _MAX_CHANNEL
 
 
 def _bad_channel(request: str, name: str, id: Id) -> Reply:
     what = "process ID" if name.startswith(PROCESS_PREFIX) else "channel name"
-    # Not echoed whole: the name may be a megabyte.
+    # A long name is not echoed: it may be a megabyte.
     shown = name if len(name) <= 256 else ""
     return Reply(error(f"{request}: invalid {what}", "bad_channel", id=id, channel=shown))
 
 
 def unknown_type(message: Message) -> Message:
-    """Return the reply to a message that nobody handles."""
+    """Return the reply to a message of a type that has no handler."""
     return error(f"unknown message type {excerpt(message.type)}", "bad_message", id=message.id)

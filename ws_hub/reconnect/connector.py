@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 from websocket import WebSocket, WebSocketException, WebSocketTimeoutException
 
 from .. import threads
-from ..access.authenticators import token_protocol
+from ..access.tokens import token_protocol
 from ..errors import CloseCode, ConfigError, ProtocolError, excerpt
 from ..protocol import compression
 from ..protocol.handshake import SUBPROTOCOL

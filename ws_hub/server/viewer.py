@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, quote
 
 from ..errors import excerpt
 from ..hub.hub import Hub
-from ..protocol.message import channel_rule, check_channel
+from ..protocol.names import channel_rule, check_channel
 
 __all__ = ["page_app"]
 

@@ -49,7 +49,7 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 @pytest.mark.usefixtures("way")
-def test_what_fits_is_taken_whole(pair: Pair) -> None:
+def test_bytes_that_fit_are_sent_whole(pair: Pair) -> None:
     left, right = pair
 
     assert sender(left)(b"a\x00b") == 3
@@ -57,12 +57,12 @@ def test_what_fits_is_taken_whole(pair: Pair) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_nothing_is_taken_of_nothing(pair: Pair) -> None:
+def test_empty_bytes_send_nothing(pair: Pair) -> None:
     assert sender(pair[0])(b"") == 0
 
 
 @pytest.mark.usefixtures("way")
-def test_a_full_socket_takes_nothing_and_does_not_wait(pair: Pair) -> None:
+def test_a_send_to_a_full_socket_does_not_wait(pair: Pair) -> None:
     left, _ = pair
     fill(left)
 
@@ -82,7 +82,7 @@ def test_there_is_room_again_when_the_peer_has_read(pair: Pair) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_what_does_not_fit_is_taken_in_part() -> None:
+def test_bytes_that_do_not_fit_are_sent_in_part() -> None:
     with tcp_pair(sndbuf=4096, rcvbuf=4096) as (server, client):
         server.setblocking(False)
         data = bytes(range(256)) * 40_000
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_taken_in_part() -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_a_peer_that_is_gone_is_an_error(pair: Pair) -> None:
+def test_a_disconnected_peer_is_an_error(pair: Pair) -> None:
     left, right = pair
     right.close()
 
@@ -138,7 +138,7 @@ class Libc:
         return self.answer
 
 
-def test_libc_is_asked_not_to_wait_and_not_to_signal(
+def test_libc_is_called_with_dontwait_and_nosignal(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libc = Libc(3)
@@ -149,7 +149,7 @@ def test_libc_is_asked_not_to_wait_and_not_to_signal(
     assert libc.calls == [(pair[0].fileno(), b"abc", 3, flags)]
 
 
-def test_what_libc_could_not_send_is_sent_by_the_portable_way(
+def test_a_failed_libc_send_falls_back_to_the_socket(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libc = Libc(-1)  # interrupted, say
@@ -160,7 +160,7 @@ def test_what_libc_could_not_send_is_sent_by_the_portable_way(
     assert pair[1].recv(10) == b"abc"
 
 
-def test_what_a_c_int_cannot_count_is_not_given_to_libc(
+def test_a_length_beyond_a_c_int_is_not_passed_to_libc(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libc = Libc(-1)
@@ -186,7 +186,7 @@ def test_arguments_are_declared_where_an_int_is_not_widened(
     assert pair[1].recv(10) == b"abc"
 
 
-def test_the_straight_way_is_shut_until_it_is_opened(pair: Pair) -> None:
+def test_the_direct_path_is_shut_until_it_is_opened(pair: Pair) -> None:
     direct = fast_send.Direct(pair[0])
     assert direct.fd == -1
     direct.open()
@@ -196,7 +196,7 @@ def test_the_straight_way_is_shut_until_it_is_opened(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("why", ["tls", "no libc"])
-def test_where_libc_must_not_write_the_straight_way_stays_shut(
+def test_without_libc_send_the_direct_path_stays_shut(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "no libc":
@@ -213,13 +213,13 @@ def test_libc_serves_where_there_is_one() -> None:
     assert fast_send._load() is not None
 
 
-def test_another_system_is_served_by_the_portable_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_posix_the_socket_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_send.os, "name", "nt")
 
     assert fast_send._load() is None
 
 
-def test_a_socket_module_without_the_flag_is_served_by_the_portable_way(
+def test_without_the_dontwait_flag_the_socket_sends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(socket, "MSG_DONTWAIT")
@@ -228,7 +228,7 @@ def test_a_socket_module_without_the_flag_is_served_by_the_portable_way(
 
 
 @pytest.mark.parametrize("kind", [OSError, AttributeError])
-def test_a_libc_without_the_symbol_is_served_by_the_portable_way(
+def test_a_libc_without_the_symbol_lets_the_socket_send(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     def missing(*_: object, **__: object) -> object:
@@ -257,7 +257,7 @@ class FakeTLS(ssl.SSLSocket):
         return answer
 
 
-def test_a_tls_socket_is_never_written_past_its_tls_layer() -> None:
+def test_the_tls_layer_is_never_bypassed() -> None:
     tls = FakeTLS(2, 1)
 
     assert sender(tls)(b"abc") == 3
@@ -265,7 +265,7 @@ def test_a_tls_socket_is_never_written_past_its_tls_layer() -> None:
 
 
 @pytest.mark.parametrize("error", [ssl.SSLWantWriteError(), ssl.SSLWantReadError()], ids=repr)
-def test_fault_126_what_tls_has_begun_is_offered_again_byte_for_byte(error: Exception) -> None:
+def test_fault_126_an_unfinished_tls_record_is_repeated_byte_for_byte(error: Exception) -> None:
     tls = FakeTLS(16_384, error, error, 16_384, 100)
     direct = fast_send.Direct(tls)
     data = bytes(range(256)) * 128 + b"x" * 100
@@ -277,7 +277,7 @@ def test_fault_126_what_tls_has_begun_is_offered_again_byte_for_byte(error: Exce
     assert tls.sent[1] == tls.sent[2] == tls.sent[3] == data[16_384:32_768]
 
 
-def test_fault_63_ctrl_c_behind_the_lock_of_tls_leaves_it_free() -> None:
+def test_fault_63_an_interrupt_after_acquiring_the_tls_lock_releases_it() -> None:
     class Interrupted(Lock):
         def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
             super().acquire(blocking, timeout)

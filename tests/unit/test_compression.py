@@ -49,7 +49,7 @@ def inflated(payload: bytes, size: int = 1 << 20, step: int = 1 << 20) -> bytes:
         "permessage-deflate; server_max_window_bits=10, permessage-deflate",
     ],
 )
-def test_an_offer_is_accepted_without_windows_that_last(offers: str) -> None:
+def test_an_offer_without_context_takeover_is_accepted(offers: str) -> None:
     assert agree(offers) == AGREED
 
 
@@ -129,20 +129,22 @@ def test_a_message_is_inflated_whatever_pieces_it_comes_in(
     ],
 )
 @pytest.mark.parametrize("step", [1, 100])
-def test_the_examples_of_the_rfc_say_hello(payload: str, step: int) -> None:
+def test_the_examples_of_the_rfc_are_inflated(payload: str, step: int) -> None:
     assert inflated(bytes.fromhex(payload), step=step) == b"Hello"
 
 
 @pytest.mark.parametrize("step", [1, 1000])
 @pytest.mark.parametrize("size", [0, 1, 1000, 65_536])
-def test_one_byte_over_the_bound_is_too_much_and_the_bound_is_not(size: int, step: int) -> None:
+def test_a_message_of_the_limit_is_inflated_and_one_byte_more_is_refused(
+    size: int, step: int
+) -> None:
     assert inflated(deflated(b"x" * size), size, step) == b"x" * size
     with pytest.raises(ProtocolError, match="inflates to too much") as raised:
         inflated(deflated(b"x" * (size + 1)), size, step)
     assert raised.value.code == 1009
 
 
-def test_fault_12_a_bomb_is_inflated_no_further_than_the_bound() -> None:
+def test_fault_12_a_bomb_is_inflated_no_further_than_the_limit() -> None:
     bomb = deflated(b"\0" * (1 << 26))
     assert len(bomb) < 1 << 17
     tracemalloc.start()
@@ -154,7 +156,7 @@ def test_fault_12_a_bomb_is_inflated_no_further_than_the_bound() -> None:
         tracemalloc.stop()
 
 
-def test_fault_12_blocks_that_inflate_to_nothing_have_an_end() -> None:
+def test_fault_12_blocks_that_inflate_to_nothing_are_limited() -> None:
     inflater = Inflater(1000)
     with pytest.raises(ProtocolError, match="too long") as raised:
         for _ in range(1000):
@@ -171,13 +173,13 @@ def test_data_behind_the_last_block_is_refused_and_not_kept(behind: bytes, step:
 
 
 @pytest.mark.parametrize("payload", [b"\xff", b"\x07", bytes(random.Random(1).randbytes(50))])
-def test_what_is_not_compressed_data_is_1007(payload: bytes) -> None:
+def test_invalid_compressed_data_is_1007(payload: bytes) -> None:
     with pytest.raises(ProtocolError, match="bad compressed data") as raised:
         inflated(payload)
     assert raised.value.code == 1007
 
 
-def test_a_byte_inflates_to_no_more_than_is_reckoned_with() -> None:
+def test_zlibs_highest_ratio_is_at_most_max_ratio() -> None:
     assert (1 << 26) / MAX_RATIO <= len(deflated(b"\0" * (1 << 26)))
 
 
@@ -205,7 +207,7 @@ def events(*frames: bytes, size: int = 1000) -> tuple[list[object], Inflation]:
     return found, inflation
 
 
-def test_it_is_agreed_on_elsewhere_and_never_offered() -> None:
+def test_the_parsers_extension_offers_nothing() -> None:
     inflation = Inflation(1)
     assert inflation.enabled() and not inflation.offer()
 
@@ -232,14 +234,14 @@ def test_fault_13_a_ping_between_the_pieces_of_a_message_changes_nothing() -> No
         [frame(TEXT, b"a", fin=False), frame(CONTINUATION, b"b", rsv=RSV1)],
     ],
 )
-def test_rsv1_where_no_message_begins_is_1002(frames: list[bytes]) -> None:
+def test_rsv1_on_a_continuation_or_control_frame_is_1002(frames: list[bytes]) -> None:
     found, inflation = events(*frames)
     assert found[-1:] == [1002]
     assert inflation.fault is not None and "RSV1" in inflation.fault.reason
 
 
 @pytest.mark.parametrize("rsv", [1, 2, 5, 6])
-def test_the_other_bits_are_still_nobodys(rsv: int) -> None:
+def test_rsv2_and_rsv3_are_still_refused(rsv: int) -> None:
     assert events(frame(TEXT, deflated(b"x"), rsv=rsv))[0] == [1002]
 
 
@@ -248,13 +250,13 @@ def test_text_that_is_not_utf_8_is_found_when_it_is_inflated() -> None:
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_what_is_wrong_ends_the_parser_with_its_code(last: bool) -> None:
+def test_a_fault_ends_the_parser_with_its_close_code(last: bool) -> None:
     found, inflation = events(frame(TEXT, deflated(b"x" * 1001), fin=last, rsv=RSV1))
     assert found == [1009] and inflation.fault is not None
     assert inflation.fault.code == 1009
 
 
-def test_a_fault_can_come_with_the_end_of_a_message() -> None:
+def test_a_fault_at_the_end_of_a_message_is_reported() -> None:
     found, inflation = events(frame(TEXT, b"\xf3\x48\xcd\xc9\xc9\x07\x00x", rsv=RSV1))
     assert found == [1007] and inflation.fault is not None
 

@@ -15,7 +15,7 @@ def see(address: str, trusted: list[str] | None = None, **headers: str) -> Seen:
     return Forwarded(PROXIES if trusted is None else trusted).see(environ)
 
 
-def test_fault_51_who_is_no_trusted_proxy_is_not_believed() -> None:
+def test_fault_51_headers_of_untrusted_proxies_are_ignored() -> None:
     lies = {"x_forwarded_for": "1.2.3.4", "x_forwarded_proto": "https", "x_forwarded_host": "a"}
     assert see("203.0.113.9", host="own", **lies) == Seen("203.0.113.9:7", "http", "own", True)
     assert see("10.0.0.1", trusted=[], host="own", **lies) == Seen(
@@ -58,6 +58,6 @@ def test_scheme_and_host_are_what_the_nearest_proxy_wrote() -> None:
     assert see("10.0.0.1").host is None
 
 
-def test_a_unix_socket_is_trusted_when_that_is_said() -> None:
+def test_a_unix_socket_is_trusted_if_configured() -> None:
     assert see("", trusted=["unix"], x_forwarded_for="203.0.113.9").address == "203.0.113.9"
     assert Forwarded(["10.0.0.0/8"]).see({"HTTP_X_FORWARDED_FOR": "1.2.3.4"}).address == ""

@@ -7,14 +7,14 @@ import threading
 from ws_hub.access.capacity import Places
 
 
-def test_a_group_has_so_many_places_and_others_have_their_own() -> None:
+def test_each_group_has_a_limit_of_its_own() -> None:
     places: Places[int] = Places(2)
     assert places.enter(1, "a") and places.has_room("a") and places.enter(2, "a")
     assert not places.has_room("a") and not places.enter(3, "a")
     assert places.has_room("b") and places.enter(4, "b")
 
 
-def test_a_place_is_given_back_once() -> None:
+def test_a_connection_is_released_once() -> None:
     places: Places[int] = Places(2)
     for client in (1, 2):
         places.enter(client, "a")
@@ -27,14 +27,14 @@ def test_a_place_is_given_back_once() -> None:
     assert not places._counts and not places._groups  # a group that is gone costs nothing
 
 
-def test_without_a_bound_nothing_is_kept() -> None:
+def test_without_a_limit_nothing_is_counted() -> None:
     places: Places[int] = Places(None)
     assert all(places.enter(client, "a") for client in range(100)) and places.has_room("a")
     places.leave(1)
     assert not places._groups
 
 
-def test_of_many_threads_at_once_as_many_get_a_place_as_there_are() -> None:
+def test_concurrent_threads_never_exceed_the_limit() -> None:
     places: Places[int] = Places(3)
     start, got = threading.Barrier(8), []
 

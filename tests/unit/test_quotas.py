@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ws_hub.access import quotas as module
-from ws_hub.access.quotas import Account, Budget, Flood, Tab, address_payer, user_payer
+from ws_hub.access.quotas import Account, Budget, Flood, PendingCharges, address_payer, user_payer
 from ws_hub.config import HubConfig
 
 
@@ -24,7 +24,7 @@ def rest_of(account: Account, now: float, **cost: Any) -> float:
     return rest
 
 
-def test_a_burst_is_free_and_what_is_beyond_it_is_rested_from() -> None:
+def test_usage_beyond_a_burst_pauses_the_connection() -> None:
     account = made(max_processing_rate=0.5, processing_burst=1.0).enter("", 100.0)
     assert rest_of(account, 100.0, seconds=0.9) == 0.0
     assert round(rest_of(account, 100.0, seconds=0.5), 3) == 0.802  # the connect counts as well
@@ -35,7 +35,7 @@ def test_one_request_costs_no_more_than_a_burst() -> None:
     assert round(rest_of(account, 100.0, seconds=3600.0), 3) == 0.002
 
 
-def test_each_kind_of_cost_has_a_bound_of_its_own() -> None:
+def test_each_resource_has_a_limit_of_its_own() -> None:
     bounds = {"message_burst": 10, "control_burst": 10, "byte_burst": 10}
     rates = {"max_message_rate": 5.0, "max_control_rate": 2.5, "max_byte_rate": 1.25}
     account = made(max_processing_rate=None, **bounds, **rates).enter("", 100.0)
@@ -56,7 +56,7 @@ def test_all_connections_of_a_payer_use_one_account_and_others_have_theirs() -> 
         assert rest_of(budget.enter(payer, 100.0), 100.0, messages=5) == 0.0
 
 
-def test_a_reconnect_finds_the_account_as_it_was_left_until_that_is_paid() -> None:
+def test_a_reconnect_does_not_reset_an_account_in_debt() -> None:
     budget = made(max_message_rate=1.0, message_burst=5)
     account = budget.enter("address:a", 100.0)
     rest_of(account, 100.0, messages=7)
@@ -69,8 +69,8 @@ def test_a_reconnect_finds_the_account_as_it_was_left_until_that_is_paid() -> No
     assert len(budget) == 1  # the first is as good as new, and forgotten
 
 
-def test_so_many_debtors_are_remembered_and_no_more(monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "_MOST_LEFT", 100)
+def test_the_number_of_idle_accounts_is_limited(monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "_MAX_IDLE_ACCOUNTS", 100)
     budget = made()
     for number in range(1000):
         budget.leave(budget.enter(f"address:{number}", 100.0), 100.0)
@@ -82,7 +82,7 @@ def test_so_many_debtors_are_remembered_and_no_more(monkeypatch: Any) -> None:
     assert len(budget) < 10
 
 
-def test_a_payer_deep_in_debt_is_cut_and_kept_out_until_it_is_paid() -> None:
+def test_a_payer_deep_in_debt_is_closed_and_refused_until_it_has_paid() -> None:
     budget = made(max_processing_rate=0.1, processing_burst=1.0)
     account = budget.enter("address:a", 100.0)
     assert rest_of(account, 100.0, seconds=1.0) > 0.0
@@ -96,7 +96,7 @@ def test_a_payer_deep_in_debt_is_cut_and_kept_out_until_it_is_paid() -> None:
     assert budget.wait("address:b", 100.0) == 0.0
 
 
-def test_a_debt_keeps_nobody_out_for_longer_than_fifteen_seconds() -> None:
+def test_a_debt_refuses_connections_for_at_most_fifteen_seconds() -> None:
     budget = made(max_processing_rate=0.1, processing_burst=1.0)
     account = budget.enter("address:a", 100.0)
     for _ in range(1000):
@@ -104,14 +104,14 @@ def test_a_debt_keeps_nobody_out_for_longer_than_fifteen_seconds() -> None:
     assert budget.wait("address:a", 100.0) == 15.0
 
 
-def test_who_only_connects_again_and_again_is_kept_out_as_well() -> None:
+def test_a_payer_that_only_reconnects_is_refused_as_well() -> None:
     budget = made()
     while not budget.wait("address:a", 100.0):
         budget.leave(budget.enter("address:a", 100.0), 100.0)
     assert budget.wait("address:b", 100.0) == 0.0
 
 
-def test_who_is_overdrawn_for_too_long_is_cut_where_that_is_set() -> None:
+def test_flood_timeout_closes_a_payer_overdrawn_for_too_long() -> None:
     budget = made(max_processing_rate=0.1, processing_burst=0.5, flood_timeout=5.0)
     account = budget.enter("", 100.0)
     assert rest_of(account, 100.0, seconds=0.5) > 0.0
@@ -129,33 +129,35 @@ def test_without_rates_nothing_is_counted() -> None:
     assert len(budget) == 0
 
 
-def test_what_another_thread_does_for_a_client_is_charged_to_it() -> None:
+def test_work_of_other_threads_is_charged_to_the_client() -> None:
     account = made(max_processing_rate=0.1, processing_burst=1.0).enter("", 100.0)
     account.charge_processing(1.0, 100.0)
     assert rest_of(account, 100.0) > 0.0
 
 
-def test_a_connection_owes_a_little_before_it_is_charged_and_pays_all_of_it() -> None:
+def test_small_usage_is_summed_up_before_it_is_charged() -> None:
     budget = made(max_message_rate=1.0, message_burst=640)
-    account, tab = budget.enter("", 100.0), Tab(budget.config)
-    assert tab.add(0.0, 0, 0) and tab.pay(account, 100.0) == 0.0  # is there a debt already?
+    account, pending = budget.enter("", 100.0), PendingCharges(budget.config)
+    assert (
+        pending.add(0.0, 0, 0) and pending.settle(account, 100.0) == 0.0
+    )  # is there a debt already?
     for _ in range(10):
-        assert not tab.add(0.0001, 1, 1)
-    assert tab.add(0.0, 1, 0)
-    assert tab.pay(account, 100.0) == 0.0
+        assert not pending.add(0.0001, 1, 1)
+    assert pending.add(0.0, 1, 0)
+    assert pending.settle(account, 100.0) == 0.0
     assert rest_of(account, 100.0, messages=630) == 1.0
-    assert tab.pay(account, 100.0) == 0.0  # nothing more
+    assert pending.settle(account, 100.0) == 0.0  # nothing more
 
 
 @pytest.mark.parametrize(
     "cost", [(0.008, 0, 0), (0.0, 10, 0), (0.0, 0, 16)], ids=["seconds", "messages", "controls"]
 )
-def test_whatever_comes_to_more_than_a_little_is_charged(cost: tuple[float, int, int]) -> None:
-    tab = Tab(HubConfig())
-    assert tab.add(*cost)
-    tab = Tab(HubConfig())
-    tab.owe(2**20 + 1)
-    assert tab.add(0.0, 0, 0)
+def test_larger_usage_of_any_kind_is_charged_at_once(cost: tuple[float, int, int]) -> None:
+    pending = PendingCharges(HubConfig())
+    assert pending.add(*cost)
+    pending = PendingCharges(HubConfig())
+    pending.add_bytes(2**20 + 1)
+    assert pending.add(0.0, 0, 0)
 
 
 # --- all together --------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def storm(heavy: int, cost: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("heavy", [1, 5, 20, 100])
-def test_all_together_get_one_bound_and_a_light_user_does_not_notice(heavy: int) -> None:
+def test_the_common_rate_does_not_slow_a_light_user(heavy: int) -> None:
     got, most = storm(heavy, 0.005)
     assert most == 0.0
     # Of a minute; and what each gets once, its first receives and its first share.
@@ -190,17 +192,17 @@ def test_all_together_get_one_bound_and_a_light_user_does_not_notice(heavy: int)
     assert bound * 0.8 <= got <= bound + 0.25 + heavy * 0.05 + (heavy == 1) * 0.5
 
 
-def test_those_who_are_gone_take_no_share_from_those_who_are_here() -> None:
+def test_disconnected_payers_do_not_shrink_the_share() -> None:
     budget = made(max_processing_rate_in_all=0.25)
     for payer in ("", "address:a"):
         for _ in range(1000):
             account = budget.enter(payer, 0.0)
             account.charge(0.0, seconds=0.01)
             budget.leave(account, 0.0)
-    assert not budget.processing._greedy
+    assert not budget.processing._above_share
 
 
-def test_who_uses_more_than_its_share_waits_for_the_others_and_not_for_ever() -> None:
+def test_usage_above_the_share_waits_a_limited_time() -> None:
     budget = made(max_processing_rate_in_all=0.25)
     greedy = [budget.enter(f"address:{number}", 0.0) for number in range(20)]
     for account in greedy:
@@ -209,7 +211,7 @@ def test_who_uses_more_than_its_share_waits_for_the_others_and_not_for_ever() ->
     assert 0.5 < rest_of(late, 0.0, seconds=0.03) < 10.0
 
 
-def test_fault_121_who_is_to_rest_for_long_opens_no_more_connections() -> None:
+def test_fault_121_a_payer_in_a_long_pause_opens_no_more_connections() -> None:
     """Each would rest, and be one more; a short rest keeps nobody out."""
     budget = made(max_processing_rate_in_all=0.25)
     assert not budget.bars_anybody(100.0)
@@ -230,7 +232,9 @@ def test_fault_121_who_is_to_rest_for_long_opens_no_more_connections() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 0.3), st.floats(0, 2)), max_size=40))
-def test_who_rests_as_told_gets_its_burst_and_its_rate(steps: list[tuple[float, float]]) -> None:
+def test_a_client_that_pauses_as_told_gets_its_burst_and_its_rate(
+    steps: list[tuple[float, float]],
+) -> None:
     account = made(max_processing_rate=0.2, processing_burst=0.5).enter("", 0.0)
     now = used = 0.0
     for cost, pause in steps:
@@ -240,6 +244,6 @@ def test_who_rests_as_told_gets_its_burst_and_its_rate(steps: list[tuple[float, 
         now += pause
 
 
-def test_keys_of_users_and_addresses_do_not_meet() -> None:
+def test_keys_of_users_and_addresses_differ() -> None:
     assert user_payer("10.0.0.1") != address_payer("10.0.0.1")
     assert address_payer("") == ""

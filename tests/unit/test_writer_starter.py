@@ -20,7 +20,7 @@ def starter() -> Iterator[Starter]:
     assert found.join(TIMEOUT)
 
 
-def test_what_is_posted_is_started_on_a_thread_of_its_own(starter: Starter) -> None:
+def test_a_posted_thread_is_started(starter: Starter) -> None:
     names: list[str] = []
     thread = threads.Later(
         "ws-hub:test", lambda: names.append(threading.current_thread().name), lambda: False
@@ -30,7 +30,7 @@ def test_what_is_posted_is_started_on_a_thread_of_its_own(starter: Starter) -> N
     assert names == ["ws-hub:test"]
 
 
-def test_fault_76_what_cannot_be_started_is_done_in_turn_until_it_is_over(
+def test_fault_76_threads_that_cannot_be_started_are_stepped_in_turn(
     starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

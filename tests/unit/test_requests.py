@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.protocol.message import Message, is_channel_name
+from ws_hub.protocol.message import Message
+from ws_hub.protocol.names import is_channel_name
 from ws_hub.protocol.requests import (
     Other,
     Publish,
@@ -44,14 +45,14 @@ def test_a_channel_is_named_in_channel_or_in_data() -> None:
     assert read(type="unsubscribe", data="news", id="x") == Unsubscribe("news", "x")
 
 
-def test_a_position_comes_with_the_subscription() -> None:
+def test_a_subscription_may_carry_a_position() -> None:
     assert read(type="subscribe", channel="a", since=3, epoch="e", id=1) == Subscribe(
         "a", 1, 3, "e", None
     )
     assert read(type="subscribe", channel="a", last=3) == Subscribe("a", None, None, "", 3)
 
 
-def test_what_is_published_is_any_data_for_a_channel() -> None:
+def test_any_data_can_be_published_to_a_channel() -> None:
     assert read(type="publish", channel="a", data={"x": 1}, id=1) == Publish("a", {"x": 1}, 1)
     assert read(type="publish", channel="a") == Publish("a")
 
@@ -97,7 +98,7 @@ def test_any_other_type_is_the_applications() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "[]", "1", '"a"', "{", '{"type":1}', "\ufeff{}"])
-def test_fault_27_what_is_no_message_is_answered(text: str) -> None:
+def test_fault_27_invalid_messages_are_answered_with_an_error(text: str) -> None:
     assert reply_to(text).code == "bad_message"
 
 

@@ -31,7 +31,7 @@ def test_a_thread_is_named_daemonic_and_gets_its_arguments() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
-def test_what_kills_a_thread_is_logged_with_its_traceback(
+def test_an_exception_that_ends_a_thread_is_logged_with_its_traceback(
     caplog: pytest.LogCaptureFixture, kind: type[BaseException]
 ) -> None:
     def target() -> None:
@@ -76,7 +76,7 @@ def test_joining_is_bounded() -> None:
     assert threads.join(thread, 0)
 
 
-def test_joining_no_thread_and_joining_oneself_are_done_at_once() -> None:
+def test_joining_none_or_the_calling_thread_returns_at_once() -> None:
     assert threads.join(None, TIMEOUT)
     assert threads.join(threading.current_thread(), TIMEOUT)
 
@@ -103,7 +103,7 @@ def in_child(check: Callable[[], object]) -> int:
 
 
 @needs_fork
-def test_fault_40_what_is_registered_forgets_in_the_child_and_not_in_the_parent() -> None:
+def test_fault_40_registered_objects_forget_in_the_child_only() -> None:
     thing, other = Forgetful(), Forgetful()
     threads.forget_after_fork(thing)
     threads.forget_after_fork(thing)
@@ -114,7 +114,7 @@ def test_fault_40_what_is_registered_forgets_in_the_child_and_not_in_the_parent(
 
 
 @needs_fork
-def test_a_thing_that_cannot_forget_does_not_keep_others_from_it() -> None:
+def test_a_failing_forget_does_not_stop_the_others() -> None:
     class Broken:
         def forget(self) -> None:
             raise RuntimeError("still here")
@@ -190,7 +190,7 @@ class Owner:
         return True
 
 
-def test_a_thread_that_is_started_later_is_waited_for_from_the_beginning() -> None:
+def test_joining_a_deferred_thread_waits_for_its_start() -> None:
     owner = Owner()
     assert not owner.thread.join(0)
     assert owner.thread.start()
@@ -198,7 +198,7 @@ def test_a_thread_that_is_started_later_is_waited_for_from_the_beginning() -> No
     assert owner.ran and not owner.steps
 
 
-def test_what_a_thread_that_cannot_be_started_would_do_is_done_in_steps(
+def test_a_deferred_thread_that_cannot_be_started_is_stepped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> None:
@@ -212,7 +212,7 @@ def test_what_a_thread_that_cannot_be_started_would_do_is_done_in_steps(
     assert not owner.ran and "what would have killed the thread" in caplog.text
 
 
-def test_who_had_a_thread_started_later_is_freed_without_the_collector() -> None:
+def test_the_owner_of_a_deferred_thread_is_freed_without_the_collector() -> None:
     owner = Owner()
     owner.thread.start()
     assert owner.thread.join(TIMEOUT)
@@ -225,7 +225,7 @@ def test_who_had_a_thread_started_later_is_freed_without_the_collector() -> None
         gc.enable()
 
 
-def test_where_a_system_cannot_give_way_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert threads.give_way() == 0
+def test_yield_gil_without_sched_yield_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads.yield_gil() == 0
     monkeypatch.delattr(threads.ctypes, "CDLL")
-    assert threads._load_give_way()() is None
+    assert threads._load_yield_gil()() is None

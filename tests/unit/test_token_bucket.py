@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from ws_hub.access.token_bucket import Bucket
 
 
-def test_a_burst_is_free_and_what_is_beyond_it_takes_its_time() -> None:
+def test_tokens_beyond_the_burst_have_a_wait() -> None:
     bucket = Bucket(10.0, 5)
     assert [bucket.take(1, 100.0) for _ in range(5)] == [0.0] * 5
     assert bucket.take(1, 100.0) == 0.1
     assert bucket.take(4, 100.0) == 0.5
 
 
-def test_tokens_come_back_with_time_and_no_more_than_there_were() -> None:
+def test_a_bucket_refills_up_to_its_burst() -> None:
     bucket = Bucket(10.0, 5)
     bucket.take(5, 100.0)
     assert bucket.take(5, 100.5) == 0.0
@@ -24,23 +24,23 @@ def test_tokens_come_back_with_time_and_no_more_than_there_were() -> None:
     assert bucket.take(1, 1000.0) == 0.1
 
 
-def test_without_a_rate_there_is_no_end_of_them() -> None:
+def test_without_a_rate_there_is_no_limit() -> None:
     bucket = Bucket(None, 1)
     assert bucket.take(10**9, 100.0) == 0.0
-    assert bucket.overdrawn(100.0) == 0.0
+    assert bucket.overdrawn_for(100.0) == 0.0
 
 
-def test_it_is_overdrawn_until_half_of_it_is_back() -> None:
+def test_a_bucket_is_overdrawn_until_half_full() -> None:
     bucket = Bucket(8.0, 8)
     bucket.take(8, 100.0)
-    assert bucket.overdrawn(100.0) == 0.0
+    assert bucket.overdrawn_for(100.0) == 0.0
     bucket.take(1, 100.0)
-    assert bucket.overdrawn(102.0) == 2.0
+    assert bucket.overdrawn_for(102.0) == 2.0
     bucket.take(1, 100.5)  # there were three, and are two
-    assert bucket.overdrawn(102.0) == 2.0
+    assert bucket.overdrawn_for(102.0) == 2.0
     bucket.take(2, 100.75)  # two again
     bucket.take(2, 101.25)  # four are left: half
-    assert bucket.overdrawn(102.0) == 0.0
+    assert bucket.overdrawn_for(102.0) == 0.0
 
 
 @given(
@@ -48,7 +48,7 @@ def test_it_is_overdrawn_until_half_of_it_is_back() -> None:
     burst=st.integers(1, 1000),
     steps=st.lists(st.tuples(st.integers(1, 100), st.floats(0, 10)), max_size=30),
 )
-def test_whoever_rests_as_told_gets_a_burst_and_the_rate_and_no_more(
+def test_waiting_as_told_yields_the_burst_and_the_rate(
     rate: float, burst: int, steps: list[tuple[int, float]]
 ) -> None:
     bucket, now, taken = Bucket(rate, burst), 0.0, 0
@@ -59,23 +59,23 @@ def test_whoever_rests_as_told_gets_a_burst_and_the_rate_and_no_more(
         now += pause
 
 
-def test_a_debt_is_never_deeper_than_it_may_be() -> None:
-    bucket = Bucket(10.0, 5, most_debt=2.0)
+def test_a_debt_is_limited() -> None:
+    bucket = Bucket(10.0, 5, max_debt=2.0)
     assert bucket.take(1000, 100.0) == 2.0
     assert bucket.take(1000, 101.0) == 2.0
 
 
-def test_what_is_covered_is_taken_and_the_rest_is_said() -> None:
+def test_take_available_returns_the_missing_rest() -> None:
     bucket = Bucket(10.0, 5)
-    assert (bucket.cover(3, 100.0), bucket.cover(3, 100.0)) == (0.0, 1.0)
-    assert bucket.cover(1, 100.0) == 1.0  # none is owed for it
-    assert bucket.cover(1, 100.125) == 0.0
+    assert (bucket.take_available(3, 100.0), bucket.take_available(3, 100.0)) == (0.0, 1.0)
+    assert bucket.take_available(1, 100.0) == 1.0  # none is owed for it
+    assert bucket.take_available(1, 100.125) == 0.0
     bucket.take(1, 100.125)
-    assert bucket.cover(1, 100.15) == 1.0  # nor while there is a debt
-    assert Bucket(None, 0).cover(1e9, 100.0) == 0.0
+    assert bucket.take_available(1, 100.15) == 1.0  # nor while there is a debt
+    assert Bucket(None, 0).take_available(1e9, 100.0) == 0.0
 
 
-def test_a_wait_is_told_without_taking_anything() -> None:
+def test_wait_takes_nothing() -> None:
     bucket = Bucket(10.0, 5)
     assert (bucket.wait(5, 100.0), bucket.wait(6, 100.0)) == (0.0, 0.1)
     assert bucket.full(100.0)

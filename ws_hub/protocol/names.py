@@ -1,0 +1,100 @@
+"""The rules for channel names and process ids, and checks by them.
+
+`process:<id>` is the channel of a process. An application may replace the rule for channel
+names by one of its own (`HubConfig.channel_name`).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+
+from ..errors import InvalidName, excerpt
+
+__all__ = [
+    "PROCESS_PREFIX",
+    "channel_rule",
+    "check_channel",
+    "check_process_id",
+    "is_channel_name",
+    "is_process_id",
+    "process_channel",
+    "process_rule",
+]
+
+PROCESS_PREFIX = "process:"
+
+_MAX_CHANNEL = 256
+_CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]+\Z")
+_PROCESS_ID = re.compile(r"[A-Za-z0-9_\-.]{1,128}\Z")
+
+
+def is_process_id(name: str) -> bool:
+    """Return whether `name` is 1-128 characters of `A-Z a-z 0-9 _ - .`."""
+    return _PROCESS_ID.match(name) is not None
+
+
+def is_channel_name(name: str) -> bool:
+    """Return whether `name` is 1-256 characters of `A-Z a-z 0-9 _ - . :`.
+
+    A name that starts with `process:` must continue with a process id.
+    """
+    # The length first: the cache must not keep a peer's megabyte.
+    return len(name) <= _MAX_CHANNEL and _is_short_channel_name(name)
+
+
+@functools.lru_cache(4096)
+def _is_short_channel_name(name: str) -> bool:
+    if _CHANNEL.match(name) is None:
+        return False
+    return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
+
+
+def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
+    """Return the rule for channel names: the protocol's, or an application's own.
+
+    No rule accepts "": inside a hub it stands for a broadcast to every client.
+    """
+    if own is None:
+        return is_channel_name
+    return lambda name: bool(name) and own(name)
+
+
+def process_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
+    """Return the rule for process ids: for the part of a channel name after `process:`."""
+    if own is None:
+        return is_process_id
+    return lambda name: bool(name) and own(PROCESS_PREFIX + name)
+
+
+def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -> None:
+    """Raise InvalidName unless `name` is a channel name by `rule`."""
+    if not isinstance(name, str) or not name or not rule(name):
+        raise InvalidName(
+            f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
+            "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"
+        )
+
+
+def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) -> None:
+    """Raise InvalidName unless `name` is a process id by `rule`."""
+    if not isinstance(name, str) or not name or not rule(name):
+        raise InvalidName(
+            f"process id {excerpt(name)} is refused: it must be 1-128 characters of "
+            "A-Z a-z 0-9 _ - ."
+        )
+
+
+def process_channel(process_id: str, rule: Callable[[str], bool] = is_process_id) -> str:
+    """Return the channel of a process; raises InvalidName for an id that `rule` refuses."""
+    if rule is is_process_id and isinstance(process_id, str):
+        return _process_channel(process_id)
+    check_process_id(process_id, rule)
+    return PROCESS_PREFIX + process_id
+
+
+@functools.lru_cache(4096)
+def _process_channel(process_id: str) -> str:
+    check_process_id(process_id)
+    return PROCESS_PREFIX + process_id
