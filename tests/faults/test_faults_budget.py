@@ -539,7 +539,7 @@ def test_fault_121_who_says_it_in_a_message_pays_as_that_user_from_then_on() -> 
             ask(peer, {"type": "ping"})
             wait_until(lambda: hub.hub.stats().slowed == 2)
             leave(hub)
-        wait_until(lambda: not hub.hub._life.members.budget._accounts)
+        wait_until(lambda: not hub.hub._life.clients.budget._accounts)
 
 
 @pytest.mark.parametrize("key", ["", "k-ann"])

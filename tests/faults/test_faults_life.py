@@ -73,7 +73,7 @@ def still() -> Iterator[Callable[..., Hub]]:
     yield build
     for hub in hubs:
         for client in hub.all_clients():  # they have no reader that would take them out
-            hub._life.roster.remove(client)
+            hub._life.registry.remove(client)
         hub._end(hub._life)
 
 
@@ -1061,8 +1061,8 @@ def test_fault_72_an_error_in_housekeeping_does_not_end_the_hub() -> None:
         with pytest.MonkeyPatch.context() as patch:
             for owner, name in (
                 (site.hub._life.history, "expire"),
-                (site.hub._life.roster, "beat"),
-                (site.hub._life.members, "expire"),
+                (site.hub._life.registry, "beat"),
+                (site.hub._life.clients, "expire"),
             ):
                 patch.setattr(owner, name, lambda now: 1 / 0)
             site.hub.broadcast(said("x"))
@@ -1194,9 +1194,9 @@ def test_fault_26_a_client_of_the_parent_can_be_asked_whatever_was_locked() -> N
         locks = [
             hub._lock,
             hub._life.channels._lock,
-            hub._life.roster._lock,
+            hub._life.registry._lock,
             hub._life.counters._lock,
-            hub._life.members.users._lock,
+            hub._life.clients.users._lock,
             client.direct.lock,
         ]
 

@@ -30,7 +30,7 @@ from tests.support import (
     wait_until,
 )
 from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message
-from ws_hub.access.capacity import Places
+from ws_hub.access.capacity import Capacity
 from ws_hub.access.quotas import Budget
 from ws_hub.connection import receiver
 from ws_hub.connection.receiver import End, receive
@@ -345,7 +345,7 @@ def came_by(chain: str) -> tuple[str, str]:
 
 def taken(hub: Live) -> dict[str, int]:
     """How many places are taken, by address and by user."""
-    members = hub.hub._life.members
+    members = hub.hub._life.clients
     return {**members._from_address._counts, **members._of_user._counts}
 
 
@@ -407,7 +407,7 @@ def test_fault_51_a_user_who_says_so_in_a_message_has_no_more() -> None:
 def test_fault_51_of_those_who_come_at_once_no_more_get_in(setting: str, name: str) -> None:
     with live(authenticator=APIKeyAuth(KEYS), **{setting: 1}) as hub:
         # As if the door had looked when nobody was there yet.
-        hub.hub._life.members.has_room = lambda network, user: True  # type: ignore[method-assign]
+        hub.hub._life.clients.has_room = lambda network, user: True  # type: ignore[method-assign]
         with hub.peer(headers=ANN):
             assert answer(hub, *ANN) == (429, "10")
             assert getattr(hub.hub.stats(), name) == 1
@@ -429,7 +429,7 @@ def test_fault_51_who_is_refused_holds_no_place() -> None:
 def test_fault_08_so_many_may_wait_and_hold_a_thread() -> None:
     settings = {"max_waiting": 1, "auth_by_message": True, "authenticator": APIKeyAuth(KEYS)}
     with live(**settings) as hub, hub.peer() as first:
-        wait_until(lambda: hub.hub._life.members.lobby.everybody)
+        wait_until(lambda: hub.hub._life.clients.pending.everybody)
         assert answer(hub) == (503, "1")
         assert answer(hub, *BOB)[0] == 101  # who says it at once does not wait
         assert (hub.hub.stats().crowded_lobby, hub.hub.stats().refused) == (1, 0)
@@ -441,7 +441,7 @@ def test_fault_08_so_many_may_wait_and_hold_a_thread() -> None:
 def test_fault_08_who_waits_may_find_the_hub_full_in_the_end() -> None:
     settings = {"max_connections": 1, "auth_by_message": True, "authenticator": APIKeyAuth(KEYS)}
     with live(**settings) as hub, hub.peer() as waiting:
-        wait_until(lambda: hub.hub._life.members.lobby.everybody)
+        wait_until(lambda: hub.hub._life.clients.pending.everybody)
         assert answer(hub) == (503, "1")
         with hub.peer(headers=ANN):
             waiting.send_json({"type": "auth", "data": "k-bob"})
@@ -477,7 +477,7 @@ def test_fault_19_44_a_hundred_thousand_come_and_go_and_nothing_is_left() -> Non
     """Of what the maps hold, without the sockets: those have a test of their own."""
     channels: Channels[int] = Channels()
     users: Users[int] = Users()
-    places: Places[int] = Places(10)
+    places: Capacity[int] = Capacity(10)
 
     def cycles(count: int) -> None:
         for client in range(count):

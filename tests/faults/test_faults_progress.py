@@ -149,7 +149,7 @@ def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor() -> None:
         def gone(client: Client, wait: bool) -> None:
             over.set()
             refused.wait(TIMEOUT)  # the reader is held before the hub hears of the end
-            hub._life.roster.dismiss(client, wait)
+            hub._life.registry.dismiss(client, wait)
 
         object.__setattr__(hub._life.hooks, "gone", gone)
         client.start()
@@ -675,9 +675,9 @@ def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Client]:
     """A client of a hub, with more than half of its outbox full."""
     client = hub.connect(near)
     hub._life.channels.enter(client)
-    with hub._life.roster._lock:
-        hub._life.roster._clients[client.id] = client
-    hub._life.roster._everybody = None
+    with hub._life.registry._lock:
+        hub._life.registry._clients[client.id] = client
+    hub._life.registry._everybody = None
     client.welcome()
     filled = fill(near)
     client.offer(b"x" * 300, 1)
@@ -687,7 +687,7 @@ def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Client]:
     try:
         yield client
     finally:
-        hub._life.roster.remove(client)
+        hub._life.registry.remove(client)
         client.discard()
         assert not hub._life.pacing.crowded
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 
-from ws_hub.access.capacity import Places
+from ws_hub.access.capacity import Capacity
 
 
 def test_each_group_has_a_limit_of_its_own() -> None:
-    places: Places[int] = Places(2)
+    places: Capacity[int] = Capacity(2)
     assert places.enter(1, "a") and places.has_room("a") and places.enter(2, "a")
     assert not places.has_room("a") and not places.enter(3, "a")
     assert places.has_room("b") and places.enter(4, "b")
 
 
 def test_a_connection_is_released_once() -> None:
-    places: Places[int] = Places(2)
+    places: Capacity[int] = Capacity(2)
     for client in (1, 2):
         places.enter(client, "a")
     for _ in range(3):
@@ -28,14 +28,14 @@ def test_a_connection_is_released_once() -> None:
 
 
 def test_without_a_limit_nothing_is_counted() -> None:
-    places: Places[int] = Places(None)
+    places: Capacity[int] = Capacity(None)
     assert all(places.enter(client, "a") for client in range(100)) and places.has_room("a")
     places.leave(1)
     assert not places._groups
 
 
 def test_concurrent_threads_never_exceed_the_limit() -> None:
-    places: Places[int] = Places(3)
+    places: Capacity[int] = Capacity(3)
     start, got = threading.Barrier(8), []
 
     def come(client: int) -> None:

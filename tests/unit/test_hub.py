@@ -37,8 +37,8 @@ class Peer:
         self.far = far
         self.parser = Connection(ConnectionType.CLIENT)
         hub._life.channels.enter(self.client)
-        with hub._life.roster._lock:
-            hub._life.roster._clients[self.client.id] = self.client
+        with hub._life.registry._lock:
+            hub._life.registry._clients[self.client.id] = self.client
 
     def messages(self) -> list[dict[str, Any]]:
         """What has arrived by now."""
@@ -71,7 +71,7 @@ def make() -> Iterator[Make]:
     yield build
     for hub in hubs:
         for client in hub.all_clients():  # they have no reader that would take them out
-            hub._life.roster.remove(client)
+            hub._life.registry.remove(client)
         hub._end(hub._life)
 
 

@@ -24,7 +24,7 @@ from .proxies import Forwarded, Seen
 from .quotas import address_payer, user_payer
 from .tokens import TOKEN_KEY, offers_token
 
-__all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Door", "Entry", "in_debt"]
+__all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Admission", "Entry", "in_debt"]
 
 logger = get_logger(__name__)
 
@@ -86,7 +86,7 @@ class Occupancy(Protocol):
         """Say whether there may be such a payer."""
 
 
-class Door:
+class Admission:
     """Decides which handshakes are accepted.
 
     Args:
@@ -152,7 +152,7 @@ class Door:
         """
         self._count("slow_handshakes")
 
-    def knock(
+    def decide(
         self,
         request: Request,
         environ: Environ,

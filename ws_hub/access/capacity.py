@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 
 from ..reentrant import Lock
 
-__all__ = ["Places"]
+__all__ = ["Capacity"]
 
 C = TypeVar("C", bound=Hashable)
 
 
-class Places(Generic[C]):
+class Capacity(Generic[C]):
     """The number of connections in each group.
 
     Args:

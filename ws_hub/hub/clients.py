@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from ..access.admission import CROWDED_ADDRESS, CROWDED_USER, in_debt
-from ..access.capacity import Places
+from ..access.capacity import Capacity
 from ..access.quotas import Budget, user_payer
 from ..config import HubConfig
 from ..connection.client import Client
@@ -21,18 +21,18 @@ from ..errors import CloseCode
 from ..protocol.handshake import refusal
 from .callbacks import guarded
 from .items import Queues
-from .pending import Lobby
-from .registry import Roster
+from .pending import PendingClients
+from .registry import Registry
 from .stats import Counters
 from .subscriptions import Channels
 from .users import Users
 
-__all__ = ["Members"]
+__all__ = ["Clients"]
 
 _FULL = refusal("503 Service Unavailable", "the hub takes no more", ("Retry-After", "1"))
 
 
-class Members:
+class Clients:
     """The clients of a hub.
 
     Args:
@@ -55,9 +55,9 @@ class Members:
         self._bell = queues.bell
         self.users: Users[Client] = Users()
         self.budget = Budget(config)
-        self._from_address: Places[Client] = Places(config.max_connections_per_address)
-        self._of_user: Places[Client] = Places(config.max_connections_per_user)
-        self.roster = Roster(
+        self._from_address: Capacity[Client] = Capacity(config.max_connections_per_address)
+        self._of_user: Capacity[Client] = Capacity(config.max_connections_per_user)
+        self.registry = Registry(
             config,
             queues=queues,
             enter=self._enter,
@@ -65,7 +65,7 @@ class Members:
             leave=self._leave,
             counters=counters,
         )
-        self.lobby = Lobby(self._may_wait, self._admit, self.users.mark, config.lenient)
+        self.pending = PendingClients(self._may_wait, self._admit, self.users.mark, config.lenient)
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Members:
         """
         answer = _FULL
         self._enter_account(client, client.payer)
-        # The door has looked already, but others may have come in since.
+        # Admission has looked already, but others may have come in since.
         if wait := self._must_wait(client):
             answer = in_debt(wait)
         elif client.network and not self._from_address.enter(client, client.network):
@@ -103,9 +103,9 @@ class Members:
         elif not self._enter_user(client):
             answer = CROWDED_USER
         elif client.verify is None:
-            if self.roster.open(client):
+            if self.registry.open(client):
                 return True
-        elif self.lobby.enter(client):
+        elif self.pending.enter(client):
             self._greet(client)
             return True
         client.refuse(answer)
@@ -132,7 +132,7 @@ class Members:
         if self._must_wait(client):
             client.close(CloseCode.POLICY, "too much was asked for by this user")
             return False
-        if self.roster.open(client) and self.roster.admitted(client):
+        if self.registry.open(client) and self.registry.admitted(client):
             return True
         client.close(CloseCode.TRY_AGAIN, "the hub takes no more")
         return False
@@ -153,12 +153,12 @@ class Members:
         return wait
 
     def _may_wait(self, waiting: int) -> bool:
-        """Say whether one more may wait; under the lobby's lock."""
+        """Say whether one more may wait; under the pending clients' lock."""
         most, most_waiting = self._config.max_connections, self._config.max_waiting
         if most_waiting is not None and waiting >= most_waiting:
             self._counters.add("crowded_lobby")
             return False
-        if most is not None and len(self.roster) + waiting >= most:
+        if most is not None and len(self.registry) + waiting >= most:
             self._counters.add("refused")
             return False
         return True
@@ -167,7 +167,7 @@ class Members:
         self._from_address.leave(client)
         self._of_user.leave(client)
         self._leave_account(client)
-        self.lobby.leave(client)
+        self.pending.leave(client)
         self.users.leave(client)
         self._channels.leave(client)
 
@@ -184,7 +184,7 @@ class Members:
     def _refuse(self, client: Client) -> None:
         if client.verify is None:
             client.refuse(_FULL)
-        # Else its handshake was answered long ago, and the lobby tells it.
+        # Else its handshake was answered long ago, and `pending` tells it.
 
     def expire(self, now: float) -> float:
         """End clients whose time for a closing handshake, for authentication, or as a user is up.
@@ -194,7 +194,7 @@ class Members:
         over, next_look = self.users.due(now)
         for client in over:
             guarded(self._counters, self._end, client)
-        return min(next_look, self.roster.expire(now))
+        return min(next_look, self.registry.expire(now))
 
     def _end(self, client: Client) -> None:
         if client.verify is None:

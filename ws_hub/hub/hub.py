@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 from .. import threads
-from ..access.admission import Door, Entry
+from ..access.admission import Admission, Entry
 from ..access.authenticators import check_user, said_yes
 from ..backplane.publisher import EVERYBODY, Everybody, Publisher
 from ..config import ChannelRule, HubConfig
@@ -72,7 +72,7 @@ from .items import (
 )
 from .life import Life, State
 from .listener import Listener
-from .request_handler import Reception
+from .request_handler import RequestHandler
 from .stats import HubStats
 from .subscriptions import Full
 
@@ -134,7 +134,7 @@ class Hub(Publisher):
         self._parent: int | None = None  # the process that this hub runs in, if not this one
         self._warned = False  # of that, once
         self._inside = _Inside(self)
-        self._requests = Reception(config, self._is_channel, self._rule_for, self._inside)
+        self._requests = RequestHandler(config, self._is_channel, self._rule_for, self._inside)
         self._renew_lock()
         self._life = self._new_life()  # replaced whole, by `start` under the lock
         threads.forget_after_fork(self)
@@ -185,7 +185,7 @@ class Hub(Publisher):
 
     def _do_due(self, life: Life, now: float) -> float:
         """Do what is due; return when to look again, in monotonic seconds."""
-        looks = life.history.expire, life.roster.beat, life.members.expire
+        looks = life.history.expire, life.registry.beat, life.clients.expire
         times = [float(life.guard(look, now, default=now + _RETRY)) for look in looks]
         return min(*times, life.replays.next_turn())
 
@@ -198,12 +198,12 @@ class Hub(Publisher):
         items = self._take(life)
         # Departures first: a client that is new finds the room that another one has left.
         while not life.unregisters.empty():
-            life.roster.unregister(life.unregisters.get_nowait())
+            life.registry.unregister(life.unregisters.get_nowait())
         while not life.registers.empty():
-            life.roster.register(life.registers.get_nowait(), admit=life.state.admits)
+            life.registry.register(life.registers.get_nowait(), admit=life.state.admits)
         for published, run in itertools.groupby(items, _is_publication):
             if published:
-                everybody = life.roster.everybody
+                everybody = life.registry.everybody
                 life.guard(life.dispatcher.dispatch, list(run), everybody, time.monotonic())
             else:
                 for item in run:
@@ -233,7 +233,7 @@ class Hub(Publisher):
             case Activation():
                 self._activate(life, item)
             case UserPublication():
-                clients = life.members.users.of(item.user_id)
+                clients = life.clients.users.of(item.user_id)
                 life.dispatcher.dispatch([item.publication], clients, time.monotonic())
             case Notices():
                 for message in item.messages:
@@ -469,12 +469,12 @@ class Hub(Publisher):
             if not life.state.open:
                 return
             life.state, life.drained = State.DRAINING, True
-        roster = life.roster
+        registry = life.registry
         self._settle(life)
         if spread is None:
-            spread = shutdown.spread_of(len(roster))
+            spread = shutdown.spread_of(len(registry))
         departures = shutdown.Departures(time.monotonic(), timeout, spread, random.random)
-        while present := roster.clients():
+        while present := registry.clients():
             now = time.monotonic()
             for client, reason in departures.due(now, present):
                 client.close(CloseCode.RESTART, reason)
@@ -579,7 +579,7 @@ class Hub(Publisher):
         # The last tenth is for the hub's queue: what is slow is no reason for HubFull.
         until = began + wait * 0.9
         for number in self._life.pacing.crowded:
-            client = self._life.roster.find(number)
+            client = self._life.registry.find(number)
             if client is not None and receives(client):
                 client.keep_pace(until - time.monotonic())
         return max(began + wait - time.monotonic(), 0.0)
@@ -862,12 +862,12 @@ class Hub(Publisher):
         return client
 
     @property
-    def door(self) -> Door:
+    def admission(self) -> Admission:
         """What decides about handshakes.
 
         Threads: any.
         """
-        return self._life.door
+        return self._life.admission
 
     def disconnect(
         self, user_id: str, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
@@ -883,7 +883,7 @@ class Hub(Publisher):
         """
         check_user(user_id)
         close_frame(code, reason)  # raises before anything has happened
-        clients = self._life.members.users.revoke(user_id)
+        clients = self._life.clients.users.revoke(user_id)
         for client in clients:
             client.close(code, reason)
         return len(clients)
@@ -895,14 +895,14 @@ class Hub(Publisher):
 
         Threads: any.
         """
-        return len(self._life.roster)
+        return len(self._life.registry)
 
     def all_clients(self) -> list[Client]:
         """Return the connected clients, oldest first.
 
         Threads: any.
         """
-        return self._life.roster.clients()
+        return self._life.registry.clients()
 
     def clients(self, channel: str) -> list[Client]:
         """Return the clients that listen to a channel, oldest subscription first.
@@ -920,7 +920,7 @@ class Hub(Publisher):
         Threads: any.
         """
         check_user(user_id)
-        return self._life.members.users.of(user_id)
+        return self._life.clients.users.of(user_id)
 
     def channel_count(self) -> int:
         """Return how many channels somebody listens to.
@@ -1073,7 +1073,7 @@ class _Inside:
         if hub.config.lenient and isinstance(data, bytes):
             with contextlib.suppress(UnicodeDecodeError):
                 data = data.decode()
-        take = hub._requests.receive if client.verify is None else life.members.lobby.hear
+        take = hub._requests.receive if client.verify is None else life.clients.pending.hear
         # An error of ours in one message must not end a connection.
         failed = object()
         if life.guard(take, client, data, default=failed) is failed:

@@ -19,14 +19,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .. import threads
-from ..access.admission import Door
+from ..access.admission import Admission
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client, Hooks
 from ..connection.poller import Poller
 from ..connection.writer_starter import Starter
 from ..reentrant import Event
 from .callbacks import Callbacks, guarded
-from .clients import Members
+from .clients import Clients
 from .dispatcher import Dispatcher
 from .history import History
 from .items import Queues
@@ -35,7 +35,7 @@ from .mailbox import Mailbox
 from .pacing import Pacing
 from .replay import Replays
 from .stats import Counters
-from .stop_hooks import LastWords
+from .stop_hooks import StopHooks
 from .subscriptions import Channels
 
 __all__ = ["Life", "State"]
@@ -110,14 +110,16 @@ class Life:
         self.finished = Event()
         self.thread: threading.Thread | None = None
         self.owns_thread = False
-        self.at_stop = LastWords()
+        self.at_stop = StopHooks()
         self.counters = Counters()
         self.callbacks = Callbacks(self.counters)
         self.pacing = Pacing()
         self.channels: Channels[Any] = Channels(self._first_came, self._last_left)
-        self.members = Members(config, self.channels, self.counters, queues)
-        self.roster = self.members.roster
-        self.door = Door(config, self.members, count=self.counters.add, call=self.callbacks.call)
+        self.clients = Clients(config, self.channels, self.counters, queues)
+        self.registry = self.clients.registry
+        self.admission = Admission(
+            config, self.clients, count=self.counters.add, call=self.callbacks.call
+        )
         self.history = History(
             hub.rule_for,
             self.channels.has_subscribers,
@@ -149,13 +151,13 @@ class Life:
     def _make_hooks(self, hub: Upward) -> Hooks:
         """Return what clients speak upward with: one for all, not a dozen objects for each."""
         return Hooks(
-            opened=self.members.opened,
-            admitted=self.roster.admitted,
+            opened=self.clients.opened,
+            admitted=self.registry.admitted,
             received=hub.received,
-            gone=self.roster.dismiss,
-            finished=self.roster.finished,
+            gone=self.registry.dismiss,
+            finished=self.registry.finished,
             call=self.callbacks.call,
-            closing=self.roster.closing,
+            closing=self.registry.closing,
             count=self.counters.add,
             start=self.start_later,
             later=hub.later,
@@ -213,7 +215,7 @@ class Life:
 
     def _evict(self, target: Any) -> None:
         """Disconnect a client that does not read; it counts as gone from now."""
-        self.roster.remove(target)
+        self.registry.remove(target)
         self.channels.leave(target)
         target.evict("too slow: the outbox is full")
 

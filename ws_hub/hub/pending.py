@@ -19,10 +19,10 @@ from ..protocol.message import MessageType, decode
 from ..protocol.requests import ack
 from ..reentrant import Lock
 
-__all__ = ["Lobby"]
+__all__ = ["PendingClients"]
 
 
-class Lobby:
+class PendingClients:
     """The connections that wait.
 
     Args:
@@ -43,7 +43,7 @@ class Lobby:
         self._admit = admit
         self._mark = mark
         self._any_case = any_case
-        # guards: everything below. Taken before the roster's lock.
+        # guards: everything below. Taken before the registry's lock.
         self._lock = Lock()
         self._open = True
         self._waiting: dict[Client, bool] = {}  # whether it has said anything yet

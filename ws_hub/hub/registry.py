@@ -21,13 +21,13 @@ from .callbacks import guarded
 from .items import Queues
 from .stats import Counters
 
-__all__ = ["Roster"]
+__all__ = ["Registry"]
 
 _PAUSE = 0.005  # seconds between the pings of one such time
 _TOGETHER = 0.25  # seconds that a ping may come late, so that several go out together
 
 
-class Roster:
+class Registry:
     """The connected clients.
 
     Args:

@@ -35,7 +35,7 @@ from ..protocol.requests import (
     unknown_type,
 )
 
-__all__ = ["Actions", "Reception"]
+__all__ = ["Actions", "RequestHandler"]
 
 logger = get_logger(__name__)
 
@@ -67,7 +67,7 @@ class Actions(Protocol):
         """Count something, by its name."""
 
 
-class Reception:
+class RequestHandler:
     """Takes the messages of all clients.
 
     Args:

@@ -68,7 +68,7 @@ def awaited(life: Life) -> str:
     busy = {client for _, client in running}
     found += [
         f"{client!r}, which has not answered the Close frame"
-        for client in life.roster.remaining()
+        for client in life.registry.remaining()
         if client not in busy
     ]
     if len(found) > _SHOWN:
@@ -87,18 +87,18 @@ def end(life: Life, settle: Callable[[], object], listeners: Sequence[Listener])
     Threads: the hub's; blocks at most twice the close timeout and some.
     """
     timeout = life.config.close_timeout
-    waiting = life.members.lobby.shut()
+    waiting = life.clients.pending.shut()
     deadline = time.monotonic() + timeout
     _close_clients(life, waiting, time.monotonic() + timeout / 2)
     _await_clients(life, settle, deadline)
     # Those as well that were cut before: nothing else ends the wait for their answer now.
-    for client in (*life.roster.remaining(), *waiting):
+    for client in (*life.registry.remaining(), *waiting):
         life.guard(client.abort)
     deadline = max(deadline, time.monotonic()) + _GRACE
     _await_clients(life, settle, deadline)
-    life.roster.shut()
+    life.registry.shut()
     life.guard(settle)  # what was queued before that
-    late: list[Client | Listener] = [*life.roster.join(deadline)]
+    late: list[Client | Listener] = [*life.registry.join(deadline)]
     late += [each for each in waiting if not each.join(deadline - time.monotonic())]
     for listener in listeners:
         listener.close()
@@ -114,7 +114,7 @@ def _close_clients(life: Life, waiting: Sequence[Client], until: float) -> None:
     """
     code, reason = CloseCode.GOING_AWAY, "server going away"
     late: list[Client] = []
-    for client in (*life.roster.everybody, *waiting):
+    for client in (*life.registry.everybody, *waiting):
         if life.replays.holds(client):
             late.append(client)
         else:
@@ -133,6 +133,6 @@ def _close_clients(life: Life, waiting: Sequence[Client], until: float) -> None:
 
 def _await_clients(life: Life, settle: Callable[[], object], deadline: float) -> None:
     life.guard(settle)
-    while life.roster.everybody and (left := deadline - time.monotonic()) > 0:
+    while life.registry.everybody and (left := deadline - time.monotonic()) > 0:
         life.bell.wait(left)  # woken when a client is gone
         life.guard(settle)

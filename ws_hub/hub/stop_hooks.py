@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from ..reentrant import Lock
 
-__all__ = ["LastWords"]
+__all__ = ["StopHooks"]
 
 
-class LastWords:
+class StopHooks:
     """Functions to call once, in the order in which they were added."""
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ class Users(Generic[C]):
     """The connections of each user, and when each of them ends."""
 
     def __init__(self) -> None:
-        # guards: everything below. Taken after the roster's lock; nothing is taken under it.
+        # guards: everything below. Taken after the registry's lock; nothing is taken under it.
         self._lock = Lock()
         self._users: dict[str, dict[C, None]] = {}  # dict for a set that keeps the order
         self._clients: dict[C, str] = {}

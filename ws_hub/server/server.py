@@ -311,10 +311,12 @@ class _ThreadingServer(WSGIServer):
                 self._room.release()
             return
         if not room and not self._closing:
-            self._hub.door.crowded()
+            self._hub.admission.crowded()
             self._turn_away(request, _BUSY)
         elif not self._closing:
-            answer = self._hub.door.turn_away(client_address[0], functools.partial(_peek, request))
+            answer = self._hub.admission.turn_away(
+                client_address[0], functools.partial(_peek, request)
+            )
             if answer is None:
                 self.process_request(request, client_address)
                 return
@@ -371,7 +373,7 @@ class _ThreadingServer(WSGIServer):
             client = Handler(request, client_address, self).client
         except OSError as error:  # the peer has left, speaks no TLS, or is too slow
             if isinstance(error, TimeoutError):
-                self._hub.door.late()
+                self._hub.admission.late()
             logger.debug("request from %s ended: %s", excerpt(client_address), error)
         except Exception:  # noqa: BLE001 - the top of a thread
             logger.exception("request from %s failed", excerpt(client_address))

@@ -23,7 +23,7 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from ..access.admission import Door, Entry
+from ..access.admission import Admission, Entry
 from ..access.proxies import Seen
 from ..connection.adoption import ThrowAway, adopt, check_spare, dismiss, leave
 from ..connection.client import Client
@@ -56,7 +56,7 @@ class AcceptingHub(Protocol):
     """The methods of the hub that a handshake needs; see `Hub` for each."""
 
     @property
-    def door(self) -> Door: ...
+    def admission(self) -> Admission: ...
 
     @property
     def running(self) -> bool: ...
@@ -82,8 +82,10 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     Threads: a request thread, which it keeps for the whole connection where the server
     ends TLS (see `ws_hub.wsgi.app`).
     """
-    seen = hub.door.see(environ)
-    entry = hub.door.knock(request_of(environ, seen), environ, seen, closed=closed_reason(hub))
+    seen = hub.admission.see(environ)
+    entry = hub.admission.decide(
+        request_of(environ, seen), environ, seen, closed=closed_reason(hub)
+    )
     answer = entry.answer
     if not answer.accepted:
         return _refuse(answer, environ, seen, start_response, entry.reason)

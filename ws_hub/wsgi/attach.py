@@ -145,9 +145,11 @@ def _join(
             "attach() keeps the request's thread, and this gunicorn worker has one, which its "
             "master takes for hung: use --worker-class gthread with --threads, or hub.handler()"
         )
-    seen = hub.door.see(environ)
+    seen = hub.admission.see(environ)
     request = request_of(environ, seen)
-    entry = hub.door.knock(request, environ, seen, closed=closed_reason(hub), identity=identity)
+    entry = hub.admission.decide(
+        request, environ, seen, closed=closed_reason(hub), identity=identity
+    )
     answer = entry.answer
     if not answer.accepted:
         why = excerpt(entry.reason or answer.text)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from ws_hub.access.authenticators import AuthResult
-from ws_hub.hub.pending import Lobby
+from ws_hub.hub.pending import PendingClients
 from ws_hub.protocol.message import Message
 
 ANN = '{"type":"auth","data":"k-ann"}'
 
 
 class Guest:
-    """What the lobby needs of a client."""
+    """What the pending needs of a client."""
 
     def __init__(self, verify: Callable[[str], AuthResult] | None = None) -> None:
         self.verify = verify or (lambda token: AuthResult(token == "k-ann", "ann"))
@@ -36,17 +36,17 @@ class Guest:
         self.notes.append("begin")
 
 
-def lobby(*, room: int = 10, admits: bool = True) -> Any:
+def pending(*, room: int = 10, admits: bool = True) -> Any:
     def admit(client: Any) -> bool:
         if not admits:
             client.close(1013, "full")
         return admits
 
-    return Lobby(lambda waiting: waiting < room, admit, lambda: 7)
+    return PendingClients(lambda waiting: waiting < room, admit, lambda: 7)
 
 
 def test_who_is_known_begins_and_waits_no_more() -> None:
-    made, guest = lobby(), Guest()
+    made, guest = pending(), Guest()
     assert made.enter(guest)
     made.hear(guest, ANN)
     assert (guest.user_id, guest.verify, guest.notes) == ("ann", None, ["begin"])
@@ -55,14 +55,14 @@ def test_who_is_known_begins_and_waits_no_more() -> None:
 
 
 def test_an_introduction_with_an_id_is_answered_before_the_beginning() -> None:
-    made, guest = lobby(), Guest()
+    made, guest = pending(), Guest()
     made.enter(guest)
     made.hear(guest, '{"type":"auth","data":"k-ann","id":"a"}')
     assert guest.notes == [("ack", "a", {"user": "ann"}), "begin"]
 
 
 def test_a_hub_that_takes_no_more_says_try_again() -> None:
-    made, guest = lobby(admits=False), Guest()
+    made, guest = pending(admits=False), Guest()
     made.enter(guest)
     made.hear(guest, ANN)
     assert guest.notes == [1013] and guest.verify is not None
@@ -70,7 +70,7 @@ def test_a_hub_that_takes_no_more_says_try_again() -> None:
 
 @pytest.mark.parametrize("first", [b"k-ann", "{", "[1]", '{"type":"auth","data":1}', ANN[:-1]])
 def test_the_first_message_counts_and_no_other(first: str | bytes) -> None:
-    made, guest = lobby(), Guest()
+    made, guest = pending(), Guest()
     made.enter(guest)
     made.hear(guest, first)
     made.hear(guest, ANN)
@@ -78,7 +78,7 @@ def test_the_first_message_counts_and_no_other(first: str | bytes) -> None:
 
 
 def test_who_has_left_is_not_heard() -> None:
-    made, guest = lobby(), Guest()
+    made, guest = pending(), Guest()
     made.enter(guest)
     made.leave(guest)
     made.leave(guest)
@@ -87,7 +87,7 @@ def test_who_has_left_is_not_heard() -> None:
 
 
 def test_there_is_room_for_so_many_and_after_the_end_for_none() -> None:
-    made, first = lobby(room=1), Guest()
+    made, first = pending(room=1), Guest()
     assert made.enter(first) and not made.enter(Guest())
     assert made.shut() == [first]
     made.leave(first)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ws_hub.hub.stop_hooks import LastWords
+from ws_hub.hub.stop_hooks import StopHooks
 
 
 def test_each_is_called_once_in_order_unless_taken_back() -> None:
-    words, said = LastWords(), list[str]()
+    words, said = StopHooks(), list[str]()
     words.add(lambda: said.append("one"))
     cancel = words.add(lambda: said.append("never"))
     words.add(lambda: said.append("two"))
@@ -18,7 +18,7 @@ def test_each_is_called_once_in_order_unless_taken_back() -> None:
 
 
 def test_a_function_may_add_another_for_the_next_end() -> None:
-    words, said = LastWords(), list[str]()
+    words, said = StopHooks(), list[str]()
     words.add(lambda: words.add(lambda: said.append("later")))
     words.run(lambda function: function())
     assert said == []

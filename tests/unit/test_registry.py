@@ -11,7 +11,7 @@ import pytest
 from ws_hub.config import HubConfig
 from ws_hub.hub import registry as module
 from ws_hub.hub.hub import _Queues
-from ws_hub.hub.registry import Roster
+from ws_hub.hub.registry import Registry
 from ws_hub.hub.stats import Counters
 
 
@@ -41,14 +41,14 @@ class Someone:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The moment that the roster sees, to be set."""
+    """The moment that the registry sees, to be set."""
     moment = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: moment[0])
     return moment
 
 
-def roster(interval: float = 30.0, most: int | None = None) -> Roster:
-    return Roster(
+def registry(interval: float = 30.0, most: int | None = None) -> Registry:
+    return Registry(
         HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
         queues=_Queues(HubConfig()),
         enter=lambda client: None,
@@ -58,13 +58,13 @@ def roster(interval: float = 30.0, most: int | None = None) -> Roster:
     )
 
 
-def enter(made: Roster, *clients: Any) -> None:
+def enter(made: Registry, *clients: Any) -> None:
     for client in clients:
         made._queues.registers.put(client)
     settle(made)
 
 
-def settle(made: Roster) -> None:
+def settle(made: Registry) -> None:
     """Do what the hub thread does in a turn."""
     queues = made._queues
     while not queues.unregisters.empty():
@@ -74,11 +74,11 @@ def settle(made: Roster) -> None:
 
 
 def test_without_clients_there_is_nothing_to_wake_up_for(now: list[float]) -> None:
-    assert roster().beat(now[0]) == math.inf
+    assert registry().beat(now[0]) == math.inf
 
 
 def test_each_client_is_pinged_every_interval_from_its_own_start(now: list[float]) -> None:
-    made, one, two = roster(), Someone(1), Someone(2)
+    made, one, two = registry(), Someone(1), Someone(2)
     enter(made, one)
     now[0] = 110.0
     enter(made, two)
@@ -90,7 +90,7 @@ def test_each_client_is_pinged_every_interval_from_its_own_start(now: list[float
 
 
 def test_pings_that_are_due_soon_after_each_other_go_out_together(now: list[float]) -> None:
-    made, clients = roster(), [Someone(number) for number in range(10)]
+    made, clients = registry(), [Someone(number) for number in range(10)]
     for client in clients:
         enter(made, client)
         now[0] += 0.02
@@ -102,13 +102,13 @@ def test_pings_that_are_due_soon_after_each_other_go_out_together(now: list[floa
 
 
 def test_a_short_interval_is_kept_all_the_same(now: list[float]) -> None:
-    made = roster(0.05)
+    made = registry(0.05)
     enter(made, Someone(1))
     assert made.beat(now[0]) == pytest.approx(100.0 + 0.05 + 0.05 / 20)
 
 
 def test_who_has_left_is_not_pinged_and_not_kept(now: list[float]) -> None:
-    made, one, two = roster(), Someone(1), Someone(2)
+    made, one, two = registry(), Someone(1), Someone(2)
     enter(made, one, two)
     made.remove(one)  # type: ignore[arg-type]
     made.beat(130.0)
@@ -118,7 +118,7 @@ def test_who_has_left_is_not_pinged_and_not_kept(now: list[float]) -> None:
 
 
 def test_after_a_long_stop_nobody_gets_more_than_one(now: list[float]) -> None:
-    made, one = roster(), Someone(1)
+    made, one = registry(), Someone(1)
     enter(made, one)
     look = made.beat(1000.0)
     assert one.pings == 1
@@ -126,7 +126,7 @@ def test_after_a_long_stop_nobody_gets_more_than_one(now: list[float]) -> None:
 
 
 def test_many_pings_go_out_a_few_at_a_time_and_all_in_time(now: list[float]) -> None:
-    made, clients = roster(), [Someone(number) for number in range(40)]
+    made, clients = registry(), [Someone(number) for number in range(40)]
     enter(made, *clients)
     counts = []
     moment = 130.25
@@ -140,7 +140,7 @@ def test_many_pings_go_out_a_few_at_a_time_and_all_in_time(now: list[float]) -> 
 
 
 def test_a_crowd_with_a_short_interval_is_pinged_in_time(now: list[float]) -> None:
-    made, clients = roster(0.05), [Someone(number) for number in range(1000)]
+    made, clients = registry(0.05), [Someone(number) for number in range(1000)]
     enter(made, *clients)
     moment, beats = 100.0, 0
     while moment < 100.5:
@@ -152,7 +152,7 @@ def test_a_crowd_with_a_short_interval_is_pinged_in_time(now: list[float]) -> No
 
 
 def test_who_is_admitted_is_welcomed_and_who_is_not_is_refused(now: list[float]) -> None:
-    made, one, two = roster(most=1), Someone(1), Someone(2)
+    made, one, two = registry(most=1), Someone(1), Someone(2)
     enter(made, one, two)
     assert (one.told, two.told) == (["welcome"], ["refused"])
     assert made.admitted(one) and not made.admitted(two)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_who_is_admitted_is_welcomed_and_who_is_not_is_refused(now: list[float])
 
 
 def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float]) -> None:
-    made, one = roster(), Someone(1)
+    made, one = registry(), Someone(1)
     enter(made, one)
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
     assert len(made) == 1
@@ -170,7 +170,7 @@ def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float
 
 
 def test_who_does_not_answer_a_close_frame_in_time_is_cut(now: list[float]) -> None:
-    made, one, two = roster(), Someone(1), Someone(2)
+    made, one, two = registry(), Someone(1), Someone(2)
     assert made.expire(now[0]) == math.inf
     made.closing(one)  # type: ignore[arg-type]
     now[0] = 100.5
@@ -183,7 +183,7 @@ def test_who_does_not_answer_a_close_frame_in_time_is_cut(now: list[float]) -> N
 
 
 def test_who_left_before_it_was_let_in_is_not_let_in(now: list[float]) -> None:
-    made, one = roster(), Someone(1)
+    made, one = registry(), Someone(1)
     assert made.open(one)  # type: ignore[arg-type]
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
     settle(made)
@@ -192,7 +192,7 @@ def test_who_left_before_it_was_let_in_is_not_let_in(now: list[float]) -> None:
 
 
 def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]) -> None:
-    made, one, two = roster(most=1), Someone(1), Someone(2)
+    made, one, two = registry(most=1), Someone(1), Someone(2)
     enter(made, one)
     assert made.open(two)  # type: ignore[arg-type]
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]
 
 
 def test_who_walks_over_everybody_is_not_disturbed_by_a_change(now: list[float]) -> None:
-    made, one, two = roster(), Someone(1), Someone(2)
+    made, one, two = registry(), Someone(1), Someone(2)
     enter(made, one)
     before = made.everybody
     assert made.everybody is before
