@@ -558,7 +558,8 @@ def test_fault_084_an_unknown_exit_code_is_no_success_of_run(
 
 
 def test_fault_090_help_says_that_there_is_no_input() -> None:
-    assert "each read returns the end of its input" in " ".join(shell("$WS run --help").stdout.split())
+    text = " ".join(shell("$WS run --help").stdout.split())
+    assert "each read returns the end of its input" in text
 
 
 @pytest.mark.parametrize("pty", ["--pty", "--no-pty"])
