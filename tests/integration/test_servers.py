@@ -304,7 +304,6 @@ def test_fault_42_with_the_hooks_gunicorn_has_its_threads_before_they_run_out() 
 
 
 def test_a_server_without_a_socket_is_answered_with_501() -> None:
-    pytest.importorskip("waitress")
     with server("waitress") as running:
         for _ in range(2):
             with raw(running, handshake=False) as peer:
