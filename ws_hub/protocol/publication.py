@@ -89,7 +89,7 @@ def publish(
     """
     if len(text) > MAX_MESSAGE_BYTES:
         raise MessageEncodeError(
-            f"message of {len(text)} bytes is over the limit of {MAX_MESSAGE_BYTES} bytes: "
+            f"message of {len(text)} bytes refused, over the limit of {MAX_MESSAGE_BYTES}: "
             f"{excerpt(text[:200].decode(errors='replace'))}"
         )
     if to_be_numbered:
