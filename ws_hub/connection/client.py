@@ -242,7 +242,9 @@ class Client:
         """Close the connection: queued messages are sent, then the closing handshake begins.
 
         Idempotent; the first code counts. The peer has `close_timeout` seconds to answer. Raises
-        ValueError for a code that must not be sent (RFC 6455 section 7.4).
+        ValueError for a code that must not be sent (RFC 6455 section 7.4). Within another call
+        for this client, as from a signal handler, the hub thread closes it soon after: then
+        SendTimeout says that the hub's queue is full, ConnectionClosed that the hub has stopped.
 
         Threads: any, callbacks and signal handlers included; does not wait.
         """
