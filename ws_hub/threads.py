@@ -68,7 +68,7 @@ class Visit:
         self._over = Event()
 
     def end(self) -> None:
-        """Wake those who wait for it."""
+        """Wake the threads that wait for it."""
         self._over.set()
 
     def is_alive(self) -> bool:

@@ -163,7 +163,7 @@ class Admission:
     ) -> Entry:
         """Decide about a handshake. `closed` is the reason to refuse all of them, or "".
 
-        With an `identity`, the application knows already who it is: nobody is asked.
+        With an `identity`, the application has authenticated the user: no authenticator runs.
 
         Threads: a request thread; runs the application's checks.
         """

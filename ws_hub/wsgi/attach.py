@@ -1,6 +1,6 @@
 """From a connection that simple_websocket has accepted to a client of the hub.
 
-Must not know Flask. simple_websocket writes without a lock, ignores short writes and queues
+simple_websocket writes without a lock, ignores short writes and queues
 input without bound (FAULTS 1b), so of a connection only its parser stays in use: that holds
 what was agreed on, and what has come of a frame. Its reader thread is taken away::
 
@@ -81,7 +81,7 @@ def attach(
     Args:
         hub: the hub.
         ws: a `simple_websocket.Server`, as flask-sock hands it to a route.
-        user_id: who it is; an int means its text. None asks the hub's authenticator, if
+        user_id: the user; an int means its text. None asks the hub's authenticator, if
             it has one.
         claims: what else is known of that user.
 
@@ -119,7 +119,7 @@ def _identity(user_id: str | int | None, claims: Mapping[str, Any] | None) -> Au
 
 def _check(ws: object) -> None:
     """Raise TypeError for what is no connection of simple_websocket's server."""
-    # Here, as it brings asyncio: whoever has such a connection has imported it already.
+    # Here, as it brings asyncio: with such a connection it is imported already.
     from simple_websocket import Server  # type: ignore[import-untyped]
 
     if isinstance(ws, Server):
@@ -212,7 +212,7 @@ class _Takeover:
         ws.ws = _ParserGuard(self, ws.ws)
         ws.sock = _SocketGuard(ws.sock)
         ws.connected = False
-        ws.event.set()  # whoever waits in ws.receive()
+        ws.event.set()  # wakes a thread that waits in ws.receive()
 
     # --- the request thread, before there is a client --------------------------------------
 
