@@ -1,7 +1,4 @@
-"""A subscriber inside the process: a callable that gets a channel's messages.
-
-Must not know sockets, clients or the hub.
-"""
+"""A subscriber inside the process: a callable that gets a channel's messages."""
 
 from __future__ import annotations
 
