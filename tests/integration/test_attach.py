@@ -849,9 +849,7 @@ def test_under_tls_of_the_server(certificate: Path) -> None:
                 ask(peer, "x" * 20_000)  # more than it reads at once
                 parsed(ws, 0)
                 site.gate.set()
-                assert peer.recv_frame().opcode == PING
-                peer.send_frame(PONG)
-                assert answer(peer) == "x" * 20_000
+                assert answer(peer) == "x" * 20_000  # the ping before it is answered
                 site.client()
                 for number in range(50):
                     site.hub.broadcast(Message("event", data=number))
