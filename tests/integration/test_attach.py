@@ -11,7 +11,6 @@ import select
 import socket
 import ssl
 import struct
-import sys
 import termios
 import threading
 import weakref
@@ -39,7 +38,7 @@ from tests.support import (
     messages_in,
     wait_until,
 )
-from ws_hub import AdoptionError, AuthResult, Hub, HubConfig, InvalidName, Message
+from ws_hub import AdoptionError, AuthResult, Hub, HubConfig, InvalidName, Message, threads
 
 ALICE = ("X-User", "alice")
 HANDLES = (simple_websocket.Server._handle_events.__code__,)
@@ -493,7 +492,7 @@ def test_a_peer_that_takes_no_answer_is_cut_before_it_is_a_client(
 
             def stuck() -> bool:
                 """Say whether it has waited in a write for as long as ten looks take."""
-                frame = sys._current_frames()[ws.thread.ident]
+                frame = threads.stacks()[ws.thread.ident]
                 written.append(outstanding(ws.sock) if frame.f_code in HANDLES else -len(written))
                 return len(written) > 10 and len(set(written[-10:])) == 1
 

@@ -39,6 +39,7 @@ from ..access.authenticators import AuthResult, check_user
 from ..access.proxies import Seen
 from ..config import HubConfig
 from ..connection.adoption import check_spare, dismiss, leave
+from ..connection.progress import queued
 from ..errors import AdoptionError, CloseCode, excerpt
 from ..log import get_logger
 from ..protocol.frames import close_frame, ping_frame
@@ -52,6 +53,7 @@ logger = get_logger(__name__)
 _KEY = "ws_hub.attached"  # in environ: this connection is, or was, a client
 _LINGER = 1.0  # seconds that a refused peer has to answer its Close frame
 _LOOK = 0.5  # seconds between looks whether the hub still waits for a sign of life
+_LITTLE = 4096  # bytes that any send buffer has room for
 _INNERMOST = 4  # frames of a thread that a write to a socket has at most
 _LEAVE = 5.0  # seconds for a thread to notice that its connection is shut down
 
@@ -207,6 +209,9 @@ class _Takeover:
         self._thread: Any = ws.thread
         self._parser: Any = ws.ws
         self._sock: socket.socket = ws.sock
+        # Keeps the descriptor, whoever closes that object meanwhile: the number of a closed
+        # one may be a stranger's (FAULTS 1c).
+        self._pin = ws.sock.makefile("rb", buffering=0)
         # Written by that thread, which then ends; read when it has ended.
         self.captured = b""
         ws.ws = _ParserGuard(self, ws.ws)
@@ -236,11 +241,14 @@ class _Takeover:
 
         simple_websocket writes in `send`, `close` and `_handle_events`, and its own thread,
         if that has to send pings, in `_thread` as well: then it surely does not where it
-        stands in the selector.
+        stands in the selector. No look is taken where the kernel has so little that a write
+        would have come to its end.
         """
+        if not self._is_backed_up():
+            return False
         kind = type(self._ws)
         writes = (kind.send.__code__, kind.close.__code__, kind._handle_events.__code__)
-        for ident, top in sys._current_frames().items():
+        for ident, top in threads.stacks().items():
             own = ident == self._thread.ident
             # Of others only what is innermost: a write of theirs has no frames of its own.
             for frame in itertools.islice(_frames(top), None if own else _INNERMOST):
@@ -249,6 +257,14 @@ class _Takeover:
                 if own and frame.f_code is kind._thread.__code__ and frame is top:
                     return bool(self._ws.ping_interval)
         return False
+
+    def _is_backed_up(self) -> bool:
+        """Say whether the kernel has, or may have, so much that a write waits for room."""
+        try:
+            waiting = queued(self._sock)
+            return waiting is None or waiting > _LITTLE or not _has_room(self._sock)
+        except (OSError, ValueError):  # closed
+            return False
 
     def open(self, goes_on: Callable[[], bool]) -> tuple[socket.socket, bool] | None:
         """Return a socket for the connection, and whether the server closes it.
@@ -278,10 +294,6 @@ class _Takeover:
         if fd < 0:
             return None
         copy = os.dup(fd)
-        if self._sock.fileno() != fd:
-            # Its thread was closing it: the number may have been a stranger's by then.
-            os.close(copy)
-            return None
         try:
             check_spare(copy)
             return socket.socket(fileno=copy)
@@ -314,19 +326,22 @@ class _Takeover:
         What it writes, as the response of the request, goes nowhere. It finds no further
         request, whatever the peer has sent behind its last frame (FAULTS 10, 11).
         """
-        with contextlib.suppress(OSError):  # under TLS the plain one of the socket below it
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-        if not threads.join(self._thread, _LEAVE):
-            logger.warning("a thread of simple_websocket does not end")
-        if self._sock.fileno() < 0:  # closed by that thread, before it was told to end
-            return
-        with contextlib.suppress(OSError):  # without a descriptor, it meets the shut socket
-            throw_away = leave(self._sock.fileno())
-            throw_away.end_input()
-            if isinstance(self._sock, ssl.SSLSocket):
-                self._sock.shutdown(socket.SHUT_RD)  # without what is left of TLS
-            take_input(self._ws.environ)
-            throw_away.release()
+        with self._pin:
+            with contextlib.suppress(OSError):  # under TLS the plain one of the socket below it
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            if not threads.join(self._thread, _LEAVE):
+                logger.warning("a thread of simple_websocket does not end")
+            if self._sock.fileno() >= 0:  # else closed before it was attached
+                with contextlib.suppress(OSError):  # without a descriptor for a throw-away
+                    self._leave()
+
+    def _leave(self) -> None:
+        throw_away = leave(self._sock.fileno())
+        throw_away.end_input()
+        if isinstance(self._sock, ssl.SSLSocket):
+            self._sock.shutdown(socket.SHUT_RD)  # without what is left of TLS
+        take_input(self._ws.environ)
+        throw_away.release()
 
     # --- the client's reader: the request thread -------------------------------------------
 
