@@ -23,6 +23,7 @@ import hypothesis
 import pytest
 
 from tests.support import wait_until
+from ws_hub import threads
 
 _PROC = Path("/proc/self/fd")
 _INHERITED = (
@@ -129,7 +130,7 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _left_threads(before: set[threading.Thread], allowed: list[str]) -> list[str]:
-    frames = sys._current_frames()
+    frames = threads.stacks()
     report = []
     for thread in threading.enumerate():
         if thread in before or any(re.search(each, thread.name) for each in allowed):

@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.apps.live import live
 from tests.support import TIMEOUT, RawPeer, wait_until
+from ws_hub import threads
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.hub.hub import Hub
 from ws_hub.lines import REPLACED, join
@@ -343,7 +344,7 @@ def test_a_slow_viewer_of_many_programs_skips_nothing_of_any() -> None:
 
 
 def waits_for_room(process: Process) -> bool:
-    frame = sys._current_frames().get(process._thread.ident or 0) if process._thread else None
+    frame = threads.stacks().get(process._thread.ident or 0) if process._thread else None
     while frame is not None:
         if frame.f_code.co_name == "_wait_for_viewers":
             return True

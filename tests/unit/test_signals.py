@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import wait_until
-from ws_hub import Hub, ReconnectConfig, ReconnectingClient, serve
+from ws_hub import Hub, ReconnectConfig, ReconnectingClient, serve, threads
 from ws_hub.signals import Signals, exit_on_signals
 
 
@@ -60,7 +59,7 @@ def test_outside_the_main_thread_no_handler_is_set() -> None:
 
 
 def where() -> tuple[Any, int]:
-    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    frame = threads.stacks()[threading.main_thread().ident or 0]
     return frame, frame.f_lasti
 
 
