@@ -38,7 +38,7 @@ from tests.support import (
     messages_in,
     wait_until,
 )
-from ws_hub import AdoptionError, AuthResult, Hub, HubConfig, InvalidName, Message, threads
+from ws_hub import AdoptionError, AuthResult, Client, Hub, HubConfig, InvalidName, Message, threads
 
 ALICE = ("X-User", "alice")
 HANDLES = (simple_websocket.Server._handle_events.__code__,)
@@ -506,7 +506,11 @@ def test_a_peer_that_takes_no_answer_is_cut_before_it_is_a_client(
 
 
 def test_a_write_of_another_thread_is_whole_before_the_first_of_the_hub() -> None:
-    with serve_routes() as site:
+    def greet(client: Client) -> None:
+        for number in range(50):
+            client.send(Message("event", data=number))
+
+    with serve_routes(on_connect=greet) as site:
         site.gate.clear()
         with site.peer(rcvbuf=4096) as peer:
             ws = site.came.get(timeout=TIMEOUT)
@@ -514,10 +518,9 @@ def test_a_write_of_another_thread_is_whole_before_the_first_of_the_hub() -> Non
             writing = beside(ws.send, "x" * 1_000_000)
             wait_until(lambda: not select.select([], [ws.sock], [], 0)[1])
             site.gate.set()
-            assert len(peer.recv_frame().payload) == 1_000_000
-            site.client()
-            site.hub.broadcast(Message("event", data="behind it"))
-            assert peer.recv_json()["data"] == "behind it"
+            wait_until(lambda: not ws.connected)  # what greets would be under way by now
+            assert peer.recv_frame().payload == b"x" * 1_000_000
+            assert [peer.recv_json()["data"] for _ in range(50)] == list(range(50))
             writing.join(TIMEOUT)
 
 

@@ -21,7 +21,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-__all__ = ["Progress", "measure", "queued"]
+__all__ = ["Progress", "measure"]
 
 _BYTES_A_SECOND = 4_000  # the rate below which a peer counts as stalled
 _MAX_CREDIT = 6  # timeouts
@@ -62,22 +62,14 @@ def measure(sock: socket.socket, taken: int) -> tuple[int, bool]:
             # tcpi_unacked, tcpi_bytes_acked, tcpi_notsent_bytes
             outstanding = any(info[24:28]) or any(info[144:148])
             return int.from_bytes(info[120:128], sys.byteorder), outstanding
-    waiting = queued(sock)
-    return (taken, False) if waiting is None else (taken - waiting, waiting > 0)
-
-
-def queued(sock: socket.socket) -> int | None:
-    """Return how many bytes in the kernel are not acknowledged; None where it does not tell.
-
-    For a Unix socket it counts the memory in use, which is a little more. Raises OSError.
-    """
-    if _ioctl is None:
-        return None
-    size = ctypes.c_int()
-    if _ioctl(sock.fileno(), _SIOCOUTQ, ctypes.byref(size)) < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return size.value
+    if _ioctl is not None:
+        # For a Unix socket it counts the memory in use, which is a little more.
+        queued = ctypes.c_int()
+        if _ioctl(sock.fileno(), _SIOCOUTQ, ctypes.byref(queued)) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        return taken - queued.value, queued.value > 0
+    return taken, False
 
 
 class Progress:

@@ -137,13 +137,6 @@ class Dispatcher:
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
-    def _hand_over(self, target: Any, batch: Batch) -> int:
-        """Deliver what did not go straight; return how much of it found no room."""
-        refused = target.deliver(batch)
-        if refused:
-            self._refused(target, refused)
-        return len(refused)
-
     def _targets(self, channel: str, everybody: Collection[Any]) -> Collection[Any]:
         if channel == "":
             return everybody

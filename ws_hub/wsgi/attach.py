@@ -39,7 +39,6 @@ from ..access.authenticators import AuthResult, check_user
 from ..access.proxies import Seen
 from ..config import HubConfig
 from ..connection.adoption import check_spare, dismiss, leave
-from ..connection.progress import queued
 from ..errors import AdoptionError, CloseCode, excerpt
 from ..log import get_logger
 from ..protocol.frames import close_frame, ping_frame
@@ -53,7 +52,6 @@ logger = get_logger(__name__)
 _KEY = "ws_hub.attached"  # in environ: this connection is, or was, a client
 _LINGER = 1.0  # seconds that a refused peer has to answer its Close frame
 _LOOK = 0.5  # seconds between looks whether the hub still waits for a sign of life
-_LITTLE = 4096  # bytes that any send buffer has room for
 _INNERMOST = 4  # frames of a thread that a write to a socket has at most
 _LEAVE = 5.0  # seconds for a thread to notice that its connection is shut down
 
@@ -241,11 +239,9 @@ class _Takeover:
 
         simple_websocket writes in `send`, `close` and `_handle_events`, and its own thread,
         if that has to send pings, in `_thread` as well: then it surely does not where it
-        stands in the selector. No look is taken where the kernel has so little that a write
-        would have come to its end.
+        stands in the selector. The kernel does not tell: its buffer may be empty before a
+        thread that waits for room in it has run.
         """
-        if not self._is_backed_up():
-            return False
         kind = type(self._ws)
         writes = (kind.send.__code__, kind.close.__code__, kind._handle_events.__code__)
         for ident, top in threads.stacks().items():
@@ -257,14 +253,6 @@ class _Takeover:
                 if own and frame.f_code is kind._thread.__code__ and frame is top:
                     return bool(self._ws.ping_interval)
         return False
-
-    def _is_backed_up(self) -> bool:
-        """Say whether the kernel has, or may have, so much that a write waits for room."""
-        try:
-            waiting = queued(self._sock)
-            return waiting is None or waiting > _LITTLE or not _has_room(self._sock)
-        except (OSError, ValueError):  # closed
-            return False
 
     def open(self, goes_on: Callable[[], bool]) -> tuple[socket.socket, bool] | None:
         """Return a socket for the connection, and whether the server closes it.
