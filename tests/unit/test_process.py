@@ -509,7 +509,7 @@ def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
         process.wait(0.2)
     assert alive(process.pid)
     gate.set()
-    assert process.wait(20) == 0
+    assert process.wait(3 * TIMEOUT) == 0
     assert hub.lines() == [str(number) for number in range(200_000)]
 
 
