@@ -130,11 +130,14 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _left_threads(before: set[threading.Thread], allowed: list[str]) -> list[str]:
-    frames = threads.stacks()
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and not any(re.search(each, thread.name) for each in allowed)
+    ]
+    frames = threads.stacks() if left else {}
     report = []
-    for thread in threading.enumerate():
-        if thread in before or any(re.search(each, thread.name) for each in allowed):
-            continue
+    for thread in left:
         frame = frames.get(thread.ident or 0)
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "  (ending)\n"
         report.append(f"thread {thread.name}:\n{stack}")

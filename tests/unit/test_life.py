@@ -346,8 +346,7 @@ def test_a_callback_that_does_not_come_back_is_named_and_left(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(shutdown, "_GRACE", 0.02)
-    monkeypatch.setattr(hub_module, "_GRACE", 0.02)
+    monkeypatch.setattr(shutdown, "GRACE", 0.02)
     entered, go = threading.Event(), threading.Event()
 
     def stuck(client: Client, message: Message) -> None:
@@ -370,8 +369,7 @@ def test_a_callback_that_comes_back_in_the_hubs_next_life_finds_its_own_end(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(shutdown, "_GRACE", 0.02)
-    monkeypatch.setattr(hub_module, "_GRACE", 0.02)
+    monkeypatch.setattr(shutdown, "GRACE", 0.02)
     entered, go, gone = threading.Event(), threading.Event(), threading.Event()
 
     def stuck(client: Client, message: Message) -> None:

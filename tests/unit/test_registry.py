@@ -10,9 +10,10 @@ import pytest
 
 from ws_hub.config import HubConfig
 from ws_hub.hub import registry as module
-from ws_hub.hub.hub import _Queues
+from ws_hub.hub.items import Queues
 from ws_hub.hub.registry import Registry
 from ws_hub.hub.stats import Counters
+from ws_hub.reentrant import Bell, Intake
 
 
 class Someone:
@@ -50,7 +51,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def registry(interval: float = 30.0, most: int | None = None) -> Registry:
     return Registry(
         HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
-        queues=_Queues(HubConfig()),
+        queues=Queues(bell := Bell(), Intake(bell), Intake(bell), Intake(bell)),
         enter=lambda client: None,
         refuse=lambda client: client.refuse(),
         leave=lambda client: None,

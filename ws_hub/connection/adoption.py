@@ -30,7 +30,7 @@ except ImportError:  # Windows
 
 from ..errors import AdoptionError
 
-__all__ = ["ThrowAway", "adopt", "check_spare", "dismiss", "leave"]
+__all__ = ["ThrowAway", "adopt", "check_spare", "dismiss", "duplicate", "leave"]
 
 _SPARE = 32  # descriptors that connections leave to the rest of the process
 _LINGER = 0.5  # seconds that a refused peer has to end the connection
@@ -67,13 +67,9 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
 
     Threads: the request thread, between the server's last read and its next write.
     """
-    copy = -1
     try:
-        copy = os.dup(fd)
-        sock = socket.socket(fileno=copy)
+        sock = duplicate(fd)
     except OSError as error:
-        if copy >= 0:
-            os.close(copy)
         if error.errno in _EXHAUSTED:
             raise
         raise AdoptionError(
@@ -84,7 +80,6 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
             raise AdoptionError(
                 f"cannot adopt the connection: descriptor {fd} is not a stream socket"
             )
-        check_spare(copy)
         throw_away = leave(fd)
     except BaseException:
         sock.close()
@@ -92,6 +87,25 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
     with contextlib.suppress(OSError):  # a Unix socket has no such option
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock, throw_away
+
+
+def duplicate(fd: int) -> socket.socket:
+    """Return a socket of its own for a connection; raises OSError, also when too few are left.
+
+    Threads: any.
+    """
+    copy = os.dup(fd)
+    try:
+        sock = socket.socket(fileno=copy)
+    except BaseException:
+        os.close(copy)
+        raise
+    try:
+        check_spare(copy)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def check_spare(fd: int) -> None:

@@ -52,6 +52,7 @@ __all__ = [
     "Ponged",
     "Text",
     "Transport",
+    "wait_ready",
 ]
 
 # Of a receive. Thousands of readers hold a buffer of that size while they wait. And the bytes of
@@ -313,7 +314,7 @@ class Transport:
                     return False
                 self.direct.tls.release()
                 timeout -= time.monotonic() - began
-            return _wait(fd, timeout, write=True)
+            return wait_ready(fd, timeout, write=True)
         finally:
             self._end_watch()
 
@@ -434,7 +435,7 @@ class Transport:
                 waits = True  # after a blocking receive too: check the timeout
                 continue
             except ssl.SSLWantWriteError:  # TLS must first write a record of its own
-                if not _wait(self._sock.fileno(), deadline - time.monotonic(), write=True):
+                if not wait_ready(self._sock.fileno(), deadline - time.monotonic(), write=True):
                     return None
                 continue
             except OSError as error:
@@ -507,7 +508,7 @@ class Transport:
             return not self._closed and self._sock.pending() > 0  # type: ignore[attr-defined]
 
     def _readable(self, timeout: float) -> bool:
-        return _wait(self._sock.fileno(), timeout, write=False)
+        return wait_ready(self._sock.fileno(), timeout, write=False)
 
     def _events(self, data: bytes) -> Iterator[Event]:
         if self._parser is None:
@@ -586,7 +587,8 @@ class Transport:
         return Binary(b"".join(parts))  # type: ignore[arg-type]
 
 
-def _wait(fd: int, timeout: float, *, write: bool) -> bool:
+def wait_ready(fd: int, timeout: float, *, write: bool) -> bool:
+    """Wait until a descriptor can be read, or written; False after `timeout` seconds."""
     if fd < 0:  # closed: the next use of the socket raises that
         return True
     timeout = max(timeout, 0.0)

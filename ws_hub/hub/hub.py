@@ -48,7 +48,8 @@ from ..errors import (
     excerpt,
 )
 from ..log import get_logger
-from ..process.process import log_handler, run_process, writer
+from ..process.process import run_process
+from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
 from ..protocol.message import Message, MessageType, encode
 from ..protocol.names import channel_rule, check_channel, process_rule
@@ -65,6 +66,7 @@ from .items import (
     Item,
     Notices,
     Publications,
+    Queues,
     RoomWait,
     UserPublication,
     size_of,
@@ -90,25 +92,7 @@ _HUB_THREAD = 4  # seconds that one of the hub thread counts as: everybody waits
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
-_GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
 _RETRY = 1.0  # seconds until what has failed is tried again
-
-
-class _Queues:
-    """The three queues of the hub thread, and the bell on which it sleeps.
-
-    Filled by any thread, emptied by the hub thread; each put rings the bell.
-    """
-
-    def __init__(self, config: HubConfig) -> None:
-        self.bell = Bell()
-        # guards: themselves. No bound: a client is in each at most once.
-        self.registers: queue.Queue[Client] = Intake(self.bell)
-        self.unregisters: queue.Queue[Client] = Intake(self.bell)
-        # guards: itself. Publishers wait while it is full.
-        self.broadcasts: Intake[Item] = Intake(
-            self.bell, config.queue_size, functools.partial(slots_of, config)
-        )
 
 
 class Hub(Publisher):
@@ -145,7 +129,14 @@ class Hub(Publisher):
         self._lock = Lock()
 
     def _new_life(self) -> Life:
-        return Life(self._config, _Queues(self._config), self._inside)
+        config, bell = self._config, Bell()
+        queues = Queues(
+            bell,
+            registers=Intake(bell),
+            unregisters=Intake(bell),
+            broadcasts=Intake(bell, config.queue_size, functools.partial(slots_of, config)),
+        )
+        return Life(config, queues, self._inside)
 
     def forget(self) -> None:
         """Start clean in a forked child: threads, locks and connections are the parent's.
@@ -421,7 +412,7 @@ class Hub(Publisher):
 
     @property
     def _bound(self) -> float:
-        return 2 * self._config.close_timeout + 5 * _GRACE
+        return 2 * self._config.close_timeout + 5 * shutdown.GRACE
 
     def _stop(self, bound: float | None) -> None:
         """Ask for the end, and wait for it so many seconds."""
@@ -442,7 +433,7 @@ class Hub(Publisher):
                 shutdown.awaited(life),
             )
         elif life.owns_thread:
-            threads.join(life.thread, _GRACE)
+            threads.join(life.thread, shutdown.GRACE)
 
     def _ask_for_the_end(self, life: Life) -> None:
         if life.stopper is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..config import HubConfig
 from ..connection.client import Client
@@ -79,24 +78,22 @@ class Call:
 Item = Publication | Publications | UserPublication | Activation | Notices | RoomWait | Call
 
 
-class Queues(Protocol):
-    """What the hub thread consumes; made by the hub."""
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The three queues of the hub thread, which any thread fills and it empties.
 
-    @property
-    def bell(self) -> Bell:
-        """What the hub thread sleeps on; rung with each item and for other news."""
+    Args:
+        bell: what it sleeps on; rung by each put, and for other news.
+        registers: clients that are to be admitted. No bound: each is in it at most once.
+        unregisters: clients that are to be taken out, likewise.
+        broadcasts: what is published, and what has a place among it. Publishers wait while
+            it is full.
+    """
 
-    @property
-    def registers(self) -> queue.Queue[Client]:
-        """Clients that are to be admitted."""
-
-    @property
-    def unregisters(self) -> queue.Queue[Client]:
-        """Clients that are to be taken out."""
-
-    @property
-    def broadcasts(self) -> Intake[Item]:
-        """What is published, and what has a place among it."""
+    bell: Bell
+    registers: queue.Queue[Client]
+    unregisters: queue.Queue[Client]
+    broadcasts: Intake[Item]
 
 
 def size_of(item: Item) -> int:

@@ -59,8 +59,7 @@ class State(enum.Enum):
     CLOSING = "closing", False, False, False
     STOPPED = "stopped", False, False, False
 
-    def __init__(self, text: str, accepts: bool, admits: bool, open: bool) -> None:
-        self.text = text
+    def __init__(self, _: str, accepts: bool, admits: bool, open: bool) -> None:
         self.accepts = accepts
         self.admits = admits
         self.open = open

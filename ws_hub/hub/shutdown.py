@@ -16,12 +16,12 @@ from ..errors import CloseCode
 from .life import Life
 from .listener import Listener
 
-__all__ = ["Departures", "awaited", "end", "spread_of"]
+__all__ = ["GRACE", "Departures", "awaited", "end", "spread_of"]
 
 _PACE = 0.1  # seconds between batches
 _SPREAD = 5.0  # seconds over which those of one moment come back, when they are few
 _PER_SECOND = 200  # clients that come back in a second, when they are many
-_GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
+GRACE = 1.0  # seconds for what was told to end, beyond the close timeout
 _SHOWN = 5  # of what an end waits for, named in the log
 
 
@@ -94,7 +94,7 @@ def end(life: Life, settle: Callable[[], object], listeners: Sequence[Listener])
     # Those as well that were cut before: nothing else ends the wait for their answer now.
     for client in (*life.registry.remaining(), *waiting):
         life.guard(client.abort)
-    deadline = max(deadline, time.monotonic()) + _GRACE
+    deadline = max(deadline, time.monotonic()) + GRACE
     _await_clients(life, settle, deadline)
     life.registry.shut()
     life.guard(settle)  # what was queued before that

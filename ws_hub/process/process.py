@@ -34,15 +34,12 @@ from ..reentrant import Event, Lock
 from .output import OutputReader
 from .pace import Pace
 from .spawn import Child, ProcessStartError, check_argv, check_env, signal_name
-from .writers import log_handler, writer
 
 __all__ = [
     "ExitCodeUnknown",
     "Process",
     "ProcessStartError",
-    "log_handler",
     "run_process",
-    "writer",
 ]
 
 logger = get_logger(__name__)

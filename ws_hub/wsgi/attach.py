@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import select
 import socket
 import ssl
 import sys
@@ -38,12 +36,13 @@ from ..access.admission import Entry
 from ..access.authenticators import AuthResult, check_user
 from ..access.proxies import Seen
 from ..config import HubConfig
-from ..connection.adoption import check_spare, dismiss, leave
+from ..connection.adoption import dismiss, duplicate, leave
+from ..connection.transport import wait_ready
 from ..errors import AdoptionError, CloseCode, excerpt
 from ..log import get_logger
 from ..protocol.frames import close_frame, ping_frame
 from .app import AcceptingHub, closed_reason, request_of
-from .servers import take_input
+from .servers import has_one_thread, take_input
 
 __all__ = ["attach"]
 
@@ -139,7 +138,7 @@ def _join(
     hub: AttachingHub, takeover: _Takeover, environ: dict[str, Any], identity: AuthResult | None
 ) -> None:
     """Have the hub decide, and live on this thread if it takes the connection in."""
-    if "gunicorn.socket" in environ and not environ.get("wsgi.multithread"):
+    if has_one_thread(environ):
         takeover.refuse(CloseCode.TRY_AGAIN, "the server has only one thread")
         raise AdoptionError(
             "attach() keeps the request's thread, and this gunicorn worker has one, which its "
@@ -279,22 +278,14 @@ class _Takeover:
 
     def _duplicate(self) -> socket.socket | None:
         fd = self._sock.fileno()
-        if fd < 0:
-            return None
-        copy = os.dup(fd)
-        try:
-            check_spare(copy)
-            return socket.socket(fileno=copy)
-        except BaseException:
-            os.close(copy)
-            raise
+        return None if fd < 0 else duplicate(fd)
 
     def _end(self, frame: bytes, patience: float) -> bool:
         """Send a frame that the peer answers, and wait for the other thread's end."""
         if not self._thread.is_alive():
             return True
         with contextlib.suppress(OSError, ValueError):  # the peer, or the thread, was faster
-            if _has_room(self._sock):
+            if wait_ready(self._sock.fileno(), 0.0, write=True):
                 self._sock.send(frame)
         return threads.join(self._thread, patience)
 
@@ -445,12 +436,3 @@ def _piece(data: Any, is_text: bool, *, whole: bool) -> TextMessage | BytesMessa
         text = data if isinstance(data, str) else data.decode()
         return TextMessage(data=text, frame_finished=whole, message_finished=whole)
     return BytesMessage(data=bytes(data), frame_finished=whole, message_finished=whole)
-
-
-def _has_room(sock: socket.socket) -> bool:
-    """Say whether a few bytes can be sent without waiting."""
-    if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([], [sock], [], 0)[1])
-    poller = select.poll()
-    poller.register(sock, select.POLLOUT)
-    return bool(poller.poll(0))

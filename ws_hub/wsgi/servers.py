@@ -24,6 +24,7 @@ __all__ = [
     "check_may_stay",
     "complain",
     "find_socket",
+    "has_one_thread",
     "socket_of",
     "take_input",
 ]
@@ -93,13 +94,18 @@ def take_input(environ: Environ) -> bytes:
     return data
 
 
-def check_may_stay(environ: Environ) -> None:
-    """Raise AdoptionError where a request that stays would end the whole worker.
+def has_one_thread(environ: Environ) -> bool:
+    """Return whether a request that stays would end the whole worker.
 
     gunicorn's sync worker has one thread; while a request occupies it, the master gets no
     heartbeat from the worker and kills it.
     """
-    if "gunicorn.socket" in environ and not environ.get("wsgi.multithread"):
+    return "gunicorn.socket" in environ and not environ.get("wsgi.multithread")
+
+
+def check_may_stay(environ: Environ) -> None:
+    """Raise AdoptionError where a request that stays would end the whole worker."""
+    if has_one_thread(environ):
         raise AdoptionError(
             "gunicorn's sync worker cannot keep a WebSocket under TLS of its own: use "
             "--worker-class gthread, or end TLS in a proxy"
