@@ -1,23 +1,89 @@
-"""What stands for the hub's thread where one client is delivered to."""
+"""What stands for the hub where one connection is tested alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from ws_hub.connection.client import Client
+from ws_hub import threads
+from ws_hub.connection.connection import Connection
 from ws_hub.connection.fast_send import send_to_each
+from ws_hub.hub.subscriptions import Channels
 from ws_hub.protocol.publication import Batch, Publication
 
-__all__ = ["deliver"]
+__all__ = ["LoneHub", "deliver"]
 
 
-def deliver(client: Client, batch: Batch) -> Sequence[Publication]:
+class LoneHub:
+    """A hub that admits its connection, keeps what it counts, and starts no writer.
+
+    Attributes:
+        admits: whether it admits it.
+        closed: the connections that have begun their closing handshake.
+        counted: the names of what was counted.
+        put_off: what is to be called on the hub thread.
+        channels: its subscriptions.
+    """
+
+    def __init__(self) -> None:
+        self.admits = True
+        self.closed: list[Connection] = []
+        self.counted: list[str] = []
+        self.put_off: list[Callable[[], object]] = []
+        self.channels: Channels[Any] = Channels()
+
+    def opened(self, connection: Connection) -> bool:
+        return True
+
+    def admitted(self, connection: Connection) -> bool:
+        membership = connection.membership
+        if not self.admits:
+            membership.refuse()
+        elif membership.admit():
+            connection.welcome()
+        return membership.admitted
+
+    def received(self, connection: Connection, data: str | bytes) -> None:
+        pass
+
+    def left(self, connection: Connection, *, wait: bool) -> None:
+        pass
+
+    def reader_ended(self, connection: Connection) -> None:
+        pass
+
+    def call(self, function: Callable[..., Any], *args: Any, connection: Connection) -> Any:
+        return function(*args)
+
+    def closing(self, connection: Connection) -> None:
+        self.closed.append(connection)
+
+    def subscriptions(self, connection: Connection) -> list[str]:
+        return self.channels.of(connection)
+
+    def count(self, name: str, times: int = 1) -> None:
+        self.counted.extend([name] * times)
+
+    def crowded(self, number: int, crowded: bool) -> None:
+        pass
+
+    def start_later(
+        self, name: str, target: Callable[[], None], step: Callable[[], bool]
+    ) -> threads.Later | None:
+        """Return a writer that a test steps."""
+        return threads.Later(name, target, step)
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        self.put_off.append(call)
+
+
+def deliver(connection: Connection, batch: Batch) -> Sequence[Publication]:
     """Deliver straight, and else by way of the outbox; return what was refused."""
     refused: list[Publication] = []
 
-    def begun(client: Client, sent: int) -> None:
-        refused.extend(client.begin_locked(batch, sent))
+    def begun(connection: Connection, sent: int) -> None:
+        refused.extend(connection.begin_locked(batch, sent))
 
-    for each in send_to_each([client], batch.frames, begun):
+    for each in send_to_each([connection], batch.frames, begun):
         refused.extend(each.deliver(batch))
     return refused

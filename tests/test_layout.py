@@ -420,7 +420,7 @@ def _unasserted_helpers() -> Iterator[str]:
 def test_methods_are_grouped_by_the_thread_that_runs_them() -> None:
     fail_on(
         f"{at(modules()[name][0], 1)}: no heading `# --- ... thread ...` in {name}"
-        for name in ("hub.hub", "connection.client", "connection.sender", "reconnect.client")
+        for name in ("hub.hub", "connection.connection", "connection.sender", "reconnect.client")
         if name in modules()
         and not re.search(r"^ *# --- .*\bthreads?\b", modules()[name][1], re.MULTILINE)
     )

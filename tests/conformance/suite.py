@@ -24,7 +24,8 @@ from pathlib import Path
 
 from websocket import ABNF
 
-from ws_hub import Client, Hub, HubConfig, ReconnectConfig, serve
+from ws_hub import Hub, HubConfig, ReconnectConfig, serve
+from ws_hub.connection import connection as served
 from ws_hub.errors import ConnectionClosed
 from ws_hub.hub.life import Life
 from ws_hub.protocol import compression as deflate
@@ -67,16 +68,17 @@ class EchoHub(Hub):
     """Sends every message back instead of reading it as JSON."""
 
     def _new_life(self) -> Life:
-        self._inside.received = self._echo  # type: ignore[method-assign]
-        return super()._new_life()
+        life = super()._new_life()
+        life.received = self._echo  # type: ignore[method-assign]
+        return life
 
-    def _echo(self, client: Client, data: str | bytes) -> None:
+    def _echo(self, client: served.Connection, data: str | bytes) -> None:
         content = data.encode() if isinstance(data, str) else data
         frame = text_frame(content) if isinstance(data, str) else binary_frame(data)
         if client.compression:  # always: kosoku fails on an echo that is not
             packed = deflated_frame(deflate.finish(deflate.begin(content)))
             frame = bytes([frame[0] | packed[0] & _RSV1]) + packed[1:]
-        client._sender.put(frame, 10.0)
+        client.sender.put(frame, 10.0)
 
 
 def server_cases(folder: Path, cases: Sequence[str] = ALL) -> Verdicts:

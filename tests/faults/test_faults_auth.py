@@ -331,7 +331,7 @@ def test_fault_40_who_waits_waits_in_the_parent_alone() -> None:
 
     with waiting() as hub, hub.peer() as peer:
         (client,) = wait_until(lambda: list(hub.hub._life.clients.pending.everybody))
-        descriptor = client._transport._sock.fileno()
+        descriptor = client.fileno()
         in_child(lambda: child(hub.hub))
         introduce(peer, "k-ann", id=1)
         assert peer.recv_json()["type"] == "ack"

@@ -43,6 +43,7 @@ from ws_hub.access.admission import Entry
 from ws_hub.access.proxies import Forwarded
 from ws_hub.access.quotas import Flood
 from ws_hub.connection import receiver
+from ws_hub.connection.connection import Connection
 from ws_hub.connection.transport import Broken, Closed, Event, Pinged, Ponged, Text, Transport
 from ws_hub.protocol.handshake import Answer
 from ws_hub.protocol.names import is_channel_name
@@ -145,7 +146,7 @@ def test_fault_116_answers_are_charged_to_who_asked() -> None:
 
 def test_fault_117_what_is_replayed_can_be_charged() -> None:
     with live(max_byte_rate=100.0, byte_burst=1000) as hub, hub.peer():
-        client = hub.client()
+        client = hub.connection()
         assert client.charge_bytes(1000) == 0.0
         assert 9.0 < client.charge_bytes(1000) <= 10.0
     assert client.charge_bytes(10**9) == 0.0  # it is gone
@@ -169,11 +170,11 @@ def test_fault_120_what_a_client_publishes_is_charged_once_a_listener(kept: int)
 def test_fault_121_delivering_what_a_client_publishes_is_charged_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    charged: list[Client] = []
-    monkeypatch.setattr(Client, "charge_processing", lambda self, seconds: charged.append(self))
+    charged: list[Connection] = []
+    monkeypatch.setattr(Connection, "charge_processing", lambda self, seconds: charged.append(self))
     rule = ChannelRule(pattern="*", publish=True)
     with live(rules=[rule]) as hub, hub.peer() as peer:
-        client = hub.client()
+        client = hub.connection()
         hub.hub.broadcast(Message("event"))
         assert peer.recv_json()["type"] == "event"
         ask(peer, {"type": "publish", "channel": "a", "data": 1, "id": 1})
@@ -509,7 +510,7 @@ def test_fault_121_who_pays_is_never_a_crowd(
 
 def test_fault_121_connections_of_a_unix_socket_pay_alone() -> None:
     with live(**BUSY) as hub, contextlib.ExitStack() as stack:
-        clients: list[Client] = []
+        clients: list[Connection] = []
         peers: list[RawPeer] = []
         for _ in range(2):
             near, far = socket.socketpair()
@@ -530,7 +531,7 @@ def test_fault_121_who_says_it_in_a_message_pays_as_that_user_from_then_on() -> 
     with live(trusted_proxies=PROXY, **BUSY, **settings) as hub:
         with hub.peer(headers=via("203.0.113.9")) as peer:
             assert ask(peer, {"type": "auth", "data": "k-ann", "id": 1})["type"] == "ack"
-            client = hub.client()
+            client = hub.connection()
             assert client.account is not None and client.account.payer == "user:ann"
             flood(peer)
             wait_until(lambda: hub.hub.stats().slowed == 1)

@@ -35,7 +35,6 @@ from tests.support import (
 )
 from ws_hub import (
     ChannelRule,
-    Client,
     ConnectionClosed,
     Hub,
     HubConfig,
@@ -46,6 +45,7 @@ from ws_hub import (
 )
 from ws_hub.access.quotas import Account, Budget
 from ws_hub.connection import fast_send
+from ws_hub.connection.connection import Connection
 from ws_hub.connection.outbox import Outbox
 from ws_hub.connection.progress import measure
 from ws_hub.connection.receiver import receive
@@ -96,7 +96,7 @@ def expect_nothing(number: int, far: socket.socket) -> None:
     assert far.recv(1000) == b"marker"
 
 
-USES: dict[str, Callable[[Client], object]] = {
+USES: dict[str, Callable[[Connection], object]] = {
     "refuse": lambda client: client.refuse(SECRET),
     "welcome": lambda client: client.welcome(),
     "ping": lambda client: client.ping(),
@@ -108,10 +108,10 @@ USES: dict[str, Callable[[Client], object]] = {
     "reply": lambda client: client.reply(Message("x")),
     "offer": lambda client: client.offer(b"frame", 1),
     "deliver": lambda client: deliver(client, Batch([publish(encode(Message("x")), "", "drop")])),
-    "answer_close": lambda client: client._sender.answer_close(1000),
-    "drain": lambda client: client._sender.drain(),
-    "a turn of the writer": lambda client: client.waiting[1] and client._sender._turn(),
-    "linger": lambda client: client._transport.linger(0),
+    "answer_close": lambda client: client.sender.answer_close(1000),
+    "drain": lambda client: client.sender.drain(),
+    "a turn of the writer": lambda client: client.waiting[1] and client.sender.turn(),
+    "linger": lambda client: client.transport.linger(0),
     "open": lambda client: client.direct.open(),
 }
 
@@ -128,7 +128,7 @@ def test_fault_65_nothing_is_sent_by_a_number_that_was_given_back(use: str, stat
             client.offer(b"waits", 1)
         elif state == "closing":
             client.close()
-        client._transport.close()
+        client.transport.close()
         with stranger_at(number) as other:
             USES[use](client)
             assert client.direct.fd == -1
@@ -146,12 +146,12 @@ def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor() -> None:
         number = near.fileno()
         client = hub.connect(near, greeting=b"101 ")
 
-        def gone(client: Client, wait: bool) -> None:
+        def gone(client: Connection, *, wait: bool) -> None:
             over.set()
             refused.wait(TIMEOUT)  # the reader is held before the hub hears of the end
             hub._life.registry.dismiss(client, wait)
 
-        object.__setattr__(hub._life.hooks, "gone", gone)
+        hub._life.left = gone
         client.start()
         far.close()
         assert over.wait(TIMEOUT)
@@ -159,7 +159,7 @@ def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor() -> None:
         with stranger_at(number) as other:
             hub._life.state = State.DRAINING
             hub._turn(0)
-            assert not client.admitted and not hub.all_clients()
+            assert not client.membership.admitted and not hub.all_clients()
             expect_nothing(number, other)
         refused.set()
         assert client.join(TIMEOUT)
@@ -189,7 +189,7 @@ def test_fault_65_a_forked_child_cannot_send_by_its_parents_number(use: str) -> 
                     assert client.wait_for_room(0)
                 expect_nothing(number, other)
 
-        with client._transport.lock:  # held by a thread that the child does not have
+        with client.transport.lock:  # held by a thread that the child does not have
             in_child(child)
         client.send(Message("still the parent's"))
         assert b"still" in far.recv(1000)
@@ -212,7 +212,7 @@ def test_fault_65_a_borrowed_tls_socket_is_forgotten_too(certificate: Path) -> N
                 client = hub.connect(sock, greeting=b"101 ", borrowed=True)
                 client.welcome()
                 assert peer.recv(100) == b"101 "
-                client._transport.close()
+                client.transport.close()
                 for use in ("refuse", "ping", "close", "abort", "offer", "linger"):
                     USES[use](client)
                 sock.setblocking(True)
@@ -224,7 +224,7 @@ def test_fault_65_a_descriptor_is_not_closed_under_a_writer_that_waits_on_it() -
     with stepped() as hub, small_pair() as (near, far):
         client = hub.connect(near)
         fill(near)
-        transport = client._transport
+        transport = client.transport
         waiter = threading.Thread(target=transport.wait_writable, args=(TIMEOUT,))
         waiter.start()
         wait_until(lambda: transport._watched)
@@ -277,7 +277,7 @@ class Slow:
         """Let the writer do what it can; say whether the connection goes on."""
         for _ in range(100):
             before = self.sender.waiting
-            self.sender._turn()
+            self.sender.turn()
             if self.sender.waiting == before:
                 break
         return self.sender.cause is None
@@ -419,7 +419,7 @@ def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
         assert messages <= 100
         assert size <= 1 << 20
         assert client.dropped == len(refused) > 29_000
-        client._transport.close()
+        client.transport.close()
 
 
 @pytest.mark.parametrize("backlog", [False, True])
@@ -450,7 +450,7 @@ def test_fault_74_what_of_a_burst_finds_no_room_is_a_drop_or_a_cut_like_any_othe
     with live(outbox_messages=50, rules=rules, on_connect=None) as hub:
         with hub.subscribed("process:p", rcvbuf=4096) as peer:
             hub.hub.send_process_lines("p", ["x" * 1000] * 30_000)
-            client = hub.client()
+            client = hub.connection()
             wait_until(lambda: client.dropped, what="a full outbox")
             assert client.waiting[0] <= 51
             while (message := peer.recv_json())["type"] != "lagged":
@@ -465,7 +465,7 @@ def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
         subscribe(peer, "a")
         for _ in range(200):
             hub.hub.send_to_channel("a", said(big))
-        client = hub.client()
+        client = hub.connection()
         ask = {"type": "subscribe", "channel": "a", "id": "i" * 100, "data": None}
         with contextlib.suppress(OSError):
             for _ in range(20_000):
@@ -487,7 +487,7 @@ def test_fault_116_a_full_outbox_has_room_for_what_the_hub_says_itself(what: str
     authoriser = lambda client, channel: allowed[0]  # noqa: E731
     with live(outbox_messages=100, channel_authoriser=authoriser) as hub:
         with hub.subscribed("feed", rcvbuf=4096) as peer:
-            client = hub.client()
+            client = hub.connection()
             with hub.hub.unpaced():
                 while not client.dropped:
                     hub.hub.send_to_channel("feed", said("x" * 1000))
@@ -522,12 +522,12 @@ def test_fault_129_the_log_says_all_that_a_write_timeout_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
-        client = hub.client()
+        client = hub.connection()
         client.skip(7)
         while client.waiting[1] < 3 << 20:
             hub.hub.broadcast(said("x" * 10_000))
         hub.empty()
-        assert client.dropped > client._sender.dropped > 0
+        assert client.dropped > client.sender.dropped > 0
         assert f"; {client.dropped} messages are lost" in caplog.text
 
 
@@ -535,7 +535,7 @@ def test_fault_129_what_an_eviction_throws_away_is_counted_and_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with live(outbox_bytes=256_000, close_timeout=0.1) as hub, hub.peer(rcvbuf=4096) as peer:
-        client = hub.client()
+        client = hub.connection()
         sent = 0
         while not hub.hub.stats().slow_disconnects:
             hub.hub.broadcast(said([sent, "x" * 1000]))
@@ -557,7 +557,7 @@ def test_fault_129_what_a_write_timeout_throws_away_is_counted_and_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
-        client = hub.client()
+        client = hub.connection()
         # Much: of a little the kernel may take all, once its buffer has grown.
         while client.waiting[1] < 3 << 20:
             hub.hub.broadcast(said("x" * 10_000))
@@ -651,7 +651,7 @@ def test_fault_121_a_reader_that_is_long_inside_tls_holds_up_nobody(certificate:
     """Records that are no data (KeyUpdate) keep it there for as long as its peer likes."""
     with over_tls(certificate) as (hub, connect), connect(4096) as held:
         wait_until(lambda: hub.client_count() == 1)
-        (client,) = hub.all_clients()
+        (client,) = hub._life.registry.connections()
         with connect(4096) as free:
             wait_until(lambda: hub.client_count() == 2)
             assert client.direct.tls is not None
@@ -677,14 +677,11 @@ def test_fault_126_a_storm_reaches_a_slow_link_whole() -> None:
 
 
 @contextlib.contextmanager
-def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Client]:
+def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Connection]:
     """A client of a hub, with more than half of its outbox full."""
     client = hub.connect(near)
-    hub._life.channels.enter(client)
-    with hub._life.registry._lock:
-        hub._life.registry._clients[client.id] = client
-    hub._life.registry._everybody = None
-    client.welcome()
+    assert hub._life.registry.open(client)
+    hub._turn(0)
     filled = fill(near)
     client.offer(b"x" * 300, 1)
     client.offer(b"x" * 300, 1)
@@ -693,8 +690,10 @@ def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Client]:
     try:
         yield client
     finally:
-        hub._life.registry.remove(client)
         client.discard()
+        hub._life.registry.dismiss(client, wait=False)
+        hub._life.registry.reader_ended(client)
+        hub._turn(0)
         assert not hub._life.pacing.crowded
 
 
@@ -706,7 +705,7 @@ def waits(hub: Hub, publish: Callable[[], object]) -> bool:
     """Say whether a publish in a loop waits for a crowded client, with none let in."""
     waited: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Client, "keep_pace", lambda client, timeout: waited.append(timeout))
+        patch.setattr(Connection, "keep_pace", lambda client, timeout: waited.append(timeout))
         in_a_loop(hub)
         publish()
     return bool(waited)
@@ -757,12 +756,12 @@ def test_fault_126_a_message_that_comes_alone_waits_for_nobody() -> None:
 def test_fault_126_a_stalled_client_is_found_out_once_and_not_waited_for_again() -> None:
     with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
         with crowded(hub, near) as client:
-            client._sender._pace_mark = (time.monotonic() - 2, 0)
-            client._sender._progress.total = 0
+            client.sender._pace_mark = (time.monotonic() - 2, 0)
+            client.sender._progress.total = 0
             in_a_loop(hub)
             hub.broadcast(Message("x"))  # a second at most, not the publish timeout
             assert not hub._life.pacing.crowded
-            assert client._sender._load.name == "SLOW"
+            assert client.sender._load.name == "SLOW"
             client.offer(b"x" * 100, 1)
             assert not hub._life.pacing.crowded  # until nothing waits for it
 
@@ -770,7 +769,7 @@ def test_fault_126_a_stalled_client_is_found_out_once_and_not_waited_for_again()
 def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout() -> None:
     with stepped(outbox_bytes=1000, publish_timeout=0.05, pace_bytes=1) as hub:
         with small_pair() as (near, _), crowded(hub, near) as client:
-            client._sender._pace_mark = (time.monotonic() + 1000, 0)
+            client.sender._pace_mark = (time.monotonic() + 1000, 0)
             in_a_loop(hub)
             hub.broadcast(Message("x"))  # raises nothing
             assert hub._life.broadcasts.qsize() == 1
@@ -781,7 +780,7 @@ def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout(
 def test_fault_126_a_loop_goes_on_when(how: str) -> None:
     with stepped(outbox_bytes=1000, publish_timeout=1000.0, pace_bytes=1) as hub:
         with small_pair() as (near, far), crowded(hub, near) as client:
-            client._sender._pace_mark = (time.monotonic() + 1000, 0)
+            client.sender._pace_mark = (time.monotonic() + 1000, 0)
             published = threading.Event()
 
             def publish() -> None:
@@ -791,7 +790,7 @@ def test_fault_126_a_loop_goes_on_when(how: str) -> None:
 
             thread = threading.Thread(target=publish)
             thread.start()
-            wait_until(lambda: client._sender._changed._condition is not None)
+            wait_until(lambda: client.sender._changed._condition is not None)
             assert not published.is_set()
             if how == "it is gone":
                 client.abort()
@@ -804,14 +803,14 @@ def test_fault_126_a_loop_goes_on_when(how: str) -> None:
 
 def test_fault_126_a_signal_handler_does_not_wait_for_a_lock_of_its_own_thread() -> None:
     with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
-        with crowded(hub, near) as client, client._transport.lock:
+        with crowded(hub, near) as client, client.transport.lock:
             in_a_loop(hub)
             hub.broadcast(Message("x"))
 
 
 def test_fault_126_waiting_for_room_without_a_channel_waits_for_everybody() -> None:
     with live(outbox_messages=10) as hub, hub.subscribed("a", rcvbuf=4096) as peer:
-        client = hub.client()
+        client = hub.connection()
         assert hub.hub.wait_for_room(timeout=TIMEOUT)
         assert hub.hub.wait_for_room()
         while client.waiting[0] < 6:
@@ -847,14 +846,14 @@ def test_fault_126_a_program_without_backpressure_is_not_slowed() -> None:
 class Waits:
     """Stands in for what a sender waits on: the main thread's waits are a clock's steps."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Connection) -> None:
         self.now = time.monotonic()
         self.waited = 0.0
         self.take(client)
 
-    def take(self, client: Client) -> None:
+    def take(self, client: Connection) -> None:
         """Have a client, which has just become crowded, go by this clock."""
-        sender = client._sender
+        sender = client.sender
         self.real = sender._changed
         self.notify_all = self.real.notify_all
         sender._clock = lambda: self.now
@@ -875,14 +874,15 @@ def waited(hub: Hub, account: Account, later: float, monkeypatch: pytest.MonkeyP
     with small_pair() as (near, _), crowded(hub, near) as client:
         clock = Waits(client)
         clock.now += later
-        client._sender._pace_mark = (clock.now, client._sender._progress.total)
+        client.sender._pace_mark = (clock.now, client.sender._progress.total)
         stand_in = types.SimpleNamespace(time=time.time, monotonic=lambda: clock.now)
         client.account = account
         with monkeypatch.context() as patch:
-            patch.setattr("ws_hub.connection.client.time", stand_in)
+            patch.setattr("ws_hub.connection.connection.time", stand_in)
             client.keep_pace(1000.0)
         assert not hub._life.pacing.crowded
-        client._sender._changed = clock.real
+        client.sender._changed = clock.real
+        client.account = None  # of another budget than the hub's
         return clock.waited
 
 

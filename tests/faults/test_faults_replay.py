@@ -17,7 +17,8 @@ import pytest
 
 from tests.integration.apps.live import Live, live, subscribe
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import ChannelRule, Client, Message
+from ws_hub import ChannelRule, Message
+from ws_hub.connection.connection import Connection
 from ws_hub.connection.outbox import Room
 from ws_hub.hub import history as module
 from ws_hub.hub import replay
@@ -49,9 +50,9 @@ def seqs(peer: RawPeer, count: int) -> list[int]:
     return [peer.recv_json()["seq"] for _ in range(count)]
 
 
-def held(client: Client) -> bytes:
+def held(client: Connection) -> bytes:
     """The bytes that a client's outbox is in the middle of."""
-    begun: bytes = client._sender._outbox._begun
+    begun: bytes = client.sender._outbox._begun
     return begun
 
 
@@ -69,7 +70,7 @@ def test_fault_73_late_viewers_hold_no_more_than_a_piece_and_all_the_same_one() 
                 assert subscribe(peer, CHANNEL, since=0)["replayed"] == LINES
             hub.hub.send_event("live")  # before one of them has read anything
             assert other.recv_json()["data"]["event"] == "live"
-            clients = hub.hub.clients(CHANNEL)
+            clients = hub.hub._life.registry.connections()
             replays = hub.hub._life.replays
             wait_until(lambda: not replays._ready, what="all to wait for their sockets")
             most = 2 * module._BLOCK_BYTES
@@ -129,13 +130,13 @@ def test_fault_73_what_is_said_while_a_replay_waits_comes_once_behind_it() -> No
         write_log(hub)
         subscribe(viewer, CHANNEL, since=0)
         wait_until(lambda: not hub.hub._life.replays._ready, what="a viewer whose socket is full")
-        assert hub.hub._life.replays.holds(hub.client())
+        assert hub.hub._life.replays.holds(hub.connection())
         write_log(hub, 500)
         hub.hub.send_process_status("log", "exited", 0)
         assert seqs(viewer, LINES + 501) == list(range(1, LINES + 502))
         hub.hub.send_process_output("log", "live")
         assert viewer.recv_json()["seq"] == LINES + 502
-        assert not hub.hub._life.replays.holds(hub.client())
+        assert not hub.hub._life.replays.holds(hub.connection())
 
 
 def test_fault_73_a_viewer_that_history_overtakes_is_told_and_comes_back() -> None:
@@ -271,11 +272,11 @@ def test_fault_117_one_that_asks_again_and_again_is_sent_what_it_may_be_sent(
     charged: list[int] = []
     rest = [0.0]
 
-    def charge(client: Client, count: int) -> float:
+    def charge(client: Connection, count: int) -> float:
         charged.append(count)
         return rest[0]
 
-    monkeypatch.setattr(Client, "charge_bytes", charge)
+    monkeypatch.setattr(Connection, "charge_bytes", charge)
     with live(rules=[LOG]) as hub, hub.peer() as peer, hub.peer() as other:
         write_log(hub, 500)
         for _ in range(3):

@@ -21,8 +21,9 @@ import pytest
 
 from tests.integration.apps.live import at_once
 from tests.support import messages_in, reset, short_writes, small_pair, tcp_pair, wait_until
-from ws_hub import Client, Hub, HubConfig, Message
+from ws_hub import Hub, HubConfig, Message
 from ws_hub.connection import fast_send
+from ws_hub.connection.connection import Connection
 
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 THREADS, EACH, WAVES = 3, 60, 3
@@ -115,7 +116,7 @@ class Reader:
 
     def __init__(self, hub: Hub, pair: Pair) -> None:
         near, self.far = pair
-        self.client: Client = hub.connect(near, greeting=GREETING)
+        self.client: Connection = hub.connect(near, greeting=GREETING)
         self.client.start()
         self.data = bytearray()
 

@@ -34,10 +34,10 @@ def test_what_a_function_raises_is_logged_counted_and_kept(
     def fail() -> None:
         raise error
 
-    client = SimpleNamespace(last_error="")
-    assert calls.call(fail, client=client, default="default") == "default"
+    connection = SimpleNamespace(last_error="")
+    assert calls.call(fail, connection=connection, default="default") == "default"
     assert errors == [1]
-    assert client.last_error == repr(error)
+    assert connection.last_error == repr(error)
     assert "fail" in caplog.text and type(error).__name__ in caplog.text
 
 
@@ -53,7 +53,7 @@ def test_what_runs_is_named_with_its_client(calls: Callbacks) -> None:
         return calls.running(), calls.inside
 
     name = f"{__name__}.test_what_runs_is_named_with_its_client.<locals>.inner"
-    assert calls.call(inner, client="client") == ([(name, "client")], True)
+    assert calls.call(inner, connection="client") == ([(name, "client")], True)
     assert calls.call(Callable()) == ([("<it>", None)], True)
     assert (calls.running(), calls.inside) == ([], False)
 

@@ -1,640 +1,88 @@
-"""One connection as the hub sees it: its threads, its callbacks, its end."""
+"""What an application sees of a client, and what is left of it when it has gone."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
-import struct
-import threading
-from collections.abc import Callable, Iterator
+import gc
+import queue
+import weakref
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Pong, TextMessage
 
-from tests.delivery import deliver
-from tests.support import (
-    TIMEOUT,
-    fill,
-    messages_in,
-    reset,
-    short_writes,
-    small_pair,
-    tcp_pair,
-)
-from ws_hub import threads
-from ws_hub.config import HubConfig
-from ws_hub.connection import fast_send, outbox
-from ws_hub.connection.client import Client, Hooks
-from ws_hub.connection.transport import Transport
-from ws_hub.connection.writer_starter import Starter
-from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
-from ws_hub.hub.subscriptions import Channels
-from ws_hub.protocol.frames import text_frame
-from ws_hub.protocol.handshake import refusal
-from ws_hub.protocol.message import Message, encode
-from ws_hub.protocol.publication import Batch, publish
-
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-NO_ROOM = refusal("503 Service Unavailable", "no", ("Retry-After", "1"))
-GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
-
-
-def frame(opcode: int, payload: bytes = b"") -> bytes:
-    """A short frame as a client sends it."""
-    assert len(payload) < 126
-    return bytes((0x80 | opcode, 0x80 | len(payload))) + b"\0\0\0\0" + payload
-
-
-def closing(code: int, reason: str = "") -> bytes:
-    return frame(CLOSE, struct.pack("!H", code) + reason.encode())
-
-
-class Stage:
-    """A client on one end of a socket pair; notes what it tells upward."""
-
-    def __init__(self, near: socket.socket, far: socket.socket, **settings: Any) -> None:
-        self.far = far
-        self.notes: list[tuple[Any, ...]] = []
-        self.opens = self.admits = True
-        self.lives = False  # else a test steps the writer
-        self.received: Callable[[Client, str | bytes], None] = lambda client, data: None
-        self.connected, self.over = threading.Event(), threading.Event()
-        self.closing: list[Client] = []
-        self.counted: list[str] = []
-        self.later: list[Callable[[], object]] = []
-        # From another thread, as it is meant: the calling one has the transport's lock.
-        self.begin: Callable[[threads.Later], object] = lambda writer: threading.Thread(
-            target=writer.start
-        ).start()
-        self.channels: Channels[Any] = Channels()
-        settings.setdefault("close_timeout", 1.0)
-        self.config = HubConfig(
-            on_connect=self._on_connect,
-            on_disconnect=lambda client, code, reason: self.note("disconnected", code, reason),
-            **settings,
-        )
-        self.transport = Transport(
-            near,
-            max_message_size=self.config.max_message_size,
-            max_fragments=self.config.max_fragments,
-        )
-        self.client = Client(
-            1,
-            self.transport,
-            self.config,
-            Hooks(
-                opened=self._opened,
-                admitted=self._admitted,
-                received=self._received,
-                gone=lambda client, wait: self.note("gone"),
-                finished=self._finished,
-                call=lambda function, *args, client: function(*args),
-                closing=lambda client: self.closing.append(client),
-                count=lambda name, times=1: self.counted.extend([name] * times),
-                start=self._start,
-                later=self.later.append,
-            ),
-            self.channels,
-            remote_address="here:1",
-            greeting=GREETING,
-        )
-
-    def note(self, *words: Any) -> None:
-        self.notes.append(words)
-
-    def _opened(self, client: Client) -> bool:
-        self.note("opened")
-        if not self.opens:
-            client.refuse(NO_ROOM)
-        return self.opens
-
-    def _admitted(self, client: Client) -> bool:
-        """Play the hub thread, which the reader waits for."""
-        if not self.admits:
-            client.refuse(NO_ROOM)
-        elif not client.admitted:
-            client.admitted = True
-            client.welcome()
-        return client.admitted
-
-    def _start(self, *about: Any) -> threads.Later:
-        writer = threads.Later(*about)
-        if self.lives:
-            self.begin(writer)
-        return writer
-
-    def _on_connect(self, client: Client) -> None:
-        self.note("connected")
-        self.connected.set()
-
-    def _received(self, client: Client, data: str | bytes) -> None:
-        self.note("received", data)
-        self.received(client, data)
-
-    def _finished(self, client: Client) -> None:
-        self.note("finished")
-        self.over.set()
-
-    def start(self) -> None:
-        self.lives = True
-        self.client.start()
-        assert self.connected.wait(TIMEOUT)
-
-    def ended(self) -> list[tuple[Any, ...]]:
-        """What was noted, when the client is over."""
-        assert self.over.wait(TIMEOUT)
-        assert self.client.join(TIMEOUT)
-        return self.notes
-
-    def read(self) -> bytes:
-        """Everything that the peer gets until the end of the connection."""
-        data = b""
-        self.far.settimeout(TIMEOUT)
-        while chunk := self.far.recv(1 << 16):
-            data += chunk
-        return data
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with small_pair(1 << 16) as (near, far):
-        found = Stage(near, far)
-        yield found
-        found.client.abort()
-        assert found.client.join(TIMEOUT)
-
-
-def answers(data: bytes) -> list[Any]:
-    """What a peer makes of a stream that begins with the greeting."""
-    assert data.startswith(GREETING)
-    parser = Connection(ConnectionType.CLIENT)
-    parser.receive_data(data[len(GREETING) :])
-    found: list[Any] = []
-    for event in parser.events():
-        if isinstance(event, TextMessage):
-            found.append(json.loads(event.data))
-        elif isinstance(event, Pong):
-            found.append(bytes(event.payload))
-        elif isinstance(event, CloseConnection):
-            found.append((int(event.code), event.reason or ""))
-    return found
-
-
-# --- a life --------------------------------------------------------------------------------
-
-
-def test_callbacks_run_in_the_order_of_a_connections_life(stage: Stage) -> None:
-    stage.start()
-    stage.far.sendall(frame(TEXT, b"one") + frame(BINARY, b"\0") + closing(1000, "bye"))
-    assert stage.ended() == [
-        ("opened",),
-        ("connected",),
-        ("received", "one"),
-        ("received", b"\0"),
-        ("gone",),
-        ("disconnected", 1000, "bye"),
-        ("finished",),
-    ]
-    assert answers(stage.read()) == [(1000, "")]
-    assert stage.transport._sock.fileno() == -1
-
-
-def test_pings_are_answered_during_a_blocking_callback(stage: Stage) -> None:
-    # By the writer, whoever reads: here the pong goes out before the callback begins.
-    go = threading.Event()
-    stage.received = lambda client, data: go.wait(TIMEOUT) and None
-    stage.start()
-    stage.far.sendall(frame(PING, b"alive") + frame(TEXT, b"work"))
-    data = b""
-    while not data.endswith(b"alive"):
-        data += stage.far.recv(100)
-    go.set()
-    assert answers(data) == [b"alive"]
-
-
-def test_an_unsolicited_pong_is_only_a_sign_of_life(stage: Stage) -> None:
-    stage.start()
-    stage.far.sendall(frame(PONG, b"x") + closing(1000))
-    assert [words[0] for words in stage.ended()][2:] == ["gone", "disconnected", "finished"]
-
-
-def test_a_refused_client_gets_503_and_no_callback(stage: Stage) -> None:
-    stage.admits = False
-    stage.client.start()
-    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
-    data = stage.read()
-    assert data.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert b"Retry-After: 1\r\n" in data
-
-
-def test_a_client_of_a_stopping_hub_gets_503(stage: Stage) -> None:
-    stage.opens = False
-    stage.client.start()
-    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
-    assert stage.read().startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-
-
-def test_an_early_message_waits_for_the_admission(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
-    stage.received = lambda client, data: stage.note("admitted", client.admitted)
-    stage.far.sendall(frame(TEXT, b"early") + closing(1000))
-    stage.client.start()
-    assert stage.ended()[:3] == [("opened",), ("received", "early"), ("admitted", True)]
-
-
-def test_messages_of_a_refused_client_are_not_handled(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
-    stage.admits = False
-    stage.far.sendall(frame(TEXT, b"early"))
-    stage.client.start()
-    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
-
-
-def test_the_writer_thread_starts_with_the_first_backlog() -> None:
-    with small_pair() as (near, far):
-        stage = Stage(near, far)
-        stage.start()
-        assert far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
-        assert stage.client._sender._writer is None
-        filled = fill(near)
-        assert stage.client.offer(b"x", 1)
-        assert stage.client._sender._writer is not None
-        assert far.recv(filled + 1, socket.MSG_WAITALL)[-1:] == b"x"
-        far.sendall(closing(1000))
-        stage.ended()
-        assert stage.client._sender._writer.join(0)
-
-
-def test_fault_42_without_a_writer_thread_the_starter_writes(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    start = threads.start
-
-    def refuse_writers(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
-        if name.startswith("ws-hub:writer"):
-            raise RuntimeError("can't start new thread")
-        return start(name, target, *args)
-
-    monkeypatch.setattr(threads, "start", refuse_writers)
-    with small_pair() as (near, far):
-        stage, starter = Stage(near, far), Starter("ws-hub:starter")
-        stage.begin = starter.post
-        stage.start()
-        fill(near)
-        assert stage.client.offer(b"x", 1)
-        stage.client.close(4000)
-        data = b""
-        while not data.endswith(b"x\x88\x02\x0f\xa0"):
-            data += far.recv(1 << 16)
-        far.sendall(closing(4000))
-        assert ("disconnected", 4000, "") in stage.ended()
-        starter.close()
-        assert starter.join(TIMEOUT)
-        assert "ws-hub:writer:1 cannot be started" in caplog.text
-
-
-def test_fault_42_without_a_thread_to_read_starting_raises(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threads, "start", refuse)
-    with pytest.raises(RuntimeError):
-        stage.client.start()
-    assert stage.client.join(0)
-
-
-def test_silence_beyond_the_pong_timeout_ends_it() -> None:
-    with small_pair(1 << 16) as (near, far):
-        stage = Stage(near, far, heartbeat_interval=0.01, pong_timeout=0.03)
-        stage.start()
-        text = "pong timeout: nothing received for 0.03 s"
-        assert ("disconnected", 1006, text) in stage.ended()
-        assert stage.client.last_error == text
-
-
-def test_a_violation_is_named_in_the_close_frame(stage: Stage) -> None:
-    stage.start()
-    stage.far.sendall(frame(3))
-    (code, reason) = answers(stage.read())[0]
-    stage.far.close()
-    notes = stage.ended()
-    assert code == 1002
-    assert ("disconnected", 1002, reason) in notes
-    assert stage.client.last_error == reason
-
-
-def test_a_connection_that_is_lost_is_1006(stage: Stage) -> None:
-    stage.start()
-    assert stage.far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
-    stage.far.close()
-    assert ("disconnected", 1006, "connection lost") in stage.ended()
-
-
-def test_the_peers_close_frame_prevails_over_a_failed_write() -> None:
-    with tcp_pair() as (near, far):
-        stage = Stage(near, far)
-        stage.received = lambda client, data: _break(stage)
-        stage.start()
-        stage.far.sendall(frame(TEXT, b"last") + closing(4000, "had enough"))
-        assert ("disconnected", 4000, "had enough") in stage.ended()
-
-
-def _break(stage: Stage) -> None:
-    """Have the connection reset, and a write find that out, while the reader is busy."""
-    reset(stage.far)
-    batch = Batch([publish(encode(Message("x")), "", "drop")])
-    while stage.client._sender.cause is None:
-        stage.client.deliver(batch)
-
-
-@pytest.mark.parametrize("code", [*range(990, 1020), 2999, 3000, 4999, 5000, 65535])
-def test_a_close_frame_with_any_code_is_answered(code: int) -> None:
-    with small_pair(1 << 16) as (near, far):
-        stage = Stage(near, far)
-        stage.start()
-        far.sendall(closing(code))
-        (answer,) = answers(stage.read())
-        far.close()
-        notes = stage.ended()
-        assert answer[0] in (code, 1002)
-        assert ("disconnected", answer[0]) in [words[:2] for words in notes]
-
-
-def test_an_exception_while_handling_a_message_ends_this_client_alone(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(client: Client, data: str | bytes) -> None:
-        raise ZeroDivisionError
-
-    stage.received = fail
-    stage.start()
-    stage.far.sendall(frame(TEXT, b"x"))
-    assert [words[0] for words in stage.ended()][3:] == ["gone", "disconnected", "finished"]
-    assert "ws-hub:reader:1 died" in caplog.text
-
-
-def test_a_client_can_run_on_the_calling_thread(stage: Stage) -> None:
-    thread = threading.Thread(target=stage.client.run)
-    thread.start()
-    assert stage.connected.wait(TIMEOUT)
-    stage.far.sendall(closing(1000))
-    thread.join(TIMEOUT)
-    assert stage.notes[-1] == ("finished",)
-    assert stage.client.join(0)
-
-
-def test_callbacks_are_not_needed(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
-    object.__setattr__(stage.config, "on_disconnect", None)
-    stage.client.start()
-    stage.far.sendall(closing(1000))
-    assert stage.ended() == [("opened",), ("gone",), ("finished",)]
-
-
-# --- closing -------------------------------------------------------------------------------
-
-
-def test_close_sends_the_queue_and_then_the_close_frame(stage: Stage) -> None:
-    stage.start()
-    stage.client.send(Message("last"))
-    stage.client.close(4000, "that is all")
-    stage.client.close(1000, "too late")
-    stage.far.sendall(closing(4000))
-    assert ("disconnected", 4000, "that is all") in stage.ended()
-    last, answer = answers(stage.read())
-    assert (last["type"], answer) == ("last", (4000, "that is all"))
-
-
-@pytest.mark.parametrize("code", [0, 999, 1004, 1006, 1015, 5000])
-def test_a_code_that_must_not_be_sent_is_refused_and_nothing_happens(
-    stage: Stage, code: int
-) -> None:
-    stage.start()
-    with pytest.raises(ValueError, match="must not be sent"):
-        stage.client.close(code)
-    stage.client.send(Message("goes on"))
-    stage.far.sendall(closing(1000))
-    assert ("disconnected", 1000, "") in stage.ended()
-
-
-def test_a_callback_may_close_its_own_client(stage: Stage) -> None:
-    stage.received = lambda client, data: client.close(4001, "enough")
-    stage.start()
-    stage.far.sendall(frame(TEXT, b"x") + closing(4001))
-    assert ("disconnected", 4001, "enough") in stage.ended()
-
-
-def test_a_peer_that_does_not_answer_a_close_is_cut() -> None:
-    with small_pair(1 << 16) as (near, far):
-        stage = Stage(near, far, close_timeout=0.01)
-        stage.start()
-        stage.client.close(1001, "away")
-        assert stage.closing == [stage.client]
-        while not stage.over.wait(0.01):
-            stage.client.expire()  # as the hub thread does in time
-        assert ("disconnected", 1001, "away") in stage.ended()
-        assert answers(stage.read()) == [(1001, "away")]
-
-
-def test_aborting_ends_it_without_a_close_frame(stage: Stage) -> None:
-    stage.start()
-    stage.client.abort()
-    assert ("disconnected", 1006, "connection lost") in stage.ended()
-    assert stage.read() in (GREETING, b"")
-
-
-# --- sending -------------------------------------------------------------------------------
-
-
-def test_sent_messages_have_timestamps_and_keep_their_order(stage: Stage) -> None:
-    stage.start()
-    for number in range(20):
-        stage.client.send(Message("x", data=number), timeout=5)
-    stage.far.sendall(closing(1000))
-    stage.ended()
-    *messages, _ = answers(stage.read())
-    assert [each["data"] for each in messages] == list(range(20))
-    assert all(each["timestamp"].endswith("Z") for each in messages)
-
-
-def test_data_without_a_json_form_is_not_sent(stage: Stage) -> None:
-    with pytest.raises(MessageEncodeError):
-        stage.client.send(Message("x", data=float("inf")))
-
-
-def stalled(near: socket.socket, far: socket.socket, **settings: Any) -> Stage:
-    """A client, not started, whose socket and outbox have no room."""
-    stage = Stage(near, far, outbox_messages=1, **settings)
-    stage.client.welcome()
-    fill(near)
-    assert stage.client.offer(b"x", 1)
-    return stage
-
-
-def test_sending_to_a_full_outbox_raises_when_the_time_is_up() -> None:
-    with small_pair() as (near, far):
-        stage = stalled(near, far)
-        with pytest.raises(
-            SendTimeout, match=r"send to <Client 1 'here:1'>: its outbox was full for 0 s"
-        ):
-            stage.client.send(Message("x"), timeout=0)
-        assert stage.client.waiting == (1, 1)
-
-
-def test_sending_after_a_close_raises_its_code_and_reason(stage: Stage) -> None:
-    stage.start()
-    stage.client.close(4000, "go")
-    with pytest.raises(ConnectionClosed) as caught:
-        stage.client.send(Message("x"))
-    assert (caught.value.code, caught.value.reason) == (4000, "go")
-
-
-def test_sending_to_a_lost_connection_raises_1006(stage: Stage) -> None:
-    stage.start()
-    stage.far.sendall(closing(1000))
-    stage.ended()
-    with pytest.raises(ConnectionClosed) as caught:
-        stage.client.send(Message("x"))
-    assert caught.value.code == 1006
-
-
-def test_a_client_that_reads_no_replies_is_cut_after_the_write_timeout() -> None:
-    with small_pair() as (near, far):
-        stage = stalled(near, far, write_timeout=0.01)
-        stage.client.reply(Message("answer"))
-        assert stage.client._sender.cause == (1013, "answers are not read")
-        assert stage.counted == ["slow_disconnects"]
-
-
-def test_a_client_that_reads_no_answers_of_the_hub_is_disconnected() -> None:
-    with small_pair() as (near, far):
-        stage = stalled(near, far)
-        for _ in range(outbox._RESERVED_MESSAGES):
-            stage.client.tell(Message("answer"))
-        assert stage.client._sender.cause is None
-        stage.client.tell(Message("answer"))
-        assert stage.client._sender.cause == (1013, "answers are not read")
-        assert stage.counted == ["slow_disconnects"]
-
-
-def test_answers_reach_a_client_that_reads(stage: Stage) -> None:
-    stage.start()
-    stage.client.reply(Message("reply"))
-    stage.client.tell(Message("told"))
-    stage.far.sendall(closing(1000))
-    stage.ended()
-    assert [each["type"] for each in answers(stage.read())[:2]] == ["reply", "told"]
-
-
-# --- deliveries ----------------------------------------------------------------------------
-
-
-def test_a_batch_is_delivered_whole(stage: Stage) -> None:
-    stage.start()
-    batch = Batch([publish(encode(Message("x", data=number)), "", "drop") for number in range(3)])
-    assert not stage.client.deliver(batch)
-    stage.far.sendall(closing(1000))
-    stage.ended()
-    assert [each["data"] for each in answers(stage.read())[:3]] == [0, 1, 2]
-
-
-def test_a_batch_is_refused_from_the_first_message_without_room() -> None:
-    with small_pair() as (near, far):
-        stage = stalled(near, far)
-        stage.client._sender._outbox.max_messages = 3
-        batch = Batch(
-            [publish(encode(Message("x", data=number)), "", "drop") for number in range(4)]
-        )
-        refused = stage.client.deliver(batch)
-        assert [each.message.data for each in refused] == [2, 3]
-        assert stage.client.dropped == 2
-
-
-def test_a_delivery_behind_a_backlog_is_queued() -> None:
-    with small_pair() as (near, far):
-        stage = stalled(near, far, outbox_bytes=1 << 20)
-        stage.client._sender._outbox.max_messages = 10
-        batches = [Batch([publish(text, "", "drop")] * 2) for text in (b"a", b"b")]
-        assert not any(stage.client.deliver(batch) for batch in batches)
-        assert stage.client.waiting[0] == 5
-
-
-def test_a_delivery_to_an_ended_client_is_not_counted_as_dropped() -> None:
-    with small_pair() as (near, far):
-        stage = Stage(near, far)
-        far.close()
-        batch = Batch([publish(b"x", "", "drop")])
-        while stage.client._sender.cause is None:
-            assert not stage.client.deliver(batch)
-            stage.client._sender._turn()
-        assert not stage.client.deliver(batch)
-        assert stage.client.dropped == 0
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.integers(0, 2**32),
-    st.sampled_from([3, 100, 700, 5000]),
-    st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.booleans()), max_size=40),
-)
-def test_whatever_the_kernel_takes_each_frame_is_delivered_whole_and_in_order(
-    seed: int, most: int, steps: list[tuple[int, bool, bool]]
-) -> None:
-    # Delivered by the hub or sent alone, with a peer that stops and goes.
-    with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
-        patch.setattr(fast_send, "_libc_send", short_writes(seed, most))
-        stage = Stage(near, far)
-        sender, sent = stage.client._sender, list[str]()
-        far.setblocking(False)
-
-        def read() -> bytes:
-            with contextlib.suppress(BlockingIOError):
-                return far.recv(1 << 20)
-            return b""
-
-        def drain() -> bytes:
-            found = b""
-            while sender.waiting[1]:
-                sender._turn()
-                found += read()
-            return found + read()
-
-        data = drain()  # the greeting
-        for number, (size, alone, reads) in enumerate(steps):
-            sent.append(f"{number}:{'x' * size}")
-            if alone:
-                assert sender.offer(text_frame(sent[-1].encode()), 1)
-            else:
-                batch = Batch([publish(sent[-1].encode(), "", "drop")])
-                assert not deliver(stage.client, batch)
-            is_free = sender._state.name == "OPEN" and not sender._outbox.size
-            assert (stage.transport.direct.fd >= 0) == is_free
-            if reads:
-                data += drain()
-        data += drain()
-    assert data.startswith(GREETING)
-    assert messages_in(data[len(GREETING) :]) == sent
-
-
-def test_subscriptions_lists_the_clients_channels(stage: Stage) -> None:
-    stage.channels.enter(stage.client)
-    stage.channels.add(stage.client, "news", 10)
-    stage.channels.add(stage.client, "chat", 10)
-    assert stage.client.subscriptions() == ["news", "chat"]
-
-
-def test_a_forked_child_closes_the_descriptor_without_writing(stage: Stage) -> None:
-    peer_sees = text_frame(b"from the parent")
-    parents = stage.transport._sock.dup()
-    with parents:
-        with stage.transport.lock:  # held by a thread that the child does not have
-            stage.client.forget()
-        parents.sendall(peer_sees)
-        assert stage.far.recv(100) == peer_sees
+from tests.integration.apps.live import live
+from tests.support import TIMEOUT, wait_until
+from ws_hub import Client, ConnectionClosed, Message
+
+
+def test_an_application_sees_few_names() -> None:
+    assert len([name for name in dir(Client) if not name.startswith("_")]) <= 16
+
+
+def test_what_the_hub_says_of_a_client_cannot_be_changed() -> None:
+    with live() as hub, hub.peer():
+        client = hub.client()
+        for name in ("id", "user_id", "claims", "expires_at", "remote_address", "unheard_of"):
+            with pytest.raises(AttributeError):
+                setattr(client, name, "mallory")
+        with pytest.raises(TypeError):
+            client.claims["admin"] = True  # type: ignore[index]
+
+
+def test_every_callback_and_list_has_the_same_client() -> None:
+    seen: queue.Queue[Client] = queue.Queue()
+
+    def note(client: Client, *about: Any) -> bool:
+        seen.put(client)
+        return True
+
+    settings = {"on_connect": note, "on_message": note, "on_disconnect": note}
+    with live(**settings, channel_authoriser=note) as hub:
+        with hub.peer() as peer:
+            first = seen.get(timeout=TIMEOUT)
+            first.state["name"] = "ann"
+            peer.send_json({"type": "subscribe", "channel": "news", "id": 1})
+            peer.send_json({"type": "chat", "id": 2})
+            assert {peer.recv_json()["id"], peer.recv_json()["id"]} == {1, 2}
+            assert hub.hub.all_clients() == hub.hub.clients("news") == [first]
+        found = [first, *(seen.get(timeout=TIMEOUT) for _ in range(3))]
+    assert all(each is first and each.state == {"name": "ann"} for each in found)
+
+
+def test_a_client_that_has_gone_says_so() -> None:
+    with live() as hub:
+        with hub.peer():
+            client = hub.client()
+            hub.hub.subscribe(client, "news")
+        hub.empty()
+        with pytest.raises(ConnectionClosed, match=repr(client)):
+            hub.hub.subscribe(client, "news")
+        with pytest.raises(ConnectionClosed):
+            client.send(Message("x"))
+        assert hub.hub.unsubscribe(client, "news") is False
+        assert hub.hub.recheck(client) == client.subscriptions() == []
+        assert client.wait_for_room(0)
+        assert client.waiting == (0, 0)
+        client.close()
+        client.abort()
+
+
+def test_a_client_of_an_earlier_life_of_the_hub_is_gone() -> None:
+    with live() as hub:
+        with hub.peer():
+            client = hub.client()
+            hub.hub.stop()
+        hub.hub.start()
+        with pytest.raises(ConnectionClosed):
+            hub.hub.subscribe(client, "news")
+
+
+def test_a_connection_that_has_ended_is_freed_at_once() -> None:
+    """Without the collector: a crowd that leaves must not stay in memory until it comes."""
+    gc.disable()
+    try:
+        with live() as hub:
+            with hub.peer():
+                parts = [weakref.ref(hub.client()), weakref.ref(hub.connection())]
+            wait_until(lambda: [part() for part in parts] == [None, None], what="both to be freed")
+    finally:
+        gc.enable()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
 import pytest
 
 from ws_hub.config import HubConfig
+from ws_hub.connection.membership import Membership, Stage
 from ws_hub.hub import registry as module
 from ws_hub.hub.items import Queues
 from ws_hub.hub.registry import Registry
@@ -21,13 +21,12 @@ class Someone:
 
     def __init__(self, number: int) -> None:
         self.id = number
-        self.admitted = self.left = False
-        self.settled = threading.Event()
+        self.membership = Membership()
         self.pings = 0
         self.told: list[str] = []
 
     def welcome(self) -> None:
-        assert self.admitted and not self.settled.is_set()
+        assert self.membership.admitted and not self.membership.settled.is_set()
         self.told.append("welcome")
 
     def refuse(self) -> None:
@@ -49,9 +48,11 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def registry(interval: float = 30.0, most: int | None = None) -> Registry:
+    bell = Bell()
+    queues = Queues(bell, Intake(bell), Intake(bell), Intake(bell))
     return Registry(
         HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
-        queues=Queues(bell := Bell(), Intake(bell), Intake(bell), Intake(bell)),
+        queues=queues,
         enter=lambda client: None,
         refuse=lambda client: client.refuse(),
         leave=lambda client: None,
@@ -157,7 +158,7 @@ def test_who_is_admitted_is_welcomed_and_who_is_not_is_refused(now: list[float])
     enter(made, one, two)
     assert (one.told, two.told) == (["welcome"], ["refused"])
     assert made.admitted(one) and not made.admitted(two)  # type: ignore[arg-type]
-    assert made.clients() == [one]
+    assert made.connections() == [one]
 
 
 def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float]) -> None:
@@ -167,7 +168,7 @@ def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float
     assert len(made) == 1
     settle(made)
     assert len(made) == 0
-    assert one.settled.is_set()
+    assert one.membership.stage is Stage.GONE and one.membership.settled.is_set()
 
 
 def test_who_does_not_answer_a_close_frame_in_time_is_cut(now: list[float]) -> None:
@@ -188,8 +189,8 @@ def test_who_left_before_it_was_let_in_is_not_let_in(now: list[float]) -> None:
     assert made.open(one)  # type: ignore[arg-type]
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
     settle(made)
-    assert one.told == [] and not one.admitted
-    assert made.clients() == []
+    assert one.told == [] and one.membership.stage is Stage.GONE
+    assert made.connections() == []
 
 
 def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]) -> None:
@@ -198,7 +199,7 @@ def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]
     assert made.open(two)  # type: ignore[arg-type]
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
     settle(made)
-    assert made.clients() == [two]
+    assert made.connections() == [two]
 
 
 def test_who_walks_over_everybody_is_not_disturbed_by_a_change(now: list[float]) -> None:

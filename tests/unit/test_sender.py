@@ -92,7 +92,7 @@ def test_bytes_that_the_kernel_does_not_take_wait_for_the_writer(rig: Rig) -> No
     assert rig.sender.offer(b"later", 1)
     assert rig.sender.waiting == (1, 5)
     data = rig.read()
-    assert rig.sender._turn()
+    assert rig.sender.turn()
     assert (data + rig.read())[filled:] == b"later"
     assert rig.sender.waiting == (0, 0)
 
@@ -106,7 +106,7 @@ def test_the_writer_is_started_once_at_the_first_backlog(rig: Rig) -> None:
         rig.sender.offer(b"y", 1)
         rig.read()
         while rig.sender.waiting[0]:
-            rig.sender._turn()
+            rig.sender.turn()
     assert len(rig.writers) == 1
 
 
@@ -169,7 +169,7 @@ def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:
         assert rig.sender.offer(frame, 1)
     data = rig.read()
     while rig.sender.waiting[0]:
-        rig.sender._turn()
+        rig.sender.turn()
     assert (data + rig.read())[filled:] == b"onetwothree"
 
 
@@ -192,7 +192,7 @@ def test_a_put_waits_for_room_and_gets_it(rig: Rig) -> None:
     thread = threading.Thread(target=put)
     thread.start()
     rig.read()
-    rig.sender._turn()
+    rig.sender.turn()
     assert done.wait(5)
     thread.join(5)
 
@@ -242,7 +242,7 @@ def test_a_wait_for_room_is_woken_by(rig: Rig, how: str) -> None:
         rig.sender.end()
     else:
         rig.read()
-        rig.sender._turn()
+        rig.sender.turn()
     thread.join(5)
     assert results == [True]
 
@@ -254,7 +254,7 @@ def test_nothing_is_sent_after_the_end(rig: Rig) -> None:
     rig.sender.control(ping_frame())
     rig.sender.finish(1000, "")
     assert rig.read() == b""
-    assert not rig.sender._turn()
+    assert not rig.sender.turn()
 
 
 def test_a_ping_goes_directly_to_the_socket(rig: Rig) -> None:
@@ -270,7 +270,7 @@ def test_a_ping_is_sent_in_the_middle_of_a_backlog_too(rig: Rig) -> None:
     rig.sender.control(ping_frame())
     data = rig.read()
     while rig.sender.waiting[1]:
-        rig.sender._turn()
+        rig.sender.turn()
     assert (data + rig.read())[filled:] == b"begun" + ping_frame() + b"next"
 
 
@@ -281,7 +281,7 @@ def test_a_close_frame_follows_the_queued_messages(rig: Rig) -> None:
     rig.sender.offer(b"too late", 1)
     data = rig.read()
     while rig.sender.waiting[1]:
-        rig.sender._turn()
+        rig.sender.turn()
     assert (data + rig.read())[filled:] == b"last words" + b"\x88\x05\x03\xe8bye"
     assert rig.sender.cause == (1000, "bye")
 
@@ -293,7 +293,7 @@ def test_closing_now_drops_messages_that_have_not_begun(rig: Rig) -> None:
     rig.sender.finish(1013, "slow", now=True)
     data = rig.read()
     while rig.sender.waiting[1]:
-        rig.sender._turn()
+        rig.sender.turn()
     assert (data + rig.read())[filled:] == b"begun" + b"\x88\x06\x03\xf5slow"
 
 
@@ -345,7 +345,7 @@ def test_draining_ends_when_the_writer_has_written_it_all(rig: Rig) -> None:
     thread.start()
     rig.read()
     while rig.sender.waiting[1]:
-        rig.sender._turn()
+        rig.sender.turn()
     thread.join(5)
     assert not thread.is_alive()
 
@@ -357,11 +357,11 @@ def test_a_writer_gives_up_no_sooner_than_the_write_timeout_and_nothing_that_has
     rig.sender.offer(b"x", 1)
     rig.transport.wait_writable = lambda timeout: False  # type: ignore[method-assign]
     clock.now += 9.9
-    assert rig.sender._turn()
+    assert rig.sender.turn()
     assert rig.sender.cause is None
     rig.sender.end()
     clock.now += 1
-    assert not rig.sender._turn()
+    assert not rig.sender.turn()
     assert rig.sender.cause is None
 
 
@@ -369,8 +369,8 @@ def test_a_peer_that_takes_nothing_is_cut_after_the_write_timeout(rig: Rig, cloc
     rig.stall()
     rig.sender.offer(b"x", 1)
     clock.now += 10
-    assert rig.sender._turn()
-    assert not rig.sender._turn()
+    assert rig.sender.turn()
+    assert not rig.sender.turn()
     assert rig.sender.cause == (1006, "write timeout: nothing acknowledged for 10.0 s")
     rig.read()
     assert rig.far.recv(1) == b""
@@ -383,7 +383,7 @@ def test_a_closing_peer_that_takes_nothing_is_cut_when_the_closing_time_is_up(
     rig.sender.finish(1013, "slow", now=True)
     clock.now += 5
     rig.sender.expire()
-    assert not rig.sender._turn()
+    assert not rig.sender.turn()
     assert rig.sender.cause == (1013, "slow")
 
 
@@ -393,7 +393,7 @@ def test_a_failed_write_ends_the_connection_with_its_reason(rig: Rig) -> None:
     assert rig.sender.offer(b"y", 1)
     assert rig.sender.cause is not None
     assert rig.sender.cause[0] == 1006
-    assert not rig.sender._turn()
+    assert not rig.sender.turn()
 
 
 def test_the_direct_path_is_open_while_nothing_is_queued(rig: Rig) -> None:
@@ -403,7 +403,7 @@ def test_the_direct_path_is_open_while_nothing_is_queued(rig: Rig) -> None:
     rig.sender.offer(b"x", 1)
     assert direct.fd == -1
     rig.read()
-    rig.sender._turn()
+    rig.sender.turn()
     assert direct.fd >= 0
     rig.sender.finish(1000, "")
     assert direct.fd == -1
@@ -463,7 +463,7 @@ def test_a_greeting_without_room_is_left_to_the_writer(clock: Clock) -> None:
         sender.greet()
         assert writers
         data = far.recv(1 << 20, socket.MSG_DONTWAIT)
-        assert sender._turn()
+        assert sender.turn()
         assert (data + far.recv(1 << 20, socket.MSG_DONTWAIT))[filled:] == b"101 "
 
 
@@ -490,7 +490,7 @@ def test_every_frame_arrives_whole_and_in_order_whatever_the_kernel_takes(
             assert rig.sender.offer(text_frame(text.encode()), 1)
             data += rig.read()
         while rig.sender.waiting[1]:
-            rig.sender._turn()
+            rig.sender.turn()
             data += rig.read()
     assert messages_in(data) == sent
 

@@ -18,14 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.delivery import deliver
+from tests.delivery import LoneHub, deliver
 from tests.support import messages_in, small_pair
 from ws_hub.config import HubConfig
 from ws_hub.connection import fast_send
-from ws_hub.connection.client import Client, Hooks
+from ws_hub.connection.connection import Connection
 from ws_hub.connection.transport import Transport
 from ws_hub.errors import SendTimeout
-from ws_hub.hub.subscriptions import Channels
 from ws_hub.protocol.frames import pong_frame
 from ws_hub.protocol.message import Message
 from ws_hub.protocol.publication import Batch, publish
@@ -66,9 +65,9 @@ class Socket(socket.socket):
 
 @dataclass
 class Rig:
-    """A client that nobody has started, and what its peer is to get."""
+    """A connection that is not started, and what its peer is to get."""
 
-    client: Client
+    connection: Connection
     kernel: Kernel
     numbers: Iterator[int] = field(default_factory=itertools.count)
     accepted: list[str] = field(default_factory=list)
@@ -83,7 +82,7 @@ class Rig:
         """The hub's thread has a burst for it."""
         texts = [self.text(size) for size in sizes]
         batch = Batch([publish(text.encode(), "", "drop") for text in texts])
-        refused = deliver(self.client, batch)
+        refused = deliver(self.connection, batch)
         self.accepted += texts[: len(texts) - len(refused)]
 
     def send(self, sizes: list[int]) -> None:
@@ -91,29 +90,29 @@ class Rig:
         for size in sizes:
             message = Message(self.text(size))
             with contextlib.suppress(SendTimeout):
-                self.client.send(message, timeout=0)
+                self.connection.send(message, timeout=0)
                 self.accepted.append(message.type)
 
     def ping(self, sizes: list[int]) -> None:
-        self.client.ping()
+        self.connection.ping()
         self.controls.append(b"")
 
     def pong(self, sizes: list[int]) -> None:
         """The peer has pinged."""
         payload = str(next(self.numbers)).encode()
-        self.client._sender.control(pong_frame(payload))
+        self.connection.sender.control(pong_frame(payload))
         self.controls.append(payload)
 
     def write(self, sizes: list[int]) -> None:
         """The writer has a few turns, while there is anything to write."""
         for _ in sizes:
-            if self.client.waiting[1]:
-                assert self.client._sender._turn()
+            if self.connection.waiting[1]:
+                assert self.connection.sender.turn()
 
     def drain(self, sizes: Sequence[int] = ()) -> None:
         """The writer has turns until nothing waits."""
-        while self.client.waiting[1]:
-            assert self.client._sender._turn()
+        while self.connection.waiting[1]:
+            assert self.connection.sender.turn()
 
     # --- what came of it -------------------------------------------------------------------
 
@@ -133,12 +132,9 @@ def rig(way: str, appetite: list[int]) -> Iterator[Rig]:
         with Socket(fileno=left.detach()) as near:
             near.kernel = kernel
             transport = Transport(near, max_message_size=1000, max_fragments=10)
-            client = Client(
-                *(1, transport, config, Hooks(*[lambda *_: True] * 10), Channels()),
-                greeting=GREETING,
-            )
-            yield Rig(client, kernel)
-            client.abort()
+            connection = Connection(1, transport, config, LoneHub(), greeting=GREETING)
+            yield Rig(connection, kernel)
+            connection.abort()
             transport.close()
 
 
@@ -163,8 +159,8 @@ def happen(steps: list[tuple[str, list[int]]], found: Rig) -> None:
     for name, sizes in steps:
         getattr(found, name)(sizes)
         # Frames go straight to the kernel when nothing waits, and never else.
-        if found.client.waiting[1]:
-            assert found.client.direct.fd == -1
+        if found.connection.waiting[1]:
+            assert found.connection.direct.fd == -1
 
 
 @pytest.mark.slow
@@ -175,7 +171,7 @@ def test_accepted_messages_arrive_once_whole_and_in_order(
 ) -> None:
     with rig(way, appetite) as found:
         happen(steps, found)
-        found.client.close(4000, "bye")
+        found.connection.close(4000, "bye")
         found.deliver([1])  # to one who is going: no loss, and nothing is written
         received = found.received()
     assert received.pop() == 4000
@@ -200,7 +196,7 @@ def test_a_disconnected_client_got_whole_frames_without_a_gap(
     with rig(way, appetite) as found:
         happen(steps, found)
         begun = len(found.kernel.taken)
-        found.client.evict("too slow")
+        found.connection.evict("too slow")
         received = found.received()
     assert len(found.kernel.taken) > begun
     assert received.pop() == 1013

@@ -406,10 +406,10 @@ class Sender:
 
     def run(self) -> None:
         """Write the backlog, and later ones, until the connection ends."""
-        while self._turn():
+        while self.turn():
             pass
 
-    def _turn(self) -> bool:
+    def turn(self) -> bool:
         """Wait for work and do one step of it; False at the end."""
         with self._lock:
             if not self._await_work_locked():

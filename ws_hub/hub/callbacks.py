@@ -40,32 +40,32 @@ class Callbacks:
         self,
         function: Callable[..., Any],
         *args: Any,
-        client: Any = None,
+        connection: Any = None,
         default: Any = None,
     ) -> Any:
         """Call a user's function; what it raises is logged and counted, and is `default`.
 
-        `client` is the one that the callback is for; its `last_error` is set.
+        `connection` is the one that the callback is for; its `last_error` is set.
         """
         key = object()
         depth = getattr(self._inside, "depth", 0)
         self._inside.depth = depth + 1
         try:
-            self._running[key] = function, client
+            self._running[key] = function, connection
             return function(*args)
         except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
             self._counters.add("callback_errors")
-            if client is not None:
-                client.last_error = excerpt(error)
-            logger.exception("callback %s failed, client %r", excerpt(function), client)
+            if connection is not None:
+                connection.last_error = excerpt(error)
+            logger.exception("callback %s failed, client %r", excerpt(function), connection)
             return default
         finally:
             self._inside.depth = depth
             self._running.pop(key, None)
 
     def running(self) -> list[tuple[str, Any]]:
-        """Return which functions run now, each with the client that it is called for, or None."""
-        return [(_name(function), client) for function, client in list(self._running.values())]
+        """Return which functions run now, each with the connection that it is for, or None."""
+        return [(_name(function), each) for function, each in list(self._running.values())]
 
 
 def guarded(

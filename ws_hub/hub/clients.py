@@ -16,7 +16,8 @@ from ..access.admission import CROWDED_ADDRESS, CROWDED_USER, in_debt
 from ..access.capacity import Capacity
 from ..access.quotas import Budget, user_payer
 from ..config import HubConfig
-from ..connection.client import Client
+from ..connection.connection import Connection
+from ..connection.membership import Stage
 from ..errors import CloseCode
 from ..protocol.handshake import refusal
 from .callbacks import guarded
@@ -53,10 +54,10 @@ class Clients:
         self._channels = channels
         self._counters = counters
         self._bell = queues.bell
-        self.users: Users[Client] = Users()
+        self.users: Users[Connection] = Users()
         self.budget = Budget(config)
-        self._from_address: Capacity[Client] = Capacity(config.max_connections_per_address)
-        self._of_user: Capacity[Client] = Capacity(config.max_connections_per_user)
+        self._from_address: Capacity[Connection] = Capacity(config.max_connections_per_address)
+        self._of_user: Capacity[Connection] = Capacity(config.max_connections_per_user)
         self.registry = Registry(
             config,
             queues=queues,
@@ -87,67 +88,68 @@ class Clients:
 
     # --- reader threads --------------------------------------------------------------------
 
-    def opened(self, client: Client) -> bool:
+    def opened(self, connection: Connection) -> bool:
         """Register a client, or keep it pending until it has authenticated.
 
         False when it is refused; then it has been answered.
         """
         answer = _FULL
-        self._enter_account(client, client.payer)
+        self._enter_account(connection, connection.payer)
         # Admission has looked already, but others may have come in since.
-        if wait := self._must_wait(client):
+        if wait := self._must_wait(connection):
             answer = in_debt(wait)
-        elif client.network and not self._from_address.enter(client, client.network):
+        elif connection.network and not self._from_address.enter(connection, connection.network):
             self._counters.add("crowded_addresses")
             answer = CROWDED_ADDRESS
-        elif not self._enter_user(client):
+        elif not self._enter_user(connection):
             answer = CROWDED_USER
-        elif client.verify is None:
-            if self.registry.open(client):
+        elif connection.verify is None:
+            if self.registry.open(connection):
                 return True
-        elif self.pending.enter(client):
-            self._greet(client)
+        elif self.pending.enter(connection):
+            self._greet(connection)
             return True
-        client.refuse(answer)
+        connection.refuse(answer)
         return False
 
-    def _greet(self, client: Client) -> None:
-        self.users.enter(client, "", time.monotonic() + self._config.auth_timeout)
+    def _greet(self, connection: Connection) -> None:
+        connection.membership.authenticate()
+        self.users.enter(connection, "", time.monotonic() + self._config.auth_timeout)
         self._bell.ring()  # the hub thread may be asleep for longer than that
-        client.welcome()
+        connection.welcome()
 
-    def _enter_user(self, client: Client) -> bool:
-        if client.user_id is None or self._of_user.enter(client, client.user_id):
+    def _enter_user(self, connection: Connection) -> bool:
+        if connection.user_id is None or self._of_user.enter(connection, connection.user_id):
             return True
         self._counters.add("crowded_users")
         return False
 
-    def _admit(self, client: Client) -> bool:
-        if not self._enter_user(client):
-            client.close(CloseCode.POLICY, "too many connections of this user")
+    def _admit(self, connection: Connection) -> bool:
+        if not self._enter_user(connection):
+            connection.close(CloseCode.POLICY, "too many connections of this user")
             return False
         # Its costs were charged to its address until it had authenticated.
-        self._leave_account(client)
-        self._enter_account(client, user_payer(client.user_id or ""))
-        if self._must_wait(client):
-            client.close(CloseCode.POLICY, "too much was asked for by this user")
+        self._leave_account(connection)
+        self._enter_account(connection, user_payer(connection.user_id or ""))
+        if self._must_wait(connection):
+            connection.close(CloseCode.POLICY, "too much was asked for by this user")
             return False
-        if self.registry.open(client) and self.registry.admitted(client):
+        if self.registry.open(connection) and self.registry.admitted(connection):
             return True
-        client.close(CloseCode.TRY_AGAIN, "the hub takes no more")
+        connection.close(CloseCode.TRY_AGAIN, "the hub takes no more")
         return False
 
-    def _enter_account(self, client: Client, payer: str) -> None:
-        client.payer = payer
-        client.account = self.budget.enter(payer, time.monotonic())
+    def _enter_account(self, connection: Connection, payer: str) -> None:
+        connection.payer = payer
+        connection.account = self.budget.enter(payer, time.monotonic())
 
-    def _leave_account(self, client: Client) -> None:
-        account, client.account = client.account, None
+    def _leave_account(self, connection: Connection) -> None:
+        account, connection.account = connection.account, None
         if account is not None:
             self.budget.leave(account, time.monotonic())
 
-    def _must_wait(self, client: Client) -> float:
-        wait = self.budget.wait(client.payer, time.monotonic())
+    def _must_wait(self, connection: Connection) -> float:
+        wait = self.budget.wait(connection.payer, time.monotonic())
         if wait:
             self._counters.add("barred")
         return wait
@@ -163,27 +165,27 @@ class Clients:
             return False
         return True
 
-    def _leave(self, client: Client) -> None:
-        self._from_address.leave(client)
-        self._of_user.leave(client)
-        self._leave_account(client)
-        self.pending.leave(client)
-        self.users.leave(client)
-        self._channels.leave(client)
+    def _leave(self, connection: Connection) -> None:
+        self._from_address.leave(connection)
+        self._of_user.leave(connection)
+        self._leave_account(connection)
+        self.pending.leave(connection)
+        self.users.leave(connection)
+        self._channels.leave(connection)
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def _enter(self, client: Client) -> None:
-        self._channels.enter(client)
-        if client.user_id is not None:
+    def _enter(self, connection: Connection) -> None:
+        self._channels.enter(connection)
+        if connection.user_id is not None:
             end = math.inf
-            if client.expires_at is not None:
-                end = time.monotonic() + client.expires_at - time.time()
-            self.users.enter(client, client.user_id, end, client.mark)
+            if connection.expires_at is not None:
+                end = time.monotonic() + connection.expires_at - time.time()
+            self.users.enter(connection, connection.user_id, end, connection.mark)
 
-    def _refuse(self, client: Client) -> None:
-        if client.verify is None:
-            client.refuse(_FULL)
+    def _refuse(self, connection: Connection) -> None:
+        if connection.membership.stage is Stage.NEW:
+            connection.refuse(_FULL)
         # Else its handshake was answered long ago, and `pending` tells it.
 
     def expire(self, now: float) -> float:
@@ -192,14 +194,14 @@ class Clients:
         Returns when to look again.
         """
         over, next_look = self.users.due(now)
-        for client in over:
-            guarded(self._counters, self._end, client)
+        for connection in over:
+            guarded(self._counters, self._end, connection)
         return min(next_look, self.registry.expire(now))
 
-    def _end(self, client: Client) -> None:
-        if client.verify is None:
-            self._counters.add("expired")
-            client.close(CloseCode.UNAUTHENTICATED, "authentication is over")
-        else:
+    def _end(self, connection: Connection) -> None:
+        if connection.membership.stage is Stage.AUTHENTICATING:
             self._counters.add("auth_timeouts")
-            client.close(CloseCode.UNAUTHENTICATED, "no token in time")
+            connection.close(CloseCode.UNAUTHENTICATED, "no token in time")
+        else:
+            self._counters.add("expired")
+            connection.close(CloseCode.UNAUTHENTICATED, "authentication is over")

@@ -37,6 +37,7 @@ from ..access.authenticators import check_user, said_yes
 from ..backplane.publisher import EVERYBODY, Everybody, Publisher
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
+from ..connection.connection import Connection
 from ..connection.transport import Inherited, Transport
 from ..errors import (
     CloseCode,
@@ -54,7 +55,7 @@ from ..protocol.frames import close_frame
 from ..protocol.message import Message, MessageType, encode
 from ..protocol.names import channel_rule, check_channel, process_rule
 from ..protocol.publication import Publication, publish
-from ..protocol.requests import Subscribe, error
+from ..protocol.requests import Subscribe
 from ..reentrant import Bell, Event, Intake, Lock, nested
 from ..validation import check_plain
 from ..wsgi.app import handle
@@ -74,7 +75,6 @@ from .items import (
 )
 from .life import Life, State
 from .listener import Listener
-from .request_handler import RequestHandler
 from .stats import HubStats
 from .subscriptions import Full
 
@@ -82,7 +82,7 @@ __all__ = ["Hub"]
 
 logger = get_logger(__name__)
 
-_client_numbers = itertools.count(1)
+_numbers = itertools.count(1)
 _LISTENER_MESSAGES = 16_384
 # Items in the hub's queue, with which clients may add to it. Each subscription costs a write
 # of the hub thread; what is published is joined, the better the more it is.
@@ -118,7 +118,6 @@ class Hub(Publisher):
         self._parent: int | None = None  # the process that this hub runs in, if not this one
         self._warned = False  # of that, once
         self._inside = _Inside(self)
-        self._requests = RequestHandler(config, self._is_channel, self._rule_for, self._inside)
         self._renew_lock()
         self._life = self._new_life()  # replaced whole, by `start` under the lock
         threads.forget_after_fork(self)
@@ -136,7 +135,7 @@ class Hub(Publisher):
             unregisters=Intake(bell),
             broadcasts=Intake(bell, config.queue_size, functools.partial(slots_of, config)),
         )
-        return Life(config, queues, self._inside)
+        return Life(config, queues, self._inside, self._is_channel)
 
     def forget(self) -> None:
         """Start clean in a forked child: threads, locks and connections are the parent's.
@@ -228,7 +227,7 @@ class Hub(Publisher):
                 life.dispatcher.dispatch([item.publication], clients, time.monotonic())
             case Notices():
                 for message in item.messages:
-                    item.client.tell(message)
+                    item.connection.tell(message)
             case RoomWait():
                 life.replays.when_near(item.channel, item.reached)
             case Call():
@@ -240,9 +239,9 @@ class Hub(Publisher):
         """Make a subscription live, at the cost of its client."""
         began = time.thread_time()
         life.dispatcher.activate(activation)
-        client = activation.subscription.subscriber
-        if isinstance(client, Client):
-            client.charge_processing(_HUB_THREAD * (time.thread_time() - began))
+        subscriber = activation.subscription.subscriber
+        if isinstance(subscriber, Connection):
+            subscriber.charge_processing(_HUB_THREAD * (time.thread_time() - began))
 
     def _end(self, life: Life) -> None:
         """Deliver what is queued, then end every connection and every thread."""
@@ -465,10 +464,10 @@ class Hub(Publisher):
         if spread is None:
             spread = shutdown.spread_of(len(registry))
         departures = shutdown.Departures(time.monotonic(), timeout, spread, random.random)
-        while present := registry.clients():
+        while present := registry.connections():
             now = time.monotonic()
-            for client, reason in departures.due(now, present):
-                client.close(CloseCode.RESTART, reason)
+            for connection, reason in departures.due(now, present):
+                connection.close(CloseCode.RESTART, reason)
             pause = departures.pause(now)
             if not pause or not life.state.open or life.finished.wait(pause):
                 return
@@ -518,7 +517,7 @@ class Hub(Publisher):
         timeout: float | None,
         *,
         over: bool = False,
-        payer: Client | None = None,
+        payer: Connection | None = None,
     ) -> None:
         config = self._config
         if channel == "":
@@ -543,8 +542,8 @@ class Hub(Publisher):
         item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
         self._enqueue(item, timeout, most=None if payer is None else _MOST_PUBLISHED)
 
-    def _receives(self, channel: str, client: Client) -> bool:
-        return channel == "" or self._life.channels.has(client, channel)
+    def _receives(self, channel: str, connection: Connection) -> bool:
+        return channel == "" or self._life.channels.has(connection, channel)
 
     @property
     def _is_process(self) -> Callable[[str], bool]:
@@ -553,7 +552,7 @@ class Hub(Publisher):
     def _keep_pace(
         self,
         publications: Sequence[Publication],
-        receives: Callable[[Client], bool],
+        receives: Callable[[Connection], bool],
         timeout: float | None,
     ) -> float | None:
         """Wait for crowded receivers that read well; return what is left of the time."""
@@ -570,9 +569,9 @@ class Hub(Publisher):
         # The last tenth is for the hub's queue: what is slow is no reason for HubFull.
         until = began + wait * 0.9
         for number in self._life.pacing.crowded:
-            client = self._life.registry.find(number)
-            if client is not None and receives(client):
-                client.keep_pace(until - time.monotonic())
+            connection = self._life.registry.find(number)
+            if connection is not None and receives(connection):
+                connection.keep_pace(until - time.monotonic())
         return max(began + wait - time.monotonic(), 0.0)
 
     @contextlib.contextmanager
@@ -667,8 +666,8 @@ class Hub(Publisher):
         self._enqueue(RoomWait(near, dispatched.set), timeout)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
-        clients = self.all_clients() if channel is EVERYBODY else self.clients(channel)
-        return all(client.wait_for_room(deadline - time.monotonic()) for client in clients)
+        connections = self._life.registry.connections() if near is None else self._listening(near)
+        return all(each.wait_for_room(deadline - time.monotonic()) for each in connections)
 
     def _not_running(self) -> HubNotRunning:
         """Return what to raise in place of publishing."""
@@ -705,7 +704,7 @@ class Hub(Publisher):
         Threads: any; waits while the hub's queue is full.
         """
         check_channel(channel, self._is_channel)
-        self._subscribe(client, Subscribe(channel, None, since, epoch))
+        self._subscribe(self._connection_of(client), Subscribe(channel, None, since, epoch))
 
     def _subscribe(self, target: Any, request: Subscribe, *, most: int | None = None) -> None:
         life = self._life
@@ -727,7 +726,7 @@ class Hub(Publisher):
         if subscription is None:
             if isinstance(target, Listener):  # closed by the hub's end: nobody else has it yet
                 raise HubNotRunning("the hub stopped while this was subscribed")
-            raise ConnectionClosed(1006, f"{target!r} is gone")
+            raise ConnectionClosed(CloseCode.ABNORMAL, f"{target!r} is gone")
         activation = Activation(
             subscription, request.since, request.epoch, request.last, request.id
         )
@@ -745,11 +744,24 @@ class Hub(Publisher):
 
         Threads: any; does not wait.
         """
+        try:
+            return self._unsubscribe(self._connection_of(client), channel)
+        except ConnectionClosed:
+            return False
+
+    def _unsubscribe(self, connection: Connection, channel: str) -> bool:
         channels = self._life.channels
         if channels.busy:
-            self._inside.later(functools.partial(channels.remove, client, channel))
-            return channels.get(client, channel) is not None
-        return channels.remove(client, channel)
+            self._inside.later(functools.partial(channels.remove, connection, channel))
+            return channels.get(connection, channel) is not None
+        return channels.remove(connection, channel)
+
+    def _connection_of(self, client: Client) -> Connection:
+        """Return the connection of a client; raises ConnectionClosed when it has left this hub."""
+        connection = self._life.registry.find(client.id)
+        if connection is None:
+            raise ConnectionClosed(CloseCode.ABNORMAL, f"{client!r} is gone")
+        return connection
 
     def listen(self, channel: str, function: Callable[[Message], object]) -> Listener:
         """Call a function with each message of a channel, inside this process.
@@ -804,7 +816,10 @@ class Hub(Publisher):
 
         Threads: any; runs the authoriser, waits while the hub's queue is full.
         """
-        return self._requests.recheck(client)
+        try:
+            return self._life.requests.recheck(self._connection_of(client))
+        except ConnectionClosed:
+            return []
 
     def connect(
         self,
@@ -815,14 +830,14 @@ class Hub(Publisher):
         received: bytes | Inherited = b"",
         borrowed: bool = False,
         entry: Entry | None = None,
-    ) -> Client:
-        """Return a client for a socket whose opening handshake was accepted.
+    ) -> Connection:
+        """Return the connection of a socket whose opening handshake was accepted.
 
-        The caller then calls its `start()`, or its `run()` to lend its own thread; the
-        client closes the socket at its end unless it is `borrowed`. `greeting` goes out
-        once it is registered; without one, the handshake was answered elsewhere, and a
-        refusal is a Close frame. `received` came in already. `entry` is the decision of
-        admission, with its identity.
+        The caller then calls its `start()`, or its `run()` to lend its own thread; it
+        closes the socket at its end unless that is `borrowed`. `greeting` goes out once it
+        is registered; without one, the handshake was answered elsewhere, and a refusal is
+        a Close frame. `received` came in already. `entry` is the decision of admission,
+        with its identity.
 
         Threads: any.
         """
@@ -836,21 +851,15 @@ class Hub(Publisher):
             received=received,
             borrowed=borrowed,
         )
-        client = Client(
-            next(_client_numbers),
+        return Connection(
+            next(_numbers),
             transport,
             config,
-            life.hooks,
-            life.channels,
+            life,
             remote_address=remote_address,
             greeting=greeting,
+            entry=entry,
         )
-        if entry is not None:
-            client.verify, client.mark = entry.verify, entry.mark
-            client.network, client.payer = entry.network, entry.payer
-            if entry.identity is not None:
-                client.identify(entry.identity)
-        return client
 
     @property
     def admission(self) -> Admission:
@@ -874,10 +883,10 @@ class Hub(Publisher):
         """
         check_user(user_id)
         close_frame(code, reason)  # raises before anything has happened
-        clients = self._life.clients.users.revoke(user_id)
-        for client in clients:
-            client.close(code, reason)
-        return len(clients)
+        connections = self._life.clients.users.revoke(user_id)
+        for connection in connections:
+            connection.close(code, reason)
+        return len(connections)
 
     # --- any thread: looking ---------------------------------------------------------------
 
@@ -893,15 +902,18 @@ class Hub(Publisher):
 
         Threads: any.
         """
-        return self._life.registry.clients()
+        return _clients_of(self._life.registry.connections())
 
     def clients(self, channel: str) -> list[Client]:
         """Return the clients that listen to a channel, oldest subscription first.
 
         Threads: any.
         """
+        return _clients_of(self._listening(channel))
+
+    def _listening(self, channel: str) -> list[Connection]:
         found = (each.subscriber for each in self._life.channels.subscriptions(channel))
-        return [each for each in found if isinstance(each, Client)]
+        return [each for each in found if isinstance(each, Connection)]
 
     def user_clients(self, user_id: str) -> list[Client]:
         """Return the connections of a user, oldest first.
@@ -911,7 +923,7 @@ class Hub(Publisher):
         Threads: any.
         """
         check_user(user_id)
-        return self._life.clients.users.of(user_id)
+        return _clients_of(self._life.clients.users.of(user_id))
 
     def channel_count(self) -> int:
         """Return how many channels somebody listens to.
@@ -1058,47 +1070,39 @@ class _Inside:
         """Have something called on the hub thread, soon. Any thread; never waits."""
         self._hub._enqueue(Call(call), 0)
 
-    def received(self, client: Client, data: str | bytes) -> None:
-        """Take one whole message of a client; waits while the hub's queue or outbox is full."""
-        hub, life = self._hub, self._hub._life
-        if hub.config.lenient and isinstance(data, bytes):
-            with contextlib.suppress(UnicodeDecodeError):
-                data = data.decode()
-        take = hub._requests.receive if client.verify is None else life.clients.pending.hear
-        # An error of ours in one message must not end a connection.
-        failed = object()
-        if life.guard(take, client, data, default=failed) is failed:
-            life.guard(client.reply, error("internal error", "internal"))
-
-    def subscribe(self, client: Client, request: Subscribe) -> None:
+    def subscribe(self, connection: Connection, request: Subscribe) -> None:
         """Subscribe a client, as it has asked for; waits while clients may not queue more."""
-        self._hub._subscribe(client, request, most=_MOST_ASKED)
+        self._hub._subscribe(connection, request, most=_MOST_ASKED)
 
-    def unsubscribe(self, client: Client, channel: str) -> None:
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Unsubscribe a client. Any thread; does not wait."""
-        self._hub.unsubscribe(client, channel)
+        self._hub._unsubscribe(connection, channel)
 
-    def publish(self, client: Client, channel: str, data: object) -> None:
+    def publish(self, connection: Connection, channel: str, data: object) -> None:
         """Send to a channel what a client publishes, at its cost; waits as `subscribe` does."""
         text = encode(Message(MessageType.EVENT, channel=channel, data=data), time.time())
-        self._hub._publish([text], channel, None, payer=client)
+        self._hub._publish([text], channel, None, payer=connection)
 
     def subscribers(self, channel: str) -> int:
         """Return how many subscribers a channel has. Any thread; does not wait."""
         return self._hub.channel_subscriber_count(channel)
 
-    def notify(self, client: Client, messages: Sequence[Message], *, asked: bool) -> None:
+    def notify(self, connection: Connection, messages: Sequence[Message], *, asked: bool) -> None:
         """Send messages of the hub's own to a client, at their place among the publications.
 
         `asked` is whether that answers a request, of which only some may wait. Any thread;
         waits while the hub's queue is full.
         """
-        self._hub._enqueue(Notices(client, tuple(messages)), most=_MOST_ASKED if asked else None)
+        self._hub._enqueue(
+            Notices(connection, tuple(messages)), most=_MOST_ASKED if asked else None
+        )
 
-    def call(self, function: Callable[..., Any], *args: Any, client: Client, default: Any) -> Any:
+    def call(
+        self, function: Callable[..., Any], *args: Any, connection: Connection, default: Any
+    ) -> Any:
         """Call a user's function for a client; what it raises is logged, and is `default`."""
         callbacks = self._hub._life.callbacks
-        return callbacks.call(function, *args, client=client, default=default)
+        return callbacks.call(function, *args, connection=connection, default=default)
 
     def count(self, name: str) -> None:
         """Count something, by its name in `HubStats`. Any thread."""
@@ -1109,5 +1113,10 @@ def _is_publication(item: Item) -> bool:
     return isinstance(item, Publication)
 
 
-def _is_of(user_id: str, client: Client) -> bool:
-    return client.user_id == user_id
+def _is_of(user_id: str, connection: Connection) -> bool:
+    return connection.user_id == user_id
+
+
+def _clients_of(connections: Iterable[Connection]) -> list[Client]:
+    """Return the clients of connections, without those that have ended meanwhile."""
+    return [client for each in connections if (client := each.client) is not None]

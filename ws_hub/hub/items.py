@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import HubConfig
-from ..connection.client import Client
+from ..connection.connection import Connection
 from ..protocol.message import Message
 from ..protocol.publication import Publication
 from ..reentrant import Bell, Intake
@@ -47,7 +47,7 @@ class UserPublication:
 class Notices:
     """Messages of the hub's own to one client, at their place among the publications."""
 
-    client: Client
+    connection: Connection
     messages: tuple[Message, ...]
 
 
@@ -91,8 +91,8 @@ class Queues:
     """
 
     bell: Bell
-    registers: queue.Queue[Client]
-    unregisters: queue.Queue[Client]
+    registers: queue.Queue[Connection]
+    unregisters: queue.Queue[Connection]
     broadcasts: Intake[Item]
 
 

@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from .. import threads
 from ..access.admission import Admission
-from ..config import ChannelRule, HubConfig
-from ..connection.client import Client, Hooks
+from ..config import HubConfig
+from ..connection.connection import Connection
 from ..connection.poller import Poller
 from ..connection.writer_starter import Starter
 from ..reentrant import Event
@@ -34,6 +34,7 @@ from .listener import Listener
 from .mailbox import Mailbox
 from .pacing import Pacing
 from .replay import Replays
+from .request_handler import Actions, RequestHandler
 from .stats import Counters
 from .stop_hooks import StopHooks
 from .subscriptions import Channels
@@ -65,14 +66,8 @@ class State(enum.Enum):
         self.open = open
 
 
-class Upward(Protocol):
+class Upward(Actions, Protocol):
     """What the parts of a life ask of the hub."""
-
-    def rule_for(self, channel: str) -> ChannelRule:
-        """Return the rule of a channel. Any thread."""
-
-    def received(self, client: Client, data: str | bytes) -> None:
-        """Take one whole message of a client. Its reader thread."""
 
     def later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread; raises HubFull. Any thread; never waits."""
@@ -85,6 +80,7 @@ class Life:
         config: the hub's settings.
         queues: what the hub thread consumes.
         hub: the hub.
+        is_channel: the rule for channel names.
 
     Attributes:
         state: guarded by the hub's lock; read without it.
@@ -96,7 +92,13 @@ class Life:
         owns_thread: whether that thread is the hub's own, and ends with it.
     """
 
-    def __init__(self, config: HubConfig, queues: Queues, hub: Upward) -> None:
+    def __init__(
+        self,
+        config: HubConfig,
+        queues: Queues,
+        hub: Upward,
+        is_channel: Callable[[str], bool],
+    ) -> None:
         self.config = config
         self.state = State.NEW
         self.drained = False
@@ -116,6 +118,11 @@ class Life:
         self.channels: Channels[Any] = Channels(self._first_came, self._last_left)
         self.clients = Clients(config, self.channels, self.counters, queues)
         self.registry = self.clients.registry
+        self.requests = RequestHandler(
+            config, is_channel, hub, introduce=self.clients.pending.hear, guard=self.guard
+        )
+        # Not by a method of its own: each message of a client would pass one more.
+        self.received = self.requests.receive
         self.admission = Admission(
             config, self.clients, count=self.counters.add, call=self.callbacks.call
         )
@@ -142,26 +149,10 @@ class Life:
             self.counters,
             config.compression,
         )
-        self.hooks = self._make_hooks(hub)
+        self._hub = hub
         self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
         self._starter: Starter | None = None
         self.stopper: Mailbox[Life] | None = None
-
-    def _make_hooks(self, hub: Upward) -> Hooks:
-        """Return what clients speak upward with: one for all, not a dozen objects for each."""
-        return Hooks(
-            opened=self.clients.opened,
-            admitted=self.registry.admitted,
-            received=hub.received,
-            gone=self.registry.dismiss,
-            finished=self.registry.finished,
-            call=self.callbacks.call,
-            closing=self.registry.closing,
-            count=self.counters.add,
-            start=self.start_later,
-            later=hub.later,
-            crowded=self.pacing.mark,
-        )
 
     def launch(self, wind_down: Callable[[Life], None]) -> None:
         """Start the helper threads.
@@ -194,6 +185,48 @@ class Life:
         thread = threads.Later(name, target, step)
         self._starter.post(thread)
         return thread
+
+    # --- for a connection; see `ConnectionHub` -------------------------------------------------
+
+    def opened(self, connection: Connection) -> bool:
+        """Ask for the admission of a connection. Its reader thread."""
+        return self.clients.opened(connection)
+
+    def admitted(self, connection: Connection) -> bool:
+        """Wait for the decision about its admission. Its reader thread."""
+        return self.registry.admitted(connection)
+
+    def left(self, connection: Connection, *, wait: bool) -> None:
+        """Take a connection out. Its reader thread."""
+        self.registry.dismiss(connection, wait)
+
+    def reader_ended(self, connection: Connection) -> None:
+        """Note that the reader thread of a connection is at its end. That thread."""
+        self.registry.reader_ended(connection)
+
+    def call(self, function: Callable[..., Any], *args: Any, connection: Connection) -> Any:
+        """Call a user's function for a connection. Its reader thread."""
+        return self.callbacks.call(function, *args, connection=connection)
+
+    def closing(self, connection: Connection) -> None:
+        """Start the `close_timeout` of a peer. Any thread."""
+        self.registry.closing(connection)
+
+    def subscriptions(self, connection: Connection) -> list[str]:
+        """Return the channels of a connection. Any thread."""
+        return self.channels.of(connection)
+
+    def count(self, name: str, times: int = 1) -> None:
+        """Count an event. Any thread."""
+        self.counters.add(name, times)
+
+    def crowded(self, number: int, crowded: bool) -> None:
+        """Note whether an outbox is crowded. Any thread, under a transport's lock."""
+        self.pacing.mark(number, crowded)
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Have something called on the hub thread. Any thread; never waits."""
+        self._hub.later(call)
 
     # --- under the lock of the subscriptions: posted, so that the order is true ---------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from ..connection.client import Client
+from ..connection.connection import Connection
 from ..errors import CloseCode, MessageDecodeError
 from ..protocol.message import MessageType, decode
 from ..protocol.requests import ack
@@ -35,7 +35,7 @@ class PendingClients:
     def __init__(
         self,
         has_room: Callable[[int], bool],
-        admit: Callable[[Client], bool],
+        admit: Callable[[Connection], bool],
         mark: Callable[[], int],
         any_case: bool = False,
     ) -> None:
@@ -46,58 +46,58 @@ class PendingClients:
         # guards: everything below. Taken before the registry's lock.
         self._lock = Lock()
         self._open = True
-        self._waiting: dict[Client, bool] = {}  # whether it has said anything yet
+        self._waiting: dict[Connection, bool] = {}  # whether it has said anything yet
 
     # --- reader threads --------------------------------------------------------------------
 
-    def enter(self, client: Client) -> bool:
+    def enter(self, connection: Connection) -> bool:
         """Let a client wait; False when there is no room for it."""
         with self._lock:
             if not self._open or not self._has_room(len(self._waiting)):
                 return False
-            self._waiting[client] = False
+            self._waiting[connection] = False
             return True
 
-    def leave(self, client: Client) -> None:
-        """Forget a client. Idempotent."""
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection. Idempotent."""
         with self._lock:
-            self._waiting.pop(client, None)
+            self._waiting.pop(connection, None)
 
-    def hear(self, client: Client, data: str | bytes) -> None:
+    def hear(self, connection: Connection, data: str | bytes) -> None:
         """Take what a client says: the first message, and nothing after it."""
         with self._lock:
-            if self._waiting.get(client, True):
+            if self._waiting.get(connection, True):
                 return
-            self._waiting[client] = True
+            self._waiting[connection] = True
         token, id = _introduction(data, self._any_case)
-        if token is None or client.verify is None:
-            client.close(CloseCode.UNAUTHENTICATED, "say who you are first")
+        if token is None or connection.verify is None:
+            connection.close(CloseCode.UNAUTHENTICATED, "say who you are first")
             return
-        client.mark = self._mark()  # a user that was revoked before may have a new token by now
-        result = client.verify(token)
+        connection.mark = self._mark()  # a user that was revoked before may have a new token by now
+        result = connection.verify(token)
         if not result.valid:
             code = CloseCode.FORBIDDEN if result.forbidden else CloseCode.UNAUTHENTICATED
-            client.close(code, "forbidden" if result.forbidden else "unauthorised")
+            connection.close(code, "forbidden" if result.forbidden else "unauthorised")
             return
-        client.identify(result)
-        if not self._admit(client):
+        connection.identify(result)
+        if not self._admit(connection):
             return
-        client.verify = None
-        self.leave(client)
+        connection.verify = None
+        self.leave(connection)
         if id is not None:
-            client.reply(ack(id, {"user": client.user_id}))
-        client.begin()
+            connection.reply(ack(id, {"user": connection.user_id}))
+        connection.begin()
 
     # --- hub thread ------------------------------------------------------------------------
 
-    def shut(self) -> list[Client]:
+    def shut(self) -> list[Connection]:
         """Accept no connection any more; return the pending ones."""
         with self._lock:
             self._open = False
             return list(self._waiting)
 
     @property
-    def everybody(self) -> Collection[Client]:
+    def everybody(self) -> Collection[Connection]:
         """The pending connections, not copied."""
         return self._waiting.keys()
 

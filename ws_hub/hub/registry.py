@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..config import HubConfig
-from ..connection.client import Client
+from ..connection.connection import Connection
+from ..connection.membership import Stage
 from ..reentrant import Lock
 from .callbacks import guarded
 from .items import Queues
@@ -45,9 +46,9 @@ class Registry:
         config: HubConfig,
         *,
         queues: Queues,
-        enter: Callable[[Client], None],
-        refuse: Callable[[Client], None],
-        leave: Callable[[Client], object],
+        enter: Callable[[Connection], None],
+        refuse: Callable[[Connection], None],
+        leave: Callable[[Connection], object],
         counters: Counters,
     ) -> None:
         self._max_clients = config.max_connections
@@ -63,11 +64,11 @@ class Registry:
         # guards: everything below. Taken after the hub's lock; nothing is taken under it.
         self._lock = Lock()
         self._open = True
-        self._clients: dict[int, Client] = {}  # changed by the hub thread only
-        self._everybody: tuple[Client, ...] | None = None  # of the hub thread
-        self._readers: set[Client] = set()  # whose reader thread has not ended
+        self._connections: dict[int, Connection] = {}  # changed by the hub thread only
+        self._everybody: tuple[Connection, ...] | None = None  # of the hub thread
+        self._readers: set[Connection] = set()  # whose reader thread has not ended
         # The clients that have to answer a Close frame, and by when; the earliest first.
-        self._closings: deque[tuple[float, Client]] = deque()
+        self._closings: deque[tuple[float, Connection]] = deque()
         # Of the hub thread. When the ping of which client is due, the earliest first: all wait
         # equally long. By number, so that a client that has left is not kept alive.
         self._beats: deque[tuple[float, int]] = deque()
@@ -76,108 +77,110 @@ class Registry:
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._clients)
+            return len(self._connections)
 
-    def clients(self) -> list[Client]:
-        """Return a copy of the clients, oldest first."""
+    def connections(self) -> list[Connection]:
+        """Return a copy of the connections that are admitted, oldest first."""
         with self._lock:
-            return list(self._clients.values())
+            return list(self._connections.values())
 
-    def find(self, number: int) -> Client | None:
-        """Return a client by its number; without the lock, as a signal handler may ask."""
-        return self._clients.get(number)
+    def find(self, number: int) -> Connection | None:
+        """Return a connection by its number; without the lock, as a signal handler may ask."""
+        return self._connections.get(number)
 
-    def closing(self, client: Client) -> None:
+    def closing(self, connection: Connection) -> None:
         """Note that a client's peer has `close_timeout` seconds to answer its Close frame."""
         with self._lock:
-            self._closings.append((time.monotonic() + self._patience, client))
+            self._closings.append((time.monotonic() + self._patience, connection))
         self._queues.bell.ring()
 
     # --- reader threads --------------------------------------------------------------------
 
-    def open(self, client: Client) -> bool:
+    def open(self, connection: Connection) -> bool:
         """Ask for a client to be registered; False when nobody is any more."""
         with self._lock:
             # Under the lock: what is queued before `shut` is settled, always.
             if not self._open:
                 return False
-            self._readers.add(client)
-            self._queues.registers.put(client)
+            self._readers.add(connection)
+            self._queues.registers.put(connection)
         return True
 
-    def admitted(self, client: Client) -> bool:
+    def admitted(self, connection: Connection) -> bool:
         """Wait until the hub has decided whether a client is in; say so, once for all.
 
         A hub thread that is later than `close_timeout` finds that it has left: what is
         said here stays, so that both callbacks of a client run or neither (FAULTS 68).
         """
-        client.settled.wait(self._patience)  # set by the hub thread
+        connection.membership.settled.wait(self._patience)  # set by the hub thread
         with self._lock:
-            client.left = client.left or not client.admitted
-            return client.admitted
+            connection.membership.refuse()  # if the hub thread is late
+            return connection.membership.admitted
 
-    def dismiss(self, client: Client, wait: bool) -> None:
+    def dismiss(self, connection: Connection, wait: bool) -> None:
         """Take a client out; wait until the hub is without it if asked to."""
-        self._leave(client)
+        self._leave(connection)
         with self._lock:
             if not self._open:
                 return
-            client.settled.clear()
-            client.left = True
-            self._queues.unregisters.put(client)
+            connection.membership.leave()
+            self._queues.unregisters.put(connection)
         if wait:
-            client.settled.wait(self._patience)  # set by the hub thread
+            connection.membership.settled.wait(self._patience)  # set by the hub thread
 
-    def finished(self, client: Client) -> None:
+    def reader_ended(self, connection: Connection) -> None:
         """Note that a reader thread is at its end."""
         with self._lock:
-            self._readers.discard(client)
+            self._readers.discard(connection)
 
     # --- hub thread ------------------------------------------------------------------------
 
     @property
-    def everybody(self) -> Sequence[Client]:
+    def everybody(self) -> Sequence[Connection]:
         """The clients of this moment, for this thread; a change makes a new sequence.
 
         Kept, because to copy thousands for each broadcast is to touch each of them twice.
         """
         if self._everybody is None:
-            self._everybody = tuple(self._clients.values())
+            self._everybody = tuple(self._connections.values())
         return self._everybody
 
-    def unregister(self, client: Client) -> None:
+    def unregister(self, connection: Connection) -> None:
         """Take out a client that has ended."""
-        self.remove(client)
+        self.remove(connection)
         # Again: it may have been let in after it had left.
-        guarded(self._counters, self._leave, client)
-        client.settled.set()
+        guarded(self._counters, self._leave, connection)
+        connection.membership.end()
 
-    def register(self, client: Client, *, admit: bool) -> None:
+    def register(self, connection: Connection, *, admit: bool) -> None:
         """Take in a client, or refuse it: for want of room, or where `admit` is false."""
-        if client.left:
+        if connection.membership.stage in (Stage.LEAVING, Stage.GONE):
             return  # it is in `unregisters`, or was
-        if not guarded(self._counters, self._decide, client, admit, default=True):
+        if not guarded(self._counters, self._decide, connection, admit, default=True):
             self._counters.add("refused")
-            guarded(self._counters, self._refuse, client)
-        client.settled.set()
+            guarded(self._counters, self._refuse, connection)
+            with self._lock:
+                connection.membership.refuse()
+        connection.membership.settled.set()
 
-    def _decide(self, client: Client, admit: bool) -> bool:
+    def _decide(self, connection: Connection, admit: bool) -> bool:
         """Take a client in; False when it is to be refused."""
-        if not admit or (self._max_clients is not None and len(self._clients) >= self._max_clients):
+        most = self._max_clients
+        if not admit or (most is not None and len(self._connections) >= most):
             return False
-        self._enter(client)
+        self._enter(connection)
         with self._lock:
             # Under the lock: its reader decides in the same way that it waits no longer.
-            client.admitted = not client.left
-            if client.admitted:
-                self._clients[client.id] = client
-        if not client.admitted:
-            self._leave(client)  # its end has come by above, or will
+            admitted = connection.membership.admit()
+            if admitted:
+                self._connections[connection.id] = connection
+        if not admitted:
+            self._leave(connection)  # its end has come by above, or will
             return True
         self._everybody = None
-        self._beats.append((time.monotonic() + self._heartbeat_interval, client.id))
+        self._beats.append((time.monotonic() + self._heartbeat_interval, connection.id))
         self._counters.add("connected")
-        client.welcome()
+        connection.welcome()
         return True
 
     def expire(self, now: float) -> float:
@@ -186,11 +189,11 @@ class Registry:
             with self._lock:
                 if not self._closings:
                     return math.inf
-                due, client = self._closings[0]
+                due, connection = self._closings[0]
                 if due > now:
                     return due
                 self._closings.popleft()
-            guarded(self._counters, client.expire)
+            guarded(self._counters, connection.expire)
 
     def beat(self, now: float) -> float:
         """Ping the clients whose ping is due; return when to look again, in monotonic seconds.
@@ -206,18 +209,18 @@ class Registry:
                 return now + _PAUSE
             most -= 1
             _, number = self._beats.popleft()
-            client = self._clients.get(number)
-            if client is not None:
+            connection = self._connections.get(number)
+            if connection is not None:
                 self._beats.append((now + self._heartbeat_interval, number))
-                guarded(self._counters, client.ping)
+                guarded(self._counters, connection.ping)
         if not self._beats:
             return math.inf
         return self._beats[0][0] + min(self._heartbeat_interval / 20, _TOGETHER)
 
-    def remove(self, client: Client) -> None:
+    def remove(self, connection: Connection) -> None:
         """Forget a client at once; idempotent."""
         with self._lock:
-            self._clients.pop(client.id, None)
+            self._connections.pop(connection.id, None)
         self._everybody = None
 
     def shut(self) -> None:
@@ -225,11 +228,11 @@ class Registry:
         with self._lock:
             self._open = False
 
-    def remaining(self) -> list[Client]:
+    def remaining(self) -> list[Connection]:
         """Return a copy of the clients whose reader thread has not ended, registered or not."""
         with self._lock:
             return list(self._readers)
 
-    def join(self, deadline: float) -> list[Client]:
+    def join(self, deadline: float) -> list[Connection]:
         """Wait for the reader threads until a moment of the monotonic clock; return the late."""
         return [each for each in self.remaining() if not each.join(deadline - time.monotonic())]

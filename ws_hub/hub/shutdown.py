@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from ..backoff import come_back
-from ..connection.client import Client
+from ..connection.connection import Connection
 from ..errors import CloseCode
 from .life import Life
 from .listener import Listener
@@ -48,13 +48,13 @@ class Departures:
         self._random = random
         self._told: set[int] = set()
 
-    def due(self, now: float, present: Collection[Client]) -> Iterator[tuple[Client, str]]:
+    def due(self, now: float, present: Collection[Connection]) -> Iterator[tuple[Connection, str]]:
         """Yield the clients of `present` that are closed now, each with its Close reason."""
-        waiting = [client for client in present if client.id not in self._told]
+        waiting = [each for each in present if each.id not in self._told]
         batches = int(max(self._end - now, 0.0) / _PACE) + 1
-        for client in waiting[: -(-len(waiting) // batches)]:
-            self._told.add(client.id)
-            yield client, come_back(self._spread * self._random())
+        for connection in waiting[: -(-len(waiting) // batches)]:
+            self._told.add(connection.id)
+            yield connection, come_back(self._spread * self._random())
 
     def pause(self, now: float) -> float:
         """Return the seconds until the next batch; 0 when there is none."""
@@ -67,9 +67,9 @@ def awaited(life: Life) -> str:
     found = [name if client is None else f"{name} for {client!r}" for name, client in running]
     busy = {client for _, client in running}
     found += [
-        f"{client!r}, which has not answered the Close frame"
-        for client in life.registry.remaining()
-        if client not in busy
+        f"{connection!r}, which has not answered the Close frame"
+        for connection in life.registry.remaining()
+        if connection not in busy
     ]
     if len(found) > _SHOWN:
         found[_SHOWN:] = [f"{len(found) - _SHOWN} more"]
@@ -92,13 +92,13 @@ def end(life: Life, settle: Callable[[], object], listeners: Sequence[Listener])
     _close_clients(life, waiting, time.monotonic() + timeout / 2)
     _await_clients(life, settle, deadline)
     # Those as well that were cut before: nothing else ends the wait for their answer now.
-    for client in (*life.registry.remaining(), *waiting):
-        life.guard(client.abort)
+    for connection in (*life.registry.remaining(), *waiting):
+        life.guard(connection.abort)
     deadline = max(deadline, time.monotonic()) + GRACE
     _await_clients(life, settle, deadline)
     life.registry.shut()
     life.guard(settle)  # what was queued before that
-    late: list[Client | Listener] = [*life.registry.join(deadline)]
+    late: list[Connection | Listener] = [*life.registry.join(deadline)]
     late += [each for each in waiting if not each.join(deadline - time.monotonic())]
     for listener in listeners:
         listener.close()
@@ -107,26 +107,26 @@ def end(life: Life, settle: Callable[[], object], listeners: Sequence[Listener])
     return not late
 
 
-def _close_clients(life: Life, waiting: Sequence[Client], until: float) -> None:
+def _close_clients(life: Life, waiting: Sequence[Connection], until: float) -> None:
     """Close every client, one that is behind when its replays are over, or time is up.
 
     So the last lines of a process that is ended reach a viewer that came late.
     """
     code, reason = CloseCode.GOING_AWAY, "server going away"
-    late: list[Client] = []
-    for client in (*life.registry.everybody, *waiting):
-        if life.replays.holds(client):
-            late.append(client)
+    late: list[Connection] = []
+    for connection in (*life.registry.everybody, *waiting):
+        if life.replays.holds(connection):
+            late.append(connection)
         else:
-            life.guard(client.close, code, reason)
+            life.guard(connection.close, code, reason)
     while late:
         now = time.monotonic()
-        for client in late:
-            if now >= until or not life.replays.holds(client):
-                life.guard(client.close, code, reason)
+        for connection in late:
+            if now >= until or not life.replays.holds(connection):
+                life.guard(connection.close, code, reason)
         if now >= until:
             return
-        late = [client for client in late if life.replays.holds(client)]
+        late = [each for each in late if life.replays.holds(each)]
         life.bell.wait(min(until, life.replays.next_turn()) - now)  # woken by room
         life.guard(life.dispatcher.replay)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any, cast
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
-from ..connection.client import Client
+from ..connection.connection import Connection
 from ..errors import excerpt
 from ..log import get_logger
 from ..wsgi.app import split_absolute
@@ -34,11 +34,11 @@ class Handler(WSGIRequestHandler):
     """Handles one request; gives its socket to the application.
 
     Attributes:
-        client: the hub's client on this connection, once it is a WebSocket.
+        lent: the hub's connection on this socket, once it is a WebSocket.
     """
 
     connection: socket.socket
-    client: Client | None = None
+    lent: Connection | None = None
 
     def setup(self) -> None:
         """Make `rfile` a file with a deadline."""
@@ -96,9 +96,9 @@ class Handler(WSGIRequestHandler):
             environ["HTTPS"] = "on"  # wsgiref derives wsgi.url_scheme from it
         return environ
 
-    def _lend(self, connect: Callable[[bytes], Client]) -> None:
+    def _lend(self, connect: Callable[[bytes], Connection]) -> None:
         self._head.end()
-        self.client = connect(cast(io.BufferedReader, self.rfile).read1())
+        self.lent = connect(cast(io.BufferedReader, self.rfile).read1())
 
     def address_string(self) -> str:
         """Return the peer's address."""
@@ -120,7 +120,7 @@ class _Response(ServerHandler):
     os_environ: dict[str, str] = {}
 
     def finish_response(self) -> None:
-        if self.request_handler.client is None:  # type: ignore[attr-defined]  # wsgiref's own way
+        if self.request_handler.lent is None:  # type: ignore[attr-defined]  # wsgiref's own way
             super().finish_response()
         # Otherwise the hub sends the response, when it has registered the client.
 

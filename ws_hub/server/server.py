@@ -359,7 +359,7 @@ class _ThreadingServer(WSGIServer):
     # --- request threads -------------------------------------------------------------------
 
     def _serve(self, number: int, request: socket.socket, client_address: Any) -> None:
-        client = None
+        connection = None
         try:
             if self._ssl_context is not None:
                 request.settimeout(self.patience)
@@ -370,7 +370,7 @@ class _ThreadingServer(WSGIServer):
                 )
                 self._keep(number, request)
                 request.do_handshake()
-            client = Handler(request, client_address, self).client
+            connection = Handler(request, client_address, self).lent
         except OSError as error:  # the peer has left, speaks no TLS, or is too slow
             if isinstance(error, TimeoutError):
                 self._hub.admission.late()
@@ -378,9 +378,9 @@ class _ThreadingServer(WSGIServer):
         except Exception:  # noqa: BLE001 - the top of a thread
             logger.exception("request from %s failed", excerpt(client_address))
         finally:
-            self._done(number, None if client is not None else request)
-        if client is not None:
-            client.occupy()
+            self._done(number, None if connection is not None else request)
+        if connection is not None:
+            connection.occupy()
 
     def _keep(self, number: int, request: socket.socket) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from ..access.admission import Admission, Entry
 from ..access.proxies import Seen
 from ..connection.adoption import ThrowAway, adopt, check_spare, dismiss, leave
-from ..connection.client import Client
+from ..connection.connection import Connection
 from ..connection.transport import Inherited
 from ..errors import AdoptionError, excerpt
 from ..log import get_logger
@@ -73,7 +73,7 @@ class AcceptingHub(Protocol):
         received: bytes | Inherited = b"",
         borrowed: bool = False,
         entry: Entry | None = None,
-    ) -> Client: ...
+    ) -> Connection: ...
 
 
 def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -109,14 +109,14 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         logger.warning("connection refused: %s", error)
         answer = refusal("503 Service Unavailable", "no descriptor is free", RETRY)
         return _refuse(answer, environ, seen, start_response)
-    client = _connect(hub, ours, entry, seen, _read_ahead(environ, throw_away))
+    connection = _connect(hub, ours, entry, seen, _read_ahead(environ, throw_away))
     try:
-        client.start()
+        connection.start()
     except RuntimeError as error:  # can't start new thread
         logger.warning("connection refused: %s", error)
         answer = refusal("503 Service Unavailable", "no thread is free", RETRY)
-        client.refuse(answer)
-        client.discard()
+        connection.refuse(answer)
+        connection.discard()
     # What the server writes from now on goes to the throw-away; the status is for its
     # access log.
     start_response(answer.status, [])
@@ -192,7 +192,7 @@ def _connect(
     received: bytes,
     *,
     borrowed: bool = False,
-) -> Client:
+) -> Connection:
     return hub.connect(
         sock,
         greeting=entry.answer.to_bytes(),
@@ -213,9 +213,9 @@ def _stay(
 ) -> Iterable[bytes]:
     """Run the connection on the request thread: the TLS state is in this socket object."""
     sock.setblocking(False)  # before `take_input`, which must not wait
-    client = _connect(hub, sock, entry, seen, take_input(environ), borrowed=True)
+    connection = _connect(hub, sock, entry, seen, take_input(environ), borrowed=True)
     try:
-        client.run()
+        connection.run()
     finally:
         throw_away = leave(sock.fileno())
         # With its TLS state the socket would fail the server's writes, which it would log.

@@ -177,7 +177,7 @@ def _live(
 ) -> None:
     sock, borrowed = opened
     try:
-        client = hub.connect(
+        connection = hub.connect(
             sock,
             remote_address=seen.address,
             received=takeover,
@@ -188,7 +188,7 @@ def _live(
         if not borrowed:
             sock.close()
         raise
-    client.visit()
+    connection.visit()
 
 
 class _Takeover:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support import TIMEOUT, FaultProxy, RawPeer, wait_until
 from ws_hub import Client, Hub, HubConfig, Server, serve
+from ws_hub.connection.connection import Connection
 
 
 class Live:
@@ -37,6 +38,10 @@ class Live:
     def client(self) -> Client:
         """Return the newest client, once it is there."""
         return wait_until(self.hub.all_clients, what="a client")[-1]
+
+    def connection(self) -> Connection:
+        """Return the newest client's connection, once it is there."""
+        return wait_until(self.hub._life.registry.connections, what="a connection")[-1]
 
     def empty(self) -> None:
         wait_until(lambda: self.hub.client_count() == 0, what="all clients gone")

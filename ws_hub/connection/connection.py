@@ -1,0 +1,566 @@
+"""One connection: its reader thread, its callbacks, and what the hub does with it.
+
+Threads of a connection::
+
+    reader   ws-hub:reader:<id>   runs `run`: opened → on_connect → messages → on_disconnect.
+                                  It alone joins the writer and closes the socket. A request
+                                  thread, where the connection was not adopted (TLS in the
+                                  server).
+    writer   ws-hub:writer:<id>   runs `Sender.run`, from the first send that did not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from .. import threads
+from ..access.admission import Entry
+from ..access.authenticators import AuthResult
+from ..access.quotas import Account, Flood, PendingCharges
+from ..config import HubConfig
+from ..errors import CloseCode, ConnectionClosed, HubFull, HubNotRunning, SendTimeout, excerpt
+from ..log import get_logger
+from ..protocol.frames import close_frame, text_frame
+from ..protocol.handshake import Answer
+from ..protocol.message import Message, encode
+from ..protocol.names import process_rule
+from ..protocol.publication import Batch, Publication, compress
+from .client import Client
+from .membership import Membership, Stage
+from .outbox import Outbox, Room
+from .receiver import receive
+from .sender import Sender
+from .transport import Transport
+
+__all__ = ["Connection", "ConnectionHub"]
+
+logger = get_logger(__name__)
+
+
+class ConnectionHub(Protocol):
+    """What a connection asks of the hub, on its reader thread unless noted."""
+
+    def opened(self, connection: Connection) -> bool:
+        """Ask for its admission; False when it was refused at once."""
+
+    def admitted(self, connection: Connection) -> bool:
+        """Wait for the decision about its admission, and return it."""
+
+    def received(self, connection: Connection, data: str | bytes) -> None:
+        """Take one whole message of its peer."""
+
+    def left(self, connection: Connection, *, wait: bool) -> None:
+        """Take it out of the hub, and wait for that if asked to."""
+
+    def reader_ended(self, connection: Connection) -> None:
+        """Note that its thread is at its end."""
+
+    def call(self, function: Callable[..., Any], *args: Any, connection: Connection) -> Any:
+        """Call a user's callback; what it raises is logged."""
+
+    def closing(self, connection: Connection) -> None:
+        """Start the `close_timeout` of its peer. Any thread."""
+
+    def subscriptions(self, connection: Connection) -> list[str]:
+        """Return its channels, oldest first. Any thread."""
+
+    def count(self, name: str, times: int = 1) -> None:
+        """Count an event by its name in `HubStats`. Any thread."""
+
+    def crowded(self, number: int, crowded: bool) -> None:
+        """Note that the outbox of a connection is crowded, or is no longer.
+
+        Any thread, under the lock of the connection's transport.
+        """
+
+    def start_later(
+        self, name: str, target: Callable[[], None], step: Callable[[], bool]
+    ) -> threads.Later | None:
+        """Start a thread soon; see `Sender`. Any thread; does not wait."""
+
+    def call_later(self, call: Callable[[], object]) -> None:
+        """Have a function called on the hub thread; raises HubFull. Any thread; does not wait."""
+
+
+class Connection:
+    """One connection of a hub.
+
+    Args:
+        number: its id.
+        transport: its socket.
+        config: the hub's settings.
+        hub: the hub.
+        remote_address: the peer's address, as the server reports it.
+        greeting: the accepting answer of the handshake, sent once it is admitted; empty where
+            the handshake was answered elsewhere: then a refusal is a Close frame.
+        entry: the decision of admission.
+
+    Attributes:
+        membership: where it stands between its handshake and its end.
+        user_id, claims, expires_at, last_error: see `Client`; written by its reader.
+        verify: authenticates the token of its first message; None when none is awaited.
+        mark: the number of revocations before it was authenticated; see `Users`.
+        network: the key of the limit of connections from one address.
+        payer: the key of the account that it is charged to; see `quotas`.
+        account: that account. Written by its reader: when it connects, authenticates, and
+            disconnects.
+        transport: its socket.
+        sender: what is sent by it.
+        direct: the direct path to its socket, which most deliveries take.
+        compression: whether permessage-deflate is used (RFC 7692).
+        replayable: whether history can be replayed to it.
+    """
+
+    __slots__ = (
+        "__weakref__", "_accepted", "_client", "_config", "_hub", "_pending", "_refused",
+        "_thread", "account", "claims", "compression", "connected_at",
+        "direct", "expires_at", "id", "last_error", "mark", "membership", "network", "payer",
+        "remote_address", "sender", "transport", "user_id", "verify",
+    )  # fmt: skip
+    replayable = True
+
+    def __init__(
+        self,
+        number: int,
+        transport: Transport,
+        config: HubConfig,
+        hub: ConnectionHub,
+        *,
+        remote_address: str = "",
+        greeting: bytes = b"",
+        entry: Entry | None = None,
+    ) -> None:
+        self.id = number
+        self.remote_address = remote_address
+        self.connected_at = time.time()
+        self.membership = Membership()
+        self.user_id: str | None = None
+        self.claims: Mapping[str, Any] = MappingProxyType({})
+        self.expires_at: float | None = None
+        self.last_error = ""
+        self.verify: Callable[[str], AuthResult] | None = None
+        self.mark = 0
+        self.network = ""
+        self.payer = ""
+        self.account: Account | None = None
+        if entry is not None:
+            self.verify, self.mark = entry.verify, entry.mark
+            self.network, self.payer = entry.network, entry.payer
+            if entry.identity is not None:
+                self.identify(entry.identity)
+        self._pending = PendingCharges(config)  # owned by the reader
+        self._refused = 0  # written by the hub thread only
+        self._config = config
+        self._hub = hub
+        self.transport = transport
+        self._accepted = not greeting
+        self._client: weakref.ref[Client] | None = None
+        self._thread: threading.Thread | threads.Visit | None = None
+        outbox = Outbox(config.outbox_messages, config.outbox_bytes)
+        if greeting:
+            outbox.begin(greeting, 0, 0)
+        self.sender = Sender(
+            transport,
+            outbox,
+            write_timeout=config.write_timeout,
+            close_timeout=config.close_timeout,
+            start=functools.partial(hub.start_later, f"ws-hub:writer:{number}"),
+            crowded=functools.partial(hub.crowded, number),
+        )
+        self.direct = transport.direct
+        self.compression = transport.compression
+        threads.forget_after_fork(self)
+
+    def __repr__(self) -> str:  # in log lines and errors: what the application calls it
+        return f"<Client {self.id} {excerpt(self.remote_address)}>"
+
+    # --- any thread ------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client | None:
+        """What the application sees of it, from before it is admitted to its last callback.
+
+        Kept by its reader and by the application, not from here: a circle would keep each
+        connection that has ended until the collector comes.
+        """
+        return None if self._client is None else self._client()
+
+    def wait_for_room(self, timeout: float) -> bool:
+        """Wait until the outbox is at most half full; see `Client.wait_for_room`."""
+        return self.sender.wait_for_room(min(timeout, threading.TIMEOUT_MAX / 2))
+
+    def keep_pace(self, timeout: float) -> None:
+        """Wait while the outbox is more than half full and the client reads well.
+
+        Well is `pace_bytes` a second; see HubConfig. Waits at most `timeout` seconds.
+
+        Threads: any; blocks at most `timeout`.
+        """
+        if self._config.pace_bytes is not None:
+            account, began = self.account, time.monotonic()
+            at_once = account is not None and account.has_vain_waits(began)
+            in_vain = self.sender.keep_pace(self._config.pace_bytes, timeout, at_once=at_once)
+            if in_vain and account is not None:
+                now = time.monotonic()
+                account.charge_vain_wait(now - began, now)
+
+    def send(self, message: Message, timeout: float | None = None) -> None:
+        """Send a message to this client alone; see `Client.send`."""
+        frame = self._frame(message)
+        if self.direct.lock.locked():
+            self._run_on_hub_thread(functools.partial(self._offer_later, frame))
+            return
+        try:
+            sent = self.sender.put(frame, threading.TIMEOUT_MAX / 2 if timeout is None else timeout)
+        except SendTimeout as error:
+            raise SendTimeout(f"send to {self!r}: {error}") from None
+        if not sent:
+            raise ConnectionClosed(*(self.sender.cause or (CloseCode.ABNORMAL, "connection lost")))
+
+    def _run_on_hub_thread(self, call: Callable[[], object]) -> None:
+        try:
+            self._hub.call_later(call)
+        except HubFull as error:
+            raise SendTimeout(f"call for {self!r} within another call for it: {error}") from None
+        except HubNotRunning as error:
+            raise ConnectionClosed(CloseCode.GOING_AWAY, str(error)) from None
+
+    def _offer_later(self, frame: bytes) -> None:
+        if not self.sender.offer(frame, 1):
+            self._refused += 1
+            self._hub.count("dropped")
+
+    def _frame(self, message: Message) -> bytes:
+        text = encode(message, time.time(), process_rule(self._config.channel_name))
+        frame = text_frame(text)
+        packs = self.compression and self._config.compresses(text)
+        return compress(text, frame) if packs else frame
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Close the connection after its queued messages; see `Client.close`."""
+        if self.direct.lock.locked():  # within another call for this client
+            close_frame(code, reason)  # raises ValueError here, not on the hub thread
+            self._run_on_hub_thread(functools.partial(self.close, code, reason))
+            return
+        if self.sender.finish(code, reason):
+            self._hub.closing(self)
+
+    def expire(self) -> None:
+        """Cut the connection if it is closing and the peer has not answered within its time.
+
+        Threads: any; does not wait.
+        """
+        self.sender.expire()
+
+    def subscriptions(self) -> list[str]:
+        """Return its channels, oldest first; see `Client.subscriptions`."""
+        return self._hub.subscriptions(self)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """The number of messages, and of bytes, in the outbox; see `Client.waiting`."""
+        return self.sender.waiting
+
+    def charge_bytes(self, size: int) -> float:
+        """Charge bytes that are kept or sent at this client's request.
+
+        Returns for how many seconds it must wait before it gets more; 0.0 for not at all.
+
+        Threads: any; never waits.
+        """
+        account = self.account
+        return 0.0 if account is None else account.charge_bytes(size, time.monotonic())
+
+    def charge_processing(self, seconds: float) -> None:
+        """Charge seconds of processor time that another thread than its reader spent for it.
+
+        Threads: any; never waits.
+        """
+        account = self.account
+        if account is not None:
+            account.charge_processing(seconds, time.monotonic())
+
+    @property
+    def dropped(self) -> int:
+        """The number of messages that it did not get; see `Client.dropped`."""
+        return self._refused + self.sender.dropped
+
+    def abort(self) -> None:
+        """Cut the connection without a closing handshake; see `Client.abort`."""
+        self.sender.end()
+        self.transport.shutdown()
+
+    def start(self) -> None:
+        """Start the reader thread. Raises RuntimeError when the system has no more threads.
+
+        Threads: the thread that made the connection; does not wait.
+        """
+        self._thread = threads.start(f"ws-hub:reader:{self.id}", self.run)
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the reader thread has ended; return whether it has.
+
+        Threads: any; at most `timeout` seconds.
+        """
+        return threads.join(self._thread, timeout)
+
+    def discard(self) -> None:
+        """Close the socket of a connection that could not be started.
+
+        Threads: the thread that made the connection.
+        """
+        self.sender.end()
+        self.transport.close()
+
+    def forget(self) -> None:
+        """Close the descriptor alone, in a forked child: the connection is the parent's.
+
+        Threads: the only one of a forked child.
+        """
+        self.sender.forget()
+
+    # --- hub thread ------------------------------------------------------------------------
+
+    def begin_locked(self, batch: Batch, sent: int) -> Sequence[Publication]:
+        """Queue the rest of a delivery for the writer; return the publications that do not fit.
+
+        Threads: the hub's, under the lock of `direct`; never waits.
+        """
+        assert self.direct.lock.locked()
+        return self._refused_part(batch, self.sender.begin_locked(batch.frames, batch.each, sent))
+
+    def deliver(self, batch: Batch) -> Sequence[Publication]:
+        """Send or queue publications not sent directly; return those that do not fit.
+
+        Threads: the hub's; never waits.
+        """
+        return self._refused_part(batch, self.sender.deliver(batch.frames, batch.each))
+
+    def _refused_part(self, batch: Batch, kept: int) -> Sequence[Publication]:
+        if kept == batch.messages:
+            return ()
+        self._refused += batch.messages - kept
+        return batch.publications[kept:]
+
+    def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
+        """Send or queue frames of the hub's own (ack, replay, notice); see Sender.offer.
+
+        Threads: the hub's; never waits.
+        """
+        return self.sender.offer(frames, messages, beyond=beyond)
+
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        """Send a piece of a replay, if nothing waits; see Sender.offer_piece.
+
+        Threads: the hub's; never waits.
+        """
+        return self.sender.offer_piece(frames, messages, drained)
+
+    def skip(self, messages: int) -> None:
+        """Count messages as dropped that a replay came too late for.
+
+        Threads: the hub's; never waits.
+        """
+        self._refused += messages
+
+    def fileno(self) -> int:
+        """Return the descriptor of its socket, to wait for room; -1 once it is closed.
+
+        Threads: any; does not wait.
+        """
+        return self.transport.fileno()
+
+    def tell(self, message: Message) -> None:
+        """Send a message of the hub's own, in order with the publications.
+
+        Threads: the hub's; never waits.
+        """
+        if not self.sender.offer(text_frame(encode(message, time.time())), 1, beyond=True):
+            self.evict("answers are not read")
+
+    def ping(self) -> None:
+        """Send a ping ahead of the queued messages.
+
+        A client may need minutes to read a backlog; its pongs are its only sign of life then.
+
+        Threads: the hub's; never waits.
+        """
+        self.sender.ping()
+
+    def evict(self, reason: str) -> None:
+        """Close the connection of a client that does not read, dropping its queued messages.
+
+        Threads: the hub's, and its reader; never waits.
+        """
+        if self.sender.finish(CloseCode.TRY_AGAIN, reason, now=True):
+            logger.warning(
+                "%r is disconnected: %s; %d messages are lost", self, reason, self.dropped
+            )
+            self._hub.count("slow_disconnects")
+            self._hub.closing(self)
+
+    def welcome(self) -> None:
+        """Send the accepting answer of the handshake: the client is registered.
+
+        Threads: the hub's; never waits.
+        """
+        self.sender.greet()
+
+    def refuse(self, answer: Answer) -> None:
+        """Answer the handshake with a refusal, and end the connection.
+
+        A handshake that was answered elsewhere is closed with the code of that refusal.
+
+        Threads: the hub's, and its reader; waits at most a tenth of a second, while the
+        reader is inside TLS.
+        """
+        if self._accepted:
+            self.close(answer.close_code, answer.text)
+            return
+        with self.transport.lock, contextlib.suppress(OSError):
+            self.direct.send(answer.to_bytes(), patience=0.1)
+        self.abort()
+
+    def identify(self, result: AuthResult) -> None:
+        """Set user, claims and expiry from an authenticator's result.
+
+        Threads: the thread that made the connection, before it starts; then its reader.
+        """
+        self.user_id, self.claims = result.user_id, result.claims
+        self.expires_at = result.expires_at
+
+    # --- reader thread ---------------------------------------------------------------------
+
+    def reply(self, message: Message) -> None:
+        """Answer the peer; while its outbox is full, nothing more is read from it.
+
+        A peer that sends requests and does not read the answers is disconnected after the write
+        timeout.
+
+        Threads: its reader; waits at most the write timeout.
+        """
+        frame = self._frame(message)
+        self._pending.add_bytes(len(frame))
+        try:
+            self.sender.put(frame, self._config.write_timeout)
+        except SendTimeout:
+            self.evict("answers are not read")
+
+    def owe(self, size: int) -> None:
+        """Add bytes that are kept or sent at this client's request; charged after its messages.
+
+        Threads: its reader; does not wait.
+        """
+        self._pending.add_bytes(size)
+
+    def _charge(self, now: float, seconds: float, messages: int, controls: int) -> float | Flood:
+        account = self.account
+        if not self._pending.add(seconds, messages, controls) or account is None:
+            return 0.0
+        return self._pending.settle(account, now)
+
+    def occupy(self) -> None:
+        """Run the connection on the calling thread, which `join` then waits for.
+
+        Threads: a thread without other work; blocks until the connection has ended.
+        """
+        self._thread = threading.current_thread()
+        self._thread.name = f"ws-hub:reader:{self.id}"
+        self.run()
+
+    def visit(self) -> None:
+        """Live on the calling thread, which goes on afterwards: `join` waits for that.
+
+        Threads: the request thread of the connection; blocks.
+        """
+        self._thread = visit = threads.Visit()
+        try:
+            self.run()
+        finally:
+            visit.end()
+
+    def run(self) -> None:
+        """Run the connection, from registration to the last callback.
+
+        Threads: its reader, which the calling thread becomes; blocks.
+        """
+        hub, client = self._hub, Client(self)
+        self._client = weakref.ref(client)
+        code, reason = CloseCode.ABNORMAL.value, "refused"
+        opened = authenticating = False
+        try:
+            opened = hub.opened(self)
+            authenticating = self.membership.stage is Stage.AUTHENTICATING
+            if opened and (authenticating or self._config.on_connect is None):
+                code, reason = self._receive()
+            elif opened and hub.admitted(self):
+                self.begin()
+                code, reason = self._receive()
+            if self._accepted and not authenticating and not self.membership.admitted:
+                self._say_why()
+        finally:
+            self.sender.end()
+            self.transport.shutdown()
+            self.sender.join(self._config.write_timeout)
+            self.transport.close()
+            hub.count("dropped", self.sender.dropped)
+            tells = self._config.on_disconnect is not None and opened and self._is_admitted()
+            hub.left(self, wait=tells)
+            if tells:
+                # A plain int: the repr of the parser's enumeration differs between Python
+                # versions.
+                self._call(self._config.on_disconnect, client, int(code), reason)
+            hub.reader_ended(self)
+
+    def _say_why(self) -> None:
+        """Have the peer of a connection that was not admitted read the reason."""
+        self.close(CloseCode.TRY_AGAIN, "the hub takes no more")  # unless it is closed already
+        self.sender.drain()
+        self.transport.linger(self._config.close_timeout)
+
+    def begin(self) -> None:
+        """Run on_connect: it is admitted.
+
+        Threads: its reader; blocks as long as the callback does.
+        """
+        self._call(self._config.on_connect, self.client)
+
+    def _call(self, callback: Callable[..., Any] | None, *args: Any) -> None:
+        if callback is not None:
+            self._hub.call(callback, *args, connection=self)
+
+    def _is_admitted(self) -> bool:
+        """Return whether the hub admitted it, once that is decided; False while authenticating."""
+        membership = self.membership
+        return membership.admitted or (membership.stage is Stage.NEW and self._hub.admitted(self))
+
+    def _receive(self) -> tuple[int, str]:
+        """Handle input until the connection ends; return its close code and reason."""
+        end = receive(
+            self.transport,
+            self.sender,
+            self._config,
+            ready=lambda: self.membership.stage is Stage.AUTHENTICATING or self._is_admitted(),
+            received=functools.partial(self._hub.received, self),
+            charge=self._charge,
+            count=self._hub.count,
+        )
+        if self.account is not None:
+            self._pending.settle(
+                self.account, time.monotonic()
+            )  # a reconnect leaves nothing unpaid
+        self.last_error = end.fault or self.last_error
+        code, reason = self.sender.verdict(end.code, end.reason)
+        if self.sender.stalled:
+            self._hub.count("write_timeouts")
+            logger.warning(
+                "%r is disconnected: %s; %d messages are lost", self, reason, self.dropped
+            )
+        return code, reason
