@@ -8,7 +8,7 @@ from typing import Any
 from ws_hub import threads
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.fast_send import send_to_each
-from ws_hub.hub.subscriptions import Channels
+from ws_hub.hub.subscriptions import ChannelMap
 from ws_hub.protocol.publication import Batch, Publication
 
 __all__ = ["LoneHub", "deliver"]
@@ -30,7 +30,7 @@ class LoneHub:
         self.closed: list[Connection] = []
         self.counted: list[str] = []
         self.put_off: list[Callable[[], object]] = []
-        self.channels: Channels[Any] = Channels()
+        self.channels: ChannelMap[Any] = ChannelMap()
 
     def opened(self, connection: Connection) -> bool:
         return True
@@ -40,7 +40,7 @@ class LoneHub:
         if not self.admits:
             membership.refuse()
         elif membership.admit():
-            connection.welcome()
+            connection.accept()
         return membership.admitted
 
     def received(self, connection: Connection, data: str | bytes) -> None:
@@ -69,9 +69,9 @@ class LoneHub:
 
     def start_later(
         self, name: str, target: Callable[[], None], step: Callable[[], bool]
-    ) -> threads.Later | None:
+    ) -> threads.DeferredThread | None:
         """Return a writer that a test steps."""
-        return threads.Later(name, target, step)
+        return threads.DeferredThread(name, target, step)
 
     def call_later(self, call: Callable[[], object]) -> None:
         self.put_off.append(call)

@@ -9,7 +9,7 @@ handler may also raise there, as KeyboardInterrupt does. So:
   no exception can occur between taking it and the block. `threading.Condition`, and what is
   built on it (`queue.Queue`, `threading.Event`), enters its lock in Python, and a
   KeyboardInterrupt there leaves it locked for ever (FAULTS 63).
-- `Event` and `Intake` change their state by single calls of C, each of which leaves a valid
+- `Event` and `ReentrantQueue` change their state by single calls of C, each of which leaves a valid
   state. No lock is held meanwhile.
 - A function that is about to wait calls `nested()`, and does not wait where it returns True:
   it might wait for something that this thread has half done. The answer is read from the
@@ -28,7 +28,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["Bell", "Event", "Intake", "Lock", "nested"]
+__all__ = ["Event", "Lock", "ReentrantQueue", "Wakeup", "nested"]
 
 T = TypeVar("T")
 
@@ -119,33 +119,33 @@ class Event:
         return _wait(self.is_set, self._gates, timeout)
 
 
-class Bell(queue.SimpleQueue[None]):
+class Wakeup(queue.SimpleQueue[None]):
     """Wakes one sleeping thread. `put` is one call of C that nothing interrupts."""
 
-    def ring(self) -> None:
+    def signal(self) -> None:
         """Wake the sleeping thread, or end its next wait at once."""
         if self.empty():
             self.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait for a ring, at most `seconds`. For one thread."""
+        """Wait for a signal, at most `seconds`. For one thread."""
         try:
             self.get(timeout=max(seconds, 0.0))
-            while True:  # one wake-up serves all rings so far
+            while True:  # one wake-up serves all signals so far
                 self.get_nowait()
         except queue.Empty:
             pass
 
 
-class Intake(queue.Queue[T]):
-    """A `queue.Queue` for one consumer, which sleeps on a bell and then takes all items.
+class ReentrantQueue(queue.Queue[T]):
+    """A `queue.Queue` for one consumer, which sleeps on a wakeup and then takes all items.
 
-    To put is: check for room, append, ring. Nothing is locked, so two threads at the same
+    To put is: check for room, append, signal. Nothing is locked, so two threads at the same
     moment may exceed the limit by one item each. An interruption comes before the append, and
     nothing is queued, or after it, and the consumer is still woken.
 
     Args:
-        bell: rung after each item; several intakes may share one.
+        wakeup: signalled after each item; several queues may share one.
         maxsize: slots for waiting items; 0 for any number.
         slots_of: returns the number of slots that an item takes, at least one. While any slot
             is free, a larger item is accepted too.
@@ -155,10 +155,10 @@ class Intake(queue.Queue[T]):
     """
 
     def __init__(
-        self, bell: Bell, maxsize: int = 0, slots_of: Callable[[T], int] | None = None
+        self, wakeup: Wakeup, maxsize: int = 0, slots_of: Callable[[T], int] | None = None
     ) -> None:
         super().__init__(maxsize)  # makes `self.queue`, the deque
-        self._bell = bell
+        self._wakeup = wakeup
         self._slots_of = slots_of
         self._gates: list[threading.Lock] = []  # of puts that wait for room
         self._modest_gates: list[threading.Lock] = []  # of waiting puts with a limit of their own
@@ -189,11 +189,11 @@ class Intake(queue.Queue[T]):
                 self.queue.extend([item, *[_SLOT] * more])
             else:
                 self.queue.append(item)
-            if self._bell.empty():
-                self._bell.put(None)
+            if self._wakeup.empty():
+                self._wakeup.put(None)
         except BaseException:
             # Interruptions occur between calls: this call is made before the next one can.
-            self._bell.put(None)
+            self._wakeup.put(None)
             raise
 
     def force(self, item: T) -> None:
@@ -201,12 +201,12 @@ class Intake(queue.Queue[T]):
         try:
             self.queue.append(item)
         finally:
-            self._bell.put(None)
+            self._wakeup.put(None)
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Return the next item; raises queue.Empty if there is none. Never waits.
 
-        The consumer waits on the bell, which rings for other reasons too.
+        The consumer waits on the wakeup, which is signalled for other reasons too.
         """
         try:
             item: T = self.queue.popleft()

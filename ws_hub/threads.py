@@ -22,8 +22,8 @@ from .log import get_logger
 from .reentrant import Event, Lock
 
 __all__ = [
+    "DeferredThread",
     "ForkAware",
-    "Later",
     "LazyCondition",
     "Visit",
     "check_one_kind",
@@ -95,7 +95,7 @@ def join(thread: threading.Thread | Visit | None, timeout: float) -> bool:
     return not thread.is_alive()
 
 
-class Later:
+class DeferredThread:
     """A thread that is requested by a thread that must not wait, and started by another one.
 
     Args:

@@ -39,8 +39,8 @@ from tests.support import (
 )
 from ws_hub import APIKeyAuth, ChannelRule, Client, Hub, HubConfig, Message, serve
 from ws_hub import threads as workers
-from ws_hub.access.admission import Entry
-from ws_hub.access.proxies import Forwarded
+from ws_hub.access.admission import Decision
+from ws_hub.access.proxies import TrustedProxies
 from ws_hub.access.quotas import Flood
 from ws_hub.connection import receiver
 from ws_hub.connection.connection import Connection
@@ -505,7 +505,7 @@ def test_fault_121_who_pays_is_never_a_crowd(
     address: str, trusted: list[str], header: dict[str, str], payer: str
 ) -> None:
     environ = {"REMOTE_ADDR": address, "wsgi.url_scheme": "http", **header}
-    assert Forwarded(trusted).see(environ).payer == payer
+    assert TrustedProxies(trusted).requester(environ).payer == payer
 
 
 def test_fault_121_connections_of_a_unix_socket_pay_alone() -> None:
@@ -516,7 +516,7 @@ def test_fault_121_connections_of_a_unix_socket_pay_alone() -> None:
             near, far = socket.socketpair()
             far.settimeout(5)
             peers.append(RawPeer.on(stack.enter_context(far)))
-            clients.append(hub.hub.connect(near, entry=Entry(Answer("101"))))
+            clients.append(hub.hub.connect(near, decision=Decision(Answer("101"))))
             clients[-1].start()
         flood(peers[0])
         wait_until(lambda: hub.hub.stats().slowed == 1)
@@ -540,7 +540,7 @@ def test_fault_121_who_says_it_in_a_message_pays_as_that_user_from_then_on() -> 
             ask(peer, {"type": "ping"})
             wait_until(lambda: hub.hub.stats().slowed == 2)
             leave(hub)
-        wait_until(lambda: not hub.hub._life.clients.budget._accounts)
+        wait_until(lambda: not hub.hub._life.clients.quotas._accounts)
 
 
 @pytest.mark.parametrize("key", ["", "k-ann"])

@@ -43,7 +43,7 @@ from ws_hub import (
     serve,
     threads,
 )
-from ws_hub.access.quotas import Account, Budget
+from ws_hub.access.quotas import Account, Quotas
 from ws_hub.connection import fast_send
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.outbox import Outbox
@@ -98,13 +98,13 @@ def expect_nothing(number: int, far: socket.socket) -> None:
 
 USES: dict[str, Callable[[Connection], object]] = {
     "refuse": lambda client: client.refuse(SECRET),
-    "welcome": lambda client: client.welcome(),
+    "welcome": lambda client: client.accept(),
     "ping": lambda client: client.ping(),
     "evict": lambda client: client.evict("slow"),
     "close": lambda client: client.close(1001, "bye"),
     "expire": lambda client: client.expire(),
     "abort": lambda client: client.abort(),
-    "tell": lambda client: client.tell(Message("x")),
+    "tell": lambda client: client.notify(Message("x")),
     "reply": lambda client: client.reply(Message("x")),
     "offer": lambda client: client.offer(b"frame", 1),
     "deliver": lambda client: deliver(client, Batch([publish(encode(Message("x")), "", "drop")])),
@@ -121,7 +121,7 @@ USES: dict[str, Callable[[Connection], object]] = {
 def test_fault_65_nothing_is_sent_by_a_number_that_was_given_back(use: str, state: str) -> None:
     with stepped() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
-        client.welcome()
+        client.accept()
         number = near.fileno()
         if state == "behind a backlog":
             fill(near)
@@ -170,7 +170,7 @@ def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor() -> None:
 def test_fault_65_a_forked_child_cannot_send_by_its_parents_number(use: str) -> None:
     with stepped() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
-        client.welcome()
+        client.accept()
         number = near.fileno()
 
         def child() -> None:
@@ -210,7 +210,7 @@ def test_fault_65_a_borrowed_tls_socket_is_forgotten_too(certificate: Path) -> N
             shake.join(TIMEOUT)
             with tls[0] as sock:
                 client = hub.connect(sock, greeting=b"101 ", borrowed=True)
-                client.welcome()
+                client.accept()
                 assert peer.recv(100) == b"101 "
                 client.transport.close()
                 for use in ("refuse", "ping", "close", "abort", "offer", "linger"):
@@ -263,7 +263,7 @@ class Slow:
             Outbox(100_000, 8 << 20),
             write_timeout=10,
             close_timeout=5,
-            start=lambda *about: threads.Later("writer", *about),
+            start=lambda *about: threads.DeferredThread("writer", *about),
             clock=lambda: self.now,
         )
 
@@ -381,7 +381,7 @@ def test_fault_124_a_link_with_a_long_queue_is_kept_beyond_the_pong_timeout() ->
             Outbox(100, 1 << 20),
             write_timeout=0.001,
             close_timeout=TIMEOUT,
-            start=lambda *about: threads.Later("writer", *about),
+            start=lambda *about: threads.DeferredThread("writer", *about),
         )
         sender.left = 5
         fill(near)
@@ -412,7 +412,7 @@ def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
     settings = {"outbox_bytes": 1 << 20, "outbox_messages": 100}
     with stepped(**settings) as hub, small_pair() as (near, _):
         client = hub.connect(near)
-        client.welcome()
+        client.accept()
         batch = Batch([publish(encode(said(["x" * 1000, n])), "", "drop") for n in range(30_000)])
         refused = deliver(client, batch)
         messages, size = client.waiting
@@ -429,7 +429,7 @@ def test_fault_74_a_burst_without_a_straight_way_is_bounded(
     monkeypatch.setattr(fast_send, "_libc_send", None)
     with stepped(outbox_messages=100) as hub, small_pair() as (near, far):
         client = hub.connect(near)
-        client.welcome()
+        client.accept()
         if backlog:
             fill(near)
         batch = Batch([publish(encode(said(["x" * 1000, n])), "", "drop") for n in range(3000)])
@@ -511,8 +511,8 @@ def test_fault_129_the_log_says_all_that_an_evicted_client_lost(
     """It said "0 messages are lost" of one whose messages had found no room."""
     with stepped() as hub, small_pair() as (near, _):
         client = hub.connect(near)
-        client.welcome()
-        client.skip(7)
+        client.accept()
+        client.count_skipped(7)
         client.evict("too slow")
         assert "too slow; 7 messages are lost" in caplog.text
         client.discard()
@@ -523,7 +523,7 @@ def test_fault_129_the_log_says_all_that_a_write_timeout_lost(
 ) -> None:
     with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
         client = hub.connection()
-        client.skip(7)
+        client.count_skipped(7)
         while client.waiting[1] < 3 << 20:
             hub.hub.broadcast(said("x" * 10_000))
         hub.empty()
@@ -891,7 +891,7 @@ def test_fault_126_a_payer_that_stalls_is_not_found_out_anew_on_each_connection(
 ) -> None:
     """Five stalled connections a second held a loop for all of its time."""
     with stepped(outbox_bytes=1000, publish_timeout=1000.0, write_timeout=1000.0) as hub:
-        budget = Budget(hub.config)
+        budget = Quotas(hub.config)
         account, other = (budget.enter(payer, time.monotonic()) for payer in ("a", "b"))
         found = [waited(hub, account, later, monkeypatch) for later in range(5)]
         assert found == pytest.approx([1.0, 1.0, 1.0, 0.0, 0.0])

@@ -23,7 +23,7 @@ from ws_hub.connection.outbox import Room
 from ws_hub.hub import history as module
 from ws_hub.hub import replay
 from ws_hub.hub.history import History
-from ws_hub.hub.subscriptions import Channels
+from ws_hub.hub.subscriptions import ChannelMap
 
 LINE = "x" * 1000
 LINES = 6000  # 6.6 MB of log: more than the kernel's buffers of one connection hold
@@ -482,7 +482,7 @@ class Full:
     def charge_bytes(self, count: int) -> float:
         return 0.0
 
-    def skip(self, messages: int) -> None:
+    def count_skipped(self, messages: int) -> None:
         raise AssertionError("nothing is skipped")
 
     def fileno(self) -> int:
@@ -498,7 +498,7 @@ class Step:
         self.looks = 0
         rule = ChannelRule(pattern="*", history_messages=10)
         self.history = History(lambda channel: rule, new_epoch=lambda: "epoch")
-        self.channels: Channels[Any] = Channels()
+        self.channels: ChannelMap[Any] = ChannelMap()
         self.room: list[Callable[[], None]] = []
         self.replays = replay.Replays(
             self.history,

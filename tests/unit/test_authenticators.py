@@ -23,7 +23,7 @@ from ws_hub import (
     JWTAuth,
     QueryTokenAuth,
 )
-from ws_hub.access.authenticators import authenticate, said_yes
+from ws_hub.access.authenticators import authenticate, is_permitted
 from ws_hub.access.tokens import TOKEN_KEY, bearer_token
 
 SECRET = "a secret that is long enough for every algorithm of the kind"
@@ -113,18 +113,18 @@ async def of_course() -> bool:
 def test_only_true_itself_permits(
     answer: Any, yes: bool, lines: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert said_yes("the check", lambda: answer) is yes
+    assert is_permitted("the check", lambda: answer) is yes
     assert len(caplog.records) == lines
 
 
 def test_a_coroutine_is_a_refusal() -> None:
     made = of_course()
-    assert not said_yes("the check", lambda: made)
+    assert not is_permitted("the check", lambda: made)
     made.close()
 
 
 def test_a_check_that_raises_is_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
-    assert not said_yes("the check", lambda: 1 / 0)
+    assert not is_permitted("the check", lambda: 1 / 0)
     assert "the check raised ZeroDivisionError at " in caplog.text
 
 

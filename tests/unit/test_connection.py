@@ -32,7 +32,7 @@ from ws_hub.connection import fast_send, outbox
 from ws_hub.connection.client import Client
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.transport import Transport
-from ws_hub.connection.writer_starter import Starter
+from ws_hub.connection.writer_starter import ThreadStarter
 from ws_hub.errors import ConnectionClosed, MessageEncodeError, SendTimeout
 from ws_hub.protocol.frames import text_frame
 from ws_hub.protocol.handshake import refusal
@@ -66,7 +66,7 @@ class Stage(LoneHub):
         self.on_message: Callable[[Connection, str | bytes], None] = lambda connection, data: None
         self.connected, self.over = threading.Event(), threading.Event()
         # From another thread, as it is meant: the calling one has the transport's lock.
-        self.begin: Callable[[threads.Later], object] = lambda writer: threading.Thread(
+        self.begin: Callable[[threads.DeferredThread], object] = lambda writer: threading.Thread(
             target=writer.start
         ).start()
         settings.setdefault("close_timeout", 1.0)
@@ -118,8 +118,8 @@ class Stage(LoneHub):
 
     def start_later(
         self, name: str, target: Callable[[], None], step: Callable[[], bool]
-    ) -> threads.Later | None:
-        writer = threads.Later(name, target, step)
+    ) -> threads.DeferredThread | None:
+        writer = threads.DeferredThread(name, target, step)
         if self.lives:
             self.begin(writer)
         return writer
@@ -270,7 +270,7 @@ def test_fault_42_without_a_writer_thread_the_starter_writes(
 
     monkeypatch.setattr(threads, "start", refuse_writers)
     with small_pair() as (near, far):
-        stage, starter = Stage(near, far), Starter("ws-hub:starter")
+        stage, starter = Stage(near, far), ThreadStarter("ws-hub:starter")
         stage.begin = starter.post
         stage.start()
         fill(near)
@@ -460,7 +460,7 @@ def test_data_without_a_json_form_is_not_sent(stage: Stage) -> None:
 def stalled(near: socket.socket, far: socket.socket, **settings: Any) -> Stage:
     """A client, not started, whose socket and outbox have no room."""
     stage = Stage(near, far, outbox_messages=1, **settings)
-    stage.connection.welcome()
+    stage.connection.accept()
     fill(near)
     assert stage.connection.offer(b"x", 1)
     return stage
@@ -505,9 +505,9 @@ def test_a_client_that_reads_no_answers_of_the_hub_is_disconnected() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far)
         for _ in range(outbox._RESERVED_MESSAGES):
-            stage.connection.tell(Message("answer"))
+            stage.connection.notify(Message("answer"))
         assert stage.connection.sender.cause is None
-        stage.connection.tell(Message("answer"))
+        stage.connection.notify(Message("answer"))
         assert stage.connection.sender.cause == (1013, "answers are not read")
         assert stage.counted == ["slow_disconnects"]
 
@@ -515,7 +515,7 @@ def test_a_client_that_reads_no_answers_of_the_hub_is_disconnected() -> None:
 def test_answers_reach_a_client_that_reads(stage: Stage) -> None:
     stage.start()
     stage.connection.reply(Message("reply"))
-    stage.connection.tell(Message("told"))
+    stage.connection.notify(Message("told"))
     stage.far.sendall(closing(1000))
     stage.ended()
     assert [each["type"] for each in answers(stage.read())[:2]] == ["reply", "told"]

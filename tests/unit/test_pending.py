@@ -23,7 +23,7 @@ class Guest:
         self.mark = 0
         self.notes: list[Any] = []
 
-    def identify(self, result: AuthResult) -> None:
+    def set_identity(self, result: AuthResult) -> None:
         self.user_id = result.user_id
 
     def close(self, code: int, reason: str) -> None:
@@ -32,7 +32,7 @@ class Guest:
     def reply(self, message: Message) -> None:
         self.notes.append((str(message.type), message.id, message.data))
 
-    def begin(self) -> None:
+    def call_on_connect(self) -> None:
         self.notes.append("begin")
 
 

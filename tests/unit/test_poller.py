@@ -23,8 +23,8 @@ class Desk:
 
     def start(
         self, name: str, target: Callable[[], None], step: Callable[[], bool]
-    ) -> threads.Later:
-        later = threads.Later(name, target, step)
+    ) -> threads.DeferredThread:
+        later = threads.DeferredThread(name, target, step)
         later.start()
         return later
 
@@ -136,9 +136,11 @@ def test_without_a_thread_watch_returns_false() -> None:
 def test_without_a_thread_it_works_in_steps() -> None:
     steps: list[Callable[[], bool]] = []
 
-    def start(name: str, target: Callable[[], None], step: Callable[[], bool]) -> threads.Later:
+    def start(
+        name: str, target: Callable[[], None], step: Callable[[], bool]
+    ) -> threads.DeferredThread:
         steps.append(step)
-        return threads.Later(name, target, step)
+        return threads.DeferredThread(name, target, step)
 
     called: list[str] = []
     poller = Poller(start)
@@ -186,7 +188,7 @@ def test_a_forked_child_closes_the_descriptors_only() -> None:
 
 def test_a_request_at_the_end_of_the_thread_is_not_accepted() -> None:
     """And no byte is written: the descriptor that wakes it may be another's by now."""
-    poller = Poller(threads.Later)
+    poller = Poller(threads.DeferredThread)
     with small_pair() as (near, _):
         assert poller.watch(near.fileno(), lambda: None)
         put = poller._requests.put

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from ws_hub.access.proxies import Forwarded, Seen
+from ws_hub.access.proxies import Requester, TrustedProxies
 
 PROXIES = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]
 
 
-def see(address: str, trusted: list[str] | None = None, **headers: str) -> Seen:
+def see(address: str, trusted: list[str] | None = None, **headers: str) -> Requester:
     environ = {"REMOTE_ADDR": address, "REMOTE_PORT": "7", "wsgi.url_scheme": "http"}
     environ |= {f"HTTP_{name.upper()}": value for name, value in headers.items()}
-    return Forwarded(PROXIES if trusted is None else trusted).see(environ)
+    return TrustedProxies(PROXIES if trusted is None else trusted).requester(environ)
 
 
 def test_fault_51_headers_of_untrusted_proxies_are_ignored() -> None:
     lies = {"x_forwarded_for": "1.2.3.4", "x_forwarded_proto": "https", "x_forwarded_host": "a"}
-    assert see("203.0.113.9", host="own", **lies) == Seen("203.0.113.9:7", "http", "own", True)
-    assert see("10.0.0.1", trusted=[], host="own", **lies) == Seen(
+    assert see("203.0.113.9", host="own", **lies) == Requester("203.0.113.9:7", "http", "own", True)
+    assert see("10.0.0.1", trusted=[], host="own", **lies) == Requester(
         "10.0.0.1:7", "http", "own", True
     )
-    assert see("", host="own", **lies) == Seen(":7", "http", "own", True)
+    assert see("", host="own", **lies) == Requester(":7", "http", "own", True)
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,6 @@ def test_scheme_and_host_are_what_the_nearest_proxy_wrote() -> None:
 
 def test_a_unix_socket_is_trusted_if_configured() -> None:
     assert see("", trusted=["unix"], x_forwarded_for="203.0.113.9").address == "203.0.113.9"
-    assert Forwarded(["10.0.0.0/8"]).see({"HTTP_X_FORWARDED_FOR": "1.2.3.4"}).address == ""
+    assert (
+        TrustedProxies(["10.0.0.0/8"]).requester({"HTTP_X_FORWARDED_FOR": "1.2.3.4"}).address == ""
+    )

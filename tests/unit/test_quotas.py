@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ws_hub.access import quotas as module
-from ws_hub.access.quotas import Account, Budget, Flood, PendingCharges, address_payer, user_payer
+from ws_hub.access.quotas import Account, Flood, PendingCharges, Quotas, address_payer, user_payer
 from ws_hub.config import HubConfig
 
 
-def made(**settings: Any) -> Budget:
+def made(**settings: Any) -> Quotas:
     unbounded = {"max_byte_rate": None, "max_message_rate": None, "max_control_rate": None}
-    return Budget(HubConfig(**{**unbounded, "max_processing_rate_in_all": None, **settings}))
+    return Quotas(HubConfig(**{**unbounded, "max_processing_rate_in_all": None, **settings}))
 
 
 def rest_of(account: Account, now: float, **cost: Any) -> float:

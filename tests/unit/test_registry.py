@@ -13,7 +13,7 @@ from ws_hub.hub import registry as module
 from ws_hub.hub.items import Queues
 from ws_hub.hub.registry import Registry
 from ws_hub.hub.stats import Counters
-from ws_hub.reentrant import Bell, Intake
+from ws_hub.reentrant import ReentrantQueue, Wakeup
 
 
 class Someone:
@@ -25,7 +25,7 @@ class Someone:
         self.pings = 0
         self.told: list[str] = []
 
-    def welcome(self) -> None:
+    def accept(self) -> None:
         assert self.membership.admitted and not self.membership.settled.is_set()
         self.told.append("welcome")
 
@@ -48,8 +48,8 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def registry(interval: float = 30.0, most: int | None = None) -> Registry:
-    bell = Bell()
-    queues = Queues(bell, Intake(bell), Intake(bell), Intake(bell))
+    wakeup = Wakeup()
+    queues = Queues(wakeup, ReentrantQueue(wakeup), ReentrantQueue(wakeup), ReentrantQueue(wakeup))
     return Registry(
         HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
         queues=queues,

@@ -9,7 +9,7 @@ from ws_hub.config import ChannelRule
 from ws_hub.connection.outbox import Room
 from ws_hub.hub.history import History
 from ws_hub.hub.replay import Gap, Replays
-from ws_hub.hub.subscriptions import Channels, Subscription
+from ws_hub.hub.subscriptions import ChannelMap, Subscription
 
 RULE = ChannelRule(pattern="*", history_messages=1000, history_bytes=1 << 20)
 FRAME = b"x" * 1024
@@ -66,7 +66,7 @@ class Stage:
         self.watches = True
         self.awoken = 0
         self.history = History(lambda channel: RULE, new_epoch=lambda: "epoch")
-        self.channels: Channels[Any] = Channels()
+        self.channels: ChannelMap[Any] = ChannelMap()
         self.replays = Replays(
             self.history,
             self.channels,

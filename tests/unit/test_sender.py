@@ -36,7 +36,7 @@ class Rig:
 
     def __init__(self, near: socket.socket, far: socket.socket, clock: Callable[[], float]) -> None:
         self.far = far
-        self.writers: list[workers.Later] = []
+        self.writers: list[workers.DeferredThread] = []
         self.starts = True
         self.transport = Transport(near, max_message_size=1000, max_fragments=10)
         self.outbox = Outbox(5, 100_000)
@@ -51,9 +51,9 @@ class Rig:
 
     def _start(
         self, target: Callable[[], None], failed: Callable[[RuntimeError], None]
-    ) -> workers.Later | None:
+    ) -> workers.DeferredThread | None:
         """Note that a writer is asked for; a test steps it."""
-        self.writers.append(workers.Later("writer", target, failed))
+        self.writers.append(workers.DeferredThread("writer", target, failed))
         return self.writers[-1] if self.starts else None
 
     def read(self) -> bytes:
@@ -437,7 +437,7 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
             greeted(),
             write_timeout=10,
             close_timeout=5,
-            start=lambda *about: workers.Later("writer", *about),
+            start=lambda *about: workers.DeferredThread("writer", *about),
             clock=clock,
         )
         sender.offer(b"frame", 1)
@@ -448,7 +448,7 @@ def test_the_greeting_comes_before_everything(clock: Clock) -> None:
 
 
 def test_a_greeting_without_room_is_left_to_the_writer(clock: Clock) -> None:
-    writers: list[workers.Later] = []
+    writers: list[workers.DeferredThread] = []
     with small_pair() as (near, far):
         transport = Transport(near, max_message_size=1000, max_fragments=10)
         filled = fill(near)
@@ -457,7 +457,9 @@ def test_a_greeting_without_room_is_left_to_the_writer(clock: Clock) -> None:
             greeted(),
             write_timeout=10,
             close_timeout=5,
-            start=lambda *about: writers.append(workers.Later("writer", *about)) or writers[-1],
+            start=lambda *about: (
+                writers.append(workers.DeferredThread("writer", *about)) or writers[-1]
+            ),
             clock=clock,
         )
         sender.greet()
@@ -504,7 +506,7 @@ def test_many_threads_writing_at_once_tear_no_frame() -> None:
             Outbox(100_000, 1 << 24),
             write_timeout=10,
             close_timeout=5,
-            start=lambda *about: workers.Later("writer", *about),
+            start=lambda *about: workers.DeferredThread("writer", *about),
         )
         writer = threading.Thread(target=sender.run)
         writer.start()

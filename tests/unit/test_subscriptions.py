@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from ws_hub.hub.subscriptions import Channels
+from ws_hub.hub.subscriptions import ChannelMap
 
 
-def with_subscribers(*names: str) -> Channels[str]:
-    channels: Channels[str] = Channels()
+def with_subscribers(*names: str) -> ChannelMap[str]:
+    channels: ChannelMap[str] = ChannelMap()
     for name in names:
         channels.enter(name)
     return channels
@@ -70,7 +70,7 @@ def test_unsubscribing_says_whether_there_was_a_subscription() -> None:
 
 def test_the_first_and_the_last_are_announced_in_order() -> None:
     news: list[str] = []
-    channels: Channels[str] = Channels(
+    channels: ChannelMap[str] = ChannelMap(
         lambda channel: news.append(f"+{channel}"), lambda channel: news.append(f"-{channel}")
     )
     for name in ("ann", "bob"):
@@ -88,7 +88,7 @@ def test_many_threads_leave_the_map_consistent() -> None:
         balance[channel] += by
         assert balance[channel] in (0, 1)
 
-    channels: Channels[int] = Channels(
+    channels: ChannelMap[int] = ChannelMap(
         lambda channel: count(channel, 1), lambda channel: count(channel, -1)
     )
     start = threading.Barrier(6)

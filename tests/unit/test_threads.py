@@ -179,7 +179,7 @@ class Owner:
     def __init__(self) -> None:
         self.ran = False
         self.steps = 0
-        self.thread = threads.Later("ws-hub:test", self.run, self.step)
+        self.thread = threads.DeferredThread("ws-hub:test", self.run, self.step)
 
     def run(self) -> None:
         self.ran = True

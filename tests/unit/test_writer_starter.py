@@ -9,20 +9,20 @@ import pytest
 
 from tests.support import TIMEOUT
 from ws_hub import threads
-from ws_hub.connection.writer_starter import Starter
+from ws_hub.connection.writer_starter import ThreadStarter
 
 
 @pytest.fixture
-def starter() -> Iterator[Starter]:
-    found = Starter("ws-hub:starter")
+def starter() -> Iterator[ThreadStarter]:
+    found = ThreadStarter("ws-hub:starter")
     yield found
     found.close()
     assert found.join(TIMEOUT)
 
 
-def test_a_posted_thread_is_started(starter: Starter) -> None:
+def test_a_posted_thread_is_started(starter: ThreadStarter) -> None:
     names: list[str] = []
-    thread = threads.Later(
+    thread = threads.DeferredThread(
         "ws-hub:test", lambda: names.append(threading.current_thread().name), lambda: False
     )
     starter.post(thread)
@@ -31,7 +31,7 @@ def test_a_posted_thread_is_started(starter: Starter) -> None:
 
 
 def test_fault_76_threads_that_cannot_be_started_are_stepped_in_turn(
-    starter: Starter, monkeypatch: pytest.MonkeyPatch
+    starter: ThreadStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
@@ -46,7 +46,7 @@ def test_fault_76_threads_that_cannot_be_started_are_stepped_in_turn(
         return steps.count(name) < 3
 
     for name in "ab":
-        starter.post(threads.Later(name, lambda: None, lambda name=name: step(name)))
+        starter.post(threads.DeferredThread(name, lambda: None, lambda name=name: step(name)))
     for _ in range(2):
         assert over.acquire(timeout=TIMEOUT)
     assert sorted(steps) == ["a"] * 3 + ["b"] * 3

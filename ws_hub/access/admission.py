@@ -19,12 +19,12 @@ from ..config import HubConfig
 from ..errors import excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, as_environ, decide, refusal
-from .authenticators import AuthResult, authenticate, said_yes
-from .proxies import Forwarded, Seen
+from .authenticators import AuthResult, authenticate, is_permitted
+from .proxies import Requester, TrustedProxies
 from .quotas import address_payer, user_payer
 from .tokens import TOKEN_KEY, offers_token
 
-__all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Admission", "Entry", "in_debt"]
+__all__ = ["CROWDED_ADDRESS", "CROWDED_USER", "Admission", "Decision", "in_debt"]
 
 logger = get_logger(__name__)
 
@@ -46,7 +46,7 @@ def in_debt(wait: float) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Decision:
     """The decision about a handshake.
 
     Args:
@@ -74,7 +74,7 @@ class Occupancy(Protocol):
     """The connections of a hub, as far as admission depends on them."""
 
     def mark(self) -> int:
-        """Return the mark that an entry is to have."""
+        """Return the mark that a decision is to have."""
 
     def has_room(self, network: str, user: str) -> bool:
         """Say whether one more may come, from a network or of a user; "" for not known."""
@@ -108,16 +108,16 @@ class Admission:
         self._occupancy = occupancy
         self._count = count
         self._call = call
-        self._forwarded = Forwarded(config.trusted_proxies)
+        self._proxies = TrustedProxies(config.trusted_proxies)
 
-    def see(self, environ: Environ) -> Seen:
+    def requester(self, environ: Environ) -> Requester:
         """Return address, scheme and host of a request's client, seen through trusted proxies.
 
         Threads: any; does not wait.
         """
-        return self._forwarded.see(environ)
+        return self._proxies.requester(environ)
 
-    def turn_away(self, address: str, peek: Callable[[], bytes]) -> Answer | None:
+    def refuse_early(self, address: str, peek: Callable[[], bytes]) -> Answer | None:
         """Refuse the handshake of an address in debt before a thread is started for it.
 
         Otherwise reconnecting in a loop would cost the hub about as much as a connection does.
@@ -135,8 +135,8 @@ class Admission:
         environ = as_environ(peek())
         if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
             return None
-        seen = self.see({**environ, "REMOTE_ADDR": address})
-        return self._refuse_debtor(address_payer(seen.payer))
+        requester = self.requester({**environ, "REMOTE_ADDR": address})
+        return self._refuse_debtor(address_payer(requester.payer))
 
     def crowded(self) -> None:
         """Count a connection that was refused because too many requests are being answered.
@@ -156,11 +156,11 @@ class Admission:
         self,
         request: Request,
         environ: Environ,
-        seen: Seen,
+        requester: Requester,
         *,
         closed: str = "",
         identity: AuthResult | None = None,
-    ) -> Entry:
+    ) -> Decision:
         """Decide about a handshake. `closed` is the reason to refuse all of them, or "".
 
         With an `identity`, the application has authenticated the user: no authenticator runs.
@@ -169,10 +169,10 @@ class Admission:
         """
         config = self._config
         if closed:
-            return Entry(refusal("503 Service Unavailable", closed, RETRY))
+            return Decision(refusal("503 Service Unavailable", closed, RETRY))
         check = None
         if config.check_origin is not None:
-            check = functools.partial(said_yes, "check_origin", config.check_origin, environ)
+            check = functools.partial(is_permitted, "check_origin", config.check_origin, environ)
         answer = decide(
             request,
             allowed_origins=config.allowed_origins,
@@ -183,25 +183,25 @@ class Admission:
         if answer.status.startswith("403"):
             self._count("foreign_origins")
         if not answer.accepted:
-            return Entry(answer)
+            return Decision(answer)
         # Parsing the address takes as long as most of these checks.
-        network = seen.network if config.max_connections_per_address is not None else ""
+        network = requester.network if config.max_connections_per_address is not None else ""
         if not self._occupancy.has_room(network, ""):  # before the authenticator runs
             self._count("crowded_addresses")
-            return Entry(CROWDED_ADDRESS)
+            return Decision(CROWDED_ADDRESS)
         if config.authenticator is None and identity is None:
-            return self._charge(Entry(answer, network=network), address_payer(seen.payer))
-        entry = self._identify(Entry(answer, network=network), request, environ, identity)
-        if not entry.answer.accepted:
-            return entry
-        if entry.identity is not None:
-            return self._charge(entry, user_payer(entry.identity.user_id or ""))
-        return self._charge(entry, address_payer(seen.payer))
+            return self._charge(Decision(answer, network=network), address_payer(requester.payer))
+        decision = self._identify(Decision(answer, network=network), request, environ, identity)
+        if not decision.answer.accepted:
+            return decision
+        if decision.identity is not None:
+            return self._charge(decision, user_payer(decision.identity.user_id or ""))
+        return self._charge(decision, address_payer(requester.payer))
 
-    def _charge(self, entry: Entry, payer: str) -> Entry:
-        """Return the entry with its payer, or the refusal of a payer in debt."""
+    def _charge(self, decision: Decision, payer: str) -> Decision:
+        """Return the decision with its payer, or the refusal of a payer in debt."""
         answer = self._refuse_debtor(payer)
-        return replace(entry, payer=payer) if answer is None else Entry(answer)
+        return replace(decision, payer=payer) if answer is None else Decision(answer)
 
     def _refuse_debtor(self, payer: str) -> Answer | None:
         """Return the refusal of a payer in debt; None for others, and for "" (no known payer)."""
@@ -212,8 +212,8 @@ class Admission:
         return in_debt(wait)
 
     def _identify(
-        self, entry: Entry, request: Request, environ: Environ, identity: AuthResult | None
-    ) -> Entry:
+        self, decision: Decision, request: Request, environ: Environ, identity: AuthResult | None
+    ) -> Decision:
         # before the authenticator runs, so that no revocation is missed meanwhile
         mark = self._occupancy.mark()
         result = self._ask(environ) if identity is None else identity
@@ -223,31 +223,31 @@ class Admission:
                 # Origin tells which page it was. A client that sends a cookie and no Origin is no
                 # browser (FAULTS 2).
                 self._count("foreign_origins")
-                return Entry(
+                return Decision(
                     refusal("403 Forbidden", "a request with a cookie needs an Origin header")
                 )
             if not self._occupancy.has_room("", result.user_id or ""):
                 self._count("crowded_users")
-                return Entry(CROWDED_USER)
-            return replace(entry, identity=result, mark=mark)
+                return Decision(CROWDED_USER)
+            return replace(decision, identity=result, mark=mark)
         if self._config.auth_by_message and not result.forbidden and not offers_token(environ):
             # Only the strings: the server's objects in the environ are invalid after this
             # request.
             texts = {key: value for key, value in environ.items() if isinstance(value, str)}
             verify = functools.partial(self._verify, texts)
-            return replace(entry, verify=verify, mark=mark)
+            return replace(decision, verify=verify, mark=mark)
         self._refused(environ, result)
         if result.forbidden:
-            return Entry(refusal("403 Forbidden", "Forbidden"), reason=result.error)
+            return Decision(refusal("403 Forbidden", "Forbidden"), reason=result.error)
         challenge = _INVALID if offers_token(environ) else _CHALLENGE
         answer = refusal("401 Unauthorized", "Unauthorised", challenge)
-        return Entry(answer, reason=result.error)
+        return Decision(answer, reason=result.error)
 
     def _verify(self, environ: Environ, token: str) -> AuthResult:
         environ = {**environ, TOKEN_KEY: token}
         result = self._ask(environ)
         if not result.valid:
-            address = excerpt(self.see(environ).address)
+            address = excerpt(self.requester(environ).address)
             logger.info("first message from %s refused: %s", address, excerpt(result.error))
             self._refused(environ, result)
         return result

@@ -31,8 +31,8 @@ __all__ = [
     "QueryTokenAuth",
     "authenticate",
     "check_user",
+    "is_permitted",
     "is_user",
-    "said_yes",
 ]
 
 logger = get_logger(__name__)
@@ -143,7 +143,7 @@ def check_user(user_id: object) -> None:
         raise InvalidName(f"user id {excerpt(user_id)} is blank or has control characters")
 
 
-def said_yes(what: str, question: Callable[..., object], *args: object) -> bool:
+def is_permitted(what: str, question: Callable[..., object], *args: object) -> bool:
     """Return whether a check of the application's returns True itself.
 
     An exception is a refusal, and so is any other true value: an `async` function returns a

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Forwarded", "Seen"]
+__all__ = ["Requester", "TrustedProxies"]
 
 _UNIX = "unix"  # among trusted proxies: connections by a Unix socket, which have no address
 
@@ -29,7 +29,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Requester:
     """The client of a request, as its trusted proxies report it.
 
     Args:
@@ -62,7 +62,7 @@ class Seen:
         return "" if self.shared else self.network
 
 
-class Forwarded:
+class TrustedProxies:
     """Reads the headers of trusted proxies.
 
     Args:
@@ -73,7 +73,7 @@ class Forwarded:
         self._networks = [ipaddress.ip_network(each) for each in trusted if each != _UNIX]
         self._unix = _UNIX in trusted
 
-    def see(self, environ: Mapping[str, Any]) -> Seen:
+    def requester(self, environ: Mapping[str, Any]) -> Requester:
         """Return address, scheme and host of a request's client."""
         address, port = environ.get("REMOTE_ADDR") or "", environ.get("REMOTE_PORT", "")
         scheme, host = environ.get("wsgi.url_scheme", "http"), environ.get("HTTP_HOST")
@@ -81,7 +81,7 @@ class Forwarded:
             shown = f"[{address}]" if ":" in address else address
             parsed = _parse(address)
             shared = parsed is None or (not parsed.is_global and _is_proxied(environ))
-            return Seen(f"{shown}:{port}" if port else address, scheme, host, shared)
+            return Requester(f"{shown}:{port}" if port else address, scheme, host, shared)
         # The last value of each was written by the nearest proxy, which is trusted.
         told = _items(environ.get("HTTP_X_FORWARDED_PROTO", ""))
         if told and told[-1].lower() in ("http", "https"):
@@ -90,7 +90,7 @@ class Forwarded:
         if told:
             host = told[-1]
         address = self._client(environ, address)
-        return Seen(address, scheme, host, shared=self._trusts(address) or not address)
+        return Requester(address, scheme, host, shared=self._trusts(address) or not address)
 
     def _client(self, environ: Mapping[str, Any], address: str) -> str:
         for hop in reversed(_items(environ.get("HTTP_X_FORWARDED_FOR", ""))):

@@ -21,7 +21,7 @@ from ..config import HubConfig
 from ..reentrant import Lock
 from .token_bucket import Bucket
 
-__all__ = ["Account", "Budget", "Flood", "PendingCharges", "address_payer", "user_payer"]
+__all__ = ["Account", "Flood", "PendingCharges", "Quotas", "address_payer", "user_payer"]
 
 # seconds of processing: about the cost of a connect, whichever thread serves it
 _CONNECTION = 0.001
@@ -138,14 +138,14 @@ class _Resource:
 
 
 class Account:
-    """The usage of one payer on all its connections. Made by a Budget, under its lock."""
+    """The usage of one payer on all its connections. Made by a Quotas, under its lock."""
 
-    __slots__ = ("_budget", "barred", "bytes", "connections", "controls", "messages",
+    __slots__ = ("_quotas", "barred", "bytes", "connections", "controls", "messages",
                  "paused_until", "payer", "processing", "vain_waits")  # fmt: skip
 
-    def __init__(self, budget: Budget, payer: str, now: float) -> None:
-        config = budget.config
-        self._budget = budget
+    def __init__(self, quotas: Quotas, payer: str, now: float) -> None:
+        config = quotas.config
+        self._quotas = quotas
         self.payer = payer
         self.connections = 0
         self.barred = False  # whether no connection is accepted until the debt is paid
@@ -153,8 +153,8 @@ class Account:
         self.messages = Bucket(config.max_message_rate, config.message_burst, _MAX_DEBT)
         self.controls = Bucket(config.max_control_rate, config.control_burst, _MAX_DEBT)
         self.vain_waits = Bucket(*_VAIN_WAITS, _MAX_DEBT)
-        self.processing = budget.processing.new_buckets(now)
-        self.bytes = budget.bytes.new_buckets(now)
+        self.processing = quotas.processing.new_buckets(now)
+        self.bytes = quotas.bytes.new_buckets(now)
 
     def charge(
         self, now: float, *, seconds: float, messages: int = 0, controls: int = 0, size: int = 0
@@ -169,50 +169,50 @@ class Account:
             controls: pings, and unsolicited pongs, received.
             size: bytes kept or sent at the client's request.
         """
-        budget = self._budget
-        with budget.lock:
-            burst = budget.config.processing_burst
-            own, rest = budget.process_locked(self, min(seconds, burst), now)
+        quotas = self._quotas
+        with quotas.lock:
+            burst = quotas.config.processing_burst
+            own, rest = quotas.process_locked(self, min(seconds, burst), now)
             rest = max(own, rest)
-            if own > _MAX_WAIT or self.processing.own.overdrawn_for(now) > budget.patience:
-                budget.bar_locked(self, now)
+            if own > _MAX_WAIT or self.processing.own.overdrawn_for(now) > quotas.patience:
+                quotas.bar_locked(self, now)
                 return _PROCESSING
             if messages:
                 rest = max(rest, self.messages.take(messages, now))
-                if self.messages.overdrawn_for(now) > budget.patience:
-                    budget.bar_locked(self, now)
+                if self.messages.overdrawn_for(now) > quotas.patience:
+                    quotas.bar_locked(self, now)
                     return _MESSAGES
             if controls:
                 rest = max(rest, self.controls.take(controls, now))
             if size:
-                rest = max(rest, *budget.bytes.take(self.bytes, size, now))
+                rest = max(rest, *quotas.bytes.take(self.bytes, size, now))
             return rest
 
     def charge_bytes(self, size: int, now: float) -> float:
         """Charge bytes that are kept or sent; return the seconds until more are allowed."""
-        budget = self._budget
-        with budget.lock:
-            return max(budget.bytes.take(self.bytes, size, now))
+        quotas = self._quotas
+        with quotas.lock:
+            return max(quotas.bytes.take(self.bytes, size, now))
 
     def charge_processing(self, seconds: float, now: float) -> None:
         """Charge processor time that another thread than its reader has spent for a client."""
-        budget = self._budget
-        with budget.lock:
-            budget.process_locked(self, seconds, now)
+        quotas = self._quotas
+        with quotas.lock:
+            quotas.process_locked(self, seconds, now)
 
     def has_vain_waits(self, now: float) -> bool:
         """Return whether publishers have waited in vain for this payer's clients for too long."""
-        with self._budget.lock:
+        with self._quotas.lock:
             return self.vain_waits.wait(0.0, now) > 0
 
     def charge_vain_wait(self, seconds: float, now: float) -> None:
         """Charge the seconds that a publisher waited for a client that did not read."""
-        with self._budget.lock:
+        with self._quotas.lock:
             self.vain_waits.take(seconds, now)
 
     def is_settled_locked(self, now: float) -> bool:
         """Return whether nothing is owed, so that a new account would be the same."""
-        assert self._budget.lock.locked()
+        assert self._quotas.lock.locked()
         return now >= self.paused_until and all(
             bucket.full(now)
             for bucket in (
@@ -280,7 +280,7 @@ class PendingCharges:
         return account.charge(now, seconds=seconds, messages=messages, controls=controls, size=size)
 
 
-class Budget:
+class Quotas:
     """The accounts of all payers, and the common rates.
 
     Args:

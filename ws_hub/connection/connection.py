@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from .. import threads
-from ..access.admission import Entry
+from ..access.admission import Decision
 from ..access.authenticators import AuthResult
 from ..access.quotas import Account, Flood, PendingCharges
 from ..config import HubConfig
@@ -82,7 +82,7 @@ class ConnectionHub(Protocol):
 
     def start_later(
         self, name: str, target: Callable[[], None], step: Callable[[], bool]
-    ) -> threads.Later | None:
+    ) -> threads.DeferredThread | None:
         """Start a thread soon; see `Sender`. Any thread; does not wait."""
 
     def call_later(self, call: Callable[[], object]) -> None:
@@ -100,7 +100,7 @@ class Connection:
         remote_address: the peer's address, as the server reports it.
         greeting: the accepting answer of the handshake, sent once it is admitted; empty where
             the handshake was answered elsewhere: then a refusal is a Close frame.
-        entry: the decision of admission.
+        decision: the decision of admission.
 
     Attributes:
         membership: where it stands between its handshake and its end.
@@ -135,7 +135,7 @@ class Connection:
         *,
         remote_address: str = "",
         greeting: bytes = b"",
-        entry: Entry | None = None,
+        decision: Decision | None = None,
     ) -> None:
         self.id = number
         self.remote_address = remote_address
@@ -150,11 +150,11 @@ class Connection:
         self.network = ""
         self.payer = ""
         self.account: Account | None = None
-        if entry is not None:
-            self.verify, self.mark = entry.verify, entry.mark
-            self.network, self.payer = entry.network, entry.payer
-            if entry.identity is not None:
-                self.identify(entry.identity)
+        if decision is not None:
+            self.verify, self.mark = decision.verify, decision.mark
+            self.network, self.payer = decision.network, decision.payer
+            if decision.identity is not None:
+                self.set_identity(decision.identity)
         self._pending = PendingCharges(config)  # owned by the reader
         self._refused = 0  # written by the hub thread only
         self._config = config
@@ -363,7 +363,7 @@ class Connection:
         """
         return self.sender.offer_piece(frames, messages, drained)
 
-    def skip(self, messages: int) -> None:
+    def count_skipped(self, messages: int) -> None:
         """Count messages as dropped that a replay came too late for.
 
         Threads: the hub's; never waits.
@@ -377,7 +377,7 @@ class Connection:
         """
         return self.transport.fileno()
 
-    def tell(self, message: Message) -> None:
+    def notify(self, message: Message) -> None:
         """Send a message of the hub's own, in order with the publications.
 
         Threads: the hub's; never waits.
@@ -406,7 +406,7 @@ class Connection:
             self._hub.count("slow_disconnects")
             self._hub.closing(self)
 
-    def welcome(self) -> None:
+    def accept(self) -> None:
         """Send the accepting answer of the handshake: the client is registered.
 
         Threads: the hub's; never waits.
@@ -428,7 +428,7 @@ class Connection:
             self.direct.send(answer.to_bytes(), patience=0.1)
         self.abort()
 
-    def identify(self, result: AuthResult) -> None:
+    def set_identity(self, result: AuthResult) -> None:
         """Set user, claims and expiry from an authenticator's result.
 
         Threads: the thread that made the connection, before it starts; then its reader.
@@ -453,7 +453,7 @@ class Connection:
         except SendTimeout:
             self.evict("answers are not read")
 
-    def owe(self, size: int) -> None:
+    def charge_later(self, size: int) -> None:
         """Add bytes that are kept or sent at this client's request; charged after its messages.
 
         Threads: its reader; does not wait.
@@ -466,7 +466,7 @@ class Connection:
             return 0.0
         return self._pending.settle(account, now)
 
-    def occupy(self) -> None:
+    def take_thread(self) -> None:
         """Run the connection on the calling thread, which `join` then waits for.
 
         Threads: a thread without other work; blocks until the connection has ended.
@@ -475,7 +475,7 @@ class Connection:
         self._thread.name = f"ws-hub:reader:{self.id}"
         self.run()
 
-    def visit(self) -> None:
+    def borrow_thread(self) -> None:
         """Live on the calling thread, which goes on afterwards: `join` waits for that.
 
         Threads: the request thread of the connection; blocks.
@@ -501,7 +501,7 @@ class Connection:
             if opened and (authenticating or self._config.on_connect is None):
                 code, reason = self._receive()
             elif opened and hub.admitted(self):
-                self.begin()
+                self.call_on_connect()
                 code, reason = self._receive()
             if self._accepted and not authenticating and not self.membership.admitted:
                 self._say_why()
@@ -525,7 +525,7 @@ class Connection:
         self.sender.drain()
         self.transport.linger(self._config.close_timeout)
 
-    def begin(self) -> None:
+    def call_on_connect(self) -> None:
         """Run on_connect: it is admitted.
 
         Threads: its reader; blocks as long as the callback does.

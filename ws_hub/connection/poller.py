@@ -21,7 +21,7 @@ __all__ = ["Poller"]
 logger = get_logger(__name__)
 
 Call = Callable[[], None]
-Start = Callable[[str, Call, Callable[[], bool]], threads.Later | None]
+Start = Callable[[str, Call, Callable[[], bool]], threads.DeferredThread | None]
 
 
 class Poller:
@@ -38,7 +38,7 @@ class Poller:
 
     def __init__(self, start: Start) -> None:
         self._start = start
-        self._thread: threads.Later | None = None
+        self._thread: threads.DeferredThread | None = None
         # Whether requests are accepted. Changed by the requesting thread, and under the lock of
         # `_wake` by the thread that closes it.
         self._open = False

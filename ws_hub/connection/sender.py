@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import CloseCode, SendTimeout
 from ..protocol.frames import close_frame, ping_frame
 from ..reentrant import nested
-from ..threads import Later, LazyCondition
+from ..threads import DeferredThread, LazyCondition
 from .outbox import Outbox, Room
 from .progress import Progress
 from .transport import Transport
@@ -101,7 +101,7 @@ class Sender:
         *,
         write_timeout: float,
         close_timeout: float,
-        start: Callable[[Callable[[], None], Callable[[], bool]], Later | None],
+        start: Callable[[Callable[[], None], Callable[[], bool]], DeferredThread | None],
         crowded: Callable[[bool], None] = lambda crowded: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -123,7 +123,7 @@ class Sender:
         self._direct = transport.direct
         self._outbox = outbox
         self._state = _State.OPEN
-        self._writer: Later | None = None  # set when the first backlog begins
+        self._writer: DeferredThread | None = None  # set when the first backlog begins
         self._deadline = 0.0  # when CLOSING ends
         self._progress = Progress(write_timeout, clock())
         self._taken = 0  # bytes of backlogs that the kernel took

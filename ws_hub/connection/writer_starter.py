@@ -12,12 +12,12 @@ import queue
 
 from .. import threads
 
-__all__ = ["Starter"]
+__all__ = ["ThreadStarter"]
 
 _PAUSE = 0.01  # seconds between two rounds of steps
 
 
-class Starter:
+class ThreadStarter:
     """Starts threads on a thread of its own.
 
     Args:
@@ -26,12 +26,12 @@ class Starter:
 
     def __init__(self, name: str) -> None:
         # guards: itself. Filled by any thread, without waiting. None ends the thread.
-        self._queue: queue.SimpleQueue[threads.Later | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[threads.DeferredThread | None] = queue.SimpleQueue()
         # owned by this thread: those that could not be started
-        self._orphans: list[threads.Later] = []
+        self._orphans: list[threads.DeferredThread] = []
         self._thread = threads.start(name, self._run)
 
-    def post(self, thread: threads.Later) -> None:
+    def post(self, thread: threads.DeferredThread) -> None:
         """Have a thread started soon; never waits."""
         self._queue.put(thread)
 

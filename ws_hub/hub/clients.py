@@ -14,7 +14,7 @@ from typing import Any
 
 from ..access.admission import CROWDED_ADDRESS, CROWDED_USER, in_debt
 from ..access.capacity import Capacity
-from ..access.quotas import Budget, user_payer
+from ..access.quotas import Quotas, user_payer
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.membership import Stage
@@ -25,7 +25,7 @@ from .items import Queues
 from .pending import PendingClients
 from .registry import Registry
 from .stats import Counters
-from .subscriptions import Channels
+from .subscriptions import ChannelMap
 from .users import Users
 
 __all__ = ["Clients"]
@@ -46,16 +46,16 @@ class Clients:
     def __init__(
         self,
         config: HubConfig,
-        channels: Channels[Any],
+        channels: ChannelMap[Any],
         counters: Counters,
         queues: Queues,
     ) -> None:
         self._config = config
         self._channels = channels
         self._counters = counters
-        self._bell = queues.bell
+        self._wakeup = queues.wakeup
         self.users: Users[Connection] = Users()
-        self.budget = Budget(config)
+        self.quotas = Quotas(config)
         self._from_address: Capacity[Connection] = Capacity(config.max_connections_per_address)
         self._of_user: Capacity[Connection] = Capacity(config.max_connections_per_user)
         self.registry = Registry(
@@ -80,11 +80,11 @@ class Clients:
 
     def wait(self, payer: str) -> float:
         """Return for how many seconds a payer may open no connection; 0.0 for none."""
-        return self.budget.wait(payer, time.monotonic())
+        return self.quotas.wait(payer, time.monotonic())
 
     def bars_anybody(self) -> bool:
         """Say whether there may be a payer that may open no connection."""
-        return self.budget.bars_anybody(time.monotonic())
+        return self.quotas.bars_anybody(time.monotonic())
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -115,8 +115,8 @@ class Clients:
     def _greet(self, connection: Connection) -> None:
         connection.membership.authenticate()
         self.users.enter(connection, "", time.monotonic() + self._config.auth_timeout)
-        self._bell.ring()  # the hub thread may be asleep for longer than that
-        connection.welcome()
+        self._wakeup.signal()  # the hub thread may be asleep for longer than that
+        connection.accept()
 
     def _enter_user(self, connection: Connection) -> bool:
         if connection.user_id is None or self._of_user.enter(connection, connection.user_id):
@@ -141,15 +141,15 @@ class Clients:
 
     def _enter_account(self, connection: Connection, payer: str) -> None:
         connection.payer = payer
-        connection.account = self.budget.enter(payer, time.monotonic())
+        connection.account = self.quotas.enter(payer, time.monotonic())
 
     def _leave_account(self, connection: Connection) -> None:
         account, connection.account = connection.account, None
         if account is not None:
-            self.budget.leave(account, time.monotonic())
+            self.quotas.leave(account, time.monotonic())
 
     def _must_wait(self, connection: Connection) -> float:
-        wait = self.budget.wait(connection.payer, time.monotonic())
+        wait = self.quotas.wait(connection.payer, time.monotonic())
         if wait:
             self._counters.add("barred")
         return wait
@@ -158,7 +158,7 @@ class Clients:
         """Say whether one more may wait; under the pending clients' lock."""
         most, most_waiting = self._config.max_connections, self._config.max_waiting
         if most_waiting is not None and waiting >= most_waiting:
-            self._counters.add("crowded_lobby")
+            self._counters.add("crowded_pending")
             return False
         if most is not None and len(self.registry) + waiting >= most:
             self._counters.add("refused")

@@ -24,7 +24,7 @@ from .callbacks import guarded
 from .history import History, Position, Range
 from .replay import Gap, Replays, Viewer
 from .stats import Counters
-from .subscriptions import Channels, Subscription
+from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Activation", "Dispatcher", "Target"]
 
@@ -81,7 +81,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        channels: Channels[Any],
+        channels: ChannelMap[Any],
         history: History,
         replays: Replays,
         rule_for: Callable[[str], ChannelRule],
@@ -267,7 +267,7 @@ class Dispatcher:
         """Act on messages that a replay came too late for."""
         subscription = gap.subscription
         self._counters.add("dropped", gap.missed)
-        subscription.subscriber.skip(gap.missed)
+        subscription.subscriber.count_skipped(gap.missed)
         if not subscription.recovers:
             return  # it goes on behind the gap
         self._replays.end(subscription)

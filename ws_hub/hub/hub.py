@@ -32,8 +32,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 from .. import threads
-from ..access.admission import Admission, Entry
-from ..access.authenticators import check_user, said_yes
+from ..access.admission import Admission, Decision
+from ..access.authenticators import check_user, is_permitted
 from ..backplane.publisher import EVERYBODY, Everybody, Publisher
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
@@ -56,7 +56,7 @@ from ..protocol.message import Message, MessageType, encode
 from ..protocol.names import channel_rule, check_channel, process_rule
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
-from ..reentrant import Bell, Event, Intake, Lock, nested
+from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import check_plain
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
@@ -128,14 +128,16 @@ class Hub(Publisher):
         self._lock = Lock()
 
     def _new_life(self) -> Life:
-        config, bell = self._config, Bell()
+        config, wakeup = self._config, Wakeup()
         queues = Queues(
-            bell,
-            registers=Intake(bell),
-            unregisters=Intake(bell),
-            broadcasts=Intake(bell, config.queue_size, functools.partial(slots_of, config)),
+            wakeup,
+            registers=ReentrantQueue(wakeup),
+            unregisters=ReentrantQueue(wakeup),
+            broadcasts=ReentrantQueue(
+                wakeup, config.queue_size, functools.partial(slots_of, config)
+            ),
         )
-        return Life(config, queues, self._inside, self._is_channel)
+        return Life(config, queues, self._inside)
 
     def forget(self) -> None:
         """Start clean in a forked child: threads, locks and connections are the parent's.
@@ -169,7 +171,7 @@ class Hub(Publisher):
         life, now = self._life, time.monotonic()
         left = self._do_due(life, now) - now
         # Woken by each put to a queue; otherwise in time for pings and old history.
-        life.bell.wait(min(left, threads.longest_wait() if timeout is None else timeout))
+        life.wakeup.wait(min(left, threads.longest_wait() if timeout is None else timeout))
         life.guard(self._drain, life)
         life.guard(life.dispatcher.replay)  # after all that is new
 
@@ -214,7 +216,7 @@ class Hub(Publisher):
                     items.append(item)
         except queue.Empty:
             return items
-        life.bell.ring()  # there may be more
+        life.wakeup.signal()  # there may be more
         return items
 
     def _do(self, life: Life, item: Item) -> None:
@@ -227,7 +229,7 @@ class Hub(Publisher):
                 life.dispatcher.dispatch([item.publication], clients, time.monotonic())
             case Notices():
                 for message in item.messages:
-                    item.connection.tell(message)
+                    item.connection.notify(message)
             case RoomWait():
                 life.replays.when_near(item.channel, item.reached)
             case Call():
@@ -506,7 +508,7 @@ class Hub(Publisher):
             with self._lock:
                 if life.state is State.STOPPING:
                     life.state = State.CLOSING
-            life.bell.ring()
+            life.wakeup.signal()
 
     # --- any thread: publish (the methods are Publisher's) ---------------------------------
 
@@ -686,7 +688,7 @@ class Hub(Publisher):
         """Ask the rule for names that was set; an exception is a no."""
         rule = self._config.channel_name
         assert rule is not None
-        return said_yes(
+        return is_permitted(
             "channel_name", lambda: bool(self._life.callbacks.call(rule, name, default=False))
         )
 
@@ -829,14 +831,14 @@ class Hub(Publisher):
         remote_address: str = "",
         received: bytes | Inherited = b"",
         borrowed: bool = False,
-        entry: Entry | None = None,
+        decision: Decision | None = None,
     ) -> Connection:
         """Return the connection of a socket whose opening handshake was accepted.
 
         The caller then calls its `start()`, or its `run()` to lend its own thread; it
         closes the socket at its end unless that is `borrowed`. `greeting` goes out once it
         is registered; without one, the handshake was answered elsewhere, and a refusal is
-        a Close frame. `received` came in already. `entry` is the decision of admission,
+        a Close frame. `received` came in already. `decision` is the decision of admission,
         with its identity.
 
         Threads: any.
@@ -847,7 +849,7 @@ class Hub(Publisher):
             max_message_size=config.max_message_size,
             max_fragments=config.max_fragments,
             message_timeout=config.message_timeout,
-            compression=entry is not None and entry.answer.compression,
+            compression=decision is not None and decision.answer.compression,
             received=received,
             borrowed=borrowed,
         )
@@ -858,7 +860,7 @@ class Hub(Publisher):
             life,
             remote_address=remote_address,
             greeting=greeting,
-            entry=entry,
+            decision=decision,
         )
 
     @property
@@ -1065,6 +1067,10 @@ class _Inside:
     def rule_for(self, channel: str) -> ChannelRule:
         """Return the rule of a channel. Any thread."""
         return self._hub._rule_for(channel)
+
+    def is_channel(self, name: str) -> bool:
+        """Return whether something is the name of a channel. Any thread."""
+        return self._hub._is_channel(name)
 
     def later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread, soon. Any thread; never waits."""

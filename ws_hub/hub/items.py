@@ -10,7 +10,7 @@ from ..config import HubConfig
 from ..connection.connection import Connection
 from ..protocol.message import Message
 from ..protocol.publication import Publication
-from ..reentrant import Bell, Intake
+from ..reentrant import ReentrantQueue, Wakeup
 from .dispatcher import Activation
 
 __all__ = [
@@ -90,10 +90,10 @@ class Queues:
             it is full.
     """
 
-    bell: Bell
+    wakeup: Wakeup
     registers: queue.Queue[Connection]
     unregisters: queue.Queue[Connection]
-    broadcasts: Intake[Item]
+    broadcasts: ReentrantQueue[Item]
 
 
 def size_of(item: Item) -> int:

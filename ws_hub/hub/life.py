@@ -23,7 +23,7 @@ from ..access.admission import Admission
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
-from ..connection.writer_starter import Starter
+from ..connection.writer_starter import ThreadStarter
 from ..reentrant import Event
 from .callbacks import Callbacks, guarded
 from .clients import Clients
@@ -37,7 +37,7 @@ from .replay import Replays
 from .request_handler import Actions, RequestHandler
 from .stats import Counters
 from .stop_hooks import StopHooks
-from .subscriptions import Channels
+from .subscriptions import ChannelMap
 
 __all__ = ["Life", "State"]
 
@@ -80,7 +80,6 @@ class Life:
         config: the hub's settings.
         queues: what the hub thread consumes.
         hub: the hub.
-        is_channel: the rule for channel names.
 
     Attributes:
         state: guarded by the hub's lock; read without it.
@@ -92,17 +91,11 @@ class Life:
         owns_thread: whether that thread is the hub's own, and ends with it.
     """
 
-    def __init__(
-        self,
-        config: HubConfig,
-        queues: Queues,
-        hub: Upward,
-        is_channel: Callable[[str], bool],
-    ) -> None:
+    def __init__(self, config: HubConfig, queues: Queues, hub: Upward) -> None:
         self.config = config
         self.state = State.NEW
         self.drained = False
-        self.bell = queues.bell
+        self.wakeup = queues.wakeup
         self.registers = queues.registers
         self.unregisters = queues.unregisters
         self.broadcasts = queues.broadcasts
@@ -115,12 +108,10 @@ class Life:
         self.counters = Counters()
         self.callbacks = Callbacks(self.counters)
         self.pacing = Pacing()
-        self.channels: Channels[Any] = Channels(self._first_came, self._last_left)
+        self.channels: ChannelMap[Any] = ChannelMap(self._first_came, self._last_left)
         self.clients = Clients(config, self.channels, self.counters, queues)
         self.registry = self.clients.registry
-        self.requests = RequestHandler(
-            config, is_channel, hub, introduce=self.clients.pending.hear, guard=self.guard
-        )
+        self.requests = RequestHandler(config, hub, self.clients.pending.hear, self.guard)
         # Not by a method of its own: each message of a client would pass one more.
         self.received = self.requests.receive
         self.admission = Admission(
@@ -138,7 +129,7 @@ class Life:
             self.channels,
             watch=self.poller.watch,
             unwatch=self.poller.unwatch,
-            awake=self.bell.ring,
+            awake=self.wakeup.signal,
         )
         self.dispatcher = Dispatcher(
             self.channels,
@@ -151,7 +142,7 @@ class Life:
         )
         self._hub = hub
         self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
-        self._starter: Starter | None = None
+        self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
 
     def launch(self, wind_down: Callable[[Life], None]) -> None:
@@ -165,7 +156,7 @@ class Life:
         """
         config = self.config
         # The hub thread must not wait until a thread has started: another one does.
-        self._starter = Starter("ws-hub:starter")
+        self._starter = ThreadStarter("ws-hub:starter")
         self.stopper = Mailbox("ws-hub:stop", wind_down, 1)
         if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
             self._notifier = Mailbox("ws-hub:notify", self._tell, _MAX_NEWS)
@@ -178,11 +169,11 @@ class Life:
 
     def start_later(
         self, name: str, target: Callable[[], None], step: Callable[[], bool]
-    ) -> threads.Later | None:
+    ) -> threads.DeferredThread | None:
         """Have a thread started soon, for a `target`; until then, `step` does its work."""
         if self._starter is None:
             return None
-        thread = threads.Later(name, target, step)
+        thread = threads.DeferredThread(name, target, step)
         self._starter.post(thread)
         return thread
 

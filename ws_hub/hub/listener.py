@@ -108,5 +108,5 @@ class Listener:
         """Return the descriptor of its socket: it has none."""
         return -1
 
-    def skip(self, messages: int) -> None:
+    def count_skipped(self, messages: int) -> None:
         """Take note of messages that a replay left out, which is for a remote peer as well."""

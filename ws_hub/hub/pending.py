@@ -79,14 +79,14 @@ class PendingClients:
             code = CloseCode.FORBIDDEN if result.forbidden else CloseCode.UNAUTHENTICATED
             connection.close(code, "forbidden" if result.forbidden else "unauthorised")
             return
-        connection.identify(result)
+        connection.set_identity(result)
         if not self._admit(connection):
             return
         connection.verify = None
         self.leave(connection)
         if id is not None:
             connection.reply(ack(id, {"user": connection.user_id}))
-        connection.begin()
+        connection.call_on_connect()
 
     # --- hub thread ------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class Registry:
         """Note that a client's peer has `close_timeout` seconds to answer its Close frame."""
         with self._lock:
             self._closings.append((time.monotonic() + self._patience, connection))
-        self._queues.bell.ring()
+        self._queues.wakeup.signal()
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Registry:
         self._everybody = None
         self._beats.append((time.monotonic() + self._heartbeat_interval, connection.id))
         self._counters.add("connected")
-        connection.welcome()
+        connection.accept()
         return True
 
     def expire(self, now: float) -> float:

@@ -9,7 +9,7 @@ comes once, in order. A piece is offered to a client only when nothing waits for
 client and its socket has room, so that a slow one holds no more than a piece::
 
     READY ──offered: taken──> READY, behind the others
-      │──nothing fits──> WAITING for its socket (Poller), its outbox (Sender), or its budget
+      │──nothing fits──> WAITING for its socket (Poller), its outbox (Sender), or its quota
       └──at the last message──> live, and gone from here
 """
 
@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from ..connection.outbox import Room
 from .history import History, Piece
-from .subscriptions import Channels, Subscription
+from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Gap", "Replays", "Viewer"]
 
@@ -51,7 +51,7 @@ class Viewer(Protocol):
     def charge_bytes(self, count: int) -> float:
         """Note bytes that it is sent at its own request; return seconds until it may get more."""
 
-    def skip(self, messages: int) -> None:
+    def count_skipped(self, messages: int) -> None:
         """Take note that it does not get so many messages."""
 
     def fileno(self) -> int:
@@ -114,7 +114,7 @@ class Replays:
     def __init__(
         self,
         history: History,
-        channels: Channels[Any],
+        channels: ChannelMap[Any],
         *,
         watch: Callable[[int, Callable[[], None]], bool],
         unwatch: Callable[[int, Callable[[], None]], None],

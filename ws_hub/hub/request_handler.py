@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ..access.authenticators import said_yes
+from ..access.authenticators import is_permitted
 from ..config import ChannelRule, HubConfig
 from ..connection.connection import Connection
 from ..errors import (
@@ -47,6 +47,9 @@ _COUNTED = {"bad_message": "bad_messages", "bad_channel": "bad_channels"}
 class Actions(Protocol):
     """What the hub does for its clients' requests."""
 
+    def is_channel(self, name: str) -> bool:
+        """Return whether something is the name of a channel."""
+
     def rule_for(self, channel: str) -> ChannelRule:
         """Return the rule of a channel."""
 
@@ -79,7 +82,6 @@ class RequestHandler:
 
     Args:
         config: the hub's settings.
-        is_channel: the rule for channel names.
         actions: what the hub does.
         introduce: takes the first message of a client that has yet to authenticate.
         guard: calls something of ours; what it raises is logged and counted, and is `default`.
@@ -88,14 +90,11 @@ class RequestHandler:
     def __init__(
         self,
         config: HubConfig,
-        is_channel: Callable[[str], bool],
         actions: Actions,
-        *,
         introduce: Callable[[Connection, str | bytes], None],
         guard: Callable[..., Any],
     ) -> None:
         self._config = config
-        self._is_channel = is_channel
         self._actions = actions
         self._introduce = introduce
         self._guard = guard
@@ -123,16 +122,16 @@ class RequestHandler:
             self._actions.count("bad_messages")
             connection.reply(error("binary messages are not understood", "bad_message"))
             return
-        effect = interpret(data, self._is_channel, any_case=self._config.lenient)
+        effect = interpret(data, self._actions.is_channel, any_case=self._config.lenient)
         if isinstance(effect, Reply):
             if effect.message.code:
                 self._actions.count(_COUNTED[effect.message.code])
             connection.reply(effect.message)
         elif isinstance(effect, Subscribe):
-            connection.owe(len(data))  # its ack says about as much
+            connection.charge_later(len(data))  # its ack says about as much
             self._subscribe(connection, effect)
         elif isinstance(effect, Unsubscribe):
-            connection.owe(len(data))
+            connection.charge_later(len(data))
             self._unsubscribe(connection, effect)
         elif isinstance(effect, Publish):
             self._publish(connection, effect, len(data))
@@ -156,7 +155,7 @@ class RequestHandler:
             try:
                 self._actions.publish(connection, channel, request.data)
                 # It is sent once a subscriber, and may be kept.
-                connection.owe(size * max(self._actions.subscribers(channel), 1))
+                connection.charge_later(size * max(self._actions.subscribers(channel), 1))
             except (HubFull, HubNotRunning):
                 text, code = "Publish: hub is full, try again", "internal"
                 answer = error(text, code, id=request.id, channel=channel)
@@ -252,7 +251,7 @@ class RequestHandler:
         if authoriser is None:
             return True
         ask = functools.partial(self._call, connection, authoriser, channel, default=False)
-        return said_yes("an authoriser", ask)
+        return is_permitted("an authoriser", ask)
 
     def _call(
         self, connection: Connection, function: Callable[..., Any], argument: Any, *, default: Any

@@ -127,12 +127,12 @@ def _close_clients(life: Life, waiting: Sequence[Connection], until: float) -> N
         if now >= until:
             return
         late = [each for each in late if life.replays.holds(each)]
-        life.bell.wait(min(until, life.replays.next_turn()) - now)  # woken by room
+        life.wakeup.wait(min(until, life.replays.next_turn()) - now)  # woken by room
         life.guard(life.dispatcher.replay)
 
 
 def _await_clients(life: Life, settle: Callable[[], object], deadline: float) -> None:
     life.guard(settle)
     while life.registry.everybody and (left := deadline - time.monotonic()) > 0:
-        life.bell.wait(left)  # woken when a client is gone
+        life.wakeup.wait(left)  # woken when a client is gone
         life.guard(settle)

@@ -32,7 +32,7 @@ class HubStats:
         crowded_addresses: connections refused because there are as many from their
             address as may be.
         crowded_users: connections refused because their user has as many as may be.
-        crowded_lobby: connections refused because as many as may be are pending: they have
+        crowded_pending: connections refused because as many as may be are pending: they have
             yet to authenticate.
         crowded_handshakes: connections that `serve` answered with 503 because as many
             requests as may be are under way.
@@ -79,7 +79,7 @@ class HubStats:
     refused: int = 0
     crowded_addresses: int = 0
     crowded_users: int = 0
-    crowded_lobby: int = 0
+    crowded_pending: int = 0
     crowded_handshakes: int = 0
     slow_handshakes: int = 0
     foreign_origins: int = 0

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from .. import threads
 from ..reentrant import Lock
 
-__all__ = ["Channels", "Full", "Subscription"]
+__all__ = ["ChannelMap", "Full", "Subscription"]
 
 S = TypeVar("S", bound=Hashable)
 
@@ -47,7 +47,7 @@ class Subscription(Generic[S]):
         self.after: int | None = None
 
 
-class Channels(Generic[S]):
+class ChannelMap(Generic[S]):
     """The map of channels to subscribers, and back.
 
     Args:

@@ -314,7 +314,7 @@ class _ThreadingServer(WSGIServer):
             self._hub.admission.crowded()
             self._turn_away(request, _BUSY)
         elif not self._closing:
-            answer = self._hub.admission.turn_away(
+            answer = self._hub.admission.refuse_early(
                 client_address[0], functools.partial(_peek, request)
             )
             if answer is None:
@@ -380,7 +380,7 @@ class _ThreadingServer(WSGIServer):
         finally:
             self._done(number, None if connection is not None else request)
         if connection is not None:
-            connection.occupy()
+            connection.take_thread()
 
     def _keep(self, number: int, request: socket.socket) -> None:
         with self._lock:

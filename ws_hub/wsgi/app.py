@@ -23,8 +23,8 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from ..access.admission import Admission, Entry
-from ..access.proxies import Seen
+from ..access.admission import Admission, Decision
+from ..access.proxies import Requester
 from ..connection.adoption import ThrowAway, adopt, check_spare, dismiss, leave
 from ..connection.connection import Connection
 from ..connection.transport import Inherited
@@ -72,7 +72,7 @@ class AcceptingHub(Protocol):
         remote_address: str = "",
         received: bytes | Inherited = b"",
         borrowed: bool = False,
-        entry: Entry | None = None,
+        decision: Decision | None = None,
     ) -> Connection: ...
 
 
@@ -82,34 +82,34 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     Threads: a request thread, which it keeps for the whole connection where the server
     ends TLS (see `ws_hub.wsgi.app`).
     """
-    seen = hub.admission.see(environ)
-    entry = hub.admission.decide(
-        request_of(environ, seen), environ, seen, closed=closed_reason(hub)
+    requester = hub.admission.requester(environ)
+    decision = hub.admission.decide(
+        request_of(environ, requester), environ, requester, closed=closed_reason(hub)
     )
-    answer = entry.answer
+    answer = decision.answer
     if not answer.accepted:
-        return _refuse(answer, environ, seen, start_response, entry.reason)
+        return _refuse(answer, environ, requester, start_response, decision.reason)
     try:
         sock = find_socket(environ)
         if LEND_KEY in environ:
             check_spare(sock.fileno())
-            environ[LEND_KEY](functools.partial(_connect, hub, sock, entry, seen))
+            environ[LEND_KEY](functools.partial(_connect, hub, sock, decision, requester))
             start_response(answer.status, [])
             return ()
         if isinstance(sock, ssl.SSLSocket):
             check_may_stay(environ)
             check_spare(sock.fileno())
-            return _stay(hub, sock, entry, seen, environ, start_response)
+            return _stay(hub, sock, decision, requester, environ, start_response)
         ours, throw_away = adopt(sock.fileno())
     except AdoptionError as error:
         complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
-        return _refuse(answer, environ, seen, start_response)
+        return _refuse(answer, environ, requester, start_response)
     except OSError as error:
         logger.warning("connection refused: %s", error)
         answer = refusal("503 Service Unavailable", "no descriptor is free", RETRY)
-        return _refuse(answer, environ, seen, start_response)
-    connection = _connect(hub, ours, entry, seen, _read_ahead(environ, throw_away))
+        return _refuse(answer, environ, requester, start_response)
+    connection = _connect(hub, ours, decision, requester, _read_ahead(environ, throw_away))
     try:
         connection.start()
     except RuntimeError as error:  # can't start new thread
@@ -187,33 +187,33 @@ class _Unsent:
 def _connect(
     hub: AcceptingHub,
     sock: socket.socket,
-    entry: Entry,
-    seen: Seen,
+    decision: Decision,
+    requester: Requester,
     received: bytes,
     *,
     borrowed: bool = False,
 ) -> Connection:
     return hub.connect(
         sock,
-        greeting=entry.answer.to_bytes(),
-        remote_address=seen.address,
+        greeting=decision.answer.to_bytes(),
+        remote_address=requester.address,
         received=received,
         borrowed=borrowed,
-        entry=entry,
+        decision=decision,
     )
 
 
 def _stay(
     hub: AcceptingHub,
     sock: ssl.SSLSocket,
-    entry: Entry,
-    seen: Seen,
+    decision: Decision,
+    requester: Requester,
     environ: Environ,
     start_response: StartResponse,
 ) -> Iterable[bytes]:
     """Run the connection on the request thread: the TLS state is in this socket object."""
     sock.setblocking(False)  # before `take_input`, which must not wait
-    connection = _connect(hub, sock, entry, seen, take_input(environ), borrowed=True)
+    connection = _connect(hub, sock, decision, requester, take_input(environ), borrowed=True)
     try:
         connection.run()
     finally:
@@ -223,26 +223,26 @@ def _stay(
         # the end.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RD)
-    start_response(entry.answer.status, [])
+    start_response(decision.answer.status, [])
     return _Unsent(throw_away)
 
 
-def request_of(environ: Environ, seen: Seen) -> Request:
+def request_of(environ: Environ, requester: Requester) -> Request:
     """Return the facts of a request that a handshake depends on."""
     headers = {
         key[5:].replace("_", "-").lower(): value
         for key, value in environ.items()
         if key.startswith("HTTP_")
     }
-    if seen.host is not None:
-        headers["host"] = seen.host
+    if requester.host is not None:
+        headers["host"] = requester.host
     if environ.get("CONTENT_LENGTH"):
         headers["content-length"] = environ["CONTENT_LENGTH"]
     return Request(
         method=environ["REQUEST_METHOD"],
         http_version=environ.get("SERVER_PROTOCOL", ""),
         # wsgiref does not know of TLS on the socket below it.
-        scheme="https" if isinstance(socket_of(environ), ssl.SSLSocket) else seen.scheme,
+        scheme="https" if isinstance(socket_of(environ), ssl.SSLSocket) else requester.scheme,
         headers=headers,
         direct=bool(environ.get(DIRECT_KEY)),
     )
@@ -251,7 +251,7 @@ def request_of(environ: Environ, seen: Seen) -> Request:
 def _refuse(
     answer: Answer,
     environ: Environ,
-    seen: Seen,
+    requester: Requester,
     start_response: StartResponse,
     reason: str = "",
 ) -> Iterable[bytes]:
@@ -263,7 +263,7 @@ def _refuse(
     """
     if not answer.status.startswith("426"):
         why = excerpt(reason or answer.body.decode().strip())
-        logger.info("handshake from %s refused: %s", excerpt(seen.address), why)
+        logger.info("handshake from %s refused: %s", excerpt(requester.address), why)
     if environ["REQUEST_METHOD"] == "HEAD":
         answer = dataclasses.replace(answer, body=b"")
     sock = socket_of(environ)

@@ -32,9 +32,9 @@ from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
 from .. import threads
-from ..access.admission import Entry
+from ..access.admission import Decision
 from ..access.authenticators import AuthResult, check_user
-from ..access.proxies import Seen
+from ..access.proxies import Requester
 from ..config import HubConfig
 from ..connection.adoption import dismiss, duplicate, leave
 from ..connection.transport import wait_ready
@@ -144,15 +144,15 @@ def _join(
             "attach() keeps the request's thread, and this gunicorn worker has one, which its "
             "master takes for hung: use --worker-class gthread with --threads, or hub.handler()"
         )
-    seen = hub.admission.see(environ)
-    request = request_of(environ, seen)
-    entry = hub.admission.decide(
-        request, environ, seen, closed=closed_reason(hub), identity=identity
+    requester = hub.admission.requester(environ)
+    request = request_of(environ, requester)
+    decision = hub.admission.decide(
+        request, environ, requester, closed=closed_reason(hub), identity=identity
     )
-    answer = entry.answer
+    answer = decision.answer
     if not answer.accepted:
-        why = excerpt(entry.reason or answer.text)
-        logger.info("connection of %s refused: %s", excerpt(seen.address), why)
+        why = excerpt(decision.reason or answer.text)
+        logger.info("connection of %s refused: %s", excerpt(requester.address), why)
         takeover.refuse(answer.close_code, answer.text)
         return
     deadline = time.monotonic() + hub.config.pong_timeout
@@ -165,30 +165,30 @@ def _join(
     if opened is None:
         takeover.refuse(CloseCode.TRY_AGAIN, closed_reason(hub) or "no answer to a ping")
         return
-    _live(hub, takeover, opened, entry, seen)
+    _live(hub, takeover, opened, decision, requester)
 
 
 def _live(
     hub: AttachingHub,
     takeover: _Takeover,
     opened: tuple[socket.socket, bool],
-    entry: Entry,
-    seen: Seen,
+    decision: Decision,
+    requester: Requester,
 ) -> None:
     sock, borrowed = opened
     try:
         connection = hub.connect(
             sock,
-            remote_address=seen.address,
+            remote_address=requester.address,
             received=takeover,
             borrowed=borrowed,
-            entry=entry,
+            decision=decision,
         )
     except BaseException:
         if not borrowed:
             sock.close()
         raise
-    connection.visit()
+    connection.borrow_thread()
 
 
 class _Takeover:
