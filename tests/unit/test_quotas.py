@@ -247,3 +247,15 @@ def test_a_client_that_pauses_as_told_gets_its_burst_and_its_rate(
 def test_keys_of_users_and_addresses_differ() -> None:
     assert user_payer("10.0.0.1") != address_payer("10.0.0.1")
     assert address_payer("") == ""
+
+
+def test_a_payer_barred_for_a_flood_of_messages_stays_barred_until_that_is_paid() -> None:
+    quotas = made(max_message_rate=10.0, message_burst=5, flood_timeout=1.0)
+    account = quotas.enter("address:a", 100.0)
+    assert rest_of(account, 100.0, messages=30) == 2.5
+    flood = account.charge(101.5, seconds=0.0, messages=30)
+    assert isinstance(flood, Flood)
+    wait = quotas.wait("address:a", 101.5)
+    assert wait == pytest.approx(4.0)
+    assert quotas.wait("address:a", 101.5 + wait / 2) == pytest.approx(2.0)
+    assert quotas.wait("address:a", 101.6 + wait) == 0.0

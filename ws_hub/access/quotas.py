@@ -353,7 +353,8 @@ class Quotas:
             debt = account.processing.own.wait(0.0, now)
             if debt > _MAX_WAIT:
                 self.bar_locked(account, now)
-            elif not debt:
+            debt = max(debt, account.messages.wait(0.0, now))  # barred for a flood of these too
+            if not debt:
                 account.barred = False
             # until another connection is accepted during the pause
             rest = account.paused_until - now - _MAX_PAUSE

@@ -84,8 +84,6 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
     except BaseException:
         sock.close()
         raise
-    with contextlib.suppress(OSError):  # a Unix socket has no such option
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock, throw_away
 
 

@@ -115,7 +115,11 @@ class Client:
 
     @property
     def dropped(self) -> int:
-        """The number of messages that it did not get: its outbox was full, or was discarded."""
+        """The number of messages that it did not get because it did not read.
+
+        They were refused by its full outbox, or discarded there when it was disconnected for
+        that. What waits there when its peer ends the connection is not counted.
+        """
         return self._link.dropped
 
     @property

@@ -234,6 +234,9 @@ class Transport:
         self._sock = sock
         self._polls = not keeps_blocking(sock)
         sock.setblocking(not self._polls)
+        # A second small message must not wait until the first is acknowledged (RFC 896).
+        with contextlib.suppress(OSError):  # a Unix socket has no such option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._closed = False
         self._watched = False  # whether the writer waits on the descriptor
         self._borrowed = borrowed
