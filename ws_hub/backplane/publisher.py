@@ -24,18 +24,18 @@ from ..protocol.message import (
 )
 from ..protocol.names import check_channel, is_process_id, process_channel
 
-__all__ = ["EVERYBODY", "Everybody", "Publisher"]
+__all__ = ["ALL_CLIENTS", "AllClients", "Publisher"]
 
 
-class Everybody(enum.Enum):
-    """The type of EVERYBODY."""
+class AllClients(enum.Enum):
+    """The type of ALL_CLIENTS."""
 
-    EVERYBODY = "everybody"
+    ALL_CLIENTS = "all clients"
 
 
 # The default of a `channel` argument. Neither None nor "": a variable that was left unset
 # holds one of these, and must not turn a channel's message into a broadcast (FAULTS 106).
-EVERYBODY = Everybody.EVERYBODY
+ALL_CLIENTS = AllClients.ALL_CLIENTS
 
 _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
 _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
@@ -170,7 +170,7 @@ class Publisher(abc.ABC):
         event: str,
         data: Any = None,
         *,
-        channel: str | Everybody = EVERYBODY,
+        channel: str | AllClients = ALL_CLIENTS,
         timeout: float | None = None,
     ) -> None:
         """Send a named event to a channel's subscribers; without a channel to every client.
@@ -185,7 +185,7 @@ class Publisher(abc.ABC):
         self,
         text: str,
         *,
-        channel: str | Everybody = EVERYBODY,
+        channel: str | AllClients = ALL_CLIENTS,
         timeout: float | None = None,
     ) -> None:
         """Send an error text to a channel's subscribers; without a channel to every client.
@@ -215,7 +215,7 @@ class Publisher(abc.ABC):
 
 def _checked(channel: object) -> str:
     """Return a channel's name; "", for all clients, only when the channel was left out."""
-    if channel is EVERYBODY:
+    if channel is ALL_CLIENTS:
         return ""
     if not isinstance(channel, str):
         raise TypeError(

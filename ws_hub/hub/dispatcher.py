@@ -98,28 +98,28 @@ class Dispatcher:
         self._compression = compression
 
     def dispatch(
-        self, publications: Sequence[Publication], everybody: Collection[Any], now: float
+        self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
     ) -> None:
         """Deliver publications, each target's joined and in order.
 
-        `everybody` does not change meanwhile, also when a client is disconnected. The
+        `all_clients` does not change meanwhile, also when a client is disconnected. The
         delivery of what a client has published is charged to it.
         """
         payers = [each.payer for each in publications if each.payer is not None]
         if not payers:
-            self._deliver(publications, everybody, now)
+            self._deliver(publications, all_clients, now)
             return
         began = time.thread_time()
-        self._deliver(publications, everybody, now)
+        self._deliver(publications, all_clients, now)
         seconds = (time.thread_time() - began) / len(publications)
         for payer in payers:
             payer.charge_processing(seconds)
 
     def _deliver(
-        self, publications: Sequence[Publication], everybody: Collection[Any], now: float
+        self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
     ) -> None:
         runs = [
-            (self._targets(channel, everybody), self._number(list(group), now))
+            (self._targets(channel, all_clients), self._number(list(group), now))
             for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
         ]
         delivered = 0
@@ -137,9 +137,9 @@ class Dispatcher:
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
-    def _targets(self, channel: str, everybody: Collection[Any]) -> Collection[Any]:
+    def _targets(self, channel: str, all_clients: Collection[Any]) -> Collection[Any]:
         if channel == "":
-            return everybody
+            return all_clients
         return [each.subscriber for each in self._channels.subscriptions(channel) if each.live]
 
     def _number(self, run: list[Publication], now: float) -> list[Publication]:

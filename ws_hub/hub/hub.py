@@ -34,7 +34,7 @@ from typing import Any, Self, TextIO
 from .. import threads
 from ..access.admission import Admission, Decision
 from ..access.authenticators import check_user, is_permitted
-from ..backplane.publisher import EVERYBODY, Everybody, Publisher
+from ..backplane.publisher import ALL_CLIENTS, AllClients, Publisher
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
 from ..connection.connection import Connection
@@ -88,7 +88,7 @@ _LISTENER_MESSAGES = 16_384
 # of the hub thread; what is published is joined, the better the more it is.
 _MOST_ASKED = 8
 _MOST_PUBLISHED = 128
-_HUB_THREAD = 4  # seconds that one of the hub thread counts as: everybody waits for that
+_HUB_THREAD = 4  # seconds that one of the hub thread counts as: all clients wait for that
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
@@ -195,8 +195,8 @@ class Hub(Publisher):
             life.registry.register(life.registers.get_nowait(), admit=life.state.admits)
         for published, run in itertools.groupby(items, _is_publication):
             if published:
-                everybody = life.registry.everybody
-                life.guard(life.dispatcher.dispatch, list(run), everybody, time.monotonic())
+                clients = life.registry.snapshot
+                life.guard(life.dispatcher.dispatch, list(run), clients, time.monotonic())
             else:
                 for item in run:
                     life.guard(self._do, life, item)
@@ -220,7 +220,7 @@ class Hub(Publisher):
         return items
 
     def _do(self, life: Life, item: Item) -> None:
-        """Do what an item asks for that is no publication for a channel or everybody."""
+        """Do what an item asks for that is no publication for a channel or all clients."""
         match item:
             case Activation():
                 self._activate(life, item)
@@ -644,7 +644,7 @@ class Hub(Publisher):
         self._enqueue(UserPublication(user_id, publication), timeout)
 
     def wait_for_room(
-        self, channel: str | Everybody = EVERYBODY, timeout: float | None = None
+        self, channel: str | AllClients = ALL_CLIENTS, timeout: float | None = None
     ) -> bool:
         """Wait until no subscriber of a channel is behind; without a channel, no client at all.
 
@@ -658,13 +658,13 @@ class Hub(Publisher):
 
         Threads: any but those of callbacks; blocks at most `timeout`.
         """
-        if channel is not EVERYBODY:
+        if channel is not ALL_CLIENTS:
             check_channel(channel, self._is_channel)
         if timeout is None:
             timeout = self._config.publish_timeout
         deadline = time.monotonic() + timeout
         dispatched = Event()
-        near = None if channel is EVERYBODY else channel
+        near = None if channel is ALL_CLIENTS else channel
         self._enqueue(RoomWait(near, dispatched.set), timeout)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False

@@ -97,7 +97,7 @@ class PendingClients:
             return list(self._waiting)
 
     @property
-    def everybody(self) -> Collection[Connection]:
+    def connections(self) -> Collection[Connection]:
         """The pending connections, not copied."""
         return self._waiting.keys()
 

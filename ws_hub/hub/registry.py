@@ -65,7 +65,7 @@ class Registry:
         self._lock = Lock()
         self._open = True
         self._connections: dict[int, Connection] = {}  # changed by the hub thread only
-        self._everybody: tuple[Connection, ...] | None = None  # of the hub thread
+        self._snapshot: tuple[Connection, ...] | None = None  # of the hub thread
         self._readers: set[Connection] = set()  # whose reader thread has not ended
         # The clients that have to answer a Close frame, and by when; the earliest first.
         self._closings: deque[tuple[float, Connection]] = deque()
@@ -136,14 +136,14 @@ class Registry:
     # --- hub thread ------------------------------------------------------------------------
 
     @property
-    def everybody(self) -> Sequence[Connection]:
+    def snapshot(self) -> Sequence[Connection]:
         """The clients of this moment, for this thread; a change makes a new sequence.
 
         Kept, because to copy thousands for each broadcast is to touch each of them twice.
         """
-        if self._everybody is None:
-            self._everybody = tuple(self._connections.values())
-        return self._everybody
+        if self._snapshot is None:
+            self._snapshot = tuple(self._connections.values())
+        return self._snapshot
 
     def unregister(self, connection: Connection) -> None:
         """Take out a client that has ended."""
@@ -177,7 +177,7 @@ class Registry:
         if not admitted:
             self._leave(connection)  # its end has come by above, or will
             return True
-        self._everybody = None
+        self._snapshot = None
         self._beats.append((time.monotonic() + self._heartbeat_interval, connection.id))
         self._counters.add("connected")
         connection.accept()
@@ -221,7 +221,7 @@ class Registry:
         """Forget a client at once; idempotent."""
         with self._lock:
             self._connections.pop(connection.id, None)
-        self._everybody = None
+        self._snapshot = None
 
     def shut(self) -> None:
         """Register and unregister nothing more; what is queued already has to be settled."""

@@ -114,7 +114,7 @@ def _close_clients(life: Life, waiting: Sequence[Connection], until: float) -> N
     """
     code, reason = CloseCode.GOING_AWAY, "server going away"
     late: list[Connection] = []
-    for connection in (*life.registry.everybody, *waiting):
+    for connection in (*life.registry.snapshot, *waiting):
         if life.replays.holds(connection):
             late.append(connection)
         else:
@@ -133,6 +133,6 @@ def _close_clients(life: Life, waiting: Sequence[Connection], until: float) -> N
 
 def _await_clients(life: Life, settle: Callable[[], object], deadline: float) -> None:
     life.guard(settle)
-    while life.registry.everybody and (left := deadline - time.monotonic()) > 0:
+    while life.registry.snapshot and (left := deadline - time.monotonic()) > 0:
         life.wakeup.wait(left)  # woken when a client is gone
         life.guard(settle)
