@@ -21,6 +21,7 @@ class Contender:
         where: module and class.
         needs: the distribution that must be installed, with the import name before it.
         least: its lowest major version.
+        program: for a server that is no Python process, what it runs on (see `programs`).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Contender:
     where: tuple[str, str]
     needs: tuple[str, str] | None = None
     least: int = 0
+    program: str | None = None
 
 
 _WEBSOCKETS = ("websockets", "websockets")
