@@ -74,11 +74,22 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test ## measure beside the peers; prints one table, writes bench/results/ (BENCH_ARGS)
+# Peers of the benchmark that run on Node and Bun, in the versions of the lock file. No script of
+# a package runs: what ws needs, and bun's program, are in the packages.
+NPM := bench/servers/npm
+$(VENV)/npm/.done: $(NPM)/package.json $(NPM)/package-lock.json | $(BIN)/python
+	@if command -v npm >/dev/null; then \
+		mkdir -p $(@D) && cp $^ $(@D) && cd $(@D) \
+		&& npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null && touch .done; \
+	else \
+		echo "npm is not on this machine: the peers that it has are left out" >&2; \
+	fi
+
+bench: $(VENV)/.test $(VENV)/npm/.done ## measure beside the peers; prints one table, writes bench/results/ (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-bench-full: $(VENV)/.test ## all rows; then the tables, plots and chart of the documents (BENCH_ARGS)
+bench-full: $(VENV)/.test $(VENV)/npm/.done ## all rows; then the tables, plots and chart of the documents (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench --full --docs $(BENCH_ARGS)
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .result import Result, relate, result_of
 from .rows import Incomplete, Plan, Row, Sample, Setup
-from .servers import CONTENDERS, FLOORS, RIVALS
-from .stage import ProcessFailed, Stage, installed
+from .servers import FLOORS, RIVALS
+from .stage import ProcessFailed, Stage, installed, missing
 
 __all__ = ["measure"]
 
@@ -111,7 +111,7 @@ def _measure_row(
         if installed(name):
             samples[name] = []
         else:
-            failures[name] = f"{CONTENDERS[name].needs[1]} is not installed"  # type: ignore[index]
+            failures[name] = f"{missing(name)} is not installed"
     for turn in range(1 if row.once else plan.repeats + 1):
         for name, found in samples.items():
             if name in failures:

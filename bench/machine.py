@@ -14,12 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import programs
+
 __all__ = ["cores", "facts"]
 
 _DISTRIBUTIONS = (
     "ws-hub", "wsproto", "websockets", "flask", "flask-sock", "simple-websocket",
     "flask-socketio", "python-engineio", "flask-websockets", "websocket-server", "werkzeug",
-    "gunicorn",
+    "gunicorn", "picows", "uvloop",
 )  # fmt: skip
 
 
@@ -75,4 +77,4 @@ def _versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return {**found, **programs.versions()}

@@ -75,7 +75,7 @@ def draw(folder: Path = RESULTS, images: Path = _IMAGES) -> list[Path]:
                 drawn.append(_save(figure, images / plotted(sweep)))
         named = {row["name"]: row for row in rows}
         if all(name in named for name, _, _ in PANELS):
-            figure = Figure(figsize=(9, 2.9), layout="constrained")
+            figure = Figure(figsize=(9, 3.7), layout="constrained")
             _chart(figure, named)
             drawn.append(_save(figure, images / CHART))
     return drawn

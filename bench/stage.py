@@ -25,10 +25,11 @@ from typing import Any
 
 from .control import Answer
 from .machine import cores
+from .programs import PROGRAMS
 from .servers import CONTENDERS
 from .usage import Usage, forget_peak, usage_of
 
-__all__ = ["Burst", "Process", "ProcessFailed", "Stage", "installed", "staged"]
+__all__ = ["Burst", "Process", "ProcessFailed", "Stage", "installed", "missing", "staged"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 90.0  # seconds for an answer
@@ -57,6 +58,16 @@ class Process:
         )
         if core is not None:
             os.sched_setaffinity(self._child.pid, {core})
+        self._serving: int | None = None  # a child of that process
+
+    @property
+    def serving(self) -> int:
+        """The process that has the clients."""
+        return self._serving or self._child.pid
+
+    def serve_from(self, pid: int | None) -> None:
+        """Measure this child of the process, and stop it too when the process is stopped."""
+        self._serving = pid
 
     def tell(self, do: str, **arguments: Any) -> None:
         """Send a request."""
@@ -106,11 +117,11 @@ class Process:
         A process whose threads all want the GIL is late to say it, and slower for being
         asked.
         """
-        return usage_of(self._child.pid)
+        return usage_of(self.serving)
 
     def forget_peak(self) -> None:
         """Let the peak of the process's memory begin where the memory is now."""
-        forget_peak(self._child.pid)
+        forget_peak(self.serving)
 
     def prefer(self, *, on: bool) -> None:
         """Let the process run as soon as it can, before all others, where that is allowed.
@@ -125,7 +136,16 @@ class Process:
 
     def pause(self, *, on: bool) -> None:
         """Stop the process, threads and all, or let it go on."""
-        self._child.send_signal(signal.SIGSTOP if on else signal.SIGCONT)
+        number = signal.SIGSTOP if on else signal.SIGCONT
+        if self._serving is not None and self._child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._serving, number)
+        self._child.send_signal(number)
+
+    def kill(self) -> None:
+        """End the process at once, as when memory has run out."""
+        self._child.kill()
+        self._child.wait()
 
     def close(self) -> None:
         """Let the process end; kill it when it does not."""
@@ -189,6 +209,7 @@ class Stage:
         self.load = Process(self.load_core, "bench.load")
         try:
             self._hello = self.server.ask("hello")
+            self.server.serve_from(self._hello.get("serving"))
         except ProcessFailed:
             self.close()
             raise
@@ -327,12 +348,22 @@ class Stage:
 def installed(name: str) -> bool:
     """Say whether what a server needs is installed."""
     contender = CONTENDERS[name]
+    if contender.program is not None:
+        return PROGRAMS[contender.program].find() is not None
     if contender.needs is None:
         return True
     module, distribution = contender.needs
     if importlib.util.find_spec(module) is None:
         return False
     return int(importlib.metadata.version(distribution).partition(".")[0]) >= contender.least
+
+
+def missing(name: str) -> str:
+    """Return what must be installed for a server."""
+    contender = CONTENDERS[name]
+    if contender.program is not None:
+        return PROGRAMS[contender.program].needs
+    return contender.needs[1] if contender.needs else ""
 
 
 @contextlib.contextmanager

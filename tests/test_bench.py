@@ -7,6 +7,8 @@ import functools
 import json
 import re
 import socket
+import subprocess
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,13 +16,15 @@ from typing import Any
 
 import pytest
 
-from bench import archive, document, engine, line, machine, plot, run, wire
+from bench import archive, document, engine, line, machine, plot, programs, run, wire
+from bench.programs import PROGRAMS, Program
 from bench.result import Result, relate, result_of, table
 from bench.rows import ROWS, Incomplete, Plan, Point, Row, Sample, Setup, crowd, plain
 from bench.rows.base import subscribe
 from bench.servers import CONTENDERS, FLOORS, PEERS, RIVALS
 from bench.servers.hub import sized
-from bench.stage import Process, ProcessFailed, Stage, installed, staged
+from bench.stage import Process, ProcessFailed, Stage, installed, missing, staged
+from tests.support import wait_until
 from ws_hub.protocol.frames import text_frame
 from ws_hub.protocol.message import encode
 
@@ -30,6 +34,8 @@ FONTS = pytest.mark.leaves(
     files=[r"\.ttf$"], why="Matplotlib keeps the fonts open that it has read"
 )
 SWEEPS = {row.point.sweep: row for row in ROWS if row.point}
+# Peers that are no Python processes.
+FOREIGN = [name for name, each in CONTENDERS.items() if each.program is not None]
 ENDS = [row for row in ROWS if row.point and SWEEPS[row.point.sweep] is row]
 
 
@@ -60,19 +66,147 @@ def test_every_row_comes_to_a_figure(setup: Setup) -> None:
         assert each.median is not None and each.median > 0, (each.row, each.server, each.note)
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", [name for name in CONTENDERS if name not in FOREIGN])
 def test_every_server_delivers_and_answers_beside_a_computing_thread(name: str) -> None:
-    if not installed(name):
-        pytest.skip(f"{CONTENDERS[name].needs} is not installed")
-    echoes = {server for row in ROWS if row.name == "echo" for server in row.servers}
+    require(name)
     with staged(name, spinner=True) as stage:
         stage.connect(2, offer=name.endswith(", compression"))
         stage.spin(on=True)
         assert stage.burst(3).messages == 6
         stage.spin(on=False)
-        if name in echoes:
-            found = stage.load.ask("exchange", texts=[ECHO], clients=2, count=2, timeout=5)
-            assert len(found["ns"]) == 4
+        answers(stage)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_every_foreign_server_delivers_answers_and_loses_its_clients(name: str) -> None:
+    require(name)
+    began = time.monotonic()
+    with staged(name) as stage:
+        stage.connect(2)
+        burst = stage.burst(3)
+        assert burst.messages == 6
+        # Its clock is the load's: from another the difference would be anything.
+        assert 0 < burst.publishing < time.monotonic() - began
+        assert 0 < burst.seconds < time.monotonic() - began
+        answers(stage)
+        stage.disconnect(timeout=10)
+
+
+def require(name: str) -> None:
+    """Skip the test unless what a server needs is installed."""
+    if not installed(name):
+        pytest.skip(f"{missing(name)} is not installed")
+
+
+def answers(stage: Stage) -> None:
+    """Let two clients send requests, where the server is in the rows of echoes."""
+    if any(stage.name in row.servers for row in ROWS if row.name == "echo"):
+        found = stage.load.ask("exchange", texts=[ECHO], clients=2, count=2, timeout=5)
+        assert len(found["ns"]) == 4
+
+
+@pytest.mark.parametrize("name", ["picows", *FOREIGN])
+def test_a_peer_sends_the_same_message_as_every_peer(name: str) -> None:
+    require(name)
+    with staged(name) as stage:
+        stage.connect(2)
+        assert published(stage, 200) == [wire.text(200).encode()]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_server_refuses_what_it_cannot_do_and_goes_on(name: str) -> None:
+    require(name)
+    with staged(name) as stage:
+        with pytest.raises(ProcessFailed, match="only ws_hub has channels"):
+            stage.server.ask("publish", count=1, size=160, targets=["some"])
+        with pytest.raises(ProcessFailed, match="0 clients, not 1"):
+            stage.server.ask("await_clients", count=1, timeout=0.01)
+        with pytest.raises(ProcessFailed, match="Error"):
+            stage.server.ask("no such request")
+        assert stage.server.ask("await_clients", count=0, timeout=5)["now"] > 0
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_server_ends_with_its_stage(name: str, killed: bool) -> None:
+    require(name)
+    with staged(name) as stage:
+        stage.connect(2)
+        pid = stage.server.serving
+        if killed:
+            stage.server.kill()
+    wait_until(lambda: state(pid) in ("", "Z"), 10, what=f"{name} has ended")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", stage.port))
+
+
+def test_a_foreign_server_has_no_thread_that_computes_in_python() -> None:
+    assert FOREIGN
+    assert not [row.name for row in ROWS if row.setup.spinner and set(FOREIGN) & {*row.servers}]
+
+
+def state(pid: int) -> str:
+    """Return the letter for what a process does; "" when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[0]
+
+
+def test_a_child_that_serves_is_what_is_measured_and_stopped(stage: Stage) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        wait_until(lambda: state(child.pid) == "S", 10, what="the child sleeps")
+        stage.server.serve_from(child.pid)
+        assert stage.server.usage().threads == 1
+        stage.server.pause(on=True)
+        wait_until(lambda: state(child.pid) == "T", 10, what="the child is stopped")
+        stage.server.pause(on=False)
+        wait_until(lambda: state(child.pid) == "S", 10, what="the child goes on")
+        child.kill()
+        child.wait()
+    stage.server.pause(on=False)  # a server that has lost it can still be closed
+
+
+def test_a_program_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROGRAMS, "bun", Program("bun, the program", lambda: None))
+    row = Row("some", "nothing", "ms", lambda *_: Sample(1.0), servers=("bun publish",))
+    (absent,) = engine.measure([row], TINY)
+    assert (absent.median, absent.note) == (None, "bun, the program is not installed")
+
+
+def test_the_results_name_the_versions_of_the_programs_that_are_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, words in {
+        "nginx": "echo 'nginx version: nginx/1.22.1 (Debian)' >&2",
+        "node": "echo v20.20.2",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{words}\n", encoding="ascii")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setitem(PROGRAMS, name, Program(name, functools.partial(Path, tmp_path, name)))
+    monkeypatch.setitem(PROGRAMS, "bun", Program("bun", lambda: None))
+    monkeypatch.setattr(programs, "NODE_MODULES", tmp_path)
+    package = tmp_path / "ws" / "package.json"
+    package.parent.mkdir()
+    package.write_text('{"version": "8.23.0"}', encoding="ascii")
+    programs.versions.cache_clear()
+    try:
+        found = {"nginx": "1.22.1", "node": "20.20.2", "ws": "8.23.0"}
+        assert programs.versions() == found
+        assert found.items() <= machine.facts()["versions"].items()
+    finally:
+        programs.versions.cache_clear()
+
+
+def test_each_package_of_npm_is_pinned_and_locked() -> None:
+    folder = Path(run.__file__).parent / "servers" / "npm"
+    wanted = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+    locked = json.loads((folder / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    for name, version in {**wanted["dependencies"], **wanted["optionalDependencies"]}.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+        assert locked[f"node_modules/{name}"]["version"] == version
+    assert all("integrity" in each for name, each in locked.items() if name)
 
 
 def test_a_server_that_is_not_installed_is_named_and_the_others_are_measured(
@@ -159,16 +293,22 @@ def test_a_burst_to_some_counts_theirs_and_fails_when_others_get_it(stage: Stage
 
 
 def test_a_published_message_has_the_size_that_was_asked_for(stage: Stage) -> None:
-    with socket.create_connection(("127.0.0.1", stage.port)) as sock:
-        sock.sendall(wire.upgrade("127.0.0.1", stage.port, "/ws", bytes(16)))
+    assert [len(payload) for payload in published(stage, 200)] == [200]
+
+
+def published(stage: Stage, size: int) -> list[bytes]:
+    """Publish once; return the payloads that one more client gets."""
+    with socket.create_connection(("127.0.0.1", stage.port), 10) as sock:
+        sock.sendall(wire.upgrade("127.0.0.1", stage.port, stage.path, bytes(16)))
         head = sock.recv(4096)
         assert head.startswith(b"HTTP/1.1 101")
-        stage.await_clients(4)
-        stage.server.ask("publish", count=1, size=200)
+        stage.await_clients(stage.connected + 1)
+        stage.server.ask("publish", count=1, size=size)
         data = head.partition(b"\r\n\r\n")[2]
         while not (found := list(wire.frames(data))):
             data += sock.recv(4096)
-        assert [len(payload) for _, payload in found] == [200]
+    assert {first for first, _ in found} == {0x81}  # whole text frames, not compressed
+    return [payload for _, payload in found]
 
 
 @pytest.mark.parametrize("data", [row.point.x for row in ROWS if row.group == "size" and row.point])

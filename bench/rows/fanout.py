@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..servers import PEERS
+from ..servers import PEERS, PYTHON_PEERS
 from ..stage import Burst, Stage
 from ..wire import echo_text
 from .base import Plan, Row, Sample, Setup, bursts, percentile, whole
@@ -25,6 +25,9 @@ _ECHOES = (
     "flask-sock",
     "flask-websockets",
     "websocket-server",
+    "picows",
+    "Node ws",
+    "bun publish",
 )
 _COMPRESSING = (
     "ws_hub, compression",
@@ -142,7 +145,7 @@ ROWS = (
         "the same as one-to-100, while a thread of the server's process computes in pure Python",
         "ms",
         _beside_a_spinner,
-        _EVERYBODY,
+        ("floor", "ws_hub", *PYTHON_PEERS),
         Setup(clients=100, spinner=True),
     ),
     Row(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CONTENDERS", "FLOORS", "PEERS", "RIVALS", "Contender"]
+__all__ = ["CONTENDERS", "FLOORS", "PEERS", "PYTHON_PEERS", "RIVALS", "Contender"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Contender:
         where: module and class.
         needs: the distribution that must be installed, with the import name before it.
         least: its lowest major version.
+        program: for a server that is no Python process, what it runs on (see `programs`).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Contender:
     where: tuple[str, str]
     needs: tuple[str, str] | None = None
     least: int = 0
+    program: str | None = None
 
 
 _WEBSOCKETS = ("websockets", "websockets")
@@ -129,9 +131,33 @@ CONTENDERS = {
             ("websocket_server_", "SendToAll"),
             ("websocket_server", "websocket-server"),
         ),
+        Contender(
+            "picows",
+            "picows on uvloop, a loop of send() on its event loop",
+            ("picows_", "PicowsLoop"),
+            ("picows", "picows"),
+            least=2,
+        ),
+        Contender(
+            "nginx nchan",
+            "nginx with nchan, published to by HTTP POST on one connection",
+            ("nginx_", "Nchan"),
+            program="nginx",
+        ),
+        Contender(
+            "Node ws", "npm's ws on Node, a loop of send()", ("npm_", "NodeLoop"), program="node"
+        ),
+        Contender(
+            "bun publish",
+            "Bun's own server, publish() to a topic",
+            ("npm_", "BunPublish"),
+            program="bun",
+        ),
     )
 }
 FLOORS = ("floor", "floor joined")
 RIVALS = tuple(name for name in CONTENDERS if not name.startswith("ws_hub") and name not in FLOORS)
 # A name with a comma is a variant, for the rows that ask for it.
 PEERS = tuple(name for name in RIVALS if ", " not in name)
+# Those of them in whose process a thread can compute in Python.
+PYTHON_PEERS = tuple(name for name in PEERS if CONTENDERS[name].program is None)

@@ -22,7 +22,16 @@ from collections.abc import Callable, Iterator, Sequence
 from ..control import Answer, obey
 from ..wire import report, text
 
-__all__ = ["REPORTS", "Publish", "Server", "echo", "end_with_parent", "ready_text", "reports"]
+__all__ = [
+    "REPORTS",
+    "Publish",
+    "Server",
+    "echo",
+    "end_with_parent",
+    "prepare",
+    "ready_text",
+    "reports",
+]
 
 Publish = Callable[[], object]
 
@@ -71,18 +80,26 @@ class Server(abc.ABC):
 
     def main(self) -> None:
         """Start, then carry out requests until the input ends."""
-        end_with_parent()
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        prepare()
         self.run()
 
     def run(self) -> None:
         """Start, then carry out requests, in this process."""
         port = self.start()
         version = importlib.metadata.version(self.distribution) if self.distribution else ""
-        answer = {"port": port, "path": self.path, "greeting": self.greeting, "version": version}
+        answer = {
+            "port": port,
+            "path": self.path,
+            "greeting": self.greeting,
+            "version": version,
+            "serving": self.serving(),
+        }
         obey({"hello": lambda: answer, **self.requests()})
         self.end()
+
+    def serving(self) -> int | None:
+        """Return the process that has the clients; None when it is this one."""
+        return None
 
     def end(self) -> None:
         """End the process at once."""
@@ -168,6 +185,13 @@ class Server(abc.ABC):
         number = 0
         while self._spinning.is_set():
             number = (number * 1103515245 + 12345) & 0x7FFFFFFF
+
+
+def prepare() -> None:
+    """Let this process end with its parent, and have as many descriptors as it may."""
+    end_with_parent()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def end_with_parent() -> None:

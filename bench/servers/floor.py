@@ -2,7 +2,8 @@
 
 Must not do anything that a WebSocket server has to do beside accepting: no reading, no
 queue, no lock, no clients that come and go. What it costs is the price of the system
-calls; nothing that makes one call a client can be below it.
+calls, each made from Python: below it are only peers whose loop over the clients, or whose
+call in it, is compiled.
 """
 
 from __future__ import annotations
