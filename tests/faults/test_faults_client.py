@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import websocket
 
-from tests.integration.clients import Seen
+from tests.integration.clients import Seen, await_inside
 from tests.integration.gohub import RawServer, ServerPeer, frame
 from tests.support import (
     BINARY,
@@ -34,6 +34,7 @@ from tests.support import (
     deflated,
     inflated,
     reset,
+    tcp_pair,
     wait_until,
 )
 from ws_hub import ConnectionState, Message, NotConnected, ReconnectConfig, ReconnectingClient
@@ -41,6 +42,7 @@ from ws_hub import threads as workers
 from ws_hub.errors import ConnectionClosed, HandshakeRefused, MaxRetriesExceeded, ProtocolError
 from ws_hub.protocol import compression
 from ws_hub.reconnect.connection import Connection
+from ws_hub.reconnect.inbox import Inbox
 from ws_hub.reconnect.stream import READ, Stream
 
 
@@ -841,7 +843,7 @@ def test_a_send_that_meets_the_end_does_not_hide_why_it_ended() -> None:
         seen.hook = block
         seen.connect()  # not before: the messages come at once
         assert inside.wait(TIMEOUT)
-        wait_until(lambda: seen.client._session._events._full_since is not None)
+        await_inside("ws-hub:receive", Inbox.offer, threading.Condition.wait)
 
         def fails() -> bool:
             try:
@@ -887,23 +889,21 @@ def test_pings_are_answered_while_a_send_is_stuck() -> None:
 
 
 def test_fault_17_pings_that_are_not_read_back_do_not_grow_the_memory() -> None:
-    flooded = threading.Event()
-
-    def flood(peer: ServerPeer) -> None:
-        peer.accept()
+    with tcp_pair(sndbuf=4096, rcvbuf=4096) as (near, far):
+        stream = Stream(near.dup(), time.monotonic)
+        config = ReconnectConfig(url="ws://-")
+        link = Connection(stream, b"", config, clock=time.monotonic)
+        got: list[Any] = []
+        receiver = threading.Thread(target=lambda: got.append(link.receive()))
+        receiver.start()
         pings = frame(PING, b"x" * 125) * 1000
         for _ in range(50):  # 6 MB of pongs, if they were all kept
-            peer.send_raw(pings)
-        peer.send_json({"type": "event", "data": "after"})
-        flooded.set()
-        peer.recv_end()
-
-    with RawServer(flood, rcvbuf=4096) as server, Seen(server.url) as seen:
-        seen.start()
-        seen.wait_data("after")
-        assert flooded.is_set()
-        link = seen.client._session._connection
-        assert link is not None and link._stream.unsent < 100_000
+            far.sendall(pings)
+        far.sendall(frame(TEXT, b"after"))
+        receiver.join(TIMEOUT)
+        assert got == ["after"]
+        assert 0 < stream.unsent < 100_000
+        link.finish()
 
 
 def test_a_server_that_makes_us_answer_and_does_not_read_is_cut() -> None:
@@ -967,16 +967,9 @@ def test_fault_42_without_a_thread_to_connect_the_start_says_so(
 
 def leaves_nothing(seen: Seen) -> None:
     seen.close_within_a_second()
-    own = f":{seen.client._number}"
+    own = ("ws-hub:connect:", "ws-hub:receive:")  # no test has another client
     wait_until(
-        lambda: (
-            not [
-                each
-                for each in threading.enumerate()
-                if each.name.startswith("ws-hub:") and each.name.endswith(own)
-            ]
-        ),
-        1.0,
+        lambda: not [each for each in threading.enumerate() if each.name.startswith(own)], 1.0
     )
     assert seen.client.state is ConnectionState.DISCONNECTED
 
@@ -1024,9 +1017,7 @@ def test_fault_58_close_while_tcp_connects(monkeypatch: pytest.MonkeyPatch) -> N
     with silent_address() as (host, port):
         with Seen(f"ws://{host}:{port}/").start() as seen:
             wait_until(lambda: seen.client.state is ConnectionState.CONNECTING)
-            wait_until(
-                lambda: seen.client._connector is not None and seen.client._connector._stream
-            )
+            await_inside("ws-hub:connect", Stream.wait)
             leaves_nothing(seen)
             assert not seen.events
 
@@ -1130,7 +1121,7 @@ def test_fault_58_close_while_the_queue_is_full() -> None:
         seen.hook = block
         seen.start()
         assert inside.wait(TIMEOUT)
-        wait_until(lambda: seen.client._session._events._full_since is not None)
+        await_inside("ws-hub:receive", Inbox.offer, threading.Condition.wait)
         seen.close_within_a_second()
         leave.set()
         leaves_nothing(seen)
@@ -1163,14 +1154,10 @@ def test_fault_58_close_while_a_send_is_stuck() -> None:
             except NotConnected as error:
                 errors.append(error)
 
-        sender = threading.Thread(target=send)
+        sender = threading.Thread(target=send, name="test:sender")
         sender.start()
-        wait_until(
-            lambda: (
-                seen.client._session._connection
-                and seen.client._session._connection._stream._users > 2
-            )
-        )
+        await_inside("test:sender", Stream.wait)
+        await_inside("ws-hub:receive", Stream.wait)
         leaves_nothing(seen)
         sender.join(TIMEOUT)
         stop.set()

@@ -11,9 +11,29 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.support import TIMEOUT, wait_until
-from ws_hub import ConnectionState, Message, ReconnectConfig, ReconnectingClient
+from ws_hub import ConnectionState, Message, ReconnectConfig, ReconnectingClient, threads
 
-__all__ = ["Seen"]
+__all__ = ["Seen", "await_inside", "is_inside"]
+
+
+def is_inside(role: str, *functions: Callable[..., Any]) -> bool:
+    """Say whether a thread whose name begins so is in all of these calls at this moment."""
+    wanted = {function.__code__ for function in functions}
+    stacks = threads.stacks()
+    for thread in threading.enumerate():
+        frame = stacks.get(thread.ident or 0) if thread.name.startswith(role) else None
+        running = set()
+        while frame is not None:
+            running.add(frame.f_code)
+            frame = frame.f_back
+        if wanted <= running:
+            return True
+    return False
+
+
+def await_inside(role: str, *functions: Callable[..., Any]) -> None:
+    """Wait until a thread whose name begins so is in all of these calls."""
+    wait_until(lambda: is_inside(role, *functions), what=f"{role} in {functions}")
 
 
 class Seen:

@@ -18,9 +18,10 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.apps.live import live
+from tests.integration.clients import is_inside
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import threads
 from ws_hub.config import ChannelRule, HubConfig
+from ws_hub.connection.connection import Connection
 from ws_hub.hub.hub import Hub
 from ws_hub.lines import REPLACED, join
 from ws_hub.process.process import Process, run_process
@@ -344,12 +345,8 @@ def test_a_slow_viewer_of_many_programs_skips_nothing_of_any() -> None:
 
 
 def waits_for_room(process: Process) -> bool:
-    frame = threads.stacks().get(process._thread.ident or 0) if process._thread else None
-    while frame is not None:
-        if frame.f_code.co_name == "_wait_for_viewers":
-            return True
-        frame = frame.f_back
-    return False
+    thread = f"ws-hub:process:{process.process_id}"
+    return is_inside(thread, Hub.wait_for_room, Connection.wait_for_room)
 
 
 def test_without_a_viewer_backpressure_slows_nothing(server: Server, hub: Hub) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import threading
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 import ws_hub
 from tests.support import RawPeer
-from ws_hub.cli import main, run
+from ws_hub.cli import main
 from ws_hub.cli.tail import socket_url
 
 
@@ -96,17 +97,36 @@ def test_open_shows_the_page_and_waits_for_its_viewer(
 
 
 def _watch(opened: list[str]) -> None:
-    with urllib.request.urlopen(opened[0], timeout=5) as response:
-        assert b"process:b" in response.read()
-    peer = RawPeer("127.0.0.1", int(opened[0].split(":")[2].strip("/")))
-    with peer.sock:
-        peer.send_json({"type": "subscribe", "channel": "process:b"})
+    with _viewer(opened[0], "process:b") as peer:
         opened.append(peer.recv_json()["data"]["status"])
         opened.append(str(peer.recv_close()[0]))
 
 
+def _viewer(url: str, channel: str) -> RawPeer:
+    """Open the page of a channel, and return the peer that it would be."""
+    with urllib.request.urlopen(url, timeout=5) as response:
+        assert f'"{channel}"' in response.read().decode()
+    peer = RawPeer("127.0.0.1", int(url.split(":")[2].strip("/")))
+    peer.send_json({"type": "subscribe", "channel": channel})
+    return peer
+
+
 @pytest.mark.parametrize(
-    ("program", "name"), [("/usr/bin/make", "make"), ("a b$c", "a-b-c"), ("...", "run")]
+    ("program", "name"), [("make", "make"), ("a b$c", "a-b-c"), ("...", "run")]
 )
-def test_a_process_is_named_after_its_program(program: str, name: str) -> None:
-    assert run._name(program) == name
+def test_a_process_is_named_after_its_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, name: str
+) -> None:
+    script = tmp_path / program
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    seen: list[str] = []
+
+    def browse(url: str) -> bool:
+        with _viewer(url, f"process:{name}") as peer:
+            seen.append(peer.recv_json()["data"]["status"])
+        return True
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    assert main(["run", "--no-pty", "--port", "0", "--open", "--", str(script)]) == 0
+    assert seen == ["running"]

@@ -46,9 +46,9 @@ class Bench:
         self.now = 100.0
         self.child = FakeChild()
         self.said: list[tuple[str, str]] = []
-        self.reader = OutputReader(self.child, self._take, lambda: self.now)  # type: ignore[arg-type]
+        self.reader = OutputReader(self.child, self.take, lambda: self.now)  # type: ignore[arg-type]
 
-    def _take(self, name: str, texts: list[str]) -> None:
+    def take(self, name: str, texts: list[str]) -> None:
         self.said += [(name, text) for text in texts]
 
     def turn(self) -> bool:
@@ -196,7 +196,7 @@ def test_an_exit_is_noticed_by_its_descriptor(bench: Bench) -> None:
     bench.close()
     bench.child = FakeChild()
     bench.child.exit_fd, done = os.pipe()
-    bench.reader = OutputReader(bench.child, bench._take, lambda: bench.now)  # type: ignore[arg-type]
+    bench.reader = OutputReader(bench.child, bench.take, lambda: bench.now)  # type: ignore[arg-type]
     bench.child.end("stdout")
     bench.child.end("stderr")
     bench.turn()

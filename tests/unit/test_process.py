@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -20,10 +20,8 @@ from tests.recorder import Recorder
 from tests.support import TIMEOUT, wait_until
 from ws_hub import threads
 from ws_hub.errors import ConfigError, HubFull, HubNotRunning, InvalidName, WsHubError
-from ws_hub.process import process as process_module
-from ws_hub.process import spawn
-from ws_hub.process.process import Process, ProcessStartError, run_process
-from ws_hub.process.spawn import signal_name
+from ws_hub.process.process import Process, ProcessStartError, begin, run_process
+from ws_hub.process.spawn import Child, signal_name
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 
@@ -44,6 +42,14 @@ def python(code: str) -> list[str]:
 
 def run(hub: Recorder, argv: list[str], **options: Any) -> int:
     return run_process(hub, argv, "p", **options).wait(20)  # type: ignore[arg-type]
+
+
+def begin_soon_killed(
+    hub: Recorder, argv: list[str], kill_after: float, name: str = "p", **options: Any
+) -> Process:
+    """Start a program that gets SIGKILL sooner than others, when it is ended."""
+    process = Process(hub, name, kill_after=kill_after, **options)  # type: ignore[arg-type]
+    return begin(process, lambda: Child(argv))
 
 
 def alive(pid: int) -> bool:
@@ -223,10 +229,17 @@ def test_a_process_id_in_use_is_refused_until_its_end(hub: Recorder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "start"), [("/usr/bin/env", "env-"), ("./a b", "a-b-"), ("/x/...", "process-")]
+    ("program", "start"), [("env", "env-"), ("a b", "a-b-"), ("...", "process-")]
 )
-def test_an_id_is_made_from_the_programs_name(program: str, start: str) -> None:
-    first, second = process_module._new_id(program), process_module._new_id(program)
+def test_an_id_is_made_from_the_programs_name(
+    hub: Recorder, tmp_path: Path, program: str, start: str
+) -> None:
+    script = tmp_path / program
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    processes = [run_process(hub, [str(script)]) for _ in range(2)]  # type: ignore[arg-type]
+    first, second = (process.process_id for process in processes)
+    assert [process.wait(TIMEOUT) for process in processes] == [0, 0]
     assert first != second
     assert first.startswith(start)
     assert len(first) == len(start) + 8
@@ -263,7 +276,7 @@ def test_a_child_without_a_selector_is_ended(
     def no_room(*args: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(process_module, "OutputReader", no_room)
+    monkeypatch.setattr(selectors, "DefaultSelector", no_room)
     with pytest.raises(OSError, match="Too many"):
         run(hub, ["sleep", "60"])
     assert [s["status"] for s in hub.statuses()] == ["failed"]
@@ -386,12 +399,11 @@ def test_a_signal_reaches_the_whole_group(hub: Recorder) -> None:
 
 
 def test_leaving_with_ends_a_child_that_ignores_sigterm(
-    hub: Recorder, monkeypatch: pytest.MonkeyPatch
+    hub: Recorder,
 ) -> None:
-    monkeypatch.setattr(process_module, "_KILL_AFTER", 0.2)
     deaf = threading.Event()
     hub.on_publish = lambda message: message.data == "deaf" and deaf.set()
-    with run_process(hub, python(STUBBORN), "p") as process:  # type: ignore[arg-type]
+    with begin_soon_killed(hub, python(STUBBORN), 0.2) as process:
         assert deaf.wait(TIMEOUT)
     assert process.wait(TIMEOUT) == -9
 
@@ -428,9 +440,8 @@ def test_on_line_that_raises_is_logged_once_and_the_stream_goes_on(
 
 
 def test_on_line_may_end_the_process_but_not_wait_for_it(
-    hub: Recorder, monkeypatch: pytest.MonkeyPatch
+    hub: Recorder,
 ) -> None:
-    monkeypatch.setattr(process_module, "_KILL_AFTER", 0.2)
     refused: list[BaseException] = []
     box: list[Process] = []
     known = threading.Event()
@@ -443,7 +454,7 @@ def test_on_line_may_end_the_process_but_not_wait_for_it(
             refused.append(error)
         box[0].close()
 
-    box.append(run_process(hub, python(STUBBORN), "p", on_line=end))  # type: ignore[arg-type]
+    box.append(begin_soon_killed(hub, python(STUBBORN), 0.2, on_line=end))
     known.set()
     assert box[0].wait(TIMEOUT) == -9
     assert refused  # once a line: its interpreter may print one of its own
@@ -522,12 +533,13 @@ def test_a_hub_that_stops_ends_its_children_and_publishes_exited(hub: Recorder) 
 
 
 def test_stubborn_children_end_together_when_the_hub_stops(
-    hub: Recorder, monkeypatch: pytest.MonkeyPatch
+    hub: Recorder,
 ) -> None:
-    monkeypatch.setattr(process_module, "_KILL_AFTER", 0.5)
     deaf = threading.Semaphore(0)
     hub.on_publish = lambda message: message.data == "deaf" and deaf.release()
-    processes = [run_process(hub, python(STUBBORN)) for _ in range(4)]  # type: ignore[arg-type]
+    processes = [
+        begin_soon_killed(hub, python(STUBBORN), 0.5, name) for name in ("a", "b", "c", "d")
+    ]
     for _ in processes:
         assert deaf.acquire(timeout=TIMEOUT)
     started = time.monotonic()
@@ -537,43 +549,30 @@ def test_stubborn_children_end_together_when_the_hub_stops(
 
 
 def test_a_child_whose_hub_has_stopped_is_ended_and_drained(
-    hub: Recorder, monkeypatch: pytest.MonkeyPatch
+    hub: Recorder,
 ) -> None:
-    monkeypatch.setattr(process_module, "_KILL_AFTER", 0.2)
-    process = run_process(hub, python(STUBBORN.replace("'deaf'", "'x' * 100000")), "p")  # type: ignore[arg-type]
+    process = begin_soon_killed(hub, python(STUBBORN.replace("'deaf'", "'x' * 100000")), 0.2)
     hub.running = False
     assert process.wait(TIMEOUT) in (-9, -15)  # -15: it had not yet learned to ignore it
 
 
 def test_a_hub_that_stops_during_the_start_ends_the_child(hub: Recorder) -> None:
-    def stop(message: Any) -> None:
-        if message.data == {"status": "running"}:
-            looks.append(1)
-
     class Stopping(Recorder):
         @property
         def running(self) -> bool:  # type: ignore[override] # the race, made certain
-            return not looks
+            return not self.messages  # until the status `running` is published
 
         @running.setter
         def running(self, value: bool) -> None:
             pass
 
-        def _publish(self, *args: Any, **options: Any) -> None:
-            with contextlib.suppress(HubNotRunning):
-                super()._publish(*args, **options)
-
-    looks: list[int] = []
-    stopping = Stopping()
-    stopping.on_publish = stop
-    process = run_process(stopping, ["sleep", "60"], "p")  # type: ignore[arg-type]
+    process = run_process(Stopping(), ["sleep", "60"], "p")  # type: ignore[arg-type]
     assert process.wait(TIMEOUT) == -15
 
 
 def test_a_hub_that_takes_the_rest_slowly_does_not_hold_up_close(
-    hub: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    hub: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process_module, "_KILL_AFTER", 0.1)
     gate, stuck = threading.Event(), threading.Event()
 
     def hold(message: Any) -> None:
@@ -582,7 +581,7 @@ def test_a_hub_that_takes_the_rest_slowly_does_not_hold_up_close(
             gate.wait(TIMEOUT)
 
     hub.on_publish = hold
-    process = run_process(hub, ["sh", "-c", "echo x; sleep 60"], "p")  # type: ignore[arg-type]
+    process = begin_soon_killed(hub, ["sh", "-c", "echo x; sleep 60"], 0.1)
     assert stuck.wait(TIMEOUT)
     process.close()
     assert "slowly" in caplog.text
@@ -603,20 +602,32 @@ def test_a_bug_in_the_stream_ends_the_child_and_publishes_exited(
     assert "a bug" in caplog.text
 
 
-def test_a_reserved_process_id_has_no_process(hub: Recorder) -> None:
-    registry = process_module._Streaming()
-    registry.reserve(hub, "p")  # type: ignore[arg-type]
-    assert registry.of(hub) == []  # type: ignore[arg-type]
+def test_a_hub_that_stops_during_a_start_ends_the_other_children(hub: Recorder) -> None:
+    """Of a program that is being started there is a process id, and nothing to end yet."""
+
+    def spawn() -> Child:
+        hub.stop()
+        return Child(["sleep", "60"])
+
+    other = run_process(hub, ["sleep", "60"])  # type: ignore[arg-type]
+    with pytest.raises(HubNotRunning):
+        begin(Process(hub, "p"), spawn)  # type: ignore[arg-type]
+    assert other.wait(TIMEOUT) == -15
 
 
 def test_after_a_fork_nothing_is_streamed_in_the_child(hub: Recorder) -> None:
     with run_process(hub, ["sleep", "60"], "p") as process:  # type: ignore[arg-type]
-        registry = process_module._Streaming()
-        registry.add(process)
-        assert registry.of(hub) == [process]  # type: ignore[arg-type]
-        registry.forget()
-        assert registry.of(hub) == []  # type: ignore[arg-type]
-        registry.reserve(hub, "p")  # type: ignore[arg-type]
+        pid = os.fork()
+        if pid == 0:
+            try:
+                code = run(hub, ["sh", "-c", "exit 5"])  # the process id is free there
+                hub.stop()  # and nothing is ended
+                os._exit(0 if code == 5 else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert process.running
+        assert alive(process.pid)
 
 
 # --- other systems -------------------------------------------------------------------------
@@ -640,7 +651,7 @@ def test_without_waitid_an_exit_is_found_by_reaping(
 
 
 def test_a_child_reaped_by_other_code_has_exited() -> None:
-    child = spawn.Child(["true"])
+    child = Child(["true"])
     os.waitpid(child.pid, 0)
     assert child.exited()
     child.signal(signal.SIGTERM)
@@ -650,7 +661,7 @@ def test_a_child_reaped_by_other_code_has_exited() -> None:
 
 
 def test_a_signal_after_reaping_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = spawn.Child(["true"])
+    child = Child(["true"])
     wait_until(child.exited)
     child.reap()
     monkeypatch.setattr(os, "killpg", lambda *args: pytest.fail("that pid may be another's"))

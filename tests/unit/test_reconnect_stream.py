@@ -42,12 +42,17 @@ def test_wait_ends_when_ready_or_at_the_deadline() -> None:
 @pytest.mark.usefixtures("waiting")
 def test_shutdown_wakes_waiters_and_the_last_closes_the_descriptor() -> None:
     with small_pair() as (near, _):
-        stream = Stream(near, time.monotonic)
+        waits = threading.Event()
+
+        def clock() -> float:  # `wait` looks at it when it uses the descriptor already
+            waits.set()
+            return time.monotonic()
+
+        stream = Stream(near, clock)
         woken: list[bool] = []
         thread = threading.Thread(target=lambda: woken.append(stream.wait(READ, soon())))
         thread.start()
-        while stream._users < 2:
-            assert thread.is_alive()
+        assert waits.wait(TIMEOUT)
         stream.close()
         thread.join(TIMEOUT)
         assert woken == [True]

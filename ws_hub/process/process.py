@@ -39,6 +39,7 @@ __all__ = [
     "ExitCodeUnknown",
     "Process",
     "ProcessStartError",
+    "begin",
     "run_process",
 ]
 
@@ -133,8 +134,18 @@ def run_process(
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
     _streaming.check(hub, name)
     process = Process(hub, name, on_line, backpressure)
+    return begin(process, functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
+
+
+def begin(process: Process, spawn: Callable[[], Child]) -> Process:
+    """Start the program of a new `Process` by `spawn`, and stream it; return the process.
+
+    Raises what `run_process` raises, with no process left running.
+
+    Threads: any, once for each process; waits for the program to start, not for its end.
+    """
     try:
-        process._start(functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
+        process._start(spawn)
         return process
     except BaseException as error:
         process._abandon(error)
@@ -150,19 +161,29 @@ class Process:
     """A program whose output is streamed to a hub. `run_process` makes it.
 
     Owns the child and the thread that streams it. Leaving a `with` ends the program.
+
+    Args:
+        hub: a hub that runs.
+        process_id: the process id, which names the channel.
+        on_line: called with each text and the name of its stream.
+        backpressure: slow the program down to its slowest viewer.
+        kill_after: seconds from SIGTERM to SIGKILL, when the program is ended.
     """
 
     def __init__(
         self,
         hub: StreamingHub,
         process_id: str,
-        on_line: OnLine | None,
+        on_line: OnLine | None = None,
         backpressure: bool = False,
+        *,
+        kill_after: float = _KILL_AFTER,
     ) -> None:
         self.hub = hub
         self.process_id = process_id
         self._child: Child  # from `_opened` on, where there is no `_error`
         self._on_line = on_line
+        self._kill_after = kill_after
         self._unregister: Callable[[], None] = lambda: None
         # guards: _kill_at, _thread, _streams, _abandoned. Nothing is taken under it.
         self._lock = Lock()
@@ -293,7 +314,7 @@ class Process:
         if threads.join(self._thread, kill_at - time.monotonic()):
             return
         self._child.signal_all(signal.SIGKILL)
-        if not threads.join(self._thread, _KILL_AFTER):
+        if not threads.join(self._thread, self._kill_after):
             logger.warning("%r has ended, but the hub takes the rest slowly", self)
 
     def __enter__(self) -> Process:
@@ -310,7 +331,7 @@ class Process:
         with self._lock:
             if self._kill_at is not None:
                 return self._kill_at
-            kill_at = self._kill_at = time.monotonic() + _KILL_AFTER
+            kill_at = self._kill_at = time.monotonic() + self._kill_after
         self._child.signal_all(signal.SIGTERM)
         return kill_at
 
@@ -342,7 +363,7 @@ class Process:
             self._kill()
         if thread is None:  # _run has not begun, and returns at once if it ever does
             self._send_failed()
-        threads.join(thread, _KILL_AFTER)
+        threads.join(thread, self._kill_after)
         self._error = None  # its traceback refers to self
 
     # --- streaming thread ------------------------------------------------------------------
