@@ -17,18 +17,10 @@ from wsproto import connection as wsproto
 from wsproto.events import CloseConnection, Pong, TextMessage
 
 from tests.delivery import LoneHub, deliver
-from tests.support import (
-    TIMEOUT,
-    fill,
-    messages_in,
-    reset,
-    short_writes,
-    small_pair,
-    tcp_pair,
-)
+from tests.interventions import no_threads, short_writes
+from tests.support import TIMEOUT, fill, messages_in, reset, small_pair, tcp_pair
 from ws_hub import threads
 from ws_hub.config import HubConfig
-from ws_hub.connection import fast_send, outbox
 from ws_hub.connection.client import Client
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.transport import Transport
@@ -59,12 +51,13 @@ class Stage(LoneHub):
 
     def __init__(self, near: socket.socket, far: socket.socket, **settings: Any) -> None:
         super().__init__()
-        self.far = far
+        self.near, self.far = near, far
         self.notes: list[tuple[Any, ...]] = []
         self.opens = True
         self.lives = False  # else a test steps the writer
         self.on_message: Callable[[Connection, str | bytes], None] = lambda connection, data: None
         self.connected, self.over = threading.Event(), threading.Event()
+        self.writers: list[threads.DeferredThread] = []
         # From another thread, as it is meant: the calling one has the transport's lock.
         self.begin: Callable[[threads.DeferredThread], object] = lambda writer: threading.Thread(
             target=writer.start
@@ -120,6 +113,7 @@ class Stage(LoneHub):
         self, name: str, target: Callable[[], None], step: Callable[[], bool]
     ) -> threads.DeferredThread | None:
         writer = threads.DeferredThread(name, target, step)
+        self.writers.append(writer)
         if self.lives:
             self.begin(writer)
         return writer
@@ -248,28 +242,20 @@ def test_the_writer_thread_starts_with_the_first_backlog() -> None:
         stage = Stage(near, far)
         stage.start()
         assert far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
-        assert stage.connection.sender._writer is None
+        assert not stage.writers
         filled = fill(near)
         assert stage.connection.offer(b"x", 1)
-        assert stage.connection.sender._writer is not None
+        (writer,) = stage.writers
         assert far.recv(filled + 1, socket.MSG_WAITALL)[-1:] == b"x"
         far.sendall(closing(1000))
         stage.ended()
-        assert stage.connection.sender._writer.join(0)
+        assert writer.join(0)
 
 
 def test_fault_42_without_a_writer_thread_the_starter_writes(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    start = threads.start
-
-    def refuse_writers(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
-        if name.startswith("ws-hub:writer"):
-            raise RuntimeError("can't start new thread")
-        return start(name, target, *args)
-
-    monkeypatch.setattr(threads, "start", refuse_writers)
-    with small_pair() as (near, far):
+    with no_threads("ws-hub:writer"), small_pair() as (near, far):
         stage, starter = Stage(near, far), ThreadStarter("ws-hub:starter")
         stage.begin = starter.post
         stage.start()
@@ -286,14 +272,8 @@ def test_fault_42_without_a_writer_thread_the_starter_writes(
         assert "ws-hub:writer:1 cannot be started" in caplog.text
 
 
-def test_fault_42_without_a_thread_to_read_starting_raises(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threads, "start", refuse)
-    with pytest.raises(RuntimeError):
+def test_fault_42_without_a_thread_to_read_starting_raises(stage: Stage) -> None:
+    with no_threads("ws-hub:reader"), pytest.raises(RuntimeError):
         stage.connection.start()
     assert stage.connection.join(0)
 
@@ -457,9 +437,11 @@ def test_data_without_a_json_form_is_not_sent(stage: Stage) -> None:
         stage.connection.send(Message("x", data=float("inf")))
 
 
-def stalled(near: socket.socket, far: socket.socket, **settings: Any) -> Stage:
-    """A client, not started, whose socket and outbox have no room."""
-    stage = Stage(near, far, outbox_messages=1, **settings)
+def stalled(
+    near: socket.socket, far: socket.socket, *, outbox_messages: int = 1, **settings: Any
+) -> Stage:
+    """A client, not started, whose socket has no room, and its outbox but for more messages."""
+    stage = Stage(near, far, outbox_messages=outbox_messages, **settings)
     stage.connection.accept()
     fill(near)
     assert stage.connection.offer(b"x", 1)
@@ -504,10 +486,12 @@ def test_a_client_that_reads_no_replies_is_cut_after_the_write_timeout() -> None
 def test_a_client_that_reads_no_answers_of_the_hub_is_disconnected() -> None:
     with small_pair() as (near, far):
         stage = stalled(near, far)
-        for _ in range(outbox._RESERVED_MESSAGES):
+        enough = 2 * stage.config.max_subscriptions  # an ack and a `lagged` of each channel
+        for _ in range(enough):
             stage.connection.notify(Message("answer"))
         assert stage.connection.sender.cause is None
-        stage.connection.notify(Message("answer"))
+        for _ in range(enough):
+            stage.connection.notify(Message("answer"))
         assert stage.connection.sender.cause == (1013, "answers are not read")
         assert stage.counted == ["slow_disconnects"]
 
@@ -535,8 +519,7 @@ def test_a_batch_is_delivered_whole(stage: Stage) -> None:
 
 def test_a_batch_is_refused_from_the_first_message_without_room() -> None:
     with small_pair() as (near, far):
-        stage = stalled(near, far)
-        stage.connection.sender._outbox.max_messages = 3
+        stage = stalled(near, far, outbox_messages=3)
         batch = Batch(
             [publish(encode(Message("x", data=number)), "", "drop") for number in range(4)]
         )
@@ -547,8 +530,7 @@ def test_a_batch_is_refused_from_the_first_message_without_room() -> None:
 
 def test_a_delivery_behind_a_backlog_is_queued() -> None:
     with small_pair() as (near, far):
-        stage = stalled(near, far, outbox_bytes=1 << 20)
-        stage.connection.sender._outbox.max_messages = 10
+        stage = stalled(near, far, outbox_messages=10, outbox_bytes=1 << 20)
         batches = [Batch([publish(text, "", "drop")] * 2) for text in (b"a", b"b")]
         assert not any(stage.connection.deliver(batch) for batch in batches)
         assert stage.connection.waiting[0] == 5
@@ -576,8 +558,7 @@ def test_whatever_the_kernel_takes_each_frame_is_delivered_whole_and_in_order(
     seed: int, most: int, steps: list[tuple[int, bool, bool]]
 ) -> None:
     # Delivered by the hub or sent alone, with a peer that stops and goes.
-    with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
-        patch.setattr(fast_send, "_libc_send", short_writes(seed, most))
+    with short_writes(seed, most), small_pair(1 << 16) as (near, far):
         stage = Stage(near, far)
         sender, sent = stage.connection.sender, list[str]()
         far.setblocking(False)
@@ -602,8 +583,8 @@ def test_whatever_the_kernel_takes_each_frame_is_delivered_whole_and_in_order(
             else:
                 batch = Batch([publish(sent[-1].encode(), "", "drop")])
                 assert not deliver(stage.connection, batch)
-            is_free = sender._state.name == "OPEN" and not sender._outbox.size
-            assert (stage.transport.direct.fd >= 0) == is_free
+            assert sender.cause is None
+            assert (stage.transport.direct.fd >= 0) == (not sender.waiting[1])
             if reads:
                 data += drain()
         data += drain()
@@ -620,7 +601,7 @@ def test_subscriptions_lists_the_clients_channels(stage: Stage) -> None:
 
 def test_a_forked_child_closes_the_descriptor_without_writing(stage: Stage) -> None:
     peer_sees = text_frame(b"from the parent")
-    parents = stage.transport._sock.dup()
+    parents = stage.near.dup()
     with parents:
         with stage.transport.lock:  # held by a thread that the child does not have
             stage.connection.forget()

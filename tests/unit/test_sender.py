@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import fill, messages_in, short_writes, small_pair
+from tests.interventions import no_threads, short_writes
+from tests.support import fill, messages_in, small_pair
 from ws_hub import threads as workers
-from ws_hub.connection import fast_send
 from ws_hub.connection.outbox import Outbox
 from ws_hub.connection.sender import Sender
 from ws_hub.connection.transport import Transport
@@ -35,9 +35,10 @@ class Rig:
     """A sender on one end of a socket pair, and what came out at the other."""
 
     def __init__(self, near: socket.socket, far: socket.socket, clock: Callable[[], float]) -> None:
-        self.far = far
+        self.near, self.far = near, far
         self.writers: list[workers.DeferredThread] = []
         self.starts = True
+        self.interrupted = False  # on the main thread, where a writer is asked for
         self.transport = Transport(near, max_message_size=1000, max_fragments=10)
         self.outbox = Outbox(5, 100_000)
         self.sender = Sender(
@@ -53,6 +54,8 @@ class Rig:
         self, target: Callable[[], None], failed: Callable[[RuntimeError], None]
     ) -> workers.DeferredThread | None:
         """Note that a writer is asked for; a test steps it."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         self.writers.append(workers.DeferredThread("writer", target, failed))
         return self.writers[-1] if self.starts else None
 
@@ -67,7 +70,7 @@ class Rig:
 
     def stall(self) -> int:
         """Fill the kernel's buffers, so that the next send finds no room."""
-        return fill(self.transport._sock)
+        return fill(self.near)
 
 
 @pytest.fixture
@@ -119,16 +122,13 @@ def test_without_a_writer_a_backlog_ends_the_connection(rig: Rig) -> None:
 
 
 def test_fault_42_the_work_of_an_unstartable_writer_is_pushed(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(workers, "start", refuse)
     filled = rig.stall()
     rig.sender.offer(b"x", 1)
     writer = rig.writers[0]
-    assert not writer.start()
+    with no_threads():
+        assert not writer.start()
     assert "thread writer cannot be started" in caplog.text
     assert writer.step()
     data = rig.read()
@@ -150,12 +150,9 @@ def test_a_push_cuts_a_stalled_peer_after_the_write_timeout(rig: Rig, clock: Clo
 
 
 def test_a_change_that_is_interrupted_half_way_ends_the_connection(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(type(rig.sender), "_wake_writer_locked", interrupted)
+    rig.interrupted = True
     rig.stall()
     with pytest.raises(KeyboardInterrupt):
         rig.sender.put(b"x", 0)
@@ -482,8 +479,7 @@ def test_a_greeting_without_room_is_left_to_the_writer(clock: Clock) -> None:
 def test_every_frame_arrives_whole_and_in_order_whatever_the_kernel_takes(
     seed: int, most: int, sizes: list[int]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch, small_pair(1 << 16) as (near, far):
-        patch.setattr(fast_send, "_libc_send", short_writes(seed, most))
+    with short_writes(seed, most), small_pair(1 << 16) as (near, far):
         rig = Rig(near, far, Clock())
         rig.outbox.max_messages = 1000
         sent = [f"{index}:{'x' * size}" for index, size in enumerate(sizes)]
@@ -544,16 +540,12 @@ def test_many_threads_writing_at_once_tear_no_frame() -> None:
 # --- rests ---------------------------------------------------------------------------------
 
 
-def test_a_pause_ends_after_its_time(rig: Rig, clock: Clock) -> None:
-    looks = []
-
-    def look() -> float:
-        looks.append(1)
-        return 100.0 if len(looks) == 1 else 101.0
-
-    rig.sender._clock = look
-    rig.sender.pause(1.0)
-    assert len(looks) == 2
+def test_a_pause_ends_after_its_time() -> None:
+    times = iter([50.0, 100.0, 101.0])  # when it is made, and at both looks of the pause
+    with small_pair() as pair:
+        rig = Rig(*pair, lambda: next(times))
+        assert rig.sender.pause(1.0)
+    assert not list(times)
 
 
 @pytest.mark.parametrize("how", ["finish", "end"])

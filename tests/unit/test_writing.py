@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.delivery import LoneHub, deliver
+from tests.interventions import kernel_send, without_libc_send
 from tests.support import messages_in, small_pair
 from ws_hub.config import HubConfig
-from ws_hub.connection import fast_send
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.transport import Transport
 from ws_hub.errors import SendTimeout
@@ -127,8 +127,8 @@ class Rig:
 def rig(way: str, appetite: list[int]) -> Iterator[Rig]:
     kernel = Kernel(appetite)
     config = HubConfig(outbox_messages=12, outbox_bytes=4000)
-    with pytest.MonkeyPatch.context() as patch, small_pair() as (left, _):
-        patch.setattr(fast_send, "_libc_send", kernel.libc if way == "libc" else None)
+    sending = kernel_send(kernel.libc) if way == "libc" else without_libc_send()
+    with sending, small_pair() as (left, _):
         with Socket(fileno=left.detach()) as near:
             near.kernel = kernel
             transport = Transport(near, max_message_size=1000, max_fragments=10)

@@ -1,0 +1,182 @@
+"""Faults of the system beneath ws_hub, made to happen: a kernel, a libc, threads that are missing.
+
+Each is a context manager; what it changes is as before when its block ends. The only module
+that knows private names of `ws_hub.connection` on behalf of the tests of connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import platform
+import queue
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests import support
+from ws_hub import threads
+from ws_hub.connection import fast_send, progress
+from ws_hub.connection.poller import Poller
+
+__all__ = [
+    "LibcSend",
+    "a_platform",
+    "before_each_request",
+    "imported_anew",
+    "kernel_send",
+    "no_threads",
+    "sends_by_libc",
+    "short_writes",
+    "without_libc",
+    "without_libc_send",
+    "without_socket_flag",
+]
+
+LibcSend = Callable[[int, bytes, int, int], int]
+
+
+# --- the kernel ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def kernel_send(send: LibcSend) -> Iterator[None]:
+    """Have `send(descriptor, data, size, flags)` stand for the send(2) of libc."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_send, "_libc_send", send)
+        yield
+
+
+@contextlib.contextmanager
+def short_writes(seed: int, most: int) -> Iterator[None]:
+    """Have the kernel take a random part of what it is sent, of at most so many bytes."""
+    with kernel_send(support.short_writes(seed, most)):
+        yield
+
+
+# --- libc and the platform -----------------------------------------------------------------
+
+
+def sends_by_libc() -> bool:
+    """Return whether frames go to the kernel by libc, with the GIL held, as things are."""
+    near, far = socket.socketpair()
+    with near, far:
+        direct = fast_send.Direct(near)
+        direct.open()
+        return direct.fd == near.fileno()
+
+
+@contextlib.contextmanager
+def without_libc_send() -> Iterator[None]:
+    """Have every send go by the socket."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_send, "_libc_send", None)
+        yield
+
+
+@contextlib.contextmanager
+def without_libc(error: type[Exception] = OSError) -> Iterator[None]:
+    """Have no libc that can be loaded (OSError), or one without the symbols (AttributeError)."""
+
+    def missing(*_: object, **__: object) -> Any:
+        raise error("made to be missing")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ctypes, "PyDLL", missing)
+        _load_again(patch)
+        yield
+
+
+@contextlib.contextmanager
+def without_socket_flag(name: str) -> Iterator[None]:
+    """Have a system whose sockets do not know this flag: MSG_DONTWAIT or MSG_NOSIGNAL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(socket, name)
+        _load_again(patch)
+        yield
+
+
+@contextlib.contextmanager
+def a_platform(
+    *, family: str | None = None, system: str | None = None, machine: str | None = None
+) -> Iterator[LibcSend | None]:
+    """Have another platform; yield the send of its libc, None where that is not used.
+
+    Args:
+        family: `os.name`.
+        system: `sys.platform`.
+        machine: `platform.machine()`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if family is not None:
+            patch.setattr(os, "name", family)
+        if system is not None:
+            patch.setattr(sys, "platform", system)
+        if machine is not None:
+            patch.setattr(platform, "machine", lambda: machine)
+        _load_again(patch)
+        yield fast_send._libc_send
+
+
+def imported_anew(module: ModuleType) -> ModuleType:
+    """Return what an import of a module makes on a system that is as it is now."""
+    spec = importlib.util.find_spec(module.__name__)
+    assert spec is not None and spec.loader is not None
+    anew = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(anew)
+    return anew
+
+
+_OF_THE_SYSTEM = {
+    fast_send: ("_FLAGS", "_libc_send", "_libc_poll"),
+    progress: ("_HAS_INFO", "_ioctl"),
+}
+
+
+def _load_again(patch: pytest.MonkeyPatch) -> None:
+    """Have the modules know what they would find out of the system that there is now."""
+    for module, names in _OF_THE_SYSTEM.items():
+        anew = imported_anew(module)
+        for name in names:
+            patch.setattr(module, name, getattr(anew, name))
+
+
+# --- threads -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_threads(*names: str) -> Iterator[None]:
+    """Have no thread start whose name begins with one of these; none at all without names."""
+    start = threads.start
+
+    def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
+        if not names or name.startswith(names):
+            raise RuntimeError("can't start new thread")
+        return start(name, target, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "start", start_or_refuse)
+        yield
+
+
+# --- between two lines ---------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def before_each_request(poller: Poller, act: Callable[[], object]) -> Iterator[None]:
+    """Act when a poller has seen that its thread lives, and is about to queue a request for it."""
+
+    class Requests(queue.SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            act()
+            super().put(item)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(poller, "_requests", Requests())
+        yield
