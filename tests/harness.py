@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from collections import deque
@@ -712,32 +713,33 @@ def is_pushing(stream: Stream) -> bool:
 
 
 def weight(thing: object, *, without: object = None) -> int:
-    """Return how many objects a thing keeps alive, itself included, but no code.
+    """Return how many objects a thing keeps, and how many places in containers; no code.
 
     For what must cost nothing any more: it weighs then as much as before. What is reached
-    through `without` is not counted.
+    through `without` is not counted, nor are numbers.
     """
     found, waiting = {id(without)}, [thing]
-    count = 0
+    total = 0
     while waiting:
         each = waiting.pop()
-        if id(each) in found or isinstance(each, _CODE):
+        if id(each) in found or isinstance(each, _WEIGHTLESS):
             continue
         found.add(id(each))
-        count += 1
+        total += 1 + (len(each) if isinstance(each, (dict, list, set, deque)) else 0)
         waiting += gc.get_referents(each)
-    return count
+    return total
 
 
-_CODE = (type, ModuleType, FunctionType, BuiltinFunctionType)
+_WEIGHTLESS = (int, float, type, ModuleType, FunctionType, BuiltinFunctionType)
 
 
 def descriptor_of(sock: socket.socket) -> int:
     """Return the descriptor that this process has of the far end of a connection."""
     wanted = sock.getsockname()
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            with socket.socket(fileno=os.dup(int(name))) as other:
-                if other.getpeername() == wanted:
-                    return int(name)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # it is closed by now, or connected with nothing
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as other:
+                    if other.getpeername() == wanted:
+                        return number
     raise AssertionError(f"nothing here is connected with {wanted}")
