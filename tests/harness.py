@@ -40,6 +40,7 @@ from ws_hub.protocol.requests import Subscribe
 from ws_hub.reconnect.stream import Stream
 from ws_hub.reentrant import Event as ReentrantEvent
 from ws_hub.reentrant import Intake
+from ws_hub.server import server as server_module
 
 __all__ = [
     "Clock",
@@ -75,6 +76,7 @@ __all__ = [
     "requests_fail",
     "returns_per_second",
     "seen_as_room",
+    "server_waits_for_room",
     "settled_by",
     "stop_accepting",
     "subscribe_target",
@@ -664,6 +666,14 @@ def listeners_hold(messages: int) -> Iterator[None]:
     """Have a listener keep so many messages that wait for its function."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "_LISTENER_MESSAGES", messages)
+        yield
+
+
+@contextlib.contextmanager
+def server_waits_for_room(seconds: float) -> Iterator[None]:
+    """Have a server of ours that is full let a connection wait so long before it says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "_QUEUE", seconds)
         yield
 
 

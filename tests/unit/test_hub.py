@@ -339,6 +339,21 @@ def test_a_channel_of_ones_own_keeps_history_by_its_rule(make: Make) -> None:
     assert [(each["type"], each["seq"]) for each in peer.messages()] == [("two", 2)]
 
 
+def test_a_full_outbox_misses_messages_of_a_channel_and_is_cut_by_a_broadcast(make: Make) -> None:
+    hub = make(outbox_messages=10)
+    peer = hub.join()
+    hub.subscribe(peer.client, "news")
+    peer.fill()
+    for number in range(20):
+        hub.send_to_channel("news", Message("x", data=number))
+    hub.turn()
+    assert (hub.stats().dropped, hub.stats().slow_disconnects) == (10, 0)
+    hub.broadcast(Message("x"))
+    hub.turn()
+    assert hub.stats().slow_disconnects == 1
+    assert hub.client_count() == 0
+
+
 def test_the_hub_counts(hub: SteppedHub, peer: Peer) -> None:
     hub.subscribe(peer.client, "news")
     hub.send_to_channel("news", Message("x"))
