@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from tests.harness import server_waits_for_room
 from tests.integration.apps.launch import (
     CERTIFICATE,
     START,
@@ -256,10 +257,13 @@ OURS = ["localhost:{port}", "127.0.0.1", "x.localhost:1", "[::1]:{port}", "127.0
 
 @contextlib.contextmanager
 def paged(
-    host: str = "127.0.0.1", allowed_hosts: Sequence[str] = (), **settings: Any
+    host: str = "127.0.0.1",
+    allowed_hosts: Sequence[str] = (),
+    hub: Hub | None = None,
+    **settings: Any,
 ) -> Iterator[Server]:
     """Serve a hub and its page, as the command line does."""
-    hub = Hub(HubConfig(**settings))
+    hub = hub or Hub(HubConfig(**settings))
     with serve(hub, host, app=page_app(hub), allowed_hosts=allowed_hosts) as made:
         yield made
 
@@ -399,11 +403,8 @@ def test_fault_130_idle_connections_take_no_more_threads_than_they_may() -> None
         assert ask(made, "/", "localhost") == 200
 
 
-def test_fault_130_a_connection_waits_for_room_and_is_served_then(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ws_hub.server.server._QUEUE", TIMEOUT)
-    with paged(max_handshakes=1) as made:
+def test_fault_130_a_connection_waits_for_room_and_is_served_then() -> None:
+    with server_waits_for_room(TIMEOUT), paged(max_handshakes=1) as made:
         with RawPeer("127.0.0.1", made.port, handshake=False) as first:
             wait_until(request_threads)
             with RawPeer("127.0.0.1", made.port, handshake=False) as second:
@@ -412,12 +413,10 @@ def test_fault_130_a_connection_waits_for_room_and_is_served_then(
                 assert second.read_response().status == 101
 
 
-def test_fault_130_a_server_that_is_full_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fault_130_a_server_that_is_full_says_so(caplog: pytest.LogCaptureFixture) -> None:
     """Its 503s were in no counter and no log; a warning for each would be a flood itself."""
-    monkeypatch.setattr("ws_hub.server.server._QUEUE", 0.01)
-    with paged(max_handshakes=1) as made:
+    hub = Hub(HubConfig(max_handshakes=1))
+    with server_waits_for_room(0.01), paged(hub=hub) as made:
         for time in (1, 2):
             with RawPeer("127.0.0.1", made.port, handshake=False):
                 wait_until(request_threads)
@@ -427,7 +426,7 @@ def test_fault_130_a_server_that_is_full_says_so(
             wait_until(lambda: not request_threads())
             assert ask(made, "/", "localhost") == 200
             wait_until(lambda: not request_threads())
-            assert made._hub.stats().crowded_handshakes == 3 * time
+            assert hub.stats().crowded_handshakes == 3 * time
             assert caplog.text.count("max_handshakes") == time
 
 

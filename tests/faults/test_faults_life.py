@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
+import gc
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +25,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness import (
+    SteppedHub,
+    end_of,
+    fork_in_gunicorns_master,
+    full_queue,
+    holding_locks,
+    housekeeping_fails,
+    is_inside_call,
+    is_pushing,
+    later,
+    map_is_changed,
+    nobody_warned_of_forks,
+    parked,
+    parked_in_last_steps,
+    publish_as_it_is,
+    queued,
+    requests_fail,
+    settled_by,
+    stop_accepting,
+    subscribe_target,
+    waiting_threads,
+    within_listen,
+)
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.launch import ROOT, START, command
 from tests.integration.apps.live import at_once, live, subscribe
 from tests.support import TIMEOUT, RawPeer, small_pair, wait_until
-from tests.unit.test_hub import Peer
 from ws_hub import (
     AuthResult,
     Client,
@@ -42,17 +65,15 @@ from ws_hub import (
     gunicorn,
     serve,
 )
-from ws_hub.hub import exits, prefork
-from ws_hub.hub.items import Call, Publications
-from ws_hub.hub.life import State
+from ws_hub.hub import exits
 from ws_hub.hub.subscriptions import Channels
 from ws_hub.process.writers import log_handler, writer
 from ws_hub.protocol.message import decode, encode
 from ws_hub.protocol.publication import Publication, publish
-from ws_hub.protocol.requests import Subscribe
 from ws_hub.reconnect.stream import WRITE, Stream
 
 Act = Callable[[], object]
+Still = Callable[..., SteppedHub]
 
 
 def said(data: Any) -> Message:
@@ -60,21 +81,10 @@ def said(data: Any) -> Message:
 
 
 @pytest.fixture
-def still() -> Iterator[Callable[..., Hub]]:
-    """Make hubs that run without a thread: `_turn` is theirs to be called."""
-    hubs: list[Hub] = []
-
-    def build(**settings: Any) -> Hub:
-        hub = Hub(HubConfig(**settings))
-        hub._begin()
-        hubs.append(hub)
-        return hub
-
-    yield build
-    for hub in hubs:
-        for client in hub.all_clients():  # they have no reader that would take them out
-            hub._life.registry.remove(client)
-        hub._end(hub._life)
+def still() -> Iterator[Still]:
+    """Make hubs that a test turns."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(SteppedHub(**settings))
 
 
 def interrupt(call: Act, number: int, act: Act) -> bool:
@@ -110,22 +120,14 @@ def everywhere(call: Act, act: Act, around: Callable[[], object] = lambda: None)
     return number
 
 
+def threads_named(name: str) -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith(name)]
+
+
 def bounded(function: Act) -> None:
     """Run something that may hang on a thread of its own."""
     with at_once(function):
         pass
-
-
-def queued(hub: Hub) -> list[Any]:
-    """Take what is queued; the hub thread must have been told of it."""
-    found: list[Any] = []
-    while not hub._life.broadcasts.empty():
-        assert not hub._life.bell.empty()
-        item = hub._life.broadcasts.get_nowait()
-        each = item.each if isinstance(item, Publications) else (item,)
-        found += [json.loads(publication.text)["data"] for publication in each]
-    hub._life.bell.wait(0)
-    return found
 
 
 # --- 63: publishing ------------------------------------------------------------------------
@@ -138,9 +140,7 @@ PUBLISHING: dict[str, Callable[[Hub], object]] = {
 
 
 @pytest.mark.parametrize("way", PUBLISHING)
-def test_fault_63_a_publish_within_a_publish_is_published(
-    way: str, still: Callable[..., Hub]
-) -> None:
+def test_fault_63_a_publish_within_a_publish_is_published(way: str, still: Still) -> None:
     hub = still()
     call, found = PUBLISHING[way], []
 
@@ -157,26 +157,22 @@ def test_fault_63_a_publish_within_a_publish_is_published(
 
 
 def test_fault_63_a_publish_within_a_publish_does_not_wait_for_room(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     hub, refused = still(queue_size=1, publish_timeout=1000), 0
 
     def nested() -> None:
         nonlocal refused
-        hub._life.broadcasts.queue.append([publish(b'{"type":"x","data":"fill"}', "", "drop")])
-        with pytest.raises(HubFull):
+        with full_queue(hub), pytest.raises(HubFull):
             hub.broadcast(said("nested"))
         refused += 1
-        hub._life.broadcasts.queue.clear()
 
     bounded(lambda: everywhere(lambda: hub.broadcast(said("outer")), nested, lambda: queued(hub)))
     assert refused > 50
 
 
 @pytest.mark.parametrize("way", PUBLISHING)
-def test_fault_63_a_publish_that_is_interrupted_is_published_or_not(
-    way: str, still: Callable[..., Hub]
-) -> None:
+def test_fault_63_a_publish_that_is_interrupted_is_published_or_not(way: str, still: Still) -> None:
     hub, found = still(), []
 
     def cut() -> None:
@@ -200,7 +196,7 @@ def test_fault_63_a_publish_that_is_interrupted_is_published_or_not(
 
 
 def test_fault_63_who_waits_for_room_and_is_interrupted_leaves_nothing_locked(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     hub = still(queue_size=1, publish_timeout=0.001)
     hub.broadcast(said("full"))
@@ -223,23 +219,19 @@ def test_fault_63_who_waits_for_room_and_is_interrupted_leaves_nothing_locked(
     assert queued(hub) == ["after"]
 
 
-@pytest.mark.parametrize("way", ["finaliser", "handler"])
-def test_fault_63_a_callback_may_wait_and_what_interrupts_may_not(
-    way: str, still: Callable[..., Hub]
-) -> None:
+def test_fault_63_a_callback_may_wait_where_what_interrupts_may_not(still: Still) -> None:
     """The stack tells them apart: a callback is called by us, from where nothing is held."""
-    hub = still(queue_size=1, publish_timeout=1000)
-    hub.broadcast(said("full"))
-    waited = threading.Event()
 
-    def callback() -> None:
-        waited.set()
+    def callback(client: Client, message: Message) -> None:
         hub.broadcast(said("in the end"))
 
-    with at_once(lambda: hub._life.callbacks.call(callback)):
-        assert waited.wait(TIMEOUT)
-        wait_until(lambda: hub._life.broadcasts._gates)  # type: ignore[attr-defined]
-        assert queued(hub) == ["full"]
+    hub = still(queue_size=1, publish_timeout=1000, on_message=callback)
+    peer = hub.join()
+    hub.broadcast(said("full"))
+    peer.say(type="do", wait=False)
+    wait_until(lambda: waiting_threads(hub))
+    assert queued(hub) == ["full"]
+    peer.say(type="ping")  # it has been handled when what came before has
     assert queued(hub) == ["in the end"]
 
 
@@ -270,42 +262,39 @@ ASKING: dict[str, Callable[[Hub, Client], object]] = {
 @pytest.mark.parametrize("inner", ASKING)
 @pytest.mark.parametrize("outer", [each for each in ASKING if each != "listen"])
 def test_fault_63_a_call_within_another_one_finds_no_lock_taken(
-    outer: str, inner: str, still: Callable[..., Hub]
+    outer: str, inner: str, still: Still
 ) -> None:
     hub = still(queue_size=100_000)
-    with small_pair(1 << 20) as (near, far):
-        peer = Peer(hub, near, far)
-        hub.subscribe(peer.client, "a")
+    peer = hub.join(buffer=1 << 20)
+    hub.subscribe(peer.client, "a")
 
-        def run() -> None:
-            everywhere(
-                lambda: ASKING[outer](hub, peer.client),
-                lambda: ASKING[inner](hub, peer.client),
-                lambda: (hub._turn(0), peer.messages()),
-            )
+    def run() -> None:
+        everywhere(
+            lambda: ASKING[outer](hub, peer.client),
+            lambda: ASKING[inner](hub, peer.client),
+            lambda: (hub.turn(), peer.messages()),
+        )
 
-        bounded(run)
-        hub._turn(0)
-        hub.unsubscribe(peer.client, "b")
-        assert hub._life.channels.total == hub._life.channels.count("a") == 1
+    bounded(run)
+    hub.turn()
+    hub.unsubscribe(peer.client, "b")
+    assert hub.stats().subscriptions == hub.channel_subscriber_count("a") == 1
 
 
 def test_fault_63_a_client_that_is_closed_within_a_send_is_closed_after_it(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     hub = still()
-    with small_pair(1 << 16) as (near, far):
-        peer = Peer(hub, near, far)
-        held: list[bool] = []
-        send = functools.partial(peer.client.send, said("x"))
-        number = everywhere(send, lambda: held.append(peer.client.direct.lock.locked()))
-        assert number == len(held)
-        number = held.index(True)  # the first bytecode at which the connection's lock is held
-        interrupt(send, number, lambda: peer.client.close(4000))
-        assert {each["type"] for each in peer.messages()} == {"said"}
-        hub._turn(0)
-        assert peer.client._sender.cause == (4000, "")
-        peer.client.abort()  # the writer that a backlog may have had
+    peer = hub.join()
+    held: list[bool] = []
+    send = functools.partial(peer.client.send, said("x"))
+    number = everywhere(send, lambda: held.append(is_inside_call(peer.client)))
+    assert number == len(held)
+    number = held.index(True)  # the first bytecode at which the connection's lock is held
+    interrupt(send, number, lambda: peer.client.close(4000))
+    assert {each["type"] for each in peer.messages()} == {"said"}
+    hub.turn()
+    assert peer.closed() == (4000, "")
 
 
 def test_fault_63_a_subscription_that_is_interrupted_leaves_a_map_that_holds() -> None:
@@ -317,14 +306,14 @@ def test_fault_63_a_subscription_that_is_interrupted_leaves_a_map_that_holds() -
         channels.enter("two")
         try:
             # As from a signal handler: only where a call has just returned, or an allocation is.
-            with _cut_after_call(number, "hub.subscriptions"):
+            with _cut_after_call(number, Channels):
                 channels.add("one", "a", 10)
                 channels.remove("one", "a")
                 over = True
         except KeyboardInterrupt:
             number += 1
-        assert not channels._lock.locked()
-        assert channels.add("two", "b", 10) is not None
+        bounded(functools.partial(channels.add, "two", "b", 10))  # whatever is locked would stay so
+        assert channels.of("two") == ["b"]
         assert channels.total == len(channels.of("one")) + 1
         assert channels.count("a") == len(channels.of("one"))
         channels.leave("one")
@@ -334,13 +323,16 @@ def test_fault_63_a_subscription_that_is_interrupted_leaves_a_map_that_holds() -
 
 
 @contextlib.contextmanager
-def _cut_after_call(number: int, module: str) -> Iterator[None]:
-    """Raise KeyboardInterrupt when the so-manieth line of a module begins, but at no `with`."""
+def _cut_after_call(number: int, thing: Callable[..., object]) -> Iterator[None]:
+    """Raise KeyboardInterrupt where the so-manieth line of a module begins, but at no `with`.
+
+    The module is the one in which `thing` is defined.
+    """
     seen = 0
 
     def trace(frame: Any, event: str, arg: object) -> Any:
         nonlocal seen
-        if frame.f_globals.get("__name__") != f"ws_hub.{module}":
+        if frame.f_globals.get("__name__") != thing.__module__:
             return None
         if event == "line" and not _is_with(frame):
             seen += 1
@@ -374,14 +366,14 @@ def test_fault_63_a_subscription_that_was_put_off_needs_no_room() -> None:
 
         def put_off() -> None:
             """Subscribe as the hub thread does for a call within another, beside a full queue."""
-            site.hub._life.broadcasts.force(Call(lambda: None))
+            later(site.hub, int)
             try:
                 site.hub.subscribe(client, "c")
             except Exception as error:  # noqa: BLE001 - whatever it is, it is too late to say it
                 raised.append(error)
             over.set()
 
-        site.hub._life.broadcasts.force(Call(put_off))
+        later(site.hub, put_off)
         assert over.wait(TIMEOUT) and not raised
         site.hub.send_event("heard", channel="c")
         assert peer.recv_json()["data"]["event"] == "heard"
@@ -427,7 +419,7 @@ def test_fault_63_a_push_waits_for_what_was_queued_within_it() -> None:
         def send() -> int:
             return stream.push(stream.append(b"x"))
 
-        everywhere(send, lambda: held.append(stream._pushing.locked()))
+        everywhere(send, lambda: held.append(is_pushing(stream)))
         for number in [number for number, inside in enumerate(held) if inside]:
             got.clear()
             interrupt(
@@ -455,7 +447,7 @@ def test_fault_63_a_send_by_a_stream_that_is_cut_goes_out_once_at_most() -> None
             stream.append(b"one ")
             with (
                 contextlib.suppress(KeyboardInterrupt),
-                _cut_after_call(number, "reconnect.stream"),
+                _cut_after_call(number, Stream),
             ):
                 stream.push()
                 over = True
@@ -474,26 +466,28 @@ def test_fault_63_a_send_by_a_stream_that_is_cut_goes_out_once_at_most() -> None
 
 
 def test_fault_63_a_listener_that_a_finaliser_closes_needs_no_room(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     hub = still(queue_size=1)
     listener = hub.listen("a", print)
-    hub._turn(0)
+    hub.turn()
     hub.broadcast(said("full"))
-    with hub._life.channels._lock:  # in the middle of a change of the map
+    with map_is_changed(hub):
         listener.close()
     assert listener.join(TIMEOUT)
-    hub._turn(0)
-    assert (hub._life.channels.total, hub._life.listeners) == (0, set())
+    hub.turn()
+    assert hub.stats().subscriptions == 0
+    kept = weakref.ref(listener)
+    del listener
+    gc.collect()
+    assert kept() is None
 
 
 # --- 64: printing and logging --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["outer\n", "outer 1\nouter 2\n", "\router\n"])
-def test_fault_64_a_print_within_a_print_is_a_line_of_its_own(
-    text: str, still: Callable[..., Hub]
-) -> None:
+def test_fault_64_a_print_within_a_print_is_a_line_of_its_own(text: str, still: Still) -> None:
     hub = still()
     file, found = writer(hub, "p"), []
 
@@ -508,7 +502,7 @@ def test_fault_64_a_print_within_a_print_is_a_line_of_its_own(
 
 
 @pytest.mark.slow
-def test_fault_64_closing_within_a_print_loses_no_text(still: Callable[..., Hub]) -> None:
+def test_fault_64_closing_within_a_print_loses_no_text(still: Still) -> None:
     number, over = 0, False
     while not over:
         hub = still()
@@ -523,7 +517,7 @@ def test_fault_64_closing_within_a_print_loses_no_text(still: Callable[..., Hub]
 
 
 def test_fault_64_a_record_within_a_record_or_a_publish_is_sent_or_counted(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     hub = still()
     handler, found = log_handler(hub, "logs"), []
@@ -544,25 +538,23 @@ def test_fault_64_a_record_within_a_record_or_a_publish_is_sent_or_counted(
 
 @pytest.mark.parametrize("state", ["stopping", "full"])
 def test_fault_66_an_unsubscribe_that_cannot_be_queued_gets_an_error_with_its_id(
-    state: str, still: Callable[..., Hub]
+    state: str, still: Still
 ) -> None:
     hub = still(queue_size=1, publish_timeout=0.001)
-    with small_pair(1 << 16) as (near, far):
-        peer = Peer(hub, near, far)
-        hub.subscribe(peer.client, "news")
-        if state == "stopping":
-            hub._turn(0)
-            hub._life.state = State.CLOSING
-        hub._inside.received(peer.client, '{"type":"unsubscribe","channel":"news","id":7}')
-        (answer,) = peer.messages()
-        assert (answer["type"], answer["id"], answer["code"]) == ("error", 7, "internal")
-        assert hub.stats().internal_errors == 0
+    peer = hub.join()
+    hub.subscribe(peer.client, "news")
+    if state == "stopping":
+        hub.turn()
+        stop_accepting(hub)
+    peer.say('{"type":"unsubscribe","channel":"news","id":7}')
+    (answer,) = peer.messages()
+    assert (answer["type"], answer["id"], answer["code"]) == ("error", 7, "internal")
+    assert hub.stats().internal_errors == 0
 
 
 def test_fault_66_an_error_of_the_hubs_own_in_one_message_ends_no_connection() -> None:
     with live() as site, site.peer() as peer:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(site.hub._requests, "receive", lambda *_: 1 / 0)
+        with requests_fail(site.hub):
             peer.send_json({"type": "ping", "id": 1})
             assert peer.recv_json()["code"] == "internal"
         peer.send_json({"type": "ping", "id": 2})
@@ -571,23 +563,20 @@ def test_fault_66_an_error_of_the_hubs_own_in_one_message_ends_no_connection() -
 
 
 def test_fault_67_a_rollback_leaves_the_subscription_of_an_earlier_request(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     hub = still(queue_size=1, publish_timeout=0.001)
-    with small_pair(1 << 16) as (near, far):
-        peer = Peer(hub, near, far)
-        for number in (1, 2):
-            hub._inside.received(
-                peer.client, f'{{"type":"subscribe","channel":"news","id":{number}}}'
-            )
-        hub._turn(0)
-        assert [(each["type"], each["id"]) for each in peer.messages()] == [
-            ("error", 2),
-            ("ack", 1),
-        ]
-        hub.send_to_channel("news", said("heard"))
-        hub._turn(0)
-        assert [each["data"] for each in peer.messages()] == ["heard"]
+    peer = hub.join()
+    for number in (1, 2):
+        peer.say(type="subscribe", channel="news", id=number)
+    hub.turn()
+    assert [(each["type"], each["id"]) for each in peer.messages()] == [
+        ("error", 2),
+        ("ack", 1),
+    ]
+    hub.send_to_channel("news", said("heard"))
+    hub.turn()
+    assert [each["data"] for each in peer.messages()] == ["heard"]
 
 
 # --- 68: both callbacks or neither ---------------------------------------------------------
@@ -601,25 +590,23 @@ def test_fault_68_a_late_hub_thread_runs_both_callbacks_or_neither() -> None:
             on_disconnect=lambda client, code, reason: notes.append("disconnect"),
         )
     )
-    parked, go, settled = threading.Event(), threading.Event(), threading.Event()
-    with hub, small_pair(1 << 16) as (near, _):
-        hub._enqueue(Call(lambda: (parked.set(), go.wait(TIMEOUT))))
-        assert parked.wait(TIMEOUT)
-        client = hub.connect(near)
+    settled = threading.Event()
+    with hub, parked(hub) as gate, small_pair(1 << 16) as (near, _):
+        client = hub.connect(near, greeting=b"101")
         waits: list[float] = []
 
         def wait(timeout: float) -> bool:
             waits.append(timeout)
             if len(waits) > 1:  # the hub gets to it between the first look and this one
-                hub._enqueue(Call(settled.set))
-                go.set()
+                later(hub, settled.set)
+                gate.open()
                 assert settled.wait(TIMEOUT)
             return False
 
-        client.settled.wait = wait  # type: ignore[assignment,method-assign]
-        client.start()
-        assert client.join(TIMEOUT)
-        go.set()
+        with settled_by(client, wait):
+            client.start()
+            assert client.join(TIMEOUT)
+        gate.open()
         wait_until(lambda: hub.client_count() == 0)
     assert notes in ([], ["connect", "disconnect"])
 
@@ -644,7 +631,7 @@ BAD = [
 
 @pytest.mark.parametrize("message", BAD, ids=repr)
 def test_fault_69_what_could_not_be_decoded_is_not_published(
-    message: Message, still: Callable[..., Hub]
+    message: Message, still: Still
 ) -> None:
     hub = still()
     for call in (hub.broadcast, lambda m: hub.send_to_user("ann", m)):
@@ -720,7 +707,7 @@ def test_fault_69_a_listener_survives_what_cannot_be_decoded_and_counts_it() -> 
     heard: list[Any] = []
     with Hub() as hub:
         hub.listen("news", lambda message: heard.append(message.data))
-        hub._enqueue(publish(b'{"type":""}', "news", "drop"))
+        publish_as_it_is(hub, publish(b'{"type":""}', "news", "drop"))
         hub.send_to_channel("news", said("after"))
         wait_until(lambda: heard)
         assert heard == ["after"]
@@ -815,11 +802,11 @@ def test_fault_71_start_while_the_hub_stops_waits_and_starts() -> None:
     hub.at_stop(lambda: (entered.set(), go.wait(TIMEOUT)))
     with at_once(hub.stop):
         assert entered.wait(TIMEOUT)
-        first = hub._life.finished
+        first = end_of(hub)
         with at_once(hub.start):
-            wait_until(lambda: len(first._gates) == 2)
+            wait_until(lambda: first.waiting == 2)
             go.set()
-    assert first.is_set()
+    assert first.is_reached
     heard = threading.Event()
     hub.listen("a", lambda message: heard.set())
     hub.send_to_channel("a", said("x"))
@@ -843,44 +830,34 @@ def test_fault_71_start_where_the_end_waits_for_it_raises() -> None:
     assert not hub.running
 
 
-def test_fault_71_start_in_the_last_steps_of_a_stop_waits_for_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    entered, go = threading.Event(), threading.Event()
+def test_fault_71_start_in_the_last_steps_of_a_stop_waits_for_them() -> None:
     hub = Hub().start()
-    first = hub._life.finished
-
-    def park(timeout: float) -> bool:
-        entered.set()
-        return go.wait(TIMEOUT)
-
-    monkeypatch.setattr(hub._life.poller, "join", park)
-    with at_once(hub.stop):
-        assert entered.wait(TIMEOUT)
+    first = end_of(hub)
+    with parked_in_last_steps(hub) as gate, at_once(hub.stop):
+        gate.await_arrival()
         with at_once(hub.start, hub.stop):
             try:
-                wait_until(lambda: len(first._gates) == 3)  # none of them has returned
+                wait_until(lambda: first.waiting == 3)  # none of them has returned
             finally:
-                go.set()
+                gate.open()
     hub.start()
     assert exits.running() == [hub]
     heard = threading.Event()
     hub.listen("a", lambda message: heard.set())
     hub.send_to_channel("a", said("x"))
     assert heard.wait(TIMEOUT)
-    finished = hub._life.finished
+    second = end_of(hub)
     hub.stop()
-    assert finished.is_set()
+    assert second.is_reached
     assert exits.running() == []
 
 
 def test_fault_71_what_the_life_before_has_left_does_not_end_this_one() -> None:
     hub = Hub().start()
-    first = hub._life
+    first = end_of(hub)
     hub.stop()
     with hub:
-        hub._loop(first)  # a thread whose start was interrupted, and that runs at last
-        hub._wind_down(first)
+        first.come_late()  # a thread whose start was interrupted, and that runs at last
         assert hub.running
         heard = threading.Event()
         hub.listen("a", lambda message: heard.set())
@@ -889,25 +866,17 @@ def test_fault_71_what_the_life_before_has_left_does_not_end_this_one() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_fault_71_a_stop_within_listen_is_said_by_hub_not_running(
-    again: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_71_a_stop_within_listen_is_said_by_hub_not_running(again: bool) -> None:
     hub = Hub().start()
 
-    def end(before: bool, listener: Any) -> None:
-        channels = hub._life.channels
-        if not before:
-            Channels.enter(channels, listener)
+    def end() -> None:
         bounded(lambda: (hub.stop(), again and hub.start()))
-        if before:
-            Channels.enter(channels, listener)
 
     for before in (True, False):
-        monkeypatch.setattr(hub._life.channels, "enter", functools.partial(end, before))
-        with pytest.raises(HubNotRunning):
+        with within_listen(hub, end, before=before), pytest.raises(HubNotRunning):
             hub.listen("a", print)
-        assert not hub._life.listeners
-        assert hub._life.channels.total == 0
+        assert hub.stats().subscriptions == 0
+        wait_until(lambda: not threads_named("ws-hub:listener"))
         hub.start()
     hub.stop()
 
@@ -919,7 +888,7 @@ def test_fault_71_start_that_is_cut_at_any_line_can_be_made_again() -> None:
         if number % 2:  # as a new one, and as one that has been stopped
             hub.start()
             hub.stop()
-        with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number // 2, "hub.hub"):
+        with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number // 2, Hub):
             hub.start()
             over = True
         hub.start()
@@ -941,7 +910,7 @@ def test_fault_71_run_that_is_cut_at_any_line_leaves_no_hub_that_runs(
     while True:
         hub = Hub()
         try:
-            with _cut_after_call(number, "hub.hub"):
+            with _cut_after_call(number, Hub):
                 hub.run()
             break
         except KeyboardInterrupt:
@@ -956,12 +925,12 @@ def test_fault_71_serve_that_is_cut_at_any_line_leaves_no_port() -> None:
     with Hub() as hub:
         while not over:
             before = os.listdir("/proc/self/fd") if sys.platform == "linux" else []
-            with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number, "server.server"):
+            with contextlib.suppress(KeyboardInterrupt), _cut_after_call(number, serve):
                 server = serve(hub)
                 over = True
             if over:
                 server.close()
-            assert [t.name for t in threading.enumerate() if t.name == "ws-hub:accept"] == []
+            assert threads_named("ws-hub:accept") == []
             if before:
                 assert len(os.listdir("/proc/self/fd")) == len(before)
             assert hub.running
@@ -986,7 +955,8 @@ def test_start_that_is_interrupted_leaves_a_hub_that_is_over(
         patch.setattr(threads, "start", start_and_cut)
         with pytest.raises(KeyboardInterrupt):
             hub.start()
-    wait_until(lambda: hub._life.finished.is_set())
+    end = end_of(hub)
+    wait_until(lambda: end.is_reached)
     with hub:
         hub.broadcast(said("x"))
 
@@ -994,43 +964,42 @@ def test_start_that_is_interrupted_leaves_a_hub_that_is_over(
 # --- 72: one item, one guard ---------------------------------------------------------------
 
 
-def test_fault_72_an_error_in_one_call_drops_no_other(still: Callable[..., Hub]) -> None:
+def test_fault_72_an_error_in_one_call_drops_no_other(still: Still) -> None:
     hub, done = still(), []
     for call in (lambda: 1 / 0, lambda: done.append(1), lambda: 1 / 0, lambda: done.append(2)):
-        hub._enqueue(Call(call))
-    hub._turn(0)
+        later(hub, call)
+    hub.turn()
     assert done == [1, 2]
     assert hub.stats().internal_errors == 2
 
 
 def test_fault_72_a_message_that_cannot_be_numbered_takes_no_number(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     hub = still()
-    with small_pair(1 << 16) as (near, far):
-        peer = Peer(hub, near, far)
-        hub.subscribe(peer.client, "process:p")
-        for text in ("one", "two", "three"):
-            hub.send_process_output("p", text)
-        number = Publication.number
+    peer = hub.join()
+    hub.subscribe(peer.client, "process:p")
+    for text in ("one", "two", "three"):
+        hub.send_process_output("p", text)
+    number = Publication.number
 
-        def give(publication: Publication, seq: int) -> None:
-            if b"two" in publication.text:
-                raise MemoryError
-            number(publication, seq)
+    def give(publication: Publication, seq: int) -> None:
+        if b"two" in publication.text:
+            raise MemoryError
+        number(publication, seq)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Publication, "number", give)
-            hub._turn(0)
-        assert [(each["seq"], each["data"]) for each in peer.messages()] == [
-            (1, "one"),
-            (2, "three"),
-        ]
-        assert hub.stats().internal_errors == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Publication, "number", give)
+        hub.turn()
+    assert [(each["seq"], each["data"]) for each in peer.messages()] == [
+        (1, "one"),
+        (2, "three"),
+    ]
+    assert hub.stats().internal_errors == 1
 
 
 def test_fault_72_a_target_that_fails_keeps_nothing_from_the_others(
-    still: Callable[..., Hub],
+    still: Still,
 ) -> None:
     class Failing:
         direct = None
@@ -1043,28 +1012,19 @@ def test_fault_72_a_target_that_fails_keeps_nothing_from_the_others(
             return True
 
     hub = still()
-    with small_pair(1 << 16) as (near, far):
-        failing = Failing()
-        hub._life.channels.enter(failing)
-        hub._subscribe(failing, Subscribe("news"))
-        peer = Peer(hub, near, far)
-        hub.subscribe(peer.client, "news")
-        hub.send_to_channel("news", said("x"))
-        hub._turn(0)
-        assert [each["data"] for each in peer.messages()] == ["x"]
-        stats = hub.stats()
-        assert (stats.internal_errors, stats.delivered) == (1, 1)
+    subscribe_target(hub, Failing(), "news")
+    peer = hub.join()
+    hub.subscribe(peer.client, "news")
+    hub.send_to_channel("news", said("x"))
+    hub.turn()
+    assert [each["data"] for each in peer.messages()] == ["x"]
+    stats = hub.stats()
+    assert (stats.internal_errors, stats.delivered) == (1, 1)
 
 
 def test_fault_72_an_error_in_housekeeping_does_not_end_the_hub() -> None:
     with live() as site, site.peer() as peer:
-        with pytest.MonkeyPatch.context() as patch:
-            for owner, name in (
-                (site.hub._life.history, "expire"),
-                (site.hub._life.registry, "beat"),
-                (site.hub._life.clients, "expire"),
-            ):
-                patch.setattr(owner, name, lambda now: 1 / 0)
+        with housekeeping_fails(site.hub):
             site.hub.broadcast(said("x"))
             assert peer.recv_json()["data"] == "x"
             wait_until(lambda: site.hub.stats().internal_errors >= 3)
@@ -1191,19 +1151,9 @@ def test_fault_26_a_client_of_the_parent_can_be_asked_whatever_was_locked() -> N
     with live() as site, site.subscribed("a"):
         hub, client = site.hub, site.client()
         listener = hub.listen("b", print)
-        locks = [
-            hub._lock,
-            hub._life.channels._lock,
-            hub._life.registry._lock,
-            hub._life.counters._lock,
-            hub._life.clients.users._lock,
-            client.direct.lock,
-        ]
 
         def hold() -> None:
-            with contextlib.ExitStack() as stack:
-                for lock in locks:
-                    stack.enter_context(lock)
+            with holding_locks(hub, client):
                 held.set()
                 go.wait(6 * TIMEOUT)
 
@@ -1218,22 +1168,22 @@ def test_fault_26_a_client_of_the_parent_can_be_asked_whatever_was_locked() -> N
 
 @pytest.mark.parametrize("hooks", [True, False])
 def test_fault_77_a_hub_in_gunicorns_master_is_warned_of(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hooks: bool
+    caplog: pytest.LogCaptureFixture, hooks: bool
 ) -> None:
     def master() -> None:
         if hooks:
             gunicorn.when_ready(SimpleNamespace(log=logging.getLogger("gunicorn.error")))
         for _ in range(2):
-            eval("fork()", {"__name__": "gunicorn.arbiter", "fork": prefork._forked})
+            fork_in_gunicorns_master()
 
-    monkeypatch.setattr(prefork, "_warned", False)
-    master()
-    assert caplog.text == ""
-    with Hub():
-        assert len(exits.running()) == 1
-        in_child(int)  # a program may fork as it likes
-        assert caplog.text == ""
+    with nobody_warned_of_forks():
         master()
+        assert caplog.text == ""
+        with Hub():
+            assert len(exits.running()) == 1
+            in_child(int)  # a program may fork as it likes
+            assert caplog.text == ""
+            master()
     (record,) = caplog.records
     assert record.name == ("gunicorn.error" if hooks else "ws_hub.hub.prefork")
     assert "1 hub(s) of ws_hub run in gunicorn's master" in record.getMessage()
@@ -1242,10 +1192,10 @@ def test_fault_77_a_hub_in_gunicorns_master_is_warned_of(
 def test_a_hub_on_the_main_thread_has_a_thread_of_its_own() -> None:
     """No signal handler can cut what the hub thread is in the middle of."""
     body = (
-        "import signal, threading; from ws_hub import Hub, serve; hub = Hub();"
-        "where = []; threading.Thread(target=lambda: ("
-        "[None for _ in iter(lambda: hub._life.state.accepts, True)],"
-        "hub._inside.later(lambda: where.append(threading.current_thread().name)),"
+        "import signal, threading; from tests.harness import later; from ws_hub import Hub;"
+        "hub = Hub(); where = []; threading.Thread(target=lambda: ("
+        "[None for _ in iter(lambda: hub.running, True)],"
+        "later(hub, lambda: where.append(threading.current_thread().name)),"
         "hub.wait_for_room('a', 5), signal.raise_signal(signal.SIGINT))).start()\n"
         "try: hub.run()\nexcept KeyboardInterrupt: print(where, hub.running)"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness import parked
 from tests.integration.apps.live import Live, at_once, live, subscribe
 from tests.support import PING, TIMEOUT, wait_until
 from ws_hub import (
@@ -419,22 +420,12 @@ def test_a_client_publishes_only_where_the_channels_rule_allows_it() -> None:
 
 def test_a_client_that_publishes_into_a_full_hub_is_told() -> None:
     rules = [ChannelRule(pattern="chat", publish=True)]
-    entered, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        go.wait(TIMEOUT)
-
     with live(rules=rules, queue_size=1, publish_timeout=0.01) as hub, hub.peer() as peer:
-        try:
-            hub.hub._inside.later(hold)
-            assert entered.wait(TIMEOUT)
+        with parked(hub.hub):
             hub.hub.broadcast(said("fills the queue"))
             peer.send_json({"type": "publish", "channel": "chat", "data": "x", "id": 1})
             answer = peer.recv_json()
             assert (answer["type"], answer["code"], answer["id"]) == ("error", "internal", 1)
-        finally:
-            go.set()
 
 
 def test_pings_come_every_heartbeat_and_any_answer_counts_as_life() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import socket
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import TextMessage
 
-from tests.support import TIMEOUT, fill, small_pair
+from tests.harness import (
+    Peer,
+    SteppedHub,
+    before_put,
+    delivery_fails,
+    leave_channels,
+    listeners_hold,
+    stop_accepting,
+)
+from tests.support import TIMEOUT
 from ws_hub import (
     ChannelRule,
     Client,
@@ -26,64 +31,25 @@ from ws_hub import (
     Message,
     MessageEncodeError,
 )
-from ws_hub.hub.life import State
 
-
-class Peer:
-    """A client of a hub, and what its far end reads."""
-
-    def __init__(self, hub: Hub, near: socket.socket, far: socket.socket) -> None:
-        self.client = hub.connect(near, remote_address="test:1")
-        self.far = far
-        self.parser = Connection(ConnectionType.CLIENT)
-        hub._life.channels.enter(self.client)
-        with hub._life.registry._lock:
-            hub._life.registry._clients[self.client.id] = self.client
-
-    def messages(self) -> list[dict[str, Any]]:
-        """What has arrived by now."""
-        self.far.setblocking(False)
-        found = []
-        while True:
-            try:
-                self.parser.receive_data(self.far.recv(1 << 16))
-            except BlockingIOError:
-                return found
-            for event in self.parser.events():
-                assert isinstance(event, TextMessage)
-                found.append(json.loads(event.data))
-
-
-Make = Callable[..., Hub]
+Make = Callable[..., SteppedHub]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Make hubs that run without a thread: `_turn` is theirs to be called."""
-    hubs: list[Hub] = []
-
-    def build(**settings: Any) -> Hub:
-        hub = Hub(HubConfig(**settings))
-        hub._begin()
-        hubs.append(hub)
-        return hub
-
-    yield build
-    for hub in hubs:
-        for client in hub.all_clients():  # they have no reader that would take them out
-            hub._life.registry.remove(client)
-        hub._end(hub._life)
+    """Make hubs that a test turns."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(SteppedHub(**settings))
 
 
 @pytest.fixture
-def hub(make: Make) -> Hub:
+def hub(make: Make) -> SteppedHub:
     return make()
 
 
 @pytest.fixture
-def peer(hub: Hub) -> Iterator[Peer]:
-    with small_pair(1 << 16) as (near, far):
-        yield Peer(hub, near, far)
+def peer(hub: SteppedHub) -> Peer:
+    return hub.join()
 
 
 def test_nothing_is_published_into_the_void() -> None:
@@ -101,7 +67,9 @@ def test_nothing_is_published_into_the_void() -> None:
             publish()
 
 
-def test_everything_that_is_published_has_its_type_and_its_place(hub: Hub, peer: Peer) -> None:
+def test_everything_that_is_published_has_its_type_and_its_place(
+    hub: SteppedHub, peer: Peer
+) -> None:
     hub.subscribe(peer.client, "news")
     hub.subscribe(peer.client, "process:p")
     hub.broadcast(Message("custom", data=[1]))
@@ -112,7 +80,7 @@ def test_everything_that_is_published_has_its_type_and_its_place(hub: Hub, peer:
     hub.send_event("released", "1.3", channel="news")
     hub.send_error("went wrong")
     hub.send_error("here", channel="news")
-    hub._turn()
+    hub.turn()
     found = peer.messages()
     assert all(each.pop("timestamp").endswith("Z") for each in found)
     assert found == [
@@ -141,17 +109,17 @@ def test_everything_that_is_published_has_its_type_and_its_place(hub: Hub, peer:
 
 @pytest.mark.parametrize("data", [float("nan"), {1, 2}, "\ud800", object()])
 def test_what_has_no_json_form_raises_and_nobody_gets_any_of_it(
-    hub: Hub, peer: Peer, data: object
+    hub: SteppedHub, peer: Peer, data: object
 ) -> None:
     with pytest.raises(MessageEncodeError):
         hub.broadcast(Message("x", data=data))
     hub.broadcast(Message("marker"))
-    hub._turn()
+    hub.turn()
     assert [each["type"] for each in peer.messages()] == ["marker"]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "process:", "x" * 257])
-def test_a_bad_channel_name_raises(hub: Hub, peer: Peer, name: str) -> None:
+def test_a_bad_channel_name_raises(hub: SteppedHub, peer: Peer, name: str) -> None:
     for use in (
         lambda: hub.send_to_channel(name, Message("x")),
         lambda: hub.subscribe(peer.client, name),
@@ -175,76 +143,50 @@ def test_a_full_queue_raises_at_once_or_after_the_time_given(make: Make) -> None
     for timeout in (0, 0.01, None):
         with pytest.raises(HubFull, match="queue of 2 messages"):
             hub.broadcast(Message("x"), timeout=timeout)
-    hub._turn()
+    hub.turn()
     hub.broadcast(Message("x"), timeout=0)
 
 
 def test_the_hubs_own_thread_never_waits_for_itself(make: Make) -> None:
     hub = make(queue_size=1, publish_timeout=1000)
-    hub._life.thread = threading.current_thread()
     hub.broadcast(Message("x"))
-    with pytest.raises(HubFull):
+    with hub.on_hub_thread(), pytest.raises(HubFull):
         hub.broadcast(Message("x"))
-    hub._life.thread = None
 
 
-def test_a_message_published_while_the_hub_stops_raises(hub: Hub) -> None:
-    put = hub._life.broadcasts.put
-
-    def stop_then_put(*args: Any, **settings: Any) -> None:
-        hub._life.state = State.CLOSING
-        put(*args, **settings)
-
-    hub._life.broadcasts.put = stop_then_put  # type: ignore[method-assign]
-    with pytest.raises(HubNotRunning, match="while this was published"):
-        hub.broadcast(Message("x"))
+def test_a_message_published_while_the_hub_stops_raises(hub: SteppedHub) -> None:
+    with before_put(hub, lambda: stop_accepting(hub)):
+        with pytest.raises(HubNotRunning, match="while this was published"):
+            hub.broadcast(Message("x"))
 
 
 # --- room ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def turning(hub: Hub) -> Iterator[None]:
-    """Turn the hub on a thread of the test's own."""
-    over = threading.Event()
-
-    def turn() -> None:
-        while not over.is_set():
-            hub._turn(0.01)
-
-    thread = threading.Thread(target=turn)
-    thread.start()
-    yield
-    over.set()
-    thread.join()
+def test_there_is_room_where_nobody_listens_or_who_does_keeps_up() -> None:
+    with Hub() as hub, Peer(hub) as peer:
+        assert hub.wait_for_room("news", TIMEOUT)
+        hub.subscribe(peer.client, "news")
+        hub.send_to_channel("news", Message("x"))
+        assert hub.wait_for_room("news", TIMEOUT)
+        assert [each["type"] for each in peer.messages()] == ["x"]  # all of it is on its way
 
 
-def test_there_is_room_where_nobody_listens_or_who_does_keeps_up(
-    hub: Hub, peer: Peer, turning: None
-) -> None:
-    assert hub.wait_for_room("news", TIMEOUT)
-    hub.subscribe(peer.client, "news")
-    hub.send_to_channel("news", Message("x"))
-    assert hub.wait_for_room("news", TIMEOUT)
-    assert [each["type"] for each in peer.messages()] == ["x"]  # all of it is on its way
+def test_there_is_none_while_a_client_that_listens_is_behind() -> None:
+    with Hub(HubConfig(outbox_messages=10)) as hub, Peer(hub) as peer:
+        hub.subscribe(peer.client, "news")
+        peer.fill()
+        for _ in range(6):
+            hub.send_to_channel("news", Message("x"))
+        assert not hub.wait_for_room("news", 0)
+        assert not hub.wait_for_room("news", 0.05)
+        assert peer.client.waiting[0] == 6
+        assert hub.wait_for_room("other", TIMEOUT)
+        peer.cut()
+        assert hub.wait_for_room("news", TIMEOUT)
 
 
-def test_there_is_none_while_a_client_that_listens_is_behind(
-    hub: Hub, peer: Peer, turning: None
-) -> None:
-    hub.subscribe(peer.client, "news")
-    fill(peer.client._transport._sock)
-    most = hub.config.outbox_messages
-    assert peer.client.offer(b"x", most // 2 + 1)
-    assert not hub.wait_for_room("news", 0)
-    assert not hub.wait_for_room("news", 0.05)
-    assert hub.wait_for_room("other", TIMEOUT)
-    peer.client.close(4000, "now")
-    peer.client._sender.end()
-    assert hub.wait_for_room("news", TIMEOUT)
-
-
-def test_a_hub_that_does_not_turn_has_no_room(hub: Hub) -> None:
+def test_a_hub_that_does_not_turn_has_no_room(hub: SteppedHub) -> None:
     assert not hub.wait_for_room("news", 0.01)
 
 
@@ -262,7 +204,9 @@ def test_asking_for_room_is_checked(make: Make) -> None:
 # --- subscriptions -------------------------------------------------------------------------
 
 
-def test_a_subscription_counts_at_once_and_unsubscribing_ends_it(hub: Hub, peer: Peer) -> None:
+def test_a_subscription_counts_at_once_and_unsubscribing_ends_it(
+    hub: SteppedHub, peer: Peer
+) -> None:
     hub.subscribe(peer.client, "news")
     hub.subscribe(peer.client, "news")
     assert (hub.channel_count(), hub.channel_subscriber_count("news")) == (1, 1)
@@ -273,84 +217,82 @@ def test_a_subscription_counts_at_once_and_unsubscribing_ends_it(hub: Hub, peer:
     assert not hub.unsubscribe(peer.client, "news")
     assert not hub.has_subscribers("news")
     hub.send_to_channel("news", Message("x"))
-    hub._turn()
+    hub.turn()
     assert peer.messages() == []
 
 
-def test_a_client_that_is_gone_cannot_subscribe(hub: Hub, peer: Peer) -> None:
-    hub._life.channels.leave(peer.client)
+def test_a_client_that_is_gone_cannot_subscribe(hub: SteppedHub, peer: Peer) -> None:
+    peer.leave()
     with pytest.raises(ConnectionClosed):
         hub.subscribe(peer.client, "news")
 
 
 def test_a_client_has_so_many_subscriptions_and_no_more(make: Make) -> None:
     hub = make(max_subscriptions=1)
-    with small_pair() as (near, far):
-        peer = Peer(hub, near, far)
-        hub.subscribe(peer.client, "one")
-        with pytest.raises(LimitExceeded):
-            hub.subscribe(peer.client, "two")
-        hub._inside.received(peer.client, '{"type":"subscribe","channel":"two","id":1}')
-        (answer,) = peer.messages()
-        assert (answer["data"], answer["code"]) == ("subscription limit exceeded", "limit")
+    peer = hub.join()
+    hub.subscribe(peer.client, "one")
+    with pytest.raises(LimitExceeded):
+        hub.subscribe(peer.client, "two")
+    peer.say('{"type":"subscribe","channel":"two","id":1}')
+    (answer,) = peer.messages()
+    assert (answer["data"], answer["code"]) == ("subscription limit exceeded", "limit")
 
 
 def test_a_subscription_that_finds_the_queue_full_is_taken_back(make: Make) -> None:
     hub = make(queue_size=1, publish_timeout=0.01)
-    with small_pair() as (near, far):
-        peer = Peer(hub, near, far)
-        hub.broadcast(Message("x"))
-        with pytest.raises(HubFull):
-            hub.subscribe(peer.client, "news")
-        assert not hub.has_subscribers("news")
-        hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
-        (answer,) = peer.messages()
-        assert (answer["type"], answer["code"]) == ("error", "internal")
-        with pytest.raises(HubFull):
-            hub.listen("news", print)
+    peer = hub.join()
+    hub.broadcast(Message("x"))
+    with pytest.raises(HubFull):
+        hub.subscribe(peer.client, "news")
+    assert not hub.has_subscribers("news")
+    peer.say('{"type":"subscribe","channel":"news","id":1}')
+    (answer,) = peer.messages()
+    assert (answer["type"], answer["code"]) == ("error", "internal")
+    with pytest.raises(HubFull):
+        hub.listen("news", print)
 
 
-def test_a_subscription_to_a_hub_that_stops_is_answered(hub: Hub, peer: Peer) -> None:
-    hub._life.state = State.CLOSING
-    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+def test_a_subscription_to_a_hub_that_stops_is_answered(hub: SteppedHub, peer: Peer) -> None:
+    stop_accepting(hub)
+    peer.say('{"type":"subscribe","channel":"news","id":1}')
     assert peer.messages()[0]["data"] == "Subscribe: hub is not running"
 
 
-def test_nobody_is_answered_when_the_client_is_gone(hub: Hub, peer: Peer) -> None:
-    hub._life.channels.leave(peer.client)
-    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
+def test_nobody_is_answered_when_the_client_is_gone(hub: SteppedHub, peer: Peer) -> None:
+    leave_channels(hub, peer.client)
+    peer.say('{"type":"subscribe","channel":"news","id":1}')
     assert peer.messages() == []
 
 
-def test_a_late_subscriber_gets_what_its_process_printed(hub: Hub, peer: Peer) -> None:
+def test_a_late_subscriber_gets_what_its_process_printed(hub: SteppedHub, peer: Peer) -> None:
     hub.send_process_output("p", "one")
-    hub._turn()
-    hub._inside.received(peer.client, '{"type":"subscribe","data":"process:p"}')
+    hub.turn()
+    peer.say('{"type":"subscribe","data":"process:p"}')
     hub.send_process_output("p", "two")
-    hub._turn()
+    hub.turn()
     assert [each["data"] for each in peer.messages()] == ["one", "two"]
     assert hub.kept_channels() == ["process:p"]
 
 
 def test_after_the_ack_of_an_unsubscribe_no_message_of_the_channel_follows(
-    hub: Hub, peer: Peer
+    hub: SteppedHub, peer: Peer
 ) -> None:
     hub.subscribe(peer.client, "news")
     hub.send_to_channel("news", Message("early"))
-    hub._turn()
-    hub._inside.received(peer.client, '{"type":"unsubscribe","channel":"news","id":5}')
+    hub.turn()
+    peer.say('{"type":"unsubscribe","channel":"news","id":5}')
     hub.send_to_channel("news", Message("late"))
-    hub._turn()
+    hub.turn()
     assert [each["type"] for each in peer.messages()] == ["early", "ack"]
 
 
-def test_a_binary_message_is_answered_with_an_error(hub: Hub, peer: Peer) -> None:
-    hub._inside.received(peer.client, b"\0")
+def test_a_binary_message_is_answered_with_an_error(hub: SteppedHub, peer: Peer) -> None:
+    peer.say(b"\0")
     assert peer.messages()[0]["code"] == "bad_message"
 
 
-def test_an_unknown_type_is_answered_when_nobody_handles_it(hub: Hub, peer: Peer) -> None:
-    hub._inside.received(peer.client, '{"type":"chat","id":3}')
+def test_an_unknown_type_is_answered_when_nobody_handles_it(hub: SteppedHub, peer: Peer) -> None:
+    peer.say('{"type":"chat","id":3}')
     (answer,) = peer.messages()
     assert (answer["type"], answer["id"], answer["data"]) == (
         "error",
@@ -369,20 +311,19 @@ def test_what_on_message_returns_answers_the_request(make: Make) -> None:
         return {"unjsonable": {1}} if message.data == "bad" else message.data
 
     hub = make(on_message=on_message)
-    with small_pair(1 << 16) as (near, far):
-        peer = Peer(hub, near, far)
-        for text in (
-            '{"type":"chat","data":"hi","id":1}',
-            '{"type":"chat","data":"no id"}',
-            '{"type":"chat","data":"raise","id":2}',
-            '{"type":"chat","data":"bad","id":3}',
-        ):
-            hub._inside.received(peer.client, text)
-        assert [(each["type"], each["id"], each.get("code")) for each in peer.messages()] == [
-            ("ack", 1, None),
-            ("error", 2, "internal"),
-            ("error", 3, "internal"),
-        ]
+    peer = hub.join()
+    for text in (
+        '{"type":"chat","data":"hi","id":1}',
+        '{"type":"chat","data":"no id"}',
+        '{"type":"chat","data":"raise","id":2}',
+        '{"type":"chat","data":"bad","id":3}',
+    ):
+        peer.say(text)
+    assert [(each["type"], each["id"], each.get("code")) for each in peer.messages()] == [
+        ("ack", 1, None),
+        ("error", 2, "internal"),
+        ("error", 3, "internal"),
+    ]
     assert [message.data for _, message in seen] == ["hi", "no id", "raise", "bad"]
     assert peer.client.last_error == "ValueError('no')"
     assert hub.stats().callback_errors == 1
@@ -392,24 +333,38 @@ def test_a_channel_of_ones_own_keeps_history_by_its_rule(make: Make) -> None:
     hub = make(rules=[ChannelRule(pattern="chat:*", history_messages=1)])
     hub.send_to_channel("chat:a", Message("one"))
     hub.send_to_channel("chat:a", Message("two"))
-    with small_pair(1 << 16) as (near, far):
-        peer = Peer(hub, near, far)
-        hub.subscribe(peer.client, "chat:a", since=0)
-        hub._turn()
-        assert [(each["type"], each["seq"]) for each in peer.messages()] == [("two", 2)]
+    peer = hub.join()
+    hub.subscribe(peer.client, "chat:a", since=0)
+    hub.turn()
+    assert [(each["type"], each["seq"]) for each in peer.messages()] == [("two", 2)]
 
 
-def test_the_hub_counts(hub: Hub, peer: Peer) -> None:
+def test_a_full_outbox_misses_messages_of_a_channel_and_is_cut_by_a_broadcast(make: Make) -> None:
+    hub = make(outbox_messages=10)
+    peer = hub.join()
+    hub.subscribe(peer.client, "news")
+    peer.fill()
+    for number in range(20):
+        hub.send_to_channel("news", Message("x", data=number))
+    hub.turn()
+    assert (hub.stats().dropped, hub.stats().slow_disconnects) == (10, 0)
+    hub.broadcast(Message("x"))
+    hub.turn()
+    assert hub.stats().slow_disconnects == 1
+    assert hub.client_count() == 0
+
+
+def test_the_hub_counts(hub: SteppedHub, peer: Peer) -> None:
     hub.subscribe(peer.client, "news")
     hub.send_to_channel("news", Message("x"))
     assert hub.stats().queued == 2
-    hub._turn()
+    hub.turn()
     stats = hub.stats()
     assert (stats.clients, stats.channels, stats.subscriptions, stats.queued) == (1, 1, 1, 0)
     assert (stats.published, stats.delivered) == (1, 1)
 
 
-def test_a_listener_gets_a_channels_messages_until_it_is_closed(hub: Hub) -> None:
+def test_a_listener_gets_a_channels_messages_until_it_is_closed(hub: SteppedHub) -> None:
     seen: list[Message] = []
     two = threading.Event()
 
@@ -423,7 +378,7 @@ def test_a_listener_gets_a_channels_messages_until_it_is_closed(hub: Hub) -> Non
     assert hub.has_subscribers("process:p")
     hub.send_process_output("p", "one")
     hub.send_process_output("p", "two")
-    hub._turn()
+    hub.turn()
     assert two.wait(5)
     assert [(message.data, message.seq) for message in seen] == [("one", 1), ("two", 2)]
     listener.close()
@@ -434,22 +389,20 @@ def test_a_listener_gets_a_channels_messages_until_it_is_closed(hub: Hub) -> Non
 
 
 def test_the_hub_survives_an_error_of_its_own(
-    hub: Hub, peer: Peer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    hub: SteppedHub, peer: Peer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(hub._life.dispatcher, "dispatch", lambda *args: 1 / 0)
+    with delivery_fails(hub):
         hub.broadcast(Message("lost"))
-        hub._turn()
+        hub.turn()
     assert "error of its own" in caplog.text
     hub.broadcast(Message("next"))
-    hub._turn()
+    hub.turn()
     assert [each["type"] for each in peer.messages()] == ["next"]
 
 
 def test_a_listener_that_is_too_slow_keeps_nothing_from_the_others(
-    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ws_hub.hub.hub._LISTENER_MESSAGES", 1)
     hub = make(rules=[ChannelRule(pattern="*", overflow="disconnect")])
     entered, go = threading.Event(), threading.Event()
 
@@ -457,17 +410,17 @@ def test_a_listener_that_is_too_slow_keeps_nothing_from_the_others(
         entered.set()
         go.wait(5)
 
-    listener = hub.listen("news", slow)
-    with small_pair(1 << 16) as (near, far):
-        peer = Peer(hub, near, far)
-        hub.subscribe(peer.client, "news")
-        hub.send_to_channel("news", Message("first"))
-        hub._turn()
-        assert entered.wait(5)
-        for number in range(3):
-            hub.send_to_channel("news", Message("more", data=number))
-        hub._turn()
-        assert len(peer.messages()) == 4
+    with listeners_hold(1):
+        listener = hub.listen("news", slow)
+    peer = hub.join()
+    hub.subscribe(peer.client, "news")
+    hub.send_to_channel("news", Message("first"))
+    hub.turn()
+    assert entered.wait(5)
+    for number in range(3):
+        hub.send_to_channel("news", Message("more", data=number))
+    hub.turn()
+    assert len(peer.messages()) == 4
     assert listener.dropped == hub.stats().dropped == 2
     assert hub.stats().slow_disconnects == 0
     assert hub.has_subscribers("news")
@@ -476,17 +429,17 @@ def test_a_listener_that_is_too_slow_keeps_nothing_from_the_others(
 
 
 def test_every_request_is_answered_once_also_one_that_was_taken_back_at_once(
-    hub: Hub, peer: Peer
+    hub: SteppedHub, peer: Peer
 ) -> None:
-    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":1}')
-    hub._inside.received(peer.client, '{"type":"unsubscribe","channel":"news","id":2}')
-    hub._inside.received(peer.client, '{"type":"subscribe","channel":"news","id":3}')
-    hub._turn()
+    peer.say('{"type":"subscribe","channel":"news","id":1}')
+    peer.say('{"type":"unsubscribe","channel":"news","id":2}')
+    peer.say('{"type":"subscribe","channel":"news","id":3}')
+    hub.turn()
     assert [(each["type"], each["id"]) for each in peer.messages()] == [
         ("ack", 1),
         ("ack", 2),
         ("ack", 3),
     ]
     hub.send_to_channel("news", Message("x"))
-    hub._turn()
+    hub.turn()
     assert [each["type"] for each in peer.messages()] == ["x"]

@@ -3,70 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, TextMessage
 
+from tests.harness import (
+    Peer,
+    SteppedHub,
+    at_new_life,
+    before_put,
+    delivery_fails,
+    is_locked,
+    later,
+    little_grace,
+    moved_clock,
+    no_threads,
+)
 from tests.support import TIMEOUT, small_pair, wait_until
 from ws_hub import Client, Hub, HubConfig, HubFull, HubNotRunning, Message, WsHubError, threads
-from ws_hub.hub import hub as hub_module
-from ws_hub.hub import shutdown
-from ws_hub.hub.life import Life, State
-
-GREETING = b"101"
-
-
-class Peer:
-    """The far end of a client that lives on threads of its own."""
-
-    def __init__(self, hub: Hub, near: socket.socket, far: socket.socket) -> None:
-        self.far = far
-        self.client = hub.connect(near, greeting=GREETING)
-        self.client.start()
-        far.settimeout(TIMEOUT)
-        assert far.recv(len(GREETING), socket.MSG_WAITALL) == GREETING
-        self.closed = False
-
-    def close(self) -> None:
-        self.closed = True
-        self.far.sendall(b"\x88\x80\0\0\0\0")
-
-    def say(self, **fields: Any) -> None:
-        text = json.dumps(fields).encode()
-        assert len(text) < 126
-        self.far.sendall(bytes((0x81, 0x80 | len(text))) + b"\0\0\0\0" + text)
-
-    def read(self) -> list[Any]:
-        """All messages and the close code, answering the close, until the end."""
-        parser = Connection(ConnectionType.CLIENT)
-        found: list[Any] = []
-        while data := self.far.recv(1 << 16):
-            parser.receive_data(data)
-            for event in parser.events():
-                if isinstance(event, TextMessage):
-                    found.append(json.loads(event.data)["type"])
-                elif isinstance(event, CloseConnection):
-                    found.append(int(event.code))
-                    if not self.closed:
-                        self.close()
-        return found
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    with small_pair(1 << 16) as (near, far):
-        yield near, far
 
 
 @contextlib.contextmanager
@@ -77,6 +38,24 @@ def thread(function: Callable[[], object]) -> Iterator[threading.Thread]:
     yield found
     found.join(TIMEOUT)
     assert not found.is_alive()
+
+
+def turns(hub: Hub) -> bool:
+    """Wait until the hub thread does its turns."""
+    wait_until(lambda: hub.running, what="a hub that runs")
+    turned = threading.Event()
+    later(hub, turned.set)
+    return turned.wait(TIMEOUT)
+
+
+Join = Callable[..., Peer]
+
+
+@pytest.fixture
+def join() -> Iterator[Join]:
+    """Have peers join hubs that run; they are gone when the test is over."""
+    with contextlib.ExitStack() as stack:
+        yield lambda hub, **options: stack.enter_context(Peer(hub, **options))
 
 
 def collect(into: list[Any], function: Callable[[], Any]) -> Callable[[], None]:
@@ -112,7 +91,7 @@ def test_with_starts_and_stops() -> None:
 
 
 def test_after_stop_nothing_is_published_and_after_start_it_is_again(
-    pair: tuple[socket.socket, socket.socket],
+    join: Join,
 ) -> None:
     hub = Hub()
     with hub:
@@ -120,10 +99,10 @@ def test_after_stop_nothing_is_published_and_after_start_it_is_again(
     with pytest.raises(HubNotRunning):
         hub.broadcast(Message("x"))
     with hub:
-        peer = Peer(hub, *pair)
+        peer = join(hub)
         hub.broadcast(Message("again"))
         with thread(hub.stop):
-            assert peer.read() == ["again", 1001]
+            assert peer.rest() == ["again", 1001]
 
 
 def test_a_hub_that_starts_again_remembers_nothing() -> None:
@@ -140,15 +119,14 @@ def test_starting_again_is_one_start_whoever_asks() -> None:
     hub = Hub()
     with hub:
         pass
-    renew, free = hub._new_life, []
+    locked: list[bool] = []
 
-    def look_in_between() -> Life:
-        with thread(collect(free, lambda: hub._lock.acquire(blocking=False))):
-            return renew()
+    def look_in_between() -> None:
+        with thread(collect(locked, lambda: is_locked(hub))):
+            pass
 
-    hub._new_life = look_in_between  # type: ignore[method-assign]
-    with hub:
-        assert free == [False]
+    with at_new_life(hub, look_in_between), hub:
+        assert locked == [True]
 
 
 def test_the_settings_can_be_read() -> None:
@@ -161,19 +139,17 @@ def test_the_settings_can_be_read() -> None:
 
 def test_run_blocks_until_stop_and_is_one_at_a_time() -> None:
     hub = Hub()
-    begun = threading.Event()
-    hub._turn = lambda turn=hub._turn: (begun.set(), turn())[1]  # type: ignore[method-assign]
-    with thread(hub.run) as running:
-        assert begun.wait(TIMEOUT)
+    with thread(hub.run) as program:
+        assert turns(hub)
         with pytest.raises(WsHubError, match="running already"):
             hub.run()
-        assert running.is_alive()
+        assert program.is_alive()
         hub.stop()
 
 
 def test_stop_does_not_wait_for_what_follows_run_on_its_thread() -> None:
     hub = Hub()
-    begun, go = threading.Event(), threading.Event()
+    go = threading.Event()
     joined: list[threading.Thread | None] = []
 
     def main() -> None:
@@ -186,10 +162,9 @@ def test_stop_does_not_wait_for_what_follows_run_on_its_thread() -> None:
         joined.append(thread)
         return join(thread, timeout)
 
-    hub._turn = lambda turn=hub._turn: (begun.set(), turn())[1]  # type: ignore[method-assign]
     with thread(main) as program, pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "join", note)
-        assert begun.wait(TIMEOUT)
+        assert turns(hub)
         hub.stop()
         assert program not in joined
         go.set()
@@ -198,23 +173,17 @@ def test_stop_does_not_wait_for_what_follows_run_on_its_thread() -> None:
 def test_stop_on_the_thread_of_run_returns_and_the_hub_ends() -> None:
     hub = Hub()
     ended: list[bool] = []
-    hub._turn = lambda turn=hub._turn: (hub.stop(), turn())[1]  # type: ignore[method-assign]
     with thread(lambda: (hub.run(), ended.append(hub.running))):
-        pass
+        assert turns(hub)
+        later(hub, hub.stop)
     assert ended == [False]
 
 
 def test_ctrl_c_in_run_says_1001_and_is_raised(
-    pair: tuple[socket.socket, socket.socket],
+    join: Join,
 ) -> None:
     hub = Hub()
-    connected = threading.Event()
     raised: list[type[BaseException]] = []
-
-    def turn_until_connected(timeout: float | None = None) -> None:
-        if connected.is_set():
-            raise KeyboardInterrupt
-        turn(timeout)
 
     def run() -> None:
         try:
@@ -222,34 +191,32 @@ def test_ctrl_c_in_run_says_1001_and_is_raised(
         except KeyboardInterrupt as error:
             raised.append(type(error))
 
-    turn, hub._turn = hub._turn, turn_until_connected  # type: ignore[method-assign]
-    last_words = [hub.at_stop(lambda: hub.broadcast(Message("last words")))]
+    def press_ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    hub.at_stop(lambda: hub.broadcast(Message("last words")))
     with thread(run):
-        while not hub.running:
-            pass
-        peer = Peer(hub, *pair)
-        connected.set()
-        hub._life.bell.ring()
-        assert peer.read() == ["last words", 1001]
+        assert turns(hub)
+        peer = join(hub)
+        later(hub, press_ctrl_c)
+        assert peer.rest() == ["last words", 1001]
     assert raised == [KeyboardInterrupt]
-    assert not hub.running and last_words
+    assert not hub.running
 
 
 # --- stop ----------------------------------------------------------------------------------
 
 
-def test_what_was_published_before_is_delivered_then_everybody_hears_1001() -> None:
-    hub = Hub()
+def test_what_was_published_before_is_delivered_then_everybody_hears_1001(join: Join) -> None:
     ended: list[tuple[int, str]] = []
     hub = Hub(HubConfig(on_disconnect=lambda client, *why: ended.append(why)))
-    with contextlib.ExitStack() as stack:
-        hub.start()
-        peers = [Peer(hub, *stack.enter_context(small_pair(1 << 16))) for _ in range(3)]
-        for _ in range(5):
-            hub.broadcast(Message("x"))
-        with thread(hub.stop):
-            for peer in peers:
-                assert peer.read() == ["x"] * 5 + [1001]
+    hub.start()
+    peers = [join(hub) for _ in range(3)]
+    for _ in range(5):
+        hub.broadcast(Message("x"))
+    with thread(hub.stop):
+        for peer in peers:
+            assert peer.rest() == ["x"] * 5 + [1001]
     assert ended == [(1001, "server going away")] * 3
     assert hub.client_count() == 0
 
@@ -266,9 +233,7 @@ def test_fault_39_stop_from_many_threads_is_one_stop() -> None:
 
 
 @pytest.mark.parametrize("where", ["on_connect", "on_message", "on_disconnect"])
-def test_fault_37_stop_from_a_callback_returns_and_the_hub_ends(
-    where: str, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_fault_37_stop_from_a_callback_returns_and_the_hub_ends(where: str, join: Join) -> None:
     returned = threading.Event()
 
     def callback(*_: object) -> None:
@@ -277,11 +242,11 @@ def test_fault_37_stop_from_a_callback_returns_and_the_hub_ends(
 
     hub = Hub(HubConfig(close_timeout=0.2, **{where: callback}))
     hub.start()
-    peer = Peer(hub, *pair)
-    peer.say(type="custom")
+    peer = join(hub)
+    peer.say(type="custom", wait=False)
     if where == "on_disconnect":
         peer.close()
-    peer.read()
+    peer.rest()
     assert returned.wait(TIMEOUT)
     hub.stop()
     assert not hub.running
@@ -342,11 +307,9 @@ def test_stop_gives_up_waiting_when_its_time_is_over_and_says_so(
 
 
 def test_a_callback_that_does_not_come_back_is_named_and_left(
-    pair: tuple[socket.socket, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
+    join: Join,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(shutdown, "GRACE", 0.02)
     entered, go = threading.Event(), threading.Event()
 
     def stuck(client: Client, message: Message) -> None:
@@ -354,22 +317,21 @@ def test_a_callback_that_does_not_come_back_is_named_and_left(
         go.wait(TIMEOUT)
 
     hub = Hub(HubConfig(on_message=stuck, close_timeout=0.02)).start()
-    peer = Peer(hub, *pair)
-    peer.say(type="custom")
+    peer = join(hub)
+    peer.say(type="custom", wait=False)
     assert entered.wait(TIMEOUT)
-    hub.stop(TIMEOUT)
+    with little_grace():
+        hub.stop(TIMEOUT)
     assert "stuck for <Client" in caplog.text and "still runs" in caplog.text
     assert not hub.running
     go.set()
-    assert peer.client.join(TIMEOUT)
+    assert peer.ended()
 
 
 def test_a_callback_that_comes_back_in_the_hubs_next_life_finds_its_own_end(
-    pair: tuple[socket.socket, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
+    join: Join,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(shutdown, "GRACE", 0.02)
     entered, go, gone = threading.Event(), threading.Event(), threading.Event()
 
     def stuck(client: Client, message: Message) -> None:
@@ -379,27 +341,29 @@ def test_a_callback_that_comes_back_in_the_hubs_next_life_finds_its_own_end(
     hub = Hub(
         HubConfig(on_message=stuck, close_timeout=0.02, on_disconnect=lambda *_: gone.set())
     ).start()
-    peer = Peer(hub, *pair)
-    peer.say(type="custom")
+    peer = join(hub)
+    peer.say(type="custom", wait=False)
     assert entered.wait(TIMEOUT)
-    hub.stop(TIMEOUT)
+    with little_grace():
+        hub.stop(TIMEOUT)
     with hub:
         go.set()
         assert gone.wait(TIMEOUT)
-        assert peer.client.join(TIMEOUT)
+        assert peer.ended()
         assert hub.client_count() == 0
     assert "died" not in caplog.text
 
 
 def test_a_hub_ends_although_something_of_its_own_breaks_in_its_last_turn(
-    pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+    join: Join, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub = Hub().start()
-    peer = Peer(hub, *pair)
-    hub.at_stop(lambda: setattr(hub._life.dispatcher, "dispatch", lambda *_: 1 / 0))
-    hub.at_stop(lambda: hub.broadcast(Message("lost")))
-    with thread(hub.stop):
-        assert peer.read() == [1001]
+    peer = join(hub)
+    with contextlib.ExitStack() as fault:
+        hub.at_stop(lambda: fault.enter_context(delivery_fails(hub)))
+        hub.at_stop(lambda: hub.broadcast(Message("lost")))
+        with thread(hub.stop):
+            assert peer.rest() == [1001]
     assert "error of its own" in caplog.text
 
 
@@ -411,7 +375,7 @@ class BrokenHandler(logging.Handler):
 
 
 def test_fault_62_a_log_handler_that_raises_ends_neither_hub_nor_client(
-    pair: tuple[socket.socket, socket.socket],
+    join: Join,
 ) -> None:
     handler = BrokenHandler()
     logger = logging.getLogger("ws_hub")
@@ -420,24 +384,20 @@ def test_fault_62_a_log_handler_that_raises_ends_neither_hub_nor_client(
         raise ValueError("a callback that fails is logged")
 
     with Hub(HubConfig(on_message=raising)) as hub:
-        peer = Peer(hub, *pair)
+        peer = join(hub)
         logger.addHandler(handler)
         try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(hub._life.dispatcher, "dispatch", lambda *_: 1 / 0)
+            with delivery_fails(hub):
                 hub.broadcast(Message("lost"))
-                peer.say(type="custom")
-                peer.say(type="subscribe", channel="news", id=1)
-                data = b""
-                while b'"ack"' not in data:
-                    data += peer.far.recv(1000)
+                peer.say(type="custom", wait=False)
+                peer.say(type="subscribe", channel="news", id=1, wait=False)
+                assert peer.message()["type"] == "ack"
             hub.broadcast(Message("next"))
-            while b'"next"' not in data:
-                data += peer.far.recv(1000)
+            assert peer.message()["type"] == "next"
         finally:
             logger.removeHandler(handler)
         with thread(hub.stop):
-            assert peer.read() == [1001]
+            assert peer.rest() == [1001]
 
 
 # --- publishing meanwhile ------------------------------------------------------------------
@@ -447,7 +407,7 @@ def test_what_is_published_while_the_hub_stops_is_delivered_or_raises() -> None:
     heard: list[int] = []
     begun = threading.Semaphore(0)
     hub = Hub(HubConfig(queue_size=8)).start()
-    hub.listen("news", lambda message: heard.append(message.data))
+    listener = hub.listen("news", lambda message: heard.append(message.data))
     told: dict[int, list[int]] = {}
 
     def publish(number: int) -> None:
@@ -463,7 +423,6 @@ def test_what_is_published_while_the_hub_stops_is_delivered_or_raises() -> None:
     # What a listener has not handled when the hub ends is dropped; what it was handed
     # over before that is what this is about.
     delivered: list[int] = []
-    (listener,) = hub._life.listeners
     deliver = listener.deliver
     listener.deliver = lambda batch: (  # type: ignore[method-assign]
         delivered.extend(each.message.data for each in batch.publications),
@@ -482,17 +441,9 @@ def test_what_is_published_while_the_hub_stops_is_delivered_or_raises() -> None:
 
 
 def test_who_waits_for_room_is_let_go_by_the_end() -> None:
-    hub = Hub(HubConfig(queue_size=1, publish_timeout=1000))
-    hub._begin()  # no thread: nobody makes room
+    hub = SteppedHub(queue_size=1, publish_timeout=1000)  # nobody makes room
     hub.broadcast(Message("x"))
     waiting = threading.Event()
-    put = hub._life.broadcasts.put
-
-    def note(*args: Any, **settings: Any) -> None:
-        waiting.set()
-        put(*args, **settings)
-
-    hub._life.broadcasts.put = note  # type: ignore[method-assign]
     raised: list[str] = []
 
     def publish() -> None:
@@ -501,37 +452,22 @@ def test_who_waits_for_room_is_let_go_by_the_end() -> None:
         except (HubNotRunning, HubFull) as error:
             raised.append(type(error).__name__)
 
-    with thread(publish):
+    with before_put(hub, waiting.set), thread(publish):
         assert waiting.wait(TIMEOUT)
-        hub._life.state = State.CLOSING
-        hub._end(hub._life)
+        hub.stop()
     assert raised == ["HubNotRunning"]
 
 
 # --- no threads ----------------------------------------------------------------------------
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let no thread start whose name begins with one of these."""
-    start = threads.start
-
-    def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
-        if name.startswith(names):
-            raise RuntimeError("can't start new thread")
-        return start(name, target, *args)
-
-    monkeypatch.setattr(threads, "start", start_or_refuse)
-
-
 @pytest.mark.parametrize("name", ["ws-hub:run", "ws-hub:notify"])
 def test_fault_42_a_hub_that_gets_no_thread_raises_and_can_be_started_later(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str,
 ) -> None:
     hub = Hub(HubConfig(on_first_subscriber=print))
-    with monkeypatch.context() as patch:
-        refuse(patch, name)
-        with pytest.raises(RuntimeError, match="can't start"):
-            hub.start()
+    with no_threads(name), pytest.raises(RuntimeError, match="can't start"):
+        hub.start()
     assert not hub.running
     with pytest.raises(HubNotRunning):
         hub.broadcast(Message("x"))
@@ -540,20 +476,19 @@ def test_fault_42_a_hub_that_gets_no_thread_raises_and_can_be_started_later(
         hub.broadcast(Message("x"))
 
 
-def test_fault_42_stop_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_42_stop_needs_no_thread() -> None:
     calls: list[str] = []
     hub = Hub().start()
     hub.at_stop(lambda: calls.append(threading.current_thread().name))
-    refuse(monkeypatch, "ws-hub:stop")
-    hub.stop()
+    with no_threads("ws-hub:"):
+        hub.stop()
     assert calls == ["ws-hub:stop"]  # there from the start
     assert not hub.running
 
 
-def test_fault_42_a_listener_that_gets_no_thread_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_42_a_listener_that_gets_no_thread_raises() -> None:
     with Hub() as hub:
-        refuse(monkeypatch, "ws-hub:listener")
-        with pytest.raises(RuntimeError, match="can't start"):
+        with no_threads("ws-hub:listener"), pytest.raises(RuntimeError, match="can't start"):
             hub.listen("news", print)
         assert not hub.has_subscribers("news")
 
@@ -561,36 +496,31 @@ def test_fault_42_a_listener_that_gets_no_thread_raises(monkeypatch: pytest.Monk
 # --- connections ---------------------------------------------------------------------------
 
 
-def test_beyond_the_greatest_number_of_clients_the_next_gets_503() -> None:
-    with contextlib.ExitStack() as stack:
-        hub = stack.enter_context(Hub(HubConfig(max_connections=1, close_timeout=0.2)))
-        pairs = [stack.enter_context(small_pair(1 << 16)) for _ in range(3)]
-        first = Peer(hub, *pairs[0])
-        near, far = pairs[1]
-        refused = hub.connect(near, greeting=GREETING)
-        refused.start()
-        assert far.recv(100).startswith(b"HTTP/1.1 503 ")
-        assert refused.join(TIMEOUT)
+def test_beyond_the_greatest_number_of_clients_the_next_gets_503(join: Join) -> None:
+    with Hub(HubConfig(max_connections=1, close_timeout=0.2)) as hub:
+        first = join(hub)
+        refused = join(hub, admitted=False)
+        assert refused.sock.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert refused.ended()
         stats = hub.stats()
         assert (stats.clients, stats.connected, stats.refused) == (1, 1, 1)
         first.close()
-        assert first.read() == [1005]
+        assert first.rest() == [1005]
         wait_until(lambda: hub.client_count() == 0)
-        Peer(hub, *pairs[2])
+        join(hub)
 
 
-def test_a_client_that_comes_when_the_hub_has_ended_gets_503(
-    pair: tuple[socket.socket, socket.socket],
-) -> None:
-    with Hub() as hub:
-        client = hub.connect(pair[0], greeting=GREETING)
-    client.start()
-    assert pair[1].recv(100).startswith(b"HTTP/1.1 503 ")
-    assert client.join(TIMEOUT)
+def test_a_client_that_comes_when_the_hub_has_ended_gets_503() -> None:
+    with small_pair(1 << 16) as (near, far):
+        with Hub() as hub:
+            client = hub.connect(near, greeting=b"101")
+        client.start()
+        assert far.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert client.join(TIMEOUT)
 
 
 def test_on_disconnect_sees_the_hub_without_its_client(
-    pair: tuple[socket.socket, socket.socket],
+    join: Join,
 ) -> None:
     seen: list[tuple[int, list[str], list[str]]] = []
 
@@ -600,10 +530,10 @@ def test_on_disconnect_sees_the_hub_without_its_client(
     hub = Hub(HubConfig(on_connect=lambda client: hub.subscribe(client, "news")))
     object.__setattr__(hub.config, "on_disconnect", on_disconnect)
     with hub:
-        peer = Peer(hub, *pair)
+        peer = join(hub)
         peer.close()
-        peer.read()
-        assert peer.client.join(TIMEOUT)
+        peer.rest()
+        assert peer.ended()
     assert seen == [(0, [], [])]
 
 
@@ -621,46 +551,36 @@ def test_the_news_of_a_channel_come_in_order_on_one_thread() -> None:
     assert news == [("+news", "ws-hub:notify"), ("-news", "ws-hub:notify")] * 3
 
 
-def test_old_history_is_freed_by_a_turn_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(hub_module.time, "monotonic", lambda: now[0])
-    hub = Hub()
-    hub._begin()
-    hub.send_process_status("p", "exited", 0)
-    hub._turn(0)
-    assert hub.kept_channels() == ["process:p"]
-    now[0] += 299
-    hub._turn(0)
-    assert hub.kept_channels() == ["process:p"]
-    now[0] += 1
-    hub._turn(0)
-    assert hub.kept_channels() == []
-    hub._end(hub._life)
+def test_old_history_is_freed_by_a_turn_in_time() -> None:
+    with moved_clock() as clock, SteppedHub() as hub:
+        hub.send_process_status("p", "exited", 0)
+        hub.turn()
+        assert hub.kept_channels() == ["process:p"]
+        clock.advance(299)
+        hub.turn()
+        assert hub.kept_channels() == ["process:p"]
+        clock.advance(1)
+        hub.turn()
+        assert hub.kept_channels() == []
 
 
-def test_a_burst_beyond_what_one_turn_holds_takes_several(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(hub_module, "_TURN_ITEMS", 2)
-    hub = Hub()
-    hub._begin()
-    for _ in range(5):
-        hub.broadcast(Message("x"))
-    for published in (2, 4, 5):
-        hub._turn()  # does not wait: more is there
-        assert hub.stats().published == published
-    hub._end(hub._life)
+def test_a_burst_beyond_what_one_turn_holds_takes_several() -> None:
+    with SteppedHub(queue_size=3000) as hub:
+        for _ in range(2500):
+            hub.broadcast(Message("x"))
+        for published in (1024, 2048, 2500):
+            hub.turn(TIMEOUT)  # does not wait: more is there
+            assert hub.stats().published == published
 
 
-def test_a_turn_holds_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "_TURN_BYTES", 10)
-    hub = Hub()
-    hub._begin()
-    for _ in range(2):
-        hub.broadcast(Message("x"))
-    hub._turn()
-    assert hub.stats().published == 1
-    hub._end(hub._life)
+def test_a_turn_holds_so_many_bytes() -> None:
+    # An eighth of an outbox, but 64 KiB at least and a MiB at most.
+    for outbox, size, published in ((1, 1 << 15, 2), (1 << 20, 1 << 17, 1), (1 << 30, 1 << 19, 2)):
+        with SteppedHub(outbox_bytes=outbox, queue_bytes=1 << 30) as hub:
+            for _ in range(3):
+                hub.broadcast(Message("x", data="x" * size))
+            hub.turn(TIMEOUT)
+            assert hub.stats().published == published
 
 
 # --- fork ----------------------------------------------------------------------------------
@@ -668,13 +588,13 @@ def test_a_turn_holds_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fault_40_a_forked_child_has_a_clean_hub_and_the_parents_clients_live(
-    pair: tuple[socket.socket, socket.socket],
+    join: Join,
 ) -> None:
     with Hub(HubConfig(on_first_subscriber=lambda channel: None)) as hub:
-        peer = Peer(hub, *pair)
+        peer = join(hub)
         listener = hub.listen("news", print)
         here, there = os.pipe()
-        fd = peer.client._transport._sock.fileno()
+        fd = peer.descriptor
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -684,11 +604,7 @@ def test_fault_40_a_forked_child_has_a_clean_hub_and_the_parents_clients_live(
                     os.fstat(fd)
                     os._exit(2)  # the parent's connection is still open here
                 assert not hub.running
-                assert (hub.client_count(), hub.all_channels(), hub._life.listeners) == (
-                    0,
-                    [],
-                    set(),
-                )
+                assert (hub.client_count(), hub.all_channels()) == (0, [])
                 hub.stop()
                 with hub:
                     hub.broadcast(Message("to nobody"))
@@ -703,23 +619,23 @@ def test_fault_40_a_forked_child_has_a_clean_hub_and_the_parents_clients_live(
         hub.broadcast(Message("still here"))
         listener.close()
         with thread(hub.stop):
-            assert peer.read() == ["still here", 1001]
+            assert peer.rest() == ["still here", 1001]
 
 
 def test_it_all_holds_when_threads_switch_all_the_time(
-    pair: tuple[socket.socket, socket.socket],
+    join: Join,
 ) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         hub = Hub().start()
-        peer = Peer(hub, *pair)
+        peer = join(hub)
         with contextlib.ExitStack() as stack:
             for _ in range(4):
                 stack.enter_context(
                     thread(lambda: [hub.broadcast(Message("x")) for _ in range(100)])
                 )
         with thread(hub.stop):
-            assert peer.read() == ["x"] * 400 + [1001]
+            assert peer.rest() == ["x"] * 400 + [1001]
     finally:
         sys.setswitchinterval(interval)

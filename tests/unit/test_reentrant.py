@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from tests.harness import waiting_threads
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, wait_until
 from ws_hub.reentrant import Bell, Event, Intake, Lock, nested
@@ -31,7 +32,7 @@ def test_a_lock_is_entered_again_by_its_thread_and_by_no_other() -> None:
 def test_an_event_wakes_all_waiters_and_stays_set() -> None:
     event, found = Event(), []
     with at_once(*[lambda: found.append(event.wait(TIMEOUT))] * 3):
-        wait_until(lambda: len(event._gates) == 3)
+        wait_until(lambda: waiting_threads(event) == 3)
         event.set()
     assert found == [True] * 3
     assert event.is_set() and event.wait(0)
@@ -44,9 +45,9 @@ def test_an_event_wakes_all_waiters_and_stays_set() -> None:
 def test_a_timed_out_waiter_does_not_disturb_the_others() -> None:
     event, found = Event(), []
     assert not event.wait(0)
-    assert not event._gates
+    assert waiting_threads(event) == 0
     with at_once(lambda: found.append(event.wait())):
-        wait_until(lambda: event._gates)
+        wait_until(lambda: waiting_threads(event))
         event.set()
     assert found == [True]
 
@@ -91,7 +92,7 @@ def test_waiting_puts_get_room_in_turn() -> None:
     intake: Intake[int] = Intake(Bell(), 1)
     intake.put(0)
     with at_once(*[lambda n=n: intake.put(n) for n in range(1, 5)]):
-        wait_until(lambda: len(intake._gates) == 4)
+        wait_until(lambda: waiting_threads(intake) == 4)
         found = [wait_until(lambda: not intake.empty() and [intake.get()])[0] for _ in range(5)]
     assert found[0] == 0 and sorted(found) == [0, 1, 2, 3, 4]
 
@@ -108,7 +109,7 @@ def test_a_put_with_a_bound_of_its_own_waits_for_more_room() -> None:
         intake.put(9, block=False, most=8)
     waiting = [functools.partial(intake.put, 10 + number, most=8) for number in range(3)]
     with at_once(*waiting):
-        wait_until(lambda: len(intake._modest_gates) == 3)
+        wait_until(lambda: waiting_threads(intake) == 3)
         intake.put(8)  # the others wait for nothing
         got = [intake.get() for _ in range(9)]
         while len(got) < 12:
@@ -129,7 +130,7 @@ def test_an_empty_intake_wakes_all_waiting_puts() -> None:
     intake: Intake[int] = Intake(Bell(), 1)
     intake.put(0)
     with at_once(lambda: intake.put(1)):
-        wait_until(lambda: intake._gates)
+        wait_until(lambda: waiting_threads(intake))
         assert intake.queue.popleft() == 0  # whoever was called took its room and has gone
         with pytest.raises(queue.Empty):
             while True:

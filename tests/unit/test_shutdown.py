@@ -6,17 +6,17 @@ import contextlib
 import random
 import socket
 import threading
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.support import TIMEOUT, small_pair
-from ws_hub import Hub, HubConfig, ReconnectConfig
+from tests.harness import Peer, SteppedHub, batches_every, returns_per_second
+from tests.support import TIMEOUT
+from ws_hub import Hub, Message, ReconnectConfig
 from ws_hub.backoff import wait_asked
 from ws_hub.errors import ConnectionClosed
-from ws_hub.hub import shutdown
-from ws_hub.hub.items import Call
 from ws_hub.hub.shutdown import Departures
 from ws_hub.reconnect.retries import Retries
 
@@ -79,77 +79,62 @@ def test_fault_50_three_hundred_that_are_let_go_come_back_spread(timeout: float)
 # --- in a hub ------------------------------------------------------------------------------
 
 
-class Crowd:
-    """Clients of a hub on socket pairs."""
+@contextlib.contextmanager
+def crowd_of(hub: Hub, count: int) -> Iterator[list[Peer]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Peer(hub)) for _ in range(count)]
 
-    def __init__(self, hub: Hub, stack: contextlib.ExitStack, count: int) -> None:
-        self.far: list[socket.socket] = []
-        for _ in range(count):
-            near, far = stack.enter_context(small_pair())
-            hub.connect(near, greeting=b"101").start()
-            assert far.recv(3, socket.MSG_WAITALL) == b"101"
-            self.far.append(far)
 
-    def goodbyes(self) -> list[tuple[int, str]]:
-        """Read every Close frame to the end, and answer it."""
-        found = []
-        for far in self.far:
-            head = far.recv(2, socket.MSG_WAITALL)
-            assert head[0] == 0x88, head
-            payload = far.recv(head[1], socket.MSG_WAITALL)
-            found.append((int.from_bytes(payload[:2], "big"), payload[2:].decode()))
-            far.sendall(b"\x88\x82\0\0\0\0" + payload[:2])
-        return found
+def goodbyes(peers: list[Peer]) -> list[tuple[int, str]]:
+    """Read every connection to its end: the code and the reason of each."""
+    found = []
+    for peer in peers:
+        goodbye = peer.closed()
+        assert goodbye is not None
+        found.append(goodbye)
+    return found
 
 
 def test_all_are_closed_with_1012_and_a_word_of_their_own_and_nobody_comes_in() -> None:
-    with Hub() as hub, contextlib.ExitStack() as stack:
-        crowd = Crowd(hub, stack, 5)
-        assert not hub.draining
-        hub.drain(0)
-        assert hub.draining and hub.running
-        goodbyes = crowd.goodbyes()
-        assert [code for code, _ in goodbyes] == [1012] * 5
-        asked = [wait_asked(reason) for _, reason in goodbyes]
-        assert all(each is not None and 0 <= each <= 5.0 for each in asked)
-        assert len(set(asked)) > 1
-        near, late = stack.enter_context(small_pair())
-        hub.connect(near, greeting=b"101").start()
-        assert late.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 503"
+    with Hub() as hub:
+        with crowd_of(hub, 5) as crowd:
+            assert not hub.draining
+            hub.drain(0)
+            assert hub.draining and hub.running
+            heard = goodbyes(crowd)
+            assert [code for code, _ in heard] == [1012] * 5
+            asked = [wait_asked(reason) for _, reason in heard]
+            assert all(each is not None and 0 <= each <= 5.0 for each in asked)
+            assert len(set(asked)) > 1
+            with Peer(hub, admitted=False) as late:
+                assert late.sock.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 503"
         hub.stop()
         hub.start()
         assert not hub.draining
-        Crowd(hub, stack, 1)
+        with Peer(hub):
+            pass
 
 
 def test_the_spread_is_what_it_is_told_and_grows_with_the_crowd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shutdown, "_PER_SECOND", 0.05)
     monkeypatch.setattr("random.random", lambda: 0.5)  # type: ignore[attr-defined]
     for spread, half in ((8.0, 4.0), (None, 20.0)):
-        with Hub() as hub, contextlib.ExitStack() as stack:
-            crowd = Crowd(hub, stack, 2)
+        with Hub() as hub, returns_per_second(0.05), crowd_of(hub, 2) as crowd:
             hub.drain(0, spread=spread)
-            assert [wait_asked(reason) for _, reason in crowd.goodbyes()] == [half] * 2
+            assert [wait_asked(reason) for _, reason in goodbyes(crowd)] == [half] * 2
 
 
-def test_it_takes_its_time_for_batches_and_stop_cuts_it_short(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(shutdown, "_PACE", 600.0)
-    with Hub() as hub, contextlib.ExitStack() as stack:
-        crowd = Crowd(hub, stack, 2)
+def test_it_takes_its_time_for_batches_and_stop_cuts_it_short() -> None:
+    with Hub() as hub, batches_every(600.0), crowd_of(hub, 2) as crowd:
         slow = threading.Thread(target=hub.drain, args=(3600.0,))
         slow.start()
         try:
-            one = crowd.far.pop(0)
-            assert one.recv(4, socket.MSG_WAITALL)[2:] == (1012).to_bytes(2, "big")
-            one.close()
+            assert goodbyes([crowd.pop(0)])[0][0] == 1012
         finally:
             stopping = threading.Thread(target=hub.stop)
             stopping.start()
-            assert [code for code, _ in crowd.goodbyes()] == [1001]
+            assert [code for code, _ in goodbyes(crowd)] == [1001]
             stopping.join(TIMEOUT)
             slow.join(TIMEOUT)
         assert not slow.is_alive()
@@ -177,11 +162,8 @@ def test_a_negative_time_is_refused_and_nobody_is_let_go(times: dict[str, Any]) 
         assert not hub.draining
 
 
-def test_it_goes_on_when_the_queue_of_the_hub_stays_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = Hub(HubConfig(queue_size=1, close_timeout=0.05))
-    monkeypatch.setattr(hub, "_loop", lambda: None)  # a hub thread that takes nothing
-    hub.start()
-    hub._life.broadcasts.put(Call(lambda: None))
-    hub.drain(0)
-    assert hub.draining
-    hub._end(hub._life)
+def test_it_goes_on_when_the_queue_of_the_hub_stays_full() -> None:
+    with SteppedHub(queue_size=1, close_timeout=0.05) as hub:  # nobody takes anything
+        hub.broadcast(Message("x"))
+        hub.drain(0)
+        assert hub.draining

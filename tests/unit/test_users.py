@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
-from ws_hub.hub import users
+from tests.harness import weight
 from ws_hub.hub.users import Users
 
 NEVER = math.inf
@@ -14,6 +12,7 @@ NEVER = math.inf
 
 def test_a_user_has_all_their_connections_oldest_first() -> None:
     who: Users[str] = Users()
+    empty = weight(who)
     for client, user in (("a1", "ann"), ("b1", "bob"), ("a2", "ann")):
         who.enter(client, user, NEVER)
     assert who.of("ann") == ["a1", "a2"]
@@ -22,7 +21,8 @@ def test_a_user_has_all_their_connections_oldest_first() -> None:
     assert (who.of("ann"), who.of("bob"), who.of("eve")) == (["a2"], ["b1"], [])
     who.leave("a2")
     assert who.of("ann") == []
-    assert "ann" not in who._users  # a user who is gone costs nothing
+    who.leave("b1")
+    assert weight(who) == empty  # a user who is gone costs nothing
 
 
 def test_each_end_comes_once_and_nobody_is_looked_at_before() -> None:
@@ -66,16 +66,19 @@ def test_fault_55_who_is_revoked_while_on_the_way_in_has_no_time_left() -> None:
     assert who.revoke("ann") == ["early", "after"]
 
 
-def test_what_is_forgotten_of_revocations_counts_for_everybody_of_that_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(users, "_REMEMBERED", 2)
+def test_what_is_forgotten_of_revocations_counts_for_everybody_of_that_time() -> None:
     who: Users[str] = Users()
     mark = who.mark()
-    for user in ("ann", "bob", "cid"):
-        who.revoke(user)
-    assert len(who._revoked) == 2
-    who.enter("a", "ann", NEVER, mark)
+    for number in range(1024):
+        who.revoke(f"user {number}")
+    who.enter("c", "cid", NEVER, mark)
+    assert who.due(0.0)[0] == []  # 1024 are known by name
+    who.leave("c")
+    full = weight(who)
+    for number in range(100):
+        who.revoke(f"another {number}")
+    assert weight(who) == full  # what is forgotten costs nothing
+    who.enter("a", "user 0", NEVER, mark)
     who.enter("d", "dan", NEVER, mark)  # nobody can say any more: rather refused
     who.enter("e", "eve", NEVER, who.mark())
     assert who.due(0.0)[0] == ["a", "d"]

@@ -1,0 +1,755 @@
+"""The hub through its front door: a hub that a test turns, peers on socket pairs, interventions.
+
+The only module of tests that may know private names of ws_hub's objects. Three parts:
+
+- `SteppedHub` is a hub without a thread of its own. `turn` does one turn of the hub thread on
+  the calling thread, `settle` turns until nothing is left to do.
+- `Peer` is the far end of a client that has come in through `Hub.connect`, of a stepped hub or
+  of one that runs. It reads what arrives as parsed messages.
+- Interventions are functions that make the rare happen: the hub thread stands still, something
+  of the hub's own fails, no thread is to be had, something happens between two lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, Self
+
+import pytest
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Event, Pong, TextMessage
+
+from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair, wait_until
+from ws_hub import Client, Hub, HubConfig, threads
+from ws_hub.hub import hub as hub_module
+from ws_hub.hub import prefork, shutdown
+from ws_hub.hub.items import Call, Publications
+from ws_hub.hub.life import Life, State
+from ws_hub.protocol.publication import Publication
+from ws_hub.protocol.requests import Subscribe
+from ws_hub.reconnect.stream import Stream
+from ws_hub.reentrant import Event as ReentrantEvent
+from ws_hub.reentrant import Intake
+from ws_hub.server import server as server_module
+
+__all__ = [
+    "Clock",
+    "End",
+    "Gate",
+    "Peer",
+    "SteppedHub",
+    "at_new_life",
+    "batches_every",
+    "before_put",
+    "delivery_fails",
+    "descriptor_of",
+    "end_of",
+    "fork_in_gunicorns_master",
+    "full_queue",
+    "holding_locks",
+    "housekeeping_fails",
+    "is_inside_call",
+    "is_locked",
+    "is_pushing",
+    "later",
+    "leave_channels",
+    "listeners_hold",
+    "little_grace",
+    "map_is_changed",
+    "moved_clock",
+    "no_threads",
+    "nobody_warned_of_forks",
+    "parked",
+    "parked_in_last_steps",
+    "publish_as_it_is",
+    "queued",
+    "requests_fail",
+    "returns_per_second",
+    "seen_as_room",
+    "server_waits_for_room",
+    "settled_by",
+    "stop_accepting",
+    "subscribe_target",
+    "waiting_threads",
+    "weight",
+    "within_listen",
+]
+
+_GREETING = b"101"  # stands for the accepting answer of a handshake
+_LONG = 6 * TIMEOUT  # seconds of a wait that ends when the test does
+
+
+# --- a hub that a test turns ---------------------------------------------------------------
+
+
+class SteppedHub(Hub):
+    """A hub without a thread of its own: what the hub thread does is done by `turn`.
+
+    It begins its life when it is made. `stop`, or leaving its `with`, has the peers leave and
+    ends it, on the calling thread.
+
+    Args:
+        settings: those of `HubConfig`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(HubConfig(**settings))
+        self._peers: list[Peer] = []
+        self.start()
+
+    def start(self) -> Self:
+        """Begin a life, on no thread; no change when it has begun."""
+        self._begin()
+        return self
+
+    def turn(self, timeout: float = 0.0) -> None:
+        """Do one turn of the hub thread; where nothing is to be done, wait for that.
+
+        Fails when something is queued and the hub thread would not have been woken for it.
+        """
+        wait_until(lambda: self._is_idle() or not self._life.bell.empty(), what="a ring")
+        with self.on_hub_thread():
+            self._turn(timeout)
+
+    def settle(self) -> None:
+        """Turn until nothing is queued, and no replay can go on."""
+        self.turn()
+        while not self._is_idle() or self._life.replays.next_turn() < float("inf"):
+            self.turn(0.01)
+
+    def join(self, **options: Any) -> Peer:
+        """Return the peer of a new client that is registered."""
+        return Peer(self, **options)
+
+    @contextlib.contextmanager
+    def on_hub_thread(self) -> Iterator[None]:
+        """Have the calling thread count as the hub thread meanwhile."""
+        life, before = self._life, self._life.thread
+        life.thread = threading.current_thread()
+        try:
+            yield
+        finally:
+            life.thread = before
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Have the peers leave, and end the hub. Idempotent."""
+        for peer in self._peers:
+            peer.cut()
+        life = self._life
+        if life.state is not State.STOPPED:
+            life.state = State.CLOSING
+            self._loop(life)
+        for peer in self._peers:
+            peer.end()
+
+    def _is_idle(self) -> bool:
+        life = self._life
+        return life.registers.empty() and life.unregisters.empty() and life.broadcasts.empty()
+
+
+# --- the far end of a client ---------------------------------------------------------------
+
+
+class Peer:
+    """The far end of a client that has come in through `Hub.connect`, over a socket pair.
+
+    Its client has a reader thread, as every client has. `with Peer(hub) as peer:` has been
+    admitted; with `admitted=False` that is not waited for. Leaving the `with` cuts it.
+
+    Args:
+        hub: a stepped hub, which is turned until the client is in, or one that runs.
+        admitted: whether to wait until the client is registered.
+        buffer: bytes of the kernel's buffers.
+        options: further ones of `Hub.connect`.
+
+    Attributes:
+        client: the client, as callbacks get it.
+        sock: the socket of this end.
+        descriptor: that of the hub's end.
+    """
+
+    def __init__(
+        self, hub: Hub, *, admitted: bool = True, buffer: int = 1 << 16, **options: Any
+    ) -> None:
+        self._hub = hub
+        self._sockets = contextlib.ExitStack()
+        self._near, self.sock = self._sockets.enter_context(small_pair(buffer))
+        self.descriptor = self._near.fileno()
+        self._parser = Connection(ConnectionType.CLIENT)
+        self._messages: deque[Any] = deque()
+        self._pongs = 0
+        self._closing = False  # this end has sent its Close frame
+        self._close: tuple[int, str] | None = None  # the hub's
+        self._over = False
+        options = {"greeting": _GREETING, "remote_address": "test:1", **options}
+        self._connection = hub.connect(self._near, **options)
+        self.client: Client = self._connection
+        self._connection.start()
+        if isinstance(hub, SteppedHub):
+            hub._peers.append(self)
+        if admitted:
+            self._await_admission()
+
+    def _await_admission(self) -> None:
+        def admitted() -> bool:
+            if isinstance(self._hub, SteppedHub):
+                self._hub.turn(0.01)  # woken by the registration
+            return any(each is self.client for each in self._hub.all_clients())
+
+        wait_until(admitted, what="a registered client")
+        assert self.sock.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        if not isinstance(self._hub, SteppedHub):
+            self.end()
+
+    # --- sending -----------------------------------------------------------
+
+    def say(self, *texts: str | bytes, wait: bool = True, **fields: Any) -> None:
+        """Send messages, and wait until the client's reader thread has handled them.
+
+        They are text or binary as they are, or one JSON message of `fields`. What they have
+        queued for the hub thread is done in its next turn. `wait=False` for what the hub may
+        be long in handling.
+        """
+        for each in texts or (json.dumps(fields),):
+            data = each.encode() if isinstance(each, str) else each
+            self.sock.sendall(RawPeer.frame(TEXT if isinstance(each, str) else 2, data))
+        if wait:
+            self._pongs = 0
+            self.sock.sendall(RawPeer.frame(PING, b"handled?"))
+            self._read_until(lambda: bool(self._pongs) or self._over)
+
+    def close(self) -> None:
+        """Send a Close frame without a code."""
+        self._closing = True
+        self.sock.sendall(RawPeer.frame(CLOSE))
+
+    # --- reading -----------------------------------------------------------
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the messages that have arrived by now."""
+        self.sock.setblocking(False)
+        try:
+            while not self._over:
+                self._read()
+        except BlockingIOError:
+            pass
+        finally:
+            self.sock.settimeout(TIMEOUT)
+        found, self._messages = list(self._messages), deque()
+        return found
+
+    def message(self) -> dict[str, Any]:
+        """Wait for the next message and return it."""
+        self._read_until(lambda: bool(self._messages))
+        found: dict[str, Any] = self._messages.popleft()
+        return found
+
+    def rest(self) -> list[Any]:
+        """Read until the hub closes: the types of the messages, then the close code."""
+        closed = self.closed()
+        found = [each["type"] for each in self._messages]
+        self._messages.clear()
+        return found if closed is None else [*found, closed[0]]
+
+    def closed(self) -> tuple[int, str] | None:
+        """Read until the connection has ended, and answer the Close frame.
+
+        Returns code and reason of that, None when the connection ended without one.
+        """
+        self._read_until(lambda: self._over or self._close is not None)
+        if not self._over:
+            if not self._closing:
+                with contextlib.suppress(OSError):
+                    self.close()
+            self._read_until(lambda: self._over)
+        return self._close
+
+    def _read_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self.sock.recv(1 << 16)
+        except ConnectionResetError:  # it ended before all was read that this end has sent
+            data = b""
+        if not data:
+            self._over = True
+            return
+        self._parser.receive_data(data)
+        for event in self._parser.events():
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, TextMessage):
+            assert event.message_finished, "a message in pieces"
+            self._messages.append(json.loads(event.data))
+        elif isinstance(event, CloseConnection):
+            self._close = int(event.code), event.reason or ""
+        elif isinstance(event, Pong):
+            self._pongs += 1
+
+    # --- ending ------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Fill the kernel's buffers towards this end, with what is no message."""
+        fill(self._near)
+
+    def cut(self) -> None:
+        """End the connection from this side, without a closing handshake. Idempotent."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def leave(self) -> None:
+        """End the connection; returns when the hub is without its client."""
+
+        def gone() -> bool:
+            if isinstance(self._hub, SteppedHub):
+                self._hub.turn(0.01)
+            return all(each is not self.client for each in self._hub.all_clients())
+
+        self.cut()
+        wait_until(gone, what="a client less")
+
+    def ended(self, timeout: float = TIMEOUT) -> bool:
+        """Wait until the client's reader thread has ended; say whether it has."""
+        return self._connection.join(timeout)
+
+    def end(self) -> None:
+        """Wait until the client's reader thread has ended, and close the sockets."""
+        ended = self.ended()
+        self._sockets.close()
+        assert ended, "the reader thread of a peer has not ended"
+
+
+# --- time ----------------------------------------------------------------------------------
+
+
+class Clock:
+    """The monotonic clock of this process, which stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.now += seconds
+
+
+@contextlib.contextmanager
+def moved_clock() -> Iterator[Clock]:
+    """Have the monotonic clock of the process stand still, but for what the test moves it by."""
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: clock.now)
+        yield clock
+
+
+# --- the hub thread ------------------------------------------------------------------------
+
+
+def later(hub: Hub, call: Callable[[], object]) -> None:
+    """Have the hub thread call something in its next turn, however full its queue is."""
+    hub._life.broadcasts.force(Call(call))
+
+
+class Gate:
+    """Where a thread of the hub's stands still until the test lets it go on.
+
+    Leaving its `with` opens it.
+    """
+
+    def __init__(self) -> None:
+        self._arrived, self._opened = threading.Event(), threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open()
+
+    def await_arrival(self) -> None:
+        """Wait until the thread stands here."""
+        assert self._arrived.wait(TIMEOUT), "nobody has come to the gate"
+
+    def open(self) -> None:
+        """Let the thread go on. Idempotent."""
+        self._opened.set()
+
+    def pass_through(self) -> bool:
+        """Stand still until it is open: for the thread of the hub's."""
+        self._arrived.set()
+        return self._opened.wait(_LONG)
+
+
+@contextlib.contextmanager
+def parked(hub: Hub) -> Iterator[Gate]:
+    """Have the hub thread stand still in a turn meanwhile, or until the gate is opened."""
+    with Gate() as gate:
+        later(hub, gate.pass_through)
+        gate.await_arrival()
+        yield gate
+
+
+# --- the queue -----------------------------------------------------------------------------
+
+
+def queued(hub: Hub) -> list[Any]:
+    """Take what is published and not delivered; return the data of each message.
+
+    Fails when something is queued and the hub thread would not have been woken for it.
+    """
+    life, found = hub._life, []
+    while not life.broadcasts.empty():
+        assert not life.bell.empty(), "the hub thread was not woken"
+        item = life.broadcasts.get_nowait()
+        each: Sequence[Any] = item.each if isinstance(item, Publications) else (item,)
+        found += [json.loads(publication.text)["data"] for publication in each]
+    life.bell.wait(0)
+    return found
+
+
+@contextlib.contextmanager
+def full_queue(hub: Hub) -> Iterator[None]:
+    """Have another thread fill the queue meanwhile; what waits in it then is lost."""
+    broadcasts = hub._life.broadcasts
+    broadcasts.queue.extend([Call(int)] * broadcasts.maxsize)
+    yield
+    broadcasts.queue.clear()
+
+
+@contextlib.contextmanager
+def before_put(hub: Hub, act: Callable[[], object]) -> Iterator[None]:
+    """Act whenever something was accepted for the queue and is about to be put there."""
+    put = hub._life.broadcasts.put
+
+    def act_and_put(*args: Any, **settings: Any) -> None:
+        act()
+        put(*args, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub._life.broadcasts, "put", act_and_put)
+        yield
+
+
+def publish_as_it_is(hub: Hub, publication: Publication) -> None:
+    """Queue a publication that none of the checks of `Hub` has seen."""
+    hub._enqueue(publication)
+
+
+def waiting_threads(of: Hub | ReentrantEvent | Intake[Any]) -> int:
+    """Return how many threads wait for an event, or for room in a queue (of a hub: its own)."""
+    if isinstance(of, Hub):
+        of = of._life.broadcasts
+    modest = of._modest_gates if isinstance(of, Intake) else []
+    return len(of._gates) + len(modest)
+
+
+# --- start and stop ------------------------------------------------------------------------
+
+
+def stop_accepting(hub: Hub) -> None:
+    """Bring a hub to the moment of its end from which on nothing is published any more."""
+    hub._life.state = State.CLOSING
+
+
+class End:
+    """The end of a hub's present life.
+
+    Args:
+        hub: the hub.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._life: Life = hub._life
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether everything of that life has ended."""
+        return self._life.finished.is_set()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for it."""
+        return waiting_threads(self._life.finished)
+
+    def come_late(self) -> None:
+        """Run what the threads of that life would run that come to it after its end."""
+        self._hub._loop(self._life)
+        self._hub._wind_down(self._life)
+
+
+def end_of(hub: Hub) -> End:
+    """Return the end of a hub's present life."""
+    return End(hub)
+
+
+@contextlib.contextmanager
+def at_new_life(hub: Hub, act: Callable[[], object]) -> Iterator[None]:
+    """Act whenever `start` has seen that it may, and is about to make a new life."""
+    renew = hub._new_life
+
+    def act_and_renew() -> Life:
+        act()
+        return renew()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "_new_life", act_and_renew)
+        yield
+
+
+def is_locked(hub: Hub) -> bool:
+    """Say whether another thread than the calling one holds the hub's own lock."""
+    if not hub._lock.acquire(blocking=False):
+        return True
+    hub._lock.release()
+    return False
+
+
+@contextlib.contextmanager
+def parked_in_last_steps(hub: Hub) -> Iterator[Gate]:
+    """Have a stop stand still in its last steps meanwhile, when it comes there."""
+    gate = Gate()
+    with pytest.MonkeyPatch.context() as patch, gate:
+        patch.setattr(hub._life.poller, "join", lambda timeout: gate.pass_through())
+        yield gate
+
+
+@contextlib.contextmanager
+def within_listen(hub: Hub, act: Callable[[], object], *, before: bool) -> Iterator[None]:
+    """Act within `Hub.listen`, before or after the listener may subscribe."""
+    channels = hub._life.channels
+    enter = channels.enter
+
+    def act_and_enter(listener: Any) -> None:
+        if before:
+            act()
+        enter(listener)
+        if not before:
+            act()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channels, "enter", act_and_enter)
+        yield
+
+
+@contextlib.contextmanager
+def little_grace() -> Iterator[None]:
+    """Have the end of a hub wait hardly longer than its close timeout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutdown, "GRACE", 0.02)
+        yield
+
+
+@contextlib.contextmanager
+def batches_every(seconds: float) -> Iterator[None]:
+    """Have `drain` rest so long between two batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutdown, "_PACE", seconds)
+        yield
+
+
+@contextlib.contextmanager
+def returns_per_second(clients: float) -> Iterator[None]:
+    """Have `drain` spread the returns so that so many clients come back in a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutdown, "_PER_SECOND", clients)
+        yield
+
+
+def fork_in_gunicorns_master() -> None:
+    """Do what follows a fork in the parent, as if gunicorn's master had forked a worker."""
+    eval("forked()", {"__name__": "gunicorn.arbiter", "forked": prefork._forked})
+
+
+@contextlib.contextmanager
+def nobody_warned_of_forks() -> Iterator[None]:
+    """Have this process count as one that was not warned of hubs in a master yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefork, "_warned", False)
+        yield
+
+
+# --- what fails ----------------------------------------------------------------------------
+
+
+def _fail(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("made to fail by a test")
+
+
+@contextlib.contextmanager
+def delivery_fails(hub: Hub) -> Iterator[None]:
+    """Have the delivery of publications fail, by an error of the hub's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub._life.dispatcher, "dispatch", _fail)
+        yield
+
+
+@contextlib.contextmanager
+def requests_fail(hub: Hub) -> Iterator[None]:
+    """Have the handling of clients' messages fail, by an error of the hub's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub._requests, "receive", _fail)
+        yield
+
+
+@contextlib.contextmanager
+def housekeeping_fails(hub: Hub) -> Iterator[None]:
+    """Have everything fail that the hub thread does when it is due: pings, ends, old history."""
+    life = hub._life
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (life.history, "expire"),
+            (life.registry, "beat"),
+            (life.clients, "expire"),
+        ):
+            patch.setattr(owner, name, _fail)
+        yield
+
+
+@contextlib.contextmanager
+def no_threads(*names: str) -> Iterator[None]:
+    """Have no thread start whose name begins with one of these."""
+    start = threads.start
+
+    def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
+        if name.startswith(names):
+            raise RuntimeError("can't start new thread")
+        return start(name, target, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "start", start_or_refuse)
+        yield
+
+
+# --- clients and channels ------------------------------------------------------------------
+
+
+def leave_channels(hub: Hub, client: Client) -> None:
+    """Take a client out of all channels, as its end does while its reader still reads."""
+    hub._life.channels.leave(client)
+
+
+def subscribe_target(hub: Hub, target: Any, channel: str) -> None:
+    """Have an object of the test's own be delivered to, as a client is."""
+    hub._life.channels.enter(target)
+    hub._subscribe(target, Subscribe(channel))
+
+
+@contextlib.contextmanager
+def seen_as_room(hub: Hub) -> Iterator[None]:
+    """Have admission see room for everybody, as it does for those who come at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub._life.clients, "has_room", lambda network, user: True)
+        yield
+
+
+@contextlib.contextmanager
+def listeners_hold(messages: int) -> Iterator[None]:
+    """Have a listener keep so many messages that wait for its function."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_module, "_LISTENER_MESSAGES", messages)
+        yield
+
+
+@contextlib.contextmanager
+def server_waits_for_room(seconds: float) -> Iterator[None]:
+    """Have a server of ours that is full let a connection wait so long before it says so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_module, "_QUEUE", seconds)
+        yield
+
+
+@contextlib.contextmanager
+def settled_by(client: Client, wait: Callable[[float], bool]) -> Iterator[None]:
+    """Have `wait(timeout)` stand for the wait of a client's reader for the hub thread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client.settled, "wait", wait)
+        yield
+
+
+@contextlib.contextmanager
+def map_is_changed(hub: Hub) -> Iterator[None]:
+    """Have the calling thread be in the middle of a change of the subscriptions."""
+    with hub._life.channels._lock:
+        yield
+
+
+@contextlib.contextmanager
+def holding_locks(hub: Hub, client: Client) -> Iterator[None]:
+    """Have the calling thread hold every lock of a hub and one of its clients."""
+    life = hub._life
+    with contextlib.ExitStack() as stack:
+        for lock in (
+            hub._lock,
+            life.channels._lock,
+            life.registry._lock,
+            life.counters._lock,
+            life.clients.users._lock,
+            client.direct.lock,
+        ):
+            stack.enter_context(lock)
+        yield
+
+
+def is_inside_call(client: Client) -> bool:
+    """Say whether the calling thread is inside a call for this client, which holds its lock."""
+    return client.direct.lock.locked()
+
+
+def is_pushing(stream: Stream) -> bool:
+    """Say whether a thread is in the middle of a push of a stream."""
+    return stream._pushing.locked()
+
+
+# --- what is kept --------------------------------------------------------------------------
+
+
+def weight(thing: object, *, without: object = None) -> int:
+    """Return how many objects a thing keeps, and how many places in containers; no code.
+
+    For what must cost nothing any more: it weighs then as much as before. What is reached
+    through `without` is not counted, nor are numbers.
+    """
+    found, waiting = {id(without)}, [thing]
+    total = 0
+    while waiting:
+        each = waiting.pop()
+        if id(each) in found or isinstance(each, _WEIGHTLESS):
+            continue
+        found.add(id(each))
+        total += 1 + (len(each) if isinstance(each, (dict, list, set, deque)) else 0)
+        waiting += gc.get_referents(each)
+    return total
+
+
+_WEIGHTLESS = (int, float, type, ModuleType, FunctionType, BuiltinFunctionType)
+
+
+def descriptor_of(sock: socket.socket) -> int:
+    """Return the descriptor that this process has of the far end of a connection."""
+    wanted = sock.getsockname()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # it is closed by now, or connected with nothing
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as other:
+                    if other.getpeername() == wanted:
+                        return number
+    raise AssertionError(f"nothing here is connected with {wanted}")
