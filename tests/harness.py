@@ -26,11 +26,12 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Self
 
 import pytest
-from wsproto.connection import Connection, ConnectionType
+from wsproto import connection as wsproto
 from wsproto.events import CloseConnection, Event, Pong, TextMessage
 
 from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair, wait_until
 from ws_hub import Client, Hub, HubConfig, threads
+from ws_hub.connection.connection import Connection
 from ws_hub.hub import hub as hub_module
 from ws_hub.hub import prefork, shutdown
 from ws_hub.hub.items import Call, Publications
@@ -39,7 +40,7 @@ from ws_hub.protocol.publication import Publication
 from ws_hub.protocol.requests import Subscribe
 from ws_hub.reconnect.stream import Stream
 from ws_hub.reentrant import Event as ReentrantEvent
-from ws_hub.reentrant import Intake
+from ws_hub.reentrant import ReentrantQueue
 from ws_hub.server import server as server_module
 
 __all__ = [
@@ -117,7 +118,7 @@ class SteppedHub(Hub):
 
         Fails when something is queued and the hub thread would not have been woken for it.
         """
-        wait_until(lambda: self._is_idle() or not self._life.bell.empty(), what="a ring")
+        wait_until(lambda: self._is_idle() or not self._life.wakeup.empty(), what="a ring")
         with self.on_hub_thread():
             self._turn(timeout)
 
@@ -173,7 +174,6 @@ class Peer:
         options: further ones of `Hub.connect`.
 
     Attributes:
-        client: the client, as callbacks get it.
         sock: the socket of this end.
         descriptor: that of the hub's end.
     """
@@ -185,15 +185,15 @@ class Peer:
         self._sockets = contextlib.ExitStack()
         self._near, self.sock = self._sockets.enter_context(small_pair(buffer))
         self.descriptor = self._near.fileno()
-        self._parser = Connection(ConnectionType.CLIENT)
+        self._parser = wsproto.Connection(wsproto.ConnectionType.CLIENT)
         self._messages: deque[Any] = deque()
         self._pongs = 0
         self._closing = False  # this end has sent its Close frame
         self._close: tuple[int, str] | None = None  # the hub's
         self._over = False
         options = {"greeting": _GREETING, "remote_address": "test:1", **options}
+        self._client: Client | None = None
         self._connection = hub.connect(self._near, **options)
-        self.client: Client = self._connection
         self._connection.start()
         if isinstance(hub, SteppedHub):
             hub._peers.append(self)
@@ -204,9 +204,10 @@ class Peer:
         def admitted() -> bool:
             if isinstance(self._hub, SteppedHub):
                 self._hub.turn(0.01)  # woken by the registration
-            return any(each is self.client for each in self._hub.all_clients())
+            return any(each.id == self._connection.id for each in self._hub.all_clients())
 
         wait_until(admitted, what="a registered client")
+        assert self.client.id == self._connection.id
         assert self.sock.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING
 
     def __enter__(self) -> Self:
@@ -216,6 +217,13 @@ class Peer:
         self.cut()
         if not isinstance(self._hub, SteppedHub):
             self.end()
+
+    @property
+    def client(self) -> Client:
+        """The client, as callbacks get it; kept from here on."""
+        if self._client is None:
+            self._client = wait_until(lambda: self._connection.client, what="a client")
+        return self._client
 
     # --- sending -----------------------------------------------------------
 
@@ -322,7 +330,7 @@ class Peer:
         def gone() -> bool:
             if isinstance(self._hub, SteppedHub):
                 self._hub.turn(0.01)
-            return all(each is not self.client for each in self._hub.all_clients())
+            return all(each.id != self._connection.id for each in self._hub.all_clients())
 
         self.cut()
         wait_until(gone, what="a client less")
@@ -417,11 +425,11 @@ def queued(hub: Hub) -> list[Any]:
     """
     life, found = hub._life, []
     while not life.broadcasts.empty():
-        assert not life.bell.empty(), "the hub thread was not woken"
+        assert not life.wakeup.empty(), "the hub thread was not woken"
         item = life.broadcasts.get_nowait()
         each: Sequence[Any] = item.each if isinstance(item, Publications) else (item,)
         found += [json.loads(publication.text)["data"] for publication in each]
-    life.bell.wait(0)
+    life.wakeup.wait(0)
     return found
 
 
@@ -453,11 +461,11 @@ def publish_as_it_is(hub: Hub, publication: Publication) -> None:
     hub._enqueue(publication)
 
 
-def waiting_threads(of: Hub | ReentrantEvent | Intake[Any]) -> int:
+def waiting_threads(of: Hub | ReentrantEvent | ReentrantQueue[Any]) -> int:
     """Return how many threads wait for an event, or for room in a queue (of a hub: its own)."""
     if isinstance(of, Hub):
         of = of._life.broadcasts
-    modest = of._modest_gates if isinstance(of, Intake) else []
+    modest = of._modest_gates if isinstance(of, ReentrantQueue) else []
     return len(of._gates) + len(modest)
 
 
@@ -606,7 +614,7 @@ def delivery_fails(hub: Hub) -> Iterator[None]:
 def requests_fail(hub: Hub) -> Iterator[None]:
     """Have the handling of clients' messages fail, by an error of the hub's own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub._requests, "receive", _fail)
+        patch.setattr(hub._life.requests, "_carry_out", _fail)
         yield
 
 
@@ -678,10 +686,10 @@ def server_waits_for_room(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def settled_by(client: Client, wait: Callable[[float], bool]) -> Iterator[None]:
-    """Have `wait(timeout)` stand for the wait of a client's reader for the hub thread."""
+def settled_by(connection: Connection, wait: Callable[[float], bool]) -> Iterator[None]:
+    """Have `wait(timeout)` stand for the wait of a connection's reader for the hub thread."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client.settled, "wait", wait)
+        patch.setattr(connection.membership.settled, "wait", wait)
         yield
 
 
@@ -703,7 +711,7 @@ def holding_locks(hub: Hub, client: Client) -> Iterator[None]:
             life.registry._lock,
             life.counters._lock,
             life.clients.users._lock,
-            client.direct.lock,
+            client._link.direct.lock,
         ):
             stack.enter_context(lock)
         yield
@@ -711,7 +719,7 @@ def holding_locks(hub: Hub, client: Client) -> Iterator[None]:
 
 def is_inside_call(client: Client) -> bool:
     """Say whether the calling thread is inside a call for this client, which holds its lock."""
-    return client.direct.lock.locked()
+    return client._link.direct.lock.locked()
 
 
 def is_pushing(stream: Stream) -> bool:

@@ -66,7 +66,7 @@ from ws_hub import (
     serve,
 )
 from ws_hub.hub import exits
-from ws_hub.hub.subscriptions import Channels
+from ws_hub.hub.subscriptions import ChannelMap
 from ws_hub.process.writers import log_handler, writer
 from ws_hub.protocol.message import decode, encode
 from ws_hub.protocol.publication import Publication, publish
@@ -301,12 +301,12 @@ def test_fault_63_a_subscription_that_is_interrupted_leaves_a_map_that_holds() -
     number, over = 0, False
     while not over:
         told: list[str] = []
-        channels: Channels[str] = Channels(told.append, told.append)
+        channels: ChannelMap[str] = ChannelMap(told.append, told.append)
         channels.enter("one")
         channels.enter("two")
         try:
             # As from a signal handler: only where a call has just returned, or an allocation is.
-            with _cut_after_call(number, Channels):
+            with _cut_after_call(number, ChannelMap):
                 channels.add("one", "a", 10)
                 channels.remove("one", "a")
                 over = True

@@ -32,11 +32,11 @@ from tests.support import (
 )
 from ws_hub import APIKeyAuth, ChannelRule, HubConfig, Message
 from ws_hub.access.capacity import Capacity
-from ws_hub.access.quotas import Budget
+from ws_hub.access.quotas import Quotas
 from ws_hub.connection import receiver
 from ws_hub.connection.receiver import End, receive
 from ws_hub.connection.transport import Binary, Transport
-from ws_hub.hub.subscriptions import Channels
+from ws_hub.hub.subscriptions import ChannelMap
 from ws_hub.hub.users import Users
 
 KEYS = {"k-ann": "ann", "k-bob": "bob"}
@@ -225,7 +225,7 @@ class Talk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
         self.now = 100.0
         self.config = HubConfig(close_timeout=0.1, **settings)
-        self._account = Budget(self.config).enter("", self.now)
+        self._account = Quotas(self.config).enter("", self.now)
         self.counted: list[str] = []
         self.got: list[str | bytes] = []
         self.rests: list[float] = []
@@ -424,7 +424,7 @@ def test_fault_08_so_many_may_wait_and_hold_a_thread() -> None:
     with live(**settings) as hub, hub.peer() as first:
         assert answer(hub) == (503, "1")
         assert answer(hub, *BOB)[0] == 101  # who says it at once does not wait
-        assert (hub.hub.stats().crowded_lobby, hub.hub.stats().refused) == (1, 0)
+        assert (hub.hub.stats().crowded_pending, hub.hub.stats().refused) == (1, 0)
         first.send_json({"type": "auth", "data": "k-ann", "id": 1})
         assert first.recv_json()["type"] == "ack"
         assert answer(hub)[0] == 101
@@ -469,7 +469,7 @@ def test_fault_19_all_clients_together_have_so_many_subscriptions() -> None:
 
 def test_fault_19_44_a_hundred_thousand_come_and_go_and_nothing_is_left() -> None:
     """Of what the maps hold, without the sockets: those have a test of their own."""
-    channels: Channels[int] = Channels()
+    channels: ChannelMap[int] = ChannelMap()
     users: Users[int] = Users()
     places: Capacity[int] = Capacity(10)
 

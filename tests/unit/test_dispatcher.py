@@ -16,7 +16,7 @@ from ws_hub.hub.dispatcher import Activation, Dispatcher
 from ws_hub.hub.history import History
 from ws_hub.hub.replay import Replays
 from ws_hub.hub.stats import Counters
-from ws_hub.hub.subscriptions import Channels, Subscription
+from ws_hub.hub.subscriptions import ChannelMap, Subscription
 from ws_hub.protocol.compression import Inflation
 from ws_hub.protocol.message import Message, encode
 from ws_hub.protocol.publication import Batch, Publication, publish
@@ -68,7 +68,7 @@ class Box:
     def charge_bytes(self, count: int) -> float:
         return 0.0
 
-    def skip(self, messages: int) -> None:
+    def count_skipped(self, messages: int) -> None:
         self.dropped += messages
 
     def fileno(self) -> int:
@@ -89,7 +89,7 @@ class Stage:
     """A dispatcher, its channels, and who was evicted."""
 
     def __init__(self, compression: bool = False) -> None:
-        self.channels: Channels[Any] = Channels()
+        self.channels: ChannelMap[Any] = ChannelMap()
         self.counters = Counters()
         self.evicted: list[Any] = []
         self.everybody: list[Box] = []

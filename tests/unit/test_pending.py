@@ -51,7 +51,7 @@ def test_who_is_known_begins_and_waits_no_more() -> None:
     made.hear(guest, ANN)
     assert (guest.user_id, guest.verify, guest.notes) == ("ann", None, ["begin"])
     assert guest.mark == 7  # of now, not of the handshake
-    assert not made.everybody
+    assert not made.connections
 
 
 def test_an_introduction_with_an_id_is_answered_before_the_beginning() -> None:

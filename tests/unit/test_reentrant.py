@@ -12,7 +12,7 @@ import pytest
 from tests.harness import waiting_threads
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, wait_until
-from ws_hub.reentrant import Bell, Event, Intake, Lock, nested
+from ws_hub.reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 
 
 def test_a_lock_is_entered_again_by_its_thread_and_by_no_other() -> None:
@@ -53,22 +53,22 @@ def test_a_timed_out_waiter_does_not_disturb_the_others() -> None:
 
 
 def test_several_rings_end_one_wait() -> None:
-    bell = Bell()
+    wakeup = Wakeup()
     for _ in range(3):
-        bell.ring()
-        bell.put(None)
-    bell.wait(TIMEOUT)
-    assert bell.empty()
-    bell.wait(0)
+        wakeup.signal()
+        wakeup.put(None)
+    wakeup.wait(TIMEOUT)
+    assert wakeup.empty()
+    wakeup.wait(0)
 
 
 def test_an_intake_is_a_queue_in_order_and_within_bounds() -> None:
-    bell = Bell()
-    intake: Intake[int] = Intake(bell, 2)
+    wakeup = Wakeup()
+    intake: ReentrantQueue[int] = ReentrantQueue(wakeup, 2)
     assert isinstance(intake, queue.Queue)
     assert intake.empty() and not intake.full()
     intake.put(1)
-    assert not bell.empty()
+    assert not wakeup.empty()
     intake.put_nowait(2)
     assert intake.full() and intake.qsize() == 2
     for timeout in (0, 0.001):
@@ -82,14 +82,14 @@ def test_an_intake_is_a_queue_in_order_and_within_bounds() -> None:
 
 
 def test_an_intake_without_a_bound_takes_everything() -> None:
-    intake: Intake[int] = Intake(Bell())
+    intake: ReentrantQueue[int] = ReentrantQueue(Wakeup())
     for number in range(10_000):
         intake.put(number)
     assert intake.qsize() == 10_000 and not intake.full()
 
 
 def test_waiting_puts_get_room_in_turn() -> None:
-    intake: Intake[int] = Intake(Bell(), 1)
+    intake: ReentrantQueue[int] = ReentrantQueue(Wakeup(), 1)
     intake.put(0)
     with at_once(*[lambda n=n: intake.put(n) for n in range(1, 5)]):
         wait_until(lambda: waiting_threads(intake) == 4)
@@ -98,8 +98,8 @@ def test_waiting_puts_get_room_in_turn() -> None:
 
 
 def test_a_put_with_a_bound_of_its_own_waits_for_more_room() -> None:
-    bell = Bell()
-    intake: Intake[int] = Intake(bell, 128)
+    wakeup = Wakeup()
+    intake: ReentrantQueue[int] = ReentrantQueue(wakeup, 128)
     for number in range(8):
         intake.put_nowait(number) if number % 2 else intake.put(number, most=8)
     for timeout in (0, 0.001):
@@ -115,19 +115,19 @@ def test_a_put_with_a_bound_of_its_own_waits_for_more_room() -> None:
         while len(got) < 12:
             with contextlib.suppress(queue.Empty):
                 got.append(intake.get())
-            bell.wait(0.01)
+            wakeup.wait(0.01)
     assert got[:9] == [*range(9)] and sorted(got[9:]) == [10, 11, 12]
 
 
 def test_a_put_into_an_unbounded_intake_does_not_wait() -> None:
-    intake: Intake[int] = Intake(Bell())
+    intake: ReentrantQueue[int] = ReentrantQueue(Wakeup())
     for number in range(1000):
         intake.put(number, block=False, most=8)
     assert intake.qsize() == 1000
 
 
 def test_an_empty_intake_wakes_all_waiting_puts() -> None:
-    intake: Intake[int] = Intake(Bell(), 1)
+    intake: ReentrantQueue[int] = ReentrantQueue(Wakeup(), 1)
     intake.put(0)
     with at_once(lambda: intake.put(1)):
         wait_until(lambda: waiting_threads(intake))
@@ -138,18 +138,18 @@ def test_an_empty_intake_wakes_all_waiting_puts() -> None:
     assert intake.qsize() <= 1
 
 
-def test_an_interruption_after_the_append_has_rung_the_bell(
+def test_an_interruption_after_the_append_has_rung_the_wakeup(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Cut(Bell):
+    class Cut(Wakeup):
         def empty(self) -> bool:
             raise KeyboardInterrupt
 
-    bell = Cut()
-    intake: Intake[int] = Intake(bell)
+    wakeup = Cut()
+    intake: ReentrantQueue[int] = ReentrantQueue(wakeup)
     with pytest.raises(KeyboardInterrupt):
         intake.put(1)
-    assert intake.qsize() == 1 and bell.qsize() == 1
+    assert intake.qsize() == 1 and wakeup.qsize() == 1
 
 
 def test_a_call_from_outside_is_not_nested() -> None:
@@ -178,8 +178,8 @@ def test_a_call_during_thread_start_is_nested() -> None:
     assert thread.within
 
 
-def sized(maxsize: int) -> Intake[bytes]:
-    return Intake(Bell(), maxsize, lambda item: 1 + len(item))
+def sized(maxsize: int) -> ReentrantQueue[bytes]:
+    return ReentrantQueue(Wakeup(), maxsize, lambda item: 1 + len(item))
 
 
 def test_fault_126_large_items_fill_an_intake() -> None:
@@ -199,7 +199,7 @@ def test_fault_126_large_items_fill_an_intake() -> None:
 
 
 def test_an_intake_without_sizes_counts_items() -> None:
-    items: Intake[bytes] = Intake(Bell(), 2)
+    items: ReentrantQueue[bytes] = ReentrantQueue(Wakeup(), 2)
     items.put_nowait(b"x" * 100)
     items.put_nowait(b"")
     assert items.full() and items.qsize() == 2

@@ -205,8 +205,8 @@ def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]
 def test_who_walks_over_everybody_is_not_disturbed_by_a_change(now: list[float]) -> None:
     made, one, two = registry(), Someone(1), Someone(2)
     enter(made, one)
-    before = made.everybody
-    assert made.everybody is before
+    before = made.snapshot
+    assert made.snapshot is before
     enter(made, two)
     made.remove(one)  # type: ignore[arg-type]
-    assert (list(before), list(made.everybody)) == ([one], [two])
+    assert (list(before), list(made.snapshot)) == ([one], [two])
