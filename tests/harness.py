@@ -30,7 +30,7 @@ from wsproto import connection as wsproto
 from wsproto.events import CloseConnection, Event, Pong, TextMessage
 
 from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair, wait_until
-from ws_hub import Client, Hub, HubConfig, threads
+from ws_hub import Client, Hub, HubConfig, reentrant, threads
 from ws_hub.connection.connection import Connection
 from ws_hub.hub import hub as hub_module
 from ws_hub.hub import prefork, shutdown
@@ -52,6 +52,7 @@ __all__ = [
     "at_new_life",
     "batches_every",
     "before_put",
+    "callers",
     "delivery_fails",
     "descriptor_of",
     "end_of",
@@ -725,6 +726,11 @@ def is_inside_call(client: Client) -> bool:
 def is_pushing(stream: Stream) -> bool:
     """Say whether a thread is in the middle of a push of a stream."""
     return stream._pushing.locked()
+
+
+def callers() -> frozenset[str]:
+    """Return the names of the modules that call users' functions, which may wait."""
+    return reentrant._CALLERS
 
 
 # --- what is kept --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ws_hub import reentrant
+from tests.harness import callers
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ws_hub"
@@ -428,7 +428,7 @@ def test_methods_are_grouped_by_the_thread_that_runs_them() -> None:
 
 def test_the_modules_from_which_users_functions_are_called_are_there() -> None:
     """`reentrant` knows them by name: a module that has moved would wait for nothing."""
-    assert {f"ws_hub.{name}" for name in modules()} >= reentrant._CALLERS
+    assert {f"ws_hub.{name}" for name in modules()} >= callers()
 
 
 MAKES_THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Process"}
@@ -488,3 +488,119 @@ def _sleeps() -> Iterator[str]:
             )
             if called or imported:
                 yield f"{at(path, getattr(node, 'lineno', 1))}: a test that sleeps"
+
+
+# Knows the private names of ws_hub's objects, so that no other module of tests has to.
+HARNESS = "harness.py"
+# Modules of tests that use private names of others still. The list only gets shorter: one that
+# uses none any more must be taken off it.
+NOT_YET = {
+    "conformance/suite.py",
+    "faults/test_faults_budget.py",
+    "faults/test_faults_client.py",
+    "faults/test_faults_programs.py",
+    "faults/test_faults_progress.py",
+    "faults/test_faults_replay.py",
+    "fuzz/targets.py",
+    "fuzz/test_targets.py",
+    "integration/test_attach.py",
+    "integration/test_delivery.py",
+    "integration/test_gunicorn.py",
+    "integration/test_hardening.py",
+    "integration/test_process_hub.py",
+    "integration/test_reconnect_hub.py",
+    "test_bench.py",
+    "test_bench_attack.py",
+    "test_soak.py",
+    "unit/test_adoption.py",
+    "unit/test_cli.py",
+    "unit/test_client.py",
+    "unit/test_fast_send.py",
+    "unit/test_history.py",
+    "unit/test_poller.py",
+    "unit/test_process.py",
+    "unit/test_progress.py",
+    "unit/test_quotas.py",
+    "unit/test_reconnect_inbox.py",
+    "unit/test_reconnect_stream.py",
+    "unit/test_reconnect_subscriptions.py",
+    "unit/test_registry.py",
+    "unit/test_sender.py",
+    "unit/test_threads.py",
+    "unit/test_transport.py",
+    "unit/test_writing.py",
+}
+
+
+def test_tests_use_no_private_name_of_others() -> None:
+    """A test that does fails when code moves between modules, although nothing is wrong."""
+    fail_on(_private_names())
+
+
+def _private_names() -> Iterator[str]:
+    for path in sorted(TESTS.rglob("*.py")):
+        name = path.relative_to(TESTS).as_posix()
+        if name == HARNESS:
+            continue
+        found = list(_private_names_in(path))
+        if name not in NOT_YET:
+            yield from found
+        elif not found:
+            yield f"{at(path, 1)}: uses no private name any more: take it off NOT_YET"
+
+
+def _private_names_in(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {"self", "cls", *_foreign_modules(tree)}
+    defined = _defined_names(tree)
+    for node in ast.walk(tree):
+        used: list[str] = []
+        if isinstance(node, ast.Attribute) and not _is_of(node.value, own):
+            used = [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            used = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and _last_name(node.func) in ("setattr", "delattr"):
+            used = [_text_of(each) for each in node.args[:2] if not _is_of(node.args[0], own)]
+        for name in used:
+            if _is_private(name.rpartition(".")[2]) and name not in defined:
+                yield f"{at(path, node.lineno)}: {name} is private to what it belongs to"
+
+
+def _is_of(owner: ast.expr, names: set[str]) -> bool:
+    return isinstance(owner, ast.Name) and owner.id in names
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _text_of(node: ast.expr) -> str:
+    """The text of a literal, or what an f-string begins with."""
+    if isinstance(node, ast.JoinedStr):
+        return _text_of(node.values[0]) if node.values else ""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _foreign_modules(tree: ast.Module) -> set[str]:
+    """Names of modules that are neither ours nor tests: `os._exit` is theirs to rename."""
+    return {
+        alias.asname or alias.name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.partition(".")[0] not in ("ws_hub", "tests", "bench")
+    }
+
+
+def _defined_names(tree: ast.Module) -> set[str]:
+    """Names of functions, classes and variables of a module, and of what it sets on `self`."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (*Function, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if _is_of(node.value, {"self", "cls"}):
+                found.add(node.attr)
+    return found

@@ -499,6 +499,54 @@ def test_a_sleep_in_a_test_is_caught(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         test_layout.test_no_test_sleeps()
 
 
+PRYING = """
+import os
+from ws_hub.hub import hub as module
+from ws_hub.hub.hub import _Inside
+class Own:
+    def __init__(self):
+        self._mine = 1
+def test_a(monkeypatch, hub):
+    own = Own()
+    assert own._mine and own.__dict__ and os._exit
+    hub._life.state
+    hub.client._near = 1
+    monkeypatch.setattr(module, "_TURN_ITEMS", 1)
+    monkeypatch.setattr("ws_hub.hub.users._REMEMBERED", 1)
+    monkeypatch.setattr(os, "_exit", print)
+    monkeypatch.setattr(hub, f"_{own}", 1)
+    monkeypatch.setattr(hub, "public", 1)
+    setattr(hub, "_lock", None)
+"""
+
+
+def test_a_private_name_in_a_test_is_caught(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("test_a.py", "test_not_yet.py", "harness.py"):
+        (tmp_path / name).write_text(PRYING)
+    (tmp_path / "test_converted.py").write_text("x = 1\n")
+    monkeypatch.setattr(test_layout, "TESTS", tmp_path)
+    monkeypatch.setattr(test_layout, "ROOT", tmp_path)
+    monkeypatch.setattr(test_layout, "NOT_YET", {"test_not_yet.py", "test_converted.py"})
+
+    with pytest.raises(pytest.fail.Exception) as caught:
+        test_layout.test_tests_use_no_private_name_of_others()
+    head, *found = str(caught.value).splitlines()
+    assert head == "8 violation(s):"
+    lines = [each.partition(":")[2].partition(" is private")[0] for each in found]
+    assert sorted(lines[:7]) == [
+        "11: _life",
+        "12: _near",
+        "13: _TURN_ITEMS",
+        "14: ws_hub.hub.users._REMEMBERED",
+        "16: _",
+        "18: _lock",
+        "4: _Inside",
+    ]
+    assert found[7] == "test_converted.py:1: uses no private name any more: take it off NOT_YET"
+
+
 def test_every_layout_rule_is_among_those_proven() -> None:
     rules = {name for name in vars(test_layout) if name.startswith("test_")}
 
@@ -506,6 +554,7 @@ def test_every_layout_rule_is_among_those_proven() -> None:
         "test_few_modules_are_at_the_top",
         "test_no_class_is_cut_into_a_chain_of_bases",
         "test_no_test_sleeps",
+        "test_tests_use_no_private_name_of_others",
         "test_the_modules_from_which_users_functions_are_called_are_there",
     }
     assert rules == {*CAUGHT, *of_the_tree}
