@@ -32,7 +32,7 @@ __all__ = ["ATTACKS", "Attack", "Plan", "main", "markdown", "measure", "report",
 SCHEMA = 1
 _RATIO = 2.0  # that others' p50 may have to the control's
 _P99 = 100.0  # ms
-_BEGIN, _FINISH = "<!-- attacks: made by bench.attack -->\n", "<!-- end of attacks -->\n"
+BEGIN, FINISH = "<!-- attacks: made by bench.attack -->\n", "<!-- end of attacks -->\n"
 
 Figures = dict[str, float]
 
@@ -306,7 +306,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the attacks; 1 when one did not come to a figure, whatever the figures are."""
-    options = _parse(argv)
+    options = parse(argv)
     if options.list:
         for attack in ATTACKS:
             print(f"{attack.name:20} {attack.counts}")
@@ -316,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = None
     else:
         found = _run(options)
-        path = _path(options, found["when"][:10])
+        path = place(options, found["when"][:10])
     print(table(found))
     print("\nIn brackets: the same while the same attackers send as much to a sink.\n")
     for name, counts in {row["point"]["sweep"]: row["counts"] for row in found["rows"]}.items():
@@ -327,14 +327,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = f"; written to {os.path.relpath(path)}" if path else ""
     print(f"\n{found['seconds']:.0f} s{where}")
     if options.docs:
-        replace(PAGE, _BEGIN, _FINISH, markdown(found))
+        replace(PAGE, BEGIN, FINISH, markdown(found))
     medians = (row["results"][0]["median"] for row in found["rows"])
     return 1 if None in medians else 0
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Run what was asked for; return everything that was found."""
-    plan = _plan(options)
+    plan = planned(options)
     before, began = facts(), time.monotonic()
     rows: list[tuple[Attack, int, list[Result]]] = []
     for each in ATTACKS:
@@ -355,14 +355,15 @@ def _one(attack: Attack, attackers: int, plan: Plan) -> list[Result]:
         return [result_of(name, "ws_hub", "ms", (), note=str(failure))]
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def planned(options: argparse.Namespace) -> Plan:
+    """Return how much was asked for."""
     seconds = options.seconds or (1.5 if options.quick else Plan.seconds)
     pairs = options.pairs or (1 if options.quick else Plan.pairs)
     attackers = tuple(options.attackers) if options.attackers else None
     return Plan(pairs=pairs, seconds=seconds, attackers=attackers, seed=options.seed)
 
 
-def _path(options: argparse.Namespace, date: str) -> Path | None:
+def place(options: argparse.Namespace, date: str) -> Path | None:
     """Return where to write: a whole run has a place among the results."""
     if options.json:
         return Path(options.json)
@@ -371,7 +372,8 @@ def _path(options: argparse.Namespace, date: str) -> Path | None:
     return RESULTS / f"attack-{date}.json"
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.attack",
         description="Measure what others of a hub notice of attackers, beside a control.",

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from .control import Answer, asked, obey
 from .wire import masked, upgrade
 
-__all__ = ["KEPT", "KINDS", "MADE_UP", "Attacker", "Kind", "address"]
+__all__ = ["KEPT", "KINDS", "MADE_UP", "Attacker", "Kind", "address", "compressed", "nested"]
 
 KEPT = "process:log"  # a channel with 4 MiB of history
 MADE_UP = "chat:"  # the prefix of channels to which clients may publish
@@ -68,7 +68,7 @@ def _always(data: bytes) -> Say:
     return lambda chance: data
 
 
-def _nested() -> bytes:
+def nested() -> bytes:
     """Return a message as long as may be, of arrays in arrays as deep as may be."""
     one = "[" * _DEEPEST + "]" * _DEEPEST
     empty = '{"type":"ping","data":[]}'
@@ -76,7 +76,7 @@ def _nested() -> bytes:
     return empty.replace("[]", f"[{','.join([one] * many)}]").encode()
 
 
-def _compressed(payload: bytes) -> bytes:
+def compressed(payload: bytes) -> bytes:
     """Return a compressed message in a frame of its own."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     packed = packer.compress(payload) + packer.flush(zlib.Z_SYNC_FLUSH)
@@ -116,8 +116,8 @@ KINDS = {
     "published-history": Kind(say=_publications),
     "json-pings": Kind(say=_always(_PINGS)),
     "ws-pings": Kind(say=_always((b"\x89\xfd\x00\x00\x00\x00" + b"x" * 125) * 300)),
-    "nested": Kind(say=_always(masked(_nested()))),
-    "compressed": Kind(say=_always(_compressed(_nested())), offer=True),
+    "nested": Kind(say=_always(masked(nested()))),
+    "compressed": Kind(say=_always(compressed(nested())), offer=True),
     "reconnects": Kind(say=_always(_PINGS), lasts=20, breath=0.01),  # 10,000 messages
     "subscribe-churn": Kind(say=_churn),
     "slow-readers": Kind(reads=0),

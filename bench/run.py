@@ -29,19 +29,22 @@ from .servers import CONTENDERS
 __all__ = ["main", "report"]
 
 SCHEMA = 1
-_QUICK = Plan(repeats=2, work=0.2)
+QUICK = Plan(repeats=2, work=0.2)
 _NAMED = 3  # servers of which the progress says how long they took
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 when ws_hub did not come to a figure in some row."""
-    options = _parse(argv)
+def main(argv: Sequence[str] | None = None, *, quick: Plan = QUICK) -> int:
+    """Run the benchmark; 1 when ws_hub did not come to a figure in some row.
+
+    `quick` is the plan of `--quick`.
+    """
+    options = parse(argv)
     if options.list:
         for name, row in _groups(ROWS).items():
             print(f"{name:24} {row.unit:12} {row.counts}{' (--full)' if row.full else ''}")
         return 0
-    rows = _chosen(options)
-    plan = _QUICK if options.quick else Plan(repeats=options.repeats)
+    rows = chosen(options)
+    plan = quick if options.quick else Plan(repeats=options.repeats)
     before, began = facts(), time.monotonic()
 
     def progress(row: str, seconds: Mapping[str, float] | None) -> None:
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print()
     for name, row in _groups(rows).items():
         print(f"{name}: {row.counts}")
-    path = _path(options, found["when"][:10])
+    path = place(options, found["when"][:10])
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -112,7 +115,7 @@ def _groups(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def _path(options: argparse.Namespace, date: str) -> Path | None:
+def place(options: argparse.Namespace, date: str) -> Path | None:
     """Return where to write: the rows of a whole run have a place among the results."""
     if options.json:
         return Path(options.json)
@@ -121,7 +124,7 @@ def _path(options: argparse.Namespace, date: str) -> Path | None:
     return RESULTS / f"{date}{'-full' if options.full else ''}.json"
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure ws_hub beside its peers; print a table, write JSON.",
@@ -149,7 +152,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _chosen(options: argparse.Namespace) -> list[Row]:
+def chosen(options: argparse.Namespace) -> list[Row]:
     if options.rows:
         return [row for row in ROWS if row.group in options.rows]
     return [row for row in ROWS if options.full or not row.full]

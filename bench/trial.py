@@ -58,11 +58,20 @@ class Trial:
         clients: how many honest clients the hub has.
         seconds: that are measured in each run.
         seed: of what the attackers make up; each run takes the next.
+        ceiling: bytes by which the hub may grow before the attack is called off.
     """
 
     def __init__(
-        self, assault: Assault, attackers: int, *, clients: int, seconds: float, seed: int
+        self,
+        assault: Assault,
+        attackers: int,
+        *,
+        clients: int,
+        seconds: float,
+        seed: int,
+        ceiling: float = _CEILING,
     ) -> None:
+        self._ceiling = ceiling
         self._assault = assault
         self._clients = clients
         self._seconds = seconds
@@ -157,7 +166,7 @@ class Trial:
         self, hub: Process, users: Process, seconds: float
     ) -> tuple[dict[str, float], bool]:
         """Return what the users see for so long, and whether the hub grew too much."""
-        ceiling = hub.usage().rss_bytes + _CEILING
+        ceiling = hub.usage().rss_bytes + self._ceiling
         users.tell("watch", seconds=seconds)
         hub.tell("probe", seconds=seconds, every=_EVERY, storm=self._assault.storm)
         stopped = False

@@ -146,7 +146,7 @@ class Visitors:
     def __init__(self) -> None:
         self._port, self._path = 0, ""
         self._poll = select.epoll()
-        self._residents: dict[int, Peer] = {}
+        self.residents: dict[int, Peer] = {}
         # guards: _faults, _counts. Taken by every thread of this process.
         self._lock = threading.Lock()
         self._faults: list[str] = []
@@ -168,7 +168,7 @@ class Visitors:
             for channel in (PACE, *filter(None, TARGETS), program):
                 peer.request("subscribe", channel)
             peer.sock.setblocking(False)
-            self._residents[peer.sock.fileno()] = peer
+            self.residents[peer.sock.fileno()] = peer
             self._poll.register(peer.sock, select.EPOLLIN)
         self._residing = threading.Thread(target=self._reside, name="residents", daemon=True)
         self._residing.start()
@@ -197,7 +197,7 @@ class Visitors:
 
     def usage(self) -> Answer:
         """Return what has been counted, and what went wrong."""
-        staying = list(self._residents.values())  # copied: one that fails is taken out
+        staying = list(self.residents.values())  # copied: one that fails is taken out
         with self._lock:
             return {
                 **self._counts,
@@ -209,9 +209,9 @@ class Visitors:
     def catch_up(self, *, said: dict[str, int], timeout: float) -> None:
         """Wait until every resident has each stream to its end; a fault when one has not."""
         deadline = time.monotonic() + timeout
-        for fd, peer in list(self._residents.items()):
+        for fd, peer in list(self.residents.items()):
             for stream, count in said.items():
-                while (found := peer.ledger.count(stream)) < count and fd in self._residents:
+                while (found := peer.ledger.count(stream)) < count and fd in self.residents:
                     if time.monotonic() > deadline:
                         self._fault(f"a resident has {found} of {count} messages of {stream!r}")
                         return
@@ -221,7 +221,7 @@ class Visitors:
         """Close the connections of all residents."""
         self._leaving.set()
         self._residing.join(_PATIENCE)
-        for peer in self._residents.values():
+        for peer in self.residents.values():
             peer.sock.close()
 
     # --- who stays -------------------------------------------------------------------------
@@ -231,14 +231,14 @@ class Visitors:
         paused: Peer | None = None
         turn = 0
         changes = time.monotonic()
-        while self._residents and not self._leaving.is_set():
+        while self.residents and not self._leaving.is_set():
             for fd, _ in self._poll.poll(_PAUSE):
-                self._read(fd, self._residents[fd])
+                self._read(fd, self.residents[fd])
             if time.monotonic() >= changes:
-                if paused is not None and paused.sock.fileno() in self._residents:
+                if paused is not None and paused.sock.fileno() in self.residents:
                     self._poll.register(paused.sock, select.EPOLLIN)
                 turn += 1
-                staying = list(self._residents.values())
+                staying = list(self.residents.values())
                 paused = staying[turn % len(staying)] if staying else None
                 if paused is not None:
                     self._poll.unregister(paused.sock)
@@ -252,7 +252,7 @@ class Visitors:
         except (OSError, Spoiled) as error:
             self._fault(f"resident: {type(error).__name__}: {error}")
             self._poll.unregister(fd)
-            del self._residents[fd]
+            del self.residents[fd]
             peer.sock.close()
 
     # --- who comes and goes ----------------------------------------------------------------

@@ -431,7 +431,7 @@ def test_plain_requests_are_timed_beside_clients_that_are_read(gunicorn: Stage) 
 def test_a_plain_request_that_is_not_answered_ends_the_row_with_the_sockets_it_took(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plain, "_NO_ANSWER", 0.2)
+    monkeypatch.setattr(plain, "NO_ANSWER", 0.2)
     if not installed("flask-sock, gunicorn"):
         pytest.skip("flask-sock is not installed")
     row = next(row for row in ROWS if row.name == "plain-2000")
@@ -441,12 +441,9 @@ def test_a_plain_request_that_is_not_answered_ends_the_row_with_the_sockets_it_t
     assert found.note == "with 4 sockets connected a plain request got no answer for 0.2 s"
 
 
-def test_a_crowd_that_does_not_go_is_said_to_have_stayed(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(crowd, "_LEAVING", 0.0)
+def test_a_crowd_that_does_not_go_is_said_to_have_stayed(stage: Stage) -> None:
     before = dataclasses.replace(stage.server.usage(), threads=1)
-    left, note = crowd._leave(stage, before)
+    left, note = crowd.leave(stage, before, within=0.0)
     assert note == "0 s after all had left at once, not all was gone"
     assert left["threads left"] > 0 and "all gone s" not in left
 
@@ -541,11 +538,10 @@ def test_the_table_has_a_line_a_result_and_names_each_row_once() -> None:
 
 
 def test_the_command_prints_the_table_and_writes_the_json(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "_QUICK", TINY)
     path = tmp_path / "new" / "found.json"
-    assert run.main(["--quick", "--rows", "encode", "--json", str(path)]) == 0
+    assert run.main(["--quick", "--rows", "encode", "--json", str(path)], quick=TINY) == 0
     assert "encode" in capsys.readouterr().out
     found = json.loads(path.read_text(encoding="utf-8"))
     check_schema(found)
@@ -563,17 +559,17 @@ def test_only_a_whole_run_has_a_place_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "RESULTS", tmp_path)
-    paths = [run._path(run._parse(asked), "2030-01-31") for asked in ([], ["--full"])]
+    paths = [run.place(run.parse(asked), "2030-01-31") for asked in ([], ["--full"])]
     assert paths == [tmp_path / "2030-01-31.json", tmp_path / "2030-01-31-full.json"]
     for asked in (["--quick"], ["--rows", "encode"], ["--full", "--quick"]):
-        assert run._path(run._parse(asked), "2030-01-31") is None
-    assert run._path(run._parse(["--quick", "--json", "a"]), "2030-01-31") == Path("a")
+        assert run.place(run.parse(asked), "2030-01-31") is None
+    assert run.place(run.parse(["--quick", "--json", "a"]), "2030-01-31") == Path("a")
 
 
 def test_a_sweep_is_asked_for_by_its_own_name_as_a_whole(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    chosen = run._chosen(run._parse(["--rows", "subscribers", "encode"]))
+    chosen = run.chosen(run.parse(["--rows", "subscribers", "encode"]))
     assert chosen == [row for row in ROWS if row.group in ("subscribers", "encode")]
     assert len(chosen) > 5
     with pytest.raises(SystemExit):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import attack, attackers, document, machine, trial
+from bench import attack, attackers, document, machine
 from bench.attack import ATTACKS, Attack, Plan
 from bench.attackers import KINDS, address
 from bench.control import Answer
@@ -140,8 +139,8 @@ def test_every_attacker_has_an_address_of_its_own() -> None:
 
 
 def test_messages_of_attacks_are_no_longer_than_a_hub_takes() -> None:
-    assert 64_000 < len(attackers._nested()) <= 64 * 1024
-    packed = attackers._compressed(attackers._nested())
+    assert 64_000 < len(attackers.nested()) <= 64 * 1024
+    packed = attackers.compressed(attackers.nested())
     assert len(packed) < 400 and packed[0] == 0xC1
 
 
@@ -153,11 +152,11 @@ TINY = Plan(pairs=1, seconds=0.3, clients=2, attackers=(1,))
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_command_measures_pairs_and_writes_what_it_prints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(attack, "_plan", lambda options: dataclasses.replace(TINY, pairs=2))
+    little = ["--pairs", "2", "--seconds", "0.3", "--attackers", "1"]
     path = tmp_path / "new" / "found.json"
-    assert attack.main(["--rows", "json-pings", "--json", str(path)]) == 0
+    assert attack.main(["--rows", "json-pings", *little, "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "json-pings" in printed and "goal" in printed
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -177,11 +176,8 @@ def test_the_command_measures_pairs_and_writes_what_it_prints(
     assert hub["ratios"]["control"] == pytest.approx(hub["median"] / control["median"])
 
 
-def test_an_attack_by_which_a_hub_grows_too_much_is_called_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(trial, "_CEILING", -1e12)
-    pair = Trial(Assault("json-pings"), 1, clients=1, seconds=0.3, seed=1)
+def test_an_attack_by_which_a_hub_grows_too_much_is_called_off() -> None:
+    pair = Trial(Assault("json-pings"), 1, clients=1, seconds=0.3, seed=1, ceiling=-1e12)
     try:
         found = pair.run(sink=False)
     finally:
@@ -270,17 +266,17 @@ def test_the_table_has_a_line_an_attack_with_the_control_in_brackets() -> None:
 
 def test_only_a_whole_run_has_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attack, "RESULTS", Path("results"))
-    assert attack._path(attack._parse([]), "2030-01-31") == Path("results/attack-2030-01-31.json")
+    assert attack.place(attack.parse([]), "2030-01-31") == Path("results/attack-2030-01-31.json")
     for asked in (["--quick"], ["--rows", "nested"], ["--attackers", "1"]):
-        assert attack._path(attack._parse(asked), "2030-01-31") is None
-    assert attack._path(attack._parse(["--quick", "--json", "a"]), "2030-01-31") == Path("a")
+        assert attack.place(attack.parse(asked), "2030-01-31") is None
+    assert attack.place(attack.parse(["--quick", "--json", "a"]), "2030-01-31") == Path("a")
 
 
 def test_a_quick_run_is_one_short_pair_and_options_say_otherwise() -> None:
-    quick = attack._plan(attack._parse(["--quick"]))
+    quick = attack.planned(attack.parse(["--quick"]))
     assert (quick.pairs, quick.attackers) == (1, None) and quick.seconds < Plan().seconds
     asked = ["--pairs", "7", "--seconds", "2", "--attackers", "3", "4", "--seed", "5"]
-    assert attack._plan(attack._parse(asked)) == Plan(7, 2.0, Plan().clients, (3, 4), 5)
+    assert attack.planned(attack.parse(asked)) == Plan(7, 2.0, Plan().clients, (3, 4), 5)
 
 
 def test_attacks_are_listed_and_an_unknown_one_is_refused(
@@ -318,5 +314,5 @@ def test_committed_results_of_attacks_have_the_schema() -> None:
 def test_the_page_of_the_project_has_a_place_for_attacks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(document.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    document.replace(page, attack._BEGIN, attack._FINISH, "a table\n")
+    document.replace(page, attack.BEGIN, attack.FINISH, "a table\n")
     assert "a table\n<!-- end of attacks -->" in page.read_text(encoding="utf-8")

@@ -221,7 +221,7 @@ def test_a_resident_that_has_not_all_at_the_end_is_a_fault() -> None:
     ledger = Ledger(whole=True)
     ledger.feed(event("a", 0))
     all_of_it = visitors.Visitors()
-    all_of_it._residents[0] = types.SimpleNamespace(ledger=ledger)  # type: ignore[assignment]
+    all_of_it.residents[0] = types.SimpleNamespace(ledger=ledger)  # type: ignore[assignment]
     all_of_it.catch_up(said={"a": 1}, timeout=0)
     assert all_of_it.usage()["faults"] == []
     all_of_it.catch_up(said={"a": 2}, timeout=0)

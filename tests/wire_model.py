@@ -44,7 +44,7 @@ class ModelHub:
         self.cut: int | None = None  # so many messages of the next replay find room
         self._keep = keep
         self._replays_live = replays_live
-        self._go = go
+        self.go = go
         self._logs: dict[str, _Log] = {}
         self._live: dict[str, bool] = {}
         self._published = 0
@@ -74,7 +74,7 @@ class ModelHub:
         while len(log.kept) > self._keep:
             del log.kept[next(iter(log.kept))]
         if self._live.get(channel):
-            if lagging and not self._go:
+            if lagging and not self.go:
                 self._live[channel] = False
                 self._say({"type": "lagged", "channel": channel, "seq": before})
             else:
@@ -109,19 +109,19 @@ class ModelHub:
         request = self.inbound.popleft()
         kind, channel, id = request["type"], request.get("channel", ""), request.get("id")
         if kind == "ping":
-            self._say({"type": "pong"} if self._go or id is None else {"type": "pong", "id": id})
+            self._say({"type": "pong"} if self.go or id is None else {"type": "pong", "id": id})
         elif kind == "unsubscribe":
             self._live.pop(channel, None)
-            if id is not None and not self._go:
+            if id is not None and not self.go:
                 self._say({"type": "ack", "id": id, "data": {"channel": channel}})
-        elif kind == "subscribe" and self.busy and not self._go:
+        elif kind == "subscribe" and self.busy and not self.go:
             self.busy = False
             self._say({"type": "error", "id": id, "channel": channel, "code": "internal"})
         elif kind == "subscribe":
             replayed = self._subscribe(request, channel)
             cut, self.cut = self.cut, None
             self._live[channel] = True
-            if self._go:
+            if self.go:
                 return
             for seq in replayed[:cut]:
                 self._say(self._message(channel, seq, self._log(channel).kept[seq]))
@@ -144,7 +144,7 @@ class ModelHub:
         elif since or epoch:
             recovered = not kept or since >= kept[0] - 1
             kept = [seq for seq in kept if seq > since]
-        if "id" in request and not self._go:
+        if "id" in request and not self.go:
             data = {"channel": channel, "epoch": f"e{log.epoch}", "seq": log.seq}
             data |= {"recovered": recovered, "replayed": len(kept)}
             self._say({"type": "ack", "id": request["id"], "data": data})
@@ -152,7 +152,7 @@ class ModelHub:
 
     def _message(self, channel: str, seq: int, number: int) -> Json:
         message: Json = {"type": "event", "channel": channel, "data": number}
-        return message if self._go else message | {"seq": seq}
+        return message if self.go else message | {"seq": seq}
 
     def _say(self, message: Json) -> None:
         self.outbound.append(message)
@@ -311,7 +311,7 @@ class Trial:
         self._connect()
         self._settle()
         for channel, subscription in self._subscribed.items():
-            if subscription.position == {"since": 0} and not self.hub._go:
+            if subscription.position == {"since": 0} and not self.hub.go:
                 missing = set(self.hub.kept(channel)) - set(subscription.got)
                 assert len(missing) <= subscription.lost, f"never came: {channel} {missing}"
         # No message had room for once, and none is lost any more.

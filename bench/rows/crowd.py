@@ -50,7 +50,7 @@ def _crowd(stage: Stage, plan: Plan) -> Sample:
     later = stage.server.usage()
     bursts = [whole(stage.burst(timeout=30.0)).seconds for _ in range(_BROADCASTS)]
     idle = (later.cpu_seconds - full.cpu_seconds) / (later.now - full.now)
-    end, note = _leave(stage, before)
+    end, note = leave(stage, before)
     return Sample(
         (full.rss_bytes - before.rss_bytes) / count / 1000,
         {
@@ -65,12 +65,15 @@ def _crowd(stage: Stage, plan: Plan) -> Sample:
     )
 
 
-def _leave(stage: Stage, before: Usage) -> tuple[dict[str, float], str]:
-    """Close all connections at once; return when all was gone, or else what is left over."""
+def leave(stage: Stage, before: Usage, *, within: float = _LEAVING) -> tuple[dict[str, float], str]:
+    """Close all connections at once; return when all was gone, or else what is left over.
+
+    The end of the whole crowd may take `within` seconds.
+    """
     stage.load.ask("disconnect")
     began = time.monotonic()
     while _is_more(after := stage.server.usage(), before):
-        if after.now > began + _LEAVING:
+        if after.now > began + within:
             break
         time.sleep(0.05)
     left = {
@@ -79,7 +82,7 @@ def _leave(stage: Stage, before: Usage) -> tuple[dict[str, float], str]:
         "MB left": (after.rss_bytes - before.rss_bytes) / 1e6,
     }
     if _is_more(after, before):
-        return left, f"{_LEAVING:g} s after all had left at once, not all was gone"
+        return left, f"{within:g} s after all had left at once, not all was gone"
     stage.connected = 0
     stage.await_clients(0)
     return {"all gone s": after.now - began, **left}, ""

@@ -17,11 +17,11 @@ __all__ = ["ROWS"]
 _SOCKETS = 2000
 _SECONDS = 1.0  # of requests, in each sample
 _EVERY = 0.1  # seconds between two broadcasts
-_NO_ANSWER = 5.0  # seconds without an answer to a plain request: there will be none
+NO_ANSWER = 5.0  # seconds without an answer to a plain request: there will be none
 
 
 def _alone(stage: Stage, plan: Plan) -> Sample:
-    found = stage.request(_SECONDS * plan.work, timeout=_NO_ANSWER)["ns"]
+    found = stage.request(_SECONDS * plan.work, timeout=NO_ANSWER)["ns"]
     p50, p99 = statistics.median(found), percentile(found, 0.99)
     return Sample(p99 / 1e6, {"p50": p50 / 1e6, "requests/s": len(found) / sum(found) * 1e9})
 
@@ -45,11 +45,11 @@ def _seat(stage: Stage, count: int) -> None:
     while stage.connected < count:
         stage.connect(min(max(stage.connected, 1), count - stage.connected))
         try:
-            stage.request(0, timeout=_NO_ANSWER)
+            stage.request(0, timeout=NO_ANSWER)
         except ProcessFailed:
             raise Incomplete(
                 f"with {stage.connected} sockets connected a plain request got no answer "
-                f"for {_NO_ANSWER:g} s"
+                f"for {NO_ANSWER:g} s"
             ) from None
 
 

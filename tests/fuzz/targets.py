@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from tests.support import TIMEOUT, RawPeer
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.connection.transport import (
     Binary,
@@ -43,14 +44,14 @@ ENDS = (Closed, Broken)
 
 
 @functools.cache
-def _pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> tuple[socket.socket, socket.socket]:
     """A socket that nothing comes in on: what a transport reads is handed to it."""
     return socket.socketpair()
 
 
 def _events(pieces: list[bytes], compression: bool) -> list[Event]:
     transport = Transport(
-        _pair()[0], max_message_size=LIMIT, max_fragments=FRAGMENTS, compression=compression
+        pair()[0], max_message_size=LIMIT, max_fragments=FRAGMENTS, compression=compression
     )
     found: list[Event] = []
     for piece in pieces:
@@ -142,39 +143,45 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 class _Session:
-    """A hub with one client, whose messages are handled on the calling thread."""
+    """A hub with one client, which says what it is told to and waits until that is handled."""
 
     def __init__(self) -> None:
         config = HubConfig(
             rules=[ChannelRule(pattern="open*", publish=True, history_messages=10)],
             on_message=lambda client, message: message.data,
             max_subscriptions=20,
+            max_message_rate=None,
+            max_processing_rate=None,
         )
         self.hub = Hub(config).start()
         near, self.far = socket.socketpair()
         self.client = self.hub.connect(near, greeting=b"101")
         self.client.start()
         assert self.far.recv(3, socket.MSG_WAITALL) == b"101"  # both of its threads are there
-        self.far.setblocking(False)
+        self.far.settimeout(TIMEOUT)
+        self.peer = RawPeer.on(self.far)
+        self.said = 0
 
     def say(self, text: str) -> None:
-        self.hub._inside.received(self.client, text)
-        with contextlib.suppress(BlockingIOError):
-            while self.far.recv(1 << 16):
-                pass
+        self.said += 1
+        mark = f"said {self.said}"
+        self.peer.send_text(text)
+        self.peer.send_json({"type": "ping", "id": mark})
+        while self.peer.recv_json().get("id") != mark:
+            pass
         assert self.hub.running
         assert len(self.client.subscriptions()) <= 20
 
 
 @functools.cache
-def _session() -> _Session:
+def the_session() -> _Session:
     return _Session()
 
 
 def session(data: bytes) -> None:
     """Texts from a peer, each in a line, carried out by a hub."""
     for text in data.decode("utf-8", "replace").split("\n"):
-        _session().say(text)
+        the_session().say(text)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -189,14 +196,14 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 # --- where to begin ------------------------------------------------------------------------
 
 
-def _frame(first: int, payload: bytes) -> bytes:
+def frame_of(first: int, payload: bytes) -> bytes:
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else bytes([0xFE]) + size.to_bytes(2, "big")
     return bytes([first]) + length + b"\0\0\0\0" + payload
 
 
-def _deflated(data: bytes, first: int = 0xC1) -> bytes:
-    return _frame(first, deflate.finish(deflate.begin(data)))
+def deflated_of(data: bytes, first: int = 0xC1) -> bytes:
+    return frame_of(first, deflate.finish(deflate.begin(data)))
 
 
 def _texts() -> Iterator[str]:
@@ -215,23 +222,23 @@ SEEDS: dict[str, list[bytes]] = {
     "message": [text.encode() for text in _texts()],
     "session": ["\n".join(_texts()).encode(), *(text.encode() for text in _texts())],
     "frames": [
-        b"\x05" + _frame(0x81, b'{"type":"ping"}') + _frame(0x89, b"x") + _frame(0x8A, b""),
-        b"\x08" + _frame(0x01, b"\xc3") + _frame(0x89, b"between") + _frame(0x80, b"\xa4"),
-        b"\x02" + _frame(0x82, b"x" * LIMIT) + _frame(0x81, b"x" * (LIMIT + 1)),
-        b"\x00" + _frame(0x01, b"") + _frame(0x00, b"") * FRAGMENTS,
-        b"\x03" + _frame(0x88, b"\x03\xe8bye") + b"after",
-        b"\x09" + _frame(0x81, b"\xed\xa0\x80"),
+        b"\x05" + frame_of(0x81, b'{"type":"ping"}') + frame_of(0x89, b"x") + frame_of(0x8A, b""),
+        b"\x08" + frame_of(0x01, b"\xc3") + frame_of(0x89, b"between") + frame_of(0x80, b"\xa4"),
+        b"\x02" + frame_of(0x82, b"x" * LIMIT) + frame_of(0x81, b"x" * (LIMIT + 1)),
+        b"\x00" + frame_of(0x01, b"") + frame_of(0x00, b"") * FRAGMENTS,
+        b"\x03" + frame_of(0x88, b"\x03\xe8bye") + b"after",
+        b"\x09" + frame_of(0x81, b"\xed\xa0\x80"),
         b"\x01" + b"\x81\xff" + b"\x7f" * 8 + b"\0\0\0\0x",
-        b"\x04" + _frame(0xC1, b"rsv") + b"\x81\x01x",
+        b"\x04" + frame_of(0xC1, b"rsv") + b"\x81\x01x",
     ],
     "packed": [
-        b"\x04" + _deflated(b'{"type":"ping"}') + _deflated(b"\0" * LIMIT, 0xC2),
-        b"\x05" + _deflated(b"x" * (LIMIT + 1)) + _frame(0x81, b"plain"),
-        b"\x09" + _deflated(b"one ", 0x41) + _frame(0x89, b"between") + _frame(0x80, b""),
-        b"\x06" + _frame(0x41, b"\xf2\x48\xcd") + _frame(0x80, b"\xc9\xc9\x07\x00"),
-        b"\x02" + _frame(0xC1, b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00") + _frame(0xC9, b""),
-        b"\x03" + _frame(0xC1, b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00"),
-        b"\x07" + _frame(0xC2, b"\0\0\0\xff\xff" * 30),
+        b"\x04" + deflated_of(b'{"type":"ping"}') + deflated_of(b"\0" * LIMIT, 0xC2),
+        b"\x05" + deflated_of(b"x" * (LIMIT + 1)) + frame_of(0x81, b"plain"),
+        b"\x09" + deflated_of(b"one ", 0x41) + frame_of(0x89, b"between") + frame_of(0x80, b""),
+        b"\x06" + frame_of(0x41, b"\xf2\x48\xcd") + frame_of(0x80, b"\xc9\xc9\x07\x00"),
+        b"\x02" + frame_of(0xC1, b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00") + frame_of(0xC9, b""),
+        b"\x03" + frame_of(0xC1, b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00"),
+        b"\x07" + frame_of(0xC2, b"\0\0\0\xff\xff" * 30),
     ],
     "extensions": [
         b'permessage-deflate; client_max_window_bits="15"; server_max_window_bits=8, x',

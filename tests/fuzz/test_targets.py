@@ -16,14 +16,14 @@ from tests.fuzz.targets import FOUND, SEEDS, TARGETS
 @pytest.fixture(scope="module", autouse=True)
 def nothing_stays() -> Iterator[None]:
     """Have what the targets keep between their inputs made before the first, and closed."""
-    session, pair = targets._session(), targets._pair()
+    session, pair = targets.the_session(), targets.pair()
     yield
     session.far.close()
     session.hub.stop()
     for sock in pair:
         sock.close()
-    targets._session.cache_clear()
-    targets._pair.cache_clear()
+    targets.the_session.cache_clear()
+    targets.pair.cache_clear()
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -33,7 +33,7 @@ def test_the_seeds_are_taken(name: str) -> None:
 
 
 FRAME = st.builds(
-    lambda first, payload: targets._frame(first, payload),
+    lambda first, payload: targets.frame_of(first, payload),
     st.integers(0, 255),
     st.binary(max_size=targets.LIMIT + 2),
 )
@@ -49,7 +49,7 @@ def test_any_frames_are_the_same_events_however_they_are_cut(cut: int, pieces: l
 
 
 PACKED = st.builds(
-    lambda first, payload: targets._deflated(payload, first),
+    lambda first, payload: targets.deflated_of(payload, first),
     st.sampled_from([0xC1, 0xC2, 0x41, 0x42, 0xC0, 0xC9, 0x80]),
     st.binary(max_size=targets.LIMIT + 2),
 )

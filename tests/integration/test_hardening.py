@@ -467,7 +467,7 @@ def test_connect_is_first_disconnect_last_each_once_with_code_and_reason() -> No
     notes = Notes()
 
     def on_message(client: Client, message: Message) -> None:
-        notes._note("message", client.id, message.data)
+        notes.note("message", client.id, message.data)
 
     with live(
         on_connect=notes.on_connect, on_disconnect=notes.on_disconnect, on_message=on_message

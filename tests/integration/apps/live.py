@@ -55,12 +55,12 @@ class Notes:
         self.seen: list[tuple[Any, ...]] = []
 
     def on_connect(self, client: Client) -> None:
-        self._note("connect", client.id)
+        self.note("connect", client.id)
 
     def on_disconnect(self, client: Client, code: int, reason: str) -> None:
-        self._note("disconnect", client.id, code, reason)
+        self.note("disconnect", client.id, code, reason)
 
-    def _note(self, *event: Any) -> None:
+    def note(self, *event: Any) -> None:
         self.seen.append(event)
         self.events.put(event)
 
