@@ -53,9 +53,11 @@ class Peer:
     def __init__(self, hub: Hub, name: int, stack: contextlib.ExitStack) -> None:
         near, far = stack.enter_context(small_pair())
         self.name = name
-        self.client = hub.connect(near, remote_address=f"model:{name}")
-        self.client.start()
-        wait_until(lambda: self.client in hub.all_clients())
+        address = f"model:{name}"
+        hub.connect(near, remote_address=address).start()
+        (self.client,) = wait_until(
+            lambda: [each for each in hub.all_clients() if each.remote_address == address]
+        )
         self.raw = RawPeer.on(far)
         self.next: dict[str, int | None] = {}  # channel -> place of its next message; None: any
         self.since = 0  # where it last asked a replay to begin, in a storm
