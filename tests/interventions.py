@@ -178,5 +178,8 @@ def before_each_request(poller: Poller, act: Callable[[], object]) -> Iterator[N
             super().put(item)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(poller, "_requests", Requests())
+        requests, before = Requests(), poller._requests
+        while not before.empty():
+            queue.SimpleQueue.put(requests, before.get_nowait())
+        patch.setattr(poller, "_requests", requests)
         yield

@@ -7,7 +7,6 @@ what the fast way needs is taken away, one thing at a time, for a whole hub.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import json
 import select
@@ -20,9 +19,9 @@ from typing import Any
 import pytest
 
 from tests.integration.apps.live import at_once
-from tests.support import messages_in, reset, short_writes, small_pair, tcp_pair, wait_until
+from tests.interventions import sends_by_libc, short_writes, without_libc, without_socket_flag
+from tests.support import messages_in, reset, small_pair, tcp_pair, wait_until
 from ws_hub import Hub, HubConfig, Message
-from ws_hub.connection import fast_send
 from ws_hub.connection.connection import Connection
 
 GREETING = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -33,48 +32,22 @@ SMALLEST = 1  # of a kernel buffer: the kernel makes the least of it that it can
 # --- ways to the kernel --------------------------------------------------------------------
 
 
-def as_it_is(patch: pytest.MonkeyPatch) -> None:
-    assert fast_send._libc_send is not None
+@contextlib.contextmanager
+def without_poll() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(select, "poll")
+        yield
 
 
-def without_the_symbol(patch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object, **__: object) -> object:
-        raise AttributeError("send")
-
-    patch.setattr(ctypes, "PyDLL", missing)
-    load_again(patch)
-    assert fast_send._libc_send is None
-
-
-def without_dontwait(patch: pytest.MonkeyPatch) -> None:
-    patch.delattr(socket, "MSG_DONTWAIT")
-    load_again(patch)
-    assert fast_send._libc_send is None
-
-
-def without_nosignal(patch: pytest.MonkeyPatch) -> None:
-    patch.delattr(socket, "MSG_NOSIGNAL")
-    load_again(patch)
-    assert fast_send._libc_send is not None
-    assert fast_send._FLAGS == socket.MSG_DONTWAIT
-
-
-def without_poll(patch: pytest.MonkeyPatch) -> None:
-    patch.delattr(select, "poll")
-
-
-def in_pieces(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(fast_send, "_libc_send", short_writes(seed=7, most=900))
-
-
-def load_again(patch: pytest.MonkeyPatch) -> None:
-    """Do what an import of `fastsend` does on a system that is as it is now."""
-    flags = (getattr(socket, name, 0) for name in ("MSG_DONTWAIT", "MSG_NOSIGNAL"))
-    patch.setattr(fast_send, "_FLAGS", sum(flags))
-    patch.setattr(fast_send, "_libc_send", fast_send._load())
-
-
-WAYS = [as_it_is, without_the_symbol, without_dontwait, without_nosignal, without_poll, in_pieces]
+# The name, how it is made, and whether frames then go by libc.
+WAYS: dict[str, tuple[Callable[[], contextlib.AbstractContextManager[Any]], bool]] = {
+    "as_it_is": (contextlib.nullcontext, True),
+    "without_the_symbol": (lambda: without_libc(AttributeError), False),
+    "without_dontwait": (lambda: without_socket_flag("MSG_DONTWAIT"), False),
+    "without_nosignal": (lambda: without_socket_flag("MSG_NOSIGNAL"), True),
+    "without_poll": (without_poll, True),
+    "in_pieces": (lambda: short_writes(seed=7, most=900), True),
+}
 
 
 # --- connections ---------------------------------------------------------------------------
@@ -198,12 +171,12 @@ def check_bursts(pair: OpenPair) -> None:
         assert hub.stats().dropped == 0
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_bursts_are_whole_and_in_order(
-    way: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    way(monkeypatch)
-    check_bursts(plain_pair)
+@pytest.mark.parametrize("way", WAYS)
+def test_bursts_are_whole_and_in_order(way: str) -> None:
+    intervention, by_libc = WAYS[way]
+    with intervention():
+        assert sends_by_libc() == by_libc
+        check_bursts(plain_pair)
 
 
 def test_bursts_are_whole_and_in_order_over_the_network() -> None:

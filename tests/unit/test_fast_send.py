@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
-import platform
 import random
 import select
 import socket
@@ -17,6 +16,14 @@ from pathlib import Path
 import pytest
 
 from tests.integration.apps.live import at_once
+from tests.interventions import (
+    a_platform,
+    kernel_send,
+    sends_by_libc,
+    without_libc,
+    without_libc_send,
+    without_socket_flag,
+)
 from tests.support import TIMEOUT, fill, small_pair, tcp_pair, tls_pair
 from ws_hub.connection import fast_send
 from ws_hub.reentrant import Lock
@@ -30,12 +37,12 @@ def sender(sock: socket.socket) -> Callable[[bytes], int]:
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "portable":
-        monkeypatch.setattr(fast_send, "_libc_send", None)
-    elif fast_send._libc_send is None:
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    portable = request.param == "portable"
+    if not portable and not sends_by_libc():
         pytest.skip("no libc send on this system")
-    return str(request.param)
+    with without_libc_send() if portable else contextlib.nullcontext():
+        yield request.param
 
 
 @pytest.fixture
@@ -138,105 +145,104 @@ class Libc:
         return self.answer
 
 
-def test_libc_is_called_with_dontwait_and_nosignal(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_libc_is_called_with_dontwait_and_nosignal(pair: Pair) -> None:
     libc = Libc(3)
-    monkeypatch.setattr(fast_send, "_libc_send", libc)
-
-    assert sender(pair[0])(b"abc") == 3
+    with kernel_send(libc):
+        assert sender(pair[0])(b"abc") == 3
     flags = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
     assert libc.calls == [(pair[0].fileno(), b"abc", 3, flags)]
 
 
-def test_a_failed_libc_send_falls_back_to_the_socket(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_libc_send_falls_back_to_the_socket(pair: Pair) -> None:
     libc = Libc(-1)  # interrupted, say
-    monkeypatch.setattr(fast_send, "_libc_send", libc)
-
-    assert sender(pair[0])(b"abc") == 3
+    with kernel_send(libc):
+        assert sender(pair[0])(b"abc") == 3
     assert len(libc.calls) == 1
     assert pair[1].recv(10) == b"abc"
 
 
-def test_a_length_beyond_a_c_int_is_not_passed_to_libc(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Huge(bytes):
+    """Stands for two gigabytes: a few bytes that say that they are so many."""
+
+    def __len__(self) -> int:
+        return 1 << 31
+
+
+class Target:
+    """What frames are sent to, all at once."""
+
+    def __init__(self, direct: fast_send.Direct) -> None:
+        self.direct = direct
+
+
+def test_a_length_beyond_a_c_int_is_not_passed_to_libc(pair: Pair) -> None:
     libc = Libc(-1)
-    monkeypatch.setattr(fast_send, "_libc_send", libc)
-    monkeypatch.setattr(fast_send, "_MAX_BYTES", 3)
-
-    assert sender(pair[0])(b"abc") == 3
+    with kernel_send(libc):
+        direct = fast_send.Direct(pair[0])
+        direct.open()
+        target = Target(direct)
+        left = fast_send.send_to_each([target], Huge(b"abc"), lambda target, sent: None)
+        assert list(left) == [target]
+        assert direct.send(Huge(b"abc")) == 3
     assert libc.calls == []
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "arm64", "riscv64"])
-def test_arguments_are_declared_where_an_int_is_not_widened(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, machine: str
-) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    libc = fast_send._load()
-    if libc is None:
-        pytest.skip("no libc send on this system")
-    monkeypatch.setattr(fast_send, "_libc_send", libc)
-
-    assert (libc.argtypes is None) == (machine != "riscv64")  # type: ignore[attr-defined]
-    assert sender(pair[0])(b"abc") == 3
     assert pair[1].recv(10) == b"abc"
 
 
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "arm64", "riscv64"])
+def test_arguments_are_declared_where_an_int_is_not_widened(pair: Pair, machine: str) -> None:
+    with a_platform(machine=machine) as libc:
+        if libc is None:
+            pytest.skip("no libc send on this system")
+        assert (libc.argtypes is None) == (machine != "riscv64")  # type: ignore[attr-defined]
+        assert sender(pair[0])(b"abc") == 3
+    assert pair[1].recv(10) == b"abc"
+
+
+@pytest.mark.skipif(not sends_by_libc(), reason="no libc send on this system")
 def test_the_direct_path_is_shut_until_it_is_opened(pair: Pair) -> None:
     direct = fast_send.Direct(pair[0])
     assert direct.fd == -1
     direct.open()
-    assert direct.fd == (pair[0].fileno() if fast_send._libc_send is not None else -1)
+    assert direct.fd == pair[0].fileno()
     direct.shut()
     assert direct.fd == -1
 
 
 @pytest.mark.parametrize("why", ["tls", "no libc"])
-def test_without_libc_send_the_direct_path_stays_shut(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    if why == "no libc":
-        monkeypatch.setattr(fast_send, "_libc_send", None)
-    direct = fast_send.Direct(FakeTLS(2) if why == "tls" else pair[0])
-    direct.open()
-    assert direct.fd == -1
+def test_without_libc_send_the_direct_path_stays_shut(pair: Pair, why: str) -> None:
+    with without_libc_send() if why == "no libc" else contextlib.nullcontext():
+        direct = fast_send.Direct(FakeTLS(2) if why == "tls" else pair[0])
+        direct.open()
+        assert direct.fd == -1
 
 
 def test_libc_serves_where_there_is_one() -> None:
     if sys.platform not in ("linux", "darwin"):
         pytest.skip("known for Linux and macOS only")
 
-    assert fast_send._load() is not None
+    assert sends_by_libc()
 
 
-def test_without_posix_the_socket_sends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_send.os, "name", "nt")
+def test_without_posix_the_socket_sends(pair: Pair) -> None:
+    with a_platform(family="nt", system="win32"):
+        assert_the_socket_sends(pair)
 
-    assert fast_send._load() is None
+
+def assert_the_socket_sends(pair: Pair) -> None:
+    assert not sends_by_libc()
+    assert sender(pair[0])(b"abc") == 3
+    assert pair[1].recv(10) == b"abc"
 
 
-def test_without_the_dontwait_flag_the_socket_sends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(socket, "MSG_DONTWAIT")
-
-    assert fast_send._load() is None
+def test_without_the_dontwait_flag_the_socket_sends(pair: Pair) -> None:
+    with without_socket_flag("MSG_DONTWAIT"):
+        assert_the_socket_sends(pair)
 
 
 @pytest.mark.parametrize("kind", [OSError, AttributeError])
-def test_a_libc_without_the_symbol_lets_the_socket_send(
-    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
-) -> None:
-    def missing(*_: object, **__: object) -> object:
-        raise kind("send")
-
-    monkeypatch.setattr(ctypes, "PyDLL", missing)
-
-    assert fast_send._load() is None
+def test_a_libc_without_the_symbol_lets_the_socket_send(pair: Pair, kind: type[Exception]) -> None:
+    with without_libc(kind):
+        assert_the_socket_sends(pair)
 
 
 class FakeTLS(ssl.SSLSocket):

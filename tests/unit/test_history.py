@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ws_hub.config import ChannelRule
-from ws_hub.hub import history as module
 from ws_hub.hub.history import History, Range
 
 RULE = ChannelRule(
@@ -17,9 +16,9 @@ RULE = ChannelRule(
 )
 
 
-def make(rule: ChannelRule = RULE) -> History:
+def make(rule: ChannelRule = RULE, **bounds: int) -> History:
     epochs = iter(f"epoch-{number}" for number in range(1, 1000))
-    return History(lambda channel: rule, new_epoch=lambda: next(epochs))
+    return History(lambda channel: rule, new_epoch=lambda: next(epochs), **bounds)
 
 
 def say(history: History, *frames: bytes, channel: str = "a", now: float = 0.0) -> None:
@@ -138,17 +137,15 @@ def test_a_silent_channel_is_kept_much_longer() -> None:
     assert history.names() == ["b"]
 
 
-def test_the_longest_unused_channel_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_CHANNELS", 2)
-    history = make()
+def test_the_longest_unused_channel_makes_room() -> None:
+    history = make(max_channels=2)
     for channel in ("a", "b", "a", "c"):
         say(history, b"x", channel=channel)
     assert history.names() == ["a", "c"]
 
 
-def test_looking_at_many_channels_frees_none_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_CHANNELS", 2)
-    history = make()
+def test_looking_at_many_channels_frees_none_that_is_kept() -> None:
+    history = make(max_channels=2)
     say(history, b"x")
     for number in range(10):
         history.locate(f"other-{number}", since=0)
@@ -168,11 +165,8 @@ def test_a_freed_channel_goes_on_with_its_numbers_for_who_still_listens() -> Non
     assert not history.locate("a", since=1, epoch="epoch-1").recovered
 
 
-def test_a_channel_that_made_room_goes_on_with_its_numbers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_MAX_CHANNELS", 1)
-    history = make()
+def test_a_channel_that_made_room_goes_on_with_its_numbers() -> None:
+    history = make(max_channels=1)
     say(history, b"1", b"2")
     say(history, b"1", channel="b")
     assert history.names() == ["b"]

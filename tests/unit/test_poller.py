@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import queue
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from tests.conftest import open_files
+from tests.interventions import before_each_request
 from tests.support import TIMEOUT, fill, small_pair
 from ws_hub import threads
 from ws_hub.connection.poller import Poller
@@ -154,21 +158,29 @@ def test_without_a_thread_it_works_in_steps() -> None:
         assert not poller.watch(near.fileno(), lambda: None)
 
 
-def test_a_failing_select_calls_back_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [OSError, ValueError])
+def test_a_failing_select_calls_back_all(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """select(2), where there is no poll(2), fails for all when one descriptor is closed."""
+    fails = threading.Event()
+
+    class Selector(selectors.SelectSelector):
+        def select(self, timeout: float | None = None) -> Any:
+            found = super().select(timeout)
+            if fails.is_set():
+                fails.clear()
+                raise kind("too many file descriptors in select()")
+            return found
+
+    monkeypatch.setattr(selectors, "PollSelector", Selector)
     desk = Desk()
     with small_pair() as (full, _):
         fill(full)
         desk.poller.watch(full.fileno(), desk.note("full"))
-        selector = desk.poller._selector
-        assert selector is not None
-        real = selector.select
-
-        def fail(timeout: float | None = None) -> object:
-            monkeypatch.setattr(selector, "select", real)
-            raise ValueError("too many file descriptors in select()")
-
-        monkeypatch.setattr(selector, "select", fail)
+        desk.poller.watch(-1, desk.note("settled"))
+        assert desk.next() == "settled"
+        fails.set()
         desk.poller.watch(-1, desk.note("wakes it"))
         assert {desk.next(), desk.next()} == {"wakes it", "full"}
     desk.poller.close()
@@ -186,31 +198,36 @@ def test_a_forked_child_closes_the_descriptors_only() -> None:
         assert not desk.poller.watch(near.fileno(), desk.note("near"))
 
 
+@pytest.mark.skipif(not open_files(), reason="needs /proc")
 def test_a_request_at_the_end_of_the_thread_is_not_accepted() -> None:
     """And no byte is written: the descriptor that wakes it may be another's by now."""
-    poller = Poller(threads.DeferredThread)
+    targets: list[Callable[[], None]] = []
+    strangers: list[tuple[socket.socket, socket.socket]] = []
+
+    def start(
+        name: str, target: Callable[[], None], step: Callable[[], bool]
+    ) -> threads.DeferredThread:
+        targets.append(target)
+        return threads.DeferredThread(name, target, step)
+
+    def die() -> None:
+        raise RuntimeError("the end of the thread")
+
+    def end_of_the_thread() -> None:
+        before = set(open_files())
+        with pytest.raises(RuntimeError, match="end of the thread"):
+            targets[0]()
+        assert len(before) - len(open_files()) == 2
+        strangers.append(socket.socketpair())  # by the numbers that it had
+        assert set(open_files()) == before
+
+    poller = Poller(start)
     with small_pair() as (near, _):
-        assert poller.watch(near.fileno(), lambda: None)
-        put = poller._requests.put
-
-        class Requests:
-            """Ends the thread between a look and a request."""
-
-            def put(self, item: object) -> None:
-                poller._release()
-                put(item)  # type: ignore[arg-type]
-
-            def get_nowait(self) -> object:
-                raise queue.Empty
-
-        poller._requests = Requests()  # type: ignore[assignment]
-        poller._woken = False
-        sent: list[bytes] = []
-
-        class Wake:
-            lock = threading.Lock()  # guards: nothing.
-            send = staticmethod(sent.append)
-
-        poller._wake = Wake()  # type: ignore[assignment]
-        assert not poller.watch(near.fileno(), lambda: None)
-        assert sent == []
+        assert poller.watch(near.fileno(), die)
+        with before_each_request(poller, end_of_the_thread):
+            assert not poller.watch(near.fileno(), lambda: None)
+    for one, other in strangers:
+        with one, other:
+            one.shutdown(socket.SHUT_WR)
+            other.shutdown(socket.SHUT_WR)
+            assert (one.recv(10), other.recv(10)) == (b"", b"")

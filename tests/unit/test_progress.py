@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tests.interventions import a_platform, without_libc
 from tests.support import fill, small_pair, tcp_pair, wait_until
-from ws_hub.connection import progress
 from ws_hub.connection.progress import Progress, measure
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells, others do not")
@@ -41,36 +44,51 @@ def test_a_unix_socket_reports_outstanding_bytes() -> None:
         assert acknowledged < filled
 
 
-def test_a_short_answer_of_the_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_INFO_BYTES", 1000)
-    monkeypatch.setattr(progress, "_ioctl", None)
-    with tcp_pair() as (server, _):
+class OlderKernels(socket.socket):
+    """A connection of which the kernel tells less, as one before Linux 4.6 does."""
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> Any:  # type: ignore[override]
+        found = super().getsockopt(level, option, size)
+        return found[:104] if size else found
+
+
+@contextlib.contextmanager
+def older_kernel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield both ends of a connection of such a kernel."""
+    with tcp_pair(sndbuf=65536, rcvbuf=4096) as (server, client):
+        with OlderKernels(fileno=server.detach()) as near:
+            near.settimeout(None)
+            yield near, client
+
+
+@linux
+def test_a_short_answer_of_the_kernel_is_not_used() -> None:
+    with without_libc(), older_kernel() as (server, _):
+        filled = fill(server)
+        assert measure(server, filled) == (filled, False)
+
+
+def test_on_other_systems_bytes_that_the_kernel_took_count() -> None:
+    with a_platform(system="darwin"), tcp_pair(sndbuf=65536, rcvbuf=4096) as (server, _):
+        filled = fill(server)
+        assert measure(server, filled) == (filled, False)
+
+
+@linux
+def test_without_tcp_info_unsent_bytes_are_subtracted() -> None:
+    with older_kernel() as (server, client):
         assert measure(server, 7) == (7, False)
+        filled = fill(server)
+        acknowledged, outstanding = measure(server, filled)
+        assert outstanding
+        assert acknowledged < filled
 
 
-def test_on_other_systems_bytes_that_the_kernel_took_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_HAS_INFO", False)
-    monkeypatch.setattr(progress, "_ioctl", None)
-    with tcp_pair() as (server, _):
-        assert measure(server, 7) == (7, False)
-
-
-def test_without_tcp_info_unsent_bytes_are_subtracted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(progress, "_INFO_BYTES", 1000)
-    with tcp_pair() as (server, _):
-        assert measure(server, 7) == (7, False)
-
-
-def test_progress_works_without_libc(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object, **__: object) -> object:
-        raise OSError
-
-    monkeypatch.setattr(progress.ctypes, "PyDLL", missing)
-    assert progress._load() is None
-    monkeypatch.setattr(progress.sys, "platform", "darwin")
-    assert progress._load() is None
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_without_libc_bytes_that_the_kernel_took_count(error: type[Exception]) -> None:
+    with without_libc(error), small_pair() as (near, _):
+        filled = fill(near)
+        assert measure(near, filled) == (filled, False)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ws_hub.access import quotas as module
 from ws_hub.access.quotas import Account, Flood, PendingCharges, Quotas, address_payer, user_payer
 from ws_hub.config import HubConfig
 
 
-def made(**settings: Any) -> Quotas:
+def made(*, max_idle_accounts: int | None = None, **settings: Any) -> Quotas:
+    bound = {} if max_idle_accounts is None else {"max_idle_accounts": max_idle_accounts}
     unbounded = {"max_byte_rate": None, "max_message_rate": None, "max_control_rate": None}
-    return Quotas(HubConfig(**{**unbounded, "max_processing_rate_in_all": None, **settings}))
+    settings = {**unbounded, "max_processing_rate_in_all": None, **settings}
+    return Quotas(HubConfig(**settings), **bound)
 
 
 def rest_of(account: Account, now: float, **cost: Any) -> float:
@@ -69,9 +70,8 @@ def test_a_reconnect_does_not_reset_an_account_in_debt() -> None:
     assert len(budget) == 1  # the first is as good as new, and forgotten
 
 
-def test_the_number_of_idle_accounts_is_limited(monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "_MAX_IDLE_ACCOUNTS", 100)
-    budget = made()
+def test_the_number_of_idle_accounts_is_limited() -> None:
+    budget = made(max_idle_accounts=100)
     for number in range(1000):
         budget.leave(budget.enter(f"address:{number}", 100.0), 100.0)
         assert len(budget) <= 101
@@ -199,7 +199,9 @@ def test_disconnected_payers_do_not_shrink_the_share() -> None:
             account = budget.enter(payer, 0.0)
             account.charge(0.0, seconds=0.01)
             budget.leave(account, 0.0)
-    assert not budget.processing._above_share
+    light = budget.enter("user:light", 0.0)
+    for second in range(1, 11):  # three quarters of a tenth of its rate
+        assert rest_of(light, second, seconds=0.75 * 0.1 * budget.config.max_processing_rate) == 0.0
 
 
 def test_usage_above_the_share_waits_a_limited_time() -> None:

@@ -47,28 +47,37 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return moment
 
 
-def registry(interval: float = 30.0, most: int | None = None) -> Registry:
-    wakeup = Wakeup()
-    queues = Queues(wakeup, ReentrantQueue(wakeup), ReentrantQueue(wakeup), ReentrantQueue(wakeup))
-    return Registry(
-        HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
-        queues=queues,
-        enter=lambda client: None,
-        refuse=lambda client: client.refuse(),
-        leave=lambda client: None,
-        counters=Counters(),
-    )
+class Desk(Registry):
+    """A registry, and the queues that a test empties in the place of the hub thread."""
+
+    def __init__(self, interval: float, most: int | None) -> None:
+        wakeup = Wakeup()
+        self.queues = Queues(
+            wakeup, ReentrantQueue(wakeup), ReentrantQueue(wakeup), ReentrantQueue(wakeup)
+        )
+        super().__init__(
+            HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
+            queues=self.queues,
+            enter=lambda client: None,
+            refuse=lambda client: client.refuse(),
+            leave=lambda client: None,
+            counters=Counters(),
+        )
 
 
-def enter(made: Registry, *clients: Any) -> None:
+def registry(interval: float = 30.0, most: int | None = None) -> Desk:
+    return Desk(interval, most)
+
+
+def enter(made: Desk, *clients: Any) -> None:
     for client in clients:
-        made._queues.registers.put(client)
+        made.queues.registers.put(client)
     settle(made)
 
 
-def settle(made: Registry) -> None:
+def settle(made: Desk) -> None:
     """Do what the hub thread does in a turn."""
-    queues = made._queues
+    queues = made.queues
     while not queues.unregisters.empty():
         made.unregister(queues.unregisters.get_nowait())
     while not queues.registers.empty():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.interventions import imported_anew
 from tests.support import TIMEOUT
 from ws_hub import threads
 
@@ -137,40 +139,29 @@ def test_the_registration_ends_with_the_object() -> None:
     gc.collect()
 
     assert alive() is None
-    assert not [each for each in threads._registry if isinstance(each, Forgetful)]
 
 
+@needs_fork
 def test_forgetting_logs_what_fails(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def forget(self) -> None:
             raise RuntimeError("still here")
 
     broken, thing = Broken(), Forgetful()
-    registry: weakref.WeakSet[object] = weakref.WeakSet([broken, thing])
-    original = threads._registry
-    threads._registry = registry
-    try:
-        threads._in_child()
-    finally:
-        threads._registry = original
+    for each in (broken, thing):
+        threads.forget_after_fork(each)
 
-    assert thing.forgotten == 1
-    (record,) = caplog.records
-    assert "after a fork" in record.getMessage()
+    def forgotten_and_logged() -> bool:
+        (record,) = caplog.records
+        return thing.forgotten == 1 and record.getMessage() == "Broken.forget() failed after a fork"
+
+    assert in_child(forgotten_and_logged) == 0
 
 
 def test_a_module_without_fork_has_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
     monkeypatch.delattr(os, "register_at_fork", raising=False)
-    spec = importlib.util.find_spec("ws_hub.threads")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
 
-    spec.loader.exec_module(module)
-
-    assert module.join(None, 0)
+    assert imported_anew(threads).join(None, 0)
 
 
 class Owner:
@@ -228,8 +219,9 @@ def test_the_owner_of_a_deferred_thread_is_freed_without_the_collector() -> None
 
 def test_yield_gil_without_sched_yield_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads.yield_gil() == 0
-    monkeypatch.delattr(threads.ctypes, "CDLL")
-    assert threads._load_yield_gil()() is None
+    monkeypatch.delattr(os, "register_at_fork", raising=False)  # not by a copy as well
+    monkeypatch.delattr(ctypes, "CDLL")
+    assert imported_anew(threads).yield_gil() is None
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import small_pair, tcp_pair
+from tests.integration.apps.live import at_once
+from tests.support import TIMEOUT, small_pair, tcp_pair
 from ws_hub.connection import transport as module
 from ws_hub.connection.transport import (
     Binary,
@@ -115,38 +117,37 @@ def test_silence_is_none(pair: tuple[Transport, socket.socket]) -> None:
 
 
 def test_without_so_rcvtimeo_poll_is_used(
-    pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module.socket, "SO_RCVTIMEO", 9999)
-    transport, far = pair
-    assert transport.receive(0) is None
-    assert not transport._sock.getblocking()
-    assert events(transport, far, frame(TEXT, b"x")) == [Text("x")]
+    monkeypatch.setattr(socket, "SO_RCVTIMEO", 9999)
+    with small_pair(1 << 16) as (near, far):
+        transport = Transport(near, max_message_size=100, max_fragments=3)
+        assert transport.receive(0) is None
+        assert not near.getblocking()
+        assert events(transport, far, frame(TEXT, b"x")) == [Text("x")]
 
 
-def test_a_changed_blocking_mode_is_not_taken_for_silence(
-    pair: tuple[Transport, socket.socket],
-) -> None:
+def test_a_changed_blocking_mode_is_not_taken_for_silence() -> None:
     # It belongs to what all duplicates of a descriptor share (FAULTS 1c).
-    transport, far = pair
-    found: list[object] = []
-    transport._sock.setblocking(False)
-    reader = threading.Thread(target=lambda: found.append(transport.receive(5)))
-    reader.start()
-    far.sendall(frame(TEXT, b"x"))
-    reader.join(5)
-    assert found == [[Text("x")]]
+    with small_pair(1 << 16) as (near, far):
+        transport = Transport(near, max_message_size=100, max_fragments=3)
+        found: list[object] = []
+        near.setblocking(False)
+        reader = threading.Thread(target=lambda: found.append(transport.receive(5)))
+        reader.start()
+        far.sendall(frame(TEXT, b"x"))
+        reader.join(5)
+        assert found == [[Text("x")]]
 
 
-def test_the_rest_of_a_large_frame_is_read_at_once(
-    pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_FIRST_BYTES", 6)
-    transport, far = pair
-    far.sendall(frame(TEXT, b"longer than that") + frame(PING, b""))
-    assert transport.receive(1) == []  # the header, and no more
-    assert transport.receive(1) == [Text("longer than that")]
-    assert transport.receive(1) == [Pinged(b"")]
+def test_the_rest_of_a_large_frame_is_read_at_once() -> None:
+    large = 40_000
+    with small_pair(1 << 18) as (near, far):
+        transport = Transport(near, max_message_size=large, max_fragments=3)
+        far.sendall(frame(TEXT, b"x" * large) + frame(PING, b""))
+        assert transport.receive(1) == []  # the header, and little more
+        assert transport.receive(1) == [Text("x" * large)]
+        assert transport.receive(1) == [Pinged(b"")]
 
 
 def test_bytes_received_with_the_request_are_read_first() -> None:
@@ -279,12 +280,25 @@ def test_lingering_ends_when_its_time_is_up(pair: tuple[Transport, socket.socket
     assert pair[1].recv(1) == b""
 
 
-def test_lingering_ends_after_so_many_bytes(
-    pair: tuple[Transport, socket.socket], monkeypatch: pytest.MonkeyPatch
+def test_lingering_ends_although_the_peer_sends_on_and_on(
+    pair: tuple[Transport, socket.socket],
 ) -> None:
-    monkeypatch.setattr(module, "_LINGER_BYTES", 1)
-    pair[1].sendall(b"xx")
-    pair[0].linger(60)
+    transport, far = pair
+    reader = threading.Thread(target=transport.linger, args=(10 * TIMEOUT,))
+
+    def send() -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                far.sendall(b"x" * (1 << 16))
+
+    with at_once(send):
+        reader.start()
+        reader.join(TIMEOUT)
+        lingers = reader.is_alive()
+        transport.shutdown()
+        reader.join(TIMEOUT)
+        transport.close()
+    assert not lingers
 
 
 def test_waits_work_without_poll(
@@ -298,11 +312,11 @@ def test_waits_work_without_poll(
 
 
 def test_tls_records_larger_than_a_read_are_read_whole(
-    monkeypatch: pytest.MonkeyPatch, tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket]
+    tls_pair: tuple[ssl.SSLSocket, ssl.SSLSocket],
 ) -> None:
-    monkeypatch.setattr(module, "_RECEIVE_BYTES", 100)
     near, far = tls_pair
-    transport = Transport(near, max_message_size=100_000, max_fragments=3)
+    # With compression every read is small, however large the frame.
+    transport = Transport(near, max_message_size=100_000, max_fragments=3, compression=True)
     far.sendall(frame(TEXT, b"x" * 10_000))
     found: list[Event] = []
     while not found:

@@ -34,7 +34,7 @@ _MAX_WAIT = 10.0  # seconds: a connection of a payer with a longer debt is close
 _MAX_PAUSE = 2.0  # seconds of pause of a payer's connections, above which it may open no more
 _MAX_DEBT = 15.0  # seconds: the longest time for which a payer may open no connection
 _VAIN_WAITS = (0.1, 2.0)  # rate and burst, in seconds, of waits for a payer's clients
-_MAX_IDLE_ACCOUNTS = 16_384  # accounts without a connection that are kept for their debts
+_MAX_IDLE_ACCOUNTS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,14 +285,16 @@ class Quotas:
 
     Args:
         config: the hub's settings.
+        max_idle_accounts: accounts without a connection that are kept for their debts.
 
     Attributes:
         lock: guards its state and that of its accounts.
         patience: seconds for which an account may be overdrawn.
     """
 
-    def __init__(self, config: HubConfig) -> None:
+    def __init__(self, config: HubConfig, *, max_idle_accounts: int = _MAX_IDLE_ACCOUNTS) -> None:
         self.config = config
+        self._max_idle_accounts = max_idle_accounts
         # guards: everything below, and all accounts. Taken after a transport's lock; no lock is
         # taken under it.
         self.lock = Lock()
@@ -341,7 +343,10 @@ class Quotas:
         """Forget the two oldest idle accounts if they owe nothing, or if too many are kept."""
         assert self.lock.locked()
         for payer in list(itertools.islice(self._idle, 2)):
-            if self._idle[payer].is_settled_locked(now) or len(self._idle) > _MAX_IDLE_ACCOUNTS:
+            if (
+                self._idle[payer].is_settled_locked(now)
+                or len(self._idle) > self._max_idle_accounts
+            ):
                 del self._idle[payer]
 
     def wait(self, payer: str, now: float) -> float:

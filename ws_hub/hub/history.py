@@ -24,7 +24,7 @@ from ..reentrant import Lock
 
 __all__ = ["History", "Piece", "Position", "Range", "Usage"]
 
-_MAX_CHANNELS = 10_000  # of each kind; beyond it the longest unused is freed
+_MAX_CHANNELS = 10_000
 _BLOCK_BYTES = 64 * 1024
 _BLOCK_MESSAGES = 512
 _CUTS_BYTES = 2 * 1024 * 1024  # of pieces that are no whole blocks, kept to be shared
@@ -266,6 +266,7 @@ class History:
         max_bytes: bytes of memory that all histories together may take.
         max_published_bytes: bytes of those that clients may publish to.
         new_epoch: names a new numbering.
+        max_channels: channels of each kind; beyond it the longest unused is freed.
     """
 
     def __init__(
@@ -276,7 +277,9 @@ class History:
         max_bytes: int = DEFAULT_HISTORY_BYTES,
         max_published_bytes: int = DEFAULT_PUBLISHED_HISTORY_BYTES,
         new_epoch: Callable[[], str] = lambda: secrets.token_hex(6),
+        max_channels: int = _MAX_CHANNELS,
     ) -> None:
+        self._max_channels = max_channels
         self._rule_for = rule_for
         self._is_heard = is_heard
         self._new_epoch = new_epoch
@@ -346,7 +349,7 @@ class History:
                 self._next_expiry = kept.expires
             while (need := self._need_locked(kind)) > 0 and self._drop_locked(kind, kept, need):
                 pass
-        if len(kind.awaited) > _MAX_CHANNELS:
+        if len(kind.awaited) > self._max_channels:
             self._forget(kind)
 
     def _kind(self, channel: str) -> _Kind:
@@ -359,7 +362,7 @@ class History:
             position = kind.awaited.pop(channel, None) or Position(self._epoch, 0)
             kept = kind.channels[channel] = _Channel(position)
             kind.cost += kept.cost
-            if len(kind.channels) > _MAX_CHANNELS:
+            if len(kind.channels) > self._max_channels:
                 self._free_locked(kind, next(iter(kind.channels)))
         kind.channels.move_to_end(channel)
         self._uses += 1
@@ -403,7 +406,7 @@ class History:
         """Forget the oldest numberings of channels without subscribers, beyond the bound."""
         # Each look is at one channel, and its subscribers are asked for without the lock: the
         # channel map's is taken before it. No other thread changes what is looked at.
-        for _ in range((len(kind.awaited) - _MAX_CHANNELS) * 2):
+        for _ in range((len(kind.awaited) - self._max_channels) * 2):
             channel = next(iter(kind.awaited))
             heard = self._is_heard(channel)
             with self._lock:
@@ -412,7 +415,7 @@ class History:
                     continue
                 del kind.awaited[channel]
                 self._epoch = self._new_epoch()
-            if len(kind.awaited) <= _MAX_CHANNELS:
+            if len(kind.awaited) <= self._max_channels:
                 return
 
     def expire(self, now: float) -> float:
@@ -423,7 +426,7 @@ class History:
                     over = [name for name, kept in kind.channels.items() if kept.expires <= now]
                     for name in over:
                         self._free_locked(kind, name)
-                if len(kind.awaited) > _MAX_CHANNELS:
+                if len(kind.awaited) > self._max_channels:
                     self._forget(kind)
             with self._lock:
                 every = (*self._own.channels.values(), *self._published.channels.values())
