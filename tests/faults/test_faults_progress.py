@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.delivery import deliver
+from tests.delivery import LoneHub, deliver
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.live import at_once, live, subscribe
+from tests.interventions import without_libc_send
 from tests.support import (
     PING,
     PONG,
@@ -31,6 +32,7 @@ from tests.support import (
     messages_in,
     small_pair,
     tcp_pair,
+    tls_pair,
     wait_until,
 )
 from ws_hub import (
@@ -44,33 +46,24 @@ from ws_hub import (
     threads,
 )
 from ws_hub.access.quotas import Account, Quotas
-from ws_hub.connection import fast_send
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.outbox import Outbox
 from ws_hub.connection.progress import measure
 from ws_hub.connection.receiver import receive
 from ws_hub.connection.sender import Sender
 from ws_hub.connection.transport import Transport
-from ws_hub.hub.life import State
+from ws_hub.hub.items import Queues
+from ws_hub.hub.registry import Registry
+from ws_hub.hub.stats import Counters
 from ws_hub.protocol.handshake import refusal
 from ws_hub.protocol.message import encode
 from ws_hub.protocol.publication import Batch, publish
+from ws_hub.reentrant import ReentrantQueue, Wakeup
 
 SECRET = refusal("503 Service Unavailable", "not for strangers")
 
 
 # --- fault 65: a descriptor's number outlives the connection --------------------------------
-
-
-@contextlib.contextmanager
-def stepped(**settings: Any) -> Iterator[Hub]:
-    """A hub whose thread is held: it moves when a test calls `_turn`."""
-    hub = Hub(HubConfig(**settings))
-    hub._begin()
-    try:
-        yield hub
-    finally:
-        hub._end(hub._life)
 
 
 @contextlib.contextmanager
@@ -119,7 +112,7 @@ USES: dict[str, Callable[[Connection], object]] = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("state", ["open", "behind a backlog", "closing"])
 def test_fault_65_nothing_is_sent_by_a_number_that_was_given_back(use: str, state: str) -> None:
-    with stepped() as hub, small_pair() as (near, far):
+    with Hub() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
         client.accept()
         number = near.fileno()
@@ -135,40 +128,68 @@ def test_fault_65_nothing_is_sent_by_a_number_that_was_given_back(use: str, stat
             expect_nothing(number, other)
 
 
-def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor() -> None:
+class LateHub(LoneHub):
+    """A hub whose thread is late: it settles what is queued when the test does that.
+
+    A reader that leaves is held before the hub hears of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone, self.released = threading.Event(), threading.Event()
+        self.config = HubConfig(close_timeout=0.01, on_disconnect=lambda *about: None)
+        wakeup = Wakeup()
+        self.queues = Queues(
+            wakeup, ReentrantQueue(wakeup), ReentrantQueue(wakeup), ReentrantQueue(wakeup)
+        )
+        self.registry = Registry(
+            self.config,
+            queues=self.queues,
+            enter=lambda client: None,
+            refuse=lambda client: client.refuse(SECRET),
+            leave=lambda client: None,
+            counters=Counters(),
+        )
+
+    def opened(self, connection: Connection) -> bool:
+        return self.registry.open(connection)
+
+    def admitted(self, connection: Connection) -> bool:
+        return self.registry.admitted(connection)
+
+    def left(self, connection: Connection, *, wait: bool) -> None:
+        self.gone.set()
+        self.released.wait(TIMEOUT)
+        self.registry.dismiss(connection, wait)
+
+
+@pytest.mark.parametrize("admit", [True, False])
+def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor(admit: bool) -> None:
     """The hub thread is late by more than a peer stays; then it refuses who was there."""
-    over, refused = threading.Event(), threading.Event()
-    settings: dict[str, Any] = {"on_disconnect": lambda *about: None, "close_timeout": 0.01}
-    with stepped(**settings) as hub, contextlib.ExitStack() as stack:
+    hub = LateHub()
+    with contextlib.ExitStack() as stack:
         near, far = socket.socketpair()
         stack.enter_context(near)
         stack.enter_context(far)
         number = near.fileno()
-        client = hub.connect(near, greeting=b"101 ")
-
-        def gone(client: Connection, *, wait: bool) -> None:
-            over.set()
-            refused.wait(TIMEOUT)  # the reader is held before the hub hears of the end
-            hub._life.registry.dismiss(client, wait)
-
-        hub._life.left = gone
+        transport = Transport(near, max_message_size=1000, max_fragments=10)
+        client = Connection(1, transport, hub.config, hub, greeting=b"101 ")
         client.start()
         far.close()
-        assert over.wait(TIMEOUT)
+        assert hub.gone.wait(TIMEOUT)
         assert near.fileno() == -1
         with stranger_at(number) as other:
-            hub._life.state = State.DRAINING
-            hub._turn(0)
-            assert not client.membership.admitted and not hub.all_clients()
+            hub.registry.register(hub.queues.registers.get_nowait(), admit=admit)
+            assert not client.membership.admitted and not len(hub.registry)
             expect_nothing(number, other)
-        refused.set()
+        hub.released.set()
         assert client.join(TIMEOUT)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("use", ["send", "refuse", "close", "waiting", "wait_for_room"])
 def test_fault_65_a_forked_child_cannot_send_by_its_parents_number(use: str) -> None:
-    with stepped() as hub, small_pair() as (near, far):
+    with Hub() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
         client.accept()
         number = near.fileno()
@@ -200,7 +221,7 @@ def test_fault_65_a_borrowed_tls_socket_is_forgotten_too(certificate: Path) -> N
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     trusting = ssl.create_default_context(cafile=str(certificate))
-    with tcp_pair() as (near, far), stepped() as hub:
+    with tcp_pair() as (near, far), Hub() as hub:
         tls: list[ssl.SSLSocket] = []
         shake = threading.Thread(
             target=lambda: tls.append(context.wrap_socket(near, server_side=True))
@@ -221,13 +242,25 @@ def test_fault_65_a_borrowed_tls_socket_is_forgotten_too(certificate: Path) -> N
 
 
 def test_fault_65_a_descriptor_is_not_closed_under_a_writer_that_waits_on_it() -> None:
-    with stepped() as hub, small_pair() as (near, far):
+    looked = threading.Event()
+
+    class Looked(socket.socket):
+        """Notes that the writer asks for the descriptor, under the lock, to wait on it."""
+
+        def fileno(self) -> int:
+            if threading.current_thread().name == "writer":
+                looked.set()
+            return super().fileno()
+
+    with Hub() as hub, small_pair() as (left, far), Looked(fileno=left.detach()) as near:
         client = hub.connect(near)
         fill(near)
         transport = client.transport
-        waiter = threading.Thread(target=transport.wait_writable, args=(TIMEOUT,))
+        waiter = threading.Thread(
+            target=transport.wait_writable, args=(TIMEOUT,), name="writer", daemon=True
+        )
         waiter.start()
-        wait_until(lambda: transport._watched)
+        assert looked.wait(TIMEOUT)
         transport.close()
         assert near.fileno() >= 0
         far.close()  # wakes the writer
@@ -237,7 +270,7 @@ def test_fault_65_a_descriptor_is_not_closed_under_a_writer_that_waits_on_it() -
 
 
 def test_fault_65_a_client_that_could_not_be_started_is_answered_and_forgotten() -> None:
-    with stepped() as hub, small_pair() as (near, far):
+    with Hub() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
         client.refuse(SECRET)
         client.discard()
@@ -410,7 +443,7 @@ def said(data: Any) -> Message:
 
 def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
     settings = {"outbox_bytes": 1 << 20, "outbox_messages": 100}
-    with stepped(**settings) as hub, small_pair() as (near, _):
+    with Hub(HubConfig(**settings)) as hub, small_pair() as (near, _):
         client = hub.connect(near)
         client.accept()
         batch = Batch([publish(encode(said(["x" * 1000, n])), "", "drop") for n in range(30_000)])
@@ -423,11 +456,12 @@ def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
 
 
 @pytest.mark.parametrize("backlog", [False, True])
-def test_fault_74_a_burst_without_a_straight_way_is_bounded(
-    backlog: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fast_send, "_libc_send", None)
-    with stepped(outbox_messages=100) as hub, small_pair() as (near, far):
+def test_fault_74_a_burst_without_a_straight_way_is_bounded(backlog: bool) -> None:
+    with (
+        without_libc_send(),
+        Hub(HubConfig(outbox_messages=100)) as hub,
+        small_pair() as (near, far),
+    ):
         client = hub.connect(near)
         client.accept()
         if backlog:
@@ -509,7 +543,7 @@ def test_fault_129_the_log_says_all_that_an_evicted_client_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It said "0 messages are lost" of one whose messages had found no room."""
-    with stepped() as hub, small_pair() as (near, _):
+    with Hub() as hub, small_pair() as (near, _):
         client = hub.connect(near)
         client.accept()
         client.count_skipped(7)
@@ -569,6 +603,17 @@ def test_fault_129_what_a_write_timeout_throws_away_is_counted_and_said(
 
 
 # --- fault 126: a loop keeps the pace of the clients that read well -------------------------
+
+
+@contextlib.contextmanager
+def stepped(**settings: Any) -> Iterator[Hub]:
+    """A hub whose thread is held: it moves when a test calls `_turn`."""
+    hub = Hub(HubConfig(**settings))
+    hub._begin()
+    try:
+        yield hub
+    finally:
+        hub._end(hub._life)
 
 
 PADDING = "x" * 16_000
@@ -649,9 +694,12 @@ def test_fault_126_a_pong_over_tls_waits_for_what_has_begun(certificate: Path) -
 
 def test_fault_121_a_reader_that_is_long_inside_tls_holds_up_nobody(certificate: Path) -> None:
     """Records that are no data (KeyUpdate) keep it there for as long as its peer likes."""
-    with over_tls(certificate) as (hub, connect), connect(4096) as held:
+    with over_tls(certificate) as (hub, connect), tls_pair(certificate, 4096, 4096) as (near, far):
+        client = hub.connect(near, greeting=b"101 ")
+        client.start()
         wait_until(lambda: hub.client_count() == 1)
-        (client,) = hub._life.registry.connections()
+        assert far.recv(4) == b"101 "
+        held = RawPeer.on(far)
         with connect(4096) as free:
             wait_until(lambda: hub.client_count() == 2)
             assert client.direct.tls is not None
@@ -662,6 +710,8 @@ def test_fault_121_a_reader_that_is_long_inside_tls_holds_up_nobody(certificate:
                 client.send(Message("event", data=100), timeout=0)
                 assert client.waiting[0] == 101
             assert [held.recv_json()["data"] for _ in range(101)] == list(range(101))
+        client.abort()
+        assert client.join(TIMEOUT)
 
 
 def test_fault_126_a_storm_reaches_a_slow_link_whole() -> None:

@@ -218,6 +218,8 @@ def test_fault_122_a_dismissed_peer_that_keeps_sending_is_read_within_bounds() -
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
 
         def send() -> None:
+            peer.sendall(b"x" * 100_000)
+            assert peer.recv(100) == b"no"
             with contextlib.suppress(ConnectionError):  # reset: it was not all read
                 while True:
                     sent[0] += peer.send(b"x" * 10_000)
