@@ -503,18 +503,8 @@ NOT_YET = {
     "faults/test_faults_replay.py",
     "fuzz/targets.py",
     "integration/test_attach.py",
-    "integration/test_delivery.py",
     "integration/test_gunicorn.py",
     "integration/test_hardening.py",
-    "unit/test_adoption.py",
-    "unit/test_fast_send.py",
-    "unit/test_history.py",
-    "unit/test_poller.py",
-    "unit/test_progress.py",
-    "unit/test_quotas.py",
-    "unit/test_registry.py",
-    "unit/test_threads.py",
-    "unit/test_transport.py",
 }
 
 
