@@ -63,6 +63,7 @@ __all__ = [
     "is_inside_call",
     "is_locked",
     "is_pushing",
+    "keep_numberings",
     "later",
     "leave_channels",
     "listeners_hold",
@@ -668,6 +669,11 @@ def seen_as_room(hub: Hub) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub._life.clients, "has_room", lambda network, user: True)
         yield
+
+
+def keep_numberings(hub: Hub, channels: int) -> None:
+    """Have the history of a hub keep the numbering of so many channels without messages."""
+    hub._life.history._max_channels = channels
 
 
 @contextlib.contextmanager

@@ -115,11 +115,8 @@ def test_fault_083_close_ends_a_descendant_in_another_session(hub: Hub) -> None:
     assert not alive(child)
 
 
-def test_fault_083_a_descendant_is_ended_after_its_parent(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fault_083_a_descendant_is_ended_after_its_parent(hub: Hub) -> None:
     """It ignores SIGTERM, its parent does not, so that at SIGKILL it has another parent."""
-    monkeypatch.setattr("ws_hub.process.process._KILL_AFTER", 0.3)
     code = """
         import subprocess, time
         argv = ["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 1000; done"]
@@ -134,10 +131,7 @@ def test_fault_083_a_descendant_is_ended_after_its_parent(
 
 
 @pytest.mark.parametrize("argv", OTHER_GROUPS[:2])
-def test_fault_083_a_program_that_is_asked_to_end_leaves_nothing(
-    hub: Hub, argv: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ws_hub.process.process._KILL_AFTER", 0.3)
+def test_fault_083_a_program_that_is_asked_to_end_leaves_nothing(hub: Hub, argv: list[str]) -> None:
     process = start(hub, argv)
     (child,) = hub.numbers()
     process.ask_to_end(signal.SIGINT)  # which ends the shell alone

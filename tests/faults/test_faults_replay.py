@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness import keep_numberings
 from tests.integration.apps.live import Live, live, subscribe
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, Message
@@ -358,11 +359,8 @@ def test_fault_120_a_message_beyond_the_bound_is_kept_alone() -> None:
     assert history.usage().kept < 4096
 
 
-def test_fault_120_clients_push_out_nothing_that_the_application_keeps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_MAX_CHANNELS", 100)
-    history = History(rule_for, max_bytes=MIB, max_published_bytes=MIB)
+def test_fault_120_clients_push_out_nothing_that_the_application_keeps() -> None:
+    history = History(rule_for, max_bytes=MIB, max_published_bytes=MIB, max_channels=100)
     for _ in range(10):
         history.extend("build", [b"x" * 50_000], 0.0)
     for number in range(300):
@@ -396,12 +394,10 @@ def test_fault_120_the_bounds_and_what_is_in_use_can_be_seen() -> None:
 # --- 125: numbers never begin again under a known name -------------------------------------
 
 
-def test_fault_125_unknown_names_push_out_no_numbering_and_take_no_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_MAX_CHANNELS", 10)
+def test_fault_125_unknown_names_push_out_no_numbering_and_take_no_memory() -> None:
     rules = [ChannelRule(pattern="process:*", history_messages=100, history_ttl=0.001)]
     with live(rules=rules) as hub, hub.peer() as viewer, hub.peer() as other:
+        keep_numberings(hub.hub, 10)
         epoch = subscribe(viewer, CHANNEL)["epoch"]
         hub.hub.send_process_output("log", "one")
         hub.hub.send_process_status("log", "exited", 0)
@@ -415,13 +411,13 @@ def test_fault_125_unknown_names_push_out_no_numbering_and_take_no_memory(
         assert subscribe(viewer, CHANNEL)["epoch"] == epoch
 
 
-def test_fault_125_a_numbering_with_listeners_is_kept_beyond_the_bound(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_MAX_CHANNELS", 10)
+def test_fault_125_a_numbering_with_listeners_is_kept_beyond_the_bound() -> None:
     epochs = iter(f"epoch-{number}" for number in range(1000))
     history = History(
-        lambda channel: OWN, lambda name: name == "heard", new_epoch=lambda: next(epochs)
+        lambda channel: OWN,
+        lambda name: name == "heard",
+        new_epoch=lambda: next(epochs),
+        max_channels=10,
     )
     history.extend("heard", [b"1", b"2"], 0.0)
     history.extend("forgotten", [b"1", b"2"], 0.0)
