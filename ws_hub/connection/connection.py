@@ -541,21 +541,25 @@ class Connection:
         membership = self.membership
         return membership.admitted or (membership.stage is Stage.NEW and self._hub.admitted(self))
 
+    def _is_ready(self) -> bool:
+        """Return whether its messages are taken, once that is decided. Called for each receive."""
+        stage = self.membership.stage
+        return stage is Stage.ADMITTED or stage is Stage.AUTHENTICATING or self._is_admitted()
+
     def _receive(self) -> tuple[int, str]:
         """Handle input until the connection ends; return its close code and reason."""
         end = receive(
             self.transport,
             self.sender,
             self._config,
-            ready=lambda: self.membership.stage is Stage.AUTHENTICATING or self._is_admitted(),
+            ready=self._is_ready,
             received=functools.partial(self._hub.received, self),
             charge=self._charge,
             count=self._hub.count,
         )
         if self.account is not None:
-            self._pending.settle(
-                self.account, time.monotonic()
-            )  # a reconnect leaves nothing unpaid
+            # A reconnect leaves nothing unpaid.
+            self._pending.settle(self.account, time.monotonic())
         self.last_error = end.fault or self.last_error
         code, reason = self.sender.verdict(end.code, end.reason)
         if self.sender.stalled:

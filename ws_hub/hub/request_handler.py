@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ..access.authenticators import is_permitted
 from ..config import ChannelRule, HubConfig
 from ..connection.connection import Connection
+from ..connection.membership import Stage
 from ..errors import (
     ConnectionClosed,
     HubFull,
@@ -110,7 +111,8 @@ class RequestHandler:
         if self._config.lenient and isinstance(data, bytes):
             with contextlib.suppress(UnicodeDecodeError):
                 data = data.decode()
-        take = self._carry_out if connection.membership.admitted else self._introduce
+        admitted = connection.membership.stage is Stage.ADMITTED
+        take = self._carry_out if admitted else self._introduce
         # An error of ours in one message must not end a connection.
         failed = object()
         if self._guard(take, connection, data, default=failed) is failed:
