@@ -1,6 +1,6 @@
 """Where the programs are that peers run on which are not Python, and their versions.
 
-Must not know how a peer is used. What npm has, `make bench` installs into the virtual
+What npm has, `make bench` installs into the virtual
 environment, beside what pip installs; nginx and Node come from the system's packages. A
 peer without its program is left out, like one without its distribution.
 """
@@ -22,7 +22,7 @@ __all__ = ["NODE_MODULES", "PROGRAMS", "Program", "nchan", "versions"]
 NODE_MODULES = Path(sys.prefix) / "npm" / "node_modules"
 _NCHAN = "nginx/modules/ngx_nchan_module.so"
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
-_SBIN = "/usr/sbin:/usr/local/sbin"  # not on everybody's path
+_SBIN = "/usr/sbin:/usr/local/sbin"  # not on every user's path
 _BUN = {"x86_64": "@oven/bun-linux-x64", "aarch64": "@oven/bun-linux-aarch64"}
 
 

@@ -8,10 +8,12 @@ from typing import Any
 from ws_hub import threads
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.fast_send import send_to_each
+from ws_hub.hub.items import Queues
 from ws_hub.hub.subscriptions import ChannelMap
 from ws_hub.protocol.publication import Batch, Publication
+from ws_hub.reentrant import ReentrantQueue, Wakeup
 
-__all__ = ["LoneHub", "deliver"]
+__all__ = ["LoneHub", "deliver", "hub_queues"]
 
 
 class LoneHub:
@@ -75,6 +77,13 @@ class LoneHub:
 
     def call_later(self, call: Callable[[], object]) -> None:
         self.put_off.append(call)
+
+
+def hub_queues() -> Queues:
+    """Return queues without a bound, which a test empties in the place of the hub thread."""
+    wakeup = Wakeup()
+    registers, unregisters = ReentrantQueue[Any](wakeup), ReentrantQueue[Any](wakeup)
+    return Queues(wakeup, registers, unregisters, ReentrantQueue(wakeup))
 
 
 def deliver(connection: Connection, batch: Batch) -> Sequence[Publication]:

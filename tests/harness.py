@@ -22,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Self
 
@@ -29,8 +30,9 @@ import pytest
 from wsproto import connection as wsproto
 from wsproto.events import CloseConnection, Event, Pong, TextMessage
 
+from tests.interventions import patched
 from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair, wait_until
-from ws_hub import Client, Hub, HubConfig, reentrant, threads
+from ws_hub import Client, Hub, HubConfig, reentrant
 from ws_hub.connection.connection import Connection
 from ws_hub.hub import hub as hub_module
 from ws_hub.hub import prefork, shutdown
@@ -70,7 +72,6 @@ __all__ = [
     "little_grace",
     "map_is_changed",
     "moved_clock",
-    "no_threads",
     "nobody_warned_of_forks",
     "parked",
     "parked_in_last_steps",
@@ -444,8 +445,7 @@ def full_queue(hub: Hub) -> Iterator[None]:
     broadcasts.queue.clear()
 
 
-@contextlib.contextmanager
-def before_put(hub: Hub, act: Callable[[], object]) -> Iterator[None]:
+def before_put(hub: Hub, act: Callable[[], object]) -> AbstractContextManager[None]:
     """Act whenever something was accepted for the queue and is about to be put there."""
     put = hub._life.broadcasts.put
 
@@ -453,9 +453,7 @@ def before_put(hub: Hub, act: Callable[[], object]) -> Iterator[None]:
         act()
         put(*args, **settings)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub._life.broadcasts, "put", act_and_put)
-        yield
+    return patched(hub._life.broadcasts, "put", act_and_put)
 
 
 def publish_as_it_is(hub: Hub, publication: Publication) -> None:
@@ -511,8 +509,7 @@ def end_of(hub: Hub) -> End:
     return End(hub)
 
 
-@contextlib.contextmanager
-def at_new_life(hub: Hub, act: Callable[[], object]) -> Iterator[None]:
+def at_new_life(hub: Hub, act: Callable[[], object]) -> AbstractContextManager[None]:
     """Act whenever `start` has seen that it may, and is about to make a new life."""
     renew = hub._new_life
 
@@ -520,9 +517,7 @@ def at_new_life(hub: Hub, act: Callable[[], object]) -> Iterator[None]:
         act()
         return renew()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub, "_new_life", act_and_renew)
-        yield
+    return patched(hub, "_new_life", act_and_renew)
 
 
 def is_locked(hub: Hub) -> bool:
@@ -542,8 +537,9 @@ def parked_in_last_steps(hub: Hub) -> Iterator[Gate]:
         yield gate
 
 
-@contextlib.contextmanager
-def within_listen(hub: Hub, act: Callable[[], object], *, before: bool) -> Iterator[None]:
+def within_listen(
+    hub: Hub, act: Callable[[], object], *, before: bool
+) -> AbstractContextManager[None]:
     """Act within `Hub.listen`, before or after the listener may subscribe."""
     channels = hub._life.channels
     enter = channels.enter
@@ -555,33 +551,22 @@ def within_listen(hub: Hub, act: Callable[[], object], *, before: bool) -> Itera
         if not before:
             act()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(channels, "enter", act_and_enter)
-        yield
+    return patched(channels, "enter", act_and_enter)
 
 
-@contextlib.contextmanager
-def little_grace() -> Iterator[None]:
+def little_grace() -> AbstractContextManager[None]:
     """Have the end of a hub wait hardly longer than its close timeout."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutdown, "GRACE", 0.02)
-        yield
+    return patched(shutdown, "GRACE", 0.02)
 
 
-@contextlib.contextmanager
-def batches_every(seconds: float) -> Iterator[None]:
+def batches_every(seconds: float) -> AbstractContextManager[None]:
     """Have `drain` rest so long between two batches."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutdown, "_PACE", seconds)
-        yield
+    return patched(shutdown, "_PACE", seconds)
 
 
-@contextlib.contextmanager
-def returns_per_second(clients: float) -> Iterator[None]:
+def returns_per_second(clients: float) -> AbstractContextManager[None]:
     """Have `drain` spread the returns so that so many clients come back in a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutdown, "_PER_SECOND", clients)
-        yield
+    return patched(shutdown, "_PER_SECOND", clients)
 
 
 def fork_in_gunicorns_master() -> None:
@@ -589,12 +574,9 @@ def fork_in_gunicorns_master() -> None:
     eval("forked()", {"__name__": "gunicorn.arbiter", "forked": prefork._forked})
 
 
-@contextlib.contextmanager
-def nobody_warned_of_forks() -> Iterator[None]:
+def nobody_warned_of_forks() -> AbstractContextManager[None]:
     """Have this process count as one that was not warned of hubs in a master yet."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefork, "_warned", False)
-        yield
+    return patched(prefork, "_warned", False)
 
 
 # --- what fails ----------------------------------------------------------------------------
@@ -604,20 +586,14 @@ def _fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("made to fail by a test")
 
 
-@contextlib.contextmanager
-def delivery_fails(hub: Hub) -> Iterator[None]:
+def delivery_fails(hub: Hub) -> AbstractContextManager[None]:
     """Have the delivery of publications fail, by an error of the hub's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub._life.dispatcher, "dispatch", _fail)
-        yield
+    return patched(hub._life.dispatcher, "dispatch", _fail)
 
 
-@contextlib.contextmanager
-def requests_fail(hub: Hub) -> Iterator[None]:
+def requests_fail(hub: Hub) -> AbstractContextManager[None]:
     """Have the handling of clients' messages fail, by an error of the hub's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub._life.requests, "_carry_out", _fail)
-        yield
+    return patched(hub._life.requests, "_carry_out", _fail)
 
 
 @contextlib.contextmanager
@@ -631,21 +607,6 @@ def housekeeping_fails(hub: Hub) -> Iterator[None]:
             (life.clients, "expire"),
         ):
             patch.setattr(owner, name, _fail)
-        yield
-
-
-@contextlib.contextmanager
-def no_threads(*names: str) -> Iterator[None]:
-    """Have no thread start whose name begins with one of these."""
-    start = threads.start
-
-    def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
-        if name.startswith(names):
-            raise RuntimeError("can't start new thread")
-        return start(name, target, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "start", start_or_refuse)
         yield
 
 
@@ -663,12 +624,9 @@ def subscribe_target(hub: Hub, target: Any, channel: str) -> None:
     hub._subscribe(target, Subscribe(channel))
 
 
-@contextlib.contextmanager
-def seen_as_room(hub: Hub) -> Iterator[None]:
+def seen_as_room(hub: Hub) -> AbstractContextManager[None]:
     """Have admission see room for everybody, as it does for those who come at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub._life.clients, "has_room", lambda network, user: True)
-        yield
+    return patched(hub._life.clients, "has_room", lambda network, user: True)
 
 
 def keep_numberings(hub: Hub, channels: int) -> None:
@@ -676,28 +634,21 @@ def keep_numberings(hub: Hub, channels: int) -> None:
     hub._life.history._max_channels = channels
 
 
-@contextlib.contextmanager
-def listeners_hold(messages: int) -> Iterator[None]:
+def listeners_hold(messages: int) -> AbstractContextManager[None]:
     """Have a listener keep so many messages that wait for its function."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_module, "_LISTENER_MESSAGES", messages)
-        yield
+    return patched(hub_module, "_LISTENER_MESSAGES", messages)
 
 
-@contextlib.contextmanager
-def server_waits_for_room(seconds: float) -> Iterator[None]:
+def server_waits_for_room(seconds: float) -> AbstractContextManager[None]:
     """Have a server of ours that is full let a connection wait so long before it says so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_module, "_QUEUE", seconds)
-        yield
+    return patched(server_module, "_QUEUE", seconds)
 
 
-@contextlib.contextmanager
-def settled_by(connection: Connection, wait: Callable[[float], bool]) -> Iterator[None]:
+def settled_by(
+    connection: Connection, wait: Callable[[float], bool]
+) -> AbstractContextManager[None]:
     """Have `wait(timeout)` stand for the wait of a connection's reader for the hub thread."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection.membership.settled, "wait", wait)
-        yield
+    return patched(connection.membership.settled, "wait", wait)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import queue
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "imported_anew",
     "kernel_send",
     "no_threads",
+    "patched",
     "sends_by_libc",
     "short_writes",
     "without_libc",
@@ -42,15 +44,20 @@ __all__ = [
 LibcSend = Callable[[int, bytes, int, int], int]
 
 
+@contextlib.contextmanager
+def patched(owner: object, name: str, value: object) -> Iterator[None]:
+    """Have an attribute be another while the block runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, value)
+        yield
+
+
 # --- the kernel ----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def kernel_send(send: LibcSend) -> Iterator[None]:
+def kernel_send(send: LibcSend) -> AbstractContextManager[None]:
     """Have `send(descriptor, data, size, flags)` stand for the send(2) of libc."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_send, "_libc_send", send)
-        yield
+    return patched(fast_send, "_libc_send", send)
 
 
 @contextlib.contextmanager
@@ -72,12 +79,9 @@ def sends_by_libc() -> bool:
         return direct.fd == near.fileno()
 
 
-@contextlib.contextmanager
-def without_libc_send() -> Iterator[None]:
+def without_libc_send() -> AbstractContextManager[None]:
     """Have every send go by the socket."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_send, "_libc_send", None)
-        yield
+    return patched(fast_send, "_libc_send", None)
 
 
 @contextlib.contextmanager
@@ -150,8 +154,7 @@ def _load_again(patch: pytest.MonkeyPatch) -> None:
 # --- threads -------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def no_threads(*names: str) -> Iterator[None]:
+def no_threads(*names: str) -> AbstractContextManager[None]:
     """Have no thread start whose name begins with one of these; none at all without names."""
     start = threads.start
 
@@ -160,9 +163,7 @@ def no_threads(*names: str) -> Iterator[None]:
             raise RuntimeError("can't start new thread")
         return start(name, target, *args)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "start", start_or_refuse)
-        yield
+    return patched(threads, "start", start_or_refuse)
 
 
 # --- between two lines ---------------------------------------------------------------------

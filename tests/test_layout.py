@@ -508,6 +508,9 @@ NOT_YET = {
 }
 
 
+PATCHES = {"setattr", "delattr", "patched"}  # each takes an owner and the name of what it has
+
+
 def test_tests_use_no_private_name_of_others() -> None:
     """A test that does fails when code moves between modules, although nothing is wrong."""
     fail_on(_private_names())
@@ -535,7 +538,11 @@ def _private_names_in(path: Path) -> Iterator[str]:
             used = [node.attr]
         elif isinstance(node, ast.ImportFrom):
             used = [alias.name for alias in node.names]
-        elif isinstance(node, ast.Call) and _last_name(node.func) in ("setattr", "delattr"):
+        elif isinstance(node, ast.Call) and _last_name(node.func) in (
+            "setattr",
+            "delattr",
+            "patched",
+        ):
             used = [_text_of(each) for each in node.args[:2] if not _is_of(node.args[0], own)]
         for name in used:
             if _is_private(name.rpartition(".")[2]) and name not in defined:

@@ -9,7 +9,7 @@ burst is a send for each client and message, and a request for each message. The
 leaves Nagle's algorithm on, so that the kernel may join what a client has not yet confirmed.
 No client offers compression, pings are off, and no message is kept for later clients.
 
-nginx runs as one process, without a master, so that nobody outlives this one: the worker of
+nginx runs as one process, without a master, so that none outlives this one: the worker of
 a master goes on when that is killed. The event loop is the same.
 """
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.delivery import LoneHub, deliver
+from tests.delivery import LoneHub, deliver, hub_queues
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.live import at_once, live, subscribe
 from tests.interventions import without_libc_send
@@ -52,13 +52,11 @@ from ws_hub.connection.progress import measure
 from ws_hub.connection.receiver import receive
 from ws_hub.connection.sender import Sender
 from ws_hub.connection.transport import Transport
-from ws_hub.hub.items import Queues
 from ws_hub.hub.registry import Registry
 from ws_hub.hub.stats import Counters
 from ws_hub.protocol.handshake import refusal
 from ws_hub.protocol.message import encode
 from ws_hub.protocol.publication import Batch, publish
-from ws_hub.reentrant import ReentrantQueue, Wakeup
 
 SECRET = refusal("503 Service Unavailable", "not for strangers")
 
@@ -138,10 +136,7 @@ class LateHub(LoneHub):
         super().__init__()
         self.gone, self.released = threading.Event(), threading.Event()
         self.config = HubConfig(close_timeout=0.01, on_disconnect=lambda *about: None)
-        wakeup = Wakeup()
-        self.queues = Queues(
-            wakeup, ReentrantQueue(wakeup), ReentrantQueue(wakeup), ReentrantQueue(wakeup)
-        )
+        self.queues = hub_queues()
         self.registry = Registry(
             self.config,
             queues=self.queues,

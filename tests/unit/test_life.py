@@ -24,8 +24,8 @@ from tests.harness import (
     later,
     little_grace,
     moved_clock,
-    no_threads,
 )
+from tests.interventions import no_threads
 from tests.support import TIMEOUT, small_pair, wait_until
 from ws_hub import Client, Hub, HubConfig, HubFull, HubNotRunning, Message, WsHubError, threads
 

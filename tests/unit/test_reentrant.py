@@ -138,7 +138,7 @@ def test_an_empty_intake_wakes_all_waiting_puts() -> None:
     assert intake.qsize() <= 1
 
 
-def test_an_interruption_after_the_append_has_rung_the_wakeup(
+def test_an_interruption_after_the_append_has_signalled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Cut(Wakeup):

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.delivery import hub_queues
 from ws_hub.config import HubConfig
 from ws_hub.connection.membership import Membership, Stage
 from ws_hub.hub import registry as module
-from ws_hub.hub.items import Queues
 from ws_hub.hub.registry import Registry
 from ws_hub.hub.stats import Counters
-from ws_hub.reentrant import ReentrantQueue, Wakeup
 
 
 class Someone:
@@ -51,10 +50,7 @@ class Desk(Registry):
     """A registry, and the queues that a test empties in the place of the hub thread."""
 
     def __init__(self, interval: float, most: int | None) -> None:
-        wakeup = Wakeup()
-        self.queues = Queues(
-            wakeup, ReentrantQueue(wakeup), ReentrantQueue(wakeup), ReentrantQueue(wakeup)
-        )
+        self.queues = hub_queues()
         super().__init__(
             HubConfig(heartbeat_interval=interval, max_connections=most, close_timeout=1.0),
             queues=self.queues,

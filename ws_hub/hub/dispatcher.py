@@ -172,7 +172,7 @@ class Dispatcher:
         """Act on a full outbox: never in silence, and never twice for one cause."""
         self._counters.add("dropped", len(refused))
         if any(each.overflow == "disconnect" for each in refused):
-            self._cut(target)
+            self._evict(target)
             return
         told: set[str] = set()
         for each in refused:
@@ -194,10 +194,7 @@ class Dispatcher:
     def _notify(self, target: Any, message: Message) -> None:
         """Send what must not be lost: a target that waits for it would wait for ever."""
         if not target.offer(text_frame(encode(message, time.time())), 1, beyond=True):
-            self._cut(target)
-
-    def _cut(self, target: Any) -> None:
-        self._evict(target)
+            self._evict(target)
 
     def activate(self, request: Activation) -> None:
         """Answer a subscription, then let it go live: what it missed, then everything after."""
