@@ -311,24 +311,29 @@ def test_fault_115_half_of_a_line_is_shown_and_not_counted(tmp_path: Path) -> No
         assert process.wait(TIMEOUT) == 0
 
 
+COUNTS = """BEGIN { x = sprintf("%990s", ""); for (n = 1; ; n++) printf("%08d%s.\\n", n, x) }"""
+
+
 def test_a_slow_viewer_of_many_programs_skips_nothing_of_any() -> None:
+    """The programs count without an end: the kernel may take as much as it likes."""
     ids = [f"p{number}" for number in range(6)]
-    seen, over = dict.fromkeys(ids, 0), 0
+    seen, over = dict.fromkeys(ids, 0), set[str]()
     with live(outbox_messages=48) as site, site.subscribed("process:p0", rcvbuf=4096) as slow:
         for name in ids[1:]:
             slow.send_json({"type": "subscribe", "channel": f"process:{name}", "id": name})
             assert slow.recv_json()["type"] == "ack"
-        argv = ["sh", "-c", f"yes {'x' * 1000} | head -n 1500"]
-        processes = [site.hub.run_process(argv, name, backpressure=True) for name in ids]
+        processes = [site.hub.run_process(["awk", COUNTS], name, backpressure=True) for name in ids]
         (client,) = site.hub.all_clients()
 
         def read() -> None:
-            nonlocal over
             message = slow.recv_json()
-            assert message["type"] in ("process_output", "process_status"), message
-            if is_line(message):
-                seen[message["processId"]] += 1
-            over += message["data"] == {"status": "exited", "exitCode": 0}
+            name = message["processId"]
+            if message["type"] == "process_status":
+                if message["data"]["status"] != "running":
+                    over.add(name)
+            elif is_line(message) and message["data"].endswith("."):  # not cut by the end
+                seen[name] += 1
+                assert int(message["data"][:8]) == seen[name], "a line is missing"
 
         for _ in range(3):
             wait_until(lambda: all(map(waits_for_room, processes)), what="all to wait")
@@ -336,12 +341,14 @@ def test_a_slow_viewer_of_many_programs_skips_nothing_of_any() -> None:
             # No further: all of them see the room at the same moment, and nobody reads.
             while client.waiting[0] > 24:
                 read()
-        while over < len(ids):
+        for process in processes:
+            process.terminate()
+        while len(over) < len(ids):
             read()
-        assert seen == dict.fromkeys(ids, 1500)
+        assert min(seen.values()) > 0
         assert site.hub.stats().dropped == 0
         for process in processes:
-            assert process.wait(LONG) == 0
+            assert process.wait(LONG) is not None
 
 
 def waits_for_room(process: Process) -> bool:

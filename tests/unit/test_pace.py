@@ -9,36 +9,66 @@ from hypothesis import strategies as st
 from ws_hub.process.pace import Pace
 
 
+class Waits:
+    """A pace, and for each part that it cuts whether it waited before."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self.waited = False
+
+    def wait(self) -> None:
+        self.waited = True
+
+    def parts(self, *texts: str) -> list[tuple[list[str], bool]]:
+        found = []
+        for part in self.pace.parts(texts, self.wait):
+            found.append((part, self.waited))
+            self.waited = False
+        return found
+
+    def waits(self, count: int) -> list[bool]:
+        return [waited for _ in range(count) for _, waited in self.parts("x")]
+
+
 def test_without_bounds_parts_are_large_and_need_no_wait() -> None:
     texts = [str(number) for number in range(1000)]
-    parts = list(Pace().parts(texts))
+    waits = Waits(Pace())
+    parts = waits.parts(*texts)
     assert [text for part, _ in parts for text in part] == texts
     assert max(len(part) for part, _ in parts) == 128
     assert not any(wait for _, wait in parts)
-    assert list(Pace().parts([])) == []
+    assert waits.parts() == []
 
 
-def test_a_quarter_of_an_outbox_needs_a_wait() -> None:
-    pace = Pace(40, 1 << 20)
-    waits = [wait for _ in range(25) for _, wait in pace.parts(["x"])]
-    assert [number for number, wait in enumerate(waits, 1) if wait] == [11, 21]
+def test_a_quarter_of_an_outbox_needs_a_wait_and_so_does_the_beginning() -> None:
+    waits = Waits(Pace(40, 1 << 20)).waits(25)
+    assert [number for number, wait in enumerate(waits, 1) if wait] == [1, 11, 21]
 
 
 def test_an_outbox_of_one_message_needs_a_wait_for_each_text() -> None:
-    parts = list(Pace(1, 1 << 20).parts(["a", "b", "c"]))
-    assert parts == [(["a"], False), (["b"], True), (["c"], True)]
+    parts = Waits(Pace(1, 1 << 20)).parts("a", "b", "c")
+    assert parts == [(["a"], True), (["b"], True), (["c"], True)]
 
 
 def test_the_quarter_is_shared_by_all_sharers() -> None:
     sharers = [1]
-    pace = Pace(40, 1 << 20, lambda: sharers[0])
-    waits = [wait for _ in range(10) for _, wait in pace.parts(["x"])]
-    assert not any(waits)
+    waits = Waits(Pace(40, 1 << 20, lambda: sharers[0]))
+    assert waits.waits(10) == [True] + [False] * 9
     sharers[0] = 5
-    waits = [wait for _ in range(6) for _, wait in pace.parts(["x"])]
-    assert waits == [True, False, True, False, True, False]
+    assert waits.waits(6) == [True, False, True, False, True, False]
     sharers[0] = 1000
-    assert list(pace.parts(["a", "b"])) == [(["a"], True), (["b"], True)]
+    assert waits.parts("a", "b") == [(["a"], True), (["b"], True)]
+
+
+def test_a_process_that_starts_during_a_wait_gets_its_share() -> None:
+    """What was cut before the wait had the size of an outbox's quarter for itself."""
+    sharers = [1]
+    pace = Pace(40, 1 << 20, lambda: sharers[0])
+
+    def wait() -> None:
+        sharers[0] = 5
+
+    assert [len(part) for part in pace.parts(["x"] * 7, wait)] == [2, 2, 2, 1]
 
 
 @pytest.mark.slow
@@ -50,11 +80,11 @@ def test_the_quarter_is_shared_by_all_sharers() -> None:
 def test_at_most_a_quarter_is_sent_between_waits_unless_it_is_one_text(
     reads: list[list[str]], messages: int, size: int
 ) -> None:
-    pace = Pace(messages, size)
+    waits = Waits(Pace(messages, size))
     ahead: list[str] = []
     sent: list[str] = []
     for texts in reads:
-        for part, wait in pace.parts(texts):
+        for part, wait in waits.parts(*texts):
             ahead = [*part] if wait else [*ahead, *part]
             sent += part
             assert part

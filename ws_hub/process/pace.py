@@ -16,11 +16,12 @@ _WORST = 6  # bytes of JSON that one character may take
 
 
 class Pace:
-    """Cuts texts into parts that fit an outbox, and counts those that are sent.
+    """Cuts texts into parts that fit an outbox, and waits for room before it is used up.
 
     After a wait half of every subscriber's outbox is free. A quarter is used before the
     next wait: a client that subscribes meanwhile is sent the history first. All processes
-    with such a pace share that quarter, because one client may subscribe to all of them.
+    with such a pace share that quarter, because one client may subscribe to all of them;
+    the room that a new process finds may be promised to the others, so it waits first.
 
     Args:
         outbox_messages: messages that an outbox holds; None for no waits.
@@ -37,33 +38,46 @@ class Pace:
         sharers: Callable[[], int] = lambda: 1,
     ) -> None:
         self._sharers = sharers
+        self._ahead_messages = self._ahead_bytes = 0
         self._most_messages = self._most_bytes = sys.maxsize
         if outbox_messages is not None:
             self._most_messages = max(outbox_messages // 4, 1)
             self._most_bytes = outbox_bytes // 4
-        self._ahead_messages = self._ahead_bytes = 0
+            self._ahead_messages = self._most_messages
 
-    def parts(self, texts: Sequence[str]) -> Iterator[tuple[list[str], bool]]:
-        """Yield the texts in parts, each with whether to wait for room before sending it."""
+    def parts(self, texts: Sequence[str], wait: Callable[[], object]) -> Iterator[list[str]]:
+        """Yield the texts in parts; call `wait` before each part that there may be no room for."""
+        start = 0
+        while start < len(texts):
+            part, size = self._cut(texts, start)
+            if not self._fits(part, size):
+                wait()
+                self._ahead_messages = self._ahead_bytes = 0
+                part, size = self._cut(texts, start)  # more processes may share by now
+            self._ahead_messages += len(part)
+            self._ahead_bytes += size
+            start += len(part)
+            yield part
+
+    def _share(self) -> tuple[int, int]:
         sharers = max(self._sharers(), 1)
-        most_messages = max(self._most_messages // sharers, 1)
-        most_bytes = self._most_bytes // sharers
-        part: list[str] = []
-        size = 0
-        for text in texts:
-            more = len(text) * _WORST + _ENVELOPE
-            if part and (len(part) >= min(most_messages, _AT_ONCE) or size + more > most_bytes):
-                yield part, self._is_too_far(len(part), size, most_messages, most_bytes)
-                part, size = [], 0
-            part.append(text)
-            size += more
-        if part:
-            yield part, self._is_too_far(len(part), size, most_messages, most_bytes)
+        return max(self._most_messages // sharers, 1), self._most_bytes // sharers
 
-    def _is_too_far(self, messages: int, size: int, most_messages: int, most_bytes: int) -> bool:
-        self._ahead_messages += messages
-        self._ahead_bytes += size
-        if self._ahead_messages <= most_messages and self._ahead_bytes <= most_bytes:
-            return False
-        self._ahead_messages, self._ahead_bytes = messages, size
-        return True
+    def _cut(self, texts: Sequence[str], start: int) -> tuple[list[str], int]:
+        """Return the next part and its bytes: one text, or as many as the share allows."""
+        most_messages, most_bytes = self._share()
+        size, end = 0, start
+        for text in texts[start : start + min(most_messages, _AT_ONCE)]:
+            more = len(text) * _WORST + _ENVELOPE
+            if end > start and size + more > most_bytes:
+                break
+            size += more
+            end += 1
+        return list(texts[start:end]), size
+
+    def _fits(self, part: list[str], size: int) -> bool:
+        most_messages, most_bytes = self._share()
+        return (
+            self._ahead_messages + len(part) <= most_messages
+            and self._ahead_bytes + size <= most_bytes
+        )

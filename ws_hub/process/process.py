@@ -438,9 +438,7 @@ class Process:
         for text in texts:
             if self._on_line is not None:
                 self._call_on_line(text, name)
-        for part, is_too_far in self._pace.parts(texts):
-            if is_too_far:
-                self._wait_for_viewers()
+        for part in self._pace.parts(texts, self._wait_for_viewers):
             self._send(part)
 
     def _send(self, texts: list[str]) -> None:
