@@ -18,7 +18,7 @@ TIMES ?= 20
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all lint bench bench-full bench-attack soak conformance fuzz cycles clean
+.PHONY: help install demo test test-fast test-all lint docs docs-links bench bench-full bench-attack soak conformance fuzz cycles clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -74,6 +74,13 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.test ## build the documentation site in docs/_build/html, without a warning
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-links: $(VENV)/.test ## ask every site that the documentation links to (needs the network)
+	@$(BIN)/python -m sphinx -q -W --keep-going -b linkcheck docs docs/_build/links
+
 # Peers of the benchmark that run on Node and Bun, in the versions of the lock file. No script of
 # a package runs: what ws needs, and bun's program, are in the packages.
 NPM := bench/servers/npm
@@ -110,5 +117,5 @@ cycles: $(VENV)/.test ## connect and disconnect 100,000 times: the server ends w
 	@$(BIN)/python -m tests.faults.cycles $(CYCLES_ARGS)
 
 clean: ## remove everything that these targets made
-	rm -rf .venv .venv-3.* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp
+	rm -rf .venv .venv-3.* build dist docs/_build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -391,7 +391,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="where to write (bench/results/attack-DATE.json; nowhere when not all was asked for)",
     )
     parser.add_argument(
-        "--docs", action="store_true", help="afterwards put the table into docs/performance.md"
+        "--docs", action="store_true", help="afterwards put the table into docs/measurements.md"
     )
     parser.add_argument("--show", metavar="PATH", help="show the file of an earlier run instead")
     options = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""Puts what `bench/results` holds into `docs/performance.md`: `python -m bench.document`.
+"""Puts what `bench/results` holds into the documents: `python -m bench.document`.
 
-Must not know how anything is measured. Only what stands between two marks is replaced, so
-that the words around the figures are written by people and the figures by nobody.
+`docs/measurements.md` gets all tables, `docs/performance.md` one with the best of each kind.
+Only what stands between two marks is replaced: the words around it are written by people.
 """
 
 from __future__ import annotations
@@ -15,18 +15,69 @@ from .line import sentence
 from .plot import plotted
 from .result import short
 from .rows import ROWS
+from .servers import FLOORS, PYTHON_PEERS
 
-__all__ = ["PAGE", "document", "markdown", "replace"]
+__all__ = ["PAGE", "SUMMARY", "document", "markdown", "replace", "summary"]
 
-_ROOT = Path(__file__).resolve().parent.parent
-PAGE = _ROOT / "docs" / "performance.md"
+_DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = _DOCS / "measurements.md"
+SUMMARY = _DOCS / "performance.md"
 _BEGIN, _END = "<!-- results: made by bench.document -->\n", "<!-- end of results -->\n"
+_TOP, _BOTTOM = "<!-- summary: made by bench.document -->\n", "<!-- end of summary -->\n"
+# What the summary compares, in a reader's words.
+_COMPARED = {
+    "one-to-100": "one message to 100 clients",
+    "one-to-100-busy": "the same, while a thread of the process computes",
+    "one-to-1000": "one message to 1,000 clients",
+    "burst-to-100": "a burst of messages to 100 clients",
+    "burst-to-1000": "a burst of messages to 1,000 clients",
+    "slow-clients": "one message to 100 clients, beside some that never read",
+    "echo": "a round trip, one client",
+    "echo-100": "a round trip each, 100 clients at once",
+    "connects": "connecting",
+}
 
 
-def document(page: Path = PAGE, folder: Path = RESULTS) -> None:
-    """Replace the figures of a page by the newest; raises ValueError without marks."""
+def document(page: Path = PAGE, summarised: Path = SUMMARY, folder: Path = RESULTS) -> None:
+    """Replace the figures of the pages by the newest; raises ValueError without marks."""
     runs = newest({row.group for row in ROWS}, folder)
     replace(page, _BEGIN, _END, "".join(map(markdown, runs)))
+    replace(summarised, _TOP, _BOTTOM, summary(runs))
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> str:
+    """Return a table of ws_hub beside the best server of each kind, in times its figure."""
+    rows = {row["name"]: row["results"] for run in runs for row in run["rows"]}
+    lines = [
+        "| | ws_hub | floor | the best Python peer | the best other server |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, words in _COMPARED.items():
+        found = {each["server"]: each for each in rows.get(name, ())}
+        ours = found.get("ws_hub")
+        if ours is None or ours["median"] is None:
+            continue
+        rest = [each for each in found if not each.startswith("ws_hub") and each not in FLOORS]
+        kinds = (
+            ["floor"],
+            [each for each in rest if each in PYTHON_PEERS],
+            [each for each in rest if each not in PYTHON_PEERS],
+        )
+        cells = [_best([found[each] for each in kind if each in found], ours) for kind in kinds]
+        value = f"{short(ours['median'])} {ours['unit']}"
+        lines.append(f"| {words} | {value} | {' | '.join(cells)} |")
+    return "\n".join(["", *lines, "", ""])
+
+
+def _best(results: Sequence[dict[str, Any]], ours: dict[str, Any]) -> str:
+    """Return the best of some servers, as so many times the figure of ws_hub."""
+    measured = [each for each in results if each["median"] is not None]
+    if not measured:
+        return ""
+    pick = max if ours["better"] == "higher" else min
+    best = pick(measured, key=lambda each: float(each["median"]))
+    name = "" if best["server"] in FLOORS else f", {best['server']}"
+    return f"{short(best['median'] / ours['median'])} x{name}"
 
 
 def replace(page: Path, begin: str, end: str, text: str) -> None:

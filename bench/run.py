@@ -143,7 +143,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--docs",
         action="store_true",
-        help="afterwards put what bench/results holds into docs/performance.md, and draw it",
+        help="afterwards put what bench/results holds into the documents, and draw it",
     )
     options = parser.parse_args(argv)
     unknown = set(options.rows or ()) - set(_groups(ROWS))

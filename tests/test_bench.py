@@ -714,7 +714,8 @@ def test_a_chart_that_lacks_a_panel_is_not_drawn(tmp_path: Path) -> None:
 
 
 def test_the_page_gets_the_figures_between_its_marks_and_keeps_its_words(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
+    page, top = tmp_path / "page.md", tmp_path / "top.md"
+    top.write_text("<!-- summary: made by bench.document -->\n<!-- end of summary -->\n", "utf-8")
     marked = "before\n<!-- results: made by bench.document -->\n{}<!-- end of results -->\nafter\n"
     page.write_text(marked.format("old\n"), encoding="utf-8")
     found = run.report(
@@ -729,7 +730,7 @@ def test_the_page_gets_the_figures_between_its_marks_and_keeps_its_words(tmp_pat
     )
     older = swept("2020-01-01", [2.0, 3.0, None, 5.0])
     write(tmp_path, older, found)
-    document.document(page, tmp_path)
+    document.document(page, top, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text == marked.format(document.markdown(found) + document.markdown(older))
     assert "| ws_hub | 1.5 | 1 .. 2 | 1.25 x floor |  |" in text
@@ -745,19 +746,41 @@ def test_a_page_without_a_place_for_figures_is_left_alone(tmp_path: Path) -> Non
     page = tmp_path / "page.md"
     page.write_text("words\n", encoding="utf-8")
     with pytest.raises(ValueError, match="no place"):
-        document.document(page, tmp_path)
+        document.document(page, page, tmp_path)
     assert page.read_text(encoding="utf-8") == "words\n"
 
 
-def test_the_page_of_the_project_has_a_place_for_figures() -> None:
-    text = (Path(run.__file__).parent.parent / "docs" / "performance.md").read_text("utf-8")
-    assert text.count("<!-- results: made by bench.document -->\n") == 1
-    assert text.count("<!-- end of results -->\n") == 1
+@pytest.mark.parametrize(
+    ("page", "named"), [(document.PAGE, "results"), (document.SUMMARY, "summary")]
+)
+def test_the_pages_of_the_project_have_a_place_for_figures(page: Path, named: str) -> None:
+    text = page.read_text("utf-8")
+    assert text.count(f"<!-- {named}: made by bench.document -->\n") == 1
+    assert text.count(f"<!-- end of {named} -->\n") == 1
+
+
+def test_the_summary_has_the_best_of_each_kind() -> None:
+    def result(server: str, median: float | None) -> dict[str, object]:
+        return {"server": server, "median": median, "better": "higher", "unit": "messages/s"}
+
+    found = [
+        result("ws_hub", 200.0),
+        result("floor", 100.0),
+        result("flask-sock", 50.0),
+        result("websockets asyncio", 60.0),
+        result("bun publish", 300.0),
+        result("Node ws", None),
+    ]
+    table = document.summary([{"rows": [{"name": "burst-to-100", "results": found}]}])
+    assert table.splitlines()[3:-1] == [
+        "| a burst of messages to 100 clients | 200 messages/s | 0.5 x "
+        "| 0.3 x, websockets asyncio | 1.5 x, bun publish |",
+    ]
 
 
 def test_the_pages_show_pictures_that_there_are() -> None:
     root = Path(run.__file__).parent.parent
-    for page in (root / "README.md", root / "docs" / "performance.md"):
+    for page in (root / "README.md", document.PAGE, document.SUMMARY):
         for name in re.findall(r"\]\(([^)]*bench[^)]*\.svg)\)", page.read_text("utf-8")):
             assert (page.parent / name).read_bytes().startswith(b"<?xml"), name
     assert f"docs/images/{plot.CHART}" in (root / "README.md").read_text("utf-8")
