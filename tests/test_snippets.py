@@ -39,8 +39,79 @@ text, name = "output", "stdout"
 POSTLUDE = """
 hub.stop()
 """
-# After a marked snippet, `<!-- snippet: NAME -->`: what it is to have done.
+# Before and after a marked snippet, `<!-- snippet: NAME -->`: what it needs, and what it is
+# to have done.
+BEFORE = {
+    "celery": """
+rule = ChannelRule(pattern="job:*", publish=True)
+hub.stop()
+hub = Hub(HubConfig(rules=[rule])).start()
+served = serve(hub, port=0)
+os.environ.update(BROKER_URL="memory://", HUB_URL=served.url, WORKER_TOKEN="secret")
+""",
+    "receiver": """
+os.environ["WORKER_TOKEN"] = "secret"
+hub.stop()
+""",
+}
+HEARD = """
+import queue
+heard = queue.Queue()
+hub.listen("job:42", lambda message: heard.put(message.data))
+"""
 AFTER = {
+    "pool": HEARD
+    + """
+pool.shutdown()
+resize("42", ["c.png"])
+assert heard.get(timeout=10)["data"] == {"done": 1, "of": 1}
+""",
+    "progress": HEARD
+    + """
+work("42", [int, str])
+assert heard.get(timeout=10)["data"] == {"state": "running", "done": 1, "of": 2}
+with serve(hub, port=0) as served:
+    config = ReconnectConfig(url=served.url)
+    with ReconnectingClient(config) as late:
+        late.subscribe("job:42")
+        late.start()
+        assert next(iter(late)).data["data"] == {"state": "done", "done": 2, "of": 2}
+""",
+    "dashboard": """
+import queue
+heard = queue.Queue()
+listener = hub.listen("dashboard", lambda message: heard.put(message.data))
+assert heard.get(timeout=10)["data"]["load"] >= 0
+hub.stop()
+assert stop.is_set()
+""",
+    "receiver": """
+import websocket
+with hub, serve(hub, port=0) as served:
+    worker = websocket.create_connection(served.url, header=["Authorization: Bearer secret"])
+    worker.send('{"type": "publish", "channel": "job:42", "data": 1, "id": "p"}')
+    assert json.loads(worker.recv())["type"] == "ack"
+    worker.close()
+    try:
+        websocket.create_connection(served.url, header=["Authorization: Bearer guessed"])
+    except websocket.WebSocketBadStatusException as error:
+        assert error.status_code == 401
+    else:
+        raise AssertionError("a guessed token is accepted")
+""",
+    "celery": HEARD
+    + """
+worker_process_init.send(None)
+from ws_hub import ConnectionState
+deadline = time.monotonic() + 10
+while live.state is not ConnectionState.CONNECTED and time.monotonic() < deadline:
+    time.sleep(0.01)
+build.apply(["42"], throw=True)
+assert [heard.get(timeout=10)["state"] for _ in range(2)] == ["running", "done"]
+worker_process_shutdown.send(None)
+build.apply(["42"], throw=True)  # a report that reaches nobody is no failure of the task
+served.close()
+""",
     "flask": """
 answer = app.test_client().post("/builds/42")
 assert answer.status_code == 202, answer
@@ -94,7 +165,7 @@ class Snippet:
 
 def snippets(*languages: str) -> list[Snippet]:
     found = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         if not path.exists():
             continue
         mark, language, start, block = "", None, 0, list[str]()
@@ -120,7 +191,20 @@ def test_the_documents_have_snippets() -> None:
 
 
 def test_every_snippet_says_its_language() -> None:
-    known = {"python", "sh", "console", "js", "json", "html", "text", "ini", "nginx", "toml", ""}
+    known = {
+        "python",
+        "sh",
+        "console",
+        "js",
+        "json",
+        "html",
+        "text",
+        "ini",
+        "nginx",
+        "toml",
+        "dockerfile",
+        "",
+    }
 
     assert {each.language for each in snippets(*known, "py", "bash", "shell")} <= known
 
@@ -144,9 +228,11 @@ def environment() -> dict[str, str]:
 def test_a_python_snippet_runs(snippet: Snippet, workplace: Path) -> None:
     code = snippet.code
     if snippet.path.name != "README.md":
-        code = PRELUDE + code + POSTLUDE
+        code = PRELUDE + BEFORE.get(snippet.mark, "") + code
     if snippet.mark:
         code += "import threading\n" + AFTER[snippet.mark]
+    if snippet.path.name != "README.md":
+        code += POSTLUDE
     script = workplace / "snippet.py"
     script.write_text(code, encoding="utf-8")
 
