@@ -34,6 +34,7 @@ from tests.interventions import patched
 from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair, wait_until
 from ws_hub import Client, Hub, HubConfig, reentrant
 from ws_hub.connection.connection import Connection
+from ws_hub.connection.sender import Sender
 from ws_hub.hub import hub as hub_module
 from ws_hub.hub import prefork, shutdown
 from ws_hub.hub.items import Call, Publications
@@ -44,6 +45,7 @@ from ws_hub.reconnect.stream import Stream
 from ws_hub.reentrant import Event as ReentrantEvent
 from ws_hub.reentrant import ReentrantQueue
 from ws_hub.server import server as server_module
+from ws_hub.threads import LazyCondition
 
 __all__ = [
     "Clock",
@@ -85,6 +87,7 @@ __all__ = [
     "stop_accepting",
     "subscribe_target",
     "waiting_threads",
+    "waits_move_clock",
     "weight",
     "within_listen",
 ]
@@ -353,10 +356,16 @@ class Peer:
 
 
 class Clock:
-    """The monotonic clock of this process, which stands still until a test moves it."""
+    """The monotonic clock of this process, which stands still until a test moves it.
+
+    Attributes:
+        now: its time, in seconds.
+        meanwhile: called when a wait has moved it; see `waits_move_clock`.
+    """
 
     def __init__(self) -> None:
         self.now = time.monotonic()
+        self.meanwhile: Callable[[], object] = int
 
     def advance(self, seconds: float) -> None:
         """Let so much time pass."""
@@ -369,6 +378,31 @@ def moved_clock() -> Iterator[Clock]:
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: clock.now)
+        yield clock
+
+
+@contextlib.contextmanager
+def waits_move_clock() -> Iterator[Clock]:
+    """Have the calling thread's waits for clients to read move the clock, and not be waited.
+
+    Such a wait moves the clock by all of its seconds and calls `Clock.meanwhile`, which may read
+    at the far end. Nothing else moves the clock, so that another thread's wait for a client ends
+    only when it is woken. Applies to the clients that come in meanwhile.
+    """
+    here, wait = threading.get_ident(), LazyCondition.wait
+    defaults = Sender.__init__.__kwdefaults__
+
+    def move_or_wait(changed: LazyCondition, timeout: float | None = None) -> None:
+        if threading.get_ident() == here:
+            assert timeout is not None, "the test would wait for ever"
+            clock.advance(timeout)
+            clock.meanwhile()
+        else:
+            wait(changed, None if timeout is None else 2 * _LONG)
+
+    with moved_clock() as clock, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(defaults, "clock", lambda: clock.now)
+        patch.setattr(LazyCondition, "wait", move_or_wait)
         yield clock
 
 
@@ -461,8 +495,16 @@ def publish_as_it_is(hub: Hub, publication: Publication) -> None:
     hub._enqueue(publication)
 
 
-def waiting_threads(of: Hub | ReentrantEvent | ReentrantQueue[Any]) -> int:
-    """Return how many threads wait for an event, or for room in a queue (of a hub: its own)."""
+def waiting_threads(of: Client | Hub | ReentrantEvent | ReentrantQueue[Any]) -> int:
+    """Return how many threads wait.
+
+    Args:
+        of: an event; a queue, for room in it; a hub, for room in its queue; a client, for it to
+            read.
+    """
+    if isinstance(of, Client):
+        condition = of._link.sender._changed._condition
+        return 0 if condition is None else len(condition._waiters)
     if isinstance(of, Hub):
         of = of._life.broadcasts
     modest = of._modest_gates if isinstance(of, ReentrantQueue) else []

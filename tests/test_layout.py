@@ -499,7 +499,6 @@ NOT_YET = {
     "conformance/suite.py",
     "faults/test_faults_budget.py",
     "faults/test_faults_programs.py",
-    "faults/test_faults_progress.py",
     "faults/test_faults_replay.py",
     "fuzz/targets.py",
     "integration/test_attach.py",

@@ -6,12 +6,11 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import socket
 import ssl
 import sys
 import threading
-import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.delivery import LoneHub, deliver, hub_queues
+from tests.harness import Clock, Peer, SteppedHub, waiting_threads, waits_move_clock
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.live import at_once, live, subscribe
 from tests.interventions import without_libc_send
@@ -36,16 +36,18 @@ from tests.support import (
     wait_until,
 )
 from ws_hub import (
+    AuthResult,
     ChannelRule,
     ConnectionClosed,
     Hub,
     HubConfig,
     HubFull,
     Message,
+    SendTimeout,
     serve,
     threads,
 )
-from ws_hub.access.quotas import Account, Quotas
+from ws_hub.access.admission import Decision
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.outbox import Outbox
 from ws_hub.connection.progress import measure
@@ -54,19 +56,19 @@ from ws_hub.connection.sender import Sender
 from ws_hub.connection.transport import Transport
 from ws_hub.hub.registry import Registry
 from ws_hub.hub.stats import Counters
-from ws_hub.protocol.handshake import refusal
+from ws_hub.protocol.handshake import Answer, refusal
 from ws_hub.protocol.message import encode
 from ws_hub.protocol.publication import Batch, publish
 
-SECRET = refusal("503 Service Unavailable", "not for strangers")
+SECRET = refusal("503 Service Unavailable", "not for other connections")
 
 
-# --- fault 65: a descriptor's number outlives the connection --------------------------------
+# --- fault 65: a descriptor is closed, and its number reused --------------------------------
 
 
 @contextlib.contextmanager
-def stranger_at(number: int) -> Iterator[socket.socket]:
-    """Open a connection of somebody else's on a descriptor; yield its far end."""
+def reused(number: int) -> Iterator[socket.socket]:
+    """Open another connection on a descriptor that was closed; yield its far end."""
     near, far = socket.socketpair()
     if far.fileno() == number:
         near, far = far, near
@@ -82,20 +84,20 @@ def stranger_at(number: int) -> Iterator[socket.socket]:
 
 
 def expect_nothing(number: int, far: socket.socket) -> None:
-    """Fail if anything was sent to a stranger, or if its connection was ended."""
+    """Fail if anything was sent to the other connection, or if that was ended."""
     os.write(number, b"marker")
     assert far.recv(1000) == b"marker"
 
 
 USES: dict[str, Callable[[Connection], object]] = {
     "refuse": lambda client: client.refuse(SECRET),
-    "welcome": lambda client: client.accept(),
+    "accept": lambda client: client.accept(),
     "ping": lambda client: client.ping(),
     "evict": lambda client: client.evict("slow"),
     "close": lambda client: client.close(1001, "bye"),
     "expire": lambda client: client.expire(),
     "abort": lambda client: client.abort(),
-    "tell": lambda client: client.notify(Message("x")),
+    "notify": lambda client: client.notify(Message("x")),
     "reply": lambda client: client.reply(Message("x")),
     "offer": lambda client: client.offer(b"frame", 1),
     "deliver": lambda client: deliver(client, Batch([publish(encode(Message("x")), "", "drop")])),
@@ -109,7 +111,9 @@ USES: dict[str, Callable[[Connection], object]] = {
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("state", ["open", "behind a backlog", "closing"])
-def test_fault_65_nothing_is_sent_by_a_number_that_was_given_back(use: str, state: str) -> None:
+def test_fault_65_nothing_is_sent_to_a_descriptor_that_was_closed_and_reused(
+    use: str, state: str
+) -> None:
     with Hub() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
         client.accept()
@@ -120,16 +124,16 @@ def test_fault_65_nothing_is_sent_by_a_number_that_was_given_back(use: str, stat
         elif state == "closing":
             client.close()
         client.transport.close()
-        with stranger_at(number) as other:
+        with reused(number) as other:
             USES[use](client)
             assert client.direct.fd == -1
             expect_nothing(number, other)
 
 
 class LateHub(LoneHub):
-    """A hub whose thread is late: it settles what is queued when the test does that.
+    """A hub whose queues the test empties, in the place of a hub thread that is late.
 
-    A reader that leaves is held before the hub hears of it.
+    A reader that leaves is held before its departure is queued.
     """
 
     def __init__(self) -> None:
@@ -160,7 +164,7 @@ class LateHub(LoneHub):
 
 @pytest.mark.parametrize("admit", [True, False])
 def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor(admit: bool) -> None:
-    """The hub thread is late by more than a peer stays; then it refuses who was there."""
+    """The hub thread decides about a client whose connection is closed by then."""
     hub = LateHub()
     with contextlib.ExitStack() as stack:
         near, far = socket.socketpair()
@@ -173,7 +177,7 @@ def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor(admit: bool)
         far.close()
         assert hub.gone.wait(TIMEOUT)
         assert near.fileno() == -1
-        with stranger_at(number) as other:
+        with reused(number) as other:
             hub.registry.register(hub.queues.registers.get_nowait(), admit=admit)
             assert not client.membership.admitted and not len(hub.registry)
             expect_nothing(number, other)
@@ -183,7 +187,7 @@ def test_fault_65_a_late_refusal_does_not_reach_a_reused_descriptor(admit: bool)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("use", ["send", "refuse", "close", "waiting", "wait_for_room"])
-def test_fault_65_a_forked_child_cannot_send_by_its_parents_number(use: str) -> None:
+def test_fault_65_a_forked_child_cannot_send_to_its_parents_descriptor(use: str) -> None:
     with Hub() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
         client.accept()
@@ -191,7 +195,7 @@ def test_fault_65_a_forked_child_cannot_send_by_its_parents_number(use: str) -> 
 
         def child() -> None:
             assert near.fileno() == -1
-            with stranger_at(number) as other:
+            with reused(number) as other:
                 if use == "send":
                     with pytest.raises(ConnectionClosed, match="parent process"):
                         client.send(Message("x"))
@@ -211,8 +215,8 @@ def test_fault_65_a_forked_child_cannot_send_by_its_parents_number(use: str) -> 
         assert b"still" in far.recv(1000)
 
 
-def test_fault_65_a_borrowed_tls_socket_is_forgotten_too(certificate: Path) -> None:
-    """The descriptor lives on in the server's hands, with a throw-away behind it."""
+def test_fault_65_a_borrowed_tls_socket_is_not_used_after_its_connection(certificate: Path) -> None:
+    """The server goes on using the descriptor, for the throw-away."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     trusting = ssl.create_default_context(cafile=str(certificate))
@@ -236,7 +240,7 @@ def test_fault_65_a_borrowed_tls_socket_is_forgotten_too(certificate: Path) -> N
                 assert peer.recv(100) == b"marker"
 
 
-def test_fault_65_a_descriptor_is_not_closed_under_a_writer_that_waits_on_it() -> None:
+def test_fault_65_a_descriptor_is_not_closed_while_a_writer_waits_on_it() -> None:
     looked = threading.Event()
 
     class Looked(socket.socket):
@@ -264,7 +268,7 @@ def test_fault_65_a_descriptor_is_not_closed_under_a_writer_that_waits_on_it() -
         assert transport.wait_writable(0)
 
 
-def test_fault_65_a_client_that_could_not_be_started_is_answered_and_forgotten() -> None:
+def test_fault_65_a_connection_that_could_not_be_started_is_refused_and_closed() -> None:
     with Hub() as hub, small_pair() as (near, far):
         client = hub.connect(near, greeting=b"101 ")
         client.refuse(SECRET)
@@ -357,7 +361,7 @@ def test_fault_118_a_peer_that_stops_reading_is_cut_in_bounded_time(before: int)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of a connection")
-def test_fault_124_a_peer_that_reads_a_backlog_lives_although_it_says_nothing() -> None:
+def test_fault_124_a_silent_peer_that_reads_a_backlog_counts_as_alive() -> None:
     with tcp_pair(rcvbuf=4096) as (near, far):
         slow = Slow(near, far)
         taken = fill(near)  # all in the kernel, so that no writer looks
@@ -377,7 +381,7 @@ def test_fault_124_a_peer_that_reads_a_backlog_lives_although_it_says_nothing() 
         assert not slow.sender.is_acknowledged(60)
 
 
-def test_fault_124_a_peer_that_takes_nothing_is_not_alive() -> None:
+def test_fault_124_a_peer_that_acknowledges_nothing_does_not_count_as_alive() -> None:
     with tcp_pair(rcvbuf=4096) as (near, far):
         slow = Slow(near, far)
         fill(near)
@@ -431,14 +435,14 @@ def test_fault_124_a_link_with_a_long_queue_is_kept_beyond_the_pong_timeout() ->
         assert all(looks.acquire(timeout=0) for _ in range(6))
 
 
-# --- faults 74, 116 and 129: what waits is bounded, and what is thrown away is counted -------
+# --- faults 74, 116 and 129: the outbox is bounded, and discarded messages are counted -------
 
 
 def said(data: Any) -> Message:
     return Message("event", data=data)
 
 
-def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
+def test_fault_74_a_burst_that_begins_a_backlog_is_bounded() -> None:
     settings = {"outbox_bytes": 1 << 20, "outbox_messages": 100}
     with Hub(HubConfig(**settings)) as hub, small_pair() as (near, _):
         client = hub.connect(near)
@@ -453,7 +457,7 @@ def test_fault_74_a_burst_that_begins_a_backlog_is_bounded_too() -> None:
 
 
 @pytest.mark.parametrize("backlog", [False, True])
-def test_fault_74_a_burst_without_a_straight_way_is_bounded(backlog: bool) -> None:
+def test_fault_74_a_burst_without_libc_send_is_bounded(backlog: bool) -> None:
     with (
         without_libc_send(),
         Hub(HubConfig(outbox_messages=100)) as hub,
@@ -476,7 +480,7 @@ def test_fault_74_a_burst_without_a_straight_way_is_bounded(backlog: bool) -> No
 
 
 @pytest.mark.slow
-def test_fault_74_what_of_a_burst_finds_no_room_is_a_drop_or_a_cut_like_any_other() -> None:
+def test_fault_74_the_part_of_a_burst_that_does_not_fit_is_reported_as_lagged() -> None:
     rules = [ChannelRule(pattern="process:*", history_messages=10)]
     with live(outbox_messages=50, rules=rules, on_connect=None) as hub:
         with hub.subscribed("process:p", rcvbuf=4096) as peer:
@@ -490,7 +494,7 @@ def test_fault_74_what_of_a_burst_finds_no_room_is_a_drop_or_a_cut_like_any_othe
 
 
 @pytest.mark.slow
-def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
+def test_fault_116_messages_of_the_hubs_own_are_bounded_in_bytes() -> None:
     with live(outbox_bytes=1 << 20) as hub, hub.peer(rcvbuf=4096) as peer:
         big = "x" * 60_000
         subscribe(peer, "a")
@@ -512,7 +516,7 @@ def test_fault_116_what_the_hub_says_itself_is_bounded_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("what", ["unsubscribe", "recheck"])
-def test_fault_116_a_full_outbox_has_room_for_what_the_hub_says_itself(what: str) -> None:
+def test_fault_116_a_full_outbox_has_room_for_messages_of_the_hubs_own(what: str) -> None:
     """One `unsubscribe` of a client that read steadily: 1013, "answers are not read"."""
     allowed = [True]
     authoriser = lambda client, channel: allowed[0]  # noqa: E731
@@ -536,7 +540,7 @@ def test_fault_116_a_full_outbox_has_room_for_what_the_hub_says_itself(what: str
             assert hub.hub.stats().slow_disconnects == 0
 
 
-def test_fault_129_the_log_says_all_that_an_evicted_client_lost(
+def test_fault_129_the_log_counts_all_messages_that_an_evicted_client_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It said "0 messages are lost" of one whose messages had found no room."""
@@ -549,7 +553,7 @@ def test_fault_129_the_log_says_all_that_an_evicted_client_lost(
         client.discard()
 
 
-def test_fault_129_the_log_says_all_that_a_write_timeout_lost(
+def test_fault_129_the_log_counts_all_messages_that_a_write_timeout_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
@@ -562,7 +566,7 @@ def test_fault_129_the_log_says_all_that_a_write_timeout_lost(
         assert f"; {client.dropped} messages are lost" in caplog.text
 
 
-def test_fault_129_what_an_eviction_throws_away_is_counted_and_said(
+def test_fault_129_messages_that_an_eviction_discards_are_counted_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with live(outbox_bytes=256_000, close_timeout=0.1) as hub, hub.peer(rcvbuf=4096) as peer:
@@ -584,7 +588,7 @@ def test_fault_129_what_an_eviction_throws_away_is_counted_and_said(
     assert "messages are lost" in said_so[0]
 
 
-def test_fault_129_what_a_write_timeout_throws_away_is_counted_and_said(
+def test_fault_129_messages_that_a_write_timeout_discards_are_counted_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
@@ -600,17 +604,6 @@ def test_fault_129_what_a_write_timeout_throws_away_is_counted_and_said(
 
 
 # --- fault 126: a loop keeps the pace of the clients that read well -------------------------
-
-
-@contextlib.contextmanager
-def stepped(**settings: Any) -> Iterator[Hub]:
-    """A hub whose thread is held: it moves when a test calls `_turn`."""
-    hub = Hub(HubConfig(**settings))
-    hub._begin()
-    try:
-        yield hub
-    finally:
-        hub._end(hub._life)
 
 
 PADDING = "x" * 16_000
@@ -656,8 +649,8 @@ def over_tls(certificate: Path, **settings: Any) -> Iterator[tuple[Hub, Callable
         )
 
 
-def test_fault_126_what_does_not_fit_arrives_whole_over_tls(certificate: Path) -> None:
-    """A retry that was shorter than the first try ended the connection."""
+def test_fault_126_messages_beyond_the_kernels_buffers_arrive_over_tls(certificate: Path) -> None:
+    """A retry with fewer bytes than the first attempt ended the connection."""
     ends: list[object] = []
     with over_tls(certificate, on_disconnect=lambda *about: ends.append(about)) as (hub, connect):
         with connect(4096) as peer:
@@ -671,8 +664,8 @@ def test_fault_126_what_does_not_fit_arrives_whole_over_tls(certificate: Path) -
         assert hub.stats().dropped == 0
 
 
-def test_fault_126_a_pong_over_tls_waits_for_what_has_begun(certificate: Path) -> None:
-    """It went ahead of a burst of which the kernel had taken nothing yet, but OpenSSL had."""
+def test_fault_126_a_pong_over_tls_follows_the_write_that_has_begun(certificate: Path) -> None:
+    """It was sent ahead of a burst that OpenSSL had taken, but the kernel had not."""
     with over_tls(certificate) as (hub, connect), connect(4096) as peer:
         wait_until(lambda: hub.client_count() == 1)
         texts = [f"{number}:" + "x" * 200_000 for number in range(20)]
@@ -689,8 +682,10 @@ def test_fault_126_a_pong_over_tls_waits_for_what_has_begun(certificate: Path) -
         assert got == texts
 
 
-def test_fault_121_a_reader_that_is_long_inside_tls_holds_up_nobody(certificate: Path) -> None:
-    """Records that are no data (KeyUpdate) keep it there for as long as its peer likes."""
+def test_fault_121_a_reader_that_is_long_inside_tls_delays_no_other_client(
+    certificate: Path,
+) -> None:
+    """Records without data (KeyUpdate) keep it there for as long as its peer sends them."""
     with over_tls(certificate) as (hub, connect), tls_pair(certificate, 4096, 4096) as (near, far):
         client = hub.connect(near, greeting=b"101 ")
         client.start()
@@ -723,63 +718,99 @@ def test_fault_126_a_storm_reaches_a_slow_link_whole() -> None:
         assert hub.hub.stats().dropped == 0
 
 
+OUTBOX = 1 << 20
+# The hub's queue holds what these tests publish: a wait is one for a client.
+PACED = {"outbox_bytes": OUTBOX, "queue_bytes": OUTBOX, "publish_timeout": 1000.0}
+
+
 @contextlib.contextmanager
-def crowded(hub: Hub, near: socket.socket, **about: Any) -> Iterator[Connection]:
-    """A client of a hub, with more than half of its outbox full."""
-    client = hub.connect(near)
-    assert hub._life.registry.open(client)
-    hub._turn(0)
-    filled = fill(near)
-    client.offer(b"x" * 300, 1)
-    client.offer(b"x" * 300, 1)
-    assert hub._life.pacing.crowded == {client.id}
-    assert filled
-    try:
-        yield client
-    finally:
-        client.discard()
-        hub._life.registry.dismiss(client, wait=False)
-        hub._life.registry.reader_ended(client)
-        hub._turn(0)
-        assert not hub._life.pacing.crowded
+def crowded(**settings: Any) -> Iterator[tuple[SteppedHub, Peer, Clock]]:
+    """A hub, its one client, which is crowded, and a clock that is moved by waits for it.
+
+    The client is a connection of the user "ann" and subscribed to "news".
+    """
+    settings = {**PACED, **settings}
+    with SteppedHub(**settings) as hub, waits_move_clock() as clock:
+        with hub.join(decision=connection_of("ann")) as peer:
+            hub.subscribe(peer.client, "news")
+            hub.turn()
+            crowd(peer)
+            yield hub, peer, clock
 
 
-def in_a_loop(hub: Hub) -> None:
-    hub._life.pacing.is_loop(10_000, 1 << 20, time.monotonic())
+def connection_of(user: str) -> Decision:
+    return Decision(Answer("101"), AuthResult(True, user), payer=f"user:{user}")
 
 
-def waits(hub: Hub, publish: Callable[[], object]) -> bool:
-    """Say whether a publish in a loop waits for a crowded client, with none let in."""
-    waited: list[float] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Connection, "keep_pace", lambda client, timeout: waited.append(timeout))
-        in_a_loop(hub)
+def crowd(peer: Peer) -> None:
+    """Fill the kernel's buffers and somewhat more than half of the outbox."""
+    peer.fill()
+    while peer.client.waiting[1] * 2 <= OUTBOX:
+        peer.client.send(said(PADDING))
+
+
+def read_all(peer: Peer) -> None:
+    """Read until nothing waits in the outbox."""
+    while peer.client.waiting[1]:  # the writer is at work
+        peer.sock.recv(1 << 16)
+
+
+def loop(publish: Callable[[], object]) -> None:
+    """Publish in a loop: one message more than a thread may publish without a wait."""
+    for _ in range(129):
         publish()
-    return bool(waited)
 
 
-def test_fault_126_a_loop_waits_for_its_crowded_receivers_only() -> None:
-    with stepped(outbox_bytes=1000) as hub, small_pair() as (near, _):
-        with crowded(hub, near) as client:
-            hub.subscribe(client, "news")
-            client.user_id = "ann"
-            everybody = functools.partial(hub.send_event, "x")
-            assert waits(hub, everybody)
-            assert waits(hub, lambda: hub.send_event("x", channel="news"))
-            assert waits(hub, lambda: hub.send_to_user("ann", Message("x")))
-            assert not waits(hub, lambda: hub.send_event("x", channel="other"))
-            assert not waits(hub, lambda: hub.send_to_user("bob", Message("x")))
-            assert not waits(hub, lambda: hub.broadcast(Message("x"), timeout=0))
-            with hub.unpaced():
-                assert not waits(hub, everybody)
-            hub._life.thread = threading.current_thread()
-            assert not waits(hub, everybody)
-            hub._life.thread = None
+def seconds_of(clock: Clock, act: Callable[[], object]) -> float:
+    before = clock.now
+    act()
+    return clock.now - before
+
+
+def loop_to_all(hub: Hub) -> None:
+    loop(lambda: hub.send_event("x"))
+
+
+def loop_unpaced(hub: Hub) -> None:
+    with hub.unpaced():
+        loop_to_all(hub)
+
+
+def loop_on_hub_thread(hub: SteppedHub) -> None:
+    with hub.on_hub_thread():
+        loop_to_all(hub)
+
+
+WAITING: dict[str, Callable[[SteppedHub], object]] = {
+    "to everybody": loop_to_all,
+    "to its channel": lambda hub: loop(lambda: hub.send_event("x", channel="news")),
+    "to its user": lambda hub: loop(lambda: hub.send_to_user("ann", said(0))),
+}
+NOT_WAITING: dict[str, Callable[[SteppedHub], object]] = {
+    "to another channel": lambda hub: loop(lambda: hub.send_event("x", channel="other")),
+    "to another user": lambda hub: loop(lambda: hub.send_to_user("bob", said(0))),
+    "without time": lambda hub: loop(lambda: hub.broadcast(said(0), timeout=0)),
+    "unpaced": loop_unpaced,
+    "on the hub thread": loop_on_hub_thread,
+}
+
+
+@pytest.mark.parametrize("how", WAITING)
+def test_fault_126_a_loop_waits_for_a_crowded_receiver(how: str) -> None:
+    with crowded() as (hub, _, clock):
+        assert seconds_of(clock, lambda: WAITING[how](hub)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("how", NOT_WAITING)
+def test_fault_126_a_loop_does_not_wait_for_other_clients_or_where_it_must_not(how: str) -> None:
+    with crowded() as (hub, _, clock):
+        assert seconds_of(clock, lambda: NOT_WAITING[how](hub)) == 0
+        assert seconds_of(clock, lambda: loop_to_all(hub)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("whom", ["everybody", "a channel", "a user"])
-def test_fault_126_what_is_in_the_hubs_queue_is_bounded_in_bytes(whom: str) -> None:
-    with stepped(queue_bytes=100_000) as hub:
+def test_fault_126_the_hubs_queue_is_bounded_in_bytes(whom: str) -> None:
+    with SteppedHub(queue_bytes=100_000) as hub:
         message = said("x" * 10_000)
         with pytest.raises(HubFull):
             for _ in range(20):
@@ -790,160 +821,114 @@ def test_fault_126_what_is_in_the_hubs_queue_is_bounded_in_bytes(whom: str) -> N
                 else:
                     hub.broadcast(message, timeout=0)
         assert hub.stats().queued == 10
-        hub._turn(0)
+        hub.turn()
         hub.broadcast(message, timeout=0)
 
 
-def test_fault_126_a_message_that_comes_alone_waits_for_nobody() -> None:
-    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
-        with crowded(hub, near):
-            hub.broadcast(Message("x", data="x" * 100_000))
+def test_fault_126_a_single_large_message_does_not_wait() -> None:
+    with crowded() as (hub, _, clock):
+        large = said("x" * 100_000)
+        assert seconds_of(clock, lambda: hub.broadcast(large)) == 0
+        assert seconds_of(clock, lambda: hub.broadcast(large)) == pytest.approx(1.0)
 
 
-def test_fault_126_a_stalled_client_is_found_out_once_and_not_waited_for_again() -> None:
-    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
-        with crowded(hub, near) as client:
-            client.sender._pace_mark = (time.monotonic() - 2, 0)
-            client.sender._progress.total = 0
-            in_a_loop(hub)
-            hub.broadcast(Message("x"))  # a second at most, not the publish timeout
-            assert not hub._life.pacing.crowded
-            assert client.sender._load.name == "SLOW"
-            client.offer(b"x" * 100, 1)
-            assert not hub._life.pacing.crowded  # until nothing waits for it
+@pytest.mark.parametrize("read", [0, 1024])
+def test_fault_126_a_client_that_reads_too_slowly_is_waited_for_once(read: int) -> None:
+    """A second and not the publish timeout; and not again until nothing waits for it."""
+    with crowded(pace_bytes=10_000) as (hub, peer, clock):
+        clock.meanwhile = lambda: peer.sock.recv(read)
+        assert seconds_of(clock, lambda: loop_to_all(hub)) == pytest.approx(1.0)
+        assert seconds_of(clock, lambda: loop_to_all(hub)) == 0
+        for _ in range(2):
+            peer.client.send(said(PADDING))
+        assert seconds_of(clock, lambda: loop_to_all(hub)) == 0
+        read_all(peer)
+        crowd(peer)
+        hub.turn()
+        assert seconds_of(clock, lambda: loop_to_all(hub)) == pytest.approx(1.0)
 
 
-def test_fault_126_one_that_reads_well_is_waited_for_within_the_publish_timeout() -> None:
-    with stepped(outbox_bytes=1000, publish_timeout=0.05, pace_bytes=1) as hub:
-        with small_pair() as (near, _), crowded(hub, near) as client:
-            client.sender._pace_mark = (time.monotonic() + 1000, 0)
-            in_a_loop(hub)
-            hub.broadcast(Message("x"))  # raises nothing
-            assert hub._life.broadcasts.qsize() == 1
-            assert hub._life.pacing.crowded == {client.id}
+def test_fault_126_a_client_that_reads_well_is_waited_for_within_the_publish_timeout() -> None:
+    with crowded(publish_timeout=10.0, pace_bytes=1000) as (hub, peer, clock):
+        clock.meanwhile = lambda: peer.sock.recv(2048)
+        for _ in range(2):
+            # A tenth of it is kept for the hub's queue: there is no HubFull.
+            assert seconds_of(clock, lambda: loop_to_all(hub)) == pytest.approx(9.0)
+        assert hub.stats().queued == 2 * 129
 
 
 @pytest.mark.parametrize("how", ["it has read", "it is gone"])
 def test_fault_126_a_loop_goes_on_when(how: str) -> None:
-    with stepped(outbox_bytes=1000, publish_timeout=1000.0, pace_bytes=1) as hub:
-        with small_pair() as (near, far), crowded(hub, near) as client:
-            client.sender._pace_mark = (time.monotonic() + 1000, 0)
-            published = threading.Event()
-
-            def publish() -> None:
-                in_a_loop(hub)
-                hub.broadcast(Message("x"))
-                published.set()
-
-            thread = threading.Thread(target=publish)
-            thread.start()
-            wait_until(lambda: client.sender._changed._condition is not None)
-            assert not published.is_set()
+    with crowded() as (hub, peer, _):
+        with at_once(functools.partial(loop_to_all, hub)):
+            wait_until(lambda: waiting_threads(peer.client))
+            assert hub.stats().queued == 128
             if how == "it is gone":
-                client.abort()
+                peer.client.abort()
             else:
-                while client.waiting[1]:  # the writer is at work
-                    far.recv(1 << 16)
-            assert published.wait(TIMEOUT)
-            thread.join(TIMEOUT)
+                read_all(peer)
+        assert hub.stats().queued == 129
 
 
-def test_fault_126_a_signal_handler_does_not_wait_for_a_lock_of_its_own_thread() -> None:
-    with stepped(outbox_bytes=1000, publish_timeout=1000.0) as hub, small_pair() as (near, _):
-        with crowded(hub, near) as client, client.transport.lock:
-            in_a_loop(hub)
-            hub.broadcast(Message("x"))
+def test_fault_126_a_signal_handler_within_a_call_of_the_hub_does_not_wait() -> None:
+    """Its thread may hold the lock that a wait for the client would need."""
+    waited: list[float] = []
+    with crowded() as (hub, peer, clock):
+
+        def handle(*_: object) -> None:
+            waited.append(seconds_of(clock, lambda: loop_to_all(hub)))
+
+        before = signal.signal(signal.SIGTERM, handle)
+        try:
+            clock.meanwhile = lambda: signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(SendTimeout):
+                peer.client.send(said("x" * OUTBOX), timeout=0.5)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert waited == [0.0]
+        clock.meanwhile = int
+        assert seconds_of(clock, lambda: loop_to_all(hub)) > 0
 
 
-def test_fault_126_waiting_for_room_without_a_channel_waits_for_everybody() -> None:
-    with live(outbox_messages=10) as hub, hub.subscribed("a", rcvbuf=4096) as peer:
-        hub.connection()
-        assert hub.hub.wait_for_room(timeout=TIMEOUT)
-        assert hub.hub.wait_for_room()
-
-        def behind() -> bool:  # and not only until its writer has filled the kernel's buffers
-            hub.hub.send_to_channel("a", said("x" * 100_000))
-            return not hub.hub.wait_for_room(timeout=0.01)
-
-        wait_until(behind, what="an outbox more than half full")
-        assert hub.hub.wait_for_room("news", TIMEOUT)  # it does not listen to that
-        done = threading.Event()
-
-        def read() -> None:
-            while not done.is_set():
-                peer.recv_frame()
-
-        with at_once(read):
-            assert hub.hub.wait_for_room(timeout=TIMEOUT)
-            done.set()
-            hub.hub.send_to_channel("a", said("the end"))
+def test_fault_126_wait_for_room_without_a_channel_waits_for_all_clients() -> None:
+    found: list[bool] = []
+    with Hub(HubConfig(outbox_bytes=OUTBOX)) as hub, waits_move_clock(), Peer(hub) as peer:
+        assert hub.wait_for_room()
+        crowd(peer)
+        assert not hub.wait_for_room(timeout=1.0)
+        assert hub.wait_for_room("news", TIMEOUT)  # it is not subscribed to that
+        with at_once(lambda: found.append(hub.wait_for_room())):
+            wait_until(lambda: waiting_threads(peer.client))
+            read_all(peer)
+    assert found == [True]
 
 
 def test_fault_126_a_program_without_backpressure_is_not_slowed() -> None:
-    """`hub.unpaced` is what its thread lives in."""
-    seen: list[bool] = []
-    with live() as hub:
-
-        def look(text: str, stream: str) -> None:
-            in_a_loop(hub.hub)
-            seen.append(hub.hub._life.pacing.is_loop(1, 1, time.monotonic()))
-
-        argv = [sys.executable, "-c", "print('line')"]
-        assert hub.hub.run_process(argv, "p", on_line=look).wait(6 * TIMEOUT) == 0
-    assert set(seen) == {False}
+    """A publisher that waited for this client would wait until the client is gone."""
+    code = "for _ in range(1000): print('x' * 1000)"
+    config = HubConfig(outbox_bytes=OUTBOX, broadcast_overflow="drop")
+    with Hub(config) as hub, waits_move_clock() as clock:
+        with Peer(hub) as peer:
+            hub.subscribe(peer.client, "process:p")
+            crowd(peer)
+            assert hub.run_process([sys.executable, "-c", code], "p").wait(2 * TIMEOUT) == 0
+            assert seconds_of(clock, lambda: loop_to_all(hub)) == pytest.approx(1.0)
 
 
-class Waits:
-    """Stands in for what a sender waits on: the main thread's waits are a clock's steps."""
-
-    def __init__(self, client: Connection) -> None:
-        self.now = time.monotonic()
-        self.waited = 0.0
-        self.take(client)
-
-    def take(self, client: Connection) -> None:
-        """Have a client, which has just become crowded, go by this clock."""
-        sender = client.sender
-        self.real = sender._changed
-        self.notify_all = self.real.notify_all
-        sender._clock = lambda: self.now
-        sender._pace_mark = (self.now, sender._progress.total)
-        sender._changed = self  # type: ignore[assignment]
-
-    def wait(self, seconds: float | None = None) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            self.real.wait(seconds)
-            return
-        assert seconds is not None
-        self.now += seconds
-        self.waited += seconds
+def seconds_for_a_stalled_client(hub: SteppedHub, clock: Clock, user: str) -> float:
+    """Return for how long a loop waits for a new connection of a user that reads nothing."""
+    with hub.join(decision=connection_of(user)) as peer:
+        crowd(peer)
+        waited = seconds_of(clock, lambda: loop_to_all(hub))
+        peer.leave()
+    return waited
 
 
-def waited(hub: Hub, account: Account, later: float, monkeypatch: pytest.MonkeyPatch) -> float:
-    """Return for how long a publisher waits for a new client that stalls, so much later."""
-    with small_pair() as (near, _), crowded(hub, near) as client:
-        clock = Waits(client)
-        clock.now += later
-        client.sender._pace_mark = (clock.now, client.sender._progress.total)
-        stand_in = types.SimpleNamespace(time=time.time, monotonic=lambda: clock.now)
-        client.account = account
-        with monkeypatch.context() as patch:
-            patch.setattr("ws_hub.connection.connection.time", stand_in)
-            client.keep_pace(1000.0)
-        assert not hub._life.pacing.crowded
-        client.sender._changed = clock.real
-        client.account = None  # of another budget than the hub's
-        return clock.waited
-
-
-def test_fault_126_a_payer_that_stalls_is_not_found_out_anew_on_each_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_fault_126_a_payer_that_stalls_is_not_waited_for_on_each_new_connection() -> None:
     """Five stalled connections a second held a loop for all of its time."""
-    with stepped(outbox_bytes=1000, publish_timeout=1000.0, write_timeout=1000.0) as hub:
-        budget = Quotas(hub.config)
-        account, other = (budget.enter(payer, time.monotonic()) for payer in ("a", "b"))
-        found = [waited(hub, account, later, monkeypatch) for later in range(5)]
+    with SteppedHub(**PACED) as hub, waits_move_clock() as clock:
+        found = [seconds_for_a_stalled_client(hub, clock, "ann") for _ in range(5)]
         assert found == pytest.approx([1.0, 1.0, 1.0, 0.0, 0.0])
-        assert waited(hub, other, 5, monkeypatch) == pytest.approx(1.0)
-        assert waited(hub, account, 60, monkeypatch) == pytest.approx(1.0)
+        assert seconds_for_a_stalled_client(hub, clock, "bob") == pytest.approx(1.0)
+        clock.advance(60)
+        assert seconds_for_a_stalled_client(hub, clock, "ann") == pytest.approx(1.0)
