@@ -55,6 +55,7 @@ __all__ = [
     "batches_every",
     "before_put",
     "callers",
+    "connected_payers",
     "delivery_fails",
     "descriptor_of",
     "end_of",
@@ -75,6 +76,7 @@ __all__ = [
     "nobody_warned_of_forks",
     "parked",
     "parked_in_last_steps",
+    "peeks_wait",
     "publish_as_it_is",
     "queued",
     "requests_fail",
@@ -624,6 +626,11 @@ def subscribe_target(hub: Hub, target: Any, channel: str) -> None:
     hub._subscribe(target, Subscribe(channel))
 
 
+def connected_payers(hub: Hub) -> set[str]:
+    """Return the payers whose accounts are kept because they have a connection."""
+    return set(hub._life.clients.quotas._accounts)
+
+
 def seen_as_room(hub: Hub) -> AbstractContextManager[None]:
     """Have admission see room for everybody, as it does for those who come at once."""
     return patched(hub._life.clients, "has_room", lambda network, user: True)
@@ -642,6 +649,12 @@ def listeners_hold(messages: int) -> AbstractContextManager[None]:
 def server_waits_for_room(seconds: float) -> AbstractContextManager[None]:
     """Have a server of ours that is full let a connection wait so long before it says so."""
     return patched(server_module, "_QUEUE", seconds)
+
+
+def peeks_wait() -> AbstractContextManager[None]:
+    """Have a server of ours that looks at a request before it has a thread wait for its bytes."""
+    peek = server_module._peek
+    return patched(server_module, "_peek", lambda sock: wait_until(lambda: peek(sock)))
 
 
 def settled_by(
