@@ -27,6 +27,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Self
 
 import pytest
+from websocket import ABNF
 from wsproto import connection as wsproto
 from wsproto.events import CloseConnection, Event, Pong, TextMessage
 
@@ -38,8 +39,10 @@ from ws_hub.hub import hub as hub_module
 from ws_hub.hub import prefork, shutdown
 from ws_hub.hub.items import Call, Publications
 from ws_hub.hub.life import Life, State
+from ws_hub.protocol import compression
 from ws_hub.protocol.publication import Publication
 from ws_hub.protocol.requests import Subscribe
+from ws_hub.reconnect import connection as reconnect_connection
 from ws_hub.reconnect.stream import Stream
 from ws_hub.reentrant import Event as ReentrantEvent
 from ws_hub.reentrant import ReentrantQueue
@@ -72,12 +75,14 @@ __all__ = [
     "listeners_hold",
     "little_grace",
     "map_is_changed",
+    "messages_go_to",
     "moved_clock",
     "nobody_warned_of_forks",
     "parked",
     "parked_in_last_steps",
     "peeks_wait",
     "publish_as_it_is",
+    "queue_message",
     "queued",
     "requests_fail",
     "returns_per_second",
@@ -618,6 +623,26 @@ def housekeeping_fails(hub: Hub) -> Iterator[None]:
 def leave_channels(hub: Hub, client: Client) -> None:
     """Take a client out of all channels, as its end does while its reader still reads."""
     hub._life.channels.leave(client)
+
+
+def messages_go_to(
+    hub: Hub, receive: Callable[[Connection, str | bytes], None]
+) -> AbstractContextManager[None]:
+    """Have a function get the messages of clients that come in meanwhile, as they are."""
+    return patched(hub._life, "received", receive)
+
+
+def queue_message(connection: reconnect_connection.Connection, data: str | bytes) -> int:
+    """Queue any message of a `ReconnectingClient`, binary ones too; return its mark for `flush`.
+
+    It is compressed, however short, where that was agreed on.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    opcode = ABNF.OPCODE_TEXT if isinstance(data, str) else ABNF.OPCODE_BINARY
+    if connection._compression:
+        payload = compression.finish(compression.begin(payload))
+    frame = reconnect_connection._frame(payload, opcode, connection._compression)
+    return connection._stream.append(frame)
 
 
 def subscribe_target(hub: Hub, target: Any, channel: str) -> None:
