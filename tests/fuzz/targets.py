@@ -231,6 +231,7 @@ SEEDS: dict[str, list[bytes]] = {
         b"\x02" + frame_of(0x82, b"x" * LIMIT) + frame_of(0x81, b"x" * (LIMIT + 1)),
         b"\x00" + frame_of(0x01, b"") + frame_of(0x00, b"") * FRAGMENTS,
         b"\x03" + frame_of(0x88, b"\x03\xe8bye") + b"after",
+        b"\xfa" + frame_of(0x81, b"x" * 150) * 6,  # more than one receive returns at once
         b"\x09" + frame_of(0x81, b"\xed\xa0\x80"),
         b"\x01" + b"\x81\xff" + b"\x7f" * 8 + b"\0\0\0\0x",
         b"\x04" + frame_of(0xC1, b"rsv") + b"\x81\x01x",
