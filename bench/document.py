@@ -1,7 +1,7 @@
 """Puts what `bench/results` holds into `docs/performance.md`: `python -m bench.document`.
 
-Must not know how anything is measured. Only what stands between two marks is replaced, so
-that the words around the figures are written by people and the figures by nobody.
+Only what stands between two marks is replaced, so that the words around the figures are
+written by people and the figures by nobody.
 """
 
 from __future__ import annotations
