@@ -14,7 +14,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,8 +281,8 @@ def test_fault_121_one_receive_inflates_to_one_large_message() -> None:
 class Line:
     """A transport that brings what a test has it bring each time, and then the end."""
 
-    def __init__(self, *events: list[Event]) -> None:
-        self.events = [*events, [Closed(1000, "")]]
+    def __init__(self, *events: Sequence[Event]) -> None:
+        self.events: list[list[Event]] = [*map(list, events), [Closed(1000, "")]]
 
     def receive(self, timeout: float) -> list[Event]:
         return self.events.pop(0)

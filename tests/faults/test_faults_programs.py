@@ -643,11 +643,11 @@ def test_fault_130_an_interrupted_wait_for_a_start_ends_the_program(
     """The program is there, and the caller of `run_process` has not been told."""
     before, gate, pids = children(), threading.Event(), []
 
-    def parked(pid: int) -> session.Session:
+    def parked(pid: int) -> Session:
         pids.append(pid)
         os.kill(os.getpid(), signal.SIGINT)
         gate.wait(BOUND)
-        return session.Session(pid)
+        return Session(pid)
 
     def interrupt(*_: object) -> None:
         gate.set()
