@@ -1,6 +1,6 @@
 """The benchmark of ws_hub: `make bench`, or `python -m bench --help`.
 
-Must not know how anything is tested, and nothing in `ws_hub` may know it. One run::
+Nothing in `ws_hub` imports it. One run::
 
     run ──> rows ──> stage ──JSON lines──> servers   the server under test, one core
                        └─────JSON lines──> load      its clients, another core

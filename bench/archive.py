@@ -1,8 +1,7 @@
 """What `bench/results` holds, read as one: of each row, the newest run that has it.
 
-Must not know how anything is measured or shown. A run keeps its rows together with the
-machine that it ran on, because only figures of one run compare; the points of a sweep
-are never taken from two.
+A run keeps its rows together with the machine that it ran on, because only figures of one
+run compare; the points of a sweep are never taken from two.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What attackers do to everybody else: `make bench-attack`, `python -m bench.attack --help`.
 
-Must not know how a run is made. For each attack, and each number of attackers, pairs of
-runs are made: one against the hub, one against a sink, in this order and then in the
-other, so that what else the machine does meets both. The figures are medians of the pairs.
+For each attack, and each number of attackers, pairs of runs are made: one against the hub,
+one against a sink, in this order and then in the other, so that what else the machine does
+meets both. The figures are medians of the pairs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One attacker: a process with raw sockets that makes a hub work, told by JSON lines.
 
-Must not know whether a hub or a sink is at the other end. A kind of attack is what is said
-once a connection is open, what is said again and again after that, how fast what comes is
-read, and when the connection is given up for another. Every attacker has an address of its
-own among 127.0.0.0/8, because a hub may count by address.
+The same whether a hub or a sink is at the other end. A kind of attack is what is said once
+a connection is open, what is said again and again after that, how fast what comes is read,
+and when the connection is given up for another. Every attacker has an address of its own
+among 127.0.0.0/8, because a hub may count by address.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How a bench process is told what to do: one JSON object a line, in and out.
 
-Must not know what the requests mean. A request names a method of the process,
-`{"do": "connect", "count": 100}`, and gets one line back: what the method returned, or
-`{"error": text}`. End of input ends the process, so that none outlives its parent.
+A request names a method of the process, `{"do": "connect", "count": 100}`, and gets one
+line back: what the method returned, or `{"error": text}`. End of input ends the process,
+so that none outlives its parent.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Takes the samples: who is measured when, how often, and what becomes of failures.
 
-Must not know what a row measures. Rows with the same setup share their processes. The
-repeats of a row go around the servers, so that what else the machine does meets all of
-them alike; whose turn it is not is stopped. Each server has a warm-up sample that does
-not count.
+Rows with the same setup share their processes. The repeats of a row go around the servers,
+so that what else the machine does meets all of them alike; whose turn it is not is
+stopped. Each server has a warm-up sample that does not count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Clients that come late: each reads all that a channel keeps, as fast as it can.
 
-Must not know what the server does meanwhile, or who else is connected. A process of its
-own, which gives way to the load that measures: what that load waits for is then the
-server, and not these.
+A process of its own, which gives way to the load that measures: what that load waits for
+is then the server, and not these.
 """
 
 from __future__ import annotations

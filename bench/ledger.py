@@ -1,8 +1,8 @@
 """Numbered messages, and a client's account of them: whole, in order, none twice.
 
-Must not know sockets. What is published carries the stream that it belongs to and its
-number in it; how long the rest is follows from the number. A program prints the numbers
-from 1. So whoever gets a message can tell whether it is all there and the next one.
+It does no I/O. What is published carries the stream that it belongs to and its number in
+it; how long the rest is follows from the number. A program prints the numbers from 1. So
+whoever gets a message can tell whether it is all there and the next one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How straight a sweep is: the line through its points, and how far they are from it.
 
-Must not know what was measured. The points of a sweep span orders of magnitude, and each
-counts the same: the line is the one with the smallest squares of the distances as shares
-of the points' own height. A fit of plain squares would be a line through the largest
-point, and would call whatever the others do straight.
+The points of a sweep span orders of magnitude, and each counts the same: the line is the
+one with the smallest squares of the distances as shares of the points' own height. A fit
+of plain squares would be a line through the largest point, and would call whatever the
+others do straight.
 """
 
 from __future__ import annotations

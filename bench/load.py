@@ -1,8 +1,8 @@
 """The clients of every server under test: one process, one thread, epoll and raw recv.
 
-Must not know which server it talks to beyond how a connection is opened. It reads into
-one preallocated buffer and counts messages by counting a byte (see `wire`), so that a
-read costs about a microsecond beside the system call, whatever it holds.
+The same for every server, but for how a connection is opened. It reads into one
+preallocated buffer and counts messages by counting a byte (see `wire`), so that a read
+costs about a microsecond beside the system call, whatever it holds.
 
 That it is not the bound is measured in each run: the `floor` row is the cheapest server
 that Python can be, a bare loop of sends of one ready frame, and `floor joined` hands over

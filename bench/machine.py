@@ -1,7 +1,4 @@
-"""What the figures were measured on, and with.
-
-Must not know the rows.
-"""
+"""What the figures were measured on, and with."""
 
 from __future__ import annotations
 

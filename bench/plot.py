@@ -1,8 +1,8 @@
 """Draws what `bench/results` holds into `docs/images`: `python -m bench.plot`.
 
-Must not know how anything is measured. A plot a sweep, with the line that was fitted, and
-one chart for README. Bars begin at zero; a plot over orders of magnitude is beside one
-that is not. Drawn twice from the same figures, a file is the same byte for byte.
+A plot a sweep, with the line that was fitted, and one chart for README. Bars begin at
+zero; a plot over orders of magnitude is beside one that is not. Drawn twice from the same
+figures, a file is the same byte for byte.
 """
 
 from __future__ import annotations

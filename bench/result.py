@@ -1,7 +1,7 @@
 """One figure: its samples summarised, its ratios, its line in a table, its JSON.
 
-Must not know how anything is measured. A ratio is always of two medians of the same row
-in the same run: on another machine, or beside other work, only the ratio means anything.
+A ratio is always of two medians of the same row in the same run: on another machine, or
+beside other work, only the ratio means anything.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The command: choose rows, measure, print one table, write one JSON file.
-
-Must not know how a row is measured.
-"""
+"""The command: choose rows, measure, print one table, write one JSON file."""
 
 from __future__ import annotations
 

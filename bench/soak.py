@@ -1,8 +1,8 @@
 """Everything at once for ten minutes: `make soak`, or `python -m bench.soak --help`.
 
-Must not know how a load is made. A server (`servers.soak`) and its clients (`visitors`)
-are told to go; every few seconds both say how they are. After the first minute, and again
-at the end, all that comes and goes is told to leave, and what is left is compared.
+A server (`servers.soak`) and its clients (`visitors`) are told to go; every few seconds
+both say how they are. After the first minute, and again at the end, all that comes and
+goes is told to leave, and what is left is compared.
 
 Both times at rest, because only then are two moments alike: under load a process holds
 what happens to be on its way, some tens of megabytes that differ from second to second

@@ -1,10 +1,10 @@
 """One server under test and its clients: two processes, each on a core of its own.
 
-Must not know the rows. The first core that the run may use is the server's, the last one
-the load's, for every server alike; with one core there is nothing to pin. Where a thread
-of the server computes meanwhile, that thread has the last core and the load the one
-before it. A thread that shares the publishing one's core gets the GIL only when the kernel
-lets it run, and hides what the row is about: the GIL is let go of, and somebody takes it.
+The first core that the run may use is the server's, the last one the load's, for every
+server alike; with one core there is nothing to pin. Where a thread of the server computes
+meanwhile, that thread has the last core and the load the one before it. A thread that
+shares the publishing one's core gets the GIL only when the kernel lets it run, and hides
+what the row is about: the GIL is let go of, and somebody takes it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """One pair of runs: a hub while attackers work on it, and while they work on a sink.
 
-Must not know which attacks there are, or what their figures are worth. Nothing is pinned:
-the cores belong to the hub, to its users and to the attackers alike, in both runs, so that
-the two differ in one thing, which is what the hub makes of what it is sent. An attacker
-sends to the sink no faster than it could to the hub.
+Nothing is pinned: the cores belong to the hub, to its users and to the attackers alike, in
+both runs, so that the two differ in one thing, which is what the hub makes of what it is
+sent. An attacker sends to the sink no faster than it could to the hub.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a process holds and has used, read from /proc: from outside, or by itself.
-
-Must not know what the process does.
-"""
+"""What a process holds and has used, read from /proc: from outside, or by itself."""
 
 from __future__ import annotations
 

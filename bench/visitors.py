@@ -1,10 +1,9 @@
 """The clients of a soak: those who stay, those who come and go, and those who are stuck.
 
-Must not know how anything is published. Residents stay from the first message to the
-last, and now and then stop reading for a moment. Visitors connect, listen, ask, come back
-for what they missed, and leave in every way there is. Stuck ones never read, or 1 kB/s.
-All but the stuck keep a ledger of what they got; what is wrong with it is told with the
-next figures.
+Residents stay from the first message to the last, and now and then stop reading for a
+moment. Visitors connect, listen, ask, come back for what they missed, and leave in every
+way there is. Stuck ones never read, or 1 kB/s. All but the stuck keep a ledger of what
+they got; what is wrong with it is told with the next figures.
 """
 
 from __future__ import annotations

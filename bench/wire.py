@@ -1,10 +1,9 @@
 """The client's half of a WebSocket, as far as a load needs it: bytes in, bytes out.
 
-Must not know sockets or servers. Every measured message carries MARK exactly once, and
-nothing else on the wire does: a client counts messages by counting one byte, which
-cannot be cut in two by the end of a read and costs a memchr, not a parser. A frame's
-length may look like the mark: `text` refuses such sizes, and a count above what was
-published fails the row.
+It does no I/O. Every measured message carries MARK exactly once, and nothing else on the
+wire does: a client counts messages by counting one byte, which cannot be cut in two by the
+end of a read and costs a memchr, not a parser. A frame's length may look like the mark:
+`text` refuses such sizes, and a count above what was published fails the row.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The honest users of a hub that is attacked: what they wait for, and how long.
 
-Must not know that there is an attack. Some clients get messages, which say when they were
-due; a plain request goes to a page of the same server, and the next one when that has
-been answered. One process, one thread, epoll: what it takes to read is in both runs of a
-pair.
+The same in both runs of a pair, whatever else happens to the hub. Some clients get
+messages, which say when they were due; a plain request goes to a page of the same server,
+and the next one when that has been answered. One process, one thread, epoll: what it takes
+to read is in both runs of a pair.
 """
 
 from __future__ import annotations

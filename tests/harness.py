@@ -27,6 +27,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Self
 
 import pytest
+from websocket import ABNF
 from wsproto import connection as wsproto
 from wsproto.events import CloseConnection, Event, Pong, TextMessage
 
@@ -39,8 +40,10 @@ from ws_hub.hub import hub as hub_module
 from ws_hub.hub import prefork, shutdown
 from ws_hub.hub.items import Call, Publications
 from ws_hub.hub.life import Life, State
+from ws_hub.protocol import compression
 from ws_hub.protocol.publication import Publication
 from ws_hub.protocol.requests import Subscribe
+from ws_hub.reconnect import connection as reconnect_connection
 from ws_hub.reconnect.stream import Stream
 from ws_hub.reentrant import Event as ReentrantEvent
 from ws_hub.reentrant import ReentrantQueue
@@ -57,6 +60,7 @@ __all__ = [
     "batches_every",
     "before_put",
     "callers",
+    "connected_payers",
     "delivery_fails",
     "descriptor_of",
     "end_of",
@@ -73,11 +77,14 @@ __all__ = [
     "listeners_hold",
     "little_grace",
     "map_is_changed",
+    "messages_go_to",
     "moved_clock",
     "nobody_warned_of_forks",
     "parked",
     "parked_in_last_steps",
+    "peeks_wait",
     "publish_as_it_is",
+    "queue_message",
     "queued",
     "requests_fail",
     "returns_per_second",
@@ -660,10 +667,35 @@ def leave_channels(hub: Hub, client: Client) -> None:
     hub._life.channels.leave(client)
 
 
+def messages_go_to(
+    hub: Hub, receive: Callable[[Connection, str | bytes], None]
+) -> AbstractContextManager[None]:
+    """Have a function get the messages of clients that come in meanwhile, as they are."""
+    return patched(hub._life, "received", receive)
+
+
+def queue_message(connection: reconnect_connection.Connection, data: str | bytes) -> int:
+    """Queue any message of a `ReconnectingClient`, binary ones too; return its mark for `flush`.
+
+    It is compressed, however short, where that was agreed on.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    opcode = ABNF.OPCODE_TEXT if isinstance(data, str) else ABNF.OPCODE_BINARY
+    if connection._compression:
+        payload = compression.finish(compression.begin(payload))
+    frame = reconnect_connection._frame(payload, opcode, connection._compression)
+    return connection._stream.append(frame)
+
+
 def subscribe_target(hub: Hub, target: Any, channel: str) -> None:
     """Have an object of the test's own be delivered to, as a client is."""
     hub._life.channels.enter(target)
     hub._subscribe(target, Subscribe(channel))
+
+
+def connected_payers(hub: Hub) -> set[str]:
+    """Return the payers whose accounts are kept because they have a connection."""
+    return set(hub._life.clients.quotas._accounts)
 
 
 def seen_as_room(hub: Hub) -> AbstractContextManager[None]:
@@ -684,6 +716,12 @@ def listeners_hold(messages: int) -> AbstractContextManager[None]:
 def server_waits_for_room(seconds: float) -> AbstractContextManager[None]:
     """Have a server of ours that is full let a connection wait so long before it says so."""
     return patched(server_module, "_QUEUE", seconds)
+
+
+def peeks_wait() -> AbstractContextManager[None]:
+    """Have a server of ours that looks at a request before it has a thread wait for its bytes."""
+    peek = server_module._peek
+    return patched(server_module, "_peek", lambda sock: wait_until(lambda: peek(sock)))
 
 
 def settled_by(

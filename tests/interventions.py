@@ -1,7 +1,7 @@
 """Faults of the system beneath ws_hub, made to happen: a kernel, a libc, threads that are missing.
 
 Each is a context manager; what it changes is as before when its block ends. The only module
-that knows private names of `ws_hub.connection` on behalf of the tests of connections.
+that knows private names of `ws_hub.connection` and `ws_hub.process` on behalf of their tests.
 """
 
 from __future__ import annotations
@@ -25,20 +25,25 @@ from tests import support
 from ws_hub import threads
 from ws_hub.connection import fast_send, progress
 from ws_hub.connection.poller import Poller
+from ws_hub.process import launch, session
 
 __all__ = [
     "LibcSend",
     "a_platform",
     "before_each_request",
+    "before_each_signal",
     "imported_anew",
     "kernel_send",
     "no_threads",
     "patched",
+    "reused",
     "sends_by_libc",
     "short_writes",
     "without_libc",
     "without_libc_send",
+    "without_proc",
     "without_socket_flag",
+    "without_spawn_action",
 ]
 
 LibcSend = Callable[[int, bytes, int, int], int]
@@ -164,6 +169,40 @@ def no_threads(*names: str) -> AbstractContextManager[None]:
         return start(name, target, *args)
 
     return patched(threads, "start", start_or_refuse)
+
+
+# --- processes -----------------------------------------------------------------------------
+
+
+def without_proc() -> AbstractContextManager[None]:
+    """Have a system that tells of its processes by `ps` alone."""
+    return patched(session, "_PROC", "/no/such/directory")
+
+
+def reused(pid: int) -> AbstractContextManager[None]:
+    """Have a process id be that of another process by now, which has started later."""
+    born = session._born
+
+    def born_later(each: int, **options: Any) -> str:
+        return "later" if each == pid else born(each, **options)
+
+    return patched(session, "_born", born_later)
+
+
+def before_each_signal(act: Callable[[], object]) -> AbstractContextManager[None]:
+    """Act whenever a session has found a process of its own, and is about to take hold of it."""
+    hold = session._hold
+
+    def act_and_hold(pid: int) -> int | None:
+        act()
+        return hold(pid)
+
+    return patched(session, "_hold", act_and_hold)
+
+
+def without_spawn_action(name: str) -> AbstractContextManager[None]:
+    """Have a C library whose posix_spawn(3) lacks a file action: `addchdir`, `addclosefrom`."""
+    return patched(launch, f"_{name}", None)
 
 
 # --- between two lines ---------------------------------------------------------------------

@@ -1,7 +1,4 @@
-"""The rows of the benchmark, in the order of the table.
-
-Must not know how results are shown.
-"""
+"""The rows of the benchmark, in the order of the table."""
 
 from __future__ import annotations
 

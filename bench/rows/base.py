@@ -1,7 +1,4 @@
-"""What a row is: a name, what it counts, and how one sample of it is taken.
-
-Must not know which rows there are, or how samples become results.
-"""
+"""What a row is: a name, what it counts, and how one sample of it is taken."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How many: connecting, and ten thousand that mostly wait.
-
-Must not know how a server keeps its connections.
-"""
+"""How many: connecting, and ten thousand that mostly wait."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""ws_hub beside its peers and the floor: one message to many, and echoes.
-
-Must not know how a server publishes.
-"""
+"""ws_hub beside its peers and the floor: one message to many, and echoes."""
 
 from __future__ import annotations
 

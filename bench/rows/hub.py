@@ -1,7 +1,7 @@
 """ws_hub alone: the counterparts of the Go original's benchmarks, over real sockets.
 
-Must not know the peers. Where the Go benchmarks count calls into channels of memory,
-these count what arrived at the clients: a message that was only queued is not delivered.
+Where the Go benchmarks count calls into channels of memory, these count what arrived at
+the clients: a message that was only queued is not delivered.
 """
 
 from __future__ import annotations

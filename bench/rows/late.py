@@ -1,7 +1,4 @@
-"""What viewers that come late to a long log cost all the others.
-
-Must not know how a server replays.
-"""
+"""What viewers that come late to a long log cost all the others."""
 
 from __future__ import annotations
 

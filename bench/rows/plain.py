@@ -1,7 +1,7 @@
 """What sockets cost the ordinary requests of the same WSGI server.
 
-Must not know how a server keeps its connections. The rows share one server: the first
-finds no socket connected, the second connects them, the third finds them connected.
+The rows share one server: the first finds no socket connected, the second connects them,
+the third finds them connected.
 """
 
 from __future__ import annotations

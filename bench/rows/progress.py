@@ -1,7 +1,4 @@
-"""Clients that read, only not as fast as a hub can send, and whether they are kept.
-
-Must not know how a server finds out who reads.
-"""
+"""Clients that read, only not as fast as a hub can send, and whether they are kept."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What one client that does not read costs all the others.
-
-Must not know what a server does about such a client.
-"""
+"""What one client that does not read costs all the others."""
 
 from __future__ import annotations
 

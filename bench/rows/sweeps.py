@@ -1,7 +1,4 @@
-"""What one more costs: clients, channels, bytes, subscribers. A row a point.
-
-Must not know how a line is drawn through them.
-"""
+"""What one more costs: clients, channels, bytes, subscribers. A row a point."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The servers under test, each in a process of its own: `python -m bench.servers NAME`.
 
-Must not know the load, or what is measured. All take the same requests (see `base`); each
-module says how its library is used the way its own documentation uses it.
+All take the same requests (see `base`); each module says how its library is used the way
+its own documentation uses it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The hub that is attacked: `python -m bench.servers.attacked [compression] [publish]`.
 
-Must not know what an attack is. A hub on its embedded server with the default settings,
-but for what the two words add: it agrees on compression; anonymous clients may publish to
-channels that they make up, as with `ws-hub serve --publish 'chat:*'`. What it logs is
-written, to nowhere: an attacker that makes a hub log costs it that.
+A hub on its embedded server with the default settings, but for what the two words add: it
+agrees on compression; anonymous clients may publish to channels that they make up, as with
+`ws-hub serve --publish 'chat:*'`. What it logs is written, to nowhere: an attacker that
+makes a hub log costs it that.
 """
 
 from __future__ import annotations

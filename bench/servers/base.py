@@ -1,7 +1,8 @@
 """What every server under test answers to: await clients, publish, repeat, spin.
 
-Must not know any of the libraries. A publication is made on a thread that is not the
-server's own, as an application's would be, and timed from the moment before the call.
+Each library's module says only how it does these. A publication is made on a thread that
+is not the server's own, as an application's would be, and timed from the moment before the
+call.
 """
 
 from __future__ import annotations

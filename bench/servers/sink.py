@@ -1,7 +1,7 @@
 """The other end of a control run: answers the handshake, and reads everything.
 
-Must not know what comes. `python -m bench.servers.sink`: what an attacker costs the
-machine by itself, when nothing is made of what it sends.
+`python -m bench.servers.sink`: what an attacker costs the machine by itself, when nothing
+is made of what it sends.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A hub with everything going on at once: `python -m bench.servers.soak`, for `bench.soak`.
 
-Must not know the clients. Publishes numbered messages (see `ledger`) from several threads
-as fast as its healthy clients read, streams programs one after the other, and listens to
-itself. What goes wrong here is noted, and told with the next figures.
+Publishes numbered messages (see `ledger`) from several threads as fast as its healthy
+clients read, streams programs one after the other, and listens to itself. What goes wrong
+here is noted, and told with the next figures.
 """
 
 from __future__ import annotations

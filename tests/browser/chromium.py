@@ -1,6 +1,6 @@
 """A headless Chromium driven over its DevTools protocol: pages, scripts, keys, pictures.
 
-Must not know ws_hub. One WebSocket to the browser carries all pages, each by its session.
+One WebSocket to the browser carries all pages, each by its session.
 """
 
 from __future__ import annotations

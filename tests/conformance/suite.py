@@ -22,15 +22,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from websocket import ABNF
-
+from tests.harness import messages_go_to, queue_message
 from ws_hub import Hub, HubConfig, ReconnectConfig, serve
-from ws_hub.connection import connection as served
+from ws_hub.connection.connection import Connection
 from ws_hub.errors import ConnectionClosed
-from ws_hub.hub.life import Life
 from ws_hub.protocol import compression as deflate
 from ws_hub.protocol.frames import binary_frame, deflated_frame, text_frame
-from ws_hub.reconnect.connection import Connection, _frame
 from ws_hub.reconnect.connector import Connector
 
 __all__ = [
@@ -64,21 +61,14 @@ _RSV1 = 0x40
 Verdicts = dict[str, tuple[str, str]]  # of each case: of its messages, and of its end
 
 
-class EchoHub(Hub):
-    """Sends every message back instead of reading it as JSON."""
-
-    def _new_life(self) -> Life:
-        life = super()._new_life()
-        life.received = self._echo  # type: ignore[method-assign]
-        return life
-
-    def _echo(self, client: served.Connection, data: str | bytes) -> None:
-        content = data.encode() if isinstance(data, str) else data
-        frame = text_frame(content) if isinstance(data, str) else binary_frame(data)
-        if client.compression:  # always: kosoku fails on an echo that is not
-            packed = deflated_frame(deflate.finish(deflate.begin(content)))
-            frame = bytes([frame[0] | packed[0] & _RSV1]) + packed[1:]
-        client.sender.put(frame, 10.0)
+def echo(client: Connection, data: str | bytes) -> None:
+    """Send a message back instead of reading it as JSON."""
+    content = data.encode() if isinstance(data, str) else data
+    frame = text_frame(content) if isinstance(data, str) else binary_frame(data)
+    if client.compression:  # always: kosoku fails on an echo that is not
+        packed = deflated_frame(deflate.finish(deflate.begin(content)))
+        frame = bytes([frame[0] | packed[0] & _RSV1]) + packed[1:]
+    client.sender.put(frame, 10.0)
 
 
 def server_cases(folder: Path, cases: Sequence[str] = ALL) -> Verdicts:
@@ -86,7 +76,7 @@ def server_cases(folder: Path, cases: Sequence[str] = ALL) -> Verdicts:
     config = HubConfig(
         max_message_size=_MAX_MESSAGE, compression=cases is not ALL, max_message_rate=None
     )
-    with EchoHub(config) as hub, serve(hub, path="/") as server:
+    with Hub(config) as hub, messages_go_to(hub, echo), serve(hub, path="/") as server:
         subprocess.run(
             [
                 *(str(KOSOKU), "-m", "fuzzingclient", *cases, "-p", "2", "-o", str(folder)),
@@ -108,7 +98,7 @@ def client_cases(folder: Path, cases: Sequence[str] = ALL) -> Verdicts:
             found = re.search(rb"ws://\S+", server.stderr.readline())
             assert found is not None
             url = found[0].decode()
-            (count,) = _talk(f"{url}/getCaseCount", echo=False)
+            (count,) = _talk(f"{url}/getCaseCount", answers=False)
             urls = [f"{url}/runCase?case={n}&agent=ws_hub" for n in range(1, int(count) + 1)]
             talk = functools.partial(_talk, compression=cases is not ALL)
             with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -121,7 +111,7 @@ def client_cases(folder: Path, cases: Sequence[str] = ALL) -> Verdicts:
     return {n: each for n, each in faults.items() if _LATE.get(n) != each}
 
 
-def _talk(url: str, echo: bool = True, compression: bool = False) -> list[str | bytes]:
+def _talk(url: str, answers: bool = True, compression: bool = False) -> list[str | bytes]:
     """Live one connection to its end; return what came in."""
     config = ReconnectConfig(url=url, max_message_size=_MAX_MESSAGE, compression=compression)
     connection = Connector(config, time.monotonic).run()
@@ -130,21 +120,13 @@ def _talk(url: str, echo: bool = True, compression: bool = False) -> list[str | 
         with contextlib.suppress(ConnectionClosed):
             while True:
                 messages.append(connection.receive())
-                if echo:
-                    _send(connection, messages[-1])
+                if answers:
+                    mark = queue_message(connection, messages[-1])
+                    with contextlib.suppress(OSError):  # the end is for the next receive to tell
+                        connection.flush(mark)
     finally:
         connection.finish()
     return messages
-
-
-def _send(connection: Connection, data: str | bytes) -> None:
-    content = data.encode() if isinstance(data, str) else data
-    opcode = ABNF.OPCODE_TEXT if isinstance(data, str) else ABNF.OPCODE_BINARY
-    if connection._compression:  # always, as above
-        content = deflate.finish(deflate.begin(content))
-    mark = connection._stream.append(_frame(content, opcode, connection._compression))
-    with contextlib.suppress(OSError):  # the end is for the next receive to tell
-        connection.flush(mark)
 
 
 def _faults(folder: Path, selected: Sequence[str], side: str) -> Verdicts:

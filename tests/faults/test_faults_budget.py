@@ -14,7 +14,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness import connected_payers, moved_clock, parked, peeks_wait
 from tests.integration.apps.live import Live, live
 from tests.support import (
     BINARY,
@@ -48,7 +49,6 @@ from ws_hub.connection.transport import Broken, Closed, Event, Pinged, Ponged, T
 from ws_hub.protocol.handshake import Answer
 from ws_hub.protocol.names import is_channel_name
 from ws_hub.protocol.requests import Other, Reply, interpret
-from ws_hub.server import server as server_module
 
 frame = RawPeer.frame
 KEYS = {"k-ann": "ann", "k-bob": "bob"}
@@ -279,11 +279,10 @@ def test_fault_121_one_receive_inflates_to_one_large_message() -> None:
 
 
 class Line:
-    """A transport that brings one message each time, until its end."""
+    """A transport that brings what a test has it bring each time, and then the end."""
 
-    def __init__(self, messages: int) -> None:
-        self.events: list[list[Event]] = [[Text("x")] for _ in range(messages)]
-        self.events.append([Closed(1000, "")])
+    def __init__(self, *events: Sequence[Event]) -> None:
+        self.events: list[list[Event]] = [*map(list, events), [Closed(1000, "")]]
 
     def receive(self, timeout: float) -> list[Event]:
         return self.events.pop(0)
@@ -300,13 +299,16 @@ class Quiet:
     def answer_close(self, code: int) -> None:
         pass
 
+    def control(self, frame: bytes) -> None:
+        pass
+
 
 def test_fault_121_a_reader_charges_what_its_thread_has_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not how long a callback has waited; and its last message as well."""
     cpu, clock, charged = 50.0, 100.0, []
-    line, sender = Line(3), Quiet()
+    line, sender = Line(*[[Text("x")]] * 3), Quiet()
 
     def callback(data: str | bytes) -> None:
         nonlocal cpu, clock
@@ -332,11 +334,31 @@ def test_fault_121_a_reader_charges_what_its_thread_has_computed(
     assert sender.rests == [0.5]
 
 
-def test_fault_121_a_pong_that_was_asked_for_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    controls = receiver._ControlFrames(HubConfig(heartbeat_interval=30.0))
-    for beat in range(100):
-        assert controls.unsolicited([receiver.Ponged()], 30.0 * beat) == 0
-    assert controls.unsolicited([receiver.Ponged()] * 10 + [Pinged(b"")] * 5, 3000.0) == 13
+def test_fault_121_a_pong_that_was_asked_for_costs_nothing() -> None:
+    """The hub asks for one in each interval, and two may come together."""
+    charged: list[int] = []
+
+    def charge(now: float, seconds: float, messages: int, controls: int) -> float:
+        charged.append(controls)
+        return 0.0
+
+    with moved_clock() as clock:
+
+        class Beats(Line):
+            def receive(self, timeout: float) -> list[Event]:
+                clock.advance(30.0)
+                return super().receive(timeout)
+
+        receiver.receive(
+            Beats(*[[Ponged()]] * 100, [*[Ponged()] * 10, *[Pinged(b"")] * 5]),  # type: ignore[arg-type]
+            Quiet(),  # type: ignore[arg-type]
+            HubConfig(heartbeat_interval=30.0),
+            ready=lambda: True,
+            received=lambda data: None,
+            charge=charge,
+            count=lambda name: None,
+        )
+    assert charged == [0, *[0] * 100, 13, 0]  # at its begin and at its end as well
 
 
 def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
@@ -346,7 +368,6 @@ def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
     got: list[str | bytes] = []
     charged: list[tuple[int, int]] = []
     requests: list[Event] = [Text(str(number)) for number in range(100)]
-    script = [[*requests, Pinged(b""), Ponged()], [Closed(1000, "")]]
 
     def charge(now: float, seconds: float, messages: int, controls: int) -> float | Flood:
         charged.append((messages, controls))
@@ -354,9 +375,6 @@ def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
         return Flood("too many messages", "message_floods") if len(got) >= 64 else 0.0
 
     class Ends(Line):
-        def receive(self, timeout: float) -> list[Event]:
-            return script.pop(0)
-
         def linger(self, seconds: float) -> None:
             pass
 
@@ -370,7 +388,7 @@ def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
     sender = Closes()
     counted: list[str] = []
     receiver.receive(
-        Ends(0),  # type: ignore[arg-type]
+        Ends([*requests, Pinged(b""), Ponged()]),  # type: ignore[arg-type]
         sender,  # type: ignore[arg-type]
         HubConfig(),
         ready=lambda: True,
@@ -387,12 +405,9 @@ def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
 def test_fault_125_what_clients_ask_for_leaves_room_for_who_publishes() -> None:
     """However many of them there are: here the hub's thread is held while they ask."""
     with live(publish_timeout=30.0, max_message_rate=None) as hub, contextlib.ExitStack() as stack:
-        here, go = threading.Event(), threading.Event()
         peers = [stack.enter_context(hub.peer()) for _ in range(4)]
         listener = stack.enter_context(hub.subscribed("news"))
-        hub.hub._inside.later(lambda: (here.set(), go.wait(TIMEOUT)))
-        try:
-            assert here.wait(TIMEOUT)
+        with parked(hub.hub):
             for peer in peers:
                 for number in range(50):
                     request = {"type": "subscribe", "channel": f"c{number}", "id": number}
@@ -401,8 +416,6 @@ def test_fault_125_what_clients_ask_for_leaves_room_for_who_publishes() -> None:
             for number in range(900):  # of 1024: none waits
                 hub.hub.send_to_channel("news", Message("event", data=number), timeout=0)
             assert hub.hub.stats().queued <= 900 + 8 + len(peers)
-        finally:
-            go.set()
         assert [listener.recv_json()["data"] for _ in range(900)] == list(range(900))
         for peer in peers:
             assert [peer.recv_json()["id"] for _ in range(50)] == list(range(50))
@@ -533,6 +546,7 @@ def test_fault_121_who_says_it_in_a_message_pays_as_that_user_from_then_on() -> 
             assert ask(peer, {"type": "auth", "data": "k-ann", "id": 1})["type"] == "ack"
             client = hub.connection()
             assert client.account is not None and client.account.payer == "user:ann"
+            assert connected_payers(hub.hub) == {"user:ann"}
             flood(peer)
             wait_until(lambda: hub.hub.stats().slowed == 1)
         leave(hub)
@@ -540,7 +554,7 @@ def test_fault_121_who_says_it_in_a_message_pays_as_that_user_from_then_on() -> 
             ask(peer, {"type": "ping"})
             wait_until(lambda: hub.hub.stats().slowed == 2)
             leave(hub)
-        wait_until(lambda: not hub.hub._life.clients.quotas._accounts)
+        wait_until(lambda: not connected_payers(hub.hub))
 
 
 @pytest.mark.parametrize("key", ["", "k-ann"])
@@ -614,7 +628,6 @@ def test_fault_121_who_connects_again_and_again_in_debt_gets_no_thread_for_it(
                     peer.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 return peer.read_response().status
 
-        peek = server_module._peek
         assert answer() == 101  # its cost is more than the burst
         wait_until(lambda: not hub.all_clients())
         started = workers.start
@@ -623,10 +636,9 @@ def test_fault_121_who_connects_again_and_again_in_debt_gets_no_thread_for_it(
             began.append(name)
             return started(name, *args, **kwargs)
 
-        with pytest.MonkeyPatch.context() as patch:
+        # Mostly a request is there when a hub that is busy comes to look; here it always is.
+        with pytest.MonkeyPatch.context() as patch, peeks_wait():
             patch.setattr(workers, "start", start)
-            # Mostly it is there when a hub that is busy comes to look; here it always is.
-            patch.setattr(server_module, "_peek", lambda sock: wait_until(lambda: peek(sock)))
             assert [answer() for _ in range(5)] == [429] * 5
             threads = sum(name.startswith("ws-hub:request") for name in began)
             assert threads == (5 if tls else 0)  # what is encrypted is read by a thread

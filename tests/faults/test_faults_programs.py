@@ -21,13 +21,15 @@ from typing import Any
 
 import pytest
 
+from tests.interventions import before_each_signal, reused, without_proc, without_spawn_action
 from tests.recorder import Recorder
 from tests.support import wait_until
 from ws_hub import cli
 from ws_hub.errors import ConfigError
 from ws_hub.hub.hub import Hub as RealHub
-from ws_hub.process import launch, session, spawn
+from ws_hub.process import launch, spawn
 from ws_hub.process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
+from ws_hub.process.session import Session
 from ws_hub.process.spawn import Child
 from ws_hub.server.server import serve
 
@@ -146,43 +148,54 @@ def test_fault_083_what_is_left_of_a_program_that_ended_by_itself_runs_on(hub: H
     os.kill(child, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def leader() -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a program that leads a session, and end it."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
 def test_fault_083_no_signal_goes_to_a_number_that_is_anothers_by_now() -> None:
-    with subprocess.Popen(["sleep", "1000"]) as stranger:
-        session._send(stranger.pid, "an earlier start", signal.SIGKILL)
-        assert stranger.poll() is None
-        session._send(stranger.pid, session._born(stranger.pid), signal.SIGKILL)
-        assert stranger.wait(BOUND) == -signal.SIGKILL
+    """It was found as one of ours, and was reused when it was to be signalled."""
+    with leader() as stranger, contextlib.ExitStack() as stack:
+        ours = Session(stranger.pid)
+        with before_each_signal(lambda: stack.enter_context(reused(stranger.pid))):
+            assert ours.signal(signal.SIGTERM) == {stranger.pid}
+        stack.close()
+        assert ours.signal(signal.SIGKILL) == {stranger.pid}
+        assert stranger.wait(BOUND) == -signal.SIGKILL  # and not of the one before
 
 
 def test_fault_083_a_session_whose_number_is_anothers_has_no_members() -> None:
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
-        ours = session.Session(stranger.pid)
-        assert [pid for pid, _ in ours._look()] == [stranger.pid]
-        ours._born = "an earlier start"
-        assert ours._look() == []
-        stranger.kill()
+    with leader() as stranger:
+        ours = Session(stranger.pid)
+        assert ours.signal(0) == {stranger.pid}
+        with reused(stranger.pid):
+            assert ours.signal(0) == set()
 
 
 @pytest.mark.parametrize("without", ["proc", "pidfd"])
 def test_fault_083_other_systems_find_the_session_too(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, without: str
 ) -> None:
-    if without == "proc":
-        monkeypatch.setattr(session, "_PROC", "/no/such/directory")
-    else:
+    if without == "pidfd":
         monkeypatch.delattr(os, "pidfd_open")
-    process = start(hub, OTHER_GROUPS[1])
-    (child,) = hub.numbers()
-    process.close()
-    wait_until(lambda: not alive(child))
+    with without_proc() if without == "proc" else contextlib.nullcontext():
+        process = start(hub, OTHER_GROUPS[1])
+        (child,) = hub.numbers()
+        process.close()
+        wait_until(lambda: not alive(child))
 
 
 def test_fault_083_a_system_that_lists_no_processes_has_no_members(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session, "_PROC", "/no/such/directory")
     monkeypatch.setenv("PATH", "/no/such/directory")
-    assert session.Session(os.getpid())._look() == []
+    with without_proc():
+        assert Session(os.getsid(0)).signal(0) == set()
 
 
 # --- 84: an exit code that somebody else has taken -----------------------------------------
@@ -347,14 +360,15 @@ def test_fault_092_a_script_without_an_interpreter_is_the_shells(
 
 @pytest.mark.parametrize("function", ["addchdir", "addclosefrom"])
 def test_fault_092_an_older_c_library_starts_programs_as_well(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, function: str
+    hub: Hub, tmp_path: Path, function: str
 ) -> None:
-    monkeypatch.setattr(launch, f"_{function}", None)
     read, write = os.pipe()
     os.set_inheritable(write, True)
+    code = f"import os;os.write({write},b'x')"
+    argv = ["sh", "-c", f'pwd; exec "$0" -c "{code}"', sys.executable]
     try:
-        code = f"import os;os.write({write},b'x')"
-        assert run(hub, ["sh", "-c", f'pwd; exec "$0" -c "{code}"', sys.executable], cwd=tmp_path)
+        with without_spawn_action(function):
+            assert run(hub, argv, cwd=tmp_path)
     finally:
         os.close(read)
         os.close(write)
@@ -629,11 +643,11 @@ def test_fault_130_an_interrupted_wait_for_a_start_ends_the_program(
     """The program is there, and the caller of `run_process` has not been told."""
     before, gate, pids = children(), threading.Event(), []
 
-    def parked(pid: int) -> session.Session:
+    def parked(pid: int) -> Session:
         pids.append(pid)
         os.kill(os.getpid(), signal.SIGINT)
         gate.wait(BOUND)
-        return session.Session(pid)
+        return Session(pid)
 
     def interrupt(*_: object) -> None:
         gate.set()

@@ -16,14 +16,11 @@ from tests.fuzz.targets import FOUND, SEEDS, TARGETS
 @pytest.fixture(scope="module", autouse=True)
 def nothing_stays() -> Iterator[None]:
     """Have what the targets keep between their inputs made before the first, and closed."""
-    session, pair = targets.the_session(), targets.pair()
+    session = targets.the_session()
     yield
     session.far.close()
     session.hub.stop()
-    for sock in pair:
-        sock.close()
     targets.the_session.cache_clear()
-    targets.pair.cache_clear()
 
 
 @pytest.mark.parametrize("name", TARGETS)

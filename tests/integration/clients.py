@@ -1,7 +1,4 @@
-"""A reconnecting client whose callbacks write down what happened.
-
-Must not know servers.
-"""
+"""A reconnecting client whose callbacks write down what happened."""
 
 from __future__ import annotations
 

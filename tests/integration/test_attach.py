@@ -38,10 +38,9 @@ from tests.support import (
     messages_in,
     wait_until,
 )
-from ws_hub import AdoptionError, AuthResult, Client, Hub, HubConfig, InvalidName, Message, threads
+from ws_hub import AdoptionError, AuthResult, Client, Hub, HubConfig, InvalidName, Message
 
 ALICE = ("X-User", "alice")
-HANDLES = (simple_websocket.Server._handle_events.__code__,)
 REQUEST = b"GET /page HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -72,9 +71,10 @@ def ping_until_full(peer: RawPeer) -> None:
             peer.send_frame(PING, b"x" * 125)
 
 
-def outstanding(sock: socket.socket) -> int:
-    """Return how many bytes of a socket's have yet to be acknowledged."""
-    return struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
+def buffered(sock: socket.socket) -> tuple[int, ...]:
+    """Return how many bytes have come and are not read, and how many are not acknowledged."""
+    counts = (termios.FIONREAD, termios.TIOCOUTQ)
+    return tuple(struct.unpack("i", fcntl.ioctl(sock, each, b"\0" * 4))[0] for each in counts)
 
 
 def answer(peer: RawPeer) -> Any:
@@ -488,13 +488,13 @@ def test_a_peer_that_takes_no_answer_is_cut_before_it_is_a_client(
             ws = site.came.get(timeout=TIMEOUT)
             ws.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             flood = beside(ping_until_full, peer)
-            written: list[int] = []
+            seen: list[tuple[int, ...]] = []
 
             def stuck() -> bool:
-                """Say whether it has waited in a write for as long as ten looks take."""
-                frame = threads.stacks()[ws.thread.ident]
-                written.append(outstanding(ws.sock) if frame.f_code in HANDLES else -len(written))
-                return len(written) > 10 and len(set(written[-10:])) == 1
+                """Say whether it has read and written nothing for as long as ten looks take."""
+                writable = select.select([], [ws.sock], [], 0)[1]
+                seen.append((0, len(seen)) if writable else buffered(ws.sock))
+                return len(seen) > 10 and len(set(seen[-10:])) == 1 and seen[-1][0] > 0
 
             wait_until(stuck)
             site.gate.set()

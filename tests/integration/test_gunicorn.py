@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from gunicorn.config import KNOWN_SETTINGS, Config
 
+from tests.harness import Peer
 from tests.integration.apps.launch import START, Running, client_context, server
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, gunicorn, threads
@@ -245,12 +246,16 @@ def test_a_hub_that_does_not_end_is_waited_for_half_the_graceful_timeout_and_no_
 
 @pytest.mark.parametrize("cause", ["reload", "requests", "none"])
 def test_who_is_replaced_lets_its_clients_come_back(cause: str) -> None:
-    worker = a_worker(nr=10 if cause == "requests" else 9)
-    with Hub() as hub:
-        gunicorn.post_worker_init(worker)  # which finds it ended already
+    worker = a_worker(alive=True, nr=10 if cause == "requests" else 9)
+    with Hub() as hub, Peer(hub) as client, ThreadPoolExecutor(1) as beside:
+        gunicorn.post_worker_init(worker)
         if cause == "reload":
             gunicorn.on_reload(None)
+        worker.alive = False  # which the worker's own thread sees, sooner or later
+        closed = beside.submit(client.closed)
         gunicorn.worker_exit(None, worker)
         assert not hub.running
-        assert gunicorn._returns(worker) is (cause != "none")
+        code, reason = closed.result(TIMEOUT) or (0, "")
+        assert code == (1001 if cause == "none" else 1012)
+        assert (wait_asked(reason) is None) is (cause == "none")
     assert threads.longest_wait() < 1  # the main thread, where gunicorn calls the hooks
