@@ -190,6 +190,7 @@ class Peer:
         self.descriptor = self._near.fileno()
         self._parser = wsproto.Connection(wsproto.ConnectionType.CLIENT)
         self._messages: deque[Any] = deque()
+        self._text = ""  # what has arrived of the next message
         self._pongs = 0
         self._closing = False  # this end has sent its Close frame
         self._close: tuple[int, str] | None = None  # the hub's
@@ -309,8 +310,11 @@ class Peer:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, TextMessage):
-            assert event.message_finished, "a message in pieces"
-            self._messages.append(json.loads(event.data))
+            self._text += event.data  # of a frame that has arrived in part, it is a part
+            assert event.message_finished or not event.frame_finished, "a message in fragments"
+            if event.message_finished:
+                self._messages.append(json.loads(self._text))
+                self._text = ""
         elif isinstance(event, CloseConnection):
             self._close = int(event.code), event.reason or ""
         elif isinstance(event, Pong):
