@@ -16,6 +16,7 @@ import contextlib
 import gc
 import json
 import os
+import queue
 import socket
 import stat
 import threading
@@ -35,7 +36,7 @@ from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair,
 from ws_hub import Client, Hub, HubConfig, reentrant
 from ws_hub.connection.connection import Connection
 from ws_hub.hub import hub as hub_module
-from ws_hub.hub import prefork, shutdown
+from ws_hub.hub import prefork, replay, shutdown
 from ws_hub.hub.items import Call, Publications
 from ws_hub.hub.life import Life, State
 from ws_hub.protocol.publication import Publication
@@ -52,6 +53,7 @@ __all__ = [
     "Peer",
     "SteppedHub",
     "at_new_life",
+    "await_stalled_replays",
     "batches_every",
     "before_put",
     "callers",
@@ -73,6 +75,7 @@ __all__ = [
     "map_is_changed",
     "moved_clock",
     "nobody_warned_of_forks",
+    "one_piece_a_turn",
     "parked",
     "parked_in_last_steps",
     "publish_as_it_is",
@@ -636,6 +639,30 @@ def seen_as_room(hub: Hub) -> AbstractContextManager[None]:
 def keep_numberings(hub: Hub, channels: int) -> None:
     """Have the history of a hub keep the numbering of so many channels without messages."""
     hub._life.history._max_channels = channels
+
+
+def await_stalled_replays(hub: Hub, clients: int) -> None:
+    """Wait until so many clients have replays, and none of them can be sent more.
+
+    Each has a full socket, an outbox in use or an exhausted quota. With 0 clients, every
+    replay has ended.
+    """
+    replays = hub._life.replays
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def look() -> None:  # on the hub thread, which is in the middle of no replay then
+        answers.put(len(replays._queues) == clients and not replays._ready)
+
+    def stalled() -> bool:
+        later(hub, look)
+        return answers.get(timeout=TIMEOUT)
+
+    wait_until(stalled, what=f"{clients} clients with replays that cannot go on")
+
+
+def one_piece_a_turn() -> AbstractContextManager[None]:
+    """Have a turn of the hub thread end after one piece of a replay, as when each takes long."""
+    return patched(replay, "_TURN", 0.0)
 
 
 def listeners_hold(messages: int) -> AbstractContextManager[None]:

@@ -500,7 +500,6 @@ NOT_YET = {
     "faults/test_faults_budget.py",
     "faults/test_faults_programs.py",
     "faults/test_faults_progress.py",
-    "faults/test_faults_replay.py",
     "fuzz/targets.py",
     "integration/test_attach.py",
     "integration/test_gunicorn.py",
