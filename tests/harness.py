@@ -16,6 +16,7 @@ import contextlib
 import gc
 import json
 import os
+import queue
 import socket
 import stat
 import threading
@@ -37,7 +38,7 @@ from ws_hub import Client, Hub, HubConfig, reentrant
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.sender import Sender
 from ws_hub.hub import hub as hub_module
-from ws_hub.hub import prefork, shutdown
+from ws_hub.hub import prefork, replay, shutdown
 from ws_hub.hub.items import Call, Publications
 from ws_hub.hub.life import Life, State
 from ws_hub.protocol import compression
@@ -57,6 +58,7 @@ __all__ = [
     "Peer",
     "SteppedHub",
     "at_new_life",
+    "await_stalled_replays",
     "batches_every",
     "before_put",
     "callers",
@@ -80,6 +82,7 @@ __all__ = [
     "messages_go_to",
     "moved_clock",
     "nobody_warned_of_forks",
+    "one_piece_a_turn",
     "parked",
     "parked_in_last_steps",
     "peeks_wait",
@@ -200,6 +203,7 @@ class Peer:
         self.descriptor = self._near.fileno()
         self._parser = wsproto.Connection(wsproto.ConnectionType.CLIENT)
         self._messages: deque[Any] = deque()
+        self._text = ""  # what has arrived of the next message
         self._pongs = 0
         self._closing = False  # this end has sent its Close frame
         self._close: tuple[int, str] | None = None  # the hub's
@@ -319,8 +323,11 @@ class Peer:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, TextMessage):
-            assert event.message_finished, "a message in pieces"
-            self._messages.append(json.loads(event.data))
+            self._text += event.data  # of a frame that has arrived in part, it is a part
+            assert event.message_finished or not event.frame_finished, "a message in fragments"
+            if event.message_finished:
+                self._messages.append(json.loads(self._text))
+                self._text = ""
         elif isinstance(event, CloseConnection):
             self._close = int(event.code), event.reason or ""
         elif isinstance(event, Pong):
@@ -706,6 +713,30 @@ def seen_as_room(hub: Hub) -> AbstractContextManager[None]:
 def keep_numberings(hub: Hub, channels: int) -> None:
     """Have the history of a hub keep the numbering of so many channels without messages."""
     hub._life.history._max_channels = channels
+
+
+def await_stalled_replays(hub: Hub, clients: int) -> None:
+    """Wait until so many clients have replays, and none of them can be sent more.
+
+    Each has a full socket, an outbox in use or an exhausted quota. With 0 clients, every
+    replay has ended.
+    """
+    replays = hub._life.replays
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def look() -> None:  # on the hub thread, which is in the middle of no replay then
+        answers.put(len(replays._queues) == clients and not replays._ready)
+
+    def stalled() -> bool:
+        later(hub, look)
+        return answers.get(timeout=TIMEOUT)
+
+    wait_until(stalled, what=f"{clients} clients with replays that cannot go on")
+
+
+def one_piece_a_turn() -> AbstractContextManager[None]:
+    """Have a turn of the hub thread end after one piece of a replay, as when each takes long."""
+    return patched(replay, "_TURN", 0.0)
 
 
 def listeners_hold(messages: int) -> AbstractContextManager[None]:

@@ -132,7 +132,7 @@ def test_what_a_test_leaves_behind_fails_it(outcome: str, name: str, told: str) 
 
 
 @pytest.mark.parametrize("name", ["test_uncollected", "test_dying_thread"])
-def test_what_nobody_sees_fails_it_too(outcome: str, name: str) -> None:
+def test_failure_in_an_unwatched_part_fails_the_run(outcome: str, name: str) -> None:
     assert f"FAILED test_leaks.py::{name}" in outcome.replace(_directory(outcome), "")
 
 
@@ -523,19 +523,17 @@ def test_a(monkeypatch, hub):
 def test_a_private_name_in_a_test_is_caught(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("test_a.py", "test_not_yet.py", "harness.py"):
+    for name in ("test_a.py", "harness.py"):
         (tmp_path / name).write_text(PRYING)
-    (tmp_path / "test_converted.py").write_text("x = 1\n")
     monkeypatch.setattr(test_layout, "TESTS", tmp_path)
     monkeypatch.setattr(test_layout, "ROOT", tmp_path)
-    monkeypatch.setattr(test_layout, "NOT_YET", {"test_not_yet.py", "test_converted.py"})
 
     with pytest.raises(pytest.fail.Exception) as caught:
         test_layout.test_tests_use_no_private_name_of_others()
     head, *found = str(caught.value).splitlines()
-    assert head == "8 violation(s):"
+    assert head == "7 violation(s):"
     lines = [each.partition(":")[2].partition(" is private")[0] for each in found]
-    assert sorted(lines[:7]) == [
+    assert sorted(lines) == [
         "11: _life",
         "12: _near",
         "13: _TURN_ITEMS",
@@ -544,7 +542,6 @@ def test_a_private_name_in_a_test_is_caught(
         "18: _lock",
         "4: _Inside",
     ]
-    assert found[7] == "test_converted.py:1: uses no private name any more: take it off NOT_YET"
 
 
 def test_every_layout_rule_is_among_those_proven() -> None:

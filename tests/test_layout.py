@@ -492,14 +492,7 @@ def _sleeps() -> Iterator[str]:
 
 # They know private names of ws_hub's objects, so that no other module of tests has to: the hub
 # that a test turns, one that is served, and what fails in a system.
-HARNESSES = {"harness.py", "interventions.py", "integration/apps/live.py", "faults/system.py"}
-# Modules of tests that use private names of others still. The list only gets shorter: one that
-# uses none any more must be taken off it.
-NOT_YET = {
-    "faults/test_faults_replay.py",
-    "faults/test_faults_replay.py",
-}
-
+HARNESSES = {"harness.py", "interventions.py", "integration/apps/live.py"}
 
 PATCHES = {"setattr", "delattr", "patched"}  # each takes an owner and the name of what it has
 
@@ -511,14 +504,8 @@ def test_tests_use_no_private_name_of_others() -> None:
 
 def _private_names() -> Iterator[str]:
     for path in sorted(TESTS.rglob("*.py")):
-        name = path.relative_to(TESTS).as_posix()
-        if name in HARNESSES:
-            continue
-        found = list(_private_names_in(path))
-        if name not in NOT_YET:
-            yield from found
-        elif not found:
-            yield f"{at(path, 1)}: uses no private name any more: take it off NOT_YET"
+        if path.relative_to(TESTS).as_posix() not in HARNESSES:
+            yield from _private_names_in(path)
 
 
 def _private_names_in(path: Path) -> Iterator[str]:

@@ -104,7 +104,7 @@ def test_a_program_that_prints_all_its_lines_may_run_again() -> None:
     assert ledger.position("process:p") == 8
 
 
-def test_who_comes_back_goes_on_with_the_news() -> None:
+def test_returning_client_continues_with_the_missed_messages() -> None:
     ledger = Ledger()
     ledger.feed(ack("subscribe", "news", **at(7)))
     again = ledger.successor()

@@ -114,9 +114,7 @@ class Sly(str):
 
 @pytest.mark.parametrize("name", [Falsy("nobodys"), Sly("")], ids=["false", "true and empty"])
 @pytest.mark.parametrize("method", [*TO_A_CHANNEL, *TO_A_USER])
-def test_fault_106_a_name_that_lies_about_its_truth_is_not_everybody(
-    hub: Live, method: str, name: str
-) -> None:
+def test_fault_106_falsy_name_does_not_mean_all_clients(hub: Live, method: str, name: str) -> None:
     with hub.peer() as peer:
         hub.client()
         with contextlib.suppress(TypeError, InvalidName):
@@ -136,7 +134,7 @@ def test_fault_106_a_message_with_a_channel_is_not_broadcast(hub: Live, channel:
         assert peer.recv_json()["data"] == "marker"
 
 
-def test_fault_106_leaving_the_channel_out_means_everybody(hub: Live) -> None:
+def test_fault_106_leaving_the_channel_out_means_all_clients(hub: Live) -> None:
     with hub.peer() as peer:
         hub.client()
         hub.hub.send_event("a")
@@ -144,7 +142,7 @@ def test_fault_106_leaving_the_channel_out_means_everybody(hub: Live) -> None:
         assert [peer.recv_json()["type"] for _ in range(2)] == ["event", "error"]
 
 
-def test_fault_106_a_client_cannot_publish_to_everybody_by_an_empty_name() -> None:
+def test_fault_106_client_cannot_publish_to_all_by_an_empty_name() -> None:
     """A rule for names that allows everything must not allow "", which means everybody."""
     rules = [ChannelRule(pattern="*", publish=True)]
     with live(channel_name=lambda name: True, rules=rules) as hub:
@@ -166,7 +164,7 @@ def test_fault_106_a_page_for_a_channel_that_is_not_set_is_refused(unset: Any) -
 
 
 @pytest.mark.parametrize("user", [True, False, b"ann", "", " ", "a\nb"], ids=repr)
-def test_fault_106_what_is_no_user_in_a_session_is_nobody(user: Any) -> None:
+def test_fault_106_invalid_user_in_a_session_is_refused(user: Any) -> None:
     app = Flask("app")
     app.secret_key = "secret"
 

@@ -128,7 +128,7 @@ def test_fault_03_a_check_of_ones_own_decides_alone_and_an_error_refuses(
 # --- authentication at the handshake -------------------------------------------------------
 
 
-def test_nobody_is_let_in_without_credentials_and_each_refusal_is_told() -> None:
+def test_without_credentials_each_client_is_refused_and_reported() -> None:
     failures: list[tuple[str, str]] = []
 
     def failed(environ: Mapping[str, Any], result: AuthResult) -> None:
@@ -149,7 +149,7 @@ def test_nobody_is_let_in_without_credentials_and_each_refusal_is_told() -> None
             assert (client.user_id, dict(client.claims)) == ("ann", {})
 
 
-def test_the_hub_is_asked_first_then_the_origin_then_who_it_is() -> None:
+def test_admission_checks_the_hub_then_the_origin_then_the_user() -> None:
     asked = []
     hub = Hub(HubConfig(authenticator=asked.append, allowed_origins=["https://good.example"]))
     with serve(hub) as server:
@@ -218,7 +218,7 @@ def introduce(peer: RawPeer, token: str, **more: Any) -> None:
     peer.send_json({"type": "auth", "data": token, **more})
 
 
-def test_a_first_message_says_who_it_is_and_what_follows_counts() -> None:
+def test_first_message_authenticates_and_the_next_ones_are_handled() -> None:
     with waiting() as hub, hub.peer() as peer:
         hub.hub.broadcast(Message("event", data="before"))
         wait_until(lambda: hub.hub.stats().published == 1)
@@ -235,7 +235,7 @@ def test_a_first_message_says_who_it_is_and_what_follows_counts() -> None:
         assert hub.notes.end()[0] == 1000
 
 
-def test_fault_08_until_then_it_is_nobody() -> None:
+def test_fault_08_pending_client_counts_nowhere() -> None:
     with waiting() as hub, hub.peer() as peer:
         assert hub.hub.client_count() == 0 and hub.hub.channel_count() == 0
         assert hub.notes.seen == []
@@ -275,7 +275,7 @@ def test_fault_08_a_binary_first_message_is_the_last() -> None:
         assert peer.recv_close()[0] == 4401
 
 
-def test_fault_08_who_says_nothing_is_closed_in_time_and_holds_nothing() -> None:
+def test_fault_08_silent_pending_client_is_closed_in_time_and_holds_nothing() -> None:
     before = threading.active_count()
     with waiting(auth_timeout=0.2, close_timeout=0.2) as hub:
         base = threading.active_count()
@@ -295,7 +295,7 @@ def test_fault_08_what_it_may_send_before_is_bounded() -> None:
         assert peer.recv_close()[0] == 1009
 
 
-def test_fault_08_those_who_wait_take_the_place_of_those_who_are_in() -> None:
+def test_fault_08_pending_clients_count_among_max_connections() -> None:
     with waiting(max_connections=2) as hub, hub.peer(headers=ANN), hub.peer() as second:
         assert answer(hub).status == 503
         introduce(second, "k-bob", id=1)
@@ -310,7 +310,7 @@ def test_a_bad_token_in_the_handshake_is_not_waited_for() -> None:
         assert answer(hub, path="/ws?token=wrong").status == 401
 
 
-def test_who_is_known_and_may_not_is_closed_with_4403() -> None:
+def test_known_user_without_permission_is_closed_with_4403() -> None:
     failures = []
 
     def validate(token: str) -> AuthResult:
@@ -326,7 +326,7 @@ def test_who_is_known_and_may_not_is_closed_with_4403() -> None:
         assert failures == ["suspended"] and hub.hub.stats().unauthenticated == 1
 
 
-def test_fault_40_who_waits_waits_in_the_parent_alone() -> None:
+def test_fault_40_pending_connection_belongs_to_the_parent_alone() -> None:
     def child() -> None:
         with pytest.raises(OSError):
             os.fstat(descriptor)
@@ -339,7 +339,7 @@ def test_fault_40_who_waits_waits_in_the_parent_alone() -> None:
         assert peer.recv_json()["type"] == "ack"
 
 
-def test_a_hub_that_stops_says_goodbye_to_those_who_wait() -> None:
+def test_stop_closes_pending_clients_with_1001() -> None:
     with waiting() as hub, hub.peer() as peer:
         hub.hub.stop()
         assert peer.recv_close()[0] == 1001
@@ -414,7 +414,7 @@ def test_fault_54_what_a_peer_sends_is_escaped_in_the_log(
 # --- 55: the end of a right ----------------------------------------------------------------
 
 
-def test_fault_55_a_user_who_is_sent_out_leaves_with_every_tab() -> None:
+def test_fault_55_disconnect_closes_every_connection_of_a_user() -> None:
     with live(authenticator=APIKeyAuth(KEYS)) as hub:
         with (
             hub.peer(headers=ANN) as one,
@@ -436,7 +436,7 @@ def test_fault_55_a_user_who_is_sent_out_leaves_with_every_tab() -> None:
                 hub.hub.disconnect("bob", 1006)
 
 
-def test_fault_55_who_is_sent_out_while_coming_in_does_not_slip_through() -> None:
+def test_fault_55_disconnect_reaches_a_user_during_its_handshake() -> None:
     asked, revoked = threading.Event(), threading.Event()
 
     def authenticator(environ: Mapping[str, Any]) -> AuthResult:
@@ -454,7 +454,7 @@ def test_fault_55_who_is_sent_out_while_coming_in_does_not_slip_through() -> Non
         assert peer.recv_close()[0] == 4401
 
 
-def test_fault_55_who_was_sent_out_may_come_back_with_a_new_token() -> None:
+def test_fault_55_disconnected_user_may_return_with_a_new_token() -> None:
     with waiting() as hub, hub.peer() as peer:
         assert hub.hub.disconnect("ann") == 0
         introduce(peer, "k-ann", id=1)

@@ -132,7 +132,7 @@ def test_fault_116_what_cannot_be_read_cannot_be_published() -> None:
                 hub.hub.broadcast(Message("event", id=id))
 
 
-def test_fault_116_answers_are_charged_to_who_asked() -> None:
+def test_fault_116_answers_are_charged_to_the_client_that_asked() -> None:
     with live(max_byte_rate=1.0, byte_burst=170, trusted_proxies=PROXY) as hub:
         with hub.peer(headers=via("203.0.113.9")) as asking, hub.peer() as other:
             ask(other, {"type": "ping"})
@@ -183,7 +183,7 @@ def test_fault_121_delivering_what_a_client_publishes_is_charged_to_it(
         assert charged == [client] * 2
 
 
-def test_fault_121_no_rule_for_names_makes_everybody_a_channel() -> None:
+def test_fault_121_no_rule_for_names_makes_all_clients_a_channel() -> None:
     """To publish to "" ended the reader with a traceback."""
     settings = {
         "rules": [ChannelRule(pattern="*", publish=True)],
@@ -402,7 +402,7 @@ def test_fault_125_one_receive_of_many_requests_is_charged_in_parts(
     assert counted == ["message_floods"]
 
 
-def test_fault_125_what_clients_ask_for_leaves_room_for_who_publishes() -> None:
+def test_fault_125_requests_of_clients_leave_room_for_publishing_threads() -> None:
     """However many of them there are: here the hub's thread is held while they ask."""
     with live(publish_timeout=30.0, max_message_rate=None) as hub, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(hub.peer()) for _ in range(4)]
@@ -448,7 +448,7 @@ def leave(hub: Live) -> None:
         (via("203.0.113.9", "k-ann"), via("203.0.113.9", "k-bob"), False),
     ],
 )
-def test_fault_121_a_reconnect_renews_no_burst_and_nobody_else_is_slowed(
+def test_fault_121_reconnect_renews_no_burst_and_slows_no_other_payer(
     one: list[tuple[str, str]], other: list[tuple[str, str]], shared: bool
 ) -> None:
     keys = any(name == "Authorization" for name, _ in one)
@@ -466,7 +466,7 @@ def test_fault_121_a_reconnect_renews_no_burst_and_nobody_else_is_slowed(
             assert hub.hub.stats().slowed == 1 + shared
 
 
-def test_fault_121_addresses_are_payers_and_a_proxy_that_nobody_named_is_none() -> None:
+def test_fault_121_addresses_are_payers_but_an_untrusted_proxy_is_not() -> None:
     with live(**BUSY) as hub:
         with hub.peer() as peer:
             flood(peer)
@@ -514,7 +514,7 @@ def from_address(address: str, hub: Live) -> Iterator[RawPeer]:
         ("made up", [], {}, ""),
     ],
 )
-def test_fault_121_who_pays_is_never_a_crowd(
+def test_fault_121_payer_of_a_handshake_is_one_client_or_network(
     address: str, trusted: list[str], header: dict[str, str], payer: str
 ) -> None:
     environ = {"REMOTE_ADDR": address, "wsgi.url_scheme": "http", **header}
@@ -539,7 +539,7 @@ def test_fault_121_connections_of_a_unix_socket_pay_alone() -> None:
         leave(hub)
 
 
-def test_fault_121_who_says_it_in_a_message_pays_as_that_user_from_then_on() -> None:
+def test_fault_121_first_message_authentication_makes_the_user_the_payer() -> None:
     settings = {"authenticator": APIKeyAuth(KEYS), "auth_by_message": True}
     with live(trusted_proxies=PROXY, **BUSY, **settings) as hub:
         with hub.peer(headers=via("203.0.113.9")) as peer:
@@ -595,9 +595,7 @@ def test_fault_121_a_payer_deep_in_debt_is_1008_and_429_until_that_is_paid(key: 
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_fault_121_who_connects_again_and_again_in_debt_gets_no_thread_for_it(
-    tls: bool, certificate: Path
-) -> None:
+def test_fault_121_repeated_connects_in_debt_get_no_thread(tls: bool, certificate: Path) -> None:
     """And nobody else of the address is refused: not a page, not who comes by a proxy."""
     page = [b"a page"]
     began: list[str] = []

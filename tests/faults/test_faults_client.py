@@ -425,7 +425,7 @@ def test_an_answer_that_is_no_handshake_is_a_failed_attempt(name: str) -> None:
     assert isinstance(failure_of(answer(NO_HANDSHAKE[name])), ProtocolError)
 
 
-def test_a_subprotocol_that_nobody_offered_is_a_failed_attempt() -> None:
+def test_subprotocol_that_was_not_offered_fails_the_attempt() -> None:
     def serve(peer: ServerPeer) -> None:
         peer.accept("Sec-WebSocket-Protocol: other")
 

@@ -90,7 +90,7 @@ def test_fault_93_subscribed_again_before_the_first_answer_each_message_comes_on
         seen.wait_data(*range(1, 302), 1)
 
 
-def test_fault_93_leftovers_of_a_channel_that_was_left_reach_nobody() -> None:
+def test_fault_93_late_messages_of_an_unsubscribed_channel_are_not_delivered() -> None:
     def serve_late(peer: ServerPeer) -> None:
         peer.accept()
         peer.send_json({"type": "pong", "id": peer.recv_json("ping")["id"]})
@@ -220,7 +220,7 @@ def test_fault_119_what_four_channels_lost_is_told_though_the_inbox_is_full() ->
             assert [type(each) for each in errors].count(MessageDecodeError) == 2
 
 
-def test_fault_119_reports_that_nobody_takes_are_added_up() -> None:
+def test_fault_119_reports_that_are_not_taken_are_added_up() -> None:
     lost = [
         MessagesLost("a", 1, "why"),
         MessagesLost("b", 2, "why"),
@@ -394,7 +394,7 @@ def test_fault_98_a_subprotocol_that_was_not_offered_is_a_failed_attempt(selecte
     assert "a subprotocol that was not offered" in str(error.__cause__)
 
 
-def test_fault_98_a_token_that_nobody_has_looked_at_is_a_final_error() -> None:
+def test_fault_98_unread_subprotocol_token_is_a_final_error() -> None:
     with GoHub() as hub:
         with Seen(hub.url, token="secret", token_in="subprotocol").connect() as seen:
             error = seen.outcome()

@@ -195,7 +195,7 @@ def test_fault_63_a_publish_that_is_interrupted_is_published_or_not(way: str, st
     assert queued(hub) == ["outer", "after"]
 
 
-def test_fault_63_who_waits_for_room_and_is_interrupted_leaves_nothing_locked(
+def test_fault_63_interrupted_wait_for_room_leaves_nothing_locked(
     still: Still,
 ) -> None:
     hub = still(queue_size=1, publish_timeout=0.001)

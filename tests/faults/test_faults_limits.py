@@ -257,7 +257,7 @@ class Talk:
             )
 
 
-def test_fault_18_who_sends_too_fast_is_read_later_and_loses_nothing(
+def test_fault_18_client_that_sends_too_fast_is_read_later_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The stock parts put it all into a list."""
@@ -280,7 +280,7 @@ def test_fault_18_short_rests_are_taken_together(monkeypatch: pytest.MonkeyPatch
     assert talk.rests == []
 
 
-def test_fault_18_who_does_so_for_too_long_is_1008_where_that_is_set(
+def test_fault_18_too_long_a_flood_is_closed_with_1008_where_that_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     talk = Talk(monkeypatch, max_message_rate=10.0, message_burst=5, flood_timeout=2.0)
@@ -292,7 +292,7 @@ def test_fault_18_who_does_so_for_too_long_is_1008_where_that_is_set(
     assert 102 < talk.now < 103
 
 
-def test_fault_18_a_flood_waits_in_the_network_and_holds_up_nobody() -> None:
+def test_fault_18_flood_waits_in_the_network_and_delays_no_other_client() -> None:
     settings = {"max_message_rate": 1.0, "message_burst": 10}
     with live(**settings) as hub, hub.peer() as flooding, hub.peer() as other:
         client = hub.hub.all_clients()[0]
@@ -377,7 +377,7 @@ def test_fault_51_one_user_has_so_many_connections() -> None:
         wait_until(lambda: answer(hub, *ANN)[0] == 101)
 
 
-def test_fault_51_a_user_who_says_so_in_a_message_has_no_more() -> None:
+def test_fault_51_first_message_authentication_counts_for_the_user_limit() -> None:
     settings = {"max_connections_per_user": 1, "auth_by_message": True}
     with live(authenticator=APIKeyAuth(KEYS), **settings) as hub, hub.peer(headers=ANN):
         with hub.peer() as second:
@@ -398,7 +398,7 @@ def test_fault_51_a_user_who_says_so_in_a_message_has_no_more() -> None:
         ("max_connections_per_user", "crowded_users"),
     ],
 )
-def test_fault_51_of_those_who_come_at_once_no_more_get_in(setting: str, name: str) -> None:
+def test_fault_51_simultaneous_connects_do_not_exceed_the_limit(setting: str, name: str) -> None:
     with live(authenticator=APIKeyAuth(KEYS), **{setting: 1}) as hub:
         # As if the door had looked when nobody was there yet.
         with seen_as_room(hub.hub), hub.peer(headers=ANN):
@@ -407,7 +407,7 @@ def test_fault_51_of_those_who_come_at_once_no_more_get_in(setting: str, name: s
             assert hub.hub.client_count() == 1
 
 
-def test_fault_51_who_is_refused_holds_no_place() -> None:
+def test_fault_51_refused_client_takes_no_room() -> None:
     settings = {"max_connections_per_address": 2, "max_connections_per_user": 1}
     with live(authenticator=APIKeyAuth(KEYS), max_connections=1, **settings) as hub:
         with hub.peer(headers=ANN):
@@ -430,7 +430,7 @@ def test_fault_08_so_many_may_wait_and_hold_a_thread() -> None:
         assert answer(hub)[0] == 101
 
 
-def test_fault_08_who_waits_may_find_the_hub_full_in_the_end() -> None:
+def test_fault_08_pending_client_may_find_the_hub_full_when_it_authenticates() -> None:
     settings = {"max_connections": 1, "auth_by_message": True, "authenticator": APIKeyAuth(KEYS)}
     settings |= {"max_connections_per_user": 1}
     with live(**settings) as hub, hub.peer() as waiting:

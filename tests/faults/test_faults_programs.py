@@ -242,7 +242,7 @@ def test_fault_084_an_exit_code_that_another_thread_has_taken_is_unknown(
     assert hub.last()["exitCode"] is None
 
 
-def test_fault_084_a_child_that_somebody_else_has_reaped_gets_no_signal(
+def test_fault_084_child_that_is_reaped_elsewhere_gets_no_signal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     child = Child(["true"])
@@ -838,13 +838,15 @@ FLOOD = ["sh", "-c", "yes $(printf %04095d 1)"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_fault_086_run_ends_by_a_signal_though_nobody_reads_it(number: signal.Signals) -> None:
+def test_fault_086_run_ends_by_a_signal_although_its_output_is_not_read(
+    number: signal.Signals,
+) -> None:
     with unread("run", "--no-pty", "--port", "0", "--", *FLOOD) as command:
         command.send_signal(number)
         assert command.wait(BOUND) == 128 + number
 
 
-def test_fault_086_tail_ends_by_a_signal_though_nobody_reads_it() -> None:
+def test_fault_086_tail_ends_by_a_signal_although_its_output_is_not_read() -> None:
     with RealHub() as hub, serve(hub) as server:
         hub.send_process_lines("p", ["x" * 4095] * 200)
         with unread("tail", server.url, "process:p") as command:

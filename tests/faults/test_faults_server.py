@@ -210,7 +210,7 @@ def test_fault_16_a_frame_without_a_mask_is_1002(hub: Live) -> None:
 # --- floods --------------------------------------------------------------------------------
 
 
-def test_fault_17_a_flood_of_pings_costs_no_memory_and_delays_nobody() -> None:
+def test_fault_17_flood_of_pings_costs_no_memory_and_delays_no_other_client() -> None:
     pings = frame(PING, b"x" * 100) * 500
     with (
         live(max_control_rate=None) as hub,
@@ -232,7 +232,7 @@ def test_fault_17_a_flood_of_pings_costs_no_memory_and_delays_nobody() -> None:
 
 
 @pytest.mark.slow
-def test_fault_18_who_asks_without_reading_the_answers_is_read_no_further() -> None:
+def test_fault_18_client_that_reads_no_answers_is_not_read_further() -> None:
     unbounded = {"max_message_rate": None, "max_processing_rate": None}
     with live(outbox_bytes=20_000, write_timeout=0.3, close_timeout=0.1, **unbounded) as hub:
         with hub.peer(rcvbuf=4096) as asking:
@@ -319,7 +319,7 @@ def test_fault_25_of_keys_that_come_twice_the_last_counts(hub: Live) -> None:
         assert (answer["type"], answer["id"]) == ("pong", 2)
 
 
-def test_fault_26_a_lone_surrogate_harms_nobody_else() -> None:
+def test_fault_26_lone_surrogate_harms_no_other_client() -> None:
     def on_message(client: Any, message: Message) -> None:
         hub.hub.broadcast(Message("event", data=message.data))
 

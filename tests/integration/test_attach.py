@@ -168,7 +168,7 @@ def test_the_thread_of_simple_websocket_ends_with_the_first_bytes() -> None:
         assert readers() == before
 
 
-def test_the_connection_object_is_closed_for_the_route_and_everybody_else() -> None:
+def test_attached_ws_is_closed_for_the_route_and_other_threads() -> None:
     with serve_routes() as site, site.peer() as peer:
         ws = site.came.get(timeout=TIMEOUT)
         site.client()
@@ -179,7 +179,7 @@ def test_the_connection_object_is_closed_for_the_route_and_everybody_else() -> N
         assert peer.recv_json()["data"] == "whole"
 
 
-def test_who_waits_in_receive_on_another_thread_is_woken() -> None:
+def test_thread_that_waits_in_receive_is_woken() -> None:
     with serve_routes() as site:
         peer, ws = site.held()
         woken = threading.Event()
@@ -607,7 +607,7 @@ def test_broken_frames_are_1002() -> None:
         assert site.notes.end()[0] == 1002
 
 
-def test_the_hub_pings_and_cuts_who_does_not_answer() -> None:
+def test_attached_client_that_answers_no_ping_is_disconnected() -> None:
     with serve_routes(heartbeat_interval=0.05, pong_timeout=0.3) as site, site.peer() as peer:
         assert peer.recv_frame().opcode == PING
         code, reason = site.notes.end()
@@ -636,7 +636,7 @@ def test_an_allowed_origin_is_let_in() -> None:
             site.client()
 
 
-def test_a_cookie_needs_an_origin_where_it_says_who_it_is() -> None:
+def test_cookie_authentication_needs_an_origin() -> None:
     with serve_routes() as site:
         site.options = {"user_id": "ann"}
         refused(site, 4403, headers=[("Cookie", "session=1")])
@@ -645,7 +645,7 @@ def test_a_cookie_needs_an_origin_where_it_says_who_it_is() -> None:
             site.client()
 
 
-def test_the_authenticator_is_asked_unless_the_route_says_who_it_is() -> None:
+def test_authenticator_is_asked_unless_the_route_names_the_user() -> None:
     with serve_routes(authenticator=by_header) as site:
         refused(site, 4401)
         refused(site, 4403, headers=[("X-User", "mallory")])
@@ -658,7 +658,7 @@ def test_the_authenticator_is_asked_unless_the_route_says_who_it_is() -> None:
             assert site.client().user_id == "ann"
 
 
-def test_a_first_message_may_say_who_it_is() -> None:
+def test_attached_client_may_authenticate_by_its_first_message() -> None:
     def by_token(environ: Any) -> AuthResult:
         token = environ.get("ws_hub.token")
         return AuthResult(token == "secret", "bob")
@@ -767,7 +767,7 @@ def test_a_stop_within_a_callback_does_not_wait_for_itself() -> None:
         assert site.result() is None
 
 
-def test_a_drain_closes_with_1012_and_lets_nobody_in() -> None:
+def test_drain_closes_attached_clients_with_1012_and_admits_none() -> None:
     with serve_routes() as site, site.peer() as peer:
         site.client()
         site.hub.drain(timeout=0)

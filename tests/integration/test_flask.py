@@ -197,7 +197,7 @@ def status(site: Any, *headers: tuple[str, str]) -> int:
         return peer.read_response().status
 
 
-def test_who_is_logged_in_connects_as_that_user(stopped: list[HubExtension]) -> None:
+def test_logged_in_user_connects_as_that_user(stopped: list[HubExtension]) -> None:
     app, hub = with_sessions(stopped, FlaskSessionAuth())
     app.secret_key = "tests only"
     with serve(Hub(), path="/none", app=app) as site:
@@ -227,7 +227,7 @@ def test_a_function_may_look_at_the_session(stopped: list[HubExtension]) -> None
             assert client.claims == {"from": "session"}
 
 
-def test_without_a_secret_key_nobody_gets_in_and_the_log_says_why(
+def test_missing_secret_key_refuses_all_and_is_logged(
     stopped: list[HubExtension], caplog: pytest.LogCaptureFixture
 ) -> None:
     app, _ = with_sessions(stopped, FlaskSessionAuth())

@@ -245,7 +245,7 @@ def test_a_hub_that_does_not_end_is_waited_for_half_the_graceful_timeout_and_no_
 
 
 @pytest.mark.parametrize("cause", ["reload", "requests", "none"])
-def test_who_is_replaced_lets_its_clients_come_back(cause: str) -> None:
+def test_hooks_know_which_ends_let_clients_return(cause: str) -> None:
     worker = a_worker(alive=True, nr=10 if cause == "requests" else 9)
     with Hub() as hub, Peer(hub) as client, ThreadPoolExecutor(1) as beside:
         gunicorn.post_worker_init(worker)

@@ -77,7 +77,7 @@ def test_each_message_is_one_websocket_message_with_a_utc_timestamp(hub: Live) -
     assert event["timestamp"].endswith("Z")
 
 
-def test_process_output_and_status_reach_who_watches_the_process(hub: Live) -> None:
+def test_process_output_and_status_reach_the_subscribers(hub: Live) -> None:
     with hub.subscribed("process:b1") as viewer, hub.peer() as stranger:
         hub.hub.send_process_status("b1", "running")
         hub.hub.send_process_output("b1", "compiling")
@@ -255,7 +255,7 @@ def test_a_listener_hears_a_channel_until_it_is_closed(hub: Live) -> None:
     assert heard.empty()
 
 
-def test_a_listener_that_raises_or_sleeps_holds_up_nobody(
+def test_listener_that_raises_or_sleeps_delays_no_client(
     hub: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
     release = threading.Event()

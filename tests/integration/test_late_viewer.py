@@ -178,7 +178,7 @@ def test_a_position_of_another_life_of_the_channel_is_not_taken_for_recovered() 
             assert peer.recv_json()["data"] == "one"
 
 
-def test_the_exit_status_is_there_for_who_comes_after_the_end() -> None:
+def test_exit_status_is_replayed_after_the_end() -> None:
     with live() as hub:
         hub.hub.send_process_output("p", "last words")
         hub.hub.send_process_status("p", "exited", 3)

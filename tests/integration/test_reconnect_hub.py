@@ -265,7 +265,7 @@ def test_a_refused_subscription_is_delivered_as_an_error() -> None:
         assert not seen.of("error")
 
 
-def test_fault_50_a_restart_is_not_met_by_everybody_at_once() -> None:
+def test_fault_50_clients_return_spread_after_a_restart() -> None:
     draw = random.Random(7).random
     waits = []
     for _ in range(1000):

@@ -61,7 +61,7 @@ def test_after_stop_the_threads_are_those_of_before() -> None:
     wait_until(lambda: set(threading.enumerate()) <= before)
 
 
-def test_who_was_cut_and_does_not_answer_does_not_outlive_the_hub() -> None:
+def test_disconnected_client_that_does_not_answer_ends_with_the_hub() -> None:
     # It is no client any more, but its reader thread waits for the peer's Close frame.
     before = set(threading.enumerate())
     with live(outbox_messages=1, close_timeout=0.3) as site, site.peer(rcvbuf=4096):
@@ -83,7 +83,7 @@ def test_fault_39_stop_from_many_threads_at_once_is_one_stop() -> None:
         assert not hub.hub.running
 
 
-def test_fault_39_stop_while_everybody_publishes() -> None:
+def test_fault_39_stop_while_all_threads_publish() -> None:
     ended: list[str] = []
 
     def publish() -> None:

@@ -151,7 +151,7 @@ class Stage:
         self.dispatcher.replay()
 
 
-def test_a_broadcast_reaches_everybody_and_a_channel_its_subscribers() -> None:
+def test_broadcast_reaches_all_clients_and_a_channel_its_subscribers() -> None:
     stage = Stage()
     ann, bob = stage.box("news"), stage.box()
     stage.say(("", 1), ("news", 2))
@@ -166,7 +166,7 @@ def test_messages_of_several_channels_come_in_the_order_of_publishing() -> None:
     assert one.data == [2, 3, 5, 6]
 
 
-def test_a_burst_is_one_write_and_one_join_for_all_who_get_the_same() -> None:
+def test_burst_is_joined_once_for_all_clients_that_get_the_same() -> None:
     stage = Stage()
     boxes = [stage.box("a", "b") for _ in range(3)]
     stage.say(("a", 1), ("b", 2), ("a", 3))
@@ -174,7 +174,7 @@ def test_a_burst_is_one_write_and_one_join_for_all_who_get_the_same() -> None:
     assert boxes[0].batches[0] is boxes[2].batches[0]
 
 
-def test_nothing_is_joined_for_nobody() -> None:
+def test_nothing_is_joined_without_subscribers() -> None:
     stage = Stage()
     stage.say(("empty", 1))
     assert stage.counters.snapshot() == {"published": 1, "delivered": 0}
@@ -202,7 +202,7 @@ def test_a_late_subscriber_gets_the_ack_then_what_was_kept_then_what_is_live() -
     assert box.data[1:] == [1, 2, 3]
 
 
-def test_a_process_channel_is_replayed_to_who_names_no_position_but_once() -> None:
+def test_process_channel_is_replayed_once_without_a_position() -> None:
     stage = Stage()
     stage.say(("process:x", 1))
     box = stage.box("process:x")
@@ -211,7 +211,7 @@ def test_a_process_channel_is_replayed_to_who_names_no_position_but_once() -> No
     assert box.data == [1, 2]
 
 
-def test_another_kept_channel_is_replayed_only_to_who_asks() -> None:
+def test_other_channels_with_history_are_replayed_on_request_only() -> None:
     stage = Stage()
     stage.say(("kept", 1))
     box = stage.box("kept")
@@ -259,7 +259,7 @@ def test_a_request_whose_subscription_ended_before_its_turn_is_answered() -> Non
     ]
 
 
-def test_who_has_no_room_even_for_what_must_not_be_lost_is_cut() -> None:
+def test_full_reserve_of_the_outbox_disconnects_the_client() -> None:
     stage = Stage()
     stage.say(("kept", 1), ("kept", 2))
     box = stage.box(room=0)
@@ -285,7 +285,7 @@ def test_a_replay_without_room_waits_for_it_and_what_is_said_meanwhile_comes_beh
     assert stage.counters.snapshot().get("dropped", 0) == 0
 
 
-def test_who_has_no_room_for_a_broadcast_is_cut_once_and_what_it_missed_is_counted() -> None:
+def test_broadcast_to_full_outbox_disconnects_once_and_counts_the_loss() -> None:
     stage = Stage()
     slow, fast = stage.box(room=1), stage.box()
     stage.say(("", 1), ("", 2), ("", 3))
@@ -295,7 +295,7 @@ def test_who_has_no_room_for_a_broadcast_is_cut_once_and_what_it_missed_is_count
     assert (counted["dropped"], counted["delivered"]) == (2, 4)
 
 
-def test_who_has_no_room_for_a_channel_goes_on_with_a_gap_that_is_counted() -> None:
+def test_channel_message_to_full_outbox_is_dropped_and_counted() -> None:
     stage = Stage()
     box = stage.box("a", room=1)
     stage.say(("a", 1), ("a", 2))
@@ -306,7 +306,7 @@ def test_who_has_no_room_for_a_channel_goes_on_with_a_gap_that_is_counted() -> N
     assert stage.counters.snapshot()["dropped"] == 1
 
 
-def test_who_knows_positions_is_told_where_it_lags_once_and_catches_up() -> None:
+def test_lagging_client_with_positions_is_told_once_and_catches_up() -> None:
     stage = Stage()
     box = stage.box()
     stage.subscribe(box, "kept", since=0)
@@ -324,7 +324,7 @@ def test_who_knows_positions_is_told_where_it_lags_once_and_catches_up() -> None
     assert [each["seq"] for each in box.messages[3:]] == [3, 4, 5, 6]
 
 
-def test_who_knows_no_positions_is_told_nothing_and_goes_on() -> None:
+def test_lagging_client_without_positions_is_not_told_and_continues() -> None:
     stage = Stage()
     box = stage.box("process:x", room=1)
     stage.say(("process:x", 1), ("process:x", 2))
@@ -348,7 +348,7 @@ def test_a_replay_that_its_history_overtakes_is_a_lag_from_where_it_was() -> Non
     assert [each["seq"] for each in box.messages[2:]] == list(range(6, 106))
 
 
-def test_a_replay_that_its_history_overtakes_goes_on_for_who_knows_no_positions() -> None:
+def test_replay_overtaken_by_its_history_continues_without_positions() -> None:
     stage = Stage()
     stage.say(("process:x", 0))
     box = stage.box("process:x", room=0)
@@ -360,7 +360,7 @@ def test_a_replay_that_its_history_overtakes_goes_on_for_who_knows_no_positions(
     assert box.dropped == stage.counters.snapshot()["dropped"] == 4
 
 
-def test_who_subscribes_with_an_id_is_told_where_it_lags_too() -> None:
+def test_subscriber_with_a_request_id_is_told_where_it_lags() -> None:
     stage = Stage()
     box = stage.box()
     stage.subscribe(box, "kept", id=1)

@@ -109,7 +109,7 @@ def test_a_replay_is_exactly_what_came_after_the_position(said: int, since: int)
         assert not found.recovered
 
 
-def test_a_channel_that_nobody_wrote_to_has_a_position_that_stays_good() -> None:
+def test_position_of_an_empty_channel_stays_valid() -> None:
     history = make()
     before = history.locate("a", since=0).position
     say(history, b"first")
@@ -152,7 +152,7 @@ def test_looking_at_many_channels_frees_none_that_is_kept() -> None:
     assert read(history, history.locate("a", since=0)) == b"x"
 
 
-def test_a_freed_channel_goes_on_with_its_numbers_for_who_still_listens() -> None:
+def test_freed_channel_keeps_its_numbering_for_its_subscribers() -> None:
     history = make()
     say(history, b"1", b"2")
     history.extend("a", [b"3"], 5.0, over=True)

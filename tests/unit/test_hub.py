@@ -108,7 +108,7 @@ def test_everything_that_is_published_has_its_type_and_its_place(
 
 
 @pytest.mark.parametrize("data", [float("nan"), {1, 2}, "\ud800", object()])
-def test_what_has_no_json_form_raises_and_nobody_gets_any_of_it(
+def test_message_without_json_form_raises_and_is_not_delivered(
     hub: SteppedHub, peer: Peer, data: object
 ) -> None:
     with pytest.raises(MessageEncodeError):
@@ -163,7 +163,7 @@ def test_a_message_published_while_the_hub_stops_raises(hub: SteppedHub) -> None
 # --- room ----------------------------------------------------------------------------------
 
 
-def test_there_is_room_where_nobody_listens_or_who_does_keeps_up() -> None:
+def test_wait_for_room_returns_without_subscribers_or_with_fast_ones() -> None:
     with Hub() as hub, Peer(hub) as peer:
         assert hub.wait_for_room("news", TIMEOUT)
         hub.subscribe(peer.client, "news")
@@ -258,7 +258,7 @@ def test_a_subscription_to_a_hub_that_stops_is_answered(hub: SteppedHub, peer: P
     assert peer.messages()[0]["data"] == "Subscribe: hub is not running"
 
 
-def test_nobody_is_answered_when_the_client_is_gone(hub: SteppedHub, peer: Peer) -> None:
+def test_request_of_a_gone_client_gets_no_answer(hub: SteppedHub, peer: Peer) -> None:
     leave_channels(hub, peer.client)
     peer.say('{"type":"subscribe","channel":"news","id":1}')
     assert peer.messages() == []
@@ -291,7 +291,9 @@ def test_a_binary_message_is_answered_with_an_error(hub: SteppedHub, peer: Peer)
     assert peer.messages()[0]["code"] == "bad_message"
 
 
-def test_an_unknown_type_is_answered_when_nobody_handles_it(hub: SteppedHub, peer: Peer) -> None:
+def test_unknown_type_without_on_message_is_answered_with_an_error(
+    hub: SteppedHub, peer: Peer
+) -> None:
     peer.say('{"type":"chat","id":3}')
     (answer,) = peer.messages()
     assert (answer["type"], answer["id"], answer["data"]) == (

@@ -207,7 +207,7 @@ def test_ctrl_c_in_run_says_1001_and_is_raised(
 # --- stop ----------------------------------------------------------------------------------
 
 
-def test_what_was_published_before_is_delivered_then_everybody_hears_1001(join: Join) -> None:
+def test_stop_delivers_what_was_published_then_closes_with_1001(join: Join) -> None:
     ended: list[tuple[int, str]] = []
     hub = Hub(HubConfig(on_disconnect=lambda client, *why: ended.append(why)))
     hub.start()
@@ -440,7 +440,7 @@ def test_what_is_published_while_the_hub_stops_is_delivered_or_raises() -> None:
         assert len(own) - len(values) in (0, 1)  # one may have been delivered and raised
 
 
-def test_who_waits_for_room_is_let_go_by_the_end() -> None:
+def test_stop_releases_threads_that_wait_for_room() -> None:
     hub = SteppedHub(queue_size=1, publish_timeout=1000)  # nobody makes room
     hub.broadcast(Message("x"))
     waiting = threading.Event()

@@ -82,7 +82,7 @@ def test_what_a_slow_callable_has_no_room_for_is_refused_and_counted(make: Make)
     go.set()
 
 
-def test_closing_tells_who_made_it_and_ends_its_thread(make: Make) -> None:
+def test_close_reports_to_its_owner_and_ends_the_thread(make: Make) -> None:
     told: list[Listener] = []
     listener = make(print, on_closed=told.append)
     assert listener.channel == "news"

@@ -45,7 +45,7 @@ def pending(*, room: int = 10, admits: bool = True) -> Any:
     return PendingClients(lambda waiting: waiting < room, admit, lambda: 7)
 
 
-def test_who_is_known_begins_and_waits_no_more() -> None:
+def test_authenticated_client_begins_and_is_no_longer_pending() -> None:
     made, guest = pending(), Guest()
     assert made.enter(guest)
     made.hear(guest, ANN)
@@ -77,7 +77,7 @@ def test_the_first_message_counts_and_no_other(first: str | bytes) -> None:
     assert guest.notes == [4401] and guest.user_id is None
 
 
-def test_who_has_left_is_not_heard() -> None:
+def test_message_of_a_client_that_left_is_ignored() -> None:
     made, guest = pending(), Guest()
     made.enter(guest)
     made.leave(guest)

@@ -281,7 +281,7 @@ def test_fault_93_only_the_newest_subscription_of_a_channel_is_delivered() -> No
     assert delivered(subscriptions, 1, 2, 3) == [1, 2, 3]
 
 
-def test_fault_93_leftovers_of_a_channel_that_was_left_are_nobodys() -> None:
+def test_fault_93_late_messages_of_a_left_channel_are_ignored() -> None:
     subscriptions = followed(10)
     leave = subscriptions.remove("a")
     assert leave is not None
@@ -423,7 +423,7 @@ def test_a_malformed_ack_means_no_history(data: Any) -> None:
     assert subscriptions.take(Message("ack", id=request.id, data=data)) == Verdict(deliver=False)
 
 
-def test_fault_93_answers_to_subscriptions_given_up_are_nobodys() -> None:
+def test_fault_93_late_acks_of_a_left_channel_are_ignored() -> None:
     subscriptions = Subscriptions()
     first, second = add(subscriptions, "a"), add(subscriptions, "b")
     subscriptions.remove("a")

@@ -114,7 +114,7 @@ def test_a_short_interval_is_kept_all_the_same(now: list[float]) -> None:
     assert made.beat(now[0]) == pytest.approx(100.0 + 0.05 + 0.05 / 20)
 
 
-def test_who_has_left_is_not_pinged_and_not_kept(now: list[float]) -> None:
+def test_removed_client_is_not_pinged_and_not_kept(now: list[float]) -> None:
     made, one, two = registry(), Someone(1), Someone(2)
     enter(made, one, two)
     made.remove(one)  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ def test_who_has_left_is_not_pinged_and_not_kept(now: list[float]) -> None:
     assert made.beat(160.0) == math.inf
 
 
-def test_after_a_long_stop_nobody_gets_more_than_one(now: list[float]) -> None:
+def test_after_a_long_pause_each_client_gets_one_ping(now: list[float]) -> None:
     made, one = registry(), Someone(1)
     enter(made, one)
     look = made.beat(1000.0)
@@ -158,7 +158,7 @@ def test_a_crowd_with_a_short_interval_is_pinged_in_time(now: list[float]) -> No
     assert beats < 200
 
 
-def test_who_is_admitted_is_welcomed_and_who_is_not_is_refused(now: list[float]) -> None:
+def test_admitted_client_is_answered_101_and_another_is_refused(now: list[float]) -> None:
     made, one, two = registry(most=1), Someone(1), Someone(2)
     enter(made, one, two)
     assert (one.told, two.told) == (["welcome"], ["refused"])
@@ -166,7 +166,7 @@ def test_who_is_admitted_is_welcomed_and_who_is_not_is_refused(now: list[float])
     assert made.connections() == [one]
 
 
-def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float]) -> None:
+def test_end_of_a_client_without_a_callback_is_not_waited_for(now: list[float]) -> None:
     made, one = registry(), Someone(1)
     enter(made, one)
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def test_nobody_waits_for_the_end_of_a_client_without_a_callback(now: list[float
     assert one.membership.stage is Stage.GONE and one.membership.settled.is_set()
 
 
-def test_who_does_not_answer_a_close_frame_in_time_is_cut(now: list[float]) -> None:
+def test_unanswered_close_frame_aborts_the_connection_in_time(now: list[float]) -> None:
     made, one, two = registry(), Someone(1), Someone(2)
     assert made.expire(now[0]) == math.inf
     made.closing(one)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def test_who_does_not_answer_a_close_frame_in_time_is_cut(now: list[float]) -> N
     assert two.told == ["expired"]
 
 
-def test_who_left_before_it_was_let_in_is_not_let_in(now: list[float]) -> None:
+def test_client_that_left_before_its_registration_is_not_admitted(now: list[float]) -> None:
     made, one = registry(), Someone(1)
     assert made.open(one)  # type: ignore[arg-type]
     made.dismiss(one, wait=False)  # type: ignore[arg-type]
@@ -198,7 +198,7 @@ def test_who_left_before_it_was_let_in_is_not_let_in(now: list[float]) -> None:
     assert made.connections() == []
 
 
-def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]) -> None:
+def test_departure_makes_room_for_an_arrival_of_the_same_turn(now: list[float]) -> None:
     made, one, two = registry(most=1), Someone(1), Someone(2)
     enter(made, one)
     assert made.open(two)  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ def test_who_leaves_makes_room_for_who_comes_with_the_same_turn(now: list[float]
     assert made.connections() == [two]
 
 
-def test_who_walks_over_everybody_is_not_disturbed_by_a_change(now: list[float]) -> None:
+def test_snapshot_is_not_changed_by_a_registration(now: list[float]) -> None:
     made, one, two = registry(), Someone(1), Someone(2)
     enter(made, one)
     before = made.snapshot

@@ -274,7 +274,7 @@ def test_a_connection_that_is_ending_is_sent_nothing_more() -> None:
     assert not subscription.live
 
 
-def test_a_wake_for_somebody_else_disturbs_nobody() -> None:
+def test_wake_of_an_unknown_viewer_is_ignored() -> None:
     stage = Stage()
     stage.replays.wake(object())
     assert stage.turn() == []

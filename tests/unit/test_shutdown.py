@@ -41,7 +41,7 @@ def depart(
         now += pause
 
 
-def test_everybody_is_told_once_and_as_many_in_each_batch() -> None:
+def test_drain_closes_each_client_once_in_even_batches() -> None:
     gone = depart(Departures(100.0, 2.0, 5.0, lambda: 0.5), crowd(210), 100.0)
     assert sorted(who for _, who, _ in gone) == list(range(210))
     sizes = [sum(when == each for when, _, _ in gone) for each in sorted({w for w, _, _ in gone})]
@@ -49,12 +49,12 @@ def test_everybody_is_told_once_and_as_many_in_each_batch() -> None:
     assert 100.0 <= gone[0][0] and gone[-1][0] <= 102.0 + 1e-6
 
 
-def test_without_time_everybody_is_told_at_once() -> None:
+def test_drain_without_time_closes_all_at_once() -> None:
     gone = depart(Departures(7.0, 0.0, 5.0, lambda: 0.5), crowd(50), 7.0)
     assert gone == [(7.0, number, 2.5) for number in range(50)]
 
 
-def test_who_came_in_between_is_told_with_the_others() -> None:
+def test_drain_closes_clients_that_arrive_meanwhile() -> None:
     departures = Departures(0.0, 1.0, 5.0, lambda: 0.0)
     first = [client.id for client, _ in departures.due(0.0, crowd(11))]
     rest = [client.id for client, _ in departures.due(1.0, crowd(20))]
@@ -95,7 +95,7 @@ def goodbyes(peers: list[Peer]) -> list[tuple[int, str]]:
     return found
 
 
-def test_all_are_closed_with_1012_and_a_word_of_their_own_and_nobody_comes_in() -> None:
+def test_drain_closes_with_1012_and_a_time_each_and_admits_no_client() -> None:
     with Hub() as hub:
         with crowd_of(hub, 5) as crowd:
             assert not hub.draining
@@ -140,13 +140,13 @@ def test_it_takes_its_time_for_batches_and_stop_cuts_it_short() -> None:
         assert not slow.is_alive()
 
 
-def test_it_returns_as_soon_as_nobody_is_there() -> None:
+def test_drain_returns_as_soon_as_no_client_is_left() -> None:
     with Hub() as hub:
         hub.drain(3600.0)
         assert hub.draining
 
 
-def test_a_hub_that_does_not_run_has_nobody_to_let_go() -> None:
+def test_drain_of_a_stopped_hub_returns_at_once() -> None:
     hub = Hub()
     hub.drain()
     assert not hub.draining
@@ -155,7 +155,7 @@ def test_a_hub_that_does_not_run_has_nobody_to_let_go() -> None:
 
 
 @pytest.mark.parametrize("times", [{"timeout": -1}, {"spread": -0.1}])
-def test_a_negative_time_is_refused_and_nobody_is_let_go(times: dict[str, Any]) -> None:
+def test_drain_with_a_negative_time_is_refused_and_closes_no_client(times: dict[str, Any]) -> None:
     with Hub() as hub:
         with pytest.raises(ValueError, match="negative"):
             hub.drain(**times)

@@ -36,13 +36,13 @@ def test_subscribing_again_changes_nothing() -> None:
     assert channels.total == 1
 
 
-def test_who_has_not_entered_cannot_subscribe() -> None:
+def test_subscriber_that_has_not_entered_cannot_subscribe() -> None:
     channels = with_subscribers()
     assert channels.add("ann", "news", 10) is None
     assert len(channels) == 0
 
 
-def test_who_has_left_cannot_subscribe_and_is_nowhere() -> None:
+def test_subscriber_that_has_left_cannot_subscribe() -> None:
     channels = with_subscribers("ann")
     channels.add("ann", "news", 10)
     assert channels.leave("ann") == ["news"]

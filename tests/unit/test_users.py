@@ -25,7 +25,7 @@ def test_a_user_has_all_their_connections_oldest_first() -> None:
     assert weight(who) == empty  # a user who is gone costs nothing
 
 
-def test_each_end_comes_once_and_nobody_is_looked_at_before() -> None:
+def test_each_expiry_is_due_once_and_not_early() -> None:
     who: Users[str] = Users()
     assert who.due(0.0) == ([], NEVER)
     who.enter("late", "ann", 50.0)
@@ -54,7 +54,7 @@ def test_a_later_end_replaces_the_first_and_leaving_takes_it_away() -> None:
     assert who.due(10.0) == ([], NEVER)
 
 
-def test_fault_55_who_is_revoked_while_on_the_way_in_has_no_time_left() -> None:
+def test_fault_55_revocation_during_a_handshake_expires_the_client_at_once() -> None:
     who: Users[str] = Users()
     mark = who.mark()
     assert who.revoke("ann") == []
@@ -66,7 +66,7 @@ def test_fault_55_who_is_revoked_while_on_the_way_in_has_no_time_left() -> None:
     assert who.revoke("ann") == ["early", "after"]
 
 
-def test_what_is_forgotten_of_revocations_counts_for_everybody_of_that_time() -> None:
+def test_dropped_revocations_count_for_all_handshakes_of_that_time() -> None:
     who: Users[str] = Users()
     mark = who.mark()
     for number in range(1024):

@@ -132,7 +132,7 @@ def test_other_methods_than_get_and_head_are_405() -> None:
 
 
 @pytest.mark.parametrize("setting", ["authenticator", "channel_authoriser"])
-def test_fault_56_a_hub_that_asks_who_listens_does_not_list_its_channels(setting: str) -> None:
+def test_fault_56_hub_with_an_authoriser_lists_no_channels(setting: str) -> None:
     hub = Hub(HubConfig(**{setting: lambda *arguments: None}))
     status, _, body = get(page_app(hub), "/api/channels")
     assert status == "403 Forbidden" and b"not listed" in body
@@ -153,7 +153,7 @@ def test_the_channels_with_history_are_listed_newest_first() -> None:
         assert channels(app, "search=b") == {"channels": ["process:b"], "total": 1}
 
 
-def test_fault_128_the_names_that_somebody_listens_to_are_not_listed() -> None:
+def test_fault_128_names_with_subscribers_are_not_listed() -> None:
     with Hub() as hub:
         listener = hub.listen("process:made-up", lambda message: None)
         assert channels(page_app(hub)) == {"channels": [], "total": 0}
