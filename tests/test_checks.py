@@ -538,7 +538,7 @@ def test_a_private_name_in_a_test_is_caught(
         "12: _near",
         "13: _TURN_ITEMS",
         "14: ws_hub.hub.users._REMEMBERED",
-        "16: _",
+        "16: _*",
         "18: _lock",
         "4: _Inside",
     ]

@@ -540,7 +540,7 @@ def _is_private(name: str) -> bool:
 def _text_of(node: ast.expr) -> str:
     """The text of a literal, or what an f-string begins with and goes on from."""
     if isinstance(node, ast.JoinedStr):
-        return f"{_text_of(node.values[0])}..." if node.values else ""
+        return f"{_text_of(node.values[0])}*" if node.values else ""
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
