@@ -63,9 +63,9 @@ class Stage(LoneHub):
             target=writer.start
         ).start()
         settings.setdefault("close_timeout", 1.0)
-        settings.setdefault("on_connect", self._on_connect)
-        settings.setdefault(
-            "on_disconnect", lambda client, code, reason: self.note("disconnected", code, reason)
+        self.on_connect = (self._on_connect,)
+        self.on_disconnect = (
+            lambda client, code, reason: self.note("disconnected", code, reason),
         )
         self.config = HubConfig(**settings)
         self.transport = Transport(
@@ -220,7 +220,7 @@ def test_a_client_of_a_stopping_hub_gets_503(stage: Stage) -> None:
 
 
 def test_an_early_message_waits_for_the_admission(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
+    stage.on_connect = ()
     stage.on_message = lambda connection, data: stage.note(
         "admitted", connection.membership.admitted
     )
@@ -230,7 +230,7 @@ def test_an_early_message_waits_for_the_admission(stage: Stage) -> None:
 
 
 def test_messages_of_a_refused_client_are_not_handled(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
+    stage.on_connect = ()
     stage.admits = False
     stage.far.sendall(frame(TEXT, b"early"))
     stage.connection.start()
@@ -359,8 +359,8 @@ def test_a_client_can_run_on_the_calling_thread(stage: Stage) -> None:
 
 
 def test_callbacks_are_not_needed(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
-    object.__setattr__(stage.config, "on_disconnect", None)
+    stage.on_connect = ()
+    stage.on_disconnect = ()
     stage.connection.start()
     stage.far.sendall(closing(1000))
     assert stage.ended() == [("opened",), ("left",), ("ended",)]
