@@ -64,9 +64,7 @@ class Stage(LoneHub):
         ).start()
         settings.setdefault("close_timeout", 1.0)
         self.on_connect = (self._on_connect,)
-        self.on_disconnect = (
-            lambda client, code, reason: self.note("disconnected", code, reason),
-        )
+        self.on_disconnect = (lambda client, code, reason: self.note("disconnected", code, reason),)
         self.config = HubConfig(**settings)
         self.transport = Transport(
             near,
