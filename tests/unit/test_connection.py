@@ -364,6 +364,20 @@ def test_callbacks_are_not_needed(stage: Stage) -> None:
     assert stage.ended() == [("opened",), ("left",), ("ended",)]
 
 
+def test_a_call_that_is_queued_while_its_reader_makes_the_last_ones_gets_a_thread(
+    stage: Stage,
+) -> None:
+    connection, asked = stage.connection, list[bool]()
+
+    def call() -> None:
+        asked.append(connection.queue_call(lambda: None))
+
+    assert not connection.queue_call(call)  # the reader is busy with being admitted
+    connection.rest()
+    assert asked == [True]
+    assert connection.queue_call(call)
+
+
 # --- closing -------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,6 +82,17 @@ def idle(peer: Peer) -> Peer:
     """Return a peer whose client's reader has come to wait for it."""
     peer.say(type="unsubscribe", channel="nothing")
     return peer
+
+
+def stack_of(name: str) -> list[str]:
+    """Return the names of the functions that a thread is in, the innermost first."""
+    (ident,) = [each.ident for each in threading.enumerate() if each.name == name]
+    frame = sys._current_frames().get(ident or 0)
+    found = []
+    while frame is not None:
+        found.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return found
 
 
 def reader(peer: Peer) -> str:
@@ -546,7 +558,9 @@ def test_on_disconnect_waits_for_a_callback_on_the_other_thread(
     hub.on_disconnect(notes.by("gone"))
     hub.subscribe(peer.client, "room:1")
     assert began.wait(TIMEOUT)
-    peer.leave()  # returns when the hub is without it: its reader waits for `slow`
+    peer.leave()
+    name = reader(peer)
+    wait_until(lambda: stack_of(name)[:3] == ["_wait", "wait", "run"], what="a waiting reader")
     go.set()
     assert peer.ended()
     assert [each[0] for each in notes.all()] == ["+", "slow is over", "-", "gone"]
