@@ -25,6 +25,7 @@ class LoneHub:
         counted: the names of what was counted.
         put_off: what is to be called on the hub thread.
         channels: its subscriptions.
+        on_connect, on_disconnect: the callbacks for its connection.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,8 @@ class LoneHub:
         self.counted: list[str] = []
         self.put_off: list[Callable[[], object]] = []
         self.channels: ChannelMap[Any] = ChannelMap()
+        self.on_connect: Sequence[Callable[..., Any]] = ()
+        self.on_disconnect: Sequence[Callable[..., Any]] = ()
 
     def opened(self, connection: Connection) -> bool:
         return True

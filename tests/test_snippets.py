@@ -128,6 +128,19 @@ assert exited.wait(10)
 assert "compiled" in lines, lines
 hub.stop()
 """,
+    "callbacks": """
+import websocket
+with hub, serve(hub) as site, contextlib.closing(websocket.create_connection(site.url)) as socket:
+    def ask(kind, **fields):
+        socket.send(json.dumps({"type": kind, "channel": "room:1", "id": 1, **fields}))
+        heard = [json.loads(socket.recv()) for _ in range(2)]
+        heard.sort(key=lambda each: each["type"])
+        return [each["data"] for each in heard]
+    me = f"guest {hub.all_clients()[0].id}"
+    assert ask("subscribe") == [{"channel": "room:1"}, {"event": "entered", "data": me}]
+    said = [{"said": True}, {"event": "said", "data": [me, "hello"]}]
+    assert ask("chat", data="hello") == said
+""",
     "attach": """
 from flask.sessions import SecureCookieSessionInterface
 from simple_websocket import Client

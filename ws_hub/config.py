@@ -223,7 +223,8 @@ class HubConfig:
         on_disconnect: called with the client, the close code and the reason, on its
             reader thread, last, once.
         on_message: called with the client and each message of a type that the hub
-            does not handle itself, on its reader thread.
+            does not handle itself, on its reader thread. More such functions are registered
+            by decorators of the hub: docs/callbacks.md.
         on_first_subscriber: called with a channel's name when it gets its first
             subscriber; on one thread of the hub's, in order.
         on_last_unsubscribe: called with a channel's name when it has lost its last

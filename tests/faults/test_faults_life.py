@@ -301,13 +301,21 @@ def test_fault_63_a_subscription_that_is_interrupted_leaves_a_map_that_holds() -
     number, over = 0, False
     while not over:
         told: list[str] = []
-        channels: ChannelMap[str] = ChannelMap(told.append, told.append)
+        begun, ended = list[object](), list[object]()
+        channels: ChannelMap[str] = ChannelMap(
+            told.append,
+            told.append,
+            begun.append,
+            lambda subscription, left, ended=ended: ended.append(subscription),
+        )
         channels.enter("one")
         channels.enter("two")
         try:
             # As from a signal handler: only where a call has just returned, or an allocation is.
             with _cut_after_call(number, ChannelMap):
-                channels.add("one", "a", 10)
+                subscription = channels.add("one", "a", 10)
+                assert subscription is not None
+                channels.announce(subscription)
                 channels.remove("one", "a")
                 over = True
         except KeyboardInterrupt:
@@ -319,6 +327,8 @@ def test_fault_63_a_subscription_that_is_interrupted_leaves_a_map_that_holds() -
         channels.leave("one")
         channels.leave("two")
         assert (channels.total, channels.names()) == (0, [])
+        assert max(len(begun), len(ended)) <= 1  # what was cut is told of at most once
+    assert begun == ended == [subscription]
     assert number > 5
 
 

@@ -139,7 +139,8 @@ class LateHub(LoneHub):
     def __init__(self) -> None:
         super().__init__()
         self.gone, self.released = threading.Event(), threading.Event()
-        self.config = HubConfig(close_timeout=0.01, on_disconnect=lambda *about: None)
+        self.config = HubConfig(close_timeout=0.01)
+        self.on_disconnect = (lambda *about: None,)
         self.queues = hub_queues()
         self.registry = Registry(
             self.config,

@@ -15,7 +15,7 @@ import pytest
 from tests.integration.apps.launch import ROOT, START, Running, command
 from tests.integration.test_fork import in_child
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import AuthResult, Hub, HubConfig, HubNotRunning, Message, serve
+from ws_hub import AuthResult, Client, Hub, HubConfig, HubNotRunning, Message, serve
 
 flask = pytest.importorskip("flask")
 from ws_hub.flask import FlaskSessionAuth, HubExtension  # noqa: E402 - needs Flask
@@ -128,6 +128,28 @@ def test_a_hub_and_a_path_of_ones_own_and_init_app(stopped: list[HubExtension]) 
             connected.clear()
     with pytest.raises(RuntimeError, match="already"):
         HubExtension(app)
+
+
+def test_the_hub_of_an_application_has_decorators(stopped: list[HubExtension]) -> None:
+    app, extension = make()
+    stopped.append(extension)
+    hub = extension.hub
+
+    @hub.on("count")
+    def count(client: Client, message: Message) -> int:
+        return hub.client_count()
+
+    @hub.on_subscribe("room:*")
+    def welcome(client: Client, channel: str) -> None:
+        hub.send_event("welcome", client.id, channel=channel)
+
+    with serve(Hub(), app=app, path="/of-the-server") as site:
+        app.test_client().get("/")  # starts it
+        with RawPeer(site.host, site.port) as peer:
+            peer.send_json({"type": "count", "id": 1})
+            assert peer.recv_json()["data"] == 1
+            peer.send_json({"type": "subscribe", "channel": "room:1"})
+            assert peer.recv_json()["data"]["event"] == "welcome"
 
 
 def test_a_forked_child_starts_its_own(stopped: list[HubExtension]) -> None:

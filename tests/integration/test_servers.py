@@ -72,6 +72,17 @@ def test_a_request_is_answered_with_the_result_of_on_message(running: Running) -
     assert (answer["type"], answer["id"], answer["data"]) == ("ack", "a", "GRÜSSE")
 
 
+def test_decorated_functions_are_called(running: Running) -> None:
+    room = f"room:{time.monotonic_ns()}"
+    with client(running) as talking:
+        subscribe(talking, room)
+        assert receive(talking)["data"] == "welcome"
+        talking.send(json.dumps({"type": "whisper", "data": "Grüße", "id": "a"}))
+        answer = receive(talking)
+    assert (answer["type"], answer["id"], answer["data"]) == ("ack", "a", "grüße")
+    assert running.settled()["departures"][-1] == room
+
+
 def test_the_server_closes_with_code_and_reason(running: Running) -> None:
     with client(running) as closed:
         closed.send(json.dumps({"type": "close-me"}))

@@ -63,10 +63,8 @@ class Stage(LoneHub):
             target=writer.start
         ).start()
         settings.setdefault("close_timeout", 1.0)
-        settings.setdefault("on_connect", self._on_connect)
-        settings.setdefault(
-            "on_disconnect", lambda client, code, reason: self.note("disconnected", code, reason)
-        )
+        self.on_connect = (self._on_connect,)
+        self.on_disconnect = (lambda client, code, reason: self.note("disconnected", code, reason),)
         self.config = HubConfig(**settings)
         self.transport = Transport(
             near,
@@ -220,7 +218,7 @@ def test_a_client_of_a_stopping_hub_gets_503(stage: Stage) -> None:
 
 
 def test_an_early_message_waits_for_the_admission(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
+    stage.on_connect = ()
     stage.on_message = lambda connection, data: stage.note(
         "admitted", connection.membership.admitted
     )
@@ -230,7 +228,7 @@ def test_an_early_message_waits_for_the_admission(stage: Stage) -> None:
 
 
 def test_messages_of_a_refused_client_are_not_handled(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
+    stage.on_connect = ()
     stage.admits = False
     stage.far.sendall(frame(TEXT, b"early"))
     stage.connection.start()
@@ -359,11 +357,25 @@ def test_a_client_can_run_on_the_calling_thread(stage: Stage) -> None:
 
 
 def test_callbacks_are_not_needed(stage: Stage) -> None:
-    object.__setattr__(stage.config, "on_connect", None)
-    object.__setattr__(stage.config, "on_disconnect", None)
+    stage.on_connect = ()
+    stage.on_disconnect = ()
     stage.connection.start()
     stage.far.sendall(closing(1000))
     assert stage.ended() == [("opened",), ("left",), ("ended",)]
+
+
+def test_a_call_that_is_queued_while_its_reader_makes_the_last_ones_gets_a_thread(
+    stage: Stage,
+) -> None:
+    connection, asked = stage.connection, list[bool]()
+
+    def call() -> None:
+        asked.append(connection.queue_call(lambda: None))
+
+    assert not connection.queue_call(call)  # the reader is busy with being admitted
+    connection.rest()
+    assert asked == [True]
+    assert connection.queue_call(call)
 
 
 # --- closing -------------------------------------------------------------------------------

@@ -519,7 +519,7 @@ def test_a_client_that_comes_when_the_hub_has_ended_gets_503() -> None:
         assert client.join(TIMEOUT)
 
 
-def test_on_disconnect_sees_the_hub_without_its_client(
+def test_on_disconnect_sees_the_hub_without_its_client_and_what_that_was_subscribed_to(
     join: Join,
 ) -> None:
     seen: list[tuple[int, list[str], list[str]]] = []
@@ -528,13 +528,14 @@ def test_on_disconnect_sees_the_hub_without_its_client(
         seen.append((hub.client_count(), hub.all_channels(), client.subscriptions()))
 
     hub = Hub(HubConfig(on_connect=lambda client: hub.subscribe(client, "news")))
-    object.__setattr__(hub.config, "on_disconnect", on_disconnect)
+    hub.on_disconnect(on_disconnect)
     with hub:
         peer = join(hub)
         peer.close()
         peer.rest()
         assert peer.ended()
-    assert seen == [(0, [], [])]
+    assert seen == [(0, [], ["news"])]
+    assert peer.client.subscriptions() == []
 
 
 def test_the_news_of_a_channel_come_in_order_on_one_thread() -> None:

@@ -81,6 +81,39 @@ def test_the_first_and_the_last_are_announced_in_order() -> None:
     assert news == ["+news", "-news"]
 
 
+def test_a_begin_is_announced_once_and_its_end_then() -> None:
+    told: list[tuple[str, str, bool]] = []
+    channels: ChannelMap[str] = ChannelMap(
+        on_begun=lambda each: told.append((each.subscriber, each.channel, True)),
+        on_ended=lambda each, left: told.append((each.subscriber, each.channel, left)),
+    )
+    channels.enter("ann")
+    made = {name: channels.add("ann", name, 10) for name in ("news", "chat", "silent")}
+    for subscription in (made["news"], made["news"], made["chat"]):
+        assert subscription is not None
+        channels.announce(subscription)
+    channels.remove("ann", "news")
+    assert made["news"] is not None
+    channels.announce(made["news"])  # too late: it has ended
+    channels.leave("ann")
+    assert told == [
+        ("ann", "news", True), ("ann", "chat", True), ("ann", "news", False), ("ann", "chat", True),
+    ]  # fmt: skip
+
+
+def test_what_is_taken_back_by_one_of_two_has_not_ended() -> None:
+    ended: list[str] = []
+    channels: ChannelMap[str] = ChannelMap(on_ended=lambda each, left: ended.append(each.channel))
+    channels.enter("ann")
+    one = channels.add("ann", "news", 10)
+    assert one is not None and channels.add("ann", "news", 10) is one
+    channels.announce(one)
+    channels.withdraw(one)
+    assert ended == [] and channels.of("ann") == ["news"]
+    channels.remove("ann", "news")
+    assert ended == ["news"]
+
+
 def test_many_threads_leave_the_map_consistent() -> None:
     balance = dict.fromkeys("xyz", 0)
 

@@ -173,6 +173,8 @@ class Client:
     def subscriptions(self) -> list[str]:
         """Return the channels that this client is subscribed to, oldest first.
 
+        At its end, those that it had: until the last `on_disconnect` has returned.
+
         Threads: any.
         """
         return self._link.subscriptions()

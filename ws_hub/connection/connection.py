@@ -32,6 +32,7 @@ from ..protocol.handshake import Answer
 from ..protocol.message import Message, encode
 from ..protocol.names import process_rule
 from ..protocol.publication import Batch, Publication, compress
+from .calls import Calls
 from .client import Client
 from .membership import Membership, Stage
 from .outbox import Outbox, Room
@@ -61,6 +62,14 @@ class ConnectionHub(Protocol):
 
     def reader_ended(self, connection: Connection) -> None:
         """Note that its thread is at its end."""
+
+    @property
+    def on_connect(self) -> Sequence[Callable[..., Any]]:
+        """The callbacks for a client that is admitted."""
+
+    @property
+    def on_disconnect(self) -> Sequence[Callable[..., Any]]:
+        """The callbacks for a client that is gone."""
 
     def call(self, function: Callable[..., Any], *args: Any, connection: Connection) -> Any:
         """Call a user's callback; what it raises is logged."""
@@ -111,6 +120,11 @@ class Connection:
         payer: the key of the account that it is charged to; see `quotas`.
         account: that account. Written by its reader: when it connects, authenticates, and
             disconnects.
+        calls: the calls of callbacks that were queued for it; None before the first.
+        busy: whether its reader is in a callback or a request, and will make those calls next.
+            Written by its reader.
+        last_channels: what it was subscribed to when it left, for its last callbacks. Written
+            under the lock of the subscriptions, then by its reader.
         transport: its socket.
         sender: what is sent by it.
         direct: the direct path to its socket, which most deliveries take.
@@ -120,8 +134,8 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_accepted", "_client", "_config", "_hub", "_pending", "_refused",
-        "_thread", "account", "claims", "compression", "connected_at",
-        "direct", "expires_at", "id", "last_error", "mark", "membership", "network", "payer",
+        "_thread", "account", "busy", "calls", "claims", "compression", "connected_at", "direct",
+        "expires_at", "id", "last_channels", "last_error", "mark", "membership", "network", "payer",
         "remote_address", "sender", "transport", "user_id", "verify",
     )  # fmt: skip
     replayable = True
@@ -150,6 +164,9 @@ class Connection:
         self.network = ""
         self.payer = ""
         self.account: Account | None = None
+        self.calls: Calls | None = None
+        self.busy = True  # with being admitted, and then with on_connect
+        self.last_channels: list[str] = []
         if decision is not None:
             self.verify, self.mark = decision.verify, decision.mark
             self.network, self.payer = decision.network, decision.payer
@@ -261,7 +278,7 @@ class Connection:
 
     def subscriptions(self) -> list[str]:
         """Return its channels, oldest first; see `Client.subscriptions`."""
-        return self._hub.subscriptions(self)
+        return self._hub.subscriptions(self) or list(self.last_channels)
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -325,6 +342,25 @@ class Connection:
         Threads: the only one of a forked child.
         """
         self.sender.forget()
+
+    def queue_call(self, call: Callable[[], object]) -> bool:
+        """Queue a call for `make_calls`; return whether another thread than its reader is needed.
+
+        Threads: any, under the lock of the subscriptions; does not wait.
+        """
+        if self.calls is None:
+            self.calls = Calls()
+        self.calls.add(call)
+        # Looked at after that: the reader makes the calls after it is not busy any more.
+        return not self.busy
+
+    def make_calls(self, *, wait: bool = False) -> None:
+        """Make the calls that are queued, in order; see `Calls.run`.
+
+        Threads: any that may run callbacks.
+        """
+        if self.calls is not None:
+            self.calls.run(wait=wait)
 
     # --- hub thread ------------------------------------------------------------------------
 
@@ -498,7 +534,8 @@ class Connection:
         try:
             opened = hub.opened(self)
             authenticating = self.membership.stage is Stage.AUTHENTICATING
-            if opened and (authenticating or self._config.on_connect is None):
+            if opened and (authenticating or not hub.on_connect):
+                self.rest()
                 code, reason = self._receive()
             elif opened and hub.admitted(self):
                 self.call_on_connect()
@@ -511,12 +548,15 @@ class Connection:
             self.sender.join(self._config.write_timeout)
             self.transport.close()
             hub.count("dropped", self.sender.dropped)
-            tells = self._config.on_disconnect is not None and opened and self._is_admitted()
+            on_disconnect = hub.on_disconnect
+            tells = bool(on_disconnect) and opened and self._is_admitted()
             hub.left(self, wait=tells)
-            if tells:
+            self.make_calls(wait=True)  # for the subscriptions that have ended by that
+            for callback in on_disconnect if tells else ():
                 # A plain int: the repr of the parser's enumeration differs between Python
                 # versions.
-                self._call(self._config.on_disconnect, client, int(code), reason)
+                hub.call(callback, client, int(code), reason, connection=self)
+            self.last_channels = []
             hub.reader_ended(self)
 
     def _say_why(self) -> None:
@@ -530,11 +570,18 @@ class Connection:
 
         Threads: its reader; blocks as long as the callback does.
         """
-        self._call(self._config.on_connect, self.client)
+        for callback in self._hub.on_connect:
+            self._hub.call(callback, self.client, connection=self)
+        self.rest()
 
-    def _call(self, callback: Callable[..., Any] | None, *args: Any) -> None:
-        if callback is not None:
-            self._hub.call(callback, *args, connection=self)
+    def rest(self) -> None:
+        """Make the calls that were queued meanwhile: the reader is about to wait for its peer.
+
+        Threads: its reader; blocks as long as the callbacks do.
+        """
+        self.busy = False
+        if self.calls is not None:
+            self.calls.run(wait=True)
 
     def _is_admitted(self) -> bool:
         """Return whether the hub admitted it, once that is decided; False while authenticating."""

@@ -62,6 +62,7 @@ from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
 from .dispatcher import Activation
+from .handlers import MISSING, Handlers, OnChannel, OnConnect, OnDisconnect, OnMessage
 from .items import (
     Call,
     Item,
@@ -117,6 +118,7 @@ class Hub(Publisher):
         self._turn_bytes = min(_TURN_BYTES, max(config.outbox_bytes // 8, _LEAST_TURN_BYTES))
         self._parent: int | None = None  # the process that this hub runs in, if not this one
         self._warned = False  # of that, once
+        self._handlers = Handlers(config)  # for all lives
         self._inside = _Inside(self)
         self._renew_lock()
         self._life = self._new_life()  # replaced whole, by `start` under the lock
@@ -137,7 +139,7 @@ class Hub(Publisher):
                 wakeup, config.queue_size, functools.partial(slots_of, config)
             ),
         )
-        return Life(config, queues, self._inside)
+        return Life(config, queues, self._inside, self._handlers)
 
     def forget(self) -> None:
         """Start clean in a forked child: threads, locks and connections are the parent's.
@@ -734,12 +736,14 @@ class Hub(Publisher):
         )
         if self._is_hub_thread():  # put off by another call, which was told that it is accepted
             life.broadcasts.force(activation)
-            return
-        try:
-            self._enqueue(activation, most=most)
-        except (HubFull, HubNotRunning):
-            life.channels.withdraw(subscription)
-            raise
+        else:
+            try:
+                self._enqueue(activation, most=most)
+            except (HubFull, HubNotRunning):
+                life.channels.withdraw(subscription)
+                raise
+        # Now that it has its place: what its callbacks publish comes after that.
+        life.channels.announce(subscription)
 
     def unsubscribe(self, client: Client, channel: str) -> bool:
         """Have a client listen to a channel no more; say whether it did.
@@ -807,6 +811,63 @@ class Hub(Publisher):
         life.channels.leave(listener)
         with self._lock:
             life.listeners.discard(listener)
+
+    # --- any thread: callbacks -------------------------------------------------------------
+
+    def on_connect(self, function: OnConnect = MISSING) -> OnConnect:
+        """Have a function called with each client that connects: `@hub.on_connect`.
+
+        After `HubConfig.on_connect` and those registered before, before the first message of
+        the client is handled. From now on, in all lives of the hub. Raises ConfigError for
+        what is no function, or a coroutine function; so do the other decorators. More about
+        callbacks: docs/callbacks.md.
+
+        Threads: any; the function runs on the client's reader thread.
+        """
+        return self._handlers.add("connect", function)
+
+    def on_disconnect(self, function: OnDisconnect = MISSING) -> OnDisconnect:
+        """Have a function called with each client that is gone: `@hub.on_disconnect`.
+
+        It gets the client, the close code and the reason; the hub is without the client, whose
+        `subscriptions()` are those of its end until the last such function has returned.
+
+        Threads: any; the function runs on the client's reader thread, last.
+        """
+        return self._handlers.add("disconnect", function)
+
+    def on(self, type: str = MISSING) -> Callable[[OnMessage], OnMessage]:
+        """Have a function called with client and message of a type: `@hub.on("chat")`.
+
+        What it returns is the data of the answer, if the client asked for one. There is one
+        function for a type; `HubConfig.on_message` is called before it. Raises ConfigError
+        for a type that has a function already or that the hub handles itself.
+
+        Threads: any; the function runs on the client's reader thread.
+        """
+        return self._handlers.for_type(type)
+
+    def on_subscribe(self, pattern: str = MISSING) -> Callable[[OnChannel], OnChannel]:
+        """Have a function called for subscriptions that begin: `@hub.on_subscribe("room:*")`.
+
+        It gets the client and the channel, once for each subscription of a client to a
+        channel that matches the pattern (see ChannelRule), whether the client asked for it or
+        the application. What it publishes to the channel reaches the client.
+
+        Threads: any; the function runs on the client's reader thread, or on `ws-hub:notify`
+        for what the application does while that thread waits for its peer.
+        """
+        return self._handlers.for_channels("subscribe", pattern)
+
+    def on_unsubscribe(self, pattern: str = MISSING) -> Callable[[OnChannel], OnChannel]:
+        """Have a function called for subscriptions that end: `@hub.on_unsubscribe("room:*")`.
+
+        As `on_subscribe`, and after it; once for each subscription, also when the client
+        disconnects, before `on_disconnect`.
+
+        Threads: any; the function runs on the same threads as that of `on_subscribe`.
+        """
+        return self._handlers.for_channels("unsubscribe", pattern)
 
     # --- any thread: connections -----------------------------------------------------------
 

@@ -13,9 +13,10 @@ new life: nothing is reset in place.
 from __future__ import annotations
 
 import enum
+import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .. import threads
@@ -28,6 +29,7 @@ from ..reentrant import Event
 from .callbacks import Callbacks, guarded
 from .clients import Clients
 from .dispatcher import Dispatcher
+from .handlers import ChannelHandler, Handlers
 from .history import History
 from .items import Queues
 from .listener import Listener
@@ -37,7 +39,7 @@ from .replay import Replays
 from .request_handler import Actions, RequestHandler
 from .stats import Counters
 from .stop_hooks import StopHooks
-from .subscriptions import ChannelMap
+from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Life", "State"]
 
@@ -80,6 +82,7 @@ class Life:
         config: the hub's settings.
         queues: what the hub thread consumes.
         hub: the hub.
+        handlers: the functions of the application.
 
     Attributes:
         state: guarded by the hub's lock; read without it.
@@ -91,8 +94,9 @@ class Life:
         owns_thread: whether that thread is the hub's own, and ends with it.
     """
 
-    def __init__(self, config: HubConfig, queues: Queues, hub: Upward) -> None:
+    def __init__(self, config: HubConfig, queues: Queues, hub: Upward, handlers: Handlers) -> None:
         self.config = config
+        self.handlers = handlers
         self.state = State.NEW
         self.drained = False
         self.wakeup = queues.wakeup
@@ -108,10 +112,12 @@ class Life:
         self.counters = Counters()
         self.callbacks = Callbacks(self.counters)
         self.pacing = Pacing()
-        self.channels: ChannelMap[Any] = ChannelMap(self._first_came, self._last_left)
+        self.channels: ChannelMap[Any] = ChannelMap(
+            self._first_came, self._last_left, self._begun, self._ended
+        )
         self.clients = Clients(config, self.channels, self.counters, queues)
         self.registry = self.clients.registry
-        self.requests = RequestHandler(config, hub, self.clients.pending.hear, self.guard)
+        self.requests = RequestHandler(config, handlers, hub, self.clients.pending.hear, self.guard)
         # Not by a method of its own: each message of a client would pass one more.
         self.received = self.requests.receive
         self.admission = Admission(
@@ -141,7 +147,7 @@ class Life:
             config.compression,
         )
         self._hub = hub
-        self._notifier: Mailbox[tuple[Callable[[str], Any], str]] | None = None
+        self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
 
@@ -154,12 +160,10 @@ class Life:
         Args:
             wind_down: called with this life on the stop thread, once it is told to end.
         """
-        config = self.config
         # The hub thread must not wait until a thread has started: another one does.
         self._starter = ThreadStarter("ws-hub:starter")
         self.stopper = Mailbox("ws-hub:stop", wind_down, 1)
-        if config.on_first_subscriber is not None or config.on_last_unsubscribe is not None:
-            self._notifier = Mailbox("ws-hub:notify", self._tell, _MAX_NEWS)
+        self._notifier = Mailbox("ws-hub:notify", lambda call: call(), _MAX_NEWS)
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -195,6 +199,16 @@ class Life:
         """Note that the reader thread of a connection is at its end. That thread."""
         self.registry.reader_ended(connection)
 
+    @property
+    def on_connect(self) -> Sequence[Callable[..., Any]]:
+        """The functions for a client that is admitted. Any thread."""
+        return self.handlers.connect
+
+    @property
+    def on_disconnect(self) -> Sequence[Callable[..., Any]]:
+        """The functions for a client that is gone. Any thread."""
+        return self.handlers.disconnect
+
     def call(self, function: Callable[..., Any], *args: Any, connection: Connection) -> Any:
         """Call a user's function for a connection. Its reader thread."""
         return self.callbacks.call(function, *args, connection=connection)
@@ -222,17 +236,53 @@ class Life:
     # --- under the lock of the subscriptions: posted, so that the order is true ---------------
 
     def _first_came(self, channel: str) -> None:
-        if self.config.on_first_subscriber is not None and self._notifier is not None:
-            self._notifier.post((self.config.on_first_subscriber, channel))
+        self._tell(self.config.on_first_subscriber, channel)
 
     def _last_left(self, channel: str) -> None:
-        if self.config.on_last_unsubscribe is not None and self._notifier is not None:
-            self._notifier.post((self.config.on_last_unsubscribe, channel))
+        self._tell(self.config.on_last_unsubscribe, channel)
 
-    # --- notify thread ---------------------------------------------------------------------
+    def _tell(self, function: Callable[[str], Any] | None, channel: str) -> None:
+        if function is not None:
+            self._post(functools.partial(self.callbacks.call, function, channel))
 
-    def _tell(self, news: tuple[Callable[[str], Any], str]) -> None:
-        self.callbacks.call(*news)
+    def _begun(self, subscription: Subscription[Any]) -> None:
+        self._queue(subscription, self.handlers.subscribe)
+
+    def _ended(self, subscription: Subscription[Any], left: bool) -> None:
+        subscriber = subscription.subscriber
+        seen = self.handlers.disconnect or self.handlers.unsubscribe
+        if left and seen and isinstance(subscriber, Connection):
+            subscriber.last_channels.append(subscription.channel)
+        self._queue(subscription, self.handlers.unsubscribe, left)
+
+    def _queue(
+        self,
+        subscription: Subscription[Any],
+        handlers: Sequence[ChannelHandler],
+        left: bool = False,
+    ) -> None:
+        """Queue the calls about a subscription, for its client's reader where that is near."""
+        connection = subscription.subscriber
+        if not handlers or not isinstance(connection, Connection):
+            return
+        call = functools.partial(self._call_handlers, connection, handlers, subscription.channel)
+        # The reader of a client that has left is at its end, and makes what waits.
+        if connection.queue_call(call) and not left:
+            self._post(connection.make_calls)
+
+    def _post(self, call: Callable[[], object]) -> None:
+        if self._notifier is not None:
+            self._notifier.post(call)
+
+    # --- reader threads, and the notify thread ---------------------------------------------
+
+    def _call_handlers(
+        self, connection: Connection, handlers: Sequence[ChannelHandler], channel: str
+    ) -> None:
+        for handler in handlers:
+            if handler.rule.matches(channel):
+                client = connection.client
+                self.callbacks.call(handler.function, client, channel, connection=connection)
 
     # --- hub thread ------------------------------------------------------------------------
 

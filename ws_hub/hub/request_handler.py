@@ -22,6 +22,7 @@ from ..errors import (
     InvalidName,
     LimitExceeded,
     MessageEncodeError,
+    excerpt,
 )
 from ..log import get_logger
 from ..protocol.message import Message, MessageType
@@ -37,6 +38,7 @@ from ..protocol.requests import (
     interpret,
     unknown_type,
 )
+from .handlers import Handlers
 
 __all__ = ["Actions", "RequestHandler"]
 
@@ -83,6 +85,7 @@ class RequestHandler:
 
     Args:
         config: the hub's settings.
+        handlers: the functions for messages of the application's own types.
         actions: what the hub does.
         introduce: takes the first message of a client that has yet to authenticate.
         guard: calls something of ours; what it raises is logged and counted, and is `default`.
@@ -91,11 +94,13 @@ class RequestHandler:
     def __init__(
         self,
         config: HubConfig,
+        handlers: Handlers,
         actions: Actions,
         introduce: Callable[[Connection, str | bytes], None],
         guard: Callable[..., Any],
     ) -> None:
         self._config = config
+        self._handlers = handlers
         self._actions = actions
         self._introduce = introduce
         self._guard = guard
@@ -108,6 +113,7 @@ class RequestHandler:
 
         Threads: the client's reader; waits while the hub's queue or the outbox is full.
         """
+        connection.busy = True
         if self._config.lenient and isinstance(data, bytes):
             with contextlib.suppress(UnicodeDecodeError):
                 data = data.decode()
@@ -117,6 +123,7 @@ class RequestHandler:
         failed = object()
         if self._guard(take, connection, data, default=failed) is failed:
             self._guard(connection.reply, error("internal error", "internal"))
+        connection.rest()
 
     def _carry_out(self, connection: Connection, data: str | bytes) -> None:
         """Carry out what a message asks for."""
@@ -208,13 +215,15 @@ class RequestHandler:
         connection.reply(error(text, "internal", id=request.id, channel=channel))
 
     def _application(self, connection: Connection, effect: Other) -> None:
-        """Hand a message to `on_message`; what that returns answers a request."""
+        """Hand a message to the functions for its type; what the last returns is the answer."""
         message = effect.message
-        if self._config.on_message is None:
+        functions = self._handlers.of_message(message.type)
+        if not functions:
             connection.reply(unknown_type(message))
             return
-        failed = object()
-        result = self._call(connection, self._config.on_message, message, default=failed)
+        result = failed = object()
+        for function in functions:
+            result = self._call(connection, function, message, default=failed)
         if message.id is None:
             return
         answer = error("internal error", "internal", id=message.id)
@@ -223,7 +232,7 @@ class RequestHandler:
         try:
             connection.reply(answer)
         except MessageEncodeError:
-            logger.exception("on_message returned what has no JSON form")
+            logger.exception("%s returned what has no JSON form", excerpt(functions[-1]))
             connection.reply(error("internal error", "internal", id=message.id))
 
     # --- any thread ------------------------------------------------------------------------

@@ -32,11 +32,12 @@ class Subscription(Generic[S]):
         recovers: whether it asked by position, and so understands `lagged`. Owned by
             the hub thread.
         requests: how many have asked for it and were not turned down. Under the map's lock.
+        announced: whether its begin was announced, and its end was not. Under the map's lock.
         after: the number behind which it has been sent everything, or is being; None
             before that is known. Owned by the hub thread.
     """
 
-    __slots__ = ("after", "channel", "live", "recovers", "requests", "subscriber")
+    __slots__ = ("after", "announced", "channel", "live", "recovers", "requests", "subscriber")
 
     def __init__(self, subscriber: S, channel: str) -> None:
         self.subscriber = subscriber
@@ -44,6 +45,7 @@ class Subscription(Generic[S]):
         self.live = False
         self.recovers = False
         self.requests = 1
+        self.announced = False
         self.after: int | None = None
 
 
@@ -52,15 +54,21 @@ class ChannelMap(Generic[S]):
 
     Args:
         on_first: called with the name of a channel that got its first subscriber.
-        on_last: called with the name of a channel that lost its last one. Both are
-            called under the lock, so that their order is the true one: they may only
-            pass the news on.
+        on_last: called with the name of a channel that lost its last one.
+        on_begun: called with each subscription that `announce` announces.
+        on_ended: called with each of these when it has ended, and with whether its
+            subscriber has left.
+
+    All are called under the lock, so that their order is the true one: they may only pass
+    the news on.
     """
 
     def __init__(
         self,
         on_first: Callable[[str], None] = lambda channel: None,
         on_last: Callable[[str], None] = lambda channel: None,
+        on_begun: Callable[[Subscription[S]], None] = lambda subscription: None,
+        on_ended: Callable[[Subscription[S], bool], None] = lambda subscription, left: None,
     ) -> None:
         self._renew_lock()
         self._channels: dict[str, dict[S, Subscription[S]]] = {}
@@ -69,11 +77,13 @@ class ChannelMap(Generic[S]):
         self._torn = False  # whether the first map and the total lag behind the second
         self._on_first = on_first
         self._on_last = on_last
+        self._on_begun = on_begun
+        self._on_ended = on_ended
         threads.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
         # guards: everything below. Taken after the hub's lock, before any client's and any
-        # transport's; nothing but on_first and on_last is called under it.
+        # transport's; nothing but the four callables is called under it.
         self._lock = Lock()
 
     def forget(self) -> None:
@@ -138,6 +148,17 @@ class ChannelMap(Generic[S]):
             self._torn = False
             return subscription
 
+    def announce(self, subscription: Subscription[S]) -> None:
+        """Announce that a subscription has begun: once, and not when it has ended already.
+
+        Its end is announced too then. Not part of `add`: one that is withdrawn has never begun.
+        """
+        with self._lock:
+            target, channel = subscription.subscriber, subscription.channel
+            if not subscription.announced and self.get(target, channel) is subscription:
+                subscription.announced = True
+                self._on_begun(subscription)
+
     def remove(self, subscriber: S, channel: str) -> bool:
         """Unsubscribe; say whether there was a subscription."""
         with self._lock:
@@ -164,26 +185,37 @@ class ChannelMap(Generic[S]):
         assert self._lock.locked()
         if not self._torn:
             return
-        before = set(self._channels)
+        before = self._channels
+        for listeners in before.values():
+            for subscription in listeners.values():
+                if self.get(subscription.subscriber, subscription.channel) is not subscription:
+                    self._end_locked(subscription)
         channels: dict[str, dict[S, Subscription[S]]] = {}
         for subscriber, own in self._subscribers.items():
             for channel, subscription in own.items():
                 channels.setdefault(channel, {})[subscriber] = subscription
         self._channels, self._total = channels, sum(map(len, channels.values()))
         self._torn = False
-        for channel in channels.keys() - before:
+        for channel in channels.keys() - before.keys():
             self._on_first(channel)
-        for channel in before - channels.keys():
+        for channel in before.keys() - channels.keys():
             self._on_last(channel)
 
     def _drop_locked(self, subscriber: S, channel: str) -> None:
         assert self._lock.locked()
         listeners = self._channels[channel]
+        self._end_locked(listeners[subscriber])
         del listeners[subscriber]
         self._total -= 1
         if not listeners:
             del self._channels[channel]  # an empty channel costs nothing (FAULTS 19)
             self._on_last(channel)
+
+    def _end_locked(self, subscription: Subscription[S]) -> None:
+        assert self._lock.locked()
+        if subscription.announced:
+            subscription.announced = False
+            self._on_ended(subscription, subscription.subscriber not in self._subscribers)
 
     def get(self, subscriber: S, channel: str) -> Subscription[S] | None:
         """Return the subscription of one subscriber to one channel."""

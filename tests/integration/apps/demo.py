@@ -47,6 +47,24 @@ hub = Hub(
 )
 
 
+departures: list[str] = []  # appended to by single calls
+
+
+@hub.on_subscribe("room:*")
+def welcome(client: Client, channel: str) -> None:
+    hub.send_to_channel(channel, Message("event", data="welcome"))
+
+
+@hub.on_unsubscribe("room:*")
+def farewell(client: Client, channel: str) -> None:
+    departures.append(channel)
+
+
+@hub.on("whisper")
+def whisper(client: Client, message: Message) -> str:
+    return str(message.data).lower()
+
+
 def authenticate(environ: Environ) -> AuthResult:
     """Believe `X-User`: nobody without one, and "mallory" may not."""
     user = environ.get("HTTP_X_USER")
@@ -68,6 +86,7 @@ def pages(environ: Environ, start_response: Callable[..., Any]) -> Iterable[byte
             "pid": os.getpid(),
             "clients": hub.client_count(),
             "counted": len(counted),
+            "departures": departures,
             "channels": hub.all_channels(),
             "threads": sorted(thread.name for thread in threading.enumerate()),
             "files": len(os.listdir("/proc/self/fd")),

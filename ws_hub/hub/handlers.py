@@ -1,0 +1,160 @@
+"""The functions that an application has registered with the decorators of a hub.
+
+Those of `HubConfig` are among them, and come first. A kind is one tuple, or
+mapping, which is replaced whole when a function is added: threads read it without a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from .. import threads
+from ..config import ChannelRule, HubConfig
+from ..connection.client import Client
+from ..errors import ConfigError, excerpt
+from ..protocol.message import Message, MessageType
+from ..reentrant import Lock
+from ..validation import check_plain
+
+__all__ = [
+    "MISSING",
+    "ChannelHandler",
+    "Handlers",
+    "OnChannel",
+    "OnConnect",
+    "OnDisconnect",
+    "OnMessage",
+]
+
+OnConnect = TypeVar("OnConnect", bound=Callable[[Client], object])
+OnDisconnect = TypeVar("OnDisconnect", bound=Callable[[Client, int, str], object])
+OnMessage = TypeVar("OnMessage", bound=Callable[[Client, Message], object])
+OnChannel = TypeVar("OnChannel", bound=Callable[[Client, str], object])
+F = TypeVar("F", bound=Callable[..., object])
+
+MISSING: Any = object()  # stands for an argument that was left out
+
+# The types of messages that never reach an application, and what does.
+_INSTEAD: dict[str, str] = {
+    MessageType.SUBSCRIBE: "hub.on_subscribe, and HubConfig.channel_authoriser to refuse",
+    MessageType.UNSUBSCRIBE: "hub.on_unsubscribe",
+    MessageType.PUBLISH: "hub.listen, and HubConfig.publish_authoriser to refuse",
+    MessageType.PING: "a type of your own, for the hub answers a ping",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelHandler:
+    """A function for the channels that match a rule's pattern."""
+
+    rule: ChannelRule
+    function: Callable[..., object]
+
+
+class Handlers:
+    """The functions of one hub, for all of its lives. Read by any thread.
+
+    Args:
+        config: the settings, whose functions are called first.
+
+    Attributes:
+        connect: called with each client that has connected.
+        disconnect: called with each client that is gone, the close code and the reason.
+        subscribe, unsubscribe: called with the client and the channel of each subscription
+            that has begun, or ended.
+    """
+
+    def __init__(self, config: HubConfig) -> None:
+        self._renew_lock()
+        self.connect = _given(config.on_connect)
+        self.disconnect = _given(config.on_disconnect)
+        self.subscribe: Sequence[ChannelHandler] = ()
+        self.unsubscribe: Sequence[ChannelHandler] = ()
+        self._any_type = _given(config.on_message)
+        self._by_type: Mapping[str, Callable[..., object]] = {}
+        self._takes_tokens = config.auth_by_message
+        threads.forget_after_fork(self)
+
+    def _renew_lock(self) -> None:
+        # guards: changes of what is below. Nothing is taken under it.
+        self._lock = Lock()
+
+    def forget(self) -> None:
+        """Get a new lock in a forked child; the functions stay."""
+        self._renew_lock()
+
+    def of_message(self, type: str) -> Sequence[Callable[..., object]]:
+        """Return the functions for messages of a type; the last one's result is the answer."""
+        own = self._by_type.get(type)
+        return self._any_type if own is None else (*self._any_type, own)
+
+    # --- registration ----------------------------------------------------------------------
+
+    def add(self, kind: Literal["connect", "disconnect"], function: F) -> F:
+        """Add a function, and return it."""
+        write = f"@hub.on_{kind}"
+        if not callable(function):
+            raise _misused(f"on_{kind}", "a function", f"{write}, without parentheses,", function)
+        check_plain(f"what stands under {write}", function)
+        self._append(kind, function)
+        return function
+
+    def for_channels(
+        self, kind: Literal["subscribe", "unsubscribe"], pattern: object
+    ) -> Callable[[F], F]:
+        """Return a decorator that adds the function for the channels that match a pattern."""
+        if not isinstance(pattern, str) or not pattern:
+            raise _misused(f"on_{kind}", "a pattern of channels", f'@hub.on_{kind}("a:*")', pattern)
+        write, rule = f"@hub.on_{kind}({excerpt(pattern)})", ChannelRule(pattern=pattern)
+
+        def add(function: F) -> F:
+            _check_function(write, function)
+            self._append(kind, ChannelHandler(rule, function))
+            return function
+
+        return add
+
+    def _append(self, kind: str, handler: object) -> None:
+        with self._lock:
+            setattr(self, kind, (*getattr(self, kind), handler))
+
+    def for_type(self, type: object) -> Callable[[F], F]:
+        """Return a decorator that adds the function for messages of a type."""
+        if not isinstance(type, str) or not type:
+            raise _misused("on", "the type of the messages", '@hub.on("chat")', type)
+        write, instead = f"@hub.on({excerpt(str(type))})", _INSTEAD.get(type)
+        if type == MessageType.AUTH and self._takes_tokens:
+            instead = "HubConfig.authenticator, which gets the token"
+        if instead is not None:
+            raise ConfigError(f"{write}: the hub handles these messages itself; use {instead}")
+
+        def add(function: F) -> F:
+            _check_function(write, function)
+            with self._lock:
+                before = self._by_type.get(type)
+                if before is not None:
+                    raise ConfigError(
+                        f"{write} stands above {excerpt(before)} already, and only one function "
+                        f"can return the answer: call {excerpt(function)} from that one"
+                    )
+                self._by_type = {**self._by_type, type: function}
+            return function
+
+        return add
+
+
+def _given(function: Callable[..., Any] | None) -> Sequence[Callable[..., object]]:
+    return () if function is None else (function,)
+
+
+def _misused(name: str, what: str, write: str, given: object) -> ConfigError:
+    shown = "nothing" if given is MISSING else excerpt(given)
+    return ConfigError(f"hub.{name} takes {what}, not {shown}: write {write} above a function")
+
+
+def _check_function(write: str, function: object) -> None:
+    if not callable(function):
+        raise ConfigError(f"{write} must stand above a function, not {excerpt(function)}")
+    check_plain(f"what stands under {write}", function)
