@@ -22,13 +22,13 @@ from tests.support import (
     PONG,
     TEXT,
     TIMEOUT,
-    FaultProxy,
     RawPeer,
     fill,
     small_pair,
     tcp_pair,
     wait_until,
 )
+from ws_hub.testing import FaultProxy
 
 ROOT = Path(__file__).resolve().parent.parent
 
