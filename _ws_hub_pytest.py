@@ -72,7 +72,9 @@ def hub_client(request: pytest.FixtureRequest) -> Iterator[Callable[..., HubClie
 
     def connect(target: Any = None, *, path: str = "/ws", **settings: Any) -> HubClient:
         if target is None:
+            # Not an argument of the fixture: a test of an application needs no second hub.
             target = request.getfixturevalue("hub_server").url
+            request.node.addfinalizer(stack.close)  # before the end of the server, made just now
         elif callable(target):
             key = id(target), path
             if key not in servers:
