@@ -104,9 +104,9 @@ class HubClient:
             assert client.expect(type="event").data["data"] == {"id": 7}
             client.expect_nothing()
 
-    A message that arrives is kept until an `expect` returns it; those that do not match stay for
-    a later one. So a test may expect messages in any order; `expect()` without conditions returns
-    them in the order in which they came.
+    It is among the hub's clients then, unless its token goes as the first message. A message that
+    arrives is kept until an `expect` returns it; those that do not match stay for a later one. So
+    a test may expect messages in any order; `expect()` without conditions returns them in theirs.
 
     Args:
         url: `ws://` or `wss://`: `Server.url`, `AppServer.url`, or that of another process.
