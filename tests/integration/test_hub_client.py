@@ -11,6 +11,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from tests.harness import parked
 from tests.integration.gohub import RawServer, ServerPeer
 from ws_hub import (
     AuthResult,
@@ -141,6 +142,19 @@ def test_expect_nothing_sees_what_was_published_before(hub: Hub, hub_client: Con
         with pytest.raises(AssertionError, match=f'was not to arrive(.|\n)*"data":{n},'):
             client.expect_nothing()
         client.expect(data=n, timeout=0)
+
+
+def test_a_round_trip_ends_behind_what_the_hub_has_yet_to_deliver(
+    hub: Hub, hub_client: Connect
+) -> None:
+    """A ping would be answered while the hub thread stands still."""
+    client = hub_client()
+    with parked(hub):
+        hub.broadcast(Message("event", data=1))
+        with pytest.raises(AssertionError, match="a round trip: no answer; .*arrived: nothing"):
+            client.round_trip(timeout=0.2)
+    client.round_trip()
+    client.expect(data=1, timeout=0)
 
 
 def test_expect_nothing_passes_where_nothing_is_sent(hub: Hub, hub_client: Connect) -> None:
