@@ -8,24 +8,19 @@ what one test may leave.
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
-import traceback
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from tests.support import wait_until
-from ws_hub import threads
+from ws_hub.testing import assert_no_leaks
 
-_PROC = Path("/proc/self/fd")
 _INHERITED = (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
@@ -107,115 +102,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, a descriptor or a child process."""
-    threads, files = set(threading.enumerate()), open_files()
-    children = child_processes()
-    yield
     marker = request.node.get_closest_marker("leaves")
     allowed = marker.kwargs if marker is not None else {}
-
-    def left() -> list[str]:
-        return [
-            *_left_threads(threads, allowed.get("threads", ())),
-            *_left_files(files, allowed.get("files", ())),
-            *(f"child process {pid}: {name}" for pid, name in _new(children, child_processes())),
-        ]
-
-    if not left():
-        return
-    gc.collect()  # a cycle that holds a socket is garbage, and says so itself as ResourceWarning
-    try:
-        wait_until(lambda: not left(), request.config.getoption("--leak-timeout"))
-    except AssertionError:
-        pytest.fail("the test left behind:\n" + "\n".join(left()), pytrace=False)
-
-
-def _left_threads(before: set[threading.Thread], allowed: list[str]) -> list[str]:
-    left = [
-        thread
-        for thread in threading.enumerate()
-        if thread not in before and not any(re.search(each, thread.name) for each in allowed)
-    ]
-    frames = threads.stacks() if left else {}
-    report = []
-    for thread in left:
-        frame = frames.get(thread.ident or 0)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else "  (ending)\n"
-        report.append(f"thread {thread.name}:\n{stack}")
-    return report
-
-
-def _left_files(before: dict[int, str], allowed: list[str]) -> list[str]:
-    return [
-        f"descriptor {fd}: {_describe(target)}"
-        for fd, target in _new(before, open_files())
-        if not any(re.search(each, target) for each in allowed)
-    ]
-
-
-def _new(before: dict[int, str], after: dict[int, str]) -> list[tuple[int, str]]:
-    return [(key, value) for key, value in after.items() if before.get(key) != value]
-
-
-def open_files() -> dict[int, str]:
-    """Descriptor -> what it is (`socket:[123]`, a path); empty where there is no /proc."""
-    found = {}
-    try:
-        names = os.listdir(_PROC)
-    except FileNotFoundError:
-        return {}
-    for name in names:
-        try:
-            found[int(name)] = os.readlink(_PROC / name)
-        except FileNotFoundError:
-            continue  # the descriptor that listed the directory
-    return found
-
-
-def child_processes() -> dict[int, str]:
-    """Pid -> name of each child, zombies included; empty where there is no /proc."""
-    if not hasattr(os, "waitid"):  # no /proc there either
-        return {}
-    try:
-        # One call says whether there is any: reading all of /proc twice a test is not free.
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return {}
-    found = {}
-    own = os.getpid()
-    try:
-        names = os.listdir("/proc")
-    except FileNotFoundError:
-        return {}
-    for name in names:
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as stat:
-                text = stat.read()
-        except OSError:
-            continue  # it ended while we looked
-        command, _, rest = text.partition("(")[2].rpartition(")")
-        state, parent = rest.split()[:2]
-        if int(parent) == own:
-            # Not what else it does: one that was running before sleeps after the test.
-            found[int(name)] = f"{command}, a zombie" if state == "Z" else command
-    return found
-
-
-def _describe(target: str) -> str:
-    match = re.fullmatch(r"socket:\[(\d+)\]", target)
-    if match is None:
-        return target
-    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(path).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for fields in map(str.split, lines):
-            if fields[9] == match[1]:
-                state = "listening on" if fields[3] == "0A" else "TCP socket at"
-                return f"{target} {state} port {int(fields[1].rpartition(':')[2], 16)}"
-    return target
+    with assert_no_leaks(
+        request.config.getoption("--leak-timeout"),
+        threads=allowed.get("threads", ()),
+        files=allowed.get("files", ()),
+    ):
+        yield
 
 
 # --- TLS -----------------------------------------------------------------------------------

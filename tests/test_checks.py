@@ -1,10 +1,9 @@
-"""The tests' own tools, tested: the leak check fails who leaks, the faults are faults."""
+"""The tests' own tools, tested: the leak check fails what leaks, the raw peer obeys."""
 
 from __future__ import annotations
 
 import ast
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +21,6 @@ from tests.support import (
     PONG,
     TEXT,
     TIMEOUT,
-    FaultProxy,
     RawPeer,
     fill,
     small_pair,
@@ -276,151 +274,6 @@ def test_a_reset_reaches_the_other_side() -> None:
         peer.reset()
         with pytest.raises(ConnectionResetError):
             right.recv(1)
-
-
-# --- the network with faults ---------------------------------------------------------------
-
-Ends = tuple[FaultProxy, socket.socket, socket.socket]
-
-
-@pytest.fixture
-def ends() -> Iterator[Ends]:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        FaultProxy(*listener.getsockname()) as proxy,
-        socket.create_connection((proxy.host, proxy.port), TIMEOUT) as near,
-    ):
-        far, _ = listener.accept()
-        with far:
-            far.settimeout(TIMEOUT)
-            yield proxy, near, far
-
-
-def receive(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = sock.recv(size - len(data))
-        assert piece, f"ended after {len(data)} of {size} bytes"
-        data += piece
-    return data
-
-
-def test_both_directions_are_carried_whole(ends: Ends) -> None:
-    _, near, far = ends
-    data = bytes(range(256)) * 2000
-
-    for source, drain in ((near, far), (far, near)):
-        sender = threading.Thread(target=source.sendall, args=(data,))
-        sender.start()
-        assert receive(drain, len(data)) == data
-        sender.join(TIMEOUT)
-
-
-def test_a_half_close_is_passed_on(ends: Ends) -> None:
-    _, near, far = ends
-    near.shutdown(socket.SHUT_WR)
-
-    assert far.recv(1) == b""
-    far.sendall(b"still here")
-    assert receive(near, 10) == b"still here"
-
-
-def test_a_chopped_stream_is_whole_in_the_end(ends: Ends) -> None:
-    proxy, near, far = ends
-    proxy.chop = 1
-    near.sendall(b"abcdefgh")
-
-    assert receive(far, 8) == b"abcdefgh"
-
-
-def test_a_black_hole_holds_back_and_loses_nothing(ends: Ends) -> None:
-    proxy, near, far = ends
-    proxy.black_hole()
-    near.sendall(b"held")
-    far.settimeout(0.1)
-    with pytest.raises(TimeoutError):
-        far.recv(1)
-
-    proxy.heal()
-    far.settimeout(TIMEOUT)
-    assert receive(far, 4) == b"held"
-
-
-def test_a_late_network_is_late_and_a_slow_one_slow(ends: Ends) -> None:
-    proxy, near, far = ends
-    proxy.latency = 0.05
-    proxy.rate = 1000
-    far.settimeout(0.02)
-    near.sendall(b"x" * 20)
-    with pytest.raises(TimeoutError):
-        far.recv(1)
-
-    far.settimeout(TIMEOUT)
-    assert receive(far, 20) == b"x" * 20
-
-
-def test_a_reset_ends_both_sides(ends: Ends) -> None:
-    proxy, near, far = ends
-    proxy.reset()
-
-    for sock in (near, far):
-        with pytest.raises(ConnectionResetError):
-            sock.recv(1)
-    assert proxy.links == 0
-
-
-def test_a_reset_wakes_what_is_stuck_in_a_full_socket(ends: Ends) -> None:
-    proxy, near, far = ends
-    fill(near, b"x" * 65536)  # nobody reads at the far end
-    proxy.reset()
-
-    with pytest.raises(ConnectionResetError):
-        while far.recv(65536):
-            pass
-    assert proxy.links == 0
-
-
-def test_a_reset_ends_what_is_held_back(ends: Ends) -> None:
-    proxy, near, far = ends
-    proxy.black_hole()
-    near.sendall(b"lost")
-    proxy.reset()
-
-    assert proxy.links == 0
-    with pytest.raises(ConnectionResetError):
-        far.recv(1)
-
-
-def test_a_fin_ends_both_sides_quietly(ends: Ends) -> None:
-    proxy, near, far = ends
-    proxy.fin()
-
-    assert (near.recv(1), far.recv(1)) == (b"", b"")
-
-
-def test_refusing_and_accepting_again_keeps_the_port(ends: Ends) -> None:
-    proxy, near, far = ends
-    port = proxy.port
-    proxy.refuse()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((proxy.host, port), TIMEOUT)
-    near.sendall(b"lives")
-    assert receive(far, 5) == b"lives"
-
-    proxy.accept()
-    socket.create_connection((proxy.host, port), TIMEOUT).close()
-    assert proxy.port == port
-    wait_until(lambda: proxy.accepted == 2)
-
-
-def test_a_target_that_refuses_is_a_reset() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-    with FaultProxy(*address) as proxy, socket.socket() as near:
-        near.settimeout(TIMEOUT)
-        with pytest.raises(ConnectionResetError):  # by either call: the RST is that quick
-            near.connect((proxy.host, proxy.port))
-            near.recv(1)
 
 
 # --- the layout rules ----------------------------------------------------------------------

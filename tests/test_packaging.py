@@ -30,6 +30,7 @@ RUN_TIME = {
 }
 # Modules of ours that need an extra, and what it brings; imported by nothing but the user.
 OPTIONAL = {
+    "app_server": {"werkzeug"},
     "authenticators": {"jwt"},
     "flask": {"flask", "werkzeug"},
     "metrics": {"prometheus_client"},
@@ -99,6 +100,21 @@ def test_the_version_has_one_source() -> None:
     assert f"## {ws_hub.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_the_pytest_plugin_imports_nothing_of_the_package() -> None:
+    """It is imported in every run of pytest, before coverage is measured."""
+    code = (
+        "import sys, pytest\n"
+        "before = set(sys.modules)\n"
+        "import _ws_hub_pytest\n"
+        "print(*sorted(set(sys.modules) - before - set(sys.stdlib_module_names)))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert run.stdout.split() == ["_ws_hub_pytest"]
+
+
 # --- the wheel -----------------------------------------------------------------------------
 
 
@@ -106,7 +122,7 @@ def test_the_version_has_one_source() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     """A wheel built from a copy, so that the checkout stays as it is."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "_ws_hub_pytest.py"):
         shutil.copy(ROOT / name, source)
     ignore = shutil.ignore_patterns("__pycache__")
     for package in ("ws_hub", "tests"):
@@ -142,7 +158,7 @@ def test_the_wheel_holds_every_module_the_types_and_the_page(wheel: zipfile.ZipF
     }
 
     assert "ws_hub/py.typed" in shipped
-    assert shipped == wanted
+    assert shipped == wanted | {"_ws_hub_pytest.py"}
 
 
 def test_the_wheel_needs_two_distributions_and_no_more(metadata: Metadata) -> None:
@@ -172,6 +188,14 @@ def test_every_extra_has_distributions(metadata: Metadata) -> None:
 
     assert {"flask", "test", "dev", "bench"} <= extras
     assert [name for name in extras if f'extra == "{name}"' not in declared] == []
+
+
+def test_the_pytest_plugin_is_found_by_pytest(wheel: zipfile.ZipFile) -> None:
+    (name,) = (each for each in wheel.namelist() if each.endswith("entry_points.txt"))
+    entries = configparser.ConfigParser()
+    entries.read_string(wheel.read(name).decode())
+
+    assert dict(entries["pytest11"]) == {"ws_hub": "_ws_hub_pytest"}
 
 
 def test_the_command_is_the_main_function_of_the_command_line(wheel: zipfile.ZipFile) -> None:

@@ -164,6 +164,10 @@ server.server_close()
 }
 
 
+# A snippet marked by one of these is a module of tests, and is run alone by this one.
+RUNNERS = {"pytest": ["pytest", "-p", "no:cacheprovider"], "unittest": ["unittest"]}
+
+
 @dataclass(frozen=True)
 class Snippet:
     path: Path
@@ -239,18 +243,19 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("snippet", snippets("python", "py"), ids=str)
 def test_a_python_snippet_runs(snippet: Snippet, workplace: Path) -> None:
-    code = snippet.code
-    if snippet.path.name != "README.md":
+    code, command, alone = snippet.code, ["snippet.py"], snippet.path.name == "README.md"
+    if snippet.mark in RUNNERS:
+        command, alone = ["-m", *RUNNERS[snippet.mark], "snippet.py"], True
+    if not alone:
         code = PRELUDE + BEFORE.get(snippet.mark, "") + code
-    if snippet.mark:
+    if snippet.mark in AFTER:
         code += "import threading\n" + AFTER[snippet.mark]
-    if snippet.path.name != "README.md":
+    if not alone:
         code += POSTLUDE
-    script = workplace / "snippet.py"
-    script.write_text(code, encoding="utf-8")
+    (workplace / "snippet.py").write_text(code, encoding="utf-8")
 
     run = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", str(script)],
+        [sys.executable, "-W", "error::ResourceWarning", *command],
         cwd=workplace,
         env=environment(),
         capture_output=True,

@@ -108,7 +108,7 @@ class Event:
     def set(self) -> None:
         """Set it, and wake all waiting threads."""
         self._is_set = True
-        _open(self._gates, len(self._gates))
+        self.wake()
 
     def clear(self) -> None:
         """Reset it."""
@@ -117,6 +117,18 @@ class Event:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set, at most `timeout` seconds; return whether it is."""
         return _wait(self.is_set, self._gates, timeout)
+
+    def wait_or(self, other: Callable[[], bool]) -> bool:
+        """Wait until it is set or `other()` is true; return whether it is set.
+
+        The thread that makes `other` true calls `wake` afterwards.
+        """
+        _wait(lambda: self._is_set or other(), self._gates, None)
+        return self._is_set
+
+    def wake(self) -> None:
+        """Have all waiting threads check again what they wait for."""
+        _open(self._gates, len(self._gates))
 
 
 class Wakeup(queue.SimpleQueue[None]):

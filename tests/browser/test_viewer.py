@@ -16,10 +16,11 @@ import pytest
 
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
-from tests.support import FaultProxy, wait_until
+from tests.support import wait_until
 from ws_hub.protocol.message import Message
 from ws_hub.server.server import serve
 from ws_hub.server.viewer import page_app
+from ws_hub.testing import FaultProxy
 
 pytestmark = pytest.mark.browser
 

@@ -30,7 +30,6 @@ from tests.support import (
     PONG,
     TEXT,
     TIMEOUT,
-    FaultProxy,
     deflated,
     inflated,
     reset,
@@ -44,6 +43,7 @@ from ws_hub.protocol import compression
 from ws_hub.reconnect.connection import Connection
 from ws_hub.reconnect.inbox import Inbox
 from ws_hub.reconnect.stream import READ, Stream
+from ws_hub.testing import FaultProxy
 
 
 def idle(peer: ServerPeer) -> None:

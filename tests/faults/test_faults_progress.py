@@ -26,7 +26,6 @@ from tests.support import (
     PING,
     PONG,
     TIMEOUT,
-    FaultProxy,
     RawPeer,
     fill,
     messages_in,
@@ -59,6 +58,7 @@ from ws_hub.hub.stats import Counters
 from ws_hub.protocol.handshake import Answer, refusal
 from ws_hub.protocol.message import encode
 from ws_hub.protocol.publication import Batch, publish
+from ws_hub.testing import FaultProxy
 
 SECRET = refusal("503 Service Unavailable", "not for other connections")
 

@@ -20,8 +20,9 @@ import pytest
 
 from tests.harness import parked
 from tests.integration.apps.live import Live, Notes, at_once, live, subscribe
-from tests.support import PING, PONG, TEXT, TIMEOUT, FaultProxy, RawPeer, wait_until
+from tests.support import PING, PONG, TEXT, TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, Client, ConnectionClosed, HubFull, Message, MessageEncodeError
+from ws_hub.testing import FaultProxy
 
 SEED = 20261123
 

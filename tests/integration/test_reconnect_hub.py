@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.clients import Seen
-from tests.support import TIMEOUT, FaultProxy, wait_until
+from tests.support import TIMEOUT, wait_until
 from ws_hub import (
     AuthResult,
     BearerTokenAuth,
@@ -25,6 +25,7 @@ from ws_hub.errors import ConnectionClosed
 from ws_hub.reconnect.client import MessagesLost
 from ws_hub.reconnect.config import ReconnectConfig
 from ws_hub.reconnect.retries import Retries
+from ws_hub.testing import FaultProxy
 
 KEEPS = HubConfig(
     rules=[ChannelRule(pattern="kept:*", history_messages=10_000)],

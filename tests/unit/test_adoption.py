@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import open_files
 from tests.integration.apps.live import at_once
 from tests.support import reset, small_pair, tcp_pair
 from ws_hub.connection import adoption
 from ws_hub.connection.adoption import adopt, dismiss, leave
 from ws_hub.errors import AdoptionError
+from ws_hub.testing.leaks import open_files
 
 
 def test_the_adopted_socket_is_the_connection() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import open_files
 from tests.interventions import before_each_request
 from tests.support import TIMEOUT, fill, small_pair
 from ws_hub import threads
 from ws_hub.connection.poller import Poller
+from ws_hub.testing.leaks import open_files
 
 
 class Desk:

@@ -61,6 +61,8 @@ class ReconnectingClient:
     Args:
         config: a ReconnectConfig, or a URL.
         clock: returns monotonic seconds.
+        wait: waits between two attempts: for an event, at most so many seconds, and returns
+            whether it is set. With `clock` what a test needs (`ws_hub.testing.FakeClock`).
         random: returns numbers in [0, 1), for the jitter.
         settings: fields of the ReconnectConfig, when `config` is a URL.
 
@@ -72,6 +74,7 @@ class ReconnectingClient:
         config: ReconnectConfig | str,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[Event, float], bool] = Event.wait,
         random: Callable[[], float] = random_module.random,
         **settings: Any,
     ) -> None:
@@ -82,6 +85,7 @@ class ReconnectingClient:
         parse_target(config)  # raises ConfigError now, not at every attempt
         self._config = config
         self._clock = clock
+        self._wait = wait
         self._random = random
         self._number = next(_numbers)
         parts = urlsplit(config.url)
@@ -351,7 +355,7 @@ class ReconnectingClient:
                 )
             if not retry:
                 self._give_up(failure)
-            if self._closed.wait(retries.wait(failure) if retry else 0):
+            if self._wait(self._closed, retries.wait(failure) if retry else 0):
                 return
 
     def _give_up(self, failure: Exception) -> None:

@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support import TIMEOUT, FaultProxy, RawPeer, wait_until
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Client, Hub, HubConfig, Server, serve
 from ws_hub.connection.connection import Connection
+from ws_hub.testing import FaultProxy
 
 
 class Live:
