@@ -546,8 +546,10 @@ def test_what_meets_a_limit_is_counted_by_its_name(data: bytes, name: str) -> No
             assert getattr(before, name) == 0
 
 
-def test_a_client_that_is_within_all_bounds_meets_none(hub: Live) -> None:
-    with hub.subscribed(*(f"c{number}" for number in range(50))) as peer:
+def test_a_client_that_is_within_all_bounds_meets_none() -> None:
+    """All bounds that count; how much processor time it takes is a matter of the machine."""
+    time = {"max_processing_rate": None, "max_processing_rate_in_all": None}
+    with live(**time) as hub, hub.subscribed(*(f"c{number}" for number in range(50))) as peer:
         for number in range(500):
             peer.send_json({"type": "ping", "id": number})
         peer.send_raw(frame(PING, b"") * 100)
