@@ -38,7 +38,7 @@ _TYPES = {
 }
 _PAGE = "index.html"
 _PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
-_CLIENT = "ws_hub.js"  # served at the root, because applications use it too
+_CLIENT = ("ws_hub.js", "ws_hub_shared.js")  # at the root, because applications use it too
 
 # Scripts and styles from our own files only, whatever a log line contains. `'self'`
 # includes ws:// and wss:// to the same host.
@@ -59,7 +59,7 @@ def page_app(
     """Return a WSGI application that serves the viewer's page for a hub.
 
     It answers `/` (the page), `/static/...`, `/ws_hub.js` (the browser client, which other
-    pages may use too) and `/api/channels`: the channels with history, newest first, 200 of
+    pages may use too, with `/ws_hub_shared.js`) and `/api/channels`: the channels with history, newest first, 200 of
     them unless `limit`, `offset` and `search` ask for others. A hub with an authenticator
     or a channel_authoriser does not list its channels (403). The WebSocket itself is
     served by `middleware`.
@@ -92,9 +92,8 @@ class _Page:
         self._fallback = fallback
         files = _read_static()
         self._template = string.Template(files.pop(_PAGE).decode())
-        client = files.pop(_CLIENT)
-        self._files = {f"/static/{name}": body for name, body in files.items()}
-        self._files[f"/{_CLIENT}"] = client
+        self._files = {f"/{name}": files.pop(name) for name in _CLIENT}
+        self._files |= {f"/static/{name}": body for name, body in files.items()}
         self._files["/favicon.ico"] = files["icon.svg"]
         self._tags = {path: _tag(body) for path, body in self._files.items()}
 
