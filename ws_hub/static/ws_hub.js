@@ -280,7 +280,8 @@ export class HubClient extends EventTarget {
       const value = this.options[name];
       if (!(value > 0)) throw new RangeError(`${name} must be a positive number, not ${value}`);
     }
-    const {shared, token} = this.options;
+    const {shared, token, WebSocket} = this.options;
+    if (!WebSocket) throw new TypeError("there is no WebSocket here: give one as {WebSocket}");
     if (shared === true && token) { // a tab must not get what another user may read
       throw new TypeError('with a token, shared must name whose connection it is: "user 7"');
     }
@@ -328,7 +329,7 @@ export class HubClient extends EventTarget {
     const socket = this._drop("closed");
     try {
       socket?.close(code, reason);
-    } catch (error) { // a code or reason that a page may not send
+    } catch (error) { // what a page may not send
       socket.close();
       report(error);
     }
@@ -409,13 +410,12 @@ export class HubClient extends EventTarget {
   }
 
   _request(subscription) {
-    if (this.state !== "connected") return; // sent when it is
+    if (this.state !== "connected") return;
     this._forget(subscription);
     this.send(subscription._request(this._remember(subscription)));
   }
 
-  // The numbers fell: a new numbering, or one message twice? A server need not replay to what
-  // is live, so that ends first.
+  // The numbers fell: a new numbering, or a message twice? What is live gets no replay, so it ends.
   _anew(subscription) {
     if (!this._isOurs(subscription)) return;
     this._leave(subscription.channel);
@@ -426,7 +426,7 @@ export class HubClient extends EventTarget {
   _leave(channel) {
     if (this.state !== "connected") return;
     const id = this._remember(null);
-    this._left.delete(channel); // so that the newest stand last
+    this._left.delete(channel);
     this._left.set(channel, id);
     if (this._left.size > MAX_UNANSWERED) this._left.delete(this._left.keys().next().value);
     this.send({type: "unsubscribe", channel, data: channel, id});
