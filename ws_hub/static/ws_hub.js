@@ -248,7 +248,7 @@ export class Subscription {
 export class HubClient extends EventTarget {
   static fromPage(options) {
     const page = globalThis.document;
-    const told = page?.querySelector('meta[name="ws-hub"]')?.content;
+    const told = options?.url ?? page?.querySelector('meta[name="ws-hub"]')?.content;
     const url = told ? new URL(told, page.baseURI) : new URL("ws", import.meta.url);
     const client = new this(url, options);
     for (const name of ["online", "offline", "visibilitychange"]) {
