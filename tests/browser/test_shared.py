@@ -225,8 +225,8 @@ def test_tabs_that_come_and_go_miss_nothing_and_get_nothing_twice(
     page.open(url)
     page.eval(
         """import("/ws_hub.js").then(({HubClient}) => {
-          let state = %d * 7919 + 1;
-          window.random = (n) => (state = (state * 48271) %% 2147483647) %% n;
+          let state = SEED * 7919 + 1;
+          window.random = (n) => (state = (state * 48271) % 2147483647) % n;
           window.faults = [];
           window.tabs = Array.from({length: 5}, () => {
             const client = new HubClient("/ws", {shared: true, initialBackoff: 10, maxBackoff: 20});
@@ -250,8 +250,7 @@ def test_tabs_that_come_and_go_miss_nothing_and_get_nothing_twice(
               }, {...options, onGap: (n) => fault("gap", n)});
             }
           };
-        })"""
-        % seed
+        })""".replace("SEED", str(seed))
     )
     page.wait_for("tabs.every(({client}) => client.state === 'connected')")
     number = 0

@@ -48,6 +48,7 @@ const STYLE = `
   tab-size: 8;
   overscroll-behavior: contain;
   scrollbar-color: var(--faint) transparent;
+  text-align: start;
 }
 
 .log.times { --gutter: calc(12ch + 26px); }
