@@ -16,7 +16,7 @@ from tests.test_snippets import ROOT, Snippet, snippets
 from ws_hub import APIKeyAuth, ChannelRule, Client, Hub, HubConfig, Message, serve
 from ws_hub.page import page_app
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]  # npm may have to install
 
 FOUND = {
     each.mark: each for each in snippets("js", "html") if each.path == ROOT / "docs" / "browser.md"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.browser.chromium import Browser, Page
-from tests.browser.conftest import Site
 from tests.support import wait_until
 from ws_hub import ChannelRule, Hub, HubConfig, Message, serve
 from ws_hub.page import page_app

@@ -12,6 +12,7 @@ import {
   webSocketUrl,
 } from "./ws_hub.js";
 import type {Message, State, Sync} from "./ws_hub.js";
+import {AnsiParser, LineAssembler, WsHubLog} from "./static/ws_hub_log.js";
 
 interface Saved {
   path: string;
@@ -61,6 +62,12 @@ other.retryNow();
 other.close(1000, "done");
 const waits: (number | null)[] = [calculateBackoff(1), fullJitter(1), waitAsked("")];
 console.log(sent, waits, splitBatch(""), webSocketUrl("/ws"), tokenProtocols("a"));
+
+const log: WsHubLog = document.createElement("ws-hub-log");
+log.client = other;
+const bold: boolean[] = new AnsiParser().parse("x").map(({style}) => style?.bold ?? false);
+const cut: number[] = new LineAssembler(100).feed("x\r").map((line) => line.cut);
+console.log(bold, cut);
 
 // What is a mistake is told as one.
 // @ts-expect-error: a channel is a text

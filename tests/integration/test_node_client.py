@@ -21,7 +21,11 @@ from ws_hub import Hub, serve
 CLIENT = node.STATIC / "ws_hub.js"
 MODEL = Path(__file__).with_name("model_client.mjs")
 
-pytestmark = pytest.mark.skipif(node.NODE is None, reason="no Node on this machine")
+# Where npm has not installed the packages yet, it does so in the first test.
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(node.NODE is None, reason="no Node on this machine"),
+]
 
 
 class NodeClient:

@@ -14,6 +14,12 @@ from tests import node
 from tests.support import TIMEOUT
 from ws_hub import ChannelRule, Client, Hub, HubConfig, Message, serve
 
+# Where npm has not installed the packages yet, it does so in the first test.
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(node.NODE is None, reason="no Node on this machine"),
+]
+
 # Each script ends with `return`; `take` collects n messages of a loop. What the server does for
 # a test, it does when it is asked to, as `on_message`.
 PROGRAM = """
@@ -380,6 +386,17 @@ def test_it_runs_on_the_websocket_of_node(served: Served, folder: Path) -> None:
     """
     with served.hub, serve(served.hub, port=0) as server:
         assert node.run(folder, program, server.url) == "by itself"
+
+
+def test_tabs_that_cannot_share_have_a_connection_of_their_own(script: Script) -> None:
+    said = script("""
+        const alone = new HubClient(process.argv[2], {WebSocket, shared: true});
+        alone.connect();
+        const answer = await alone.request("echo", "alone");
+        alone.close();
+        return [answer, warned];
+    """)
+    assert said == ["alone", []]
 
 
 def test_without_a_websocket_it_says_what_to_do(folder: Path) -> None:

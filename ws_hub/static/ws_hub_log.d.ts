@@ -1,6 +1,9 @@
-/** Types of ws_hub_log.js: `<ws-hub-log channel="process:build-42">`, and lines from output. */
+/**
+ * Types of ws_hub_log.js: `<ws-hub-log channel="process:build-42">`, and lines from output.
+ * In a folder one level below ws_hub.js, as the file itself.
+ */
 
-import type {HubClient} from "./ws_hub.js";
+import type {HubClient} from "../ws_hub.js";
 
 /**
  * Attributes: `channel`; `url` of the hub (by default as `HubClient.fromPage`); `lines` that are
