@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tests import node
 from tests.browser.chromium import Browser, Page
+from tests.integration.gohub import GoHub
 from tests.support import wait_until
-from ws_hub import ChannelRule, Hub, HubConfig, Message, serve
+from ws_hub import APIKeyAuth, ChannelRule, Hub, HubConfig, Message, serve
 from ws_hub.page import page_app
 
 pytestmark = pytest.mark.browser
@@ -57,8 +60,8 @@ def second(browser: Browser, first: Page, url: str) -> Iterator[Page]:
         assert page.complaints() == []
 
 
-def start(page: Page, url: str, **options: object) -> Page:
-    page.open(url)
+def start(page: Page, place: str, /, **options: object) -> Page:
+    page.open(place)
     page.eval(CLIENT % json.dumps({"shared": True, **options}))
     page.wait_for("client.state === 'connected'")
     return page
@@ -214,6 +217,57 @@ def test_tabs_of_different_users_do_not_share(hub: Hub, first: Page, browser: Br
             })
         """
         assert "whose connection" in other.eval(refused)
+
+
+def test_tabs_share_a_connection_to_a_go_hub(page: Page, browser: Browser, hub: Hub) -> None:
+    def files(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        """The scripts without the policy of the viewer's page, which forbids other hosts."""
+        name = environ["PATH_INFO"][1:]
+        script = name.endswith(".js")
+        kind = "text/javascript" if script else "text/html"
+        start_response("200 OK", [("Content-Type", kind)])
+        return [(node.STATIC / name).read_bytes() if script else b"<!doctype html>"]
+
+    with (
+        GoHub() as go,
+        serve(hub, port=0, app=files) as server,
+        Page(browser, beside=page) as other,
+    ):
+        for tab in (page, other):
+            start(tab, f"http://127.0.0.1:{server.port}/", url=go.url)
+            tab.eval("void (window.sub = watch('news'))")
+        go.wait_subscribed("news")
+        for tab in (page, other):  # what a tab has said before this is said
+            tab.eval("client.wake()")
+        assert go.clients == 1
+        messages = [{"type": "event", "channel": "news", "data": n} for n in range(3)]
+        go.send_to_channel("news", *messages)
+        for tab in (page, other):
+            tab.wait_for(has(0, 1, 2))
+        page.eval("sub.close()")
+        page.eval("client.wake()")
+        go.send_to_channel("news", *messages)
+        other.wait_for("seen.length === 6")
+        other.eval("sub.close()")
+        go.wait_unsubscribed("news")
+        assert page.eval("seen.length") == 3
+
+
+def test_a_token_that_is_a_message_is_sent_once_for_all_tabs(page: Page, browser: Browser) -> None:
+    config = HubConfig(authenticator=APIKeyAuth({"secret": "ann"}), auth_by_message=True)
+    with (
+        Hub(config) as hub,
+        serve(hub, port=0, app=page_app(hub)) as server,
+        Page(browser, beside=page) as other,
+    ):
+        for tab in (page, other):
+            options = {"shared": "ann", "token": "secret", "tokenIn": "message"}
+            start(tab, f"http://127.0.0.1:{server.port}/static/icon.svg", **options)
+            tab.eval("watch('news').ready.then(() => {})")
+        publish(hub, 1, channel="news")
+        for tab in (page, other):
+            tab.wait_for(has(1))
+        assert [client.user_id for client in hub.all_clients()] == ["ann"]
 
 
 @pytest.mark.parametrize("seed", range(3))
