@@ -124,13 +124,24 @@ class Browser:
 
 
 class Page:
-    """One tab, in a profile of its own: no storage of another test."""
+    """One tab, in a profile of its own, or of another tab: no storage of another test."""
 
     def __init__(
-        self, browser: Browser, *, width: int = 1280, height: int = 800, dark: bool = False
+        self,
+        browser: Browser,
+        *,
+        beside: Page | None = None,
+        width: int = 1280,
+        height: int = 800,
+        dark: bool = False,
     ) -> None:
         self._browser = browser
-        self._context = browser.call("Target.createBrowserContext")["browserContextId"]
+        self._owns_context = beside is None
+        self._context = (
+            browser.call("Target.createBrowserContext")["browserContextId"]
+            if beside is None
+            else beside._context
+        )
         self._target = browser.call(
             "Target.createTarget", url="about:blank", browserContextId=self._context
         )["targetId"]
@@ -153,7 +164,16 @@ class Page:
 
     def close(self) -> None:
         self._browser.call("Target.closeTarget", targetId=self._target)
-        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
+        if self._owns_context:
+            self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
+
+    def close_workers(self) -> int:
+        """End the shared workers of all tabs, as when a browser's process dies."""
+        targets = self._browser.call("Target.getTargets")["targetInfos"]
+        workers = [each for each in targets if each["type"] == "shared_worker"]
+        for worker in workers:
+            self._browser.call("Target.closeTarget", targetId=worker["targetId"])
+        return len(workers)
 
     def resize(self, width: int, height: int, scale: float = 1, mobile: bool = False) -> None:
         self.call(
@@ -200,7 +220,7 @@ class Page:
         try:
             return wait_until(found, timeout, script)
         except AssertionError as error:
-            shown = self.eval("document.body.innerText.slice(0, 2000)")
+            shown = self.eval("document.body?.innerText.slice(0, 2000)")
             raise AssertionError(
                 f"{error}\nthe page shows:\n{shown}\n{self.complaints()}"
             ) from None
@@ -227,6 +247,11 @@ class Page:
     def screenshot(self, path: Path) -> None:
         data = self.call("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(data))
+
+    def forget(self) -> None:
+        """Let what the console has said by now count for nothing."""
+        self.eval("1")
+        self._browser.events.clear()
 
     def complaints(self) -> list[str]:
         """What the page's console says is wrong: exceptions, errors, violated policies.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,29 +12,31 @@ from typing import Any
 
 import pytest
 
-import ws_hub
+from tests import node
 from tests.integration.gohub import GoHub
 from tests.support import wait_until
 from tests.wire_model import Json, Outcome, Trial
 from ws_hub import Hub, serve
 
-NODE = shutil.which("node")
-CLIENT = Path(ws_hub.__file__).parent / "static" / "ws_hub.js"
-NPM = shutil.which("npm")
+CLIENT = node.STATIC / "ws_hub.js"
 MODEL = Path(__file__).with_name("model_client.mjs")
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="no Node on this machine")
+# Where npm has not installed the packages yet, it does so in the first test.
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(node.NODE is None, reason="no Node on this machine"),
+]
 
 
 class NodeClient:
     """ws_hub.js in a process of its own, without sockets."""
 
     def __init__(self) -> None:
-        assert NODE is not None
+        assert node.NODE is not None
         # Below a shell, which only waits: the check for what a test leaves behind sees a child
         # in another state as another child.
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", '"$@"; exit', "sh", NODE, str(MODEL), str(CLIENT)],
+            ["/bin/sh", "-c", '"$@"; exit', "sh", node.NODE, str(MODEL), str(CLIENT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -73,7 +74,7 @@ class NodeClient:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[NodeClient]:
+def model() -> Iterator[NodeClient]:
     client = NodeClient().reset()
     yield client
     client.close()
@@ -81,16 +82,16 @@ def node() -> Iterator[NodeClient]:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_fault_93_each_message_comes_once_in_order_and_for_the_newest_subscription(
-    node: NodeClient, seed: int
+    model: NodeClient, seed: int
 ) -> None:
-    Trial(seed, node.reset()).run()
+    Trial(seed, model.reset()).run()
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_fault_93_a_go_hub_which_answers_nothing_is_followed_all_the_same(
-    node: NodeClient, seed: int
+    model: NodeClient, seed: int
 ) -> None:
-    Trial(seed, node.reset(), go=True).run()
+    Trial(seed, model.reset(), go=True).run()
 
 
 # --- on npm's `ws` ---------------------------------------------------------------------------
@@ -99,20 +100,12 @@ def test_fault_93_a_go_hub_which_answers_nothing_is_followed_all_the_same(
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `ws` can be imported."""
-    if NPM is None:
-        pytest.skip("no npm on this machine")
-    folder = tmp_path_factory.mktemp("npm")
-    install = [NPM, "install", "--no-audit", "--no-fund", "--silent", "ws@8"]
-    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=120)
-    if done.returncode:
-        pytest.skip(f"npm cannot install ws: {done.stderr[-200:]}")
-    (folder / "ws_hub.mjs").write_bytes(CLIENT.read_bytes())
-    return folder
+    return node.prepare(tmp_path_factory.mktemp("npm"))
 
 
 PROGRAM = """
 import {WebSocket} from "ws";
-import {HubClient} from "./ws_hub.mjs";
+import {HubClient} from "./ws_hub.js";
 const [url, options] = JSON.parse(process.argv[2]);
 const hub = new HubClient(url, {WebSocket, initialBackoff: 20, maxBackoff: 40, ...options});
 const say = (...what) => console.log(JSON.stringify(what));
@@ -128,10 +121,10 @@ class Program:
     """A Node program that follows `process:b`, and what it says."""
 
     def __init__(self, folder: Path, url: str, **options: Any) -> None:
-        assert NODE is not None
+        assert node.NODE is not None
         (folder / "program.mjs").write_text(PROGRAM, encoding="utf-8")
         self.process = subprocess.Popen(
-            [NODE, "program.mjs", json.dumps([url, options])],
+            [node.NODE, "program.mjs", json.dumps([url, options])],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

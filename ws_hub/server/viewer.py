@@ -38,7 +38,8 @@ _TYPES = {
 }
 _PAGE = "index.html"
 _PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
-_CLIENT = "ws_hub.js"  # served at the root, because applications use it too
+_ELEMENT = "ws_hub_log.js"  # answered at the root by the way to it, beside what it imports
+_CLIENT = ("ws_hub.js", "ws_hub_shared.js")  # at the root, because applications use it too
 
 # Scripts and styles from our own files only, whatever a log line contains. `'self'`
 # includes ws:// and wss:// to the same host.
@@ -58,8 +59,9 @@ def page_app(
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
-    It answers `/` (the page), `/static/...`, `/ws_hub.js` (the browser client, which other
-    pages may use too) and `/api/channels`: the channels with history, newest first, 200 of
+    It answers `/` (the page), `/static/...`, `/ws_hub.js` and `/ws_hub_shared.js` (the
+    browser client, which other pages may use too), `/ws_hub_log.js` (an element that shows a
+    log on any page) and `/api/channels`: the channels with history, newest first, 200 of
     them unless `limit`, `offset` and `search` ask for others. A hub with an authenticator
     or a channel_authoriser does not list its channels (403). The WebSocket itself is
     served by `middleware`.
@@ -92,9 +94,8 @@ class _Page:
         self._fallback = fallback
         files = _read_static()
         self._template = string.Template(files.pop(_PAGE).decode())
-        client = files.pop(_CLIENT)
-        self._files = {f"/static/{name}": body for name, body in files.items()}
-        self._files[f"/{_CLIENT}"] = client
+        self._files = {f"/{name}": files.pop(name) for name in _CLIENT}
+        self._files |= {f"/static/{name}": body for name, body in files.items()}
         self._files["/favicon.ico"] = files["icon.svg"]
         self._tags = {path: _tag(body) for path, body in self._files.items()}
 
@@ -118,6 +119,8 @@ class _Page:
             return self._page
         if path == "/api/channels":
             return self._channels
+        if path == f"/{_ELEMENT}":
+            return self._element
         return self._file if path in self._files else None
 
     def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -167,7 +170,16 @@ class _Page:
         name = environ["SCRIPT_NAME"].rpartition("/")[2]
         # Relative as well: only the browser knows the URL before the last segment.
         place = f"./{quote(name, encoding='latin-1')}/" + (f"?{query}" if query else "")
-        text = b"The page is one slash further\n"
+        return self._redirect(environ, start_response, place)
+
+    def _element(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # What a module imports is relative to where it was found in the end.
+        return self._redirect(environ, start_response, f"./static/{_ELEMENT}")
+
+    def _redirect(
+        self, environ: Environ, start_response: StartResponse, place: str
+    ) -> Iterable[bytes]:
+        text = b"It is one step further\n"
         return _answer(
             environ, start_response, "308 Permanent Redirect", "txt", text, ("Location", place)
         )

@@ -10,15 +10,15 @@
  */
 
 import {readable, toHex, toRgb} from "./ansi.js";
+import {logStyle} from "./log_style.js";
 
-const CHUNK_LINES = 200;
+const CHUNK_LINES = 200; // at most
 const FRAME_BUDGET = 8; // milliseconds of a frame for building nodes
 /* In a burst laying out and painting each frame would cost more than the lines: fewer frames. */
 const BURST_LINES = 300; // since the last frame
 const BURST_PAUSE = 200; // milliseconds between frames
 const AT_END = 4; // pixels
 const MARKS_PER_LINE = 100;
-const [LIGHT, DARK] = [[255, 255, 255], [16, 18, 22]]; // the grounds of viewer.css
 
 /** One line, or a note between lines. */
 class Line {
@@ -55,7 +55,7 @@ class Chunk {
 }
 
 /**
- * A log in a scrolling element.
+ * A log in a scrolling element, of a page or of a shadow tree, which gets the class "log".
  *
  * `onChange()` is called, once a frame at most, when counts, matches or following have changed.
  */
@@ -67,14 +67,29 @@ export class LogView {
     this.onChange = onChange;
     this.content = document.createElement("div");
     this.content.className = "lines";
+    scroller.classList.add("log");
     scroller.replaceChildren(this.content);
-    this._dark = matchMedia("(prefers-color-scheme: dark)");
-    this._dark.addEventListener("change", () => this._rebuild());
+    const {adoptedStyleSheets: sheets} = scroller.getRootNode();
+    if (!sheets.includes(logStyle)) sheets.push(logStyle);
+    this._chunkLines = Math.max(1, Math.min(CHUNK_LINES, Math.floor(maxLines / 10)));
+    this._ground = [255, 255, 255]; // the colour behind the lines, by which others are chosen
+    this._closed = new AbortController();
+    const {signal} = this._closed;
+    const scheme = matchMedia("(prefers-color-scheme: dark)");
+    scheme.addEventListener("change", () => this._schedule(), {signal});
     this._seen = new IntersectionObserver((entries) => this._sight(entries), {root: scroller, rootMargin: "200px"});
-    scroller.addEventListener("scroll", () => this._scrolled(), {passive: true});
-    new ResizeObserver(() => this._schedule()).observe(scroller);
+    scroller.addEventListener("scroll", () => this._scrolled(), {passive: true, signal});
+    this._sizes = new ResizeObserver(() => this._schedule());
+    this._sizes.observe(scroller);
     this._reset();
     this.following = true;
+  }
+
+  /** Let go of the page: what is shown stays. */
+  close() {
+    this._closed.abort();
+    this._seen.disconnect();
+    this._sizes.disconnect();
   }
 
   _reset() {
@@ -101,7 +116,7 @@ export class LogView {
   /** Add a line `{runs, time, kind, cut}`; "note" as kind stands between lines and has no number. */
   append(entry) {
     let chunk = this.chunks[this.chunks.length - 1];
-    if (!chunk || chunk.lines.length >= CHUNK_LINES) {
+    if (!chunk || chunk.lines.length >= this._chunkLines) {
       chunk = new Chunk();
       this.chunks.push(chunk);
     }
@@ -180,7 +195,7 @@ export class LogView {
   // --- nodes -------------------------------------------------------------------------------
 
   _schedule() {
-    if (this._frame) return;
+    if (this._frame || this._closed.signal.aborted) return;
     this._frame = 1;
     const draw = () => requestAnimationFrame(() => {
       this._frame = 0;
@@ -199,6 +214,7 @@ export class LogView {
     const start = performance.now();
     const deadline = start + FRAME_BUDGET;
     this._flushed = start;
+    this._look();
     for (const element of this._gone) element.remove();
     for (const line of this._stale) this._paint(line);
     this._stale.clear();
@@ -306,7 +322,7 @@ export class LogView {
       return;
     }
     let rgb = toRgb(color);
-    if (what === "fg" || what === "inv") rgb = readable(rgb, this._dark.matches ? DARK : LIGHT);
+    if (what === "fg" || what === "inv") rgb = readable(rgb, this._ground);
     if (what === "fg" || what === "raw") {
       span.style.color = toHex(rgb);
       return;
@@ -315,11 +331,15 @@ export class LogView {
     if (what === "bg") span.style.color = toHex(readable(rgb, rgb, 7));
   }
 
-  _rebuild() {
+  /** Paint all lines anew when another colour is behind them: another theme. */
+  _look() {
+    const color = getComputedStyle(this.scroller).backgroundColor;
+    const ground = color.startsWith("rgb(") ? color.match(/[0-9.]+/g).map(Number) : [255, 255, 255];
+    if (String(ground) === String(this._ground)) return;
+    this._ground = ground;
     for (const chunk of this.chunks) {
       for (const line of chunk.lines.slice(0, chunk.built)) this._stale.add(line);
     }
-    this._schedule();
   }
 
   // --- following ---------------------------------------------------------------------------
@@ -438,9 +458,10 @@ export class LogView {
 
   /** Colour the very words, where the browser can; near the view only, for there may be many. */
   _highlight() {
-    if (!globalThis.CSS?.highlights) return;
-    CSS.highlights.delete("found");
-    if (!this._query) return;
+    if (!globalThis.CSS?.highlights || !(this._query || this._marked)) return;
+    CSS.highlights.delete("found"); // one name for all logs of a page: only where there is a search
+    this._marked = Boolean(this._query);
+    if (!this._marked) return;
     const ranges = [];
     for (const chunk of this._visible.values()) {
       for (const line of chunk.lines) {

@@ -1,12 +1,12 @@
-/* viewer.js: the page. It wires the connection (ws_hub.js), the meaning of messages (ansi.js,
- * messages.js) and the log (log.js) to what can be seen and pressed.
+/* viewer.js: the page. It wires the connection (ws_hub.js), the meaning of messages (feed.js) and
+ * the log (log.js) to what can be seen and pressed.
  *
  * What comes from the network reaches the page as text nodes and attributes only.
  */
 
-import {LineAssembler} from "./ansi.js";
+import {Feed} from "./feed.js";
 import {LogView} from "./log.js";
-import {clockTime, counted, describeMessage, describeStatus, duration} from "./messages.js";
+import {counted, duration} from "./messages.js";
 import {HubClient} from "../ws_hub.js";
 
 const LIST_EVERY = 3000;
@@ -22,11 +22,7 @@ class Watch {
     this.channel = channel;
     this.isProcess = channel.startsWith(PROCESS);
     this.name = this.isProcess ? channel.slice(PROCESS.length) : channel || "Broadcasts";
-    this.assembler = new LineAssembler();
-    this.open = null; // the line that the next text replaces
-    this.status = null;
-    this.started = null; // the server's clock
-    this.ended = null;
+    this.feed = new Feed(view, {onStatus: statusChanged});
     this.subscription = null;
     this.catchUp = null; // {left, from, first}: messages still to come of a replay, the line it began at
     this.refused = "";
@@ -35,7 +31,7 @@ class Watch {
 
 const view = new LogView($("log"), {onChange: showNumbers});
 const client = new HubClient(config.ws);
-let watch = new Watch("");
+let watch = null; // until the page has started
 let skew = Infinity; // this clock minus the server's, as the quickest message showed it
 let retryAt = 0; // on the clock of `now`
 let wasConnected = false;
@@ -52,65 +48,22 @@ function now() {
 function received(message) {
   const moment = Date.parse(message.timestamp ?? "");
   if (moment) skew = Math.min(skew, now() - moment);
-  if (message.type === "process_output" && typeof message.data === "string") output(message);
-  else if (message.type === "process_status") status(message, moment);
-  else describeMessage(message).forEach((entry) => view.append(entry));
+  watch.feed.received(message);
   countDown();
 }
 
-function output(message) {
-  const time = clockTime(message.timestamp);
-  for (const {runs, cut, done, replaces} of watch.assembler.feed(message.data)) {
-    const entry = {runs, cut, time};
-    if (replaces && watch.open) view.replace(watch.open, entry);
-    else watch.open = view.append(entry);
-    if (done) watch.open = null;
-  }
-}
-
-function endLine() {
-  watch.assembler.finish();
-  watch.open = null;
-}
-
-function status(message, moment) {
-  endLine();
-  const known = describeStatus(message.data);
-  if (known.state === "running") {
-    if (watch.status && view.total) note("started again");
-    [watch.started, watch.ended] = [moment || null, null];
-  } else if (known.state !== "other") {
-    watch.ended = moment || null;
-    const took = watch.started && watch.ended ? ` after ${duration(watch.ended - watch.started)}` : "";
-    note([known.text + took, known.detail].filter(Boolean).join(": "), {name: known.state});
-  }
-  watch.status = known;
+function statusChanged(known) {
   if (client.state === "connected") say(`${watch.name} ${known.text}`);
   showStatus();
 }
 
-function note(text, {name = "", gap = false} = {}) {
-  view.append({kind: "note", runs: [{text, gap, style: {name}}]});
-}
-
-/** The server has answered a subscribe: say what is gone, and count what is made up for. */
-function synced({first, replayed, recovered, restarted, missed}) {
-  if (restarted) {
-    endLine();
-    watch.status = null;
-    note("the server has started anew: another numbering begins", {gap: true});
-  }
-  if (missed > 0) missing(missed, first ? "earlier " : "");
-  else if (!recovered && !restarted) missing(0, "");
+/** The server has answered a subscribe: count what is made up for. */
+function synced(sync) {
+  watch.feed.synced(sync);
   watch.refused = "";
-  watch.catchUp = {left: replayed, from: view.total, first};
+  watch.catchUp = {left: sync.replayed, from: view.total, first: sync.first};
   countDown(0);
   showStatus();
-}
-
-function missing(number, which) {
-  const what = number ? counted(number, `${which}message`) : "some messages";
-  note(`${what} ${number === 1 ? "is" : "are"} missing here: no longer kept by the server`, {name: "gap", gap: true});
 }
 
 function countDown(step = 1) {
@@ -130,14 +83,14 @@ function countDown(step = 1) {
 // --- what is watched -----------------------------------------------------------------------
 
 function select(channel) {
-  watch.subscription?.close();
+  watch?.subscription?.close();
   const next = (watch = new Watch(channel));
   view.clear();
   if (channel) {
     next.subscription = client.subscribe(channel, received, {
       since: 0,
       onSync: synced,
-      onGap: (number) => missing(number, ""),
+      onGap: (number) => next.feed.missing(number),
       onLagged: () => banner("This page was too slow for the server; the rest follows.", {seconds: CAUGHT_UP_FOR}),
       onError: (message) => {
         next.refused = String(message.data);
@@ -168,7 +121,7 @@ client.addEventListener("state", ({detail}) => {
     wasConnected = true;
   } else if (detail.state === "waiting") {
     if (!$("banner").classList.contains("lost")) say(lostText());
-    banner(lostText(), {name: isOver() ? "lost over" : "lost", retry: true});
+    banner(lostText(), {name: watch.feed.over ? "lost over" : "lost", retry: true});
   } else if (detail.state === "closed") {
     const reason = detail.reason || `code ${detail.code}`;
     banner(`The server does not let this page in (${reason}). Reload it to try again.`, {name: "bad"});
@@ -198,12 +151,8 @@ async function wake() {
   showLink();
 }
 
-function isOver() {
-  return Boolean(watch.status && ["ok", "failed", "unknown"].includes(watch.status.state));
-}
-
 function lostText() {
-  if (isOver()) return "The server has gone. What it sent is here, to the end.";
+  if (watch.feed.over) return "The server has gone. What it sent is here, to the end.";
   const seconds = Math.ceil((retryAt - now()) / 1000);
   const when = seconds > 1 ? `reconnecting in ${seconds} s…` : "reconnecting…";
   return wasConnected ? `Connection lost, ${when}` : `The server cannot be reached, ${when}`;
@@ -232,7 +181,7 @@ function say(text) {
 
 function showStatus() {
   const waiting = watch.isProcess ? "waiting" : watch.channel ? "events" : "";
-  const known = watch.status ?? {state: "none", text: waiting};
+  const known = watch.feed.status ?? {state: "none", text: waiting};
   const live = isLive();
   $("name").textContent = watch.name;
   $("name").title = watch.channel;
@@ -254,9 +203,10 @@ function showNumbers() {
 }
 
 function showClock() {
-  const end = watch.ended ?? (watch.status?.state === "running" ? now() - skew : null);
-  const known = watch.started !== null && end !== null && Number.isFinite(end);
-  $("elapsed").textContent = known ? duration(end - watch.started).replace(/\.\d(?= s)/, (part) => (watch.ended ? part : "")) : "";
+  const {started, ended, status} = watch.feed;
+  const end = ended ?? (status?.state === "running" ? now() - skew : null);
+  const known = started !== null && end !== null && Number.isFinite(end);
+  $("elapsed").textContent = known ? duration(end - started).replace(/\.\d(?= s)/, (part) => (ended ? part : "")) : "";
   if (client.state === "waiting" && retryAt) $("banner-text").textContent = lostText();
 }
 
@@ -283,8 +233,8 @@ function showCounts() {
 function emptyText() {
   if (!watch.channel) return "Broadcasts show here as they come. Choose a channel to watch a process or its events.";
   if (!watch.isProcess) return "Nothing yet. Events show here as they come.";
-  if (isOver()) return "It printed nothing.";
-  return watch.status ? "Running; it has printed nothing yet." : "Waiting for this process to begin.";
+  if (watch.feed.over) return "It printed nothing.";
+  return watch.feed.status ? "Running; it has printed nothing yet." : "Waiting for this process to begin.";
 }
 
 // --- the list of channels ------------------------------------------------------------------

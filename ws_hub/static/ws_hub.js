@@ -1,127 +1,180 @@
-/* ws_hub.js: a client of a ws_hub server, or of a Go hub with the same wire, for browsers.
+/* ws_hub.js: a client of a ws_hub server, or of a Go hub, for browsers and Node.
  *
- *   import {HubClient} from "/ws_hub.js";
- *
- *   const hub = new HubClient("/ws");
- *   hub.subscribe("process:build-42", (message) => console.log(message.data), {since: 0});
- *   hub.connect();
- *
- * It comes back after a lost connection, with exponential backoff and full jitter, and
- * subscribes again from the last message it has: what was missed is handed on in order, once,
- * and what is lost for good is said (`onGap`). No dependencies, no build step, no DOM.
- *
- * Must not know how anything is shown.
+ * ws_hub.d.ts says what each name is for. Only {shared: ...} loads another file.
  */
 
-/** The answers that would be given again: who you are (4401), what you may (4403). */
-const FINAL_CODES = new Set([4401, 4403]);
-/** What a server says to many at once: a wider spread than after a lost line. */
-const SPREAD_CODES = new Set([1001, 1012, 1013]);
+const FINAL_CODES = [4401, 4403]; // would be given again
+const SPREAD_CODES = [1001, 1012, 1013]; // go to many clients at once
 const SPREAD = 5000;
-const MAX_ASKED = 3600000; // milliseconds that a server may ask for
-const CLOSE_GOING_AWAY = 4000; // ours, when the server has been silent too long
-const LONGEST_TIMER = 2147483647; // milliseconds: a longer one would be over at once
-const MAX_UNANSWERED = 1024; // requests that a Go hub, which never answers, makes us remember
-const MAX_NAME = 4096; // characters: twice in a request, and a hub hangs up at 64 KiB, each time
-const OPEN = 1; // of a WebSocket's readyState
+const MAX_ASKED = 3600000; // that a server may ask for
+const CLOSE_GOING_AWAY = 4000; // the server is silent
+const LONGEST_TIMER = 2147483647; // a longer one would be over at once
+const MAX_UNANSWERED = 1024; // a Go hub never answers
+const MAX_NAME = 4096; // twice in a request, and a hub hangs up at 64 KiB
+const OWN_ID = "ws-hub:"; // begins ids that no application gives
 const NOT_LOOKED_AT =
   'the server selected no subprotocol, so it has not looked at the token: use tokenIn: "message"';
 
-/** Return `initial * multiplier ** (attempt - 1)` milliseconds, at most `maximum`. */
 export function calculateBackoff(attempt, initial = 1000, maximum = 30000, multiplier = 2) {
   return Math.min(initial * multiplier ** (Math.max(attempt, 1) - 1), maximum);
 }
 
-/** Return a wait drawn evenly from 0 to `delay`; `random` yields numbers in [0, 1). */
 export function fullJitter(delay, random = Math.random) {
   return delay * random();
 }
 
-/** Return the milliseconds that a Close frame's reason asks to wait; null when it does not. */
 export function waitAsked(reason) {
   const found = /come back after ([0-9]{1,9}) ms/.exec(reason);
   return found && Math.min(Number(found[1]), MAX_ASKED);
 }
 
-/** Return the messages of one text frame: a Go hub joins several with newlines. */
+// A Go hub joins messages with newlines.
 export function splitBatch(text) {
-  return text.indexOf("\n") < 0 ? [text] : text.split("\n").filter((piece) => piece.trim() !== "");
+  return text.split("\n").filter((piece) => piece.trim());
 }
 
-/** Return a WebSocket URL: "/ws" and "https://host/ws" are understood. */
 export function webSocketUrl(url, base = globalThis.location?.href) {
   const absolute = new URL(url, base);
-  absolute.protocol = {"http:": "ws:", "https:": "wss:"}[absolute.protocol] ?? absolute.protocol;
+  absolute.protocol = absolute.protocol.replace(/^http/, "ws");
   absolute.hash = "";
   return absolute.href;
 }
 
-/** Return the subprotocols by which a browser, which cannot set headers, hands over a token. */
 export function tokenProtocols(token) {
   const bytes = String.fromCharCode(...new TextEncoder().encode(token));
   const base64 = btoa(bytes).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
   return ["ws-hub", `bearer.${base64}`];
 }
 
-/** Say what a callback of the application raised, as the engine says it of its own. */
-function report(error) {
-  if (typeof reportError === "function") reportError(error);
-  else console.error(error);
-}
+const report = (error) => (globalThis.reportError ?? console.error)(error);
+const warn = (...what) => console.warn("ws_hub:", ...what);
 
-/** Call a callback of the application: its fault must not cost anybody a message. */
+// What a callback raises must cost nobody a message.
 function call(fn, ...args) {
   try {
     const result = fn?.(...args);
-    if (typeof result?.then === "function") result.then(undefined, report);
+    result?.then?.(undefined, report);
   } catch (error) {
     report(error);
   }
 }
 
-/** Say whether a server has ended a subscription; a refused publish says `Publish: ...`. */
-function isEnd({id, code, data}) {
+function checkChannel(channel) {
+  if (typeof channel !== "string" || channel === "") { // broadcasts are of channel undefined
+    throw new TypeError(`a channel must be a text, not ${String(channel)}`);
+  }
+  if (channel.length > MAX_NAME) throw new RangeError(`a channel has over ${MAX_NAME} characters`);
+}
+
+// The server has ended a subscription. A refused publish says `Publish: ...`.
+export function isEnd({id, code, data}) {
   return id === undefined && code === "forbidden" && String(data).startsWith("Subscribe:");
 }
 
-/** Say whether a time is one that can be waited for: 0, Infinity and NaN switch a timer off. */
+// 0, Infinity and NaN switch a timer off.
 function isWait(milliseconds) {
   return milliseconds > 0 && milliseconds < Infinity;
 }
 
-/**
- * One channel of a client. `HubClient.subscribe` makes it, `close()` ends it.
- *
- * A numbered message counts from the answer to the newest request on: what comes before it
- * belongs to an older subscription, or comes again.
- */
+export class HubError extends Error {
+  constructor(message, code) {
+    super(message);
+    this.name = "HubError";
+    this.code = code;
+  }
+}
+
+const closed = (what) => new HubError(`${what} is closed`, "closed");
+const refusal = ({data, code = "error"}) => new HubError(String(data), code);
+
+// A numbered message counts from the answer to the newest request on: what comes before it
+// belongs to an older subscription, or comes again.
 export class Subscription {
   constructor(client, channel, handler, options) {
     this.channel = channel;
     this.handler = handler;
-    this.options = options;
-    /** The last message received, in channels that keep history; else 0. */
+    this.options = {buffer: 1000, ...options};
+    const {buffer} = this.options;
+    if (!(buffer >= 1)) throw new RangeError(`buffer must be a number of messages, not ${buffer}`);
     this.seq = 0;
-    /** Which numbering `seq` belongs to; "" where there is none. */
     this.epoch = "";
     this.synced = false;
+    this.dropped = 0;
     this._client = client;
     this._retry = null;
+    this._loops = new Set();
+    this._first = handler ? null : {kept: [], lost: 0};
+    this._info = this._error = this._ready = this._settle = null;
     this._reset();
   }
 
-  /** Listen no more. */
+  // Made when asked for: a promise that nobody holds must not fail.
+  get ready() {
+    this._ready ??= new Promise((resolve, reject) => {
+      this._settle = {resolve, reject};
+      if (this._info) resolve(this._info);
+      else if (this._error || !this._client._isOurs(this)) this._refuse(this._error);
+    });
+    return this._ready;
+  }
+
+  [Symbol.asyncIterator]() {
+    const loop = this._first ?? {kept: [], lost: 0};
+    this._first = null;
+    this._loops.add(loop);
+    if (this._error || !this._client._isOurs(this)) this._refuse(this._error);
+    return this._iterate(loop);
+  }
+
   close() {
     this._client._unsubscribe(this);
   }
 
-  /** Forget what belongs to a connection: it is over. */
+  async *_iterate(loop) {
+    const {channel, handler, options} = this;
+    try {
+      for (;;) {
+        const {kept, lost, over, error} = loop;
+        loop.lost = 0;
+        this.dropped += lost;
+        if (lost && !options.onGap) warn(`${channel}: a loop is too slow, ${lost} messages are lost`);
+        if (lost) call(options.onGap, lost);
+        if (kept.length) yield kept.shift();
+        else if (!over) await new Promise((wake) => (loop.wake = wake));
+        else if (error) throw error;
+        else return;
+      }
+    } finally {
+      if (this._loops.delete(loop) && !this._loops.size && !handler) this.close();
+    }
+  }
+
+  _give(message) {
+    call(this.handler, message);
+    for (const loop of [this._first, ...this._loops]) {
+      if (loop?.kept.push(message) > this.options.buffer) {
+        loop.kept.shift();
+        loop.lost += 1;
+      }
+      loop?.wake?.();
+    }
+  }
+
+  _refuse(error) {
+    this._error = error;
+    this._settle?.reject(error ?? closed(this.channel));
+    for (const loop of this._loops) {
+      Object.assign(loop, {over: true, error});
+      loop.wake?.();
+    }
+  }
+
   _reset() {
     clearTimeout(this._retry);
-    this._pending = null; // id of the newest request, while it has no answer
-    this._live = false; // this connection's server has answered: its numbers count
+    this._pending = null; // id of the newest request without an answer
+    this._live = false; // answered on this connection: its numbers count
     this._answer = null; // what was answered, until the first message of its replay
-    this._head = 0; // the newest number at the last answer: up to it messages are its replay
+    this._head = 0; // up to it messages are the replay of the last answer
     this._replaying = 0; // so many of them are still to come
   }
 
@@ -136,9 +189,8 @@ export class Subscription {
     return request;
   }
 
-  /** Take the server's answer to the newest request: from here on its messages follow. */
   _accepted({epoch, seq, replayed, recovered}) {
-    this._pending = null;
+    this._pending = this._error = null;
     this._live = true;
     const numbered = typeof epoch === "string" && Number.isInteger(seq);
     this._head = numbered ? seq : 0;
@@ -151,7 +203,7 @@ export class Subscription {
     if (!this._replaying) this._sync(this._head + 1);
   }
 
-  /** Go by the answer, now that the number of the first message that is kept is known. */
+  // `kept` is the number of the first message that the server still keeps.
   _sync(kept) {
     const {epoch, replayed, recovered} = this._answer;
     this._answer = null;
@@ -167,14 +219,14 @@ export class Subscription {
     else if (restarted || !known) this.seq = 0;
     this.epoch = epoch;
     this.synced = true;
-    call(this.options.onSync, {first, replayed, recovered, restarted, missed});
+    this._info = {first, replayed, recovered, restarted, missed};
+    this._settle?.resolve(this._info);
+    call(this.options.onSync, this._info);
   }
 
-  /** Say whether a message is to be handed on; tell of a hole before it. */
   _take(seq) {
     if (!Number.isInteger(seq)) return true; // a channel without history, or a passing state
-    // Comes again, or was never asked for. Not even the next number is taken: the numbering may
-    // have begun again.
+    // Not even the next number is taken: the numbering may have begun again.
     if (this._pending !== null) return false;
     if (this._answer) this._sync(Math.min(seq, this._head + 1));
     // Within a replay a hole is no gap: states that were replaced are not kept.
@@ -193,30 +245,19 @@ export class Subscription {
   }
 }
 
-/**
- * A connection that comes back.
- *
- * Events: "state" (detail: {state, attempt, retryIn, code, reason}), "message" (detail: a message
- * of no subscribed channel: broadcasts, answers), "error" (detail: {message, error}: an error
- * that the server sent, or what went wrong here, as a message that is none).
- *
- * States: "idle" → "connecting" → "connected" → "waiting" → "connecting" ...; "closed" after
- * `close()`, and after what says not to come back: a close code (4401, 4403), a token that went as
- * a subprotocol to a server that selected none. A browser tells a page neither which HTTP status
- * refused a handshake nor that no subprotocol was selected, so these are retried there.
- */
 export class HubClient extends EventTarget {
-  /**
-   * @param {string} url where: "/ws", "wss://host/ws".
-   * @param {object} options milliseconds: `initialBackoff` (1000), `maxBackoff` (30000),
-   *   `stableAfter` (5000: how long a connection must hold before attempts count from 1 again),
-   *   `pingInterval` (25000: silence after which the server is asked), `pingTimeout` (10000: and
-   *   until it counts as gone), `connectTimeout` (10000), each of which 0 or Infinity switches
-   *   off; `multiplier` (2), `jitter` (true), `protocols`; `WebSocket` (npm `ws`, where there is
-   *   none) and `random`, for tests. `token` says who we are: a text, or a
-   *   function that returns a fresh one (or a promise of it), called before each connection;
-   *   `tokenIn` how it is sent: as "subprotocol", or as first "message" to a hub that waits for it.
-   */
+  static fromPage(options) {
+    const page = globalThis.document;
+    const told = options?.url ?? page?.querySelector('meta[name="ws-hub"]')?.content;
+    const url = told ? new URL(told, page.baseURI) : new URL("ws", import.meta.url);
+    const client = new this(url, options);
+    for (const name of ["online", "offline", "visibilitychange"]) {
+      globalThis.addEventListener?.(name, () => page?.hidden || client.wake());
+    }
+    client.connect();
+    return client;
+  }
+
   constructor(url, options = {}) {
     super();
     this.url = webSocketUrl(url);
@@ -230,7 +271,6 @@ export class HubClient extends EventTarget {
       pingTimeout: 10000,
       connectTimeout: 10000,
       protocols: [],
-      token: null,
       tokenIn: "subprotocol",
       WebSocket: globalThis.WebSocket,
       random: Math.random,
@@ -240,9 +280,16 @@ export class HubClient extends EventTarget {
       const value = this.options[name];
       if (!(value > 0)) throw new RangeError(`${name} must be a positive number, not ${value}`);
     }
+    const {shared, token, WebSocket} = this.options;
+    if (!WebSocket) throw new TypeError("there is no WebSocket here: give one as {WebSocket}");
+    if (shared === true && token) { // a tab must not get what another user may read
+      throw new TypeError('with a token, shared must name whose connection it is: "user 7"');
+    }
+    this._share = null; // makes the sockets of a shared connection
     this.state = "idle";
-    /** Failed attempts since a connection last held. */
-    this.attempt = 0;
+    this.attempt = 0; // failed ones since a connection last held
+    this._listened = new Set();
+    this._calls = new Map(); // id → a request that has no answer
     this._subscriptions = new Map();
     this._requests = new Map(); // id → the subscription whose answer it is; null: nobody's
     this._left = new Map(); // channel → id of its unsubscribe that has no answer
@@ -252,12 +299,25 @@ export class HubClient extends EventTarget {
     this._asking = null; // the attempt that waits for a token
     this._timers = {};
     this._told = false; // the wait is one that the server asked for
-    // On a clock that nobody sets: when the server last said anything, and was last asked to.
+    // When the server last said anything, and was last asked to.
     this._heard = this._asked = 0;
     this._checks = []; // what waits to know whether the server says anything
   }
 
-  /** Connect, and stay so until `close()`. No change when it does already. */
+  addEventListener(name, ...rest) {
+    this._listened.add(name);
+    super.addEventListener(name, ...rest);
+  }
+
+  on(name, fn) {
+    if (typeof fn !== "function") throw new TypeError(`on(${name}): ${String(fn)} is no function`);
+    const own = ["state", "message", "error"].includes(name);
+    const type = own ? name : `event:${name}`;
+    const listener = ({detail}) => (own ? call(fn, detail) : call(fn, detail.data.data, detail));
+    this.addEventListener(type, listener);
+    return () => this.removeEventListener(type, listener);
+  }
+
   connect() {
     if (this.state === "idle" || this.state === "closed") {
       this.attempt = 0;
@@ -265,29 +325,21 @@ export class HubClient extends EventTarget {
     }
   }
 
-  /** End the connection for good. Subscriptions are kept for another `connect()`. */
   close(code = 1000, reason = "") {
-    const socket = this._drop();
+    const socket = this._drop("closed");
     try {
       socket?.close(code, reason);
-    } catch (error) { // a page may send 1000 and 3000 to 4999, and 123 bytes: closed all the same
+    } catch (error) { // what a page may not send
       socket.close();
       report(error);
     }
-    this._become("closed", {code, reason});
+    this._over(null, {code, reason});
   }
 
-  /** Try now instead of at the end of the wait, because a user asks for it. */
   retryNow() {
     if (this.state === "waiting") this._open();
   }
 
-  /**
-   * Look after the connection: the network may be back, or the page is seen again.
-   *
-   * Ends a wait, unless the server asked for it; asks a connected server for a sign of life, and
-   * gives it up without one. The promise says whether the connection is alive.
-   */
   async wake() {
     if (this.state === "waiting" && !this._told) this._open();
     if (this.state !== "connected") return false;
@@ -296,33 +348,49 @@ export class HubClient extends EventTarget {
     return alive;
   }
 
-  /** Send a message, an object; say whether there was a connection to send it on. */
   send(message) {
+    return this._write(JSON.stringify(message));
+  }
+
+  _write(text) {
     // A socket that is closing takes everything and sends nothing.
-    if (this.state !== "connected" || this._socket.readyState > OPEN) return false;
-    this._socket.send(JSON.stringify(message));
+    if (this.state !== "connected" || this._socket.readyState > 1) return false;
+    this._socket.send(text);
     return true;
   }
 
-  /**
-   * Have `handler(message)` called with each message of a channel, in order, each once.
-   *
-   * Remembered across connections. One subscription a channel: a second one is an error.
-   *
-   * @param {object} options `since: 0` for all that is kept, `last: n` for the newest n, none for
-   *   what comes from now on (of a process: all that is kept). `onSync({first, replayed, recovered,
-   *   restarted, missed})`: the server has answered, `replayed` missed messages follow and `missed`
-   *   are gone; `restarted`: the numbering began anew, as after a restart of the server. `onGap(n)`:
-   *   n messages never came. `onLagged()`: we were too slow, the rest follows. `onError(message)`:
-   *   the server has refused the subscription, or ended it (`hub.recheck`).
-   *   What one of them raises is reported like any error of a page, and changes nothing else.
-   */
-  subscribe(channel, handler, options = {}) {
-    if (typeof channel !== "string" || channel === "") { // broadcasts are of channel undefined
-      throw new TypeError(`a channel must be a text, not ${String(channel)}`);
+  async request(type, data, {channel, timeout = 30000} = {}) {
+    if (typeof type !== "string" || type === "") {
+      throw new TypeError(`a request's type must be a text, not ${String(type)}`);
     }
-    if (channel.length > MAX_NAME) throw new RangeError(`a channel has over ${MAX_NAME} characters`);
-    if (this._subscriptions.has(channel)) {
+    if (this.state === "closed") throw closed(this.url);
+    const id = this._newId();
+    const text = JSON.stringify({type, channel, data, id});
+    let timer;
+    try {
+      return await new Promise((resolve, reject) => {
+        this._calls.set(id, {text, resolve, reject, sent: this._write(text)});
+        if (!isWait(timeout)) return;
+        const late = new HubError(`${type}: no answer within ${timeout} ms`, "timeout");
+        timer = setTimeout(() => reject(late), Math.min(timeout, LONGEST_TIMER));
+      });
+    } finally {
+      clearTimeout(timer);
+      this._calls.delete(id);
+    }
+  }
+
+  async publish(channel, data, options) {
+    checkChannel(channel);
+    return this.request("publish", data, {...options, channel});
+  }
+
+  subscribe(channel, handler, options = {}) {
+    if (handler && typeof handler !== "function") [handler, options] = [undefined, handler];
+    checkChannel(channel);
+    const there = this._subscriptions.get(channel);
+    if (there && !handler && !Object.keys(options).length) return there; // for another loop
+    if (there) {
       throw new Error(`${channel} is subscribed to already: close() that subscription first`);
     }
     const subscription = new Subscription(this, channel, handler, options);
@@ -337,44 +405,43 @@ export class HubClient extends EventTarget {
     this._subscriptions.delete(channel);
     this._forget(subscription);
     subscription._reset();
+    subscription._refuse(null);
     this._leave(channel);
   }
 
   _request(subscription) {
-    if (this.state !== "connected") return; // sent when it is
+    if (this.state !== "connected") return;
     this._forget(subscription);
     this.send(subscription._request(this._remember(subscription)));
   }
 
-  /**
-   * Subscribe anew because the numbers fell: the answer tells whether it is a new numbering, or
-   * was one message twice. A server need not replay to what is live, so that ends first.
-   */
+  // The numbers fell: a new numbering, or a message twice? What is live gets no replay, so it ends.
   _anew(subscription) {
     if (!this._isOurs(subscription)) return;
     this._leave(subscription.channel);
     this._request(subscription);
   }
 
-  /** Unsubscribe. Until that is answered, what comes of the channel is left over. */
+  // Until this is answered, what comes of the channel is left over.
   _leave(channel) {
     if (this.state !== "connected") return;
     const id = this._remember(null);
-    this._left.delete(channel); // so that the newest stand last
+    this._left.delete(channel);
     this._left.set(channel, id);
     if (this._left.size > MAX_UNANSWERED) this._left.delete(this._left.keys().next().value);
     this.send({type: "unsubscribe", channel, data: channel, id});
   }
 
+  _newId() {
+    return OWN_ID + this._nextId++;
+  }
+
   _remember(subscription) {
-    const id = `ws-hub:${this._nextId++}`; // none that an application gives its own messages
+    const id = this._newId();
     this._requests.set(id, subscription);
     if (this._requests.size > MAX_UNANSWERED + this._subscriptions.size) {
-      for (const [each, whose] of this._requests) {
-        if (whose !== null) continue;
-        this._requests.delete(each);
-        break;
-      }
+      const [nobodys] = [...this._requests].find(([_, whose]) => whose === null);
+      this._requests.delete(nobodys);
     }
     return id;
   }
@@ -383,17 +450,15 @@ export class HubClient extends EventTarget {
     if (subscription._pending !== null) this._requests.set(subscription._pending, null);
   }
 
-  // --- the connection ----------------------------------------------------------------------
-
   _open() {
     this._drop();
     this.attempt += 1;
-    const {token} = this.options;
-    if (typeof token !== "function") {
+    const {token, shared} = this.options;
+    if (typeof token !== "function" && !shared) {
       this._dial(token);
       return;
     }
-    // What it promises may come when this attempt is over: then it is nobody's any more.
+    // What is promised may come when this attempt is over.
     const mine = (this._asking = {});
     const still = (fn) => (value) => {
       if (this._asking === mine) fn(value);
@@ -401,7 +466,13 @@ export class HubClient extends EventTarget {
     this._startTimeout("no token");
     this._become("connecting", {attempt: this.attempt});
     Promise.resolve()
-      .then(() => token())
+      .then(async () => {
+        if (shared) {
+          const file = await import("./ws_hub_shared.js").catch(warn);
+          this._share = (url, offered) => file?.openShared(url, offered, shared);
+        }
+        return typeof token === "function" ? token() : token;
+      })
       .then(
         still((fresh) => this._dial(fresh)),
         still((error) => {
@@ -418,18 +489,17 @@ export class HubClient extends EventTarget {
     const offered = [...new Set([protocols, byProtocol ? tokenProtocols(token) : []].flat())];
     let socket;
     try {
-      socket = new this.options.WebSocket(this.url, offered);
+      socket = this._share?.(this.url, offered) ?? new this.options.WebSocket(this.url, offered);
     } catch (error) { // a URL that can never work
       this._end(1006, String(error.message ?? error));
       return;
     }
     this._socket = socket;
-    // A socket that we gave up may still speak: it is no longer listened to.
+    // A socket that was given up may still speak.
     const mine = (fn) => (event) => {
       if (this._socket === socket) fn(event);
     };
-    let fault = ""; // what a browser does not tell, other implementations do
-    // Set whatever happens: npm `ws` ends a process that does not listen to its errors.
+    let fault = ""; // npm `ws` tells it, and ends a process that does not listen
     socket.onerror = mine((event) => (fault = String(event?.message ?? "")));
     socket.onopen = mine(() => {
       if (byProtocol && socket.protocol === "") {
@@ -460,9 +530,10 @@ export class HubClient extends EventTarget {
     for (const subscription of this._subscriptions.values()) {
       if (subscription._pending === null) this._request(subscription); // a listener has, else
     }
+    for (const each of this._calls.values()) each.sent ||= this._write(each.text);
   }
 
-  /** Ask after a silence: browsers hide ping frames, and a dead line says nothing. */
+  // Browsers hide ping frames, and a dead line says nothing.
   _watch() {
     const {pingInterval} = this.options;
     if (!isWait(pingInterval)) return;
@@ -471,7 +542,6 @@ export class HubClient extends EventTarget {
     else this._ask();
   }
 
-  /** Ask for a sign of life, and give the server up when none comes. */
   _ask() {
     const {pingInterval, pingTimeout} = this.options;
     const asked = (this._asked = performance.now());
@@ -487,28 +557,36 @@ export class HubClient extends EventTarget {
   }
 
   _giveUp(reason) {
-    const socket = this._drop();
+    const socket = this._drop(reason);
     socket?.close(CLOSE_GOING_AWAY, reason); // its own close may take a minute: not waited for
     this._retry(1006, reason);
   }
 
   _lost(code, reason) {
-    if (FINAL_CODES.has(code)) {
+    if (FINAL_CODES.includes(code)) {
       this._end(code, reason);
       return;
     }
-    this._drop();
+    this._drop(reason || `code ${code}`);
     this._retry(code, reason);
   }
 
   _end(code, reason) {
-    this._drop();
-    this._become("closed", {code, reason});
+    const why = reason || `code ${code}`;
+    this._drop(why);
+    if (!this._listened.has("state")) warn(`${this.url} is closed: ${why}`);
+    this._over(new HubError(why, "disconnected"), {code, reason});
+  }
+
+  _over(error, detail) {
+    for (const each of this._calls.values()) each.reject(error ?? closed(this.url));
+    for (const subscription of this._subscriptions.values()) subscription._refuse(error);
+    this._become("closed", detail);
   }
 
   _retry(code, reason) {
     const {initialBackoff, maxBackoff, multiplier, jitter, random} = this.options;
-    const told = SPREAD_CODES.has(code);
+    const told = SPREAD_CODES.includes(code);
     const asked = told ? waitAsked(reason) : null;
     this._told = asked !== null;
     let delay = calculateBackoff(this.attempt, initialBackoff, maxBackoff, multiplier);
@@ -519,8 +597,12 @@ export class HubClient extends EventTarget {
     this._become("waiting", {attempt: this.attempt, retryIn, code, reason});
   }
 
-  _drop() {
+  _drop(reason) {
     const socket = this._socket;
+    for (const {sent, reject} of this._calls.values()) {
+      // It may have been carried out: not repeated.
+      if (sent) reject(new HubError(`the connection was lost: ${reason}`, "disconnected"));
+    }
     this._socket = null;
     this._asking = null;
     for (const timer of Object.values(this._timers)) clearTimeout(timer);
@@ -551,11 +633,10 @@ export class HubClient extends EventTarget {
     this._emit("state", {state, ...detail});
   }
 
-  _emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, {detail}));
+  _emit(name, detail, told = false) {
+    if (this._listened.has(name)) this.dispatchEvent(new CustomEvent(name, {detail}));
+    else if (name === "error" && !told) warn(detail.message?.data ?? detail.error);
   }
-
-  // --- what comes in -----------------------------------------------------------------------
 
   _received(data, socket) {
     this._heard = performance.now();
@@ -579,38 +660,48 @@ export class HubClient extends EventTarget {
   }
 
   _dispatch(message) {
-    const {type, id, channel} = message;
-    const isAnswer = type === "ack" || type === "error" || type === "pong";
-    if (isAnswer && this._requests.has(id)) {
+    const {type, id, channel, seq} = message;
+    if (["ack", "error", "pong"].includes(type) && String(id).startsWith(OWN_ID)) {
       this._answered(message);
       return;
     }
     const subscription = this._subscriptions.get(channel);
+    const left = this._left.has(channel);
     if (type === "error") {
-      if (subscription?._pending === null && isEnd(message)) {
-        call(subscription.options.onError, message);
-      }
-      this._emit("error", {message});
+      if (subscription?._pending === null && isEnd(message)) this._ended(subscription, message);
+      else this._emit("error", {message});
+    } else if (type === "lagged" && subscription) {
+      this._lagged(subscription);
     } else if (subscription) {
-      if (type === "lagged") this._lagged(subscription);
-      else if (this._isCurrent(message) && subscription._take(message.seq)) {
-        // Unless what it was told of a gap has made it close.
-        if (this._isOurs(subscription)) call(subscription.handler, message);
-      }
-    } else if (type !== "pong" && !this._left.has(channel)) {
+      // What has no number and comes before the unsubscribe is answered is an older one's.
+      const current = Number.isInteger(seq) || !this._answers || !left;
+      if (!current || !subscription._take(seq)) return;
+      // Unless what it was told of a gap has made it close.
+      if (this._isOurs(subscription)) subscription._give(message);
+      this._named(message);
+    } else if (type !== "pong" && !left) {
       this._emit("message", message);
+      this._named(message);
     }
   }
 
+  _named(message) {
+    const {type, data} = message;
+    if (type === "event" && typeof data?.event === "string") this._emit(`event:${data.event}`, message);
+  }
+
   _answered(message) {
-    const {type, id} = message;
+    const {type, id, data} = message;
     const subscription = this._requests.get(id);
     this._requests.delete(id);
     this._answers = true;
-    if (subscription === null) {
+    if (!subscription) {
       for (const [channel, left] of this._left) if (left === id) this._left.delete(channel);
+      const asked = this._calls.get(id); // none any more if it comes too late
+      if (type === "error") asked?.reject(refusal(message));
+      else asked?.resolve(data);
     } else if (type === "ack") {
-      subscription._accepted(message.data ?? {});
+      subscription._accepted(data ?? {});
     } else {
       subscription._pending = null;
       this._refused(subscription, message);
@@ -619,11 +710,6 @@ export class HubClient extends EventTarget {
 
   _isOurs(subscription) {
     return this._subscriptions.get(subscription.channel) === subscription;
-  }
-
-  /** Say whether a message is of a channel's newest subscription, as far as that can be known. */
-  _isCurrent({channel, seq}) {
-    return Number.isInteger(seq) || !this._answers || !this._left.has(channel);
   }
 
   _lagged(subscription) {
@@ -639,7 +725,14 @@ export class HubClient extends EventTarget {
       subscription._retry = setTimeout(() => this._request(subscription), delay);
       return;
     }
-    call(subscription.options.onError, message);
-    this._emit("error", {message});
+    this._ended(subscription, message);
+  }
+
+  _ended(subscription, message) {
+    const {options, _loops: loops, _ready: ready} = subscription;
+    const told = Boolean(options.onError || loops.size || ready);
+    call(options.onError, message);
+    subscription._refuse(refusal(message));
+    this._emit("error", {message}, told);
   }
 }

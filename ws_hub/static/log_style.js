@@ -1,0 +1,151 @@
+/* log_style.js: how the lines of a log look, in a page or in a shadow tree.
+ *
+ * A constructed style sheet, which a content security policy without 'unsafe-inline' allows. The
+ * theme is that of `color-scheme`; the sixteen colours of a terminal are chosen so that each can
+ * be read (4.5:1) on the theme's ground.
+ */
+
+const STYLE = `
+.log {
+  --mono: ui-monospace, "SF Mono", SFMono-Regular, "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace;
+  --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", sans-serif;
+  --line: 19px;
+  --ground: light-dark(#ffffff, #101216);
+  --ink: light-dark(#1c2127, #d7dce2);
+  --soft: light-dark(#59626d, #98a2ae);
+  --faint: light-dark(#8a939e, #6a7480);
+  --press: light-dark(#e9edf2, #262c34);
+  --good: light-dark(#187a3d, #56d364);
+  --bad: light-dark(#c4262e, #ff7b72);
+  --warn: light-dark(#8a5d00, #e3b341);
+  --hit: light-dark(#fff7d6, #2b2713);
+  --hit-now: light-dark(#ffe48a, #5a4a10);
+  --mark: light-dark(#ffd54d, #b98a00);
+  --c0: light-dark(#1f2328, #848d97);
+  --c1: light-dark(#c4262e, #ff7b72);
+  --c2: light-dark(#187a3d, #56d364);
+  --c3: light-dark(#8a5d00, #e3b341);
+  --c4: light-dark(#1a5fd0, #6cb0ff);
+  --c5: light-dark(#9a35b5, #d2a8ff);
+  --c6: light-dark(#0c6f82, #56d4dd);
+  --c7: light-dark(#626b76, #c3cad2);
+  --c8: light-dark(#59626d, #8b949e);
+  --c9: light-dark(#cf222e, #ffa198);
+  --c10: light-dark(#16793a, #7ee787);
+  --c11: light-dark(#845c00, #f2cc60);
+  --c12: light-dark(#1a66d9, #a5d6ff);
+  --c13: light-dark(#a33bbf, #e2c5ff);
+  --c14: light-dark(#0a7086, #96e6ee);
+  --c15: light-dark(#24292f, #ffffff);
+  --digits: 3ch;
+  --gutter: calc(var(--digits) + 26px);
+  overflow: auto;
+  padding: 6px 0 10px;
+  background: var(--ground);
+  color: var(--ink);
+  font: 12.5px/var(--line) var(--mono);
+  font-variant-ligatures: none;
+  tab-size: 8;
+  overscroll-behavior: contain;
+  scrollbar-color: var(--faint) transparent;
+  text-align: start;
+}
+
+.log.times { --gutter: calc(12ch + 26px); }
+.log, .log *, .log ::before { box-sizing: border-box; }
+
+.lines { width: max-content; min-width: 100%; }
+.wrap .lines { width: auto; }
+.chunk { content-visibility: auto; }
+
+.row {
+  min-height: var(--line);
+  padding: 0 14px 0 var(--gutter);
+  white-space: pre;
+}
+
+.wrap .row { white-space: pre-wrap; overflow-wrap: anywhere; }
+
+/* In CSS, not in the text: neither copied nor found. */
+.row::before {
+  content: attr(data-n);
+  position: sticky;
+  left: 0;
+  display: inline-block;
+  width: calc(var(--gutter) - 12px);
+  margin-left: calc(-1 * var(--gutter));
+  margin-right: 12px;
+  padding-right: 6px;
+  background: var(--ground);
+  color: var(--faint);
+  text-align: right;
+  user-select: none;
+}
+
+/* Not in the line where lines wrap, or a long word would begin below its number. */
+.wrap .row { position: relative; }
+.wrap .row::before { position: absolute; margin-left: 0; }
+
+.times .row::before { content: attr(data-t); }
+.row:hover { background: color-mix(in srgb, var(--press) 45%, transparent); }
+.row:hover::before { color: var(--soft); }
+
+.note { color: var(--soft); font-family: var(--sans); font-size: 12px; }
+.note::before { content: "" !important; }
+.note > span::before { content: "— "; }
+.note > span::after { content: " —"; }
+.note .ok { color: var(--good); font-weight: 600; }
+.note .failed { color: var(--bad); font-weight: 600; }
+.note .gap { color: var(--warn); }
+
+.hit, .hit:hover { background: var(--hit); }
+.hit::before { background: linear-gradient(to right, var(--mark) 3px, var(--hit) 3px); }
+.current, .current:hover { background: var(--hit-now); }
+.current::before { background: linear-gradient(to right, var(--bad) 3px, var(--hit-now) 3px); color: var(--ink); }
+::highlight(found) { background-color: var(--mark); color: #14161a; }
+
+.cut { color: var(--warn); font-style: italic; }
+.when { color: var(--faint); }
+.type { color: var(--c4); font-weight: 600; }
+.type.bad { color: var(--bad); }
+.type.warn { color: var(--warn); }
+.json { color: var(--ink); }
+
+.bold { font-weight: 700; }
+.dim { opacity: 0.72; }
+.italic { font-style: italic; }
+.underline { text-decoration: underline; }
+.strike { text-decoration: line-through; }
+.underline.strike { text-decoration: underline line-through; }
+.hidden { visibility: hidden; }
+
+/* The colour of text: the theme's. */
+.fg-0 { color: var(--c0); } .fg-1 { color: var(--c1); } .fg-2 { color: var(--c2); } .fg-3 { color: var(--c3); }
+.fg-4 { color: var(--c4); } .fg-5 { color: var(--c5); } .fg-6 { color: var(--c6); } .fg-7 { color: var(--c7); }
+.fg-8 { color: var(--c8); } .fg-9 { color: var(--c9); } .fg-10 { color: var(--c10); } .fg-11 { color: var(--c11); }
+.fg-12 { color: var(--c12); } .fg-13 { color: var(--c13); } .fg-14 { color: var(--c14); } .fg-15 { color: var(--c15); }
+.fg-ground { color: var(--ground); } .fg-ink { color: var(--ink); }
+
+/* Inverse: the same colours as ground. */
+.inv-0 { background: var(--c0); } .inv-1 { background: var(--c1); } .inv-2 { background: var(--c2); } .inv-3 { background: var(--c3); }
+.inv-4 { background: var(--c4); } .inv-5 { background: var(--c5); } .inv-6 { background: var(--c6); } .inv-7 { background: var(--c7); }
+.inv-8 { background: var(--c8); } .inv-9 { background: var(--c9); } .inv-10 { background: var(--c10); } .inv-11 { background: var(--c11); }
+.inv-12 { background: var(--c12); } .inv-13 { background: var(--c13); } .inv-14 { background: var(--c14); } .inv-15 { background: var(--c15); }
+.inv-ink { background: var(--ink); } .inv-ground { background: var(--ground); }
+
+/* A ground that the program chose: a terminal's colours, in both themes, and text to match. */
+.bg-0 { background: #16181c; color: #fff; } .bg-1 { background: #d0343b; color: #fff; } .bg-2 { background: #298a46; color: #fff; }
+.bg-3 { background: #d7a500; color: #14161a; } .bg-4 { background: #1f5fd0; color: #fff; } .bg-5 { background: #9a35b5; color: #fff; }
+.bg-6 { background: #0c7285; color: #fff; } .bg-7 { background: #d0d4d9; color: #14161a; } .bg-8 { background: #59626d; color: #fff; }
+.bg-9 { background: #f0635e; color: #14161a; } .bg-10 { background: #4cc266; color: #14161a; } .bg-11 { background: #f7d64a; color: #14161a; }
+.bg-12 { background: #5a9bff; color: #14161a; } .bg-13 { background: #d783e8; color: #14161a; } .bg-14 { background: #4fd3e0; color: #14161a; }
+.bg-15 { background: #ffffff; color: #14161a; }
+.raw-0 { color: #000; } .raw-1 { color: #c4262e; } .raw-2 { color: #22753a; } .raw-3 { color: #d7a500; }
+.raw-4 { color: #1f5fd0; } .raw-5 { color: #9a35b5; } .raw-6 { color: #0c7285; } .raw-7 { color: #d0d4d9; }
+.raw-8 { color: #59626d; } .raw-9 { color: #f0635e; } .raw-10 { color: #4cc266; } .raw-11 { color: #f7d64a; }
+.raw-12 { color: #5a9bff; } .raw-13 { color: #d783e8; } .raw-14 { color: #4fd3e0; } .raw-15 { color: #fff; }
+`;
+
+/** The style of every log of this page. */
+export const logStyle = new CSSStyleSheet();
+logStyle.replaceSync(STYLE);
