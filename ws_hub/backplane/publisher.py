@@ -22,7 +22,7 @@ from ..protocol.message import (
     encode_fields,
     timestamp,
 )
-from ..protocol.names import check_channel, is_process_id, process_channel
+from ..protocol.names import AnyId, check_channel, id_text, is_process_id, process_channel
 
 __all__ = ["ALL_CLIENTS", "AllClients", "Publisher"]
 
@@ -105,25 +105,25 @@ class Publisher(abc.ABC):
         self._publish(texts, channel, timeout, over=over)
 
     def send_process_output(
-        self, process_id: str, data: str, *, timeout: float | None = None
+        self, process_id: AnyId, data: str, *, timeout: float | None = None
     ) -> None:
         """Send a piece of a process's output, usually a line, to its subscribers.
 
         A line of more than 8,192 characters is cut into pieces. The channel,
-        `process:<id>`, keeps the last lines for later subscribers. Raises InvalidName for
-        a bad process id.
+        `process:<id>`, keeps the last lines for later subscribers. An int or a UUID as
+        process id means its text; raises TypeError and InvalidName for one that is none.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         if data.__class__ is str and len(data) > MAX_PIECE:
             self.send_process_lines(process_id, [data], timeout=timeout)
             return
-        channel = self.process_channel(process_id)
-        text = encode_fields(_OUTPUT, channel, process_id, data, _now())
+        name, channel = self._process(process_id)
+        text = encode_fields(_OUTPUT, channel, name, data, _now())
         self._publish([text], channel, timeout)
 
     def send_process_lines(
-        self, process_id: str, lines: Sequence[str], *, timeout: float | None = None
+        self, process_id: AnyId, lines: Sequence[str], *, timeout: float | None = None
     ) -> None:
         """Send several pieces of a process's output, all or none of them.
 
@@ -132,16 +132,14 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        channel, now = self.process_channel(process_id), _now()
-        texts = [
-            encode_fields(_OUTPUT, channel, process_id, piece, now) for piece in _pieces(lines)
-        ]
+        (name, channel), now = self._process(process_id), _now()
+        texts = [encode_fields(_OUTPUT, channel, name, piece, now) for piece in _pieces(lines)]
         if texts:
             self._publish(texts, channel, timeout)
 
     def send_process_status(
         self,
-        process_id: str,
+        process_id: AnyId,
         status: str,
         exit_code: int | None = None,
         *,
@@ -161,8 +159,8 @@ class Publisher(abc.ABC):
         if exit_code is not None:
             data["exitCode"] = exit_code
         data.update(_shortened(extra or {}))
-        channel = self.process_channel(process_id)
-        text = encode_fields(_STATUS, channel, process_id, data, _now())
+        name, channel = self._process(process_id)
+        text = encode_fields(_STATUS, channel, name, data, _now())
         self._publish([text], channel, timeout, over=status in FINAL_STATUSES)
 
     def send_event(
@@ -196,12 +194,20 @@ class Publisher(abc.ABC):
         """
         self._send(_ERROR, channel, text, timeout)
 
-    def process_channel(self, process_id: str) -> str:
-        """Return the channel of a process; raises InvalidName for a bad process id.
+    def process_channel(self, process_id: AnyId) -> str:
+        """Return the channel of a process; an int or a UUID means its text.
+
+        Raises TypeError and InvalidName for a process id that is none.
 
         Threads: any.
         """
-        return process_channel(process_id, self._is_process)
+        return self._process(process_id)[1]
+
+    def _process(self, process_id: AnyId) -> tuple[str, str]:
+        """Return a process id as text, and the channel of the process."""
+        name = process_id if process_id.__class__ is str else id_text(process_id, "process id")
+        assert isinstance(name, str)
+        return name, process_channel(name, self._is_process)
 
     @property
     def _is_process(self) -> Callable[[str], bool]:

@@ -33,7 +33,7 @@ from typing import Any, Self, TextIO
 
 from .. import threads
 from ..access.admission import Admission, Decision
-from ..access.authenticators import check_user, is_permitted
+from ..access.authenticators import is_permitted, user_text
 from ..backplane.publisher import ALL_CLIENTS, AllClients, Publisher
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
@@ -53,7 +53,7 @@ from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
 from ..protocol.message import Message, MessageType, encode
-from ..protocol.names import channel_rule, check_channel, process_rule
+from ..protocol.names import AnyId, channel_rule, check_channel, process_rule
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
@@ -623,25 +623,27 @@ class Hub(Publisher):
                 f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
             ) from None
 
-    def send_to_user(self, user_id: str, message: Message, *, timeout: float | None = None) -> None:
+    def send_to_user(
+        self, user_id: AnyId, message: Message, *, timeout: float | None = None
+    ) -> None:
         """Send a message to all connections of a user, each browser tab of theirs.
 
         In order with everything else that is published; to nobody when the user is not
-        here. Raises TypeError and InvalidName for a user id that is none,
+        here. An int or a UUID means its text. Raises TypeError and InvalidName for a user id that is none,
         MessageEncodeError, HubNotRunning, HubFull.
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
-        check_user(user_id)
+        user = user_text(user_id)
         text = encode(message, time.time(), self._is_process)
         config = self._config
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
         )
         if self._life.pacing.crowded:
-            receives = functools.partial(_is_of, user_id)
+            receives = functools.partial(_is_of, user)
             timeout = self._keep_pace([publication], receives, timeout)
-        self._enqueue(UserPublication(user_id, publication), timeout)
+        self._enqueue(UserPublication(user, publication), timeout)
 
     def wait_for_room(
         self, channel: str | AllClients = ALL_CLIENTS, timeout: float | None = None
@@ -872,20 +874,20 @@ class Hub(Publisher):
         return self._life.admission
 
     def disconnect(
-        self, user_id: str, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
+        self, user_id: AnyId, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
     ) -> int:
         """Close all connections of a user; return how many there were.
 
         Also those that are on their way in, authenticated before this call. So first
         take away what the authenticator goes by, then call this: nobody slips through.
-        With 4401 and 4403 our clients do not come back. Raises TypeError and InvalidName
-        for a user id that is none.
+        With 4401 and 4403 our clients do not come back. An int or a UUID means its text;
+        raises TypeError and InvalidName for a user id that is none.
 
         Threads: any, callbacks included; does not wait.
         """
-        check_user(user_id)
+        user = user_text(user_id)
         close_frame(code, reason)  # raises before anything has happened
-        connections = self._life.clients.users.revoke(user_id)
+        connections = self._life.clients.users.revoke(user)
         for connection in connections:
             connection.close(code, reason)
         return len(connections)
@@ -917,15 +919,14 @@ class Hub(Publisher):
         found = (each.subscriber for each in self._life.channels.subscriptions(channel))
         return [each for each in found if isinstance(each, Connection)]
 
-    def user_clients(self, user_id: str) -> list[Client]:
+    def user_clients(self, user_id: AnyId) -> list[Client]:
         """Return the connections of a user, oldest first.
 
-        Raises TypeError and InvalidName for a user id that is none.
+        An int or a UUID means its text; raises TypeError and InvalidName for a user id that is none.
 
         Threads: any.
         """
-        check_user(user_id)
-        return _clients_of(self._life.clients.users.of(user_id))
+        return _clients_of(self._life.clients.users.of(user_text(user_id)))
 
     def channel_count(self) -> int:
         """Return how many channels somebody listens to.
@@ -1001,7 +1002,11 @@ class Hub(Publisher):
         return handle(self, environ, start_response)
 
     def attach(
-        self, ws: Any, *, user_id: str | int | None = None, claims: Mapping[str, Any] | None = None
+        self,
+        ws: Any,
+        *,
+        user_id: AnyId | None = None,
+        claims: Mapping[str, Any] | None = None,
     ) -> None:
         """Make a client of a connection that simple_websocket has accepted, until it ends.
 
@@ -1014,7 +1019,7 @@ class Hub(Publisher):
     def run_process(
         self,
         argv: Sequence[str],
-        process_id: str | None = None,
+        process_id: AnyId | None = None,
         *,
         pty: bool = False,
         cwd: str | os.PathLike[str] | None = None,
@@ -1046,7 +1051,7 @@ class Hub(Publisher):
         """
         return log_handler(self, channel, level)
 
-    def writer(self, process_id: str) -> TextIO:
+    def writer(self, process_id: AnyId) -> TextIO:
         """Return a text file whose lines go to the channel of a process id.
 
         Threads: any.

@@ -30,6 +30,7 @@ from .. import threads
 from ..config import HubConfig
 from ..errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from ..log import get_logger
+from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
 from .output import OutputReader
 from .pace import Pace
@@ -89,7 +90,7 @@ class ExitCodeUnknown(WsHubError):
 def run_process(
     hub: StreamingHub,
     argv: Sequence[str],
-    process_id: str | None = None,
+    process_id: AnyId | None = None,
     *,
     pty: bool = False,
     cwd: str | os.PathLike[str] | None = None,
@@ -108,8 +109,8 @@ def run_process(
     Args:
         hub: a hub that runs.
         argv: the program and its arguments.
-        process_id: the process id, which names the channel `process:<id>`; None for the
-            program's name with eight random hex digits.
+        process_id: the process id, which names the channel `process:<id>`; an int or a UUID
+            means its text, None the program's name with eight random hex digits.
         pty: run it in a pseudo-terminal of COLUMNS x LINES (80x24), so that it keeps its
             colours and progress bars.
         cwd: its working directory; None for ours.
@@ -128,7 +129,7 @@ def run_process(
     Threads: any; waits for the program to start, not for its end.
     """
     command, environment = check_argv(argv), check_env(env)
-    name = _new_id(command[0]) if process_id is None else process_id
+    name = _new_id(command[0]) if process_id is None else id_text(process_id, "process id")
     hub.process_channel(name)  # raises InvalidName
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")

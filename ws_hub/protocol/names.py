@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import re
+import uuid
 from collections.abc import Callable
 
 from ..errors import InvalidName, excerpt
 
 __all__ = [
     "PROCESS_PREFIX",
+    "AnyId",
     "channel_rule",
     "check_channel",
     "check_process_id",
+    "id_text",
     "is_channel_name",
     "is_process_id",
     "process_channel",
@@ -24,6 +27,8 @@ __all__ = [
 ]
 
 PROCESS_PREFIX = "process:"
+
+AnyId = str | int | uuid.UUID  # what `id_text` accepts
 
 _MAX_CHANNEL = 256
 _CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]+\Z")
@@ -49,6 +54,21 @@ def _is_short_channel_name(name: str) -> bool:
     if _CHANNEL.match(name) is None:
         return False
     return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
+
+
+def id_text(value: object, what: str) -> str:
+    """Return the text of an id, which may be a number or a UUID: the key of a row of a database.
+
+    Raises TypeError for anything else: None and False are variables that were not set. `what`
+    names the id in the error.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)  # a subclass may override __str__ and __eq__
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__repr__(value)  # an enumeration has a repr of its own
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    raise TypeError(f"a {what} must be text, an int or a UUID, not {excerpt(value)}")
 
 
 def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
