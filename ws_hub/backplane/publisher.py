@@ -16,8 +16,10 @@ from ..errors import InvalidName, excerpt
 from ..lines import MAX_PIECE, cut
 from ..protocol.message import (
     FINAL_STATUSES,
+    AnyMessage,
     Message,
     MessageType,
+    as_message,
     encode,
     encode_fields,
     timestamp,
@@ -64,14 +66,15 @@ class Publisher(abc.ABC):
         `over`: the last of them is the last one of its channel for the time being.
         """
 
-    def broadcast(self, message: Message, *, timeout: float | None = None) -> None:
-        """Send a message to every client.
+    def broadcast(self, message: AnyMessage, *, timeout: float | None = None) -> None:
+        """Send a message to every client; `send_event` needs no message for an event.
 
-        Raises InvalidName for a message that names a channel; see `send_to_channel`.
+        A mapping of a message's fields, with a `type`, is a message as well. Raises
+        InvalidName for a message that names a channel; see `send_to_channel`.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        now = time.time()
+        now, message = time.time(), as_message(message)
         texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
         if message.channel != "":  # compared, because a subclass of str defines its own truth
             name = excerpt(message.channel)
@@ -82,11 +85,11 @@ class Publisher(abc.ABC):
         self._publish(texts, "", timeout)
 
     def send_to_channel(
-        self, channel: str, message: Message, *, timeout: float | None = None
+        self, channel: str, message: AnyMessage, *, timeout: float | None = None
     ) -> None:
         """Send a message to the subscribers of a channel; on the wire it names the channel.
 
-        Raises InvalidName for a bad channel name.
+        A mapping is a message as in `broadcast`. Raises InvalidName for a bad channel name.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -94,6 +97,7 @@ class Publisher(abc.ABC):
             channel = str.__str__(channel)  # a subclass may override __str__ and __eq__
         if not channel or not isinstance(channel, str):
             check_channel(channel)  # raises: further down "" means all clients
+        message = as_message(message)
         message = dataclasses.replace(
             message,
             channel=channel,

@@ -52,7 +52,7 @@ from ..log import get_logger
 from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
-from ..protocol.message import Message, MessageType, encode
+from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..protocol.names import AnyId, channel_rule, check_channel, process_rule
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
@@ -624,18 +624,19 @@ class Hub(Publisher):
             ) from None
 
     def send_to_user(
-        self, user_id: AnyId, message: Message, *, timeout: float | None = None
+        self, user_id: AnyId, message: AnyMessage, *, timeout: float | None = None
     ) -> None:
         """Send a message to all connections of a user, each browser tab of theirs.
 
         In order with everything else that is published; to nobody when the user is not
-        here. An int or a UUID means its text. Raises TypeError and InvalidName for a user id that is none,
-        MessageEncodeError, HubNotRunning, HubFull.
+        here. An int or a UUID means its text, a mapping a message as in `broadcast`. Raises
+        TypeError and InvalidName for a user id that is none, MessageEncodeError,
+        HubNotRunning, HubFull.
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
         user = user_text(user_id)
-        text = encode(message, time.time(), self._is_process)
+        text = encode(as_message(message), time.time(), self._is_process)
         config = self._config
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
@@ -922,7 +923,8 @@ class Hub(Publisher):
     def user_clients(self, user_id: AnyId) -> list[Client]:
         """Return the connections of a user, oldest first.
 
-        An int or a UUID means its text; raises TypeError and InvalidName for a user id that is none.
+        An int or a UUID means its text; raises TypeError and InvalidName for a user id that
+        is none.
 
         Threads: any.
         """

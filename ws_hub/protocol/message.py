@@ -17,7 +17,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -26,8 +26,10 @@ from ..errors import MessageDecodeError, MessageEncodeError, excerpt
 __all__ = [
     "FINAL_STATUSES",
     "MAX_MESSAGE_BYTES",
+    "AnyMessage",
     "Message",
     "MessageType",
+    "as_message",
     "decode",
     "encode",
     "encode_fields",
@@ -117,6 +119,44 @@ class Message:
         if self.channel:
             return self.channel
         return self.data if isinstance(self.data, str) else None
+
+
+AnyMessage = Message | Mapping[str, Any]  # what `as_message` accepts
+
+_NAMES = {name: name for name in Message.__slots__} | {"processId": "process_id"}
+_EXAMPLE = (
+    '{"type": "event", "data": {"event": "saved", "data": 1}}, or call send_event(name, data)'
+)
+
+
+def as_message(value: object) -> Message:
+    """Return a message for one, or for a mapping of its fields.
+
+    A mapping has a `type`, and other fields by the names that `Message` or the wire gives
+    them. Raises MessageEncodeError for any other mapping, TypeError for what is neither.
+    """
+    if isinstance(value, Message):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"a message must be a Message or a mapping, not {excerpt(value)}: pass {_EXAMPLE}"
+        )
+    fields: dict[str, Any] = {}
+    for key, found in value.items():
+        name = _NAMES.get(key) if isinstance(key, str) else None
+        if name is None:
+            known = ", ".join(_NAMES)
+            raise _no_message(value, f"{excerpt(key)} is none of its fields ({known})")
+        if name in fields:
+            raise _no_message(value, f"{name} is there twice")
+        fields[name] = found
+    if "type" not in fields:
+        raise _no_message(value, "it has no type")
+    return Message(**fields)
+
+
+def _no_message(value: object, fault: str) -> MessageEncodeError:
+    return MessageEncodeError(f"{excerpt(value)} is no message, {fault}: pass {_EXAMPLE}")
 
 
 # --- time ----------------------------------------------------------------------------------

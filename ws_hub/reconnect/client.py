@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from .. import threads
 from ..errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
 from ..log import get_logger
-from ..protocol.message import Message, MessageType, encode
+from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..reentrant import Event
 from .config import ReconnectConfig
 from .connection import Connection
@@ -218,16 +218,17 @@ class ReconnectingClient:
             if thread is not None and thread.name == f"ws-hub:connect:{self._number}":
                 threads.join(thread, deadline - time.monotonic())
 
-    def send(self, message: Message) -> None:
+    def send(self, message: AnyMessage) -> None:
         """Send one message to the server.
 
-        Raises MessageEncodeError when it has no JSON form; NotConnected when there is no
+        A mapping of a message's fields, with a `type`, is a message as well. Raises
+        MessageEncodeError when it has no JSON form; NotConnected when there is no
         connection, or when the connection failed before all of the message was sent: then
         the server may or may not have received it.
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        self._session.send(message)
+        self._session.send(as_message(message))
 
     def subscribe(self, channel: str, *, since: int | None = None, last: int | None = None) -> None:
         """Subscribe to a channel, now if connected, and after every reconnect.
