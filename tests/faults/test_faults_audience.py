@@ -28,6 +28,7 @@ from ws_hub import (
     InvalidName,
     Message,
     MessageEncodeError,
+    ReconnectingClient,
 )
 from ws_hub.access.authenticators import authenticate
 from ws_hub.flask import FlaskSessionAuth
@@ -143,6 +144,34 @@ def test_fault_106_a_name_that_lies_about_its_truth_is_not_everybody(
             getattr(made, "close", lambda: None)()
         hub.hub.send_event("marker")
         assert peer.recv_json()["data"]["event"] == "marker"
+
+
+ABOUT_A_CHANNEL: dict[str, Callable[[Hub, Any], object]] = {
+    **TO_A_CHANNEL,
+    "unsubscribe": lambda hub, to: hub.unsubscribe(hub.all_clients()[0], to),
+    "clients": lambda hub, to: hub.clients(to),
+    "channel_subscriber_count": lambda hub, to: hub.channel_subscriber_count(to),
+    "has_subscribers": lambda hub, to: hub.has_subscribers(to),
+}
+
+
+@pytest.mark.parametrize("unset", [None, False, 0, 5.0, b"x", ["x"]], ids=repr)
+@pytest.mark.parametrize("method", ABOUT_A_CHANNEL)
+def test_fault_106_a_channel_that_is_no_text_is_a_type_error(
+    hub: Live, method: str, unset: Any
+) -> None:
+    with hub.peer():
+        hub.client()
+        with pytest.raises(TypeError, match="channel must be the name of a channel"):
+            ABOUT_A_CHANNEL[method](hub.hub, unset)
+
+
+@pytest.mark.parametrize("unset", [None, 5, b"x"], ids=repr)
+def test_fault_106_a_client_of_our_own_names_channels_by_text_too(unset: Any) -> None:
+    client = ReconnectingClient("ws://127.0.0.1:1/ws")
+    for act in (client.subscribe, client.unsubscribe):
+        with pytest.raises(TypeError, match="channel must be the name of a channel"):
+            act(unset)
 
 
 @pytest.mark.parametrize("channel", ["x", None, 0, False, b"x", Falsy("x")], ids=repr)

@@ -24,7 +24,14 @@ from ..protocol.message import (
     encode_fields,
     timestamp,
 )
-from ..protocol.names import AnyId, check_channel, id_text, is_process_id, process_channel
+from ..protocol.names import (
+    AnyId,
+    channel_text,
+    check_channel,
+    id_text,
+    is_process_id,
+    process_channel,
+)
 
 __all__ = ["ALL_CLIENTS", "AllClients", "Publisher"]
 
@@ -89,13 +96,13 @@ class Publisher(abc.ABC):
     ) -> None:
         """Send a message to the subscribers of a channel; on the wire it names the channel.
 
-        A mapping is a message as in `broadcast`. Raises InvalidName for a bad channel name.
+        A mapping is a message as in `broadcast`. Raises TypeError for a channel that is not a
+        str, InvalidName for a bad name.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        if isinstance(channel, str):
-            channel = str.__str__(channel)  # a subclass may override __str__ and __eq__
-        if not channel or not isinstance(channel, str):
+        channel = channel_text(channel)
+        if not channel:
             check_channel(channel)  # raises: further down "" means all clients
         message = as_message(message)
         message = dataclasses.replace(
@@ -232,7 +239,7 @@ def _checked(channel: object) -> str:
             f"channel must be the name of a channel, not {excerpt(channel)}: leave it out to "
             "send to everybody"
         )
-    name = str.__str__(channel)  # a subclass may override __str__ and __eq__
+    name = channel_text(channel)
     if not name:
         raise InvalidName("channel must not be empty: leave it out to send to everybody")
     return name

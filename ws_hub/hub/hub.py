@@ -53,7 +53,7 @@ from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
-from ..protocol.names import AnyId, channel_rule, check_channel, process_rule
+from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
@@ -749,6 +749,7 @@ class Hub(Publisher):
 
         Threads: any; does not wait.
         """
+        channel = channel_text(channel)
         try:
             return self._unsubscribe(self._connection_of(client), channel)
         except ConnectionClosed:
@@ -914,7 +915,7 @@ class Hub(Publisher):
 
         Threads: any.
         """
-        return _clients_of(self._listening(channel))
+        return _clients_of(self._listening(channel_text(channel)))
 
     def _listening(self, channel: str) -> list[Connection]:
         found = (each.subscriber for each in self._life.channels.subscriptions(channel))
@@ -956,14 +957,14 @@ class Hub(Publisher):
 
         Threads: any.
         """
-        return self._life.channels.count(channel)
+        return self._life.channels.count(channel_text(channel))
 
     def has_subscribers(self, channel: str) -> bool:
         """Say whether anybody listens to a channel: whether output is worth making.
 
         Threads: any.
         """
-        return self._life.channels.count(channel) > 0
+        return self._life.channels.count(channel_text(channel)) > 0
 
     def stats(self) -> HubStats:
         """Return what the hub counts.

@@ -17,6 +17,7 @@ __all__ = [
     "PROCESS_PREFIX",
     "AnyId",
     "channel_rule",
+    "channel_text",
     "check_channel",
     "check_process_id",
     "id_text",
@@ -88,18 +89,30 @@ def process_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
     return lambda name: bool(name) and own(PROCESS_PREFIX + name)
 
 
+def channel_text(name: object) -> str:
+    """Return the name of a channel as a plain str, valid or not.
+
+    Raises TypeError for anything else: None is a variable that was not set, and a number
+    may be a timeout.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"channel must be the name of a channel, a str, not {excerpt(name)}")
+    return str.__str__(name)  # a subclass may override __str__ and __eq__
+
+
 def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -> None:
-    """Raise InvalidName unless `name` is a channel name by `rule`."""
-    if not isinstance(name, str) or not name or not rule(name):
+    """Raise TypeError unless `name` is a str, and InvalidName unless `rule` accepts it."""
+    text = channel_text(name)
+    if not text or not rule(text):
         raise InvalidName(
             f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
             "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"
         )
 
 
-def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) -> None:
+def check_process_id(name: str, rule: Callable[[str], bool] = is_process_id) -> None:
     """Raise InvalidName unless `name` is a process id by `rule`."""
-    if not isinstance(name, str) or not name or not rule(name):
+    if not name or not rule(name):
         raise InvalidName(
             f"process id {excerpt(name)} is refused: it must be 1-128 characters of "
             "A-Z a-z 0-9 _ - ."
@@ -108,7 +121,7 @@ def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) 
 
 def process_channel(process_id: str, rule: Callable[[str], bool] = is_process_id) -> str:
     """Return the channel of a process; raises InvalidName for an id that `rule` refuses."""
-    if rule is is_process_id and isinstance(process_id, str):
+    if rule is is_process_id:
         return _process_channel(process_id)
     check_process_id(process_id, rule)
     return PROCESS_PREFIX + process_id

@@ -20,6 +20,7 @@ from .. import threads
 from ..errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
 from ..log import get_logger
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
+from ..protocol.names import channel_text
 from ..reentrant import Event
 from .config import ReconnectConfig
 from .connection import Connection
@@ -241,19 +242,19 @@ class ReconnectingClient:
                 server keeps.
             last: ask for this many of the newest messages.
 
-        Raises InvalidName for an empty or overlong name (the server's own rule decides
-        about the others), ValueError for a negative number or for `since` together with
-        `last`, MessageEncodeError for a name with a lone surrogate or a number that is
-        not an integer.
+        Raises TypeError for a name that is not a str, InvalidName for an empty or overlong
+        one (the server's own rule decides about the others), ValueError for a negative
+        number or for `since` together with `last`, MessageEncodeError for a name with a lone
+        surrogate or a number that is not an integer.
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        name: object = channel
-        if not isinstance(name, str) or not name:
-            raise InvalidName(f"channel name {excerpt(name)} is refused")
-        if len(name) > _MAX_NAME:
+        channel = channel_text(channel)
+        if not channel:
+            raise InvalidName("channel name '' is refused: it must not be empty")
+        if len(channel) > _MAX_NAME:
             raise InvalidName(
-                f"channel name {excerpt(name)} is refused: over {_MAX_NAME} characters"
+                f"channel name {excerpt(channel)} is refused: over {_MAX_NAME} characters"
             )
         for what, count in (("since", since), ("last", last)):
             if count is not None and count < 0:
@@ -270,7 +271,7 @@ class ReconnectingClient:
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        self._session.unsubscribe(channel)
+        self._session.unsubscribe(channel_text(channel))
 
     def calculate_backoff(self, attempt: int) -> float:
         """Return the seconds before retry number `attempt` (from 1), without jitter.
