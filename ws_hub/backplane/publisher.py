@@ -9,7 +9,7 @@ import abc
 import dataclasses
 import enum
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidName, excerpt
@@ -134,17 +134,19 @@ class Publisher(abc.ABC):
         self._publish([text], channel, timeout)
 
     def send_process_lines(
-        self, process_id: AnyId, lines: Sequence[str], *, timeout: float | None = None
+        self, process_id: AnyId, lines: Iterable[str], *, timeout: float | None = None
     ) -> None:
         """Send several pieces of a process's output, all or none of them.
 
         The same as `send_process_output` for each, at half the cost. Together they are one
-        entry of the hub's queue: send hundreds at a time, not millions.
+        entry of the hub's queue: send hundreds at a time, not millions. Raises TypeError for a
+        str, whose lines would be its characters.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         (name, channel), now = self._process(process_id), _now()
-        texts = [encode_fields(_OUTPUT, channel, name, piece, now) for piece in _pieces(lines)]
+        pieces = _pieces(_listed(lines))
+        texts = [encode_fields(_OUTPUT, channel, name, piece, now) for piece in pieces]
         if texts:
             self._publish(texts, channel, timeout)
 
@@ -184,10 +186,17 @@ class Publisher(abc.ABC):
     ) -> None:
         """Send a named event to a channel's subscribers; without a channel to every client.
 
-        Raises TypeError for a channel that is not a str, InvalidName for "".
+        Raises TypeError for a name or a channel that is not a str, InvalidName for the
+        channel "".
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        name: object = event
+        if not isinstance(name, str):
+            raise TypeError(
+                f"event must be the name of an event, a str, not {excerpt(name)}: "
+                'send_event("saved", data)'
+            )
         self._send(_EVENT, channel, {"event": event, "data": data}, timeout)
 
     def send_error(
@@ -255,6 +264,17 @@ def _is_last_word(kind: str, data: Any) -> bool:
         return False
     status = data.get("status")
     return isinstance(status, str) and status in FINAL_STATUSES
+
+
+def _listed(lines: object) -> Sequence[Any]:
+    """Return lines as a sequence, which can be looked at twice; raises TypeError for one text."""
+    if isinstance(lines, (list, tuple)):
+        return lines
+    if isinstance(lines, (str, bytes)) or not isinstance(lines, Iterable):
+        raise TypeError(
+            f"lines must be a list of str, not {excerpt(lines)}: send_process_output sends one"
+        )
+    return list(lines)
 
 
 def _pieces(lines: Sequence[Any]) -> Sequence[Any]:

@@ -57,7 +57,7 @@ from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, p
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_plain
+from ..validation import check_function
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -103,9 +103,17 @@ class Hub(Publisher):
 
     Args:
         config: the settings; `HubConfig()` when left out.
+
+    Raises TypeError for anything else.
     """
 
     def __init__(self, config: HubConfig | None = None) -> None:
+        given: object = config
+        if given is not None and not isinstance(given, HubConfig):
+            raise TypeError(
+                f"a Hub takes a HubConfig, not {excerpt(given)}: Hub(HubConfig(...)); an "
+                "application is given to middleware(app, hub), or to serve(hub, app=app)"
+            )
         self._config = config = config if config is not None else HubConfig()
         own = None if config.channel_name is None else self._is_name
         self._is_channel = channel_rule(own)
@@ -487,10 +495,12 @@ class Hub(Publisher):
     def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
         """Call a function once when the hub stops, while it still delivers.
 
-        Returns what takes that back. What the function raises is logged.
+        Returns what takes that back. What the function raises is logged. Raises TypeError for
+        what cannot be called, ConfigError for a coroutine function.
 
         Threads: any; the function runs on a thread of the hub's.
         """
+        check_function("function", function)
         return self._life.at_stop.add(function)
 
     def __enter__(self) -> Self:
@@ -763,7 +773,16 @@ class Hub(Publisher):
         return channels.remove(connection, channel)
 
     def _connection_of(self, client: Client) -> Connection:
-        """Return the connection of a client; raises ConnectionClosed when it has left this hub."""
+        """Return the connection of a client.
+
+        Raises TypeError for anything else, ConnectionClosed when it has left this hub.
+        """
+        given: object = client
+        if not isinstance(given, Client):
+            raise TypeError(
+                f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
+                "all_clients() and user_clients(user_id) return them"
+            )
         connection = self._life.registry.find(client.id)
         if connection is None:
             raise ConnectionClosed(CloseCode.ABNORMAL, f"{client!r} is gone")
@@ -774,12 +793,12 @@ class Hub(Publisher):
 
         It runs on a thread of its own, in order, until the listener is closed or the
         hub stops; what it raises is logged. Raises InvalidName, HubNotRunning, HubFull,
-        ConfigError for a coroutine function.
+        TypeError for what cannot be called, ConfigError for a coroutine function.
 
         Threads: any; waits while the hub's queue is full.
         """
         check_channel(channel, self._is_channel)
-        check_plain("function", function)
+        check_function("function", function)
         life = self._life
         if not life.state.accepts:
             raise self._not_running()
@@ -987,11 +1006,19 @@ class Hub(Publisher):
 
     # --- any thread: conveniences ----------------------------------------------------------
 
-    def handler(self) -> Callable[..., Iterable[bytes]]:
+    def handler(self, *request: object) -> Callable[..., Iterable[bytes]]:
         """Return a WSGI application that accepts WebSocket connections for this hub.
+
+        It takes no arguments. Called as an application itself, by a server that was given
+        `hub.handler` for `hub.handler()`, it raises TypeError.
 
         Threads: any.
         """
+        if request:
+            raise TypeError(
+                "hub.handler is not the WSGI application, hub.handler() returns it: mount "
+                "hub.handler(), or middleware(app, hub)"
+            )
         return self.handle_websocket
 
     def handle_websocket(

@@ -78,6 +78,10 @@ class ReconnectingClient:
     ) -> None:
         if isinstance(config, str):
             config = ReconnectConfig(url=config, **settings)
+        elif not isinstance(config, ReconnectConfig):
+            raise TypeError(
+                f"a ReconnectingClient takes a URL or a ReconnectConfig, not {excerpt(config)}"
+            )
         elif settings:
             raise ConfigError(f"{sorted(settings)} belong into the ReconnectConfig")
         parse_target(config)  # raises ConfigError now, not at every attempt
