@@ -10,6 +10,7 @@ from ws_hub.connection.connection import Connection
 from ws_hub.connection.fast_send import send_to_each
 from ws_hub.hub.items import Queues
 from ws_hub.hub.subscriptions import ChannelMap
+from ws_hub.protocol.message import Encoder
 from ws_hub.protocol.publication import Batch, Publication
 from ws_hub.reentrant import ReentrantQueue, Wakeup
 
@@ -25,9 +26,11 @@ class LoneHub:
         counted: the names of what was counted.
         put_off: what is to be called on the hub thread.
         channels: its subscriptions.
+        encoder: encodes what is sent by it.
     """
 
     def __init__(self) -> None:
+        self.encoder = Encoder()
         self.admits = True
         self.closed: list[Connection] = []
         self.counted: list[str] = []

@@ -48,6 +48,7 @@ from .hub.listener import Listener
 from .hub.stats import HubStats
 from .log import MaskTokens
 from .process.process import Process, ProcessStartError
+from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
 from .reconnect.client import ConnectionState, ReconnectingClient
 from .reconnect.config import ReconnectConfig
@@ -102,6 +103,7 @@ __all__ = [
     "WsHubError",
     "calculate_backoff",
     "exit_on_signals",
+    "json_default",
     "middleware",
     "serve",
 ]

@@ -9,7 +9,7 @@ import abc
 import dataclasses
 import enum
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidName, excerpt
@@ -17,11 +17,10 @@ from ..lines import MAX_PIECE, cut
 from ..protocol.message import (
     FINAL_STATUSES,
     AnyMessage,
+    Encoder,
     Message,
     MessageType,
     as_message,
-    encode,
-    encode_fields,
     timestamp,
 )
 from ..protocol.names import (
@@ -64,6 +63,9 @@ class Publisher(abc.ABC):
     for Python and JavaScript clients only, and a hub refuses what is too large for these.
     """
 
+    # Of all that a hub encodes; set once, by a subclass that has settings for it.
+    _encoder = Encoder(is_process=is_process_id)
+
     @abc.abstractmethod
     def _publish(
         self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
@@ -82,7 +84,7 @@ class Publisher(abc.ABC):
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         now, message = time.time(), as_message(message)
-        texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
+        texts = [self._encoder.encode(each, now) for each in _cut_up(message)]
         if message.channel != "":  # compared, because a subclass of str defines its own truth
             name = excerpt(message.channel)
             raise InvalidName(
@@ -112,7 +114,7 @@ class Publisher(abc.ABC):
             timestamp=message.timestamp or _now(),
         )
         over = _is_last_word(message.type, message.data)
-        texts = [encode(each, is_process=self._is_process) for each in _cut_up(message)]
+        texts = [self._encoder.encode(each) for each in _cut_up(message)]
         self._publish(texts, channel, timeout, over=over)
 
     def send_process_output(
@@ -130,7 +132,7 @@ class Publisher(abc.ABC):
             self.send_process_lines(process_id, [data], timeout=timeout)
             return
         name, channel = self._process(process_id)
-        text = encode_fields(_OUTPUT, channel, name, data, _now())
+        text = self._encoder.encode_fields(_OUTPUT, channel, name, data, _now())
         self._publish([text], channel, timeout)
 
     def send_process_lines(
@@ -145,8 +147,8 @@ class Publisher(abc.ABC):
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         (name, channel), now = self._process(process_id), _now()
-        pieces = _pieces(_listed(lines))
-        texts = [encode_fields(_OUTPUT, channel, name, piece, now) for piece in pieces]
+        encode, pieces = self._encoder.encode_fields, _pieces(_listed(lines))
+        texts = [encode(_OUTPUT, channel, name, piece, now) for piece in pieces]
         if texts:
             self._publish(texts, channel, timeout)
 
@@ -173,7 +175,7 @@ class Publisher(abc.ABC):
             data["exitCode"] = exit_code
         data.update(_shortened(extra or {}))
         name, channel = self._process(process_id)
-        text = encode_fields(_STATUS, channel, name, data, _now())
+        text = self._encoder.encode_fields(_STATUS, channel, name, data, _now())
         self._publish([text], channel, timeout, over=status in FINAL_STATUSES)
 
     def send_event(
@@ -227,16 +229,12 @@ class Publisher(abc.ABC):
         """Return a process id as text, and the channel of the process."""
         name = process_id if process_id.__class__ is str else id_text(process_id, "process id")
         assert isinstance(name, str)
-        return name, process_channel(name, self._is_process)
-
-    @property
-    def _is_process(self) -> Callable[[str], bool]:
-        """The rule for process ids."""
-        return is_process_id
+        return name, process_channel(name, self._encoder.is_process or is_process_id)
 
     def _send(self, kind: str, channel: object, data: Any, timeout: float | None) -> None:
         where = _checked(channel)
-        self._publish([encode_fields(kind, where, "", data, _now())], where, timeout)
+        text = self._encoder.encode_fields(kind, where, "", data, _now())
+        self._publish([text], where, timeout)
 
 
 def _checked(channel: object) -> str:

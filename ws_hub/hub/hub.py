@@ -52,7 +52,8 @@ from ..log import get_logger
 from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
-from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
+from ..protocol.json_text import json_encoder
+from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
@@ -117,7 +118,7 @@ class Hub(Publisher):
         self._config = config = config if config is not None else HubConfig()
         own = None if config.channel_name is None else self._is_name
         self._is_channel = channel_rule(own)
-        self._process_rule = process_rule(own)
+        self._encoder = Encoder(json_encoder(config.json_default), process_rule(own))
         # A rule is looked up for every message; matching patterns each time would cost
         # more than delivering it.
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
@@ -557,10 +558,6 @@ class Hub(Publisher):
     def _receives(self, channel: str, connection: Connection) -> bool:
         return channel == "" or self._life.channels.has(connection, channel)
 
-    @property
-    def _is_process(self) -> Callable[[str], bool]:
-        return self._process_rule
-
     def _keep_pace(
         self,
         publications: Sequence[Publication],
@@ -646,7 +643,7 @@ class Hub(Publisher):
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
         user = user_text(user_id)
-        text = encode(as_message(message), time.time(), self._is_process)
+        text = self._encoder.encode(as_message(message), time.time())
         config = self._config
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
@@ -1099,6 +1096,11 @@ class _Inside:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes all messages of the application. Any thread."""
+        return self._hub._encoder
+
     def rule_for(self, channel: str) -> ChannelRule:
         """Return the rule of a channel. Any thread."""
         return self._hub._rule_for(channel)
@@ -1121,7 +1123,8 @@ class _Inside:
 
     def publish(self, connection: Connection, channel: str, data: object) -> None:
         """Send to a channel what a client publishes, at its cost; waits as `subscribe` does."""
-        text = encode(Message(MessageType.EVENT, channel=channel, data=data), time.time())
+        message = Message(MessageType.EVENT, channel=channel, data=data)
+        text = self.encoder.encode(message, time.time())
         self._hub._publish([text], channel, None, payer=connection)
 
     def subscribers(self, channel: str) -> int:
