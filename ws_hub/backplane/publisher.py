@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..connection.client import Client
 from ..errors import InvalidName, excerpt
 from ..lines import MAX_PIECE, cut
 from ..protocol.message import (
@@ -32,7 +33,7 @@ from ..protocol.names import (
     process_channel,
 )
 
-__all__ = ["ALL_CLIENTS", "AllClients", "Publisher"]
+__all__ = ["ALL_CLIENTS", "NOBODY", "AllClients", "Publisher", "client_ids"]
 
 
 class AllClients(enum.Enum):
@@ -44,6 +45,7 @@ class AllClients(enum.Enum):
 # The default of a `channel` argument. Neither None nor "": a variable that was left unset
 # holds one of these, and must not turn a channel's message into a broadcast (FAULTS 106).
 ALL_CLIENTS = AllClients.ALL_CLIENTS
+NOBODY: frozenset[int] = frozenset()  # no client is excluded
 
 _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
 _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
@@ -68,22 +70,36 @@ class Publisher(abc.ABC):
 
     @abc.abstractmethod
     def _publish(
-        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
+        self,
+        texts: Sequence[bytes],
+        channel: str,
+        timeout: float | None,
+        *,
+        over: bool = False,
+        exclude: frozenset[int] = NOBODY,
     ) -> None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
         `over`: the last of them is the last one of its channel for the time being.
+        `exclude`: the ids of clients that do not get them live.
         """
 
-    def broadcast(self, message: AnyMessage, *, timeout: float | None = None) -> None:
+    def broadcast(
+        self,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+    ) -> None:
         """Send a message to every client; `send_event` needs no message for an event.
 
-        A mapping of a message's fields, with a `type`, is a message as well. Raises
-        InvalidName for a message that names a channel; see `send_to_channel`.
+        A mapping of a message's fields, with a `type`, is a message as well. `exclude` is a
+        client that does not get it, or several. Raises InvalidName for a message that names a
+        channel; see `send_to_channel`.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        now, message = time.time(), as_message(message)
+        now, message, left_out = time.time(), as_message(message), client_ids(exclude)
         texts = [self._encoder.encode(each, now) for each in _cut_up(message)]
         if message.channel != "":  # compared, because a subclass of str defines its own truth
             name = excerpt(message.channel)
@@ -91,19 +107,26 @@ class Publisher(abc.ABC):
                 f"a broadcast goes to everybody, and this message names the channel {name}: "
                 f"send it with send_to_channel({name}, message), or leave the channel out"
             )
-        self._publish(texts, "", timeout)
+        self._publish(texts, "", timeout, exclude=left_out)
 
     def send_to_channel(
-        self, channel: str, message: AnyMessage, *, timeout: float | None = None
+        self,
+        channel: str,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
     ) -> None:
         """Send a message to the subscribers of a channel; on the wire it names the channel.
 
-        A mapping is a message as in `broadcast`. Raises TypeError for a channel that is not a
-        str, InvalidName for a bad name.
+        `exclude` is a client that does not get it live, or several: the client that caused
+        it, in `on_message`. A history keeps it for all, so that a replay brings it to those
+        clients too. A mapping is a message as in `broadcast`. Raises TypeError for a channel
+        that is not a str, InvalidName for a bad name.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        channel = channel_text(channel)
+        channel, left_out = channel_text(channel), client_ids(exclude)
         if not channel:
             check_channel(channel)  # raises: further down "" means all clients
         message = as_message(message)
@@ -115,7 +138,7 @@ class Publisher(abc.ABC):
         )
         over = _is_last_word(message.type, message.data)
         texts = [self._encoder.encode(each) for each in _cut_up(message)]
-        self._publish(texts, channel, timeout, over=over)
+        self._publish(texts, channel, timeout, over=over, exclude=left_out)
 
     def send_process_output(
         self, process_id: AnyId, data: str, *, timeout: float | None = None
@@ -184,12 +207,13 @@ class Publisher(abc.ABC):
         data: Any = None,
         *,
         channel: str | AllClients = ALL_CLIENTS,
+        exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
     ) -> None:
         """Send a named event to a channel's subscribers; without a channel to every client.
 
-        Raises TypeError for a name or a channel that is not a str, InvalidName for the
-        channel "".
+        `exclude` is as in `send_to_channel`. Raises TypeError for a name or a channel that is
+        not a str, InvalidName for the channel "".
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -199,7 +223,8 @@ class Publisher(abc.ABC):
                 f"event must be the name of an event, a str, not {excerpt(name)}: "
                 'send_event("saved", data)'
             )
-        self._send(_EVENT, channel, {"event": event, "data": data}, timeout)
+        left_out = client_ids(exclude)
+        self._send(_EVENT, channel, {"event": event, "data": data}, timeout, left_out)
 
     def send_error(
         self,
@@ -214,7 +239,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._send(_ERROR, channel, text, timeout)
+        self._send(_ERROR, channel, text, timeout, NOBODY)
 
     def process_channel(self, process_id: AnyId) -> str:
         """Return the channel of a process; an int or a UUID means its text.
@@ -231,10 +256,37 @@ class Publisher(abc.ABC):
         assert isinstance(name, str)
         return name, process_channel(name, self._encoder.is_process or is_process_id)
 
-    def _send(self, kind: str, channel: object, data: Any, timeout: float | None) -> None:
+    def _send(
+        self,
+        kind: str,
+        channel: object,
+        data: Any,
+        timeout: float | None,
+        exclude: frozenset[int],
+    ) -> None:
         where = _checked(channel)
         text = self._encoder.encode_fields(kind, where, "", data, _now())
-        self._publish([text], where, timeout)
+        self._publish([text], where, timeout, exclude=exclude)
+
+
+def client_ids(exclude: object) -> frozenset[int]:
+    """Return the ids of clients to exclude: of one, or of several.
+
+    Raises TypeError for anything else, and so for None: a client that was not set would get
+    what it is meant to be left out of.
+    """
+    if exclude.__class__ is tuple and not exclude:  # the default
+        return NOBODY
+    if isinstance(exclude, Client):
+        return frozenset((exclude.id,))
+    if isinstance(exclude, Iterable) and not isinstance(exclude, (str, bytes, Mapping)):
+        clients = list(exclude)
+        if all(isinstance(each, Client) for each in clients):
+            return frozenset([each.id for each in clients])
+    raise TypeError(
+        f"exclude must be a Client, or a list of some, not {excerpt(exclude)}: callbacks get "
+        "one, and user_clients(user_id) returns those of a user"
+    )
 
 
 def _checked(channel: object) -> str:

@@ -34,7 +34,7 @@ from typing import Any, Self, TextIO
 from .. import threads
 from ..access.admission import Admission, Decision
 from ..access.authenticators import is_permitted, user_text
-from ..backplane.publisher import ALL_CLIENTS, AllClients, Publisher
+from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
 from ..connection.connection import Connection
@@ -530,6 +530,7 @@ class Hub(Publisher):
         timeout: float | None,
         *,
         over: bool = False,
+        exclude: frozenset[int] = NOBODY,
         payer: Connection | None = None,
     ) -> None:
         config = self._config
@@ -546,8 +547,8 @@ class Hub(Publisher):
             for text in texts
         ]
         publications[-1].over = over
-        for publication in publications if payer is not None else ():
-            publication.payer = payer
+        for publication in publications if payer is not None or exclude else ():
+            publication.payer, publication.exclude = payer, exclude
         if self._life.pacing.crowded:
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
@@ -631,23 +632,29 @@ class Hub(Publisher):
             ) from None
 
     def send_to_user(
-        self, user_id: AnyId, message: AnyMessage, *, timeout: float | None = None
+        self,
+        user_id: AnyId,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
     ) -> None:
         """Send a message to all connections of a user, each browser tab of theirs.
 
         In order with everything else that is published; to nobody when the user is not
-        here. An int or a UUID means its text, a mapping a message as in `broadcast`. Raises
-        TypeError and InvalidName for a user id that is none, MessageEncodeError,
-        HubNotRunning, HubFull.
+        here. `exclude` is a client that does not get it, or several. An int or a UUID means
+        its text, a mapping a message as in `broadcast`. Raises TypeError and InvalidName for
+        a user id that is none, MessageEncodeError, HubNotRunning, HubFull.
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
-        user = user_text(user_id)
+        user, left_out = user_text(user_id), client_ids(exclude)
         text = self._encoder.encode(as_message(message), time.time())
         config = self._config
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
         )
+        publication.exclude = left_out
         if self._life.pacing.crowded:
             receives = functools.partial(_is_of, user)
             timeout = self._keep_pace([publication], receives, timeout)

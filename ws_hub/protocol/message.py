@@ -77,6 +77,7 @@ class MessageType(enum.StrEnum):
     PUBLISH = "publish"
     ACK = "ack"
     LAGGED = "lagged"
+    SKIP = "skip"
     AUTH = "auth"
 
 

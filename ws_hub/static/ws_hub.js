@@ -594,8 +594,9 @@ export class HubClient extends EventTarget {
     } else if (subscription) {
       if (type === "lagged") this._lagged(subscription);
       else if (this._isCurrent(message) && subscription._take(message.seq)) {
-        // Unless what it was told of a gap has made it close.
-        if (this._isOurs(subscription)) call(subscription.handler, message);
+        // Unless what it was told of a gap has made it close. A "skip" is the number alone of a
+        // message that this client is excluded from.
+        if (type !== "skip" && this._isOurs(subscription)) call(subscription.handler, message);
       }
     } else if (type !== "pong" && !this._left.has(channel)) {
       this._emit("message", message);
