@@ -120,7 +120,7 @@ def test_a_default_of_ones_own_gets_what_ours_would_have_taken() -> None:
     encode = json_encoder(lambda value: f"<{type(value).__name__}>")
     for value, _ in KNOWN:
         if not isinstance(value, (int, str, tuple)):
-            assert encode([value]) == f'["<{type(value).__name__}>"]'.encode()
+            assert encode([value]) == f'["<{type(value).__name__}>"]'
 
 
 def test_the_setting_must_be_a_function() -> None:

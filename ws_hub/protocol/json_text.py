@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import decimal
 import enum
-import functools
 import json
 import pathlib
 import uuid
@@ -17,7 +16,7 @@ from ..errors import excerpt
 
 __all__ = ["ToJson", "json_default", "json_encoder", "to_json"]
 
-ToJson = Callable[[Any], bytes]
+ToJson = Callable[[Any], str]
 
 
 def json_default(value: Any) -> Any:
@@ -44,22 +43,18 @@ def json_default(value: Any) -> Any:
 
 
 def json_encoder(default: Callable[[Any], Any] | None = None) -> ToJson:
-    """Return the function that encodes data in UTF-8.
+    """Return the function that encodes data.
 
     `default` is called with each value that JSON does not know, as by `json.dumps`; None for
-    `json_default`. What the function raises for data without a JSON form may be anything.
+    `json_default`. What the function raises for data without a JSON form may be anything; a
+    lone surrogate is left to the caller, who meets it when the text becomes UTF-8.
     """
-    encoder = json.JSONEncoder(
+    return json.JSONEncoder(
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
         default=json_default if default is None else default,
-    )
-    return functools.partial(_encode, encoder.encode)
-
-
-def _encode(to_text: Callable[[Any], str], data: Any) -> bytes:
-    return to_text(data).encode()
+    ).encode
 
 
 to_json = json_encoder()

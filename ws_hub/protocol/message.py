@@ -211,38 +211,38 @@ def parse_timestamp(text: str) -> datetime.datetime:
 
 
 @functools.lru_cache(4096)
-def _leading_fields(kind: str, channel: str, process_id: str) -> bytes:
+def _leading_fields(kind: str, channel: str, process_id: str) -> str:
     """Return the beginning of a message's JSON text, cached: most messages share theirs."""
     for name, text in (("type", kind), ("channel", channel), ("process_id", process_id)):
         if not isinstance(text, str):
             raise TypeError(f"{name} must be text, not {type(text).__name__}")
     if not kind:
         raise ValueError("type must not be empty")
-    parts = [b'{"type":', to_json(kind)]
+    parts = ['{"type":', to_json(kind)]
     if channel != "":
-        parts += b',"channel":', to_json(channel)
+        parts += ',"channel":', to_json(channel)
     if process_id != "":
-        parts += b',"processId":', to_json(process_id)
-    return b"".join(parts)
+        parts += ',"processId":', to_json(process_id)
+    return "".join(parts)
 
 
-def _extension_fields(message: Message) -> bytes:
+def _extension_fields(message: Message) -> str:
     """Return the JSON of the extension fields, which few messages have."""
     if (
         message.id is message.seq is message.since is message.last is None
         and not message.code
         and not message.epoch
     ):
-        return b""
-    return b"".join(
-        b',"%b":%b' % (key, to_json(value))
+        return ""
+    return "".join(
+        f',"{key}":{to_json(value)}'
         for key, value in (
-            (b"id", message.id),
-            (b"code", message.code or None),
-            (b"epoch", message.epoch or None),
-            (b"seq", message.seq),
-            (b"since", message.since),
-            (b"last", message.last),
+            ("id", message.id),
+            ("code", message.code or None),
+            ("epoch", message.epoch or None),
+            ("seq", message.seq),
+            ("since", message.since),
+            ("last", message.last),
         )
         if value is not None
     )
@@ -327,7 +327,7 @@ class Encoder:
         process_id: str,
         data: Any,
         timestamp: str,
-        tail: bytes = b"",
+        tail: str = "",
     ) -> bytes:
         """Encode a message from its fields, as one JSON object in UTF-8.
 
@@ -339,15 +339,15 @@ class Encoder:
         try:
             text = _leading_fields(kind, channel, process_id)
             if data is not None:
-                text = b'%b,"data":%b' % (text, self._to_json(data))
+                text += f',"data":{self._to_json(data)}'
             if timestamp:
                 if not isinstance(timestamp, str):
                     raise TypeError("timestamp must be text")
-                text = b'%b,"timestamp":%b' % (text, to_json(timestamp))
-            text = b"%b%b}" % (text, tail)
-            if len(text) > _SAFE_DEPTH and text.count(b"[") + text.count(b"{") > _SAFE_DEPTH:
-                _check_depth(text.decode(), _SPARE_FRAMES)
-            return text
+                text += f',"timestamp":{to_json(timestamp)}'
+            text = f"{text}{tail}}}"
+            if len(text) > _SAFE_DEPTH and text.count("[") + text.count("{") > _SAFE_DEPTH:
+                _check_depth(text, _SPARE_FRAMES)
+            return text.encode()
         except Exception as error:  # noqa: BLE001 - a user's class may raise anything
             raise _encode_error(kind, data, error) from error
 
@@ -413,7 +413,7 @@ def decode(text: str, *, any_case: bool = False) -> Message:
         if _SURROGATE.search(text):
             # A lone surrogate has no UTF-8 form: refused here, not in the thread that would
             # forward it (FAULTS 26). A proper pair passes.
-            to_json(value)
+            to_json(value).encode()
     except (ValueError, RecursionError) as error:
         raise MessageDecodeError(f"invalid JSON: {_describe_error(error)}") from error
     if not isinstance(value, dict):
