@@ -201,7 +201,8 @@ class HubConfig:
         json_default: called with each value in data that JSON does not know, on the thread
             that publishes, returns what stands for it, as `default` of `json.dumps`; what it
             raises refuses the message. None for `ws_hub.json_default`: dates, times, UUIDs,
-            Decimals, paths, enumerations and dataclasses.
+            Decimals, paths, enumerations and dataclasses. With one of your own, orjson (the
+            extra `fast`), which would not ask it for all of these, is not used.
         lenient: accept what old frontends of a Go hub send: keys in any case (`Type`), and
             JSON in binary frames.
         allowed_origins: origins (`https://example.com`, `tauri://localhost`) that may

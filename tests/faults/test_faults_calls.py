@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from tests.integration.apps.live import Live, live
-from tests.support import TIMEOUT, RawPeer
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import (
     AuthResult,
     Client,
     ConfigError,
+    ConnectionState,
     Hub,
     HubConfig,
     Message,
@@ -130,7 +131,7 @@ def test_fault_108_a_client_sends_a_mapping_as_a_message() -> None:
         return {"type": message.type, "process": message.process_id, "data": message.data}
 
     with live(on_message=on_message) as hub, ReconnectingClient(hub.server.url) as client:
-        hub.client()
+        wait_until(lambda: client.state is ConnectionState.CONNECTED)
         for bad, kind, told in NO_MESSAGES:
             with pytest.raises(kind) as raised:
                 client.send(bad)

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import decimal
 import queue
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +14,15 @@ from typing import Any
 import pytest
 
 from tests.integration.apps.live import Live, live
-from tests.support import TIMEOUT
-from ws_hub import AuthResult, Client, Message, MessageEncodeError, ReconnectingClient
+from tests.support import TIMEOUT, wait_until
+from ws_hub import (
+    AuthResult,
+    Client,
+    ConnectionState,
+    Message,
+    MessageEncodeError,
+    ReconnectingClient,
+)
 
 
 @dataclasses.dataclass
@@ -76,6 +84,23 @@ def test_what_json_does_not_know_has_a_documented_form(hub: Live, send: str) -> 
         assert found(peer.recv_json()["data"]) == ON_THE_WIRE
 
 
+@pytest.mark.parametrize("fast", [True, False], ids=["orjson", "json"])
+def test_it_is_the_same_with_and_without_orjson(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fast:
+        monkeypatch.setitem(sys.modules, "orjson", None)
+    with live(authenticator=lambda environ: AuthResult(True, "ann")) as hub:
+        with hub.subscribed("news", "process:p") as peer:
+            for act, found in SENDS.values():
+                act(hub, [ORDER, {"a": 2**70, 1: None}, 1e16])
+                data = found(peer.recv_json()["data"])
+                assert data == [ON_THE_WIRE, {"a": 2**70, "1": None}, 1e16]
+                for bad in (float("nan"), "\ud800", {1}, {(1,): 2}):
+                    with pytest.raises(MessageEncodeError):
+                        act(hub, bad)
+
+
 def by_name(value: object) -> str:
     if isinstance(value, Own):
         return "own"
@@ -127,6 +152,6 @@ def test_a_client_of_our_own_sends_the_same_forms() -> None:
         got.put(message.data)
 
     with live(on_message=on_message) as hub, ReconnectingClient(hub.server.url) as client:
-        hub.client()
+        wait_until(lambda: client.state is ConnectionState.CONNECTED)
         client.send(Message("x", data=ORDER))
         assert got.get(timeout=TIMEOUT) == ON_THE_WIRE

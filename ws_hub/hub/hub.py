@@ -52,7 +52,7 @@ from ..log import get_logger
 from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
-from ..protocol.json_text import json_encoder
+from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
 from ..protocol.publication import Publication, publish
@@ -118,7 +118,9 @@ class Hub(Publisher):
         self._config = config = config if config is not None else HubConfig()
         own = None if config.channel_name is None else self._is_name
         self._is_channel = channel_rule(own)
-        self._encoder = Encoder(json_encoder(config.json_default), process_rule(own))
+        default = config.json_default
+        to_json = fast_encoder() if default is None else json_encoder(default)
+        self._encoder = Encoder(to_json, process_rule(own))
         # A rule is looked up for every message; matching patterns each time would cost
         # more than delivering it.
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
