@@ -10,6 +10,7 @@ from ws_hub.connection.connection import Connection
 from ws_hub.connection.fast_send import send_to_each
 from ws_hub.hub.items import Queues
 from ws_hub.hub.subscriptions import ChannelMap
+from ws_hub.protocol.message import Encoder
 from ws_hub.protocol.publication import Batch, Publication
 from ws_hub.reentrant import ReentrantQueue, Wakeup
 
@@ -26,9 +27,11 @@ class LoneHub:
         put_off: what is to be called on the hub thread.
         channels: its subscriptions.
         on_connect, on_disconnect: the callbacks for its connection.
+        encoder: encodes what is sent by it.
     """
 
     def __init__(self) -> None:
+        self.encoder = Encoder()
         self.admits = True
         self.closed: list[Connection] = []
         self.counted: list[str] = []

@@ -29,7 +29,13 @@ class Recorder(Publisher):
         self._lock = threading.Lock()
 
     def _publish(
-        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
+        self,
+        texts: Sequence[bytes],
+        channel: str,
+        timeout: float | None,
+        *,
+        over: bool = False,
+        exclude: frozenset[int] = frozenset(),
     ) -> None:
         messages = [decode(text.decode()) for text in texts]
         for message in messages:

@@ -38,6 +38,7 @@ from .errors import (
     MessageEncodeError,
     NotConnected,
     PeerError,
+    ProcessAlreadyRunning,
     ProtocolError,
     SendTimeout,
     WsHubError,
@@ -47,6 +48,7 @@ from .hub.listener import Listener
 from .hub.stats import HubStats
 from .log import MaskTokens
 from .process.process import Process, ProcessStartError
+from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
 from .reconnect.client import ConnectionState, ReconnectingClient
 from .reconnect.config import ReconnectConfig
@@ -90,6 +92,7 @@ __all__ = [
     "NotConnected",
     "PeerError",
     "Process",
+    "ProcessAlreadyRunning",
     "ProcessStartError",
     "ProtocolError",
     "QueryTokenAuth",
@@ -100,6 +103,7 @@ __all__ = [
     "WsHubError",
     "calculate_backoff",
     "exit_on_signals",
+    "json_default",
     "middleware",
     "serve",
 ]

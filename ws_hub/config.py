@@ -198,6 +198,11 @@ class HubConfig:
         channel_name: returns whether a channel name is allowed, and with `process:` before
             it a process id; called at every use of a name, and an exception is a refusal.
             None for the rules of the protocol. "" is never allowed.
+        json_default: called with each value in data that JSON does not know, on the thread
+            that publishes, returns what stands for it, as `default` of `json.dumps`; what it
+            raises refuses the message. None for `ws_hub.json_default`: dates, times, UUIDs,
+            Decimals, paths, enumerations and dataclasses. With one of your own, orjson (the
+            extra `fast`), which would not ask it for all of these, is not used.
         lenient: accept what old frontends of a Go hub send: keys in any case (`Type`), and
             JSON in binary frames.
         allowed_origins: origins (`https://example.com`, `tauri://localhost`) that may
@@ -272,6 +277,7 @@ class HubConfig:
     published_history_bytes_in_all: int = DEFAULT_PUBLISHED_HISTORY_BYTES
     rules: Sequence[ChannelRule] = (PROCESS_RULE,)
     channel_name: Callable[[str], bool] | None = None
+    json_default: Callable[[Any], Any] | None = None
     lenient: bool = False
     allowed_origins: Collection[str] = ()
     require_origin: bool = False
@@ -341,6 +347,7 @@ class HubConfig:
         check_callables(
             self,
             "channel_name",
+            "json_default",
             "check_origin",
             "authenticator",
             "on_auth_failure",

@@ -4,6 +4,7 @@ The tree::
 
     WsHubError
     ├── ConfigError (ValueError)            an invalid setting
+    │   └── ProcessAlreadyRunning           a process id that is in use
     ├── InvalidName (ValueError)            a channel name or process id outside the rules
     ├── MessageEncodeError (ValueError)     data that has no JSON form
     ├── HubNotRunning (RuntimeError)        not started yet, or stopped
@@ -41,6 +42,7 @@ __all__ = [
     "MessageEncodeError",
     "NotConnected",
     "PeerError",
+    "ProcessAlreadyRunning",
     "ProtocolError",
     "SendTimeout",
     "WsHubError",
@@ -104,6 +106,27 @@ class WsHubError(Exception):
 
 class ConfigError(WsHubError, ValueError):
     """A setting is invalid; the text names the field and the value."""
+
+
+class ProcessAlreadyRunning(ConfigError):
+    """The process id of a program to be started is that of one that runs on the same hub.
+
+    A ConfigError, as `except ConfigError` and `except ValueError` around a start have caught
+    it for as long as there was no name for it.
+
+    Attributes:
+        process_id: the process id.
+    """
+
+    def __init__(self, process_id: str) -> None:
+        self.process_id = process_id
+        super().__init__(
+            f"process_id {excerpt(process_id)} is running already: wait for its end, or leave "
+            "the id out to get a new one"
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.process_id,)
 
 
 class InvalidName(WsHubError, ValueError):

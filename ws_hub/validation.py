@@ -16,6 +16,7 @@ __all__ = [
     "check_callables",
     "check_count",
     "check_flag",
+    "check_function",
     "check_headers",
     "check_many",
     "check_networks",
@@ -144,6 +145,13 @@ def check_callables(config: object, *names: str) -> None:
         if value is not None and not callable(value):
             raise ConfigError(f"{name} must be callable or None, not {excerpt(value)}")
         check_plain(name, value)
+
+
+def check_function(name: str, value: object) -> None:
+    """Check a function that is an argument: TypeError for what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, not {excerpt(value)}")
+    check_plain(name, value)
 
 
 def check_plain(name: str, value: object) -> None:

@@ -1,14 +1,16 @@
 """Who a message goes to, what it says, and in what form one may come.
 
-Rows 106, 112 and 113 of the list of faults.
+Rows 106, 107, 112 and 113 of the list of faults.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import logging
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from ws_hub import (
     InvalidName,
     Message,
     MessageEncodeError,
+    ReconnectingClient,
 )
 from ws_hub.access.authenticators import authenticate
 from ws_hub.flask import FlaskSessionAuth
@@ -40,14 +43,18 @@ TO_A_CHANNEL: dict[str, Callable[[Hub, Any], object]] = {
     "send_event": lambda hub, to: hub.send_event("x", 1, channel=to),
     "send_error": lambda hub, to: hub.send_error("x", channel=to),
     "send_to_channel": lambda hub, to: hub.send_to_channel(to, Message("event")),
+    "listen": lambda hub, to: hub.listen(to, lambda message: None),
+    "log_handler": lambda hub, to: hub.log_handler(to),
+    "subscribe": lambda hub, to: hub.subscribe(hub.all_clients()[0], to),
+    "wait_for_room": lambda hub, to: hub.wait_for_room(to, 0.1),
+}
+TO_A_PROCESS: dict[str, Callable[[Hub, Any], object]] = {
     "send_process_output": lambda hub, to: hub.send_process_output(to, "x"),
     "send_process_lines": lambda hub, to: hub.send_process_lines(to, ["x"]),
     "send_process_status": lambda hub, to: hub.send_process_status(to, "running"),
-    "listen": lambda hub, to: hub.listen(to, lambda message: None),
-    "log_handler": lambda hub, to: hub.log_handler(to),
-    "writer": lambda hub, to: hub.writer(to),
-    "subscribe": lambda hub, to: hub.subscribe(hub.all_clients()[0], to),
-    "wait_for_room": lambda hub, to: hub.wait_for_room(to, 0.1),
+    "process_channel": lambda hub, to: hub.process_channel(to),
+    "writer": lambda hub, to: print("x", file=hub.writer(to)),
+    "run_process": lambda hub, to: hub.run_process(["true"], to),
 }
 TO_A_USER: dict[str, Callable[[Hub, Any], object]] = {
     "send_to_user": lambda hub, to: hub.send_to_user(to, Message("event")),
@@ -81,7 +88,20 @@ def test_fault_106_a_channel_that_is_not_set_is_refused(method: str, unset: Any,
         nothing_was_sent(hub, lambda: TO_A_CHANNEL[method](hub.hub, unset))
 
 
-@pytest.mark.parametrize("unset", [*UNSET, " ", "\n", "a\nb", "\x00"], ids=repr)
+NO_PROCESS: list[Any] = [None, "", False, True, b"", b"x", 4.0, "a b"]
+
+
+@pytest.mark.parametrize("unset", NO_PROCESS, ids=repr)
+@pytest.mark.parametrize("method", TO_A_PROCESS)
+def test_fault_106_a_process_that_is_not_set_is_refused(hub: Live, method: str, unset: Any) -> None:
+    if (method, unset) != ("run_process", None):  # which makes an id up
+        nothing_was_sent(hub, lambda: TO_A_PROCESS[method](hub.hub, unset))
+
+
+NO_USER: list[Any] = [None, "", False, True, b"", b"ann", 4.0, " ", "\n", "a\nb", "\x00", ["ann"]]
+
+
+@pytest.mark.parametrize("unset", NO_USER, ids=repr)
 @pytest.mark.parametrize("method", TO_A_USER)
 def test_fault_106_a_user_that_is_not_set_is_refused(hub: Live, method: str, unset: Any) -> None:
     nothing_was_sent(hub, lambda: TO_A_USER[method](hub.hub, unset))
@@ -113,15 +133,43 @@ class Sly(str):
 
 
 @pytest.mark.parametrize("name", [Falsy("nobodys"), Sly("")], ids=["false", "true and empty"])
-@pytest.mark.parametrize("method", [*TO_A_CHANNEL, *TO_A_USER])
+@pytest.mark.parametrize("method", [*TO_A_CHANNEL, *TO_A_USER, *TO_A_PROCESS])
 def test_fault_106_falsy_name_does_not_mean_all_clients(hub: Live, method: str, name: str) -> None:
     with hub.peer() as peer:
         hub.client()
         with contextlib.suppress(TypeError, InvalidName):
-            made: Any = (TO_A_CHANNEL | TO_A_USER)[method](hub.hub, name)
+            made: Any = (TO_A_CHANNEL | TO_A_USER | TO_A_PROCESS)[method](hub.hub, name)
             getattr(made, "close", lambda: None)()
         hub.hub.send_event("marker")
         assert peer.recv_json()["data"]["event"] == "marker"
+
+
+ABOUT_A_CHANNEL: dict[str, Callable[[Hub, Any], object]] = {
+    **TO_A_CHANNEL,
+    "unsubscribe": lambda hub, to: hub.unsubscribe(hub.all_clients()[0], to),
+    "clients": lambda hub, to: hub.clients(to),
+    "channel_subscriber_count": lambda hub, to: hub.channel_subscriber_count(to),
+    "has_subscribers": lambda hub, to: hub.has_subscribers(to),
+}
+
+
+@pytest.mark.parametrize("unset", [None, False, 0, 5.0, b"x", ["x"]], ids=repr)
+@pytest.mark.parametrize("method", ABOUT_A_CHANNEL)
+def test_fault_106_a_channel_that_is_no_text_is_a_type_error(
+    hub: Live, method: str, unset: Any
+) -> None:
+    with hub.peer():
+        hub.client()
+        with pytest.raises(TypeError, match="channel must be the name of a channel"):
+            ABOUT_A_CHANNEL[method](hub.hub, unset)
+
+
+@pytest.mark.parametrize("unset", [None, 5, b"x"], ids=repr)
+def test_fault_106_a_client_of_our_own_names_channels_by_text_too(unset: Any) -> None:
+    client = ReconnectingClient("ws://127.0.0.1:1/ws")
+    for act in (client.subscribe, client.unsubscribe):
+        with pytest.raises(TypeError, match="channel must be the name of a channel"):
+            act(unset)
 
 
 @pytest.mark.parametrize("channel", ["x", None, 0, False, b"x", Falsy("x")], ids=repr)
@@ -176,6 +224,86 @@ def test_fault_106_invalid_user_in_a_session_is_refused(user: Any) -> None:
     environ = {"ws_hub.flask": app, "REQUEST_METHOD": "GET", "SERVER_NAME": "x", "SERVER_PORT": "1"}
     environ |= {"wsgi.url_scheme": "http", "PATH_INFO": "/"}
     assert not authenticate(FlaskSessionAuth(), environ).valid
+
+
+# --- 107: ids that are numbers ---------------------------------------------------------------
+
+
+class Number(enum.IntEnum):
+    ANN = 42
+
+
+class Named(enum.StrEnum):
+    ANN = "42"
+
+
+ANN = uuid.UUID(int=42)
+# What an application may have as the key of a user, and the text that it means.
+IDS = [(42, "42"), (0, "0"), (-1, "-1"), (Number.ANN, "42"), (Named.ANN, "42"), (ANN, str(ANN))]
+
+
+def each_id(test: Any) -> Any:
+    return pytest.mark.parametrize(("key", "text"), IDS, ids=repr)(test)
+
+
+def as_user(key: Any) -> Callable[[Mapping[str, Any]], AuthResult]:
+    return lambda environ: AuthResult(True, key)
+
+
+@each_id
+def test_fault_107_a_user_id_that_is_a_number_means_its_text(key: Any, text: str) -> None:
+    with live(authenticator=as_user(key)) as hub, hub.peer() as peer:
+        client = hub.client()
+        assert client.user_id == text and type(client.user_id) is str
+        for same in (key, text):
+            hub.hub.send_to_user(same, Message("event", data=repr(same)))
+            assert peer.recv_json()["data"] == repr(same)
+            assert hub.hub.user_clients(same) == [client]
+        assert hub.hub.disconnect(key, 4401) == 1
+        assert peer.recv_close() == (4401, "")
+
+
+@each_id
+def test_fault_107_the_user_of_a_key_may_be_a_number(key: Any, text: str) -> None:
+    with live(authenticator=APIKeyAuth({"secret": key})) as hub:
+        with hub.peer(headers=[("Authorization", "Bearer secret")]):
+            assert hub.client().user_id == text
+
+
+def test_fault_107_a_key_of_nobody_is_a_setting_that_is_refused() -> None:
+    for none in (None, True, b"ann", ""):
+        keys: Any = {"secret": none}
+        with pytest.raises(ConfigError, match="user id"):
+            APIKeyAuth(keys)
+
+
+@pytest.mark.parametrize("none", [True, False, 4.0, b"42", ["42"]], ids=repr)
+def test_fault_107_the_error_says_what_to_pass(hub: Live, none: Any) -> None:
+    for act in (
+        lambda: AuthResult(True, none),
+        *(lambda act=act: act(hub.hub, none) for act in (TO_A_USER | TO_A_PROCESS).values()),
+    ):
+        with pytest.raises(TypeError, match="must be text, an int or a UUID, not "):
+            act()
+
+
+@each_id
+def test_fault_107_a_process_id_that_is_a_number_means_its_text(key: Any, text: str) -> None:
+    channel = f"process:{text}"
+    with live() as hub, hub.subscribed(channel) as peer:
+        hub.hub.send_process_output(key, "output")
+        hub.hub.send_process_lines(key, ["lines"])
+        hub.hub.send_process_status(key, "running")
+        print("printed", file=hub.hub.writer(key))
+        process = hub.hub.run_process(["echo", "run"], key)
+        assert process.process_id == text and process.wait(15) == 0
+        told = [peer.recv_json() for _ in range(7)]
+        assert {(each["channel"], each["processId"]) for each in told} == {(channel, text)}
+        assert [each["data"] for each in told] == [
+            "output", "lines", {"status": "running"}, "printed",
+            {"status": "running"}, "run", {"status": "exited", "exitCode": 0},
+        ]  # fmt: skip
+        assert hub.hub.process_channel(key) == channel
 
 
 # --- 112: what receivers would drop in silence -----------------------------------------------
@@ -295,6 +423,6 @@ def test_fault_113_a_rule_for_names_is_one_for_process_ids_too() -> None:
         assert json.dumps([peer.recv_json()["data"] for _ in range(2)]) == json.dumps(
             [{"status": "running"}, {"status": "exited", "exitCode": 0}]
         )
-        for refused in ("b", "", None):
+        for refused in ("b", ""):
             with pytest.raises(InvalidName):
-                hub.hub.send_process_output(refused, "line")  # type: ignore[arg-type]
+                hub.hub.send_process_output(refused, "line")

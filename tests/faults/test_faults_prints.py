@@ -287,7 +287,7 @@ class Ends(Publisher):
     def __init__(self) -> None:
         self.over: list[bool] = []
 
-    def _publish(self, *_: object, over: bool = False) -> None:
+    def _publish(self, *_: object, over: bool = False, **options: object) -> None:
         self.over.append(over)
 
 

@@ -175,7 +175,7 @@ def test_send_of_a_message_without_json_form_raises() -> None:
     ("channel", "since", "error"),
     [
         ("", None, InvalidName),
-        (3, None, InvalidName),
+        (3, None, TypeError),
         ("\ud800", None, MessageEncodeError),
         ("a", -1, ValueError),
     ],

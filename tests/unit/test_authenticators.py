@@ -58,7 +58,9 @@ def test_claims_are_copied_and_read_only_all_the_way_down() -> None:
     "settings",
     [
         {"valid": 1},
-        {"user_id": 42},
+        {"user_id": True},
+        {"user_id": b"ann"},
+        {"user_id": 4.2},
         {"claims": ["a"]},
         {"expires_at": "soon"},
         {"expires_at": float("nan")},
@@ -261,10 +263,12 @@ def test_a_public_key_is_not_accepted_as_hmac_secret() -> None:
     assert check(authenticator, forged).error == "InvalidAlgorithmError"
 
 
-def test_another_claim_may_be_the_user_but_must_be_text() -> None:
+def test_another_claim_may_be_the_user_if_it_is_text_or_a_number() -> None:
     authenticator = JWTAuth(SECRET, "HS256", user_claim="uid")
     assert check(authenticator, token(uid="bob")).user_id == "bob"
-    assert check(authenticator, token(uid=7)).error == "claim uid is not a string"
+    assert check(authenticator, token(uid=7)).user_id == "7"
+    for none in (True, 7.0, ["bob"]):
+        assert check(authenticator, token(uid=none)).error == "claim uid is no text and no number"
     assert not check(authenticator, token()).valid
 
 

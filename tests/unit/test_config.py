@@ -67,6 +67,7 @@ HUB: dict[str, list[Any]] = {
     "handshake_timeout": [*NOT_SECONDS, 1_000_001],
     "rules": [None, 5, "process:*", b"process:*", ["process:*"], [None], iter(())],
     "channel_name": NOT_CALLABLES,
+    "json_default": NOT_CALLABLES,
     "allowed_origins": [
         None,
         5,

@@ -33,7 +33,8 @@ def rule_for(channel: str) -> ChannelRule:
 class Box:
     """A target with room for so many messages; reads what it is given as a peer would."""
 
-    def __init__(self, room: int = 1000, compression: bool = False) -> None:
+    def __init__(self, room: int = 1000, compression: bool = False, id: int = 0) -> None:
+        self.id = id
         self.direct = None
         self.compression = compression
         self.replayable = True
@@ -115,7 +116,7 @@ class Stage:
         self.compression = compression
 
     def box(self, *channels: str, room: int = 1000, compression: bool = False) -> Box:
-        box = Box(room, compression)
+        box = Box(room, compression, len(self.everybody) + 1)
         self.everybody.append(box)
         self.channels.enter(box)
         for channel in channels:
@@ -136,7 +137,8 @@ class Stage:
             call()
         self.dispatcher.replay()
 
-    def say(self, *pairs: tuple[str, Any]) -> None:
+    def say(self, *pairs: tuple[str, Any], exclude: dict[int, set[int]] | None = None) -> None:
+        """Publish; `exclude` has the ids of those left out, by the index of the pair."""
         publications = [
             publish(
                 encode(Message("event", channel=channel, data=data)),
@@ -147,6 +149,8 @@ class Stage:
             )
             for channel, data in pairs
         ]
+        for index, ids in (exclude or {}).items():
+            publications[index].exclude = frozenset(ids)
         self.dispatcher.dispatch(publications, self.everybody, 0.0)
         self.dispatcher.replay()
 
@@ -367,6 +371,54 @@ def test_subscriber_with_a_request_id_is_told_where_it_lags() -> None:
     box.room = 0
     stage.say(("kept", 1))
     assert (box.messages[-1]["type"], box.messages[-1]["seq"]) == ("lagged", 0)
+
+
+# --- excluded clients ----------------------------------------------------------------------
+
+
+def test_the_excluded_are_left_out_and_the_others_share_one_join() -> None:
+    stage = Stage()
+    ann, bob, *others = [stage.box("a") for _ in range(5)]
+    stage.say(("a", 1), ("a", 2), ("", 3), ("a", 4), exclude={0: {1}, 2: {1, 2}, 3: {99}})
+    assert (ann.data, bob.data) == ([2, 4], [1, 2, 4])
+    assert [box.data for box in others] == [[1, 2, 3, 4]] * 3
+    assert others[0].batches[0] is others[1].batches[0] is others[2].batches[0]
+
+
+def test_a_batch_whose_targets_are_all_excluded_reaches_nobody() -> None:
+    stage = Stage()
+    box = stage.box("a")
+    stage.say(("a", 1), exclude={0: {1}})
+    assert box.batches == []
+
+
+def test_one_that_counts_gets_the_number_of_what_it_is_excluded_from() -> None:
+    stage = Stage(compression=True)
+    counting, old = stage.box(compression=True), stage.box("kept")
+    stage.subscribe(counting, "kept", since=0)
+    stage.say(("kept", LONG), ("kept", LONG), ("kept", LONG), exclude={1: {1, 2}})
+    assert [(each["type"], each["seq"]) for each in counting.messages] == [
+        ("event", 1),
+        ("skip", 2),
+        ("event", 3),
+    ]
+    assert counting.messages[1].keys() == {"type", "channel", "seq", "timestamp"}
+    assert [each["seq"] for each in old.messages] == [1, 3]
+    late = stage.box()
+    stage.subscribe(late, "kept", since=0)
+    assert late.data == [LONG] * 3  # the history has it
+
+
+def test_an_excluded_client_that_has_no_room_for_the_number_lags_from_before_it() -> None:
+    stage = Stage()
+    box = stage.box()
+    stage.subscribe(box, "kept", since=0)
+    box.room = 1
+    stage.say(("kept", 1), ("kept", 2), ("kept", 3), exclude={1: {1}})
+    assert [(each["type"], each["seq"]) for each in box.messages] == [("event", 1), ("lagged", 1)]
+    box.room = 100
+    stage.subscribe(box, "kept", since=1, epoch="epoch")
+    assert box.data[2:] == [2, 3]
 
 
 # --- compression ---------------------------------------------------------------------------

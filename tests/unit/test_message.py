@@ -104,7 +104,7 @@ def test_an_encoded_message_decodes_to_itself(message: Message, wire: bytes) -> 
         {"\udfff": 1},
         {(1, 2): 3},
         {math.nan: 1},
-        [datetime.datetime(2026, 1, 1)],
+        [datetime.timedelta(1)],
     ],
     ids=repr,
 )

@@ -76,10 +76,8 @@ def test_fault_21_channel_names_that_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", [None, 5, b"a", ["a"]])
 def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
-    with pytest.raises(InvalidName):
+    with pytest.raises(TypeError, match="channel must be the name of a channel"):
         check_channel(name)
-    with pytest.raises(InvalidName):
-        check_process_id(name)
 
 
 def test_another_rule_replaces_the_protocols() -> None:
@@ -110,7 +108,7 @@ def test_the_rules_for_names_agree_with_their_alphabet(name: str) -> None:
         assert is_channel_name(name) == (1 <= len(name) <= 256 and set(name) <= letters | {":"})
 
 
-@pytest.mark.parametrize("name", [None, 5, b"a", ["a"], {"a": 1}, "", "a b", "a:b", "a" * 129])
-def test_a_bad_process_id_is_refused_whatever_it_is(name: Any) -> None:
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a" * 129])
+def test_a_bad_process_id_is_refused(name: str) -> None:
     with pytest.raises(InvalidName):
         process_channel(name)

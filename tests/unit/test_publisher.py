@@ -20,7 +20,13 @@ class Recorder(Publisher):
         self.over: list[bool] = []
 
     def _publish(
-        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
+        self,
+        texts: Sequence[bytes],
+        channel: str,
+        timeout: float | None,
+        *,
+        over: bool = False,
+        exclude: frozenset[int] = frozenset(),
     ) -> None:
         for text in texts:
             self.over.append(over)

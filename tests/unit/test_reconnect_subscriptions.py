@@ -51,6 +51,25 @@ def delivered(subscriptions: Subscriptions, *seqs: int) -> list[int]:
     return [seq for seq in seqs if subscriptions.take(numbered(seq)).deliver]
 
 
+# --- excluded ------------------------------------------------------------------------------
+
+
+def test_a_skipped_number_is_counted_and_not_delivered() -> None:
+    subscriptions = followed()
+    assert subscriptions.take(numbered(11)).deliver
+    skip = Message("skip", channel="a", seq=12)
+    assert subscriptions.take(skip) == Verdict(deliver=False)
+    assert subscriptions.take(numbered(13)) == Verdict(deliver=True)
+    (_, again) = subscriptions.open()
+    assert again.since == 13
+
+
+def test_a_gap_before_a_skipped_number_is_a_gap() -> None:
+    subscriptions = followed()
+    verdict = subscriptions.take(Message("skip", channel="a", seq=13))
+    assert not verdict.deliver and anew(verdict).since == 10
+
+
 # --- what is sent --------------------------------------------------------------------------
 
 

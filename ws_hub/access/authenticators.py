@@ -16,10 +16,11 @@ import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, InvalidName, excerpt
 from ..log import get_logger
+from ..protocol.names import AnyId, id_text
 from .tokens import Environ, bearer_token, cookie, query_token
 
 __all__ = [
@@ -30,9 +31,9 @@ __all__ = [
     "JWTAuth",
     "QueryTokenAuth",
     "authenticate",
-    "check_user",
     "is_permitted",
     "is_user",
+    "user_text",
 ]
 
 logger = get_logger(__name__)
@@ -49,7 +50,8 @@ class AuthResult:
 
     Args:
         valid: whether the request may connect.
-        user_id: the user's id; a valid result without one is treated as a refusal.
+        user_id: the user's id; an int or a UUID means its text. A valid result without one
+            is treated as a refusal.
         claims: more facts about the user: copied, and read-only at every depth.
         error: the reason of a refusal, for the log and `on_auth_failure`; never sent to the
             peer.
@@ -69,13 +71,24 @@ class AuthResult:
     forbidden: bool = False
     expires_at: float | None = None
 
+    if TYPE_CHECKING:  # what is given as user id may be a number; the field is its text
+
+        def __init__(
+            self,
+            valid: bool,
+            user_id: AnyId | None = None,
+            claims: Mapping[str, Any] = ...,
+            error: str = "",
+            forbidden: bool = False,
+            expires_at: float | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         valid: object = self.valid
         if not isinstance(valid, bool):
             raise TypeError(f"valid must be True or False, not {type(valid).__name__}")
-        user: object = self.user_id
-        if user is not None and not isinstance(user, str):
-            raise TypeError(f"user_id must be text or None, not {type(user).__name__}")
+        if self.user_id is not None:
+            object.__setattr__(self, "user_id", id_text(self.user_id, "user id"))
         claims: object = self.claims
         if not isinstance(claims, Mapping):
             raise TypeError(f"claims must be a mapping, not {type(claims).__name__}")
@@ -135,12 +148,15 @@ def is_user(user_id: object) -> bool:
     )
 
 
-def check_user(user_id: object) -> None:
-    """Raise for an invalid user id: TypeError unless it is text, else InvalidName."""
-    if not isinstance(user_id, str):
-        raise TypeError(f"a user id must be text, not {excerpt(user_id)}")
-    if not is_user(user_id):
-        raise InvalidName(f"user id {excerpt(user_id)} is blank or has control characters")
+def user_text(user_id: object) -> str:
+    """Return the text of a user id; an int or a UUID means its text.
+
+    Raises TypeError for anything else, InvalidName for a text that is no user id.
+    """
+    text = id_text(user_id, "user id")
+    if not is_user(text):
+        raise InvalidName(f"user id {excerpt(text)} is blank or has control characters")
+    return text
 
 
 def is_permitted(what: str, question: Callable[..., object], *args: object) -> bool:
@@ -185,22 +201,22 @@ class APIKeyAuth:
     invalid user id.
 
     Args:
-        keys: user id by key. A user may have several keys, for a change of keys.
+        keys: user id by key; an int or a UUID means its text. A user may have several keys,
+            for a change of keys.
 
     Threads: any.
     """
 
-    def __init__(self, keys: Mapping[str, str]) -> None:
+    def __init__(self, keys: Mapping[str, AnyId]) -> None:
         texts: list[object] = [*keys.keys()]
         if not all(isinstance(text, str) and text and not text.isspace() for text in texts):
             raise ConfigError(
                 "keys must map keys to user ids: every key must be a string and not blank"
             )
-        if not all(is_user(user) for user in keys.values()):
-            raise ConfigError(
-                "keys must map keys to user ids: every user id must be a string and not blank"
-            )
-        self._keys = [(key.encode(), user) for key, user in keys.items()]
+        try:
+            self._keys = [(key.encode(), user_text(user)) for key, user in keys.items()]
+        except (TypeError, InvalidName) as error:
+            raise ConfigError(f"keys must map keys to user ids: {error}") from None
 
     def __call__(self, environ: Environ) -> AuthResult:
         """Compare the request's key with every key, in constant time."""
@@ -296,7 +312,7 @@ class JWTAuth:
         algorithm: "HS256", "RS256", "ES256" ...
         audience: the audience that tokens must name; of several, one.
         issuer: the issuer that tokens must name.
-        user_claim: the claim that holds the user id.
+        user_claim: the claim that holds the user id, a text or a whole number.
         leeway: seconds by which clocks may differ.
 
     Threads: any; a `keys` function is called on the thread of the request, or on the client's
@@ -337,7 +353,11 @@ class JWTAuth:
             "audience": audience if audience is None or isinstance(audience, str) else [*audience],
             "issuer": issuer,
             "leeway": leeway,
-            "options": {"require": [name for name, each in needed.items() if each]},
+            # A `sub` that is a number means its text, as any user id does.
+            "options": {
+                "require": [name for name, each in needed.items() if each],
+                "verify_sub": False,
+            },
         }
 
     def __call__(self, environ: Environ) -> AuthResult:
@@ -353,8 +373,8 @@ class JWTAuth:
         except (self._jwt.PyJWTError, UnicodeError) as error:
             return AuthResult(False, error=type(error).__name__)
         user = claims[self._user_claim]
-        if not isinstance(user, str):
-            return AuthResult(False, error=f"claim {self._user_claim} is not a string")
+        if isinstance(user, bool) or not isinstance(user, (str, int)):
+            return AuthResult(False, error=f"claim {self._user_claim} is no text and no number")
         return AuthResult(True, user, claims, expires_at=float(claims["exp"]) + self._leeway)
 
     def _key_of(self, token: str) -> Any:

@@ -9,22 +9,31 @@ import abc
 import dataclasses
 import enum
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..connection.client import Client
 from ..errors import InvalidName, excerpt
 from ..lines import MAX_PIECE, cut
 from ..protocol.message import (
     FINAL_STATUSES,
+    AnyMessage,
+    Encoder,
     Message,
     MessageType,
-    encode,
-    encode_fields,
+    as_message,
     timestamp,
 )
-from ..protocol.names import check_channel, is_process_id, process_channel
+from ..protocol.names import (
+    AnyId,
+    channel_text,
+    check_channel,
+    id_text,
+    is_process_id,
+    process_channel,
+)
 
-__all__ = ["ALL_CLIENTS", "AllClients", "Publisher"]
+__all__ = ["ALL_CLIENTS", "NOBODY", "AllClients", "Publisher", "client_ids"]
 
 
 class AllClients(enum.Enum):
@@ -36,6 +45,7 @@ class AllClients(enum.Enum):
 # The default of a `channel` argument. Neither None nor "": a variable that was left unset
 # holds one of these, and must not turn a channel's message into a broadcast (FAULTS 106).
 ALL_CLIENTS = AllClients.ALL_CLIENTS
+NOBODY: frozenset[int] = frozenset()  # no client is excluded
 
 _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
 _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
@@ -55,45 +65,71 @@ class Publisher(abc.ABC):
     for Python and JavaScript clients only, and a hub refuses what is too large for these.
     """
 
+    # Of all that a hub encodes; set once, by a subclass that has settings for it.
+    _encoder = Encoder(is_process=is_process_id)
+
     @abc.abstractmethod
     def _publish(
-        self, texts: Sequence[bytes], channel: str, timeout: float | None, *, over: bool = False
+        self,
+        texts: Sequence[bytes],
+        channel: str,
+        timeout: float | None,
+        *,
+        over: bool = False,
+        exclude: frozenset[int] = NOBODY,
     ) -> None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
         `over`: the last of them is the last one of its channel for the time being.
+        `exclude`: the ids of clients that do not get them live.
         """
 
-    def broadcast(self, message: Message, *, timeout: float | None = None) -> None:
-        """Send a message to every client.
+    def broadcast(
+        self,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+    ) -> None:
+        """Send a message to every client; `send_event` needs no message for an event.
 
-        Raises InvalidName for a message that names a channel; see `send_to_channel`.
+        A mapping of a message's fields, with a `type`, is a message as well. `exclude` is a
+        client that does not get it, or several. Raises InvalidName for a message that names a
+        channel; see `send_to_channel`.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        now = time.time()
-        texts = [encode(each, now, self._is_process) for each in _cut_up(message)]
+        now, message, left_out = time.time(), as_message(message), client_ids(exclude)
+        texts = [self._encoder.encode(each, now) for each in _cut_up(message)]
         if message.channel != "":  # compared, because a subclass of str defines its own truth
             name = excerpt(message.channel)
             raise InvalidName(
                 f"a broadcast goes to everybody, and this message names the channel {name}: "
                 f"send it with send_to_channel({name}, message), or leave the channel out"
             )
-        self._publish(texts, "", timeout)
+        self._publish(texts, "", timeout, exclude=left_out)
 
     def send_to_channel(
-        self, channel: str, message: Message, *, timeout: float | None = None
+        self,
+        channel: str,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
     ) -> None:
         """Send a message to the subscribers of a channel; on the wire it names the channel.
 
-        Raises InvalidName for a bad channel name.
+        `exclude` is a client that does not get it live, or several: the client that caused
+        it, in `on_message`. A history keeps it for all, so that a replay brings it to those
+        clients too. A mapping is a message as in `broadcast`. Raises TypeError for a channel
+        that is not a str, InvalidName for a bad name.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        if isinstance(channel, str):
-            channel = str.__str__(channel)  # a subclass may override __str__ and __eq__
-        if not channel or not isinstance(channel, str):
+        channel, left_out = channel_text(channel), client_ids(exclude)
+        if not channel:
             check_channel(channel)  # raises: further down "" means all clients
+        message = as_message(message)
         message = dataclasses.replace(
             message,
             channel=channel,
@@ -101,47 +137,47 @@ class Publisher(abc.ABC):
             timestamp=message.timestamp or _now(),
         )
         over = _is_last_word(message.type, message.data)
-        texts = [encode(each, is_process=self._is_process) for each in _cut_up(message)]
-        self._publish(texts, channel, timeout, over=over)
+        texts = [self._encoder.encode(each) for each in _cut_up(message)]
+        self._publish(texts, channel, timeout, over=over, exclude=left_out)
 
     def send_process_output(
-        self, process_id: str, data: str, *, timeout: float | None = None
+        self, process_id: AnyId, data: str, *, timeout: float | None = None
     ) -> None:
         """Send a piece of a process's output, usually a line, to its subscribers.
 
         A line of more than 8,192 characters is cut into pieces. The channel,
-        `process:<id>`, keeps the last lines for later subscribers. Raises InvalidName for
-        a bad process id.
+        `process:<id>`, keeps the last lines for later subscribers. An int or a UUID as
+        process id means its text; raises TypeError and InvalidName for one that is none.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         if data.__class__ is str and len(data) > MAX_PIECE:
             self.send_process_lines(process_id, [data], timeout=timeout)
             return
-        channel = self.process_channel(process_id)
-        text = encode_fields(_OUTPUT, channel, process_id, data, _now())
+        name, channel = self._process(process_id)
+        text = self._encoder.encode_fields(_OUTPUT, channel, name, data, _now())
         self._publish([text], channel, timeout)
 
     def send_process_lines(
-        self, process_id: str, lines: Sequence[str], *, timeout: float | None = None
+        self, process_id: AnyId, lines: Iterable[str], *, timeout: float | None = None
     ) -> None:
         """Send several pieces of a process's output, all or none of them.
 
         The same as `send_process_output` for each, at half the cost. Together they are one
-        entry of the hub's queue: send hundreds at a time, not millions.
+        entry of the hub's queue: send hundreds at a time, not millions. Raises TypeError for a
+        str, whose lines would be its characters.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        channel, now = self.process_channel(process_id), _now()
-        texts = [
-            encode_fields(_OUTPUT, channel, process_id, piece, now) for piece in _pieces(lines)
-        ]
+        (name, channel), now = self._process(process_id), _now()
+        encode, pieces = self._encoder.encode_fields, _pieces(_listed(lines))
+        texts = [encode(_OUTPUT, channel, name, piece, now) for piece in pieces]
         if texts:
             self._publish(texts, channel, timeout)
 
     def send_process_status(
         self,
-        process_id: str,
+        process_id: AnyId,
         status: str,
         exit_code: int | None = None,
         *,
@@ -161,8 +197,8 @@ class Publisher(abc.ABC):
         if exit_code is not None:
             data["exitCode"] = exit_code
         data.update(_shortened(extra or {}))
-        channel = self.process_channel(process_id)
-        text = encode_fields(_STATUS, channel, process_id, data, _now())
+        name, channel = self._process(process_id)
+        text = self._encoder.encode_fields(_STATUS, channel, name, data, _now())
         self._publish([text], channel, timeout, over=status in FINAL_STATUSES)
 
     def send_event(
@@ -171,15 +207,24 @@ class Publisher(abc.ABC):
         data: Any = None,
         *,
         channel: str | AllClients = ALL_CLIENTS,
+        exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
     ) -> None:
         """Send a named event to a channel's subscribers; without a channel to every client.
 
-        Raises TypeError for a channel that is not a str, InvalidName for "".
+        `exclude` is as in `send_to_channel`. Raises TypeError for a name or a channel that is
+        not a str, InvalidName for the channel "".
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._send(_EVENT, channel, {"event": event, "data": data}, timeout)
+        name: object = event
+        if not isinstance(name, str):
+            raise TypeError(
+                f"event must be the name of an event, a str, not {excerpt(name)}: "
+                'send_event("saved", data)'
+            )
+        left_out = client_ids(exclude)
+        self._send(_EVENT, channel, {"event": event, "data": data}, timeout, left_out)
 
     def send_error(
         self,
@@ -194,23 +239,54 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        self._send(_ERROR, channel, text, timeout)
+        self._send(_ERROR, channel, text, timeout, NOBODY)
 
-    def process_channel(self, process_id: str) -> str:
-        """Return the channel of a process; raises InvalidName for a bad process id.
+    def process_channel(self, process_id: AnyId) -> str:
+        """Return the channel of a process; an int or a UUID means its text.
+
+        Raises TypeError and InvalidName for a process id that is none.
 
         Threads: any.
         """
-        return process_channel(process_id, self._is_process)
+        return self._process(process_id)[1]
 
-    @property
-    def _is_process(self) -> Callable[[str], bool]:
-        """The rule for process ids."""
-        return is_process_id
+    def _process(self, process_id: AnyId) -> tuple[str, str]:
+        """Return a process id as text, and the channel of the process."""
+        name = process_id if process_id.__class__ is str else id_text(process_id, "process id")
+        assert isinstance(name, str)
+        return name, process_channel(name, self._encoder.is_process or is_process_id)
 
-    def _send(self, kind: str, channel: object, data: Any, timeout: float | None) -> None:
+    def _send(
+        self,
+        kind: str,
+        channel: object,
+        data: Any,
+        timeout: float | None,
+        exclude: frozenset[int],
+    ) -> None:
         where = _checked(channel)
-        self._publish([encode_fields(kind, where, "", data, _now())], where, timeout)
+        text = self._encoder.encode_fields(kind, where, "", data, _now())
+        self._publish([text], where, timeout, exclude=exclude)
+
+
+def client_ids(exclude: object) -> frozenset[int]:
+    """Return the ids of clients to exclude: of one, or of several.
+
+    Raises TypeError for anything else, and so for None: a client that was not set would get
+    what it is meant to be left out of.
+    """
+    if exclude.__class__ is tuple and not exclude:  # the default
+        return NOBODY
+    if isinstance(exclude, Client):
+        return frozenset((exclude.id,))
+    if isinstance(exclude, Iterable) and not isinstance(exclude, (str, bytes, Mapping)):
+        clients = list(exclude)
+        if all(isinstance(each, Client) for each in clients):
+            return frozenset([each.id for each in clients])
+    raise TypeError(
+        f"exclude must be a Client, or a list of some, not {excerpt(exclude)}: callbacks get "
+        "one, and user_clients(user_id) returns those of a user"
+    )
 
 
 def _checked(channel: object) -> str:
@@ -222,7 +298,7 @@ def _checked(channel: object) -> str:
             f"channel must be the name of a channel, not {excerpt(channel)}: leave it out to "
             "send to everybody"
         )
-    name = str.__str__(channel)  # a subclass may override __str__ and __eq__
+    name = channel_text(channel)
     if not name:
         raise InvalidName("channel must not be empty: leave it out to send to everybody")
     return name
@@ -238,6 +314,17 @@ def _is_last_word(kind: str, data: Any) -> bool:
         return False
     status = data.get("status")
     return isinstance(status, str) and status in FINAL_STATUSES
+
+
+def _listed(lines: object) -> Sequence[Any]:
+    """Return lines as a sequence, which can be looked at twice; raises TypeError for one text."""
+    if isinstance(lines, (list, tuple)):
+        return lines
+    if isinstance(lines, (str, bytes)) or not isinstance(lines, Iterable):
+        raise TypeError(
+            f"lines must be a list of str, not {excerpt(lines)}: send_process_output sends one"
+        )
+    return list(lines)
 
 
 def _pieces(lines: Sequence[Any]) -> Sequence[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..errors import CloseCode
-from ..protocol.message import Message
+from ..protocol.message import AnyMessage, Message, as_message
 
 __all__ = ["Client"]
 
@@ -127,20 +127,21 @@ class Client:
         """The number of messages, and of bytes, in its outbox."""
         return self._link.waiting
 
-    def send(self, message: Message, timeout: float | None = None) -> None:
+    def send(self, message: AnyMessage, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.
 
-        Messages of one thread arrive in order. Returns when the message is in the socket or the
-        outbox, not when the peer has received it. Raises SendTimeout after `timeout` seconds
-        (None: waits until the write timeout ends the connection), ConnectionClosed when the
-        connection has ended, MessageEncodeError for a message without a JSON form.
+        A mapping is a message as in `Hub.broadcast`. Messages of one thread arrive in order.
+        Returns when the message is in the socket or the outbox, not when the peer has
+        received it. Raises SendTimeout after `timeout` seconds (None: waits until the write
+        timeout ends the connection), ConnectionClosed when the connection has ended,
+        MessageEncodeError for a message without a JSON form.
 
         Within another call for this client, as from a signal handler or a finaliser, the hub
         thread sends it soon after. If the outbox is full then, the message is dropped and counted.
 
         Threads: any; blocks at most `timeout`, and never within another call of the hub.
         """
-        self._link.send(message, timeout)
+        self._link.send(as_message(message), timeout)
 
     def wait_for_room(self, timeout: float) -> bool:
         """Wait until the outbox is at most half full; False after `timeout` seconds.

@@ -29,8 +29,7 @@ from ..errors import CloseCode, ConnectionClosed, HubFull, HubNotRunning, SendTi
 from ..log import get_logger
 from ..protocol.frames import close_frame, text_frame
 from ..protocol.handshake import Answer
-from ..protocol.message import Message, encode
-from ..protocol.names import process_rule
+from ..protocol.message import Encoder, Message, encode
 from ..protocol.publication import Batch, Publication, compress
 from .calls import Calls
 from .client import Client
@@ -47,6 +46,10 @@ logger = get_logger(__name__)
 
 class ConnectionHub(Protocol):
     """What a connection asks of the hub, on its reader thread unless noted."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes all messages of the application. Any thread."""
 
     def opened(self, connection: Connection) -> bool:
         """Ask for its admission; False when it was refused at once."""
@@ -255,7 +258,7 @@ class Connection:
             self._hub.count("dropped")
 
     def _frame(self, message: Message) -> bytes:
-        text = encode(message, time.time(), process_rule(self._config.channel_name))
+        text = self._hub.encoder.encode(message, time.time())
         frame = text_frame(text)
         packs = self.compression and self._config.compresses(text)
         return compress(text, frame) if packs else frame

@@ -18,7 +18,7 @@ from ..config import ChannelRule
 from ..connection.fast_send import Reachable, send_to_each
 from ..protocol.frames import text_frame
 from ..protocol.message import Message, MessageType, encode
-from ..protocol.publication import Batch, Publication
+from ..protocol.publication import Batch, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
 from .history import History, Position, Range
@@ -31,6 +31,10 @@ __all__ = ["Activation", "Dispatcher", "Target"]
 
 class Target(Reachable, Viewer, Protocol):
     """A receiver of publications: a client or a listener."""
+
+    @property
+    def id(self) -> int:
+        """The id of the client; 0 for a listener."""
 
     @property
     def replayable(self) -> bool:
@@ -123,7 +127,7 @@ class Dispatcher:
             for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
         ]
         delivered = 0
-        for targets, batch in _routes(runs, self._compression):
+        for targets, batch in _routes(runs, self._compression, self._without_excluded):
             delivered += batch.messages * len(targets)
             late: list[tuple[Any, Sequence[Publication]]] = []
             begun = functools.partial(_begun, batch, late)
@@ -167,6 +171,27 @@ class Dispatcher:
     def _give(publication: Publication, seq: int) -> bool:
         publication.number(seq)
         return True
+
+    def _without_excluded(
+        self, targets: Collection[Any], publications: Sequence[Publication]
+    ) -> Iterator[tuple[Collection[Any], list[Publication]]]:
+        """Yield the targets that no publication excludes, then each other one with its own."""
+        excluded = frozenset[int]().union(*[each.exclude for each in publications])
+        yield [each for each in targets if each.id not in excluded], list(publications)
+        for target in [each for each in targets if each.id in excluded]:
+            own = [
+                skip(each, time.time()) if target.id in each.exclude else each
+                for each in publications
+                if target.id not in each.exclude or self._counts(target, each)
+            ]
+            yield [target], own
+
+    def _counts(self, target: Any, publication: Publication) -> bool:
+        """Return whether a target goes by the numbers of a publication's channel."""
+        if not publication.seq:
+            return False
+        subscription = self._channels.get(target, publication.channel)
+        return subscription is not None and subscription.recovers
 
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
         """Act on a full outbox: never in silence, and never twice for one cause."""
@@ -285,15 +310,30 @@ def _begun(
         late.append((client, refused))  # for when its lock is free
 
 
+Share = tuple[Collection[Any], list[Publication]]
+
+
 def _routes(
-    runs: Sequence[tuple[Collection[Any], list[Publication]]], compression: bool
+    runs: Sequence[Share], compression: bool, without_excluded: Callable[..., Iterator[Share]]
 ) -> Iterator[tuple[Collection[Any], Batch]]:
     """Yield all targets, each once, with what they get, joined and in order.
 
     Targets with the same channels share one join, or two: plain and compressed.
     """
     runs = [run for run in runs if run[0]]  # joined only when somebody listens
-    for targets, publications in _shared(runs):
+    for share in _shared(runs):
+        if any([each.exclude for each in share[1]]):
+            for part in without_excluded(*share):
+                yield from _batches(*part, compression)
+        else:
+            yield from _batches(*share, compression)
+
+
+def _batches(
+    targets: Collection[Any], publications: list[Publication], compression: bool
+) -> Iterator[tuple[Collection[Any], Batch]]:
+    """Yield targets of one share by the form in which they get it."""
+    if publications:
         if compression and any([each.packed is not each.frame for each in publications]):
             packed = [target for target in targets if target.compression]
             if packed:
@@ -303,9 +343,7 @@ def _routes(
             yield targets, Batch(publications)
 
 
-def _shared(
-    runs: Sequence[tuple[Collection[Any], list[Publication]]],
-) -> Iterator[tuple[Collection[Any], list[Publication]]]:
+def _shared(runs: Sequence[Share]) -> Iterator[Share]:
     if len(runs) == 1:  # nearly always: a broadcast, or one channel's burst
         yield runs[0]
         return

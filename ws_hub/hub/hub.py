@@ -33,8 +33,8 @@ from typing import Any, Self, TextIO
 
 from .. import threads
 from ..access.admission import Admission, Decision
-from ..access.authenticators import check_user, is_permitted
-from ..backplane.publisher import ALL_CLIENTS, AllClients, Publisher
+from ..access.authenticators import is_permitted, user_text
+from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
 from ..connection.connection import Connection
@@ -52,12 +52,13 @@ from ..log import get_logger
 from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
-from ..protocol.message import Message, MessageType, encode
-from ..protocol.names import channel_rule, check_channel, process_rule
+from ..protocol.json_text import fast_encoder, json_encoder
+from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message
+from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_plain
+from ..validation import check_function
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -104,13 +105,23 @@ class Hub(Publisher):
 
     Args:
         config: the settings; `HubConfig()` when left out.
+
+    Raises TypeError for anything else.
     """
 
     def __init__(self, config: HubConfig | None = None) -> None:
+        given: object = config
+        if given is not None and not isinstance(given, HubConfig):
+            raise TypeError(
+                f"a Hub takes a HubConfig, not {excerpt(given)}: Hub(HubConfig(...)); an "
+                "application is given to middleware(app, hub), or to serve(hub, app=app)"
+            )
         self._config = config = config if config is not None else HubConfig()
         own = None if config.channel_name is None else self._is_name
         self._is_channel = channel_rule(own)
-        self._process_rule = process_rule(own)
+        default = config.json_default
+        to_json = fast_encoder() if default is None else json_encoder(default)
+        self._encoder = Encoder(to_json, process_rule(own))
         # A rule is looked up for every message; matching patterns each time would cost
         # more than delivering it.
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
@@ -489,10 +500,12 @@ class Hub(Publisher):
     def at_stop(self, function: Callable[[], object]) -> Callable[[], None]:
         """Call a function once when the hub stops, while it still delivers.
 
-        Returns what takes that back. What the function raises is logged.
+        Returns what takes that back. What the function raises is logged. Raises TypeError for
+        what cannot be called, ConfigError for a coroutine function.
 
         Threads: any; the function runs on a thread of the hub's.
         """
+        check_function("function", function)
         return self._life.at_stop.add(function)
 
     def __enter__(self) -> Self:
@@ -521,6 +534,7 @@ class Hub(Publisher):
         timeout: float | None,
         *,
         over: bool = False,
+        exclude: frozenset[int] = NOBODY,
         payer: Connection | None = None,
     ) -> None:
         config = self._config
@@ -537,8 +551,8 @@ class Hub(Publisher):
             for text in texts
         ]
         publications[-1].over = over
-        for publication in publications if payer is not None else ():
-            publication.payer = payer
+        for publication in publications if payer is not None or exclude else ():
+            publication.payer, publication.exclude = payer, exclude
         if self._life.pacing.crowded:
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
@@ -548,10 +562,6 @@ class Hub(Publisher):
 
     def _receives(self, channel: str, connection: Connection) -> bool:
         return channel == "" or self._life.channels.has(connection, channel)
-
-    @property
-    def _is_process(self) -> Callable[[str], bool]:
-        return self._process_rule
 
     def _keep_pace(
         self,
@@ -625,25 +635,34 @@ class Hub(Publisher):
                 f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
             ) from None
 
-    def send_to_user(self, user_id: str, message: Message, *, timeout: float | None = None) -> None:
+    def send_to_user(
+        self,
+        user_id: AnyId,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+    ) -> None:
         """Send a message to all connections of a user, each browser tab of theirs.
 
         In order with everything else that is published; to nobody when the user is not
-        here. Raises TypeError and InvalidName for a user id that is none,
-        MessageEncodeError, HubNotRunning, HubFull.
+        here. `exclude` is a client that does not get it, or several. An int or a UUID means
+        its text, a mapping a message as in `broadcast`. Raises TypeError and InvalidName for
+        a user id that is none, MessageEncodeError, HubNotRunning, HubFull.
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
-        check_user(user_id)
-        text = encode(message, time.time(), self._is_process)
+        user, left_out = user_text(user_id), client_ids(exclude)
+        text = self._encoder.encode(as_message(message), time.time())
         config = self._config
         publication = publish(
             text, "", config.broadcast_overflow, compressed=config.compresses(text)
         )
+        publication.exclude = left_out
         if self._life.pacing.crowded:
-            receives = functools.partial(_is_of, user_id)
+            receives = functools.partial(_is_of, user)
             timeout = self._keep_pace([publication], receives, timeout)
-        self._enqueue(UserPublication(user_id, publication), timeout)
+        self._enqueue(UserPublication(user, publication), timeout)
 
     def wait_for_room(
         self, channel: str | AllClients = ALL_CLIENTS, timeout: float | None = None
@@ -750,6 +769,7 @@ class Hub(Publisher):
 
         Threads: any; does not wait.
         """
+        channel = channel_text(channel)
         try:
             return self._unsubscribe(self._connection_of(client), channel)
         except ConnectionClosed:
@@ -763,7 +783,16 @@ class Hub(Publisher):
         return channels.remove(connection, channel)
 
     def _connection_of(self, client: Client) -> Connection:
-        """Return the connection of a client; raises ConnectionClosed when it has left this hub."""
+        """Return the connection of a client.
+
+        Raises TypeError for anything else, ConnectionClosed when it has left this hub.
+        """
+        given: object = client
+        if not isinstance(given, Client):
+            raise TypeError(
+                f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
+                "all_clients() and user_clients(user_id) return them"
+            )
         connection = self._life.registry.find(client.id)
         if connection is None:
             raise ConnectionClosed(CloseCode.ABNORMAL, f"{client!r} is gone")
@@ -774,12 +803,12 @@ class Hub(Publisher):
 
         It runs on a thread of its own, in order, until the listener is closed or the
         hub stops; what it raises is logged. Raises InvalidName, HubNotRunning, HubFull,
-        ConfigError for a coroutine function.
+        TypeError for what cannot be called, ConfigError for a coroutine function.
 
         Threads: any; waits while the hub's queue is full.
         """
         check_channel(channel, self._is_channel)
-        check_plain("function", function)
+        check_function("function", function)
         life = self._life
         if not life.state.accepts:
             raise self._not_running()
@@ -933,20 +962,20 @@ class Hub(Publisher):
         return self._life.admission
 
     def disconnect(
-        self, user_id: str, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
+        self, user_id: AnyId, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
     ) -> int:
         """Close all connections of a user; return how many there were.
 
         Also those that are on their way in, authenticated before this call. So first
         take away what the authenticator goes by, then call this: nobody slips through.
-        With 4401 and 4403 our clients do not come back. Raises TypeError and InvalidName
-        for a user id that is none.
+        With 4401 and 4403 our clients do not come back. An int or a UUID means its text;
+        raises TypeError and InvalidName for a user id that is none.
 
         Threads: any, callbacks included; does not wait.
         """
-        check_user(user_id)
+        user = user_text(user_id)
         close_frame(code, reason)  # raises before anything has happened
-        connections = self._life.clients.users.revoke(user_id)
+        connections = self._life.clients.users.revoke(user)
         for connection in connections:
             connection.close(code, reason)
         return len(connections)
@@ -972,21 +1001,21 @@ class Hub(Publisher):
 
         Threads: any.
         """
-        return _clients_of(self._listening(channel))
+        return _clients_of(self._listening(channel_text(channel)))
 
     def _listening(self, channel: str) -> list[Connection]:
         found = (each.subscriber for each in self._life.channels.subscriptions(channel))
         return [each for each in found if isinstance(each, Connection)]
 
-    def user_clients(self, user_id: str) -> list[Client]:
+    def user_clients(self, user_id: AnyId) -> list[Client]:
         """Return the connections of a user, oldest first.
 
-        Raises TypeError and InvalidName for a user id that is none.
+        An int or a UUID means its text; raises TypeError and InvalidName for a user id that
+        is none.
 
         Threads: any.
         """
-        check_user(user_id)
-        return _clients_of(self._life.clients.users.of(user_id))
+        return _clients_of(self._life.clients.users.of(user_text(user_id)))
 
     def channel_count(self) -> int:
         """Return how many channels somebody listens to.
@@ -1014,14 +1043,14 @@ class Hub(Publisher):
 
         Threads: any.
         """
-        return self._life.channels.count(channel)
+        return self._life.channels.count(channel_text(channel))
 
     def has_subscribers(self, channel: str) -> bool:
         """Say whether anybody listens to a channel: whether output is worth making.
 
         Threads: any.
         """
-        return self._life.channels.count(channel) > 0
+        return self._life.channels.count(channel_text(channel)) > 0
 
     def stats(self) -> HubStats:
         """Return what the hub counts.
@@ -1044,11 +1073,19 @@ class Hub(Publisher):
 
     # --- any thread: conveniences ----------------------------------------------------------
 
-    def handler(self) -> Callable[..., Iterable[bytes]]:
+    def handler(self, *request: object) -> Callable[..., Iterable[bytes]]:
         """Return a WSGI application that accepts WebSocket connections for this hub.
+
+        It takes no arguments. Called as an application itself, by a server that was given
+        `hub.handler` for `hub.handler()`, it raises TypeError.
 
         Threads: any.
         """
+        if request:
+            raise TypeError(
+                "hub.handler is not the WSGI application, hub.handler() returns it: mount "
+                "hub.handler(), or middleware(app, hub)"
+            )
         return self.handle_websocket
 
     def handle_websocket(
@@ -1062,7 +1099,11 @@ class Hub(Publisher):
         return handle(self, environ, start_response)
 
     def attach(
-        self, ws: Any, *, user_id: str | int | None = None, claims: Mapping[str, Any] | None = None
+        self,
+        ws: Any,
+        *,
+        user_id: AnyId | None = None,
+        claims: Mapping[str, Any] | None = None,
     ) -> None:
         """Make a client of a connection that simple_websocket has accepted, until it ends.
 
@@ -1075,7 +1116,7 @@ class Hub(Publisher):
     def run_process(
         self,
         argv: Sequence[str],
-        process_id: str | None = None,
+        process_id: AnyId | None = None,
         *,
         pty: bool = False,
         cwd: str | os.PathLike[str] | None = None,
@@ -1107,7 +1148,7 @@ class Hub(Publisher):
         """
         return log_handler(self, channel, level)
 
-    def writer(self, process_id: str) -> TextIO:
+    def writer(self, process_id: AnyId) -> TextIO:
         """Return a text file whose lines go to the channel of a process id.
 
         Threads: any.
@@ -1124,6 +1165,11 @@ class _Inside:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes all messages of the application. Any thread."""
+        return self._hub._encoder
 
     def rule_for(self, channel: str) -> ChannelRule:
         """Return the rule of a channel. Any thread."""
@@ -1147,7 +1193,8 @@ class _Inside:
 
     def publish(self, connection: Connection, channel: str, data: object) -> None:
         """Send to a channel what a client publishes, at its cost; waits as `subscribe` does."""
-        text = encode(Message(MessageType.EVENT, channel=channel, data=data), time.time())
+        message = Message(MessageType.EVENT, channel=channel, data=data)
+        text = self.encoder.encode(message, time.time())
         self._hub._publish([text], channel, None, payer=connection)
 
     def subscribers(self, channel: str) -> int:

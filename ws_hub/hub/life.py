@@ -25,6 +25,7 @@ from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
 from ..connection.writer_starter import ThreadStarter
+from ..protocol.message import Encoder
 from ..reentrant import Event
 from .callbacks import Callbacks, guarded
 from .clients import Clients
@@ -71,6 +72,10 @@ class State(enum.Enum):
 class Upward(Actions, Protocol):
     """What the parts of a life ask of the hub."""
 
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes all messages of the application. Any thread."""
+
     def later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread; raises HubFull. Any thread; never waits."""
 
@@ -86,6 +91,7 @@ class Life:
 
     Attributes:
         state: guarded by the hub's lock; read without it.
+        encoder: encodes all messages of the application.
         drained: whether its clients were let go; written under the hub's lock.
         listeners: guarded by the hub's lock.
         claimed: whether a thread has taken on the end of this life; guarded by the hub's lock.
@@ -97,6 +103,7 @@ class Life:
     def __init__(self, config: HubConfig, queues: Queues, hub: Upward, handlers: Handlers) -> None:
         self.config = config
         self.handlers = handlers
+        self.encoder = hub.encoder
         self.state = State.NEW
         self.drained = False
         self.wakeup = queues.wakeup

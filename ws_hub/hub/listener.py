@@ -40,6 +40,7 @@ class Listener:
         name: str,
     ) -> None:
         self.channel = channel
+        self.id = 0  # no client's: `exclude` is about clients
         self.direct = None  # no way that leads past the mailbox
         self.compression = False
         self._handle = handle

@@ -28,8 +28,9 @@ from typing import Any, Protocol
 
 from .. import threads
 from ..config import HubConfig
-from ..errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
+from ..errors import HubFull, HubNotRunning, ProcessAlreadyRunning, WsHubError, excerpt
 from ..log import get_logger
+from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
 from .output import OutputReader
 from .pace import Pace
@@ -89,7 +90,7 @@ class ExitCodeUnknown(WsHubError):
 def run_process(
     hub: StreamingHub,
     argv: Sequence[str],
-    process_id: str | None = None,
+    process_id: AnyId | None = None,
     *,
     pty: bool = False,
     cwd: str | os.PathLike[str] | None = None,
@@ -108,8 +109,8 @@ def run_process(
     Args:
         hub: a hub that runs.
         argv: the program and its arguments.
-        process_id: the process id, which names the channel `process:<id>`; None for the
-            program's name with eight random hex digits.
+        process_id: the process id, which names the channel `process:<id>`; an int or a UUID
+            means its text, None the program's name with eight random hex digits.
         pty: run it in a pseudo-terminal of COLUMNS x LINES (80x24), so that it keeps its
             colours and progress bars.
         cwd: its working directory; None for ours.
@@ -120,15 +121,15 @@ def run_process(
             its own speed, and a viewer that is slower skips lines: it gets a `lagged`
             message with their number.
 
-    Raises ConfigError (argv; env; a process id that is in use), InvalidName,
-    HubNotRunning, HubFull, and ProcessStartError, an OSError, when it cannot be started.
+    Raises ConfigError (argv; env), ProcessAlreadyRunning, InvalidName, HubNotRunning,
+    HubFull, and ProcessStartError, an OSError, when it cannot be started.
     When it raises anything, KeyboardInterrupt included, no process is left running and
     the process id is free.
 
     Threads: any; waits for the program to start, not for its end.
     """
     command, environment = check_argv(argv), check_env(env)
-    name = _new_id(command[0]) if process_id is None else process_id
+    name = _new_id(command[0]) if process_id is None else id_text(process_id, "process id")
     hub.process_channel(name)  # raises InvalidName
     if not hub.running:
         raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
@@ -535,15 +536,15 @@ class _Streaming:
         self._processes: dict[tuple[int, str], Process | object] = {}
 
     def check(self, hub: StreamingHub, process_id: str) -> None:
-        """Raise ConfigError when a process id is in use on a hub."""
+        """Raise ProcessAlreadyRunning when a process id is in use on a hub."""
         if (id(hub), process_id) in self._processes:
-            raise _taken(process_id)
+            raise ProcessAlreadyRunning(process_id)
 
     def reserve(self, hub: StreamingHub, process_id: str) -> None:
-        """Reserve a process id on a hub; raises ConfigError when it is in use."""
+        """Reserve a process id on a hub; raises ProcessAlreadyRunning when it is in use."""
         mark = object()
         if self._processes.setdefault((id(hub), process_id), mark) is not mark:
-            raise _taken(process_id)
+            raise ProcessAlreadyRunning(process_id)
 
     def add(self, process: Process) -> None:
         """Replace the mark of a reserved id: the process has a child that can be ended."""
@@ -557,10 +558,6 @@ class _Streaming:
         """Return the processes of a hub that have a child."""
         found = list(self._processes.values())
         return [each for each in found if isinstance(each, Process) and each.hub is hub]
-
-
-def _taken(process_id: str) -> ConfigError:
-    return ConfigError(f"process_id {process_id!r} is running already")
 
 
 _streaming = _Streaming()

@@ -15,7 +15,7 @@ from ..backplane.publisher import Publisher
 from ..errors import HubFull, HubNotRunning
 from ..lines import Lines
 from ..protocol.message import timestamp
-from ..protocol.names import channel_rule, check_channel
+from ..protocol.names import AnyId, channel_rule, check_channel, id_text
 from ..reentrant import Lock
 
 __all__ = ["LogHandler", "Writer", "log_handler", "writer"]
@@ -40,7 +40,7 @@ def log_handler(hub: Publisher, channel: str, level: int = logging.NOTSET) -> Lo
     return LogHandler(hub, channel, level)
 
 
-def writer(hub: Publisher, process_id: str) -> TextIO:
+def writer(hub: Publisher, process_id: AnyId) -> TextIO:
     """Return a text file whose lines go to the channel of a process id.
 
     It is meant for `print(..., file=)` and `contextlib.redirect_stdout`. Raises
@@ -204,10 +204,10 @@ class Writer(io.TextIOBase):
     write that KeyboardInterrupt interrupts is done completely or not at all.
     """
 
-    def __init__(self, hub: Publisher, process_id: str) -> None:
+    def __init__(self, hub: Publisher, process_id: AnyId) -> None:
         super().__init__()
         self._hub = hub
-        self._process_id = process_id
+        self._process_id = id_text(process_id, "process id")
         # guards: the lines of every thread, _unfinished, _redraws, _writes, _closed.
         # No lock is taken under it, and nothing is sent.
         self._lock = Lock()
@@ -218,7 +218,7 @@ class Writer(io.TextIOBase):
         # guards: itself, by single calls of C. Filled by finalisers, emptied under the lock.
         self._ended: collections.deque[_Line] = collections.deque()
         self._closed = False
-        hub.process_channel(process_id)  # raises InvalidName
+        hub.process_channel(self._process_id)  # raises InvalidName
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # typeshed has it as a variable

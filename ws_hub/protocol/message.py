@@ -17,17 +17,21 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ..errors import MessageDecodeError, MessageEncodeError, excerpt
+from .json_text import ToJson, to_json
 
 __all__ = [
     "FINAL_STATUSES",
     "MAX_MESSAGE_BYTES",
+    "AnyMessage",
+    "Encoder",
     "Message",
     "MessageType",
+    "as_message",
     "decode",
     "encode",
     "encode_fields",
@@ -73,6 +77,7 @@ class MessageType(enum.StrEnum):
     PUBLISH = "publish"
     ACK = "ack"
     LAGGED = "lagged"
+    SKIP = "skip"
     AUTH = "auth"
 
 
@@ -117,6 +122,44 @@ class Message:
         if self.channel:
             return self.channel
         return self.data if isinstance(self.data, str) else None
+
+
+AnyMessage = Message | Mapping[str, Any]  # what `as_message` accepts
+
+_NAMES = {name: name for name in Message.__slots__} | {"processId": "process_id"}
+_EXAMPLE = (
+    '{"type": "event", "data": {"event": "saved", "data": 1}}, or call send_event(name, data)'
+)
+
+
+def as_message(value: object) -> Message:
+    """Return a message for one, or for a mapping of its fields.
+
+    A mapping has a `type`, and other fields by the names that `Message` or the wire gives
+    them. Raises MessageEncodeError for any other mapping, TypeError for what is neither.
+    """
+    if isinstance(value, Message):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"a message must be a Message or a mapping, not {excerpt(value)}: pass {_EXAMPLE}"
+        )
+    fields: dict[str, Any] = {}
+    for key, found in value.items():
+        name = _NAMES.get(key) if isinstance(key, str) else None
+        if name is None:
+            known = ", ".join(_NAMES)
+            raise _no_message(value, f"{excerpt(key)} is none of its fields ({known})")
+        if name in fields:
+            raise _no_message(value, f"{name} is there twice")
+        fields[name] = found
+    if "type" not in fields:
+        raise _no_message(value, "it has no type")
+    return Message(**fields)
+
+
+def _no_message(value: object, fault: str) -> MessageEncodeError:
+    return MessageEncodeError(f"{excerpt(value)} is no message, {fault}: pass {_EXAMPLE}")
 
 
 # --- time ----------------------------------------------------------------------------------
@@ -166,8 +209,6 @@ def parse_timestamp(text: str) -> datetime.datetime:
 
 # --- encoding ------------------------------------------------------------------------------
 
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
 
 @functools.lru_cache(4096)
 def _leading_fields(kind: str, channel: str, process_id: str) -> str:
@@ -177,11 +218,11 @@ def _leading_fields(kind: str, channel: str, process_id: str) -> str:
             raise TypeError(f"{name} must be text, not {type(text).__name__}")
     if not kind:
         raise ValueError("type must not be empty")
-    parts = ['{"type":', _to_json(kind)]
+    parts = ['{"type":', to_json(kind)]
     if channel != "":
-        parts += ',"channel":', _to_json(channel)
+        parts += ',"channel":', to_json(channel)
     if process_id != "":
-        parts += ',"processId":', _to_json(process_id)
+        parts += ',"processId":', to_json(process_id)
     return "".join(parts)
 
 
@@ -194,7 +235,7 @@ def _extension_fields(message: Message) -> str:
     ):
         return ""
     return "".join(
-        f',"{key}":{_to_json(value)}'
+        f',"{key}":{to_json(value)}'
         for key, value in (
             ("id", message.id),
             ("code", message.code or None),
@@ -231,60 +272,90 @@ def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -
     return ""
 
 
-def encode(
-    message: Message,
-    seconds: float | None = None,
-    is_process: Callable[[str], bool] | None = None,
-) -> bytes:
-    """Return the message as one JSON object in UTF-8.
+class Encoder:
+    """Encodes messages: a hub has one, and so has everything that publishes without a hub.
 
-    A message without a timestamp gets `seconds` (POSIX), if given. Raises MessageEncodeError
-    when a field has no JSON form or makes receivers drop the message: an invalid type, time,
-    or id. `is_process` is the rule for process ids, if they are to be checked.
+    Args:
+        to_json: encodes the data of a message.
+        is_process: the rule for process ids, if they are to be checked.
     """
-    fault = _invalid_field(message, is_process)
-    if fault:
-        raise MessageEncodeError(f"cannot encode {excerpt(message.type)} message: {fault}")
-    return _write(message, "" if seconds is None else timestamp(seconds))
+
+    __slots__ = ("_to_json", "is_process")
+
+    def __init__(
+        self, to_json: ToJson = to_json, is_process: Callable[[str], bool] | None = None
+    ) -> None:
+        self._to_json = to_json
+        self.is_process = is_process
+
+    def encode(self, message: Message, seconds: float | None = None) -> bytes:
+        """Return the message as one JSON object in UTF-8.
+
+        A message without a timestamp gets `seconds` (POSIX), if given. Raises
+        MessageEncodeError when a field has no JSON form or makes receivers drop the message:
+        an invalid type, time, or id.
+
+        Threads: any; calls `json_default`.
+        """
+        fault = _invalid_field(message, self.is_process)
+        if fault:
+            raise MessageEncodeError(f"cannot encode {excerpt(message.type)} message: {fault}")
+        return self.write(message, "" if seconds is None else timestamp(seconds))
+
+    def write(self, message: Message, now: str = "") -> bytes:
+        """Return the JSON object of a message whose fields are not checked.
+
+        Threads: any; calls `json_default`.
+        """
+        try:
+            tail = _extension_fields(message)
+        except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+            raise _encode_error(message.type, message.data, error) from error
+        return self.encode_fields(
+            message.type,
+            message.channel,
+            message.process_id,
+            message.data,
+            message.timestamp or now,
+            tail,
+        )
+
+    def encode_fields(
+        self,
+        kind: str,
+        channel: str,
+        process_id: str,
+        data: Any,
+        timestamp: str,
+        tail: str = "",
+    ) -> bytes:
+        """Encode a message from its fields, as one JSON object in UTF-8.
+
+        Publishing uses this, because building a Message costs more than encoding it. `tail`
+        is JSON text that follows these fields. Raises MessageEncodeError.
+
+        Threads: any; calls `json_default`.
+        """
+        try:
+            text = _leading_fields(kind, channel, process_id)
+            if data is not None:
+                # Of a plain text no encoder makes another, and this one takes the least time.
+                to_text = to_json if data.__class__ is str else self._to_json
+                text += f',"data":{to_text(data)}'
+            if timestamp:
+                if not isinstance(timestamp, str):
+                    raise TypeError("timestamp must be text")
+                text += f',"timestamp":{to_json(timestamp)}'
+            text = f"{text}{tail}}}"
+            if len(text) > _SAFE_DEPTH and text.count("[") + text.count("{") > _SAFE_DEPTH:
+                _check_depth(text, _SPARE_FRAMES)
+            return text.encode()
+        except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+            raise _encode_error(kind, data, error) from error
 
 
-def _write(message: Message, now: str = "") -> bytes:
-    try:
-        tail = _extension_fields(message)
-    except Exception as error:  # noqa: BLE001 - a user's class may raise anything
-        raise _encode_error(message.type, message.data, error) from error
-    return encode_fields(
-        message.type,
-        message.channel,
-        message.process_id,
-        message.data,
-        message.timestamp or now,
-        tail,
-    )
-
-
-def encode_fields(
-    kind: str, channel: str, process_id: str, data: Any, timestamp: str, tail: str = ""
-) -> bytes:
-    """Encode a message from its fields, as one JSON object in UTF-8.
-
-    Publishing uses this, because building a Message costs more than encoding it. `tail` is
-    JSON text that follows these fields. Raises MessageEncodeError.
-    """
-    try:
-        text = _leading_fields(kind, channel, process_id)
-        if data is not None:
-            text += f',"data":{_to_json(data)}'
-        if timestamp:
-            if not isinstance(timestamp, str):
-                raise TypeError("timestamp must be text")
-            text += f',"timestamp":{_to_json(timestamp)}'
-        text = f"{text}{tail}}}"
-        if len(text) > _SAFE_DEPTH and text.count("[") + text.count("{") > _SAFE_DEPTH:
-            _check_depth(text, _SPARE_FRAMES)
-        return text.encode()
-    except Exception as error:  # noqa: BLE001 - a user's class may raise anything
-        raise _encode_error(kind, data, error) from error
+_encoder = Encoder()
+encode, encode_fields = _encoder.encode, _encoder.encode_fields
 
 
 def _check_depth(text: str, frames: int) -> None:
@@ -344,7 +415,7 @@ def decode(text: str, *, any_case: bool = False) -> Message:
         if _SURROGATE.search(text):
             # A lone surrogate has no UTF-8 form: refused here, not in the thread that would
             # forward it (FAULTS 26). A proper pair passes.
-            _to_json(value).encode()
+            to_json(value).encode()
     except (ValueError, RecursionError) as error:
         raise MessageDecodeError(f"invalid JSON: {_describe_error(error)}") from error
     if not isinstance(value, dict):
@@ -425,7 +496,7 @@ def _describe_error(error: BaseException) -> str:
 def to_dict(message: Message) -> dict[str, Any]:
     """Return the message as its JSON object, for a person or a program to read."""
     # without `encode`'s checks: a received message may fail them
-    value: dict[str, Any] = json.loads(_write(message))
+    value: dict[str, Any] = json.loads(_encoder.write(message))
     return value
 
 

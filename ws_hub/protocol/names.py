@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import functools
 import re
+import uuid
 from collections.abc import Callable
 
 from ..errors import InvalidName, excerpt
 
 __all__ = [
     "PROCESS_PREFIX",
+    "AnyId",
     "channel_rule",
+    "channel_text",
     "check_channel",
     "check_process_id",
+    "id_text",
     "is_channel_name",
     "is_process_id",
     "process_channel",
@@ -24,6 +28,8 @@ __all__ = [
 ]
 
 PROCESS_PREFIX = "process:"
+
+AnyId = str | int | uuid.UUID  # what `id_text` accepts
 
 _MAX_CHANNEL = 256
 _CHANNEL = re.compile(r"[A-Za-z0-9_\-.:]+\Z")
@@ -51,6 +57,21 @@ def _is_short_channel_name(name: str) -> bool:
     return not name.startswith(PROCESS_PREFIX) or is_process_id(name[len(PROCESS_PREFIX) :])
 
 
+def id_text(value: object, what: str) -> str:
+    """Return the text of an id, which may be a number or a UUID: the key of a row of a database.
+
+    Raises TypeError for anything else: None and False are variables that were not set. `what`
+    names the id in the error.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)  # a subclass may override __str__ and __eq__
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__repr__(value)  # an enumeration has a repr of its own
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    raise TypeError(f"a {what} must be text, an int or a UUID, not {excerpt(value)}")
+
+
 def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
     """Return the rule for channel names: the protocol's, or an application's own.
 
@@ -68,18 +89,30 @@ def process_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:
     return lambda name: bool(name) and own(PROCESS_PREFIX + name)
 
 
+def channel_text(name: object) -> str:
+    """Return the name of a channel as a plain str, valid or not.
+
+    Raises TypeError for anything else: None is a variable that was not set, and a number
+    may be a timeout.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"channel must be the name of a channel, a str, not {excerpt(name)}")
+    return str.__str__(name)  # a subclass may override __str__ and __eq__
+
+
 def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -> None:
-    """Raise InvalidName unless `name` is a channel name by `rule`."""
-    if not isinstance(name, str) or not name or not rule(name):
+    """Raise TypeError unless `name` is a str, and InvalidName unless `rule` accepts it."""
+    text = channel_text(name)
+    if not text or not rule(text):
         raise InvalidName(
             f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
             "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"
         )
 
 
-def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) -> None:
+def check_process_id(name: str, rule: Callable[[str], bool] = is_process_id) -> None:
     """Raise InvalidName unless `name` is a process id by `rule`."""
-    if not isinstance(name, str) or not name or not rule(name):
+    if not name or not rule(name):
         raise InvalidName(
             f"process id {excerpt(name)} is refused: it must be 1-128 characters of "
             "A-Z a-z 0-9 _ - ."
@@ -88,7 +121,7 @@ def check_process_id(name: object, rule: Callable[[str], bool] = is_process_id) 
 
 def process_channel(process_id: str, rule: Callable[[str], bool] = is_process_id) -> str:
     """Return the channel of a process; raises InvalidName for an id that `rule` refuses."""
-    if rule is is_process_id and isinstance(process_id, str):
+    if rule is is_process_id:
         return _process_channel(process_id)
     check_process_id(process_id, rule)
     return PROCESS_PREFIX + process_id

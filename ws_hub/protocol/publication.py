@@ -15,9 +15,9 @@ from ..config import Overflow
 from ..errors import MessageEncodeError, excerpt
 from . import compression
 from .frames import deflated_frame, text_frame
-from .message import MAX_MESSAGE_BYTES, Message, decode, number
+from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
 
-__all__ = ["Batch", "Payer", "Publication", "compress", "publish"]
+__all__ = ["Batch", "Payer", "Publication", "compress", "publish", "skip"]
 
 
 class Payer(Protocol):
@@ -44,6 +44,7 @@ class Publication:
         begun: the compressed text without its end, until it is numbered.
         payer: the client that published it and pays for its delivery; None for the
             application.
+        exclude: the ids of the clients that it is not delivered to live.
     """
 
     text: bytes
@@ -55,6 +56,7 @@ class Publication:
     seq: int = 0
     begun: bytes = b""
     payer: Payer | None = None
+    exclude: frozenset[int] = frozenset()
 
     @property
     def message(self) -> Message:
@@ -71,6 +73,17 @@ class Publication:
             end = self.text[before:]
             self.packed = _smaller(compression.finish(self.begun, end), self.frame)
             self.begun = b""
+
+
+def skip(publication: Publication, seconds: float) -> Publication:
+    """Return what an excluded client gets in place of a numbered message: the number alone.
+
+    Without it the client would take the missing number for a loss.
+    """
+    message = Message(MessageType.SKIP, channel=publication.channel, seq=publication.seq)
+    frame = text_frame(text := encode(message, seconds))
+    channel, overflow = publication.channel, publication.overflow
+    return Publication(text, frame, frame, channel, overflow, seq=publication.seq)
 
 
 def publish(

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from .. import threads
 from ..errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
 from ..log import get_logger
-from ..protocol.message import Message, MessageType, encode
+from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
+from ..protocol.names import channel_text
 from ..reentrant import Event
 from .config import ReconnectConfig
 from .connection import Connection
@@ -80,6 +81,10 @@ class ReconnectingClient:
     ) -> None:
         if isinstance(config, str):
             config = ReconnectConfig(url=config, **settings)
+        elif not isinstance(config, ReconnectConfig):
+            raise TypeError(
+                f"a ReconnectingClient takes a URL or a ReconnectConfig, not {excerpt(config)}"
+            )
         elif settings:
             raise ConfigError(f"{sorted(settings)} belong into the ReconnectConfig")
         parse_target(config)  # raises ConfigError now, not at every attempt
@@ -222,16 +227,17 @@ class ReconnectingClient:
             if thread is not None and thread.name == f"ws-hub:connect:{self._number}":
                 threads.join(thread, deadline - time.monotonic())
 
-    def send(self, message: Message) -> None:
+    def send(self, message: AnyMessage) -> None:
         """Send one message to the server.
 
-        Raises MessageEncodeError when it has no JSON form; NotConnected when there is no
+        A mapping of a message's fields, with a `type`, is a message as well. Raises
+        MessageEncodeError when it has no JSON form; NotConnected when there is no
         connection, or when the connection failed before all of the message was sent: then
         the server may or may not have received it.
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        self._session.send(message)
+        self._session.send(as_message(message))
 
     def subscribe(self, channel: str, *, since: int | None = None, last: int | None = None) -> None:
         """Subscribe to a channel, now if connected, and after every reconnect.
@@ -244,19 +250,19 @@ class ReconnectingClient:
                 server keeps.
             last: ask for this many of the newest messages.
 
-        Raises InvalidName for an empty or overlong name (the server's own rule decides
-        about the others), ValueError for a negative number or for `since` together with
-        `last`, MessageEncodeError for a name with a lone surrogate or a number that is
-        not an integer.
+        Raises TypeError for a name that is not a str, InvalidName for an empty or overlong
+        one (the server's own rule decides about the others), ValueError for a negative
+        number or for `since` together with `last`, MessageEncodeError for a name with a lone
+        surrogate or a number that is not an integer.
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        name: object = channel
-        if not isinstance(name, str) or not name:
-            raise InvalidName(f"channel name {excerpt(name)} is refused")
-        if len(name) > _MAX_NAME:
+        channel = channel_text(channel)
+        if not channel:
+            raise InvalidName("channel name '' is refused: it must not be empty")
+        if len(channel) > _MAX_NAME:
             raise InvalidName(
-                f"channel name {excerpt(name)} is refused: over {_MAX_NAME} characters"
+                f"channel name {excerpt(channel)} is refused: over {_MAX_NAME} characters"
             )
         for what, count in (("since", since), ("last", last)):
             if count is not None and count < 0:
@@ -273,7 +279,7 @@ class ReconnectingClient:
 
         Threads: any; blocks at most write_timeout seconds.
         """
-        self._session.unsubscribe(channel)
+        self._session.unsubscribe(channel_text(channel))
 
     def calculate_backoff(self, attempt: int) -> float:
         """Return the seconds before retry number `attempt` (from 1), without jitter.

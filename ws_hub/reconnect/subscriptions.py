@@ -212,7 +212,10 @@ class Subscriptions:
             return Verdict(deliver=not old and not early)
         if message.type == MessageType.LAGGED:
             return self._lagged(name, channel)
-        return self._numbered(name, seq, channel)
+        verdict = self._numbered(name, seq, channel)
+        if message.type == MessageType.SKIP:  # the number of a message that is for others
+            verdict.deliver = False
+        return verdict
 
     def retry(self) -> list[Message]:
         """Return the subscriptions for which the server was too busy."""

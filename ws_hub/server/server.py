@@ -25,7 +25,7 @@ from ..hub.hub import Hub
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, refusal
 from ..reentrant import Event, Lock
-from ..wsgi.app import Application, middleware
+from ..wsgi.app import Application, check_hub, middleware
 from ..wsgi.servers import DIRECT_KEY
 from .hosts import Hosts, parse_host
 from .request import MAX_REQUEST_LINE, Handler
@@ -74,15 +74,23 @@ def serve(
             `localhost`, `*.localhost`, loopback addresses and these names, and to others
             with 403; one bound elsewhere answers to every name, unless some are given.
 
-    Raises OSError when the address cannot be bound, ConfigError for an empty `host` or a
-    bad name in `allowed_hosts`, and what `Hub.start` raises.
+    Raises OSError when the address cannot be bound, ConfigError for an empty `host`, a bad
+    `path` or a bad name in `allowed_hosts`, TypeError for arguments of another type, and
+    what `Hub.start` raises.
 
     Threads: any; returns at once.
     """
     threads.check_real("ws_hub.serve")
     server: Server | None = None
     try:
-        server = Server(hub, (host, port), path, app or _not_found, ssl_context, allowed_hosts)
+        server = Server(
+            hub,
+            (host, port),
+            path,
+            _not_found if app is None else app,
+            ssl_context,
+            allowed_hosts,
+        )
         server._start()
         hub.start()
         return server
@@ -110,6 +118,7 @@ class Server:
         ssl_context: ssl.SSLContext | None,
         allowed_hosts: Collection[str] = (),
     ) -> None:
+        check_hub("serve(hub, app=app)", hub)
         wanted: object = address[0]
         if not isinstance(wanted, str) or not wanted.strip():
             # "" may be a setting that is missing, and would bind all addresses.
@@ -117,6 +126,9 @@ class Server:
                 f"host must be an address or a name, not {excerpt(wanted)}: 127.0.0.1 for "
                 "this machine alone, 0.0.0.0 for all its addresses"
             )
+        port: object = address[1]
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65_535:
+            raise ConfigError(f"port must be a number up to 65535, not {excerpt(port)}")
         self._hub = hub
         self._owns_hub = not hub.running  # then `close` stops it
         Hosts(address[0], allowed_hosts)  # raises ConfigError before a port is bound

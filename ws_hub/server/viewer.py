@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, quote
 from ..errors import excerpt
 from ..hub.hub import Hub
 from ..protocol.names import channel_rule, check_channel
+from ..wsgi.app import check_hub
 
 __all__ = ["page_app"]
 
@@ -73,10 +74,12 @@ def page_app(
             page with a list of the channels.
         fallback: answers all other paths; None for 404.
 
-    Raises TypeError for a channel that is not a str, InvalidName for a bad name.
+    Raises TypeError for a hub that is none and a channel that is not a str, InvalidName for a
+    bad name.
 
     Threads: any.
     """
+    check_hub("page_app(hub)", hub)
     if not isinstance(channel, str):  # an unset variable must not show the list of all
         raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
     if channel:

@@ -676,8 +676,8 @@ export class HubClient extends EventTarget {
       // What has no number and comes before the unsubscribe is answered is an older one's.
       const current = Number.isInteger(seq) || !this._answers || !left;
       if (!current || !subscription._take(seq)) return;
-      // Unless what it was told of a gap has made it close.
-      if (this._isOurs(subscription)) subscription._give(message);
+      // Unless what it was told of a gap has made it close. A "skip" is a number alone.
+      if (type !== "skip" && this._isOurs(subscription)) subscription._give(message);
       this._named(message);
     } else if (type !== "pong" && !left) {
       this._emit("message", message);

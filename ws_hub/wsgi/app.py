@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import email.utils
 import functools
+import inspect
 import re
 import socket
 import ssl
@@ -28,7 +29,7 @@ from ..access.proxies import Requester
 from ..connection.adoption import ThrowAway, adopt, check_spare, dismiss, leave
 from ..connection.connection import Connection
 from ..connection.transport import Inherited
-from ..errors import AdoptionError, excerpt
+from ..errors import AdoptionError, ConfigError, excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, refusal
 from .servers import (
@@ -42,7 +43,15 @@ from .servers import (
     take_input,
 )
 
-__all__ = ["closed_reason", "handle", "middleware", "request_of", "split_absolute"]
+__all__ = [
+    "check_hub",
+    "check_path",
+    "closed_reason",
+    "handle",
+    "middleware",
+    "request_of",
+    "split_absolute",
+]
 
 logger = get_logger(__name__)
 
@@ -136,10 +145,23 @@ def closed_reason(hub: AcceptingHub) -> str:
 def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Application:
     """Return a WSGI app that serves `path` with the hub and everything else with `app`.
 
-    The returned app is for any thread of a WSGI server.
+    The returned app is for any thread of a WSGI server. Raises TypeError for arguments of
+    another type, also when they are swapped, ConfigError for a path that no request can have.
 
     Threads: any.
     """
+    check_hub("middleware(app, hub)", hub)
+    given: object = app
+    if not callable(given):
+        raise TypeError(
+            f"middleware(app, hub) takes the WSGI application first, not {excerpt(given)}"
+        )
+    if any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
+        raise TypeError(
+            f"middleware(app, hub) takes a WSGI application, and {excerpt(given)} is one of "
+            "asyncio (ASGI): run the hub beside it, by serve(hub)"
+        )
+    check_path("path", path)
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         plain = _without_absolute_form(environ)
@@ -148,6 +170,22 @@ def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Applic
         return app(environ, start_response)
 
     return application
+
+
+def check_hub(call: str, hub: object) -> None:
+    """Raise TypeError for what is no hub, naming the call that was given it."""
+    if isinstance(hub, type) or not hasattr(type(hub), "admission"):
+        raise TypeError(f"{call} takes a Hub as hub, not {excerpt(hub)}")
+
+
+def check_path(name: str, path: object) -> None:
+    """Raise for what cannot be the path of a request: TypeError, ConfigError for a bad text."""
+    if not isinstance(path, str):
+        raise TypeError(f'{name} must be a path, such as "/ws", not {excerpt(path)}')
+    if not path.startswith("/") or "?" in path or "#" in path:
+        raise ConfigError(
+            f'{name} must begin with a slash and have no query, such as "/ws", not {excerpt(path)}'
+        )
 
 
 def split_absolute(target: str) -> tuple[str, str] | None:

@@ -33,7 +33,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 
 from .. import threads
 from ..access.admission import Decision
-from ..access.authenticators import AuthResult, check_user
+from ..access.authenticators import AuthResult, user_text
 from ..access.proxies import Requester
 from ..config import HubConfig
 from ..connection.adoption import dismiss, duplicate, leave
@@ -41,6 +41,7 @@ from ..connection.transport import wait_ready
 from ..errors import AdoptionError, CloseCode, excerpt
 from ..log import get_logger
 from ..protocol.frames import close_frame, ping_frame
+from ..protocol.names import AnyId
 from .app import AcceptingHub, closed_reason, request_of
 from .servers import has_one_thread, take_input
 
@@ -66,7 +67,7 @@ def attach(
     hub: AttachingHub,
     ws: Any,
     *,
-    user_id: str | int | None = None,
+    user_id: AnyId | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> None:
     """Make a client of a connection that simple_websocket has accepted, until it ends.
@@ -80,7 +81,7 @@ def attach(
     Args:
         hub: the hub.
         ws: a `simple_websocket.Server`, as flask-sock hands it to a route.
-        user_id: the user; an int means its text. None asks the hub's authenticator, if
+        user_id: the user; an int or a UUID means its text. None asks the hub's authenticator, if
             it has one.
         claims: what else is known of that user.
 
@@ -105,15 +106,12 @@ def attach(
         takeover.release()
 
 
-def _identity(user_id: str | int | None, claims: Mapping[str, Any] | None) -> AuthResult | None:
+def _identity(user_id: AnyId | None, claims: Mapping[str, Any] | None) -> AuthResult | None:
     if user_id is None:
         if claims is not None:
             raise ValueError("claims need the user_id that they belong to")
         return None
-    is_number = isinstance(user_id, int) and not isinstance(user_id, bool)
-    user: Any = str(user_id) if is_number else user_id  # the key of a row of a database
-    check_user(user)
-    return AuthResult(True, user, {} if claims is None else claims)
+    return AuthResult(True, user_text(user_id), {} if claims is None else claims)
 
 
 def _check(ws: object) -> None:
