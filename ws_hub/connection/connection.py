@@ -113,6 +113,7 @@ class Connection:
             disconnects.
         transport: its socket.
         sender: what is sent by it.
+        environ: what is kept of its handshake for the context of a framework, or None.
         direct: the direct path to its socket, which most deliveries take.
         compression: whether permessage-deflate is used (RFC 7692).
         replayable: whether history can be replayed to it.
@@ -121,8 +122,8 @@ class Connection:
     __slots__ = (
         "__weakref__", "_accepted", "_client", "_config", "_hub", "_pending", "_refused",
         "_thread", "account", "claims", "compression", "connected_at",
-        "direct", "expires_at", "id", "last_error", "mark", "membership", "network", "payer",
-        "remote_address", "sender", "transport", "user_id", "verify",
+        "direct", "environ", "expires_at", "id", "last_error", "mark", "membership", "network",
+        "payer", "remote_address", "sender", "transport", "user_id", "verify",
     )  # fmt: skip
     replayable = True
 
@@ -150,7 +151,9 @@ class Connection:
         self.network = ""
         self.payer = ""
         self.account: Account | None = None
+        self.environ: Mapping[str, Any] | None = None
         if decision is not None:
+            self.environ = decision.environ
             self.verify, self.mark = decision.verify, decision.mark
             self.network, self.payer = decision.network, decision.payer
             if decision.identity is not None:
