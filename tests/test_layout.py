@@ -23,10 +23,10 @@ TESTS = ROOT / "tests"
 # Lowest first: a package imports from those before it. "" are the helpers at the top of the
 # package, "public" the modules there that stand above everything.
 ORDER = ("", "protocol", "access", "connection", "backplane", "process", "wsgi", "hub",
-         "reconnect", "server", "public", "cli")  # fmt: skip
+         "reconnect", "server", "public", "cli", "flask")  # fmt: skip
 HELPERS = {"backoff", "config", "errors", "lines", "log", "origin", "reentrant", "signals",
            "threads", "validation"}  # fmt: skip
-PUBLIC = {"__init__", "flask", "gunicorn", "page", "testing"}
+PUBLIC = {"__init__", "gunicorn", "page", "testing"}
 MOST_AT_THE_TOP = 18
 
 # Besides the package `protocol`: pure, with no socket, thread or clock of their own. True: a
