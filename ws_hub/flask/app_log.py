@@ -46,8 +46,11 @@ class _Forwarder(logging.Handler):
         Without a lock of its own: the handlers have theirs.
         """
         own = [each for each in _handlers(logging.getLogger(record.name)) if each is not self]
-        if any(isinstance(each, logging.NullHandler) for each in own):
-            return True  # the application has silenced ws_hub
+        if any(
+            isinstance(each, logging.NullHandler) and each not in logging.root.handlers
+            for each in own
+        ):
+            return True  # ws_hub was silenced
         reached = list(own)
         for app in list(self.apps):
             if app.logger.isEnabledFor(record.levelno):

@@ -7,15 +7,15 @@ them and the application's own hooks run for them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flask import Blueprint, Flask, current_app, request
-from flask.ctx import RequestContext
 from werkzeug.wrappers import Response
 
 from .. import threads
@@ -182,11 +182,15 @@ class _Starter:
             self.started = True
 
 
-def _request_context(app: Flask, environ: Environ) -> RequestContext:
-    """Return a context for a callback: the request is the handshake's, and has no body."""
+@contextlib.contextmanager
+def _request_context(app: Flask, environ: Environ) -> Iterator[None]:
+    """Enter the contexts of a callback: the request is the handshake's, and has no body."""
     # A copy: Flask adds the request object to its environ. The server's own streams are not
     # valid after the request.
-    return app.request_context({**environ, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr})
+    own = {**environ, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
+    # An application context of its own, with its own `g`, also inside a route that attaches.
+    with app.app_context(), app.request_context(own):
+        yield
 
 
 def _blueprint(hub: Hub, where: Places) -> Blueprint:
@@ -207,6 +211,8 @@ def _blueprint(hub: Hub, where: Places) -> Blueprint:
     if where.js_path is not None:
         blueprint.add_url_rule(where.js_path, "js", client)
     if where.viewer_prefix is not None:
+        # Not by Flask's own redirect, which names the host: a proxy may have changed that.
+        blueprint.add_url_rule(prefix, "slash", functools.partial(_answer, page, prefix, ""))
         blueprint.add_url_rule(f"{prefix}/", "viewer", viewer)
         blueprint.add_url_rule(f"{prefix}/<path:name>", "viewer", viewer)
     return blueprint
