@@ -508,7 +508,7 @@ app.logger.handlers = logging.getLogger("gunicorn.error").handlers
     ],
     ids=["flask run", "gunicorn", "gunicorn's own log"],
 )
-def test_a_callback_that_raises_is_shown_once_in_the_applications_log(
+def test_fault_103_a_callback_that_raises_is_shown_once_in_the_applications_log(
     argv: list[str], more: str, line: str, tmp_path: Path
 ) -> None:
     Path(tmp_path, "failing.py").write_text(FAILING + more, encoding="utf-8")

@@ -11,28 +11,24 @@ import contextlib
 import functools
 import io
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from flask import Blueprint, Flask, current_app, request
 from werkzeug.wrappers import Response
 
-from .. import threads
 from ..access.contexts import CONTEXT_KEY
 from ..config import HubConfig
 from ..errors import ConfigError
 from ..hub.hub import Hub
-from ..log import get_logger
 from ..server.viewer import page_app
 from ..wsgi.app import middleware
+from ..wsgi.starter import Starter
 from .app_log import forward
 from .commands import commands
 from .settings import UNSET, Place, Places, differing, hub_settings, places
 
 __all__ = ["HubExtension"]
-
-logger = get_logger(__name__)
 
 _NAME = "ws_hub"  # in app.extensions, and of the blueprint
 
@@ -82,7 +78,7 @@ class HubExtension:
         self.hub = hub if hub is not None else Hub()
         self._makes_settings = hub is None
         self._given = {"path": path, "js_path": js_path, "viewer_prefix": viewer_prefix}
-        self._starter: _Starter | None = None  # of the newest application
+        self._starter: Starter | None = None  # of the newest application
         if app is not None:
             self.init_app(app)
 
@@ -111,7 +107,7 @@ class HubExtension:
         app.register_blueprint(_blueprint(self.hub, where))
         app.cli.add_command(commands)
         forward(app)
-        self._starter = starter = _Starter(self.hub)
+        self._starter = starter = Starter(self.hub)
         served: Application = app.wsgi_app
         if where.path is not None:
             served = middleware(served, self.hub, where.path)
@@ -139,47 +135,6 @@ class HubExtension:
             )
         if first:
             self.hub.set_context(app.app_context)
-
-
-class _Starter:
-    """Starts a hub once in a process.
-
-    Args:
-        hub: the hub.
-
-    Threads: any.
-    """
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self.forget()
-        threads.forget_after_fork(self)
-
-    def forget(self) -> None:
-        """Start anew, in a forked child: its only thread calls this, right after the fork."""
-        # guards: started. Taken before the hub's lock.
-        self._lock = threading.Lock()
-        self.started = False
-
-    def start(self) -> None:
-        """Start the hub, unless this was done before."""
-        if not self.started:
-            with self._lock:
-                self._start_locked()
-
-    def _start_locked(self) -> None:
-        assert self._lock.locked()
-        if self.started:  # another request has started it meanwhile
-            return
-        try:
-            self._hub.start()
-        except RuntimeError as error:  # no more threads: pages are still served
-            logger.warning("cannot start the hub: %s", error)
-        except ConfigError as error:  # permanent: pages are still served, handshakes get 503
-            logger.error("cannot start the hub with these settings: %s", error)
-            self.started = True
-        else:
-            self.started = True
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from .servers import (
     socket_of,
     take_input,
 )
+from .starter import Starter, StartingHub
 
 __all__ = ["closed_reason", "handle", "middleware", "request_of", "split_absolute"]
 
@@ -133,15 +134,25 @@ def closed_reason(hub: AcceptingHub) -> str:
     return "" if hub.running else "the hub is not running"
 
 
-def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Application:
+class ServingHub(AcceptingHub, StartingHub, Protocol):
+    """What the middleware needs of the hub."""
+
+
+def middleware(
+    app: Application, hub: ServingHub, path: str = "/ws", *, start: bool = False
+) -> Application:
     """Return a WSGI app that serves `path` with the hub and everything else with `app`.
 
-    The returned app is for any thread of a WSGI server.
+    The returned app is for any thread of a WSGI server. With `start` the first request that a
+    process gets starts the hub there, once.
 
     Threads: any.
     """
+    starter = Starter(hub) if start else None
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if starter is not None:
+            starter.start()
         plain = _without_absolute_form(environ)
         if plain.get("PATH_INFO") == path:
             return handle(hub, plain, start_response)
