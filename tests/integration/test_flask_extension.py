@@ -17,11 +17,21 @@ import pytest
 
 from tests.integration.apps.launch import Running, command
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import AuthResult, ChannelRule, Client, ConfigError, Hub, HubConfig, serve
+from ws_hub import (
+    AuthResult,
+    BearerTokenAuth,
+    ChannelRule,
+    Client,
+    ConfigError,
+    Hub,
+    HubConfig,
+    serve,
+)
 
 flask = pytest.importorskip("flask")
 flask_login = pytest.importorskip("flask_login")
 flask_sock = pytest.importorskip("flask_sock")
+from werkzeug.middleware.proxy_fix import ProxyFix  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402 - needs Flask
 
 from ws_hub.flask import FlaskSessionAuth, HubExtension  # noqa: E402 - needs Flask
@@ -66,6 +76,15 @@ def test_each_field_of_the_hub_is_a_key_of_the_config(make: Make) -> None:
     config = extension.hub.config
     assert (config.heartbeat_interval, config.max_connections, config.pace_bytes) == (5, 7, None)
     assert config.rules == (ChannelRule(pattern="chat:*", history_messages=5), rules[1])
+
+
+def test_the_environment_sets_keys_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_WS_HUB_MAX_CONNECTIONS", "500")
+    monkeypatch.setenv("FLASK_WS_HUB_VIEWER_PREFIX", "/live")
+    app = flask.Flask(__name__)
+    app.config.from_prefixed_env()
+    assert HubExtension(app).hub.config.max_connections == 500
+    assert paths(app)["ws_hub.viewer"].startswith("/live/")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +343,7 @@ def test_the_user_of_flask_login_is_there_in_every_callback(make: Make) -> None:
         "WS_HUB_AUTHENTICATOR": authenticate,
         "WS_HUB_ON_MESSAGE": lambda client, message: flask_login.current_user.id,
         "WS_HUB_ON_DISCONNECT": lambda *_: seen.put(flask_login.current_user.id),
+        "WS_HUB_ON_AUTH_FAILURE": lambda environ, result: seen.put(flask.request.path),
     })  # fmt: skip
     manager = flask_login.LoginManager(app)
     manager.session_protection = "strong"
@@ -351,6 +371,42 @@ def test_the_user_of_flask_login_is_there_in_every_callback(make: Make) -> None:
         with RawPeer(site.host, site.port, handshake=False) as peer:
             peer.send_raw(peer.request(logged_in("gone")))
             assert peer.read_response().status == 401
+        assert seen.get(timeout=TIMEOUT) == "/ws"
+
+
+def test_the_token_of_a_first_message_is_checked_in_the_context_of_the_handshake(
+    make: Make,
+) -> None:
+    def validate(token: str) -> AuthResult:
+        return AuthResult(token == flask.request.args["shop"], "ann")
+
+    app, extension = make({
+        "WS_HUB_AUTHENTICATOR": BearerTokenAuth(validate),
+        "WS_HUB_AUTH_BY_MESSAGE": True,
+    })  # fmt: skip
+    with serve(Hub(), path="/none", app=app) as site:
+        with RawPeer(site.host, site.port, "/ws?shop=3") as peer:
+            peer.send_text('{"type": "auth", "data": "3", "id": 1}')
+            assert peer.recv_json()["type"] == "ack"
+            assert [each.user_id for each in extension.hub.all_clients()] == ["ann"]
+
+
+def test_behind_a_proxy_callbacks_see_what_proxy_fix_has_made_of_the_request(make: Make) -> None:
+    app, extension = make({
+        "WS_HUB_ON_MESSAGE": lambda client, message: [flask.request.url, client.remote_address],
+    })  # fmt: skip
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_host=1, x_proto=1)
+    headers = [
+        ("X-Forwarded-For", "192.0.2.7"),
+        ("X-Forwarded-Host", "shop.example"),
+        ("X-Forwarded-Proto", "https"),
+        ("Origin", "https://shop.example"),
+    ]
+    with serve(Hub(), path="/none", app=app) as site:
+        with RawPeer(site.host, site.port, headers=headers) as peer:
+            peer.send_text('{"type": "special", "id": 1}')
+            assert peer.recv_json()["data"] == ["https://shop.example/ws", "192.0.2.7"]
+    assert not extension.hub.config.trusted_proxies
 
 
 def test_a_callback_that_raises_is_torn_down_with_its_error(

@@ -44,8 +44,8 @@ class HubExtension:
     the reloader, `flask shell`) has no threads of the hub, and each forked worker has its own.
     It is started once for an application and process: after `hub.stop()` it stays stopped.
 
-    The hub is there from the beginning, so that callbacks can be added to it; unless you give one,
-    the `WS_HUB_*` keys of `app.config` are its settings from `init_app` on. The settings of a hub
+    The hub is there from the beginning, so that modules can import it; unless you give one, the
+    `WS_HUB_*` keys of `app.config` are its settings from `init_app` on. The settings of a hub
     that you give are yours: a key that says something else raises ConfigError.
 
     Callbacks run in a request context with the handshake's request and session; those that are
