@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.apps.launch import Running, command
+from tests.integration.apps.launch import START, Running, command
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import (
     AuthResult,
@@ -529,6 +529,20 @@ def test_an_application_may_silence_the_hub(app_logger: logging.Logger) -> None:
     finally:
         logging.getLogger("ws_hub").removeHandler(silence)
     assert ours.texts == []
+
+
+def test_without_an_application_a_record_is_shown_as_python_shows_it() -> None:
+    code = (
+        "import flask, gc, logging, ws_hub.flask\n"
+        "ws_hub.flask.HubExtension(flask.Flask('gone'))\n"
+        "gc.collect()\n"
+        "logging.getLogger('ws_hub.hub.hub').warning('a warning')\n"
+        "logging.getLogger('ws_hub.hub.hub').info('no warning')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=START
+    )
+    assert ended.stderr == "a warning\n"
 
 
 FAILING = """
