@@ -24,10 +24,10 @@ TESTS = ROOT / "tests"
 # package, "public" the modules there that stand above everything. `testing` is last: it may use
 # all of them, and no other part of the package imports it.
 ORDER = ("", "protocol", "access", "connection", "backplane", "process", "wsgi", "hub",
-         "reconnect", "server", "public", "cli", "testing")  # fmt: skip
+         "reconnect", "server", "public", "cli", "flask", "testing")  # fmt: skip
 HELPERS = {"backoff", "config", "errors", "lines", "log", "origin", "reentrant", "signals",
            "threads", "validation"}  # fmt: skip
-PUBLIC = {"__init__", "flask", "gunicorn", "page"}
+PUBLIC = {"__init__", "gunicorn", "page"}
 MOST_AT_THE_TOP = 18
 
 # Besides the package `protocol`: pure, with no socket, thread or clock of their own. True: a

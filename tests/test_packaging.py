@@ -28,11 +28,12 @@ RUN_TIME = {
     "websocket-client": "websocket",
     "wsproto": "wsproto",
 }
-# Modules of ours that need an extra, and what it brings; imported by nothing but the user.
+# Modules and packages of ours that need an extra, and what it brings; imported by nothing but
+# the user.
 OPTIONAL = {
     "app_server": {"werkzeug"},
     "authenticators": {"jwt"},
-    "flask": {"flask", "werkzeug"},
+    "flask": {"click", "flask", "werkzeug"},
     "metrics": {"prometheus_client"},
     "redis": {"redis"},
 }
@@ -78,7 +79,8 @@ def test_only_declared_distributions_are_imported() -> None:
     allowed = set(RUN_TIME.values()) | set(sys.stdlib_module_names) | {"ws_hub"}
     strange = []
     for path in sorted((ROOT / "ws_hub").rglob("*.py")):
-        extra = OPTIONAL.get(path.stem, set())
+        names_of = path.relative_to(ROOT / "ws_hub").with_suffix("").parts
+        extra = set[str]().union(*(OPTIONAL.get(each, set()) for each in names_of))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names: list[str] = []
             if isinstance(node, ast.Import):

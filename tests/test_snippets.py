@@ -20,12 +20,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.apps.launch import command
 from tests.support import wait_until
 from ws_hub import Hub, Message, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_TIMEOUT = 30.0
 
+FLASK = """
+from flask import Flask
+from ws_hub.flask import FlaskSessionAuth, HubExtension
+app = Flask(__name__)
+app.secret_key = "tests only"
+app.config["WS_HUB_AUTHENTICATOR"] = FlaskSessionAuth()
+hub = HubExtension(app).hub
+"""
 MAKEFILE = "all:\n\t@echo compiled\n"
 
 PRELUDE = """
@@ -38,6 +47,25 @@ text, name = "output", "stdout"
 """
 POSTLUDE = """
 hub.stop()
+"""
+# A client of the application that a snippet makes.
+VISIT = """
+from simple_websocket import Client
+from werkzeug.serving import make_server
+@contextlib.contextmanager
+def visit(path, headers=None):
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    client = Client.connect(f"ws://127.0.0.1:{server.server_port}{path}", headers=headers)
+    client.send('{"type": "ping"}')
+    assert "pong" in client.receive(10)
+    yield client
+    client.close()
+    hub.stop()
+    server.shutdown()
+    thread.join()
+    server.server_close()
 """
 # Before and after a marked snippet, `<!-- snippet: NAME -->`: what it needs, and what it is
 # to have done.
@@ -161,7 +189,92 @@ hub.stop()
 server.shutdown()
 server.server_close()
 """,
+    "flask_first": """
+client = app.test_client()
+assert client.post("/say", json="hello").get_json() == {"listening": 0}
+assert client.get("/ws").status_code == 426
+assert client.get("/ws_hub.js").status_code == 200
+hub.stop()
+""",
+    "flask_settings": """
+assert hub.config.max_connections == 500
+assert hub.config.rule_for("chat:1").history_messages == 100
+""",
+    "flask_factory": """
+heard = threading.Event()
+assert app.test_client().get("/none").status_code == 404  # the hub starts
+live.hub.listen("news", lambda message: heard.set())
+assert app.test_client().post("/news/hello").status_code == 204
+assert heard.wait(10)
+assert live.hub.config.max_connections == 500
+live.hub.stop()
+""",
+    "flask_callbacks": VISIT
+    + """
+with visit("/ws?shop=3") as client:
+    client.send('{"type": "order", "id": 1}')
+    assert json.loads(client.receive(10))["data"] == {"shop": "3"}
+""",
+    "flask_login": VISIT
+    + """
+from flask_login import login_user
+app.add_url_rule("/login", "login", lambda: str(login_user(User("7"))))
+cookie = app.test_client().get("/login").headers["Set-Cookie"].partition(";")[0]
+app.login_manager.session_protection = None  # the test client has another User-Agent
+# This client names the host without its port.
+with visit("/ws", {"Cookie": cookie, "Origin": "http://127.0.0.1"}) as client:
+    for channel, answer in (("user:7", "ack"), ("user:8", "error")):
+        client.send(json.dumps({"type": "subscribe", "channel": channel, "id": 1}))
+        assert json.loads(client.receive(10))["type"] == answer
+    assert [each.user_id for each in hub.all_clients()] == ["7"]
+""",
+    "eventlet": VISIT
+    + """
+with visit("/ws") as client:
+    client.send('{"type": "join", "data": {"room": "b1"}}')
+    assert json.loads(client.receive(10))["data"]["event"] == "joined"
+    assert app.test_client().post("/builds/b1").status_code == 202
+    for step in range(3):
+        found = json.loads(client.receive(10))
+        assert found["data"] == {"event": "progress", "data": {"step": step}}, found
+""",
+    "django": VISIT.replace("app", "application")
+    + """
+with visit("/ws") as client:
+    hub.send_event("said")
+    assert "said" in client.receive(10)
+""",
+    "django_login": """
+import django
+django.setup()
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.core.management import call_command
+from django.test import Client
+call_command("migrate", verbosity=0)
+User.objects.create_user("ann", password="tests only")
+visitor = Client()
+assert visitor.login(username="ann", password="tests only")
+environ = {"HTTP_COOKIE": "sessionid=" + visitor.cookies["sessionid"].value}
+authenticator = hub.config.authenticator
+assert authenticator(environ) == AuthResult(True, "1", error="not logged in")
+assert not authenticator({"HTTP_COOKIE": "sessionid=forged"}).valid
+assert not authenticator({}).valid
+from django.db import connections
+connections.close_all()
+""",
 }
+# The settings that a snippet of Django finds.
+DJANGO = """
+SECRET_KEY = "tests only"
+ALLOWED_HOSTS = ["127.0.0.1"]
+ROOT_URLCONF = "site_settings"
+urlpatterns = []
+INSTALLED_APPS = [
+    "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
+]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "database"}}
+"""
 
 
 # A snippet marked by one of these is a module of tests, and is run alone by this one.
@@ -233,12 +346,15 @@ def workplace(tmp_path: Path) -> Path:
     build.mkdir(parents=True)
     for directory in (tmp_path, build):
         (directory / "Makefile").write_text(MAKEFILE, encoding="utf-8")
+    (tmp_path / "site_settings.py").write_text(DJANGO, encoding="utf-8")
+    (tmp_path / "app.py").write_text(FLASK, encoding="utf-8")
     return tmp_path
 
 
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    set_here = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PATH": path, "DJANGO_SETTINGS_MODULE": "site_settings", **set_here}
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "py"), ids=str)
@@ -348,6 +464,32 @@ def run_tail(words: list[str], workplace: Path) -> None:
                 interrupt(process)
 
 
+def run_gunicorn(words: list[str], workplace: Path) -> None:
+    argv = [sys.executable, "-m", *words, "--bind", "127.0.0.1:0", "--no-control-socket"]
+    with command([*argv, "--chdir", str(workplace)]) as running:
+        assert running.get("/ws").status == 426
+
+
+def run_flask(words: list[str], workplace: Path) -> None:
+    """`flask ws-hub tail`: against a server of ours, until it is connected."""
+    flask = [sys.executable, "-m", "flask", "--app", str(workplace / "app.py")]
+    if "tail" not in words:
+        run = subprocess.run([*flask, *words[1:]], capture_output=True, text=True, timeout=30)
+        assert run.returncode == 0, run.stderr
+        return
+    with command([*flask, "run", "--port", "0"]) as running:
+        url = f"http://{running.host}:{running.port}"
+        tail = [*flask, *words[1:], "--url", url]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(tail, stderr=pipe, stdout=pipe, text=True) as process:
+            assert process.stderr is not None
+            try:
+                while "connected to" not in (line := process.stderr.readline()):
+                    assert line, "ended by itself"
+            finally:
+                interrupt(process)
+
+
 def _without(words: list[str], option: str) -> list[str]:
     """Words without an option and its value: ports are ours to choose."""
     left = []
@@ -365,6 +507,8 @@ def _without(words: list[str], option: str) -> list[str]:
 COMMANDS: dict[str, Callable[[list[str], Path], None]] = {
     "make": run_make,
     "pip install": run_pip,
+    "flask ws-hub": run_flask,
+    "gunicorn": run_gunicorn,
     "ws-hub run": run_command,
     "ws-hub serve": run_serve,
     "ws-hub tail": run_tail,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ws_hub.access.contexts import CONTEXT_KEY, kept, texts
 from ws_hub.hub.callbacks import Callbacks, guarded
 from ws_hub.hub.stats import Counters
 
@@ -56,6 +57,49 @@ def test_what_runs_is_named_with_its_client(calls: Callbacks) -> None:
     assert calls.call(inner, connection="client") == ([(name, "client")], True)
     assert calls.call(Callable()) == ([("<it>", None)], True)
     assert (calls.running(), calls.inside) == ([], False)
+
+
+class Context:
+    """Records what happens to it."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __enter__(self) -> None:
+        self.events.append("enter")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.events.append("exit" if kind is None else kind.__name__)
+
+
+def test_a_function_runs_in_the_context_of_its_handshake_or_in_the_general_one() -> None:
+    general, own = Context(), Context()
+    calls = Callbacks(Counters(), lambda: general)
+    environ = {CONTEXT_KEY: lambda environ: own, "PATH_INFO": "/ws"}
+
+    calls.call(own.events.append, "called", connection=SimpleNamespace(environ=environ))
+    assert (own.events, general.events) == (["enter", "called", "exit"], [])
+    calls.call(general.events.append, "called", connection=SimpleNamespace(environ=None))
+    calls.call(general.events.append, "called")
+    assert general.events == ["enter", "called", "exit"] * 2
+    calls.call(general.events.append, "bare", bare=True)
+    assert general.events[6:] == ["bare"]
+
+
+def test_a_context_sees_what_the_function_raises(caplog: pytest.LogCaptureFixture) -> None:
+    context = Context()
+    calls = Callbacks(Counters(), lambda: context)
+    assert calls.call(divmod, 1, 0, default="default") == "default"
+    assert context.events == ["enter", "ZeroDivisionError"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_of_an_environ_its_strings_and_its_context_are_kept_where_there_is_one() -> None:
+    environ = {"PATH_INFO": "/ws", "wsgi.input": object(), "wsgi.multithread": True}
+    assert kept(environ) is None
+    assert texts(environ) == {"PATH_INFO": "/ws"}
+    environ[CONTEXT_KEY] = enter = object()
+    assert kept(environ) == {"PATH_INFO": "/ws", CONTEXT_KEY: enter}
 
 
 def test_calls_within_calls_are_counted(calls: Callbacks) -> None:

@@ -640,3 +640,50 @@ def test_it_all_holds_when_threads_switch_all_the_time(
             assert peer.rest() == ["x"] * 400 + [1001]
     finally:
         sys.setswitchinterval(interval)
+
+
+# --- settings that are known late ------------------------------------------------------------
+
+
+def test_a_hub_takes_other_settings_until_it_starts_and_after_it_has_stopped() -> None:
+    hub = Hub()
+    stopped: list[str] = []
+    hub.at_stop(lambda: stopped.append("first life"))
+    before = HubConfig(rules=[], channel_name=lambda name: name != "bad")
+    hub.configure(before)
+    assert hub.config is before
+    with hub:
+        with pytest.raises(ValueError, match="channel"):
+            hub.send_event("e", channel="bad")
+        with pytest.raises(WsHubError, match="stop it first"):
+            hub.configure(HubConfig())
+        assert hub.config is before
+    assert stopped == ["first life"]
+    hub.configure(HubConfig())
+    with hub:
+        hub.send_event("e", channel="bad")
+
+
+def test_what_is_for_no_client_runs_in_the_context_that_was_set() -> None:
+    inside = threading.local()
+    seen: list[tuple[str, bool]] = []
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        inside.on = True
+        yield
+        inside.on = False
+
+    def note(what: str) -> None:
+        seen.append((what, getattr(inside, "on", False)))
+        if what == "a":
+            done.set()
+
+    done = threading.Event()
+    hub = Hub(HubConfig(on_first_subscriber=note))
+    hub.set_context(context)
+    hub.at_stop(lambda: note("stop"))
+    with hub:
+        hub.listen("a", print)
+        assert done.wait(TIMEOUT)
+    assert seen == [("a", True), ("stop", True)]

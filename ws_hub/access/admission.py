@@ -20,6 +20,7 @@ from ..errors import excerpt
 from ..log import get_logger
 from ..protocol.handshake import RETRY, Answer, Request, as_environ, decide, refusal
 from .authenticators import AuthResult, authenticate, is_permitted
+from .contexts import context_of, kept, texts
 from .proxies import Requester, TrustedProxies
 from .quotas import address_payer, user_payer
 from .tokens import TOKEN_KEY, offers_token
@@ -58,6 +59,7 @@ class Decision:
             this connection (see `Users`).
         network: the key of the limit of connections from one address.
         payer: the key of the account that the connection is charged to; see `quotas`.
+        environ: what is kept of the request for the context of a framework; see `contexts`.
         reason: the reason of a refusal for the log, where `answer` says less.
     """
 
@@ -67,6 +69,7 @@ class Decision:
     mark: int = 0
     network: str = ""
     payer: str = ""
+    environ: Environ | None = None
     reason: str = ""
 
 
@@ -172,7 +175,7 @@ class Admission:
             return Decision(refusal("503 Service Unavailable", closed, RETRY))
         check = None
         if config.check_origin is not None:
-            check = functools.partial(is_permitted, "check_origin", config.check_origin, environ)
+            check = functools.partial(self._permits_origin, config.check_origin, environ)
         answer = decide(
             request,
             allowed_origins=config.allowed_origins,
@@ -189,9 +192,10 @@ class Admission:
         if not self._occupancy.has_room(network, ""):  # before the authenticator runs
             self._count("crowded_addresses")
             return Decision(CROWDED_ADDRESS)
+        decision = Decision(answer, network=network, environ=kept(environ))
         if config.authenticator is None and identity is None:
-            return self._charge(Decision(answer, network=network), address_payer(requester.payer))
-        decision = self._identify(Decision(answer, network=network), request, environ, identity)
+            return self._charge(decision, address_payer(requester.payer))
+        decision = self._identify(decision, request, environ, identity)
         if not decision.answer.accepted:
             return decision
         if decision.identity is not None:
@@ -231,10 +235,7 @@ class Admission:
                 return Decision(CROWDED_USER)
             return replace(decision, identity=result, mark=mark)
         if self._config.auth_by_message and not result.forbidden and not offers_token(environ):
-            # Only the strings: the server's objects in the environ are invalid after this
-            # request.
-            texts = {key: value for key, value in environ.items() if isinstance(value, str)}
-            verify = functools.partial(self._verify, texts)
+            verify = functools.partial(self._verify, texts(environ))
             return replace(decision, verify=verify, mark=mark)
         self._refused(environ, result)
         if result.forbidden:
@@ -262,4 +263,9 @@ class Admission:
     def _refused(self, environ: Environ, result: AuthResult) -> None:
         self._count("unauthenticated")
         if self._config.on_auth_failure is not None:
-            self._call(self._config.on_auth_failure, environ, result)
+            with context_of(environ):
+                self._call(self._config.on_auth_failure, environ, result)
+
+    def _permits_origin(self, check: Callable[[Any], bool], environ: Environ) -> bool:
+        with context_of(environ):
+            return is_permitted("check_origin", check, environ)

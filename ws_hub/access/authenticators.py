@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError, InvalidName, excerpt
 from ..log import get_logger
 from ..protocol.names import AnyId, id_text
+from .contexts import context_of
 from .tokens import Environ, bearer_token, cookie, query_token
 
 __all__ = [
@@ -120,7 +121,8 @@ def authenticate(authenticator: Callable[[Environ], Any], environ: Environ) -> A
     a usable user id. Each is logged in one line, without the text of the exception.
     """
     try:
-        result = authenticator(environ)
+        with context_of(environ):
+            result = authenticator(environ)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: an exception is a refusal
         logger.error("the authenticator raised %s: refused", _name(error))
         return AuthResult(False, error="the authenticator raised an exception")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -72,12 +73,12 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
     if not channels:
         return fail("tail: a channel is required: ws-hub tail URL CHANNEL", USAGE)
     tail = Tail(
-        url,
+        # The token is no option, which `ps` would show.
+        ReconnectConfig(url=url, token=os.environ.get("WS_HUB_TOKEN") or None),
         channels,
         since=arguments.since,
         last=arguments.last,
         as_json=arguments.json,
-        token=os.environ.get("WS_HUB_TOKEN") or None,  # not an option, which `ps` would show
         tell=say,
     )
     number = tail.follow(signals)
@@ -101,24 +102,22 @@ class Tail:
     """Shows the messages of some channels on stdout, as lines or as JSON.
 
     Args:
-        url: the WebSocket's URL.
+        server: the WebSocket's URL, and what it asks for: a token, headers.
         channels: their names.
         since: begin after the message with this number; None for the server's default.
         last: begin with this many of the newest messages.
         as_json: print whole messages, one a line.
-        token: the token to send; None sends none.
         tell: called with status lines and errors.
     """
 
     def __init__(
         self,
-        url: str,
+        server: ReconnectConfig,
         channels: Sequence[str],
         *,
         since: int | None = None,
         last: int | None = None,
         as_json: bool = False,
-        token: str | None = None,
         tell: Callable[[str], object],
     ) -> None:
         self._wanted = set(channels)  # channels that the server has not refused
@@ -127,10 +126,9 @@ class Tail:
         self._tell = tell
         self._signals: Signals | None = None
         self._leaving = False  # set by follow(): we end the connection
-        config = ReconnectConfig(
-            url=url,
-            token=token,
-            on_connect=lambda: tell(f"connected to {url.partition('?')[0]}"),
+        config = dataclasses.replace(
+            server,
+            on_connect=lambda: tell(f"connected to {server.url.partition('?')[0]}"),
             on_disconnect=self._disconnected,
             on_error=lambda error: tell(str(error)),
             on_message=self._received,

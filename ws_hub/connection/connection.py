@@ -130,6 +130,7 @@ class Connection:
             under the lock of the subscriptions, then by its reader.
         transport: its socket.
         sender: what is sent by it.
+        environ: what is kept of its handshake for the context of a framework, or None.
         direct: the direct path to its socket, which most deliveries take.
         compression: whether permessage-deflate is used (RFC 7692).
         replayable: whether history can be replayed to it.
@@ -138,8 +139,8 @@ class Connection:
     __slots__ = (
         "__weakref__", "_accepted", "_client", "_config", "_hub", "_pending", "_refused",
         "_thread", "account", "busy", "calls", "claims", "compression", "connected_at", "direct",
-        "expires_at", "id", "last_channels", "last_error", "mark", "membership", "network", "payer",
-        "remote_address", "sender", "transport", "user_id", "verify",
+        "environ", "expires_at", "id", "last_channels", "last_error", "mark", "membership",
+        "network", "payer", "remote_address", "sender", "transport", "user_id", "verify",
     )  # fmt: skip
     replayable = True
 
@@ -170,7 +171,9 @@ class Connection:
         self.calls: Calls | None = None
         self.busy = True  # with being admitted, and then with on_connect
         self.last_channels: list[str] = []
+        self.environ: Mapping[str, Any] | None = None
         if decision is not None:
+            self.environ = decision.environ
             self.verify, self.mark = decision.verify, decision.mark
             self.network, self.payer = decision.network, decision.payer
             if decision.identity is not None:

@@ -5,10 +5,12 @@ An exception is logged and counted, and its caller goes on.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from ..access.contexts import Context, context_of
 from ..errors import excerpt
 from ..log import get_logger
 from .stats import Counters
@@ -23,10 +25,15 @@ class Callbacks:
 
     Args:
         counters: count each that raised, as `callback_errors`.
+        context: returns the context of calls that are for no client, or whose handshake has
+            none; see `access.contexts`.
     """
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(
+        self, counters: Counters, context: Callable[[], Context] = contextlib.nullcontext
+    ) -> None:
         self._counters = counters
+        self._context = context
         self._inside = threading.local()  # .depth: how many calls the thread is in
         # guards: nothing; it is changed and copied by single calls. Those that run now.
         self._running: dict[object, tuple[Callable[..., Any], Any]] = {}
@@ -42,17 +49,23 @@ class Callbacks:
         *args: Any,
         connection: Any = None,
         default: Any = None,
+        bare: bool = False,
     ) -> Any:
         """Call a user's function; what it raises is logged and counted, and is `default`.
 
-        `connection` is the one that the callback is for; its `last_error` is set.
+        `connection` is the one that the callback is for; its `last_error` is set. It runs in
+        the context of a framework, unless `bare`.
         """
         key = object()
         depth = getattr(self._inside, "depth", 0)
         self._inside.depth = depth + 1
         try:
             self._running[key] = function, connection
-            return function(*args)
+            if bare:
+                return function(*args)
+            environ = getattr(connection, "environ", None)
+            with self._context() if environ is None else context_of(environ):
+                return function(*args)
         except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
             self._counters.add("callback_errors")
             if connection is not None:

@@ -68,13 +68,13 @@ class Handlers:
 
     def __init__(self, config: HubConfig) -> None:
         self._renew_lock()
+        self._config = config
         self.connect = _given(config.on_connect)
         self.disconnect = _given(config.on_disconnect)
         self.subscribe: Sequence[ChannelHandler] = ()
         self.unsubscribe: Sequence[ChannelHandler] = ()
         self._any_type = _given(config.on_message)
         self._by_type: Mapping[str, Callable[..., object]] = {}
-        self._takes_tokens = config.auth_by_message
         threads.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
@@ -89,6 +89,14 @@ class Handlers:
         """Return the functions for messages of a type; the last one's result is the answer."""
         own = self._by_type.get(type)
         return self._any_type if own is None else (*self._any_type, own)
+
+    def configure(self, config: HubConfig) -> None:
+        """Replace the functions of the settings; those of the decorators stay."""
+        with self._lock:
+            before, self._config = self._config, config
+            self.connect = _replaced(self.connect, before.on_connect, config.on_connect)
+            self.disconnect = _replaced(self.disconnect, before.on_disconnect, config.on_disconnect)
+            self._any_type = _given(config.on_message)
 
     # --- registration ----------------------------------------------------------------------
 
@@ -125,7 +133,7 @@ class Handlers:
         if not isinstance(type, str) or not type:
             raise _misused("on", "the type of the messages", '@hub.on("chat")', type)
         write, instead = f"@hub.on({excerpt(str(type))})", _INSTEAD.get(type)
-        if type == MessageType.AUTH and self._takes_tokens:
+        if type == MessageType.AUTH and self._config.auth_by_message:
             instead = "HubConfig.authenticator, which gets the token"
         if instead is not None:
             raise ConfigError(f"{write}: the hub handles these messages itself; use {instead}")
@@ -147,6 +155,15 @@ class Handlers:
 
 def _given(function: Callable[..., Any] | None) -> Sequence[Callable[..., object]]:
     return () if function is None else (function,)
+
+
+def _replaced(
+    functions: Sequence[Callable[..., object]],
+    before: Callable[..., Any] | None,
+    now: Callable[..., Any] | None,
+) -> Sequence[Callable[..., object]]:
+    """Return functions with another one of the settings, which comes first, if there is one."""
+    return (*_given(now), *functions[len(_given(before)) :])
 
 
 def _misused(name: str, what: str, write: str, given: object) -> ConfigError:

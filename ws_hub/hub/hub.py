@@ -29,11 +29,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Self, TextIO
 
 from .. import threads
 from ..access.admission import Admission, Decision
 from ..access.authenticators import is_permitted, user_text
+from ..access.contexts import Context
 from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
@@ -110,13 +112,19 @@ class Hub(Publisher):
     """
 
     def __init__(self, config: HubConfig | None = None) -> None:
-        given: object = config
-        if given is not None and not isinstance(given, HubConfig):
-            raise TypeError(
-                f"a Hub takes a HubConfig, not {excerpt(given)}: Hub(HubConfig(...)); an "
-                "application is given to middleware(app, hub), or to serve(hub, app=app)"
-            )
-        self._config = config = config if config is not None else HubConfig()
+        config = HubConfig() if config is None else _checked(config)
+        self._parent: int | None = None  # the process that this hub runs in, if not this one
+        self._warned = False  # of that, once
+        self._handlers = Handlers(config)  # for all lives
+        self._inside = _Inside(self)
+        self._context: Callable[[], Context] = contextlib.nullcontext
+        self._renew_lock()
+        self._set_config(config)
+        self._life = self._new_life()  # replaced whole, by `start` under the lock
+        threads.forget_after_fork(self)
+
+    def _set_config(self, config: HubConfig) -> None:
+        self._config = config
         own = None if config.channel_name is None else self._is_name
         self._is_channel = channel_rule(own)
         default = config.json_default
@@ -127,13 +135,6 @@ class Hub(Publisher):
         self._rule_for = functools.lru_cache(4096)(config.rule_for)
         # An eighth of an outbox: see `pacing` for why.
         self._turn_bytes = min(_TURN_BYTES, max(config.outbox_bytes // 8, _LEAST_TURN_BYTES))
-        self._parent: int | None = None  # the process that this hub runs in, if not this one
-        self._warned = False  # of that, once
-        self._handlers = Handlers(config)  # for all lives
-        self._inside = _Inside(self)
-        self._renew_lock()
-        self._life = self._new_life()  # replaced whole, by `start` under the lock
-        threads.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
         # guards: _life, and its `state`, `listeners` and `claimed`. The first in the order:
@@ -303,6 +304,33 @@ class Hub(Publisher):
         Threads: any.
         """
         return self._config
+
+    def configure(self, config: HubConfig) -> None:
+        """Replace the settings, where they are known later than the hub is made.
+
+        Raises WsHubError while the hub runs: stop it first.
+
+        Threads: any; does not wait.
+        """
+        with self._lock:
+            life = self._life
+            if life.state not in (State.NEW, State.STOPPED):
+                raise WsHubError("cannot change the settings of a hub that runs: stop it first")
+            self._set_config(_checked(config))
+            self._handlers.configure(config)
+            self._life = self._new_life()
+            if life.state is State.NEW:
+                self._life.at_stop = life.at_stop  # what waits for the first start
+
+    def set_context(self, context: Callable[[], AbstractContextManager[object]]) -> None:
+        """Set the context of callbacks that are for no client: it is entered around each call.
+
+        For a web framework, as Flask's `app.app_context`. Callbacks that are for a client run in
+        the context of its handshake instead, where the framework has set one.
+
+        Threads: any; does not wait.
+        """
+        self._context = context
 
     def start(self) -> Self:
         """Run the hub on a background thread; return it. No change when it runs already.
@@ -710,7 +738,8 @@ class Hub(Publisher):
         rule = self._config.channel_name
         assert rule is not None
         return is_permitted(
-            "channel_name", lambda: bool(self._life.callbacks.call(rule, name, default=False))
+            "channel_name",
+            lambda: bool(self._life.callbacks.call(rule, name, default=False, bare=True)),
         )
 
     # --- any thread: subscribe -------------------------------------------------------------
@@ -1156,6 +1185,15 @@ class Hub(Publisher):
         return writer(self, process_id)
 
 
+def _checked(config: object) -> HubConfig:
+    if not isinstance(config, HubConfig):
+        raise TypeError(
+            f"a Hub takes a HubConfig, not {excerpt(config)}: Hub(HubConfig(...)); an "
+            "application is given to middleware(app, hub), or to serve(hub, app=app)"
+        )
+    return config
+
+
 class _Inside:
     """What the parts of a hub ask of it, on a client's reader thread where nothing else is said.
 
@@ -1182,6 +1220,10 @@ class _Inside:
     def later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread, soon. Any thread; never waits."""
         self._hub._enqueue(Call(call), 0)
+
+    def context(self) -> Context:
+        """Return the context of callbacks that are for no client. Any thread."""
+        return self._hub._context()
 
     def subscribe(self, connection: Connection, request: Subscribe) -> None:
         """Subscribe a client, as it has asked for; waits while clients may not queue more."""

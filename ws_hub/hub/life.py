@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from .. import threads
 from ..access.admission import Admission
+from ..access.contexts import Context
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
@@ -79,6 +80,9 @@ class Upward(Actions, Protocol):
     def later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread; raises HubFull. Any thread; never waits."""
 
+    def context(self) -> Context:
+        """Return the context of callbacks that are for no client. Any thread."""
+
 
 class Life:
     """What is made for one start of a hub and ends with its stop.
@@ -117,7 +121,7 @@ class Life:
         self.owns_thread = False
         self.at_stop = StopHooks()
         self.counters = Counters()
-        self.callbacks = Callbacks(self.counters)
+        self.callbacks = Callbacks(self.counters, hub.context)
         self.pacing = Pacing()
         self.channels: ChannelMap[Any] = ChannelMap(
             self._first_came, self._last_left, self._begun, self._ended

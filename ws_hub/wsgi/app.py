@@ -42,6 +42,7 @@ from .servers import (
     socket_of,
     take_input,
 )
+from .starter import Starter, StartingHub
 
 __all__ = [
     "check_hub",
@@ -142,11 +143,18 @@ def closed_reason(hub: AcceptingHub) -> str:
     return "" if hub.running else "the hub is not running"
 
 
-def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Application:
+class ServingHub(AcceptingHub, StartingHub, Protocol):
+    """What the middleware needs of the hub."""
+
+
+def middleware(
+    app: Application, hub: ServingHub, path: str = "/ws", *, start: bool = False
+) -> Application:
     """Return a WSGI app that serves `path` with the hub and everything else with `app`.
 
-    The returned app is for any thread of a WSGI server. Raises TypeError for arguments of
-    another type, also when they are swapped, ConfigError for a path that no request can have.
+    The returned app is for any thread of a WSGI server. With `start` the first request that a
+    process gets starts the hub there, once. Raises TypeError for arguments of another type,
+    also when they are swapped, ConfigError for a path that no request can have.
 
     Threads: any.
     """
@@ -162,8 +170,11 @@ def middleware(app: Application, hub: AcceptingHub, path: str = "/ws") -> Applic
             "asyncio (ASGI): run the hub beside it, by serve(hub)"
         )
     check_path("path", path)
+    starter = Starter(hub) if start else None
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if starter is not None:
+            starter.start()
         plain = _without_absolute_form(environ)
         if plain.get("PATH_INFO") == path:
             return handle(hub, plain, start_response)

@@ -1,7 +1,8 @@
 """Where each WSGI server keeps a request's socket, and the bytes that it has read ahead.
 
 PEP 3333 defines neither. Werkzeug and gunicorn put the socket into the environ; wsgiref
-is followed through the file that it reads requests from; the server of `ws_hub.serve`
+is followed through the file that it reads requests from, Django's `runserver`, which is of
+its family, through one more; the server of `ws_hub.serve`
 sets keys of its own. What differs between servers stands here, and nowhere else in the
 package.
 """
@@ -48,7 +49,8 @@ def find_socket(environ: Environ) -> socket.socket:
     if sock is None:
         raise AdoptionError(
             f"the server {excerpt(environ.get('SERVER_SOFTWARE', ''))} gives no socket: WebSocket "
-            "works under gunicorn (sync and gthread), Werkzeug, wsgiref and ws_hub.serve"
+            "works under gunicorn (sync and gthread), Werkzeug, wsgiref (Django's runserver) and "
+            "ws_hub.serve"
         )
     return sock
 
@@ -61,7 +63,7 @@ def socket_of(environ: Environ) -> socket.socket | None:
             return sock
     # wsgiref gives the file that it reads requests from. The socket object below it, not
     # just the descriptor: its type shows whether it carries TLS.
-    raw = getattr(environ.get("wsgi.input"), "raw", None)
+    raw = getattr(_stream(environ), "raw", None)
     sock = getattr(raw, "_sock", None)
     return sock if isinstance(sock, socket.socket) else None
 
@@ -72,7 +74,7 @@ def take_input(environ: Environ) -> bytes:
     Empty where the server's buffer cannot be reached. Left there, the server would read
     them as the next request.
     """
-    stream = environ.get("wsgi.input")
+    stream = _stream(environ)
     if isinstance(stream, io.BufferedReader):
         try:
             return stream.read1()
@@ -92,6 +94,14 @@ def take_input(environ: Environ) -> bytes:
     buffer.seek(0)
     buffer.truncate()
     return data
+
+
+def _stream(environ: Environ) -> Any:
+    """Return the file of a request; that of wsgiref, which Django's `runserver` wraps."""
+    stream = environ.get("wsgi.input")
+    if type(stream).__module__ == "django.core.handlers.wsgi":
+        return getattr(getattr(stream, "_read", None), "__self__", stream)
+    return stream
 
 
 def has_one_thread(environ: Environ) -> bool:

@@ -142,7 +142,7 @@ def _port(running: Running) -> int:
 def _end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
     process.stdin.close()
-    if "gunicorn" in process.args or "flask" in process.args:  # type: ignore[operator]
+    if {"gunicorn", "flask", "runserver"} & set(process.args):  # type: ignore[arg-type]
         process.terminate()
     try:
         process.wait(START)

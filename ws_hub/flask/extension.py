@@ -1,0 +1,180 @@
+"""Serves a hub in a Flask application: its WebSocket, its browser client, its viewer's page.
+
+The WebSocket is answered before Flask sees the request: the connection is the hub's then, and
+the request thread is free. The files are routes of a blueprint, `ws_hub`, so that `url_for` finds
+them and the application's own hooks run for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from flask import Blueprint, Flask, current_app, request
+from werkzeug.wrappers import Response
+
+from ..access.contexts import CONTEXT_KEY
+from ..config import HubConfig
+from ..errors import ConfigError
+from ..hub.hub import Hub
+from ..server.viewer import page_app
+from ..wsgi.app import middleware
+from ..wsgi.starter import Starter
+from .app_log import forward
+from .commands import commands
+from .settings import UNSET, Place, Places, differing, hub_settings, places
+
+__all__ = ["HubExtension"]
+
+_NAME = "ws_hub"  # in app.extensions, and of the blueprint
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class HubExtension:
+    """A hub for a Flask application.
+
+    The hub starts with the first request or handshake, in the process that serves it. So a
+    process that only imports the application (gunicorn's master with `--preload`, the parent of
+    the reloader, `flask shell`) has no threads of the hub, and each forked worker has its own.
+    It is started once for an application and process: after `hub.stop()` it stays stopped.
+
+    The hub is there from the beginning, so that modules can import it; unless you give one, the
+    `WS_HUB_*` keys of `app.config` are its settings from `init_app` on. The settings of a hub
+    that you give are yours: a key that says something else raises ConfigError.
+
+    Callbacks run in a request context with the handshake's request and session; those that are
+    for no client run in an application context.
+
+    Args:
+        app: the application, or None for `init_app` later.
+        path: the path of the WebSocket, below the path that the application is mounted at.
+            Like the two below: None serves nothing, and left out it is `WS_HUB_PATH` of the
+            config, else "/ws".
+        hub: a hub with settings of your own; None makes one.
+        js_path: the path of the browser client; "/ws_hub.js".
+        viewer_prefix: the path of the viewer's page; None.
+
+    Attributes:
+        hub: the hub. To publish before the first request, `start()` it.
+
+    Threads: the one that sets the application up.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        path: Place = UNSET,
+        hub: Hub | None = None,
+        *,
+        js_path: Place = UNSET,
+        viewer_prefix: Place = UNSET,
+    ) -> None:
+        self.hub = hub if hub is not None else Hub()
+        self._makes_settings = hub is None
+        self._given = {"path": path, "js_path": js_path, "viewer_prefix": viewer_prefix}
+        self._starter: Starter | None = None  # of the newest application
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(
+        self,
+        app: Flask,
+        path: Place = UNSET,
+        *,
+        js_path: Place = UNSET,
+        viewer_prefix: Place = UNSET,
+    ) -> None:
+        """Serve the hub in an application; the arguments are those of the class, and win.
+
+        The extension is in `app.extensions["ws_hub"]` afterwards. Raises RuntimeError when the
+        application has one already, ConfigError for an unknown or invalid key of its config,
+        and for one that contradicts the hub's settings.
+
+        Threads: the one that sets the application up.
+        """
+        if _NAME in app.extensions:
+            raise RuntimeError("this application has a HubExtension already")
+        given = {"path": path, "js_path": js_path, "viewer_prefix": viewer_prefix}
+        where = places(app.config, self._given, given)
+        self._set_up_hub(app)
+        app.extensions[_NAME] = self
+        app.register_blueprint(_blueprint(self.hub, where))
+        app.cli.add_command(commands)
+        forward(app)
+        self._starter = starter = Starter(self.hub)
+        served: Application = app.wsgi_app
+        if where.path is not None:
+            served = middleware(served, self.hub, where.path)
+        context = functools.partial(_request_context, app)
+
+        def wsgi_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+            starter.start()
+            environ[CONTEXT_KEY] = context
+            return served(environ, start_response)
+
+        app.wsgi_app = wsgi_app  # type: ignore[method-assign]  # Flask's way to wrap an app
+
+    def _set_up_hub(self, app: Flask) -> None:
+        """Give the hub the settings and the context of its first application."""
+        fields = hub_settings(app.config)
+        # A hub that was stopped belongs to nobody: tests make one application after another.
+        first = self._starter is None or (self._starter.started and not self.hub.running)
+        if first and self._makes_settings and not self.hub.running:
+            self.hub.configure(HubConfig(**fields))
+        elif wrong := differing(fields, self.hub.config):
+            why = "serves another application, or runs," if self._makes_settings else "was given,"
+            raise ConfigError(
+                f"app.config: {', '.join(wrong)}: the hub {why} and has other settings: leave "
+                "the key out, or give this application a HubExtension of its own"
+            )
+        if first:
+            self.hub.set_context(app.app_context)
+
+
+@contextlib.contextmanager
+def _request_context(app: Flask, environ: Environ) -> Iterator[None]:
+    """Enter the contexts of a callback: the request is the handshake's, and has no body."""
+    # A copy: Flask adds the request object to its environ. The server's own streams are not
+    # valid after the request.
+    own = {**environ, "wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr}
+    # An application context of its own, with its own `g`, also inside a route that attaches.
+    with app.app_context(), app.request_context(own):
+        yield
+
+
+def _blueprint(hub: Hub, where: Places) -> Blueprint:
+    """Return the routes of what is served: `ws_hub.ws`, `ws_hub.js`, `ws_hub.viewer`."""
+    blueprint = Blueprint(_NAME, __name__)
+    prefix = (where.viewer_prefix or "").rstrip("/")
+    # The WebSocket's path is relative to the page's: a proxy may have removed a prefix.
+    page = page_app(hub, ws_path="../" * prefix.count("/") + (where.path or "/ws").lstrip("/"))
+
+    def client() -> Response:
+        return _answer(page, "", "/ws_hub.js")
+
+    def viewer(name: str = "") -> Response:
+        return _answer(page, prefix, f"/{name}")
+
+    if where.path is not None:  # for url_for alone: the middleware is before all routes
+        blueprint.add_url_rule(where.path, "ws", build_only=True)
+    if where.js_path is not None:
+        blueprint.add_url_rule(where.js_path, "js", client)
+    if where.viewer_prefix is not None:
+        # Not by Flask's own redirect, which names the host: a proxy may have changed that.
+        blueprint.add_url_rule(prefix, "slash", functools.partial(_answer, page, prefix, ""))
+        blueprint.add_url_rule(f"{prefix}/", "viewer", viewer)
+        blueprint.add_url_rule(f"{prefix}/<path:name>", "viewer", viewer)
+    return blueprint
+
+
+def _answer(page: Application, prefix: str, path: str) -> Response:
+    """Return the answer of a WSGI application to the current request, below a prefix."""
+    environ = request.environ
+    below = {**environ, "SCRIPT_NAME": environ.get("SCRIPT_NAME", "") + prefix, "PATH_INFO": path}
+    return current_app.response_class.from_app(page, below)

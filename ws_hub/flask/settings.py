@@ -1,0 +1,116 @@
+"""What the `WS_HUB_*` keys of an application's config set.
+
+`WS_HUB_<FIELD>` is a field of HubConfig; the three others, of `Places`, say where things are
+served. An unknown key is refused: a misspelt limit would be no limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..config import ChannelRule, HubConfig
+from ..errors import ConfigError, excerpt
+
+__all__ = ["UNSET", "Place", "Places", "differing", "hub_settings", "places"]
+
+_PREFIX = "WS_HUB_"
+_FIELDS = {_PREFIX + field.name.upper(): field.name for field in dataclasses.fields(HubConfig)}
+_PATH = re.compile(r"/[^\s<>?#]*")
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`: an argument that was left out, where None has a meaning."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
+Place = str | None | Unset
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The paths that the extension serves, below that of the application; None for not at all.
+
+    Args:
+        path: of the WebSocket.
+        js_path: of the browser client.
+        viewer_prefix: of the viewer's page.
+    """
+
+    path: str | None = "/ws"
+    js_path: str | None = "/ws_hub.js"
+    viewer_prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is None:
+                continue
+            if not isinstance(value, str) or _PATH.fullmatch(value) is None:
+                raise ConfigError(f"{name} must be a path (`/live`) or None, not {excerpt(value)}")
+        if self.viewer_prefix is not None and not self.viewer_prefix.strip("/"):
+            raise ConfigError("viewer_prefix must be a path below the root, which is yours")
+
+
+_PLACES = {_PREFIX + field.name.upper(): field.name for field in dataclasses.fields(Places)}
+
+
+def places(config: Mapping[str, Any], *given: Mapping[str, Place]) -> Places:
+    """Return where things are served: by the last of `given` that says it, else by the config.
+
+    Raises ConfigError for what is no path.
+    """
+    found = {name: config[key] for key, name in _PLACES.items() if key in config}
+    for each in given:
+        found |= {name: value for name, value in each.items() if value is not UNSET}
+    return Places(**found)
+
+
+def hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of HubConfig that an application's config sets.
+
+    Raises ConfigError for an unknown key, and for an invalid value or combination.
+    """
+    known = [*_FIELDS, *_PLACES]
+    for key in config:
+        if key.startswith(_PREFIX) and key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0.0)[0]
+            raise ConfigError(f"app.config: unknown key {key}; did you mean {near}?")
+    fields = {name: config[key] for key, name in _FIELDS.items() if key in config}
+    if isinstance(fields.get("rules"), (list, tuple)):
+        fields["rules"] = tuple(_rule(each) for each in fields["rules"])
+    try:
+        HubConfig(**fields)
+    except ConfigError as error:
+        raise ConfigError(
+            f"app.config, whose WS_HUB_ keys are fields of HubConfig: {error}"
+        ) from None
+    return fields
+
+
+def differing(fields: Mapping[str, Any], config: HubConfig) -> list[str]:
+    """Return the keys of fields that have another value in a hub's settings."""
+    return [
+        _PREFIX + name.upper()
+        for name, value in fields.items()
+        if _comparable(value) != _comparable(getattr(config, name))
+    ]
+
+
+def _comparable(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _rule(value: Any) -> Any:
+    """Return a rule that a file of settings gives as a table; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        return ChannelRule(**value)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"app.config: WS_HUB_RULES: {error} in {excerpt(value)}") from None
