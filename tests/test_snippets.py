@@ -189,6 +189,34 @@ hub.stop()
 server.shutdown()
 server.server_close()
 """,
+    "migrated": """
+from flask.sessions import SecureCookieSessionInterface
+from simple_websocket import Client
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, app, threaded=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+def visitor(user):
+    signed = SecureCookieSessionInterface().get_signing_serializer(app).dumps({"user": user})
+    # This client names the host without its port.
+    headers = {"Cookie": f"session={signed}", "Origin": "http://127.0.0.1"}
+    client = Client.connect(f"ws://127.0.0.1:{server.server_port}/ws", headers=headers)
+    client.send('{"type": "ping"}')
+    assert "pong" in client.receive(10)
+    return client
+ann, bob = visitor("ann"), visitor("bob")
+ann.send('{"type": "say", "data": "hello", "id": 1}')
+answer = json.loads(ann.receive(10))
+assert (answer["type"], answer["data"]) == ("ack", "ok"), answer
+heard = json.loads(bob.receive(10))
+assert heard["data"] == {"event": "said", "data": ["ann", "hello"]}, heard
+job()
+for client in ann, bob:  # and not what ann has said
+    assert json.loads(client.receive(10))["data"] == {"event": "progress", "data": 50}
+    client.close()
+hub.stop()
+server.shutdown()
+server.server_close()
+""",
     "flask_first": """
 client = app.test_client()
 assert client.post("/say", json="hello").get_json() == {"listening": 0}

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, request
+from flask import Blueprint, Flask, abort, current_app, request
 from werkzeug.wrappers import Response
 
 from ..access.contexts import CONTEXT_KEY
@@ -31,6 +31,7 @@ from .settings import UNSET, Place, Places, differing, hub_settings, places
 __all__ = ["HubExtension"]
 
 _NAME = "ws_hub"  # in app.extensions, and of the blueprint
+_ELEMENT = "ws_hub_log.js"
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -57,7 +58,8 @@ class HubExtension:
             Like the two below: None serves nothing, and left out it is `WS_HUB_PATH` of the
             config, else "/ws".
         hub: a hub with settings of your own; None makes one.
-        js_path: the path of the browser client; "/ws_hub.js".
+        js_path: the path of the browser client; "/ws_hub.js". Beside it are `ws_hub_log.js`, for
+            the element `<ws-hub-log>`, and what the two load.
         viewer_prefix: the path of the viewer's page; None.
 
     Attributes:
@@ -149,14 +151,11 @@ def _request_context(app: Flask, environ: Environ) -> Iterator[None]:
 
 
 def _blueprint(hub: Hub, where: Places) -> Blueprint:
-    """Return the routes of what is served: `ws_hub.ws`, `ws_hub.js`, `ws_hub.viewer`."""
+    """Return the routes: `ws_hub.ws`, `ws_hub.js`, `ws_hub.log`, `ws_hub.viewer`, and parts."""
     blueprint = Blueprint(_NAME, __name__)
     prefix = (where.viewer_prefix or "").rstrip("/")
     # The WebSocket's path is relative to the page's: a proxy may have removed a prefix.
     page = page_app(hub, ws_path="../" * prefix.count("/") + (where.path or "/ws").lstrip("/"))
-
-    def client() -> Response:
-        return _answer(page, "", "/ws_hub.js")
 
     def viewer(name: str = "") -> Response:
         return _answer(page, prefix, f"/{name}")
@@ -164,13 +163,41 @@ def _blueprint(hub: Hub, where: Places) -> Blueprint:
     if where.path is not None:  # for url_for alone: the middleware is before all routes
         blueprint.add_url_rule(where.path, "ws", build_only=True)
     if where.js_path is not None:
-        blueprint.add_url_rule(where.js_path, "js", client)
+        _add_scripts(blueprint, page, where.js_path)
     if where.viewer_prefix is not None:
         # Not by Flask's own redirect, which names the host: a proxy may have changed that.
         blueprint.add_url_rule(prefix, "slash", functools.partial(_answer, page, prefix, ""))
         blueprint.add_url_rule(f"{prefix}/", "viewer", viewer)
         blueprint.add_url_rule(f"{prefix}/<path:name>", "viewer", viewer)
     return blueprint
+
+
+def _add_scripts(blueprint: Blueprint, page: Application, js_path: str) -> None:
+    """Add the routes of the browser client, and of what may be loaded beside it.
+
+    These are found by their names: the client loads `ws_hub_shared.js` from beside itself, and the
+    element's files import the client from one level above theirs.
+    """
+    folder = js_path.rpartition("/")[0]
+
+    def script(name: str) -> Response:
+        return _answer(page, "", f"/{name}")
+
+    def part(name: str) -> Response:
+        if not name.endswith(".js"):
+            abort(404)
+        return _answer(page, "", f"/static/{name}")
+
+    def element() -> Response:
+        # Relative, for the same reason as the viewer's slash; where its imports are found.
+        return current_app.response_class(status=308, headers={"Location": "./ws_hub/" + _ELEMENT})
+
+    blueprint.add_url_rule(js_path, "js", functools.partial(script, "ws_hub.js"))
+    for name in {"ws_hub.js", "ws_hub_shared.js"} - {js_path.rpartition("/")[2]}:
+        endpoint = name.removesuffix(".js")
+        blueprint.add_url_rule(f"{folder}/{name}", endpoint, functools.partial(script, name))
+    blueprint.add_url_rule(f"{folder}/{_ELEMENT}", "log", element)
+    blueprint.add_url_rule(f"{folder}/ws_hub/<name>", "part", part)
 
 
 def _answer(page: Application, prefix: str, path: str) -> Response:
