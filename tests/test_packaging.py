@@ -32,6 +32,7 @@ RUN_TIME = {
 OPTIONAL = {
     "authenticators": {"jwt"},
     "flask": {"flask", "werkzeug"},
+    "json_text": {"orjson"},
     "metrics": {"prometheus_client"},
     "redis": {"redis"},
 }
