@@ -37,6 +37,7 @@ from tests.support import (
 )
 from ws_hub import (
     ChannelRule,
+    Client,
     ConnectionClosed,
     Hub,
     HubConfig,
@@ -761,7 +762,7 @@ def waits(hub: Hub, publish: Callable[[], object]) -> bool:
 def test_fault_126_a_loop_waits_for_its_crowded_receivers_only() -> None:
     with stepped(outbox_bytes=1000) as hub, small_pair() as (near, _):
         with crowded(hub, near) as client:
-            hub.subscribe(client, "news")
+            hub.subscribe(Client(client), "news")
             client.user_id = "ann"
             everybody = functools.partial(hub.send_event, "x")
             assert waits(hub, everybody)
