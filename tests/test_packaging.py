@@ -34,6 +34,7 @@ OPTIONAL = {
     "app_server": {"werkzeug"},
     "authenticators": {"jwt"},
     "flask": {"click", "flask", "werkzeug"},
+    "json_text": {"orjson"},
     "metrics": {"prometheus_client"},
     "redis": {"redis"},
 }

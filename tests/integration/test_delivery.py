@@ -115,8 +115,8 @@ def readers(pair: OpenPair) -> Iterator[tuple[Hub, Reader, Reader, Reader]]:
         hub = stack.enter_context(Hub(config))
         found = [Reader(hub, each) for each in pairs]
         wait_until(lambda: hub.client_count() == 3, what="three clients")
-        for reader in found:
-            hub.subscribe(reader.client, "news")
+        for client in hub.all_clients():
+            hub.subscribe(client, "news")
         yield hub, found[0], found[1], found[2]
         for reader in found:
             reader.client.abort()
