@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.machinery
 import importlib.util
 import os
 import platform
@@ -135,10 +136,13 @@ def a_platform(
 
 def imported_anew(module: ModuleType) -> ModuleType:
     """Return what an import of a module makes on a system that is as it is now."""
-    spec = importlib.util.find_spec(module.__name__)
-    assert spec is not None and spec.loader is not None
+    assert module.__file__ is not None
+    # Not by the loader of pytest, which asks for paths of the system that is pretended.
+    loader = importlib.machinery.SourceFileLoader(module.__name__, module.__file__)
+    spec = importlib.util.spec_from_loader(module.__name__, loader)
+    assert spec is not None
     anew = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(anew)
+    loader.exec_module(anew)
     return anew
 
 

@@ -141,9 +141,6 @@ build.apply(["42"], throw=True)  # a report that reaches nobody is no failure of
 served.close()
 """,
     "flask": """
-answer = app.test_client().post("/builds/42")
-assert answer.status_code == 202, answer
-assert answer.get_json() == {"watch": "process:42"}
 lines, exited = [], threading.Event()
 def seen(message):
     if message.type == "process_output":
@@ -151,7 +148,10 @@ def seen(message):
     elif message.data["status"] == "exited":
         assert message.data["exitCode"] == 0, message
         exited.set()
-hub.listen("process:42", seen, since=0)
+hub.start()
+hub.listen("process:42", seen)
+answer = app.test_client().post("/build")
+assert answer.status_code == 202, answer
 assert exited.wait(10)
 assert "compiled" in lines, lines
 hub.stop()
@@ -348,6 +348,11 @@ def test_the_documents_have_snippets() -> None:
     assert snippets("sh", "console", "bash")
 
 
+def test_every_check_of_a_snippet_belongs_to_one() -> None:
+    marks = {each.mark for each in snippets("python", "py")}
+    assert {*BEFORE, *AFTER, *RUNNERS} <= marks
+
+
 def test_every_snippet_says_its_language() -> None:
     known = {
         "python",
@@ -369,11 +374,8 @@ def test_every_snippet_says_its_language() -> None:
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    """A directory with what the snippets suppose: a Makefile, here and in builds/42."""
-    build = tmp_path / "builds" / "42"
-    build.mkdir(parents=True)
-    for directory in (tmp_path, build):
-        (directory / "Makefile").write_text(MAKEFILE, encoding="utf-8")
+    """A directory with what the snippets suppose: a Makefile."""
+    (tmp_path / "Makefile").write_text(MAKEFILE, encoding="utf-8")
     (tmp_path / "site_settings.py").write_text(DJANGO, encoding="utf-8")
     (tmp_path / "app.py").write_text(FLASK, encoding="utf-8")
     return tmp_path

@@ -523,7 +523,7 @@ def test_fault_116_a_full_outbox_has_room_for_messages_of_the_hubs_own(what: str
     authoriser = lambda client, channel: allowed[0]  # noqa: E731
     with live(outbox_messages=100, channel_authoriser=authoriser) as hub:
         with hub.subscribed("feed", rcvbuf=4096) as peer:
-            client = hub.connection()
+            client = hub.client()
             with hub.hub.unpaced():
                 while not client.dropped:
                     hub.hub.send_to_channel("feed", said("x" * 1000))

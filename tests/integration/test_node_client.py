@@ -94,19 +94,19 @@ def test_fault_93_a_go_hub_which_answers_nothing_is_followed_all_the_same(
     Trial(seed, model.reset(), go=True).run()
 
 
-def test_a_number_that_is_skipped_is_neither_delivered_nor_missing(node: NodeClient) -> None:
-    node.reset().subscribe("a", {"since": 0})
-    request = next(each for each in node.connect().sent if each["type"] == "subscribe")
+def test_a_number_that_is_skipped_is_neither_delivered_nor_missing(model: NodeClient) -> None:
+    model.reset().subscribe("a", {"since": 0})
+    request = next(each for each in model.connect().sent if each["type"] == "subscribe")
     data = {"channel": "a", "epoch": "e", "seq": 0, "replayed": 0, "recovered": True}
-    node.receive([{"type": "ack", "id": request["id"], "data": data}])
+    model.receive([{"type": "ack", "id": request["id"], "data": data}])
     told = [
         {"type": kind, "channel": "a", "seq": seq, "data": seq}
         for seq, kind in ((1, "event"), (2, "skip"), (3, "event"), (4, "skip"))
     ]
-    outcome = node.receive(told)
+    outcome = model.receive(told)
     assert [each["seq"] for each in outcome.messages] == [1, 3]
     assert (outcome.lost, outcome.sent) == ([], [])
-    assert [each["seq"] for each in node.receive([{**told[0], "seq": 5}]).messages] == [5]
+    assert [each["seq"] for each in model.receive([{**told[0], "seq": 5}]).messages] == [5]
 
 
 # --- on npm's `ws` ---------------------------------------------------------------------------
