@@ -82,12 +82,96 @@ os.environ["WORKER_TOKEN"] = "secret"
 hub.stop()
 """,
 }
+# The page of the tutorial, which has no test of its own here.
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+TEMPLATE = TUTORIAL.partition("```html\n")[2].partition("```")[0]
 HEARD = """
 import queue
 heard = queue.Queue()
 hub.listen("job:42", lambda message: heard.put(message.data))
 """
 AFTER = {
+    "tutorial_first": f"TEMPLATE = {TEMPLATE!r}"
+    + """
+os.makedirs("templates")
+with open("build.sh", "w") as script:
+    script.write("echo compiling; sleep 1; echo done")
+with open("templates/project.html", "w") as template:
+    template.write(TEMPLATE)
+visitor = app.test_client()
+assert visitor.get("/").headers["Location"] == "/projects/demo"
+assert b'<ws-hub-log channel="process:build-demo"' in visitor.get("/projects/demo").data
+heard = []
+ended = threading.Event()
+def hear(message):
+    heard.append(message.data)
+    if message.type == "process_status" and message.data["status"] == "exited":
+        ended.set()
+hub.listen("process:build-demo", hear)
+for _ in range(2):  # the second one while the first runs
+    assert visitor.post("/projects/demo/build").headers["Location"] == "/projects/demo"
+assert ended.wait(10)
+assert heard.count("compiling") == heard.count("done") == 1, heard
+hub.stop()
+""",
+    "tutorial_login": """
+from simple_websocket import Client, ConnectionError
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, app, threaded=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+def connect(user):
+    visitor = app.test_client()
+    cookie = visitor.post("/login", data={"user": user}).headers["Set-Cookie"].partition(";")[0]
+    # This client names the host without its port.
+    headers = {"Cookie": cookie, "Origin": "http://127.0.0.1"}
+    return visitor, Client.connect(f"ws://127.0.0.1:{server.server_port}/ws", headers=headers)
+for user, answer in ("ann", "ack"), ("bob", "error"):
+    visitor, client = connect(user)
+    client.send('{"type": "subscribe", "channel": "process:build-demo", "id": 1}')
+    assert json.loads(client.receive(10))["type"] == answer
+assert [each.user_id for each in hub.all_clients()] == ["ann", "bob"]
+visitor.post("/logout")
+try:
+    client.receive(10)
+except Exception as error:
+    assert error.reason == 4401, error
+hub.stop()
+server.shutdown()
+server.server_close()
+""",
+    "login": """
+import websocket
+with hub, serve(hub, port=0) as served:
+    for secret, answer in ("a secret of ann", "ack"), ("a secret of bob", "error"):
+        header = [f"Authorization: Bearer {secret}"]
+        with contextlib.closing(websocket.create_connection(served.url, header=header)) as socket:
+            socket.send('{"type": "subscribe", "channel": "room:cats", "id": 1}')
+            assert json.loads(socket.recv())["type"] == answer
+""",
+    "rooms": """
+import websocket
+with hub, serve(hub, port=0) as served:
+    def enter(name):
+        socket = websocket.create_connection(served.url)
+        socket.send(json.dumps({"type": "name", "data": name}))
+        socket.send('{"type": "subscribe", "channel": "room:cats"}')
+        return socket
+    def present(socket):
+        while True:
+            message = json.loads(socket.recv())
+            if message["type"] == "event" and message["data"]["event"] == "present":
+                return message["data"]["data"]
+    ann = enter("ann")
+    assert present(ann) == ["ann"]
+    bob = enter("bob")
+    assert present(ann) == present(bob) == ["ann", "bob"]
+    bob.send('{"type": "say", "channel": "room:cats", "data": "hello", "id": 1}')
+    heard = json.loads(ann.recv())
+    assert heard["data"] == {"event": "said", "data": ["bob", "hello"]}, heard
+    bob.close()
+    assert present(ann) == ["ann"]
+    ann.close()
+""",
     "pool": HEARD
     + """
 pool.shutdown()
@@ -429,6 +513,8 @@ def run_pip(words: list[str], workplace: Path) -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for word in words[2:]:
         if word.startswith("-"):
+            continue
+        if f'"{word}>=' in project:  # the tests install it as well
             continue
         match = re.fullmatch(r"ws-hub(?:\[([\w,-]+)\])?", word)
         assert match, f"not our distribution: {word}"
