@@ -322,25 +322,17 @@ def _routes(
     """
     runs = [run for run in runs if run[0]]  # joined only when somebody listens
     for share in _shared(runs):
-        if any([each.exclude for each in share[1]]):
-            for part in without_excluded(*share):
-                yield from _batches(*part, compression)
-        else:
-            yield from _batches(*share, compression)
-
-
-def _batches(
-    targets: Collection[Any], publications: list[Publication], compression: bool
-) -> Iterator[tuple[Collection[Any], Batch]]:
-    """Yield targets of one share by the form in which they get it."""
-    if publications:
-        if compression and any([each.packed is not each.frame for each in publications]):
-            packed = [target for target in targets if target.compression]
-            if packed:
-                yield packed, Batch(publications, packed=True)
-                targets = [target for target in targets if not target.compression]
-        if targets:
-            yield targets, Batch(publications)
+        excluding = any([each.exclude for each in share[1]])
+        for targets, publications in without_excluded(*share) if excluding else (share,):
+            if not publications:
+                continue
+            if compression and any([each.packed is not each.frame for each in publications]):
+                packed = [target for target in targets if target.compression]
+                if packed:
+                    yield packed, Batch(publications, packed=True)
+                    targets = [target for target in targets if not target.compression]
+            if targets:
+                yield targets, Batch(publications)
 
 
 def _shared(runs: Sequence[Share]) -> Iterator[Share]:
