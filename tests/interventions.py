@@ -80,7 +80,7 @@ def sends_by_libc() -> bool:
     """Return whether frames go to the kernel by libc, with the GIL held, as things are."""
     near, far = socket.socketpair()
     with near, far:
-        direct = fast_send.Direct(near)
+        direct = fast_send.DirectSocket(near)
         direct.open()
         return direct.fd == near.fileno()
 

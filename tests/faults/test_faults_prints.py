@@ -285,10 +285,10 @@ STATUSES: list[tuple[dict[str, Any], str, str, str, bool]] = [
 
 class Ends(Publisher):
     def __init__(self) -> None:
-        self.over: list[bool] = []
+        self.ends: list[bool] = []
 
-    def _publish(self, *_: object, over: bool = False, **options: object) -> None:
-        self.over.append(over)
+    def _publish(self, *_: object, ends_channel: bool = False, **options: object) -> None:
+        self.ends.append(ends_channel)
 
 
 @pytest.mark.parametrize(("data", "line", "state", "text", "over"), STATUSES)
@@ -302,7 +302,7 @@ def test_fault_088_the_status_decides_what_is_final(
     if isinstance(data.get("status"), str):
         extra = {key: value for key, value in data.items() if key not in ("status", "exitCode")}
         ends.send_process_status("b", data["status"], data.get("exitCode"), extra=extra)
-    assert set(ends.over) == {over}
+    assert set(ends.ends) == {over}
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")

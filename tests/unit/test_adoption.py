@@ -22,7 +22,7 @@ from ws_hub.testing.leaks import open_files
 
 def test_the_adopted_socket_is_the_connection() -> None:
     with tcp_pair() as (server, peer):
-        ours, throw_away = adopt(server.fileno())
+        ours, replacement = adopt(server.fileno())
         with ours:
             ours.sendall(b"from us")
             assert peer.recv(100) == b"from us"
@@ -30,39 +30,39 @@ def test_the_adopted_socket_is_the_connection() -> None:
             ours.settimeout(5)
             assert ours.recv(100) == b"to us"
             assert ours.getpeername() == peer.getsockname()
-        throw_away.release()
+        replacement.release()
 
 
 def test_what_the_server_writes_does_not_reach_the_peer() -> None:
     with tcp_pair() as (server, peer):
-        ours, throw_away = adopt(server.fileno())
+        ours, replacement = adopt(server.fileno())
         with ours:
             server.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
             server.shutdown(socket.SHUT_RDWR)
             server.close()
-            throw_away.release()
+            replacement.release()
             ours.sendall(b"marker")
             assert peer.recv(100) == b"marker"
 
 
 def test_end_input_ends_the_servers_reads() -> None:
     with tcp_pair() as (server, _):
-        ours, throw_away = adopt(server.fileno())
+        ours, replacement = adopt(server.fileno())
         with ours:
             server.setblocking(False)
             with pytest.raises(BlockingIOError):
                 server.recv(1)
-            throw_away.end_input()
+            replacement.end_input()
             assert server.recv(1) == b""
             server.sendall(b"still taken")
-        throw_away.release()
+        replacement.release()
 
 
 def test_release_ends_the_servers_connection() -> None:
     with tcp_pair() as (server, _):
-        ours, throw_away = adopt(server.fileno())
-        throw_away.release()
-        throw_away.release()
+        ours, replacement = adopt(server.fileno())
+        replacement.release()
+        replacement.release()
         with ours:
             assert server.recv(1) == b""
             with pytest.raises(BrokenPipeError):
@@ -71,30 +71,30 @@ def test_release_ends_the_servers_connection() -> None:
 
 def test_the_blocking_mode_of_the_server_is_not_shared() -> None:
     with tcp_pair() as (server, _):
-        ours, throw_away = adopt(server.fileno())
+        ours, replacement = adopt(server.fileno())
         with ours:
             ours.setblocking(True)
             server.setblocking(False)
             assert os.get_blocking(ours.fileno())
-        throw_away.release()
+        replacement.release()
 
 
 def test_a_unix_socket_can_be_adopted_too() -> None:
     with small_pair() as (server, peer):
-        ours, throw_away = adopt(server.fileno())
+        ours, replacement = adopt(server.fileno())
         with ours:
             ours.sendall(b"x")
             assert peer.recv(1) == b"x"
-        throw_away.release()
+        replacement.release()
 
 
 def test_an_adopted_socket_is_not_inherited_by_programs() -> None:
     with small_pair() as (server, _):
-        ours, throw_away = adopt(server.fileno())
+        ours, replacement = adopt(server.fileno())
         with ours:
             assert not ours.get_inheritable()
             assert not os.get_inheritable(server.fileno())
-        throw_away.release()
+        replacement.release()
 
 
 def test_a_closed_descriptor_is_refused() -> None:
@@ -144,11 +144,11 @@ def test_a_swap_that_fails_leaves_no_descriptor_open() -> None:
 
 def test_leave_without_adopt_ends_the_connection() -> None:
     with tcp_pair() as (server, peer):
-        throw_away = leave(server.fileno())
+        replacement = leave(server.fileno())
         assert peer.recv(1) == b""
         with contextlib.closing(server):
             server.sendall(b"into nothing")
-        throw_away.release()
+        replacement.release()
 
 
 @pytest.mark.parametrize(("limit", "most"), [(1024, 991), (40, 29), (3, 2), (-1, 10**9)])
@@ -202,13 +202,13 @@ def test_fault_122_a_dismissed_peer_reads_the_answer_and_the_end() -> None:
     with tcp_pair() as (server, peer):
         peer.sendall(b"GET /admin HTTP/1.1\r\n\r\n")
         peer.shutdown(socket.SHUT_WR)
-        throw_away = dismiss(server, b"HTTP/1.1 403 Forbidden\r\n\r\n")
-        assert throw_away is not None
+        replacement = dismiss(server, b"HTTP/1.1 403 Forbidden\r\n\r\n")
+        assert replacement is not None
         assert peer.recv(100) == b"HTTP/1.1 403 Forbidden\r\n\r\n"
         assert peer.recv(100) == b""
         server.sendall(b"the server's own answer")
         assert server.recv(100) == b""  # nothing of what was behind the request
-        throw_away.release()
+        replacement.release()
 
 
 def test_fault_122_a_dismissed_peer_that_keeps_sending_is_read_within_bounds() -> None:
@@ -225,11 +225,11 @@ def test_fault_122_a_dismissed_peer_that_keeps_sending_is_read_within_bounds() -
                     sent[0] += peer.send(b"x" * 10_000)
 
         with at_once(send):
-            throw_away = dismiss(server, b"no")
-        assert throw_away is not None
+            replacement = dismiss(server, b"no")
+        assert replacement is not None
         assert sent[0] < 8_000_000  # most of it is in the kernel
         assert server.recv(100) == b""
-        throw_away.release()
+        replacement.release()
 
 
 @pytest.mark.parametrize("patience", [None, 3.0])
@@ -239,11 +239,11 @@ def test_fault_122_a_dismissed_peer_that_has_disconnected_is_no_error(
     with tcp_pair() as (server, peer):
         server.settimeout(patience)
         reset(peer)
-        throw_away = dismiss(server, b"no")
-        assert throw_away is not None
+        replacement = dismiss(server, b"no")
+        assert replacement is not None
         assert server.recv(100) == b""
         assert server.gettimeout() == patience
-        throw_away.release()
+        replacement.release()
 
 
 def test_fault_122_without_descriptors_the_server_meets_the_end_itself() -> None:

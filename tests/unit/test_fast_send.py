@@ -33,7 +33,7 @@ WAYS = ["libc", "portable"]
 
 def sender(sock: socket.socket) -> Callable[[bytes], int]:
     """One socket's own `send`."""
-    return fast_send.Direct(sock).send
+    return fast_send.DirectSocket(sock).send
 
 
 @pytest.fixture(params=WAYS)
@@ -171,14 +171,14 @@ class Huge(bytes):
 class Target:
     """What frames are sent to, all at once."""
 
-    def __init__(self, direct: fast_send.Direct) -> None:
+    def __init__(self, direct: fast_send.DirectSocket) -> None:
         self.direct = direct
 
 
 def test_a_length_beyond_a_c_int_is_not_passed_to_libc(pair: Pair) -> None:
     libc = Libc(-1)
     with kernel_send(libc):
-        direct = fast_send.Direct(pair[0])
+        direct = fast_send.DirectSocket(pair[0])
         direct.open()
         target = Target(direct)
         left = fast_send.send_to_each([target], Huge(b"abc"), lambda target, sent: None)
@@ -200,7 +200,7 @@ def test_arguments_are_declared_where_an_int_is_not_widened(pair: Pair, machine:
 
 @pytest.mark.skipif(not sends_by_libc(), reason="no libc send on this system")
 def test_the_direct_path_is_shut_until_it_is_opened(pair: Pair) -> None:
-    direct = fast_send.Direct(pair[0])
+    direct = fast_send.DirectSocket(pair[0])
     assert direct.fd == -1
     direct.open()
     assert direct.fd == pair[0].fileno()
@@ -211,7 +211,7 @@ def test_the_direct_path_is_shut_until_it_is_opened(pair: Pair) -> None:
 @pytest.mark.parametrize("why", ["tls", "no libc"])
 def test_without_libc_send_the_direct_path_stays_shut(pair: Pair, why: str) -> None:
     with without_libc_send() if why == "no libc" else contextlib.nullcontext():
-        direct = fast_send.Direct(FakeTLS(2) if why == "tls" else pair[0])
+        direct = fast_send.DirectSocket(FakeTLS(2) if why == "tls" else pair[0])
         direct.open()
         assert direct.fd == -1
 
@@ -273,7 +273,7 @@ def test_the_tls_layer_is_never_bypassed() -> None:
 @pytest.mark.parametrize("error", [ssl.SSLWantWriteError(), ssl.SSLWantReadError()], ids=repr)
 def test_fault_126_an_unfinished_tls_record_is_repeated_byte_for_byte(error: Exception) -> None:
     tls = FakeTLS(16_384, error, error, 16_384, 100)
-    direct = fast_send.Direct(tls)
+    direct = fast_send.DirectSocket(tls)
     data = bytes(range(256)) * 128 + b"x" * 100
     assert direct.send(data) == 16_384
     assert direct.torn == data[16_384:32_768]
@@ -289,7 +289,7 @@ def test_fault_63_an_interrupt_after_acquiring_the_tls_lock_releases_it() -> Non
             super().acquire(blocking, timeout)
             raise KeyboardInterrupt
 
-    direct = fast_send.Direct(FakeTLS(3))
+    direct = fast_send.DirectSocket(FakeTLS(3))
     direct.tls = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         direct.send(b"abc")
@@ -297,7 +297,7 @@ def test_fault_63_an_interrupt_after_acquiring_the_tls_lock_releases_it() -> Non
 
 
 def test_while_the_reader_is_inside_tls_nothing_is_sent() -> None:
-    direct = fast_send.Direct(FakeTLS(3))
+    direct = fast_send.DirectSocket(FakeTLS(3))
     assert direct.tls is not None
     took: list[int] = []
     with direct.tls, at_once(lambda: took.append(direct.send(b"abc", patience=0.001))):
@@ -317,7 +317,7 @@ def test_fault_126_a_tls_stream_without_room_arrives_as_it_was_sent(certificate:
                 got.extend(client.recv(65_536))
 
         server.setblocking(False)
-        direct = fast_send.Direct(server)
+        direct = fast_send.DirectSocket(server)
         sent = waits = 0
         with at_once(read):
             while sent < len(data):

@@ -121,7 +121,7 @@ def test_position_of_an_empty_channel_stays_valid() -> None:
 def test_a_finished_channel_is_freed_after_its_time() -> None:
     history = make()
     say(history, b"running")
-    history.extend("a", [b"exited"], 5.0, over=True)
+    history.extend("a", [b"exited"], 5.0, ends=True)
     assert history.expire(14.9) == 15.0
     assert history.names() == ["a"]
     assert history.expire(15.0) == math.inf
@@ -155,7 +155,7 @@ def test_looking_at_many_channels_frees_none_that_is_kept() -> None:
 def test_freed_channel_keeps_its_numbering_for_its_subscribers() -> None:
     history = make()
     say(history, b"1", b"2")
-    history.extend("a", [b"3"], 5.0, over=True)
+    history.extend("a", [b"3"], 5.0, ends=True)
     history.expire(15.0)
     assert history.names() == []
     assert history.next_seq("a") == 4

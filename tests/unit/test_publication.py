@@ -81,11 +81,13 @@ LONG = Message("event", data="all work and no play " * 50)
 def test_a_compressed_message_is_the_same_message_in_fewer_bytes(numbered: bool) -> None:
     publication = publish(encode(LONG), "kept", "drop", to_be_numbered=numbered, compressed=True)
     if numbered:
-        assert (publication.frame, publication.packed) == (b"", b"")
+        assert (publication.frame, publication.compressed) == (b"", b"")
         publication.number(12_345)
-    assert unpacked(publication.packed) == texts(publication.frame)[0] == publication.text.decode()
-    assert len(publication.packed) < len(publication.frame) / 5
-    assert not publication.begun
+    assert (
+        unpacked(publication.compressed) == texts(publication.frame)[0] == publication.text.decode()
+    )
+    assert len(publication.compressed) < len(publication.frame) / 5
+    assert not publication.unfinished
 
 
 @pytest.mark.parametrize("numbered", [False, True])
@@ -97,7 +99,7 @@ def test_a_message_that_would_not_be_smaller_stays_as_it_is(
     publication = publish(text, "kept", "drop", to_be_numbered=numbered, compressed=compressed)
     if numbered:
         publication.number(1)
-    assert publication.packed is publication.frame
+    assert publication.compressed is publication.frame
 
 
 def test_a_batch_takes_plain_frames_where_none_is_compressed() -> None:
@@ -105,7 +107,7 @@ def test_a_batch_takes_plain_frames_where_none_is_compressed() -> None:
         publish(encode(message), "", "drop", compressed=True)
         for message in (LONG, Message("x"), LONG)
     ]
-    plain, packed = Batch(publications), Batch(publications, packed=True)
+    plain, packed = Batch(publications), Batch(publications, compressed=True)
     assert b"".join(plain.each) == plain.frames and b"".join(packed.each) == packed.frames
     assert [unpacked(each) for each in packed.each] == [unpacked(each) for each in plain.each]
     assert packed.each[1] is plain.each[1] and packed.each[0] != plain.each[0]

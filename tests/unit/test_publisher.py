@@ -17,7 +17,7 @@ class Recorder(Publisher):
 
     def __init__(self) -> None:
         self.published: list[tuple[Message, str, float | None]] = []
-        self.over: list[bool] = []
+        self.ends: list[bool] = []
 
     def _publish(
         self,
@@ -25,11 +25,11 @@ class Recorder(Publisher):
         channel: str,
         timeout: float | None,
         *,
-        over: bool = False,
+        ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
     ) -> None:
         for text in texts:
-            self.over.append(over)
+            self.ends.append(ends_channel)
             self.published.append((decode(text.decode()), channel, timeout))
 
 
@@ -163,4 +163,4 @@ def test_final_statuses_are_the_last_message() -> None:
     for data in ({"status": "exited", "exitCode": 0}, {"status": "running"}, "exitCode"):
         recorder.send_to_channel("process:p", Message("process_status", data=data))
     recorder.send_to_channel("process:p", Message("custom", data={"exitCode": 0}))
-    assert recorder.over == [False, True, True, False, True, False, False, False]
+    assert recorder.ends == [False, True, True, False, True, False, False, False]

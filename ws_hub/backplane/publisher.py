@@ -75,12 +75,12 @@ class Publisher(abc.ABC):
         channel: str,
         timeout: float | None,
         *,
-        over: bool = False,
+        ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
     ) -> None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
-        `over`: the last of them is the last one of its channel for the time being.
+        `ends_channel`: the last of them is the last one of its channel for the time being.
         `exclude`: the ids of clients that do not get them live.
         """
 
@@ -136,9 +136,9 @@ class Publisher(abc.ABC):
             seq=None,  # the hub numbers the messages
             timestamp=message.timestamp or _now(),
         )
-        over = _is_last_word(message.type, message.data)
+        ends = _is_final_status(message.type, message.data)
         texts = [self._encoder.encode(each) for each in _cut_up(message)]
-        self._publish(texts, channel, timeout, over=over, exclude=left_out)
+        self._publish(texts, channel, timeout, ends_channel=ends, exclude=left_out)
 
     def send_process_output(
         self, process_id: AnyId, data: str, *, timeout: float | None = None
@@ -199,7 +199,7 @@ class Publisher(abc.ABC):
         data.update(_shortened(extra or {}))
         name, channel = self._process(process_id)
         text = self._encoder.encode_fields(_STATUS, channel, name, data, _now())
-        self._publish([text], channel, timeout, over=status in FINAL_STATUSES)
+        self._publish([text], channel, timeout, ends_channel=status in FINAL_STATUSES)
 
     def send_event(
         self,
@@ -308,7 +308,7 @@ def _now() -> str:
     return timestamp(time.time())
 
 
-def _is_last_word(kind: str, data: Any) -> bool:
+def _is_final_status(kind: str, data: Any) -> bool:
     """Return whether a message has a final status of a process."""
     if kind != _STATUS or not isinstance(data, dict):
         return False

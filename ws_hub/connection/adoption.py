@@ -30,7 +30,7 @@ except ImportError:  # Windows
 
 from ..errors import AdoptionError
 
-__all__ = ["ThrowAway", "adopt", "check_spare", "dismiss", "duplicate", "leave"]
+__all__ = ["Replacement", "adopt", "check_spare", "dismiss", "duplicate", "leave"]
 
 _SPARE = 32  # descriptors that connections leave to the rest of the process
 _LINGER = 0.5  # seconds that a refused peer has to end the connection
@@ -38,7 +38,7 @@ _LINGER_BYTES = 64 * 1024
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class ThrowAway:
+class Replacement:
     """The socket that a server has in the place of an adopted connection."""
 
     __slots__ = ("_far_end",)
@@ -59,7 +59,7 @@ class ThrowAway:
         self._far_end.close()
 
 
-def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
+def adopt(fd: int) -> tuple[socket.socket, Replacement]:
     """Take over the connection of a server's descriptor; return a socket of its own for it.
 
     Raises AdoptionError when `fd` is not a connected stream socket, and OSError when too few
@@ -80,11 +80,11 @@ def adopt(fd: int) -> tuple[socket.socket, ThrowAway]:
             raise AdoptionError(
                 f"cannot adopt the connection: descriptor {fd} is not a stream socket"
             )
-        throw_away = leave(fd)
+        replacement = leave(fd)
     except BaseException:
         sock.close()
         raise
-    return sock, throw_away
+    return sock, replacement
 
 
 def duplicate(fd: int) -> socket.socket:
@@ -121,7 +121,7 @@ def check_spare(fd: int) -> None:
             )
 
 
-def leave(fd: int) -> ThrowAway:
+def leave(fd: int) -> Replacement:
     """Put a throw-away in the place of a server's connection, which may have ended.
 
     Used alone for a connection that cannot be adopted (TLS inside the server): what the
@@ -136,10 +136,10 @@ def leave(fd: int) -> ThrowAway:
         except OSError:
             far_end.close()
             raise
-    return ThrowAway(far_end)
+    return Replacement(far_end)
 
 
-def dismiss(sock: socket.socket, answer: bytes) -> ThrowAway | None:
+def dismiss(sock: socket.socket, answer: bytes) -> Replacement | None:
     """Answer on a server's connection and end it; the server gets a throw-away in its place.
 
     The server cannot be told to close: an application must not set a `Connection` header. So
@@ -156,21 +156,21 @@ def dismiss(sock: socket.socket, answer: bytes) -> ThrowAway | None:
         sock.sendall(answer)
         _end_output(sock)
         _drain(sock, time.monotonic() + _LINGER)
-    throw_away = None
+    replacement = None
     try:
-        throw_away = leave(sock.fileno())
+        replacement = leave(sock.fileno())
     except OSError:
         with contextlib.suppress(OSError):  # further input makes the kernel reset the connection
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
             while socket.socket.recv(sock, _LINGER_BYTES, socket.MSG_DONTWAIT):
                 pass
     else:
-        throw_away.end_input()
+        replacement.end_input()
     with contextlib.suppress(OSError):
         if isinstance(sock, ssl.SSLSocket):
             sock.shutdown(socket.SHUT_RD)  # bypasses TLS, which has ended: see `leave`
         sock.settimeout(patience)
-    return throw_away
+    return replacement
 
 
 def _end_output(sock: socket.socket) -> None:

@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 
 from ..reentrant import Lock
 
-__all__ = ["Direct", "Reachable", "keeps_blocking", "send_to_each"]
+__all__ = ["DirectSocket", "Reachable", "keeps_blocking", "send_to_each"]
 
 T = TypeVar("T")
 
@@ -73,8 +73,8 @@ def _load_poll() -> Callable[[object, int, int], int] | None:
 _libc_poll = _load_poll()
 
 
-class Direct:
-    """The direct path to one non-blocking socket.
+class DirectSocket:
+    """One non-blocking socket, to which frames go directly: without the GIL being given up.
 
     A small object of its own on purpose: between two clients the kernel's work evicts the
     processor's cache, and a broadcast to thousands of clients waits for each object it touches.
@@ -197,7 +197,7 @@ class Reachable(Protocol):
     """A target of `send_to_each`."""
 
     @property
-    def direct(self) -> Direct | None:
+    def direct(self) -> DirectSocket | None:
         """The direct path to its socket; None where there never is one."""
 
 

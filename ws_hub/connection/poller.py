@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from .. import threads
 from ..log import get_logger
-from .fast_send import Direct
+from .fast_send import DirectSocket
 
 __all__ = ["Poller"]
 
@@ -43,7 +43,7 @@ class Poller:
         # `_wake` by the thread that closes it.
         self._open = False
         self._selector: selectors.BaseSelector | None = None
-        self._wake: Direct | None = None
+        self._wake: DirectSocket | None = None
         self._ends: tuple[socket.socket, ...] = ()
         # guards: itself. Filled by the requesting thread; emptied by the poller's.
         self._requests: queue.SimpleQueue[tuple[int, Call | None, bool]] = queue.SimpleQueue()
@@ -96,7 +96,7 @@ class Poller:
         self._ends = (ours, other)
         self._selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         self._selector.register(ours, selectors.EVENT_READ)
-        self._wake = Direct(other)
+        self._wake = DirectSocket(other)
         threads.forget_after_fork(self)
         self._open = True
         self._thread = self._start("ws-hub:poller", self._run, self._step)

@@ -39,7 +39,7 @@ from wsproto.utilities import LocalProtocolError
 from ..errors import CloseCode
 from ..protocol.compression import Inflation, most_compressed
 from ..reentrant import Lock
-from .fast_send import Direct, keeps_blocking
+from .fast_send import DirectSocket, keeps_blocking
 from .progress import measure
 
 __all__ = [
@@ -228,7 +228,7 @@ class Transport:
         received: bytes | Inherited = b"",
         borrowed: bool = False,
     ) -> None:
-        self.direct = Direct(sock)
+        self.direct = DirectSocket(sock)
         self.lock = self.direct.lock
         self.compression = compression
         self._sock = sock

@@ -164,7 +164,7 @@ class Dispatcher:
                 numbered.append(publication)
         if numbered:
             frames = [publication.frame for publication in numbered]
-            self._history.extend(channel, frames, now, over=run[-1].over)
+            self._history.extend(channel, frames, now, ends=run[-1].ends_channel)
         return numbered
 
     @staticmethod
@@ -326,10 +326,10 @@ def _routes(
         for targets, publications in without_excluded(*share) if excluding else (share,):
             if not publications:
                 continue
-            if compression and any([each.packed is not each.frame for each in publications]):
-                packed = [target for target in targets if target.compression]
-                if packed:
-                    yield packed, Batch(publications, packed=True)
+            if compression and any([each.compressed is not each.frame for each in publications]):
+                compressing = [target for target in targets if target.compression]
+                if compressing:
+                    yield compressing, Batch(publications, compressed=True)
                     targets = [target for target in targets if not target.compression]
             if targets:
                 yield targets, Batch(publications)

@@ -326,11 +326,11 @@ class History:
             return found.seq + 1 if found else 1
 
     def extend(
-        self, channel: str, frames: Sequence[bytes], now: float, *, over: bool = False
+        self, channel: str, frames: Sequence[bytes], now: float, *, ends: bool = False
     ) -> None:
         """Keep the next messages of a channel.
 
-        `over` says that the last is the last for the time being (a process has exited):
+        `ends` says that the last is the last for the time being (a process has exited):
         the channel is freed history_ttl seconds later instead of history_idle_ttl.
         """
         rule = self._rule_for(channel)
@@ -344,7 +344,7 @@ class History:
             while kept.size > rule.history_bytes and kept.count > 1:
                 kept.drop(1)
             kind.cost += kept.cost - before
-            kept.expires = now + (rule.history_ttl if over else rule.history_idle_ttl)
+            kept.expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
             if kept.expires < self._next_expiry:
                 self._next_expiry = kept.expires
             while (need := self._need_locked(kind)) > 0 and self._drop_locked(kind, kept, need):

@@ -561,7 +561,7 @@ class Hub(Publisher):
         channel: str,
         timeout: float | None,
         *,
-        over: bool = False,
+        ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         payer: Connection | None = None,
     ) -> None:
@@ -578,7 +578,7 @@ class Hub(Publisher):
             )
             for text in texts
         ]
-        publications[-1].over = over
+        publications[-1].ends_channel = ends_channel
         for publication in publications if payer is not None or exclude else ():
             publication.payer, publication.exclude = payer, exclude
         if self._life.pacing.crowded:

@@ -34,14 +34,14 @@ class Publication:
     Args:
         text: its JSON text.
         frame: the text as one WebSocket frame; b"" until it is numbered.
-        packed: the frame for clients with compression; `frame` itself where compression
+        compressed: the frame for clients with compression; `frame` itself where compression
             would not make it smaller.
         channel: the channel that it is published to; "" for every client.
         overflow: what happens at a full outbox: `drop` the message, or `disconnect` the
             client.
-        over: whether it is the last of its channel for the time being.
+        ends_channel: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
-        begun: the compressed text without its end, until it is numbered.
+        unfinished: the compressed text without its end, until it is numbered.
         payer: the client that published it and pays for its delivery; None for the
             application.
         exclude: the ids of the clients that it is not delivered to live.
@@ -49,12 +49,12 @@ class Publication:
 
     text: bytes
     frame: bytes
-    packed: bytes
+    compressed: bytes
     channel: str
     overflow: Overflow
-    over: bool = False
+    ends_channel: bool = False
     seq: int = 0
-    begun: bytes = b""
+    unfinished: bytes = b""
     payer: Payer | None = None
     exclude: frozenset[int] = frozenset()
 
@@ -66,13 +66,13 @@ class Publication:
     def number(self, seq: int) -> None:
         """Set its position in its channel, also in its text and its frames."""
         self.seq = seq
-        before = len(self.text) - 1  # the bytes that `begun` is the compressed form of
+        before = len(self.text) - 1  # the bytes that `unfinished` is the compressed form of
         self.text = number(self.text, seq)
-        self.frame = self.packed = text_frame(self.text)
-        if self.begun:
+        self.frame = self.compressed = text_frame(self.text)
+        if self.unfinished:
             end = self.text[before:]
-            self.packed = _smaller(compression.finish(self.begun, end), self.frame)
-            self.begun = b""
+            self.compressed = _smaller(compression.finish(self.unfinished, end), self.frame)
+            self.unfinished = b""
 
 
 def skip(publication: Publication, seconds: float) -> Publication:
@@ -106,10 +106,10 @@ def publish(
             f"{excerpt(text[:200].decode(errors='replace'))}"
         )
     if to_be_numbered:
-        begun = (
+        unfinished = (
             compression.begin(text[:-1]) if compressed else b""
         )  # `seq` is inserted before the "}"
-        return Publication(text, b"", b"", channel, overflow, begun=begun)
+        return Publication(text, b"", b"", channel, overflow, unfinished=unfinished)
     frame = text_frame(text)
     return Publication(
         text, frame, compress(text, frame) if compressed else frame, channel, overflow
@@ -131,17 +131,17 @@ class Batch:
 
     Args:
         publications: the publications, in order.
-        packed: whether these clients take compressed frames.
+        compressed: whether these clients take compressed frames.
     """
 
     __slots__ = ("each", "frames", "messages", "publications")
 
-    def __init__(self, publications: Sequence[Publication], packed: bool = False) -> None:
+    def __init__(self, publications: Sequence[Publication], compressed: bool = False) -> None:
         self.publications = publications
         self.messages = len(publications)
         self.each = (
-            [publication.packed for publication in publications]
-            if packed
+            [publication.compressed for publication in publications]
+            if compressed
             else [publication.frame for publication in publications]
         )
         self.frames = b"".join(self.each)

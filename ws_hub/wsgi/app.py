@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from ..access.admission import Admission, Decision
 from ..access.proxies import Requester
-from ..connection.adoption import ThrowAway, adopt, check_spare, dismiss, leave
+from ..connection.adoption import Replacement, adopt, check_spare, dismiss, leave
 from ..connection.connection import Connection
 from ..connection.transport import Inherited
 from ..errors import AdoptionError, ConfigError, excerpt
@@ -110,7 +110,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
             check_may_stay(environ)
             check_spare(sock.fileno())
             return _stay(hub, sock, decision, requester, environ, start_response)
-        ours, throw_away = adopt(sock.fileno())
+        ours, replacement = adopt(sock.fileno())
     except AdoptionError as error:
         complain(str(error))
         answer = refusal("501 Not Implemented", str(error))
@@ -119,7 +119,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         logger.warning("connection refused: %s", error)
         answer = refusal("503 Service Unavailable", "no descriptor is free", RETRY)
         return _refuse(answer, environ, requester, start_response)
-    connection = _connect(hub, ours, decision, requester, _read_ahead(environ, throw_away))
+    connection = _connect(hub, ours, decision, requester, _read_ahead(environ, replacement))
     try:
         connection.start()
     except RuntimeError as error:  # can't start new thread
@@ -127,10 +127,10 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         answer = refusal("503 Service Unavailable", "no thread is free", RETRY)
         connection.refuse(answer)
         connection.discard()
-    # What the server writes from now on goes to the throw-away; the status is for its
+    # What the server writes from now on goes to the replacement; the status is for its
     # access log.
     start_response(answer.status, [])
-    return _Unsent(throw_away)
+    return _Unsent(replacement)
 
 
 def closed_reason(hub: AcceptingHub) -> str:
@@ -219,18 +219,18 @@ def _without_absolute_form(environ: Environ) -> Environ:
 
 
 class _Unsent:
-    """A response body for the throw-away, which is released once the server has written it."""
+    """A response body for the replacement, which is released once the server has written it."""
 
-    def __init__(self, throw_away: ThrowAway | None, body: Sequence[bytes] = ()) -> None:
-        self._throw_away = throw_away
+    def __init__(self, replacement: Replacement | None, body: Sequence[bytes] = ()) -> None:
+        self._replacement = replacement
         self._body = body
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._body)
 
     def close(self) -> None:
-        if self._throw_away is not None:
-            self._throw_away.release()
+        if self._replacement is not None:
+            self._replacement.release()
 
 
 def _connect(
@@ -266,14 +266,14 @@ def _stay(
     try:
         connection.run()
     finally:
-        throw_away = leave(sock.fileno())
+        replacement = leave(sock.fileno())
         # With its TLS state the socket would fail the server's writes, which it would log.
-        # SSLSocket.shutdown drops that state: writes go to the throw-away, and a read finds
+        # SSLSocket.shutdown drops that state: writes go to the replacement, and a read finds
         # the end.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RD)
     start_response(decision.answer.status, [])
-    return _Unsent(throw_away)
+    return _Unsent(replacement)
 
 
 def request_of(environ: Environ, requester: Requester) -> Request:
@@ -323,18 +323,18 @@ def _refuse(
         return [answer.body]
     extra = ("Date", email.utils.formatdate(usegmt=True)), ("Connection", "close")
     last = dataclasses.replace(answer, headers=[*answer.headers, *extra])
-    throw_away = dismiss(sock, last.to_bytes())
+    replacement = dismiss(sock, last.to_bytes())
     take_input(environ)  # otherwise the server would read it as the next request
     # For the server's access log.
     start_response(answer.status, list(answer.headers))
-    return _Unsent(throw_away, [answer.body])
+    return _Unsent(replacement, [answer.body])
 
 
-def _read_ahead(environ: Environ, throw_away: ThrowAway) -> bytes:
+def _read_ahead(environ: Environ, replacement: Replacement) -> bytes:
     """Return what the server read beyond the request of an adopted connection.
 
     Safe only after the adoption: the next read of the server's buffer reaches the
-    throw-away, which must not make it wait.
+    replacement, which must not make it wait.
     """
-    throw_away.end_input()
+    replacement.end_input()
     return take_input(environ)

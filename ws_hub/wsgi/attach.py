@@ -293,9 +293,9 @@ class _Takeover:
             return
         if self._end(close_frame(code, reason), _LINGER) and self._sock.fileno() >= 0:
             # What has come and nobody reads would make the kernel send a reset.
-            throw_away = dismiss(self._sock, b"")
-            if throw_away is not None:
-                throw_away.release()
+            replacement = dismiss(self._sock, b"")
+            if replacement is not None:
+                replacement.release()
 
     def release(self) -> None:
         """Leave an ended connection to the server, so that it can do nothing more with it.
@@ -309,16 +309,16 @@ class _Takeover:
             if not threads.join(self._thread, _LEAVE):
                 logger.warning("a thread of simple_websocket does not end")
             if self._sock.fileno() >= 0:  # else closed before it was attached
-                with contextlib.suppress(OSError):  # without a descriptor for a throw-away
+                with contextlib.suppress(OSError):  # without a descriptor for a replacement
                     self._leave()
 
     def _leave(self) -> None:
-        throw_away = leave(self._sock.fileno())
-        throw_away.end_input()
+        replacement = leave(self._sock.fileno())
+        replacement.end_input()
         if isinstance(self._sock, ssl.SSLSocket):
             self._sock.shutdown(socket.SHUT_RD)  # without what is left of TLS
         take_input(self._ws.environ)
-        throw_away.release()
+        replacement.release()
 
     # --- the client's reader: the request thread -------------------------------------------
 
