@@ -114,6 +114,11 @@ assert ended.wait(10)
 assert heard.count("compiling") == heard.count("done") == 1, heard
 hub.stop()
 """,
+    "tutorial_event": """
+for thread in threading.enumerate():
+    if thread.name == "announce":
+        thread.join(10)
+""",
     "tutorial_login": """
 from simple_websocket import Client, ConnectionError
 from werkzeug.serving import make_server

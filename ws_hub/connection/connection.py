@@ -284,7 +284,11 @@ class Connection:
 
     def subscriptions(self) -> list[str]:
         """Return its channels, oldest first; see `Client.subscriptions`."""
-        return self._hub.subscriptions(self) or list(self.last_channels)
+        return self.channels() or list(self.last_channels)
+
+    def channels(self) -> list[str]:
+        """Return what it is subscribed to now, oldest first; nothing when it has left."""
+        return self._hub.subscriptions(self)
 
     @property
     def waiting(self) -> tuple[int, int]:

@@ -243,7 +243,7 @@ class RequestHandler:
         Threads: any; waits while the hub's queue is full.
         """
         self._recheck = object()
-        return self._end_unauthorised(connection, connection.subscriptions())
+        return self._end_unauthorised(connection, connection.channels())
 
     def _end_unauthorised(self, connection: Connection, channels: Sequence[str]) -> list[str]:
         authoriser = self._config.channel_authoriser
