@@ -34,7 +34,7 @@ class Recorder(Publisher):
         channel: str,
         timeout: float | None,
         *,
-        over: bool = False,
+        ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
     ) -> None:
         messages = [decode(text.decode()) for text in texts]

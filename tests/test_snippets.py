@@ -239,10 +239,10 @@ def seen(message):
         exited.set()
 hub.start()
 hub.listen("process:42", seen)
-answer = app.test_client().post("/build")
+answer = app.test_client().post("/run")
 assert answer.status_code == 202, answer
-assert exited.wait(10)
-assert "compiled" in lines, lines
+assert exited.wait(20)
+assert "Readability counts." in lines, lines
 hub.stop()
 """,
     "callbacks": """

@@ -218,6 +218,11 @@ def test_a_lost_connection_is_said_and_what_was_missed_comes(
     assert page.eval(f"{ROOT}.querySelector('#state').textContent") == ""
 
 
+def test_where_there_was_no_connection_yet_none_is_called_lost(page: Page, show: Show) -> None:
+    show('<ws-hub-log url="/nowhere" channel="process:1"></ws-hub-log>')
+    page.wait_for(f"{ROOT}.querySelector('#state').textContent.startsWith('No connection')")
+
+
 def test_a_refusal_is_shown(page: Page, show: Show) -> None:
     show('<ws-hub-log channel="not a name"></ws-hub-log>')
     page.wait_for(f"{ROOT}.querySelector('#state').textContent.startsWith('The server refuses')")

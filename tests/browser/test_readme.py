@@ -16,7 +16,6 @@ from tests.support import TIMEOUT
 pytest.importorskip("flask")
 
 README = Path(__file__).parents[2] / "README.md"
-MAKEFILE = "all:\n\t@printf '\\033[32mcompiled\\033[0m\\n'\n"
 SHOWN = "document.querySelector('ws-hub-log').shadowRoot.textContent"
 
 
@@ -28,12 +27,11 @@ def block(mark: str, language: str) -> str:
 
 
 @pytest.mark.browser
-def test_the_application_of_the_readme_shows_a_build(page: Page, tmp_path: Path) -> None:
+def test_the_application_of_the_readme_shows_its_program(page: Page, tmp_path: Path) -> None:
     app, html = block("flask", "python"), block("page", "html")
     assert len((app + html).split("\n")) < 25
     (tmp_path / "app.py").write_text(app, "utf-8")
     (tmp_path / "page.html").write_text(html, "utf-8")
-    (tmp_path / "Makefile").write_text(MAKEFILE, "utf-8")
     command = [sys.executable, "-m", "flask", "run", "--port", "0"]
     environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -47,9 +45,9 @@ def test_the_application_of_the_readme_shows_a_build(page: Page, tmp_path: Path)
             page.open(url)
             page.wait_for("document.querySelector('ws-hub-log').shadowRoot !== null")
             page.eval("document.querySelector('button').click()")
-            page.wait_for(f"{SHOWN}.includes('compiled')")
-            page.open(url)  # a page that is opened after the build
-            page.wait_for(f"{SHOWN}.includes('compiled')")
+            page.wait_for(f"{SHOWN}.includes('Readability counts.')")
+            page.open(url)  # a page that is opened after the run
+            page.wait_for(f"{SHOWN}.includes('Readability counts.')")
             page.forget()  # that there is no icon
         finally:
             server.terminate()

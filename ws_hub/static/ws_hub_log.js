@@ -99,6 +99,10 @@ function make(name, id, attributes = {}) {
   return element;
 }
 
+// A browser tells a page nothing about a handshake that was refused.
+const NO_CONNECTION = "No connection to the server yet, trying again… Why, say its log and the "
+  + "browser's console: 401 not logged in, 403 another origin, 404 no hub there, 503 not started.";
+
 /**
  * `<ws-hub-log channel="process:build-42">`.
  *
@@ -191,8 +195,12 @@ export class WsHubLog extends HTMLElement {
       onGap: (count) => feed.missing(count),
       onError: ({data}) => this._tell(`The server refuses ${channel}: ${data}`, "bad"),
     });
+    let connected = false;
     const deaf = client.on("state", ({state, code, reason}) => {
-      if (state === "connected") this._tell("");
+      if (state === "connected") {
+        connected = true;
+        this._tell("");
+      } else if (state === "waiting" && !connected) this._tell(NO_CONNECTION);
       else if (state === "waiting") this._tell(feed.over ? "" : "Connection lost, reconnecting…");
       else if (state === "closed") this._tell(`The server does not let this page in: ${reason || code}`, "bad");
     });
