@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ws_hub.access.contexts import CONTEXT_KEY, kept, texts
+from ws_hub.errors import HubNotRunning
 from ws_hub.hub.callbacks import Callbacks, guarded
 from ws_hub.hub.stats import Counters
 
@@ -113,3 +114,18 @@ def test_an_error_of_our_own_is_logged_and_counted(caplog: pytest.LogCaptureFixt
     assert guarded(counters, divmod, 7, 0, default="default") == "default"
     assert counters.snapshot() == {"internal_errors": 1}
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_function_may_publish_when_the_hub_ends(
+    ends: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def publish() -> None:
+        raise HubNotRunning("the hub is not running")
+
+    counters = Counters()
+    calls = Callbacks(counters, ends=lambda: ends)
+    with caplog.at_level("INFO", "ws_hub"):
+        assert calls.call(publish, default="default") == "default"
+    assert counters.snapshot().get("callback_errors", 0) == (not ends)
+    assert [record.levelname for record in caplog.records] == ["INFO" if ends else "ERROR"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..access.contexts import Context, context_of
-from ..errors import excerpt
+from ..errors import HubNotRunning, excerpt
 from ..log import get_logger
 from .stats import Counters
 
@@ -27,13 +27,18 @@ class Callbacks:
         counters: count each that raised, as `callback_errors`.
         context: returns the context of calls that are for no client, or whose handshake has
             none; see `access.contexts`.
+        ends: returns whether the hub takes no more messages, because it ends.
     """
 
     def __init__(
-        self, counters: Counters, context: Callable[[], Context] = contextlib.nullcontext
+        self,
+        counters: Counters,
+        context: Callable[[], Context] = contextlib.nullcontext,
+        ends: Callable[[], bool] = lambda: False,
     ) -> None:
         self._counters = counters
         self._context = context
+        self._ends = ends
         self._inside = threading.local()  # .depth: how many calls the thread is in
         # guards: nothing; it is changed and copied by single calls. Those that run now.
         self._running: dict[object, tuple[Callable[..., Any], Any]] = {}
@@ -67,6 +72,10 @@ class Callbacks:
             with self._context() if environ is None else context_of(environ):
                 return function(*args)
         except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
+            if isinstance(error, HubNotRunning) and self._ends():
+                # No fault of the function: clients are gone when the hub is, and it tells others.
+                logger.info("callback %s: %s", excerpt(function), error)
+                return default
             self._counters.add("callback_errors")
             if connection is not None:
                 connection.last_error = excerpt(error)

@@ -121,7 +121,7 @@ class Life:
         self.owns_thread = False
         self.at_stop = StopHooks()
         self.counters = Counters()
-        self.callbacks = Callbacks(self.counters, hub.context)
+        self.callbacks = Callbacks(self.counters, hub.context, self._takes_nothing)
         self.pacing = Pacing()
         self.channels: ChannelMap[Any] = ChannelMap(
             self._first_came, self._last_left, self._begun, self._ended
@@ -284,6 +284,9 @@ class Life:
     def _post(self, call: Callable[[], object]) -> None:
         if self._notifier is not None:
             self._notifier.post(call)
+
+    def _takes_nothing(self) -> bool:
+        return not self.state.accepts
 
     # --- reader threads, and the notify thread ---------------------------------------------
 

@@ -109,20 +109,20 @@ class HubStats:
 
 
 class Counters:
-    """Named numbers that only grow."""
+    """Thread-safe monotonic counters, by name."""
 
     def __init__(self) -> None:
-        # guards: the numbers. Taken after any other lock; nothing is taken under it.
+        # guards: the counters. Taken after any other lock; nothing is taken under it.
         self._lock = Lock()
         # Of a type that knows its zero, so that to add is one step, which nothing comes between.
         self._numbers: defaultdict[str, int] = defaultdict(int)
 
     def add(self, name: str, amount: int = 1) -> None:
-        """Let a number grow."""
+        """Increase a counter."""
         with self._lock:
             self._numbers[name] += amount
 
     def snapshot(self) -> dict[str, int]:
-        """Return all numbers as they are now."""
+        """Return all counters as they are now."""
         with self._lock:
             return dict(self._numbers)
