@@ -1,0 +1,127 @@
+"""The examples with pages, each started by the command of examples/README.md."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.chromium import Browser, Page
+from tests.support import TIMEOUT
+
+pytest.importorskip("flask")
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "examples" / "README.md").read_text("utf-8")
+NARROW = 390  # pixels: a phone
+LOG = "document.querySelector('ws-hub-log').shadowRoot.querySelector('[role=log]').textContent"
+
+Run = Callable[[str], str]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Start an example by its name, on a free port; return its URL. End it as Ctrl-C does."""
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str) -> str:
+            (command,) = re.findall(rf"`(flask --app examples/{name}/app run)`", README)
+            server = subprocess.Popen(
+                [sys.executable, "-m", *shlex.split(command), "--port", "0"],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(end, server)
+            assert server.stderr is not None
+            lines = iter(server.stderr)
+            found = next(filter(None, (re.search(r"on (http://\S+)", line) for line in lines)))
+            return f"{found[1]}/"
+
+        yield start
+
+
+def end(server: subprocess.Popen[str]) -> None:
+    server.send_signal(signal.SIGINT)
+    try:
+        _, errors = server.communicate(timeout=TIMEOUT)
+    finally:
+        server.kill()
+        server.wait()
+    assert "Traceback" not in errors, errors
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, url: str) -> Iterator[Page]:
+    """Yield the page of another visitor."""
+    with Page(browser) as page:
+        page.open(url)
+        yield page
+        assert page.complaints() == []
+
+
+def press(page: Page, name: str) -> None:
+    """Press the first button with this text that can be pressed, as soon as there is one."""
+    buttons = "[...document.querySelectorAll('button:enabled')]"
+    button = f"{buttons}.find((each) => each.textContent === '{name}')"
+    page.wait_for(f"{button} !== undefined")
+    page.eval(f"{button}.click()")
+
+
+def check_width(page: Page) -> None:
+    """Fail where a phone would have to scroll sideways."""
+    page.resize(NARROW, 844, mobile=True)
+    page.wait_for(f"innerWidth === {NARROW}")
+    assert page.eval("document.documentElement.scrollWidth") == NARROW
+
+
+def test_the_documents_name_the_same_commands() -> None:
+    pattern = r"flask --app examples/\w+/app run"
+    page = (ROOT / "docs" / "examples.md").read_text("utf-8")
+    assert re.findall(pattern, page) == re.findall(pattern, README)
+    folders = {path.parent.name for path in (ROOT / "examples").glob("*/app.py")}
+    assert {each.split("/")[1] for each in re.findall(pattern, README)} == folders
+    for name in folders:
+        files = [*(ROOT / "examples" / name).glob("*.py"), ROOT / "examples" / name / "page.html"]
+        assert sum(len(path.read_text("utf-8").splitlines()) for path in files) < 120, name
+        assert "innerHTML" not in files[-1].read_text("utf-8")
+
+
+# --- build log -----------------------------------------------------------------------------
+
+
+def test_build_log_shows_a_build_to_a_visitor_who_comes_late(
+    browser: Browser, page: Page, run: Run
+) -> None:
+    url = run("build_log")
+    page.open(url)
+    press(page, "Build")
+    page.wait_for(f"{LOG}.includes('compiling planner')")
+    with opened(browser, url) as late:
+        late.wait_for(f"{LOG}.includes('compiling parser')")
+        for each in page, late:
+            each.wait_for("result.textContent === 'built'")
+            shown = each.eval(LOG)
+            assert shown.count("compiling") == 5
+            assert shown.count("100%") == shown.count("linking") == 1  # one bar, which moved
+    check_width(page)
+
+
+def test_build_log_stops_a_build(page: Page, run: Run) -> None:
+    page.open(run("build_log"))
+    press(page, "Build")
+    page.wait_for(f"{LOG}.includes('compiling parser')")
+    press(page, "Stop")
+    page.wait_for("result.textContent === 'exited: SIGTERM'")
+    assert page.eval("build.disabled") is False
+    assert page.eval("document.title") == "✘ Build log"
