@@ -125,3 +125,42 @@ def test_build_log_stops_a_build(page: Page, run: Run) -> None:
     page.wait_for("result.textContent === 'exited: SIGTERM'")
     assert page.eval("build.disabled") is False
     assert page.eval("document.title") == "✘ Build log"
+
+
+# --- chat ----------------------------------------------------------------------------------
+
+SAID = "[...said.children].map((line) => [...line.childNodes].map((part) => part.textContent))"
+
+
+def write(page: Page, field: str, text: str) -> None:
+    """Type into a field, and press Enter."""
+    page.eval(f"{field}.focus()")
+    page.type(text)
+    page.key("Enter")
+
+
+def test_chat_shows_what_is_said_and_who_is_there(browser: Browser, page: Page, run: Run) -> None:
+    url = run("chat")
+    page.open(url)
+    write(page, "document.getElementById('name')", "ann")
+    page.wait_for("present.textContent === 'ann'")
+    write(page, "text", "<b>hello</b>")
+    page.wait_for("said.children.length === 1")
+    with opened(browser, url) as other:
+        write(other, "document.getElementById('name')", "bob")
+        for each in page, other:
+            each.wait_for("present.textContent === 'ann, bob'")
+        other.wait_for("said.children.length === 1")  # from before
+        write(other, "text", "hello, ann")
+        for each in page, other:
+            each.wait_for("said.children.length === 2")
+            assert each.eval(SAID) == [["ann", "<b>hello</b>"], ["bob", "hello, ann"]]
+        press(other, "Coffee")
+        page.wait_for("present.textContent === 'ann'")
+        other.wait_for("present.textContent === 'bob'")
+        assert other.eval(SAID) == []
+        press(other, "Tea")
+        other.wait_for("said.children.length === 2")
+        page.wait_for("present.textContent === 'ann, bob'")
+    page.wait_for("present.textContent === 'ann'")  # the other's page is closed
+    check_width(page)
