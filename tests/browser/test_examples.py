@@ -164,3 +164,53 @@ def test_chat_shows_what_is_said_and_who_is_there(browser: Browser, page: Page, 
         page.wait_for("present.textContent === 'ann, bob'")
     page.wait_for("present.textContent === 'ann'")  # the other's page is closed
     check_width(page)
+
+
+# --- jobs ----------------------------------------------------------------------------------
+
+STATES = "[...jobs.children].map((job) => job.querySelector('span').textContent)"
+
+
+def test_jobs_show_their_progress_to_a_visitor_who_comes_late(
+    browser: Browser, page: Page, run: Run
+) -> None:
+    url = run("jobs")
+    page.open(url)
+    page.eval("for (let n = 0; n < 5; n++) start.click()")
+    page.wait_for("jobs.children.length === 5")
+    assert page.eval("jobs.querySelector('b').textContent") == "Job 5"
+    press(page, "Cancel")  # the newest, which waits for a thread
+    page.wait_for("[...jobs.querySelectorAll('progress')].some((bar) => bar.value > 1)")
+    with opened(browser, url) as late:
+        for each in page, late:
+            each.wait_for(f"{STATES}.join() === 'cancelled,done,done,done,done'")
+            bars = each.eval("[...jobs.querySelectorAll('progress')].map((bar) => bar.position)")
+            assert bars == [0, 1, 1, 1, 1]
+            assert each.eval("jobs.querySelectorAll('button:not([hidden])').length") == 0
+    check_width(page)
+
+
+# --- tokens --------------------------------------------------------------------------------
+
+TOKENS = "answer.textContent.split(' ').length"
+
+
+def test_llm_stream_goes_on_in_a_second_tab_from_the_first_token(
+    browser: Browser, page: Page, run: Run
+) -> None:
+    url = run("llm_stream")
+    page.open(url)
+    write(page, "document.getElementById('prompt')", "Why <b>not</b>?")
+    page.wait_for(f"{TOKENS} > 5")
+    with opened(browser, page.eval("link.href")) as second:
+        second.wait_for(r"/^You asked: Why <b>not<.b>\?\s+This is no/.test(answer.textContent)")
+        seen = second.eval(TOKENS)
+        second.wait_for(f"{TOKENS} > {seen}")
+        press(second, "Stop")
+        for each in page, second:
+            each.wait_for("answer.getAttribute('aria-busy') === 'false'")
+            assert each.eval("question.textContent") == "Why <b>not</b>?"
+        assert second.eval("answer.textContent") == page.eval("answer.textContent")
+    with opened(browser, f"{url}#unknown") as other:
+        other.wait_for("question.textContent === 'This answer is not kept any more.'")
+    check_width(page)
