@@ -214,3 +214,55 @@ def test_llm_stream_goes_on_in_a_second_tab_from_the_first_token(
     with opened(browser, f"{url}#unknown") as other:
         other.wait_for("question.textContent === 'This answer is not kept any more.'")
     check_width(page)
+
+
+# --- dashboard -----------------------------------------------------------------------------
+
+DRAWN = "chart.getContext('2d').getImageData(0, 0, chart.width, chart.height).data.some(Boolean)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the example reads /proc")
+def test_dashboard_draws_what_was_before_a_page_was_opened(
+    browser: Browser, page: Page, run: Run
+) -> None:
+    url = run("dashboard")
+    page.open(url)
+    page.wait_for("Number(seconds.textContent) >= 3")
+    assert page.eval(DRAWN)
+    with opened(browser, url) as late:
+        late.wait_for("Number(seconds.textContent) * 1000 > performance.now() + 1000")
+        assert late.eval(DRAWN)
+        assert re.fullmatch(r"\d+ %", late.eval("processor.textContent"))
+        assert re.fullmatch(r"\d+ %", late.eval("memory.textContent"))
+    check_width(page)
+
+
+# --- cursors -------------------------------------------------------------------------------
+
+CURSORS = "[...board.querySelectorAll('.cursor')].map((each) => each.style.translate)"
+
+
+def move(page: Page, x: float, y: float) -> None:
+    """Move the mouse to a place on the board, in parts of its size."""
+    box = page.eval("board.getBoundingClientRect().toJSON()")
+    to = [box["left"] + x * box["width"], box["top"] + y * box["height"]]
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=to[0], y=to[1])
+
+
+def test_cursors_of_others_move_and_a_new_visitor_sees_where_they_are(
+    browser: Browser, page: Page, run: Run
+) -> None:
+    url = run("cursors")
+    page.open(url)
+    page.call("Page.bringToFront")  # hidden pages draw no pictures
+    move(page, 0.25, 0.5)
+    with opened(browser, url) as other:
+        other.wait_for("count.textContent === '1'")
+        other.wait_for(f"{CURSORS}.join() === '25cqw 50cqh'")
+        other.call("Page.bringToFront")
+        other.eval("board.focus()")
+        other.key("ArrowRight")
+        page.wait_for(f"{CURSORS}.join() === '52cqw 50cqh'")
+        assert other.eval("[...board.children].map((each) => each.textContent).pop()") == "you"
+    page.wait_for("count.textContent === '0' && board.children.length === 0")
+    check_width(page)
