@@ -25,30 +25,38 @@ README = (ROOT / "examples" / "README.md").read_text("utf-8")
 NARROW = 390  # pixels: a phone
 LOG = "document.querySelector('ws-hub-log').shadowRoot.querySelector('[role=log]').textContent"
 
-Run = Callable[[str], str]
+Run = Callable[..., str]
 
 
 @pytest.fixture
-def run() -> Iterator[Run]:
-    """Start an example by its name, on a free port; return its URL. End it as Ctrl-C does."""
-    with contextlib.ExitStack() as stack:
+def servers() -> Iterator[list[subprocess.Popen[str]]]:
+    """The examples that run; they end as by Ctrl-C."""
+    running: list[subprocess.Popen[str]] = []
+    yield running
+    while running:
+        end(running.pop())
 
-        def start(name: str) -> str:
-            (command,) = re.findall(rf"`(flask --app examples/{name}/app run)`", README)
-            server = subprocess.Popen(
-                [sys.executable, "-m", *shlex.split(command), "--port", "0"],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.callback(end, server)
-            assert server.stderr is not None
-            lines = iter(server.stderr)
-            found = next(filter(None, (re.search(r"on (http://\S+)", line) for line in lines)))
-            return f"{found[1]}/"
 
-        yield start
+@pytest.fixture
+def run(servers: list[subprocess.Popen[str]]) -> Run:
+    """Start an example by its name, by default on a free port; return its URL."""
+
+    def start(name: str, port: str = "0") -> str:
+        (command,) = re.findall(rf"`(flask --app examples/{name}/app run)`", README)
+        server = subprocess.Popen(
+            [sys.executable, "-m", *shlex.split(command), "--port", port],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        servers.append(server)
+        assert server.stderr is not None
+        lines = iter(server.stderr)
+        found = next(filter(None, (re.search(r"on (http://\S+)", line) for line in lines)))
+        return f"{found[1]}/"
+
+    return start
 
 
 def end(server: subprocess.Popen[str]) -> None:
@@ -188,6 +196,24 @@ def test_jobs_show_their_progress_to_a_visitor_who_comes_late(
             assert bars == [0, 1, 1, 1, 1]
             assert each.eval("jobs.querySelectorAll('button:not([hidden])').length") == 0
     check_width(page)
+
+
+def test_jobs_begin_anew_when_the_server_is_restarted(
+    page: Page, servers: list[subprocess.Popen[str]], run: Run
+) -> None:
+    url = run("jobs")
+    page.open(url)
+    press(page, "Start a job")
+    press(page, "Cancel")
+    page.wait_for(f"{STATES}.join() === 'cancelled'")
+    end(servers.pop())
+    page.wait_for("state.textContent.startsWith('No connection')")
+    run("jobs", port=url.rstrip("/").rpartition(":")[2])
+    page.wait_for("jobs.children.length === 0 && document.readyState === 'complete'")
+    press(page, "Start a job")
+    page.wait_for("jobs.querySelector('b')?.textContent === 'Job 1'")
+    press(page, "Cancel")
+    page.wait_for(f"{STATES}.join() === 'cancelled'")
 
 
 # --- tokens --------------------------------------------------------------------------------
