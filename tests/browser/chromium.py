@@ -227,7 +227,15 @@ class Page:
 
     def key(self, key: str, shift: bool = False) -> None:
         text = "\r" if key == "Enter" else key if len(key) == 1 else ""
-        codes = {"Enter": 13, "Escape": 27, "PageUp": 33, "End": 35, "Home": 36, "Tab": 9}
+        codes = {
+            "Enter": 13,
+            "Escape": 27,
+            "PageUp": 33,
+            "End": 35,
+            "Home": 36,
+            "Tab": 9,
+            "ArrowRight": 39,
+        }
         for kind in ("keyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent",
