@@ -159,7 +159,8 @@ with hub, serve(hub, port=0) as served:
     def enter(name):
         socket = websocket.create_connection(served.url)
         socket.send(json.dumps({"type": "name", "data": name}))
-        socket.send('{"type": "subscribe", "channel": "room:cats"}')
+        for channel in "present:cats", "room:cats":
+            socket.send(json.dumps({"type": "subscribe", "channel": channel}))
         return socket
     def present(socket):
         while True:
@@ -169,7 +170,9 @@ with hub, serve(hub, port=0) as served:
     ann = enter("ann")
     assert present(ann) == ["ann"]
     bob = enter("bob")
-    assert present(ann) == present(bob) == ["ann", "bob"]
+    assert present(ann) == ["ann", "bob"]
+    while present(bob) != ["ann", "bob"]:
+        pass
     bob.send('{"type": "say", "channel": "room:cats", "data": "hello", "id": 1}')
     heard = json.loads(ann.recv())
     assert heard["data"] == {"event": "said", "data": ["bob", "hello"]}, heard

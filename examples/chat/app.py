@@ -35,10 +35,9 @@ def connected(client: Client) -> None:
 @hub.on_subscribe("room:*")
 @hub.on_unsubscribe("room:*")
 def changed(client: Client, channel: str) -> None:
-    if hub.running:  # else it is the hub that ends
-        with ordered:
-            names = sorted({each.state["name"] for each in hub.clients(channel)})
-            hub.send_event("present", names, channel=channel.replace("room:", "present:", 1))
+    with ordered:
+        names = sorted({each.state["name"] for each in hub.clients(channel)})
+        hub.send_event("present", names, channel=channel.replace("room:", "present:", 1))
 
 
 @hub.on("say")

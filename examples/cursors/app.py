@@ -34,5 +34,4 @@ def move(client: Client, message: Message) -> None:
 
 @hub.on_unsubscribe("board")
 def left(client: Client, channel: str) -> None:
-    if hub.running:  # else it is the hub that ends
-        hub.send_event("left", client.id, channel=channel)
+    hub.send_event("left", client.id, channel=channel)
