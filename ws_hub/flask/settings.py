@@ -54,7 +54,10 @@ class Places:
             if not isinstance(value, str) or _PATH.fullmatch(value) is None:
                 raise ConfigError(f"{name} must be a path (`/live`) or None, not {excerpt(value)}")
         if self.viewer_prefix is not None and not self.viewer_prefix.strip("/"):
-            raise ConfigError("viewer_prefix must be a path below the root, which is yours")
+            raise ConfigError(
+                "viewer_prefix must be a path below the root, such as `/live`: `/` is the "
+                "application's"
+            )
 
 
 _PLACES = {_PREFIX + field.name.upper(): field.name for field in dataclasses.fields(Places)}

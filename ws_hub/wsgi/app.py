@@ -92,6 +92,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     Threads: a request thread, which it keeps for the whole connection where the server
     ends TLS (see `ws_hub.wsgi.app`).
     """
+    _check_environ(environ)
     requester = hub.admission.requester(environ)
     decision = hub.admission.decide(
         request_of(environ, requester), environ, requester, closed=closed_reason(hub)
@@ -143,6 +144,14 @@ def closed_reason(hub: AcceptingHub) -> str:
     return "" if hub.running else "the hub is not running"
 
 
+def _check_environ(environ: object) -> None:
+    if not isinstance(environ, dict) or "REQUEST_METHOD" not in environ:
+        raise TypeError(
+            "hub.handler() returns a WSGI application, which takes environ and start_response, "
+            f"not {excerpt(environ)}: mount it in a WSGI server"
+        )
+
+
 class ServingHub(AcceptingHub, StartingHub, Protocol):
     """What the middleware needs of the hub."""
 
@@ -162,7 +171,8 @@ def middleware(
     given: object = app
     if not callable(given):
         raise TypeError(
-            f"middleware(app, hub) takes the WSGI application first, not {excerpt(given)}"
+            "middleware(app, hub) takes the WSGI application first, then the hub, not "
+            f"{excerpt(given)}"
         )
     if any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
         raise TypeError(
@@ -186,7 +196,7 @@ def middleware(
 def check_hub(call: str, hub: object) -> None:
     """Raise TypeError for what is no hub, naming the call that was given it."""
     if isinstance(hub, type) or not hasattr(type(hub), "admission"):
-        raise TypeError(f"{call} takes a Hub as hub, not {excerpt(hub)}")
+        raise TypeError(f"{call} takes a Hub as hub, not {excerpt(hub)}: pass what Hub() returns")
 
 
 def check_path(name: str, path: object) -> None:
