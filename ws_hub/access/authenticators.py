@@ -97,11 +97,13 @@ class AuthResult:
         if not isinstance(error, str):
             raise TypeError(f"error must be text, the reason of a refusal, not {excerpt(error)}")
         if not isinstance(claims, Mapping):
-            raise TypeError(f"claims must be a mapping, not {type(claims).__name__}")
+            raise TypeError(f"claims must be a mapping, not a {type(claims).__name__}")
         object.__setattr__(self, "claims", _frozen(claims))
         ends = claims.get("exp") if self.expires_at is None else self.expires_at
         if ends is not None and (not isinstance(ends, (int, float)) or not math.isfinite(ends)):
-            raise TypeError("expires_at, or the claim exp, must be a number of seconds")
+            raise TypeError(
+                f"expires_at, or the claim exp, must be a number of seconds, not {excerpt(ends)}"
+            )
         object.__setattr__(self, "expires_at", ends)
 
 

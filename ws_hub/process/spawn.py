@@ -246,7 +246,7 @@ def _start_in_terminal(
     guard: Guard,
 ) -> tuple[Launched, dict[str, int]]:
     if not hasattr(os, "openpty"):
-        raise OSError("this platform has no pseudo-terminals")
+        raise OSError("this platform has no pseudo-terminals: leave pty out")
     environment = dict(os.environ if env is None else env)
     environment.setdefault("TERM", "xterm-256color")
     master, slave = os.openpty()

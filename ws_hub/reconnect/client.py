@@ -386,7 +386,7 @@ class ReconnectingClient:
             raise failure
         raise MaxRetriesExceeded(
             f"{self._name}: {self._config.max_retries} retries failed, the last with "
-            f"{excerpt(str(failure))}. max_retries=0 retries for ever"
+            f"{excerpt(str(failure))}; set max_retries=0 to retry for ever"
         ) from failure
 
     def _connect_once(self) -> Connection:
@@ -403,7 +403,9 @@ class ReconnectingClient:
             if isinstance(error, (OSError, WsHubError)) or not isinstance(error, Exception):
                 raise
             logger.exception("the dialer for %s failed", self._name)
-            raise ConnectionError(f"the dialer failed: {excerpt(error)}") from error
+            raise ConnectionError(
+                f"the dialer failed, and must return a WebSocket: {excerpt(error)}"
+            ) from error
 
     def _run_connection(self, connection: Connection, attempts: int) -> Ended:
         """Run callbacks for one connection until it has ended.
