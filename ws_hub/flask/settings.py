@@ -48,7 +48,8 @@ class Places:
     viewer_prefix: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
             if value is None:
                 continue
             if not isinstance(value, str) or _PATH.fullmatch(value) is None:
