@@ -23,6 +23,7 @@ from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
 from ..server.viewer import page_app
 from ..wsgi.app import check_hub, middleware
+from ..wsgi.servers import look_at_processes
 from ..wsgi.starter import Starter
 from .app_log import forward
 from .commands import commands
@@ -129,6 +130,7 @@ class HubExtension:
 
         def wsgi_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
             starter.start()
+            look_at_processes(environ)
             environ[CONTEXT_KEY] = context
             return served(environ, start_response)
 

@@ -291,6 +291,14 @@ class Hub(Publisher):
         return self._life.state.open
 
     @property
+    def started(self) -> bool:
+        """Whether it was started in this process, also if it has stopped since.
+
+        Threads: any.
+        """
+        return self._life.state is not State.NEW
+
+    @property
     def draining(self) -> bool:
         """Whether `drain` was called: nobody is admitted any more.
 

@@ -18,6 +18,7 @@ import dataclasses
 import email.utils
 import functools
 import inspect
+import os
 import re
 import socket
 import ssl
@@ -31,14 +32,16 @@ from ..connection.connection import Connection
 from ..connection.transport import Inherited
 from ..errors import AdoptionError, ConfigError, excerpt
 from ..log import get_logger
-from ..protocol.handshake import RETRY, Answer, Request, refusal
+from ..protocol.handshake import FOREIGN, RETRY, Answer, Request, refusal
 from .servers import (
     DIRECT_KEY,
     LEND_KEY,
     Environ,
+    advise,
     check_may_stay,
     complain,
     find_socket,
+    look_at_processes,
     socket_of,
     take_input,
 )
@@ -74,6 +77,9 @@ class AcceptingHub(Protocol):
     @property
     def draining(self) -> bool: ...
 
+    @property
+    def started(self) -> bool: ...
+
     def connect(
         self,
         sock: socket.socket,
@@ -98,7 +104,9 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         request_of(environ, requester), environ, requester, closed=closed_reason(hub)
     )
     answer = decision.answer
+    look_at_processes(environ)
     if not answer.accepted:
+        _advise(hub, answer, environ)
         return _refuse(answer, environ, requester, start_response, decision.reason)
     try:
         sock = find_socket(environ)
@@ -142,6 +150,29 @@ def closed_reason(hub: AcceptingHub) -> str:
     if hub.draining:
         return "the server restarts"
     return "" if hub.running else "the hub is not running"
+
+
+def _advise(hub: AcceptingHub, answer: Answer, environ: Environ) -> None:
+    """Say how to mend what keeps out the first browser of a new application."""
+    if answer.status.startswith("503") and not hub.started:
+        advise(
+            "start",
+            f"handshake refused with 503: the hub was not started in this process, {os.getpid()}. "
+            "Call hub.start() in the process that serves",
+        )
+    elif answer.text == FOREIGN and "HTTP_ORIGIN" in environ:
+        origin, host = environ["HTTP_ORIGIN"], environ.get("HTTP_HOST", "")
+        file = origin in ("null", "file://")
+        advise(
+            "file" if file else "origin",
+            f"handshake refused with 403: a page of the origin {excerpt(origin)} may not connect "
+            f"to {excerpt(host)}. "
+            + (
+                "A page opened as a file has that origin: serve it from here"
+                if file
+                else "If that page is yours, set HubConfig(allowed_origins=...) to its origin"
+            ),
+        )
 
 
 def _check_environ(environ: object) -> None:
