@@ -112,7 +112,9 @@ def attach(
 def _identity(user_id: AnyId | None, claims: Mapping[str, Any] | None) -> AuthResult | None:
     if user_id is None:
         if claims is not None:
-            raise ValueError("claims need the user_id that they belong to: pass user_id=... as well")
+            raise ValueError(
+                "claims need the user_id that they belong to: pass user_id=... as well"
+            )
         return None
     return AuthResult(True, user_text(user_id), {} if claims is None else claims)
 
