@@ -221,7 +221,8 @@ MISUSES: dict[str, tuple[Misuse, type[Exception], str]] = {
         ConfigError, "port must be a number from 0, for a free one, to 65535, not '8000'",
     ),
     "serve, a port that is none": (
-        lambda hub: serve(hub, port=80_000), ConfigError, "port must be a number from 0, for a free one, to 65535",
+        lambda hub: serve(hub, port=80_000),
+        ConfigError, "port must be a number from 0, for a free one, to 65535",
     ),
     "serve, no application": (
         lambda hub: serve(hub, app=hub),  # type: ignore[arg-type]
