@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from .errors import excerpt
+
 __all__ = ["MAX_ASKED", "calculate_backoff", "come_back", "full_jitter", "wait_asked"]
 
 MAX_ASKED = 3600.0  # seconds that a server may ask for: more is probably a mistake
@@ -30,6 +32,9 @@ def calculate_backoff(
 
     Threads: any; does not wait.
     """
+    given: object = attempt
+    if not isinstance(given, (int, float)):
+        raise TypeError(f"attempt must be the number of a retry, from 1, not {excerpt(given)}")
     try:
         delay = initial * multiplier ** (max(attempt, 1) - 1)
     except OverflowError:

@@ -330,9 +330,14 @@ class HubConfig:
             check_count(self, name, least=1)
         self._check_what_may_be_none()
         if self.check_origin is not None and (self.allowed_origins or self.require_origin):
-            raise ConfigError("check_origin excludes allowed_origins and require_origin")
+            raise ConfigError(
+                "check_origin must not stand beside allowed_origins or require_origin: leave "
+                "one out"
+            )
         if self.auth_by_message and self.authenticator is None:
-            raise ConfigError("auth_by_message needs an authenticator")
+            raise ConfigError(
+                "auth_by_message needs an authenticator, which gets the token: set both"
+            )
         self._check_kinds()
 
     def _check_kinds(self) -> None:

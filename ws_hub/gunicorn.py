@@ -32,6 +32,7 @@ from typing import Any
 from .hub import prefork
 from .hub.exits import running, unregister
 from .threads import start
+from .wsgi.servers import PROCESSES, warned_of_processes
 
 __all__ = ["on_reload", "post_worker_init", "when_ready", "worker_exit"]
 
@@ -45,11 +46,16 @@ _reloads = mmap.mmap(-1, 1)
 
 
 def when_ready(server: Any) -> None:
-    """Warn of hubs that run in the master, as with `--preload` and a `start()` at import.
+    """Warn of hubs that run in the master, and of several workers, each with a hub of its own.
+
+    The first come of `--preload` and a `start()` at import.
 
     Threads: the master's only one.
     """
     prefork.warn(server.log)
+    if server.cfg.workers > 1:
+        server.log.warning("gunicorn has %d workers. %s", server.cfg.workers, PROCESSES)
+        warned_of_processes()
 
 
 def on_reload(server: Any) -> None:

@@ -23,10 +23,13 @@ __all__ = [
     "check_origins",
     "check_overflow",
     "check_plain",
+    "check_position",
     "check_rate",
     "check_seconds",
     "check_text",
+    "check_timeout",
     "check_wait",
+    "check_words",
     "is_line",
     "is_number",
 ]
@@ -152,6 +155,28 @@ def check_function(name: str, value: object) -> None:
     if not callable(value):
         raise TypeError(f"{name} must be a function, not {excerpt(value)}")
     check_plain(name, value)
+
+
+def check_timeout(name: str, value: object) -> None:
+    """Check an argument that is seconds to wait: TypeError for anything but a number or None."""
+    if value is not None and (not is_number(value) or value != value):
+        raise TypeError(f"{name} must be a number of seconds or None, not {excerpt(value)}")
+
+
+def check_position(name: str, value: object) -> None:
+    """Check an argument that counts messages: a whole number from 0, or None."""
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number or None, not {excerpt(value)}")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, and is {value}: 0 is the least")
+
+
+def check_words(name: str, value: object) -> None:
+    """Check an argument that is a text: TypeError for anything else, and for an empty one."""
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} must be a text that is not empty, not {excerpt(value)}")
 
 
 def check_plain(name: str, value: object) -> None:

@@ -180,7 +180,7 @@ MISUSES: dict[str, tuple[Misuse, type[Exception], str]] = {
     ),
     "middleware, no application": (
         lambda hub: middleware(None, hub),  # type: ignore[arg-type]
-        TypeError, "takes the WSGI application first, not None",
+        TypeError, "takes the WSGI application first, then the hub, not None",
     ),
     "middleware, of asyncio": (
         lambda hub: middleware(asynchronous, hub),  # type: ignore[arg-type]
@@ -218,14 +218,15 @@ MISUSES: dict[str, tuple[Misuse, type[Exception], str]] = {
     ),
     "serve, a port in a text": (
         lambda hub: serve(hub, port="8000"),  # type: ignore[arg-type]
-        ConfigError, "port must be a number up to 65535, not '8000'",
+        ConfigError, "port must be a number from 0, for a free one, to 65535, not '8000'",
     ),
     "serve, a port that is none": (
-        lambda hub: serve(hub, port=80_000), ConfigError, "port must be a number up to 65535",
+        lambda hub: serve(hub, port=80_000),
+        ConfigError, "port must be a number from 0, for a free one, to 65535",
     ),
     "serve, no application": (
         lambda hub: serve(hub, app=hub),  # type: ignore[arg-type]
-        TypeError, "takes the WSGI application first, not <ws_hub",
+        TypeError, "takes the WSGI application first, then the hub, not <ws_hub",
     ),
     "page_app, an application": (
         lambda hub: page_app(application),  # type: ignore[arg-type]

@@ -170,7 +170,10 @@ def test_a_port_in_use_is_one_line(arguments: tuple[str, ...]) -> None:
     with taken_port() as port:
         code, _, err = run(*(each.format(f"--port={port}") for each in arguments))
     assert code == 2
-    assert err == [f"ws-hub: cannot serve on 127.0.0.1:{port}: Address already in use"]
+    text = (
+        f"cannot serve on 127.0.0.1:{port}: Address already in use; choose another --port or --host"
+    )
+    assert err == [f"ws-hub: {text}"]
 
 
 def test_a_public_address_prints_a_warning() -> None:

@@ -21,6 +21,7 @@ from ws_hub import (
     ConnectionState,
     Message,
     MessageEncodeError,
+    ReconnectConfig,
     ReconnectingClient,
 )
 
@@ -155,3 +156,19 @@ def test_a_client_of_our_own_sends_the_same_forms() -> None:
         wait_until(lambda: client.state is ConnectionState.CONNECTED)
         client.send(Message("x", data=ORDER))
         assert got.get(timeout=TIMEOUT) == ON_THE_WIRE
+
+
+def test_a_default_of_ones_own_stands_for_what_a_client_of_our_own_sends() -> None:
+    got: queue.Queue[Any] = queue.Queue()  # guards: itself.
+
+    def on_message(client: Client, message: Message) -> None:
+        got.put(message.data)
+
+    with live(on_message=on_message) as hub:
+        config = ReconnectConfig(url=hub.server.url, json_default=by_name)
+        with ReconnectingClient(config) as client:
+            wait_until(lambda: client.state is ConnectionState.CONNECTED)
+            with pytest.raises(MessageEncodeError, match="nothing stands for Order"):
+                client.send(Message("x", data=ORDER))  # it replaces ours
+            client.send(Message("x", data=[Own(), 1]))
+            assert got.get(timeout=TIMEOUT) == ["own", 1]

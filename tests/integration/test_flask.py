@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -217,6 +218,29 @@ def status(site: Any, *headers: tuple[str, str]) -> int:
     with RawPeer(site.host, site.port, handshake=False) as peer:
         peer.send_raw(peer.request(headers))
         return peer.read_response().status
+
+
+@pytest.mark.parametrize("user", ["ann", 7, uuid.UUID(int=7)], ids=repr)
+def test_a_user_id_in_the_session_is_a_text_an_int_or_a_uuid(user: Any) -> None:
+    app = flask.Flask(__name__)
+    app.secret_key = "tests only"
+    with app.test_request_context():
+        flask.session["user_id"] = user
+        assert FlaskSessionAuth()({}) == AuthResult(True, str(user))
+
+
+@pytest.mark.parametrize("user", [True, b"ann", {"id": 7}, ["ann"], 7.0], ids=repr)
+def test_no_other_object_in_the_session_is_a_user_by_its_text(
+    user: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = flask.Flask(__name__)
+    app.secret_key = "tests only"
+    with app.test_request_context():
+        flask.session["user_id"] = user
+        assert not FlaskSessionAuth()({}).valid
+    kind = type(user).__name__
+    text = f"session['user_id'] must be a user id, a text, an int or a UUID, and is a {kind}"
+    assert text in caplog.text
 
 
 def test_logged_in_user_connects_as_that_user(stopped: list[HubExtension]) -> None:

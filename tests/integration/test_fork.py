@@ -102,6 +102,6 @@ def test_fault_40_under_gunicorn_preload_the_worker_has_a_hub_of_its_own(eager: 
         assert hub_threads(running.state()) == []
         assert running.stop() == 0
         assert running.process.wait(START) == 0
-        complaints = running.complaints()
+        complaints = [each for each in running.complaints() if "several processes" not in each]
         assert len(complaints) == bool(eager), complaints
         assert all("run in gunicorn's master" in each for each in complaints)

@@ -330,4 +330,7 @@ def test_a_token_function_that_raises_is_retried_and_not_logged() -> None:
     with Hub(config) as hub, serve(hub) as server, Seen(server.url, token=fresh).start() as seen:
         wait_until(lambda: hub.user_clients("ann"))
         errors = [str(error) for _, error in seen.of("error")]
-        assert errors == ["no token: KeyError", *3 * ["no token: it must be one line of text"]]
+        assert errors == [
+            "token raised KeyError: it must return one line of text",
+            *3 * ["token must return one line of text"],
+        ]

@@ -230,7 +230,8 @@ def test_closed_connections_leave_nothing_and_log_nothing(running: Running) -> N
 
 
 def test_normal_connections_log_no_warning(running: Running) -> None:
-    assert running.complaints() == []
+    # The handshakes that the tests above have refused are no normal ones.
+    assert [each for each in running.complaints() if "handshake refused" not in each] == []
 
 
 # --- sockets do not hold threads -----------------------------------------------------------

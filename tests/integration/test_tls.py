@@ -142,6 +142,7 @@ def test_under_tls_requests_are_answered_beside_websockets(running: Running) -> 
 
 def test_under_tls_nothing_is_left_and_nothing_logged(running: Running) -> None:
     before = running.settled()
+    logged = len(running.complaints())  # of handshakes that the tests above have refused
     for _ in range(5):
         with client(running) as good:
             good.send(json.dumps({"type": "shout", "data": "x", "id": 1}))
@@ -152,7 +153,7 @@ def test_under_tls_nothing_is_left_and_nothing_logged(running: Running) -> None:
             torn.send_raw(torn.frame(1, b"x" * 100)[:50])
             torn.reset()
     wait_until(lambda: running.settled()["files"] <= before["files"], what="descriptors back")
-    assert running.complaints() == [], running.log()
+    assert running.complaints()[logged:] == [], running.log()
 
 
 def test_gunicorns_sync_worker_says_why_it_cannot() -> None:

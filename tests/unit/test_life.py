@@ -655,7 +655,7 @@ def test_a_hub_takes_other_settings_until_it_starts_and_after_it_has_stopped() -
     with hub:
         with pytest.raises(ValueError, match="channel"):
             hub.send_event("e", channel="bad")
-        with pytest.raises(WsHubError, match="stop it first"):
+        with pytest.raises(WsHubError, match=r"stop\(\) it first"):
             hub.configure(HubConfig())
         assert hub.config is before
     assert stopped == ["first life"]

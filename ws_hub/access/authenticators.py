@@ -16,11 +16,12 @@ import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConfigError, InvalidName, excerpt
 from ..log import get_logger
 from ..protocol.names import AnyId, id_text
+from ..validation import check_function, check_words, is_number
 from .contexts import context_of
 from .tokens import Environ, bearer_token, cookie, query_token
 
@@ -87,16 +88,22 @@ class AuthResult:
     def __post_init__(self) -> None:
         valid: object = self.valid
         if not isinstance(valid, bool):
-            raise TypeError(f"valid must be True or False, not {type(valid).__name__}")
+            raise TypeError(f"valid must be True or False, not {excerpt(valid)}")
         if self.user_id is not None:
             object.__setattr__(self, "user_id", id_text(self.user_id, "user id"))
-        claims: object = self.claims
+        flag, error, claims = cast(tuple[object, ...], (self.forbidden, self.error, self.claims))
+        if not isinstance(flag, bool):
+            raise TypeError(f"forbidden must be True or False, not {excerpt(flag)}")
+        if not isinstance(error, str):
+            raise TypeError(f"error must be text, the reason of a refusal, not {excerpt(error)}")
         if not isinstance(claims, Mapping):
-            raise TypeError(f"claims must be a mapping, not {type(claims).__name__}")
+            raise TypeError(f"claims must be a mapping, not a {type(claims).__name__}")
         object.__setattr__(self, "claims", _frozen(claims))
         ends = claims.get("exp") if self.expires_at is None else self.expires_at
         if ends is not None and (not isinstance(ends, (int, float)) or not math.isfinite(ends)):
-            raise TypeError("expires_at, or the claim exp, must be a number of seconds")
+            raise TypeError(
+                f"expires_at, or the claim exp, must be a number of seconds, not {excerpt(ends)}"
+            )
         object.__setattr__(self, "expires_at", ends)
 
 
@@ -157,7 +164,10 @@ def user_text(user_id: object) -> str:
     """
     text = id_text(user_id, "user id")
     if not is_user(text):
-        raise InvalidName(f"user id {excerpt(text)} is blank or has control characters")
+        raise InvalidName(
+            f"user id {excerpt(text)} is refused: it must be a text that is not blank, without "
+            "control characters"
+        )
     return text
 
 
@@ -210,6 +220,12 @@ class APIKeyAuth:
     """
 
     def __init__(self, keys: Mapping[str, AnyId]) -> None:
+        given: object = keys
+        if not isinstance(given, Mapping):
+            raise ConfigError(
+                f"keys must map keys to user ids, not be a {type(given).__name__}: "
+                'APIKeyAuth({"key": "user"})'
+            )
         texts: list[object] = [*keys.keys()]
         if not all(isinstance(text, str) and text and not text.isspace() for text in texts):
             raise ConfigError(
@@ -249,6 +265,7 @@ class BearerTokenAuth:
     """
 
     def __init__(self, validate: Validate) -> None:
+        check_function("validate", validate)
         self._validate = validate
 
     def __call__(self, environ: Environ) -> AuthResult:
@@ -271,6 +288,8 @@ class QueryTokenAuth:
     """
 
     def __init__(self, validate: Validate, name: str = "token") -> None:
+        check_function("validate", validate)
+        check_words("name", name)
         self._validate = validate
         self._name = name
 
@@ -291,6 +310,8 @@ class CookieSessionAuth:
     """
 
     def __init__(self, name: str, validate: Validate) -> None:
+        check_words("name", name)
+        check_function("validate", validate)
         self._name = name
         self._validate = validate
 
@@ -335,13 +356,25 @@ class JWTAuth:
             import jwt
         except ImportError as error:
             raise ImportError("JWTAuth needs PyJWT: pip install 'ws-hub[jwt]'") from error
+        check_words("algorithm", algorithm)
+        check_words("user_claim", user_claim)
+        if issuer is not None:
+            check_words("issuer", issuer)
+        accepted: object = audience
+        if not isinstance(accepted, (str, Collection, type(None))) or isinstance(accepted, bytes):
+            raise TypeError(
+                f"audience must be a text, a list of some, or None, not {excerpt(accepted)}"
+            )
+        if not is_number(leeway):
+            raise TypeError(f"leeway must be a number of seconds, not {excerpt(leeway)}")
         if algorithm.lower() == "none":
-            raise ConfigError("algorithm must be one that signs, not 'none'")
+            raise ConfigError("algorithm must be one that signs, such as HS256, not 'none'")
         try:
             jwt.get_algorithm_by_name(algorithm)
         except NotImplementedError as error:
             raise ConfigError(
-                f"algorithm {excerpt(algorithm)} is not available: {error}"
+                f"algorithm must be one that PyJWT has, such as HS256, not {excerpt(algorithm)}: "
+                f"{error}"
             ) from error
         if not keys:
             raise ConfigError("keys must not be empty: anyone could sign a token")

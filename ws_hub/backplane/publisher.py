@@ -193,6 +193,11 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        given: tuple[object, object] = status, extra
+        if not isinstance(given[0], str):
+            raise TypeError(f'status must be text, such as "running", not {excerpt(status)}')
+        if extra is not None and not isinstance(given[1], Mapping):
+            raise TypeError(f"extra must map names to values, not {excerpt(extra)}")
         data: dict[str, Any] = {"status": status}
         if exit_code is not None:
             data["exitCode"] = exit_code

@@ -53,8 +53,11 @@ def served(hub: Hub, arguments: argparse.Namespace, channel: str = "") -> Iterat
     except OSError as error:
         # `ws-hub run` takes a free port when the default one is in use.
         if not channel or arguments.port is not None or error.errno != errno.EADDRINUSE:
-            why = error.strerror or error
-            raise OSError(f"cannot serve on {arguments.host}:{port}: {why}") from error
+            why = error.__cause__ or error
+            why = getattr(why, "strerror", None) or why
+            raise OSError(
+                f"cannot serve on {arguments.host}:{port}: {why}; choose another --port or --host"
+            ) from error
         server = serve(hub, arguments.host, 0, app=app, allowed_hosts=arguments.allow_host)
     with server:
         say(f"watch at {page_url(server)}")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..errors import CloseCode
+from ..protocol.frames import close_frame
 from ..protocol.message import AnyMessage, Message, as_message
+from ..validation import check_timeout
 
 __all__ = ["Client"]
 
@@ -141,6 +143,7 @@ class Client:
 
         Threads: any; blocks at most `timeout`, and never within another call of the hub.
         """
+        check_timeout("timeout", timeout)
         self._link.send(as_message(message), timeout)
 
     def wait_for_room(self, timeout: float) -> bool:
@@ -150,6 +153,10 @@ class Client:
 
         Threads: any; blocks at most `timeout`.
         """
+        given: object = timeout
+        if given is None:
+            raise TypeError("timeout must be a number of seconds, not None: wait_for_room(10.0)")
+        check_timeout("timeout", given)
         return self._link.wait_for_room(timeout)
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
@@ -162,6 +169,7 @@ class Client:
 
         Threads: any, callbacks and signal handlers included; does not wait.
         """
+        close_frame(code, reason)  # raises before anything has happened
         self._link.close(code, reason)
 
     def abort(self) -> None:

@@ -251,7 +251,9 @@ class Connection:
         try:
             self._hub.call_later(call)
         except HubFull as error:
-            raise SendTimeout(f"call for {self!r} within another call for it: {error}") from None
+            raise SendTimeout(
+                f"{self!r} was called within another call for it, and must not wait: {error}"
+            ) from None
         except HubNotRunning as error:
             raise ConnectionClosed(CloseCode.GOING_AWAY, str(error)) from None
 

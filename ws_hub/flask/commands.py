@@ -87,7 +87,10 @@ def _server(url: str, user: str | None) -> ReconnectConfig:
     if parts.scheme in ("http", "https") and parts.path in ("", "/"):
         path = _rule("ws")
         if path is None:
-            raise click.UsageError("this application serves no WebSocket (WS_HUB_PATH is None)")
+            raise click.UsageError(
+                "this application serves no WebSocket (WS_HUB_PATH is None): use --url with "
+                "that of one"
+            )
         url = f"{parts.scheme}://{parts.netloc}{path}"
     url, _ = socket_url(url)
     headers = {}
@@ -110,7 +113,7 @@ def _cookie(user: str) -> str:
         key = "_user_id"  # Flask-Login's
     if key is None or not app.secret_key:
         raise click.UsageError(
-            "--user needs sessions: a secret key, and FlaskSessionAuth or Flask-Login"
+            "--user needs sessions: set app.secret_key, and use FlaskSessionAuth or Flask-Login"
         )
     with app.test_request_context():
         session[key] = user
@@ -134,6 +137,8 @@ def _rule(endpoint: str) -> str | None:
 def _hub() -> Hub:
     extension = current_app.extensions.get("ws_hub")
     if extension is None:
-        raise click.UsageError("this application has no HubExtension")
+        raise click.UsageError(
+            "this application has no HubExtension: add HubExtension(app), and name it with --app"
+        )
     hub: Hub = extension.hub
     return hub

@@ -19,10 +19,11 @@ from werkzeug.wrappers import Response
 
 from ..access.contexts import CONTEXT_KEY
 from ..config import HubConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
 from ..server.viewer import page_app
-from ..wsgi.app import middleware
+from ..wsgi.app import check_hub, middleware
+from ..wsgi.servers import look_at_processes
 from ..wsgi.starter import Starter
 from .app_log import forward
 from .commands import commands
@@ -77,10 +78,13 @@ class HubExtension:
         js_path: Place = UNSET,
         viewer_prefix: Place = UNSET,
     ) -> None:
+        if hub is not None:
+            check_hub("HubExtension(app, hub=hub)", hub)
         self.hub = hub if hub is not None else Hub()
         self._makes_settings = hub is None
         self._given = {"path": path, "js_path": js_path, "viewer_prefix": viewer_prefix}
         self._starter: Starter | None = None  # of the newest application
+        places({}, self._given)  # raises ConfigError here, and not in init_app
         if app is not None:
             self.init_app(app)
 
@@ -100,8 +104,17 @@ class HubExtension:
 
         Threads: the one that sets the application up.
         """
+        given_app: object = app
+        if not isinstance(given_app, Flask):
+            raise TypeError(
+                f"HubExtension takes the Flask application first, not {excerpt(given_app)}: "
+                "HubExtension(app, hub=hub), or HubExtension() and init_app(app) later"
+            )
         if _NAME in app.extensions:
-            raise RuntimeError("this application has a HubExtension already")
+            raise RuntimeError(
+                f"Flask application {excerpt(app.name)} has a HubExtension already: use "
+                'app.extensions["ws_hub"], or call init_app once'
+            )
         given = {"path": path, "js_path": js_path, "viewer_prefix": viewer_prefix}
         where = places(app.config, self._given, given)
         self._set_up_hub(app)
@@ -117,6 +130,7 @@ class HubExtension:
 
         def wsgi_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
             starter.start()
+            look_at_processes(environ)
             environ[CONTEXT_KEY] = context
             return served(environ, start_response)
 

@@ -11,6 +11,7 @@ from flask.sessions import NullSession
 from ..access.authenticators import AuthResult
 from ..access.tokens import TOKEN_KEY
 from ..log import get_logger
+from ..validation import check_function, check_words
 
 __all__ = ["FlaskSessionAuth"]
 
@@ -24,7 +25,8 @@ class FlaskSessionAuth:
     in a cookie, so a handshake without an Origin is refused (FAULTS 2).
 
     Args:
-        key: the session's key of the user id: "_user_id" for Flask-Login.
+        key: the session's key of the user id, a text, an int or a UUID: "_user_id" for
+            Flask-Login.
         validate: called with the session instead, returns an AuthResult.
 
     Threads: any; `validate` is called on the thread of the request.
@@ -35,6 +37,9 @@ class FlaskSessionAuth:
         key: str = "user_id",
         validate: Callable[[Mapping[str, Any]], AuthResult] | None = None,
     ) -> None:
+        check_words("key", key)
+        if validate is not None:
+            check_function("validate", validate)
         self.key = key
         self._validate = validate
 
@@ -52,6 +57,13 @@ class FlaskSessionAuth:
         user = session.get(self.key)
         if user is None:
             return AuthResult(False, error="not logged in")
-        if isinstance(user, (bool, bytes)):  # "True" would be the id of every user
-            return AuthResult(False, error="the user id in the session is not a string")
-        return AuthResult(True, str(user))
+        try:
+            return AuthResult(True, user)
+        except TypeError:  # the str() of an object may be one id for many users
+            kind = type(user).__name__
+            logger.error(
+                "session[%r] must be a user id, a text, an int or a UUID, and is a %s: refused",
+                self.key,
+                kind,
+            )
+            return AuthResult(False, error=f"the user id in the session is a {kind}")

@@ -48,13 +48,17 @@ class Places:
     viewer_prefix: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
             if value is None:
                 continue
             if not isinstance(value, str) or _PATH.fullmatch(value) is None:
                 raise ConfigError(f"{name} must be a path (`/live`) or None, not {excerpt(value)}")
         if self.viewer_prefix is not None and not self.viewer_prefix.strip("/"):
-            raise ConfigError("viewer_prefix must be a path below the root, which is yours")
+            raise ConfigError(
+                "viewer_prefix must be a path below the root, such as `/live`: `/` is the "
+                "application's"
+            )
 
 
 _PLACES = {_PREFIX + field.name.upper(): field.name for field in dataclasses.fields(Places)}

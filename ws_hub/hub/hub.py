@@ -60,7 +60,7 @@ from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, p
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_function
+from ..validation import check_function, check_position, check_timeout
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -96,6 +96,7 @@ _HUB_THREAD = 4  # seconds that one of the hub thread counts as: all clients wai
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
+_STOPPED_BEFORE = "the hub stopped while this was subscribed: start() it, and call listen again"
 _RETRY = 1.0  # seconds until what has failed is tried again
 
 
@@ -290,6 +291,14 @@ class Hub(Publisher):
         return self._life.state.open
 
     @property
+    def started(self) -> bool:
+        """Whether it was started in this process, also if it has stopped since.
+
+        Threads: any.
+        """
+        return self._life.state is not State.NEW
+
+    @property
     def draining(self) -> bool:
         """Whether `drain` was called: nobody is admitted any more.
 
@@ -315,7 +324,7 @@ class Hub(Publisher):
         with self._lock:
             life = self._life
             if life.state not in (State.NEW, State.STOPPED):
-                raise WsHubError("cannot change the settings of a hub that runs: stop it first")
+                raise WsHubError("cannot configure() a hub that runs: stop() it first")
             self._set_config(_checked(config))
             self._handlers.configure(config)
             self._life = self._new_life()
@@ -330,6 +339,7 @@ class Hub(Publisher):
 
         Threads: any; does not wait.
         """
+        check_function("context", context)
         self._context = context
 
     def start(self) -> Self:
@@ -357,10 +367,14 @@ class Hub(Publisher):
     def _await_end(self, life: Life) -> None:
         bound = self._bound
         if self._is_awaited(life):
-            raise WsHubError("the hub is stopping, and cannot end before this call returns")
+            raise WsHubError(
+                "cannot start() the hub: it is stopping, and cannot end before this call returns. "
+                "Call start() on another thread, or later"
+            )
         if not life.finished.wait(bound):
             raise WsHubError(
-                f"the hub has not stopped within {bound:g} s: it waits for {shutdown.awaited(life)}"
+                f"cannot start() the hub: it has not stopped within {bound:g} s, and waits for "
+                f"{shutdown.awaited(life)}. Have that end, or use another Hub"
             )
 
     def run(self) -> None:
@@ -384,7 +398,10 @@ class Hub(Publisher):
             self._stop(self._bound)
             raise
         if not begun:
-            raise WsHubError("the hub is running already, or has yet to stop")
+            raise WsHubError(
+                "cannot run() the hub: it is running already, or has yet to stop. Call either "
+                "run() or start(), once"
+            )
         if here:
             life.thread = threading.current_thread()
             self._loop(life)
@@ -439,6 +456,7 @@ class Hub(Publisher):
 
         Threads: any, callbacks and signal handlers included.
         """
+        check_timeout("timeout", timeout)
         if not self._is_awaited(self._life):
             self._stop(self._bound if timeout is None else timeout)
         else:
@@ -493,10 +511,16 @@ class Hub(Publisher):
 
         Threads: any; blocks at most `timeout` and a moment.
         """
+        if timeout is None:
+            raise TypeError("timeout must be a number of seconds, not None: drain(10.0)")
+        check_timeout("timeout", timeout)
+        check_timeout("spread", spread)
         if nested():
             timeout = 0.0  # this thread may have half done what the hub thread waits for
         if timeout < 0 or (spread is not None and spread < 0):
-            raise ValueError(f"timeout={timeout} and spread={spread} must not be negative")
+            raise ValueError(
+                f"timeout={timeout} and spread={spread} of drain() must not be negative"
+            )
         with self._lock:
             life = self._life
             if not life.state.open:
@@ -565,6 +589,8 @@ class Hub(Publisher):
         exclude: frozenset[int] = NOBODY,
         payer: Connection | None = None,
     ) -> None:
+        if timeout is not None:
+            check_timeout("timeout", timeout)
         config = self._config
         if channel == "":
             overflow, kept = config.broadcast_overflow, False
@@ -649,7 +675,10 @@ class Hub(Publisher):
         # Looked at again after the put: what was put while this was true is dispatched
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not life.state.accepts:
-            raise HubNotRunning("the hub stopped while this was published")
+            raise HubNotRunning(
+                "the hub stopped while this was published, so it may reach nobody: publish before "
+                "stop(), or use hub.at_stop for the last messages"
+            )
 
     def _wait_and_put(self, life: Life, item: Item, wait: float, most: int | None) -> None:
         # On the hub thread nobody else would make room, and to one that is within another
@@ -660,7 +689,10 @@ class Hub(Publisher):
             life.broadcasts.put(item, block=wait > 0, timeout=wait, most=most)
         except queue.Full:
             raise HubFull(
-                f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s"
+                f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s, "
+                "and "
+                "this one is not queued: publish less often or join messages, pass a longer "
+                "timeout, or raise HubConfig(queue_size=...)"
             ) from None
 
     def send_to_user(
@@ -680,6 +712,7 @@ class Hub(Publisher):
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
+        check_timeout("timeout", timeout)
         user, left_out = user_text(user_id), client_ids(exclude)
         text = self._encoder.encode(as_message(message), time.time())
         config = self._config
@@ -709,6 +742,7 @@ class Hub(Publisher):
         """
         if channel is not ALL_CLIENTS:
             check_channel(channel, self._is_channel)
+        check_timeout("timeout", timeout)
         if timeout is None:
             timeout = self._config.publish_timeout
         deadline = time.monotonic() + timeout
@@ -723,7 +757,9 @@ class Hub(Publisher):
     def _not_running(self) -> HubNotRunning:
         """Return what to raise in place of publishing."""
         if self._parent is None:
-            return HubNotRunning("the hub is not running: start() it before publishing")
+            return HubNotRunning(
+                "the hub is not running: call start() before this, in the process that serves"
+            )
         text = (
             f"the hub runs in process {self._parent}, of which this one, {os.getpid()}, is a "
             "fork: start() it here as well"
@@ -756,6 +792,10 @@ class Hub(Publisher):
         Threads: any; waits while the hub's queue is full.
         """
         check_channel(channel, self._is_channel)
+        check_position("since", since)
+        given: object = epoch
+        if not isinstance(given, str):
+            raise TypeError(f"epoch must be text, the epoch of a message, not {excerpt(given)}")
         self._subscribe(self._connection_of(client), Subscribe(channel, None, since, epoch))
 
     def _subscribe(self, target: Any, request: Subscribe, *, most: int | None = None) -> None:
@@ -771,14 +811,21 @@ class Hub(Publisher):
             subscription = life.channels.add(target, channel, limit, in_all)
         except Full:
             life.counters.add("refused_subscriptions_in_all")
-            raise LimitExceeded(f"there are {in_all} subscriptions already") from None
+            raise LimitExceeded(
+                f"cannot subscribe to {excerpt(channel)}: there are {in_all} subscriptions "
+                "already, the limit HubConfig(max_subscriptions_in_all=...)"
+            ) from None
         except OverflowError:
             life.counters.add("refused_subscriptions")
-            raise LimitExceeded(f"{target!r} listens to {limit} channels already") from None
+            raise LimitExceeded(
+                f"cannot subscribe to {excerpt(channel)}: {target!r} has {limit} channels already, "
+                "the limit HubConfig(max_subscriptions=...). unsubscribe() it from one, or "
+                "raise that"
+            ) from None
         if subscription is None:
             if isinstance(target, Listener):  # closed by the hub's end: nobody else has it yet
-                raise HubNotRunning("the hub stopped while this was subscribed")
-            raise ConnectionClosed(CloseCode.ABNORMAL, f"{target!r} is gone")
+                raise HubNotRunning(_STOPPED_BEFORE)
+            raise ConnectionClosed(CloseCode.ABNORMAL, _gone(target))
         activation = Activation(
             subscription, request.since, request.epoch, request.last, request.id
         )
@@ -824,7 +871,7 @@ class Hub(Publisher):
             )
         connection = self._life.registry.find(client.id)
         if connection is None:
-            raise ConnectionClosed(CloseCode.ABNORMAL, f"{client!r} is gone")
+            raise ConnectionClosed(CloseCode.ABNORMAL, _gone(client))
         return connection
 
     def listen(self, channel: str, function: Callable[[Message], object]) -> Listener:
@@ -855,7 +902,7 @@ class Hub(Publisher):
             life.channels.enter(listener)
             self._subscribe(listener, Subscribe(channel))
             if life is not self._life:  # its end may have closed this, and a start followed
-                raise HubNotRunning("the hub stopped while this was subscribed")
+                raise HubNotRunning(_STOPPED_BEFORE)
         except BaseException:
             listener.close()
             raise
@@ -1263,6 +1310,11 @@ class _Inside:
     def count(self, name: str) -> None:
         """Count something, by its name in `HubStats`. Any thread."""
         self._hub._life.counters.add(name)
+
+
+def _gone(client: object) -> str:
+    """Return the reason of a ConnectionClosed: what all_clients() does not return any more."""
+    return f"{client!r} has disconnected: all_clients() has the others"
 
 
 def _is_publication(item: Item) -> bool:

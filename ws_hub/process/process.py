@@ -28,13 +28,14 @@ from typing import Any, Protocol
 
 from .. import threads
 from ..config import HubConfig
-from ..errors import HubFull, HubNotRunning, ProcessAlreadyRunning, WsHubError, excerpt
+from ..errors import ConfigError, HubFull, HubNotRunning, ProcessAlreadyRunning, WsHubError, excerpt
 from ..log import get_logger
 from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
+from ..validation import check_function, check_timeout
 from .output import OutputReader
 from .pace import Pace
-from .spawn import Child, ProcessStartError, check_argv, check_env, signal_name
+from .spawn import Child, ProcessStartError, check_argv, check_cwd, check_env, signal_name
 
 __all__ = [
     "ExitCodeUnknown",
@@ -129,10 +130,18 @@ def run_process(
     Threads: any; waits for the program to start, not for its end.
     """
     command, environment = check_argv(argv), check_env(env)
+    check_cwd(cwd)
+    for what, flag in (("pty", pty), ("backpressure", backpressure)):
+        if not isinstance(flag, bool):
+            raise ConfigError(f"{what} must be True or False, not {excerpt(flag)}")
+    if on_line is not None:
+        check_function("on_line", on_line)
     name = _new_id(command[0]) if process_id is None else id_text(process_id, "process id")
     hub.process_channel(name)  # raises InvalidName
     if not hub.running:
-        raise HubNotRunning(f"the hub is not running: {excerpt(command[0])} was not started")
+        raise HubNotRunning(
+            f"the hub is not running, so {excerpt(command[0])} was not started: start() it first"
+        )
     _streaming.check(hub, name)
     process = Process(hub, name, on_line, backpressure)
     return begin(process, functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
@@ -261,10 +270,16 @@ class Process:
 
         Threads: any but the streaming one (on_line), where it raises RuntimeError; blocks.
         """
+        check_timeout("timeout", timeout)
         if threading.current_thread() is self._thread:
-            raise RuntimeError(f"{self!r} cannot wait for itself in on_line")
-        if not threads.join(self._thread, threading.TIMEOUT_MAX if timeout is None else timeout):
-            raise TimeoutError(f"{self!r} has not ended within {timeout:g} s")
+            raise RuntimeError(
+                f"{self!r} cannot wait for itself in on_line: use wait() on another thread"
+            )
+        longest = threading.TIMEOUT_MAX
+        if not threads.join(self._thread, longest if timeout is None else min(timeout, longest)):
+            raise TimeoutError(
+                f"{self!r} has not ended within {timeout:g} s: wait longer, or terminate() it"
+            )
         if self._returncode is None:
             raise ExitCodeUnknown(f"{self!r} has ended, but {_TAKEN}")
         return self._returncode

@@ -22,7 +22,7 @@ from .guard import Guard
 from .launch import Launched, launch, pipe
 from .session import Session
 
-__all__ = ["Child", "ProcessStartError", "check_argv", "check_env", "signal_name"]
+__all__ = ["Child", "ProcessStartError", "check_argv", "check_cwd", "check_env", "signal_name"]
 
 _DEFAULT_ROWS, _DEFAULT_COLUMNS = 24, 80
 _KILLED_WITHIN = 1.0  # seconds after SIGKILL until a process counts as unkillable
@@ -39,9 +39,13 @@ def check_argv(argv: Sequence[str]) -> list[str]:
             f"argv must be a sequence of strings, not {excerpt(argv)}: there is no shell "
             "that would split it; shlex.split does"
         )
+    if not isinstance(argv, Iterable):
+        raise ConfigError(
+            f'argv must be a sequence of strings, such as ["make", "all"], not {excerpt(argv)}'
+        )
     command = list(argv)
     if not command or not all(isinstance(part, str) for part in command):
-        raise ConfigError(f"argv must be one string or more, not {excerpt(command)}")
+        raise ConfigError(f"argv must be a list of one string or more, not {excerpt(command)}")
     return command
 
 
@@ -57,6 +61,12 @@ def check_env(env: object) -> dict[str, str] | None:
             pair = f"{excerpt(name)}: {excerpt(value)}"
             raise ConfigError(f"env must be a mapping of strings to strings, not {{{pair}}}")
     return copied
+
+
+def check_cwd(cwd: object) -> None:
+    """Raise ConfigError for what is no path."""
+    if cwd is not None and not isinstance(cwd, (str, os.PathLike)):
+        raise ConfigError(f"cwd must be the path of a directory or None, not {excerpt(cwd)}")
 
 
 def signal_name(number: int) -> str:
@@ -236,7 +246,7 @@ def _start_in_terminal(
     guard: Guard,
 ) -> tuple[Launched, dict[str, int]]:
     if not hasattr(os, "openpty"):
-        raise OSError("this platform has no pseudo-terminals")
+        raise OSError("this platform has no pseudo-terminals: leave pty out")
     environment = dict(os.environ if env is None else env)
     environment.setdefault("TERM", "xterm-256color")
     master, slave = os.openpty()

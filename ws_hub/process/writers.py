@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from ..backplane.publisher import Publisher
-from ..errors import HubFull, HubNotRunning
+from ..errors import ConfigError, HubFull, HubNotRunning, excerpt
 from ..lines import Lines
 from ..protocol.message import timestamp
 from ..protocol.names import AnyId, channel_rule, check_channel, id_text
@@ -66,7 +66,12 @@ class LogHandler(logging.Handler):
     """
 
     def __init__(self, hub: Publisher, channel: str, level: int = logging.NOTSET) -> None:
-        super().__init__(level)
+        try:
+            super().__init__(level)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"level must be one of logging, such as logging.INFO, not {excerpt(level)}"
+            ) from None
         # Checked here by the hub's own rule for names, not at every record.
         config = getattr(hub, "config", None)
         check_channel(channel, channel_rule(getattr(config, "channel_name", None)))
@@ -249,7 +254,7 @@ class Writer(io.TextIOBase):
         Threads: any; waits while the hub's queue is full, as `send_process_output` does.
         """
         if not isinstance(text, str):
-            raise TypeError(f"a str is written, not {type(text).__name__}")
+            raise TypeError(f"write() takes a str, not {excerpt(text)}: decode bytes first")
         # A lone surrogate, as in a file name that is not UTF-8, becomes U+FFFD.
         data = text.encode("utf-8", "surrogatepass")
         self._send(self._change(lambda lines: lines.feed(data), text))
@@ -374,7 +379,10 @@ class Writer(io.TextIOBase):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError("write to a closed file")
+            raise ValueError(
+                f"the writer of process id {excerpt(self._process_id)} is closed: get another "
+                "from hub.writer(...)"
+            )
 
     def _send(self, texts: list[str]) -> None:
         for text in texts:

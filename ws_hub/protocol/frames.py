@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import struct
 
+from ..errors import excerpt
+
 __all__ = [
     "MAX_CONTROL_BYTES",
     "binary_frame",
@@ -65,10 +67,18 @@ def close_frame(code: int, reason: str = "") -> bytes:
     Code 1005 stands for an empty Close frame (RFC 6455 section 7.4.1). Raises ValueError for
     a code that must not be on the wire.
     """
+    given: tuple[object, object] = code, reason
+    if not isinstance(given[0], int) or not isinstance(given[1], str):
+        raise TypeError(
+            f"close() takes a code, a whole number, and a reason, a str, not {excerpt(given)}"
+        )
     if code == 1005:
         return _control(_CLOSE, b"")
     if not (1000 <= code <= 1014 or 3000 <= code <= 4999) or code in (1004, 1006):
-        raise ValueError(f"close code {code} must not be sent")
+        raise ValueError(
+            f"close code {code} must not be sent: use 1000 for a normal end, or one of your own "
+            "from 4000 to 4999 (RFC 6455 section 7.4)"
+        )
     text = reason.encode("utf-8", "replace")[: MAX_CONTROL_BYTES - 2]
     text = text.decode("utf-8", "ignore").encode()
     return _control(_CLOSE, struct.pack("!H", code) + text)

@@ -17,8 +17,18 @@ from ..errors import CloseCode
 from ..origin import is_allowed, parse_origin
 from .compression import agree
 
-__all__ = ["RETRY", "SUBPROTOCOL", "Answer", "Request", "as_environ", "decide", "refusal"]
+__all__ = [
+    "FOREIGN",
+    "RETRY",
+    "SUBPROTOCOL",
+    "Answer",
+    "Request",
+    "as_environ",
+    "decide",
+    "refusal",
+]
 
+FOREIGN = "this Origin is not allowed to connect"
 RETRY = ("Retry-After", "5")  # seconds until capacity may be free again
 SUBPROTOCOL = "ws-hub"
 
@@ -141,7 +151,7 @@ def decide(
     else:
         allowed = check_origin()
     if not allowed:
-        return refusal("403 Forbidden", "this Origin is not allowed to connect")
+        return refusal("403 Forbidden", FOREIGN)
     key = headers["sec-websocket-key"].strip().encode()
     accept = base64.b64encode(hashlib.sha1(key + _GUID).digest()).decode()
     chosen = []

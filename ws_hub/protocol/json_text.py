@@ -51,7 +51,7 @@ def json_default(value: Any) -> Any:
         return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     raise TypeError(
         f"{excerpt(value)}, of type {type(value).__name__}, has no JSON form: convert it, or set "
-        "HubConfig(json_default=...)"
+        "HubConfig(json_default=...) or ReconnectConfig(json_default=...)"
     )
 
 

@@ -22,6 +22,7 @@ from ..log import get_logger
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..protocol.names import channel_text
 from ..reentrant import Event
+from ..validation import check_function, check_position
 from .config import ReconnectConfig
 from .connection import Connection
 from .connector import Connector, parse_target
@@ -83,10 +84,16 @@ class ReconnectingClient:
             config = ReconnectConfig(url=config, **settings)
         elif not isinstance(config, ReconnectConfig):
             raise TypeError(
-                f"a ReconnectingClient takes a URL or a ReconnectConfig, not {excerpt(config)}"
+                f"a ReconnectingClient takes a URL or a ReconnectConfig, not {excerpt(config)}: "
+                'ReconnectingClient("ws://...")'
             )
         elif settings:
-            raise ConfigError(f"{sorted(settings)} belong into the ReconnectConfig")
+            raise ConfigError(
+                f"{', '.join(sorted(settings))} must be set in the ReconnectConfig, which is given "
+                "as well: ReconnectConfig(url=..., ...)"
+            )
+        for name, function in (("clock", clock), ("wait", wait), ("random", random)):
+            check_function(name, function)
         parse_target(config)  # raises ConfigError now, not at every attempt
         self._config = config
         self._clock = clock
@@ -168,7 +175,9 @@ class ReconnectingClient:
         threads.check_one_kind("ReconnectingClient")
         with self._lock:
             if self._thread is not None:
-                raise RuntimeError("this client is connected by another thread")
+                raise RuntimeError(
+                    "connect() runs on another thread already: call it, or start(), once"
+                )
             if self._closed.is_set():
                 return
             self._begin(threading.current_thread())
@@ -252,23 +261,26 @@ class ReconnectingClient:
 
         Raises TypeError for a name that is not a str, InvalidName for an empty or overlong
         one (the server's own rule decides about the others), ValueError for a negative
-        number or for `since` together with `last`, MessageEncodeError for a name with a lone
-        surrogate or a number that is not an integer.
+        number or for `since` together with `last`, TypeError for a number that is not an
+        integer, MessageEncodeError for a name with a lone surrogate.
 
         Threads: any; blocks at most write_timeout seconds.
         """
         channel = channel_text(channel)
         if not channel:
-            raise InvalidName("channel name '' is refused: it must not be empty")
+            raise InvalidName("channel name '' is refused: it must be 1 character or more")
         if len(channel) > _MAX_NAME:
             raise InvalidName(
-                f"channel name {excerpt(channel)} is refused: over {_MAX_NAME} characters"
+                f"channel name {excerpt(channel)} is refused: it must be at most {_MAX_NAME} "
+                "characters"
             )
-        for what, count in (("since", since), ("last", last)):
-            if count is not None and count < 0:
-                raise ValueError(f"{what} must not be negative: {count}")
+        check_position("since", since)
+        check_position("last", last)
         if since is not None and last is not None:
-            raise ValueError(f"since and last are mutually exclusive: since={since}, last={last}")
+            raise ValueError(
+                f"since and last are mutually exclusive: pass one, not since={since} and "
+                f"last={last}"
+            )
         # Raises here, in the caller: a request that cannot be encoded would end the next
         # connection, and every one after it.
         encode(Message(MessageType.SUBSCRIBE, channel=channel, since=since, last=last))
@@ -298,7 +310,10 @@ class ReconnectingClient:
         Threads: any; blocks.
         """
         if self._config.on_message is not None:
-            raise RuntimeError("messages go to on_message; leave it out to iterate")
+            raise RuntimeError(
+                "cannot iterate, as messages go to on_message: leave that out of the "
+                "ReconnectConfig"
+            )
         self.start()
         while (message := self._session.next_message()) is not None:
             yield message
@@ -370,7 +385,8 @@ class ReconnectingClient:
         if Retries.is_final(failure):
             raise failure
         raise MaxRetriesExceeded(
-            f"{self._name}: {self._config.max_retries} retries failed"
+            f"{self._name}: {self._config.max_retries} retries failed, the last with "
+            f"{excerpt(str(failure))}; set max_retries=0 to retry for ever"
         ) from failure
 
     def _connect_once(self) -> Connection:
@@ -387,7 +403,9 @@ class ReconnectingClient:
             if isinstance(error, (OSError, WsHubError)) or not isinstance(error, Exception):
                 raise
             logger.exception("the dialer for %s failed", self._name)
-            raise ConnectionError(f"the dialer failed: {excerpt(error)}") from error
+            raise ConnectionError(
+                f"the dialer failed, and must return a WebSocket: {excerpt(error)}"
+            ) from error
 
     def _run_connection(self, connection: Connection, attempts: int) -> Ended:
         """Run callbacks for one connection until it has ended.

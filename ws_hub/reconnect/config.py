@@ -75,6 +75,8 @@ class ReconnectConfig:
             half of it is free. After that reading goes on, because pings must be
             answered: messages that find no room are requested again later when their
             channel has history, and otherwise counted and reported as MessagesLost.
+        json_default: called with each value in data that JSON does not know, as `default` of
+            `json.dumps`. None for `ws_hub.json_default`; see `HubConfig.json_default`.
         on_connect: called without arguments after each connection. This and the other
             callbacks run in order, on the thread in `connect()`.
         on_disconnect: called with the close code, the reason and whether a retry follows,
@@ -111,6 +113,7 @@ class ReconnectConfig:
     queue_size: int = 1024
     queue_bytes: int = 32 * MIB
     queue_patience: float = 5.0
+    json_default: Callable[[Any], Any] | None = None
     on_connect: Callback | None = None
     on_disconnect: Callback | None = None
     on_reconnect: Callback | None = None
@@ -134,19 +137,7 @@ class ReconnectConfig:
         check_flag(self, "jitter")
         check_flag(self, "compression")
         check_headers(self, "headers")
-        if callable(self.token):
-            check_plain("token", self.token)
-        elif self.token is not None:
-            check_text(self, "token", "a text, a function or None", "")
-            if not is_line(self.token):  # without its value: the error may be logged
-                raise ConfigError("token must be one line of text, without lone surrogates")
-        if self.token_in not in ("header", "subprotocol", "message"):
-            raise ConfigError(
-                "token_in must be 'header', 'subprotocol' or 'message', "
-                f"not {excerpt(self.token_in)}"
-            )
-        if self.token is not None and "authorization" in map(str.lower, self.headers):
-            raise ConfigError("token must not stand beside an Authorization among the headers")
+        self._check_token()
         if self.origin is not None:
             check_text(self, "origin", "an origin or None", "")
         check_many(self, "subprotocols", str, "subprotocols")
@@ -165,9 +156,31 @@ class ReconnectConfig:
         check_callables(
             self,
             "dialer",
+            "json_default",
             "on_connect",
             "on_disconnect",
             "on_reconnect",
             "on_message",
             "on_error",
         )
+
+    def _check_token(self) -> None:
+        if callable(self.token):
+            check_plain("token", self.token)
+        elif self.token is not None:
+            check_text(self, "token", "a text, a function or None", "")
+            if not is_line(self.token):  # without its value: the error may be logged
+                raise ConfigError(
+                    "token must be one line of text, without lone surrogates: strip() what a "
+                    "file says"
+                )
+        if self.token_in not in ("header", "subprotocol", "message"):
+            raise ConfigError(
+                "token_in must be 'header', 'subprotocol' or 'message', "
+                f"not {excerpt(self.token_in)}"
+            )
+        if self.token is not None and "authorization" in map(str.lower, self.headers):
+            raise ConfigError(
+                "token must not stand beside an Authorization among the headers: leave one of "
+                "them out"
+            )

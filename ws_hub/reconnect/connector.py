@@ -67,9 +67,9 @@ def parse_target(config: ReconnectConfig) -> Target:
         if host:
             host.encode("idna")
     except ValueError as error:
-        raise ConfigError(f"url cannot be read: {error}") from error
+        raise ConfigError(f"url must be like ws://host:port/path: {error}") from error
     if not host:
-        raise ConfigError("url must name a host")
+        raise ConfigError("url must name a host, as ws://host:port/path")
     if parts.username is not None:
         raise ConfigError("url must not carry credentials; put them into headers")
     texts: list[object] = [*config.headers, *config.headers.values(), config.origin or ""]
@@ -154,11 +154,13 @@ class Connector:
                 token = token()
             except Exception as error:
                 # The type alone: the text may hold a secret, and this error is logged.
-                raise ConnectionError(f"no token: {type(error).__name__}") from error
+                raise ConnectionError(
+                    f"token raised {type(error).__name__}: it must return one line of text"
+                ) from error
         if token is None:
             return ""
         if not is_line(token) or not token:
-            raise ConnectionError("no token: it must be one line of text")
+            raise ConnectionError("token must return one line of text")
         return token
 
     def _adopt(self, sock: socket.socket) -> Stream:
@@ -222,7 +224,10 @@ class Connector:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 break
             if self._clock() >= deadline:
-                raise TimeoutError(f"no connection to {excerpt(address)} in time")
+                raise TimeoutError(
+                    f"no connection to {excerpt(address)} in time: check host and port, or raise "
+                    "connect_timeout"
+                )
         if code:
             raise OSError(code, os.strerror(code))
 
@@ -245,7 +250,9 @@ class Connector:
         thread = threads.start("ws-hub:resolve", look_up)
         self._wake.wait(max(deadline - self._clock(), 0.0))
         if not answer:
-            raise TimeoutError(f"no address for {excerpt(host)} in time")
+            raise TimeoutError(
+                f"no address for {excerpt(host)} in time: check the name, or raise connect_timeout"
+            )
         threads.join(thread, 1.0)
         if isinstance(answer[0], OSError):
             raise answer[0]
@@ -298,7 +305,9 @@ class Connector:
                 redirect_limit=0,
             )
         except WebSocketTimeoutException as error:
-            raise TimeoutError("no handshake in time") from error
+            raise TimeoutError(
+                "no handshake in time: check the port, or raise connect_timeout"
+            ) from error
         except WebSocketException as error:
             raise ProtocolError(
                 CloseCode.PROTOCOL_ERROR, f"bad handshake: {excerpt(str(error))}"

@@ -29,7 +29,8 @@ from ..errors import (
     excerpt,
 )
 from ..log import get_logger
-from ..protocol.message import Message, decode, encode, split_batch
+from ..protocol.json_text import json_encoder
+from ..protocol.message import Encoder, Message, decode, encode, split_batch
 from .config import ReconnectConfig
 from .connection import Connection, Skipped
 from .inbox import Inbox
@@ -106,6 +107,7 @@ class Session:
         random: Callable[[], float],
     ) -> None:
         self._name = name
+        self._encoder = Encoder(json_encoder(config.json_default))
         self._random = random
         self._busy_wait = _BUSY_WAIT * config.initial_backoff
         self._clock = clock
@@ -144,16 +146,22 @@ class Session:
 
     def send(self, message: Message) -> None:
         """Send one message and wait until the kernel has it; raises NotConnected."""
-        text = encode(message)
+        text = self._encoder.encode(message)
         with self._lock:
             connection = self._connection
             if connection is None:
-                raise NotConnected(f"not connected to {self._name}")
+                raise NotConnected(
+                    f"not connected to {self._name}, so nothing was sent: send in on_connect, or "
+                    "again later"
+                )
             mark = connection.queue(text)
         try:
             connection.flush(mark)
         except OSError as error:
-            raise NotConnected(f"the connection to {self._name} broke: {error}") from error
+            raise NotConnected(
+                f"the connection to {self._name} broke while this was sent, and it may have "
+                f"arrived or not: send again after on_connect ({error})"
+            ) from error
 
     def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
         """Subscribe to a channel, from now on and on every connection."""

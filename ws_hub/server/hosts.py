@@ -47,7 +47,9 @@ class Hosts:
 
     def __init__(self, address: str, allowed: Collection[str] = ()) -> None:
         if isinstance(allowed, (str, bytes)) or not isinstance(allowed, Collection):
-            raise ConfigError(f"allowed_hosts must be a collection, not {excerpt(allowed)}")
+            raise ConfigError(
+                f"allowed_hosts must be a collection of names, not {excerpt(allowed)}"
+            )
         names = [_checked(each) for each in allowed]
         bound = _address(address)
         self._loopback = bound is not None and bound.is_loopback

@@ -128,7 +128,14 @@ class Server:
             )
         port: object = address[1]
         if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65_535:
-            raise ConfigError(f"port must be a number up to 65535, not {excerpt(port)}")
+            raise ConfigError(
+                f"port must be a number from 0, for a free one, to 65535, not {excerpt(port)}"
+            )
+        context: object = ssl_context
+        if context is not None and not isinstance(context, ssl.SSLContext):
+            raise TypeError(
+                f"ssl_context must be an ssl.SSLContext or None, not {excerpt(context)}"
+            )
         self._hub = hub
         self._owns_hub = not hub.running  # then `close` stops it
         Hosts(address[0], allowed_hosts)  # raises ConfigError before a port is bound
@@ -260,7 +267,15 @@ class _ThreadingServer(WSGIServer):
         # Not HTTPServer's method: that resolves the host's name, which can take seconds.
         with contextlib.suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
+        try:
+            self.socket.bind(self.server_address)
+        except OSError as error:
+            host, port = str(self.server_address[0]), self.server_address[1]
+            raise OSError(
+                error.errno,
+                f"cannot serve on {host}:{port}: {error.strerror or error}. Pass an address of "
+                "this machine, and another port or 0 for a free one",
+            ) from error
         address = self.socket.getsockname()
         self.server_address = address
         self.server_name, self.server_port = address[0], address[1]

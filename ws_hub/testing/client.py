@@ -23,6 +23,7 @@ from ..reconnect.config import ReconnectConfig
 from ..reconnect.connection import Connection
 from ..reconnect.connector import Connector
 from ..reentrant import Lock
+from ..validation import check_words
 
 __all__ = ["HubClient"]
 
@@ -126,6 +127,7 @@ class HubClient:
                 f"a HubClient has no setting {', '.join(sorted(foreign))}; it has "
                 f"{', '.join(sorted(_SETTINGS))} of ReconnectConfig, and timeout"
             )
+        check_words("url", url)
         if "origin" not in settings:
             parts = urlsplit(url)
             settings["origin"] = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"

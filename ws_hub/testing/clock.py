@@ -58,7 +58,9 @@ class FakeClock:
         Threads: any; does not wait for the threads that it wakes.
         """
         if not seconds >= 0:
-            raise ValueError(f"a monotonic clock does not go back: advance({seconds!r})")
+            raise ValueError(
+                f"advance({seconds!r}) must not be negative: a monotonic clock does not go back"
+            )
         with self._changed:
             self._now += seconds
             due = [each for each in self._waits if each.due <= self._now]

@@ -18,6 +18,7 @@ import dataclasses
 import email.utils
 import functools
 import inspect
+import os
 import re
 import socket
 import ssl
@@ -31,14 +32,16 @@ from ..connection.connection import Connection
 from ..connection.transport import Inherited
 from ..errors import AdoptionError, ConfigError, excerpt
 from ..log import get_logger
-from ..protocol.handshake import RETRY, Answer, Request, refusal
+from ..protocol.handshake import FOREIGN, RETRY, Answer, Request, refusal
 from .servers import (
     DIRECT_KEY,
     LEND_KEY,
     Environ,
+    advise,
     check_may_stay,
     complain,
     find_socket,
+    look_at_processes,
     socket_of,
     take_input,
 )
@@ -74,6 +77,9 @@ class AcceptingHub(Protocol):
     @property
     def draining(self) -> bool: ...
 
+    @property
+    def started(self) -> bool: ...
+
     def connect(
         self,
         sock: socket.socket,
@@ -92,12 +98,15 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     Threads: a request thread, which it keeps for the whole connection where the server
     ends TLS (see `ws_hub.wsgi.app`).
     """
+    _check_environ(environ)
     requester = hub.admission.requester(environ)
     decision = hub.admission.decide(
         request_of(environ, requester), environ, requester, closed=closed_reason(hub)
     )
     answer = decision.answer
+    look_at_processes(environ)
     if not answer.accepted:
+        _advise(hub, answer, environ)
         return _refuse(answer, environ, requester, start_response, decision.reason)
     try:
         sock = find_socket(environ)
@@ -143,6 +152,37 @@ def closed_reason(hub: AcceptingHub) -> str:
     return "" if hub.running else "the hub is not running"
 
 
+def _advise(hub: AcceptingHub, answer: Answer, environ: Environ) -> None:
+    """Say how to mend what keeps out the first browser of a new application."""
+    if answer.status.startswith("503") and not hub.started:
+        advise(
+            "start",
+            f"handshake refused with 503: the hub was not started in this process, {os.getpid()}. "
+            "Call hub.start() in the process that serves",
+        )
+    elif answer.text == FOREIGN and "HTTP_ORIGIN" in environ:
+        origin, host = environ["HTTP_ORIGIN"], environ.get("HTTP_HOST", "")
+        file = origin in ("null", "file://")
+        advise(
+            "file" if file else "origin",
+            f"handshake refused with 403: a page of the origin {excerpt(origin)} may not connect "
+            f"to {excerpt(host)}. "
+            + (
+                "A page opened as a file has that origin: serve it from here"
+                if file
+                else "If that page is yours, set HubConfig(allowed_origins=...) to its origin"
+            ),
+        )
+
+
+def _check_environ(environ: object) -> None:
+    if not isinstance(environ, dict) or "REQUEST_METHOD" not in environ:
+        raise TypeError(
+            "hub.handler() returns a WSGI application, which takes environ and start_response, "
+            f"not {excerpt(environ)}: mount it in a WSGI server"
+        )
+
+
 class ServingHub(AcceptingHub, StartingHub, Protocol):
     """What the middleware needs of the hub."""
 
@@ -162,7 +202,8 @@ def middleware(
     given: object = app
     if not callable(given):
         raise TypeError(
-            f"middleware(app, hub) takes the WSGI application first, not {excerpt(given)}"
+            "middleware(app, hub) takes the WSGI application first, then the hub, not "
+            f"{excerpt(given)}"
         )
     if any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
         raise TypeError(
@@ -186,7 +227,7 @@ def middleware(
 def check_hub(call: str, hub: object) -> None:
     """Raise TypeError for what is no hub, naming the call that was given it."""
     if isinstance(hub, type) or not hasattr(type(hub), "admission"):
-        raise TypeError(f"{call} takes a Hub as hub, not {excerpt(hub)}")
+        raise TypeError(f"{call} takes a Hub as hub, not {excerpt(hub)}: pass what Hub() returns")
 
 
 def check_path(name: str, path: object) -> None:

@@ -95,7 +95,10 @@ def attach(
     _check(ws)
     mark = object()
     if ws.environ.setdefault(_KEY, mark) is not mark:  # one call: two threads may try at once
-        raise ValueError("this connection is attached already: attach() takes each once")
+        raise ValueError(
+            "attach() takes each connection once, and this one is attached already: call it in "
+            "one place"
+        )
     takeover = _Takeover(ws)
     try:
         if not takeover.settle(hub.config.write_timeout):
@@ -109,7 +112,9 @@ def attach(
 def _identity(user_id: AnyId | None, claims: Mapping[str, Any] | None) -> AuthResult | None:
     if user_id is None:
         if claims is not None:
-            raise ValueError("claims need the user_id that they belong to")
+            raise ValueError(
+                "claims need the user_id that they belong to: pass user_id=... as well"
+            )
         return None
     return AuthResult(True, user_text(user_id), {} if claims is None else claims)
 

@@ -20,17 +20,26 @@ from ..log import get_logger
 __all__ = [
     "DIRECT_KEY",
     "LEND_KEY",
+    "PROCESSES",
     "SOCKET_KEY",
     "Environ",
+    "advise",
     "check_may_stay",
     "complain",
     "find_socket",
     "has_one_thread",
+    "look_at_processes",
     "socket_of",
     "take_input",
+    "warned_of_processes",
 ]
 
 logger = get_logger(__name__)
+
+PROCESSES = (
+    "Each worker has a hub and clients of its own: what is published in one does not reach the "
+    "clients of the others. Use one worker and more threads (gunicorn --workers 1 --threads 8)"
+)
 
 Environ = dict[str, Any]
 
@@ -120,6 +129,38 @@ def check_may_stay(environ: Environ) -> None:
             "gunicorn's sync worker cannot keep a WebSocket under TLS of its own: use "
             "--worker-class gthread, or end TLS in a proxy"
         )
+
+
+_advised: dict[str, object] = {}  # kinds of advice; added to by single calls
+
+
+def advise(kind: str, text: str) -> None:
+    """Warn of what the application may have overlooked: once a kind in a process.
+
+    Once, because peers repeat a handshake as often as they like.
+
+    Threads: any.
+    """
+    mark = object()
+    if _advised.setdefault(kind, mark) is mark:
+        logger.warning("%s", text)
+
+
+def warned_of_processes() -> None:
+    """Note that the server's master has warned of several processes: its workers inherit that.
+
+    Threads: the master's only one.
+    """
+    _advised["processes"] = True
+
+
+def look_at_processes(environ: Environ) -> None:
+    """Warn where requests are served by several processes, each of which has a hub of its own.
+
+    Threads: any.
+    """
+    if environ.get("wsgi.multiprocess") is True:
+        advise("processes", f"this server has several processes. {PROCESSES}")
 
 
 @functools.lru_cache(64)
