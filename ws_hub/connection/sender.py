@@ -216,8 +216,7 @@ class Sender:
                     raise SendTimeout(
                         f"its outbox was full for {timeout:g} s: {self._outbox.messages} messages, "
                         f"{self._outbox.size} bytes wait. It reads too slowly: send less, pass a "
-                        "longer "
-                        "timeout, or close() it"
+                        "longer timeout, or close() it"
                     )
                 self._changed.wait(left)  # woken by the writer's progress and by the end
             return False

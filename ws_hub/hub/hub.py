@@ -553,7 +553,8 @@ class Hub(Publisher):
         """Call a function once when the hub stops, while it still delivers.
 
         Returns what takes that back. What the function raises is logged. Raises TypeError for
-        what cannot be called, ConfigError for a coroutine function.
+        what cannot be called, ConfigError for a coroutine function. A thread that waits for
+        this must be a daemon: at its end Python waits for all others before it stops the hub.
 
         Threads: any; the function runs on a thread of the hub's.
         """
@@ -690,8 +691,7 @@ class Hub(Publisher):
         except queue.Full:
             raise HubFull(
                 f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s, "
-                "and "
-                "this one is not queued: publish less often or join messages, pass a longer "
+                "and this one is not queued: publish less often or join messages, pass a longer "
                 "timeout, or raise HubConfig(queue_size=...)"
             ) from None
 
