@@ -529,7 +529,7 @@ def test_fault_93_a_position_that_is_no_whole_number_is_refused_at_once(
         if connected:
             seen.start().connected()
         seen.client.subscribe("good")
-        with pytest.raises(MessageEncodeError, match="whole number"):
+        with pytest.raises(TypeError, match="whole number"):
             seen.client.subscribe("other", **position)
         assert seen.client.subscriptions() == {"good"}
         seen.start()
@@ -629,7 +629,7 @@ def test_fault_55_a_refused_publication_ends_no_subscription() -> None:
 
 
 @pytest.mark.parametrize("token_in", ["header", "subprotocol", "message"])
-@pytest.mark.parametrize("token", ["sec\udcffret", "sec\nret", "sec\rret", "sec\0ret"])
+@pytest.mark.parametrize("token", ["s3c\udcffr3t", "s3c\nr3t", "s3c\rr3t", "s3c\0r3t"])
 def test_fault_98_a_token_that_cannot_be_sent_is_refused_and_never_shown(
     token: str, token_in: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -642,7 +642,7 @@ def test_fault_98_a_token_that_cannot_be_sent_is_refused_and_never_shown(
             (error,) = seen.wait("error")
             seen.wait("connect")
     shown = f"{caught.value}{error}{caplog.text}"
-    assert isinstance(error, ConnectionError) and "sec" not in shown and "ret" not in shown
+    assert isinstance(error, ConnectionError) and "s3c" not in shown and "r3t" not in shown
 
 
 @pytest.mark.parametrize("field", ["headers", "origin", "url", "subprotocols"])
@@ -662,7 +662,7 @@ def test_fault_100_the_longest_name_is_answered_by_a_hub_and_a_longer_one_refuse
     letter: str,
 ) -> None:
     with Hub() as hub, serve(hub) as server, Seen(server.url) as seen:
-        with pytest.raises(InvalidName, match="over 4096 characters"):
+        with pytest.raises(InvalidName, match="at most 4096 characters"):
             seen.client.subscribe(letter * 4097)
         seen.client.subscribe(letter * 4096)
         seen.start()

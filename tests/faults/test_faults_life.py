@@ -1182,7 +1182,8 @@ def test_fault_77_a_hub_in_gunicorns_master_is_warned_of(
 ) -> None:
     def master() -> None:
         if hooks:
-            gunicorn.when_ready(SimpleNamespace(log=logging.getLogger("gunicorn.error")))
+            log, one = logging.getLogger("gunicorn.error"), SimpleNamespace(workers=1)
+            gunicorn.when_ready(SimpleNamespace(log=log, cfg=one))
         for _ in range(2):
             fork_in_gunicorns_master()
 
