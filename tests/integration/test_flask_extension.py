@@ -744,3 +744,23 @@ def test_functions_of_decorators_and_of_the_config_run_in_the_context_of_the_cli
             peer.recv_json()
         live.hub.stop()
     assert seen == [("config", "/ws"), ("decorated", "/ws"), ("ab", "/ws")]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("WS_HUB_AUTHENTICATOR", lambda environ: AuthResult(False)), ("WS_HUB_PATH", "/live")],
+)
+def test_a_key_that_is_set_too_late_is_an_error_and_not_ignored(
+    make: Make, key: str, value: object
+) -> None:
+    app, extension = make()
+    app.config[key] = value
+    with pytest.raises(ConfigError, match="set it before"):
+        app.test_client().get("/")
+    assert not extension.hub.running
+
+
+@pytest.mark.parametrize("misplaced", [Hub(), HubConfig()])
+def test_a_hub_or_its_settings_in_the_place_of_the_path_are_refused(misplaced: Any) -> None:
+    with pytest.raises(TypeError, match="hub=Hub"):
+        HubExtension(None, misplaced)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from flask import Blueprint, Flask, abort, current_app, request
@@ -78,6 +78,12 @@ class HubExtension:
         js_path: Place = UNSET,
         viewer_prefix: Place = UNSET,
     ) -> None:
+        given: object = path
+        if isinstance(given, (Hub, HubConfig)):
+            raise TypeError(
+                f"HubExtension(app) was given {excerpt(given)} as the path: pass a hub by hub=, "
+                'settings by hub=Hub(HubConfig(...)) or keys of app.config ("WS_HUB_RULES")'
+            )
         if hub is not None:
             check_hub("HubExtension(app, hub=hub)", hub)
         self.hub = hub if hub is not None else Hub()
@@ -129,12 +135,26 @@ class HubExtension:
         context = functools.partial(_request_context, app)
 
         def wsgi_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+            if not starter.started:
+                self._check_late_keys(app, where, given)
             starter.start()
             look_at_processes(environ)
             environ[CONTEXT_KEY] = context
             return served(environ, start_response)
 
         app.wsgi_app = wsgi_app  # type: ignore[method-assign]  # Flask's way to wrap an app
+
+    def _check_late_keys(self, app: Flask, where: Places, given: Mapping[str, Place]) -> None:
+        """Raise ConfigError for keys that were set too late: one may be the authenticator."""
+        late = differing(hub_settings(app.config), self.hub.config)
+        if places(app.config, self._given, given) != where:
+            late.append("a path")
+        if late:
+            raise ConfigError(
+                f"app.config: {', '.join(late)} was set after HubExtension(app), which had read "
+                "the config by then: set it before, or make HubExtension() and call init_app(app) "
+                "when the config is complete"
+            )
 
     def _set_up_hub(self, app: Flask) -> None:
         """Give the hub the settings and the context of its first application."""

@@ -106,7 +106,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
     answer = decision.answer
     look_at_processes(environ)
     if not answer.accepted:
-        _advise(hub, answer, environ)
+        _advise(hub, answer, environ, decision.reason)
         return _refuse(answer, environ, requester, start_response, decision.reason)
     try:
         sock = find_socket(environ)
@@ -152,13 +152,19 @@ def closed_reason(hub: AcceptingHub) -> str:
     return "" if hub.running else "the hub is not running"
 
 
-def _advise(hub: AcceptingHub, answer: Answer, environ: Environ) -> None:
+def _advise(hub: AcceptingHub, answer: Answer, environ: Environ, reason: str) -> None:
     """Say how to mend what keeps out the first browser of a new application."""
     if answer.status.startswith("503") and not hub.started:
         advise(
             "start",
             f"handshake refused with 503: the hub was not started in this process, {os.getpid()}. "
-            "Call hub.start() in the process that serves",
+            "Call hub.start() in the process that serves, or middleware(app, hub, start=True)",
+        )
+    elif answer.status.startswith("401"):
+        advise(
+            "login",
+            f"handshake refused with 401: {excerpt(reason or answer.text)}. So says the "
+            "authenticator; later refusals are logged at the level INFO",
         )
     elif answer.text == FOREIGN and "HTTP_ORIGIN" in environ:
         origin, host = environ["HTTP_ORIGIN"], environ.get("HTTP_HOST", "")
@@ -170,7 +176,8 @@ def _advise(hub: AcceptingHub, answer: Answer, environ: Environ) -> None:
             + (
                 "A page opened as a file has that origin: serve it from here"
                 if file
-                else "If that page is yours, set HubConfig(allowed_origins=...) to its origin"
+                else "If that page is yours, set HubConfig(allowed_origins=...) to its origin "
+                '(in Flask, app.config["WS_HUB_ALLOWED_ORIGINS"])'
             ),
         )
 

@@ -38,7 +38,8 @@ logger = get_logger(__name__)
 
 PROCESSES = (
     "Each worker has a hub and clients of its own: what is published in one does not reach the "
-    "clients of the others. Use one worker and more threads (gunicorn --workers 1 --threads 8)"
+    "clients of the others. Use one worker and more threads (gunicorn -k gthread --workers 1 "
+    "--threads 8)"
 )
 
 Environ = dict[str, Any]
