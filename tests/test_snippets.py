@@ -476,7 +476,9 @@ def workplace(tmp_path: Path) -> Path:
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     set_here = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, "PATH": path, "DJANGO_SETTINGS_MODULE": "site_settings", **set_here}
+    # Not measured for coverage, which costs each of these short processes as much again.
+    inherited = {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
+    return {**inherited, "PATH": path, "DJANGO_SETTINGS_MODULE": "site_settings", **set_here}
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "py"), ids=str)

@@ -15,7 +15,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ws_hub import HubConfig, MessageEncodeError, json_default
@@ -219,6 +219,7 @@ def written(encoder: Encoder, data: Any) -> Any:
     return repr(json.loads(text))
 
 
+@settings(max_examples=40)
 @given(values())
 @example(math.nan)
 @example({"a": [math.inf]})
