@@ -209,7 +209,11 @@ def test_jobs_begin_anew_when_the_server_is_restarted(
     end(servers.pop())
     page.wait_for("state.textContent.startsWith('No connection')")
     run("jobs", port=url.rstrip("/").rpartition(":")[2])
-    page.wait_for("jobs.children.length === 0 && document.readyState === 'complete'")
+    # By a name that is not there while the page loads itself anew.
+    page.wait_for(
+        "document.readyState === 'complete'"
+        " && document.getElementById('jobs')?.children.length === 0"
+    )
     press(page, "Start a job")
     page.wait_for("jobs.querySelector('b')?.textContent === 'Job 1'")
     press(page, "Cancel")
