@@ -99,6 +99,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 # --- the leak check ------------------------------------------------------------------------
 
 
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Have threads switch as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a thread, a descriptor or a child process."""

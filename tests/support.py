@@ -53,6 +53,14 @@ TIMEOUT = 15.0  # seconds: the bound of every wait, which only a failure reaches
 T = TypeVar("T")
 
 
+def unmeasured() -> dict[str, str]:
+    """Return the environment without what has a process measured for coverage.
+
+    For processes that import much and run little of ws_hub: tracing doubles their time.
+    """
+    return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
+
+
 def wait_until(predicate: Callable[[], T], timeout: float = TIMEOUT, what: str | None = None) -> T:
     """Return the first true value of `predicate()`; fail when `timeout` seconds bring none.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ws_hub
+from tests.support import unmeasured
 
 pytest.importorskip("sphinx")
 
@@ -29,8 +29,7 @@ def test_the_site_is_built_without_a_warning_and_names_everything(tmp_path: Path
     run = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
         + ["-d", str(tmp_path / "doctrees"), str(DOCS), str(site)],
-        # Not measured: what is imported here is Sphinx, and tracing it doubles the time.
-        env={name: os.environ[name] for name in os.environ if "COVERAGE" not in name},
+        env=unmeasured(),
         capture_output=True,
         text=True,
         timeout=BUILD_TIMEOUT,

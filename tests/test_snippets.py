@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.apps.launch import command
-from tests.support import wait_until
+from tests.support import unmeasured, wait_until
 from ws_hub import Hub, Message, serve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,24 +48,27 @@ text, name = "output", "stdout"
 POSTLUDE = """
 hub.stop()
 """
-# A client of the application that a snippet makes.
+# Clients of the application that a snippet makes.
 VISIT = """
 from simple_websocket import Client
-from werkzeug.serving import make_server
-@contextlib.contextmanager
-def visit(path, headers=None):
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    client = Client.connect(f"ws://127.0.0.1:{server.server_port}{path}", headers=headers)
+from ws_hub.testing import AppServer
+def connect(server, path="/ws", cookie=None):
+    # This client names the host without its port.
+    headers = {"Cookie": cookie, "Origin": "http://127.0.0.1"} if cookie else None
+    client = Client.connect(f"ws://127.0.0.1:{server.port}{path}", headers=headers)
     client.send('{"type": "ping"}')
     assert "pong" in client.receive(10)
-    yield client
-    client.close()
-    hub.stop()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    return client
+def cookie_of(**session):
+    from flask.sessions import SecureCookieSessionInterface
+    return "session=" + SecureCookieSessionInterface().get_signing_serializer(app).dumps(session)
+@contextlib.contextmanager
+def visit(path="/ws", cookie=None):
+    with AppServer(app) as server:
+        client = connect(server, path, cookie)
+        yield client
+        client.close()
+        hub.stop()
 """
 # Before and after a marked snippet, `<!-- snippet: NAME -->`: what it needs, and what it is
 # to have done.
@@ -119,30 +122,26 @@ for thread in threading.enumerate():
     if thread.name == "announce":
         thread.join(10)
 """,
-    "tutorial_login": """
-from simple_websocket import Client, ConnectionError
-from werkzeug.serving import make_server
-server = make_server("127.0.0.1", 0, app, threaded=True)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-def connect(user):
+    "tutorial_login": VISIT
+    + """
+def log_in(server, user):
     visitor = app.test_client()
     cookie = visitor.post("/login", data={"user": user}).headers["Set-Cookie"].partition(";")[0]
-    # This client names the host without its port.
-    headers = {"Cookie": cookie, "Origin": "http://127.0.0.1"}
-    return visitor, Client.connect(f"ws://127.0.0.1:{server.server_port}/ws", headers=headers)
-for user, answer in ("ann", "ack"), ("bob", "error"):
-    visitor, client = connect(user)
-    client.send('{"type": "subscribe", "channel": "process:build-demo", "id": 1}')
-    assert json.loads(client.receive(10))["type"] == answer
-assert [each.user_id for each in hub.all_clients()] == ["ann", "bob"]
-visitor.post("/logout")
-try:
-    client.receive(10)
-except Exception as error:
-    assert error.reason == 4401, error
-hub.stop()
-server.shutdown()
-server.server_close()
+    return visitor, connect(server, cookie=cookie)
+with AppServer(app) as server:
+    for user, answer in ("ann", "ack"), ("bob", "error"):
+        visitor, client = log_in(server, user)
+        client.send('{"type": "subscribe", "channel": "process:build-demo", "id": 1}')
+        assert json.loads(client.receive(10))["type"] == answer
+    assert [each.user_id for each in hub.all_clients()] == ["ann", "bob"]
+    visitor.post("/logout")
+    try:
+        client.receive(10)
+    except Exception as error:
+        assert error.reason == 4401, error
+    else:
+        raise AssertionError("a user who has logged out stays connected")
+    hub.stop()
 """,
     "login": """
 import websocket
@@ -261,53 +260,28 @@ with hub, serve(hub) as site, contextlib.closing(websocket.create_connection(sit
     said = [{"said": True}, {"event": "said", "data": [me, "hello"]}]
     assert ask("chat", data="hello") == said
 """,
-    "attach": """
-from flask.sessions import SecureCookieSessionInterface
-from simple_websocket import Client
-from werkzeug.serving import make_server
+    "attach": VISIT
+    + """
 hub.start()
-server = make_server("127.0.0.1", 0, app, threaded=True)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-cookie = SecureCookieSessionInterface().get_signing_serializer(app).dumps({"user_id": 7})
-here = f"127.0.0.1:{server.server_port}"
-# This client names the host without its port.
-headers = {"Cookie": f"session={cookie}", "Origin": "http://127.0.0.1"}
-client = Client.connect(f"ws://{here}/ws", headers=headers)
-client.send('{"type": "subscribe", "channel": "news", "id": 1}')
-assert '"ack"' in client.receive(10)
-assert [each.user_id for each in hub.all_clients()] == ["7"]
-client.close()
-hub.stop()
-server.shutdown()
-server.server_close()
+with visit(cookie=cookie_of(user_id=7)) as client:
+    client.send('{"type": "subscribe", "channel": "news", "id": 1}')
+    assert '"ack"' in client.receive(10)
+    assert [each.user_id for each in hub.all_clients()] == ["7"]
 """,
-    "migrated": """
-from flask.sessions import SecureCookieSessionInterface
-from simple_websocket import Client
-from werkzeug.serving import make_server
-server = make_server("127.0.0.1", 0, app, threaded=True)
-threading.Thread(target=server.serve_forever, daemon=True).start()
-def visitor(user):
-    signed = SecureCookieSessionInterface().get_signing_serializer(app).dumps({"user": user})
-    # This client names the host without its port.
-    headers = {"Cookie": f"session={signed}", "Origin": "http://127.0.0.1"}
-    client = Client.connect(f"ws://127.0.0.1:{server.server_port}/ws", headers=headers)
-    client.send('{"type": "ping"}')
-    assert "pong" in client.receive(10)
-    return client
-ann, bob = visitor("ann"), visitor("bob")
-ann.send('{"type": "say", "data": "hello", "id": 1}')
-answer = json.loads(ann.receive(10))
-assert (answer["type"], answer["data"]) == ("ack", "ok"), answer
-heard = json.loads(bob.receive(10))
-assert heard["data"] == {"event": "said", "data": ["ann", "hello"]}, heard
-job()
-for client in ann, bob:  # and not what ann has said
-    assert json.loads(client.receive(10))["data"] == {"event": "progress", "data": 50}
-    client.close()
-hub.stop()
-server.shutdown()
-server.server_close()
+    "migrated": VISIT
+    + """
+with AppServer(app) as server:
+    ann, bob = (connect(server, cookie=cookie_of(user=user)) for user in ("ann", "bob"))
+    ann.send('{"type": "say", "data": "hello", "id": 1}')
+    answer = json.loads(ann.receive(10))
+    assert (answer["type"], answer["data"]) == ("ack", "ok"), answer
+    heard = json.loads(bob.receive(10))
+    assert heard["data"] == {"event": "said", "data": ["ann", "hello"]}, heard
+    job()
+    for client in ann, bob:  # and not what ann has said
+        assert json.loads(client.receive(10))["data"] == {"event": "progress", "data": 50}
+        client.close()
+    hub.stop()
 """,
     "flask_first": """
 client = app.test_client()
@@ -341,8 +315,7 @@ from flask_login import login_user
 app.add_url_rule("/login", "login", lambda: str(login_user(User("7"))))
 cookie = app.test_client().get("/login").headers["Set-Cookie"].partition(";")[0]
 app.login_manager.session_protection = None  # the test client has another User-Agent
-# This client names the host without its port.
-with visit("/ws", {"Cookie": cookie, "Origin": "http://127.0.0.1"}) as client:
+with visit(cookie=cookie) as client:
     for channel, answer in (("user:7", "ack"), ("user:8", "error")):
         client.send(json.dumps({"type": "subscribe", "channel": channel, "id": 1}))
         assert json.loads(client.receive(10))["type"] == answer
@@ -476,9 +449,7 @@ def workplace(tmp_path: Path) -> Path:
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     set_here = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    # Not measured for coverage, which costs each of these short processes as much again.
-    inherited = {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
-    return {**inherited, "PATH": path, "DJANGO_SETTINGS_MODULE": "site_settings", **set_here}
+    return {**unmeasured(), "PATH": path, "DJANGO_SETTINGS_MODULE": "site_settings", **set_here}
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "py"), ids=str)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-__all__ = ["fault_of_allowed", "is_allowed", "parse_origin"]
+__all__ = ["fault_of_allowed", "is_allowed", "origin_of", "parse_origin"]
 
 Origin = tuple[str, str, int]
 
@@ -49,6 +49,12 @@ def parse_origin(text: str) -> Origin | None:
     if pattern.match(host) is None:
         return None
     return scheme, host, port if port is not None else _DEFAULT_PORTS.get(scheme, 0)
+
+
+def origin_of(url: str) -> str:
+    """Return the origin of a page on the site of a WebSocket's URL, as a browser sends it."""
+    parts = urlsplit(url)
+    return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
 
 
 def is_allowed(text: str, allowed: Iterable[str]) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.chromium import Browser, Page
-from tests.support import TIMEOUT
+from tests.integration.apps.launch import command
 
 pytest.importorskip("flask")
 pytestmark = pytest.mark.browser
@@ -28,45 +26,21 @@ LOG = "document.querySelector('ws-hub-log').shadowRoot.querySelector('[role=log]
 Run = Callable[..., str]
 
 
-@pytest.fixture
-def servers() -> Iterator[list[subprocess.Popen[str]]]:
-    """The examples that run; they end as by Ctrl-C."""
-    running: list[subprocess.Popen[str]] = []
-    yield running
-    while running:
-        end(running.pop())
+@contextlib.contextmanager
+def example(name: str, port: str = "0") -> Iterator[str]:
+    """Run an example, by default on a free port; yield its URL. It ends as by Ctrl-C."""
+    (words,) = re.findall(rf"`(flask --app examples/{name}/app run)`", README)
+    with command([sys.executable, "-m", *shlex.split(words), "--port", port]) as server:
+        yield f"http://{server.host}:{server.port}/"
+        server.stop(signal.SIGINT)
+        assert "Traceback" not in server.log(), server.log()
 
 
 @pytest.fixture
-def run(servers: list[subprocess.Popen[str]]) -> Run:
-    """Start an example by its name, by default on a free port; return its URL."""
-
-    def start(name: str, port: str = "0") -> str:
-        (command,) = re.findall(rf"`(flask --app examples/{name}/app run)`", README)
-        server = subprocess.Popen(
-            [sys.executable, "-m", *shlex.split(command), "--port", port],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        servers.append(server)
-        assert server.stderr is not None
-        lines = iter(server.stderr)
-        found = next(filter(None, (re.search(r"on (http://\S+)", line) for line in lines)))
-        return f"{found[1]}/"
-
-    return start
-
-
-def end(server: subprocess.Popen[str]) -> None:
-    server.send_signal(signal.SIGINT)
-    try:
-        _, errors = server.communicate(timeout=TIMEOUT)
-    finally:
-        server.kill()
-        server.wait()
-    assert "Traceback" not in errors, errors
+def run() -> Iterator[Run]:
+    """Run an example until the test ends; return its URL."""
+    with contextlib.ExitStack() as stack:
+        yield lambda name: stack.enter_context(example(name))
 
 
 @contextlib.contextmanager
@@ -198,26 +172,23 @@ def test_jobs_show_their_progress_to_a_visitor_who_comes_late(
     check_width(page)
 
 
-def test_jobs_begin_anew_when_the_server_is_restarted(
-    page: Page, servers: list[subprocess.Popen[str]], run: Run
-) -> None:
-    url = run("jobs")
-    page.open(url)
-    press(page, "Start a job")
-    press(page, "Cancel")
-    page.wait_for(f"{STATES}.join() === 'cancelled'")
-    end(servers.pop())
+def test_jobs_begin_anew_when_the_server_is_restarted(page: Page) -> None:
+    with example("jobs") as url:
+        page.open(url)
+        press(page, "Start a job")
+        press(page, "Cancel")
+        page.wait_for(f"{STATES}.join() === 'cancelled'")
     page.wait_for("state.textContent.startsWith('No connection')")
-    run("jobs", port=url.rstrip("/").rpartition(":")[2])
-    # By a name that is not there while the page loads itself anew.
-    page.wait_for(
-        "document.readyState === 'complete'"
-        " && document.getElementById('jobs')?.children.length === 0"
-    )
-    press(page, "Start a job")
-    page.wait_for("jobs.querySelector('b')?.textContent === 'Job 1'")
-    press(page, "Cancel")
-    page.wait_for(f"{STATES}.join() === 'cancelled'")
+    with example("jobs", port=url.rstrip("/").rpartition(":")[2]):
+        # By a name that is not there while the page loads itself anew.
+        page.wait_for(
+            "document.readyState === 'complete'"
+            " && document.getElementById('jobs')?.children.length === 0"
+        )
+        press(page, "Start a job")
+        page.wait_for("jobs.querySelector('b')?.textContent === 'Job 1'")
+        press(page, "Cancel")
+        page.wait_for(f"{STATES}.join() === 'cancelled'")
 
 
 # --- tokens --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import socket
 import threading
@@ -16,8 +17,9 @@ from ws_hub.testing import FaultProxy
 Ends = tuple[FaultProxy, socket.socket, socket.socket]
 
 
-@pytest.fixture
-def ends() -> Iterator[Ends]:
+@contextlib.contextmanager
+def connected() -> Iterator[Ends]:
+    """Yield a proxy and both ends of a connection through it."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         FaultProxy(*listener.getsockname()) as proxy,
@@ -27,6 +29,12 @@ def ends() -> Iterator[Ends]:
         with far:
             far.settimeout(TIMEOUT)
             yield proxy, near, far
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with connected() as ends:
+        yield ends
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
@@ -190,15 +198,9 @@ def test_descriptors_beyond_those_of_select_are_carried() -> None:
     try:
         while not taken or taken[-1].fileno() < 1100:
             taken.append(socket.socket())
-        with (
-            socket.create_server(("127.0.0.1", 0)) as listener,
-            FaultProxy(*listener.getsockname()) as proxy,
-            socket.create_connection((proxy.host, proxy.port), TIMEOUT) as near,
-        ):
-            far, _ = listener.accept()
-            with far:
-                near.sendall(b"through")
-                assert receive(far, 7) == b"through"
+        with connected() as (_, near, far):
+            near.sendall(b"through")
+            assert receive(far, 7) == b"through"
     finally:
         for each in taken:
             each.close()

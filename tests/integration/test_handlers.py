@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,15 +19,6 @@ from ws_hub import APIKeyAuth, Client, ConfigError, ConnectionClosed, Hub, Messa
 
 ATTEMPTS = range(20)
 ROOMS = [f"room:{number}" for number in range(8)]
-
-
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Have threads switch as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def note_subscriptions(hub: Hub, notes: Notes) -> None:

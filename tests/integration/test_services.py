@@ -5,17 +5,17 @@ from __future__ import annotations
 import configparser
 import contextlib
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.integration.apps.launch import Running, command
 from tests.support import TIMEOUT, RawPeer, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "services.md"
@@ -50,57 +50,42 @@ def docker_command() -> list[str]:
     return found
 
 
-@contextlib.contextmanager
-def running(command: list[str], folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run a command of gunicorn in a folder, on a free port; yield its process and port."""
-    assert Path(command[0]).name == "gunicorn"
-    words = [sys.executable, "-m", "gunicorn", *command[1:]]
+def running(argv: list[str], folder: Path) -> contextlib.AbstractContextManager[Running]:
+    """Run a command of gunicorn in a folder, on a free port."""
+    assert Path(argv[0]).name == "gunicorn"
+    words = [sys.executable, "-m", "gunicorn", *argv[1:]]
     words[words.index("--bind") + 1] = "127.0.0.1:0"
     (folder / "app.py").write_text(APP, encoding="utf-8")
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        words, cwd=folder, env=environ, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if match := re.search(r"Listening at: http://127.0.0.1:(\d+)", line):
-                    break
-            else:
-                pytest.fail("gunicorn has not begun to listen")
-            yield process, int(match[1])
-        finally:
-            if process.poll() is None:
-                process.kill()
+    return command(words, cwd=folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [systemd_command, docker_command])
+@pytest.mark.parametrize("argv", [systemd_command, docker_command])
 def test_a_stop_tells_the_clients_and_ends_in_time(
-    command: Callable[[], list[str]], tmp_path: Path
+    argv: Callable[[], list[str]], tmp_path: Path
 ) -> None:
-    with running(command(), tmp_path) as (process, port):
-        with RawPeer("127.0.0.1", port, path="/ws") as peer:
-            process.send_signal(signal.SIGTERM)  # as `systemctl stop` and `docker stop` do
+    with running(argv(), tmp_path) as server:
+        with RawPeer(server.host, server.port) as peer:
+            server.process.send_signal(signal.SIGTERM)  # as `systemctl stop` and `docker stop` do
             assert peer.recv_close()[0] == 1001
-        assert process.wait(TIMEOUT) == 0
+        assert server.process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.slow
 def test_a_reload_sends_the_clients_back(tmp_path: Path) -> None:
     reload = shlex.split(unit()["Service"]["ExecReload"])
     assert reload[-1] == "$MAINPID"
-    with running(systemd_command(), tmp_path) as (process, port):
-        with RawPeer("127.0.0.1", port, path="/ws") as peer:
-            subprocess.run([*reload[:-1], str(process.pid)], check=True)
+    with running(systemd_command(), tmp_path) as server:
+        with RawPeer(server.host, server.port) as peer:
+            subprocess.run([*reload[:-1], str(server.process.pid)], check=True)
             assert peer.recv_close()[0] == 1012
 
         def served() -> bool:
             with contextlib.suppress(OSError, AssertionError):
-                RawPeer("127.0.0.1", port, path="/ws").sock.close()
+                RawPeer(server.host, server.port).sock.close()
                 return True
             return False
 
         wait_until(served, what="a new worker that serves")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(TIMEOUT) == 0
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(TIMEOUT) == 0

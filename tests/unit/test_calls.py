@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.support import TIMEOUT
 from ws_hub.connection.calls import Calls
-
-
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Have threads switch as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def beside(function: Callable[[], object]) -> threading.Thread:

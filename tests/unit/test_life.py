@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -623,23 +622,15 @@ def test_fault_40_a_forked_child_has_a_clean_hub_and_the_parents_clients_live(
             assert peer.rest() == ["still here", 1001]
 
 
-def test_it_all_holds_when_threads_switch_all_the_time(
-    join: Join,
-) -> None:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        hub = Hub().start()
-        peer = join(hub)
-        with contextlib.ExitStack() as stack:
-            for _ in range(4):
-                stack.enter_context(
-                    thread(lambda: [hub.broadcast(Message("x")) for _ in range(100)])
-                )
-        with thread(hub.stop):
-            assert peer.rest() == ["x"] * 400 + [1001]
-    finally:
-        sys.setswitchinterval(interval)
+@pytest.mark.usefixtures("hasty_threads")
+def test_it_all_holds_when_threads_switch_all_the_time(join: Join) -> None:
+    hub = Hub().start()
+    peer = join(hub)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(thread(lambda: [hub.broadcast(Message("x")) for _ in range(100)]))
+    with thread(hub.stop):
+        assert peer.rest() == ["x"] * 400 + [1001]
 
 
 # --- settings that are known late ------------------------------------------------------------

@@ -21,6 +21,7 @@ from ..cli.tail import Tail, socket_url
 from ..config import HubConfig
 from ..errors import ConfigError
 from ..hub.hub import Hub
+from ..origin import origin_of
 from ..reconnect.config import ReconnectConfig
 from ..signals import Signals
 from .session_auth import FlaskSessionAuth
@@ -93,13 +94,12 @@ def _server(url: str, user: str | None) -> ReconnectConfig:
             )
         url = f"{parts.scheme}://{parts.netloc}{path}"
     url, _ = socket_url(url)
-    headers = {}
+    headers, origin = {}, None
     if user is not None:
         # As from a page of this site: a cookie without an Origin is refused.
-        scheme = "https" if urlsplit(url).scheme == "wss" else "http"
-        headers = {"Cookie": _cookie(user), "Origin": f"{scheme}://{urlsplit(url).netloc}"}
+        headers, origin = {"Cookie": _cookie(user)}, origin_of(url)
     try:
-        return ReconnectConfig(url=url, headers=headers)
+        return ReconnectConfig(url=url, headers=headers, origin=origin)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
 

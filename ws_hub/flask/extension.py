@@ -137,8 +137,8 @@ class HubExtension:
         def wsgi_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
             if not starter.started:
                 self._check_late_keys(app, where, given)
-            starter.start()
-            look_at_processes(environ)
+                look_at_processes(environ)
+                starter.start()
             environ[CONTEXT_KEY] = context
             return served(environ, start_response)
 

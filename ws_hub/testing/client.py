@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from .. import threads
 from ..errors import CloseCode, ConfigError, ConnectionClosed, MessageDecodeError, excerpt
+from ..origin import origin_of
 from ..protocol.message import Message, MessageType, decode, encode, split_batch
 from ..reconnect.config import ReconnectConfig
 from ..reconnect.connection import Connection
@@ -129,8 +129,7 @@ class HubClient:
             )
         check_words("url", url)
         if "origin" not in settings:
-            parts = urlsplit(url)
-            settings["origin"] = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
+            settings["origin"] = origin_of(url)
         config = ReconnectConfig(url=url, **settings)
         self.url = url
         self._timeout = timeout

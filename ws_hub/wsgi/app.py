@@ -18,6 +18,7 @@ import dataclasses
 import email.utils
 import functools
 import inspect
+import logging
 import os
 import re
 import socket
@@ -37,10 +38,9 @@ from .servers import (
     DIRECT_KEY,
     LEND_KEY,
     Environ,
-    advise,
     check_may_stay,
-    complain,
     find_socket,
+    log_once,
     look_at_processes,
     socket_of,
     take_input,
@@ -121,7 +121,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
             return _stay(hub, sock, decision, requester, environ, start_response)
         ours, replacement = adopt(sock.fileno())
     except AdoptionError as error:
-        complain(str(error))
+        log_once(str(error), str(error), logging.ERROR)
         answer = refusal("501 Not Implemented", str(error))
         return _refuse(answer, environ, requester, start_response)
     except OSError as error:
@@ -155,13 +155,13 @@ def closed_reason(hub: AcceptingHub) -> str:
 def _advise(hub: AcceptingHub, answer: Answer, environ: Environ, reason: str) -> None:
     """Say how to mend what keeps out the first browser of a new application."""
     if answer.status.startswith("503") and not hub.started:
-        advise(
+        log_once(
             "start",
             f"handshake refused with 503: the hub was not started in this process, {os.getpid()}. "
             "Call hub.start() in the process that serves, or middleware(app, hub, start=True)",
         )
     elif answer.status.startswith("401"):
-        advise(
+        log_once(
             "login",
             f"handshake refused with 401: {excerpt(reason or answer.text)}. So says the "
             "authenticator; later refusals are logged at the level INFO",
@@ -169,7 +169,7 @@ def _advise(hub: AcceptingHub, answer: Answer, environ: Environ, reason: str) ->
     elif answer.text == FOREIGN and "HTTP_ORIGIN" in environ:
         origin, host = environ["HTTP_ORIGIN"], environ.get("HTTP_HOST", "")
         file = origin in ("null", "file://")
-        advise(
+        log_once(
             "file" if file else "origin",
             f"handshake refused with 403: a page of the origin {excerpt(origin)} may not connect "
             f"to {excerpt(host)}. "

@@ -9,8 +9,8 @@ package.
 
 from __future__ import annotations
 
-import functools
 import io
+import logging
 import socket
 from typing import Any
 
@@ -23,11 +23,10 @@ __all__ = [
     "PROCESSES",
     "SOCKET_KEY",
     "Environ",
-    "advise",
     "check_may_stay",
-    "complain",
     "find_socket",
     "has_one_thread",
+    "log_once",
     "look_at_processes",
     "socket_of",
     "take_input",
@@ -132,19 +131,19 @@ def check_may_stay(environ: Environ) -> None:
         )
 
 
-_advised: dict[str, object] = {}  # kinds of advice; added to by single calls
+_logged: dict[str, object] = {}  # kinds of records; added to by single calls
 
 
-def advise(kind: str, text: str) -> None:
-    """Warn of what the application may have overlooked: once a kind in a process.
+def log_once(kind: str, text: str, level: int = logging.WARNING) -> None:
+    """Log what the application or its server lacks: once a kind in a process.
 
     Once, because peers repeat a handshake as often as they like.
 
     Threads: any.
     """
     mark = object()
-    if _advised.setdefault(kind, mark) is mark:
-        logger.warning("%s", text)
+    if _logged.setdefault(kind, mark) is mark:
+        logger.log(level, "%s", text)
 
 
 def warned_of_processes() -> None:
@@ -152,7 +151,7 @@ def warned_of_processes() -> None:
 
     Threads: the master's only one.
     """
-    _advised["processes"] = True
+    _logged["processes"] = True
 
 
 def look_at_processes(environ: Environ) -> None:
@@ -161,10 +160,4 @@ def look_at_processes(environ: Environ) -> None:
     Threads: any.
     """
     if environ.get("wsgi.multiprocess") is True:
-        advise("processes", f"this server has several processes. {PROCESSES}")
-
-
-@functools.lru_cache(64)
-def complain(text: str) -> None:
-    """Log what the server lacks: once, not at every handshake."""
-    logger.error("%s", text)
+        log_once("processes", f"this server has several processes. {PROCESSES}")

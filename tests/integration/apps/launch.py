@@ -109,14 +109,16 @@ def client_context() -> ssl.SSLContext:
 
 
 @contextlib.contextmanager
-def command(argv: list[str], *, scheme: str = "http", **env: str) -> Iterator[Running]:
+def command(
+    argv: list[str], *, scheme: str = "http", cwd: Path = ROOT, **env: str
+) -> Iterator[Running]:
     """Run a server; yield it when it has said at which port it listens."""
     with tempfile.TemporaryDirectory(prefix="ws-hub-test-") as folder:
         output = Path(folder, "stderr")
         with output.open("wb") as stderr:
             process = subprocess.Popen(
                 argv,
-                cwd=ROOT,
+                cwd=cwd,
                 stdin=subprocess.PIPE,
                 stdout=stderr,
                 stderr=stderr,
