@@ -80,10 +80,7 @@ def test_fault_41_with_the_hooks_a_worker_says_it_before_its_last_request_ends(
     waits = number in (signal.SIGTERM, signal.SIGHUP) and kind != "sync"
     with hooked(kind) as running, contextlib.ExitStack() as stack:
         peers = [peer(running, stack) for _ in range(3)]
-        # Behind these gunicorn is done with what it has left of the peers. Its handlers of SIGINT
-        # and SIGQUIT wait for ever where they come while it hands a connection to a thread.
-        for _ in range(3):
-            assert running.get("/").status == 200
+        running.await_accepted()
         held = stack.enter_context(running.held()) if waits else None
         worker = children(running)[0]
         began = time.monotonic()
@@ -115,6 +112,7 @@ def test_fault_41_under_tls_of_its_own_a_worker_does_not_wait_for_its_websockets
         )
         peers = [peer(running, stack) for _ in range(3)]
         pid = running.state()["pid"]
+        running.await_accepted()
         running.process.send_signal(number)
         hear(peers, ENDS[number])
         if number == signal.SIGHUP:

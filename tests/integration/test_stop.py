@@ -352,6 +352,7 @@ def _is_waiting(pid: int) -> bool:
 def test_fault_41_a_gunicorn_worker_that_is_ended_says_1001(kind: str, number: int) -> None:
     with server(kind) as running, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(RawPeer(running.host, running.port)) for _ in range(5)]
+        running.await_accepted()
         began = time.monotonic()
         running.process.send_signal(number)
         for peer in peers:

@@ -76,6 +76,20 @@ class Running:
         assert response.status == 200, response.status
         return json.loads(response.body)  # type: ignore[attr-defined, no-any-return]
 
+    def await_accepted(self) -> None:
+        """Wait until gunicorn's main thread is done with the connections that it has accepted.
+
+        A gthread worker's handlers of SIGINT and SIGQUIT wait for ever where they come while
+        that thread hands a connection to another one. The same thread ends a connection.
+        """
+        with socket.create_connection((self.host, self.port), TIMEOUT) as plain:
+            tls = client_context() if self.scheme == "https" else None
+            sock = tls.wrap_socket(plain, server_hostname=self.host) if tls else plain
+            with sock:
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                while sock.recv(65536):
+                    pass
+
     @contextlib.contextmanager
     def held(self) -> Iterator[socket.socket]:
         """Yield the connection of a request that is answered when one byte is sent."""
