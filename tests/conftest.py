@@ -19,6 +19,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.support import unmeasured
 from ws_hub.testing import assert_no_leaks
 
 _INHERITED = (
@@ -118,6 +119,21 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         threads=allowed.get("threads", ()),
         files=allowed.get("files", ()),
     ):
+        yield
+
+
+# --- processes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes_unmeasured() -> Iterator[None]:
+    """Have the processes that a module's tests start not be measured for coverage.
+
+    For modules that do not test ws_hub itself: measuring doubles the time of a process.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - unmeasured():
+            patch.delenv(name)
         yield
 
 

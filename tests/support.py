@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
@@ -41,10 +43,12 @@ __all__ = [
     "deflated",
     "fill",
     "inflated",
+    "once_a_run",
     "reset",
     "small_pair",
     "tcp_pair",
     "tls_pair",
+    "unmeasured",
     "wait_until",
 ]
 
@@ -59,6 +63,23 @@ def unmeasured() -> dict[str, str]:
     For processes that import much and run little of ws_hub: tracing doubles their time.
     """
     return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
+
+
+def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[], str]) -> str:
+    """Return a text that takes long to make, for fixtures of several tests.
+
+    One of the processes that share the tests makes it; the others wait for that. The tests of
+    a module are spread over all of them, so that a module's fixture is made in each.
+    """
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the run's own; below it are those of its processes
+    made = folder / name
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            made.write_text(make(), encoding="utf-8")
+        return made.read_text(encoding="utf-8")
 
 
 def wait_until(predicate: Callable[[], T], timeout: float = TIMEOUT, what: str | None = None) -> T:

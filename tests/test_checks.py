@@ -23,6 +23,7 @@ from tests.support import (
     TIMEOUT,
     RawPeer,
     fill,
+    once_a_run,
     small_pair,
     tcp_pair,
     wait_until,
@@ -98,7 +99,12 @@ def test_ok_proxies():
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What pytest reports of the tests above, under our conftest."""
-    directory = tmp_path_factory.mktemp("leaks")
+    return once_a_run(
+        tmp_path_factory, "leaks-report", lambda: report(tmp_path_factory.mktemp("leaks"))
+    )
+
+
+def report(directory: Path) -> str:
     (directory / "test_leaks.py").write_text(LEAKS, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     command += ["-c", str(ROOT / "setup.cfg"), "-rA", "--switchinterval", "1e-5"]

@@ -20,6 +20,7 @@ import pytest
 
 import ws_hub
 import ws_hub.cli
+from tests.support import once_a_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,7 +125,13 @@ def test_the_pytest_plugin_imports_nothing_of_the_package() -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     """A wheel built from a copy, so that the checkout stays as it is."""
-    source = tmp_path_factory.mktemp("source")
+    path = once_a_run(tmp_path_factory, "wheel", lambda: build(tmp_path_factory.mktemp("source")))
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def build(source: Path) -> str:
+    """Build a wheel in a folder; return its path."""
     for name in ("pyproject.toml", "README.md", "LICENSE", "_ws_hub_pytest.py"):
         shutil.copy(ROOT / name, source)
     ignore = shutil.ignore_patterns("__pycache__")
@@ -135,8 +142,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
     run = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=50)
     assert run.returncode == 0, run.stderr
     (path,) = (source / "out").glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
-        yield archive
+    return str(path)
 
 
 @pytest.fixture

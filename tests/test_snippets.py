@@ -21,8 +21,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.apps.launch import command
-from tests.support import unmeasured, wait_until
+from tests.support import wait_until
 from ws_hub import Hub, Message, serve
+
+pytestmark = pytest.mark.usefixtures("processes_unmeasured")
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_TIMEOUT = 30.0
@@ -449,7 +451,7 @@ def workplace(tmp_path: Path) -> Path:
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     set_here = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return {**unmeasured(), "PATH": path, "DJANGO_SETTINGS_MODULE": "site_settings", **set_here}
+    return {**os.environ, "PATH": path, "DJANGO_SETTINGS_MODULE": "site_settings", **set_here}
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "py"), ids=str)

@@ -13,6 +13,7 @@ import pytest
 
 from bench import soak, visitors
 from bench.ledger import LINES, Ledger, Spoiled, said
+from tests.support import once_a_run
 from ws_hub.protocol.frames import close_frame, ping_frame, text_frame
 from ws_hub.protocol.message import Message, encode
 
@@ -177,11 +178,14 @@ def test_fault_115_a_writer_that_starts_late_is_no_leak_while_it_has_a_client() 
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    lines: list[str] = []
-    found = soak.soak(SHORT, lines.append)
-    assert len(lines) == len(found["samples"]) + len(found["rests"])
-    return found
+def found(tmp_path_factory: pytest.TempPathFactory, processes_unmeasured: None) -> dict[str, Any]:
+    def run() -> str:
+        lines: list[str] = []
+        found = soak.soak(SHORT, lines.append)
+        assert len(lines) == len(found["samples"]) + len(found["rests"])
+        return json.dumps(found)
+
+    return json.loads(once_a_run(tmp_path_factory, "soak", run))  # type: ignore[no-any-return]
 
 
 def test_a_hub_that_is_well_passes_and_everything_has_happened(found: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ from tests.browser.chromium import Browser, Page
 from tests.integration.apps.launch import command
 
 pytest.importorskip("flask")
-pytestmark = pytest.mark.browser
+# The examples are tested here; what of ws_hub they use has tests of its own.
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("processes_unmeasured")]
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "examples" / "README.md").read_text("utf-8")

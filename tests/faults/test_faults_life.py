@@ -51,7 +51,7 @@ from tests.harness import (
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.launch import ROOT, START, command
 from tests.integration.apps.live import at_once, live, subscribe
-from tests.support import TIMEOUT, RawPeer, small_pair, wait_until
+from tests.support import TIMEOUT, RawPeer, small_pair, unmeasured, wait_until
 from ws_hub import (
     AuthResult,
     Client,
@@ -394,9 +394,10 @@ def test_fault_63_a_collector_that_calls_the_hub_hangs_nothing() -> None:
 
 
 def storm(how: str, times: int) -> str:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
     argv = [sys.executable, "-m", "tests.integration.apps.storm", how, str(times), "1e-6"]
-    run = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=4 * START)
+    run = subprocess.run(
+        argv, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, timeout=4 * START
+    )
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
 

@@ -29,6 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.support import TIMEOUT, RawPeer, reset, small_pair, wait_until
 from ws_hub import ChannelRule, Hub, HubConfig, Message
+from ws_hub.testing import assert_no_leaks
 
 __all__ = ["HubMachine"]
 
@@ -85,8 +86,8 @@ class HubMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.threads = set(threading.enumerate())
         self.stack = contextlib.ExitStack()
+        self.stack.enter_context(assert_no_leaks(TIMEOUT))
         self.hub = self.stack.enter_context(Hub(CONFIG))
         self.order: dict[str, list[Any]] = {PLAIN: [], KEPT: [], ALL: []}
         self.rank: dict[int, int] = {}  # a message's number -> its place among all
@@ -111,7 +112,6 @@ class HubMachine(RuleBasedStateMachine):
             assert not self.hub.all_channels()
         finally:
             self.stack.close()
-        wait_until(lambda: set(threading.enumerate()) <= self.threads, what="no thread more")
 
     # --- one at a time ---------------------------------------------------------------------
 

@@ -33,9 +33,9 @@ flask = pytest.importorskip("flask")
 flask_login = pytest.importorskip("flask_login")
 flask_sock = pytest.importorskip("flask_sock")
 from werkzeug.middleware.proxy_fix import ProxyFix  # noqa: E402
-from werkzeug.serving import make_server  # noqa: E402 - needs Flask
 
 from ws_hub.flask import FlaskSessionAuth, HubExtension  # noqa: E402 - needs Flask
+from ws_hub.testing import AppServer  # noqa: E402 - needs Flask
 
 Make = Callable[..., tuple[Any, HubExtension]]
 
@@ -447,19 +447,10 @@ def test_the_callbacks_of_an_attached_connection_have_contexts_too(make: Make) -
         flask.g.name = "the route"
         extension.hub.attach(ws)
 
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with RawPeer("127.0.0.1", server.server_port, "/route?shop=3") as peer:
-            peer.send_text('{"type": "special"}')
-            assert seen.get(timeout=TIMEOUT) == ("connect", "3", False)
-            assert seen.get(timeout=TIMEOUT) == ("message", "3", False)
-    finally:
-        extension.hub.stop()
-        server.shutdown()
-        thread.join(TIMEOUT)
-        server.server_close()
+    with AppServer(app) as server, RawPeer(server.host, server.port, "/route?shop=3") as peer:
+        peer.send_text('{"type": "special"}')
+        assert seen.get(timeout=TIMEOUT) == ("connect", "3", False)
+        assert seen.get(timeout=TIMEOUT) == ("message", "3", False)
 
 
 def test_the_session_authenticates_within_a_request_alone(make: Make) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.apps.fork import in_child, life_of_its_own, said
 from tests.integration.apps.launch import START, hub_threads, server
 from tests.integration.apps.live import live, subscribe
-from tests.support import RawPeer
+from tests.support import RawPeer, unmeasured
 from ws_hub import Hub, Server, serve
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -32,12 +32,11 @@ def test_fault_40_a_hub_works_in_a_forked_child_and_goes_on_in_the_parent() -> N
 def test_fault_40_a_child_of_a_busy_parent_finds_no_lock_taken() -> None:
     # In a process that is not measured: the tracer of coverage takes a lock of its own in
     # every thread, and a child that was forked meanwhile waits for that one for ever.
-    env = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
     run = subprocess.run(
         # Python 3.12 warns of any fork that has threads beside it.
         [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.integration.apps.fork"],
         cwd=Path(__file__).parents[2],
-        env=env,
+        env=unmeasured(),
         capture_output=True,
         text=True,
         timeout=START,

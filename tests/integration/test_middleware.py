@@ -15,12 +15,12 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from werkzeug.serving import make_server
 
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, HubConfig, Message, middleware, serve
 from ws_hub.server import server
+from ws_hub.testing import AppServer
 
 StartResponse = Callable[..., Any]
 
@@ -278,14 +278,8 @@ def served(kind: str, hub: Hub) -> Iterator[tuple[str, int]]:
         with serve(hub) as site:
             yield site.host, site.port
         return
-    made = make_server("127.0.0.1", 0, hub.handler(), threaded=True)
-    thread = threading.Thread(target=made.serve_forever, name="werkzeug")
-    thread.start()
-    try:
-        yield "127.0.0.1", made.server_port
-    finally:
-        made.shutdown()
-        thread.join(TIMEOUT)
+    with AppServer(hub.handler()) as made:
+        yield made.host, made.port
 
 
 def handshake(sock: socket.socket, host: str, port: int) -> bytes:

@@ -79,6 +79,8 @@ class Served:
             client.close()
         elif message.type == "wait":
             self.let_go.wait(TIMEOUT)
+        elif message.type == "let go":
+            self.let_go.set()
         elif message.type == "emit":
             for number in range(data["count"]):
                 self.hub.send_event(data["event"], number, channel=data["channel"])
@@ -102,10 +104,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return node.prepare(tmp_path_factory.mktemp("node"))
 
 
-@pytest.fixture
-def script(served: Served, folder: Path) -> Iterator[Callable[[str], Any]]:
+@pytest.fixture(params=["ws", "own WebSocket"])
+def script(
+    request: pytest.FixtureRequest, served: Served, folder: Path
+) -> Iterator[Callable[[str], Any]]:
+    """Run a script on npm's `ws`, and on the WebSocket that Node has from 22 on."""
+    program, on = PROGRAM, node.NODE
+    if request.param != "ws":
+        program, on = PROGRAM.replace('import {WebSocket} from "ws";\n', ""), node.with_websocket()
     with served.hub, serve(served.hub, port=0) as server:
-        yield lambda text: node.run(folder, PROGRAM % text, server.url)
+        yield lambda text: node.run(folder, program % text, server.url, node=on)
         served.let_go.set()
 
 
@@ -157,6 +165,10 @@ def test_a_request_without_an_answer_in_time_fails_and_the_answer_is_nobodys(
         const late = hub.request("wait", null, {timeout: 50});
         const failed = await failure(late);
         const never = await failure(other.request("echo", 1, {timeout: 20}));
+        other.connect();
+        await other.request("let go");
+        other.close();
+        await hub.request("echo");  // answered after the late one
         return [failed, never, strange];
     """)
     assert said == [["HubError", "timeout"]] * 2 + [[]]
@@ -380,7 +392,6 @@ def test_a_refusal_that_nobody_handles_is_a_warning(script: Script) -> None:
 # --- what it runs on -----------------------------------------------------------------------
 
 
-@pytest.mark.skipif(node.version() < 22, reason="this Node has no WebSocket of its own")
 def test_it_runs_on_the_websocket_of_node(served: Served, folder: Path) -> None:
     program = """
         import {HubClient} from "./ws_hub.js";
@@ -390,7 +401,8 @@ def test_it_runs_on_the_websocket_of_node(served: Served, folder: Path) -> None:
         hub.close();
     """
     with served.hub, serve(served.hub, port=0) as server:
-        assert node.run(folder, program, server.url) == "by itself"
+        own = node.with_websocket()
+        assert node.run(folder, program, server.url, node=own) == "by itself"
 
 
 def test_tabs_that_cannot_share_have_a_connection_of_their_own(script: Script) -> None:

@@ -113,7 +113,8 @@ def viewer(server: Server, process_id: str) -> Iterator[Viewer]:
 
 
 def python(code: str) -> list[str]:
-    return [sys.executable, "-c", textwrap.dedent(code)]
+    # -S: it starts at once, without the packages of the tests, coverage among them.
+    return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
 def test_a_viewer_sees_running_each_line_and_exited(server: Server, hub: Hub) -> None:

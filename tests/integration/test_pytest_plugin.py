@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import once_a_run
+
 PROJECT = """
 import threading
 import pytest
@@ -97,7 +99,10 @@ def outcomes(report: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return run(tmp_path_factory.mktemp("project"), test_project=PROJECT)
+    def make() -> str:
+        return run(tmp_path_factory.mktemp("project"), test_project=PROJECT)
+
+    return once_a_run(tmp_path_factory, "plugin-report", make)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from ws_hub import (
     serve,
 )
 from ws_hub.backoff import wait_asked
+from ws_hub.testing import assert_no_leaks
 
 
 def said(data: Any) -> Message:
@@ -50,15 +51,13 @@ def test_clients_are_told_1001_after_all_that_was_published() -> None:
 
 
 def test_after_stop_the_threads_are_those_of_before() -> None:
-    before = set(threading.enumerate())
     hub = Hub(HubConfig(on_first_subscriber=print))
-    with hub, serve(hub) as site, RawPeer(site.host, site.port) as peer:
+    with assert_no_leaks(TIMEOUT), hub, serve(hub) as site, RawPeer(site.host, site.port) as peer:
         hub.listen("a", print)
         subscribe(peer, "a")
         with at_once(hub.stop):
             assert peer.recv_close()[0] == 1001
             peer.send_close(1001)
-    wait_until(lambda: set(threading.enumerate()) <= before)
 
 
 def test_disconnected_client_that_does_not_answer_ends_with_the_hub() -> None:

@@ -37,7 +37,8 @@ def hub() -> Iterator[Recorder]:
 
 
 def python(code: str) -> list[str]:
-    return [sys.executable, "-c", textwrap.dedent(code)]
+    # -S: it starts at once, without the packages of the tests, coverage among them.
+    return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
 def run(hub: Recorder, argv: list[str], **options: Any) -> int:
@@ -501,9 +502,10 @@ def test_a_hub_that_stops_just_before_exited_holds_nothing_up(hub: Recorder) -> 
 @pytest.mark.slow
 def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
     gate, stuck = threading.Event(), threading.Event()
+    lines = [f"{number:0100}" for number in range(20_000)]  # much more than a pipe holds
 
     def hold(message: Any) -> None:
-        if message.data == "0":
+        if message.data == lines[0]:
             stuck.set()
             assert gate.wait(TIMEOUT)
 
@@ -511,8 +513,8 @@ def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
     code = """
         import os
         os.set_blocking(2, False)
-        for number in range(200_000):
-            print(number)
+        for number in range(20_000):
+            print(f"{number:0100}")
     """
     process = run_process(hub, python(code), "p")  # type: ignore[arg-type]
     assert stuck.wait(TIMEOUT)
@@ -521,7 +523,7 @@ def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
     assert alive(process.pid)
     gate.set()
     assert process.wait(3 * TIMEOUT) == 0
-    assert hub.lines() == [str(number) for number in range(200_000)]
+    assert hub.lines() == lines
 
 
 def test_a_hub_that_stops_ends_its_children_and_publishes_exited(hub: Recorder) -> None:
@@ -679,6 +681,7 @@ def test_a_program_ends_with_the_interpreter(tmp_path: Path) -> None:
         from ws_hub.process import run_process
         print(run_process(Hub().start(), ["sleep", "60"], "p").pid, flush=True)
     """
-    done = subprocess.run(python(script), capture_output=True, text=True, timeout=20)
+    argv = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
     assert done.stderr == ""
     assert not alive(int(done.stdout))

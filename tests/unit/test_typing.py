@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import once_a_run, unmeasured
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # without a cache it takes a while
 
@@ -63,31 +64,43 @@ def entered(client: Client, channel: str) -> None: ...
 """
 
 
-def check(code: str, folder: Path) -> tuple[int, str]:
-    """Return the status and the report of mypy about an application."""
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What mypy says of both applications, in one run: it is the package that takes the time."""
     pytest.importorskip("mypy")
-    (folder / "application.py").write_text(code, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "application.py"]
-    command += ["--cache-dir", str(ROOT / ".mypy_cache" / "applications")]
-    run = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "MYPYPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    return run.returncode, run.stdout + run.stderr
+
+    def check() -> str:
+        folder = tmp_path_factory.mktemp("applications")
+        for name, code in (("right", RIGHT), ("wrong", WRONG)):
+            (folder / f"{name}.py").write_text(code, encoding="utf-8")
+        command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "right.py"]
+        command += ["wrong.py", "--cache-dir", str(ROOT / ".mypy_cache" / "applications")]
+        run = subprocess.run(
+            command,
+            cwd=folder,
+            env={**unmeasured(), "MYPYPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert run.returncode == 1, run.stdout + run.stderr
+        return run.stdout + run.stderr
+
+    return once_a_run(tmp_path_factory, "mypy", check)
 
 
-def test_a_decorated_function_keeps_its_type(tmp_path: Path) -> None:
-    status, report = check(RIGHT, tmp_path)
-    assert status == 0, report
+def errors(report: str, name: str) -> set[int]:
+    """Return the lines of an application in which mypy finds an error."""
+    assert "(checked 2 source files)" in report, report
+    found = [line.split(":") for line in report.splitlines() if ": error: " in line]
+    assert {path for path, *_ in found} <= {"right.py", "wrong.py"}, report
+    return {int(line) for path, line, *_ in found if path == f"{name}.py"}
 
 
-def test_a_function_with_other_arguments_is_found(tmp_path: Path) -> None:
-    status, report = check(WRONG, tmp_path)
-    assert status == 1, report
-    errors = {int(line.split(":")[1]) for line in report.splitlines() if ": error: " in line}
-    starts = [n for n, line in enumerate(WRONG.splitlines(), 1) if line.startswith("@hub.")]
-    assert errors == set(starts), report
+def test_a_decorated_function_keeps_its_type(report: str) -> None:
+    assert errors(report, "right") == set(), report
+
+
+def test_a_function_with_other_arguments_is_found(report: str) -> None:
+    starts = {n for n, line in enumerate(WRONG.splitlines(), 1) if line.startswith("@hub.")}
+    assert errors(report, "wrong") == starts, report
