@@ -164,7 +164,7 @@ def happen(steps: list[tuple[str, list[int]]], found: Rig) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(WAYS), APPETITE, STEPS)
 def test_accepted_messages_arrive_once_whole_and_in_order(
     way: str, appetite: list[int], steps: list[tuple[str, list[int]]]
