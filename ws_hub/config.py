@@ -351,18 +351,18 @@ class HubConfig:
         check_flag(self, "auth_by_message")
         check_callables(
             self,
-            "channel_name",
-            "json_default",
-            "check_origin",
-            "authenticator",
-            "on_auth_failure",
-            "channel_authoriser",
-            "publish_authoriser",
-            "on_connect",
-            "on_disconnect",
-            "on_message",
-            "on_first_subscriber",
-            "on_last_unsubscribe",
+            channel_name="name",
+            json_default="value",
+            check_origin="environ",
+            authenticator="environ",
+            on_auth_failure="environ, result",
+            channel_authoriser="client, channel",
+            publish_authoriser="client, channel",
+            on_connect="client",
+            on_disconnect="client, code, reason",
+            on_message="client, message",
+            on_first_subscriber="channel",
+            on_last_unsubscribe="channel",
         )
 
     def _check_what_may_be_none(self) -> None:
