@@ -20,6 +20,7 @@ __all__ = [
     "check_function",
     "check_headers",
     "check_many",
+    "check_named",
     "check_networks",
     "check_origins",
     "check_overflow",
@@ -190,6 +191,12 @@ def check_arguments(what: str, function: Callable[..., object], arguments: str) 
             f"{what} is called as {name}({arguments}), and {taken} does not take that: write "
             f"def {name}({arguments})"
         ) from None
+
+
+def check_named(unnamed: tuple[object, ...], call: str) -> None:
+    """Check that no argument came without its name: TypeError that shows the call with names."""
+    if unnamed:
+        raise TypeError(f"{', '.join(map(excerpt, unnamed))} must be passed by name: {call}")
 
 
 def check_timeout(name: str, value: object) -> None:

@@ -247,7 +247,10 @@ def test_a_coroutine_function_is_refused(write: str, function: object) -> None:
         (lambda hub: hub.on_subscribe(""), "takes a pattern of channels, not '': write "),
         (lambda hub: hub.on_unsubscribe(print), r"write @hub\.on_unsubscribe\(\"a:\*\"\) above a"),
         (lambda hub: hub.on_unsubscribe(3), "takes a pattern of channels, not 3"),
-        (lambda hub: hub.on_first_subscriber(print), r"write @hub\.on_first_subscriber\(\"a:\*\"\)"),
+        (
+            lambda hub: hub.on_first_subscriber(print),
+            r"write @hub\.on_first_subscriber\(\"a:\*\"\)",
+        ),
         (lambda hub: hub.on_last_unsubscribe(), "takes a pattern of channels, not nothing"),
         (lambda hub: hub.on_start(), "takes a function, not nothing: write @hub.on_start, without"),
     ],

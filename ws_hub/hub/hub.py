@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Self, TextIO
+from typing import Any, Never, Self, TextIO
 
 from .. import threads
 from ..access.admission import Admission, Decision
@@ -60,7 +60,7 @@ from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, p
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_function, check_position, check_timeout
+from ..validation import check_function, check_named, check_position, check_timeout
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -709,7 +709,7 @@ class Hub(Publisher):
         self,
         user_id: AnyId,
         message: AnyMessage,
-        *,
+        *_unnamed: Never,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
     ) -> None:
@@ -722,6 +722,7 @@ class Hub(Publisher):
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
+        check_named(_unnamed, "send_to_user(user_id, message, exclude=client)")
         check_timeout("timeout", timeout)
         user, left_out = user_text(user_id), client_ids(exclude)
         text = self._encoder.encode(as_message(message), time.time())
@@ -791,7 +792,12 @@ class Hub(Publisher):
     # --- any thread: subscribe -------------------------------------------------------------
 
     def subscribe(
-        self, client: Client, channel: str, *, since: int | None = None, epoch: str = ""
+        self,
+        client: Client,
+        channel: str,
+        *_unnamed: Never,
+        since: int | None = None,
+        epoch: str = "",
     ) -> None:
         """Have a client listen to a channel; again is no change.
 
@@ -801,6 +807,7 @@ class Hub(Publisher):
 
         Threads: any; waits while the hub's queue is full.
         """
+        check_named(_unnamed, "subscribe(client, channel, since=0)")
         check_channel(channel, self._is_channel)
         check_position("since", since)
         given: object = epoch
@@ -1218,7 +1225,7 @@ class Hub(Publisher):
     def attach(
         self,
         ws: Any,
-        *,
+        *_unnamed: Never,
         user_id: AnyId | None = None,
         claims: Mapping[str, Any] | None = None,
     ) -> None:
@@ -1228,6 +1235,7 @@ class Hub(Publisher):
 
         Threads: the request thread of the connection; blocks until that has ended.
         """
+        check_named(_unnamed, 'attach(ws, user_id="7")')
         attach(self, ws, user_id=user_id, claims=claims)
 
     def run_process(

@@ -90,7 +90,7 @@ class ReconnectConfig:
             than 256 reports wait for a slow callback, further ones of a kind are merged.
     """
 
-    url: str
+    url: str = field(kw_only=False)
     initial_backoff: float = 1.0
     max_backoff: float = 30.0
     backoff_multiplier: float = 2.0

@@ -13,12 +13,13 @@ import re
 import string
 from collections.abc import Callable, Iterable
 from importlib import resources
-from typing import Any
+from typing import Any, Never
 from urllib.parse import parse_qs, quote
 
 from ..errors import excerpt
 from ..hub.hub import Hub
 from ..protocol.names import channel_rule, check_channel
+from ..validation import check_named
 from ..wsgi.app import check_hub
 
 __all__ = ["page_app"]
@@ -56,7 +57,11 @@ _SECURITY: Headers = [
 
 
 def page_app(
-    hub: Hub, *, ws_path: str = "/ws", channel: str = "", fallback: Application | None = None
+    hub: Hub,
+    *_unnamed: Never,
+    ws_path: str = "/ws",
+    channel: str = "",
+    fallback: Application | None = None,
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
@@ -79,6 +84,7 @@ def page_app(
 
     Threads: any.
     """
+    check_named(_unnamed, 'page_app(hub, ws_path="/ws")')
     check_hub("page_app(hub)", hub)
     if not isinstance(channel, str):  # an unset variable must not show the list of all
         raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
