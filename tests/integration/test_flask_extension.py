@@ -798,3 +798,17 @@ def test_a_key_that_is_set_too_late_is_an_error_and_not_ignored(
 def test_a_hub_or_its_settings_in_the_place_of_the_path_are_refused(misplaced: Any) -> None:
     with pytest.raises(TypeError, match="hub=Hub"):
         HubExtension(None, misplaced)
+
+
+def test_a_page_of_an_allowed_origin_may_load_the_scripts() -> None:
+    app = flask.Flask(__name__)
+    page = "http://127.0.0.1:3000"
+    app.config["WS_HUB_ALLOWED_ORIGINS"] = [page]
+    HubExtension(app)
+    client = app.test_client()
+    for path in ("/ws_hub.js", "/ws_hub_log.js", "/ws_hub/ws_hub_log.js", "/ws_hub_shared.js"):
+        answer = client.get(path, headers={"Origin": page})
+        assert answer.headers["Access-Control-Allow-Origin"] == page, path
+        other = client.get(path, headers={"Origin": "http://127.0.0.1:4000"})
+        assert "Access-Control-Allow-Origin" not in other.headers, path
+    app.extensions["ws_hub"].hub.stop()
