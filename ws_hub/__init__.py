@@ -129,9 +129,10 @@ if not TYPE_CHECKING:  # to a type checker it would mean that every name is ther
 
     def __getattr__(name: str) -> NoReturn:
         """Say where a name is that is not here."""
-        if name not in _ELSEWHERE:
+        module = _ELSEWHERE.get(name)
+        if module is None:
             raise AttributeError(f"module 'ws_hub' has no attribute {name!r}")
-        text = f"{name} is not in ws_hub: use from ws_hub.{_ELSEWHERE[name]} import {name}"
+        text = f"{name} is not in ws_hub: use from ws_hub.{module} import {name}"
         # An import would replace the text of an AttributeError, which hasattr needs.
         if sys._getframe(1).f_code.co_name == "_handle_fromlist":
             raise ImportError(text, name="ws_hub")

@@ -115,7 +115,8 @@ def hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     for key in config:
         if key.startswith(_PREFIX) and key not in _FIELDS and key not in _PLACES:
-            raise ConfigError(f"app.config: unknown key {key}; did you mean {_nearest(key)}?")
+            near = _nearest(key)
+            raise ConfigError(f"app.config: unknown key {key}; did you mean {near}?")
     fields = {name: config[key] for key, name in _FIELDS.items() if key in config}
     if isinstance(fields.get("rules"), (list, tuple)):
         fields["rules"] = tuple(_rule(each) for each in fields["rules"])
