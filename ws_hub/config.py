@@ -366,15 +366,15 @@ class HubConfig:
             raise ConfigError(
                 "auth_by_message needs an authenticator, which gets the token: set both"
             )
+        self._check_kinds()
+        self._check_what_does_nothing()
+
+    def _check_what_does_nothing(self) -> None:
+        """Refuse rules that never apply, and functions that are never called."""
         if self.on_auth_failure is not None and self.authenticator is None:
             raise ConfigError(
                 "on_auth_failure needs an authenticator, without which nobody is refused: set both"
             )
-        self._check_kinds()
-        self._check_rules()
-
-    def _check_rules(self) -> None:
-        """Refuse rules that never apply, and an authoriser that no rule asks."""
         for number, rule in enumerate(self.rules):
             for before in self.rules[:number]:
                 # Our own may come last whatever stands before it: [*mine, *HubConfig().rules].
