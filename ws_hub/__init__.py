@@ -6,6 +6,9 @@ and in order. README.md has a complete example of ten lines, docs/ the rest.
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
 from .access.authenticators import (
     APIKeyAuth,
     AuthResult,
@@ -109,3 +112,28 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Names that are somewhere else, because they need an extra or are for tests.
+_ELSEWHERE = {
+    "AppServer": "testing",
+    "FakeClock": "testing",
+    "FaultProxy": "testing",
+    "FlaskSessionAuth": "flask",
+    "HubClient": "testing",
+    "HubExtension": "flask",
+    "assert_no_leaks": "testing",
+    "page_app": "page",
+}
+
+if not TYPE_CHECKING:  # to a type checker it would mean that every name is there
+
+    def __getattr__(name: str) -> NoReturn:
+        """Say where a name is that is not here."""
+        module = _ELSEWHERE.get(name)
+        if module is None:
+            raise AttributeError(f"module 'ws_hub' has no attribute {name!r}")
+        text = f"{name} is not in ws_hub: use from ws_hub.{module} import {name}"
+        # An import would replace the text of an AttributeError, which hasattr needs.
+        if sys._getframe(1).f_code.co_name == "_handle_fromlist":
+            raise ImportError(text, name="ws_hub")
+        raise AttributeError(text)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .errors import ConfigError
+from .errors import ConfigError, excerpt
 from .validation import (
     check_callables,
     check_count,
@@ -56,6 +56,8 @@ Callback = Callable[..., Any]
 class ChannelRule:
     """The rule for the channels with a name that matches a pattern. Immutable.
 
+    `ChannelRule("chat:*", history_messages=100, replay=True)`; only the pattern has no name.
+
     Args:
         pattern: a shell pattern (`process:*`); the first rule that matches counts.
         history_messages: messages that the channel keeps; 0 keeps none.
@@ -71,12 +73,13 @@ class ChannelRule:
         publish: whether clients may publish to the channel; their data reaches the
             subscribers as an `event`.
 
-    Raises ConfigError for an invalid value.
+    Raises ConfigError for an invalid value, and for one that would do nothing: `replay` or a
+    bound of the history without `history_messages`.
 
     Threads: any.
     """
 
-    pattern: str
+    pattern: str = field(kw_only=False)
     history_messages: int = 0
     history_bytes: int = 4 * MIB
     history_ttl: float = 300.0
@@ -94,6 +97,20 @@ class ChannelRule:
         check_flag(self, "replay")
         check_flag(self, "publish")
         check_overflow(self, "overflow")
+        if not self.history_messages:
+            self._check_history_is_off()
+
+    def _check_history_is_off(self) -> None:
+        """Refuse what says something about a history that is not kept."""
+        for each in fields(self):
+            name = each.name
+            if (name == "replay" or name.startswith("history_")) and getattr(
+                self, name
+            ) != each.default:
+                raise ConfigError(
+                    f"{name} needs history_messages, the number of messages that the channel "
+                    f"keeps: ChannelRule({excerpt(self.pattern)}, history_messages=100, ...)"
+                )
 
     def matches(self, channel: str) -> bool:
         """Return whether this rule applies to `channel`.
@@ -101,6 +118,17 @@ class ChannelRule:
         Threads: any.
         """
         return fnmatch.fnmatchcase(channel, self.pattern)
+
+    def covers(self, other: ChannelRule) -> bool:
+        """Return whether this rule certainly matches all channels that another one matches.
+
+        Threads: any.
+        """
+        if self.pattern == other.pattern or self.pattern == "*":
+            return True
+        # Where only stars match more than themselves, they match the wildcards of the other.
+        plain = not set("?[") & set(self.pattern) and "[" not in other.pattern
+        return plain and self.matches(other.pattern)
 
 
 PROCESS_RULE = ChannelRule(pattern="process:*", history_messages=10_000, replay=True)
@@ -339,6 +367,28 @@ class HubConfig:
                 "auth_by_message needs an authenticator, which gets the token: set both"
             )
         self._check_kinds()
+        self._check_what_does_nothing()
+
+    def _check_what_does_nothing(self) -> None:
+        """Refuse rules that never apply, and functions that are never called."""
+        if self.on_auth_failure is not None and self.authenticator is None:
+            raise ConfigError(
+                "on_auth_failure needs an authenticator, without which nobody is refused: set both"
+            )
+        for number, rule in enumerate(self.rules):
+            for before in self.rules[:number]:
+                # Our own may come last whatever stands before it: [*mine, *HubConfig().rules].
+                if before.covers(rule) and rule != PROCESS_RULE:
+                    raise ConfigError(
+                        f"rules: the one for {excerpt(rule.pattern)} never applies, as the one for "
+                        f"{excerpt(before.pattern)} stands before it, and the first that matches "
+                        "counts: put the narrower first, or leave one out"
+                    )
+        if self.publish_authoriser is not None and not any(each.publish for each in self.rules):
+            raise ConfigError(
+                "publish_authoriser needs a rule with publish=True, without which no client may "
+                "publish: rules=[ChannelRule('chat:*', publish=True)]"
+            )
 
     def _check_kinds(self) -> None:
         check_overflow(self, "broadcast_overflow")
@@ -351,18 +401,18 @@ class HubConfig:
         check_flag(self, "auth_by_message")
         check_callables(
             self,
-            "channel_name",
-            "json_default",
-            "check_origin",
-            "authenticator",
-            "on_auth_failure",
-            "channel_authoriser",
-            "publish_authoriser",
-            "on_connect",
-            "on_disconnect",
-            "on_message",
-            "on_first_subscriber",
-            "on_last_unsubscribe",
+            channel_name="name",
+            json_default="value",
+            check_origin="environ",
+            authenticator="environ",
+            on_auth_failure="environ, result",
+            channel_authoriser="client, channel",
+            publish_authoriser="client, channel",
+            on_connect="client",
+            on_disconnect="client, code, reason",
+            on_message="client, message",
+            on_first_subscriber="channel",
+            on_last_unsubscribe="channel",
         )
 
     def _check_what_may_be_none(self) -> None:

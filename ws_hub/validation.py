@@ -6,19 +6,21 @@ import inspect
 import ipaddress
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeGuard
 
 from .errors import ConfigError, excerpt
 from .origin import fault_of_allowed
 
 __all__ = [
+    "check_arguments",
     "check_callables",
     "check_count",
     "check_flag",
     "check_function",
     "check_headers",
     "check_many",
+    "check_named",
     "check_networks",
     "check_origins",
     "check_overflow",
@@ -141,20 +143,60 @@ def check_networks(config: object, name: str) -> None:
             raise ConfigError(f"{name} must hold networks: {error}") from None
 
 
-def check_callables(config: object, *names: str) -> None:
-    """Check settings that are functions or None."""
-    for name in names:
+def check_callables(config: object, **settings: str) -> None:
+    """Check settings that are functions or None, each with the names of its arguments."""
+    for name, arguments in settings.items():
         value = getattr(config, name)
-        if value is not None and not callable(value):
+        if value is None:
+            continue
+        if not callable(value):
             raise ConfigError(f"{name} must be callable or None, not {excerpt(value)}")
         check_plain(name, value)
+        try:
+            check_arguments(name, value, arguments)
+        except TypeError as error:
+            raise ConfigError(str(error)) from None
 
 
-def check_function(name: str, value: object) -> None:
-    """Check a function that is an argument: TypeError for what cannot be called."""
+def check_function(name: str, value: object, arguments: str | None = None) -> None:
+    """Check a function that is an argument: TypeError for what cannot be called.
+
+    `arguments` are as in `check_arguments`; None where they are not checked.
+    """
     if not callable(value):
         raise TypeError(f"{name} must be a function, not {excerpt(value)}")
     check_plain(name, value)
+    if arguments is not None:
+        check_arguments(name, value, arguments)
+
+
+def check_arguments(what: str, function: Callable[..., object], arguments: str) -> None:
+    """Check that a function can be called with some arguments, "client, message" for two.
+
+    One that does not tell what it takes, as some builtins, is not checked. Raises TypeError
+    that shows the function as it should be.
+    """
+    try:
+        # Of the function itself, not of what it wraps: a decorator may add arguments.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except Exception:  # noqa: BLE001 - of a user's object, such as a proxy without a context
+        return
+    try:
+        signature.bind(*filter(None, arguments.split(", ")))
+    except TypeError:
+        own = getattr(function, "__name__", "")
+        name = own if isinstance(own, str) and own.isidentifier() else "function"
+        taken = f"{name}({', '.join(signature.parameters)})"
+        raise TypeError(
+            f"{what} is called as {name}({arguments}), and {taken} does not take that: write "
+            f"def {name}({arguments})"
+        ) from None
+
+
+def check_named(unnamed: tuple[object, ...], call: str) -> None:
+    """Check that no argument came without its name: TypeError that shows the call with names."""
+    if unnamed:
+        raise TypeError(f"{', '.join(map(excerpt, unnamed))} must be passed by name: {call}")
 
 
 def check_timeout(name: str, value: object) -> None:

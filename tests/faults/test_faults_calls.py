@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import types
 import urllib.request
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
+import ws_hub
 from tests.integration.apps.live import Live, live
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import (
     AuthResult,
+    ChannelRule,
     Client,
     ConfigError,
     ConnectionState,
@@ -23,6 +26,7 @@ from ws_hub import (
     MessageEncodeError,
     MessageType,
     ProcessAlreadyRunning,
+    ReconnectConfig,
     ReconnectingClient,
     middleware,
     serve,
@@ -287,6 +291,92 @@ MISUSES: dict[str, tuple[Misuse, type[Exception], str]] = {
         lambda hub: hub.send_event(None, 1),  # type: ignore[arg-type]
         TypeError, 'send_event("saved", data)',
     ),
+    "send_event, a channel by place": (
+        lambda hub: hub.send_event("saved", 1, "news"),  # type: ignore[arg-type]
+        TypeError, """'news' must be passed by name: send_event("saved", data, channel="news")""",
+    ),
+    "send_error, a channel by place": (
+        lambda hub: hub.send_error("no disk", "news"),  # type: ignore[arg-type]
+        TypeError, """'news' must be passed by name: send_error(text, channel="news")""",
+    ),
+    "broadcast, an event": (
+        lambda hub: hub.broadcast("saved", {"by": 7}),  # type: ignore[arg-type]
+        TypeError, 'send_event("saved", data) for an event',
+    ),
+    "send_to_channel, an event": (
+        lambda hub: hub.send_to_channel("news", "saved", {}),  # type: ignore[arg-type]
+        TypeError, 'for an event send_event("saved", data, channel="news")',
+    ),
+    "send_to_user, somebody else": (
+        lambda hub: hub.send_to_user(7, {"type": "event"}, None),  # type: ignore[arg-type]
+        TypeError, "None must be passed by name: send_to_user(user_id, message, exclude=client)",
+    ),
+    "subscribe, a number": (
+        lambda hub: hub.subscribe(hub.all_clients(), "news", 0),  # type: ignore[arg-type]
+        TypeError, "0 must be passed by name: subscribe(client, channel, since=0)",
+    ),
+    "attach, a user": (
+        lambda hub: hub.attach(None, "7"),  # type: ignore[arg-type]
+        TypeError, "'7' must be passed by name: attach(ws, user_id=\"7\")",
+    ),
+    "page_app, a path": (
+        lambda hub: page_app(hub, "/live"),  # type: ignore[arg-type]
+        TypeError, "'/live' must be passed by name: page_app(hub, ws_path=\"/ws\")",
+    ),
+    "ReconnectingClient, a token": (
+        lambda hub: ReconnectingClient("ws://a/ws", "s3cret"),  # type: ignore[arg-type]
+        TypeError, 'must be passed by name: ReconnectingClient("ws://...", token="...")',
+    ),
+    "ReconnectingClient.subscribe, a function": (
+        lambda hub: ReconnectingClient("ws://a/ws").subscribe(
+            "news", print  # type: ignore[arg-type]
+        ),
+        TypeError, "messages go to on_message of the ReconnectConfig",
+    ),
+    "listen, a function of the client": (
+        lambda hub: hub.listen("news", lambda client, message: None),  # type: ignore[arg-type, misc]
+        TypeError, "write def function(message)",
+    ),
+    "run_process, a line alone": (
+        lambda hub: hub.run_process(["true"], on_line=lambda: None),  # type: ignore[arg-type]
+        TypeError, "on_line is called as function(text, stream), and function() does not",
+    ),
+    "at_stop, a signal handler": (
+        lambda hub: hub.at_stop(lambda number, frame: None),  # type: ignore[arg-type, misc]
+        TypeError, "function is called as function(), and function(number, frame) does not take",
+    ),
+    "HubConfig, on_connect of Socket.IO": (
+        lambda hub: HubConfig(on_connect=lambda: None),
+        ConfigError, "on_connect is called as function(client), and function() does not take that",
+    ),
+    "HubConfig, an authenticator without the request": (
+        lambda hub: HubConfig(authenticator=lambda: AuthResult(True)),
+        ConfigError, "write def function(environ)",
+    ),
+    "ReconnectConfig, on_connect of a hub": (
+        lambda hub: ReconnectConfig("ws://a/ws", on_connect=lambda client: None),
+        ConfigError, "on_connect is called as function(), and function(client) does not take that",
+    ),
+    "ChannelRule, a replay of nothing": (
+        lambda hub: ChannelRule("chat:*", replay=True),
+        ConfigError, "replay needs history_messages, the number of messages that the channel keeps",
+    ),
+    "ChannelRule, bytes of nothing": (
+        lambda hub: ChannelRule("chat:*", history_bytes=1000),
+        ConfigError, "history_bytes needs history_messages",
+    ),
+    "HubConfig, a rule behind a wider one": (
+        lambda hub: HubConfig(rules=[ChannelRule("*"), ChannelRule("chat:*", publish=True)]),
+        ConfigError, "the one for 'chat:*' never applies, as the one for '*' stands before it",
+    ),
+    "HubConfig, nothing to publish to": (
+        lambda hub: HubConfig(publish_authoriser=lambda client, channel: True),
+        ConfigError, "publish_authoriser needs a rule with publish=True",
+    ),
+    "HubConfig, nobody to fail": (
+        lambda hub: HubConfig(on_auth_failure=lambda environ, result: None),
+        ConfigError, "on_auth_failure needs an authenticator",
+    ),
     "send_process_lines, a text": (
         lambda hub: hub.send_process_lines("p", "one line"),
         TypeError, "lines must be a list of str, not 'one line': send_process_output sends one",
@@ -344,3 +434,68 @@ def test_fault_108_a_second_process_with_a_running_id_has_an_exception_of_its_ow
         assert "wait for its end, or leave the id out" in str(raised.value)
         assert process.running
     hub.hub.run_process(["true"], "build").wait(TIMEOUT)
+
+
+# --- names that are somewhere else -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["flask", "page", "testing"])
+def test_fault_108_a_name_of_another_module_says_which(module: str) -> None:
+    if module == "flask":
+        pytest.importorskip("flask")
+    for name in importlib.import_module(f"ws_hub.{module}").__all__:
+        there = f"{name} is not in ws_hub: use from ws_hub.{module} import {name}"
+        with pytest.raises(ImportError) as raised:
+            exec(f"from ws_hub import Hub, {name}")
+        assert str(raised.value) == there
+        with pytest.raises(AttributeError) as missing:
+            getattr(ws_hub, name)
+        assert str(missing.value) == there
+        assert not hasattr(ws_hub, name)
+
+
+def test_fault_108_other_imports_are_as_ever() -> None:
+    names: dict[str, Any] = {}
+    exec("from ws_hub import *", names)
+    assert set(ws_hub.__all__) <= names.keys()
+    exec("from ws_hub import testing", names)
+    assert names["testing"] is importlib.import_module("ws_hub.testing")
+    with pytest.raises(ImportError, match="cannot import name 'HubConfg' from 'ws_hub'"):
+        exec("from ws_hub import HubConfg")
+    with pytest.raises(AttributeError, match="^module 'ws_hub' has no attribute 'HubConfg'"):
+        _ = ws_hub.HubConfg  # type: ignore[attr-defined]
+
+
+# --- settings that do something ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("chat:*", "*"),
+        ("a?", "a*"),
+        ("a*", "[ab]*"),
+        ("*a]", "x[a]"),
+        ("room:1", "room:*"),
+        ("*", HubConfig().rules[0]),  # the rule that there is anyway, at the end
+    ],
+)
+def test_fault_108_a_rule_that_may_apply_is_taken(before: str, after: Any) -> None:
+    rule = ChannelRule(after) if isinstance(after, str) else after
+    assert HubConfig(rules=[ChannelRule(before), rule]).rules[1] == rule
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("a*", "a*"), ("*", "[a]"), ("a*", "ab*"), ("a*", "a?"), ("room:*", "room:1")],
+)
+def test_fault_108_a_rule_that_never_applies_is_refused(before: str, after: str) -> None:
+    with pytest.raises(ConfigError, match="never applies"):
+        HubConfig(rules=[ChannelRule(before), ChannelRule(after, publish=True)])
+
+
+def test_fault_108_a_pattern_and_a_url_need_no_name() -> None:
+    assert ChannelRule("chat:*", history_messages=5) == ChannelRule(
+        pattern="chat:*", history_messages=5
+    )
+    assert ReconnectConfig("ws://a/ws").url == "ws://a/ws"

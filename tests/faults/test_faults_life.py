@@ -54,6 +54,7 @@ from tests.integration.apps.live import at_once, live, subscribe
 from tests.support import TIMEOUT, RawPeer, small_pair, unmeasured, wait_until
 from ws_hub import (
     AuthResult,
+    ChannelRule,
     Client,
     Hub,
     HubConfig,
@@ -781,8 +782,9 @@ def test_fault_70_an_authoriser_says_true_or_it_says_no(what: str, answer: objec
             raise answer
         return answer
 
+    rules = [ChannelRule("a", publish=True)]  # without it nobody may publish anyway
     settings: dict[str, Any] = {what: authoriser}
-    with live(**settings) as site, site.peer() as peer:
+    with live(rules=rules, **settings) as site, site.peer() as peer:
         request = "subscribe" if what.startswith("channel") else "publish"
         peer.send_json({"type": request, "channel": "a", "id": 1})
         assert peer.recv_json()["code"] == "forbidden"

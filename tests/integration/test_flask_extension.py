@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import queue
@@ -93,6 +94,17 @@ def test_the_environment_sets_keys_of_the_config(monkeypatch: pytest.MonkeyPatch
     [
         ("WS_HUB_MAX_CONECTIONS", 5, "WS_HUB_MAX_CONECTIONS; did you mean WS_HUB_MAX_CONNECTIONS"),
         ("WS_HUB_JSPATH", None, "did you mean WS_HUB_JS_PATH"),
+        ("WS_HUB_AUTH", print, "did you mean WS_HUB_AUTHENTICATOR"),
+        ("WS_HUB_AUTHENTICATION", print, "did you mean WS_HUB_AUTHENTICATOR"),
+        ("WS_HUB_CHANNEL_AUTHORIZER", print, "did you mean WS_HUB_CHANNEL_AUTHORISER"),
+        ("WS_HUB_CORS_ALLOWED_ORIGINS", "*", "did you mean WS_HUB_ALLOWED_ORIGINS"),
+        ("WS_HUB_CORS_ORIGINS", "*", "did you mean WS_HUB_ALLOWED_ORIGINS"),
+        ("WS_HUB_URL", "/live", "did you mean WS_HUB_PATH"),
+        ("WS_HUB_VIEWER", "/live", "did you mean WS_HUB_VIEWER_PREFIX"),
+        ("WS_HUB_MAX_CLIENTS", 5, "did you mean WS_HUB_MAX_CONNECTIONS"),
+        ("WS_HUB_PING_INTERVAL", 5, "did you mean WS_HUB_HEARTBEAT_INTERVAL"),
+        ("WS_HUB_HISTORY_MESSAGES", 5, "did you mean WS_HUB_RULES"),
+        ("WS_HUB_REPLAY", True, "did you mean WS_HUB_RULES"),
         ("WS_HUB_PONG_TIMEOUT", 1, "pong_timeout must be above heartbeat_interval"),
         ("WS_HUB_MAX_CONNECTIONS", "9", "max_connections"),
         ("WS_HUB_RULES", [{"patern": "a"}], "WS_HUB_RULES.*patern"),
@@ -108,6 +120,28 @@ def test_a_wrong_key_is_refused_by_name(key: str, value: object, says: str) -> N
         HubExtension(app)
     del app.config[key]
     HubExtension(app)  # nothing of the first attempt is left
+
+
+def test_each_key_that_is_suggested_for_a_guess_exists() -> None:
+    suggested = set()
+    for guess in (
+        "AUTH",
+        "URL",
+        "JS",
+        "HISTORY",
+        "PROXY",
+        "RATE_LIMIT",
+        "ON_CLOSE",
+        "REPLAY",
+        "zz",
+    ):
+        app = flask.Flask(__name__)
+        app.config[f"WS_HUB_{guess}"] = 5
+        with pytest.raises(ConfigError) as raised:
+            HubExtension(app)
+        suggested.add(str(raised.value).rpartition("WS_HUB_")[2].rstrip("?").lower())
+    fields = {field.name for field in dataclasses.fields(HubConfig)}
+    assert suggested <= fields | {"path", "js_path", "viewer_prefix"}
 
 
 def test_arguments_win_over_the_config_and_those_of_init_app_over_the_class(make: Make) -> None:
@@ -755,3 +789,17 @@ def test_a_key_that_is_set_too_late_is_an_error_and_not_ignored(
 def test_a_hub_or_its_settings_in_the_place_of_the_path_are_refused(misplaced: Any) -> None:
     with pytest.raises(TypeError, match="hub=Hub"):
         HubExtension(None, misplaced)
+
+
+def test_a_page_of_an_allowed_origin_may_load_the_scripts() -> None:
+    app = flask.Flask(__name__)
+    page = "http://127.0.0.1:3000"
+    app.config["WS_HUB_ALLOWED_ORIGINS"] = [page]
+    HubExtension(app)
+    client = app.test_client()
+    for path in ("/ws_hub.js", "/ws_hub_log.js", "/ws_hub/ws_hub_log.js", "/ws_hub_shared.js"):
+        answer = client.get(path, headers={"Origin": page})
+        assert answer.headers["Access-Control-Allow-Origin"] == page, path
+        other = client.get(path, headers={"Origin": "http://127.0.0.1:4000"})
+        assert "Access-Control-Allow-Origin" not in other.headers, path
+    app.extensions["ws_hub"].hub.stop()

@@ -210,6 +210,7 @@ def test_a_round_trip_asks_nothing_of_the_application(hub_client: Connect) -> No
             HubConfig(
                 channel_authoriser=note,
                 publish_authoriser=note,
+                rules=[ChannelRule("open", publish=True)],
                 on_message=note,
                 on_first_subscriber=note,
                 on_last_unsubscribe=note,

@@ -389,6 +389,50 @@ def test_a_refusal_that_nobody_handles_is_a_warning(script: Script) -> None:
     assert said == [2, 2, "ws_hub: Subscribe: subscription unauthorised"]
 
 
+# Makes a client, has it wait twice for its next attempt, and tells what was warned of.
+WAITS_TWICE = """
+    const url = new URL(PLACE, process.argv[2]).href;
+    let waits = 0, over;
+    const twice = new Promise((done) => (over = done));
+    class Counted extends WebSocket {
+      constructor(...given) { if (waits++ === 2) over(); super(...given); }
+    }
+    const lost = new HubClient(url, {...fast, WebSocket: Counted});
+    PREPARE
+    lost.connect();
+    await twice;
+    lost.close();
+    return warned.map((each) => each.replace(url, "URL"));
+"""
+NO_CONNECTION = (
+    "ws_hub: URL: no connection yet. See the server's log: 401 not logged in, 403 another origin, "
+    "404 no hub there"
+)
+
+
+def waits_twice(place: str, prepare: str = "") -> str:
+    return WAITS_TWICE.replace("PLACE", repr(place)).replace("PREPARE", prepare)
+
+
+@pytest.mark.parametrize("place", ["/no-hub-there", "ws://127.0.0.1:9/ws"])
+def test_a_first_connection_that_fails_is_a_warning_once(script: Script, place: str) -> None:
+    assert script(waits_twice(place)) == [NO_CONNECTION]
+
+
+def test_a_page_that_looks_at_the_state_itself_is_not_warned(script: Script) -> None:
+    assert script(waits_twice("/no-hub-there", 'lost.on("state", () => {});')) == []
+
+
+def test_a_connection_that_was_there_and_is_lost_is_no_warning(script: Script) -> None:
+    said = script("""
+        hub.connect();
+        await hub.request("echo");
+        await failure(hub.request("hang up"));
+        return [await hub.request("echo", "again"), warned];
+    """)
+    assert said == ["again", []]
+
+
 # --- what it runs on -----------------------------------------------------------------------
 
 

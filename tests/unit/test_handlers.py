@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -30,11 +31,25 @@ NOTIFY = "ws-hub:notify"
 
 # Each decorator, as it is written.
 DECORATORS: dict[str, Decorate] = {
+    "@hub.on_start": lambda hub: hub.on_start,
     "@hub.on_connect": lambda hub: hub.on_connect,
     "@hub.on_disconnect": lambda hub: hub.on_disconnect,
     "@hub.on('chat')": lambda hub: hub.on("chat"),
     "@hub.on_subscribe('room:*')": lambda hub: hub.on_subscribe("room:*"),
     "@hub.on_unsubscribe('room:*')": lambda hub: hub.on_unsubscribe("room:*"),
+    "@hub.on_first_subscriber('room:*')": lambda hub: hub.on_first_subscriber("room:*"),
+    "@hub.on_last_unsubscribe('room:*')": lambda hub: hub.on_last_unsubscribe("room:*"),
+}
+# What the function under each is called with.
+ARGUMENTS = {
+    "@hub.on_start": "",
+    "@hub.on_connect": "client",
+    "@hub.on_disconnect": "client, code, reason",
+    "@hub.on('chat')": "client, message",
+    "@hub.on_subscribe('room:*')": "client, channel",
+    "@hub.on_unsubscribe('room:*')": "client, channel",
+    "@hub.on_first_subscriber('room:*')": "channel",
+    "@hub.on_last_unsubscribe('room:*')": "channel",
 }
 
 
@@ -117,6 +132,87 @@ def test_what_is_no_function_is_refused(write: str, thing: object) -> None:
     assert write in str(raised.value) and repr(thing) in str(raised.value)
 
 
+@pytest.mark.parametrize("write", DECORATORS)
+def test_a_function_with_other_arguments_is_refused_with_the_right_ones(write: str) -> None:
+    def noted(one: object, two: object, three: object, four: object) -> None: ...
+
+    with pytest.raises(TypeError) as raised:
+        DECORATORS[write](Hub())(noted)
+    text, arguments = str(raised.value), ARGUMENTS[write]
+    assert text == (
+        f"what stands under {write} is called as noted({arguments}), and "
+        f"noted(one, two, three, four) does not take that: write def noted({arguments})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "taken"),
+    [
+        (lambda message: None, "and function(message) does not"),
+        (lambda client, message, *, room: None, "and function(client, message, room) does not"),
+        (functools.partial(lambda client, message: None, 1), "and function(message) does not"),
+        (Notes().all, "write def all(client, message)"),
+        (queue.SimpleQueue, "write def SimpleQueue(client, message)"),
+    ],
+)
+def test_what_can_never_be_called_is_refused(function: Any, taken: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(taken)):
+        Hub().on("chat")(function)
+
+
+class Chats:
+    def method(self, client: object, message: object) -> None: ...
+
+    @classmethod
+    def of_class(cls, client: object, message: object) -> None: ...
+
+    def __call__(self, client: object, message: object) -> None: ...
+
+
+def with_database(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that adds an argument, as decorators of applications do."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function("the database", *args)
+
+    return wrapper
+
+
+class Unbound:
+    """A stand-in for something that is not there yet, as of werkzeug.local."""
+
+    def __call__(self, *args: object) -> None: ...
+
+    @property
+    def __signature__(self) -> Any:
+        raise RuntimeError("working outside of a context")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Chats().method,
+        Chats.of_class,
+        Chats(),
+        Unbound(),
+        print,
+        dict,  # has no signature
+        [].insert,
+        lambda client, message, hub=None: None,
+        lambda *args: None,
+        lambda client, *args, **options: None,
+        functools.partial(lambda hub, client, message: None, "hub"),
+        functools.partial(lambda client, message, *, hub: None, hub="hub"),
+        with_database(lambda database, client, message: None),
+        functools.wraps(lambda client: None)(lambda client, message: None),
+    ],
+)
+def test_what_can_be_called_is_taken(function: Any) -> None:
+    hub = Hub()
+    assert hub.on("chat")(function) is function
+
+
 async def coroutine(*_: object) -> None: ...
 
 
@@ -151,6 +247,12 @@ def test_a_coroutine_function_is_refused(write: str, function: object) -> None:
         (lambda hub: hub.on_subscribe(""), "takes a pattern of channels, not '': write "),
         (lambda hub: hub.on_unsubscribe(print), r"write @hub\.on_unsubscribe\(\"a:\*\"\) above a"),
         (lambda hub: hub.on_unsubscribe(3), "takes a pattern of channels, not 3"),
+        (
+            lambda hub: hub.on_first_subscriber(print),
+            r"write @hub\.on_first_subscriber\(\"a:\*\"\)",
+        ),
+        (lambda hub: hub.on_last_unsubscribe(), "takes a pattern of channels, not nothing"),
+        (lambda hub: hub.on_start(), "takes a function, not nothing: write @hub.on_start, without"),
     ],
 )
 def test_a_decorator_that_is_written_wrongly_says_how_it_is_written(
@@ -679,3 +781,95 @@ def test_fault_37_stop_from_a_callback_of_a_subscription_returns(where: str, by:
         peer.rest()
         assert returned.wait(TIMEOUT)
         wait_until(lambda: not hub.running)
+
+
+# --- the start, first and last subscribers -------------------------------------------------
+
+
+def test_functions_for_the_start_are_called_at_each_start(notes: Notes) -> None:
+    hub = Hub(HubConfig(on_first_subscriber=lambda channel: notes.note("first", channel)))
+
+    @hub.on_start
+    def started() -> None:
+        notes.note("started", hub.running)
+        hub.send_event("started", channel="news")  # it delivers
+
+    for _ in range(2):
+        with hub:
+            listener = hub.listen("news", print)
+            assert notes.next() == ("started", True, NOTIFY)
+            assert notes.next() == ("first", "news", NOTIFY)
+            listener.close()
+    assert notes.all() == []
+
+
+def test_a_hub_that_was_started_calls_a_new_function_at_its_next_start(notes: Notes) -> None:
+    hub = Hub()
+    with hub:
+        hub.on_start(lambda: notes.note("started"))
+    assert notes.all() == []
+    with hub:
+        assert notes.next() == ("started", NOTIFY)
+
+
+def test_what_fails_at_the_start_keeps_nothing_from_going_on(
+    notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub()
+    hub.on_start(lambda: {}["missing"])
+    hub.on_start(lambda: notes.note("second"))
+    with hub:
+        assert notes.next() == ("second", NOTIFY)
+        assert hub.stats().callback_errors == 1
+    assert "KeyError: 'missing'" in caplog.text
+
+
+def test_a_hub_that_lends_a_thread_calls_the_functions_for_its_start(notes: Notes) -> None:
+    hub = Hub()
+    hub.on_start(lambda: notes.note("started"))
+    thread = threading.Thread(target=hub.run)
+    thread.start()
+    assert notes.next() == ("started", NOTIFY)
+    hub.stop()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+
+
+def test_first_and_last_subscribers_are_told_by_pattern_after_the_settings(notes: Notes) -> None:
+    settings = {
+        name: functools.partial(notes.note, f"{name} of the settings")
+        for name in ("on_first_subscriber", "on_last_unsubscribe")
+    }
+    hub = Hub()
+
+    @hub.on_first_subscriber("room:*")
+    def first(channel: str) -> None:
+        notes.note("first", channel)
+
+    @hub.on_last_unsubscribe("room:*")
+    def last(channel: str) -> None:
+        notes.note("last", channel)
+
+    hub.configure(HubConfig(**settings))
+    with hub:
+        for channel in ("news", "room:1"):
+            one, two = hub.listen(channel, print), hub.listen(channel, print)
+            one.close()
+            two.close()
+    assert notes.all() == [
+        ("on_first_subscriber of the settings", "news"),
+        ("on_last_unsubscribe of the settings", "news"),
+        ("on_first_subscriber of the settings", "room:1"),
+        ("first", "room:1"),
+        ("on_last_unsubscribe of the settings", "room:1"),
+        ("last", "room:1"),
+    ]
+
+
+def test_other_settings_replace_the_functions_of_the_settings_alone(notes: Notes) -> None:
+    hub = Hub(HubConfig(on_first_subscriber=lambda channel: notes.note("before")))
+    hub.on_first_subscriber("*")(lambda channel: notes.note("first"))
+    hub.configure(HubConfig())
+    with hub:
+        hub.listen("news", print).close()
+    assert notes.all() == [("first",)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
@@ -14,6 +17,7 @@ from ws_hub.config import HubConfig
 from ws_hub.hub.hub import Hub
 from ws_hub.server.viewer import page_app
 
+ROOT = Path(__file__).parents[2]
 Response = tuple[str, dict[str, str], bytes]
 
 
@@ -187,3 +191,64 @@ def test_fault_128_a_page_that_asks_again_is_told_that_nothing_has_changed() -> 
         hub.send_process_output("b", "x")
         assert hub.wait_for_room("process:b", 5)
         assert get(app, "/api/channels", HTTP_IF_NONE_MATCH=headers["ETag"])[0] == "200 OK"
+
+
+# --- pages of other origins ----------------------------------------------------------------
+
+PAGE = "http://127.0.0.1:3000"
+SCRIPTS = ["/ws_hub.js", "/ws_hub_shared.js", "/ws_hub_log.js", "/static/ws_hub_log.js"]
+ALLOW = "Access-Control-Allow-Origin"
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allowed_origins": [PAGE]},
+        {"allowed_origins": ["*"]},
+        {"check_origin": lambda environ: environ["HTTP_ORIGIN"] == PAGE},
+    ],
+)
+def test_a_page_that_may_connect_may_load_the_scripts(path: str, settings: dict[str, Any]) -> None:
+    app = page_app(Hub(HubConfig(**settings)))
+    _, headers, _ = get(app, path, HTTP_ORIGIN=PAGE, HTTP_HOST="127.0.0.1:5000")
+    assert (headers[ALLOW], headers["Vary"]) == (PAGE, "Origin")
+    tag = headers.get("ETag", "")
+    again, headers, _ = get(app, path, HTTP_ORIGIN=PAGE, HTTP_IF_NONE_MATCH=tag)
+    assert headers[ALLOW] == PAGE, again
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"allowed_origins": ["http://127.0.0.1:4000"]}, {"check_origin": lambda environ: False}],
+)
+def test_a_page_that_may_not_connect_may_not_load_the_scripts(
+    path: str, settings: dict[str, Any]
+) -> None:
+    app = page_app(Hub(HubConfig(**settings)))
+    _, headers, _ = get(app, path, HTTP_ORIGIN=PAGE, HTTP_HOST="127.0.0.1:5000")
+    assert ALLOW not in headers and headers["Vary"] == "Origin"
+
+
+def test_a_page_that_may_not_load_the_scripts_is_named_once_with_what_to_set() -> None:
+    # In a process of its own: what is said once in a process may be said already in this one.
+    program = """
+from tests.unit.test_viewer import PAGE, SCRIPTS, Hub, get, page_app
+app = page_app(Hub())
+for path in (*SCRIPTS, *SCRIPTS):
+    get(app, path, HTTP_ORIGIN=PAGE, HTTP_HOST="127.0.0.1:3000")  # its own
+    get(app, path, HTTP_ORIGIN=PAGE, HTTP_HOST="127.0.0.1:5000")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    (told,) = done.stderr.splitlines()
+    assert f"a page of the origin '{PAGE}' loads a script of '127.0.0.1:5000'" in told
+    assert "allowed_origins" in told and "WS_HUB_ALLOWED_ORIGINS" in told
+
+
+def test_the_page_and_the_list_of_channels_are_for_no_other_page() -> None:
+    app = page_app(Hub(HubConfig(allowed_origins=["*"])))
+    for path in ("/", "/api/channels"):
+        assert ALLOW not in get(app, path, HTTP_ORIGIN=PAGE)[1]

@@ -265,7 +265,7 @@ class BearerTokenAuth:
     """
 
     def __init__(self, validate: Validate) -> None:
-        check_function("validate", validate)
+        check_function("validate", validate, "token")
         self._validate = validate
 
     def __call__(self, environ: Environ) -> AuthResult:
@@ -288,7 +288,7 @@ class QueryTokenAuth:
     """
 
     def __init__(self, validate: Validate, name: str = "token") -> None:
-        check_function("validate", validate)
+        check_function("validate", validate, "token")
         check_words("name", name)
         self._validate = validate
         self._name = name
@@ -311,7 +311,7 @@ class CookieSessionAuth:
 
     def __init__(self, name: str, validate: Validate) -> None:
         check_words("name", name)
-        check_function("validate", validate)
+        check_function("validate", validate, "value")
         self._name = name
         self._validate = validate
 

@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Never
 
 from ..connection.client import Client
 from ..errors import InvalidName, excerpt
@@ -32,6 +32,7 @@ from ..protocol.names import (
     is_process_id,
     process_channel,
 )
+from ..validation import check_named
 
 __all__ = ["ALL_CLIENTS", "NOBODY", "AllClients", "Publisher", "client_ids"]
 
@@ -87,7 +88,7 @@ class Publisher(abc.ABC):
     def broadcast(
         self,
         message: AnyMessage,
-        *,
+        *_unnamed: Never,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
     ) -> None:
@@ -99,6 +100,9 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        check_named(
+            _unnamed, 'broadcast(message, exclude=client); send_event("saved", data) for an event'
+        )
         now, message, left_out = time.time(), as_message(message), client_ids(exclude)
         texts = [self._encoder.encode(each, now) for each in _cut_up(message)]
         if message.channel != "":  # compared, because a subclass of str defines its own truth
@@ -113,7 +117,7 @@ class Publisher(abc.ABC):
         self,
         channel: str,
         message: AnyMessage,
-        *,
+        *_unnamed: Never,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
     ) -> None:
@@ -126,6 +130,11 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        check_named(
+            _unnamed,
+            "send_to_channel(channel, message, exclude=client); for an event "
+            'send_event("saved", data, channel="news")',
+        )
         channel, left_out = channel_text(channel), client_ids(exclude)
         if not channel:
             check_channel(channel)  # raises: further down "" means all clients
@@ -210,7 +219,7 @@ class Publisher(abc.ABC):
         self,
         event: str,
         data: Any = None,
-        *,
+        *_unnamed: Never,
         channel: str | AllClients = ALL_CLIENTS,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
@@ -222,6 +231,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        check_named(_unnamed, 'send_event("saved", data, channel="news")')
         name: object = event
         if not isinstance(name, str):
             raise TypeError(
@@ -234,7 +244,7 @@ class Publisher(abc.ABC):
     def send_error(
         self,
         text: str,
-        *,
+        *_unnamed: Never,
         channel: str | AllClients = ALL_CLIENTS,
         timeout: float | None = None,
     ) -> None:
@@ -244,6 +254,7 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
+        check_named(_unnamed, 'send_error(text, channel="news")')
         self._send(_ERROR, channel, text, timeout, NOBODY)
 
     def process_channel(self, process_id: AnyId) -> str:

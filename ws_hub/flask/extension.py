@@ -21,7 +21,7 @@ from ..access.contexts import CONTEXT_KEY
 from ..config import HubConfig
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
-from ..server.viewer import page_app
+from ..server.viewer import other_pages, page_app
 from ..wsgi.app import check_hub, middleware
 from ..wsgi.servers import look_at_processes
 from ..wsgi.starter import Starter
@@ -197,7 +197,7 @@ def _blueprint(hub: Hub, where: Places) -> Blueprint:
     if where.path is not None:  # for url_for alone: the middleware is before all routes
         blueprint.add_url_rule(where.path, "ws", build_only=True)
     if where.js_path is not None:
-        _add_scripts(blueprint, page, where.js_path)
+        _add_scripts(blueprint, hub, page, where.js_path)
     if where.viewer_prefix is not None:
         # Not by Flask's own redirect, which names the host: a proxy may have changed that.
         blueprint.add_url_rule(prefix, "slash", functools.partial(_answer, page, prefix, ""))
@@ -206,7 +206,7 @@ def _blueprint(hub: Hub, where: Places) -> Blueprint:
     return blueprint
 
 
-def _add_scripts(blueprint: Blueprint, page: Application, js_path: str) -> None:
+def _add_scripts(blueprint: Blueprint, hub: Hub, page: Application, js_path: str) -> None:
     """Add the routes of the browser client, and of what may be loaded beside it.
 
     These are found by their names: the client loads `ws_hub_shared.js` from beside itself, and the
@@ -224,7 +224,8 @@ def _add_scripts(blueprint: Blueprint, page: Application, js_path: str) -> None:
 
     def element() -> Response:
         # Relative, for the same reason as the viewer's slash; where its imports are found.
-        return current_app.response_class(status=308, headers={"Location": "./ws_hub/" + _ELEMENT})
+        headers = [("Location", "./ws_hub/" + _ELEMENT), *other_pages(hub, request.environ)]
+        return current_app.response_class(status=308, headers=headers)
 
     blueprint.add_url_rule(js_path, "js", functools.partial(script, "ws_hub.js"))
     for name in {"ws_hub.js", "ws_hub_shared.js"} - {js_path.rpartition("/")[2]}:

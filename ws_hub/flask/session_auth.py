@@ -39,7 +39,7 @@ class FlaskSessionAuth:
     ) -> None:
         check_words("key", key)
         if validate is not None:
-            check_function("validate", validate)
+            check_function("validate", validate, "session")
         self.key = key
         self._validate = validate
 

@@ -21,6 +21,39 @@ __all__ = ["UNSET", "Place", "Places", "differing", "hub_settings", "places"]
 _PREFIX = "WS_HUB_"
 _FIELDS = {_PREFIX + field.name.upper(): field.name for field in dataclasses.fields(HubConfig)}
 _PATH = re.compile(r"/[^\s<>?#]*")
+# What else is guessed, in the words of other libraries: too far from the right key to be found
+# by its letters.
+_GUESSED = {
+    "ALLOWED_HOSTS": "ALLOWED_ORIGINS",
+    "AUTH": "AUTHENTICATOR",
+    "AUTHORISER": "CHANNEL_AUTHORISER",
+    "AUTHORIZER": "CHANNEL_AUTHORISER",
+    "CHANNELS": "RULES",
+    "CORS": "ALLOWED_ORIGINS",
+    "CORS_ORIGINS": "ALLOWED_ORIGINS",
+    "ENDPOINT": "PATH",
+    "HEARTBEAT_TIMEOUT": "PONG_TIMEOUT",
+    "HISTORY": "RULES",
+    "HISTORY_SIZE": "RULES",
+    "JS": "JS_PATH",
+    "JS_URL": "JS_PATH",
+    "LOGIN": "AUTHENTICATOR",
+    "MAX_CLIENTS": "MAX_CONNECTIONS",
+    "MAX_CONNECTIONS_PER_IP": "MAX_CONNECTIONS_PER_ADDRESS",
+    "ON_CLOSE": "ON_DISCONNECT",
+    "ORIGIN": "ALLOWED_ORIGINS",
+    "PREFIX": "PATH",
+    "PROXY": "TRUSTED_PROXIES",
+    "RATE_LIMIT": "MAX_MESSAGE_RATE",
+    "ROUTE": "PATH",
+    "SCRIPT": "JS_PATH",
+    "TOKEN": "AUTHENTICATOR",
+    "URL": "PATH",
+    "VIEWER_PATH": "VIEWER_PREFIX",
+    "WEBSOCKET_PATH": "PATH",
+    "WS_PATH": "PATH",
+    "WS_URL": "PATH",
+} | {field.name.upper(): "RULES" for field in dataclasses.fields(ChannelRule)}
 
 
 class Unset(enum.Enum):
@@ -80,10 +113,9 @@ def hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for an unknown key, and for an invalid value or combination.
     """
-    known = [*_FIELDS, *_PLACES]
     for key in config:
-        if key.startswith(_PREFIX) and key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.0)[0]
+        if key.startswith(_PREFIX) and key not in _FIELDS and key not in _PLACES:
+            near = _nearest(key)
             raise ConfigError(f"app.config: unknown key {key}; did you mean {near}?")
     fields = {name: config[key] for key, name in _FIELDS.items() if key in config}
     if isinstance(fields.get("rules"), (list, tuple)):
@@ -95,6 +127,14 @@ def hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             f"app.config, whose WS_HUB_ keys are fields of HubConfig: {error}"
         ) from None
     return fields
+
+
+def _nearest(key: str) -> str:
+    """Return the known key that an unknown one was most likely meant to be."""
+    name = key.removeprefix(_PREFIX)  # which all have in common
+    known = [each.removeprefix(_PREFIX) for each in (*_FIELDS, *_PLACES)]
+    near = _GUESSED.get(name) or difflib.get_close_matches(name, known, 1, 0.0)[0]
+    return _PREFIX + near
 
 
 def differing(fields: Mapping[str, Any], config: HubConfig) -> list[str]:

@@ -16,7 +16,7 @@ from ..connection.client import Client
 from ..errors import ConfigError, excerpt
 from ..protocol.message import Message, MessageType
 from ..reentrant import Lock
-from ..validation import check_plain
+from ..validation import check_arguments, check_plain
 
 __all__ = [
     "MISSING",
@@ -26,15 +26,32 @@ __all__ = [
     "OnConnect",
     "OnDisconnect",
     "OnMessage",
+    "OnName",
+    "OnStart",
 ]
 
 OnConnect = TypeVar("OnConnect", bound=Callable[[Client], object])
 OnDisconnect = TypeVar("OnDisconnect", bound=Callable[[Client, int, str], object])
 OnMessage = TypeVar("OnMessage", bound=Callable[[Client, Message], object])
 OnChannel = TypeVar("OnChannel", bound=Callable[[Client, str], object])
+OnStart = TypeVar("OnStart", bound=Callable[[], object])
+OnName = TypeVar("OnName", bound=Callable[[str], object])
 F = TypeVar("F", bound=Callable[..., object])
+H = TypeVar("H")
 
 MISSING: Any = object()  # stands for an argument that was left out
+
+# What the functions of each kind are called with.
+_ARGUMENTS = {
+    "start": "",
+    "connect": "client",
+    "disconnect": "client, code, reason",
+    "subscribe": "client, channel",
+    "unsubscribe": "client, channel",
+    "first_subscriber": "channel",
+    "last_unsubscribe": "channel",
+}
+_ALL = ChannelRule(pattern="*")
 
 # The types of messages that never reach an application, and what does.
 _INSTEAD: dict[str, str] = {
@@ -60,19 +77,25 @@ class Handlers:
         config: the settings, whose functions are called first.
 
     Attributes:
+        start: called without arguments when the hub has started.
         connect: called with each client that has connected.
         disconnect: called with each client that is gone, the close code and the reason.
         subscribe, unsubscribe: called with the client and the channel of each subscription
             that has begun, or ended.
+        first_subscriber, last_unsubscribe: called with each channel that has its first
+            subscriber, or has lost its last.
     """
 
     def __init__(self, config: HubConfig) -> None:
         self._renew_lock()
         self._config = config
+        self.start: Sequence[Callable[..., object]] = ()
         self.connect = _given(config.on_connect)
         self.disconnect = _given(config.on_disconnect)
         self.subscribe: Sequence[ChannelHandler] = ()
         self.unsubscribe: Sequence[ChannelHandler] = ()
+        self.first_subscriber = _for_all(config.on_first_subscriber)
+        self.last_unsubscribe = _for_all(config.on_last_unsubscribe)
         self._any_type = _given(config.on_message)
         self._by_type: Mapping[str, Callable[..., object]] = {}
         threads.forget_after_fork(self)
@@ -94,23 +117,39 @@ class Handlers:
         """Replace the functions of the settings; those of the decorators stay."""
         with self._lock:
             before, self._config = self._config, config
-            self.connect = _replaced(self.connect, before.on_connect, config.on_connect)
-            self.disconnect = _replaced(self.disconnect, before.on_disconnect, config.on_disconnect)
+            self.connect = _replaced(
+                self.connect, _given(before.on_connect), _given(config.on_connect)
+            )
+            self.disconnect = _replaced(
+                self.disconnect, _given(before.on_disconnect), _given(config.on_disconnect)
+            )
             self._any_type = _given(config.on_message)
+            self.first_subscriber = _replaced(
+                self.first_subscriber,
+                _for_all(before.on_first_subscriber),
+                _for_all(config.on_first_subscriber),
+            )
+            self.last_unsubscribe = _replaced(
+                self.last_unsubscribe,
+                _for_all(before.on_last_unsubscribe),
+                _for_all(config.on_last_unsubscribe),
+            )
 
     # --- registration ----------------------------------------------------------------------
 
-    def add(self, kind: Literal["connect", "disconnect"], function: F) -> F:
+    def add(self, kind: Literal["start", "connect", "disconnect"], function: F) -> F:
         """Add a function, and return it."""
         write = f"@hub.on_{kind}"
         if not callable(function):
             raise _misused(f"on_{kind}", "a function", f"{write}, without parentheses,", function)
-        check_plain(f"what stands under {write}", function)
+        _check_function(write, function, _ARGUMENTS[kind])
         self._append(kind, function)
         return function
 
     def for_channels(
-        self, kind: Literal["subscribe", "unsubscribe"], pattern: object
+        self,
+        kind: Literal["subscribe", "unsubscribe", "first_subscriber", "last_unsubscribe"],
+        pattern: object,
     ) -> Callable[[F], F]:
         """Return a decorator that adds the function for the channels that match a pattern."""
         if not isinstance(pattern, str) or not pattern:
@@ -118,7 +157,7 @@ class Handlers:
         write, rule = f"@hub.on_{kind}({excerpt(pattern)})", ChannelRule(pattern=pattern)
 
         def add(function: F) -> F:
-            _check_function(write, function)
+            _check_function(write, function, _ARGUMENTS[kind])
             self._append(kind, ChannelHandler(rule, function))
             return function
 
@@ -139,7 +178,7 @@ class Handlers:
             raise ConfigError(f"{write}: the hub handles these messages itself; use {instead}")
 
         def add(function: F) -> F:
-            _check_function(write, function)
+            _check_function(write, function, "client, message")
             with self._lock:
                 before = self._by_type.get(type)
                 if before is not None:
@@ -157,13 +196,13 @@ def _given(function: Callable[..., Any] | None) -> Sequence[Callable[..., object
     return () if function is None else (function,)
 
 
-def _replaced(
-    functions: Sequence[Callable[..., object]],
-    before: Callable[..., Any] | None,
-    now: Callable[..., Any] | None,
-) -> Sequence[Callable[..., object]]:
-    """Return functions with another one of the settings, which comes first, if there is one."""
-    return (*_given(now), *functions[len(_given(before)) :])
+def _for_all(function: Callable[..., Any] | None) -> Sequence[ChannelHandler]:
+    return tuple(ChannelHandler(_ALL, each) for each in _given(function))
+
+
+def _replaced(handlers: Sequence[H], before: Sequence[H], now: Sequence[H]) -> Sequence[H]:
+    """Return handlers with those of other settings, which come first."""
+    return (*now, *handlers[len(before) :])
 
 
 def _misused(name: str, what: str, write: str, given: object) -> ConfigError:
@@ -171,7 +210,8 @@ def _misused(name: str, what: str, write: str, given: object) -> ConfigError:
     return ConfigError(f"hub.{name} takes {what}, not {shown}: write {write} above a function")
 
 
-def _check_function(write: str, function: object) -> None:
+def _check_function(write: str, function: object, arguments: str) -> None:
     if not callable(function):
         raise ConfigError(f"{write} must stand above a function, not {excerpt(function)}")
     check_plain(f"what stands under {write}", function)
+    check_arguments(f"what stands under {write}", function, arguments)

@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Self, TextIO
+from typing import Any, Never, Self, TextIO
 
 from .. import threads
 from ..access.admission import Admission, Decision
@@ -60,12 +60,21 @@ from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, p
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_function, check_position, check_timeout
+from ..validation import check_function, check_named, check_position, check_timeout
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
 from .dispatcher import Activation
-from .handlers import MISSING, Handlers, OnChannel, OnConnect, OnDisconnect, OnMessage
+from .handlers import (
+    MISSING,
+    Handlers,
+    OnChannel,
+    OnConnect,
+    OnDisconnect,
+    OnMessage,
+    OnName,
+    OnStart,
+)
 from .items import (
     Call,
     Item,
@@ -339,7 +348,7 @@ class Hub(Publisher):
 
         Threads: any; does not wait.
         """
-        check_function("context", context)
+        check_function("context", context, "")
         self._context = context
 
     def start(self) -> Self:
@@ -430,6 +439,7 @@ class Hub(Publisher):
             if launch:
                 life.owns_thread = True
                 life.thread = threads.start("ws-hub:run", self._loop, life)
+            life.tell_start()
         except BaseException:  # no more threads, or KeyboardInterrupt
             if begun:
                 self._take_back(life)
@@ -558,7 +568,7 @@ class Hub(Publisher):
 
         Threads: any; the function runs on a thread of the hub's.
         """
-        check_function("function", function)
+        check_function("function", function, "")
         return self._life.at_stop.add(function)
 
     def __enter__(self) -> Self:
@@ -699,7 +709,7 @@ class Hub(Publisher):
         self,
         user_id: AnyId,
         message: AnyMessage,
-        *,
+        *_unnamed: Never,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
     ) -> None:
@@ -712,6 +722,7 @@ class Hub(Publisher):
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """
+        check_named(_unnamed, "send_to_user(user_id, message, exclude=client)")
         check_timeout("timeout", timeout)
         user, left_out = user_text(user_id), client_ids(exclude)
         text = self._encoder.encode(as_message(message), time.time())
@@ -781,7 +792,12 @@ class Hub(Publisher):
     # --- any thread: subscribe -------------------------------------------------------------
 
     def subscribe(
-        self, client: Client, channel: str, *, since: int | None = None, epoch: str = ""
+        self,
+        client: Client,
+        channel: str,
+        *_unnamed: Never,
+        since: int | None = None,
+        epoch: str = "",
     ) -> None:
         """Have a client listen to a channel; again is no change.
 
@@ -791,6 +807,7 @@ class Hub(Publisher):
 
         Threads: any; waits while the hub's queue is full.
         """
+        check_named(_unnamed, "subscribe(client, channel, since=0)")
         check_channel(channel, self._is_channel)
         check_position("since", since)
         given: object = epoch
@@ -884,7 +901,7 @@ class Hub(Publisher):
         Threads: any; waits while the hub's queue is full.
         """
         check_channel(channel, self._is_channel)
-        check_function("function", function)
+        check_function("function", function, "message")
         life = self._life
         if not life.state.accepts:
             raise self._not_running()
@@ -918,6 +935,17 @@ class Hub(Publisher):
             life.listeners.discard(listener)
 
     # --- any thread: callbacks -------------------------------------------------------------
+
+    def on_start(self, function: OnStart = MISSING) -> OnStart:
+        """Have a function called without arguments when the hub has started: `@hub.on_start`.
+
+        At each start, in all lives of the hub and in forked processes; not for one that has
+        been. It may publish. What takes long, or loops, needs a thread of its own: the functions
+        for channels wait for it, and so does the end of the hub. See `at_stop` for the end.
+
+        Threads: any; the function runs on `ws-hub:notify`, and `start` does not wait for it.
+        """
+        return self._handlers.add("start", function)
 
     def on_connect(self, function: OnConnect = MISSING) -> OnConnect:
         """Have a function called with each client that connects: `@hub.on_connect`.
@@ -973,6 +1001,26 @@ class Hub(Publisher):
         Threads: any; the function runs on the same threads as that of `on_subscribe`.
         """
         return self._handlers.for_channels("unsubscribe", pattern)
+
+    def on_first_subscriber(self, pattern: str = MISSING) -> Callable[[OnName], OnName]:
+        """Have a function called for channels with a first subscriber.
+
+        Written `@hub.on_first_subscriber("sensor:*")`, above a function that gets the name of a
+        channel that matches the pattern; `HubConfig.on_first_subscriber` is called before it.
+        Listeners of `listen` count as subscribers.
+
+        Threads: any; the function runs on `ws-hub:notify`, in order.
+        """
+        return self._handlers.for_channels("first_subscriber", pattern)
+
+    def on_last_unsubscribe(self, pattern: str = MISSING) -> Callable[[OnName], OnName]:
+        """Have a function called for channels that have lost their last subscriber.
+
+        Written `@hub.on_last_unsubscribe("sensor:*")`, as `on_first_subscriber`.
+
+        Threads: any; the function runs on `ws-hub:notify`, in order.
+        """
+        return self._handlers.for_channels("last_unsubscribe", pattern)
 
     # --- any thread: connections -----------------------------------------------------------
 
@@ -1177,7 +1225,7 @@ class Hub(Publisher):
     def attach(
         self,
         ws: Any,
-        *,
+        *_unnamed: Never,
         user_id: AnyId | None = None,
         claims: Mapping[str, Any] | None = None,
     ) -> None:
@@ -1187,6 +1235,7 @@ class Hub(Publisher):
 
         Threads: the request thread of the connection; blocks until that has ended.
         """
+        check_named(_unnamed, 'attach(ws, user_id="7")')
         attach(self, ws, user_id=user_id, claims=claims)
 
     def run_process(

@@ -178,6 +178,11 @@ class Life:
 
     # --- any thread ------------------------------------------------------------------------
 
+    def tell_start(self) -> None:
+        """Have the functions for the start called, before those for channels."""
+        for function in self.handlers.start:
+            self._post(functools.partial(self.callbacks.call, function))
+
     def guard(self, function: Callable[..., Any], *args: Any, default: Any = None) -> Any:
         """Call something of ours; what it raises is logged and counted, and is `default`."""
         return guarded(self.counters, function, *args, default=default)
@@ -247,14 +252,15 @@ class Life:
     # --- under the lock of the subscriptions: posted, so that the order is true ---------------
 
     def _first_came(self, channel: str) -> None:
-        self._tell(self.config.on_first_subscriber, channel)
+        self._tell(self.handlers.first_subscriber, channel)
 
     def _last_left(self, channel: str) -> None:
-        self._tell(self.config.on_last_unsubscribe, channel)
+        self._tell(self.handlers.last_unsubscribe, channel)
 
-    def _tell(self, function: Callable[[str], Any] | None, channel: str) -> None:
-        if function is not None:
-            self._post(functools.partial(self.callbacks.call, function, channel))
+    def _tell(self, handlers: Sequence[ChannelHandler], channel: str) -> None:
+        for handler in handlers:
+            if handler.rule.matches(channel):
+                self._post(functools.partial(self.callbacks.call, handler.function, channel))
 
     def _begun(self, subscription: Subscription[Any]) -> None:
         self._queue(subscription, self.handlers.subscribe)

@@ -135,7 +135,7 @@ def run_process(
         if not isinstance(flag, bool):
             raise ConfigError(f"{what} must be True or False, not {excerpt(flag)}")
     if on_line is not None:
-        check_function("on_line", on_line)
+        check_function("on_line", on_line, "text, stream")
     name = _new_id(command[0]) if process_id is None else id_text(process_id, "process id")
     hub.process_channel(name)  # raises InvalidName
     if not hub.running:

@@ -13,7 +13,7 @@ import random as random_module
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, Never
 from urllib.parse import urlsplit
 
 from .. import threads
@@ -22,7 +22,7 @@ from ..log import get_logger
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..protocol.names import channel_text
 from ..reentrant import Event
-from ..validation import check_function, check_position
+from ..validation import check_function, check_named, check_position
 from .config import ReconnectConfig
 from .connection import Connection
 from .connector import Connector, parse_target
@@ -74,12 +74,13 @@ class ReconnectingClient:
     def __init__(
         self,
         config: ReconnectConfig | str,
-        *,
+        *_unnamed: Never,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[Event, float], bool] = Event.wait,
         random: Callable[[], float] = random_module.random,
         **settings: Any,
     ) -> None:
+        check_named(_unnamed, 'ReconnectingClient("ws://...", token="...")')
         if isinstance(config, str):
             config = ReconnectConfig(url=config, **settings)
         elif not isinstance(config, ReconnectConfig):
@@ -248,7 +249,9 @@ class ReconnectingClient:
         """
         self._session.send(as_message(message))
 
-    def subscribe(self, channel: str, *, since: int | None = None, last: int | None = None) -> None:
+    def subscribe(
+        self, channel: str, *_unnamed: Never, since: int | None = None, last: int | None = None
+    ) -> None:
         """Subscribe to a channel, now if connected, and after every reconnect.
 
         After a reconnect the client asks by itself for the messages that it missed.
@@ -266,6 +269,10 @@ class ReconnectingClient:
 
         Threads: any; blocks at most write_timeout seconds.
         """
+        check_named(
+            _unnamed,
+            "subscribe(channel, since=0); messages go to on_message of the ReconnectConfig",
+        )
         channel = channel_text(channel)
         if not channel:
             raise InvalidName("channel name '' is refused: it must be 1 character or more")

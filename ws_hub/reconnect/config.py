@@ -90,7 +90,7 @@ class ReconnectConfig:
             than 256 reports wait for a slow callback, further ones of a kind are merged.
     """
 
-    url: str
+    url: str = field(kw_only=False)
     initial_backoff: float = 1.0
     max_backoff: float = 30.0
     backoff_multiplier: float = 2.0
@@ -155,13 +155,13 @@ class ReconnectConfig:
         check_count(self, "queue_bytes", least=1)
         check_callables(
             self,
-            "dialer",
-            "json_default",
-            "on_connect",
-            "on_disconnect",
-            "on_reconnect",
-            "on_message",
-            "on_error",
+            dialer="config",
+            json_default="value",
+            on_connect="",
+            on_disconnect="code, reason, retries",
+            on_reconnect="attempts",
+            on_message="message",
+            on_error="error",
         )
 
     def _check_token(self) -> None:

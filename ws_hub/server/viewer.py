@@ -13,15 +13,19 @@ import re
 import string
 from collections.abc import Callable, Iterable
 from importlib import resources
-from typing import Any
+from typing import Any, Never
 from urllib.parse import parse_qs, quote
 
+from ..access.authenticators import is_permitted
 from ..errors import excerpt
 from ..hub.hub import Hub
+from ..origin import is_allowed, parse_origin
 from ..protocol.names import channel_rule, check_channel
+from ..validation import check_named
 from ..wsgi.app import check_hub
+from ..wsgi.servers import log_once
 
-__all__ = ["page_app"]
+__all__ = ["other_pages", "page_app"]
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -56,7 +60,11 @@ _SECURITY: Headers = [
 
 
 def page_app(
-    hub: Hub, *, ws_path: str = "/ws", channel: str = "", fallback: Application | None = None
+    hub: Hub,
+    *_unnamed: Never,
+    ws_path: str = "/ws",
+    channel: str = "",
+    fallback: Application | None = None,
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
@@ -79,6 +87,7 @@ def page_app(
 
     Threads: any.
     """
+    check_named(_unnamed, 'page_app(hub, ws_path="/ws")')
     check_hub("page_app(hub)", hub)
     if not isinstance(channel, str):  # an unset variable must not show the list of all
         raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
@@ -163,6 +172,8 @@ class _Page:
         kind = path.rpartition(".")[2]
         # Revalidated each time, and sent again only when another version runs.
         headers = [("ETag", tag), ("Cache-Control", "no-cache")]
+        if kind == "js":
+            headers += other_pages(self._hub, environ)
         if environ.get("HTTP_IF_NONE_MATCH") == tag:
             start_response("304 Not Modified", headers + _SECURITY)
             return []
@@ -177,15 +188,51 @@ class _Page:
 
     def _element(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # What a module imports is relative to where it was found in the end.
-        return self._redirect(environ, start_response, f"./static/{_ELEMENT}")
+        headers = other_pages(self._hub, environ)
+        return self._redirect(environ, start_response, f"./static/{_ELEMENT}", *headers)
 
     def _redirect(
-        self, environ: Environ, start_response: StartResponse, place: str
+        self,
+        environ: Environ,
+        start_response: StartResponse,
+        place: str,
+        *headers: tuple[str, str],
     ) -> Iterable[bytes]:
-        text = b"It is one step further\n"
-        return _answer(
-            environ, start_response, "308 Permanent Redirect", "txt", text, ("Location", place)
+        status, text, own = (
+            "308 Permanent Redirect",
+            b"It is one step further\n",
+            ("Location", place),
         )
+        return _answer(environ, start_response, status, "txt", text, own, *headers)
+
+
+def other_pages(hub: Hub, environ: Environ) -> Headers:
+    """Return the headers of a script that let a page of another origin load it, or none.
+
+    Those pages may that may connect, since without them a browser refuses the script (CORS)
+    and says so to nobody but its console.
+
+    Threads: any; runs `check_origin`.
+    """
+    headers, origin, config = [("Vary", "Origin")], environ.get("HTTP_ORIGIN"), hub.config
+    if origin is None:  # a page of this server, or no browser
+        return headers
+    if config.check_origin is None:
+        allowed = is_allowed(origin, config.allowed_origins)
+    else:
+        allowed = is_permitted("check_origin", config.check_origin, environ)
+    host = environ.get("HTTP_HOST", "")
+    if allowed:
+        headers.append(("Access-Control-Allow-Origin", origin))
+    elif parse_origin(origin) != parse_origin(f"{origin.partition('://')[0]}://{host}"):
+        log_once(
+            "script",
+            f"a page of the origin {excerpt(origin)} loads a script of {excerpt(host)}, which "
+            "its browser refuses: it may not connect either. If that page is yours, set "
+            "HubConfig(allowed_origins=...) to its origin (in Flask, "
+            'app.config["WS_HUB_ALLOWED_ORIGINS"]), or load the script from where the page is',
+        )
+    return headers
 
 
 def _read_static() -> dict[str, bytes]:

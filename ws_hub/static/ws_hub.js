@@ -6,14 +6,16 @@
 const FINAL_CODES = [4401, 4403]; // would be given again
 const SPREAD_CODES = [1001, 1012, 1013]; // go to many clients at once
 const SPREAD = 5000;
-const MAX_ASKED = 3600000; // that a server may ask for
+const MAX_ASKED = 3600000; // of a server
 const CLOSE_GOING_AWAY = 4000; // the server is silent
 const LONGEST_TIMER = 2147483647; // a longer one would be over at once
 const MAX_UNANSWERED = 1024; // a Go hub never answers
-const MAX_NAME = 4096; // twice in a request, and a hub hangs up at 64 KiB
+const MAX_NAME = 4096; // twice in a request of 64 KiB
 const OWN_ID = "ws-hub:"; // begins ids that no application gives
 const NOT_LOOKED_AT =
   'the server selected no subprotocol, so it has not looked at the token: use tokenIn: "message"';
+
+const WHY = "See the server's log: 401 not logged in, 403 another origin, 404 no hub there";
 
 export function calculateBackoff(attempt, initial = 1000, maximum = 30000, multiplier = 2) {
   return Math.min(initial * multiplier ** (Math.max(attempt, 1) - 1), maximum);
@@ -173,9 +175,9 @@ export class Subscription {
     clearTimeout(this._retry);
     this._pending = null; // id of the newest request without an answer
     this._live = false; // answered on this connection: its numbers count
-    this._answer = null; // what was answered, until the first message of its replay
-    this._head = 0; // up to it messages are the replay of the last answer
-    this._replaying = 0; // so many of them are still to come
+    this._answer = null; // until the first message of its replay
+    this._head = 0; // the replay ends there
+    this._replaying = 0; // messages of it to come
   }
 
   _request(id) {
@@ -210,7 +212,7 @@ export class Subscription {
     const first = !this.synced;
     const known = !first && this.epoch !== "";
     const restarted = known && (epoch !== this.epoch || this._head < this.seq);
-    let had = null; // what came after this number is missing as far as it is not kept
+    let had = null; // the last number that is not missing
     if (restarted) had = 0;
     else if (known) had = recovered ? null : this.seq;
     else if (first && (this.options.since === 0 || !recovered)) had = this.options.since ?? null;
@@ -229,7 +231,7 @@ export class Subscription {
     // Not even the next number is taken: the numbering may have begun again.
     if (this._pending !== null) return false;
     if (this._answer) this._sync(Math.min(seq, this._head + 1));
-    // Within a replay a hole is no gap: states that were replaced are not kept.
+    // A hole in a replay is no gap: replaced states are not kept.
     const replayed = this._replaying > 0 && seq <= this._head;
     this._replaying = replayed ? this._replaying - 1 : 0;
     if (seq <= this.seq) {
@@ -291,7 +293,7 @@ export class HubClient extends EventTarget {
     this._listened = new Set();
     this._calls = new Map(); // id → a request that has no answer
     this._subscriptions = new Map();
-    this._requests = new Map(); // id → the subscription whose answer it is; null: nobody's
+    this._requests = new Map(); // id → its subscription, or null
     this._left = new Map(); // channel → id of its unsubscribe that has no answer
     this._answers = false; // this connection's server does: it is no Go hub
     this._nextId = 1;
@@ -301,7 +303,7 @@ export class HubClient extends EventTarget {
     this._told = false; // the wait is one that the server asked for
     // When the server last said anything, and was last asked to.
     this._heard = this._asked = 0;
-    this._checks = []; // what waits to know whether the server says anything
+    this._checks = []; // of wake()
   }
 
   addEventListener(name, ...rest) {
@@ -353,7 +355,7 @@ export class HubClient extends EventTarget {
   }
 
   _write(text) {
-    // A socket that is closing takes everything and sends nothing.
+    // A closing socket takes all and sends nothing.
     if (this.state !== "connected" || this._socket.readyState > 1) return false;
     this._socket.send(text);
     return true;
@@ -415,14 +417,14 @@ export class HubClient extends EventTarget {
     this.send(subscription._request(this._remember(subscription)));
   }
 
-  // The numbers fell: a new numbering, or a message twice? What is live gets no replay, so it ends.
+  // The numbers fell. What is live gets no replay, so it ends.
   _anew(subscription) {
     if (!this._isOurs(subscription)) return;
     this._leave(subscription.channel);
     this._request(subscription);
   }
 
-  // Until this is answered, what comes of the channel is left over.
+  // What comes before the answer is left over.
   _leave(channel) {
     if (this.state !== "connected") return;
     const id = this._remember(null);
@@ -458,7 +460,7 @@ export class HubClient extends EventTarget {
       this._dial(token);
       return;
     }
-    // What is promised may come when this attempt is over.
+    // The promise may outlive this attempt.
     const mine = (this._asking = {});
     const still = (fn) => (value) => {
       if (this._asking === mine) fn(value);
@@ -499,7 +501,7 @@ export class HubClient extends EventTarget {
     const mine = (fn) => (event) => {
       if (this._socket === socket) fn(event);
     };
-    let fault = ""; // npm `ws` tells it, and ends a process that does not listen
+    let fault = ""; // npm `ws` needs a listener
     socket.onerror = mine((event) => (fault = String(event?.message ?? "")));
     socket.onopen = mine(() => {
       if (byProtocol && socket.protocol === "") {
@@ -533,7 +535,7 @@ export class HubClient extends EventTarget {
     for (const each of this._calls.values()) each.sent ||= this._write(each.text);
   }
 
-  // Browsers hide ping frames, and a dead line says nothing.
+  // Browsers hide ping frames.
   _watch() {
     const {pingInterval} = this.options;
     if (!isWait(pingInterval)) return;
@@ -558,7 +560,7 @@ export class HubClient extends EventTarget {
 
   _giveUp(reason) {
     const socket = this._drop(reason);
-    socket?.close(CLOSE_GOING_AWAY, reason); // its own close may take a minute: not waited for
+    socket?.close(CLOSE_GOING_AWAY, reason); // may take a minute
     this._retry(1006, reason);
   }
 
@@ -590,8 +592,11 @@ export class HubClient extends EventTarget {
     const asked = told ? waitAsked(reason) : null;
     this._told = asked !== null;
     let delay = calculateBackoff(this.attempt, initialBackoff, maxBackoff, multiplier);
-    if (asked !== null) delay = Math.max(delay, asked); // perhaps others were told the same
+    if (asked !== null) delay = Math.max(delay, asked); // others were told the same
     else if (told) delay = Math.min(Math.max(delay, SPREAD), maxBackoff);
+    if (!this._heard && this.attempt === 1 && !this._listened.has("state")) {
+      warn(`${this.url}: no connection yet. ${WHY}`);
+    }
     const retryIn = (asked ?? 0) + (jitter || told ? fullJitter(delay, random) : delay);
     this._timer("retry", retryIn, () => this._open());
     this._become("waiting", {attempt: this.attempt, retryIn, code, reason});
@@ -600,7 +605,7 @@ export class HubClient extends EventTarget {
   _drop(reason) {
     const socket = this._socket;
     for (const {sent, reject} of this._calls.values()) {
-      // It may have been carried out: not repeated.
+      // May have been done: not repeated.
       if (sent) reject(new HubError(`the connection was lost: ${reason}`, "disconnected"));
     }
     this._socket = null;
@@ -673,10 +678,10 @@ export class HubClient extends EventTarget {
     } else if (type === "lagged" && subscription) {
       this._lagged(subscription);
     } else if (subscription) {
-      // What has no number and comes before the unsubscribe is answered is an older one's.
+      // Without a number, and before the unsubscribe is answered: an older one's.
       const current = Number.isInteger(seq) || !this._answers || !left;
       if (!current || !subscription._take(seq)) return;
-      // Unless what it was told of a gap has made it close. A "skip" is a number alone.
+      // Its onGap may have closed it. A "skip" is a number alone.
       if (type !== "skip" && this._isOurs(subscription)) subscription._give(message);
       this._named(message);
     } else if (type !== "pong" && !left) {
@@ -720,7 +725,7 @@ export class HubClient extends EventTarget {
 
   _refused(subscription, message) {
     if (message.code === "internal" || message.code === "rate_limited") {
-      // The server's trouble, not ours: ask again.
+      // Not our fault: ask again.
       const delay = fullJitter(2 * this.options.initialBackoff, this.options.random);
       subscription._retry = setTimeout(() => this._request(subscription), delay);
       return;

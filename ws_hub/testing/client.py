@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from .. import threads
 from ..errors import CloseCode, ConfigError, ConnectionClosed, MessageDecodeError, excerpt
@@ -23,7 +23,7 @@ from ..reconnect.config import ReconnectConfig
 from ..reconnect.connection import Connection
 from ..reconnect.connector import Connector
 from ..reentrant import Lock
-from ..validation import check_words
+from ..validation import check_named, check_words
 
 __all__ = ["HubClient"]
 
@@ -168,7 +168,7 @@ class HubClient:
 
     def expect(
         self,
-        *,
+        *_unnamed: Never,
         type: str | None = None,
         channel: str | None = None,
         data: Any = ...,
@@ -188,6 +188,7 @@ class HubClient:
 
         Threads: any; waits up to `timeout` seconds.
         """
+        check_named(_unnamed, 'expect(type="event", channel="news")')
         wanted = _Conditions(type, channel, data)
         with self._lock:
             found = self._wait(lambda: self._first_locked(wanted), timeout)
@@ -280,7 +281,7 @@ class HubClient:
     def subscribe(
         self,
         channel: str,
-        *,
+        *_unnamed: Never,
         since: int | None = None,
         epoch: str = "",
         last: int | None = None,
@@ -300,6 +301,7 @@ class HubClient:
 
         Threads: any; waits up to `timeout` seconds.
         """
+        check_named(_unnamed, "subscribe(channel, since=0)")
         kind = MessageType.SUBSCRIBE
         request = Message(kind, channel=channel, since=since, epoch=epoch, last=last)
         answer: dict[str, Any] = self._request(request, f"subscribe {excerpt(channel)}", timeout)
