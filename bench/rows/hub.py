@@ -79,6 +79,14 @@ def _encode(stage: Stage, plan: Plan) -> Sample:
     return Sample(found["encode"], {"decode": found["decode"]})
 
 
+def _encode_fast(stage: Stage, plan: Plan) -> Sample:
+    found = stage.server.ask("encode_event", count=plan.times(20_000))
+    if "orjson" not in found:
+        raise Incomplete("orjson is not installed")
+    plain, fast = found["json"], found["orjson"]
+    return Sample(fast, {"standard library": plain, "times faster": plain / fast})
+
+
 def _cycle(threads: int, count: int) -> Callable[[Stage, Plan], Sample]:
     def sample(stage: Stage, plan: Plan) -> Sample:
         cycles = plan.times(count) // threads * threads
@@ -111,6 +119,13 @@ ROWS = (
         "microseconds for one 160-byte message to JSON and a frame; beside it, reading one",
         "us",
         _encode,
+    ),
+    Row(
+        "encode-fast",
+        "microseconds for one event of nested data to JSON, with the extra [fast]; beside it, "
+        "without",
+        "us",
+        _encode_fast,
     ),
     _rate(
         "broadcast",

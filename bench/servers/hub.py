@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import ws_hub
 from ws_hub import Client, Hub, HubConfig, Message
-from ws_hub.protocol.message import decode, encode, timestamp
+from ws_hub.protocol.json_text import fast_encoder, to_json
+from ws_hub.protocol.message import Encoder, decode, encode, timestamp
 from ws_hub.protocol.publication import publish
 
 from ..control import Answer
@@ -22,6 +23,10 @@ from .base import REPORTS, Publish, Server
 __all__ = ["CompressingHubServer", "HeartbeatingHubServer", "HubServer", "sized"]
 
 _LONG = 300.0  # seconds that a program may take
+_EVENT = {
+    "event": "saved",
+    "data": {"id": 7, "name": "report", "tags": ["new", "long"], "load": 0.25, "done": True},
+}
 _SAMPLE = 64  # bytes of the data by which the size of the rest of a message is found
 
 
@@ -66,7 +71,12 @@ class HubServer(Server):
         return lambda: hub.broadcast(message)
 
     def requests(self) -> dict[str, Callable[..., Answer | None]]:
-        own = {"cycle": self.cycle, "encode": self.encode, "lines": self.lines}
+        own = {
+            "cycle": self.cycle,
+            "encode": self.encode,
+            "encode_event": self.encode_event,
+            "lines": self.lines,
+        }
         return {**super().requests(), **own, "stats": self.stats}
 
     def stats(self) -> Answer:
@@ -99,6 +109,19 @@ class HubServer(Server):
             decode(text)
         read = time.perf_counter_ns() - before
         return {"encode": (encoded - began) / count / 1000, "decode": read / count / 1000}
+
+    def encode_event(self, *, count: int) -> Answer:
+        """Return microseconds to encode an event: without orjson, and with it if it is there."""
+        event, now, fast = Message("event", data=_EVENT), time.time(), fast_encoder()
+        ways = {"json": to_json} if fast is to_json else {"json": to_json, "orjson": fast}
+        found = {}
+        for name, way in ways.items():
+            encoder = Encoder(way)
+            began = time.perf_counter_ns()
+            for _ in range(count):
+                encoder.encode(event, now)
+            found[name] = (time.perf_counter_ns() - began) / count / 1000
+        return found
 
     def cycle(self, *, count: int, threads: int) -> Answer:
         """Subscribe and unsubscribe `count` times in all, on channels that threads share."""
