@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,16 @@ from .base import REPORTS, Publish, Server
 __all__ = ["CompressingHubServer", "HeartbeatingHubServer", "HubServer", "sized"]
 
 _LONG = 300.0  # seconds that a program may take
+# It fills pipes by writes that are not torn. A line of which a reader has seen the beginning may
+# be published as it is so far, and a client would count it twice.
+_PRINTER = """
+import os, select, sys
+line, left = sys.argv[1].encode() + b"\\n", int(sys.argv[2])
+while left:
+    lines = min(select.PIPE_BUF // len(line), left)
+    os.write(1, lines * line)
+    left -= lines
+"""
 _EVENT = {
     "event": "saved",
     "data": {"id": 7, "name": "report", "tags": ["new", "long"], "load": 0.25, "done": True},
@@ -85,9 +96,7 @@ class HubServer(Server):
 
     def lines(self, *, count: int, width: int, process: str) -> Answer:
         """Stream a program that prints so many lines, at the pace of its slowest viewer."""
-        line = padding(width)
-        # Written by a program that is not the bound: `yes` fills whole pipes.
-        argv = ["sh", "-c", 'yes "$1" | head -n "$2"', "sh", line, str(count)]
+        argv = [sys.executable, "-S", "-c", _PRINTER, padding(width), str(count)]
         before = self.hub.stats().dropped
         began = time.monotonic_ns()
         code = self.hub.run_process(argv, process, backpressure=True).wait(_LONG)
