@@ -14,6 +14,7 @@ from .access.authenticators import (
     JWTAuth,
     QueryTokenAuth,
 )
+from .backplane.sqlite import SqliteHistory
 from .backoff import calculate_backoff
 from .config import (
     DEFAULT_HEARTBEAT_INTERVAL,
@@ -29,6 +30,7 @@ from .errors import (
     ConfigError,
     ConnectionClosed,
     HandshakeRefused,
+    HistoryError,
     HubFull,
     HubNotRunning,
     InvalidName,
@@ -73,6 +75,7 @@ __all__ = [
     "ConnectionState",
     "CookieSessionAuth",
     "HandshakeRefused",
+    "HistoryError",
     "Hub",
     "HubConfig",
     "HubFull",
@@ -100,6 +103,7 @@ __all__ = [
     "ReconnectingClient",
     "SendTimeout",
     "Server",
+    "SqliteHistory",
     "WsHubError",
     "calculate_backoff",
     "exit_on_signals",
