@@ -14,8 +14,8 @@ from .access.authenticators import (
     JWTAuth,
     QueryTokenAuth,
 )
-from .backplane.sqlite import SqliteHistory
 from .backoff import calculate_backoff
+from .backplane.sqlite import SqliteHistory
 from .config import (
     DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_PONG_TIMEOUT,

@@ -23,7 +23,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ..config import ChannelRule
 from ..errors import ConfigError, HistoryError, excerpt
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["SqliteHistory", "network_type"]
 
 logger = get_logger(__name__)
+
+T = TypeVar("T")
 
 _ID = 0x77736862  # "wshb": that a file is of ws_hub
 _VERSION = 1
@@ -196,8 +198,10 @@ class SqliteHistory:
                 gone, gone_bytes = _drop_keys(db, id, keys) if keys else (0, 0)
                 db.executemany(
                     "INSERT INTO messages (channel, seq, key, text) VALUES (?, ?, ?, ?)",
-                    [(id, first + place, keys[place] if keys else None, text)
-                     for place, text in rows],
+                    [
+                        (id, first + place, keys[place] if keys else None, text)
+                        for place, text in rows
+                    ],
                 )
                 change = len(rows) - gone, size - gone_bytes
                 db.execute(
@@ -312,7 +316,7 @@ class SqliteHistory:
             raise HistoryError(f"{self!r} is not open: start the hub that it belongs to")
         return self._rule_for
 
-    def _run(self, connection: _Connection, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    def _run(self, connection: _Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do something with the file; one that is damaged is set aside, and it is done anew."""
         import sqlite3
 
@@ -365,7 +369,7 @@ class _Connection:
         """Whether there is a connection."""
         return self._db is not None
 
-    def run(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `work` does with the connection; raises sqlite3.Error."""
         with self.lock:
             if self._db is not None and self._inode != _inode_of(self._path):
@@ -379,7 +383,7 @@ class _Connection:
     def set_aside(self, error: Exception) -> None:
         """Rename a damaged file, unless another process was faster."""
         with self.lock, _alone(self._path.parent):
-            inode, self._inode = self._inode or _inode_of(self._path), None
+            inode = self._inode or _inode_of(self._path)
             self.close()
             if inode != _inode_of(self._path):
                 return
@@ -400,7 +404,7 @@ class _Connection:
         import sqlite3
 
         with self.lock:
-            db, self._db = self._db, None
+            db, self._db, self._inode = self._db, None, None
             if db is not None:
                 with contextlib.suppress(sqlite3.Error):
                     db.close()
@@ -530,9 +534,7 @@ def _newest_of_keys(
             yield place, text
 
 
-def _drop_keys(
-    db: sqlite3.Connection, id: int, keys: Sequence[str | None]
-) -> tuple[int, int]:
+def _drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> tuple[int, int]:
     """Delete what messages with these keys replace; return how many, and their bytes."""
     count = size = 0
     for key in {key for key in keys if key is not None}:

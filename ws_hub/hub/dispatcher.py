@@ -21,7 +21,7 @@ from ..protocol.message import Message, MessageType, encode
 from ..protocol.publication import Batch, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
-from .history import History, Position, Range
+from .history import Filled, History, Position, Range
 from .replay import Gap, Replays, Viewer
 from .stats import Counters
 from .subscriptions import ChannelMap, Subscription
@@ -122,10 +122,10 @@ class Dispatcher:
     def _deliver(
         self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
     ) -> None:
-        runs = [
-            (self._targets(channel, all_clients), self._number(list(group), now))
-            for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
-        ]
+        runs = []
+        for channel, group in itertools.groupby(publications, key=lambda each: each.channel):
+            numbered = self._number(list(group), now)  # first: it may end what is live
+            runs.append((self._targets(channel, all_clients), numbered))
         delivered = 0
         for targets, batch in _routes(runs, self._compression, self._without_excluded):
             delivered += batch.messages * len(targets)
@@ -154,8 +154,34 @@ class Dispatcher:
         channel = run[0].channel
         if channel == "" or not self._rule_for(channel).history_messages:
             return run
-        kept: list[Publication] = guarded(self._counters, self._keep, channel, run, now, default=[])
+        keep = self._cache if run[0].frame else self._keep
+        kept: list[Publication] = guarded(self._counters, keep, channel, run, now, default=[])
         return kept
+
+    def _cache(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        """Keep messages for replays that a store has numbered, but for those that it has not."""
+        numbered = [each for each in run if each.seq]
+        places = enumerate(numbered)
+        for _, group in itertools.groupby(places, key=lambda at: (at[1].epoch, at[1].seq - at[0])):
+            part = [publication for _, publication in group]
+            frames = [publication.frame for publication in part]
+            after = Position(part[0].epoch, part[0].seq - 1)
+            ends = part[-1].ends_channel
+            former = self._history.extend(channel, frames, now, ends=ends, after=after)
+            if former is not None:
+                self._begin_anew(channel, former)
+        return run
+
+    def fill(self, channel: str, filled: Filled, now: float) -> None:
+        """Keep what a store has of a channel, for the subscriptions that follow."""
+        former = self._history.install(channel, filled, now)
+        if former is not None:
+            self._begin_anew(channel, former)
+
+    def _begin_anew(self, channel: str, former: Position) -> None:
+        """Have the subscribers of a channel that has another numbering now ask for that."""
+        for subscription in self._channels.subscriptions(channel):
+            self._lag(subscription.subscriber, channel, former.seq)
 
     def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         first, numbered = self._history.next_seq(channel), list[Publication]()

@@ -428,17 +428,17 @@ class History:
         *,
         ends: bool = False,
         after: Position | None = None,
-    ) -> bool:
+    ) -> Position | None:
         """Keep the next messages of a channel.
 
         `ends` says that the last is the last for the time being (a process has exited):
         the channel is freed history_ttl seconds later instead of history_idle_ttl. `after`
-        is where a store has numbered them. Returns whether the channel has another numbering
-        from here on.
+        is where a store has numbered them. Returns where the channel stood when it has another
+        numbering from here on.
         """
         rule = self._rule_for(channel)
         kind = self._published if rule.publish else self._own
-        renewed = False
+        renewed = None
         with self._lock:
             if after is not None:
                 renewed = self._place_locked(kind, channel, after)
@@ -459,13 +459,13 @@ class History:
             self._forget(kind)
         return renewed
 
-    def _place_locked(self, kind: _Kind, channel: str, after: Position) -> bool:
-        """Have the next message of a channel follow a position; say whether it is renumbered."""
+    def _place_locked(self, kind: _Kind, channel: str, after: Position) -> Position | None:
+        """Have the next message of a channel follow a position; return one it renumbers."""
         assert self._lock.locked()
         position = kind.position(channel)
         if position == after:
-            return False
-        renewed = position is not None and position.epoch != after.epoch
+            return None
+        renewed = position if position and position.epoch != after.epoch else None
         kept = kind.channels.get(channel)
         if kept is not None and not renewed and after.seq > kept.seq:
             kept.skip(after.seq)
@@ -474,19 +474,23 @@ class History:
             kind.channels[channel].whole = not after.seq
         return renewed
 
-    def install(self, channel: str, filled: Filled, now: float) -> bool:
-        """Keep what a store has, in place of what is kept; say whether it is renumbered."""
+    def install(self, channel: str, filled: Filled, now: float) -> Position | None:
+        """Keep what a store has, in place of what is kept; return a position it renumbers."""
         rule = self._rule_for(channel)
         kind = self._published if rule.publish else self._own
         with self._lock:
             position = kind.position(channel)
-            self._install_locked(kind, channel, filled.kept)
-            kept = self._open_locked(kind, channel)
+            kept = filled.kept
+            self._install_locked(kind, channel, kept)
             kept.expires = now + rule.history_idle_ttl
             self._next_expiry = min(self._next_expiry, kept.expires)
+            if not kept.count:  # to ask for a channel takes no place among those that keep
+                self._free_locked(kind, channel)
             while (need := self._need_locked(kind)) > 0 and self._drop_locked(kind, kept, need):
                 pass
-        return position is not None and position.epoch != filled.kept.epoch
+        if len(kind.awaited) > self._max_channels:
+            self._forget(kind)
+        return position if position and position.epoch != kept.epoch else None
 
     def _install_locked(self, kind: _Kind, channel: str, kept: _Channel) -> None:
         assert self._lock.locked()
@@ -495,6 +499,8 @@ class History:
         kind.awaited.pop(channel, None)
         kind.channels[channel] = kept
         kind.cost += kept.cost
+        self._uses += 1
+        kept.used = self._uses
         if len(kind.channels) > self._max_channels:
             self._free_locked(kind, next(iter(kind.channels)))
 

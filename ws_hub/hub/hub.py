@@ -44,6 +44,7 @@ from ..connection.transport import Inherited, Transport
 from ..errors import (
     CloseCode,
     ConnectionClosed,
+    HistoryError,
     HubFull,
     HubNotRunning,
     LimitExceeded,
@@ -58,7 +59,7 @@ from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
 from ..protocol.publication import Publication, publish
-from ..protocol.requests import Subscribe
+from ..protocol.requests import Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import check_function, check_position, check_timeout
 from ..wsgi.app import handle
@@ -68,6 +69,7 @@ from .dispatcher import Activation
 from .handlers import MISSING, Handlers, OnChannel, OnConnect, OnDisconnect, OnMessage
 from .items import (
     Call,
+    Fill,
     Item,
     Notices,
     Publications,
@@ -97,6 +99,9 @@ _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
 _STOPPED_BEFORE = "the hub stopped while this was subscribed: start() it, and call listen again"
+# What waits for a commit, and what is in the hands of the recorder, is on its way to the same
+# outboxes as what waits in the hub's queue: see `pacing`.
+_INTAKE_PART = 4
 _RETRY = 1.0  # seconds until what has failed is tried again
 
 
@@ -143,13 +148,16 @@ class Hub(Publisher):
         self._lock = Lock()
 
     def _new_life(self) -> Life:
-        config, wakeup = self._config, Wakeup()
+        config, wakeup, intake = self._config, Wakeup(), Wakeup()
+        slots = functools.partial(slots_of, config)
         queues = Queues(
             wakeup,
             registers=ReentrantQueue(wakeup),
             unregisters=ReentrantQueue(wakeup),
-            broadcasts=ReentrantQueue(
-                wakeup, config.queue_size, functools.partial(slots_of, config)
+            broadcasts=ReentrantQueue(wakeup, config.queue_size, slots),
+            intake=(
+                intake,
+                ReentrantQueue(intake, max(config.queue_size // _INTAKE_PART, 1), slots),
             ),
         )
         return Life(config, queues, self._inside, self._handlers)
@@ -249,6 +257,8 @@ class Hub(Publisher):
                 life.replays.when_near(item.channel, item.reached)
             case Call():
                 item.function()
+            case Fill():
+                life.dispatcher.fill(item.channel, item.filled, time.monotonic())
             case _:
                 raise TypeError(f"the hub thread does nothing for {excerpt(item)}")
 
@@ -267,6 +277,8 @@ class Hub(Publisher):
                 life.state = State.CLOSING  # nothing is accepted from here on
             while life.guard(self._drain, life, default=0):
                 pass
+            if life.recorder is not None:
+                shutdown.await_recorder(life, functools.partial(self._drain, life))
             with self._lock:
                 listeners = list(life.listeners)
             ended = shutdown.end(life, functools.partial(self._drain, life), listeners)
@@ -613,7 +625,9 @@ class Hub(Publisher):
             timeout = self._keep_pace(publications, receives, timeout)
         # Nearly always one: then no wrapper is made.
         item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
-        self._enqueue(item, timeout, most=None if payer is None else _MOST_PUBLISHED)
+        self._enqueue(
+            item, timeout, most=None if payer is None else _MOST_PUBLISHED, channel=channel
+        )
 
     def _receives(self, channel: str, connection: Connection) -> bool:
         return channel == "" or self._life.channels.has(connection, channel)
@@ -656,9 +670,17 @@ class Hub(Publisher):
             yield
 
     def _enqueue(
-        self, item: Item, timeout: float | None = None, *, most: int | None = None
+        self,
+        item: Item,
+        timeout: float | None = None,
+        *,
+        most: int | None = None,
+        channel: str | None = "",
     ) -> None:
         """Queue something for the hub thread, after all that this thread has queued.
+
+        With a history store that is so for each channel, since those with history have their
+        messages pass the store first; None for what comes after all of them.
 
         What a client has asked for comes while fewer than `most` items wait, and leaves room
         for the application. Raises HubNotRunning, and HubFull when there is no room for
@@ -668,11 +690,12 @@ class Hub(Publisher):
         life = self._life
         if not life.state.accepts:
             raise self._not_running()
+        way = life.queue_for(channel)
         try:
-            life.broadcasts.put(item, block=False, most=most)
+            way.put(item, block=False, most=most)
         except queue.Full:
             wait = self._config.publish_timeout if timeout is None else timeout
-            self._wait_and_put(life, item, wait, most)
+            self._wait_and_put(way, item, wait, most)
         # Looked at again after the put: what was put while this was true is dispatched
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not life.state.accepts:
@@ -681,16 +704,19 @@ class Hub(Publisher):
                 "stop(), or use hub.at_stop for the last messages"
             )
 
-    def _wait_and_put(self, life: Life, item: Item, wait: float, most: int | None) -> None:
+    def _wait_and_put(
+        self, way: ReentrantQueue[Item], item: Item, wait: float, most: int | None
+    ) -> None:
         # On the hub thread nobody else would make room, and to one that is within another
         # call of the hub nobody might: what that has half done may be waited for.
         if wait <= 0 or self._is_hub_thread() or nested():
             wait = 0.0
         try:
-            life.broadcasts.put(item, block=wait > 0, timeout=wait, most=most)
+            way.put(item, block=wait > 0, timeout=wait, most=most)
         except queue.Full:
+            what = "hub's queue" if way is self._life.broadcasts else "queue of the history store"
             raise HubFull(
-                f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s, "
+                f"the {what} of {way.maxsize} messages was full for {wait:g} s, "
                 "and this one is not queued: publish less often or join messages, pass a longer "
                 "timeout, or raise HubConfig(queue_size=...)"
             ) from None
@@ -748,7 +774,7 @@ class Hub(Publisher):
         deadline = time.monotonic() + timeout
         dispatched = Event()
         near = None if channel is ALL_CLIENTS else channel
-        self._enqueue(RoomWait(near, dispatched.set), timeout)
+        self._enqueue(RoomWait(near, dispatched.set), timeout, channel=near)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
         connections = self._life.registry.connections() if near is None else self._listening(near)
@@ -830,10 +856,10 @@ class Hub(Publisher):
             subscription, request.since, request.epoch, request.last, request.id
         )
         if self._is_hub_thread():  # put off by another call, which was told that it is accepted
-            life.broadcasts.force(activation)
+            life.queue_for(channel).force(activation)
         else:
             try:
-                self._enqueue(activation, most=most)
+                self._enqueue(activation, most=most, channel=channel)
             except (HubFull, HubNotRunning):
                 life.channels.withdraw(subscription)
                 raise
@@ -1110,9 +1136,12 @@ class Hub(Publisher):
     def kept_channels(self) -> list[str]:
         """Return the channels that keep history, longest unused first.
 
-        Threads: any.
+        Threads: any; with a history store, waits for the disk.
         """
-        return self._life.history.names()
+        try:
+            return self._life.store.names()
+        except HistoryError:  # the store is not open, or has failed
+            return self._life.history.names()
 
     def channel_subscriber_count(self, channel: str) -> int:
         """Return how many listen to a channel, `listen` included.
@@ -1138,7 +1167,7 @@ class Hub(Publisher):
             clients=self.client_count(),
             channels=len(self._life.channels),
             subscriptions=self._life.channels.total,
-            queued=self._life.broadcasts.qsize(),
+            queued=sum(each.qsize() for each in self._life.waiting),
             history_bytes=history.kept,
             history_bytes_in_all=config.history_bytes_in_all,
             published_history_bytes=history.published,
@@ -1286,18 +1315,47 @@ class _Inside:
         text = self.encoder.encode(message, time.time())
         self._hub._publish([text], channel, None, payer=connection)
 
+    def answer(self, connection: Connection, channel: str, answer: Message) -> None:
+        """Answer a publish, once its message is kept where a store keeps it."""
+        hub = self._hub
+        if hub._life.queue_for(channel) is not hub._life.broadcasts:
+            with contextlib.suppress(HubFull, HubNotRunning):
+                notices = Notices(connection, (answer,))
+                hub._enqueue(notices, most=_MOST_PUBLISHED, channel=channel)
+                return
+        connection.reply(answer)
+
+    def refuse(self, activation: Activation) -> bool:
+        """Refuse a client's subscription that a store cannot answer. The recorder's thread.
+
+        It may ask again. The application's own go on without a replay: False.
+        """
+        subscription, life = activation.subscription, self._hub._life
+        connection = subscription.subscriber
+        if activation.id is None or not isinstance(connection, Connection):
+            return False
+        life.channels.withdraw(subscription)
+        text = "Subscribe: history cannot be read, try again"
+        answer = error(text, "internal", id=activation.id, channel=subscription.channel)
+        life.broadcasts.force(Notices(connection, (answer,)))
+        return True
+
     def subscribers(self, channel: str) -> int:
         """Return how many subscribers a channel has. Any thread; does not wait."""
         return self._hub.channel_subscriber_count(channel)
 
-    def notify(self, connection: Connection, messages: Sequence[Message], *, asked: bool) -> None:
+    def notify(
+        self, connection: Connection, messages: Sequence[Message], *, asked: bool, channel: str = ""
+    ) -> None:
         """Send messages of the hub's own to a client, at their place among the publications.
 
         `asked` is whether that answers a request, of which only some may wait. Any thread;
         waits while the hub's queue is full.
         """
         self._hub._enqueue(
-            Notices(connection, tuple(messages)), most=_MOST_ASKED if asked else None
+            Notices(connection, tuple(messages)),
+            most=_MOST_ASKED if asked else None,
+            channel=channel,
         )
 
     def call(

@@ -65,11 +65,16 @@ class Actions(Protocol):
     def publish(self, connection: Connection, channel: str, data: object) -> None:
         """Send data to a channel, as an event, at a client's cost."""
 
+    def answer(self, connection: Connection, channel: str, answer: Message) -> None:
+        """Answer a publish, once its message is kept where a store keeps it."""
+
     def subscribers(self, channel: str) -> int:
         """Return how many subscribers a channel has."""
 
-    def notify(self, connection: Connection, messages: Sequence[Message], *, asked: bool) -> None:
-        """Send messages to a client, at their place among the publications."""
+    def notify(
+        self, connection: Connection, messages: Sequence[Message], *, asked: bool, channel: str = ""
+    ) -> None:
+        """Send messages to a client, at their place among the publications of a channel."""
 
     def call(
         self, function: Callable[..., Any], *args: Any, connection: Connection, default: Any
@@ -174,8 +179,10 @@ class RequestHandler:
             except MessageEncodeError:  # nested so deeply that it could just be read
                 text, code = "Publish: data is nested too deeply", "bad_message"
                 answer = error(text, code, id=request.id, channel=channel)
-        if answer.type == MessageType.ERROR or request.id is not None:
+        if answer.type == MessageType.ERROR:
             connection.reply(answer)
+        elif request.id is not None:
+            self._actions.answer(connection, channel, answer)
 
     def _subscribe(self, connection: Connection, request: Subscribe) -> None:
         recheck = self._recheck  # before the authoriser is asked
@@ -206,7 +213,7 @@ class RequestHandler:
         try:
             # By way of the queue: after the ack no message of the channel follows.
             answer = ack(request.id, {"channel": channel})
-            self._actions.notify(connection, [answer], asked=True)
+            self._actions.notify(connection, [answer], asked=True, channel=channel)
             return
         except HubNotRunning:
             text = "Unsubscribe: hub is not running"
