@@ -16,6 +16,7 @@ from .access.authenticators import (
 )
 from .backoff import calculate_backoff
 from .backplane.sqlite import SqliteHistory
+from .backplane.store import HistoryPage
 from .config import (
     DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_PONG_TIMEOUT,
@@ -76,6 +77,7 @@ __all__ = [
     "CookieSessionAuth",
     "HandshakeRefused",
     "HistoryError",
+    "HistoryPage",
     "Hub",
     "HubConfig",
     "HubFull",

@@ -258,8 +258,8 @@ def test_a_damaged_file_is_set_aside_and_subscribers_begin_anew(file: Path) -> N
         file.write_bytes(b"no database" * 1000)
         for number in range(3, 6):
             hub.send_to_channel("kept:a", event(number))
-        wait_until(lambda: len(seen.data()) >= 6, what="all messages")
-        assert seen.data() == list(range(6))
+        wait_until(lambda: len(seen.data("event")) >= 6, what="all messages")
+        assert seen.data("event") == list(range(6))
         assert len(list(file.parent.glob("hub.db.damaged-*"))) == 1
 
 

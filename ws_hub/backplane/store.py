@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..config import ChannelRule
-from ..protocol.message import parse_timestamp
+from ..protocol.message import Message, parse_timestamp
 
-__all__ = ["HistoryStore", "Kept", "Page", "Span", "first_since", "moment"]
+__all__ = ["HistoryPage", "HistoryStore", "Kept", "Page", "Span", "first_since", "moment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,26 @@ class Page:
 
     kept: Span
     messages: tuple[Kept, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Some of the kept messages of a channel, as `Hub.history` returns them, oldest first.
+
+    For the page after it ask for `since=page.messages[-1].seq`, for the one before it for
+    `before=page.messages[0].seq`; a page without messages is behind the end.
+
+    Args:
+        epoch: the numbering of the channel.
+        first: number of the oldest message that is kept; one above `last` for none.
+        last: the last number given.
+        messages: those of this page.
+    """
+
+    epoch: str
+    first: int
+    last: int
+    messages: tuple[Message, ...]
 
 
 class HistoryStore(Protocol):

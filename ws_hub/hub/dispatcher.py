@@ -61,6 +61,7 @@ class Activation:
         epoch: the numbering that `since` belongs to.
         last: how many of the newest messages it wants.
         id: of the request to be acked, else None.
+        since_time: the POSIX time from which on it wants messages.
     """
 
     subscription: Subscription[Any]
@@ -68,6 +69,7 @@ class Activation:
     epoch: str = ""
     last: int | None = None
     id: Id = None
+    since_time: float | None = None
 
 
 class Dispatcher:
@@ -256,7 +258,8 @@ class Dispatcher:
             self._answer(request, _nothing(False))
             return
         # An `id` or a position is of one that speaks our extensions, and understands `lagged`.
-        named = request.since is not None or request.last is not None
+        positions = request.since, request.last, request.since_time
+        named = any(each is not None for each in positions)
         subscription.recovers = subscription.recovers or named or request.id is not None
         if not self._rule_for(channel).history_messages:
             subscription.live = True
@@ -281,9 +284,15 @@ class Dispatcher:
         channel = subscription.channel
         reached = self._replays.position(subscription)
         under_way = subscription.live or reached is not None
-        if since is None and request.last is None and self._rule_for(channel).replay:
+        timed = request.since_time is not None
+        if since is None and request.last is None and not timed and self._rule_for(channel).replay:
             since = None if under_way else 0
-        found = self._history.locate(channel, since=since, epoch=request.epoch, last=request.last)
+        if request.since_time is not None and since is None and request.last is None:
+            found = self._history.locate_time(channel, request.since_time)
+        else:
+            found = self._history.locate(
+                channel, since=since, epoch=request.epoch, last=request.last
+            )
         known = subscription.after
         if under_way and known is not None and not (since or request.epoch):
             if found.after >= known:

@@ -19,10 +19,12 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 
+from ..backplane.store import first_since
 from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, ChannelRule
+from ..protocol.frames import payload_of
 from ..reentrant import Lock
 
 __all__ = ["Filled", "History", "Piece", "Position", "Range", "Usage"]
@@ -615,6 +617,19 @@ class History:
             if since == 0 and not epoch:
                 return Range(position, oldest, True, holes)
             return Range(position, after, known and after == since and not holes, holes)
+
+    def locate_time(self, channel: str, time: float) -> Range:
+        """Return what a subscriber is to get that asks for the messages from a POSIX time on."""
+        position, first = self.position(channel)
+        start = first_since(first, position.seq, time, lambda seq: self.text(channel, seq))
+        found = self.locate(channel, since=start - 1, epoch=position.epoch)
+        # The first that is kept may not have been the first of that time.
+        return replace(found, recovered=found.recovered and (start > first or first == 1))
+
+    def text(self, channel: str, seq: int) -> bytes:
+        """Return the text of the first message from a number on; b"" for none. Any thread."""
+        found = self.frames(channel, seq, 1)
+        return payload_of(found[0][1]) if found else b""
 
     def piece(self, channel: str, epoch: str, after: int) -> Piece | None:
         """Return the messages behind a number, as many as all replays share.

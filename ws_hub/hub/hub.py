@@ -19,6 +19,7 @@ what it is in the middle of.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import itertools
 import logging
@@ -37,6 +38,7 @@ from ..access.admission import Admission, Decision
 from ..access.authenticators import is_permitted, user_text
 from ..access.contexts import Context
 from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
+from ..backplane.store import HistoryPage, Page, Span
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
 from ..connection.connection import Connection
@@ -56,12 +58,12 @@ from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
-from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message
+from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
 from ..protocol.publication import Publication, publish
-from ..protocol.requests import Subscribe, error
+from ..protocol.requests import ReadHistory, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_function, check_position, check_timeout
+from ..validation import check_function, check_position, check_timeout, posix_time
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -853,7 +855,12 @@ class Hub(Publisher):
                 raise HubNotRunning(_STOPPED_BEFORE)
             raise ConnectionClosed(CloseCode.ABNORMAL, _gone(target))
         activation = Activation(
-            subscription, request.since, request.epoch, request.last, request.id
+            subscription,
+            request.since,
+            request.epoch,
+            request.last,
+            request.id,
+            request.since_time,
         )
         if self._is_hub_thread():  # put off by another call, which was told that it is accepted
             life.queue_for(channel).force(activation)
@@ -865,6 +872,54 @@ class Hub(Publisher):
                 raise
         # Now that it has its place: what its callbacks publish comes after that.
         life.channels.announce(subscription)
+
+    def history(
+        self,
+        channel: str,
+        *,
+        since: int | None = None,
+        before: int | None = None,
+        last: int | None = None,
+        since_time: datetime.datetime | float | None = None,
+        limit: int = 1000,
+    ) -> HistoryPage:
+        """Return kept messages of a channel, a page of them, oldest first.
+
+        Those after the number `since`, the newest below `before`, the newest `last`, or those
+        from a time on (POSIX seconds, or a datetime with its time zone); the oldest without
+        any of these. A page has at most `limit` messages and some megabytes. Raises
+        InvalidName, HubNotRunning, HistoryError, and ValueError for two of these at once.
+
+        Threads: any; with a history store, waits for the disk.
+        """
+        check_channel(channel, self._is_channel)
+        for name, value in (("since", since), ("before", before), ("last", last), ("limit", limit)):
+            check_position(name, value)
+        given = [each for each in (since, before, last, since_time) if each is not None]
+        if len(given) > 1:
+            raise ValueError(
+                "since, before, last and since_time of history() are mutually exclusive: pass one"
+            )
+        moment = posix_time("since_time", since_time)
+        page = self._read(ReadHistory(channel, None, since, before, last, moment, limit))
+        messages = tuple(decode(each.text.decode()) for each in page.messages)
+        return HistoryPage(page.kept.epoch, page.kept.first, page.kept.last, messages)
+
+    def _read(self, request: ReadHistory) -> Page:
+        life = self._life
+        if not life.state.accepts:
+            raise self._not_running()
+        if not self._rule_for(request.channel).history_messages:
+            return Page(Span("", 1, 0), ())
+        assert request.limit is not None
+        return life.store.read(
+            request.channel,
+            after=request.since,
+            before=request.before,
+            since_time=request.since_time,
+            last=request.last,
+            limit=request.limit,
+        )
 
     def unsubscribe(self, client: Client, channel: str) -> bool:
         """Have a client listen to a channel no more; say whether it did.
@@ -1314,6 +1369,10 @@ class _Inside:
         message = Message(MessageType.EVENT, channel=channel, data=data)
         text = self.encoder.encode(message, time.time())
         self._hub._publish([text], channel, None, payer=connection)
+
+    def read(self, request: ReadHistory) -> Page:
+        """Return a page of kept messages; waits for a disk where a store does."""
+        return self._hub._read(request)
 
     def answer(self, connection: Connection, channel: str, answer: Message) -> None:
         """Answer a publish, once its message is kept where a store keeps it."""

@@ -87,7 +87,7 @@ class MemoryHistory:
         first, most = kept.first, limit
         if since_time is not None:
             first = first_since(
-                kept.first, kept.last, since_time, lambda seq: self._text(channel, seq)
+                kept.first, kept.last, since_time, lambda seq: history.text(channel, seq)
             )
         elif after is not None:
             first = max(after + 1, kept.first)
@@ -102,10 +102,6 @@ class MemoryHistory:
     def _messages(self, channel: str, first: int, most: int) -> list[Kept]:
         found = self._kept.frames(channel, first, max(most, 0))
         return [Kept(seq, payload_of(frame)) for seq, frame in found]
-
-    def _text(self, channel: str, seq: int) -> bytes:
-        found = self._kept.frames(channel, seq, 1)
-        return payload_of(found[0][1]) if found else b""
 
     def snapshot(self, channel: str) -> Page:
         """Return the kept messages that have a key: the newest of each."""
