@@ -135,7 +135,7 @@ def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Name a file"):
+    with pytest.raises(ConfigError, match="Use a file"):
         opened(tmp_path)
 
 

@@ -140,12 +140,12 @@ class SqliteHistory:
         if kind:
             raise ConfigError(
                 f"history cannot be kept in {str(self._path)!r}: it is on a network file system "
-                f"({kind}), where SQLite's locks do not work. Name a file on a disk of this machine"
+                f"({kind}), where SQLite's locks do not work. Use a file on a disk of this machine"
             )
         if not self._path.parent.is_dir():
             raise ConfigError(
                 f"history cannot be kept in {str(self._path)!r}: there is no directory "
-                f"{str(self._path.parent)!r}. Make it, or name another file"
+                f"{str(self._path.parent)!r}. Make it, or use another file"
             )
         self._rule_for = rule_for
         try:
@@ -156,7 +156,7 @@ class SqliteHistory:
                 return
             self._rule_for = None
             raise ConfigError(
-                f"{error}. Name a file in a directory that this user may write to"
+                f"{error}. Use a file in a directory that this user may write to"
             ) from error
         except BaseException:
             self._rule_for = None
@@ -183,43 +183,47 @@ class SqliteHistory:
         skip: int = 0,
     ) -> Span:
         """Number and keep messages, all or none; return their numbers: see `HistoryStore`."""
-        rule = self._opened()(channel)
-        now = self._clock()
+
+        def write(db: sqlite3.Connection) -> Span:
+            try:
+                return self._append(db, channel, texts, keys, ends, skip)
+            except _Exhausted:
+                _reserve(db, channel, skip + len(texts))
+                return self._append(db, channel, texts, keys, ends, skip)
+
+        return self._run(self._writer, write)
+
+    def _append(
+        self,
+        db: sqlite3.Connection,
+        channel: str,
+        texts: Sequence[bytes],
+        keys: Sequence[str | None] | None,
+        ends: bool,
+        skip: int,
+    ) -> Span:
+        rule, now = self._opened()(channel), self._clock()
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
         rows = list(_newest_of_keys(keys, texts)) if keys else list(enumerate(texts))
         size = sum(len(text) for _, text in rows)
-
-        def write(db: sqlite3.Connection) -> Span:
-            with _transaction(db):
-                id, epoch, seq, reserved = _row_of(db, channel, now)
-                first, last = seq + skip + 1, seq + skip + len(texts)
-                if last > reserved:
-                    raise _Exhausted
-                gone, gone_bytes = _drop_keys(db, id, keys) if keys else (0, 0)
-                db.executemany(
-                    "INSERT INTO messages (channel, seq, key, text) VALUES (?, ?, ?, ?)",
-                    [
-                        (id, first + place, keys[place] if keys else None, text)
-                        for place, text in rows
-                    ],
-                )
-                change = len(rows) - gone, size - gone_bytes
-                db.execute(
-                    "UPDATE channels SET seq = ?, count = count + ?, bytes = bytes + ?, used = ?,"
-                    " expires = ?, published = ? WHERE id = ?",
-                    (last, *change, now, expires, rule.publish, id),
-                )
-                _trim(db, id, rule)
-            return Span(epoch, first, last)
-
-        def write_or_reserve(db: sqlite3.Connection) -> Span:
-            try:
-                return write(db)
-            except _Exhausted:
-                _reserve(db, channel, skip + len(texts))
-                return write(db)
-
-        return self._run(self._writer, write_or_reserve)
+        with _transaction(db):
+            id, epoch, seq, reserved = _row_of(db, channel, now)
+            first, last = seq + skip + 1, seq + skip + len(texts)
+            if last > reserved:
+                raise _Exhausted
+            gone, gone_bytes = _drop_keys(db, id, keys) if keys else (0, 0)
+            db.executemany(
+                "INSERT INTO messages (channel, seq, key, text) VALUES (?, ?, ?, ?)",
+                [(id, first + place, keys[place] if keys else None, text) for place, text in rows],
+            )
+            change = len(rows) - gone, size - gone_bytes
+            db.execute(
+                "UPDATE channels SET seq = ?, count = count + ?, bytes = bytes + ?, used = ?,"
+                " expires = ?, published = ? WHERE id = ?",
+                (last, *change, now, expires, rule.publish, id),
+            )
+            _trim(db, id, rule)
+        return Span(epoch, first, last)
 
     def expire(self, now: float) -> None:
         """Forget what is kept no longer at a POSIX time, and what is beyond `max_bytes`."""
@@ -431,12 +435,13 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    import sqlite3
-
     _is_new(db, path)  # before anything is changed
     (mode,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
-        raise sqlite3.OperationalError(f"the file system knows no WAL mode, only {mode}")
+        raise ConfigError(
+            f"history cannot be kept in {str(path)!r}: its file system knows no WAL mode, only "
+            f"{mode}. Use a file on a disk of this machine"
+        )
     db.execute("PRAGMA journal_size_limit=4194304")
     db.execute("PRAGMA synchronous=FULL")
     with _transaction(db):
@@ -465,7 +470,7 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
         return True
     what = "a newer ws_hub" if id == _ID else "another program"
     raise ConfigError(
-        f"history cannot be kept in {str(path)!r}: the file is of {what}. Name another one"
+        f"history cannot be kept in {str(path)!r}: the file is of {what}. Use another one"
     )
 
 

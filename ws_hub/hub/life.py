@@ -163,23 +163,24 @@ class Life:
             self.counters,
             config.compression,
         )
-        self.recorder: Recorder | None = None
         # What is asked for kept messages; without one of its own, the history in memory.
         self.store: HistoryStore = config.history or MemoryHistory(self.history)
-        if config.history is not None:
-            self.recorder = Recorder(
-                config.history,
-                self.history,
-                hub.rule_for,
-                queues.intake,
-                (queues.wakeup, queues.broadcasts),
-                hub.refuse,
-                self.counters,
-            )
+        self.recorder = None if config.history is None else self._new_recorder(queues, hub)
         self._hub = hub
         self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
+
+    def _new_recorder(self, queues: Queues, hub: Upward) -> Recorder:
+        return Recorder(
+            self.store,
+            self.history,
+            hub.rule_for,
+            queues.intake,
+            (queues.wakeup, queues.broadcasts),
+            hub.refuse,
+            self.counters,
+        )
 
     def launch(self, wind_down: Callable[[Life], None]) -> None:
         """Start the helper threads.

@@ -48,7 +48,7 @@ class MemoryHistory:
     @property
     def _kept(self) -> History:
         if self._history is None:
-            raise HistoryError("the MemoryHistory is not open: call open() first")
+            raise HistoryError(f"{self!r} is not open: start the hub that it belongs to")
         return self._history
 
     def append(
