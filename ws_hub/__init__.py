@@ -29,6 +29,7 @@ from .errors import (
     ConfigError,
     ConnectionClosed,
     HandshakeRefused,
+    HubError,
     HubFull,
     HubNotRunning,
     InvalidName,
@@ -41,6 +42,7 @@ from .errors import (
     ProcessAlreadyRunning,
     ProtocolError,
     SendTimeout,
+    WaitTimeout,
     WsHubError,
 )
 from .hub.hub import Hub
@@ -75,6 +77,7 @@ __all__ = [
     "HandshakeRefused",
     "Hub",
     "HubConfig",
+    "HubError",
     "HubFull",
     "HubNotRunning",
     "HubStats",
@@ -100,6 +103,7 @@ __all__ = [
     "ReconnectingClient",
     "SendTimeout",
     "Server",
+    "WaitTimeout",
     "WsHubError",
     "calculate_backoff",
     "exit_on_signals",

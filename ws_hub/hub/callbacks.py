@@ -55,11 +55,13 @@ class Callbacks:
         connection: Any = None,
         default: Any = None,
         bare: bool = False,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
         """Call a user's function; what it raises is logged and counted, and is `default`.
 
         `connection` is the one that the callback is for; its `last_error` is set. It runs in
-        the context of a framework, unless `bare`.
+        the context of a framework, unless `bare`. An exception of the kind `passes` is an
+        answer of the function, and raised again.
         """
         key = object()
         depth = getattr(self._inside, "depth", 0)
@@ -71,7 +73,9 @@ class Callbacks:
             environ = getattr(connection, "environ", None)
             with self._context() if environ is None else context_of(environ):
                 return function(*args)
-        except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
+        except BaseException as error:  # user code: the hub goes on
+            if isinstance(error, passes):
+                raise
             if isinstance(error, HubNotRunning) and self._ends():
                 # No fault of the function: clients are gone when the hub is, and it tells others.
                 logger.info("callback %s: %s", excerpt(function), error)

@@ -1301,11 +1301,21 @@ class _Inside:
         )
 
     def call(
-        self, function: Callable[..., Any], *args: Any, connection: Connection, default: Any
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        connection: Connection,
+        default: Any,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
-        """Call a user's function for a client; what it raises is logged, and is `default`."""
+        """Call a user's function for a client; what it raises is logged, and is `default`.
+
+        But for an exception of the kind `passes`, which is raised again.
+        """
         callbacks = self._hub._life.callbacks
-        return callbacks.call(function, *args, connection=connection, default=default)
+        return callbacks.call(
+            function, *args, connection=connection, default=default, passes=passes
+        )
 
     def count(self, name: str) -> None:
         """Count something, by its name in `HubStats`. Any thread."""

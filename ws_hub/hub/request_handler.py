@@ -17,6 +17,7 @@ from ..connection.connection import Connection
 from ..connection.membership import Stage
 from ..errors import (
     ConnectionClosed,
+    HubError,
     HubFull,
     HubNotRunning,
     InvalidName,
@@ -72,9 +73,14 @@ class Actions(Protocol):
         """Send messages to a client, at their place among the publications."""
 
     def call(
-        self, function: Callable[..., Any], *args: Any, connection: Connection, default: Any
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        connection: Connection,
+        default: Any,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
-        """Call a user's function; what it raises is logged, and is `default`."""
+        """Call a user's function; what it raises is logged, and is `default`, or `passes`."""
 
     def count(self, name: str) -> None:
         """Count something, by its name."""
@@ -222,17 +228,21 @@ class RequestHandler:
             connection.reply(unknown_type(message))
             return
         result = failed = object()
-        for function in functions:
-            result = self._call(connection, function, message, default=failed)
-        if message.id is None:
-            return
         answer = error("internal error", "internal", id=message.id)
-        if result is not failed:
-            answer = ack(message.id, result)
+        try:
+            for function in functions:
+                result = self._call(connection, function, message, default=failed, passes=HubError)
+        except HubError as refusal:  # the functions after that one are not called
+            answer = error(refusal.text, refusal.code, id=message.id)
+        else:
+            if message.id is None:
+                return
+            if result is not failed:
+                answer = ack(message.id, result)
         try:
             connection.reply(answer)
         except MessageEncodeError:
-            logger.exception("%s returned what has no JSON form", excerpt(functions[-1]))
+            logger.exception("%s answered what has no JSON form", excerpt(functions[-1]))
             connection.reply(error("internal error", "internal", id=message.id))
 
     # --- any thread ------------------------------------------------------------------------
@@ -265,11 +275,17 @@ class RequestHandler:
         return is_permitted("an authoriser", ask)
 
     def _call(
-        self, connection: Connection, function: Callable[..., Any], argument: Any, *, default: Any
+        self,
+        connection: Connection,
+        function: Callable[..., Any],
+        argument: Any,
+        *,
+        default: Any,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
         client = connection.client
         return self._actions.call(
-            function, client, argument, connection=connection, default=default
+            function, client, argument, connection=connection, default=default, passes=passes
         )
 
 
