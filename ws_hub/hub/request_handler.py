@@ -40,6 +40,7 @@ from ..protocol.requests import (
     unknown_type,
 )
 from .handlers import Handlers
+from .recent_keys import RecentKeys
 
 __all__ = ["Actions", "RequestHandler"]
 
@@ -111,6 +112,7 @@ class RequestHandler:
         self._introduce = introduce
         self._guard = guard
         self._recheck = object()  # of the newest recheck; replaced whole
+        self._keys = RecentKeys()
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -168,10 +170,10 @@ class RequestHandler:
             answer = error(text, code, id=request.id, channel=channel)
         else:
             try:
-                self._actions.publish(connection, channel, request.data)
+                self._publish_once(connection, request)
                 # It is sent once a subscriber, and may be kept.
                 connection.charge_later(size * max(self._actions.subscribers(channel), 1))
-            except (HubFull, HubNotRunning):
+            except (HubFull, HubNotRunning, TimeoutError):
                 text, code = "Publish: hub is full, try again", "internal"
                 answer = error(text, code, id=request.id, channel=channel)
             except InvalidName:  # by a rule of the application's that has changed its mind
@@ -182,6 +184,23 @@ class RequestHandler:
                 answer = error(text, code, id=request.id, channel=channel)
         if answer.type == MessageType.ERROR or request.id is not None:
             connection.reply(answer)
+
+    def _publish_once(self, connection: Connection, request: Publish) -> None:
+        """Publish, unless that was done for the same idempotency key; raises TimeoutError."""
+        if not request.idempotency_key:
+            self._actions.publish(connection, request.channel, request.data)
+            return
+        payer = connection.payer or f"connection {connection.id}"
+        key = connection.user_id or "", request.channel, request.idempotency_key
+        claim = self._keys.begin(payer, key, self._config.publish_timeout)
+        if claim is None:
+            return
+        published = False
+        try:
+            self._actions.publish(connection, request.channel, request.data)
+            published = True
+        finally:
+            self._keys.end(claim, published)
 
     def _subscribe(self, connection: Connection, request: Subscribe) -> None:
         recheck = self._recheck  # before the authoriser is asked

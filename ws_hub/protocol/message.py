@@ -97,6 +97,7 @@ class Message:
         epoch: the numbering that `seq` and `since` belong to.
         since: in `subscribe`: replay the messages after this `seq`; 0 for all that are kept.
         last: in `subscribe`: replay this many of the newest messages.
+        idempotency_key: in `publish`: the same in a repetition, which does not count again.
 
     Threads: any; immutable, unless its data is changed.
     """
@@ -112,6 +113,7 @@ class Message:
     epoch: str = ""
     since: int | None = None
     last: int | None = None
+    idempotency_key: str = ""
 
     @property
     def target(self) -> str | None:
@@ -126,7 +128,10 @@ class Message:
 
 AnyMessage = Message | Mapping[str, Any]  # what `as_message` accepts
 
-_NAMES = {name: name for name in Message.__slots__} | {"processId": "process_id"}
+_NAMES = {name: name for name in Message.__slots__} | {
+    "processId": "process_id",
+    "idempotencyKey": "idempotency_key",
+}
 _EXAMPLE = (
     '{"type": "event", "data": {"event": "saved", "data": 1}}, or call send_event(name, data)'
 )
@@ -232,6 +237,7 @@ def _extension_fields(message: Message) -> str:
         message.id is message.seq is message.since is message.last is None
         and not message.code
         and not message.epoch
+        and not message.idempotency_key
     ):
         return ""
     return "".join(
@@ -243,12 +249,13 @@ def _extension_fields(message: Message) -> str:
             ("seq", message.seq),
             ("since", message.since),
             ("last", message.last),
+            ("idempotencyKey", message.idempotency_key or None),
         )
         if value is not None
     )
 
 
-_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch")
+_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch", "idempotency_key")
 _NUMBERS = ("seq", "since", "last")
 
 
@@ -477,6 +484,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "seq": ("seq", int),
     "since": ("since", int),
     "last": ("last", int),
+    "idempotencyKey": ("idempotency_key", str),
 }
 _KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data")}
 _KINDS = {str: "string", int: "whole number"}

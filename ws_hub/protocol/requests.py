@@ -39,6 +39,7 @@ _NO_BRACKETS = bytes(each for each in range(256) if each not in _BRACKETS)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # +1 and -1, as signed bytes
 # Bytes of a name in a request, whatever the rule for names: it is stored and repeated in answers.
 _MAX_CHANNEL = 1024
+_MAX_KEY = 128  # bytes of an idempotency key, which is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Publish:
     channel: str
     data: object = None
     id: Id = None
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
     if message.type == MessageType.PUBLISH:
         if _is_unusable(message.channel) or not is_channel(message.channel):
             return _bad_channel("Publish", message.channel, message.id)
-        return Publish(message.channel, message.data, message.id)
+        return _publish(message)
     return Other(message)
 
 
@@ -152,6 +154,14 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
                 )
             )
     return Subscribe(target, message.id, message.since, message.epoch, message.last)
+
+
+def _publish(message: Message) -> Effect:
+    key = message.idempotency_key
+    if len(key) > _MAX_KEY or len(key.encode()) > _MAX_KEY:
+        text = f"Publish: idempotencyKey must be at most {_MAX_KEY} bytes"
+        return Reply(error(text, "bad_message", id=message.id, channel=message.channel))
+    return Publish(message.channel, message.data, message.id, key)
 
 
 def _is_unusable(name: str) -> bool:
