@@ -129,6 +129,7 @@ CLIENT: dict[str, list[Any]] = {
     "on_connect": NOT_CALLABLES,
     "on_disconnect": NOT_CALLABLES,
     "on_reconnect": NOT_CALLABLES,
+    "on_ask": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
     "on_error": NOT_CALLABLES,
 }

@@ -39,7 +39,7 @@ class Callbacks:
         self._counters = counters
         self._context = context
         self._ends = ends
-        self._inside = threading.local()  # .depth: how many calls the thread is in
+        self._inside = threading.local()  # .depth: calls the thread is in; .connections: of these
         # guards: nothing; it is changed and copied by single calls. Those that run now.
         self._running: dict[object, tuple[Callable[..., Any], Any]] = {}
 
@@ -47,6 +47,10 @@ class Callbacks:
     def inside(self) -> bool:
         """Whether the calling thread is in one of them."""
         return getattr(self._inside, "depth", 0) > 0
+
+    def is_for(self, connection: object) -> bool:
+        """Return whether the calling thread is in one of them for a connection."""
+        return any(each is connection for each in getattr(self._inside, "connections", ()))
 
     def call(
         self,
@@ -65,7 +69,9 @@ class Callbacks:
         """
         key = object()
         depth = getattr(self._inside, "depth", 0)
+        before = getattr(self._inside, "connections", ())
         self._inside.depth = depth + 1
+        self._inside.connections = (*before, connection)
         try:
             self._running[key] = function, connection
             if bare:
@@ -87,6 +93,7 @@ class Callbacks:
             return default
         finally:
             self._inside.depth = depth
+            self._inside.connections = before
             self._running.pop(key, None)
 
     def running(self) -> list[tuple[str, Any]]:

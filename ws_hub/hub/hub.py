@@ -60,7 +60,7 @@ from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, p
 from ..protocol.publication import Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_function, check_position, check_timeout
+from ..validation import check_bound, check_function, check_position, check_timeout
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -724,6 +724,28 @@ class Hub(Publisher):
             receives = functools.partial(_is_of, user)
             timeout = self._keep_pace([publication], receives, timeout)
         self._enqueue(UserPublication(user, publication), timeout)
+
+    def ask(self, client: Client, data: Any = None, timeout: float = 10.0) -> Any:
+        """Ask a client, and return the data of its answer.
+
+        Our clients answer by their `on_ask`. Raises HubError when the answer is an error
+        ("not_found" of a client without `on_ask`), WaitTimeout when none comes within `timeout`
+        seconds, SendTimeout when its outbox is full for as long, ConnectionClosed as soon as
+        the client leaves or the hub stops, MessageEncodeError for data without a JSON form.
+
+        Within a callback for the same client, whose answer could not be read meanwhile, and
+        within another call of the hub, as in a signal handler, it raises WsHubError at once.
+
+        Threads: any but those; blocks at most `timeout`.
+        """
+        timeout, life = check_bound("timeout", timeout), self._life
+        connection = self._connection_of(client)
+        if life.callbacks.is_for(connection) or self._is_hub_thread() or nested():
+            raise WsHubError(
+                f"cannot ask {connection!r} within its own callback, or within another call of the "
+                "hub, which its answer would have to wait for: call ask() on another thread"
+            )
+        return life.asks.ask(connection, data, timeout)
 
     def wait_for_room(
         self, channel: str | AllClients = ALL_CLIENTS, timeout: float | None = None

@@ -26,8 +26,10 @@ from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
 from ..connection.writer_starter import ThreadStarter
+from ..errors import CloseCode
 from ..protocol.message import Encoder
 from ..reentrant import Event
+from .asks import Asks
 from .callbacks import Callbacks, guarded
 from .clients import Clients
 from .dispatcher import Dispatcher
@@ -128,7 +130,10 @@ class Life:
         )
         self.clients = Clients(config, self.channels, self.counters, queues)
         self.registry = self.clients.registry
-        self.requests = RequestHandler(config, handlers, hub, self.clients.pending.hear, self.guard)
+        self.asks = Asks()
+        self.requests = RequestHandler(
+            config, handlers, hub, self.clients.pending.hear, self.guard, self.asks.take
+        )
         # Not by a method of its own: each message of a client would pass one more.
         self.received = self.requests.receive
         self.admission = Admission(
@@ -204,6 +209,7 @@ class Life:
 
     def left(self, connection: Connection, *, wait: bool) -> None:
         """Take a connection out. Its reader thread."""
+        self.asks.left(connection, CloseCode.ABNORMAL, "it left before it had answered")
         self.registry.dismiss(connection, wait)
 
     def reader_ended(self, connection: Connection) -> None:
@@ -305,6 +311,7 @@ class Life:
         self.registry.remove(target)
         self.channels.leave(target)
         target.evict("too slow: the outbox is full")
+        self.asks.left(target, CloseCode.TRY_AGAIN, "it is too slow, and was disconnected")
 
     def join_helpers(self, deadline: float) -> None:
         """End the helper threads, after what waits for them; wait until a monotonic moment."""

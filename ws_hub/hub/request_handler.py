@@ -96,6 +96,7 @@ class RequestHandler:
         actions: what the hub does.
         introduce: takes the first message of a client that has yet to authenticate.
         guard: calls something of ours; what it raises is logged and counted, and is `default`.
+        answered: takes a message that answers what the client was asked; False for others.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ class RequestHandler:
         actions: Actions,
         introduce: Callable[[Connection, str | bytes], None],
         guard: Callable[..., Any],
+        answered: Callable[[Connection, Message], bool],
     ) -> None:
+        self._answered = answered
         self._config = config
         self._handlers = handlers
         self._actions = actions
@@ -242,6 +245,8 @@ class RequestHandler:
     def _application(self, connection: Connection, effect: Other) -> None:
         """Hand a message to the functions for its type; what the last returns is the answer."""
         message = effect.message
+        if self._answered(connection, message):
+            return
         functions = self._handlers.of_message(message.type)
         if not functions:
             connection.reply(unknown_type(message))

@@ -79,6 +79,7 @@ class MessageType(enum.StrEnum):
     LAGGED = "lagged"
     SKIP = "skip"
     AUTH = "auth"
+    ASK = "ask"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import MessageDecodeError, excerpt
+from ..errors import HubError, MessageDecodeError, excerpt
 from .message import Message, MessageType, decode
 from .names import PROCESS_PREFIX
 
 __all__ = [
+    "ASK_ID",
     "Effect",
     "Id",
     "Other",
@@ -25,10 +26,13 @@ __all__ = [
     "ack",
     "error",
     "interpret",
+    "refusal",
     "unknown_type",
 ]
 
 Id = str | int | None
+
+ASK_ID = "ws-hub:ask:"  # begins the ids of what a hub asks its clients
 
 # Far below Python's own limit: a text that one thread could just parse, another thread with a
 # deeper stack could not encode again (FAULTS 22).
@@ -96,6 +100,11 @@ def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
 def ack(id: Id, data: object) -> Message:
     """Return the reply to a request that was carried out."""
     return Message(MessageType.ACK, data=data, id=id)
+
+
+def refusal(message: Message) -> HubError:
+    """Return the exception that an `error` reply stands for."""
+    return HubError(message.code or "error", str(message.data))
 
 
 def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = False) -> Effect:

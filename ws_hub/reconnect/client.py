@@ -18,10 +18,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import threads
-from ..errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
+from ..errors import (
+    ConfigError,
+    HubError,
+    InvalidName,
+    MaxRetriesExceeded,
+    MessageEncodeError,
+    WsHubError,
+    excerpt,
+)
 from ..log import get_logger
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..protocol.names import channel_text
+from ..protocol.requests import ack, error
 from ..reentrant import Event
 from ..validation import check_bound, check_function, check_position, check_words
 from .config import ReconnectConfig
@@ -502,13 +511,41 @@ class ReconnectingClient:
                     if event.connection is connection:  # not of one that an exception has cut short
                         return event
                 elif not self._closed.is_set():
-                    if isinstance(event, Message):
+                    if isinstance(event, Message) and self._is_ask(event):
+                        self._answer(event)
+                    elif isinstance(event, Message):
                         self._call("on_message", event)
                     else:
                         self._call("on_error", event.exception())
         finally:
             connection.shutdown()  # after KeyboardInterrupt or SystemExit it is still open
             self._session.join(_HANDSHAKE_GRACE)
+
+    def _is_ask(self, message: Message) -> bool:
+        return message.type == MessageType.ASK and self._config.on_ask is not None
+
+    def _answer(self, message: Message) -> None:
+        """Answer what the server asks by the callback for that."""
+        assert self._config.on_ask is not None
+        failed = error("internal error", "internal", id=message.id)
+        try:
+            answer = ack(message.id, self._config.on_ask(message.data))
+        except HubError as refusal:
+            answer = error(refusal.text, refusal.code, id=message.id)
+        except Exception as raised:
+            logger.exception("on_ask of the client of %s raised", self._name)
+            answer = failed
+            self._call("on_error", raised)
+        if message.id is None:
+            return
+        try:
+            self._session.answer(answer)
+        except MessageEncodeError as raised:
+            logger.exception(
+                "on_ask of the client of %s answered what has no JSON form", self._name
+            )
+            self._session.answer(failed)
+            self._call("on_error", raised)
 
     def _call(self, name: str, *args: object) -> None:
         callback = getattr(self._config, name)

@@ -16,8 +16,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
-from ..errors import HubError, WsHubError
+from ..errors import WsHubError
 from ..protocol.message import Message, MessageType
+from ..protocol.requests import refusal
 from ..reentrant import Event
 
 __all__ = ["Call", "Requests"]
@@ -137,8 +138,3 @@ class Requests:
 
     def _waiting(self) -> list[Call]:
         return [*self._calls.values(), *(call for _, call in self._subscribing)]
-
-
-def refusal(message: Message) -> HubError:
-    """Return the exception for an `error` of the server."""
-    return HubError(message.code or "error", str(message.data))

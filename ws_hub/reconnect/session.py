@@ -35,10 +35,12 @@ from ..errors import (
 from ..log import get_logger
 from ..protocol.json_text import json_encoder
 from ..protocol.message import Encoder, Message, MessageType, decode, encode, split_batch
+from ..protocol.requests import ASK_ID, refusal
+from ..protocol.requests import error as error_reply
 from .config import ReconnectConfig
 from .connection import Connection, Skipped
 from .inbox import Inbox
-from .requests import Call, Requests, refusal
+from .requests import Call, Requests
 from .subscriptions import MessagesLost, Subscriptions
 
 __all__ = ["Ended", "Event", "Report", "Session"]
@@ -117,6 +119,7 @@ class Session:
         self._busy_wait = _BUSY_WAIT * config.initial_backoff
         self._clock = clock
         self._has_callback = config.on_message is not None
+        self._answers = config.on_ask is not None
         # guards: the connection, the receiver and the subscriptions, so that requests are
         # sent in the order in which the subscriptions changed. Taken before a stream's lock.
         # Re-entrant: a signal handler may close a client of its own thread.
@@ -169,6 +172,14 @@ class Session:
                 f"the connection to {self._name} broke while this was sent, and it may have "
                 f"arrived or not: send again after on_connect ({error})"
             ) from error
+
+    def answer(self, message: Message) -> None:
+        """Send an answer, if the connection is there still: no other one could need it."""
+        text = self._encoder.encode(message)
+        with self._lock:
+            connection = self._connection
+            mark = 0 if connection is None else connection.queue(text)
+        self._flush(connection, mark)
 
     def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
         """Subscribe to a channel, from now on and on every connection."""
@@ -446,9 +457,26 @@ class Session:
         if verdict.retry:
             wait = full_jitter(self._busy_wait, self._random)
             connection.call_later(wait, functools.partial(self._retry, connection))
-        if verdict.deliver and not self._offer(message, len(text)):
+        if message.type == MessageType.ASK and self._is_ask(message):
+            self._asked(connection, message, len(text))
+        elif verdict.deliver and not self._offer(message, len(text)):
             with self._lock:
                 self._subscriptions.refused(message)
+
+    def _is_ask(self, message: Message) -> bool:
+        """Return whether a message is a question, and not a type of the application's own."""
+        return self._answers or str(message.id).startswith(ASK_ID)
+
+    def _asked(self, connection: Connection, message: Message, size: int) -> None:
+        """Have the callback answer what the server asks, or say that there is none."""
+        if not self._answers:
+            answer = error_reply("this client has no on_ask", "not_found", id=message.id)
+        elif self._events.offer(message, size):
+            return
+        else:
+            answer = error_reply("this client is too busy", "limit", id=message.id)
+        if message.id is not None:
+            connection.offer(encode(answer))
 
     def _retry(self, connection: Connection) -> None:
         with self._lock:
