@@ -52,6 +52,7 @@ from .log import MaskTokens
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
+from .protocol.publication import Delivery
 from .reconnect.client import ConnectionState, ReconnectingClient
 from .reconnect.config import ReconnectConfig
 from .reconnect.subscriptions import MessagesLost
@@ -74,6 +75,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionState",
     "CookieSessionAuth",
+    "Delivery",
     "HandshakeRefused",
     "Hub",
     "HubConfig",

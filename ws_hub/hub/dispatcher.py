@@ -18,7 +18,7 @@ from ..config import ChannelRule
 from ..connection.fast_send import Reachable, send_to_each
 from ..protocol.frames import text_frame
 from ..protocol.message import Message, MessageType, encode
-from ..protocol.publication import Batch, Publication, skip
+from ..protocol.publication import Batch, Delivery, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
 from .history import History, Position, Range
@@ -119,9 +119,30 @@ class Dispatcher:
         for payer in payers:
             payer.charge_processing(seconds)
 
-    def _deliver(
+    def dispatch_watched(
         self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
+    ) -> Delivery:
+        """Deliver publications of one call, alone, and return what that did."""
+        channel, exclude = publications[0].channel, publications[0].exclude
+        everybody = len(all_clients) if channel == "" else self._channels.count(channel)
+        targets = [each for each in self._targets(channel, all_clients) if each.id not in exclude]
+        missed: list[Any] = []
+        self._deliver(publications, all_clients, now, missed)
+        dropped = sum([each.id not in exclude for each in missed])
+        kept = channel != "" and self._rule_for(channel).history_messages > 0
+        seq = publications[-1].seq if kept else None
+        if seq == 0:  # it could not be numbered, which is logged: nobody has got it
+            return Delivery(None, everybody, 0, 0)
+        return Delivery(seq, everybody, len(targets) - dropped, dropped)
+
+    def _deliver(
+        self,
+        publications: Sequence[Publication],
+        all_clients: Collection[Any],
+        now: float,
+        missed: list[Any] | None = None,
     ) -> None:
+        """Deliver publications; the targets with a full outbox are added to `missed`."""
         runs = [
             (self._targets(channel, all_clients), self._number(list(group), now))
             for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
@@ -136,6 +157,8 @@ class Dispatcher:
                 if refused:
                     late.append((target, refused))
             for target, refused in late:
+                if missed is not None:
+                    missed.append(target)
                 delivered -= len(refused)
                 guarded(self._counters, self._refused, target, refused)
         self._counters.add("published", len(publications))

@@ -47,6 +47,7 @@ from ..errors import (
     HubFull,
     HubNotRunning,
     LimitExceeded,
+    WaitTimeout,
     WsHubError,
     excerpt,
 )
@@ -57,7 +58,7 @@ from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
-from ..protocol.publication import Publication, publish
+from ..protocol.publication import Delivery, Publication, publish
 from ..protocol.requests import Subscribe
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import check_bound, check_function, check_position, check_timeout
@@ -74,6 +75,7 @@ from .items import (
     Queues,
     RoomWait,
     UserPublication,
+    Watched,
     size_of,
     slots_of,
 )
@@ -242,6 +244,8 @@ class Hub(Publisher):
             case UserPublication():
                 clients = life.clients.users.of(item.user_id)
                 life.dispatcher.dispatch([item.publication], clients, time.monotonic())
+            case Watched():
+                self._deliver_watched(life, item)
             case Notices():
                 for message in item.messages:
                     item.connection.notify(message)
@@ -251,6 +255,13 @@ class Hub(Publisher):
                 item.function()
             case _:
                 raise TypeError(f"the hub thread does nothing for {excerpt(item)}")
+
+    def _deliver_watched(self, life: Life, item: Watched) -> None:
+        try:
+            dispatch, clients = life.dispatcher.dispatch_watched, life.registry.snapshot
+            item.outcome.append(dispatch(item.each, clients, time.monotonic()))
+        finally:
+            item.done.set()
 
     def _activate(self, life: Life, activation: Activation) -> None:
         """Make a subscription live, at the cost of its client."""
@@ -588,10 +599,14 @@ class Hub(Publisher):
         *,
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
+        wait: float | None = None,
         payer: Connection | None = None,
-    ) -> None:
+    ) -> Delivery | None:
         if timeout is not None:
             check_timeout("timeout", timeout)
+        if wait is not None:
+            wait = check_bound("wait", wait)
+            self._check_may_wait()
         config = self._config
         if channel == "":
             overflow, kept = config.broadcast_overflow, False
@@ -611,9 +626,37 @@ class Hub(Publisher):
         if self._life.pacing.crowded:
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
+        if wait is not None:
+            return self._publish_watched(publications, timeout, wait)
         # Nearly always one: then no wrapper is made.
         item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
         self._enqueue(item, timeout, most=None if payer is None else _MOST_PUBLISHED)
+        return None
+
+    def _check_may_wait(self) -> None:
+        if self._is_hub_thread() or nested():
+            raise WsHubError(
+                "cannot publish with wait= within another call of the hub, as in a signal handler: "
+                "leave wait out there"
+            )
+
+    def _publish_watched(
+        self, publications: Sequence[Publication], timeout: float | None, wait: float
+    ) -> Delivery:
+        """Queue publications and wait until they are dispatched; return what that did."""
+        item = Watched(tuple(publications), [], Event())
+        self._enqueue(item, timeout)
+        if not item.done.wait(wait):  # set by the hub thread
+            raise WaitTimeout(
+                f"the message is queued and was not dispatched within {wait:g} s, and may be yet: "
+                "pass a longer wait, or publish less"
+            )
+        if not item.outcome:
+            raise WsHubError(
+                "the hub met an error of its own while it delivered the message, which the log "
+                "has: send it again if it may come twice"
+            )
+        return item.outcome[0]
 
     def _receives(self, channel: str, connection: Connection) -> bool:
         return channel == "" or self._life.channels.has(connection, channel)
