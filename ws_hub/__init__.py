@@ -22,6 +22,7 @@ from .config import (
     ChannelRule,
     HubConfig,
 )
+from .connection.backlog import Explanation
 from .connection.client import Client
 from .errors import (
     AdoptionError,
@@ -76,6 +77,7 @@ __all__ = [
     "ConnectionState",
     "CookieSessionAuth",
     "Delivery",
+    "Explanation",
     "HandshakeRefused",
     "Hub",
     "HubConfig",

@@ -90,6 +90,7 @@ HUB: dict[str, list[Any]] = {
     "on_connect": NOT_CALLABLES,
     "on_disconnect": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
+    "on_slow_client": NOT_CALLABLES,
     "on_first_subscriber": NOT_CALLABLES,
     "on_last_unsubscribe": NOT_CALLABLES,
 }

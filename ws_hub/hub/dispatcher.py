@@ -47,6 +47,9 @@ class Target(Reachable, Viewer, Protocol):
     def deliver(self, batch: Batch) -> Sequence[Publication]:
         """Take a batch of which nothing went straight; return what found no room."""
 
+    def note_drops(self, channel: str, messages: int, reason: str) -> None:
+        """Note which messages it did not get, and why."""
+
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Take frames that are not publications; False when there is no room."""
 
@@ -219,6 +222,8 @@ class Dispatcher:
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
         """Act on a full outbox: never in silence, and never twice for one cause."""
         self._counters.add("dropped", len(refused))
+        for each in refused:
+            target.note_drops(each.channel, 1, "the outbox was full")
         if any(each.overflow == "disconnect" for each in refused):
             self._evict(target)
             return
@@ -313,6 +318,11 @@ class Dispatcher:
         subscription = gap.subscription
         self._counters.add("dropped", gap.missed)
         subscription.subscriber.count_skipped(gap.missed)
+        subscription.subscriber.note_drops(
+            subscription.channel,
+            gap.missed,
+            "the replay came too late, the history has let them go",
+        )
         if not subscription.recovers:
             return  # it goes on behind the gap
         self._replays.end(subscription)

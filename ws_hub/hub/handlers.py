@@ -62,6 +62,7 @@ class Handlers:
     Attributes:
         connect: called with each client that has connected.
         disconnect: called with each client that is gone, the close code and the reason.
+        slow_client: called with each client that has become slow.
         subscribe, unsubscribe: called with the client and the channel of each subscription
             that has begun, or ended.
     """
@@ -71,6 +72,7 @@ class Handlers:
         self._config = config
         self.connect = _given(config.on_connect)
         self.disconnect = _given(config.on_disconnect)
+        self.slow_client = _given(config.on_slow_client)
         self.subscribe: Sequence[ChannelHandler] = ()
         self.unsubscribe: Sequence[ChannelHandler] = ()
         self._any_type = _given(config.on_message)
@@ -96,11 +98,14 @@ class Handlers:
             before, self._config = self._config, config
             self.connect = _replaced(self.connect, before.on_connect, config.on_connect)
             self.disconnect = _replaced(self.disconnect, before.on_disconnect, config.on_disconnect)
+            self.slow_client = _replaced(
+                self.slow_client, before.on_slow_client, config.on_slow_client
+            )
             self._any_type = _given(config.on_message)
 
     # --- registration ----------------------------------------------------------------------
 
-    def add(self, kind: Literal["connect", "disconnect"], function: F) -> F:
+    def add(self, kind: Literal["connect", "disconnect", "slow_client"], function: F) -> F:
         """Add a function, and return it."""
         write = f"@hub.on_{kind}"
         if not callable(function):

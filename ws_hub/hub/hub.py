@@ -38,6 +38,7 @@ from ..access.authenticators import is_permitted, user_text
 from ..access.contexts import Context
 from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
 from ..config import ChannelRule, HubConfig
+from ..connection.backlog import Explanation
 from ..connection.client import Client
 from ..connection.connection import Connection
 from ..connection.transport import Inherited, Transport
@@ -930,10 +931,7 @@ class Hub(Publisher):
         """
         given: object = client
         if not isinstance(given, Client):
-            raise TypeError(
-                f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
-                "all_clients() and user_clients(user_id) return them"
-            )
+            raise _no_client(given)
         connection = self._life.registry.find(client.id)
         if connection is None:
             raise ConnectionClosed(CloseCode.ABNORMAL, _gone(client))
@@ -1005,6 +1003,16 @@ class Hub(Publisher):
         Threads: any; the function runs on the client's reader thread, last.
         """
         return self._handlers.add("disconnect", function)
+
+    def on_slow_client(self, function: OnConnect = MISSING) -> OnConnect:
+        """Have a function called with each client that becomes slow: `@hub.on_slow_client`.
+
+        When its outbox is half full, once until it is a quarter full again, and not for each
+        message. After `HubConfig.on_slow_client` and those registered before. See `explain`.
+
+        Threads: any; the function runs on `ws-hub:notify`, which all clients share.
+        """
+        return self._handlers.add("slow_client", function)
 
     def on(self, type: str = MISSING) -> Callable[[OnMessage], OnMessage]:
         """Have a function called with client and message of a type: `@hub.on("chat")`.
@@ -1129,6 +1137,18 @@ class Hub(Publisher):
         Threads: any.
         """
         return len(self._life.registry)
+
+    def explain(self, client: Client) -> Explanation:
+        """Return why a client is behind: what waits for it, what it did not get, and why.
+
+        Also of one that has left. Raises TypeError for what is no client.
+
+        Threads: any; does not wait.
+        """
+        given: object = client
+        if not isinstance(given, Client):
+            raise _no_client(given)
+        return client.explain()
 
     def all_clients(self) -> list[Client]:
         """Return the connected clients, oldest first.
@@ -1385,6 +1405,13 @@ class _Inside:
     def count(self, name: str) -> None:
         """Count something, by its name in `HubStats`. Any thread."""
         self._hub._life.counters.add(name)
+
+
+def _no_client(given: object) -> TypeError:
+    return TypeError(
+        f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
+        "all_clients() and user_clients(user_id) return them"
+    )
 
 
 def _gone(client: object) -> str:

@@ -163,6 +163,8 @@ class Life:
             config.compression,
         )
         self._hub = hub
+        # Clients for which a call of on_slow_client waits; changed by single calls.
+        self._slow: set[int] = set()
         self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
@@ -245,6 +247,9 @@ class Life:
     def crowded(self, number: int, crowded: bool) -> None:
         """Note whether an outbox is crowded. Any thread, under a transport's lock."""
         self.pacing.mark(number, crowded)
+        if crowded and self.handlers.slow_client and number not in self._slow:
+            self._slow.add(number)
+            self._post(functools.partial(self._tell_slow, number))
 
     def call_later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread. Any thread; never waits."""
@@ -303,6 +308,14 @@ class Life:
             if handler.rule.matches(channel):
                 client = connection.client
                 self.callbacks.call(handler.function, client, channel, connection=connection)
+
+    def _tell_slow(self, number: int) -> None:
+        """Call the functions for a client that has become slow. The notify thread."""
+        self._slow.discard(number)
+        connection = self.registry.find(number)
+        client = None if connection is None else connection.client
+        for function in self.handlers.slow_client if client is not None else ():
+            self.callbacks.call(function, client, connection=connection)
 
     # --- hub thread ------------------------------------------------------------------------
 
