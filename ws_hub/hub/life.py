@@ -131,9 +131,8 @@ class Life:
         self.clients = Clients(config, self.channels, self.counters, queues)
         self.registry = self.clients.registry
         self.asks = Asks()
-        self.requests = RequestHandler(
-            config, handlers, hub, self.clients.pending.hear, self.guard, self.asks.take
-        )
+        hear, answered = self.clients.pending.hear, self.asks.take
+        self.requests = RequestHandler(config, handlers, hub, hear, self.guard, answered)
         # Not by a method of its own: each message of a client would pass one more.
         self.received = self.requests.receive
         self.admission = Admission(
@@ -163,8 +162,7 @@ class Life:
             config.compression,
         )
         self._hub = hub
-        # Clients for which a call of on_slow_client waits; changed by single calls.
-        self._slow: set[int] = set()
+        self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
