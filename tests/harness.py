@@ -642,9 +642,12 @@ def _fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("made to fail by a test")
 
 
-def delivery_fails(hub: Hub) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def delivery_fails(hub: Hub) -> Iterator[None]:
     """Have the delivery of publications fail, by an error of the hub's own."""
-    return patched(hub._life.dispatcher, "dispatch", _fail)
+    dispatcher = hub._life.dispatcher
+    with patched(dispatcher, "dispatch", _fail), patched(dispatcher, "dispatch_watched", _fail):
+        yield
 
 
 def requests_fail(hub: Hub) -> AbstractContextManager[None]:

@@ -27,6 +27,7 @@ from .config import (
     ChannelRule,
     HubConfig,
 )
+from .connection.backlog import Explanation
 from .connection.client import Client
 from .errors import (
     AdoptionError,
@@ -35,6 +36,7 @@ from .errors import (
     ConnectionClosed,
     HandshakeRefused,
     HistoryError,
+    HubError,
     HubFull,
     HubNotRunning,
     InvalidName,
@@ -47,6 +49,7 @@ from .errors import (
     ProcessAlreadyRunning,
     ProtocolError,
     SendTimeout,
+    WaitTimeout,
     WsHubError,
 )
 from .hub.hub import Hub
@@ -56,6 +59,7 @@ from .log import MaskTokens
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
+from .protocol.publication import Delivery
 from .reconnect.client import ConnectionState, ReconnectingClient
 from .reconnect.config import ReconnectConfig
 from .reconnect.subscriptions import MessagesLost
@@ -78,11 +82,14 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionState",
     "CookieSessionAuth",
+    "Delivery",
+    "Explanation",
     "HandshakeRefused",
     "HistoryError",
     "HistoryPage",
     "Hub",
     "HubConfig",
+    "HubError",
     "HubFull",
     "HubNotRunning",
     "HubStats",
@@ -109,6 +116,7 @@ __all__ = [
     "SendTimeout",
     "Server",
     "SqliteHistory",
+    "WaitTimeout",
     "WsHubError",
     "calculate_backoff",
     "exit_on_signals",

@@ -260,6 +260,8 @@ class HubConfig:
         on_message: called with the client and each message of a type that the hub
             does not handle itself, on its reader thread. More such functions are registered
             by decorators of the hub: docs/callbacks.md.
+        on_slow_client: called with a client whose outbox has become half full, once until it is
+            a quarter full again; on one thread of the hub's. `hub.explain(client)` says more.
         on_first_subscriber: called with a channel's name when it gets its first
             subscriber; on one thread of the hub's, in order.
         on_last_unsubscribe: called with a channel's name when it has lost its last
@@ -323,6 +325,7 @@ class HubConfig:
     on_connect: Callback | None = None
     on_disconnect: Callback | None = None
     on_message: Callback | None = None
+    on_slow_client: Callback | None = None
     on_first_subscriber: Callback | None = None
     on_last_unsubscribe: Callback | None = None
 
@@ -419,6 +422,7 @@ class HubConfig:
             on_connect="client",
             on_disconnect="client, code, reason",
             on_message="client, message",
+            on_slow_client="client",
             on_first_subscriber="channel",
             on_last_unsubscribe="channel",
         )

@@ -15,6 +15,8 @@ The tree::
     ├── ConnectionClosed (ConnectionError)  the connection has ended: code, reason
     ├── NotConnected (ConnectionError)      a ReconnectingClient between connections
     ├── HandshakeRefused (ConnectionError)  a server refused the handshake: HTTP status
+    ├── HubError                            the answer to a request is an error: code, text
+    ├── WaitTimeout (TimeoutError)          no answer within the time that was allowed
     ├── MaxRetriesExceeded (ConnectionError)
     ├── ProcessStartError (OSError)         in `spawn`: a program that cannot be started
     ├── MessagesLost                        in `following`: a gap, with the channel
@@ -35,6 +37,7 @@ __all__ = [
     "ConnectionClosed",
     "HandshakeRefused",
     "HistoryError",
+    "HubError",
     "HubFull",
     "HubNotRunning",
     "InvalidName",
@@ -47,6 +50,7 @@ __all__ = [
     "ProcessAlreadyRunning",
     "ProtocolError",
     "SendTimeout",
+    "WaitTimeout",
     "WsHubError",
     "excerpt",
     "is_retryable",
@@ -197,6 +201,38 @@ class HandshakeRefused(WsHubError, ConnectionError):
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.status, self.reason, self.retry_after)
+
+
+class HubError(WsHubError):
+    """The answer to a request is an error.
+
+    Raised in a function for the messages of a type (`hub.on`) or for what the server asks
+    (`on_ask`), it is sent to the peer as an `error` with this code and text. The calls that
+    wait for an answer raise it when the answer is an `error`. Any other exception of such a
+    function is logged, and sent as `internal` without its text.
+
+    Args:
+        code: a word for programs, such as "not_found"; docs/protocol.md lists those of the hub.
+        text: for people; the peer gets it as it is.
+    """
+
+    def __init__(self, code: str, text: str = "") -> None:
+        given: tuple[object, object] = code, text
+        if not all(isinstance(each, str) for each in given) or not code:
+            raise TypeError(
+                f"HubError takes a code and a text, each a str, not {excerpt(given)}: "
+                'HubError("not_found", "there is no order 7")'
+            )
+        self.code = code
+        self.text = text
+        super().__init__(f"{excerpt(code)}: {excerpt(text, 1000)}")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.code, self.text)
+
+
+class WaitTimeout(WsHubError, TimeoutError):
+    """No answer came within the time allowed; what was asked for may still happen."""
 
 
 class MaxRetriesExceeded(WsHubError, ConnectionError):

@@ -15,6 +15,7 @@ from .origin import fault_of_allowed
 
 __all__ = [
     "check_arguments",
+    "check_bound",
     "check_callables",
     "check_count",
     "check_flag",
@@ -205,6 +206,18 @@ def check_timeout(name: str, value: object) -> None:
     """Check an argument that is seconds to wait: TypeError for anything but a number or None."""
     if value is not None and (not is_number(value) or value != value):
         raise TypeError(f"{name} must be a number of seconds or None, not {excerpt(value)}")
+
+
+def check_bound(name: str, value: object) -> float:
+    """Return an argument that bounds a wait, as seconds that any wait takes.
+
+    TypeError for what is no number, None included, ValueError for a negative one.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value != value:
+        raise TypeError(f"{name} must be a number of seconds, not {excerpt(value)}")
+    if value < 0:
+        raise ValueError(f"{name} must be a number of seconds from 0, not {excerpt(value)}")
+    return min(float(value), _LONGEST_WAIT)
 
 
 def check_position(name: str, value: object) -> None:

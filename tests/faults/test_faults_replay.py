@@ -495,6 +495,9 @@ class FullViewer:
     def charge_bytes(self, count: int) -> float:
         return 0.0
 
+    def note_drops(self, channel: str, messages: int, reason: str) -> None:
+        """Take note of nothing: what was dropped is counted elsewhere."""
+
     def count_skipped(self, messages: int) -> None:
         raise AssertionError("no message is dropped")
 

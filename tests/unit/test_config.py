@@ -91,6 +91,7 @@ HUB: dict[str, list[Any]] = {
     "on_connect": NOT_CALLABLES,
     "on_disconnect": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
+    "on_slow_client": NOT_CALLABLES,
     "on_first_subscriber": NOT_CALLABLES,
     "on_last_unsubscribe": NOT_CALLABLES,
 }
@@ -130,6 +131,7 @@ CLIENT: dict[str, list[Any]] = {
     "on_connect": NOT_CALLABLES,
     "on_disconnect": NOT_CALLABLES,
     "on_reconnect": NOT_CALLABLES,
+    "on_ask": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
     "on_error": NOT_CALLABLES,
 }

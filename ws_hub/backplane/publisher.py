@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Never
+from typing import Any, Never, overload
 
 from ..connection.client import Client
 from ..errors import InvalidName, excerpt
@@ -32,6 +32,7 @@ from ..protocol.names import (
     is_process_id,
     process_channel,
 )
+from ..protocol.publication import Delivery
 from ..validation import check_named
 
 __all__ = ["ALL_CLIENTS", "NOBODY", "AllClients", "Publisher", "client_ids"]
@@ -78,12 +79,34 @@ class Publisher(abc.ABC):
         *,
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
-    ) -> None:
+        wait: float | None = None,
+    ) -> Delivery | None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
         `ends_channel`: the last of them is the last one of its channel for the time being.
-        `exclude`: the ids of clients that do not get them live.
+        `exclude`: the ids of clients that do not get them live. `wait`: seconds to wait for
+        what they did; None waits for nothing and returns None.
         """
+
+    @overload
+    def broadcast(
+        self,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+        wait: None = None,
+    ) -> None: ...
+
+    @overload
+    def broadcast(
+        self,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+        wait: float,
+    ) -> Delivery: ...
 
     def broadcast(
         self,
@@ -91,14 +114,18 @@ class Publisher(abc.ABC):
         *_unnamed: Never,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
-    ) -> None:
+        wait: float | None = None,
+    ) -> Delivery | None:
         """Send a message to every client; `send_event` needs no message for an event.
 
         A mapping of a message's fields, with a `type`, is a message as well. `exclude` is a
         client that does not get it, or several. Raises InvalidName for a message that names a
         channel; see `send_to_channel`.
 
-        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        With `wait`, seconds, returns what it did once it is dispatched: a Delivery. Raises
+        WaitTimeout when that takes longer.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
         check_named(
             _unnamed, 'broadcast(message, exclude=client); send_event("saved", data) for an event'
@@ -111,7 +138,29 @@ class Publisher(abc.ABC):
                 f"a broadcast goes to everybody, and this message names the channel {name}: "
                 f"send it with send_to_channel({name}, message), or leave the channel out"
             )
-        self._publish(texts, "", timeout, exclude=left_out)
+        return self._publish(texts, "", timeout, exclude=left_out, wait=wait)
+
+    @overload
+    def send_to_channel(
+        self,
+        channel: str,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+        wait: None = None,
+    ) -> None: ...
+
+    @overload
+    def send_to_channel(
+        self,
+        channel: str,
+        message: AnyMessage,
+        *,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+        wait: float,
+    ) -> Delivery: ...
 
     def send_to_channel(
         self,
@@ -120,7 +169,8 @@ class Publisher(abc.ABC):
         *_unnamed: Never,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
-    ) -> None:
+        wait: float | None = None,
+    ) -> Delivery | None:
         """Send a message to the subscribers of a channel; on the wire it names the channel.
 
         `exclude` is a client that does not get it live, or several: the client that caused
@@ -128,7 +178,10 @@ class Publisher(abc.ABC):
         clients too. A mapping is a message as in `broadcast`. Raises TypeError for a channel
         that is not a str, InvalidName for a bad name.
 
-        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        With `wait`, seconds, returns what it did once it is dispatched: a Delivery. Raises
+        WaitTimeout when that takes longer.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
         check_named(
             _unnamed,
@@ -147,25 +200,55 @@ class Publisher(abc.ABC):
         )
         ends = _is_final_status(message.type, message.data)
         texts = [self._encoder.encode(each) for each in _cut_up(message)]
-        self._publish(texts, channel, timeout, ends_channel=ends, exclude=left_out)
+        return self._publish(
+            texts, channel, timeout, ends_channel=ends, exclude=left_out, wait=wait
+        )
+
+    @overload
+    def send_process_output(
+        self,
+        process_id: AnyId,
+        data: str,
+        *,
+        timeout: float | None = None,
+        wait: None = None,
+    ) -> None: ...
+
+    @overload
+    def send_process_output(
+        self,
+        process_id: AnyId,
+        data: str,
+        *,
+        timeout: float | None = None,
+        wait: float,
+    ) -> Delivery: ...
 
     def send_process_output(
-        self, process_id: AnyId, data: str, *, timeout: float | None = None
-    ) -> None:
+        self,
+        process_id: AnyId,
+        data: str,
+        *,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> Delivery | None:
         """Send a piece of a process's output, usually a line, to its subscribers.
 
         A line of more than 8,192 characters is cut into pieces. The channel,
         `process:<id>`, keeps the last lines for later subscribers. An int or a UUID as
         process id means its text; raises TypeError and InvalidName for one that is none.
 
-        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        With `wait`, seconds, returns what it did once it is dispatched: a Delivery. Raises
+        WaitTimeout when that takes longer.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
-        if data.__class__ is str and len(data) > MAX_PIECE:
-            self.send_process_lines(process_id, [data], timeout=timeout)
-            return
         name, channel = self._process(process_id)
+        if data.__class__ is str and len(data) > MAX_PIECE:
+            texts = self._lines(name, channel, _pieces([data]))
+            return self._publish(texts, channel, timeout, wait=wait)
         text = self._encoder.encode_fields(_OUTPUT, channel, name, data, _now())
-        self._publish([text], channel, timeout)
+        return self._publish([text], channel, timeout, wait=wait)
 
     def send_process_lines(
         self, process_id: AnyId, lines: Iterable[str], *, timeout: float | None = None
@@ -178,11 +261,14 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
-        (name, channel), now = self._process(process_id), _now()
-        encode, pieces = self._encoder.encode_fields, _pieces(_listed(lines))
-        texts = [encode(_OUTPUT, channel, name, piece, now) for piece in pieces]
+        name, channel = self._process(process_id)
+        texts = self._lines(name, channel, _pieces(_listed(lines)))
         if texts:
             self._publish(texts, channel, timeout)
+
+    def _lines(self, name: str, channel: str, pieces: Sequence[Any]) -> list[bytes]:
+        encode, now = self._encoder.encode_fields, _now()
+        return [encode(_OUTPUT, channel, name, piece, now) for piece in pieces]
 
     def send_process_status(
         self,
@@ -215,6 +301,30 @@ class Publisher(abc.ABC):
         text = self._encoder.encode_fields(_STATUS, channel, name, data, _now())
         self._publish([text], channel, timeout, ends_channel=status in FINAL_STATUSES)
 
+    @overload
+    def send_event(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | AllClients = ALL_CLIENTS,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+        wait: None = None,
+    ) -> None: ...
+
+    @overload
+    def send_event(
+        self,
+        event: str,
+        data: Any = None,
+        *,
+        channel: str | AllClients = ALL_CLIENTS,
+        exclude: Client | Iterable[Client] = (),
+        timeout: float | None = None,
+        wait: float,
+    ) -> Delivery: ...
+
     def send_event(
         self,
         event: str,
@@ -223,13 +333,17 @@ class Publisher(abc.ABC):
         channel: str | AllClients = ALL_CLIENTS,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
-    ) -> None:
+        wait: float | None = None,
+    ) -> Delivery | None:
         """Send a named event to a channel's subscribers; without a channel to every client.
 
         `exclude` is as in `send_to_channel`. Raises TypeError for a name or a channel that is
         not a str, InvalidName for the channel "".
 
-        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        With `wait`, seconds, returns what it did once it is dispatched: a Delivery. Raises
+        WaitTimeout when that takes longer.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
         check_named(_unnamed, 'send_event("saved", data, channel="news")')
         name: object = event
@@ -239,7 +353,8 @@ class Publisher(abc.ABC):
                 'send_event("saved", data)'
             )
         left_out = client_ids(exclude)
-        self._send(_EVENT, channel, {"event": event, "data": data}, timeout, left_out)
+        body = {"event": event, "data": data}
+        return self._send(_EVENT, channel, body, timeout, left_out, wait)
 
     def send_error(
         self,
@@ -279,10 +394,11 @@ class Publisher(abc.ABC):
         data: Any,
         timeout: float | None,
         exclude: frozenset[int],
-    ) -> None:
+        wait: float | None = None,
+    ) -> Delivery | None:
         where = _checked(channel)
         text = self._encoder.encode_fields(kind, where, "", data, _now())
-        self._publish([text], where, timeout, exclude=exclude)
+        return self._publish([text], where, timeout, exclude=exclude, wait=wait)
 
 
 def client_ids(exclude: object) -> frozenset[int]:

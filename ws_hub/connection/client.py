@@ -9,6 +9,7 @@ from ..errors import CloseCode
 from ..protocol.frames import close_frame
 from ..protocol.message import AnyMessage, Message, as_message
 from ..validation import check_timeout
+from .backlog import Explanation
 
 __all__ = ["Client"]
 
@@ -45,6 +46,8 @@ class Link(Protocol):
 
     @property
     def waiting(self) -> tuple[int, int]: ...
+
+    def explain(self) -> Explanation: ...
 
     def send(self, message: Message, timeout: float | None) -> None: ...
 
@@ -128,6 +131,13 @@ class Client:
     def waiting(self) -> tuple[int, int]:
         """The number of messages, and of bytes, in its outbox."""
         return self._link.waiting
+
+    def explain(self) -> Explanation:
+        """Return what waits for it, what it did not get, and why.
+
+        Threads: any; does not wait.
+        """
+        return self._link.explain()
 
     def send(self, message: AnyMessage, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.

@@ -31,6 +31,7 @@ from ..protocol.frames import close_frame, text_frame
 from ..protocol.handshake import Answer
 from ..protocol.message import Encoder, Message, encode
 from ..protocol.publication import Batch, Publication, compress
+from .backlog import Drops, Explanation
 from .calls import Calls
 from .client import Client
 from .membership import Membership, Stage
@@ -130,6 +131,7 @@ class Connection:
             under the lock of the subscriptions, then by its reader.
         transport: its socket.
         sender: what is sent by it.
+        drops: what it did not get, by channel; None for nothing. Written by the hub thread.
         environ: what is kept of its handshake for the context of a framework, or None.
         direct: the direct path to its socket, which most deliveries take.
         compression: whether permessage-deflate is used (RFC 7692).
@@ -139,7 +141,7 @@ class Connection:
     __slots__ = (
         "__weakref__", "_accepted", "_client", "_config", "_hub", "_pending", "_refused",
         "_thread", "account", "busy", "calls", "claims", "compression", "connected_at", "direct",
-        "environ", "expires_at", "id", "last_channels", "last_error", "mark", "membership",
+        "drops", "environ", "expires_at", "id", "last_channels", "last_error", "mark", "membership",
         "network", "payer", "remote_address", "sender", "transport", "user_id", "verify",
     )  # fmt: skip
     replayable = True
@@ -169,6 +171,7 @@ class Connection:
         self.payer = ""
         self.account: Account | None = None
         self.calls: Calls | None = None
+        self.drops: Drops | None = None
         self.busy = True  # with being admitted, and then with on_connect
         self.last_channels: list[str] = []
         self.environ: Mapping[str, Any] | None = None
@@ -186,7 +189,7 @@ class Connection:
         self._accepted = not greeting
         self._client: weakref.ref[Client] | None = None
         self._thread: threading.Thread | threads.Visit | None = None
-        outbox = Outbox(config.outbox_messages, config.outbox_bytes)
+        outbox = Outbox(config.outbox_messages, config.outbox_bytes, time.monotonic)
         if greeting:
             outbox.begin(greeting, 0, 0)
         self.sender = Sender(
@@ -296,6 +299,17 @@ class Connection:
     def waiting(self) -> tuple[int, int]:
         """The number of messages, and of bytes, in the outbox; see `Client.waiting`."""
         return self.sender.waiting
+
+    def explain(self) -> Explanation:
+        """Return why the client is behind; see `Client.explain`."""
+        drops, cause = self.drops, self.sender.cause
+        reason = "" if drops is None else drops.reason
+        return Explanation(
+            *self.sender.waiting,
+            self.sender.oldest,
+            MappingProxyType({}) if drops is None else drops.by_channel(),
+            reason if cause is None else cause[1],
+        )
 
     def charge_bytes(self, size: int) -> float:
         """Charge bytes that are kept or sent at this client's request.
@@ -410,6 +424,15 @@ class Connection:
         Threads: the hub's; never waits.
         """
         return self.sender.offer_piece(frames, messages, drained)
+
+    def note_drops(self, channel: str, messages: int, reason: str) -> None:
+        """Note which messages it did not get, for `explain`.
+
+        Threads: the hub's; never waits.
+        """
+        if self.drops is None:
+            self.drops = Drops()
+        self.drops.add(channel, messages, reason)
 
     def count_skipped(self, messages: int) -> None:
         """Count messages as dropped that a replay came too late for.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = ["Outbox", "Room"]
 
@@ -41,6 +41,7 @@ class Outbox:
     Args:
         max_messages: messages that may wait.
         max_bytes: bytes that may wait.
+        clock: returns monotonic seconds.
 
     Attributes:
         messages: the number of waiting messages, including those that have begun.
@@ -49,7 +50,9 @@ class Outbox:
 
     __slots__ = (
         "_begun",
+        "_begun_at",
         "_begun_messages",
+        "_clock",
         "_control",
         "_entries",
         "_offset",
@@ -61,16 +64,21 @@ class Outbox:
         "size",
     )
 
-    def __init__(self, max_messages: int, max_bytes: int) -> None:
+    def __init__(
+        self, max_messages: int, max_bytes: int, clock: Callable[[], float] = float
+    ) -> None:
+        self._clock = clock
         self.max_messages = max_messages
         self.max_bytes = max_bytes
-        self._entries: deque[tuple[bytes, int, bool]] = deque()  # frames, messages, reserved
+        # frames, messages, whether they use the reserve, when they came
+        self._entries: deque[tuple[bytes, int, bool, float]] = deque()
         self._reserved_messages = 0  # messages of the entries that use the reserve
         self._reserved_bytes = 0  # bytes of those
         self._control: dict[int, bytes] = {}
         self.messages = 0
         self.size = 0
         self._begun = b""  # the write that has begun; its first _offset bytes are sent
+        self._begun_at = 0.0  # when the oldest of it came
         self._begun_messages = 0
         self._offset = 0
 
@@ -98,7 +106,7 @@ class Outbox:
         return self.messages + messages <= self.max_messages and self.size + size <= self.max_bytes
 
     def _append(self, frames: bytes, messages: int, reserved: bool = False) -> None:
-        self._entries.append((frames, messages, reserved))
+        self._entries.append((frames, messages, reserved, self._clock()))
         self.messages += messages
         self.size += len(frames)
 
@@ -143,6 +151,7 @@ class Outbox:
         """
         assert not self.size, "only a direct send begins a write, and only when nothing waits"
         self._begun, self._begun_messages, self._offset = frames, messages, sent
+        self._begun_at = self._clock()
         self.messages += messages
         self.size += len(frames) - sent
 
@@ -155,6 +164,13 @@ class Outbox:
         old = self._control.get(frame[0], b"")
         self._control[frame[0]] = frame
         self.size += len(frame) - len(old)
+
+    @property
+    def oldest(self) -> float:
+        """The seconds that the oldest waiting message has waited; 0.0 when none waits."""
+        if not self.messages:
+            return 0.0
+        return self._clock() - (self._begun_at if self._begun_messages else self._entries[0][3])
 
     def head(self) -> bytes:
         """Return the bytes to write next; b"" when nothing waits.
@@ -172,8 +188,10 @@ class Outbox:
         self._control.clear()
         size = sum(map(len, parts))
         messages = 0
+        if self._entries:
+            self._begun_at = self._entries[0][3]
         while self._entries and (not size or size + len(self._entries[0][0]) <= _WRITE_BYTES):
-            frames, count, reserved = self._entries.popleft()
+            frames, count, reserved, _ = self._entries.popleft()
             if reserved:
                 self._reserved_messages -= 1
                 self._reserved_bytes -= len(frames)
@@ -194,7 +212,7 @@ class Outbox:
     def clear(self) -> int:
         """Drop the messages that have not begun; return their number."""
         messages = 0
-        for frames, count, _ in self._entries:
+        for frames, count, _, _ in self._entries:
             messages += count
             self.size -= len(frames)
         self._entries.clear()

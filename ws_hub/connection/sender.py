@@ -156,6 +156,12 @@ class Sender:
         with self._lock:
             return self._outbox.messages, self._outbox.size
 
+    @property
+    def oldest(self) -> float:
+        """The seconds that the oldest message in the outbox has waited; 0.0 for none."""
+        with self._lock:
+            return self._outbox.oldest
+
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send whole frames now or queue them; never wait.
 

@@ -39,7 +39,7 @@ class Callbacks:
         self._counters = counters
         self._context = context
         self._ends = ends
-        self._inside = threading.local()  # .depth: how many calls the thread is in
+        self._inside = threading.local()  # .depth: calls the thread is in; .connections: of these
         # guards: nothing; it is changed and copied by single calls. Those that run now.
         self._running: dict[object, tuple[Callable[..., Any], Any]] = {}
 
@@ -48,6 +48,10 @@ class Callbacks:
         """Whether the calling thread is in one of them."""
         return getattr(self._inside, "depth", 0) > 0
 
+    def is_for(self, connection: object) -> bool:
+        """Return whether the calling thread is in one of them for a connection."""
+        return any(each is connection for each in getattr(self._inside, "connections", ()))
+
     def call(
         self,
         function: Callable[..., Any],
@@ -55,15 +59,19 @@ class Callbacks:
         connection: Any = None,
         default: Any = None,
         bare: bool = False,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
         """Call a user's function; what it raises is logged and counted, and is `default`.
 
         `connection` is the one that the callback is for; its `last_error` is set. It runs in
-        the context of a framework, unless `bare`.
+        the context of a framework, unless `bare`. An exception of the kind `passes` is an
+        answer of the function, and raised again.
         """
         key = object()
         depth = getattr(self._inside, "depth", 0)
+        before = getattr(self._inside, "connections", ())
         self._inside.depth = depth + 1
+        self._inside.connections = (*before, connection)
         try:
             self._running[key] = function, connection
             if bare:
@@ -71,7 +79,9 @@ class Callbacks:
             environ = getattr(connection, "environ", None)
             with self._context() if environ is None else context_of(environ):
                 return function(*args)
-        except BaseException as error:  # noqa: BLE001 - user code: the hub goes on
+        except BaseException as error:  # user code: the hub goes on
+            if isinstance(error, passes):
+                raise
             if isinstance(error, HubNotRunning) and self._ends():
                 # No fault of the function: clients are gone when the hub is, and it tells others.
                 logger.info("callback %s: %s", excerpt(function), error)
@@ -83,6 +93,7 @@ class Callbacks:
             return default
         finally:
             self._inside.depth = depth
+            self._inside.connections = before
             self._running.pop(key, None)
 
     def running(self) -> list[tuple[str, Any]]:

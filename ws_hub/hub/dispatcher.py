@@ -18,7 +18,7 @@ from ..config import ChannelRule
 from ..connection.fast_send import Reachable, send_to_each
 from ..protocol.frames import text_frame
 from ..protocol.message import Message, MessageType, encode
-from ..protocol.publication import Batch, Publication, skip
+from ..protocol.publication import Batch, Delivery, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
 from .history import Filled, History, Position, Range
@@ -46,6 +46,9 @@ class Target(Reachable, Viewer, Protocol):
 
     def deliver(self, batch: Batch) -> Sequence[Publication]:
         """Take a batch of which nothing went straight; return what found no room."""
+
+    def note_drops(self, channel: str, messages: int, reason: str) -> None:
+        """Note which messages it did not get, and why."""
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Take frames that are not publications; False when there is no room."""
@@ -121,9 +124,31 @@ class Dispatcher:
         for payer in payers:
             payer.charge_processing(seconds)
 
-    def _deliver(
+    def dispatch_watched(
         self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
+    ) -> Delivery:
+        """Deliver publications of one call, alone, and return what that did."""
+        channel, exclude = publications[0].channel, publications[0].exclude
+        everybody = len(all_clients) if channel == "" else self._channels.count(channel)
+        targets = [each for each in self._targets(channel, all_clients) if each.id not in exclude]
+        missed: list[Any] = []
+        self._deliver(publications, all_clients, now, missed)
+        dropped = sum([each.id not in exclude for each in missed])
+        kept = channel != "" and self._rule_for(channel).history_messages > 0
+        seq = publications[-1].seq if kept else None
+        if seq == 0 and not publications[-1].frame:
+            return Delivery(None, everybody, 0, 0)  # it failed, which is logged: nobody has got it
+        seq = seq or None  # 0: it was delivered, and its store could not keep it
+        return Delivery(seq, everybody, len(targets) - dropped, dropped)
+
+    def _deliver(
+        self,
+        publications: Sequence[Publication],
+        all_clients: Collection[Any],
+        now: float,
+        missed: list[Any] | None = None,
     ) -> None:
+        """Deliver publications; the targets with a full outbox are added to `missed`."""
         runs = []
         for channel, group in itertools.groupby(publications, key=lambda each: each.channel):
             numbered = self._number(list(group), now)  # first: it may end what is live
@@ -138,6 +163,8 @@ class Dispatcher:
                 if refused:
                     late.append((target, refused))
             for target, refused in late:
+                if missed is not None:
+                    missed.append(target)
                 delivered -= len(refused)
                 guarded(self._counters, self._refused, target, refused)
         self._counters.add("published", len(publications))
@@ -224,6 +251,8 @@ class Dispatcher:
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
         """Act on a full outbox: never in silence, and never twice for one cause."""
         self._counters.add("dropped", len(refused))
+        for each in refused:
+            target.note_drops(each.channel, 1, "the outbox was full")
         if any(each.overflow == "disconnect" for each in refused):
             self._evict(target)
             return
@@ -325,6 +354,11 @@ class Dispatcher:
         subscription = gap.subscription
         self._counters.add("dropped", gap.missed)
         subscription.subscriber.count_skipped(gap.missed)
+        subscription.subscriber.note_drops(
+            subscription.channel,
+            gap.missed,
+            "the replay came too late, the history has let them go",
+        )
         if not subscription.recovers:
             return  # it goes on behind the gap
         self._replays.end(subscription)

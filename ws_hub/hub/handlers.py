@@ -45,6 +45,7 @@ MISSING: Any = object()  # stands for an argument that was left out
 _ARGUMENTS = {
     "start": "",
     "connect": "client",
+    "slow_client": "client",
     "disconnect": "client, code, reason",
     "subscribe": "client, channel",
     "unsubscribe": "client, channel",
@@ -81,6 +82,7 @@ class Handlers:
         start: called without arguments when the hub has started.
         connect: called with each client that has connected.
         disconnect: called with each client that is gone, the close code and the reason.
+        slow_client: called with each client that has become slow.
         subscribe, unsubscribe: called with the client and the channel of each subscription
             that has begun, or ended.
         first_subscriber, last_unsubscribe: called with each channel that has its first
@@ -93,6 +95,7 @@ class Handlers:
         self.start: Sequence[Callable[..., object]] = ()
         self.connect = _given(config.on_connect)
         self.disconnect = _given(config.on_disconnect)
+        self.slow_client = _given(config.on_slow_client)
         self.subscribe: Sequence[ChannelHandler] = ()
         self.unsubscribe: Sequence[ChannelHandler] = ()
         self.first_subscriber = _for_all(config.on_first_subscriber)
@@ -124,6 +127,9 @@ class Handlers:
             self.disconnect = _replaced(
                 self.disconnect, _given(before.on_disconnect), _given(config.on_disconnect)
             )
+            self.slow_client = _replaced(
+                self.slow_client, _given(before.on_slow_client), _given(config.on_slow_client)
+            )
             self._any_type = _given(config.on_message)
             self.first_subscriber = _replaced(
                 self.first_subscriber,
@@ -138,7 +144,7 @@ class Handlers:
 
     # --- registration ----------------------------------------------------------------------
 
-    def add(self, kind: Literal["start", "connect", "disconnect"], function: F) -> F:
+    def add(self, kind: Literal["start", "connect", "disconnect", "slow_client"], function: F) -> F:
         """Add a function, and return it."""
         write = f"@hub.on_{kind}"
         if not callable(function):

@@ -40,6 +40,7 @@ from ..access.contexts import Context
 from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
 from ..backplane.store import HistoryPage, Page, Span
 from ..config import ChannelRule, HubConfig
+from ..connection.backlog import Explanation
 from ..connection.client import Client
 from ..connection.connection import Connection
 from ..connection.transport import Inherited, Transport
@@ -50,6 +51,7 @@ from ..errors import (
     HubFull,
     HubNotRunning,
     LimitExceeded,
+    WaitTimeout,
     WsHubError,
     excerpt,
 )
@@ -60,10 +62,17 @@ from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
-from ..protocol.publication import Publication, publish
+from ..protocol.publication import Delivery, Publication, publish
 from ..protocol.requests import ReadHistory, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_function, check_named, check_position, check_timeout, posix_time
+from ..validation import (
+    check_bound,
+    check_function,
+    check_named,
+    check_position,
+    check_timeout,
+    posix_time,
+)
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -87,6 +96,7 @@ from .items import (
     Queues,
     RoomWait,
     UserPublication,
+    Watched,
     size_of,
     slots_of,
 )
@@ -261,6 +271,8 @@ class Hub(Publisher):
             case UserPublication():
                 clients = life.clients.users.of(item.user_id)
                 life.dispatcher.dispatch([item.publication], clients, time.monotonic())
+            case Watched():
+                self._deliver_watched(life, item)
             case Notices():
                 for message in item.messages:
                     item.connection.notify(message)
@@ -272,6 +284,13 @@ class Hub(Publisher):
                 life.dispatcher.fill(item.channel, item.filled, time.monotonic())
             case _:
                 raise TypeError(f"the hub thread does nothing for {excerpt(item)}")
+
+    def _deliver_watched(self, life: Life, item: Watched) -> None:
+        try:
+            dispatch, clients = life.dispatcher.dispatch_watched, life.registry.snapshot
+            item.outcome.append(dispatch(item.each, clients, time.monotonic()))
+        finally:
+            item.done.set()
 
     def _activate(self, life: Life, activation: Activation) -> None:
         """Make a subscription live, at the cost of its client."""
@@ -612,10 +631,14 @@ class Hub(Publisher):
         *,
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
+        wait: float | None = None,
         payer: Connection | None = None,
-    ) -> None:
+    ) -> Delivery | None:
         if timeout is not None:
             check_timeout("timeout", timeout)
+        if wait is not None:
+            wait = check_bound("wait", wait)
+            self._check_may_wait()
         config = self._config
         if channel == "":
             overflow, kept = config.broadcast_overflow, False
@@ -635,11 +658,39 @@ class Hub(Publisher):
         if self._life.pacing.crowded:
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
+        if wait is not None:
+            return self._publish_watched(publications, timeout, wait)
         # Nearly always one: then no wrapper is made.
         item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
         self._enqueue(
             item, timeout, most=None if payer is None else _MOST_PUBLISHED, channel=channel
         )
+        return None
+
+    def _check_may_wait(self) -> None:
+        if self._is_hub_thread() or nested():
+            raise WsHubError(
+                "cannot publish with wait= within another call of the hub, as in a signal handler: "
+                "leave wait out there"
+            )
+
+    def _publish_watched(
+        self, publications: Sequence[Publication], timeout: float | None, wait: float
+    ) -> Delivery:
+        """Queue publications and wait until they are dispatched; return what that did."""
+        item = Watched(tuple(publications), [], Event())
+        self._enqueue(item, timeout, channel=publications[0].channel)
+        if not item.done.wait(wait):  # set by the hub thread
+            raise WaitTimeout(
+                f"the message is queued and was not dispatched within {wait:g} s, and may be yet: "
+                "pass a longer wait, or publish less"
+            )
+        if not item.outcome:
+            raise WsHubError(
+                "the hub met an error of its own while it delivered the message, which the log "
+                "has: send it again if it may come twice"
+            )
+        return item.outcome[0]
 
     def _receives(self, channel: str, connection: Connection) -> bool:
         return channel == "" or self._life.channels.has(connection, channel)
@@ -763,6 +814,28 @@ class Hub(Publisher):
             receives = functools.partial(_is_of, user)
             timeout = self._keep_pace([publication], receives, timeout)
         self._enqueue(UserPublication(user, publication), timeout)
+
+    def ask(self, client: Client, data: Any = None, timeout: float = 10.0) -> Any:
+        """Ask a client, and return the data of its answer.
+
+        Our clients answer by their `on_ask`. Raises HubError when the answer is an error
+        ("not_found" of a client without `on_ask`), WaitTimeout when none comes within `timeout`
+        seconds, SendTimeout when its outbox is full for as long, ConnectionClosed as soon as
+        the client leaves or the hub stops, MessageEncodeError for data without a JSON form.
+
+        Within a callback for the same client, whose answer could not be read meanwhile, and
+        within another call of the hub, as in a signal handler, it raises WsHubError at once.
+
+        Threads: any but those; blocks at most `timeout`.
+        """
+        timeout, life = check_bound("timeout", timeout), self._life
+        connection = self._connection_of(client)
+        if life.callbacks.is_for(connection) or self._is_hub_thread() or nested():
+            raise WsHubError(
+                f"cannot ask {connection!r} within its own callback, or within another call of the "
+                "hub, which its answer would have to wait for: call ask() on another thread"
+            )
+        return life.asks.ask(connection, data, timeout)
 
     def wait_for_room(
         self, channel: str | AllClients = ALL_CLIENTS, timeout: float | None = None
@@ -963,10 +1036,7 @@ class Hub(Publisher):
         """
         given: object = client
         if not isinstance(given, Client):
-            raise TypeError(
-                f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
-                "all_clients() and user_clients(user_id) return them"
-            )
+            raise _no_client(given)
         connection = self._life.registry.find(client.id)
         if connection is None:
             raise ConnectionClosed(CloseCode.ABNORMAL, _gone(client))
@@ -1049,6 +1119,16 @@ class Hub(Publisher):
         Threads: any; the function runs on the client's reader thread, last.
         """
         return self._handlers.add("disconnect", function)
+
+    def on_slow_client(self, function: OnConnect = MISSING) -> OnConnect:
+        """Have a function called with each client that becomes slow: `@hub.on_slow_client`.
+
+        When its outbox is half full, once until it is a quarter full again, and not for each
+        message. After `HubConfig.on_slow_client` and those registered before. See `explain`.
+
+        Threads: any; the function runs on `ws-hub:notify`, which all clients share.
+        """
+        return self._handlers.add("slow_client", function)
 
     def on(self, type: str = MISSING) -> Callable[[OnMessage], OnMessage]:
         """Have a function called with client and message of a type: `@hub.on("chat")`.
@@ -1193,6 +1273,18 @@ class Hub(Publisher):
         Threads: any.
         """
         return len(self._life.registry)
+
+    def explain(self, client: Client) -> Explanation:
+        """Return why a client is behind: what waits for it, what it did not get, and why.
+
+        Also of one that has left. Raises TypeError for what is no client.
+
+        Threads: any; does not wait.
+        """
+        given: object = client
+        if not isinstance(given, Client):
+            raise _no_client(given)
+        return client.explain()
 
     def all_clients(self) -> list[Client]:
         """Return the connected clients, oldest first.
@@ -1467,15 +1559,32 @@ class _Inside:
         )
 
     def call(
-        self, function: Callable[..., Any], *args: Any, connection: Connection, default: Any
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        connection: Connection,
+        default: Any,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
-        """Call a user's function for a client; what it raises is logged, and is `default`."""
+        """Call a user's function for a client; what it raises is logged, and is `default`.
+
+        But for an exception of the kind `passes`, which is raised again.
+        """
         callbacks = self._hub._life.callbacks
-        return callbacks.call(function, *args, connection=connection, default=default)
+        return callbacks.call(
+            function, *args, connection=connection, default=default, passes=passes
+        )
 
     def count(self, name: str) -> None:
         """Count something, by its name in `HubStats`. Any thread."""
         self._hub._life.counters.add(name)
+
+
+def _no_client(given: object) -> TypeError:
+    return TypeError(
+        f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
+        "all_clients() and user_clients(user_id) return them"
+    )
 
 
 def _gone(client: object) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..protocol.message import Message
-from ..protocol.publication import Publication
-from ..reentrant import ReentrantQueue, Wakeup
+from ..protocol.publication import Delivery, Publication
+from ..reentrant import Event, ReentrantQueue, Wakeup
 from .dispatcher import Activation
 from .history import Filled
 
@@ -23,6 +23,7 @@ __all__ = [
     "Queues",
     "RoomWait",
     "UserPublication",
+    "Watched",
     "size_of",
     "slots_of",
 ]
@@ -43,6 +44,24 @@ class UserPublication:
 
     user_id: str
     publication: Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Publications of one call whose thread waits until they are dispatched.
+
+    A type of its own, so that all others are dispatched without a look at whether somebody
+    waits.
+
+    Args:
+        each: the publications, delivered without anything between them.
+        outcome: gets what they did; nothing where the hub has met an error of its own.
+        done: set after that.
+    """
+
+    each: tuple[Publication, ...]
+    outcome: list[Delivery]
+    done: Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +109,17 @@ class Fill:
     filled: Filled
 
 
-Item = Publication | Publications | UserPublication | Activation | Notices | RoomWait | Call | Fill
+Item = (
+    Publication
+    | Publications
+    | UserPublication
+    | Watched
+    | Activation
+    | Notices
+    | RoomWait
+    | Call
+    | Fill
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +148,7 @@ def size_of(item: Item) -> int:
     match item:
         case Publication():  # nearly always
             return len(item.text) + _ENVELOPE
-        case Publications():
+        case Publications() | Watched():
             return sum([len(each.text) for each in item.each], _ENVELOPE * len(item.each))
         case UserPublication():
             return len(item.publication.text) + _ENVELOPE

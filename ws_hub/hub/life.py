@@ -27,8 +27,10 @@ from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
 from ..connection.writer_starter import ThreadStarter
+from ..errors import CloseCode
 from ..protocol.message import Encoder
 from ..reentrant import Event, ReentrantQueue
+from .asks import Asks
 from .callbacks import Callbacks, guarded
 from .clients import Clients
 from .dispatcher import Activation, Dispatcher
@@ -134,7 +136,9 @@ class Life:
         )
         self.clients = Clients(config, self.channels, self.counters, queues)
         self.registry = self.clients.registry
-        self.requests = RequestHandler(config, handlers, hub, self.clients.pending.hear, self.guard)
+        self.asks = Asks()
+        hear, answered = self.clients.pending.hear, self.asks.take
+        self.requests = RequestHandler(config, handlers, hub, hear, self.guard, answered)
         # Not by a method of its own: each message of a client would pass one more.
         self.received = self.requests.receive
         self.admission = Admission(
@@ -167,6 +171,7 @@ class Life:
         self.store: HistoryStore = config.history or MemoryHistory(self.history)
         self.recorder = None if config.history is None else self._new_recorder(queues, hub)
         self._hub = hub
+        self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
@@ -252,6 +257,7 @@ class Life:
 
     def left(self, connection: Connection, *, wait: bool) -> None:
         """Take a connection out. Its reader thread."""
+        self.asks.left(connection, CloseCode.ABNORMAL, "it left before it had answered")
         self.registry.dismiss(connection, wait)
 
     def reader_ended(self, connection: Connection) -> None:
@@ -287,6 +293,9 @@ class Life:
     def crowded(self, number: int, crowded: bool) -> None:
         """Note whether an outbox is crowded. Any thread, under a transport's lock."""
         self.pacing.mark(number, crowded)
+        if crowded and self.handlers.slow_client and number not in self._slow:
+            self._slow.add(number)
+            self._post(functools.partial(self._tell_slow, number))
 
     def call_later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread. Any thread; never waits."""
@@ -347,6 +356,14 @@ class Life:
                 client = connection.client
                 self.callbacks.call(handler.function, client, channel, connection=connection)
 
+    def _tell_slow(self, number: int) -> None:
+        """Call the functions for a client that has become slow. The notify thread."""
+        self._slow.discard(number)
+        connection = self.registry.find(number)
+        client = None if connection is None else connection.client
+        for function in self.handlers.slow_client if client is not None else ():
+            self.callbacks.call(function, client, connection=connection)
+
     # --- hub thread ------------------------------------------------------------------------
 
     def _evict(self, target: Any) -> None:
@@ -354,6 +371,7 @@ class Life:
         self.registry.remove(target)
         self.channels.leave(target)
         target.evict("too slow: the outbox is full")
+        self.asks.left(target, CloseCode.TRY_AGAIN, "it is too slow, and was disconnected")
 
     def join_helpers(self, deadline: float) -> None:
         """End the helper threads, after what waits for them; wait until a monotonic moment."""

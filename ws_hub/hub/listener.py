@@ -109,5 +109,8 @@ class Listener:
         """Return the descriptor of its socket: it has none."""
         return -1
 
+    def note_drops(self, channel: str, messages: int, reason: str) -> None:
+        """Take note of dropped messages, which `dropped` counts already."""
+
     def count_skipped(self, messages: int) -> None:
         """Take note of messages that a replay left out, which is for a remote peer as well."""

@@ -37,7 +37,7 @@ from ..protocol.publication import Publication, restored
 from ..reentrant import Event, ReentrantQueue, Wakeup
 from .dispatcher import Activation
 from .history import Filled, History, Position
-from .items import Fill, Item, Publications
+from .items import Fill, Item, Publications, Watched
 from .stats import Counters
 
 __all__ = ["Recorder"]
@@ -137,6 +137,9 @@ class Recorder:
                 self._hand(self._record([each for item in run for each in _each(item)]))
                 continue
             for item in run:
+                if isinstance(item, Watched):
+                    others = self._record(item.each)[: -len(item.each)]  # all are of one channel
+                    self._hand(others)
                 if not (isinstance(item, Activation) and self._is_refused(item)):
                     self._put(item)
         now = time.monotonic()

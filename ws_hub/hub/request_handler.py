@@ -21,6 +21,7 @@ from ..connection.membership import Stage
 from ..errors import (
     ConnectionClosed,
     HistoryError,
+    HubError,
     HubFull,
     HubNotRunning,
     InvalidName,
@@ -44,6 +45,7 @@ from ..protocol.requests import (
     unknown_type,
 )
 from .handlers import Handlers
+from .recent_keys import RecentKeys
 
 __all__ = ["Actions", "RequestHandler"]
 
@@ -89,9 +91,14 @@ class Actions(Protocol):
         """Send messages to a client, at their place among the publications of a channel."""
 
     def call(
-        self, function: Callable[..., Any], *args: Any, connection: Connection, default: Any
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        connection: Connection,
+        default: Any,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
-        """Call a user's function; what it raises is logged, and is `default`."""
+        """Call a user's function; what it raises is logged, and is `default`, or `passes`."""
 
     def count(self, name: str) -> None:
         """Count something, by its name."""
@@ -106,6 +113,7 @@ class RequestHandler:
         actions: what the hub does.
         introduce: takes the first message of a client that has yet to authenticate.
         guard: calls something of ours; what it raises is logged and counted, and is `default`.
+        answered: takes a message that answers what the client was asked; False for others.
     """
 
     def __init__(
@@ -115,13 +123,16 @@ class RequestHandler:
         actions: Actions,
         introduce: Callable[[Connection, str | bytes], None],
         guard: Callable[..., Any],
+        answered: Callable[[Connection, Message], bool],
     ) -> None:
+        self._answered = answered
         self._config = config
         self._handlers = handlers
         self._actions = actions
         self._introduce = introduce
         self._guard = guard
         self._recheck = object()  # of the newest recheck; replaced whole
+        self._keys = RecentKeys()
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -181,10 +192,10 @@ class RequestHandler:
             answer = error(text, code, id=request.id, channel=channel)
         else:
             try:
-                self._actions.publish(connection, channel, request.data)
+                self._publish_once(connection, request)
                 # It is sent once a subscriber, and may be kept.
                 connection.charge_later(size * max(self._actions.subscribers(channel), 1))
-            except (HubFull, HubNotRunning):
+            except (HubFull, HubNotRunning, TimeoutError):
                 text, code = "Publish: hub is full, try again", "internal"
                 answer = error(text, code, id=request.id, channel=channel)
             except InvalidName:  # by a rule of the application's that has changed its mind
@@ -197,6 +208,23 @@ class RequestHandler:
             connection.reply(answer)
         elif request.id is not None:
             self._actions.answer(connection, channel, answer)
+
+    def _publish_once(self, connection: Connection, request: Publish) -> None:
+        """Publish, unless that was done for the same idempotency key; raises TimeoutError."""
+        if not request.idempotency_key:
+            self._actions.publish(connection, request.channel, request.data)
+            return
+        payer = connection.payer or f"connection {connection.id}"
+        key = connection.user_id or "", request.channel, request.idempotency_key
+        claim = self._keys.begin(payer, key, self._config.publish_timeout)
+        if claim is None:
+            return
+        published = False
+        try:
+            self._actions.publish(connection, request.channel, request.data)
+            published = True
+        finally:
+            self._keys.end(claim, published)
 
     def _subscribe(self, connection: Connection, request: Subscribe) -> None:
         recheck = self._recheck  # before the authoriser is asked
@@ -258,22 +286,28 @@ class RequestHandler:
     def _application(self, connection: Connection, effect: Other) -> None:
         """Hand a message to the functions for its type; what the last returns is the answer."""
         message = effect.message
+        if self._answered(connection, message):
+            return
         functions = self._handlers.of_message(message.type)
         if not functions:
             connection.reply(unknown_type(message))
             return
         result = failed = object()
-        for function in functions:
-            result = self._call(connection, function, message, default=failed)
-        if message.id is None:
-            return
         answer = error("internal error", "internal", id=message.id)
-        if result is not failed:
-            answer = ack(message.id, result)
+        try:
+            for function in functions:
+                result = self._call(connection, function, message, default=failed, passes=HubError)
+        except HubError as refusal:  # the functions after that one are not called
+            answer = error(refusal.text, refusal.code, id=message.id)
+        else:
+            if message.id is None:
+                return
+            if result is not failed:
+                answer = ack(message.id, result)
         try:
             connection.reply(answer)
         except MessageEncodeError:
-            logger.exception("%s returned what has no JSON form", excerpt(functions[-1]))
+            logger.exception("%s answered what has no JSON form", excerpt(functions[-1]))
             connection.reply(error("internal error", "internal", id=message.id))
 
     # --- any thread ------------------------------------------------------------------------
@@ -306,11 +340,17 @@ class RequestHandler:
         return is_permitted("an authoriser", ask)
 
     def _call(
-        self, connection: Connection, function: Callable[..., Any], argument: Any, *, default: Any
+        self,
+        connection: Connection,
+        function: Callable[..., Any],
+        argument: Any,
+        *,
+        default: Any,
+        passes: type[Exception] | tuple[()] = (),
     ) -> Any:
         client = connection.client
         return self._actions.call(
-            function, client, argument, connection=connection, default=default
+            function, client, argument, connection=connection, default=default, passes=passes
         )
 
 

@@ -113,6 +113,7 @@ def end(life: Life, settle: Callable[[], object], listeners: Sequence[Listener])
     Threads: the hub's; blocks at most twice the close timeout and some.
     """
     timeout = life.config.close_timeout
+    life.asks.end()
     waiting = life.clients.pending.shut()
     deadline = time.monotonic() + timeout
     _close_clients(life, waiting, time.monotonic() + timeout / 2)

@@ -80,6 +80,7 @@ class MessageType(enum.StrEnum):
     LAGGED = "lagged"
     SKIP = "skip"
     AUTH = "auth"
+    ASK = "ask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Message:
         since_time: in `subscribe`: replay the messages from this time on, RFC 3339 text.
         before: in `history`: the newest messages below this `seq`.
         limit: in `history`: messages of one answer at most.
+        idempotency_key: in `publish`: the same in a repetition, which does not count again.
 
     Threads: any; immutable, unless its data is changed.
     """
@@ -119,6 +121,7 @@ class Message:
     since_time: str = ""
     before: int | None = None
     limit: int | None = None
+    idempotency_key: str = ""
 
     @property
     def target(self) -> str | None:
@@ -133,7 +136,10 @@ class Message:
 
 AnyMessage = Message | Mapping[str, Any]  # what `as_message` accepts
 
-_NAMES = {name: name for name in Message.__slots__} | {"processId": "process_id"}
+_NAMES = {name: name for name in Message.__slots__} | {
+    "processId": "process_id",
+    "idempotencyKey": "idempotency_key",
+}
 _EXAMPLE = (
     '{"type": "event", "data": {"event": "saved", "data": 1}}, or call send_event(name, data)'
 )
@@ -241,6 +247,7 @@ def _extension_fields(message: Message) -> str:
         and not message.code
         and not message.epoch
         and not message.since_time
+        and not message.idempotency_key
     ):
         return ""
     return "".join(
@@ -255,12 +262,22 @@ def _extension_fields(message: Message) -> str:
             ("since_time", message.since_time or None),
             ("before", message.before),
             ("limit", message.limit),
+            ("idempotencyKey", message.idempotency_key or None),
         )
         if value is not None
     )
 
 
-_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch", "since_time")
+_TEXTS = (
+    "type",
+    "channel",
+    "process_id",
+    "timestamp",
+    "code",
+    "epoch",
+    "since_time",
+    "idempotency_key",
+)
 _NUMBERS = ("seq", "since", "last", "before", "limit")
 
 
@@ -492,6 +509,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "since_time": ("since_time", str),
     "before": ("before", int),
     "limit": ("limit", int),
+    "idempotencyKey": ("idempotency_key", str),
 }
 _KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data")}
 _KINDS = {str: "string", int: "whole number"}

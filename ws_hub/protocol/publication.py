@@ -17,7 +17,7 @@ from . import compression
 from .frames import deflated_frame, text_frame
 from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
 
-__all__ = ["Batch", "Payer", "Publication", "compress", "publish", "restored", "skip"]
+__all__ = ["Batch", "Delivery", "Payer", "Publication", "compress", "publish", "restored", "skip"]
 
 
 class Payer(Protocol):
@@ -25,6 +25,28 @@ class Payer(Protocol):
 
     def charge_processing(self, seconds: float) -> None:
         """Charge seconds of processor time; never waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a publish did, when the hub thread had dispatched it.
+
+    Subscribers that are neither `queued` nor `dropped` are excluded, or get it by the replay
+    that they are in.
+
+    Args:
+        seq: its number (of several pieces that of the last) in a channel that keeps history;
+            None in others, and of a message that the history store could not keep.
+        subscribers: the clients and listeners of the channel; of a broadcast all clients.
+        queued: those whose socket or outbox has taken all of it. That their peers have
+            received it is not known.
+        dropped: those whose outbox was full; they missed some of it, or were disconnected.
+    """
+
+    seq: int | None
+    subscribers: int
+    queued: int
+    dropped: int
 
 
 @dataclass(slots=True, eq=False)

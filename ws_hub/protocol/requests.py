@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import MessageDecodeError, excerpt
+from ..errors import HubError, MessageDecodeError, excerpt
 from .message import Message, MessageType, decode, parse_timestamp
 from .names import PROCESS_PREFIX
 
 __all__ = [
+    "ASK_ID",
     "Effect",
     "Id",
     "Other",
@@ -26,10 +27,13 @@ __all__ = [
     "ack",
     "error",
     "interpret",
+    "refusal",
     "unknown_type",
 ]
 
 Id = str | int | None
+
+ASK_ID = "ws-hub:ask:"  # begins the ids of what a hub asks its clients
 
 # Far below Python's own limit: a text that one thread could just parse, another thread with a
 # deeper stack could not encode again (FAULTS 22).
@@ -40,6 +44,7 @@ _NO_BRACKETS = bytes(each for each in range(256) if each not in _BRACKETS)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # +1 and -1, as signed bytes
 # Bytes of a name in a request, whatever the rule for names: it is stored and repeated in answers.
 _MAX_CHANNEL = 1024
+_MAX_KEY = 128  # bytes of an idempotency key, which is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Publish:
     channel: str
     data: object = None
     id: Id = None
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,11 @@ def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
 def ack(id: Id, data: object) -> Message:
     """Return the reply to a request that was carried out."""
     return Message(MessageType.ACK, data=data, id=id)
+
+
+def refusal(message: Message) -> HubError:
+    """Return the exception that an `error` reply stands for."""
+    return HubError(message.code or "error", str(message.data))
 
 
 def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = False) -> Effect:
@@ -141,7 +152,7 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
     if message.type == MessageType.PUBLISH:
         if _is_unusable(message.channel) or not is_channel(message.channel):
             return _bad_channel("Publish", message.channel, message.id)
-        return Publish(message.channel, message.data, message.id)
+        return _publish(message)
     return Other(message)
 
 
@@ -209,6 +220,14 @@ def _moment(message: Message) -> float | None:
         return parse_timestamp(message.since_time).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _publish(message: Message) -> Effect:
+    key = message.idempotency_key
+    if len(key) > _MAX_KEY or len(key.encode()) > _MAX_KEY:
+        text = f"Publish: idempotencyKey must be at most {_MAX_KEY} bytes"
+        return Reply(error(text, "bad_message", id=message.id, channel=message.channel))
+    return Publish(message.channel, message.data, message.id, key)
 
 
 def _is_unusable(name: str) -> bool:

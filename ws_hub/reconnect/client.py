@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import itertools
 import random as random_module
+import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -17,12 +18,27 @@ from typing import Any, Never
 from urllib.parse import urlsplit
 
 from .. import threads
-from ..errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, excerpt
+from ..errors import (
+    ConfigError,
+    HubError,
+    InvalidName,
+    MaxRetriesExceeded,
+    MessageEncodeError,
+    WsHubError,
+    excerpt,
+)
 from ..log import get_logger
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..protocol.names import channel_text
+from ..protocol.requests import ack, error
 from ..reentrant import Event
-from ..validation import check_function, check_named, check_position
+from ..validation import (
+    check_bound,
+    check_function,
+    check_named,
+    check_position,
+    check_words,
+)
 from .config import ReconnectConfig
 from .connection import Connection
 from .connector import Connector, parse_target
@@ -249,8 +265,78 @@ class ReconnectingClient:
         """
         self._session.send(as_message(message))
 
+    def request(self, message: AnyMessage, timeout: float = 30.0) -> Any:
+        """Send a message and return the data of the server's answer.
+
+        It waits for a connection, and is sent once. Raises HubError when the answer is an
+        error; WaitTimeout when none comes within `timeout` seconds, NotConnected when the
+        connection is lost before, or the client closed: then it may have been carried out or
+        not. On the thread of the callbacks it raises NotConnected at once when there is no
+        connection. Raises ValueError for a message with an `id`, which is given here.
+
+        Threads: any, callbacks included; blocks at most `timeout` and write_timeout seconds.
+        """
+        message, timeout = as_message(message), check_bound("timeout", timeout)
+        if message.id is not None:
+            raise ValueError(
+                f"the id {excerpt(message.id)} must be left out of a request, which is given one: "
+                "send() sends a message as it is"
+            )
+        waits = not self._is_callback_thread()
+        return self._session.request(message, timeout, repeats=False, waits=waits)
+
+    def publish(
+        self,
+        channel: str,
+        data: Any = None,
+        *_unnamed: Never,
+        wait: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> None:
+        """Publish to a channel, where the server allows it; subscribers get an event.
+
+        Args:
+            channel: its name.
+            data: any JSON value.
+            wait: seconds to wait for the server to accept it. It is sent again when the
+                connection is lost, with the same key, so that it counts once. None waits for
+                nothing: a refusal then comes as an `error` message.
+            idempotency_key: at most 128 bytes, the same for each attempt of one publish, also
+                by another client of the same user. None for a random one.
+
+        Raises NotConnected as `send` does; with `wait` what `request` raises.
+
+        Threads: any, callbacks included, on whose thread it is not repeated; blocks at most
+        `wait` and write_timeout seconds.
+        """
+        check_named(_unnamed, "publish(channel, data, wait=10.0)")
+        if idempotency_key is not None:
+            check_words("idempotency_key", idempotency_key)
+        elif wait is not None:
+            idempotency_key = secrets.token_urlsafe(16)
+        message = Message(
+            MessageType.PUBLISH,
+            channel=_checked_channel(channel),
+            data=data,
+            idempotency_key=idempotency_key or "",
+        )
+        if wait is None:
+            self._session.send(message)
+            return
+        timeout, waits = check_bound("wait", wait), not self._is_callback_thread()
+        self._session.request(message, timeout, repeats=True, waits=waits)
+
+    def _is_callback_thread(self) -> bool:
+        with self._lock:
+            return self._thread is threading.current_thread()
+
     def subscribe(
-        self, channel: str, *_unnamed: Never, since: int | None = None, last: int | None = None
+        self,
+        channel: str,
+        *_unnamed: Never,
+        since: int | None = None,
+        last: int | None = None,
+        wait: float | None = None,
     ) -> None:
         """Subscribe to a channel, now if connected, and after every reconnect.
 
@@ -261,26 +347,25 @@ class ReconnectingClient:
             since: ask for the messages after this number (`seq`); 0 for all that the
                 server keeps.
             last: ask for this many of the newest messages.
+            wait: seconds to wait for the server's acknowledgement. The subscription stays
+                when it does not come in time. None waits for nothing.
 
         Raises TypeError for a name that is not a str, InvalidName for an empty or overlong
         one (the server's own rule decides about the others), ValueError for a negative
         number or for `since` together with `last`, TypeError for a number that is not an
-        integer, MessageEncodeError for a name with a lone surrogate.
+        integer, MessageEncodeError for a name with a lone surrogate. With `wait`: HubError
+        when the server refuses it, or acknowledges nothing ("unsupported"); WaitTimeout;
+        NotConnected when the client is closed, or on the thread of the callbacks has no
+        connection.
 
-        Threads: any; blocks at most write_timeout seconds.
+        Threads: any; blocks at most `wait` and write_timeout seconds.
         """
         check_named(
             _unnamed,
             "subscribe(channel, since=0); messages go to on_message of the ReconnectConfig",
         )
-        channel = channel_text(channel)
-        if not channel:
-            raise InvalidName("channel name '' is refused: it must be 1 character or more")
-        if len(channel) > _MAX_NAME:
-            raise InvalidName(
-                f"channel name {excerpt(channel)} is refused: it must be at most {_MAX_NAME} "
-                "characters"
-            )
+        channel = _checked_channel(channel)
+        wait = None if wait is None else check_bound("wait", wait)
         check_position("since", since)
         check_position("last", last)
         if since is not None and last is not None:
@@ -292,6 +377,8 @@ class ReconnectingClient:
         # connection, and every one after it.
         encode(Message(MessageType.SUBSCRIBE, channel=channel, since=since, last=last))
         self._session.subscribe(channel, since, last)
+        if wait is not None:
+            self._session.subscribed(channel, wait, waits=not self._is_callback_thread())
 
     def unsubscribe(self, channel: str) -> None:
         """End the subscription to a channel; does nothing when there is none.
@@ -436,13 +523,41 @@ class ReconnectingClient:
                     if event.connection is connection:  # not of one that an exception has cut short
                         return event
                 elif not self._closed.is_set():
-                    if isinstance(event, Message):
+                    if isinstance(event, Message) and self._is_ask(event):
+                        self._answer(event)
+                    elif isinstance(event, Message):
                         self._call("on_message", event)
                     else:
                         self._call("on_error", event.exception())
         finally:
             connection.shutdown()  # after KeyboardInterrupt or SystemExit it is still open
             self._session.join(_HANDSHAKE_GRACE)
+
+    def _is_ask(self, message: Message) -> bool:
+        return message.type == MessageType.ASK and self._config.on_ask is not None
+
+    def _answer(self, message: Message) -> None:
+        """Answer what the server asks by the callback for that."""
+        assert self._config.on_ask is not None
+        failed = error("internal error", "internal", id=message.id)
+        try:
+            answer = ack(message.id, self._config.on_ask(message.data))
+        except HubError as refusal:
+            answer = error(refusal.text, refusal.code, id=message.id)
+        except Exception as raised:
+            logger.exception("on_ask of the client of %s raised", self._name)
+            answer = failed
+            self._call("on_error", raised)
+        if message.id is None:
+            return
+        try:
+            self._session.answer(answer)
+        except MessageEncodeError as raised:
+            logger.exception(
+                "on_ask of the client of %s answered what has no JSON form", self._name
+            )
+            self._session.answer(failed)
+            self._call("on_error", raised)
 
     def _call(self, name: str, *args: object) -> None:
         callback = getattr(self._config, name)
@@ -456,3 +571,15 @@ class ReconnectingClient:
             raised = error
         if name != "on_error":
             self._call("on_error", raised)
+
+
+def _checked_channel(channel: object) -> str:
+    """Return a channel's name, which the server's own rule decides about."""
+    name = channel_text(channel)
+    if not name:
+        raise InvalidName("channel name '' is refused: it must be 1 character or more")
+    if len(name) > _MAX_NAME:
+        raise InvalidName(
+            f"channel name {excerpt(name)} is refused: it must be at most {_MAX_NAME} characters"
+        )
+    return name

@@ -85,6 +85,8 @@ class ReconnectConfig:
             the number of attempts since the connection was lost, 1 when the first one
             succeeded.
         on_message: called with each message.
+        on_ask: called with the data of what the server asks (`hub.ask`); returns the data of
+            the answer, or raises HubError. None answers with the error "not_found".
         on_error: called with an exception: why an attempt failed, a text from the server
             that is no message, messages that are lost, what a callback raised. When more
             than 256 reports wait for a slow callback, further ones of a kind are merged.
@@ -118,6 +120,7 @@ class ReconnectConfig:
     on_disconnect: Callback | None = None
     on_reconnect: Callback | None = None
     on_message: Callback | None = None
+    on_ask: Callback | None = None
     on_error: Callback | None = None
 
     def __post_init__(self) -> None:
@@ -161,6 +164,7 @@ class ReconnectConfig:
             on_disconnect="code, reason, retries",
             on_reconnect="attempts",
             on_message="message",
+            on_ask="data",
             on_error="error",
         )
 

@@ -13,27 +13,34 @@ reported.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from .. import threads
 from ..backoff import full_jitter
 from ..errors import (
     CloseCode,
     ConnectionClosed,
+    HubError,
     MessageDecodeError,
     NotConnected,
+    WaitTimeout,
     WsHubError,
     excerpt,
 )
 from ..log import get_logger
 from ..protocol.json_text import json_encoder
-from ..protocol.message import Encoder, Message, decode, encode, split_batch
+from ..protocol.message import Encoder, Message, MessageType, decode, encode, split_batch
+from ..protocol.requests import ASK_ID, refusal
+from ..protocol.requests import error as error_reply
 from .config import ReconnectConfig
 from .connection import Connection, Skipped
 from .inbox import Inbox
+from .requests import Call, Requests
 from .subscriptions import MessagesLost, Subscriptions
 
 __all__ = ["Ended", "Event", "Report", "Session"]
@@ -112,6 +119,7 @@ class Session:
         self._busy_wait = _BUSY_WAIT * config.initial_backoff
         self._clock = clock
         self._has_callback = config.on_message is not None
+        self._answers = config.on_ask is not None
         # guards: the connection, the receiver and the subscriptions, so that requests are
         # sent in the order in which the subscriptions changed. Taken before a stream's lock.
         # Re-entrant: a signal handler may close a client of its own thread.
@@ -119,6 +127,8 @@ class Session:
         self._connection: Connection | None = None
         self._receiver: threading.Thread | None = None
         self._subscriptions = Subscriptions()
+        self._requests = Requests()
+        self._begun = False  # whether there is a thread in connect()
         self._awaited = False  # set once, by the first iteration: messages have a consumer
         bounds = config.queue_size, config.queue_bytes, config.queue_patience, clock
         self._events: Inbox[Event] = Inbox(*bounds)
@@ -163,16 +173,95 @@ class Session:
                 f"arrived or not: send again after on_connect ({error})"
             ) from error
 
+    def answer(self, message: Message) -> None:
+        """Send an answer, if the connection is there still: no other one could need it."""
+        text = self._encoder.encode(message)
+        with self._lock:
+            connection = self._connection
+            mark = 0 if connection is None else connection.queue(text)
+        self._flush(connection, mark)
+
     def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
         """Subscribe to a channel, from now on and on every connection."""
         with self._lock:
             connection, mark = self._queue(self._subscriptions.add(channel, since, newest))
         self._flush(connection, mark)
 
+    def request(self, message: Message, timeout: float, *, repeats: bool, waits: bool) -> Any:
+        """Send a request and return the data of its answer, waiting for a connection first.
+
+        `repeats`: it is sent again when the connection is lost. Without `waits` there is no
+        other connection to wait for. Raises HubError, NotConnected, WaitTimeout.
+        """
+        with self._lock:
+            id = self._requests.new_id()
+        text = self._encoder.encode(dataclasses.replace(message, id=id))
+        call, mark = Call(text, repeats=repeats and waits), 0
+        with self._lock:
+            connection = self._connection
+            self._check_connected(waits)
+            self._requests.add(id, call)
+            if connection is not None:
+                mark, call.sent = connection.queue(text), True
+        self._flush(connection, mark)
+        return self._await(call, timeout, f"the {excerpt(message.type)} request")
+
+    def subscribed(self, channel: str, timeout: float, *, waits: bool) -> None:
+        """Wait until a subscription is acknowledged; raises what `request` raises."""
+        call = Call(repeats=waits)
+        with self._lock:
+            self._check_connected(waits)
+            self._requests.add_subscribing(channel, call)
+            self._settle_subscribing(None)
+        self._await(call, timeout, f"the subscription to {excerpt(channel)}")
+
+    def _check_connected(self, waits: bool) -> None:
+        """Raise when a call would wait for a connection that cannot come."""
+        if not self._begun:
+            raise NotConnected(
+                f"the client of {self._name} does not run, so no answer can come: start() it "
+                "before, and close() it after"
+            )
+        if self._connection is None and not waits:
+            raise NotConnected(
+                f"not connected to {self._name}, and the thread of this callback makes the next "
+                "connection: send requests from on_connect, or from another thread"
+            )
+
+    def _await(self, call: Call, timeout: float, what: str) -> Any:
+        try:
+            if not call.wait(timeout):
+                raise WaitTimeout(
+                    f"{what} was not answered by {self._name} within {timeout:g} s, and may be "
+                    "carried out still: pass a longer time, or see whether the server answers "
+                    "requests (a Go hub does not)"
+                )
+            return call.result()
+        finally:
+            with self._lock:
+                self._requests.remove(call)
+
+    def _settle_subscribing(self, message: Message | None) -> None:
+        """End the calls whose subscription is acknowledged, or refused by a message."""
+        for channel, call in self._requests.subscribing:
+            standing = self._subscriptions.standing(channel)
+            if standing is None and self._subscriptions.extensions is not False:
+                continue
+            if standing:
+                call.answer(None)
+            elif channel not in self._subscriptions.channels:
+                call.fail(HubError("closed", f"unsubscribe({excerpt(channel)}) came first"))
+            elif message is not None and message.type == MessageType.ERROR:
+                call.fail(refusal(message))
+            else:
+                call.fail(HubError("unsupported", f"{self._name} acknowledges no subscriptions"))
+            self._requests.remove(call)
+
     def unsubscribe(self, channel: str) -> None:
         """End the subscription to a channel."""
         with self._lock:
             message = self._subscriptions.remove(channel)
+            self._settle_subscribing(None)
             connection, mark = self._queue([message] if message is not None else [])
         self._flush(connection, mark)
 
@@ -188,6 +277,7 @@ class Session:
         """Drop what is queued and end the connection, after `grace` seconds at most."""
         with self._lock:
             connection = self._connection
+            self._end_requests()
         self._events.stop()
         self._messages.stop()
         self._messages.end()
@@ -212,6 +302,23 @@ class Session:
         """Take over the subscriptions of another session."""
         with self._lock:
             self._subscriptions = subscriptions
+
+    def _end_requests(self) -> None:
+        self._begun = False
+        self._requests.end(
+            lambda: NotConnected(
+                f"the client of {self._name} has ended before the answer, and the request may "
+                "have been carried out or not: close() it when such calls have returned"
+            )
+        )
+
+    def _lose_requests(self, why: object) -> None:
+        self._requests.lost(
+            lambda: NotConnected(
+                f"the connection to {self._name} was lost before the answer, and the request may "
+                f"have been carried out or not: ask the server before you send it again ({why})"
+            )
+        )
 
     def _queue(self, messages: Iterable[Message]) -> tuple[Connection | None, int]:
         """Queue messages on the connection, if there is one; the caller holds the lock.
@@ -248,11 +355,15 @@ class Session:
     # --- the thread in connect() -----------------------------------------------------------
 
     def begin(self) -> None:
-        """Let iterations wait for messages (again)."""
+        """Let iterations and requests wait (again)."""
+        with self._lock:
+            self._begun = True
         self._messages.begin()
 
     def end(self) -> None:
-        """Let iterations end after the last message."""
+        """Let iterations end after the last message, and requests at once."""
+        with self._lock:
+            self._end_requests()
         self._messages.end()
 
     def open(
@@ -267,6 +378,8 @@ class Session:
             try:
                 first = [auth_message] if auth_message is not None else []
                 _, mark = self._queue([*first, *self._subscriptions.open()])
+                for text in self._requests.unsent():
+                    mark = connection.queue(text)
                 self._receiver = threads.start(
                     thread_name, self._receive, connection, self._clock()
                 )
@@ -274,6 +387,7 @@ class Session:
                 # A thread that cannot start, or a request that cannot be encoded. Without a
                 # receiver nothing else would report the end of this connection.
                 self._connection = None
+                self._lose_requests(error)
                 connection.finish()
                 if not isinstance(error, Exception):
                     raise
@@ -313,6 +427,7 @@ class Session:
             with self._lock:
                 if self._connection is connection:
                     self._connection = None
+                    self._lose_requests(end)
             try:
                 connection.finish()
             finally:  # always: the thread in connect() waits for nothing but this event
@@ -331,16 +446,37 @@ class Session:
             self._report([error])
             return
         with self._lock:
+            if self._requests.take(message):
+                return
             verdict = self._subscriptions.take(message)
+            if self._requests.subscribing:
+                self._settle_subscribing(message)
             for answer in verdict.send:
                 connection.offer(encode(answer))
         self._report(verdict.lost)
         if verdict.retry:
             wait = full_jitter(self._busy_wait, self._random)
             connection.call_later(wait, functools.partial(self._retry, connection))
-        if verdict.deliver and not self._offer(message, len(text)):
+        if message.type == MessageType.ASK and self._is_ask(message):
+            self._asked(connection, message, len(text))
+        elif verdict.deliver and not self._offer(message, len(text)):
             with self._lock:
                 self._subscriptions.refused(message)
+
+    def _is_ask(self, message: Message) -> bool:
+        """Return whether a message is a question, and not a type of the application's own."""
+        return self._answers or str(message.id).startswith(ASK_ID)
+
+    def _asked(self, connection: Connection, message: Message, size: int) -> None:
+        """Have the callback answer what the server asks, or say that there is none."""
+        if not self._answers:
+            answer = error_reply("this client has no on_ask", "not_found", id=message.id)
+        elif self._events.offer(message, size):
+            return
+        else:
+            answer = error_reply("this client is too busy", "limit", id=message.id)
+        if message.id is not None:
+            connection.offer(encode(answer))
 
     def _retry(self, connection: Connection) -> None:
         with self._lock:

@@ -217,6 +217,13 @@ class Subscriptions:
             verdict.deliver = False
         return verdict
 
+    def standing(self, name: str) -> bool | None:
+        """Return whether a subscription is acknowledged; None while that is not known."""
+        channel = self._channels.get(name)
+        if channel is not None and not channel.live and (channel.pending or channel.busy):
+            return None
+        return channel is not None and channel.live
+
     def retry(self) -> list[Message]:
         """Return the subscriptions for which the server was too busy."""
         return [
