@@ -15,12 +15,12 @@ from typing import Any, Literal
 from .errors import ConfigError
 from .validation import (
     check_callables,
+    check_choice,
     check_count,
     check_flag,
     check_many,
     check_networks,
     check_origins,
-    check_overflow,
     check_rate,
     check_seconds,
     check_text,
@@ -48,7 +48,7 @@ MIB = 1024 * KIB
 DEFAULT_HISTORY_BYTES = 256 * MIB
 DEFAULT_PUBLISHED_HISTORY_BYTES = 32 * MIB
 
-Overflow = Literal["disconnect", "drop"]
+Overflow = Literal["disconnect", "drop", "drop_oldest", "latest"]
 Callback = Callable[..., Any]
 
 
@@ -65,9 +65,11 @@ class ChannelRule:
         history_idle_ttl: seconds that a history is kept after its last message
             otherwise.
         replay: whether a subscription without a position gets the whole history.
-        overflow: what happens when a message of this channel meets a client's full outbox:
-            `drop` drops and counts it for that client, `disconnect` closes that client
-            with 1013.
+        overflow: what happens to messages of this channel for a client that does not read
+            fast enough: `drop` drops what meets its full outbox, `disconnect` closes it with
+            1013 then. `latest` keeps only the newest message for it while anything else
+            waits to be sent, `drop_oldest` the newest ones, as many as an outbox holds; such
+            a channel has no history, and slows no publisher. What is dropped is counted.
         publish: whether clients may publish to the channel; their data reaches the
             subscribers as an `event`.
 
@@ -93,7 +95,12 @@ class ChannelRule:
         check_seconds(self, "history_idle_ttl")
         check_flag(self, "replay")
         check_flag(self, "publish")
-        check_overflow(self, "overflow")
+        check_choice(self, "overflow", ("disconnect", "drop", "drop_oldest", "latest"))
+        if self.history_messages and self.overflow in ("drop_oldest", "latest"):
+            raise ConfigError(
+                f"overflow={self.overflow!r} leaves messages out, and history_messages keeps "
+                "them for clients that missed some: leave one of both out"
+            )
 
     def matches(self, channel: str) -> bool:
         """Return whether this rule applies to `channel`.
@@ -137,8 +144,8 @@ class HubConfig:
             half full. A slower client misses messages, or is disconnected. A thread that
             published less than 64 KiB and 128 messages within a second never waits, and
             neither does a publish with `timeout=0`. None to wait for no client.
-        broadcast_overflow: what a full outbox means for a broadcast; see
-            `ChannelRule.overflow`.
+        broadcast_overflow: what a full outbox means for a broadcast: `disconnect` or
+            `drop`; see `ChannelRule.overflow`.
         max_message_size: bytes in one message from a client, across its fragments;
             more closes with 1009.
         max_fragments: frames in one message from a client; more closes with 1008.
@@ -341,7 +348,7 @@ class HubConfig:
         self._check_kinds()
 
     def _check_kinds(self) -> None:
-        check_overflow(self, "broadcast_overflow")
+        check_choice(self, "broadcast_overflow", ("disconnect", "drop"))
         check_origins(self, "allowed_origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")
         check_networks(self, "trusted_proxies")

@@ -12,10 +12,12 @@ from wsproto.events import TextMessage
 
 from ws_hub.config import ChannelRule
 from ws_hub.connection.outbox import Room
+from ws_hub.hub.backlog import Backlog
 from ws_hub.hub.dispatcher import Activation, Dispatcher
 from ws_hub.hub.history import History
 from ws_hub.hub.replay import Replays
 from ws_hub.hub.stats import Counters
+from ws_hub.hub.stores import Stores
 from ws_hub.hub.subscriptions import ChannelMap, Subscription
 from ws_hub.protocol.compression import Inflation
 from ws_hub.protocol.message import Message, encode
@@ -106,7 +108,7 @@ class Stage:
         )
         self.dispatcher = Dispatcher(
             self.channels,
-            history,
+            Stores(history, Backlog(rule_for, self.channels.has_subscribers, 5, 1 << 20)),
             self.replays,
             rule_for,
             self.evicted.append,

@@ -21,9 +21,10 @@ from ..protocol.message import Message, MessageType, encode
 from ..protocol.publication import Batch, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
-from .history import History, Position, Range
+from .history import Position, Range
 from .replay import Gap, Replays, Viewer
 from .stats import Counters
+from .stores import Stores
 from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Activation", "Dispatcher", "Target"]
@@ -75,7 +76,7 @@ class Dispatcher:
 
     Args:
         channels: the subscriptions.
-        history: what is kept.
+        stores: what is kept.
         replays: what sends it.
         rule_for: what holds for a channel.
         evict: disconnects a target whose outbox is full and whose rule says so.
@@ -86,7 +87,7 @@ class Dispatcher:
     def __init__(
         self,
         channels: ChannelMap[Any],
-        history: History,
+        stores: Stores,
         replays: Replays,
         rule_for: Callable[[str], ChannelRule],
         evict: Callable[[Any], None],
@@ -94,7 +95,8 @@ class Dispatcher:
         compression: bool = False,
     ) -> None:
         self._channels = channels
-        self._history = history
+        self._history = stores.history
+        self._backlog = stores.backlog
         self._replays = replays
         self._rule_for = rule_for
         self._evict = evict
@@ -138,6 +140,7 @@ class Dispatcher:
             for target, refused in late:
                 delivered -= len(refused)
                 guarded(self._counters, self._refused, target, refused)
+        self._backlog.settle()
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
@@ -153,6 +156,8 @@ class Dispatcher:
         """
         channel = run[0].channel
         if channel == "" or not self._rule_for(channel).history_messages:
+            if run[0].waits:
+                self._backlog.take(channel, run)
             return run
         kept: list[Publication] = guarded(self._counters, self._keep, channel, run, now, default=[])
         return kept
@@ -195,15 +200,26 @@ class Dispatcher:
 
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
         """Act on a full outbox: never in silence, and never twice for one cause."""
-        self._counters.add("dropped", len(refused))
+        dropped = [each for each in refused if not (each.waits and target.replayable)]
+        self._counters.add("dropped", len(dropped))
         if any(each.overflow == "disconnect" for each in refused):
             self._evict(target)
             return
+        for each in refused if len(dropped) < len(refused) else ():
+            if each.waits:
+                self._fall_behind(target, each)
         told: set[str] = set()
-        for each in refused:
+        for each in dropped:
             if each.seq and each.channel not in told:
                 told.add(each.channel)
                 self._lag(target, each.channel, each.seq - 1)
+
+    def _fall_behind(self, target: Any, publication: Publication) -> None:
+        """Let a target have a publication, and what follows in its channel, once it has room."""
+        subscription = self._channels.get(target, publication.channel)
+        if subscription is not None and subscription.live:
+            before = self._backlog.position(publication)
+            self._replays.begin(subscription, before.epoch, before.seq, self._backlog, behind=True)
 
     def _lag(self, target: Any, channel: str, seq: int) -> None:
         """Tell a target where it stopped; it catches up by subscribing from there.
@@ -233,7 +249,8 @@ class Dispatcher:
         named = request.since is not None or request.last is not None
         subscription.recovers = subscription.recovers or named or request.id is not None
         if not self._rule_for(channel).history_messages:
-            subscription.live = True
+            # Unless its client is behind, and gets what waits for it first.
+            subscription.live = self._replays.position(subscription) is None
             self._answer(request, _nothing(not request.since))
             return
         missed = self._missed(request)
@@ -284,13 +301,14 @@ class Dispatcher:
         """Send pieces of replays for a moment."""
         for gap in self._replays.turn():
             self._skip(gap)
+        self._backlog.release(self._replays.is_awaited)
 
     def _skip(self, gap: Gap) -> None:
         """Act on messages that a replay came too late for."""
         subscription = gap.subscription
         self._counters.add("dropped", gap.missed)
         subscription.subscriber.count_skipped(gap.missed)
-        if not subscription.recovers:
+        if not subscription.recovers or not self._rule_for(subscription.channel).history_messages:
             return  # it goes on behind the gap
         self._replays.end(subscription)
         subscription.live = True

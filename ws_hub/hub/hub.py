@@ -608,7 +608,7 @@ class Hub(Publisher):
         publications[-1].ends_channel = ends_channel
         for publication in publications if payer is not None or exclude else ():
             publication.payer, publication.exclude = payer, exclude
-        if self._life.pacing.crowded:
+        if self._life.pacing.crowded and not publications[0].waits:
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
         # Nearly always one: then no wrapper is made.

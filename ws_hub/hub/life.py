@@ -32,7 +32,6 @@ from .callbacks import Callbacks, guarded
 from .clients import Clients
 from .dispatcher import Dispatcher
 from .handlers import ChannelHandler, Handlers
-from .history import History
 from .items import Queues
 from .listener import Listener
 from .mailbox import Mailbox
@@ -41,6 +40,7 @@ from .replay import Replays
 from .request_handler import Actions, RequestHandler
 from .stats import Counters
 from .stop_hooks import StopHooks
+from .stores import Stores
 from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Life", "State"]
@@ -134,12 +134,8 @@ class Life:
         self.admission = Admission(
             config, self.clients, count=self.counters.add, call=self.callbacks.call
         )
-        self.history = History(
-            hub.rule_for,
-            self.channels.has_subscribers,
-            max_bytes=config.history_bytes_in_all,
-            max_published_bytes=config.published_history_bytes_in_all,
-        )
+        self.stores = Stores.of(config, hub.rule_for, self.channels.has_subscribers)
+        self.history = self.stores.history
         self.poller = Poller(self.start_later)
         self.replays = Replays(
             self.history,
@@ -150,7 +146,7 @@ class Life:
         )
         self.dispatcher = Dispatcher(
             self.channels,
-            self.history,
+            self.stores,
             self.replays,
             hub.rule_for,
             self._evict,

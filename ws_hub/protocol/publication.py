@@ -20,6 +20,9 @@ from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, nu
 __all__ = ["Batch", "Payer", "Publication", "compress", "publish", "skip"]
 
 
+_WAITING = ("latest", "drop_oldest")
+
+
 class Payer(Protocol):
     """The account that is charged for a publication's delivery."""
 
@@ -37,8 +40,7 @@ class Publication:
         compressed: the frame for clients with compression; `frame` itself where compression
             would not make it smaller.
         channel: the channel that it is published to; "" for every client.
-        overflow: what happens at a full outbox: `drop` the message, or `disconnect` the
-            client.
+        overflow: what happens when a client is behind; see `ChannelRule`.
         ends_channel: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
         unfinished: the compressed text without its end, until it is numbered.
@@ -57,6 +59,11 @@ class Publication:
     unfinished: bytes = b""
     payer: Payer | None = None
     exclude: frozenset[int] = frozenset()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits outside the outbox for a client that is behind."""
+        return self.overflow in _WAITING
 
     @property
     def message(self) -> Message:
@@ -134,9 +141,11 @@ class Batch:
         compressed: whether these clients take compressed frames.
     """
 
-    __slots__ = ("each", "frames", "messages", "publications")
+    __slots__ = ("_parts", "compressed", "each", "frames", "messages", "publications")
 
     def __init__(self, publications: Sequence[Publication], compressed: bool = False) -> None:
+        self._parts: tuple[Batch | None, list[Publication]] | None = None
+        self.compressed = compressed
         self.publications = publications
         self.messages = len(publications)
         self.each = (
@@ -145,3 +154,14 @@ class Batch:
             else [publication.frame for publication in publications]
         )
         self.frames = b"".join(self.each)
+
+    def parts(self) -> tuple[Batch | None, list[Publication]]:
+        """Return what a client with a backlog queues, None for nothing, and what waits outside.
+
+        Made once, when the first such client asks.
+        """
+        if self._parts is None:
+            waiting = [each for each in self.publications if each.waits]
+            others = [each for each in self.publications if not each.waits] if waiting else []
+            self._parts = (Batch(others, self.compressed) if others else None), waiting
+        return self._parts
