@@ -36,6 +36,7 @@ class Recorder(Publisher):
         *,
         ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
+        key: object = None,
     ) -> None:
         messages = [decode(text.decode()) for text in texts]
         for message in messages:

@@ -72,6 +72,12 @@ class ChannelRule:
             a channel has no history, and slows no publisher. What is dropped is counted.
         publish: whether clients may publish to the channel; their data reaches the
             subscribers as an `event`.
+        keyed: whether each message has a key, and the channel keeps the newest of each: a
+            subscriber gets these first, then the changes. A client that is behind gets the
+            newest of what has changed, with `drop` from a full outbox on. It forgets its
+            keys `history_idle_ttl` seconds after the last change, unless it has subscribers.
+        max_keys: keys that a keyed channel keeps, within `history_bytes`; beyond it the
+            longest unchanged key is deleted, for its subscribers too.
 
     Raises ConfigError for an invalid value.
 
@@ -86,6 +92,8 @@ class ChannelRule:
     replay: bool = False
     overflow: Overflow = "drop"
     publish: bool = False
+    keyed: bool = False
+    max_keys: int = 1000
 
     def __post_init__(self) -> None:
         check_text(self, "pattern", "a shell pattern", "")
@@ -95,12 +103,32 @@ class ChannelRule:
         check_seconds(self, "history_idle_ttl")
         check_flag(self, "replay")
         check_flag(self, "publish")
+        check_flag(self, "keyed")
+        check_count(self, "max_keys", least=1)
         check_choice(self, "overflow", ("disconnect", "drop", "drop_oldest", "latest"))
         if self.history_messages and self.overflow in ("drop_oldest", "latest"):
             raise ConfigError(
                 f"overflow={self.overflow!r} leaves messages out, and history_messages keeps "
                 "them for clients that missed some: leave one of both out"
             )
+        if self.keyed and self.history_messages:
+            raise ConfigError(
+                "keyed=True keeps the newest message of each key, and history_messages the last "
+                "of all: leave one of both out, or use two channels"
+            )
+        if self.keyed and self.overflow == "drop_oldest":
+            raise ConfigError(
+                "keyed=True keeps one message of each key for a client that is behind, so that "
+                'none is the oldest: use overflow="latest", or leave overflow out'
+            )
+
+    @property
+    def numbered(self) -> bool:
+        """Whether messages are numbered and kept: a history, or the newest of each key.
+
+        Threads: any.
+        """
+        return self.keyed or self.history_messages > 0
 
     def matches(self, channel: str) -> bool:
         """Return whether this rule applies to `channel`.

@@ -109,6 +109,7 @@ def test_other_channels_of_a_slow_viewer_are_queued_as_always() -> None:
         for number in range(10):
             send(hub.hub, "latest", begun + number)
             hub.hub.send_to_channel("log", Message("said", data=[-1 - number]))
+        wait_until(lambda: hub.hub.stats().published == begun + 20)
         got = read_to(slow, begun + 9)
         assert [each for each in got if each < 0] == [-1 - number for number in range(10)]
         assert [each for each in got if each >= 0] == [*range(begun), begun + 9]

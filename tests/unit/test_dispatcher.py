@@ -12,9 +12,10 @@ from wsproto.events import TextMessage
 
 from ws_hub.config import ChannelRule
 from ws_hub.connection.outbox import Room
-from ws_hub.hub.backlog import Backlog
 from ws_hub.hub.dispatcher import Activation, Dispatcher
 from ws_hub.hub.history import History
+from ws_hub.hub.keyed import KeyedStore
+from ws_hub.hub.overflow import OverflowStore
 from ws_hub.hub.replay import Replays
 from ws_hub.hub.stats import Counters
 from ws_hub.hub.stores import Stores
@@ -108,7 +109,11 @@ class Stage:
         )
         self.dispatcher = Dispatcher(
             self.channels,
-            Stores(history, Backlog(rule_for, self.channels.has_subscribers, 5, 1 << 20)),
+            Stores(
+                history,
+                OverflowStore(rule_for, self.channels.has_subscribers, 5, 1 << 20),
+                KeyedStore(rule_for, self.channels.has_subscribers, 1 << 20, 1 << 20),
+            ),
             self.replays,
             rule_for,
             self.evicted.append,

@@ -27,6 +27,7 @@ class Recorder(Publisher):
         *,
         ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
+        key: object = None,
     ) -> None:
         for text in texts:
             self.ends.append(ends_channel)

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..connection.client import Client
-from ..errors import InvalidName, excerpt
+from ..errors import InvalidName, MessageEncodeError, excerpt
 from ..lines import MAX_PIECE, cut
+from ..protocol.json_text import to_json
 from ..protocol.message import (
     FINAL_STATUSES,
     AnyMessage,
@@ -30,8 +31,10 @@ from ..protocol.names import (
     check_channel,
     id_text,
     is_process_id,
+    key_text,
     process_channel,
 )
+from ..protocol.publication import Key
 
 __all__ = ["ALL_CLIENTS", "NOBODY", "AllClients", "Publisher", "client_ids"]
 
@@ -77,11 +80,13 @@ class Publisher(abc.ABC):
         *,
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
+        key: Key | None = None,
     ) -> None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
         `ends_channel`: the last of them is the last one of its channel for the time being.
         `exclude`: the ids of clients that do not get them live.
+        `key`: the key of the one message that they are.
         """
 
     def broadcast(
@@ -107,6 +112,11 @@ class Publisher(abc.ABC):
                 f"a broadcast goes to everybody, and this message names the channel {name}: "
                 f"send it with send_to_channel({name}, message), or leave the channel out"
             )
+        if message.key:
+            raise MessageEncodeError(
+                f"a broadcast keeps no keys, and this message has the key {excerpt(message.key)}: "
+                "send it with send_to_channel to a keyed channel, or leave key out"
+            )
         self._publish(texts, "", timeout, exclude=left_out)
 
     def send_to_channel(
@@ -121,8 +131,10 @@ class Publisher(abc.ABC):
 
         `exclude` is a client that does not get it live, or several: the client that caused
         it, in `on_message`. A history keeps it for all, so that a replay brings it to those
-        clients too. A mapping is a message as in `broadcast`. Raises TypeError for a channel
-        that is not a str, InvalidName for a bad name.
+        clients too. A mapping is a message as in `broadcast`. In a keyed channel the message
+        has a `key`, and without data it deletes that key. Raises TypeError for a channel
+        that is not a str, InvalidName for a bad name, MessageEncodeError for a key that is
+        missing, or has no place there.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -138,7 +150,11 @@ class Publisher(abc.ABC):
         )
         ends = _is_final_status(message.type, message.data)
         texts = [self._encoder.encode(each) for each in _cut_up(message)]
-        self._publish(texts, channel, timeout, ends_channel=ends, exclude=left_out)
+        if message.key:
+            key = Key(message.key, message.data is None)
+            self._publish(texts, channel, timeout, exclude=left_out, key=key)
+        else:
+            self._publish(texts, channel, timeout, ends_channel=ends, exclude=left_out)
 
     def send_process_output(
         self, process_id: AnyId, data: str, *, timeout: float | None = None
@@ -212,13 +228,17 @@ class Publisher(abc.ABC):
         data: Any = None,
         *,
         channel: str | AllClients = ALL_CLIENTS,
+        key: AnyId | None = None,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
     ) -> None:
         """Send a named event to a channel's subscribers; without a channel to every client.
 
+        `key` is for keyed channels: what this event is the newest state of, a text, an int or
+        a UUID. With the data None it deletes the key, and has no name on the wire.
         `exclude` is as in `send_to_channel`. Raises TypeError for a name or a channel that is
-        not a str, InvalidName for the channel "".
+        not a str, InvalidName for the channel "" and for a bad key, MessageEncodeError for a
+        key that is missing, or has no place there.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -229,6 +249,9 @@ class Publisher(abc.ABC):
                 'send_event("saved", data)'
             )
         left_out = client_ids(exclude)
+        if key is not None:
+            self._send_keyed(event, data, channel, key_text(key), left_out, timeout)
+            return
         self._send(_EVENT, channel, {"event": event, "data": data}, timeout, left_out)
 
     def send_error(
@@ -260,6 +283,21 @@ class Publisher(abc.ABC):
         name = process_id if process_id.__class__ is str else id_text(process_id, "process id")
         assert isinstance(name, str)
         return name, process_channel(name, self._encoder.is_process or is_process_id)
+
+    def _send_keyed(
+        self,
+        event: str,
+        data: Any,
+        channel: object,
+        key: str,
+        exclude: frozenset[int],
+        timeout: float | None,
+    ) -> None:
+        where = _checked(channel)
+        value = None if data is None else {"event": event, "data": data}
+        tail = f',"key":{to_json(key)}'
+        text = self._encoder.encode_fields(_EVENT, where, "", value, _now(), tail)
+        self._publish([text], where, timeout, exclude=exclude, key=Key(key, data is None))
 
     def _send(
         self,
@@ -343,7 +381,7 @@ def _pieces(lines: Sequence[Any]) -> Sequence[Any]:
 
 
 def _cut_up(message: Message) -> list[Message]:
-    if message.type != _OUTPUT:
+    if message.type != _OUTPUT or message.key:
         return [message]
     return [dataclasses.replace(message, data=piece) for piece in _pieces([message.data])]
 

@@ -22,7 +22,8 @@ from ..protocol.publication import Batch, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
 from .history import Position, Range
-from .replay import Gap, Replays, Viewer
+from .keyed import KeyedCursor, KeyedRange
+from .replay import Gap, Replays, Source, Viewer
 from .stats import Counters
 from .stores import Stores
 from .subscriptions import ChannelMap, Subscription
@@ -96,7 +97,8 @@ class Dispatcher:
     ) -> None:
         self._channels = channels
         self._history = stores.history
-        self._backlog = stores.backlog
+        self._overflow = stores.overflow
+        self._keyed = stores.keyed
         self._replays = replays
         self._rule_for = rule_for
         self._evict = evict
@@ -140,7 +142,7 @@ class Dispatcher:
             for target, refused in late:
                 delivered -= len(refused)
                 guarded(self._counters, self._refused, target, refused)
-        self._backlog.settle()
+        self._overflow.settle()
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
@@ -155,12 +157,19 @@ class Dispatcher:
         One that fails is left out, and takes no number; the others go on.
         """
         channel = run[0].channel
-        if channel == "" or not self._rule_for(channel).history_messages:
+        if channel == "" or not self._rule_for(channel).numbered:
             if run[0].waits:
-                self._backlog.take(channel, run)
+                self._overflow.take(channel, run)
             return run
-        kept: list[Publication] = guarded(self._counters, self._keep, channel, run, now, default=[])
+        keep = self._keep_keys if run[0].key else self._keep
+        kept: list[Publication] = guarded(self._counters, keep, channel, run, now, default=[])
         return kept
+
+    def _keep_keys(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        keep, numbered = self._keyed.keep, list[Publication]()
+        for publication in run:
+            numbered += guarded(self._counters, keep, publication, now, time.time(), default=[])
+        return numbered
 
     def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         first, numbered = self._history.next_seq(channel), list[Publication]()
@@ -217,9 +226,15 @@ class Dispatcher:
     def _fall_behind(self, target: Any, publication: Publication) -> None:
         """Let a target have a publication, and what follows in its channel, once it has room."""
         subscription = self._channels.get(target, publication.channel)
-        if subscription is not None and subscription.live:
-            before = self._backlog.position(publication)
-            self._replays.begin(subscription, before.epoch, before.seq, self._backlog, behind=True)
+        if subscription is None or not subscription.live:
+            return
+        source: Source
+        if publication.key:
+            epoch = self._keyed.position(publication.channel).epoch
+            source, before = KeyedCursor(self._keyed), Position(epoch, publication.seq - 1)
+        else:
+            source, before = self._overflow, self._overflow.position(publication)
+        self._replays.begin(subscription, before.epoch, before.seq, source, behind=True)
 
     def _lag(self, target: Any, channel: str, seq: int) -> None:
         """Tell a target where it stopped; it catches up by subscribing from there.
@@ -248,7 +263,7 @@ class Dispatcher:
         # An `id` or a position is of one that speaks our extensions, and understands `lagged`.
         named = request.since is not None or request.last is not None
         subscription.recovers = subscription.recovers or named or request.id is not None
-        if not self._rule_for(channel).history_messages:
+        if not self._rule_for(channel).numbered:
             # Unless its client is behind, and gets what waits for it first.
             subscription.live = self._replays.position(subscription) is None
             self._answer(request, _nothing(not request.since))
@@ -256,7 +271,10 @@ class Dispatcher:
         missed = self._missed(request)
         self._answer(request, missed)
         if missed.messages and target.replayable:
-            self._replays.begin(subscription, missed.position.epoch, missed.after)
+            source = None
+            if isinstance(missed, KeyedRange):
+                source = KeyedCursor(self._keyed, missed.fresh)
+            self._replays.begin(subscription, missed.position.epoch, missed.after, source)
         elif self._replays.position(subscription) != missed.position.seq:
             self._replays.end(subscription)
             subscription.live = True
@@ -272,9 +290,11 @@ class Dispatcher:
         channel = subscription.channel
         reached = self._replays.position(subscription)
         under_way = subscription.live or reached is not None
-        if since is None and request.last is None and self._rule_for(channel).replay:
+        rule = self._rule_for(channel)
+        if since is None and request.last is None and (rule.replay or rule.keyed):
             since = None if under_way else 0
-        found = self._history.locate(channel, since=since, epoch=request.epoch, last=request.last)
+        store = self._keyed if rule.keyed else self._history
+        found = store.locate(channel, since=since, epoch=request.epoch, last=request.last)
         known = subscription.after
         if under_way and known is not None and not (since or request.epoch):
             if found.after >= known:
@@ -295,20 +315,26 @@ class Dispatcher:
             data |= {"epoch": position.epoch, "seq": position.seq}
         if position.epoch or request.since is not None or request.last is not None:
             data |= {"recovered": missed.recovered, "replayed": missed.messages}
+        if self._rule_for(request.subscription.channel).keyed:
+            # Numbers of messages that were replaced are missing for a client that was behind.
+            data |= {"keyed": True, "sparse": True}
         self._notify(request.subscription.subscriber, ack(request.id, data))
 
     def replay(self) -> None:
         """Send pieces of replays for a moment."""
         for gap in self._replays.turn():
             self._skip(gap)
-        self._backlog.release(self._replays.is_awaited)
+        self._overflow.release(self._replays.is_awaited)
+        if self._replays.skipped:
+            self._counters.add("dropped", self._replays.skipped)
+            self._replays.skipped = 0
 
     def _skip(self, gap: Gap) -> None:
         """Act on messages that a replay came too late for."""
         subscription = gap.subscription
         self._counters.add("dropped", gap.missed)
         subscription.subscriber.count_skipped(gap.missed)
-        if not subscription.recovers or not self._rule_for(subscription.channel).history_messages:
+        if not subscription.recovers or not self._rule_for(subscription.channel).numbered:
             return  # it goes on behind the gap
         self._replays.end(subscription)
         subscription.live = True

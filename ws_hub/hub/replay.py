@@ -155,6 +155,7 @@ class Replays:
         self._order = itertools.count()
         self._at_once = _AT_ONCE
         self._next_look = math.inf
+        self.skipped = 0  # messages that were replaced before clients that are behind got them
         self._publishers: list[tuple[str | None, Callable[[], object]]] = []
         self._next_wait = 0.0
         # guards: itself. Filled by any thread, under the transport's lock among others;
@@ -387,6 +388,10 @@ class Replays:
         channel = replay.subscription.channel
         room = queued.target.offer_piece(piece.frames, piece.messages, queued.wake)
         if room is Room.TAKEN:
+            skipped = piece.last - replay.after - piece.messages
+            if replay.behind and skipped:
+                self.skipped += skipped
+                queued.target.count_skipped(skipped)
             replay.after = piece.last
             queued.replays.move_to_end(channel)  # the other channels' turns come first
             if not replay.behind:

@@ -62,7 +62,7 @@ class Actions(Protocol):
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Unsubscribe a client from a channel."""
 
-    def publish(self, connection: Connection, channel: str, data: object) -> None:
+    def publish(self, connection: Connection, request: Publish) -> None:
         """Send data to a channel, as an event, at a client's cost."""
 
     def subscribers(self, channel: str) -> int:
@@ -160,9 +160,13 @@ class RequestHandler:
         ):
             text, code = "Publish: not allowed", "forbidden"
             answer = error(text, code, id=request.id, channel=channel)
+        elif self._actions.rule_for(channel).keyed is not bool(request.key):
+            what = "keeps no keys" if request.key else "needs a key"
+            text, code = f"Publish: the channel {what}", "bad_message"
+            answer = error(text, code, id=request.id, channel=channel)
         else:
             try:
-                self._actions.publish(connection, channel, request.data)
+                self._actions.publish(connection, request)
                 # It is sent once a subscriber, and may be kept.
                 connection.charge_later(size * max(self._actions.subscribers(channel), 1))
             except (HubFull, HubNotRunning):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from ..config import ChannelRule, HubConfig
-from .backlog import Backlog
 from .history import History
+from .keyed import KeyedStore
+from .overflow import OverflowStore
 
 __all__ = ["Stores"]
 
@@ -19,11 +20,13 @@ class Stores:
 
     Args:
         history: the last messages of channels with history.
-        backlog: what waits for clients that are behind, where messages may be left out.
+        overflow: what waits for clients that are behind, where messages may be left out.
+        keyed: the newest message of each key of keyed channels.
     """
 
     history: History
-    backlog: Backlog
+    overflow: OverflowStore
+    keyed: KeyedStore
 
     @classmethod
     def of(
@@ -39,5 +42,11 @@ class Stores:
             max_bytes=config.history_bytes_in_all,
             max_published_bytes=config.published_history_bytes_in_all,
         )
-        backlog = Backlog(rule_for, is_heard, config.outbox_messages, config.outbox_bytes)
-        return cls(history, backlog)
+        overflow = OverflowStore(rule_for, is_heard, config.outbox_messages, config.outbox_bytes)
+        keyed = KeyedStore(
+            rule_for,
+            is_heard,
+            config.history_bytes_in_all,
+            config.published_history_bytes_in_all,
+        )
+        return cls(history, overflow, keyed)

@@ -35,6 +35,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_fields",
+    "is_key",
     "is_timestamp",
     "number",
     "parse_timestamp",
@@ -50,6 +51,7 @@ FINAL_STATUSES = frozenset({"exited", "failed", "lost"})
 MAX_MESSAGE_BYTES = 16_000_000
 
 _MAX_ID = 128  # bytes
+_MAX_KEY = 128  # bytes
 _MAX_EXACT = 2**53  # a double represents every integer up to it exactly
 _BAD_ID = "id must be a string of at most 128 bytes or an integer from -2^53 to 2^53"
 _TIMESTAMP = re.compile(
@@ -97,6 +99,8 @@ class Message:
         epoch: the numbering that `seq` and `since` belong to.
         since: in `subscribe`: replay the messages after this `seq`; 0 for all that are kept.
         last: in `subscribe`: replay this many of the newest messages.
+        key: what the message is the newest state of, in a keyed channel; "" for nothing.
+            Without data it deletes the key.
 
     Threads: any; immutable, unless its data is changed.
     """
@@ -112,6 +116,7 @@ class Message:
     epoch: str = ""
     since: int | None = None
     last: int | None = None
+    key: str = ""
 
     @property
     def target(self) -> str | None:
@@ -232,11 +237,13 @@ def _extension_fields(message: Message) -> str:
         message.id is message.seq is message.since is message.last is None
         and not message.code
         and not message.epoch
+        and not message.key
     ):
         return ""
     return "".join(
         f',"{key}":{to_json(value)}'
         for key, value in (
+            ("key", message.key or None),
             ("id", message.id),
             ("code", message.code or None),
             ("epoch", message.epoch or None),
@@ -248,7 +255,7 @@ def _extension_fields(message: Message) -> str:
     )
 
 
-_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch")
+_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch", "key")
 _NUMBERS = ("seq", "since", "last")
 
 
@@ -269,6 +276,8 @@ def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -
             return f"{name} must be a whole number, not {excerpt(value)}"
     if message.id is not None and not _is_id(message.id):
         return _BAD_ID
+    if message.key and not is_key(message.key):
+        return f"key {excerpt(message.key)} must be at most {_MAX_KEY} bytes of UTF-8"
     return ""
 
 
@@ -437,6 +446,11 @@ def decode(text: str, *, any_case: bool = False) -> Message:
     return Message(data=value.get("data"), id=id, **fields)
 
 
+def is_key(text: str) -> bool:
+    """Return whether a text may be the key of a message: 1 to 128 bytes of UTF-8."""
+    return 0 < len(text) <= _MAX_KEY >= len(text.encode(errors="surrogatepass"))
+
+
 def _is_id(value: object) -> bool:
     """Return whether a value may be the `id` of a request, which its reply repeats.
 
@@ -474,6 +488,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "timestamp": ("timestamp", str),
     "code": ("code", str),
     "epoch": ("epoch", str),
+    "key": ("key", str),
     "seq": ("seq", int),
     "since": ("since", int),
     "last": ("last", int),

@@ -17,7 +17,7 @@ from . import compression
 from .frames import deflated_frame, text_frame
 from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
 
-__all__ = ["Batch", "Payer", "Publication", "compress", "publish", "skip"]
+__all__ = ["Batch", "Key", "Payer", "Publication", "compress", "publish", "skip"]
 
 
 _WAITING = ("latest", "drop_oldest")
@@ -28,6 +28,19 @@ class Payer(Protocol):
 
     def charge_processing(self, seconds: float) -> None:
         """Charge seconds of processor time; never waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a message of a keyed channel is the newest state of.
+
+    Args:
+        text: the key.
+        deletes: whether the message deletes it.
+    """
+
+    text: str
+    deletes: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +60,8 @@ class Publication:
         payer: the client that published it and pays for its delivery; None for the
             application.
         exclude: the ids of the clients that it is not delivered to live.
+        key: its key in a keyed channel, else "".
+        deletes: whether it deletes that key.
     """
 
     text: bytes
@@ -59,11 +74,13 @@ class Publication:
     unfinished: bytes = b""
     payer: Payer | None = None
     exclude: frozenset[int] = frozenset()
+    key: str = ""
+    deletes: bool = False
 
     @property
     def waits(self) -> bool:
         """Whether it waits outside the outbox for a client that is behind."""
-        return self.overflow in _WAITING
+        return self.key != "" or self.overflow in _WAITING
 
     @property
     def message(self) -> Message:
@@ -89,8 +106,8 @@ def skip(publication: Publication, seconds: float) -> Publication:
     """
     message = Message(MessageType.SKIP, channel=publication.channel, seq=publication.seq)
     frame = text_frame(text := encode(message, seconds))
-    channel, overflow = publication.channel, publication.overflow
-    return Publication(text, frame, frame, channel, overflow, seq=publication.seq)
+    channel, overflow, key = publication.channel, publication.overflow, publication.key
+    return Publication(text, frame, frame, channel, overflow, seq=publication.seq, key=key)
 
 
 def publish(
@@ -161,7 +178,8 @@ class Batch:
         Made once, when the first such client asks.
         """
         if self._parts is None:
-            waiting = [each for each in self.publications if each.waits]
-            others = [each for each in self.publications if not each.waits] if waiting else []
-            self._parts = (Batch(others, self.compressed) if others else None), waiting
+            waiting = [each for each in self.publications if each.overflow in _WAITING]
+            others = [each for each in self.publications if each.overflow not in _WAITING]
+            part = Batch(others, self.compressed) if waiting and others else None
+            self._parts = part, waiting
         return self._parts

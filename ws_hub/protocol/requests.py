@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import MessageDecodeError, excerpt
-from .message import Message, MessageType, decode
+from .message import Message, MessageType, decode, is_key
 from .names import PROCESS_PREFIX
 
 __all__ = [
@@ -67,6 +67,7 @@ class Publish:
     channel: str
     data: object = None
     id: Id = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,10 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
     if message.type == MessageType.PUBLISH:
         if _is_unusable(message.channel) or not is_channel(message.channel):
             return _bad_channel("Publish", message.channel, message.id)
-        return Publish(message.channel, message.data, message.id)
+        if message.key and not is_key(message.key):
+            text = "Publish: key must be at most 128 bytes"
+            return Reply(error(text, "bad_message", id=message.id, channel=message.channel))
+        return Publish(message.channel, message.data, message.id, message.key)
     return Other(message)
 
 

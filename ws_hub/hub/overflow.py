@@ -17,12 +17,12 @@ from ..config import ChannelRule
 from ..protocol.publication import Publication
 from .history import History, Piece, Position
 
-__all__ = ["Backlog"]
+__all__ = ["OverflowStore"]
 
 _MOST_BYTES = 64 * 1024 * 1024  # of memory, for all channels together, or one outbox if larger
 
 
-class Backlog:
+class OverflowStore:
     """The newest messages of the channels of which some client is behind.
 
     Args:
