@@ -34,6 +34,17 @@ def fall_behind(hub: Hub, client: Client, channel: str) -> int:
     return count
 
 
+def check(got: list[int], begun: int, last: int) -> int:
+    """Check what a slow viewer got: all before it was behind, and the newest; return how many.
+
+    There may be some between: the kernel may find more room at any time.
+    """
+    assert got[:begun] == list(range(begun))
+    assert got[-1] == last
+    assert got == sorted(set(got)), "out of order, or twice"
+    return len(got)
+
+
 def read_to(peer: RawPeer, last: int) -> list[int]:
     """Read numbered messages, up to the last of them."""
     got: list[int] = []
@@ -46,14 +57,12 @@ def test_slow_viewer_of_a_latest_channel_gets_the_newest_message_and_those_sent_
     with live(rules=RULES) as hub, hub.subscribed("latest", rcvbuf=4096) as slow:
         client = hub.client()
         begun = fall_behind(hub.hub, client, "latest")
-        waiting = client.waiting
         for number in range(begun, begun + 500):
             send(hub.hub, "latest", number)
         wait_until(lambda: hub.hub.stats().published == begun + 500)
-        assert client.waiting == waiting  # nothing is queued for it meanwhile
-        got = read_to(slow, begun + 499)
-        assert got == [*range(begun), begun + 499]
-        assert client.dropped == hub.hub.stats().dropped == 499
+        assert client.waiting[0] <= 1  # nothing is queued for it meanwhile
+        count = check(read_to(slow, begun + 499), begun, begun + 499)
+        assert client.dropped == hub.hub.stats().dropped == begun + 500 - count > 400
         send(hub.hub, "latest", 9999)  # from here on it is like all others
         assert read_to(slow, 9999) == [9999]
 
@@ -86,8 +95,9 @@ def test_drop_oldest_keeps_the_newest_messages_that_an_outbox_holds() -> None:
                 send(hub.hub, "oldest", number)
             wait_until(lambda: hub.hub.stats().published == begun + 200)
             got = read_to(slow, begun + 199)
-            assert got == [*range(begun), *range(begun + 150, begun + 200)]
-            assert client.dropped == hub.hub.stats().dropped == 150
+            count = check(got, begun, begun + 199)
+            assert got[-50:] == list(range(begun + 150, begun + 200))
+            assert client.dropped == hub.hub.stats().dropped == begun + 200 - count > 50
 
 
 def test_drop_oldest_is_bounded_in_bytes_too() -> None:
@@ -98,9 +108,8 @@ def test_drop_oldest_is_bounded_in_bytes_too() -> None:
                 send(hub.hub, "oldest", number)
             wait_until(lambda: hub.hub.stats().published == begun + 200)
             got = read_to(slow, begun + 199)
-            kept = len(got) - begun
-            assert got == [*range(begun), *range(begun + 200 - kept, begun + 200)]
-            assert 20 <= kept <= 100_000 // 4000
+            assert check(got, begun, begun + 199) < begun + 150
+            assert got[-20:] == list(range(begun + 180, begun + 200))
 
 
 def test_other_channels_of_a_slow_viewer_are_queued_as_always() -> None:
@@ -112,7 +121,7 @@ def test_other_channels_of_a_slow_viewer_are_queued_as_always() -> None:
         wait_until(lambda: hub.hub.stats().published == begun + 20)
         got = read_to(slow, begun + 9)
         assert [each for each in got if each < 0] == [-1 - number for number in range(10)]
-        assert [each for each in got if each >= 0] == [*range(begun), begun + 9]
+        check([each for each in got if each >= 0], begun, begun + 9)
 
 
 def test_viewer_that_leaves_while_it_is_behind_leaves_nothing() -> None:
@@ -239,5 +248,5 @@ def test_stop_lets_a_viewer_that_is_behind_have_the_newest() -> None:
             send(hub.hub, "latest", number)
         wait_until(lambda: hub.hub.stats().published == begun + 50)
         hub.hub.stop(timeout=0)
-        assert read_to(slow, begun + 49)[-2:] == [begun - 1, begun + 49]
+        check(read_to(slow, begun + 49), begun, begun + 49)
         assert slow.recv_close()[0] == 1001

@@ -102,6 +102,8 @@ RULE: dict[str, list[Any]] = {
     "replay": NOT_FLAGS,
     "overflow": NOT_OVERFLOWS,
     "publish": NOT_FLAGS,
+    "keyed": NOT_FLAGS,
+    "max_keys": NOT_COUNTS,
 }
 CLIENT: dict[str, list[Any]] = {
     "url": ["", None, 5, "http://example.com", "example.com", b"ws://example.com"],
