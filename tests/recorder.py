@@ -37,6 +37,7 @@ class Recorder(Publisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
         wait: float | None = None,
+        key: object = None,
     ) -> None:
         messages = [decode(text.decode()) for text in texts]
         for message in messages:

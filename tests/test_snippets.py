@@ -198,6 +198,15 @@ with serve(hub, port=0) as served:
         late.start()
         assert next(iter(late)).data["data"] == {"state": "done", "done": 2, "of": 2}
 """,
+    "keyed": """
+with serve(board) as server, ReconnectingClient(server.url) as client:
+    client.subscribe("servers")
+    assert next(iter(client)).key == "web-2"
+    assert {key: each.data["data"] for key, each in client.snapshot("servers").items()} == {
+        "web-2": 0.2
+    }
+board.stop()
+""",
     "dashboard": """
 import queue
 heard = queue.Queue()

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from .errors import ConfigError, excerpt
 from .validation import (
     check_callables,
+    check_choice,
     check_count,
     check_flag,
     check_many,
     check_networks,
     check_origins,
-    check_overflow,
     check_rate,
     check_seconds,
     check_text,
@@ -48,7 +48,7 @@ MIB = 1024 * KIB
 DEFAULT_HISTORY_BYTES = 256 * MIB
 DEFAULT_PUBLISHED_HISTORY_BYTES = 32 * MIB
 
-Overflow = Literal["disconnect", "drop"]
+Overflow = Literal["disconnect", "drop", "drop_oldest", "latest"]
 Callback = Callable[..., Any]
 
 
@@ -67,14 +67,22 @@ class ChannelRule:
         history_idle_ttl: seconds that a history is kept after its last message
             otherwise.
         replay: whether a subscription without a position gets the whole history.
-        overflow: what happens when a message of this channel meets a client's full outbox:
-            `drop` drops and counts it for that client, `disconnect` closes that client
-            with 1013.
+        overflow: what happens to messages of this channel for a client that does not read
+            fast enough: `drop` drops what meets its full outbox, `disconnect` closes it with
+            1013 then. `latest` keeps only the newest message for it while anything else
+            waits to be sent, `drop_oldest` the newest ones, as many as an outbox holds; such
+            a channel has no history, and slows no publisher. What is dropped is counted.
         publish: whether clients may publish to the channel; their data reaches the
             subscribers as an `event`.
+        keyed: whether each message has a key, and the channel keeps the newest of each: a
+            subscriber gets these first, then the changes. A client that is behind gets the
+            newest of what has changed, with `drop` from a full outbox on. It forgets its
+            keys `history_idle_ttl` seconds after the last change, unless it has subscribers.
+        max_keys: keys that a keyed channel keeps, within `history_bytes`; beyond it the
+            longest unchanged key is deleted, for its subscribers too.
 
     Raises ConfigError for an invalid value, and for one that would do nothing: `replay` or a
-    bound of the history without `history_messages`.
+    bound of the history without `history_messages`, `max_keys` without `keyed`.
 
     Threads: any.
     """
@@ -87,6 +95,8 @@ class ChannelRule:
     replay: bool = False
     overflow: Overflow = "drop"
     publish: bool = False
+    keyed: bool = False
+    max_keys: int = 1000
 
     def __post_init__(self) -> None:
         check_text(self, "pattern", "a shell pattern", "")
@@ -96,21 +106,59 @@ class ChannelRule:
         check_seconds(self, "history_idle_ttl")
         check_flag(self, "replay")
         check_flag(self, "publish")
-        check_overflow(self, "overflow")
+        check_flag(self, "keyed")
+        check_count(self, "max_keys", least=1)
+        check_choice(self, "overflow", ("disconnect", "drop", "drop_oldest", "latest"))
+        if self.history_messages and self.overflow in ("drop_oldest", "latest"):
+            raise ConfigError(
+                f"overflow={self.overflow!r} leaves messages out, and history_messages keeps "
+                "them for clients that missed some: leave one of both out"
+            )
+        if self.keyed and self.history_messages:
+            raise ConfigError(
+                "keyed=True keeps the newest message of each key, and history_messages the last "
+                "of all: leave one of both out, or use two channels"
+            )
+        if self.keyed and self.overflow == "drop_oldest":
+            raise ConfigError(
+                "keyed=True keeps one message of each key for a client that is behind, so that "
+                'none is the oldest: use overflow="latest", or leave overflow out'
+            )
+
         if not self.history_messages:
             self._check_history_is_off()
+        if not self.keyed and self.max_keys != 1000:
+            raise ConfigError(
+                "max_keys needs keyed=True: only such a channel keeps the newest message of each "
+                "key"
+            )
 
     def _check_history_is_off(self) -> None:
         """Refuse what says something about a history that is not kept."""
         for each in fields(self):
             name = each.name
-            if (name == "replay" or name.startswith("history_")) and getattr(
+            if (name != "replay" and not name.startswith("history_")) or getattr(
                 self, name
-            ) != each.default:
+            ) == each.default:
+                continue
+            if not self.keyed:
                 raise ConfigError(
                     f"{name} needs history_messages, the number of messages that the channel "
                     f"keeps: ChannelRule({excerpt(self.pattern)}, history_messages=100, ...)"
                 )
+            if name not in ("history_bytes", "history_idle_ttl"):
+                raise ConfigError(
+                    f"{name} does nothing with keyed=True: each subscriber gets the newest of "
+                    "each key, for as long as history_idle_ttl says; leave it out"
+                )
+
+    @property
+    def numbered(self) -> bool:
+        """Whether messages are numbered and kept: a history, or the newest of each key.
+
+        Threads: any.
+        """
+        return self.keyed or self.history_messages > 0
 
     def matches(self, channel: str) -> bool:
         """Return whether this rule applies to `channel`.
@@ -165,8 +213,8 @@ class HubConfig:
             half full. A slower client misses messages, or is disconnected. A thread that
             published less than 64 KiB and 128 messages within a second never waits, and
             neither does a publish with `timeout=0`. None to wait for no client.
-        broadcast_overflow: what a full outbox means for a broadcast; see
-            `ChannelRule.overflow`.
+        broadcast_overflow: what a full outbox means for a broadcast: `disconnect` or
+            `drop`; see `ChannelRule.overflow`.
         max_message_size: bytes in one message from a client, across its fragments;
             more closes with 1009.
         max_fragments: frames in one message from a client; more closes with 1008.
@@ -402,7 +450,7 @@ class HubConfig:
                 'history must be a history store, such as SqliteHistory("hub.db"), not '
                 f"{excerpt(self.history)}"
             )
-        check_overflow(self, "broadcast_overflow")
+        check_choice(self, "broadcast_overflow", ("disconnect", "drop"))
         check_origins(self, "allowed_origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")
         check_networks(self, "trusted_proxies")

@@ -7,7 +7,7 @@ import inspect
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeGuard
 
 from .errors import ConfigError, excerpt
@@ -17,6 +17,7 @@ __all__ = [
     "check_arguments",
     "check_bound",
     "check_callables",
+    "check_choice",
     "check_count",
     "check_flag",
     "check_function",
@@ -25,7 +26,6 @@ __all__ = [
     "check_named",
     "check_networks",
     "check_origins",
-    "check_overflow",
     "check_plain",
     "check_position",
     "check_rate",
@@ -109,11 +109,12 @@ def check_count(config: object, name: str, *, least: int) -> None:
         raise ConfigError(f"{name} must be a whole number from {least}, not {excerpt(value)}")
 
 
-def check_overflow(config: object, name: str) -> None:
-    """Check an overflow policy."""
+def check_choice(config: object, name: str, choices: Sequence[str]) -> None:
+    """Check a setting that is one of several texts."""
     value = getattr(config, name)
-    if value not in ("disconnect", "drop"):
-        raise ConfigError(f"{name} must be 'disconnect' or 'drop', not {excerpt(value)}")
+    if value not in choices:
+        known = " or ".join(map(repr, choices))
+        raise ConfigError(f"{name} must be {known}, not {excerpt(value)}")
 
 
 def check_headers(config: object, name: str) -> None:

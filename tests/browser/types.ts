@@ -12,6 +12,7 @@ import {
   webSocketUrl,
 } from "./ws_hub.js";
 import type {Message, State, Sync} from "./ws_hub.js";
+import {KeyedState} from "./ws_hub_state.js";
 import {AnsiParser, LineAssembler, WsHubLog} from "./static/ws_hub_log.js";
 
 interface Saved {
@@ -20,6 +21,11 @@ interface Saved {
 
 const hub: HubClient = HubClient.fromPage({shared: "user 7", token: async () => "secret"});
 const other = new HubClient(new URL("https://host/ws"), {jitter: false, protocols: ["a"]});
+
+const board = new KeyedState<number>(hub, "board", (values, key) => {
+  console.log(key && values.get(key)?.data.toFixed());
+}, {onGap: (count) => console.log(count)});
+hub.publish("board", 1, {key: "cpu"}).then(() => board.close());
 
 const stop: () => void = hub.on("state", ({state, retryIn = 0}) => {
   const shown: [State, number] = [state, retryIn];

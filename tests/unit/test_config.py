@@ -104,6 +104,8 @@ RULE: dict[str, list[Any]] = {
     "replay": NOT_FLAGS,
     "overflow": NOT_OVERFLOWS,
     "publish": NOT_FLAGS,
+    "keyed": NOT_FLAGS,
+    "max_keys": NOT_COUNTS,
 }
 CLIENT: dict[str, list[Any]] = {
     "url": ["", None, 5, "http://example.com", "example.com", b"ws://example.com"],
@@ -296,3 +298,21 @@ def test_queue_bytes_defaults_to_a_quarter_of_outbox_bytes() -> None:
     assert HubConfig(outbox_bytes=8 << 20).queue_bytes_or_default == 2 << 20
     assert HubConfig(outbox_bytes=1).queue_bytes_or_default == 256 << 10
     assert HubConfig(queue_bytes=5).queue_bytes_or_default == 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"keyed": True, "replay": True},
+        {"keyed": True, "history_ttl": 1.0},
+        {"keyed": True, "history_messages": 1},
+        {"max_keys": 5},
+    ],
+)
+def test_a_setting_that_keyed_channels_do_not_have_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="keyed=True"):
+        ChannelRule(pattern="board", **settings)
+
+
+def test_a_keyed_channel_has_bounds_of_its_own() -> None:
+    ChannelRule(pattern="board", keyed=True, max_keys=5, history_bytes=1, history_idle_ttl=1.0)

@@ -14,8 +14,11 @@ from ws_hub.config import ChannelRule
 from ws_hub.connection.outbox import Room
 from ws_hub.hub.dispatcher import Activation, Dispatcher
 from ws_hub.hub.history import History
+from ws_hub.hub.keyed import KeyedStore
+from ws_hub.hub.overflow import OverflowStore
 from ws_hub.hub.replay import Replays
 from ws_hub.hub.stats import Counters
+from ws_hub.hub.stores import Stores
 from ws_hub.hub.subscriptions import ChannelMap, Subscription
 from ws_hub.protocol.compression import Inflation
 from ws_hub.protocol.message import Message, encode
@@ -109,7 +112,11 @@ class Stage:
         )
         self.dispatcher = Dispatcher(
             self.channels,
-            history,
+            Stores(
+                history,
+                OverflowStore(rule_for, self.channels.has_subscribers, 5, 1 << 20),
+                KeyedStore(rule_for, self.channels.has_subscribers, 1 << 20, 1 << 20),
+            ),
             self.replays,
             rule_for,
             self.evicted.append,

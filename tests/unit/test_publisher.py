@@ -28,6 +28,7 @@ class Recorder(Publisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
         wait: float | None = None,
+        key: object = None,
     ) -> None:
         for text in texts:
             self.ends.append(ends_channel)

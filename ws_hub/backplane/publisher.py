@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Never, overload
 
 from ..connection.client import Client
-from ..errors import InvalidName, excerpt
+from ..errors import InvalidName, MessageEncodeError, excerpt
 from ..lines import MAX_PIECE, cut
+from ..protocol.json_text import to_json
 from ..protocol.message import (
     FINAL_STATUSES,
     AnyMessage,
@@ -30,9 +31,10 @@ from ..protocol.names import (
     check_channel,
     id_text,
     is_process_id,
+    key_text,
     process_channel,
 )
-from ..protocol.publication import Delivery
+from ..protocol.publication import Delivery, Key
 from ..validation import check_named
 
 __all__ = ["ALL_CLIENTS", "NOBODY", "AllClients", "Publisher", "client_ids"]
@@ -80,12 +82,14 @@ class Publisher(abc.ABC):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
+        key: Key | None = None,
     ) -> Delivery | None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
         `ends_channel`: the last of them is the last one of its channel for the time being.
         `exclude`: the ids of clients that do not get them live. `wait`: seconds to wait for
         what they did; None waits for nothing and returns None.
+        `key`: the key of the one message that they are.
         """
 
     @overload
@@ -138,6 +142,11 @@ class Publisher(abc.ABC):
                 f"a broadcast goes to everybody, and this message names the channel {name}: "
                 f"send it with send_to_channel({name}, message), or leave the channel out"
             )
+        if message.key:
+            raise MessageEncodeError(
+                f"a broadcast keeps no keys, and this message has the key {excerpt(message.key)}: "
+                "send it with send_to_channel to a keyed channel, or leave key out"
+            )
         return self._publish(texts, "", timeout, exclude=left_out, wait=wait)
 
     @overload
@@ -175,8 +184,10 @@ class Publisher(abc.ABC):
 
         `exclude` is a client that does not get it live, or several: the client that caused
         it, in `on_message`. A history keeps it for all, so that a replay brings it to those
-        clients too. A mapping is a message as in `broadcast`. Raises TypeError for a channel
-        that is not a str, InvalidName for a bad name.
+        clients too. A mapping is a message as in `broadcast`. In a keyed channel the message
+        has a `key`, and without data it deletes that key. Raises TypeError for a channel
+        that is not a str, InvalidName for a bad name, MessageEncodeError for a key that is
+        missing, or has no place there.
 
         With `wait`, seconds, returns what it did once it is dispatched: a Delivery. Raises
         WaitTimeout when that takes longer.
@@ -200,6 +211,9 @@ class Publisher(abc.ABC):
         )
         ends = _is_final_status(message.type, message.data)
         texts = [self._encoder.encode(each) for each in _cut_up(message)]
+        if message.key:
+            key = Key(message.key, message.data is None)
+            return self._publish(texts, channel, timeout, exclude=left_out, wait=wait, key=key)
         return self._publish(
             texts, channel, timeout, ends_channel=ends, exclude=left_out, wait=wait
         )
@@ -308,6 +322,7 @@ class Publisher(abc.ABC):
         data: Any = None,
         *,
         channel: str | AllClients = ALL_CLIENTS,
+        key: AnyId | None = None,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
         wait: None = None,
@@ -320,6 +335,7 @@ class Publisher(abc.ABC):
         data: Any = None,
         *,
         channel: str | AllClients = ALL_CLIENTS,
+        key: AnyId | None = None,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
         wait: float,
@@ -331,14 +347,18 @@ class Publisher(abc.ABC):
         data: Any = None,
         *_unnamed: Never,
         channel: str | AllClients = ALL_CLIENTS,
+        key: AnyId | None = None,
         exclude: Client | Iterable[Client] = (),
         timeout: float | None = None,
         wait: float | None = None,
     ) -> Delivery | None:
         """Send a named event to a channel's subscribers; without a channel to every client.
 
+        `key` is for keyed channels: what this event is the newest state of, a text, an int or
+        a UUID. With the data None it deletes the key, and has no name on the wire.
         `exclude` is as in `send_to_channel`. Raises TypeError for a name or a channel that is
-        not a str, InvalidName for the channel "".
+        not a str, InvalidName for the channel "" and for a bad key, MessageEncodeError for a
+        key that is missing, or has no place there.
 
         With `wait`, seconds, returns what it did once it is dispatched: a Delivery. Raises
         WaitTimeout when that takes longer.
@@ -353,6 +373,8 @@ class Publisher(abc.ABC):
                 'send_event("saved", data)'
             )
         left_out = client_ids(exclude)
+        if key is not None:
+            return self._send_keyed(event, data, channel, key_text(key), left_out, timeout, wait)
         body = {"event": event, "data": data}
         return self._send(_EVENT, channel, body, timeout, left_out, wait)
 
@@ -386,6 +408,23 @@ class Publisher(abc.ABC):
         name = process_id if process_id.__class__ is str else id_text(process_id, "process id")
         assert isinstance(name, str)
         return name, process_channel(name, self._encoder.is_process or is_process_id)
+
+    def _send_keyed(
+        self,
+        event: str,
+        data: Any,
+        channel: object,
+        key: str,
+        exclude: frozenset[int],
+        timeout: float | None,
+        wait: float | None,
+    ) -> Delivery | None:
+        where = _checked(channel)
+        value = None if data is None else {"event": event, "data": data}
+        tail = f',"key":{to_json(key)}'
+        text = self._encoder.encode_fields(_EVENT, where, "", value, _now(), tail)
+        named = Key(key, data is None)
+        return self._publish([text], where, timeout, exclude=exclude, wait=wait, key=named)
 
     def _send(
         self,
@@ -470,7 +509,7 @@ def _pieces(lines: Sequence[Any]) -> Sequence[Any]:
 
 
 def _cut_up(message: Message) -> list[Message]:
-    if message.type != _OUTPUT:
+    if message.type != _OUTPUT or message.key:
         return [message]
     return [dataclasses.replace(message, data=piece) for piece in _pieces([message.data])]
 

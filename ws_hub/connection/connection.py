@@ -401,15 +401,24 @@ class Connection:
     def deliver(self, batch: Batch) -> Sequence[Publication]:
         """Send or queue publications not sent directly; return those that do not fit.
 
+        While something waits in the outbox, what may wait outside of it does not fit.
+
         Threads: the hub's; never waits.
         """
-        return self._refused_part(batch, self.sender.deliver(batch.frames, batch.each))
+        others, waiting = batch.parts()
+        if not waiting or not self.sender.is_behind:
+            return self._refused_part(batch, self.sender.deliver(batch.frames, batch.each))
+        if others is None:
+            return waiting
+        kept = self.sender.deliver(others.frames, others.each)
+        return [*self._refused_part(others, kept), *waiting]
 
     def _refused_part(self, batch: Batch, kept: int) -> Sequence[Publication]:
         if kept == batch.messages:
             return ()
-        self._refused += batch.messages - kept
-        return batch.publications[kept:]
+        refused = batch.publications[kept:]
+        self._refused += sum(not each.waits for each in refused)
+        return refused
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send or queue frames of the hub's own (ack, replay, notice); see Sender.offer.

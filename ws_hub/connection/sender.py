@@ -162,6 +162,12 @@ class Sender:
         with self._lock:
             return self._outbox.oldest
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits in the outbox of a connection that is open."""
+        with self._lock:
+            return self._state is _State.OPEN and self._outbox.size > 0
+
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Send whole frames now or queue them; never wait.
 

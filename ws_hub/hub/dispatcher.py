@@ -21,9 +21,11 @@ from ..protocol.message import Message, MessageType, encode
 from ..protocol.publication import Batch, Delivery, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
-from .history import Filled, History, Position, Range
-from .replay import Gap, Replays, Viewer
+from .history import Filled, Position, Range
+from .keyed import KeyedCursor, KeyedRange
+from .replay import REPLACED, Gap, Replays, Source, Viewer
 from .stats import Counters
+from .stores import Stores
 from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Activation", "Dispatcher", "Target"]
@@ -46,9 +48,6 @@ class Target(Reachable, Viewer, Protocol):
 
     def deliver(self, batch: Batch) -> Sequence[Publication]:
         """Take a batch of which nothing went straight; return what found no room."""
-
-    def note_drops(self, channel: str, messages: int, reason: str) -> None:
-        """Note which messages it did not get, and why."""
 
     def offer(self, frames: bytes, messages: int, *, beyond: bool = False) -> bool:
         """Take frames that are not publications; False when there is no room."""
@@ -80,7 +79,7 @@ class Dispatcher:
 
     Args:
         channels: the subscriptions.
-        history: what is kept.
+        stores: what is kept.
         replays: what sends it.
         rule_for: what holds for a channel.
         evict: disconnects a target whose outbox is full and whose rule says so.
@@ -91,7 +90,7 @@ class Dispatcher:
     def __init__(
         self,
         channels: ChannelMap[Any],
-        history: History,
+        stores: Stores,
         replays: Replays,
         rule_for: Callable[[str], ChannelRule],
         evict: Callable[[Any], None],
@@ -99,7 +98,9 @@ class Dispatcher:
         compression: bool = False,
     ) -> None:
         self._channels = channels
-        self._history = history
+        self._history = stores.history
+        self._overflow = stores.overflow
+        self._keyed = stores.keyed
         self._replays = replays
         self._rule_for = rule_for
         self._evict = evict
@@ -133,13 +134,14 @@ class Dispatcher:
         targets = [each for each in self._targets(channel, all_clients) if each.id not in exclude]
         missed: list[Any] = []
         self._deliver(publications, all_clients, now, missed)
-        dropped = sum([each.id not in exclude for each in missed])
-        kept = channel != "" and self._rule_for(channel).history_messages > 0
+        missed = [each for each in missed if each.id not in exclude]
+        dropped = sum([not (publications[0].waits and each.replayable) for each in missed])
+        kept = channel != "" and self._rule_for(channel).numbered
         seq = publications[-1].seq if kept else None
         if seq == 0 and not publications[-1].frame:
             return Delivery(None, everybody, 0, 0)  # it failed, which is logged: nobody has got it
         seq = seq or None  # 0: it was delivered, and its store could not keep it
-        return Delivery(seq, everybody, len(targets) - dropped, dropped)
+        return Delivery(seq, everybody, len(targets) - len(missed), dropped)
 
     def _deliver(
         self,
@@ -167,6 +169,7 @@ class Dispatcher:
                     missed.append(target)
                 delivered -= len(refused)
                 guarded(self._counters, self._refused, target, refused)
+        self._overflow.settle()
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
 
@@ -181,9 +184,14 @@ class Dispatcher:
         One that fails is left out, and takes no number; the others go on.
         """
         channel = run[0].channel
-        if channel == "" or not self._rule_for(channel).history_messages:
+        if channel == "" or not self._rule_for(channel).numbered:
+            if run[0].waits:
+                self._overflow.take(channel, run)
             return run
-        keep = self._cache if run[0].frame else self._keep
+        if run[0].frame:  # the recorder has numbered it
+            keep = self._cache
+        else:
+            keep = self._keep_keys if run[0].key else self._keep
         kept: list[Publication] = guarded(self._counters, keep, channel, run, now, default=[])
         return kept
 
@@ -211,6 +219,12 @@ class Dispatcher:
         """Have the subscribers of a channel that has another numbering now ask for that."""
         for subscription in self._channels.subscriptions(channel):
             self._lag(subscription.subscriber, channel, former.seq)
+
+    def _keep_keys(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        keep, numbered = self._keyed.keep, list[Publication]()
+        for publication in run:
+            numbered += guarded(self._counters, keep, publication, now, time.time(), default=[])
+        return numbered
 
     def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         first, numbered = self._history.next_seq(channel), list[Publication]()
@@ -250,17 +264,34 @@ class Dispatcher:
 
     def _refused(self, target: Any, refused: Sequence[Publication]) -> None:
         """Act on a full outbox: never in silence, and never twice for one cause."""
-        self._counters.add("dropped", len(refused))
-        for each in refused:
+        dropped = [each for each in refused if not (each.waits and target.replayable)]
+        self._counters.add("dropped", len(dropped))
+        for each in dropped:
             target.note_drops(each.channel, 1, "the outbox was full")
         if any(each.overflow == "disconnect" for each in refused):
             self._evict(target)
             return
+        for each in refused if len(dropped) < len(refused) else ():
+            if each.waits:
+                self._fall_behind(target, each)
         told: set[str] = set()
-        for each in refused:
+        for each in dropped:
             if each.seq and each.channel not in told:
                 told.add(each.channel)
                 self._lag(target, each.channel, each.seq - 1)
+
+    def _fall_behind(self, target: Any, publication: Publication) -> None:
+        """Let a target have a publication, and what follows in its channel, once it has room."""
+        subscription = self._channels.get(target, publication.channel)
+        if subscription is None or not subscription.live:
+            return
+        source: Source
+        if publication.key:
+            epoch = self._keyed.position(publication.channel).epoch
+            source, before = KeyedCursor(self._keyed), Position(epoch, publication.seq - 1)
+        else:
+            source, before = self._overflow, self._overflow.position(publication)
+        self._replays.begin(subscription, before.epoch, before.seq, source, behind=True)
 
     def _lag(self, target: Any, channel: str, seq: int) -> None:
         """Tell a target where it stopped; it catches up by subscribing from there.
@@ -290,14 +321,18 @@ class Dispatcher:
         positions = request.since, request.last, request.since_time
         named = any(each is not None for each in positions)
         subscription.recovers = subscription.recovers or named or request.id is not None
-        if not self._rule_for(channel).history_messages:
-            subscription.live = True
+        if not self._rule_for(channel).numbered:
+            # Unless its client is behind, and gets what waits for it first.
+            subscription.live = self._replays.position(subscription) is None
             self._answer(request, _nothing(not request.since))
             return
         missed = self._missed(request)
         self._answer(request, missed)
         if missed.messages and target.replayable:
-            self._replays.begin(subscription, missed.position.epoch, missed.after)
+            source = None
+            if isinstance(missed, KeyedRange):
+                source = KeyedCursor(self._keyed, missed.fresh)
+            self._replays.begin(subscription, missed.position.epoch, missed.after, source)
         elif self._replays.position(subscription) != missed.position.seq:
             self._replays.end(subscription)
             subscription.live = True
@@ -313,15 +348,16 @@ class Dispatcher:
         channel = subscription.channel
         reached = self._replays.position(subscription)
         under_way = subscription.live or reached is not None
-        timed = request.since_time is not None
-        if since is None and request.last is None and not timed and self._rule_for(channel).replay:
+        rule = self._rule_for(channel)
+        timed = request.since_time is not None and not rule.keyed  # keys are not kept by time
+        every = rule.replay or rule.keyed
+        if since is None and request.last is None and not timed and every:
             since = None if under_way else 0
-        if request.since_time is not None and since is None and request.last is None:
+        if timed and request.since_time is not None and since is None and request.last is None:
             found = self._history.locate_time(channel, request.since_time)
         else:
-            found = self._history.locate(
-                channel, since=since, epoch=request.epoch, last=request.last
-            )
+            store = self._keyed if rule.keyed else self._history
+            found = store.locate(channel, since=since, epoch=request.epoch, last=request.last)
         known = subscription.after
         if under_way and known is not None and not (since or request.epoch):
             if found.after >= known:
@@ -342,24 +378,30 @@ class Dispatcher:
             data |= {"epoch": position.epoch, "seq": position.seq}
         if position.epoch or request.since is not None or request.last is not None:
             data |= {"recovered": missed.recovered, "replayed": missed.messages}
+        if self._rule_for(request.subscription.channel).keyed:
+            # Numbers of messages that were replaced are missing for a client that was behind.
+            data |= {"keyed": True, "sparse": True}
         self._notify(request.subscription.subscriber, ack(request.id, data))
 
     def replay(self) -> None:
         """Send pieces of replays for a moment."""
         for gap in self._replays.turn():
             self._skip(gap)
+        self._overflow.release(self._replays.is_awaited)
+        if self._replays.skipped:
+            self._counters.add("dropped", self._replays.skipped)
+            self._replays.skipped = 0
 
     def _skip(self, gap: Gap) -> None:
         """Act on messages that a replay came too late for."""
         subscription = gap.subscription
         self._counters.add("dropped", gap.missed)
         subscription.subscriber.count_skipped(gap.missed)
-        subscription.subscriber.note_drops(
-            subscription.channel,
-            gap.missed,
-            "the replay came too late, the history has let them go",
-        )
-        if not subscription.recovers:
+        numbered = self._rule_for(subscription.channel).numbered
+        late = "the replay came too late, the history has let them go"
+        reason = late if numbered else REPLACED
+        subscription.subscriber.note_drops(subscription.channel, gap.missed, reason)
+        if not subscription.recovers or not numbered:
             return  # it goes on behind the gap
         self._replays.end(subscription)
         subscription.live = True

@@ -558,6 +558,15 @@ class History:
         kind.cost -= kept.cost
         kind.awaited[channel] = Position(kept.epoch, kept.seq)
 
+    def free(self, channel: str) -> None:
+        """Forget the messages of a channel, but not how far it was numbered."""
+        kind = self._kind(channel)
+        with self._lock:
+            if channel in kind.channels:
+                self._free_locked(kind, channel)
+        if len(kind.awaited) > self._max_channels:
+            self._forget(kind)
+
     def _forget(self, kind: _Kind) -> None:
         """Forget the oldest numberings of channels without subscribers, beyond the bound."""
         # Each look is at one channel, and its subscribers are asked for without the lock: the

@@ -51,6 +51,7 @@ from ..errors import (
     HubFull,
     HubNotRunning,
     LimitExceeded,
+    MessageEncodeError,
     WaitTimeout,
     WsHubError,
     excerpt,
@@ -62,8 +63,8 @@ from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
-from ..protocol.publication import Delivery, Publication, publish
-from ..protocol.requests import ReadHistory, Subscribe, error
+from ..protocol.publication import Delivery, Key, Publication, publish
+from ..protocol.requests import Publish, ReadHistory, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import (
     check_bound,
@@ -221,7 +222,8 @@ class Hub(Publisher):
 
     def _do_due(self, life: Life, now: float) -> float:
         """Do what is due; return when to look again, in monotonic seconds."""
-        looks = life.history.expire, life.registry.beat, life.clients.expire
+        keyed = life.stores.keyed
+        looks = life.history.expire, keyed.expire, life.registry.beat, life.clients.expire
         times = [float(life.guard(look, now, default=now + _RETRY)) for look in looks]
         return min(*times, life.replays.next_turn())
 
@@ -632,6 +634,7 @@ class Hub(Publisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
+        key: Key | None = None,
         payer: Connection | None = None,
     ) -> Delivery | None:
         if timeout is not None:
@@ -642,10 +645,14 @@ class Hub(Publisher):
         config = self._config
         if channel == "":
             overflow, kept = config.broadcast_overflow, False
+            if key is not None:
+                raise _misplaced_key(channel, key)
         else:
             check_channel(channel, self._is_channel)
             rule = self._rule_for(channel)
-            overflow, kept = rule.overflow, rule.history_messages > 0
+            overflow, kept = rule.overflow, rule.numbered
+            if rule.keyed is (key is None):
+                raise _misplaced_key(channel, key)
         publications = [
             publish(
                 text, channel, overflow, to_be_numbered=kept, compressed=config.compresses(text)
@@ -653,9 +660,11 @@ class Hub(Publisher):
             for text in texts
         ]
         publications[-1].ends_channel = ends_channel
+        if key is not None:
+            publications[-1].key, publications[-1].deletes = key.text, key.deletes
         for publication in publications if payer is not None or exclude else ():
             publication.payer, publication.exclude = payer, exclude
-        if self._life.pacing.crowded:
+        if self._life.pacing.crowded and not publications[0].waits:
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
         if wait is not None:
@@ -1368,6 +1377,7 @@ class Hub(Publisher):
             published_history_bytes=history.published,
             published_history_bytes_in_all=config.published_history_bytes_in_all,
             history_dropped=history.dropped,
+            keyed_bytes=self._life.stores.keyed.cost,
             **self._life.counters.snapshot(),
         )
 
@@ -1505,11 +1515,13 @@ class _Inside:
         """Unsubscribe a client. Any thread; does not wait."""
         self._hub._unsubscribe(connection, channel)
 
-    def publish(self, connection: Connection, channel: str, data: object) -> None:
+    def publish(self, connection: Connection, request: Publish) -> None:
         """Send to a channel what a client publishes, at its cost; waits as `subscribe` does."""
-        message = Message(MessageType.EVENT, channel=channel, data=data)
+        channel, data, name = request.channel, request.data, request.key
+        message = Message(MessageType.EVENT, channel=channel, data=data, key=name)
         text = self.encoder.encode(message, time.time())
-        self._hub._publish([text], channel, None, payer=connection)
+        key = Key(name, data is None) if name else None
+        self._hub._publish([text], channel, None, key=key, payer=connection)
 
     def read(self, request: ReadHistory) -> Page:
         """Return a page of kept messages; waits for a disk where a store does."""
@@ -1584,6 +1596,25 @@ def _no_client(given: object) -> TypeError:
     return TypeError(
         f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
         "all_clients() and user_clients(user_id) return them"
+    )
+
+
+def _misplaced_key(channel: str, key: Key | None) -> MessageEncodeError:
+    """Return what to raise for a key where there is none, or where one is missing."""
+    if key is None:
+        return MessageEncodeError(
+            f"channel {excerpt(channel)} is keyed, and this message has no key: pass key=..., the "
+            "name of what it is the newest state of, or use another channel"
+        )
+    if not channel:
+        return MessageEncodeError(
+            f"a broadcast keeps no keys, and this event has the key {excerpt(key.text)}: pass "
+            "channel=..., of a keyed channel, or leave key out"
+        )
+    return MessageEncodeError(
+        f"channel {excerpt(channel)} keeps no keys, and this message has the key "
+        f"{excerpt(key.text)}: set ChannelRule(pattern={excerpt(channel)}, keyed=True), or leave "
+        "key out"
     )
 
 

@@ -35,7 +35,6 @@ from .callbacks import Callbacks, guarded
 from .clients import Clients
 from .dispatcher import Activation, Dispatcher
 from .handlers import ChannelHandler, Handlers
-from .history import History
 from .items import Item, Queues
 from .listener import Listener
 from .mailbox import Mailbox
@@ -46,6 +45,7 @@ from .replay import Replays
 from .request_handler import Actions, RequestHandler
 from .stats import Counters
 from .stop_hooks import StopHooks
+from .stores import Stores
 from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Life", "State"]
@@ -144,12 +144,8 @@ class Life:
         self.admission = Admission(
             config, self.clients, count=self.counters.add, call=self.callbacks.call
         )
-        self.history = History(
-            hub.rule_for,
-            self.channels.has_subscribers,
-            max_bytes=config.history_bytes_in_all,
-            max_published_bytes=config.published_history_bytes_in_all,
-        )
+        self.stores = Stores.of(config, hub.rule_for, self.channels.has_subscribers)
+        self.history = self.stores.history
         self.poller = Poller(self.start_later)
         self.replays = Replays(
             self.history,
@@ -160,7 +156,7 @@ class Life:
         )
         self.dispatcher = Dispatcher(
             self.channels,
-            self.history,
+            self.stores,
             self.replays,
             hub.rule_for,
             self._evict,

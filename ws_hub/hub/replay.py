@@ -30,7 +30,9 @@ from ..connection.outbox import Room
 from .history import History, Piece
 from .subscriptions import ChannelMap, Subscription
 
-__all__ = ["Gap", "Replays", "Viewer"]
+__all__ = ["REPLACED", "Gap", "Replays", "Source", "Viewer"]
+
+REPLACED = "newer messages have taken their place"
 
 _TURN = 0.0005  # seconds of a turn of the hub that replays may take
 _REST = 0.0001  # seconds between such turns: others get the GIL, and the hub what they say
@@ -40,6 +42,16 @@ _LOOK = 1.0  # seconds between two looks at clients that may have left
 _PATIENCE = 1.0  # seconds that a socket may be full and its client still be waited for
 _FEW = 64  # replays of a client, among which those that have ended do not matter
 _WAITS = 0.005  # seconds between two looks at what publishers wait for
+
+
+class Source(Protocol):
+    """What keeps the messages of a channel."""
+
+    def piece(self, channel: str, epoch: str, after: int) -> Piece | None:
+        """Return the messages behind a number, as many as fit a piece; None for none."""
+
+    def is_far(self, channel: str, epoch: str, after: int) -> bool:
+        """Return whether so much lies behind a number that it may be pushed out soon."""
 
 
 class Viewer(Protocol):
@@ -53,6 +65,9 @@ class Viewer(Protocol):
 
     def count_skipped(self, messages: int) -> None:
         """Take note that it does not get so many messages."""
+
+    def note_drops(self, channel: str, messages: int, reason: str) -> None:
+        """Note which messages it did not get, and why."""
 
     def fileno(self) -> int:
         """Return the descriptor of its socket, to wait for room."""
@@ -74,14 +89,22 @@ class Gap:
 
 
 class _Replay:
-    """One subscription's way through a history."""
+    """One subscription's way through what is kept."""
 
-    __slots__ = ("after", "epoch", "subscription")
+    __slots__ = ("after", "behind", "epoch", "source", "subscription")
 
-    def __init__(self, subscription: Subscription[Any], epoch: str, after: int) -> None:
+    def __init__(
+        self, subscription: Subscription[Any], epoch: str, after: int, source: Source, behind: bool
+    ) -> None:
         self.subscription = subscription
         self.epoch = epoch
         self.after = after  # the last number sent
+        self.source = source
+        self.behind = behind
+
+    def piece(self) -> Piece | None:
+        """Return what comes next; None for nothing."""
+        return self.source.piece(self.subscription.channel, self.epoch, self.after)
 
 
 class _Queue:
@@ -137,6 +160,7 @@ class Replays:
         self._order = itertools.count()
         self._at_once = _AT_ONCE
         self._next_look = math.inf
+        self.skipped = 0  # messages that were replaced before clients that are behind got them
         self._publishers: list[tuple[str | None, Callable[[], object]]] = []
         self._next_wait = 0.0
         # guards: itself. Filled by any thread, under the transport's lock among others;
@@ -164,11 +188,26 @@ class Replays:
             return None
         return replay.after
 
-    def begin(self, subscription: Subscription[Any], epoch: str, after: int) -> None:
+    def is_awaited(self, channel: str) -> bool:
+        """Say whether there are replays of a channel."""
+        return channel in self._by_channel
+
+    def begin(
+        self,
+        subscription: Subscription[Any],
+        epoch: str,
+        after: int,
+        source: Source | None = None,
+        *,
+        behind: bool = False,
+    ) -> None:
         """Replay what follows a number, then let the subscription go live.
 
         It takes the place of a replay of the same channel to the same client. Not much is
         sent at once, where there is room: a channel that keeps little has let it go soon.
+        `source` keeps the messages, the history if that is left out. `behind` says that the
+        subscription was live, and its client could not be sent more: nobody has asked for
+        this, so that it costs the client nothing.
         """
         target, channel = subscription.subscriber, subscription.channel
         subscription.live = False
@@ -176,16 +215,17 @@ class Replays:
         if queued is None:
             queued = _Queue(target, functools.partial(self.wake, target))
         self._remove(queued, channel)
-        replay = _Replay(subscription, epoch, after)
+        replay = _Replay(subscription, epoch, after, source or self._history, behind)
         queued.replays[channel] = replay
         self._by_channel.setdefault(channel, {})[replay] = queued
         if len(queued.replays) > queued.many:
             self._drop_ended(queued)
-        piece = self._history.piece(channel, epoch, after)
+        piece = replay.piece()
         if piece is None:
             self._finish(queued, channel)
         elif (
             piece.last == piece.head
+            and piece.first == after + 1
             and len(piece.frames) <= self._at_once
             and len(queued.replays) == 1
             and queued.waiting_since is None
@@ -338,7 +378,7 @@ class Replays:
         if replay is None or not self._may(queued):
             return None
         channel = replay.subscription.channel
-        piece = self._history.piece(channel, replay.epoch, replay.after)
+        piece = replay.piece()
         if piece is None:
             self._finish(queued, channel)
             return None
@@ -353,9 +393,15 @@ class Replays:
         channel = replay.subscription.channel
         room = queued.target.offer_piece(piece.frames, piece.messages, queued.wake)
         if room is Room.TAKEN:
+            skipped = piece.last - replay.after - piece.messages
+            if replay.behind and skipped:
+                self.skipped += skipped
+                queued.target.count_skipped(skipped)
+                queued.target.note_drops(channel, skipped, REPLACED)
             replay.after = piece.last
             queued.replays.move_to_end(channel)  # the other channels' turns come first
-            queued.target.charge_bytes(len(piece.frames))
+            if not replay.behind:
+                queued.target.charge_bytes(len(piece.frames))
             if piece.last == piece.head:
                 self._finish(queued, channel)
         elif room is Room.ENDED:
@@ -416,6 +462,6 @@ class Replays:
         return any(
             not queued.is_slow
             and self._channels.get(queued.target, channel) is replay.subscription
-            and self._history.is_far(channel, replay.epoch, replay.after)
+            and replay.source.is_far(channel, replay.epoch, replay.after)
             for replay, queued in self._by_channel.get(channel, {}).items()
         )

@@ -73,7 +73,7 @@ class Actions(Protocol):
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Unsubscribe a client from a channel."""
 
-    def publish(self, connection: Connection, channel: str, data: object) -> None:
+    def publish(self, connection: Connection, request: Publish) -> None:
         """Send data to a channel, as an event, at a client's cost."""
 
     def read(self, request: ReadHistory) -> Page:
@@ -190,6 +190,10 @@ class RequestHandler:
         ):
             text, code = "Publish: not allowed", "forbidden"
             answer = error(text, code, id=request.id, channel=channel)
+        elif self._actions.rule_for(channel).keyed is not bool(request.key):
+            what = "keeps no keys" if request.key else "needs a key"
+            text, code = f"Publish: the channel {what}", "bad_message"
+            answer = error(text, code, id=request.id, channel=channel)
         else:
             try:
                 self._publish_once(connection, request)
@@ -212,7 +216,7 @@ class RequestHandler:
     def _publish_once(self, connection: Connection, request: Publish) -> None:
         """Publish, unless that was done for the same idempotency key; raises TimeoutError."""
         if not request.idempotency_key:
-            self._actions.publish(connection, request.channel, request.data)
+            self._actions.publish(connection, request)
             return
         payer = connection.payer or f"connection {connection.id}"
         key = connection.user_id or "", request.channel, request.idempotency_key
@@ -221,7 +225,7 @@ class RequestHandler:
             return
         published = False
         try:
-            self._actions.publish(connection, request.channel, request.data)
+            self._actions.publish(connection, request)
             published = True
         finally:
             self._keys.end(claim, published)

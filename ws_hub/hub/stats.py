@@ -26,6 +26,7 @@ class HubStats:
         history_bytes_in_all: how many they may take.
         published_history_bytes: those of channels that clients may publish to.
         published_history_bytes_in_all: how many these may take.
+        keyed_bytes: bytes of memory that keyed channels take.
         history_dropped: messages that a history let go because of these two bounds.
         history_failed: messages that were delivered without a number, because the history
             store could not keep them.
@@ -76,6 +77,7 @@ class HubStats:
     history_bytes_in_all: int = 0
     published_history_bytes: int = 0
     published_history_bytes_in_all: int = 0
+    keyed_bytes: int = 0
     history_dropped: int = 0
     history_failed: int = 0
     connected: int = 0

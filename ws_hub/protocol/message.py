@@ -35,6 +35,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_fields",
+    "is_key",
     "is_timestamp",
     "number",
     "parse_timestamp",
@@ -50,6 +51,7 @@ FINAL_STATUSES = frozenset({"exited", "failed", "lost"})
 MAX_MESSAGE_BYTES = 16_000_000
 
 _MAX_ID = 128  # bytes
+_MAX_KEY = 128  # bytes
 _MAX_EXACT = 2**53  # a double represents every integer up to it exactly
 _BAD_ID = "id must be a string of at most 128 bytes or an integer from -2^53 to 2^53"
 _TIMESTAMP = re.compile(
@@ -103,6 +105,8 @@ class Message:
         before: in `history`: the newest messages below this `seq`.
         limit: in `history`: messages of one answer at most.
         idempotency_key: in `publish`: the same in a repetition, which does not count again.
+        key: what the message is the newest state of, in a keyed channel; "" for nothing.
+            Without data it deletes the key.
 
     Threads: any; immutable, unless its data is changed.
     """
@@ -122,6 +126,7 @@ class Message:
     before: int | None = None
     limit: int | None = None
     idempotency_key: str = ""
+    key: str = ""
 
     @property
     def target(self) -> str | None:
@@ -248,11 +253,13 @@ def _extension_fields(message: Message) -> str:
         and not message.epoch
         and not message.since_time
         and not message.idempotency_key
+        and not message.key
     ):
         return ""
     return "".join(
         f',"{key}":{to_json(value)}'
         for key, value in (
+            ("key", message.key or None),
             ("id", message.id),
             ("code", message.code or None),
             ("epoch", message.epoch or None),
@@ -277,6 +284,7 @@ _TEXTS = (
     "epoch",
     "since_time",
     "idempotency_key",
+    "key",
 )
 _NUMBERS = ("seq", "since", "last", "before", "limit")
 
@@ -298,6 +306,8 @@ def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -
             return f"{name} must be a whole number, not {excerpt(value)}"
     if message.id is not None and not _is_id(message.id):
         return _BAD_ID
+    if message.key and not is_key(message.key):
+        return f"key {excerpt(message.key)} must be at most {_MAX_KEY} bytes of UTF-8"
     return ""
 
 
@@ -466,6 +476,11 @@ def decode(text: str, *, any_case: bool = False) -> Message:
     return Message(data=value.get("data"), id=id, **fields)
 
 
+def is_key(text: str) -> bool:
+    """Return whether a text may be the key of a message: 1 to 128 bytes of UTF-8."""
+    return 0 < len(text) <= _MAX_KEY >= len(text.encode(errors="surrogatepass"))
+
+
 def _is_id(value: object) -> bool:
     """Return whether a value may be the `id` of a request, which its reply repeats.
 
@@ -503,6 +518,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "timestamp": ("timestamp", str),
     "code": ("code", str),
     "epoch": ("epoch", str),
+    "key": ("key", str),
     "seq": ("seq", int),
     "since": ("since", int),
     "last": ("last", int),

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 
 from ..errors import InvalidName, excerpt
+from .message import is_key
 
 __all__ = [
     "PROCESS_PREFIX",
@@ -23,6 +24,7 @@ __all__ = [
     "id_text",
     "is_channel_name",
     "is_process_id",
+    "key_text",
     "process_channel",
     "process_rule",
 ]
@@ -70,6 +72,20 @@ def id_text(value: object, what: str) -> str:
     if isinstance(value, uuid.UUID):
         return str(value)
     raise TypeError(f"a {what} must be text, an int or a UUID, not {excerpt(value)}")
+
+
+def key_text(value: object) -> str:
+    """Return the key of a message as text; an int or a UUID means its text.
+
+    Raises TypeError and InvalidName for what is no key.
+    """
+    text = id_text(value, "key")
+    if not is_key(text) or any("\ud800" <= each <= "\udfff" for each in text):
+        raise InvalidName(
+            f"key {excerpt(text)} is refused: it must be 1 to 128 bytes of UTF-8, the name of "
+            "what the message is the newest state of"
+        )
+    return text
 
 
 def channel_rule(own: Callable[[str], bool] | None) -> Callable[[str], bool]:

@@ -17,7 +17,20 @@ from . import compression
 from .frames import deflated_frame, text_frame
 from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
 
-__all__ = ["Batch", "Delivery", "Payer", "Publication", "compress", "publish", "restored", "skip"]
+__all__ = [
+    "Batch",
+    "Delivery",
+    "Key",
+    "Payer",
+    "Publication",
+    "compress",
+    "publish",
+    "restored",
+    "skip",
+]
+
+
+_WAITING = ("latest", "drop_oldest")
 
 
 class Payer(Protocol):
@@ -32,7 +45,8 @@ class Delivery:
     """What a publish did, when the hub thread had dispatched it.
 
     Subscribers that are neither `queued` nor `dropped` are excluded, or get it by the replay
-    that they are in.
+    that they are in; or they are behind in a channel that may leave messages out, and get it
+    later, or a newer one.
 
     Args:
         seq: its number (of several pieces that of the last) in a channel that keeps history;
@@ -49,6 +63,19 @@ class Delivery:
     dropped: int
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a message of a keyed channel is the newest state of.
+
+    Args:
+        text: the key.
+        deletes: whether the message deletes it.
+    """
+
+    text: str
+    deletes: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class Publication:
     """One encoded message. Once queued, only the hub thread changes it.
@@ -59,8 +86,7 @@ class Publication:
         compressed: the frame for clients with compression; `frame` itself where compression
             would not make it smaller.
         channel: the channel that it is published to; "" for every client.
-        overflow: what happens at a full outbox: `drop` the message, or `disconnect` the
-            client.
+        overflow: what happens when a client is behind; see `ChannelRule`.
         ends_channel: whether it is the last of its channel for the time being.
         seq: its position in a channel that keeps history, else 0.
         unfinished: the compressed text without its end, until it is numbered.
@@ -68,6 +94,8 @@ class Publication:
             application.
         exclude: the ids of the clients that it is not delivered to live.
         epoch: the numbering of `seq`, where a store has numbered it.
+        key: its key in a keyed channel, else "".
+        deletes: whether it deletes that key.
     """
 
     text: bytes
@@ -81,6 +109,13 @@ class Publication:
     payer: Payer | None = None
     exclude: frozenset[int] = frozenset()
     epoch: str = ""
+    key: str = ""
+    deletes: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits outside the outbox for a client that is behind."""
+        return self.key != "" or self.overflow in _WAITING
 
     @property
     def message(self) -> Message:
@@ -117,8 +152,8 @@ def skip(publication: Publication, seconds: float) -> Publication:
     """
     message = Message(MessageType.SKIP, channel=publication.channel, seq=publication.seq)
     frame = text_frame(text := encode(message, seconds))
-    channel, overflow = publication.channel, publication.overflow
-    return Publication(text, frame, frame, channel, overflow, seq=publication.seq)
+    channel, overflow, key = publication.channel, publication.overflow, publication.key
+    return Publication(text, frame, frame, channel, overflow, seq=publication.seq, key=key)
 
 
 def publish(
@@ -169,9 +204,11 @@ class Batch:
         compressed: whether these clients take compressed frames.
     """
 
-    __slots__ = ("each", "frames", "messages", "publications")
+    __slots__ = ("_parts", "compressed", "each", "frames", "messages", "publications")
 
     def __init__(self, publications: Sequence[Publication], compressed: bool = False) -> None:
+        self._parts: tuple[Batch | None, list[Publication]] | None = None
+        self.compressed = compressed
         self.publications = publications
         self.messages = len(publications)
         self.each = (
@@ -180,3 +217,15 @@ class Batch:
             else [publication.frame for publication in publications]
         )
         self.frames = b"".join(self.each)
+
+    def parts(self) -> tuple[Batch | None, list[Publication]]:
+        """Return what a client with a backlog queues, None for nothing, and what waits outside.
+
+        Made once, when the first such client asks.
+        """
+        if self._parts is None:
+            waiting = [each for each in self.publications if each.overflow in _WAITING]
+            others = [each for each in self.publications if each.overflow not in _WAITING]
+            part = Batch(others, self.compressed) if waiting and others else None
+            self._parts = part, waiting
+        return self._parts

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import HubError, MessageDecodeError, excerpt
-from .message import Message, MessageType, decode, parse_timestamp
+from .message import Message, MessageType, decode, is_key, parse_timestamp
 from .names import PROCESS_PREFIX
 
 __all__ = [
@@ -88,6 +88,7 @@ class Publish:
     data: object = None
     id: Id = None
     idempotency_key: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,10 @@ def _publish(message: Message) -> Effect:
     if len(key) > _MAX_KEY or len(key.encode()) > _MAX_KEY:
         text = f"Publish: idempotencyKey must be at most {_MAX_KEY} bytes"
         return Reply(error(text, "bad_message", id=message.id, channel=message.channel))
-    return Publish(message.channel, message.data, message.id, key)
+    if message.key and not is_key(message.key):
+        text = "Publish: key must be at most 128 bytes"
+        return Reply(error(text, "bad_message", id=message.id, channel=message.channel))
+    return Publish(message.channel, message.data, message.id, key, message.key)
 
 
 def _is_unusable(name: str) -> bool:

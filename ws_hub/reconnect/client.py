@@ -178,6 +178,17 @@ class ReconnectingClient:
         """
         return self._session.channels
 
+    def snapshot(self, channel: str) -> dict[str, Message]:
+        """Return the newest message of each key of a keyed channel, by its key.
+
+        As far as it has been received, which may be further than `on_message` has got; what was
+        known stays while there is no connection. Empty for a channel that is not keyed, or not
+        subscribed.
+
+        Threads: any; does not wait.
+        """
+        return self._session.snapshot(channel_text(channel))
+
     def connect(self) -> None:
         """Connect, and connect again whenever the connection ends, until `close()`.
 

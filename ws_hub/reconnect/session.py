@@ -154,6 +154,11 @@ class Session:
         with self._lock:
             return self._subscriptions.channels
 
+    def snapshot(self, channel: str) -> dict[str, Message]:
+        """Return the newest message of each key of a channel."""
+        with self._lock:
+            return self._subscriptions.snapshot(channel)
+
     def send(self, message: Message) -> None:
         """Send one message and wait until the kernel has it; raises NotConnected."""
         text = self._encoder.encode(message)

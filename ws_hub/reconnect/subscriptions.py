@@ -15,6 +15,9 @@ and in order, or reported as lost. Rules of this file:
 - A number that falls is either a new numbering or a message sent twice: the channel is
   subscribed again, and the acknowledgement tells which. Of a new numbering all messages
   are requested.
+- In a sparse subscription a hole is no gap: its server leaves messages out, and says `lagged`
+  when one is lost. A keyed channel is one: the newest message of each key is its state. An
+  acknowledgement that is not recovered begins a new state, all of which follows.
 - A position is sent before the kind of server is known: a Go hub ignores fields that it
   does not know (INTEROP). When the server turns out to be one, its earlier messages
   cannot be counted.
@@ -93,6 +96,8 @@ class _Channel:
     had: int | None = None  # what lies between this number and the replay's first is lost
     behind: bool = False  # the inbox had no room; requested again when there is
     lags: int = 0  # `lagged` messages since the last message taken
+    sparse: bool = False  # whether the server leaves messages out
+    state: dict[str, Message] = field(default_factory=dict)  # the newest of each key
 
 
 class Subscriptions:
@@ -113,6 +118,11 @@ class Subscriptions:
     def channels(self) -> Collection[str]:
         """The names of the subscribed channels."""
         return frozenset(self._channels)
+
+    def snapshot(self, channel: str) -> dict[str, Message]:
+        """Return the newest message of each key of a channel."""
+        found = self._channels.get(channel)
+        return {} if found is None else dict(found.state)
 
     # --- requests of the application -------------------------------------------------------
 
@@ -213,6 +223,11 @@ class Subscriptions:
         if message.type == MessageType.LAGGED:
             return self._lagged(name, channel)
         verdict = self._numbered(name, seq, channel)
+        if message.key and verdict.deliver:
+            if message.data is None:
+                channel.state.pop(message.key, None)
+            else:
+                channel.state[message.key] = message
         if message.type == MessageType.SKIP:  # the number of a message that is for others
             verdict.deliver = False
         return verdict
@@ -284,6 +299,13 @@ class Subscriptions:
                 verdict.lost.append(MessagesLost(name, None, "the server keeps none"))
             self._channels[name] = _Channel(channel.since, channel.newest, live=True)
             return verdict
+        channel.sparse = data.get("sparse") is True
+        if data.get("keyed") is True and not recovered:
+            if channel.last is not None:
+                why = "the present state follows"
+                verdict.lost.append(MessagesLost(name, None, why))
+            channel.state.clear()
+            channel.last, recovered = None, True
         had = channel.since if channel.last is None else channel.last
         same = had is None or had <= seq
         same = same and (channel.last is None or channel.epoch == epoch)
@@ -343,6 +365,8 @@ class Subscriptions:
             self._count_lost(name, channel, seq, verdict)
         elif channel.live or last is not None:
             hole = seq - max(last or 0, channel.head) - 1
+            if channel.sparse:
+                hole = 0
             if hole > self._skipped and channel.epoch:
                 return Verdict(deliver=False, send=self._anew(name, channel))
             if hole > 0:

@@ -13,6 +13,8 @@ export interface Message<Data = unknown> {
   timestamp?: string;
   /** The number in a channel that keeps history. */
   seq?: number;
+  /** In a keyed channel: what this is the newest state of. Without `data` that is deleted. */
+  key?: string;
   id?: string | number;
   code?: string;
 }
@@ -165,6 +167,8 @@ export interface HubClientOptions {
 
 export interface RequestOptions {
   channel?: string;
+  /** For a keyed channel; undefined as data deletes the key. */
+  key?: string;
   /** How long an answer is waited for, the connection included (30000). */
   timeout?: number;
 }

@@ -1,6 +1,6 @@
 /* ws_hub.js: a client of a ws_hub server, or of a Go hub, for browsers and Node.
  *
- * ws_hub.d.ts says what each name is for. Only {shared: ...} loads another file.
+ * Types: ws_hub.d.ts. Only {shared: ...} loads another file.
  */
 
 const FINAL_CODES = [4401, 4403]; // would be given again
@@ -51,7 +51,6 @@ export function tokenProtocols(token) {
 const report = (error) => (globalThis.reportError ?? console.error)(error);
 const warn = (...what) => console.warn("ws_hub:", ...what);
 
-// What a callback raises must cost nobody a message.
 function call(fn, ...args) {
   try {
     const result = fn?.(...args);
@@ -89,8 +88,7 @@ export class HubError extends Error {
 const closed = (what) => new HubError(`${what} is closed`, "closed");
 const refusal = ({data, code = "error"}) => new HubError(String(data), code);
 
-// A numbered message counts from the answer to the newest request on: what comes before it
-// belongs to an older subscription, or comes again.
+// Messages before the answer to the newest request are an older one's, or come again.
 export class Subscription {
   constructor(client, channel, handler, options) {
     this.channel = channel;
@@ -191,8 +189,10 @@ export class Subscription {
     return request;
   }
 
-  _accepted({epoch, seq, replayed, recovered}) {
+  _accepted({epoch, seq, replayed, recovered, keyed, sparse}) {
     this._pending = this._error = null;
+    this._sparse = sparse; // a hole is no gap
+    if (keyed && !recovered) this.epoch = ""; // all keys follow
     this._live = true;
     const numbered = typeof epoch === "string" && Number.isInteger(seq);
     this._head = numbered ? seq : 0;
@@ -237,7 +237,7 @@ export class Subscription {
     if (seq <= this.seq) {
       if (!replayed && this.epoch) this._client._anew(this);
       return false;
-    } else if (!replayed && this.epoch) {
+    } else if (!replayed && this.epoch && !this._sparse) {
       const gap = seq - Math.max(this.seq, this._head) - 1;
       if (gap > 0) call(this.options.onGap, gap);
     }
@@ -361,13 +361,13 @@ export class HubClient extends EventTarget {
     return true;
   }
 
-  async request(type, data, {channel, timeout = 30000} = {}) {
+  async request(type, data, {channel, key, timeout = 30000} = {}) {
     if (typeof type !== "string" || type === "") {
       throw new TypeError(`a request's type must be a text, not ${String(type)}`);
     }
     if (this.state === "closed") throw closed(this.url);
     const id = this._newId();
-    const text = JSON.stringify({type, channel, data, id});
+    const text = JSON.stringify({type, channel, key, data, id});
     let timer;
     try {
       return await new Promise((resolve, reject) => {

@@ -187,7 +187,7 @@ class SharedConnection {
     const {tab, message} = asking;
     const at = message.epoch === epoch ? message.since : 0;
     if (live.size && at === seq) { // there is nothing to replay
-      const more = epoch && {epoch, seq, recovered: true, replayed: 0};
+      const more = epoch && {epoch, seq, recovered: true, replayed: 0, ...channel.kind};
       answer(tab, message.id, {type: "ack", data: {channel: name, ...more}});
       live.add(tab);
       this._next(channel);
@@ -201,10 +201,10 @@ class SharedConnection {
 
   _answered(channel, asking, reply) {
     if (channel.asking !== asking) return; // it has left
-    const {epoch = "", seq = 0, replayed = 0} = reply.data ?? {};
+    const {epoch = "", seq = 0, replayed = 0, keyed, sparse} = reply.data ?? {};
     channel.on = reply.type === "ack";
     if (!channel.on || channel.epoch !== epoch || channel.seq !== seq) this._lag(channel);
-    if (channel.on) Object.assign(channel, {epoch, seq, head: seq});
+    if (channel.on) Object.assign(channel, {epoch, seq, head: seq, kind: {keyed, sparse}});
     if (asking.tab) answer(asking.tab, asking.message.id, reply);
     asking.left = channel.on ? replayed : 0;
     if (asking.left === 0) this._done(channel, channel.on);
