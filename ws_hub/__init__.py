@@ -50,6 +50,7 @@ from .log import MaskTokens
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
+from .protocol.presence import Member, Presence
 from .reconnect.client import ConnectionState, ReconnectingClient
 from .reconnect.config import ReconnectConfig
 from .reconnect.subscriptions import MessagesLost
@@ -84,6 +85,7 @@ __all__ = [
     "Listener",
     "MaskTokens",
     "MaxRetriesExceeded",
+    "Member",
     "Message",
     "MessageDecodeError",
     "MessageEncodeError",
@@ -91,6 +93,7 @@ __all__ = [
     "MessagesLost",
     "NotConnected",
     "PeerError",
+    "Presence",
     "Process",
     "ProcessAlreadyRunning",
     "ProcessStartError",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import ConfigError
+from .errors import ConfigError, excerpt
 from .validation import (
     check_callables,
     check_count,
@@ -49,6 +49,7 @@ DEFAULT_HISTORY_BYTES = 256 * MIB
 DEFAULT_PUBLISHED_HISTORY_BYTES = 32 * MIB
 
 Overflow = Literal["disconnect", "drop"]
+MAX_PRESENCE_LIMIT = 10_000  # a list of so many fits one message
 Callback = Callable[..., Any]
 
 
@@ -70,6 +71,12 @@ class ChannelRule:
             with 1013.
         publish: whether clients may publish to the channel; their data reaches the
             subscribers as an `event`.
+        presence: whether the subscribers are told who else is there: True with a list of the
+            users and their connections, "count" with two numbers. See docs/presence.md.
+        presence_grace: seconds for which a user whose last connection has ended is still
+            present, so that a reconnect is not seen.
+        presence_limit: connections that are listed; with more of them the channel is told
+            their number alone, until there are a tenth fewer.
 
     Raises ConfigError for an invalid value.
 
@@ -84,6 +91,9 @@ class ChannelRule:
     replay: bool = False
     overflow: Overflow = "drop"
     publish: bool = False
+    presence: bool | Literal["count"] = False
+    presence_grace: float = 15.0
+    presence_limit: int = 1000
 
     def __post_init__(self) -> None:
         check_text(self, "pattern", "a shell pattern", "")
@@ -93,7 +103,22 @@ class ChannelRule:
         check_seconds(self, "history_idle_ttl")
         check_flag(self, "replay")
         check_flag(self, "publish")
+        self._check_presence()
         check_overflow(self, "overflow")
+
+    def _check_presence(self) -> None:
+        if self.presence != "count":
+            if not isinstance(self.presence, bool):
+                raise ConfigError(
+                    f"presence must be True, False or 'count', not {excerpt(self.presence)}"
+                )
+        check_seconds(self, "presence_grace")
+        check_count(self, "presence_limit", least=1)
+        if self.presence_limit > MAX_PRESENCE_LIMIT:
+            raise ConfigError(
+                f"presence_limit must be at most {MAX_PRESENCE_LIMIT}, not {self.presence_limit}: "
+                "use presence='count' for channels with more members"
+            )
 
     def matches(self, channel: str) -> bool:
         """Return whether this rule applies to `channel`.

@@ -10,6 +10,7 @@ from ..config import HubConfig
 from ..connection.connection import Connection
 from ..protocol.message import Message
 from ..protocol.publication import Publication
+from ..protocol.requests import ShowPresence
 from ..reentrant import ReentrantQueue, Wakeup
 from .dispatcher import Activation
 
@@ -17,6 +18,7 @@ __all__ = [
     "Call",
     "Item",
     "Notices",
+    "PresenceQuery",
     "Publications",
     "Queues",
     "RoomWait",
@@ -52,6 +54,14 @@ class Notices:
 
 
 @dataclass(frozen=True, slots=True)
+class PresenceQuery:
+    """A client's request for the presence of a channel, answered at its place in the queue."""
+
+    connection: Connection
+    request: ShowPresence
+
+
+@dataclass(frozen=True, slots=True)
 class RoomWait:
     """A publisher that waits until no replay is far behind.
 
@@ -75,7 +85,16 @@ class Call:
     function: Callable[[], object]
 
 
-Item = Publication | Publications | UserPublication | Activation | Notices | RoomWait | Call
+Item = (
+    Publication
+    | Publications
+    | UserPublication
+    | Activation
+    | Notices
+    | PresenceQuery
+    | RoomWait
+    | Call
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ __all__ = [
     "Other",
     "Publish",
     "Reply",
+    "ShowPresence",
     "Subscribe",
     "Unsubscribe",
     "ack",
@@ -70,6 +71,14 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowPresence:
+    """A request to say who is present in a channel."""
+
+    channel: str
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A request that is answered without the hub, or refused as malformed."""
 
@@ -83,7 +92,7 @@ class Other:
     message: Message
 
 
-Effect = Subscribe | Unsubscribe | Publish | Reply | Other
+Effect = Subscribe | Unsubscribe | Publish | ShowPresence | Reply | Other
 
 
 def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
@@ -125,6 +134,13 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
         if _is_unusable(message.channel) or not is_channel(message.channel):
             return _bad_channel("Publish", message.channel, message.id)
         return Publish(message.channel, message.data, message.id)
+    if message.type == MessageType.PRESENCE:
+        if _is_unusable(message.channel) or not is_channel(message.channel):
+            return _bad_channel("Presence", message.channel, message.id)
+        if message.id is None:  # that the answer would go by
+            text = "Presence: id is required"
+            return Reply(error(text, "bad_message", channel=message.channel))
+        return ShowPresence(message.channel, message.id)
     return Other(message)
 
 

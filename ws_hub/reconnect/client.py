@@ -21,13 +21,14 @@ from ..errors import ConfigError, InvalidName, MaxRetriesExceeded, WsHubError, e
 from ..log import get_logger
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..protocol.names import channel_text
+from ..protocol.presence import Presence
 from ..reentrant import Event
 from ..validation import check_function, check_position
 from .config import ReconnectConfig
 from .connection import Connection
 from .connector import Connector, parse_target
 from .retries import Retries
-from .session import Ended, Session
+from .session import Ended, Presented, Session
 from .subscriptions import MessagesLost
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
@@ -160,6 +161,17 @@ class ReconnectingClient:
         Threads: any; never blocks.
         """
         return self._session.channels
+
+    def presence(self, channel: str) -> Presence | None:
+        """Return who is present in a subscribed channel, as far as its server has told.
+
+        None when that has told nothing: there is no ack yet, or the channel has no presence. In
+        a time without a connection it is what was known at its end. `on_presence` is
+        called with the changes.
+
+        Threads: any; never blocks.
+        """
+        return self._session.presence(channel_text(channel))
 
     def connect(self) -> None:
         """Connect, and connect again whenever the connection ends, until `close()`.
@@ -431,6 +443,9 @@ class ReconnectingClient:
                 elif not self._closed.is_set():
                     if isinstance(event, Message):
                         self._call("on_message", event)
+                    elif isinstance(event, Presented):
+                        change = event.change
+                        self._call("on_presence", change.channel, *change.differences())
                     else:
                         self._call("on_error", event.exception())
         finally:

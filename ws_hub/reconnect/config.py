@@ -85,6 +85,9 @@ class ReconnectConfig:
             the number of attempts since the connection was lost, 1 when the first one
             succeeded.
         on_message: called with each message.
+        on_presence: called with a channel, the members that have joined and those that have
+            left, each a tuple of `Member`, when the presence of a subscribed channel has changed;
+            both are empty when only its numbers or an info have. See docs/presence.md.
         on_error: called with an exception: why an attempt failed, a text from the server
             that is no message, messages that are lost, what a callback raised. When more
             than 256 reports wait for a slow callback, further ones of a kind are merged.
@@ -118,6 +121,7 @@ class ReconnectConfig:
     on_disconnect: Callback | None = None
     on_reconnect: Callback | None = None
     on_message: Callback | None = None
+    on_presence: Callback | None = None
     on_error: Callback | None = None
 
     def __post_init__(self) -> None:
@@ -161,6 +165,7 @@ class ReconnectConfig:
             "on_disconnect",
             "on_reconnect",
             "on_message",
+            "on_presence",
             "on_error",
         )
 
