@@ -209,8 +209,8 @@ def _blueprint(hub: Hub, where: Places) -> Blueprint:
 def _add_scripts(blueprint: Blueprint, page: Application, js_path: str) -> None:
     """Add the routes of the browser client, and of what may be loaded beside it.
 
-    These are found by their names: the client loads `ws_hub_shared.js` from beside itself, and the
-    element's files import the client from one level above theirs.
+    These are found by their names: the client loads `ws_hub_shared.js` from beside itself, a page
+    `ws_hub_presence.js`, and the element's files import the client from one level above theirs.
     """
     folder = js_path.rpartition("/")[0]
 
@@ -227,7 +227,8 @@ def _add_scripts(blueprint: Blueprint, page: Application, js_path: str) -> None:
         return current_app.response_class(status=308, headers={"Location": "./ws_hub/" + _ELEMENT})
 
     blueprint.add_url_rule(js_path, "js", functools.partial(script, "ws_hub.js"))
-    for name in {"ws_hub.js", "ws_hub_shared.js"} - {js_path.rpartition("/")[2]}:
+    client = {"ws_hub.js", "ws_hub_shared.js", "ws_hub_presence.js"}
+    for name in client - {js_path.rpartition("/")[2]}:
         endpoint = name.removesuffix(".js")
         blueprint.add_url_rule(f"{folder}/{name}", endpoint, functools.partial(script, name))
     blueprint.add_url_rule(f"{folder}/{_ELEMENT}", "log", element)

@@ -40,7 +40,7 @@ _TYPES = {
 _PAGE = "index.html"
 _PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
 _ELEMENT = "ws_hub_log.js"  # answered at the root by the way to it, beside what it imports
-_CLIENT = ("ws_hub.js", "ws_hub_shared.js")  # at the root, because applications use it too
+_CLIENT = ("ws_hub.js", "ws_hub_shared.js", "ws_hub_presence.js")  # at the root, because applications use it too
 
 # Scripts and styles from our own files only, whatever a log line contains. `'self'`
 # includes ws:// and wss:// to the same host.
@@ -60,8 +60,8 @@ def page_app(
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
-    It answers `/` (the page), `/static/...`, `/ws_hub.js` and `/ws_hub_shared.js` (the
-    browser client, which other pages may use too), `/ws_hub_log.js` (an element that shows a
+    It answers `/` (the page), `/static/...`, `/ws_hub.js`, `/ws_hub_shared.js` and
+    `/ws_hub_presence.js` (the browser client, which other pages may use too), `/ws_hub_log.js` (an element that shows a
     log on any page) and `/api/channels`: the channels with history, newest first, 200 of
     them unless `limit`, `offset` and `search` ask for others. A hub with an authenticator
     or a channel_authoriser does not list its channels (403). The WebSocket itself is
