@@ -40,7 +40,11 @@ _TYPES = {
 _PAGE = "index.html"
 _PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
 _ELEMENT = "ws_hub_log.js"  # answered at the root by the way to it, beside what it imports
-_CLIENT = ("ws_hub.js", "ws_hub_shared.js", "ws_hub_presence.js")  # at the root, because applications use it too
+_CLIENT = (
+    "ws_hub.js",
+    "ws_hub_shared.js",
+    "ws_hub_presence.js",
+)  # at the root, because applications use it too
 
 # Scripts and styles from our own files only, whatever a log line contains. `'self'`
 # includes ws:// and wss:// to the same host.
