@@ -66,10 +66,10 @@ def page_app(
 
     It answers `/` (the page), `/static/...`, `/ws_hub.js`, `/ws_hub_shared.js` and
     `/ws_hub_presence.js` (the browser client, which other pages may use too), `/ws_hub_log.js`
-    (an element that shows a log on any page) and `/api/channels`: the channels with history, newest first, 200 of
-    them unless `limit`, `offset` and `search` ask for others. A hub with an authenticator
-    or a channel_authoriser does not list its channels (403). The WebSocket itself is
-    served by `middleware`.
+    (an element that shows a log on any page) and `/api/channels`: the channels with history,
+    newest first, 200 of them unless `limit`, `offset` and `search` ask for others. A hub with
+    an authenticator or a channel_authoriser does not list its channels (403). The WebSocket
+    itself is served by `middleware`.
 
     Args:
         hub: the hub whose channels are listed.
