@@ -160,26 +160,51 @@ with hub, serve(hub, port=0) as served:
     def enter(name):
         socket = websocket.create_connection(served.url)
         socket.send(json.dumps({"type": "name", "data": name}))
-        for channel in "present:cats", "room:cats":
-            socket.send(json.dumps({"type": "subscribe", "channel": channel}))
+        socket.send(json.dumps({"type": "subscribe", "channel": "room:cats"}))
         return socket
-    def present(socket):
-        while True:
-            message = json.loads(socket.recv())
-            if message["type"] == "event" and message["data"]["event"] == "present":
-                return message["data"]["data"]
+    def told(socket):
+        message = json.loads(socket.recv())
+        assert message["type"] == "presence", message
+        return [[each.get("info") for each in message["data"][key]] for key in ("join", "leave")]
     ann = enter("ann")
-    assert present(ann) == ["ann"]
+    assert told(ann) == [["ann"], []]
     bob = enter("bob")
-    assert present(ann) == ["ann", "bob"]
-    while present(bob) != ["ann", "bob"]:
-        pass
+    assert told(ann) == [["bob"], []]
+    assert told(bob) == [["bob"], []]
     bob.send('{"type": "say", "channel": "room:cats", "data": "hello", "id": 1}')
     heard = json.loads(ann.recv())
     assert heard["data"] == {"event": "said", "data": ["bob", "hello"]}, heard
     bob.close()
-    assert present(ann) == ["ann"]
+    assert told(ann) == [[], [None]]
     ann.close()
+""",
+    "presence": """
+import websocket
+with hub, serve(hub, port=0) as served:
+    socket = websocket.create_connection(served.url)
+    for channel in "news", "room:1":
+        socket.send(json.dumps({"type": "subscribe", "channel": channel, "id": 1}))
+    states = []
+    while len(states) < 2:
+        message = json.loads(socket.recv())
+        if message["type"] == "ack":
+            states.append(message["data"]["presence"])
+    assert [sorted(each) for each in states] == [
+        ["connections", "users"], ["connections", "members", "users"]
+    ]
+    assert names() == ["somebody"]
+    socket.close()
+""",
+    "presence_client": """
+hub.stop()
+hub = Hub(HubConfig(rules=[ChannelRule(pattern="room:*", presence=True)])).start()
+with serve(hub, port=0) as served:
+    came = threading.Event()
+    config = ReconnectConfig(url=served.url, on_presence=lambda *change: came.set())
+    with ReconnectingClient(config) as client:
+        client.subscribe("room:1")
+        assert came.wait(10)
+        assert client.presence("room:1").users == 1
 """,
     "pool": HEARD
     + """

@@ -59,6 +59,7 @@ from .log import MaskTokens
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
+from .protocol.presence import Member, Presence
 from .protocol.publication import Delivery
 from .reconnect.client import ConnectionState, ReconnectingClient
 from .reconnect.config import ReconnectConfig
@@ -99,6 +100,7 @@ __all__ = [
     "Listener",
     "MaskTokens",
     "MaxRetriesExceeded",
+    "Member",
     "Message",
     "MessageDecodeError",
     "MessageEncodeError",
@@ -106,6 +108,7 @@ __all__ = [
     "MessagesLost",
     "NotConnected",
     "PeerError",
+    "Presence",
     "Process",
     "ProcessAlreadyRunning",
     "ProcessStartError",

@@ -49,6 +49,7 @@ DEFAULT_HISTORY_BYTES = 256 * MIB
 DEFAULT_PUBLISHED_HISTORY_BYTES = 32 * MIB
 
 Overflow = Literal["disconnect", "drop", "drop_oldest", "latest"]
+MAX_PRESENCE_LIMIT = 10_000  # a list of so many fits one message
 Callback = Callable[..., Any]
 
 
@@ -80,6 +81,12 @@ class ChannelRule:
             keys `history_idle_ttl` seconds after the last change, unless it has subscribers.
         max_keys: keys that a keyed channel keeps, within `history_bytes`; beyond it the
             longest unchanged key is deleted, for its subscribers too.
+        presence: whether the subscribers are told who else is there: True with a list of the
+            users and their connections, "count" with two numbers. See docs/presence.md.
+        presence_grace: seconds for which a user whose last connection has ended is still
+            present, so that a reconnect is not seen.
+        presence_limit: connections that are listed; with more of them the channel is told
+            their number alone, until there are a tenth fewer.
 
     Raises ConfigError for an invalid value, and for one that would do nothing: `replay` or a
     bound of the history without `history_messages`, `max_keys` without `keyed`.
@@ -97,6 +104,9 @@ class ChannelRule:
     publish: bool = False
     keyed: bool = False
     max_keys: int = 1000
+    presence: bool | Literal["count"] = False
+    presence_grace: float = 15.0
+    presence_limit: int = 1000
 
     def __post_init__(self) -> None:
         check_text(self, "pattern", "a shell pattern", "")
@@ -106,9 +116,16 @@ class ChannelRule:
         check_seconds(self, "history_idle_ttl")
         check_flag(self, "replay")
         check_flag(self, "publish")
+        self._check_presence()
         check_flag(self, "keyed")
         check_count(self, "max_keys", least=1)
         check_choice(self, "overflow", ("disconnect", "drop", "drop_oldest", "latest"))
+        self._check_what_is_left_out()
+        if not self.history_messages:
+            self._check_history_is_off()
+
+    def _check_what_is_left_out(self) -> None:
+        """Refuse a channel that is to keep what it leaves out, and keys together with a history."""
         if self.history_messages and self.overflow in ("drop_oldest", "latest"):
             raise ConfigError(
                 f"overflow={self.overflow!r} leaves messages out, and history_messages keeps "
@@ -124,9 +141,6 @@ class ChannelRule:
                 "keyed=True keeps one message of each key for a client that is behind, so that "
                 'none is the oldest: use overflow="latest", or leave overflow out'
             )
-
-        if not self.history_messages:
-            self._check_history_is_off()
         if not self.keyed and self.max_keys != 1000:
             raise ConfigError(
                 "max_keys needs keyed=True: only such a channel keeps the newest message of each "
@@ -159,6 +173,20 @@ class ChannelRule:
         Threads: any.
         """
         return self.keyed or self.history_messages > 0
+
+    def _check_presence(self) -> None:
+        if self.presence != "count":
+            if not isinstance(self.presence, bool):
+                raise ConfigError(
+                    f"presence must be True, False or 'count', not {excerpt(self.presence)}"
+                )
+        check_seconds(self, "presence_grace")
+        check_count(self, "presence_limit", least=1)
+        if self.presence_limit > MAX_PRESENCE_LIMIT:
+            raise ConfigError(
+                f"presence_limit must be at most {MAX_PRESENCE_LIMIT}, not {self.presence_limit}: "
+                "use presence='count' for channels with more members"
+            )
 
     def matches(self, channel: str) -> bool:
         """Return whether this rule applies to `channel`.

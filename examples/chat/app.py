@@ -5,8 +5,6 @@ flask --app examples/chat/app run
 
 from __future__ import annotations
 
-import threading
-
 from flask import Flask, Response, request, send_file
 
 from ws_hub import Client, Message
@@ -14,11 +12,9 @@ from ws_hub.flask import HubExtension
 
 app = Flask(__name__, static_folder="../static")
 app.config["WS_HUB_RULES"] = [
-    {"pattern": "room:*", "history_messages": 50, "replay": True},
-    {"pattern": "present:*", "history_messages": 1, "replay": True},
+    {"pattern": "room:*", "history_messages": 50, "replay": True, "presence": True},
 ]
 hub = HubExtension(app).hub
-ordered = threading.Lock()  # of two lists of names, the newer one is published last
 
 
 @app.get("/")
@@ -29,15 +25,7 @@ def page() -> Response:
 @hub.on_connect
 def connected(client: Client) -> None:
     # Whatever the page says. For names that are true, see docs/howto/login.md.
-    client.state["name"] = request.args.get("name", "").strip()[:30] or f"guest {client.id}"
-
-
-@hub.on_subscribe("room:*")
-@hub.on_unsubscribe("room:*")
-def changed(client: Client, channel: str) -> None:
-    with ordered:
-        names = sorted({each.state["name"] for each in hub.clients(channel)})
-        hub.send_event("present", names, channel=channel.replace("room:", "present:", 1))
+    client.set_info(request.args.get("name", "").strip()[:30] or f"guest {client.id}")
 
 
 @hub.on("say")
@@ -45,5 +33,5 @@ def say(client: Client, message: Message) -> bool:
     text = str(message.data).strip()[:500]
     said = bool(text) and message.channel in client.subscriptions()
     if said:
-        hub.send_event("said", [client.state["name"], text], channel=message.channel)
+        hub.send_event("said", [client.info, text], channel=message.channel)
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -48,6 +49,11 @@ class Link(Protocol):
     def waiting(self) -> tuple[int, int]: ...
 
     def explain(self) -> Explanation: ...
+
+    @property
+    def info(self) -> str: ...
+
+    def set_info(self, info: object) -> None: ...
 
     def send(self, message: Message, timeout: float | None) -> None: ...
 
@@ -138,6 +144,29 @@ class Client:
         Threads: any; does not wait.
         """
         return self._link.explain()
+
+    @property
+    def info(self) -> Any:
+        """What is told of it in channels with presence, see `set_info`; None for nothing.
+
+        A copy each time: to change it does not change what is told.
+
+        Threads: any.
+        """
+        text = self._link.info
+        return json.loads(text) if text else None
+
+    def set_info(self, info: Any) -> None:
+        """Set what the members of channels with presence are told of this client; None: nothing.
+
+        Any JSON value of at most 1,024 bytes, as a name or a state; see docs/presence.md. It counts
+        for this connection, in all of its channels, from now on: they are told of a change. Set in
+        `on_connect` it is there before the first subscription. Raises LimitExceeded for a larger
+        one, MessageEncodeError for one without a JSON form.
+
+        Threads: any; does not wait.
+        """
+        self._link.set_info(info)
 
     def send(self, message: AnyMessage, timeout: float | None = None) -> None:
         """Send a message to this client alone, waiting while its outbox is full.

@@ -25,7 +25,15 @@ from ..access.admission import Decision
 from ..access.authenticators import AuthResult
 from ..access.quotas import Account, Flood, PendingCharges
 from ..config import HubConfig
-from ..errors import CloseCode, ConnectionClosed, HubFull, HubNotRunning, SendTimeout, excerpt
+from ..errors import (
+    CloseCode,
+    ConnectionClosed,
+    HubFull,
+    HubNotRunning,
+    LimitExceeded,
+    SendTimeout,
+    excerpt,
+)
 from ..log import get_logger
 from ..protocol.frames import close_frame, text_frame
 from ..protocol.handshake import Answer
@@ -43,6 +51,8 @@ from .transport import Transport
 __all__ = ["Connection", "ConnectionHub"]
 
 logger = get_logger(__name__)
+
+_MAX_INFO = 1024  # bytes of a client's info, as JSON
 
 
 class ConnectionHub(Protocol):
@@ -98,6 +108,9 @@ class ConnectionHub(Protocol):
     ) -> threads.DeferredThread | None:
         """Start a thread soon; see `Sender`. Any thread; does not wait."""
 
+    def info_changed(self, connection: Connection) -> None:
+        """Tell channels with presence that it has another info. Any thread; does not wait."""
+
     def call_later(self, call: Callable[[], object]) -> None:
         """Have a function called on the hub thread; raises HubFull. Any thread; does not wait."""
 
@@ -118,6 +131,7 @@ class Connection:
     Attributes:
         membership: where it stands between its handshake and its end.
         user_id, claims, expires_at, last_error: see `Client`; written by its reader.
+        info: what is told of it in channels with presence, as JSON; "" for nothing. Replaced whole.
         verify: authenticates the token of its first message; None when none is awaited.
         mark: the number of revocations before it was authenticated; see `Users`.
         network: the key of the limit of connections from one address.
@@ -141,8 +155,9 @@ class Connection:
     __slots__ = (
         "__weakref__", "_accepted", "_client", "_config", "_hub", "_pending", "_refused",
         "_thread", "account", "busy", "calls", "claims", "compression", "connected_at", "direct",
-        "drops", "environ", "expires_at", "id", "last_channels", "last_error", "mark", "membership",
-        "network", "payer", "remote_address", "sender", "transport", "user_id", "verify",
+        "drops", "environ", "expires_at", "id", "info", "last_channels", "last_error", "mark",
+        "membership", "network", "payer", "remote_address", "sender", "transport", "user_id",
+        "verify",
     )  # fmt: skip
     replayable = True
 
@@ -165,6 +180,7 @@ class Connection:
         self.claims: Mapping[str, Any] = MappingProxyType({})
         self.expires_at: float | None = None
         self.last_error = ""
+        self.info = ""
         self.verify: Callable[[str], AuthResult] | None = None
         self.mark = 0
         self.network = ""
@@ -310,6 +326,20 @@ class Connection:
             MappingProxyType({}) if drops is None else drops.by_channel(),
             reason if cause is None else cause[1],
         )
+
+    def set_info(self, info: object) -> None:
+        """Set what is told of it in channels with presence; see `Client.set_info`."""
+        text = "" if info is None else self._hub.encoder.data_text(info, "the info of a client")
+        size = len(text.encode())
+        if size > _MAX_INFO:
+            raise LimitExceeded(
+                f"cannot set the info of {self!r}: it has {size} bytes as JSON, and every member "
+                f"of a channel with presence gets it; at most {_MAX_INFO} are allowed. Put an id "
+                "or a URL there, and have clients ask for the rest"
+            )
+        if text != self.info:
+            self.info = text
+            self._hub.info_changed(self)
 
     def charge_bytes(self, size: int) -> float:
         """Charge bytes that are kept or sent at this client's request.

@@ -18,6 +18,7 @@ from ..config import ChannelRule
 from ..connection.fast_send import Reachable, send_to_each
 from ..protocol.frames import text_frame
 from ..protocol.message import Message, MessageType, encode
+from ..protocol.presence import with_state
 from ..protocol.publication import Batch, Delivery, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
@@ -158,13 +159,7 @@ class Dispatcher:
         delivered = 0
         for targets, batch in _routes(runs, self._compression, self._without_excluded):
             delivered += batch.messages * len(targets)
-            late: list[tuple[Any, Sequence[Publication]]] = []
-            begun = functools.partial(_begun, batch, late)
-            for target in send_to_each(targets, batch.frames, begun):
-                refused = guarded(self._counters, target.deliver, batch, default=batch.publications)
-                if refused:
-                    late.append((target, refused))
-            for target, refused in late:
+            for target, refused in self._send(targets, batch):
                 if missed is not None:
                     missed.append(target)
                 delivered -= len(refused)
@@ -172,6 +167,24 @@ class Dispatcher:
         self._overflow.settle()
         self._counters.add("published", len(publications))
         self._counters.add("delivered", delivered)
+
+    def _send(
+        self, targets: Collection[Any], batch: Batch
+    ) -> list[tuple[Any, Sequence[Publication]]]:
+        """Send a batch; return the targets that have no room for all of it, with the rest."""
+        late: list[tuple[Any, Sequence[Publication]]] = []
+        begun = functools.partial(_begun, batch, late)
+        for target in send_to_each(targets, batch.frames, begun):
+            refused = guarded(self._counters, target.deliver, batch, default=batch.publications)
+            if refused:
+                late.append((target, refused))
+        return late
+
+    def send(self, targets: Sequence[Any], publication: Publication) -> list[Any]:
+        """Send a message of the hub's own that has no number; return the targets without room."""
+        refused = [target for target, _ in self._send(targets, Batch([publication]))]
+        self._counters.add("dropped", len(refused))
+        return refused
 
     def _targets(self, channel: str, all_clients: Collection[Any]) -> Collection[Any]:
         if channel == "":
@@ -304,13 +317,23 @@ class Dispatcher:
         subscription.live = False
         self._notify(target, Message(MessageType.LAGGED, channel=channel, seq=seq))
 
-    def _notify(self, target: Any, message: Message) -> None:
+    def _notify(self, target: Any, message: Message, state: str = "") -> None:
         """Send what must not be lost: a target that waits for it would wait for ever."""
-        if not target.offer(text_frame(encode(message, time.time())), 1, beyond=True):
+        text = encode(message, time.time())
+        if state:
+            text = with_state(text, state)
+        if not target.offer(text_frame(text), 1, beyond=True):
             self._evict(target)
 
-    def activate(self, request: Activation) -> None:
-        """Answer a subscription, then let it go live: what it missed, then everything after."""
+    def answer_presence(self, target: Any, id: Id, channel: str, state: str) -> None:
+        """Answer a request for the presence of a channel; `state` is that, as JSON."""
+        self._notify(target, ack(id, {"channel": channel, "presence": None}), state)
+
+    def activate(self, request: Activation, presence: str = "") -> None:
+        """Answer a subscription, then let it go live: what it missed, then everything after.
+
+        `presence` is what the channel's subscribers know of it, as JSON; "" where it has none.
+        """
         subscription = request.subscription
         target, channel = subscription.subscriber, subscription.channel
         if self._channels.get(target, channel) is not subscription:
@@ -324,10 +347,10 @@ class Dispatcher:
         if not self._rule_for(channel).numbered:
             # Unless its client is behind, and gets what waits for it first.
             subscription.live = self._replays.position(subscription) is None
-            self._answer(request, _nothing(not request.since))
+            self._answer(request, _nothing(not request.since), presence)
             return
         missed = self._missed(request)
-        self._answer(request, missed)
+        self._answer(request, missed, presence)
         if missed.messages and target.replayable:
             source = None
             if isinstance(missed, KeyedRange):
@@ -368,7 +391,7 @@ class Dispatcher:
         subscription.after = min(known, found.after)
         return found
 
-    def _answer(self, request: Activation, missed: Range) -> None:
+    def _answer(self, request: Activation, missed: Range, presence: str = "") -> None:
         """Send the ack of a subscription, if one is asked for."""
         if request.id is None:
             return
@@ -381,7 +404,9 @@ class Dispatcher:
         if self._rule_for(request.subscription.channel).keyed:
             # Numbers of messages that were replaced are missing for a client that was behind.
             data |= {"keyed": True, "sparse": True}
-        self._notify(request.subscription.subscriber, ack(request.id, data))
+        if presence:
+            data["presence"] = None
+        self._notify(request.subscription.subscriber, ack(request.id, data), presence)
 
     def replay(self) -> None:
         """Send pieces of replays for a moment."""

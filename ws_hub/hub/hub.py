@@ -23,6 +23,7 @@ import datetime
 import functools
 import itertools
 import logging
+import math
 import os
 import queue
 import random
@@ -46,6 +47,7 @@ from ..connection.connection import Connection
 from ..connection.transport import Inherited, Transport
 from ..errors import (
     CloseCode,
+    ConfigError,
     ConnectionClosed,
     HistoryError,
     HubFull,
@@ -63,8 +65,9 @@ from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
+from ..protocol.presence import Presence
 from ..protocol.publication import Delivery, Key, Publication, publish
-from ..protocol.requests import Publish, ReadHistory, Subscribe, error
+from ..protocol.requests import Publish, ReadHistory, ShowPresence, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import (
     check_bound,
@@ -93,6 +96,7 @@ from .items import (
     Fill,
     Item,
     Notices,
+    PresenceQuery,
     Publications,
     Queues,
     RoomWait,
@@ -219,13 +223,23 @@ class Hub(Publisher):
         life.wakeup.wait(min(left, threads.longest_wait() if timeout is None else timeout))
         life.guard(self._drain, life)
         life.guard(life.dispatcher.replay)  # after all that is new
+        if self._presence_due(life) <= time.monotonic():
+            life.guard(life.presence.turn, time.monotonic(), life.dispatcher.send)
+
+    @staticmethod
+    def _presence_due(life: Life) -> float:
+        """Return when presence is to be told, in monotonic seconds.
+
+        Never once clients are let go: each would tell all others that it has left.
+        """
+        return life.presence.next_turn() if life.state is State.RUNNING else math.inf
 
     def _do_due(self, life: Life, now: float) -> float:
         """Do what is due; return when to look again, in monotonic seconds."""
         keyed = life.stores.keyed
         looks = life.history.expire, keyed.expire, life.registry.beat, life.clients.expire
         times = [float(life.guard(look, now, default=now + _RETRY)) for look in looks]
-        return min(*times, life.replays.next_turn())
+        return min(*times, life.replays.next_turn(), self._presence_due(life))
 
     def _drain(self, life: Life) -> int:
         """Do what waits in the three queues, a turn's worth; return how many items that were.
@@ -278,6 +292,8 @@ class Hub(Publisher):
             case Notices():
                 for message in item.messages:
                     item.connection.notify(message)
+            case PresenceQuery():
+                self._answer_presence(life, item)
             case RoomWait():
                 life.replays.when_near(item.channel, item.reached)
             case Call():
@@ -296,11 +312,27 @@ class Hub(Publisher):
 
     def _activate(self, life: Life, activation: Activation) -> None:
         """Make a subscription live, at the cost of its client."""
-        began = time.thread_time()
-        life.dispatcher.activate(activation)
-        subscriber = activation.subscription.subscriber
-        if isinstance(subscriber, Connection):
-            subscriber.charge_processing(_HUB_THREAD * (time.thread_time() - began))
+        began, presence = time.thread_time(), ""
+        subscription = activation.subscription
+        if self._rule_for(subscription.channel).presence:
+            presence = life.presence.enter(subscription, time.monotonic())
+        life.dispatcher.activate(activation, presence)
+        if isinstance(subscription.subscriber, Connection):
+            self._charge(subscription.subscriber, began, len(presence))
+
+    @staticmethod
+    def _charge(connection: Connection, began: float, size: int) -> None:
+        """Charge a client the hub thread's time since then, and bytes that it was sent."""
+        connection.charge_processing(_HUB_THREAD * (time.thread_time() - began))
+        if size:
+            connection.charge_bytes(size)
+
+    def _answer_presence(self, life: Life, query: PresenceQuery) -> None:
+        """Say who is present, as the subscribers of the channel know it, at the client's cost."""
+        began, channel = time.thread_time(), query.request.channel
+        state = life.presence.state(channel)
+        life.dispatcher.answer_presence(query.connection, query.request.id, channel, state)
+        self._charge(query.connection, began, len(state))
 
     def _end(self, life: Life) -> None:
         """Deliver what is queued, then end every connection and every thread."""
@@ -1313,6 +1345,23 @@ class Hub(Publisher):
         found = (each.subscriber for each in self._life.channels.subscriptions(channel))
         return [each for each in found if isinstance(each, Connection)]
 
+    def presence(self, channel: str) -> Presence:
+        """Return who is present in a channel: its users, with the connections of each.
+
+        As its subscribers are told, a user whose last connection has ended less than
+        `ChannelRule.presence_grace` ago included. Raises ConfigError for a channel whose rule
+        has no presence; `clients` returns the clients of any channel.
+
+        Threads: any.
+        """
+        name = channel_text(channel)
+        if not self._rule_for(name).presence:
+            raise ConfigError(
+                f"channel {excerpt(name)} has no presence: set ChannelRule(pattern=..., "
+                "presence=True), or use clients(channel)"
+            )
+        return self._life.presence.of(name)
+
     def user_clients(self, user_id: AnyId) -> list[Client]:
         """Return the connections of a user, oldest first.
 
@@ -1555,6 +1604,11 @@ class _Inside:
     def subscribers(self, channel: str) -> int:
         """Return how many subscribers a channel has. Any thread; does not wait."""
         return self._hub.channel_subscriber_count(channel)
+
+    def show_presence(self, connection: Connection, request: ShowPresence) -> None:
+        """Have a client told who is present in a channel; waits as `subscribe` does."""
+        query, channel = PresenceQuery(connection, request), request.channel
+        self._hub._enqueue(query, most=_MOST_ASKED, channel=channel)
 
     def notify(
         self, connection: Connection, messages: Sequence[Message], *, asked: bool, channel: str = ""

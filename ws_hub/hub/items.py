@@ -10,6 +10,7 @@ from ..config import HubConfig
 from ..connection.connection import Connection
 from ..protocol.message import Message
 from ..protocol.publication import Delivery, Publication
+from ..protocol.requests import ShowPresence
 from ..reentrant import Event, ReentrantQueue, Wakeup
 from .dispatcher import Activation
 from .history import Filled
@@ -19,6 +20,7 @@ __all__ = [
     "Fill",
     "Item",
     "Notices",
+    "PresenceQuery",
     "Publications",
     "Queues",
     "RoomWait",
@@ -73,6 +75,14 @@ class Notices:
 
 
 @dataclass(frozen=True, slots=True)
+class PresenceQuery:
+    """A client's request for the presence of a channel, answered at its place in the queue."""
+
+    connection: Connection
+    request: ShowPresence
+
+
+@dataclass(frozen=True, slots=True)
 class RoomWait:
     """A publisher that waits until no replay is far behind.
 
@@ -116,6 +126,7 @@ Item = (
     | Watched
     | Activation
     | Notices
+    | PresenceQuery
     | RoomWait
     | Call
     | Fill

@@ -40,6 +40,7 @@ from .listener import Listener
 from .mailbox import Mailbox
 from .memory import MemoryHistory
 from .pacing import Pacing
+from .presence_feed import PresenceFeed
 from .recorder import Recorder
 from .replay import Replays
 from .request_handler import Actions, RequestHandler
@@ -132,8 +133,9 @@ class Life:
         self.callbacks = Callbacks(self.counters, hub.context, self._takes_nothing)
         self.pacing = Pacing()
         self.channels: ChannelMap[Any] = ChannelMap(
-            self._first_came, self._last_left, self._begun, self._ended
+            self._first_came, self._last_left, self._begun, self._ended, self._delisted
         )
+        self.presence = PresenceFeed(self.channels, hub.rule_for, self.wakeup.signal)
         self.clients = Clients(config, self.channels, self.counters, queues)
         self.registry = self.clients.registry
         self.asks = Asks()
@@ -293,6 +295,10 @@ class Life:
             self._slow.add(number)
             self._post(functools.partial(self._tell_slow, number))
 
+    def info_changed(self, connection: Connection) -> None:
+        """Tell the channels with presence of another info. Any thread."""
+        self.presence.renewed(connection)
+
     def call_later(self, call: Callable[[], object]) -> None:
         """Have something called on the hub thread. Any thread; never waits."""
         self._hub.later(call)
@@ -319,6 +325,9 @@ class Life:
         if left and seen and isinstance(subscriber, Connection):
             subscriber.last_channels.append(subscription.channel)
         self._queue(subscription, self.handlers.unsubscribe, left)
+
+    def _delisted(self, subscription: Subscription[Any], left: bool) -> None:
+        self.presence.ended(subscription, left)
 
     def _queue(
         self,

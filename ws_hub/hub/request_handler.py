@@ -37,6 +37,7 @@ from ..protocol.requests import (
     Publish,
     ReadHistory,
     Reply,
+    ShowPresence,
     Subscribe,
     Unsubscribe,
     ack,
@@ -84,6 +85,9 @@ class Actions(Protocol):
 
     def subscribers(self, channel: str) -> int:
         """Return how many subscribers a channel has."""
+
+    def show_presence(self, connection: Connection, request: ShowPresence) -> None:
+        """Answer who is present in a channel, from the place in the hub's queue that this takes."""
 
     def notify(
         self, connection: Connection, messages: Sequence[Message], *, asked: bool, channel: str = ""
@@ -174,6 +178,8 @@ class RequestHandler:
             self._publish(connection, effect, len(data))
         elif isinstance(effect, ReadHistory):
             self._history(connection, effect)
+        elif isinstance(effect, ShowPresence):
+            self._show_presence(connection, effect)
         else:
             self._application(connection, effect)
 
@@ -286,6 +292,23 @@ class RequestHandler:
         except HubFull:
             text = "Unsubscribe: hub is full, try again"
         connection.reply(error(text, "internal", id=request.id, channel=channel))
+
+    def _show_presence(self, connection: Connection, request: ShowPresence) -> None:
+        """Have a client told who is present, if it may subscribe to the channel."""
+        channel = request.channel
+        if not self._may(self._config.channel_authoriser, connection, channel):
+            text, code = "Presence: not allowed", "forbidden"
+        elif not self._actions.rule_for(channel).presence:
+            text, code = "Presence: the channel has none", "not_found"
+        else:
+            try:
+                self._actions.show_presence(connection, request)
+                return
+            except HubNotRunning:
+                text, code = "Presence: hub is not running", "internal"
+            except HubFull:
+                text, code = "Presence: hub is full, try again", "internal"
+        connection.reply(error(text, code, id=request.id, channel=channel))
 
     def _application(self, connection: Connection, effect: Other) -> None:
         """Hand a message to the functions for its type; what the last returns is the answer."""

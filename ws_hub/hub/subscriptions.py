@@ -33,11 +33,13 @@ class Subscription(Generic[S]):
             the hub thread.
         requests: how many have asked for it and were not turned down. Under the map's lock.
         announced: whether its begin was announced, and its end was not. Under the map's lock.
+        listed: whether it is told of presence. Under the map's lock; read without it.
         after: the number behind which it has been sent everything, or is being; None
             before that is known. Owned by the hub thread.
     """
 
-    __slots__ = ("after", "announced", "channel", "live", "recovers", "requests", "subscriber")
+    __slots__ = ("after", "announced", "channel", "listed", "live", "recovers", "requests",
+                 "subscriber")  # fmt: skip
 
     def __init__(self, subscriber: S, channel: str) -> None:
         self.subscriber = subscriber
@@ -46,6 +48,7 @@ class Subscription(Generic[S]):
         self.recovers = False
         self.requests = 1
         self.announced = False
+        self.listed = False
         self.after: int | None = None
 
 
@@ -58,6 +61,7 @@ class ChannelMap(Generic[S]):
         on_begun: called with each subscription that `announce` announces.
         on_ended: called with each of these when it has ended, and with whether its
             subscriber has left.
+        on_delisted: the same, for each that `enlist` has listed.
 
     All are called under the lock, so that their order is the true one: they may only pass
     the news on.
@@ -69,6 +73,7 @@ class ChannelMap(Generic[S]):
         on_last: Callable[[str], None] = lambda channel: None,
         on_begun: Callable[[Subscription[S]], None] = lambda subscription: None,
         on_ended: Callable[[Subscription[S], bool], None] = lambda subscription, left: None,
+        on_delisted: Callable[[Subscription[S], bool], None] = lambda subscription, left: None,
     ) -> None:
         self._renew_lock()
         self._channels: dict[str, dict[S, Subscription[S]]] = {}
@@ -79,11 +84,12 @@ class ChannelMap(Generic[S]):
         self._on_last = on_last
         self._on_begun = on_begun
         self._on_ended = on_ended
+        self._on_delisted = on_delisted
         threads.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
         # guards: everything below. Taken after the hub's lock, before any client's and any
-        # transport's; nothing but the four callables is called under it.
+        # transport's; nothing but the five callables is called under it.
         self._lock = Lock()
 
     def forget(self) -> None:
@@ -159,6 +165,13 @@ class ChannelMap(Generic[S]):
                 subscription.announced = True
                 self._on_begun(subscription)
 
+    def enlist(self, subscription: Subscription[S]) -> bool:
+        """Have the end of a subscription told to presence; False when it has ended already."""
+        with self._lock:
+            target, channel = subscription.subscriber, subscription.channel
+            subscription.listed = self.get(target, channel) is subscription
+            return subscription.listed
+
     def remove(self, subscriber: S, channel: str) -> bool:
         """Unsubscribe; say whether there was a subscription."""
         with self._lock:
@@ -216,6 +229,9 @@ class ChannelMap(Generic[S]):
         if subscription.announced:
             subscription.announced = False
             self._on_ended(subscription, subscription.subscriber not in self._subscribers)
+        if subscription.listed:
+            subscription.listed = False
+            self._on_delisted(subscription, subscription.subscriber not in self._subscribers)
 
     def get(self, subscriber: S, channel: str) -> Subscription[S] | None:
         """Return the subscription of one subscriber to one channel."""

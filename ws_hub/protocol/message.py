@@ -81,6 +81,7 @@ class MessageType(enum.StrEnum):
     ACK = "ack"
     LAGGED = "lagged"
     SKIP = "skip"
+    PRESENCE = "presence"
     AUTH = "auth"
     ASK = "ask"
 
@@ -391,6 +392,18 @@ class Encoder:
             return text.encode()
         except Exception as error:  # noqa: BLE001 - a user's class may raise anything
             raise _encode_error(kind, data, error) from error
+
+    def data_text(self, data: object, what: str) -> str:
+        """Return data as JSON text; raises MessageEncodeError, which names it by `what`.
+
+        Threads: any; calls `json_default`.
+        """
+        try:
+            text = self._to_json(data)
+            text.encode()
+            return text
+        except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+            raise MessageEncodeError(f"cannot encode {what}, {excerpt(data)}: {error}") from error
 
 
 _encoder = Encoder()

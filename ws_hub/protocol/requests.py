@@ -22,6 +22,7 @@ __all__ = [
     "Publish",
     "ReadHistory",
     "Reply",
+    "ShowPresence",
     "Subscribe",
     "Unsubscribe",
     "ack",
@@ -92,6 +93,14 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowPresence:
+    """A request to say who is present in a channel."""
+
+    channel: str
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A request that is answered without the hub, or refused as malformed."""
 
@@ -105,7 +114,7 @@ class Other:
     message: Message
 
 
-Effect = Subscribe | ReadHistory | Unsubscribe | Publish | Reply | Other
+Effect = Subscribe | ReadHistory | Unsubscribe | Publish | ShowPresence | Reply | Other
 
 
 def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
@@ -154,6 +163,13 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
         if _is_unusable(message.channel) or not is_channel(message.channel):
             return _bad_channel("Publish", message.channel, message.id)
         return _publish(message)
+    if message.type == MessageType.PRESENCE:
+        if _is_unusable(message.channel) or not is_channel(message.channel):
+            return _bad_channel("Presence", message.channel, message.id)
+        if message.id is None:  # that the answer would go by
+            text = "Presence: id is required"
+            return Reply(error(text, "bad_message", channel=message.channel))
+        return ShowPresence(message.channel, message.id)
     return Other(message)
 
 

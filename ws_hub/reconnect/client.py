@@ -30,6 +30,7 @@ from ..errors import (
 from ..log import get_logger
 from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
 from ..protocol.names import channel_text
+from ..protocol.presence import Presence
 from ..protocol.requests import ack, error
 from ..reentrant import Event
 from ..validation import (
@@ -43,7 +44,7 @@ from .config import ReconnectConfig
 from .connection import Connection
 from .connector import Connector, parse_target
 from .retries import Retries
-from .session import Ended, Session
+from .session import Ended, Presented, Session
 from .subscriptions import MessagesLost
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
@@ -188,6 +189,17 @@ class ReconnectingClient:
         Threads: any; does not wait.
         """
         return self._session.snapshot(channel_text(channel))
+
+    def presence(self, channel: str) -> Presence | None:
+        """Return who is present in a subscribed channel, as far as its server has told.
+
+        None when that has told nothing: there is no ack yet, or the channel has no presence. In
+        a time without a connection it is what was known at its end. `on_presence` is
+        called with the changes.
+
+        Threads: any; never blocks.
+        """
+        return self._session.presence(channel_text(channel))
 
     def connect(self) -> None:
         """Connect, and connect again whenever the connection ends, until `close()`.
@@ -538,6 +550,9 @@ class ReconnectingClient:
                         self._answer(event)
                     elif isinstance(event, Message):
                         self._call("on_message", event)
+                    elif isinstance(event, Presented):
+                        change = event.change
+                        self._call("on_presence", change.channel, *change.differences())
                     else:
                         self._call("on_error", event.exception())
         finally:

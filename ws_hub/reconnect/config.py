@@ -87,6 +87,9 @@ class ReconnectConfig:
         on_message: called with each message.
         on_ask: called with the data of what the server asks (`hub.ask`); returns the data of
             the answer, or raises HubError. None answers with the error "not_found".
+        on_presence: called with a channel, the members that have joined and those that have
+            left, each a tuple of `Member`, when the presence of a subscribed channel has changed;
+            both are empty when only its numbers or an info have. See docs/presence.md.
         on_error: called with an exception: why an attempt failed, a text from the server
             that is no message, messages that are lost, what a callback raised. When more
             than 256 reports wait for a slow callback, further ones of a kind are merged.
@@ -121,6 +124,7 @@ class ReconnectConfig:
     on_reconnect: Callback | None = None
     on_message: Callback | None = None
     on_ask: Callback | None = None
+    on_presence: Callback | None = None
     on_error: Callback | None = None
 
     def __post_init__(self) -> None:
@@ -165,6 +169,7 @@ class ReconnectConfig:
             on_reconnect="attempts",
             on_message="message",
             on_ask="data",
+            on_presence="channel, joined, left",
             on_error="error",
         )
 

@@ -35,15 +35,17 @@ from ..errors import (
 from ..log import get_logger
 from ..protocol.json_text import json_encoder
 from ..protocol.message import Encoder, Message, MessageType, decode, encode, split_batch
+from ..protocol.presence import Presence
 from ..protocol.requests import ASK_ID, refusal
 from ..protocol.requests import error as error_reply
 from .config import ReconnectConfig
 from .connection import Connection, Skipped
 from .inbox import Inbox
+from .presence import PresenceChange
 from .requests import Call, Requests
 from .subscriptions import MessagesLost, Subscriptions
 
-__all__ = ["Ended", "Event", "Report", "Session"]
+__all__ = ["Ended", "Event", "Presented", "Report", "Session"]
 
 logger = get_logger(__name__)
 
@@ -93,7 +95,20 @@ class Report:
         return self.error
 
 
-Event = Message | Report | Ended
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A change of presence for on_presence; further ones that wait are merged into it."""
+
+    change: PresenceChange
+
+    @staticmethod
+    def merge(older: Event, newer: Event) -> Event:
+        """Return one change for two of a channel."""
+        assert isinstance(older, Presented) and isinstance(newer, Presented)
+        return Presented(older.change.then(newer.change))
+
+
+Event = Message | Report | Presented | Ended
 
 
 class Session:
@@ -120,6 +135,7 @@ class Session:
         self._clock = clock
         self._has_callback = config.on_message is not None
         self._answers = config.on_ask is not None
+        self._tells_presence = config.on_presence is not None
         # guards: the connection, the receiver and the subscriptions, so that requests are
         # sent in the order in which the subscriptions changed. Taken before a stream's lock.
         # Re-entrant: a signal handler may close a client of its own thread.
@@ -158,6 +174,11 @@ class Session:
         """Return the newest message of each key of a channel."""
         with self._lock:
             return self._subscriptions.snapshot(channel)
+
+    def presence(self, channel: str) -> Presence | None:
+        """Return what is known of the presence of a channel; None for nothing."""
+        with self._lock:
+            return self._subscriptions.presence.of(channel)
 
     def send(self, message: Message) -> None:
         """Send one message and wait until the kernel has it; raises NotConnected."""
@@ -459,6 +480,9 @@ class Session:
             for answer in verdict.send:
                 connection.offer(encode(answer))
         self._report(verdict.lost)
+        if verdict.presence is not None and self._tells_presence:
+            kind = PresenceChange, verdict.presence.channel
+            self._events.report(kind, Presented(verdict.presence), Presented.merge)
         if verdict.retry:
             wait = full_jitter(self._busy_wait, self._random)
             connection.call_later(wait, functools.partial(self._retry, connection))

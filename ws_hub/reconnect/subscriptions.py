@@ -34,6 +34,7 @@ from typing import Any, TypeGuard
 
 from ..errors import WsHubError, excerpt
 from ..protocol.message import Message, MessageType
+from .presence import ChannelPresence, PresenceChange
 
 __all__ = ["MessagesLost", "Subscriptions", "Verdict"]
 
@@ -73,12 +74,14 @@ class Verdict:
         send: requests to send to the server.
         lost: losses to report.
         retry: whether to call `Subscriptions.retry` after a while.
+        presence: a change of a channel's presence to report.
     """
 
     deliver: bool = True
     send: list[Message] = field(default_factory=list)
     lost: list[MessagesLost] = field(default_factory=list)
     retry: bool = False
+    presence: PresenceChange | None = None
 
 
 @dataclass
@@ -112,6 +115,7 @@ class Subscriptions:
         # Channel -> messages without a number there that found no room in the inbox.
         self._unplaced: dict[str, int] = {}
         self._skipped = 0  # messages of unknown channels, over max_message_size
+        self.presence = ChannelPresence()
         self.extensions: bool | None = None  # whether this connection's server knows them
 
     @property
@@ -145,6 +149,7 @@ class Subscriptions:
         """Remove a subscription; return the request to send, None if there was none."""
         if self._channels.pop(channel, None) is None:
             return None
+        self.presence.forget(channel)
         return self._unsubscribe(channel)
 
     def open(self) -> list[Message]:
@@ -212,7 +217,12 @@ class Subscriptions:
             return Verdict(deliver=name not in self._left)
         if _is_end(message) and not channel.pending:
             channel.live = False
+            self.presence.forget(name)
             return Verdict()
+        if message.type == MessageType.PRESENCE and name in self.presence:
+            # What is left over of an older subscription says nothing any more.
+            change = None if name in self._left else self.presence.take(message)
+            return Verdict(deliver=False, presence=change)
         if seq is None:
             # After unsubscribe and subscribe: it belongs to the old subscription until the
             # unsubscription is acknowledged.
@@ -263,6 +273,7 @@ class Subscriptions:
         lost = []
         for name, channel in self._channels.items():
             channel.pending = ""  # this server acknowledges nothing
+            self.presence.forget(name)
             if channel.last is not None:
                 lost.append(MessagesLost(name, None, "the server keeps no history"))
                 self._channels[name] = _Channel(None)
@@ -279,11 +290,14 @@ class Subscriptions:
         channel = self._channels[name]
         if message.type == MessageType.ACK:
             data = message.data if isinstance(message.data, dict) else {}
-            return self._acknowledged(name, channel, data)
+            verdict = self._acknowledged(name, channel, data)
+            verdict.presence = self.presence.acknowledged(name, data.get("presence"))
+            return verdict
         if message.code in _BUSY:
             channel.pending, channel.busy, channel.live = "", True, False
             return Verdict(deliver=False, retry=True)
         self._channels[name] = _Channel(channel.since, channel.newest)
+        self.presence.forget(name)
         verdict = Verdict()
         if channel.last is not None:
             verdict.lost.append(MessagesLost(name, None, "the server refused to go on"))

@@ -48,6 +48,7 @@ _CLIENT = (
     "ws_hub.js",
     "ws_hub_shared.js",
     "ws_hub_state.js",
+    "ws_hub_presence.js",
 )  # at the root, because applications use it too
 
 # Scripts and styles from our own files only, whatever a log line contains. `'self'`
@@ -72,12 +73,12 @@ def page_app(
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
-    It answers `/` (the page), `/static/...`, `/ws_hub.js`, `/ws_hub_shared.js` and
-    `/ws_hub_state.js` (the browser client, which other pages may use too), `/ws_hub_log.js`
-    (an element that shows a log on any page) and `/api/channels`: the channels with history,
-    newest first, 200 of them unless `limit`, `offset` and `search` ask for others. A hub with
-    an authenticator or a channel_authoriser does not list its channels (403). The WebSocket
-    itself is served by `middleware`.
+    It answers `/` (the page), `/static/...`, `/ws_hub.js`, `/ws_hub_shared.js`,
+    `/ws_hub_state.js` and `/ws_hub_presence.js` (the browser client, which other pages may use
+    too), `/ws_hub_log.js` (an element that shows a log on any page) and `/api/channels`: the
+    channels with history, newest first, 200 of them unless `limit`, `offset` and `search` ask
+    for others. A hub with an authenticator or a channel_authoriser does not list its channels
+    (403). The WebSocket itself is served by `middleware`.
 
     Args:
         hub: the hub whose channels are listed.

@@ -166,6 +166,7 @@ class SharedConnection {
         live: new Set(),
         waiting: [],
         asking: null, // the first of those that waited, until it has its replay
+        presence: false, // the server tells who is there
         on: false, // the server has been asked for it
         epoch: "",
         seq: 0,
@@ -190,6 +191,7 @@ class SharedConnection {
       const more = epoch && {epoch, seq, recovered: true, replayed: 0, ...channel.kind};
       answer(tab, message.id, {type: "ack", data: {channel: name, ...more}});
       live.add(tab);
+      this._present(channel, tab);
       this._next(channel);
       return;
     }
@@ -205,6 +207,10 @@ class SharedConnection {
     channel.on = reply.type === "ack";
     if (!channel.on || channel.epoch !== epoch || channel.seq !== seq) this._lag(channel);
     if (channel.on) Object.assign(channel, {epoch, seq, head: seq, kind: {keyed, sparse}});
+    channel.presence = Boolean(reply.data?.presence);
+    for (const tab of channel.tabs) { // of what changed meanwhile they were told nothing
+      if (channel.presence && tab !== asking.tab) tell(tab, channel.name, reply.data.presence);
+    }
     if (asking.tab) answer(asking.tab, asking.message.id, reply);
     asking.left = channel.on ? replayed : 0;
     if (asking.left === 0) this._done(channel, channel.on);
@@ -215,6 +221,14 @@ class SharedConnection {
     if (tab && live) channel.live.add(tab);
     channel.asking = null;
     this._next(channel);
+  }
+
+  /** Tell a tab whose subscription was answered here who is there. */
+  _present({name, presence}, tab) {
+    if (!presence) return;
+    this._ask({type: "presence", channel: name}, ({data}) => {
+      if (data?.presence) tell(tab, name, data.presence);
+    });
   }
 
   /** Have the tabs that are live subscribe again from where they are. */
@@ -287,6 +301,10 @@ class SharedConnection {
     channel.seq = message.seq;
     return [...live];
   }
+}
+
+function tell(tab, channel, data) {
+  tab.postMessage(JSON.stringify({type: "presence", channel, data}));
 }
 
 /** Tell a tab the answer to what it sent; of one without an id only an error, as a server does. */
