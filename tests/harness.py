@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import queue
+import resource
 import socket
 import stat
 import threading
@@ -24,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Self
 
@@ -640,6 +642,17 @@ def nobody_warned_of_forks() -> AbstractContextManager[None]:
 
 def _fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("made to fail by a test")
+
+
+@contextlib.contextmanager
+def full_disk(file: Path) -> Iterator[None]:
+    """Have no file of this process grow beyond the size that a history's file has."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextlib.contextmanager

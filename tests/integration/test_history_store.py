@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness import full_disk
 from tests.integration.clients import Seen
 from tests.support import TIMEOUT, unmeasured, wait_until
 from ws_hub import (
@@ -206,17 +206,6 @@ def test_a_file_that_cannot_be_used_keeps_a_hub_from_starting(tmp_path: Path) ->
 
 
 # --- disks that fail -----------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def full_disk(file: Path) -> Iterator[None]:
-    """Have no file of this process grow beyond the size that a history's file has."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_stops_numbers_and_not_delivery(

@@ -1007,7 +1007,7 @@ class Hub(Publisher):
     def history(
         self,
         channel: str,
-        *,
+        *_unnamed: Never,
         since: int | None = None,
         before: int | None = None,
         last: int | None = None,
@@ -1023,6 +1023,7 @@ class Hub(Publisher):
 
         Threads: any; with a history store, waits for the disk.
         """
+        check_named(_unnamed, "history(channel, since=0)")
         check_channel(channel, self._is_channel)
         for name, value in (("since", since), ("before", before), ("last", last), ("limit", limit)):
             check_position(name, value)
