@@ -554,10 +554,12 @@ class SteppedReplays:
     def begin(self, viewer: FullViewer, channels: int, messages: int = 9) -> None:
         self.channels.enter(viewer)
         for number in range(channels):
-            self.history.extend(f"c:{number}", [b"x" * 100] * messages, 0.0)
-            subscription = self.channels.add(viewer, f"c:{number}", 10_000)
+            channel = f"c:{number}"
+            before = self.history.locate(channel).position.seq
+            self.history.extend(channel, [b"x" * 100] * messages, 0.0)
+            subscription = self.channels.add(viewer, channel, 10_000)
             assert subscription is not None
-            self.replays.begin(subscription, "epoch", 0)
+            self.replays.begin(subscription, "epoch", before)
 
     def lookups_of(self, call: Callable[[], object]) -> int:
         before = self.lookups

@@ -106,6 +106,9 @@ RULE: dict[str, list[Any]] = {
     "publish": NOT_FLAGS,
     "keyed": NOT_FLAGS,
     "max_keys": NOT_COUNTS,
+    "presence": [0, 1, "yes", "", None, ["count"]],
+    "presence_grace": NOT_SECONDS,
+    "presence_limit": [*NOT_COUNTS, 10_001],
 }
 CLIENT: dict[str, list[Any]] = {
     "url": ["", None, 5, "http://example.com", "example.com", b"ws://example.com"],
@@ -134,6 +137,7 @@ CLIENT: dict[str, list[Any]] = {
     "on_disconnect": NOT_CALLABLES,
     "on_reconnect": NOT_CALLABLES,
     "on_ask": NOT_CALLABLES,
+    "on_presence": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
     "on_error": NOT_CALLABLES,
 }

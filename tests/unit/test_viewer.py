@@ -196,7 +196,14 @@ def test_fault_128_a_page_that_asks_again_is_told_that_nothing_has_changed() -> 
 # --- pages of other origins ----------------------------------------------------------------
 
 PAGE = "http://127.0.0.1:3000"
-SCRIPTS = ["/ws_hub.js", "/ws_hub_shared.js", "/ws_hub_log.js", "/static/ws_hub_log.js"]
+SCRIPTS = [
+    "/ws_hub.js",
+    "/ws_hub_shared.js",
+    "/ws_hub_state.js",
+    "/ws_hub_presence.js",
+    "/ws_hub_log.js",
+    "/static/ws_hub_log.js",
+]
 ALLOW = "Access-Control-Allow-Origin"
 
 
