@@ -1024,6 +1024,9 @@ def test_fault_72_a_target_that_fails_keeps_nothing_from_the_others(
         def offer(self, *_: Any, **__: Any) -> bool:
             return True
 
+        def note_drops(self, *_: Any) -> None:
+            """Take note of nothing."""
+
     hub = still()
     subscribe_target(hub, Failing(), "news")
     peer = hub.join()
