@@ -8,7 +8,7 @@ from typing import Any
 from ws_hub import threads
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.fast_send import send_to_each
-from ws_hub.hub.items import Queues
+from ws_hub.hub.items import Item, Queues
 from ws_hub.hub.subscriptions import ChannelMap
 from ws_hub.protocol.message import Encoder
 from ws_hub.protocol.publication import Batch, Publication
@@ -89,7 +89,8 @@ def hub_queues() -> Queues:
     """Return queues without a bound, which a test empties in the place of the hub thread."""
     wakeup = Wakeup()
     registers, unregisters = ReentrantQueue[Any](wakeup), ReentrantQueue[Any](wakeup)
-    return Queues(wakeup, registers, unregisters, ReentrantQueue(wakeup))
+    intake = wakeup, ReentrantQueue[Item](wakeup)
+    return Queues(wakeup, registers, unregisters, ReentrantQueue(wakeup), intake)
 
 
 def deliver(connection: Connection, batch: Batch) -> Sequence[Publication]:

@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,7 @@ import pytest
 
 from tests import support
 from ws_hub import threads
+from ws_hub.backplane import sqlite
 from ws_hub.connection import fast_send, progress
 from ws_hub.connection.poller import Poller
 from ws_hub.process import launch, session
@@ -35,7 +37,10 @@ __all__ = [
     "before_each_signal",
     "imported_anew",
     "kernel_send",
+    "machine_restarted",
+    "mounted",
     "no_threads",
+    "numbers_reserved",
     "patched",
     "reused",
     "sends_by_libc",
@@ -227,3 +232,18 @@ def before_each_request(poller: Poller, act: Callable[[], object]) -> Iterator[N
             queue.SimpleQueue.put(requests, before.get_nowait())
         patch.setattr(poller, "_requests", requests)
         yield
+
+
+def machine_restarted(name: str = "another boot") -> AbstractContextManager[None]:
+    """Have history files be opened after another start of the machine."""
+    return patched(sqlite, "_boot", lambda: name)
+
+
+def mounted(table: Path) -> AbstractContextManager[None]:
+    """Have a file be the table of what is mounted."""
+    return patched(sqlite, "_MOUNTS", str(table))
+
+
+def numbers_reserved(count: int) -> AbstractContextManager[None]:
+    """Have a history file reserve so many numbers at a time."""
+    return patched(sqlite, "_RESERVE", count)

@@ -18,6 +18,8 @@ from .access.authenticators import (
     QueryTokenAuth,
 )
 from .backoff import calculate_backoff
+from .backplane.sqlite import SqliteHistory
+from .backplane.store import HistoryPage
 from .config import (
     DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_PONG_TIMEOUT,
@@ -32,6 +34,7 @@ from .errors import (
     ConfigError,
     ConnectionClosed,
     HandshakeRefused,
+    HistoryError,
     HubFull,
     HubNotRunning,
     InvalidName,
@@ -76,6 +79,8 @@ __all__ = [
     "ConnectionState",
     "CookieSessionAuth",
     "HandshakeRefused",
+    "HistoryError",
+    "HistoryPage",
     "Hub",
     "HubConfig",
     "HubFull",
@@ -103,6 +108,7 @@ __all__ = [
     "ReconnectingClient",
     "SendTimeout",
     "Server",
+    "SqliteHistory",
     "WsHubError",
     "calculate_backoff",
     "exit_on_signals",

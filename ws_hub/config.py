@@ -221,6 +221,8 @@ class HubConfig:
             been unused for longest, of the kind that is being written to.
         published_history_bytes_in_all: the same for the channels that clients may publish
             to, which also count among all.
+        history: where channels keep their history: a `SqliteHistory("hub.db")` for one that
+            outlives the process; None for memory. See docs/recovery.md.
         rules: the rules for channels; the first match counts. By default process channels
             keep their last 10,000 lines or 4 MiB.
         channel_name: returns whether a channel name is allowed, and with `process:` before
@@ -303,6 +305,7 @@ class HubConfig:
     compression_min_size: int = 256
     history_bytes_in_all: int = DEFAULT_HISTORY_BYTES
     published_history_bytes_in_all: int = DEFAULT_PUBLISHED_HISTORY_BYTES
+    history: Any = None
     rules: Sequence[ChannelRule] = (PROCESS_RULE,)
     channel_name: Callable[[str], bool] | None = None
     json_default: Callable[[Any], Any] | None = None
@@ -391,6 +394,11 @@ class HubConfig:
             )
 
     def _check_kinds(self) -> None:
+        if self.history is not None and not callable(getattr(self.history, "append", None)):
+            raise ConfigError(
+                'history must be a history store, such as SqliteHistory("hub.db"), not '
+                f"{excerpt(self.history)}"
+            )
         check_overflow(self, "broadcast_overflow")
         check_origins(self, "allowed_origins")
         check_many(self, "rules", ChannelRule, "ChannelRule")

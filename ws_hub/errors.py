@@ -9,6 +9,7 @@ The tree::
     ├── MessageEncodeError (ValueError)     data that has no JSON form
     ├── HubNotRunning (RuntimeError)        not started yet, or stopped
     ├── HubFull                             the hub's queue stayed full
+    ├── HistoryError                        a history store that cannot write or read now
     ├── LimitExceeded                       a limit of the settings is reached
     ├── SendTimeout (TimeoutError)          one client's outbox stayed full
     ├── ConnectionClosed (ConnectionError)  the connection has ended: code, reason
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigError",
     "ConnectionClosed",
     "HandshakeRefused",
+    "HistoryError",
     "HubFull",
     "HubNotRunning",
     "InvalidName",
@@ -143,6 +145,10 @@ class HubNotRunning(WsHubError, RuntimeError):
 
 class HubFull(WsHubError):
     """The hub's queue had no room within the time allowed; the message was not queued."""
+
+
+class HistoryError(WsHubError):
+    """A history store cannot write or read at the moment: its disk is full, or has failed."""
 
 
 class LimitExceeded(WsHubError):

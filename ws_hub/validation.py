@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import ipaddress
 import math
@@ -34,6 +35,7 @@ __all__ = [
     "check_words",
     "is_line",
     "is_number",
+    "posix_time",
 ]
 
 # poll(2) counts milliseconds in a C int: a longer wait than 24 days overflows it.
@@ -213,6 +215,25 @@ def check_position(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a whole number or None, not {excerpt(value)}")
     if value < 0:
         raise ValueError(f"{name} must not be negative, and is {value}: 0 is the least")
+
+
+def posix_time(name: str, value: object) -> float | None:
+    """Return an argument that is a time as POSIX seconds; None for None.
+
+    Raises TypeError for what is no time, ValueError for a datetime without a time zone: it
+    would be another moment on each machine.
+    """
+    if value is None:
+        return None
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is None:
+            raise ValueError(
+                f"{name} must have a time zone, not {excerpt(value)}: use datetime.now(UTC)"
+            )
+        return value.timestamp()
+    if not is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise TypeError(f"{name} must be POSIX seconds or a datetime, not {excerpt(value)}")
+    return float(value)  # type: ignore[arg-type]
 
 
 def check_words(name: str, value: object) -> None:

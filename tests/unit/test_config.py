@@ -65,6 +65,7 @@ HUB: dict[str, list[Any]] = {
     "max_connections_per_user": NOT_COUNTS_OR_NONE,
     "max_waiting": NOT_COUNTS_OR_NONE,
     "handshake_timeout": [*NOT_SECONDS, 1_000_001],
+    "history": ["hub.db", 1, True],
     "rules": [None, 5, "process:*", b"process:*", ["process:*"], [None], iter(())],
     "channel_name": NOT_CALLABLES,
     "json_default": NOT_CALLABLES,

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from ..backplane.sqlite import SqliteHistory
 from ..config import ChannelRule, HubConfig
 from ..hub.hub import Hub
 from ..server.server import Server, serve
@@ -25,6 +26,7 @@ _SERVE_EXAMPLES = """\
 examples:
   ws-hub serve
   ws-hub serve --port 9000 --publish 'news' --publish 'chat:*'
+  ws-hub serve --publish 'chat:*' --history hub.db
 """
 
 
@@ -40,6 +42,12 @@ def add_serve(commands: Any) -> None:
         metavar="PATTERN",
         help="let every client publish to the channels of this pattern, which keep their "
         "last 1,000 messages; can be given again (by default no client may publish)",
+    )
+    command.add_argument(
+        "--history",
+        metavar="FILE",
+        help="keep the history of channels in this file, which is made if it is missing, so that "
+        "it outlives the server (by default in memory)",
     )
 
 
@@ -77,6 +85,8 @@ def _serve(arguments: argparse.Namespace, signals: Signals) -> int:
         ChannelRule(pattern=pattern, history_messages=_KEPT, replay=True, publish=True)
         for pattern in arguments.publish
     ]
-    with served(Hub(HubConfig(rules=[*public, *HubConfig().rules])), arguments):
+    history = SqliteHistory(arguments.history) if arguments.history else None
+    rules = [*public, *HubConfig().rules]
+    with served(Hub(HubConfig(history=history, rules=rules)), arguments):
         number = signals.wait()
     return 128 + (number or 0)

@@ -21,7 +21,7 @@ from ..protocol.message import Message, MessageType, encode
 from ..protocol.publication import Batch, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
-from .history import History, Position, Range
+from .history import Filled, History, Position, Range
 from .replay import Gap, Replays, Viewer
 from .stats import Counters
 from .subscriptions import ChannelMap, Subscription
@@ -61,6 +61,7 @@ class Activation:
         epoch: the numbering that `since` belongs to.
         last: how many of the newest messages it wants.
         id: of the request to be acked, else None.
+        since_time: the POSIX time from which on it wants messages.
     """
 
     subscription: Subscription[Any]
@@ -68,6 +69,7 @@ class Activation:
     epoch: str = ""
     last: int | None = None
     id: Id = None
+    since_time: float | None = None
 
 
 class Dispatcher:
@@ -122,10 +124,10 @@ class Dispatcher:
     def _deliver(
         self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
     ) -> None:
-        runs = [
-            (self._targets(channel, all_clients), self._number(list(group), now))
-            for channel, group in itertools.groupby(publications, key=lambda each: each.channel)
-        ]
+        runs = []
+        for channel, group in itertools.groupby(publications, key=lambda each: each.channel):
+            numbered = self._number(list(group), now)  # first: it may end what is live
+            runs.append((self._targets(channel, all_clients), numbered))
         delivered = 0
         for targets, batch in _routes(runs, self._compression, self._without_excluded):
             delivered += batch.messages * len(targets)
@@ -154,8 +156,34 @@ class Dispatcher:
         channel = run[0].channel
         if channel == "" or not self._rule_for(channel).history_messages:
             return run
-        kept: list[Publication] = guarded(self._counters, self._keep, channel, run, now, default=[])
+        keep = self._cache if run[0].frame else self._keep
+        kept: list[Publication] = guarded(self._counters, keep, channel, run, now, default=[])
         return kept
+
+    def _cache(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        """Keep messages for replays that a store has numbered, but for those that it has not."""
+        numbered = [each for each in run if each.seq]
+        places = enumerate(numbered)
+        for _, group in itertools.groupby(places, key=lambda at: (at[1].epoch, at[1].seq - at[0])):
+            part = [publication for _, publication in group]
+            frames = [publication.frame for publication in part]
+            after = Position(part[0].epoch, part[0].seq - 1)
+            ends = part[-1].ends_channel
+            former = self._history.extend(channel, frames, now, ends=ends, after=after)
+            if former is not None:
+                self._begin_anew(channel, former)
+        return run
+
+    def fill(self, channel: str, filled: Filled, now: float) -> None:
+        """Keep what a store has of a channel, for the subscriptions that follow."""
+        former = self._history.install(channel, filled, now)
+        if former is not None:
+            self._begin_anew(channel, former)
+
+    def _begin_anew(self, channel: str, former: Position) -> None:
+        """Have the subscribers of a channel that has another numbering now ask for that."""
+        for subscription in self._channels.subscriptions(channel):
+            self._lag(subscription.subscriber, channel, former.seq)
 
     def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         first, numbered = self._history.next_seq(channel), list[Publication]()
@@ -230,7 +258,8 @@ class Dispatcher:
             self._answer(request, _nothing(False))
             return
         # An `id` or a position is of one that speaks our extensions, and understands `lagged`.
-        named = request.since is not None or request.last is not None
+        positions = request.since, request.last, request.since_time
+        named = any(each is not None for each in positions)
         subscription.recovers = subscription.recovers or named or request.id is not None
         if not self._rule_for(channel).history_messages:
             subscription.live = True
@@ -255,9 +284,15 @@ class Dispatcher:
         channel = subscription.channel
         reached = self._replays.position(subscription)
         under_way = subscription.live or reached is not None
-        if since is None and request.last is None and self._rule_for(channel).replay:
+        timed = request.since_time is not None
+        if since is None and request.last is None and not timed and self._rule_for(channel).replay:
             since = None if under_way else 0
-        found = self._history.locate(channel, since=since, epoch=request.epoch, last=request.last)
+        if request.since_time is not None and since is None and request.last is None:
+            found = self._history.locate_time(channel, request.since_time)
+        else:
+            found = self._history.locate(
+                channel, since=since, epoch=request.epoch, last=request.last
+            )
         known = subscription.after
         if under_way and known is not None and not (since or request.epoch):
             if found.after >= known:

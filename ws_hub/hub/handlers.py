@@ -58,6 +58,7 @@ _INSTEAD: dict[str, str] = {
     MessageType.SUBSCRIBE: "hub.on_subscribe, and HubConfig.channel_authoriser to refuse",
     MessageType.UNSUBSCRIBE: "hub.on_unsubscribe",
     MessageType.PUBLISH: "hub.listen, and HubConfig.publish_authoriser to refuse",
+    MessageType.HISTORY: "HubConfig.channel_authoriser to refuse",
     MessageType.PING: "a type of your own, for the hub answers a ping",
 }
 

@@ -6,6 +6,9 @@ cuts; any thread may ask which channels have history and how much memory it take
 Messages are kept in blocks. A block that is full is joined once, for good: the same bytes
 are the history and a piece of every replay that passes by. Only a piece that begins or
 ends inside a block is cut out of it, and shared by all replays that need the same part.
+
+Where a store numbers and keeps (`hub.recorder`), this is the cache of the newest messages:
+they come with their numbers, of which some may be left out between two blocks.
 """
 
 from __future__ import annotations
@@ -15,14 +18,16 @@ import secrets
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice
 
+from ..backplane.store import first_since
 from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, ChannelRule
+from ..protocol.frames import payload_of
 from ..reentrant import Lock
 
-__all__ = ["History", "Piece", "Position", "Range", "Usage"]
+__all__ = ["Filled", "History", "Piece", "Position", "Range", "Usage"]
 
 _MAX_CHANNELS = 10_000
 _BLOCK_BYTES = 64 * 1024
@@ -51,16 +56,18 @@ class Range:
         position: where the channel stands now.
         after: the number before the first message that the subscriber is to get.
         recovered: whether that is all that the subscriber missed.
+        holes: how many of the numbers behind that are of no message.
     """
 
     position: Position
     after: int
     recovered: bool
+    holes: int = 0
 
     @property
     def messages(self) -> int:
         """How many messages are to be replayed."""
-        return self.position.seq - self.after
+        return self.position.seq - self.after - self.holes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +80,19 @@ class Piece:
             it are no longer kept.
         last: number of the last.
         head: the last number of the channel.
+        holes: how many numbers, from the first on, are of no message.
     """
 
     frames: bytes
     first: int
     last: int
     head: int
+    holes: int = 0
 
     @property
     def messages(self) -> int:
         """How many messages it holds."""
-        return self.last - self.first + 1
+        return self.last - self.first + 1 - self.holes
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +135,16 @@ class _Channel:
     """What one channel keeps: blocks, and behind them messages that fill no block yet."""
 
     __slots__ = (
-        "blocks", "cost", "epoch", "expires", "first", "fresh", "fresh_bytes", "seq", "size",
-        "used",
+        "blocks", "cost", "count", "epoch", "expires", "first", "fresh", "fresh_bytes", "seq",
+        "size", "used", "whole",
     )  # fmt: skip
 
     def __init__(self, position: Position) -> None:
         self.epoch = position.epoch
         self.seq = position.seq
         self.first = position.seq + 1  # number of the oldest message kept
+        self.count = 0  # messages kept; fewer than numbers where some are of no message
+        self.whole = True  # whether it has what its rule keeps, and lost nothing to a bound
         self.blocks: list[_Block] = []
         self.fresh: list[bytes] = []
         self.fresh_bytes = 0
@@ -142,9 +153,12 @@ class _Channel:
         self.expires = math.inf
         self.used = 0  # when last written to, among all channels
 
-    @property
-    def count(self) -> int:
-        return self.seq - self.first + 1
+    def skip(self, seq: int) -> None:
+        """Leave out the numbers up to one."""
+        self._join()  # within a block the numbers follow each other
+        self.seq = seq
+        if not self.count:
+            self.first = seq + 1
 
     def add(self, frames: Sequence[bytes]) -> None:
         """Keep the next messages."""
@@ -155,6 +169,7 @@ class _Channel:
             self.fresh.append(frame)
             self.fresh_bytes += length
             self.seq += 1
+        self.count += len(frames)
         size = sum(map(len, frames))
         self.size += size
         self.cost += size + _FRAME_COST * len(frames)
@@ -168,6 +183,10 @@ class _Channel:
         self.cost += block.cost - self.fresh_bytes - _FRAME_COST * len(self.fresh)
         self.fresh, self.fresh_bytes = [], 0
 
+    @property
+    def _fresh_first(self) -> int:
+        return self.seq - len(self.fresh) + 1
+
     def drop(self, count: int) -> None:
         """Forget the oldest messages."""
         while count:
@@ -175,9 +194,11 @@ class _Channel:
                 block = self.blocks[0]
                 part = min(count, block.last - self.first + 1)
                 self.size -= block.offset(self.first + part) - block.offset(self.first)
-                if self.first + part > block.last:
+                self.first += part
+                if self.first > block.last:
                     del self.blocks[0]
                     self.cost -= block.cost
+                    self.first = self.blocks[0].first if self.blocks else self._fresh_first
             else:
                 part = count
                 dropped = sum(map(len, self.fresh[:part]))
@@ -185,7 +206,8 @@ class _Channel:
                 self.fresh_bytes -= dropped
                 self.size -= dropped
                 self.cost -= dropped + _FRAME_COST * part
-            self.first += part
+                self.first += part
+            self.count -= part
             count -= part
 
     def drop_memory(self, need: int, least: int) -> int:
@@ -203,20 +225,48 @@ class _Channel:
         self.drop(count)
         return count
 
-    def cut(self, first: int) -> tuple[int, Callable[[], bytes], bool]:
-        """Find the piece that begins with a number.
+    def cut(self, first: int) -> tuple[int, int, Callable[[], bytes], bool]:
+        """Find the piece that begins with a number, or the next that is of a message.
 
-        Returns the number of its last message, what makes its bytes, and whether these
-        are bytes that are kept anyway.
+        Returns the numbers of its first and last message, what makes its bytes, and whether
+        these are bytes that are kept anyway. There is none: the first is above the last.
         """
         index = bisect_left(self.blocks, first, key=lambda block: block.last)
         if index == len(self.blocks):
-            start = len(self.fresh) - (self.seq - first + 1)
+            start = max(first - self._fresh_first, 0)
             fresh = self.fresh
-            return self.seq, lambda: b"".join(fresh[start:]), False
+            return self._fresh_first + start, self.seq, lambda: b"".join(fresh[start:]), False
         block = self.blocks[index]
         offset = block.offset(first)
-        return block.last, lambda: block.joined[offset:], not offset
+        return max(first, block.first), block.last, lambda: block.joined[offset:], not offset
+
+    def holes(self, after: int) -> int:
+        """Return how many numbers behind one are of no message."""
+        if self.count == self.seq - self.first + 1:  # nearly always
+            return 0
+        blocks = [block for block in self.blocks if block.last > after]
+        kept = sum(block.last - max(block.first - 1, after) for block in blocks)
+        return self.seq - after - kept - (self.seq - max(self._fresh_first - 1, after))
+
+    def before_newest(self, count: int, up_to: int) -> int:
+        """Return the number before the newest messages up to a number, or before all."""
+        after = up_to
+        spans = [(block.first, block.last) for block in self.blocks]
+        for first, last in reversed([*spans, (self._fresh_first, self.seq)]):
+            there = min(last, up_to) - first + 1
+            if there > 0 < count:
+                after = max(min(last, up_to) - count, first - 1, self.first - 1)
+                count -= there
+        return after
+
+    def frames(self, first: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the messages from a number on, each with its own."""
+        for block in self.blocks:
+            for number in range(max(first, block.first, self.first), block.last + 1):
+                yield number, block.joined[block.offset(number) : block.offset(number + 1)]
+        for number, frame in enumerate(self.fresh, self._fresh_first):
+            if number >= first:
+                yield number, frame
 
 
 def _until(values: accumulate[int], bound: int) -> Sequence[int]:
@@ -227,6 +277,27 @@ def _until(values: accumulate[int], bound: int) -> Sequence[int]:
         if value >= bound:
             break
     return found
+
+
+class Filled:
+    """What a store has of a channel, joined by another thread, for `History.install`.
+
+    Args:
+        epoch: the numbering.
+        seq: the last number given.
+        messages: number and frame of each message, oldest first.
+    """
+
+    __slots__ = ("kept",)
+
+    def __init__(self, epoch: str, seq: int, messages: Iterable[tuple[int, bytes]]) -> None:
+        self.kept = kept = _Channel(Position(epoch, 0))
+        for number, frame in messages:
+            if number > kept.seq + 1:
+                kept.skip(number - 1)
+            kept.add([frame])
+        if seq > kept.seq:
+            kept.skip(seq)
 
 
 class _Kind:
@@ -316,6 +387,32 @@ class History:
             published = self._published.cost
             return Usage(self._own.cost + published, published, self._dropped)
 
+    def is_whole(self, channel: str) -> bool:
+        """Return whether all that a channel may keep is here, as far as a store has it."""
+        with self._lock:
+            kept = self._kind(channel).channels.get(channel)
+            return kept is not None and kept.whole
+
+    def position(self, channel: str) -> tuple[Position, int]:
+        """Return where a channel stands, and the number of the oldest message kept."""
+        with self._lock:
+            kind = self._kind(channel)
+            position = kind.position(channel) or Position(self._epoch, 0)
+            kept = kind.channels.get(channel)
+            return position, kept.first if kept and kept.count else position.seq + 1
+
+    def frames(self, channel: str, first: int, most: int) -> list[tuple[int, bytes]]:
+        """Return kept messages from a number on, each with its own."""
+        with self._lock:
+            kept = self._kind(channel).channels.get(channel)
+            return list(islice(kept.frames(first), most)) if kept else []
+
+    def before_newest(self, channel: str, count: int, up_to: int) -> int:
+        """Return the number before the newest messages up to a number, or before all."""
+        with self._lock:
+            kept = self._kind(channel).channels.get(channel)
+            return kept.before_newest(count, up_to) if kept else up_to
+
     # --- hub thread: write -----------------------------------------------------------------
 
     def next_seq(self, channel: str) -> int:
@@ -326,16 +423,27 @@ class History:
             return found.seq + 1 if found else 1
 
     def extend(
-        self, channel: str, frames: Sequence[bytes], now: float, *, ends: bool = False
-    ) -> None:
+        self,
+        channel: str,
+        frames: Sequence[bytes],
+        now: float,
+        *,
+        ends: bool = False,
+        after: Position | None = None,
+    ) -> Position | None:
         """Keep the next messages of a channel.
 
         `ends` says that the last is the last for the time being (a process has exited):
-        the channel is freed history_ttl seconds later instead of history_idle_ttl.
+        the channel is freed history_ttl seconds later instead of history_idle_ttl. `after`
+        is where a store has numbered them. Returns where the channel stood when it has another
+        numbering from here on.
         """
         rule = self._rule_for(channel)
         kind = self._published if rule.publish else self._own
+        renewed = None
         with self._lock:
+            if after is not None:
+                renewed = self._place_locked(kind, channel, after)
             kept = self._open_locked(kind, channel)
             before = kept.cost
             kept.add(frames)
@@ -351,6 +459,52 @@ class History:
                 pass
         if len(kind.awaited) > self._max_channels:
             self._forget(kind)
+        return renewed
+
+    def _place_locked(self, kind: _Kind, channel: str, after: Position) -> Position | None:
+        """Have the next message of a channel follow a position; return one it renumbers."""
+        assert self._lock.locked()
+        position = kind.position(channel)
+        if position == after:
+            return None
+        renewed = position if position and position.epoch != after.epoch else None
+        kept = kind.channels.get(channel)
+        if kept is not None and not renewed and after.seq > kept.seq:
+            kept.skip(after.seq)
+        else:
+            self._install_locked(kind, channel, _Channel(after))
+            kind.channels[channel].whole = not after.seq
+        return renewed
+
+    def install(self, channel: str, filled: Filled, now: float) -> Position | None:
+        """Keep what a store has, in place of what is kept; return a position it renumbers."""
+        rule = self._rule_for(channel)
+        kind = self._published if rule.publish else self._own
+        with self._lock:
+            position = kind.position(channel)
+            kept = filled.kept
+            self._install_locked(kind, channel, kept)
+            kept.expires = now + rule.history_idle_ttl
+            self._next_expiry = min(self._next_expiry, kept.expires)
+            if not kept.count:  # to ask for a channel takes no place among those that keep
+                self._free_locked(kind, channel)
+            while (need := self._need_locked(kind)) > 0 and self._drop_locked(kind, kept, need):
+                pass
+        if len(kind.awaited) > self._max_channels:
+            self._forget(kind)
+        return position if position and position.epoch != kept.epoch else None
+
+    def _install_locked(self, kind: _Kind, channel: str, kept: _Channel) -> None:
+        assert self._lock.locked()
+        if channel in kind.channels:
+            self._free_locked(kind, channel)
+        kind.awaited.pop(channel, None)
+        kind.channels[channel] = kept
+        kind.cost += kept.cost
+        self._uses += 1
+        kept.used = self._uses
+        if len(kind.channels) > self._max_channels:
+            self._free_locked(kind, next(iter(kind.channels)))
 
     def _kind(self, channel: str) -> _Kind:
         return self._published if self._rule_for(channel).publish else self._own
@@ -361,6 +515,7 @@ class History:
         if kept is None:
             position = kind.awaited.pop(channel, None) or Position(self._epoch, 0)
             kept = kind.channels[channel] = _Channel(position)
+            kept.whole = not position.seq  # a store may have what was freed here
             kind.cost += kept.cost
             if len(kind.channels) > self._max_channels:
                 self._free_locked(kind, next(iter(kind.channels)))
@@ -391,6 +546,7 @@ class History:
             return max(dropped, 1)
         before = kept.cost
         dropped = kept.drop_memory(need, 1 if kept is written else 0)
+        kept.whole = kept.whole and not dropped
         kind.cost += kept.cost - before
         self._dropped += dropped
         return dropped
@@ -448,18 +604,32 @@ class History:
             kind = self._kind(channel)
             position = kind.position(channel) or Position(self._epoch, 0)
             kept = kind.channels.get(channel)
-        head = position.seq
-        oldest = kept.first - 1 if kept else head  # the number before the first that is kept
-        if last is not None:
-            return Range(position, max(head - max(last, 0), oldest), True)
-        if since is None:
-            return Range(position, head, True)
-        if since == 0 and not epoch:
-            return Range(position, oldest, True)
-        if (epoch and epoch != position.epoch) or not 0 <= since <= head:
-            return Range(position, oldest, False)
-        after = max(since, oldest)
-        return Range(position, after, after == since)
+            head = position.seq
+            oldest = kept.first - 1 if kept else head  # before the first that is kept
+            if last is not None:
+                after = kept.before_newest(max(last, 0), head) if kept else head
+                return Range(position, after, True, kept.holes(after) if kept else 0)
+            if since is None:
+                return Range(position, head, True)
+            known = not epoch or epoch == position.epoch
+            after = max(since, oldest) if known and 0 <= since <= head else oldest
+            holes = kept.holes(after) if kept else 0
+            if since == 0 and not epoch:
+                return Range(position, oldest, True, holes)
+            return Range(position, after, known and after == since and not holes, holes)
+
+    def locate_time(self, channel: str, time: float) -> Range:
+        """Return what a subscriber is to get that asks for the messages from a POSIX time on."""
+        position, first = self.position(channel)
+        start = first_since(first, position.seq, time, lambda seq: self.text(channel, seq))
+        found = self.locate(channel, since=start - 1, epoch=position.epoch)
+        # The first that is kept may not have been the first of that time.
+        return replace(found, recovered=found.recovered and (start > first or first == 1))
+
+    def text(self, channel: str, seq: int) -> bytes:
+        """Return the text of the first message from a number on; b"" for none. Any thread."""
+        found = self.frames(channel, seq, 1)
+        return payload_of(found[0][1]) if found else b""
 
     def piece(self, channel: str, epoch: str, after: int) -> Piece | None:
         """Return the messages behind a number, as many as all replays share.
@@ -472,12 +642,14 @@ class History:
             if position is None or position.epoch != epoch or after >= position.seq:
                 return None
             kept = kind.channels.get(channel)
-            first = max(after + 1, kept.first) if kept else position.seq + 1
-            if kept is None or first > kept.seq:
+            asked = max(after + 1, kept.first) if kept else position.seq + 1
+            if kept is None or asked > kept.seq:
                 return Piece(b"", position.seq + 1, position.seq, position.seq)
-            last, make, shared = kept.cut(first)
+            first, last, make, shared = kept.cut(asked)
+            if first > last:
+                return None  # the numbers that are left are of no message
             frames = make() if shared else self._cut_locked((channel, epoch, first, last), make)
-            return Piece(frames, first, last, kept.seq)
+            return Piece(frames, asked, last, kept.seq, first - asked)
 
     def _cut_locked(self, key: tuple[str, str, int, int], make: Callable[[], bytes]) -> bytes:
         """Return a part of a block, the same bytes for all replays that need it soon."""

@@ -19,6 +19,7 @@ what it is in the middle of.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import itertools
 import logging
@@ -37,6 +38,7 @@ from ..access.admission import Admission, Decision
 from ..access.authenticators import is_permitted, user_text
 from ..access.contexts import Context
 from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
+from ..backplane.store import HistoryPage, Page, Span
 from ..config import ChannelRule, HubConfig
 from ..connection.client import Client
 from ..connection.connection import Connection
@@ -44,6 +46,7 @@ from ..connection.transport import Inherited, Transport
 from ..errors import (
     CloseCode,
     ConnectionClosed,
+    HistoryError,
     HubFull,
     HubNotRunning,
     LimitExceeded,
@@ -55,12 +58,12 @@ from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
-from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message
+from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
 from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
 from ..protocol.publication import Publication, publish
-from ..protocol.requests import Subscribe
+from ..protocol.requests import ReadHistory, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
-from ..validation import check_function, check_named, check_position, check_timeout
+from ..validation import check_function, check_named, check_position, check_timeout, posix_time
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from . import exits, prefork, shutdown
@@ -77,6 +80,7 @@ from .handlers import (
 )
 from .items import (
     Call,
+    Fill,
     Item,
     Notices,
     Publications,
@@ -106,6 +110,9 @@ _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
 _STOPPED_BEFORE = "the hub stopped while this was subscribed: start() it, and call listen again"
+# What waits for a commit, and what is in the hands of the recorder, is on its way to the same
+# outboxes as what waits in the hub's queue: see `pacing`.
+_INTAKE_PART = 4
 _RETRY = 1.0  # seconds until what has failed is tried again
 
 
@@ -152,13 +159,16 @@ class Hub(Publisher):
         self._lock = Lock()
 
     def _new_life(self) -> Life:
-        config, wakeup = self._config, Wakeup()
+        config, wakeup, intake = self._config, Wakeup(), Wakeup()
+        slots = functools.partial(slots_of, config)
         queues = Queues(
             wakeup,
             registers=ReentrantQueue(wakeup),
             unregisters=ReentrantQueue(wakeup),
-            broadcasts=ReentrantQueue(
-                wakeup, config.queue_size, functools.partial(slots_of, config)
+            broadcasts=ReentrantQueue(wakeup, config.queue_size, slots),
+            intake=(
+                intake,
+                ReentrantQueue(intake, max(config.queue_size // _INTAKE_PART, 1), slots),
             ),
         )
         return Life(config, queues, self._inside, self._handlers)
@@ -258,6 +268,8 @@ class Hub(Publisher):
                 life.replays.when_near(item.channel, item.reached)
             case Call():
                 item.function()
+            case Fill():
+                life.dispatcher.fill(item.channel, item.filled, time.monotonic())
             case _:
                 raise TypeError(f"the hub thread does nothing for {excerpt(item)}")
 
@@ -276,6 +288,8 @@ class Hub(Publisher):
                 life.state = State.CLOSING  # nothing is accepted from here on
             while life.guard(self._drain, life, default=0):
                 pass
+            if life.recorder is not None:
+                shutdown.await_recorder(life, functools.partial(self._drain, life))
             with self._lock:
                 listeners = list(life.listeners)
             ended = shutdown.end(life, functools.partial(self._drain, life), listeners)
@@ -623,7 +637,9 @@ class Hub(Publisher):
             timeout = self._keep_pace(publications, receives, timeout)
         # Nearly always one: then no wrapper is made.
         item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
-        self._enqueue(item, timeout, most=None if payer is None else _MOST_PUBLISHED)
+        self._enqueue(
+            item, timeout, most=None if payer is None else _MOST_PUBLISHED, channel=channel
+        )
 
     def _receives(self, channel: str, connection: Connection) -> bool:
         return channel == "" or self._life.channels.has(connection, channel)
@@ -666,9 +682,17 @@ class Hub(Publisher):
             yield
 
     def _enqueue(
-        self, item: Item, timeout: float | None = None, *, most: int | None = None
+        self,
+        item: Item,
+        timeout: float | None = None,
+        *,
+        most: int | None = None,
+        channel: str | None = "",
     ) -> None:
         """Queue something for the hub thread, after all that this thread has queued.
+
+        With a history store that is so for each channel, since those with history have their
+        messages pass the store first; None for what comes after all of them.
 
         What a client has asked for comes while fewer than `most` items wait, and leaves room
         for the application. Raises HubNotRunning, and HubFull when there is no room for
@@ -678,11 +702,12 @@ class Hub(Publisher):
         life = self._life
         if not life.state.accepts:
             raise self._not_running()
+        way = life.queue_for(channel)
         try:
-            life.broadcasts.put(item, block=False, most=most)
+            way.put(item, block=False, most=most)
         except queue.Full:
             wait = self._config.publish_timeout if timeout is None else timeout
-            self._wait_and_put(life, item, wait, most)
+            self._wait_and_put(way, item, wait, most)
         # Looked at again after the put: what was put while this was true is dispatched
         # by the hub's last turn; what was put later may not be, and must not seem to be.
         if not life.state.accepts:
@@ -691,16 +716,19 @@ class Hub(Publisher):
                 "stop(), or use hub.at_stop for the last messages"
             )
 
-    def _wait_and_put(self, life: Life, item: Item, wait: float, most: int | None) -> None:
+    def _wait_and_put(
+        self, way: ReentrantQueue[Item], item: Item, wait: float, most: int | None
+    ) -> None:
         # On the hub thread nobody else would make room, and to one that is within another
         # call of the hub nobody might: what that has half done may be waited for.
         if wait <= 0 or self._is_hub_thread() or nested():
             wait = 0.0
         try:
-            life.broadcasts.put(item, block=wait > 0, timeout=wait, most=most)
+            way.put(item, block=wait > 0, timeout=wait, most=most)
         except queue.Full:
+            what = "hub's queue" if way is self._life.broadcasts else "queue of the history store"
             raise HubFull(
-                f"the hub's queue of {self._config.queue_size} messages was full for {wait:g} s, "
+                f"the {what} of {way.maxsize} messages was full for {wait:g} s, "
                 "and this one is not queued: publish less often or join messages, pass a longer "
                 "timeout, or raise HubConfig(queue_size=...)"
             ) from None
@@ -759,7 +787,7 @@ class Hub(Publisher):
         deadline = time.monotonic() + timeout
         dispatched = Event()
         near = None if channel is ALL_CLIENTS else channel
-        self._enqueue(RoomWait(near, dispatched.set), timeout)
+        self._enqueue(RoomWait(near, dispatched.set), timeout, channel=near)
         if not dispatched.wait(0.0 if nested() else deadline - time.monotonic()):
             return False
         connections = self._life.registry.connections() if near is None else self._listening(near)
@@ -844,18 +872,71 @@ class Hub(Publisher):
                 raise HubNotRunning(_STOPPED_BEFORE)
             raise ConnectionClosed(CloseCode.ABNORMAL, _gone(target))
         activation = Activation(
-            subscription, request.since, request.epoch, request.last, request.id
+            subscription,
+            request.since,
+            request.epoch,
+            request.last,
+            request.id,
+            request.since_time,
         )
         if self._is_hub_thread():  # put off by another call, which was told that it is accepted
-            life.broadcasts.force(activation)
+            life.queue_for(channel).force(activation)
         else:
             try:
-                self._enqueue(activation, most=most)
+                self._enqueue(activation, most=most, channel=channel)
             except (HubFull, HubNotRunning):
                 life.channels.withdraw(subscription)
                 raise
         # Now that it has its place: what its callbacks publish comes after that.
         life.channels.announce(subscription)
+
+    def history(
+        self,
+        channel: str,
+        *,
+        since: int | None = None,
+        before: int | None = None,
+        last: int | None = None,
+        since_time: datetime.datetime | float | None = None,
+        limit: int = 1000,
+    ) -> HistoryPage:
+        """Return kept messages of a channel, a page of them, oldest first.
+
+        Those after the number `since`, the newest below `before`, the newest `last`, or those
+        from a time on (POSIX seconds, or a datetime with its time zone); the oldest without
+        any of these. A page has at most `limit` messages and some megabytes. Raises
+        InvalidName, HubNotRunning, HistoryError, and ValueError for two of these at once.
+
+        Threads: any; with a history store, waits for the disk.
+        """
+        check_channel(channel, self._is_channel)
+        for name, value in (("since", since), ("before", before), ("last", last), ("limit", limit)):
+            check_position(name, value)
+        given = [each for each in (since, before, last, since_time) if each is not None]
+        if len(given) > 1:
+            raise ValueError(
+                "since, before, last and since_time of history() are mutually exclusive: pass one"
+            )
+        moment = posix_time("since_time", since_time)
+        page = self._read(ReadHistory(channel, None, since, before, last, moment, limit))
+        messages = tuple(decode(each.text.decode()) for each in page.messages)
+        return HistoryPage(page.kept.epoch, page.kept.first, page.kept.last, messages)
+
+    def _read(self, request: ReadHistory) -> Page:
+        life = self._life
+        if not life.state.accepts:
+            raise self._not_running()
+        if not self._rule_for(request.channel).history_messages:
+            return Page(Span("", 1, 0), ())
+        assert request.limit is not None
+        return life.store.read(
+            request.channel,
+            after=request.since,
+            before=request.before,
+            since_time=request.since_time,
+            last=request.last,
+            limit=request.limit,
+        )
 
     def unsubscribe(self, client: Client, channel: str) -> bool:
         """Have a client listen to a channel no more; say whether it did.
@@ -1158,9 +1239,12 @@ class Hub(Publisher):
     def kept_channels(self) -> list[str]:
         """Return the channels that keep history, longest unused first.
 
-        Threads: any.
+        Threads: any; with a history store, waits for the disk.
         """
-        return self._life.history.names()
+        try:
+            return self._life.store.names()
+        except HistoryError:  # the store is not open, or has failed
+            return self._life.history.names()
 
     def channel_subscriber_count(self, channel: str) -> int:
         """Return how many listen to a channel, `listen` included.
@@ -1186,7 +1270,7 @@ class Hub(Publisher):
             clients=self.client_count(),
             channels=len(self._life.channels),
             subscriptions=self._life.channels.total,
-            queued=self._life.broadcasts.qsize(),
+            queued=sum(each.qsize() for each in self._life.waiting),
             history_bytes=history.kept,
             history_bytes_in_all=config.history_bytes_in_all,
             published_history_bytes=history.published,
@@ -1335,18 +1419,51 @@ class _Inside:
         text = self.encoder.encode(message, time.time())
         self._hub._publish([text], channel, None, payer=connection)
 
+    def read(self, request: ReadHistory) -> Page:
+        """Return a page of kept messages; waits for a disk where a store does."""
+        return self._hub._read(request)
+
+    def answer(self, connection: Connection, channel: str, answer: Message) -> None:
+        """Answer a publish, once its message is kept where a store keeps it."""
+        hub = self._hub
+        if hub._life.queue_for(channel) is not hub._life.broadcasts:
+            with contextlib.suppress(HubFull, HubNotRunning):
+                notices = Notices(connection, (answer,))
+                hub._enqueue(notices, most=_MOST_PUBLISHED, channel=channel)
+                return
+        connection.reply(answer)
+
+    def refuse(self, activation: Activation) -> bool:
+        """Refuse a client's subscription that a store cannot answer. The recorder's thread.
+
+        It may ask again. The application's own go on without a replay: False.
+        """
+        subscription, life = activation.subscription, self._hub._life
+        connection = subscription.subscriber
+        if activation.id is None or not isinstance(connection, Connection):
+            return False
+        life.channels.withdraw(subscription)
+        text = "Subscribe: history cannot be read, try again"
+        answer = error(text, "internal", id=activation.id, channel=subscription.channel)
+        life.broadcasts.force(Notices(connection, (answer,)))
+        return True
+
     def subscribers(self, channel: str) -> int:
         """Return how many subscribers a channel has. Any thread; does not wait."""
         return self._hub.channel_subscriber_count(channel)
 
-    def notify(self, connection: Connection, messages: Sequence[Message], *, asked: bool) -> None:
+    def notify(
+        self, connection: Connection, messages: Sequence[Message], *, asked: bool, channel: str = ""
+    ) -> None:
         """Send messages of the hub's own to a client, at their place among the publications.
 
         `asked` is whether that answers a request, of which only some may wait. Any thread;
         waits while the hub's queue is full.
         """
         self._hub._enqueue(
-            Notices(connection, tuple(messages)), most=_MOST_ASKED if asked else None
+            Notices(connection, tuple(messages)),
+            most=_MOST_ASKED if asked else None,
+            channel=channel,
         )
 
     def call(

@@ -12,9 +12,11 @@ from ..protocol.message import Message
 from ..protocol.publication import Publication
 from ..reentrant import ReentrantQueue, Wakeup
 from .dispatcher import Activation
+from .history import Filled
 
 __all__ = [
     "Call",
+    "Fill",
     "Item",
     "Notices",
     "Publications",
@@ -75,7 +77,20 @@ class Call:
     function: Callable[[], object]
 
 
-Item = Publication | Publications | UserPublication | Activation | Notices | RoomWait | Call
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """What a store has of a channel, for the cache of those that subscribe to it.
+
+    Args:
+        channel: the channel.
+        filled: its messages.
+    """
+
+    channel: str
+    filled: Filled
+
+
+Item = Publication | Publications | UserPublication | Activation | Notices | RoomWait | Call | Fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +103,15 @@ class Queues:
         unregisters: clients that are to be taken out, likewise.
         broadcasts: what is published, and what has a place among it. Publishers wait while
             it is full.
+        intake: what wakes the recorder, and its queue: with a history store, what is for
+            channels with history passes that first.
     """
 
     wakeup: Wakeup
     registers: queue.Queue[Connection]
     unregisters: queue.Queue[Connection]
     broadcasts: ReentrantQueue[Item]
+    intake: tuple[Wakeup, ReentrantQueue[Item]]
 
 
 def size_of(item: Item) -> int:

@@ -22,21 +22,24 @@ from typing import Any, Protocol
 from .. import threads
 from ..access.admission import Admission
 from ..access.contexts import Context
+from ..backplane.store import HistoryStore
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
 from ..connection.writer_starter import ThreadStarter
 from ..protocol.message import Encoder
-from ..reentrant import Event
+from ..reentrant import Event, ReentrantQueue
 from .callbacks import Callbacks, guarded
 from .clients import Clients
-from .dispatcher import Dispatcher
+from .dispatcher import Activation, Dispatcher
 from .handlers import ChannelHandler, Handlers
 from .history import History
-from .items import Queues
+from .items import Item, Queues
 from .listener import Listener
 from .mailbox import Mailbox
+from .memory import MemoryHistory
 from .pacing import Pacing
+from .recorder import Recorder
 from .replay import Replays
 from .request_handler import Actions, RequestHandler
 from .stats import Counters
@@ -82,6 +85,9 @@ class Upward(Actions, Protocol):
 
     def context(self) -> Context:
         """Return the context of callbacks that are for no client. Any thread."""
+
+    def refuse(self, activation: Activation) -> bool:
+        """Refuse a client's subscription that a store cannot answer. The recorder's thread."""
 
 
 class Life:
@@ -157,10 +163,24 @@ class Life:
             self.counters,
             config.compression,
         )
+        # What is asked for kept messages; without one of its own, the history in memory.
+        self.store: HistoryStore = config.history or MemoryHistory(self.history)
+        self.recorder = None if config.history is None else self._new_recorder(queues, hub)
         self._hub = hub
         self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
+
+    def _new_recorder(self, queues: Queues, hub: Upward) -> Recorder:
+        return Recorder(
+            self.store,
+            self.history,
+            hub.rule_for,
+            queues.intake,
+            (queues.wakeup, queues.broadcasts),
+            hub.refuse,
+            self.counters,
+        )
 
     def launch(self, wind_down: Callable[[Life], None]) -> None:
         """Start the helper threads.
@@ -171,6 +191,13 @@ class Life:
         Args:
             wind_down: called with this life on the stop thread, once it is told to end.
         """
+        self.store.open(self._hub.rule_for)  # raises before anything has begun
+        if self.recorder is not None:
+            try:
+                self.recorder.start()
+            except BaseException:
+                self.store.close()
+                raise
         # The hub thread must not wait until a thread has started: another one does.
         self._starter = ThreadStarter("ws-hub:starter")
         self.stopper = Mailbox("ws-hub:stop", wind_down, 1)
@@ -196,6 +223,22 @@ class Life:
         thread = threads.DeferredThread(name, target, step)
         self._starter.post(thread)
         return thread
+
+    def queue_for(self, channel: str | None) -> ReentrantQueue[Item]:
+        """Return the queue for what has a place among a channel's messages. Any thread.
+
+        "" for what is for no channel, None for what comes after the messages of all channels.
+        """
+        recorder = self.recorder
+        if recorder is None or channel == "":
+            return self.broadcasts
+        kept = channel is None or self._hub.rule_for(channel).history_messages
+        return recorder.queue if kept else self.broadcasts
+
+    @property
+    def waiting(self) -> Sequence[ReentrantQueue[Item]]:
+        """The queues of what is published. Any thread."""
+        return [self.broadcasts, *([self.recorder.queue] if self.recorder else [])]
 
     # --- for a connection; see `ConnectionHub` -------------------------------------------------
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..access.authenticators import is_permitted
+from ..backplane.store import Page
 from ..config import ChannelRule, HubConfig
 from ..connection.connection import Connection
 from ..connection.membership import Stage
 from ..errors import (
     ConnectionClosed,
+    HistoryError,
     HubFull,
     HubNotRunning,
     InvalidName,
@@ -30,6 +34,7 @@ from ..protocol.requests import (
     Id,
     Other,
     Publish,
+    ReadHistory,
     Reply,
     Subscribe,
     Unsubscribe,
@@ -44,6 +49,10 @@ __all__ = ["Actions", "RequestHandler"]
 
 logger = get_logger(__name__)
 
+# Messages of a page for a client: by default, at most, and the bytes of their texts.
+_PAGE = 100
+_MOST_OF_PAGE = 1000
+_PAGE_BYTES = 256 * 1024
 _COUNTED = {"bad_message": "bad_messages", "bad_channel": "bad_channels"}
 
 
@@ -65,11 +74,19 @@ class Actions(Protocol):
     def publish(self, connection: Connection, channel: str, data: object) -> None:
         """Send data to a channel, as an event, at a client's cost."""
 
+    def read(self, request: ReadHistory) -> Page:
+        """Return a page of kept messages."""
+
+    def answer(self, connection: Connection, channel: str, answer: Message) -> None:
+        """Answer a publish, once its message is kept where a store keeps it."""
+
     def subscribers(self, channel: str) -> int:
         """Return how many subscribers a channel has."""
 
-    def notify(self, connection: Connection, messages: Sequence[Message], *, asked: bool) -> None:
-        """Send messages to a client, at their place among the publications."""
+    def notify(
+        self, connection: Connection, messages: Sequence[Message], *, asked: bool, channel: str = ""
+    ) -> None:
+        """Send messages to a client, at their place among the publications of a channel."""
 
     def call(
         self, function: Callable[..., Any], *args: Any, connection: Connection, default: Any
@@ -144,6 +161,8 @@ class RequestHandler:
             self._unsubscribe(connection, effect)
         elif isinstance(effect, Publish):
             self._publish(connection, effect, len(data))
+        elif isinstance(effect, ReadHistory):
+            self._history(connection, effect)
         else:
             self._application(connection, effect)
 
@@ -174,8 +193,10 @@ class RequestHandler:
             except MessageEncodeError:  # nested so deeply that it could just be read
                 text, code = "Publish: data is nested too deeply", "bad_message"
                 answer = error(text, code, id=request.id, channel=channel)
-        if answer.type == MessageType.ERROR or request.id is not None:
+        if answer.type == MessageType.ERROR:
             connection.reply(answer)
+        elif request.id is not None:
+            self._actions.answer(connection, channel, answer)
 
     def _subscribe(self, connection: Connection, request: Subscribe) -> None:
         recheck = self._recheck  # before the authoriser is asked
@@ -198,6 +219,26 @@ class RequestHandler:
             return
         connection.reply(error(text, code, id=request.id, channel=request.channel))
 
+    def _history(self, connection: Connection, request: ReadHistory) -> None:
+        """Send a page of what is kept to a client that may subscribe to its channel."""
+        channel, id = request.channel, request.id
+        if not self._may(self._config.channel_authoriser, connection, channel):
+            connection.reply(error("History: not allowed", "forbidden", id=id, channel=channel))
+            return
+        limit = _PAGE if request.limit is None else min(request.limit, _MOST_OF_PAGE)
+        try:
+            page = self._actions.read(replace(request, limit=limit))
+        except (HistoryError, HubNotRunning):
+            text = "History: cannot be read, try again"
+            connection.reply(error(text, "internal", id=id, channel=channel))
+            return
+        backwards = request.before is not None or request.last is not None
+        texts = _that_fit([each.text for each in page.messages], backwards)
+        connection.charge_later(sum(map(len, texts)))
+        span = page.kept
+        data = {"channel": channel, "epoch": span.epoch, "first": span.first, "seq": span.last}
+        connection.reply(ack(id, data | {"messages": [json.loads(text) for text in texts]}))
+
     def _unsubscribe(self, connection: Connection, request: Unsubscribe) -> None:
         channel = request.channel
         self._actions.unsubscribe(connection, channel)
@@ -206,7 +247,7 @@ class RequestHandler:
         try:
             # By way of the queue: after the ack no message of the channel follows.
             answer = ack(request.id, {"channel": channel})
-            self._actions.notify(connection, [answer], asked=True)
+            self._actions.notify(connection, [answer], asked=True, channel=channel)
             return
         except HubNotRunning:
             text = "Unsubscribe: hub is not running"
@@ -271,6 +312,17 @@ class RequestHandler:
         return self._actions.call(
             function, client, argument, connection=connection, default=default
         )
+
+
+def _that_fit(texts: Sequence[bytes], backwards: bool) -> list[bytes]:
+    """Return the texts that fit a page, at least one, from the end that the next page is not at."""
+    size, found = 0, list[bytes]()
+    for text in reversed(texts) if backwards else texts:
+        size += len(text)
+        if found and size > _PAGE_BYTES:
+            break
+        found.append(text)
+    return found[::-1] if backwards else found
 
 
 def _unauthorised(channel: str, id: Id = None) -> Message:

@@ -13,10 +13,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from ..backoff import come_back
 from ..connection.connection import Connection
 from ..errors import CloseCode
+from ..log import get_logger
 from .life import Life
 from .listener import Listener
 
-__all__ = ["GRACE", "Departures", "awaited", "end", "spread_of"]
+__all__ = ["GRACE", "Departures", "await_recorder", "awaited", "end", "spread_of"]
+
+logger = get_logger(__name__)
 
 _PACE = 0.1  # seconds between batches
 _SPREAD = 5.0  # seconds over which those of one moment come back, when they are few
@@ -74,6 +77,29 @@ def awaited(life: Life) -> str:
     if len(found) > _SHOWN:
         found[_SHOWN:] = [f"{len(found) - _SHOWN} more"]
     return "; ".join(found) or "its own thread"
+
+
+def await_recorder(life: Life, settle: Callable[[], object]) -> None:
+    """Have all that was accepted be committed, and deliver it; `settle` empties the queues.
+
+    Threads: the hub's; blocks at most the close timeout and a moment.
+    """
+    recorder = life.recorder
+    assert recorder is not None
+    recorder.close()
+    deadline = time.monotonic() + life.config.close_timeout
+    while not recorder.ended.is_set() and (left := deadline - time.monotonic()) > 0:
+        life.wakeup.wait(left)  # woken by what it hands over, and by its end
+        life.guard(settle)
+    recorder.abandon()
+    if not recorder.join(GRACE):
+        logger.error(
+            "the history store has not kept within %g s what was published; it waits for its "
+            "disk, and these messages may be lost",
+            life.config.close_timeout,
+        )
+    while life.guard(settle, default=0):
+        pass
 
 
 def end(life: Life, settle: Callable[[], object], listeners: Sequence[Listener]) -> bool:

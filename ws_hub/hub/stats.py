@@ -27,6 +27,8 @@ class HubStats:
         published_history_bytes: those of channels that clients may publish to.
         published_history_bytes_in_all: how many these may take.
         history_dropped: messages that a history let go because of these two bounds.
+        history_failed: messages that were delivered without a number, because the history
+            store could not keep them.
         connected: clients ever connected.
         refused: connections refused because there is no room.
         crowded_addresses: connections refused because there are as many from their
@@ -75,6 +77,7 @@ class HubStats:
     published_history_bytes: int = 0
     published_history_bytes_in_all: int = 0
     history_dropped: int = 0
+    history_failed: int = 0
     connected: int = 0
     refused: int = 0
     crowded_addresses: int = 0

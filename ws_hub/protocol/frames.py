@@ -15,6 +15,7 @@ __all__ = [
     "binary_frame",
     "close_frame",
     "deflated_frame",
+    "payload_of",
     "ping_frame",
     "pong_frame",
     "text_frame",
@@ -39,6 +40,11 @@ def _frame(opcode: int, payload: bytes) -> bytes:
 def text_frame(payload: bytes) -> bytes:
     """Return one whole text message; `payload` must be UTF-8."""
     return _frame(_TEXT, payload)
+
+
+def payload_of(frame: bytes) -> bytes:
+    """Return the payload of a frame that one of these functions has made."""
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
 
 
 def deflated_frame(payload: bytes) -> bytes:

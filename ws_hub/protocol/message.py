@@ -75,6 +75,7 @@ class MessageType(enum.StrEnum):
     SUBSCRIBE = "subscribe"
     UNSUBSCRIBE = "unsubscribe"
     PUBLISH = "publish"
+    HISTORY = "history"
     ACK = "ack"
     LAGGED = "lagged"
     SKIP = "skip"
@@ -97,6 +98,9 @@ class Message:
         epoch: the numbering that `seq` and `since` belong to.
         since: in `subscribe`: replay the messages after this `seq`; 0 for all that are kept.
         last: in `subscribe`: replay this many of the newest messages.
+        since_time: in `subscribe`: replay the messages from this time on, RFC 3339 text.
+        before: in `history`: the newest messages below this `seq`.
+        limit: in `history`: messages of one answer at most.
 
     Threads: any; immutable, unless its data is changed.
     """
@@ -112,6 +116,9 @@ class Message:
     epoch: str = ""
     since: int | None = None
     last: int | None = None
+    since_time: str = ""
+    before: int | None = None
+    limit: int | None = None
 
     @property
     def target(self) -> str | None:
@@ -230,8 +237,10 @@ def _extension_fields(message: Message) -> str:
     """Return the JSON of the extension fields, which few messages have."""
     if (
         message.id is message.seq is message.since is message.last is None
+        and message.before is message.limit is None
         and not message.code
         and not message.epoch
+        and not message.since_time
     ):
         return ""
     return "".join(
@@ -243,13 +252,16 @@ def _extension_fields(message: Message) -> str:
             ("seq", message.seq),
             ("since", message.since),
             ("last", message.last),
+            ("since_time", message.since_time or None),
+            ("before", message.before),
+            ("limit", message.limit),
         )
         if value is not None
     )
 
 
-_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch")
-_NUMBERS = ("seq", "since", "last")
+_TEXTS = ("type", "channel", "process_id", "timestamp", "code", "epoch", "since_time")
+_NUMBERS = ("seq", "since", "last", "before", "limit")
 
 
 def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -> str:
@@ -477,6 +489,9 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "seq": ("seq", int),
     "since": ("since", int),
     "last": ("last", int),
+    "since_time": ("since_time", str),
+    "before": ("before", int),
+    "limit": ("limit", int),
 }
 _KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data")}
 _KINDS = {str: "string", int: "whole number"}

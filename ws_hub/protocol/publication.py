@@ -17,7 +17,7 @@ from . import compression
 from .frames import deflated_frame, text_frame
 from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
 
-__all__ = ["Batch", "Payer", "Publication", "compress", "publish", "skip"]
+__all__ = ["Batch", "Payer", "Publication", "compress", "publish", "restored", "skip"]
 
 
 class Payer(Protocol):
@@ -45,6 +45,7 @@ class Publication:
         payer: the client that published it and pays for its delivery; None for the
             application.
         exclude: the ids of the clients that it is not delivered to live.
+        epoch: the numbering of `seq`, where a store has numbered it.
     """
 
     text: bytes
@@ -57,6 +58,7 @@ class Publication:
     unfinished: bytes = b""
     payer: Payer | None = None
     exclude: frozenset[int] = frozenset()
+    epoch: str = ""
 
     @property
     def message(self) -> Message:
@@ -73,6 +75,17 @@ class Publication:
             end = self.text[before:]
             self.compressed = _smaller(compression.finish(self.unfinished, end), self.frame)
             self.unfinished = b""
+
+    def leave_unnumbered(self) -> None:
+        """Have it delivered without a number, as its store could not keep it."""
+        self.frame = self.compressed = text_frame(self.text)
+        self.unfinished = b""
+
+
+def restored(text: bytes, seq: int, epoch: str, channel: str, overflow: Overflow) -> Publication:
+    """Return the publication of a message that another process has published and numbered."""
+    frame = text_frame(text)
+    return Publication(text, frame, frame, channel, overflow, seq=seq, epoch=epoch)
 
 
 def skip(publication: Publication, seconds: float) -> Publication:

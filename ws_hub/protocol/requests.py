@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import MessageDecodeError, excerpt
-from .message import Message, MessageType, decode
+from .message import Message, MessageType, decode, parse_timestamp
 from .names import PROCESS_PREFIX
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Id",
     "Other",
     "Publish",
+    "ReadHistory",
     "Reply",
     "Subscribe",
     "Unsubscribe",
@@ -50,6 +51,20 @@ class Subscribe:
     since: int | None = None
     epoch: str = ""
     last: int | None = None
+    since_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHistory:
+    """A request for a page of the kept messages of a channel."""
+
+    channel: str
+    id: Id
+    since: int | None = None
+    before: int | None = None
+    last: int | None = None
+    since_time: float | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +98,7 @@ class Other:
     message: Message
 
 
-Effect = Subscribe | Unsubscribe | Publish | Reply | Other
+Effect = Subscribe | ReadHistory | Unsubscribe | Publish | Reply | Other
 
 
 def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
@@ -112,6 +127,8 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
         return Reply(Message(MessageType.PONG, id=message.id))
     if message.type == MessageType.SUBSCRIBE:
         return _subscribe(message, is_channel)
+    if message.type == MessageType.HISTORY:
+        return _history(message, is_channel)
     if message.type == MessageType.UNSUBSCRIBE:
         target = message.target
         if target is None:
@@ -141,17 +158,57 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
         return Reply(error("Subscribe: channel must be a string", "bad_channel", id=message.id))
     if _is_unusable(target) or not is_channel(target):
         return _bad_channel("Subscribe", target, message.id)
-    for name, count in (("since", message.since), ("last", message.last)):
+    fault = _bad_position(message)
+    if fault:
+        text = f"Subscribe: {fault}"
+        return Reply(error(text, "bad_message", id=message.id, channel=target))
+    return Subscribe(
+        target, message.id, message.since, message.epoch, message.last, _moment(message)
+    )
+
+
+def _history(message: Message, is_channel: Callable[[str], bool]) -> Effect:
+    channel = message.channel
+    if _is_unusable(channel) or not is_channel(channel):
+        return _bad_channel("History", channel, message.id)
+    given = [message.since, message.before, message.last, message.since_time or None]
+    fault = _bad_position(message)
+    if message.id is None:
+        fault = "an id is required"
+    elif sum(each is not None for each in given) > 1:
+        fault = "since, before, last and since_time are mutually exclusive"
+    if fault:
+        return Reply(error(f"History: {fault}", "bad_message", id=message.id, channel=channel))
+    return ReadHistory(
+        channel,
+        message.id,
+        message.since,
+        message.before,
+        message.last,
+        _moment(message),
+        message.limit,
+    )
+
+
+def _bad_position(message: Message) -> str:
+    """Return the reason why a position is none; "" for a good one."""
+    for name in ("since", "last", "before", "limit"):
+        count = getattr(message, name)
         if count is not None and count < 0:
-            return Reply(
-                error(
-                    f"Subscribe: {name} must not be negative",
-                    "bad_message",
-                    id=message.id,
-                    channel=target,
-                )
-            )
-    return Subscribe(target, message.id, message.since, message.epoch, message.last)
+            return f"{name} must not be negative"
+    if message.since_time and _moment(message) is None:
+        return "since_time must be an RFC 3339 time"
+    return ""
+
+
+def _moment(message: Message) -> float | None:
+    """Return `since_time` as POSIX time; None when it is not there, or no time."""
+    if not message.since_time:
+        return None
+    try:
+        return parse_timestamp(message.since_time).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _is_unusable(name: str) -> bool:

@@ -1,0 +1,371 @@
+"""Hubs whose history is in a file: what outlives a restart, kill -9 and a disk that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.clients import Seen
+from tests.support import TIMEOUT, unmeasured, wait_until
+from ws_hub import (
+    ChannelRule,
+    ConfigError,
+    Hub,
+    HubConfig,
+    HubFull,
+    Message,
+    MessagesLost,
+    SqliteHistory,
+    serve,
+)
+from ws_hub.testing import HubClient
+
+KEPT = [ChannelRule(pattern="kept:*", history_messages=10_000, publish=True)]
+RULES = [*KEPT, *HubConfig().rules]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "hub.db"
+
+
+def hub_of(file: Path, **settings: Any) -> Hub:
+    return Hub(HubConfig(history=SqliteHistory(file), **{"rules": RULES, **settings}))
+
+
+def event(data: Any) -> Message:
+    return Message("event", data=data)
+
+
+def losses(seen: Seen) -> list[Any]:
+    return [each[1] for each in seen.of("error") if isinstance(each[1], MessagesLost)]
+
+
+def expect_numbers(client: HubClient, *numbers: int, channel: str = "kept:a") -> None:
+    for number in numbers:
+        assert client.expect(channel=channel).seq == number
+
+
+def test_messages_are_numbered_kept_and_delivered(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("kept:a")
+        for number in range(3):
+            hub.send_to_channel("kept:a", event(number))
+        assert [client.expect(channel="kept:a").data for _ in range(3)] == [0, 1, 2]
+        with HubClient(server.url) as late:
+            late.subscribe("kept:a", since=1)
+            expect_numbers(late, 2, 3)
+        assert hub.kept_channels() == ["kept:a"]
+
+
+def test_output_and_chat_outlive_a_restart_under_the_same_epoch(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        ack = client.subscribe("kept:a")
+        epoch = ack["epoch"]
+        client.send(Message("publish", channel="kept:a", data="hello", id=7))
+        assert client.expect(type="ack").id == 7
+        hub.send_process_output("build", "line 1")
+        hub.send_process_status("build", "exited", 0)
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        ack = client.subscribe("kept:a", since=0, epoch=epoch)
+        assert ack == {
+            "channel": "kept:a", "epoch": epoch, "seq": 1, "recovered": True, "replayed": 1,
+        }  # fmt: skip
+        assert client.expect(channel="kept:a").data == "hello"
+        client.subscribe("process:build")
+        assert client.expect(channel="process:build").data == "line 1"
+        assert client.expect(channel="process:build").data == {"status": "exited", "exitCode": 0}
+        hub.send_to_channel("kept:a", event("again"))
+        assert client.expect(channel="kept:a").seq == 2
+
+
+def test_a_burst_of_many_threads_and_channels_keeps_its_order(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, Seen(server.url) as seen:
+        channels = [f"kept:{name}" for name in "abc"]
+        for channel in channels:
+            seen.client.subscribe(channel, since=0)
+        seen.start()
+
+        def publish(worker: int) -> None:
+            for number in range(300):
+                hub.send_to_channel(channels[number % 3], event([worker, number]))
+
+        threads = [threading.Thread(target=publish, args=(worker,)) for worker in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        wait_until(lambda: len(seen.data()) >= 1200, what="1200 messages")
+        for channel in channels:
+            found = [each for each in seen.messages() if each.channel == channel]
+            assert [each.seq for each in found] == list(range(1, 401))
+            for worker in range(4):
+                own = [each.data[1] for each in found if each.data[0] == worker]
+                assert own == sorted(own)
+        assert not losses(seen)
+
+
+def test_channels_without_history_and_broadcasts_do_not_pass_the_store(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("plain")
+        hub.send_to_channel("plain", event(1))
+        assert client.expect(channel="plain").seq is None
+        hub.broadcast(event(2))
+        assert client.expect(type="event").data == 2
+        assert hub.kept_channels() == []
+
+
+def test_what_was_accepted_before_a_stop_is_kept_and_delivered(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("kept:a")
+        for number in range(500):
+            hub.send_to_channel("kept:a", event(number))
+        hub.stop()
+        expect_numbers(client, *range(1, 501))
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        assert client.subscribe("kept:a")["seq"] == 500
+
+
+def test_a_hub_that_starts_again_goes_on(file: Path) -> None:
+    hub = hub_of(file)
+    for start in range(3):
+        with hub, serve(hub) as server, HubClient(server.url) as client:
+            assert client.subscribe("kept:a")["seq"] == start
+            hub.send_to_channel("kept:a", event(start))
+            assert client.expect(channel="kept:a").seq == start + 1
+
+
+def test_two_hubs_share_a_file_and_each_client_gets_all_numbers(file: Path) -> None:
+    with (
+        hub_of(file) as one,
+        hub_of(file) as other,
+        serve(one) as server,
+        HubClient(server.url) as client,
+    ):
+        client.subscribe("kept:a")
+        one.send_to_channel("kept:a", event("one"))
+        assert client.expect(channel="kept:a").seq == 1
+        for _ in range(3):
+            other.send_to_channel("kept:a", event("other"))
+        assert other.wait_for_room("kept:a")
+        one.send_to_channel("kept:a", event("one"))
+        found = [client.expect(channel="kept:a") for _ in range(4)]
+        assert [each.seq for each in found] == [2, 3, 4, 5]
+        assert [each.data for each in found] == ["other", "other", "other", "one"]
+        other.send_to_channel("kept:a", event("other"))
+        assert other.wait_for_room("kept:a")
+        with HubClient(server.url) as late:
+            assert late.subscribe("kept:a", since=4)["replayed"] == 2
+            expect_numbers(late, 5, 6)
+        assert client.expect(channel="kept:a").seq == 6  # delivered when it was seen
+
+
+def test_what_memory_had_to_let_go_is_read_from_the_file(file: Path) -> None:
+    with (
+        hub_of(file, history_bytes_in_all=200_000, rules=RULES[1:]) as hub,
+        serve(hub) as server,
+        HubClient(server.url) as client,
+    ):
+        hub.send_process_lines("a", [f"{number}" for number in range(50)])
+        for number in range(20):
+            hub.send_process_lines("b", [f"{number} {'x' * 4000}"] * 10)
+        assert hub.wait_for_room()
+        assert hub.stats().history_dropped >= 50
+        ack = client.subscribe("process:a", last=30)
+        assert (ack["seq"], ack["replayed"]) == (50, 30)
+        assert [client.expect(channel="process:a").seq for _ in range(30)] == list(range(21, 51))
+
+
+def test_a_subscription_makes_no_channel(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        acks = [client.subscribe(f"kept:{number}", since=0) for number in range(3)]
+        assert {ack["seq"] for ack in acks} == {0}
+        assert hub.kept_channels() == []
+        hub.send_to_channel("kept:1", event(1))
+        assert client.expect(channel="kept:1").seq == 1
+        with HubClient(server.url) as late:
+            assert late.subscribe("kept:1", since=1)["epoch"] == acks[1]["epoch"]
+
+
+def test_a_file_that_cannot_be_used_keeps_a_hub_from_starting(tmp_path: Path) -> None:
+    hub = hub_of(tmp_path / "none" / "hub.db")
+    with pytest.raises(ConfigError, match="there is no directory"):
+        hub.start()
+    assert not hub.running
+    (tmp_path / "none").mkdir()
+    with hub, serve(hub) as server, HubClient(server.url) as client:
+        assert client.subscribe("kept:a")["seq"] == 0
+
+
+# --- disks that fail -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full_disk(file: Path) -> Iterator[None]:
+    """Have no file of this process grow beyond the size that a history's file has."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_stops_numbers_and_not_delivery(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        epoch = client.subscribe("kept:a")["epoch"]
+        hub.send_to_channel("kept:a", event(1))
+        assert client.expect(channel="kept:a").seq == 1
+        with full_disk(file):
+            for _ in range(3):
+                hub.send_to_channel("kept:a", event("x" * 100_000))
+                assert client.expect(channel="kept:a").seq is None
+        assert hub.stats().history_failed == 3
+        assert "Messages are delivered without numbers" in caplog.text
+
+        def is_numbered() -> bool:
+            hub.send_to_channel("kept:a", event("again"))
+            return client.expect(channel="kept:a").seq is not None
+
+        wait_until(is_numbered, what="a number")
+        assert "history is kept again" in caplog.text
+        failed = hub.stats().history_failed
+        with HubClient(server.url) as late:  # it was away meanwhile, and learns of the gap
+            ack = late.subscribe("kept:a", since=1, epoch=epoch)
+            assert (ack["recovered"], ack["seq"], ack["replayed"]) == (False, failed + 2, 1)
+            assert late.expect(channel="kept:a").seq == failed + 2
+
+
+def test_a_damaged_file_is_set_aside_and_subscribers_begin_anew(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, Seen(server.url) as seen:
+        seen.client.subscribe("kept:a", since=0)
+        seen.start()
+        for number in range(3):
+            hub.send_to_channel("kept:a", event(number))
+        seen.wait_data(0, 1, 2)
+        for each in file.parent.glob("hub.db*"):
+            each.rename(each.with_name(f"away-{each.name}"))
+        file.write_bytes(b"no database" * 1000)
+        for number in range(3, 6):
+            hub.send_to_channel("kept:a", event(number))
+        wait_until(lambda: len(seen.data("event")) >= 6, what="all messages")
+        assert seen.data("event") == list(range(6))
+        assert len(list(file.parent.glob("hub.db.damaged-*"))) == 1
+
+
+def test_publishers_wait_for_the_disk_and_then_get_hub_full(file: Path) -> None:
+    with hub_of(file, queue_size=40) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("kept:a")
+        with writing(file):
+            with pytest.raises(HubFull, match="queue of the history store"):
+                for number in range(1000):
+                    hub.send_to_channel("kept:a", event(number), timeout=0)
+            hub.send_to_channel("plain", event(1))  # these go on
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Have another process be in the middle of a write."""
+    code = (
+        "import sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('BEGIN IMMEDIATE')\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+        "db.execute('ROLLBACK')\n"
+    )
+    command = [sys.executable, "-c", code, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        yield
+
+
+# --- kill -9 -------------------------------------------------------------------------------
+
+
+class Served:
+    """A server in a process of its own that publishes numbers, until it is killed."""
+
+    def __init__(self, file: Path, port: int = 0) -> None:
+        command = [sys.executable, "-m", "tests.integration.apps.kept"]
+        self.process = subprocess.Popen(
+            [*command, str(port), str(file), "kept:a"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=unmeasured(),
+            text=True,
+        )
+        self.port = int(self.said().split()[1])
+        self.url = f"ws://127.0.0.1:{self.port}/ws"
+
+    def said(self) -> str:
+        """Return the next line that it prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def publish(self, *numbers: int) -> None:
+        """Have it publish numbers, and wait until it was told that they are accepted."""
+        assert self.process.stdin is not None
+        for number in numbers:
+            self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        for number in numbers:
+            assert self.said() == f"{number}\n"
+
+    def kill(self) -> None:
+        """End it as the system does that is out of memory."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.mark.timeout(240)  # interpreters start
+def test_a_client_gets_each_message_once_in_order_over_kill_9(file: Path) -> None:
+    served = Served(file)
+    with Seen(served.url, stable_after=0) as seen:
+        seen.client.subscribe("kept:a", since=0)
+        seen.start()
+        seen.wait("connect")
+        for start in range(0, 400, 200):
+            had = len(seen.messages())
+            served.publish(*range(start, start + 200))
+            # What was accepted in the last moment may be lost; what a client has is not.
+            seen.wait("message", had + 1)
+            served.kill()
+            served = Served(file, served.port)
+        served.publish(400)
+        wait_until(lambda: 400 in seen.data(), what="the last")
+        served.kill()
+    data = seen.data()
+    assert [each.seq for each in seen.messages()] == list(range(1, len(data) + 1))
+    assert data == sorted(set(data))
+    assert not losses(seen)
+
+
+@pytest.mark.timeout(240)
+def test_kill_9_loses_only_what_was_not_committed_and_repeats_no_number(file: Path) -> None:
+    numbers: list[int] = []
+    epochs = set()
+    for start in range(0, 600, 300):
+        served = Served(file)
+        served.publish(*range(start, start + 300))
+        served.kill()
+        store = SqliteHistory(file)
+        store.open(lambda channel: KEPT[0])
+        page = store.read("kept:a", after=len(numbers))
+        epochs.add(page.kept.epoch)
+        numbers += [each.seq for each in page.messages]
+        store.close()
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > 0
+    assert len(epochs) == 1

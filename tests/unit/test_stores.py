@@ -1,0 +1,209 @@
+"""History stores: one suite for all of them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ws_hub import ChannelRule, HistoryError, Message, MessageType, SqliteHistory
+from ws_hub.backplane.store import HistoryStore, Page
+from ws_hub.hub.memory import MemoryHistory
+from ws_hub.protocol.message import encode
+
+RULE = ChannelRule(pattern="*", history_messages=5, history_ttl=10, history_idle_ttl=1000)
+SMALL = ChannelRule(pattern="small:*", history_messages=1000, history_bytes=300)
+START = 1_700_000_000.0
+
+
+class Time:
+    """A clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rule_for(channel: str) -> ChannelRule:
+    return SMALL if SMALL.matches(channel) else RULE
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Time) -> Iterator[HistoryStore]:
+    make: dict[str, Callable[[], HistoryStore]] = {
+        "memory": lambda: MemoryHistory(clock=clock),
+        "sqlite": lambda: SqliteHistory(tmp_path / "hub.db", clock=clock),
+    }
+    made = make[request.param]()
+    made.open(rule_for)
+    yield made
+    made.close()
+
+
+def text(value: Any, seconds: float = START) -> bytes:
+    return encode(Message(MessageType.EVENT, channel="a", data=value), seconds)
+
+
+def texts(*values: Any, seconds: float = START) -> list[bytes]:
+    return [text(value, seconds) for value in values]
+
+
+def values(page: Page) -> list[Any]:
+    """Return the data of the messages of a page, whose numbers are those in their texts."""
+    found = [json.loads(each.text) for each in page.messages]
+    assert [each["seq"] for each in found] == [each.seq for each in page.messages]
+    return [each["data"] for each in found]
+
+
+def test_numbers_begin_at_one_and_grow_by_one(store: HistoryStore) -> None:
+    first = store.append("a", texts("x"))
+    assert (first.first, first.last) == (1, 1)
+    second = store.append("a", texts("y", "z"))
+    assert (second.epoch, second.first, second.last) == (first.epoch, 2, 3)
+    assert store.append("b", texts("x")).first == 1
+
+
+def test_a_channel_without_messages_has_a_numbering_already(store: HistoryStore) -> None:
+    head = store.head("a")
+    assert (head.first, head.last) == (1, 0)
+    assert store.names() == []
+    assert store.append("a", texts("x")).epoch == head.epoch
+
+
+def test_reads_oldest_first_and_in_pages(store: HistoryStore) -> None:
+    store.append("a", texts(1, 2, 3, 4, 5))
+    assert values(store.read("a")) == [1, 2, 3, 4, 5]
+    assert values(store.read("a", limit=2)) == [1, 2]
+    page = store.read("a", after=2, limit=2)
+    assert values(page) == [3, 4]
+    assert (page.kept.first, page.kept.last) == (1, 5)
+    assert values(store.read("a", after=5)) == []
+    assert values(store.read("a", after=99)) == []
+    assert values(store.read("b", after=0)) == []
+    assert values(store.read("a", limit=0)) == []
+
+
+def test_reads_backwards_in_pages(store: HistoryStore) -> None:
+    store.append("a", texts(1, 2, 3, 4, 5))
+    assert values(store.read("a", last=2)) == [4, 5]
+    assert values(store.read("a", before=4, limit=2)) == [2, 3]
+    assert values(store.read("a", before=2, limit=2)) == [1]
+    assert values(store.read("a", before=1)) == []
+    assert values(store.read("a", before=99, limit=1)) == [5]
+    assert values(store.read("a", last=99)) == [1, 2, 3, 4, 5]
+    assert values(store.read("a", last=0)) == []
+
+
+def test_reads_from_a_time_on(store: HistoryStore) -> None:
+    for number in range(5):
+        store.append("a", texts(number, seconds=START + number))
+    assert values(store.read("a", since_time=START + 3)) == [3, 4]
+    assert values(store.read("a", since_time=START + 2.5)) == [3, 4]
+    assert values(store.read("a", since_time=START - 1)) == [0, 1, 2, 3, 4]
+    assert values(store.read("a", since_time=START + 9)) == []
+    assert values(store.read("a", since_time=START + 1, limit=2)) == [1, 2]
+
+
+def test_keeps_so_many_messages(store: HistoryStore) -> None:
+    for number in range(8):
+        store.append("a", texts(number))
+    page = store.read("a")
+    assert values(page) == [3, 4, 5, 6, 7]
+    assert (page.kept.first, page.kept.last) == (4, 8)
+    store.append("a", texts(*range(20)))
+    assert values(store.read("a")) == [15, 16, 17, 18, 19]
+
+
+def test_keeps_so_many_bytes_and_always_the_last_message(store: HistoryStore) -> None:
+    for number in range(8):
+        store.append("small:a", texts(number))
+    found = store.read("small:a").messages
+    assert 1 < len(found) < 8
+    assert sum(len(each.text) for each in found) <= 300 + len(found) * 10
+    store.append("small:a", texts("x" * 1000))
+    assert values(store.read("small:a")) == ["x" * 1000]
+
+
+def test_forgets_after_the_last_message_but_goes_on_numbering(
+    store: HistoryStore, clock: Time
+) -> None:
+    before = store.append("a", texts(1))
+    store.append("b", texts(1), ends=True)
+    store.expire(START + 9)
+    assert store.names() == ["a", "b"]
+    store.expire(START + 11)
+    assert store.names() == ["a"]
+    store.expire(START + 1001)
+    assert store.names() == []
+    assert values(store.read("a")) == []
+    after = store.append("a", texts(2))
+    assert (after.epoch, after.first) == (before.epoch, 2)
+    assert values(store.read("a")) == [2]
+
+
+def test_names_channels_longest_unused_first(store: HistoryStore, clock: Time) -> None:
+    for channel in "a", "b", "a":
+        clock.now += 1
+        store.append(channel, texts(1))
+    assert store.names() == ["b", "a"]
+
+
+def test_left_out_numbers_are_a_hole_that_is_seen(store: HistoryStore) -> None:
+    store.append("a", texts(1, 2))
+    span = store.append("a", texts(3), skip=3)
+    assert (span.first, span.last) == (6, 6)
+    page = store.read("a")
+    assert [each.seq for each in page.messages] == [1, 2, 6]
+    assert (page.kept.first, page.kept.last) == (1, 6)
+    assert values(store.read("a", after=2)) == [3]
+    assert values(store.read("a", after=4)) == [3]
+    assert values(store.read("a", last=2)) == [2, 3]
+    assert values(store.read("a", before=5)) == [1, 2]
+    assert values(store.read("a", before=6, limit=1)) == [2]
+
+
+def test_a_snapshot_has_the_newest_message_of_each_key(store: HistoryStore) -> None:
+    store.append("a", texts("x1", "y1", "none"), keys=["x", "y", None])
+    store.append("a", texts("x2"), keys=["x"])
+    page = store.snapshot("a")
+    assert values(page) == ["y1", "x2"]
+    assert [each.key for each in page.messages] == ["y", "x"]
+    assert page.kept.last == 4
+    store.append("a", texts("y2", "y3"), keys=["y", "y"])
+    assert values(store.snapshot("a")) == ["x2", "y3"]
+    assert store.head("a").last == 6
+    assert values(store.snapshot("b")) == []
+
+
+def test_threads_get_different_numbers(store: HistoryStore) -> None:
+    start = threading.Barrier(4)
+    spans = []
+
+    def append() -> None:
+        start.wait(5)
+        for _ in range(50):
+            spans.append(store.append("a", texts(1, 2)))
+
+    threads = [threading.Thread(target=append) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(span.first for span in spans) == list(range(1, 401, 2))
+
+
+def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
+    for store in MemoryHistory(), SqliteHistory(tmp_path / "hub.db"):
+        with pytest.raises(HistoryError, match="is not open"):
+            store.append("a", texts(1))

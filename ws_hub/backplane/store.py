@@ -1,0 +1,161 @@
+"""What numbers and keeps the messages of channels: the interface of a history store.
+
+A store gives each message of a channel its number, one above the one before, under the
+channel's epoch, and keeps the newest within the channel's rule. A number is never given
+twice under one epoch. Texts are encoded messages; a store adds their `seq` when it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..config import ChannelRule
+from ..protocol.message import Message, parse_timestamp
+
+__all__ = ["HistoryPage", "HistoryStore", "Kept", "Page", "Span", "first_since", "moment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Numbers that follow each other, of one numbering.
+
+    Args:
+        epoch: the numbering.
+        first: the first number; one above the last when there is none.
+        last: the last number.
+    """
+
+    epoch: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One kept message.
+
+    Args:
+        seq: its number.
+        text: its JSON text, `seq` included.
+        key: its key, in a channel that keeps the newest message of each.
+    """
+
+    seq: int
+    text: bytes
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the kept messages of a channel, oldest first.
+
+    Args:
+        kept: from the oldest message kept to the last number given.
+        messages: those of this page.
+    """
+
+    kept: Span
+    messages: tuple[Kept, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Some of the kept messages of a channel, as `Hub.history` returns them, oldest first.
+
+    For the page after it ask for `since=page.messages[-1].seq`, for the one before it for
+    `before=page.messages[0].seq`; a page without messages is behind the end.
+
+    Args:
+        epoch: the numbering of the channel.
+        first: number of the oldest message that is kept; one above `last` for none.
+        last: the last number given.
+        messages: those of this page.
+    """
+
+    epoch: str
+    first: int
+    last: int
+    messages: tuple[Message, ...]
+
+
+class HistoryStore(Protocol):
+    """Numbers and keeps messages. Any thread may call it; a call may wait for a disk.
+
+    What cannot be done now (a full disk) raises HistoryError, and may work later.
+    """
+
+    def open(self, rule_for: Callable[[str], ChannelRule]) -> None:
+        """Begin; `rule_for` returns what a channel keeps. Raises ConfigError."""
+
+    def append(
+        self,
+        channel: str,
+        texts: Sequence[bytes],
+        *,
+        keys: Sequence[str | None] | None = None,
+        ends: bool = False,
+        skip: int = 0,
+    ) -> Span:
+        """Number and keep messages, all or none; return their numbers.
+
+        A message with a key replaces the one before it with that key. `ends` says that the
+        last is the last for the time being (`ChannelRule.history_ttl`). `skip` leaves out so
+        many numbers first, for messages that could not be kept.
+        """
+
+    def read(
+        self,
+        channel: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        since_time: float | None = None,
+        last: int | None = None,
+        limit: int = 1000,
+    ) -> Page:
+        """Return at most `limit` kept messages, at least one where there is one.
+
+        Those that follow the number `after`, the newest below `before`, those from a POSIX
+        time on, or the newest `last`; the oldest when none is given.
+        """
+
+    def snapshot(self, channel: str) -> Page:
+        """Return the kept messages that have a key: the newest of each."""
+
+    def head(self, channel: str) -> Span:
+        """Return the numbers from the oldest message kept to the last given."""
+
+    def names(self) -> list[str]:
+        """Return the channels that keep something, longest unused first."""
+
+    def expire(self, now: float) -> None:
+        """Forget what is kept no longer at a POSIX time."""
+
+    def close(self) -> None:
+        """End; idempotent. What was kept is there after another `open`."""
+
+
+def moment(text: bytes) -> float:
+    """Return the `timestamp` of an encoded message as POSIX time; 0 when it has none."""
+    _, found, rest = text.rpartition(b'"timestamp":"')  # data, which may hold one, is before it
+    try:
+        return parse_timestamp(rest[: rest.find(b'"')].decode()).timestamp() if found else 0.0
+    except ValueError:
+        return 0.0
+
+
+def first_since(first: int, last: int, time: float, text_from: Callable[[int], bytes]) -> int:
+    """Return the number of the first message of a POSIX time or later; last + 1 for none.
+
+    `text_from` returns the first text at or above a number. It looks at a few only: the times
+    of a channel rise, but for those that an application sets itself.
+    """
+    while first <= last:
+        middle = (first + last) // 2
+        if moment(text_from(middle)) < time:
+            first = middle + 1
+        else:
+            last = middle - 1
+    return first
