@@ -693,6 +693,8 @@ def test_a_full_hub_is_1013(told: bool) -> None:
     callbacks = {} if told else {"on_connect": None, "on_disconnect": None}
     with serve_routes(max_connections=1, **callbacks) as site, site.peer() as first:
         site.client()
+        if told:
+            assert site.notes.next()[0] == "connect"
         assert refused(site, 1013) == "the hub takes no more"
         assert site.hub.stats().refused == 1
         site.hub.broadcast(Message("event", data="still here"))

@@ -128,7 +128,7 @@ def test_each_key_that_is_suggested_for_a_guess_exists() -> None:
         "AUTH",
         "URL",
         "JS",
-        "HISTORY_BYTES",
+        "HISTORY_SIZE",
         "PROXY",
         "RATE_LIMIT",
         "ON_CLOSE",

@@ -245,17 +245,20 @@ def _leading_fields(kind: str, channel: str, process_id: str) -> str:
     return "".join(parts)
 
 
-def _extension_fields(message: Message) -> str:
-    """Return the JSON of the extension fields, which few messages have."""
-    if (
+def _has_extensions(message: Message) -> bool:
+    """Return whether a message has any of the extension fields, which few have."""
+    return not (
         message.id is message.seq is message.since is message.last is None
         and message.before is message.limit is None
-        and not message.code
-        and not message.epoch
-        and not message.since_time
-        and not message.idempotency_key
-        and not message.key
-    ):
+        # Compared, because what is no text may be false as well.
+        and message.code == message.epoch == message.since_time == ""
+        and message.idempotency_key == message.key == ""
+    )
+
+
+def _extension_fields(message: Message) -> str:
+    """Return the JSON of the extension fields."""
+    if not _has_extensions(message):
         return ""
     return "".join(
         f',"{key}":{to_json(value)}'
@@ -276,17 +279,8 @@ def _extension_fields(message: Message) -> str:
     )
 
 
-_TEXTS = (
-    "type",
-    "channel",
-    "process_id",
-    "timestamp",
-    "code",
-    "epoch",
-    "since_time",
-    "idempotency_key",
-    "key",
-)
+_TEXTS = ("type", "channel", "process_id", "timestamp")
+_EXTENSION_TEXTS = ("code", "epoch", "since_time", "idempotency_key", "key")
 _NUMBERS = ("seq", "since", "last", "before", "limit")
 
 
@@ -301,6 +295,13 @@ def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -
         return f"timestamp must be an RFC 3339 time, not {excerpt(message.timestamp)}"
     if message.process_id and is_process is not None and not is_process(message.process_id):
         return f"process id {excerpt(message.process_id)} is refused"
+    return _invalid_extension(message) if _has_extensions(message) else ""
+
+
+def _invalid_extension(message: Message) -> str:
+    for name in _EXTENSION_TEXTS:
+        if not isinstance(getattr(message, name), str):
+            return f"{name} must be text, not {excerpt(getattr(message, name))}"
     for name in _NUMBERS:
         value = getattr(message, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
