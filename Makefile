@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 # Processes that share the tests; more than two cores have use for, because most tests wait.
-JOBS ?= 6
+JOBS ?= 4
 SHARED := -n $(JOBS) --dist worksteal
 PORT ?= 8765
 FUZZ_SECONDS ?= 60
