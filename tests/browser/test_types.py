@@ -23,7 +23,7 @@ def compile_program(folder: Path, text: str) -> list[str]:
     """Return what the compiler says of a program beside `ws_hub.js`."""
     compiler = node.need_packages() / "typescript" / "bin" / "tsc"
     (folder / "static").mkdir()
-    for name in ("ws_hub.d.ts", "ws_hub_state.d.ts"):
+    for name in ("ws_hub.d.ts", "ws_hub_requests.d.ts", "ws_hub_state.d.ts"):
         shutil.copy(node.STATIC / name, folder)
     shutil.copy(node.STATIC / "ws_hub_log.d.ts", folder / "static")
     (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")

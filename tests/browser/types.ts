@@ -12,6 +12,7 @@ import {
   webSocketUrl,
 } from "./ws_hub.js";
 import type {Message, State, Sync} from "./ws_hub.js";
+import {SendBuffer, answerAsks} from "./ws_hub_requests.js";
 import {KeyedState} from "./ws_hub_state.js";
 import {AnsiParser, LineAssembler, WsHubLog} from "./static/ws_hub_log.js";
 
@@ -25,7 +26,16 @@ const other = new HubClient(new URL("https://host/ws"), {jitter: false, protocol
 const board = new KeyedState<number>(hub, "board", (values, key) => {
   console.log(key && values.get(key)?.data.toFixed());
 }, {onGap: (count) => console.log(count)});
-hub.publish("board", 1, {key: "cpu"}).then(() => board.close());
+hub.publish("board", 1, {key: "cpu", idempotencyKey: "7"}).then(() => board.close());
+
+hub.history<string>("news", {sinceTime: new Date(), limit: 10}).then(({messages, seq}) => {
+  console.log(messages.map(({data}) => data.length), seq + 1);
+});
+hub.subscribe("news", {sinceTime: Date.now() - 3600});
+const noMore: () => void = answerAsks<{name: string}>(hub, async ({name}) => name.length);
+const buffer = new SendBuffer(hub, {size: 10, overflow: "oldest"});
+const kept: boolean = buffer.send({type: "seen"});
+console.log(kept, buffer.waiting + buffer.dropped, noMore, buffer.clear());
 
 const stop: () => void = hub.on("state", ({state, retryIn = 0}) => {
   const shown: [State, number] = [state, retryIn];

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from websockets.sync.server import ServerConnection
+from websockets.sync.server import serve as foreign_server
 
 from tests.integration.apps.live import Live, live
 from tests.integration.clients import Seen
@@ -23,6 +27,7 @@ from ws_hub import (
     ReconnectingClient,
     WaitTimeout,
 )
+from ws_hub.protocol.message import timestamp
 from ws_hub.testing import FaultProxy
 
 OPEN = ChannelRule(pattern="open", publish=True)
@@ -358,3 +363,140 @@ def test_wrong_arguments_and_a_client_that_does_not_run(
     with pytest.raises(error):
         call(client)
     client.close()
+
+
+# --- reading -------------------------------------------------------------------------------
+
+KEPT = ChannelRule(pattern="kept", history_messages=10)
+START = 1_700_000_000
+
+
+def publish_kept(site: Live, count: int) -> None:
+    """Publish numbers, one each second of a time long ago."""
+    for number in range(1, count + 1):
+        time = timestamp(START + number)
+        site.hub.send_to_channel("kept", Message("event", data=number, timestamp=time))
+    assert site.hub.wait_for_room("kept")
+
+
+def test_a_client_reads_pages_as_the_application_does() -> None:
+    with live(rules=[KEPT]) as site, Seen(site.server.url).start() as seen:
+        publish_kept(site, 15)
+        page, same = seen.client.history("kept"), site.hub.history("kept")
+        assert page == same
+        assert [each.data for each in page.messages] == list(range(6, 16))
+
+        def read(**where: Any) -> list[int | None]:
+            return [each.seq for each in seen.client.history("kept", **where).messages]
+
+        assert read(since=12) == [13, 14, 15]
+        assert read(before=9, limit=2) == [7, 8]
+        assert read(last=2) == [14, 15]
+        assert read(since_time=START + 14) == [14, 15]
+        assert read(since_time=datetime.datetime.fromtimestamp(START + 15, datetime.UTC)) == [15]
+        assert seen.client.history("plain").messages == ()
+        assert seen.messages() == []
+
+
+def test_a_page_is_read_again_after_a_cut(function: Function) -> None:
+    with (
+        live(rules=[KEPT], channel_authoriser=function) as site,
+        FaultProxy("127.0.0.1", site.server.port) as proxy,
+    ):
+        publish_kept(site, 3)
+        behind = Behind(site, proxy)
+        with behind.seen.start():
+            read = called(behind.client.history, "kept", timeout=TIMEOUT)
+            function.await_call()
+            proxy.reset()
+            function.let_go.set()
+            assert [each.data for each in read.result(TIMEOUT).messages] == [1, 2, 3]
+            assert function.times == 2
+
+
+def test_a_client_reads_what_it_may_subscribe_to() -> None:
+    def may(client: Client, channel: str) -> bool:
+        return channel != "kept"
+
+    with (
+        live(rules=[KEPT], channel_authoriser=may) as site,
+        Seen(site.server.url).start() as seen,
+    ):
+        publish_kept(site, 3)
+        with pytest.raises(HubError, match="not allowed") as refused:
+            seen.client.history("kept")
+        assert refused.value.code == "forbidden"
+
+
+@pytest.mark.parametrize(
+    ("where", "fault"),
+    [
+        ({"since": 1, "last": 1}, "since and last of history.* mutually exclusive"),
+        ({"since_time": 1.0, "before": 1}, "before and since_time of history"),
+        ({"before": -1}, "must not be negative"),
+        ({"since_time": datetime.datetime(2026, 1, 1)}, "must have a time zone"),  # noqa: DTZ001
+        ({"since_time": 1e20}, "a time of the years 1 to 9999"),
+        ({"since_time": -1e12}, "a time of the years 1 to 9999"),
+    ],
+    ids=str,
+)
+def test_wrong_places_are_refused_before_anything_is_sent(
+    where: dict[str, Any], fault: str
+) -> None:
+    client = ReconnectingClient("ws://127.0.0.1:9/ws")
+    with pytest.raises(ValueError, match=fault):
+        client.history("kept", **where)
+    if "before" not in where:
+        with pytest.raises(ValueError, match=fault.replace("history", "subscribe")):
+            client.subscribe("kept", **where)
+    with pytest.raises(TypeError, match="POSIX seconds or a datetime"):
+        client.subscribe("kept", since_time="yesterday")  # type: ignore[arg-type]
+
+
+def test_a_subscription_from_a_time_on_goes_on_by_number_after_a_cut() -> None:
+    with (
+        live(rules=[KEPT]) as site,
+        FaultProxy("127.0.0.1", site.server.port) as proxy,
+    ):
+        publish_kept(site, 5)
+        behind = Behind(site, proxy)
+        with behind.seen.start():
+            behind.client.subscribe("kept", since_time=START + 4)
+            wait_until(lambda: len(behind.seen.messages()) == 2)
+            proxy.reset()
+            behind.seen.wait("connect", 2)
+            site.hub.send_to_channel("kept", Message("event", data=6))
+            wait_until(lambda: len(behind.seen.messages()) == 3)
+            assert [each.data for each in behind.seen.messages()] == [4, 5, 6]
+            assert not behind.seen.of("error")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {"epoch": "e", "first": 1, "seq": 0},
+        {"epoch": "e", "first": 1, "seq": "0", "messages": []},
+        {"epoch": "e", "first": 1, "seq": 1, "messages": [{"data": "without a type"}]},
+        {"epoch": "e", "first": 1, "seq": 1, "messages": [7]},
+    ],
+)
+def test_an_answer_that_is_no_page_is_an_error_of_ours(answer: Any) -> None:
+    def handle(socket: ServerConnection) -> None:
+        for text in socket:
+            message = json.loads(text)
+            if message["type"] == "history":
+                socket.send(json.dumps({"type": "ack", "id": message["id"], "data": answer}))
+
+    with foreign_server(handle, "127.0.0.1", 0) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            with Seen(f"ws://127.0.0.1:{server.socket.getsockname()[1]}").start() as seen:
+                with pytest.raises(HubError, match="no page of messages") as fault:
+                    seen.client.history("kept", timeout=TIMEOUT)
+                assert fault.value.code == "unsupported"
+        finally:
+            server.shutdown()
+            serving.join(TIMEOUT)

@@ -798,7 +798,7 @@ def test_a_page_of_an_allowed_origin_may_load_the_scripts() -> None:
     HubExtension(app)
     client = app.test_client()
     scripts = "ws_hub.js", "ws_hub_log.js", "ws_hub/ws_hub_log.js", "ws_hub_shared.js"
-    for name in (*scripts, "ws_hub_state.js", "ws_hub_presence.js"):
+    for name in (*scripts, "ws_hub_state.js", "ws_hub_requests.js", "ws_hub_presence.js"):
         path = f"/{name}"
         answer = client.get(path, headers={"Origin": page})
         assert answer.headers["Access-Control-Allow-Origin"] == page, path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ws_hub.protocol.message import Message
-from ws_hub.reconnect.subscriptions import Subscriptions, Verdict
+from ws_hub.reconnect.subscriptions import Start, Subscriptions, Verdict
 
 
 class Keyed:
@@ -14,7 +14,7 @@ class Keyed:
     def __init__(self) -> None:
         self.subscriptions = Subscriptions()
         self.subscriptions.extensions = True
-        (self.request,) = self.subscriptions.add("board", None)
+        (self.request,) = self.subscriptions.add("board", Start())
 
     def ack(self, seq: int, replayed: int, *, recovered: bool = True, epoch: str = "e") -> Verdict:
         data = {

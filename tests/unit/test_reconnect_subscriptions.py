@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ws_hub.protocol.message import Message
-from ws_hub.reconnect.subscriptions import MessagesLost, Subscriptions, Verdict
+from ws_hub.reconnect.subscriptions import MessagesLost, Start, Subscriptions, Verdict
 
 
 def numbered(seq: int, channel: str = "a") -> Message:
@@ -25,7 +25,7 @@ def history(to: Message, seq: int, replayed: int = 0, recovered: bool = True) ->
 
 def add(subscriptions: Subscriptions, channel: str, *position: int | None) -> Message:
     """Subscribe to a new channel; return the one request to send."""
-    (request,) = subscriptions.add(channel, *(position or (None,)))
+    (request,) = subscriptions.add(channel, Start(*position))
     return request
 
 
@@ -94,7 +94,7 @@ def test_last_is_requested_until_there_is_a_position() -> None:
 
 def test_an_unsubscription_names_the_channel_in_both_fields_and_is_sent_once() -> None:
     subscriptions = Subscriptions()
-    subscriptions.add("news", None)
+    subscriptions.add("news", Start())
     message = subscriptions.remove("news")
     assert message is not None
     assert (message.type, message.channel, message.data) == ("unsubscribe", "news", "news")
@@ -104,8 +104,8 @@ def test_an_unsubscription_names_the_channel_in_both_fields_and_is_sent_once() -
 
 def test_a_connection_opens_with_a_ping_and_all_channels() -> None:
     subscriptions = Subscriptions()
-    subscriptions.add("a", None)
-    subscriptions.add("b", 0)
+    subscriptions.add("a", Start())
+    subscriptions.add("b", Start(0))
     ping, first, second = subscriptions.open()
     assert ping.type == "ping" and ping.id is not None
     assert (first.channel, first.since) == ("a", None)
@@ -246,7 +246,7 @@ def test_a_new_numbering_right_after_a_replay_is_noticed() -> None:
 def test_numbers_of_a_server_without_acknowledgements_are_delivered() -> None:
     subscriptions = Subscriptions()
     subscriptions.open()
-    subscriptions.add("a", None)
+    subscriptions.add("a", Start())
     subscriptions.take(Message("pong"))
     assert delivered(subscriptions, 5, 6, 6, 7) == [5, 6, 7]
     verdict = subscriptions.take(numbered(10))
@@ -313,7 +313,7 @@ def test_fault_93_late_messages_of_a_left_channel_are_ignored() -> None:
 
 def test_fault_93_a_position_given_again_begins_anew() -> None:
     subscriptions = followed(10)
-    leave, again = subscriptions.add("a", 0)
+    leave, again = subscriptions.add("a", Start(0))
     assert (leave.type, again.type, again.since) == ("unsubscribe", "subscribe", 0)
     assert delivered(subscriptions, 11) == []
     subscriptions.take(ack(leave))
@@ -324,18 +324,18 @@ def test_fault_93_a_position_given_again_begins_anew() -> None:
 def test_a_subscribed_channel_is_not_requested_again() -> None:
     subscriptions = Subscriptions()
     request = add(subscriptions, "a")
-    assert subscriptions.add("a", None) == []
+    assert subscriptions.add("a", Start()) == []
     subscriptions.take(history(request, 10))
-    assert subscriptions.add("a", None) == []
+    assert subscriptions.add("a", Start()) == []
     _, again = subscriptions.open()
     subscriptions.take(Message("error", id=again.id, data="no"))
-    assert len(subscriptions.add("a", None)) == 1
+    assert len(subscriptions.add("a", Start())) == 1
 
 
 def test_unacknowledged_unsubscriptions_are_bounded() -> None:
     subscriptions = Subscriptions()
     for number in range(5000):
-        subscriptions.add(str(number), None)
+        subscriptions.add(str(number), Start())
         subscriptions.remove(str(number))
     dropped = [
         number
@@ -514,7 +514,7 @@ def test_other_refused_messages_are_counted() -> None:
 
 def test_fault_119_a_channel_without_history_is_named_with_what_it_lost() -> None:
     subscriptions = Subscriptions()
-    subscriptions.add("a", None)
+    subscriptions.add("a", Start())
     for channel, count in (("a", 3), ("", 2), ("other", 1)):
         for _ in range(count):
             subscriptions.refused(Message("event", channel=channel))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.wire_model import Json, Outcome, Trial
 from ws_hub.protocol.message import Message, decode, encode
-from ws_hub.reconnect.subscriptions import Subscriptions, Verdict
+from ws_hub.reconnect.subscriptions import Start, Subscriptions, Verdict
 
 
 class PythonClient:
@@ -25,7 +25,7 @@ class PythonClient:
         self._connected = False
 
     def subscribe(self, channel: str, position: Json) -> Outcome:
-        requests = self._subscriptions.add(channel, position.get("since"), position.get("last"))
+        requests = self._subscriptions.add(channel, Start(**position))
         return Outcome(sent=self._sent(requests))
 
     def unsubscribe(self, channel: str) -> Outcome:

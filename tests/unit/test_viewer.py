@@ -200,6 +200,7 @@ SCRIPTS = [
     "/ws_hub.js",
     "/ws_hub_shared.js",
     "/ws_hub_state.js",
+    "/ws_hub_requests.js",
     "/ws_hub_presence.js",
     "/ws_hub_log.js",
     "/static/ws_hub_log.js",

@@ -21,7 +21,7 @@ from ..access.contexts import CONTEXT_KEY
 from ..config import HubConfig
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
-from ..server.viewer import other_pages, page_app
+from ..server.viewer import CLIENT, other_pages, page_app
 from ..wsgi.app import check_hub, middleware
 from ..wsgi.servers import look_at_processes
 from ..wsgi.starter import Starter
@@ -210,7 +210,7 @@ def _add_scripts(blueprint: Blueprint, hub: Hub, page: Application, js_path: str
     """Add the routes of the browser client, and of what may be loaded beside it.
 
     These are found by their names: the client loads `ws_hub_shared.js` from beside itself, a page
-    `ws_hub_state.js` or `ws_hub_presence.js`, and the element's files import the client from one
+    `ws_hub_state.js` and others, and the element's files import the client from one
     level above theirs.
     """
     folder = js_path.rpartition("/")[0]
@@ -229,8 +229,7 @@ def _add_scripts(blueprint: Blueprint, hub: Hub, page: Application, js_path: str
         return current_app.response_class(status=308, headers=headers)
 
     blueprint.add_url_rule(js_path, "js", functools.partial(script, "ws_hub.js"))
-    client = {"ws_hub.js", "ws_hub_shared.js", "ws_hub_state.js", "ws_hub_presence.js"}
-    for name in client - {js_path.rpartition("/")[2]}:
+    for name in {*CLIENT} - {js_path.rpartition("/")[2]}:
         endpoint = name.removesuffix(".js")
         blueprint.add_url_rule(f"{folder}/{name}", endpoint, functools.partial(script, name))
     blueprint.add_url_rule(f"{folder}/{_ELEMENT}", "log", element)

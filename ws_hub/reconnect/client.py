@@ -7,6 +7,7 @@ is the `session`'s. Any thread may send, subscribe and close.
 
 from __future__ import annotations
 
+import datetime
 import enum
 import itertools
 import random as random_module
@@ -18,17 +19,28 @@ from typing import Any, Never
 from urllib.parse import urlsplit
 
 from .. import threads
+from ..backplane.store import HistoryPage
 from ..errors import (
     ConfigError,
     HubError,
     InvalidName,
     MaxRetriesExceeded,
+    MessageDecodeError,
     MessageEncodeError,
     WsHubError,
     excerpt,
 )
 from ..log import get_logger
-from ..protocol.message import AnyMessage, Message, MessageType, as_message, encode
+from ..protocol.json_text import to_json
+from ..protocol.message import (
+    AnyMessage,
+    Message,
+    MessageType,
+    as_message,
+    decode,
+    encode,
+    timestamp,
+)
 from ..protocol.names import channel_text
 from ..protocol.presence import Presence
 from ..protocol.requests import ack, error
@@ -39,13 +51,14 @@ from ..validation import (
     check_named,
     check_position,
     check_words,
+    posix_time,
 )
 from .config import ReconnectConfig
 from .connection import Connection
 from .connector import Connector, parse_target
 from .retries import Retries
 from .session import Ended, Presented, Session
-from .subscriptions import MessagesLost
+from .subscriptions import MessagesLost, Start
 
 __all__ = ["ConnectionState", "MessagesLost", "ReconnectingClient"]
 
@@ -201,6 +214,14 @@ class ReconnectingClient:
         """
         return self._session.presence(channel_text(channel))
 
+    @property
+    def unsent(self) -> tuple[int, int]:
+        """How many messages wait for a connection (`send_buffer`), and how many were dropped.
+
+        Threads: any; never blocks.
+        """
+        return self._session.unsent
+
     def connect(self) -> None:
         """Connect, and connect again whenever the connection ends, until `close()`.
 
@@ -279,10 +300,11 @@ class ReconnectingClient:
     def send(self, message: AnyMessage) -> None:
         """Send one message to the server.
 
-        A mapping of a message's fields, with a `type`, is a message as well. Raises
-        MessageEncodeError when it has no JSON form; NotConnected when there is no
-        connection, or when the connection failed before all of the message was sent: then
-        the server may or may not have received it.
+        A mapping of a message's fields, with a `type`, is a message as well. Without a
+        connection it is kept if `send_buffer` says so, until `close()` or the last retry.
+        Raises MessageEncodeError when it has no JSON form; NotConnected when there is no
+        connection and it is not kept, or when the connection failed before all of the message
+        was sent: then the server may or may not have received it.
 
         Threads: any; blocks at most write_timeout seconds.
         """
@@ -359,6 +381,7 @@ class ReconnectingClient:
         *_unnamed: Never,
         since: int | None = None,
         last: int | None = None,
+        since_time: datetime.datetime | float | None = None,
         wait: float | None = None,
     ) -> None:
         """Subscribe to a channel, now if connected, and after every reconnect.
@@ -370,13 +393,15 @@ class ReconnectingClient:
             since: ask for the messages after this number (`seq`); 0 for all that the
                 server keeps.
             last: ask for this many of the newest messages.
+            since_time: ask for the messages from this time on: POSIX seconds, or a datetime
+                with its time zone.
             wait: seconds to wait for the server's acknowledgement. The subscription stays
                 when it does not come in time. None waits for nothing.
 
         Raises TypeError for a name that is not a str, InvalidName for an empty or overlong
-        one (the server's own rule decides about the others), ValueError for a negative
-        number or for `since` together with `last`, TypeError for a number that is not an
-        integer, MessageEncodeError for a name with a lone surrogate. With `wait`: HubError
+        one (the server's own rule decides about the others), ValueError for two of `since`,
+        `last` and `since_time`, for a negative number and for no moment, TypeError for what is
+        no number, MessageEncodeError for a name with a lone surrogate. With `wait`: HubError
         when the server refuses it, or acknowledges nothing ("unsupported"); WaitTimeout;
         NotConnected when the client is closed, or on the thread of the callbacks has no
         connection.
@@ -389,19 +414,53 @@ class ReconnectingClient:
         )
         channel = _checked_channel(channel)
         wait = None if wait is None else check_bound("wait", wait)
-        check_position("since", since)
-        check_position("last", last)
-        if since is not None and last is not None:
-            raise ValueError(
-                f"since and last are mutually exclusive: pass one, not since={since} and "
-                f"last={last}"
-            )
+        _check_positions("subscribe", since_time, since=since, last=last)
+        start = Start(since, last, _time_text(since_time))
         # Raises here, in the caller: a request that cannot be encoded would end the next
         # connection, and every one after it.
-        encode(Message(MessageType.SUBSCRIBE, channel=channel, since=since, last=last))
-        self._session.subscribe(channel, since, last)
+        encode(Message(MessageType.SUBSCRIBE, channel=channel))
+        self._session.subscribe(channel, start)
         if wait is not None:
             self._session.subscribed(channel, wait, waits=not self._is_callback_thread())
+
+    def history(
+        self,
+        channel: str,
+        *_unnamed: Never,
+        since: int | None = None,
+        before: int | None = None,
+        last: int | None = None,
+        since_time: datetime.datetime | float | None = None,
+        limit: int = 1000,
+        timeout: float = 30.0,
+    ) -> HistoryPage:
+        """Return kept messages of a channel, a page of them, oldest first.
+
+        Those after the number `since`, the newest below `before`, the newest `last`, or those
+        from a time on (POSIX seconds, or a datetime with its time zone); the oldest without
+        any of these. A page has at most `limit` messages, and at most what its server sends at
+        once. A channel need not be subscribed. Raises what `request` raises ("forbidden" for a
+        channel to which this client may not subscribe), and ValueError for two of these at once.
+
+        Threads: any, callbacks included, on whose thread it is not repeated after a lost
+        connection; blocks at most `timeout` and write_timeout seconds.
+        """
+        check_named(_unnamed, "history(channel, since=0)")
+        timeout = check_bound("timeout", timeout)
+        _check_positions("history", since_time, since=since, before=before, last=last)
+        check_position("limit", limit)
+        message = Message(
+            MessageType.HISTORY,
+            channel=_checked_channel(channel),
+            since=since,
+            before=before,
+            last=last,
+            since_time=_time_text(since_time),
+            limit=limit,
+        )
+        waits = not self._is_callback_thread()
+        answer = self._session.request(message, timeout, repeats=True, waits=waits)
+        return _page(answer)
 
     def unsubscribe(self, channel: str) -> None:
         """End the subscription to a channel; does nothing when there is none.
@@ -597,6 +656,45 @@ class ReconnectingClient:
             raised = error
         if name != "on_error":
             self._call("on_error", raised)
+
+
+def _check_positions(call: str, since_time: object, **numbers: int | None) -> None:
+    """Refuse a position that is none, and two at once."""
+    for name, value in numbers.items():
+        check_position(name, value)
+    given = [name for name, value in numbers.items() if value is not None]
+    if since_time is not None:
+        given.append("since_time")
+    if len(given) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} of {call}() are mutually exclusive: pass one of them"
+        )
+
+
+def _time_text(since_time: object) -> str:
+    """Return a time as the wire has it; "" for None."""
+    moment = posix_time("since_time", since_time)
+    if moment is None:
+        return ""
+    try:
+        return timestamp(moment)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ValueError(
+            f"since_time must be a time of the years 1 to 9999, not {excerpt(since_time)}: pass "
+            "time.time() - 3600 for the last hour"
+        ) from error
+
+
+def _page(answer: object) -> HistoryPage:
+    """Return the page in the answer to a `history` request."""
+    match answer:
+        case {"epoch": str(epoch), "first": int(first), "seq": int(last), "messages": list(found)}:
+            try:
+                messages = tuple(decode(to_json(each)) for each in found)
+                return HistoryPage(epoch, first, last, messages)
+            except MessageDecodeError:
+                pass  # the same as any other value
+    raise HubError("unsupported", "the server's answer is no page of messages")
 
 
 def _checked_channel(channel: object) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..errors import ConfigError, excerpt
 from ..validation import (
     check_callables,
+    check_choice,
     check_count,
     check_flag,
     check_headers,
@@ -75,6 +76,10 @@ class ReconnectConfig:
             half of it is free. After that reading goes on, because pings must be
             answered: messages that find no room are requested again later when their
             channel has history, and otherwise counted and reported as MessagesLost.
+        send_buffer: messages of `send` and `publish` that are kept while there is no
+            connection, and sent in order on the next one, behind the subscriptions; 0 for none.
+        send_buffer_overflow: what a further one does: `refuse` raises NotConnected,
+            `drop_oldest` and `drop_newest` drop one, which `ReconnectingClient.unsent` counts.
         json_default: called with each value in data that JSON does not know, as `default` of
             `json.dumps`. None for `ws_hub.json_default`; see `HubConfig.json_default`.
         on_connect: called without arguments after each connection. This and the other
@@ -118,6 +123,8 @@ class ReconnectConfig:
     queue_size: int = 1024
     queue_bytes: int = 32 * MIB
     queue_patience: float = 5.0
+    send_buffer: int = 0
+    send_buffer_overflow: Literal["refuse", "drop_oldest", "drop_newest"] = "refuse"
     json_default: Callable[[Any], Any] | None = None
     on_connect: Callback | None = None
     on_disconnect: Callback | None = None
@@ -160,6 +167,13 @@ class ReconnectConfig:
         check_count(self, "max_message_size", least=1)
         check_count(self, "queue_size", least=1)
         check_count(self, "queue_bytes", least=1)
+        check_count(self, "send_buffer", least=0)
+        check_choice(self, "send_buffer_overflow", ("refuse", "drop_oldest", "drop_newest"))
+        if self.send_buffer_overflow != "refuse" and not self.send_buffer:
+            raise ConfigError(
+                "send_buffer_overflow needs send_buffer, the number of messages that are kept "
+                "while there is no connection: send_buffer=100"
+            )
         check_callables(
             self,
             dialer="config",

@@ -1,4 +1,4 @@
-"""The requests of a client that wait for their answers.
+"""The requests of a client that wait for their answers, and messages that wait to be sent.
 
 No I/O and no clock. Rules of this file:
 
@@ -9,11 +9,15 @@ No I/O and no clock. Rules of this file:
   on whichever connection that comes.
 - A call on the thread that runs the callbacks waits for no other connection: that thread makes
   the connections.
+- A message that nobody waits for is kept while there is no connection, if that is asked for,
+  and sent on the next one, in the order of the calls. Then it is forgotten: like any other it
+  is sent once.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from ..errors import WsHubError
@@ -71,11 +75,23 @@ class Call:
 
 
 class Requests:
-    """The calls of one client that wait. Its owner calls every method under one lock."""
+    """The calls of one client that wait. Its owner calls every method under one lock.
 
-    def __init__(self) -> None:
+    Args:
+        most_kept: messages that are kept while there is no connection.
+        overflow: what a further one does: see `ReconnectConfig.send_buffer_overflow`.
+
+    Attributes:
+        dropped: messages that were dropped because so many were kept already.
+    """
+
+    def __init__(self, most_kept: int = 0, overflow: str = "refuse") -> None:
+        self._most_kept = most_kept
+        self._overflow = overflow
+        self.dropped = 0
         self._numbers = itertools.count(1)
         self._calls: dict[str, Call] = {}  # by the id of the request, in order
+        self._kept: deque[str] = deque()  # of these: what nobody waits for, oldest first
         self._subscribing: list[tuple[str, Call]] = []  # by the channel
 
     def new_id(self) -> str:
@@ -95,12 +111,34 @@ class Requests:
         self._calls = {id: each for id, each in self._calls.items() if each is not call}
         self._subscribing = [each for each in self._subscribing if each[1] is not call]
 
+    @property
+    def kept(self) -> int:
+        """How many messages wait to be sent that nobody waits for."""
+        return len(self._kept)
+
+    def keep(self, text: bytes) -> bool:
+        """Keep a message for the next connection; False when it is refused."""
+        if len(self._kept) >= self._most_kept:
+            if not self._most_kept or self._overflow == "refuse":
+                return False
+            self.dropped += 1
+            if self._overflow == "drop_newest":
+                return True
+            del self._calls[self._kept.popleft()]
+        id = self.new_id()
+        self._calls[id] = Call(text, repeats=True)
+        self._kept.append(id)
+        return True
+
     def unsent(self) -> Iterator[bytes]:
         """Yield the texts to send on a new connection, and count them as sent."""
-        for call in self._calls.values():
+        for id, call in list(self._calls.items()):
             if not call.sent:
                 call.sent = True
                 yield call.text
+            if self._kept and self._kept[0] == id:  # only now: the caller has sent it
+                self._kept.popleft()
+                del self._calls[id]
 
     def take(self, message: Message) -> bool:
         """End the call that a message answers; return whether it is an answer to a request.
@@ -130,11 +168,14 @@ class Requests:
                 self.remove(call)
             call.sent = False
 
-    def end(self, failure: Callable[[], WsHubError]) -> None:
-        """Fail all calls."""
+    def end(self, failure: Callable[[], WsHubError]) -> int:
+        """Fail all calls; return how many messages were kept, and are dropped."""
         for call in self._waiting():
             call.fail(failure())
+        kept = len(self._kept)
         self._calls, self._subscribing = {}, []
+        self._kept.clear()
+        return kept
 
     def _waiting(self) -> list[Call]:
         return [*self._calls.values(), *(call for _, call in self._subscribing)]

@@ -43,7 +43,7 @@ from .connection import Connection, Skipped
 from .inbox import Inbox
 from .presence import PresenceChange
 from .requests import Call, Requests
-from .subscriptions import MessagesLost, Subscriptions
+from .subscriptions import MessagesLost, Start, Subscriptions
 
 __all__ = ["Ended", "Event", "Presented", "Report", "Session"]
 
@@ -143,7 +143,7 @@ class Session:
         self._connection: Connection | None = None
         self._receiver: threading.Thread | None = None
         self._subscriptions = Subscriptions()
-        self._requests = Requests()
+        self._requests = Requests(config.send_buffer, config.send_buffer_overflow)
         self._begun = False  # whether there is a thread in connect()
         self._awaited = False  # set once, by the first iteration: messages have a consumer
         bounds = config.queue_size, config.queue_bytes, config.queue_patience, clock
@@ -170,6 +170,12 @@ class Session:
         with self._lock:
             return self._subscriptions.channels
 
+    @property
+    def unsent(self) -> tuple[int, int]:
+        """How many messages are kept for the next connection, and how many were dropped."""
+        with self._lock:
+            return self._requests.kept, self._requests.dropped
+
     def snapshot(self, channel: str) -> dict[str, Message]:
         """Return the newest message of each key of a channel."""
         with self._lock:
@@ -181,14 +187,16 @@ class Session:
             return self._subscriptions.presence.of(channel)
 
     def send(self, message: Message) -> None:
-        """Send one message and wait until the kernel has it; raises NotConnected."""
+        """Send one message and wait until the kernel has it, or keep it; raises NotConnected."""
         text = self._encoder.encode(message)
         with self._lock:
             connection = self._connection
             if connection is None:
+                if self._begun and self._requests.keep(text):
+                    return
                 raise NotConnected(
                     f"not connected to {self._name}, so nothing was sent: send in on_connect, or "
-                    "again later"
+                    "again later, or set send_buffer"
                 )
             mark = connection.queue(text)
         try:
@@ -207,10 +215,10 @@ class Session:
             mark = 0 if connection is None else connection.queue(text)
         self._flush(connection, mark)
 
-    def subscribe(self, channel: str, since: int | None, newest: int | None) -> None:
+    def subscribe(self, channel: str, start: Start) -> None:
         """Subscribe to a channel, from now on and on every connection."""
         with self._lock:
-            connection, mark = self._queue(self._subscriptions.add(channel, since, newest))
+            connection, mark = self._queue(self._subscriptions.add(channel, start))
         self._flush(connection, mark)
 
     def request(self, message: Message, timeout: float, *, repeats: bool, waits: bool) -> Any:
@@ -331,12 +339,16 @@ class Session:
 
     def _end_requests(self) -> None:
         self._begun = False
-        self._requests.end(
+        unsent = self._requests.end(
             lambda: NotConnected(
                 f"the client of {self._name} has ended before the answer, and the request may "
                 "have been carried out or not: close() it when such calls have returned"
             )
         )
+        if unsent:
+            logger.warning(
+                "%s: %d messages were not sent, as there was no connection", self._name, unsent
+            )
 
     def _lose_requests(self, why: object) -> None:
         self._requests.lost(

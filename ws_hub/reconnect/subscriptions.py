@@ -36,7 +36,7 @@ from ..errors import WsHubError, excerpt
 from ..protocol.message import Message, MessageType
 from .presence import ChannelPresence, PresenceChange
 
-__all__ = ["MessagesLost", "Subscriptions", "Verdict"]
+__all__ = ["MessagesLost", "Start", "Subscriptions", "Verdict"]
 
 _ID = "ws-hub:"
 _MAX_LAGS = 3
@@ -84,10 +84,27 @@ class Verdict:
     presence: PresenceChange | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a subscription starts, until there is a position; from now on without any of these.
+
+    Args:
+        since: behind this number.
+        last: with this many of the newest messages.
+        since_time: with what is from this time on, RFC 3339.
+    """
+
+    since: int | None = None
+    last: int | None = None
+    since_time: str = ""
+
+
+_FROM_NOW = Start()
+
+
 @dataclass
 class _Channel:
-    since: int | None  # the application's request: messages after this number,
-    newest: int | None = None  # or this many of the newest
+    start: Start  # what the application asked for
     last: int | None = None  # the position: number of the last message taken
     epoch: str = ""  # the numbering of `last`; "" until a server has named it
     pending: str = ""  # id of the newest subscription, until it is acknowledged
@@ -130,19 +147,19 @@ class Subscriptions:
 
     # --- requests of the application -------------------------------------------------------
 
-    def add(self, channel: str, since: int | None, newest: int | None = None) -> list[Message]:
+    def add(self, channel: str, start: Start) -> list[Message]:
         """Add a subscription; return the requests to send.
 
-        A channel that is subscribed already starts again from the position given. Without
-        a position it is requested again only when the server has refused or ended it.
+        A channel that is subscribed already starts again where `start` says. Where that is
+        from now on, it is requested again only when the server has refused or ended it.
         """
         found = self._channels.get(channel)
         if found is None:
-            found = self._channels[channel] = _Channel(since, newest)
+            found = self._channels[channel] = _Channel(start)
             return [self._subscribe(channel, found)]
-        if since is None and newest is None:
+        if start == _FROM_NOW:
             return [] if found.pending or found.live else [self._subscribe(channel, found)]
-        found = self._channels[channel] = _Channel(since, newest)
+        found = self._channels[channel] = _Channel(start)
         return self._anew(channel, found)
 
     def remove(self, channel: str) -> Message | None:
@@ -174,19 +191,20 @@ class Subscriptions:
     ) -> Message:
         channel.pending, channel.busy = self._new_id(), False
         channel.fell = fell
-        since, newest, epoch = channel.since, channel.newest, ""
+        start, epoch = channel.start, ""
         if skip:
-            since, newest = None, 0
+            start = Start(last=0)
         elif channel.last is not None:
-            since, newest, epoch = channel.last, None, channel.epoch
+            start, epoch = Start(since=channel.last), channel.epoch
         return Message(
             MessageType.SUBSCRIBE,
             channel=name,
             data=name,
             id=channel.pending,
-            since=since,
+            since=start.since,
             epoch=epoch,
-            last=newest,
+            last=start.last,
+            since_time=start.since_time,
         )
 
     def _unsubscribe(self, name: str) -> Message:
@@ -276,7 +294,7 @@ class Subscriptions:
             self.presence.forget(name)
             if channel.last is not None:
                 lost.append(MessagesLost(name, None, "the server keeps no history"))
-                self._channels[name] = _Channel(None)
+                self._channels[name] = _Channel(_FROM_NOW)
         return Verdict(deliver=False, lost=lost)
 
     def _answer(self, message: Message) -> Verdict:
@@ -296,7 +314,7 @@ class Subscriptions:
         if message.code in _BUSY:
             channel.pending, channel.busy, channel.live = "", True, False
             return Verdict(deliver=False, retry=True)
-        self._channels[name] = _Channel(channel.since, channel.newest)
+        self._channels[name] = _Channel(channel.start)
         self.presence.forget(name)
         verdict = Verdict()
         if channel.last is not None:
@@ -311,7 +329,7 @@ class Subscriptions:
             # A channel without history has no positions.
             if channel.last is not None or not recovered:
                 verdict.lost.append(MessagesLost(name, None, "the server keeps none"))
-            self._channels[name] = _Channel(channel.since, channel.newest, live=True)
+            self._channels[name] = _Channel(channel.start, live=True)
             return verdict
         channel.sparse = data.get("sparse") is True
         if data.get("keyed") is True and not recovered:
@@ -320,7 +338,7 @@ class Subscriptions:
                 verdict.lost.append(MessagesLost(name, None, why))
             channel.state.clear()
             channel.last, recovered = None, True
-        had = channel.since if channel.last is None else channel.last
+        had = channel.start.since if channel.last is None else channel.last
         same = had is None or had <= seq
         same = same and (channel.last is None or channel.epoch == epoch)
         if channel.fell and not same:

@@ -25,7 +25,7 @@ from ..validation import check_named
 from ..wsgi.app import check_hub
 from ..wsgi.servers import log_once
 
-__all__ = ["other_pages", "page_app"]
+__all__ = ["CLIENT", "other_pages", "page_app"]
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -44,11 +44,12 @@ _TYPES = {
 _PAGE = "index.html"
 _PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
 _ELEMENT = "ws_hub_log.js"  # answered at the root by the way to it, beside what it imports
-_CLIENT = (
+CLIENT = (
     "ws_hub.js",
     "ws_hub_shared.js",
     "ws_hub_state.js",
     "ws_hub_presence.js",
+    "ws_hub_requests.js",
 )  # at the root, because applications use it too
 
 # Scripts and styles from our own files only, whatever a log line contains. `'self'`
@@ -73,12 +74,12 @@ def page_app(
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
-    It answers `/` (the page), `/static/...`, `/ws_hub.js`, `/ws_hub_shared.js`,
-    `/ws_hub_state.js` and `/ws_hub_presence.js` (the browser client, which other pages may use
-    too), `/ws_hub_log.js` (an element that shows a log on any page) and `/api/channels`: the
-    channels with history, newest first, 200 of them unless `limit`, `offset` and `search` ask
-    for others. A hub with an authenticator or a channel_authoriser does not list its channels
-    (403). The WebSocket itself is served by `middleware`.
+    It answers `/` (the page), `/static/...`, `/ws_hub.js` and what may be loaded beside it (the
+    browser client, which other pages may use too), `/ws_hub_log.js` (an element that shows a log
+    on any page) and `/api/channels`: the channels with history, newest first, 200 of them unless
+    `limit`, `offset` and `search` ask for others. A hub with an authenticator or a
+    channel_authoriser does not list its channels (403). The WebSocket itself is served by
+    `middleware`.
 
     Args:
         hub: the hub whose channels are listed.
@@ -111,7 +112,7 @@ class _Page:
         self._fallback = fallback
         files = _read_static()
         self._template = string.Template(files.pop(_PAGE).decode())
-        self._files = {f"/{name}": files.pop(name) for name in _CLIENT}
+        self._files = {f"/{name}": files.pop(name) for name in CLIENT}
         self._files |= {f"/static/{name}": body for name, body in files.items()}
         self._files["/favicon.ico"] = files["icon.svg"]
         self._tags = {path: _tag(body) for path, body in self._files.items()}

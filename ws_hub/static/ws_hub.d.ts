@@ -65,7 +65,7 @@ export interface Sync {
 
 /**
  * What a callback raises is reported like any error of a page, and changes nothing else.
- * `since` and `last` say what comes first: by default what comes from now on (of a process: all
+ * `since`, `last` and `sinceTime` say what comes first: by default what comes from now on (of a process: all
  * that is kept).
  */
 export interface SubscribeOptions {
@@ -73,6 +73,8 @@ export interface SubscribeOptions {
   since?: number;
   /** The newest n messages. */
   last?: number;
+  /** All that came from this time on. */
+  sinceTime?: Moment;
   /** Messages that are kept for a loop that is slow: the newest (1000). */
   buffer?: number;
   /** The server has answered; what was missed follows. */
@@ -165,12 +167,46 @@ export interface HubClientOptions {
   random?: () => number;
 }
 
+/** A moment: a Date, a text that Date reads, or milliseconds since 1970. */
+export type Moment = Date | string | number;
+
 export interface RequestOptions {
   channel?: string;
   /** For a keyed channel; undefined as data deletes the key. */
   key?: string;
   /** How long an answer is waited for, the connection included (30000). */
   timeout?: number;
+}
+
+export interface PublishOptions extends Omit<RequestOptions, "channel"> {
+  /** The same for each attempt of one publish, also by another client of the user; a random one. */
+  idempotencyKey?: string;
+}
+
+/** Of `since`, `before`, `last` and `sinceTime` one at most; without any the oldest come. */
+export interface HistoryOptions {
+  /** What came after this number. */
+  since?: number;
+  /** The newest below this number. */
+  before?: number;
+  /** The newest n messages. */
+  last?: number;
+  /** What came from this time on. */
+  sinceTime?: Moment;
+  /** How many messages at most: 100, and not above 1000. */
+  limit?: number;
+  timeout?: number;
+}
+
+/** Kept messages of a channel, oldest first. */
+export interface HistoryPage<Data = unknown> {
+  channel: string;
+  epoch: string;
+  /** The number of the oldest message that is kept. */
+  first: number;
+  /** The last number given. */
+  seq: number;
+  messages: Message<Data>[];
 }
 
 /** A connection that comes back. */
@@ -206,8 +242,13 @@ export class HubClient extends EventTarget {
    * the connection, and is sent once: see HubError.
    */
   request<Answer = unknown>(type: string, data?: unknown, options?: RequestOptions): Promise<Answer>;
-  /** Publish to a channel, where the server allows it; kept when the server has accepted it. */
-  publish(channel: string, data: unknown, options?: Omit<RequestOptions, "channel">): Promise<unknown>;
+  /**
+   * Publish to a channel, where the server allows it; kept when the server has accepted it. It is
+   * sent again after a lost connection, with the same key, so that it counts once.
+   */
+  publish(channel: string, data: unknown, options?: PublishOptions): Promise<unknown>;
+  /** Read kept messages of a channel, a page of them; it need not be subscribed. */
+  history<Data = any>(channel: string, options?: HistoryOptions): Promise<HistoryPage<Data>>;
   /**
    * Have the handler called with each message of a channel, in order, each once; or go through
    * them with `for await`. Remembered across connections. One subscription a channel: another

@@ -67,6 +67,11 @@ function checkChannel(channel) {
   if (channel.length > MAX_NAME) throw new RangeError(`a channel has over ${MAX_NAME} characters`);
 }
 
+// A Date, a text or milliseconds; throws a RangeError for what is no time.
+function isoTime(time) {
+  return time === undefined ? time : new Date(time).toISOString();
+}
+
 // The server has ended a subscription. A refused publish says `Publish: ...`.
 export function isEnd({id, code, data}) {
   return id === undefined && code === "forbidden" && String(data).startsWith("Subscribe:");
@@ -94,7 +99,8 @@ export class Subscription {
     this.channel = channel;
     this.handler = handler;
     this.options = {buffer: 1000, ...options};
-    const {buffer} = this.options;
+    const {buffer, sinceTime} = this.options;
+    isoTime(sinceTime);
     if (!(buffer >= 1)) throw new RangeError(`buffer must be a number of messages, not ${buffer}`);
     this.seq = 0;
     this.epoch = "";
@@ -183,9 +189,10 @@ export class Subscription {
     this._answer = null;
     const request = {type: "subscribe", channel: this.channel, data: this.channel, id};
     if (this.epoch) return {...request, since: this.seq, epoch: this.epoch};
-    const {since, last} = this.options;
+    const {since, last, sinceTime} = this.options;
     if (since !== undefined) request.since = since;
     else if (last !== undefined) request.last = last;
+    else request.since_time = isoTime(sinceTime);
     return request;
   }
 
@@ -293,7 +300,7 @@ export class HubClient extends EventTarget {
     this._listened = new Set();
     this._calls = new Map(); // id → a request that has no answer
     this._subscriptions = new Map();
-    this._requests = new Map(); // id → its subscription, or null
+    this._requests = new Map(); // id → the subscription that asks
     this._left = new Map(); // channel → id of its unsubscribe that has no answer
     this._answers = false; // this connection's server does: it is no Go hub
     this._nextId = 1;
@@ -361,17 +368,17 @@ export class HubClient extends EventTarget {
     return true;
   }
 
-  async request(type, data, {channel, key, timeout = 30000} = {}) {
+  async request(type, data, {timeout = 30000, ...fields} = {}, repeats = false) {
     if (typeof type !== "string" || type === "") {
       throw new TypeError(`a request's type must be a text, not ${String(type)}`);
     }
     if (this.state === "closed") throw closed(this.url);
     const id = this._newId();
-    const text = JSON.stringify({type, channel, key, data, id});
+    const text = JSON.stringify({...fields, type, data, id});
     let timer;
     try {
       return await new Promise((resolve, reject) => {
-        this._calls.set(id, {text, resolve, reject, sent: this._write(text)});
+        this._calls.set(id, {text, resolve, reject, repeats, sent: this._write(text)});
         if (!isWait(timeout)) return;
         const late = new HubError(`${type}: no answer within ${timeout} ms`, "timeout");
         timer = setTimeout(() => reject(late), Math.min(timeout, LONGEST_TIMER));
@@ -384,7 +391,13 @@ export class HubClient extends EventTarget {
 
   async publish(channel, data, options) {
     checkChannel(channel);
-    return this.request("publish", data, {...options, channel});
+    const idempotencyKey = `${Date.now()} ${Math.random()}`;
+    return this.request("publish", data, {idempotencyKey, ...options, channel}, true);
+  }
+
+  async history(channel, {sinceTime, ...options} = {}) {
+    checkChannel(channel);
+    return this.request("history", undefined, {...options, since_time: isoTime(sinceTime), channel}, true);
   }
 
   subscribe(channel, handler, options = {}) {
@@ -414,7 +427,9 @@ export class HubClient extends EventTarget {
   _request(subscription) {
     if (this.state !== "connected") return;
     this._forget(subscription);
-    this.send(subscription._request(this._remember(subscription)));
+    const id = this._newId();
+    this._requests.set(id, subscription);
+    this.send(subscription._request(id));
   }
 
   // The numbers fell. What is live gets no replay, so it ends.
@@ -427,7 +442,7 @@ export class HubClient extends EventTarget {
   // What comes before the answer is left over.
   _leave(channel) {
     if (this.state !== "connected") return;
-    const id = this._remember(null);
+    const id = this._newId();
     this._left.delete(channel);
     this._left.set(channel, id);
     if (this._left.size > MAX_UNANSWERED) this._left.delete(this._left.keys().next().value);
@@ -438,18 +453,8 @@ export class HubClient extends EventTarget {
     return OWN_ID + this._nextId++;
   }
 
-  _remember(subscription) {
-    const id = this._newId();
-    this._requests.set(id, subscription);
-    if (this._requests.size > MAX_UNANSWERED + this._subscriptions.size) {
-      const [nobodys] = [...this._requests].find(([_, whose]) => whose === null);
-      this._requests.delete(nobodys);
-    }
-    return id;
-  }
-
-  _forget(subscription) {
-    if (subscription._pending !== null) this._requests.set(subscription._pending, null);
+  _forget({_pending}) {
+    this._requests.delete(_pending);
   }
 
   _open() {
@@ -547,7 +552,7 @@ export class HubClient extends EventTarget {
   _ask() {
     const {pingInterval, pingTimeout} = this.options;
     const asked = (this._asked = performance.now());
-    this.send({type: "ping", id: this._remember(null)});
+    this.send({type: "ping", id: this._newId()});
     if (isWait(pingTimeout)) {
       this._timer("ping", pingTimeout, () => {
         if (this._heard >= asked) this._watch();
@@ -604,9 +609,10 @@ export class HubClient extends EventTarget {
 
   _drop(reason) {
     const socket = this._socket;
-    for (const {sent, reject} of this._calls.values()) {
-      // May have been done: not repeated.
-      if (sent) reject(new HubError(`the connection was lost: ${reason}`, "disconnected"));
+    for (const each of this._calls.values()) {
+      // May have been done.
+      if (each.sent && !each.repeats) each.reject(new HubError(`the connection was lost: ${reason}`, "disconnected"));
+      each.sent = false;
     }
     this._socket = null;
     this._asking = null;

@@ -148,6 +148,8 @@ class SharedConnection {
     } else if (type === "unsubscribe") {
       this._unsubscribe(tab, name);
       answer(tab, id, {type: "ack", data: {channel: name}});
+    } else if (type === "ack" || type === "error") { // to what the server asks, whichever tab is first
+      this._write(message);
     } else if (id !== undefined) {
       this._ask(message, (reply) => answer(tab, id, reply));
     } else if (type !== "auth" || !this._authed) { // the first tab says who we are
