@@ -13,7 +13,7 @@ from tests import node
 from tests.browser.chromium import Page
 from tests.support import TIMEOUT, wait_until
 from tests.test_snippets import ROOT, Snippet, snippets
-from ws_hub import APIKeyAuth, ChannelRule, Client, Hub, HubConfig, Message, serve
+from ws_hub import APIKeyAuth, ChannelRule, Client, Hub, HubConfig, HubError, Message, serve
 from ws_hub.page import page_app
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]  # npm may have to install
@@ -32,6 +32,7 @@ class Place:
 
     def __init__(self, snippet: Snippet) -> None:
         self.published = threading.Event()
+        self.received: list[tuple[str, Any]] = []
         rules = (
             ChannelRule(pattern="news", history_messages=100),
             ChannelRule(pattern="chat:*", publish=True),
@@ -50,6 +51,7 @@ class Place:
         }
 
     def answer(self, client: Client, message: Message) -> Any:
+        self.received.append((message.type, message.data))
         return {"price": 12}.get(message.type)
 
     def app(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -63,6 +65,9 @@ def place(request: pytest.FixtureRequest, page: Page) -> Iterator[Place]:
     place = Place(FOUND[request.param])
     with place.hub, serve(place.hub, port=0, app=page_app(place.hub, fallback=place.app)) as server:
         place.hub.listen("chat:lobby", lambda message: place.published.set())
+        if request.param == "history":
+            told(place.hub, "news", *range(120))
+            assert place.hub.wait_for_room("news")
         page.open(f"http://127.0.0.1:{server.port}/here")
         yield place
 
@@ -102,6 +107,24 @@ def test_a_request(page: Page, place: Place) -> None:
     assert page.eval("shown") == []
 
 
+@only("history")
+def test_the_history_page_by_page(page: Page, place: Place) -> None:
+    page.wait_for("shown.length === 100")  # as many as are kept
+    assert page.eval("shown") == list(range(119, 19, -1))
+
+
+@only("asks")
+def test_what_the_server_asks(page: Page, place: Place) -> None:
+    received = wait_until(lambda: place.received)
+    assert received == [("seen", "/here")]
+    (client,) = place.hub.all_clients()
+    width, height = place.hub.ask(client, "size", TIMEOUT)
+    assert width > 0 and height > 0
+    with pytest.raises(HubError, match="no such question") as refused:
+        place.hub.ask(client, "mood", TIMEOUT)
+    assert refused.value.code == "not_found"
+
+
 @only("events")
 def test_events(page: Page, place: Place) -> None:
     wait_until(lambda: place.hub.has_subscribers("files"))
@@ -138,5 +161,6 @@ def test_the_program_for_node(tmp_path: Path) -> None:
 
 def test_every_snippet_of_the_page_is_run() -> None:
     assert set(FOUND) == {
-        *("client", "subscribe", "loop", "request", "events", "token", "shared", "node", "element")
+        *("client", "subscribe", "loop", "request", "history", "asks", "events", "token"),
+        *("shared", "node", "element"),
     }
