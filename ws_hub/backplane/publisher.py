@@ -131,9 +131,11 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
-        check_named(
-            _unnamed, 'broadcast(message, exclude=client); send_event("saved", data) for an event'
-        )
+        if _unnamed:
+            check_named(
+                _unnamed,
+                'broadcast(message, exclude=client); send_event("saved", data) for an event',
+            )
         now, message, left_out = time.time(), as_message(message), client_ids(exclude)
         texts = [self._encoder.encode(each, now) for each in _cut_up(message)]
         if message.channel != "":  # compared, because a subclass of str defines its own truth
@@ -194,23 +196,20 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
-        check_named(
-            _unnamed,
-            "send_to_channel(channel, message, exclude=client); for an event "
-            'send_event("saved", data, channel="news")',
-        )
+        if _unnamed:
+            check_named(
+                _unnamed,
+                "send_to_channel(channel, message, exclude=client); for an event "
+                'send_event("saved", data, channel="news")',
+            )
         channel, left_out = channel_text(channel), client_ids(exclude)
         if not channel:
             check_channel(channel)  # raises: further down "" means all clients
-        message = as_message(message)
-        message = dataclasses.replace(
-            message,
-            channel=channel,
-            seq=None,  # the hub numbers the messages
-            timestamp=message.timestamp or _now(),
-        )
+        message, now = as_message(message), time.time()
+        if message.seq is not None or message.channel != "":  # the hub numbers the messages
+            message = dataclasses.replace(message, channel=channel, seq=None)
         ends = _is_final_status(message.type, message.data)
-        texts = [self._encoder.encode(each) for each in _cut_up(message)]
+        texts = [self._encoder.encode(each, now, channel) for each in _cut_up(message)]
         if message.key:
             key = Key(message.key, message.data is None)
             return self._publish(texts, channel, timeout, exclude=left_out, wait=wait, key=key)
@@ -365,7 +364,8 @@ class Publisher(abc.ABC):
 
         Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
-        check_named(_unnamed, 'send_event("saved", data, channel="news")')
+        if _unnamed:
+            check_named(_unnamed, 'send_event("saved", data, channel="news")')
         name: object = event
         if not isinstance(name, str):
             raise TypeError(

@@ -223,23 +223,20 @@ class Hub(Publisher):
         life.wakeup.wait(min(left, threads.longest_wait() if timeout is None else timeout))
         life.guard(self._drain, life)
         life.guard(life.dispatcher.replay)  # after all that is new
-        if self._presence_due(life) <= time.monotonic():
-            life.guard(life.presence.turn, time.monotonic(), life.dispatcher.send)
-
-    @staticmethod
-    def _presence_due(life: Life) -> float:
-        """Return when presence is to be told, in monotonic seconds.
-
-        Never once clients are let go: each would tell all others that it has left.
-        """
-        return life.presence.next_turn() if life.state is State.RUNNING else math.inf
 
     def _do_due(self, life: Life, now: float) -> float:
         """Do what is due; return when to look again, in monotonic seconds."""
-        keyed = life.stores.keyed
-        looks = life.history.expire, keyed.expire, life.registry.beat, life.clients.expire
+        looks = life.history.expire, life.registry.beat, life.clients.expire
         times = [float(life.guard(look, now, default=now + _RETRY)) for look in looks]
-        return min(*times, life.replays.next_turn(), self._presence_due(life))
+        keyed, presence = life.stores.keyed, math.inf
+        if keyed.next_expiry <= now:
+            life.guard(keyed.expire, now)
+        if life.state is State.RUNNING:  # later each client would tell all others that it leaves
+            presence = life.presence.next_turn()
+            if presence <= now:
+                life.guard(life.presence.turn, now, life.dispatcher.send)
+                presence = life.presence.next_turn()
+        return min(*times, keyed.next_expiry, presence, life.replays.next_turn())
 
     def _drain(self, life: Life) -> int:
         """Do what waits in the three queues, a turn's worth; return how many items that were.
@@ -794,7 +791,7 @@ class Hub(Publisher):
         life = self._life
         if not life.state.accepts:
             raise self._not_running()
-        way = life.queue_for(channel)
+        way = life.broadcasts if life.recorder is None else life.queue_for(channel)
         try:
             way.put(item, block=False, most=most)
         except queue.Full:

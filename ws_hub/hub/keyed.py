@@ -197,7 +197,7 @@ class KeyedStore:
         self._bounds = {False: max_bytes, True: max_published_bytes}
         self._cuts: OrderedDict[tuple[str, str, int, int, int], KeyedPiece] = OrderedDict()
         self._cuts_bytes = 0
-        self._next_expiry = math.inf
+        self.next_expiry = math.inf  # when to call `expire`, in monotonic seconds
 
     @property
     def cost(self) -> int:
@@ -228,7 +228,7 @@ class KeyedStore:
         finally:
             self._costs[rule.publish] += channel.cost - before
         channel.expires = now + rule.history_idle_ttl
-        self._next_expiry = min(self._next_expiry, channel.expires)
+        self.next_expiry = min(self.next_expiry, channel.expires)
         self._shrink(rule.publish)
         return kept
 
@@ -263,19 +263,17 @@ class KeyedStore:
         self._costs[published] -= self._channels[published].pop(name).cost
         self._unused = self._new_epoch()  # it begins again under another name
 
-    def expire(self, now: float) -> float:
-        """Forget channels that nothing has changed in for long; return when to call again."""
-        if now >= self._next_expiry:
-            self._next_expiry = math.inf
-            for published, channels in self._channels.items():
-                for name, channel in list(channels.items()):
-                    if channel.expires <= now and self._is_heard(name):
-                        channel.expires = now + self._rule_for(name).history_idle_ttl
-                    if channel.expires <= now:
-                        self._forget(name, published)
-                    else:
-                        self._next_expiry = min(self._next_expiry, channel.expires)
-        return self._next_expiry
+    def expire(self, now: float) -> None:
+        """Forget channels that nothing has changed in for long; call it at `next_expiry`."""
+        self.next_expiry = math.inf
+        for published, channels in self._channels.items():
+            for name, channel in list(channels.items()):
+                if channel.expires <= now and self._is_heard(name):
+                    channel.expires = now + self._rule_for(name).history_idle_ttl
+                if channel.expires <= now:
+                    self._forget(name, published)
+                else:
+                    self.next_expiry = min(self.next_expiry, channel.expires)
 
     # --- read ------------------------------------------------------------------------------
 

@@ -86,6 +86,8 @@ class OverflowStore:
 
     def release(self, is_awaited: Callable[[str], bool]) -> None:
         """Forget the messages of the channels of which no client is behind any more."""
+        if not self._kept:
+            return
         for channel in [each for each in self._kept if not is_awaited(each)]:
             self._history.free(channel)
             self._kept.remove(channel)

@@ -329,10 +329,11 @@ class Encoder:
         self._to_json = to_json
         self.is_process = is_process
 
-    def encode(self, message: Message, seconds: float | None = None) -> bytes:
+    def encode(self, message: Message, seconds: float | None = None, channel: str = "") -> bytes:
         """Return the message as one JSON object in UTF-8.
 
-        A message without a timestamp gets `seconds` (POSIX), if given. Raises
+        A message without a timestamp gets `seconds` (POSIX), and one without a channel
+        `channel`, if given: a copy that has them would cost more than the encoding. Raises
         MessageEncodeError when a field has no JSON form or makes receivers drop the message:
         an invalid type, time, or id.
 
@@ -341,9 +342,9 @@ class Encoder:
         fault = _invalid_field(message, self.is_process)
         if fault:
             raise MessageEncodeError(f"cannot encode {excerpt(message.type)} message: {fault}")
-        return self.write(message, "" if seconds is None else timestamp(seconds))
+        return self.write(message, "" if seconds is None else timestamp(seconds), channel)
 
-    def write(self, message: Message, now: str = "") -> bytes:
+    def write(self, message: Message, now: str = "", channel: str = "") -> bytes:
         """Return the JSON object of a message whose fields are not checked.
 
         Threads: any; calls `json_default`.
@@ -354,7 +355,7 @@ class Encoder:
             raise _encode_error(message.type, message.data, error) from error
         return self.encode_fields(
             message.type,
-            message.channel,
+            message.channel or channel,
             message.process_id,
             message.data,
             message.timestamp or now,
