@@ -673,15 +673,12 @@ class Hub(Publisher):
             self._check_may_wait()
         config = self._config
         if channel == "":
-            overflow, kept = config.broadcast_overflow, False
-            if key is not None:
-                raise _misplaced_key(channel, key)
+            overflow, kept, keyed = config.broadcast_overflow, False, False
         else:
-            check_channel(channel, self._is_channel)
+            if not self._is_channel(channel):
+                check_channel(channel, self._is_channel)  # raises
             rule = self._rule_for(channel)
-            overflow, kept = rule.overflow, rule.numbered
-            if rule.keyed is (key is None):
-                raise _misplaced_key(channel, key)
+            overflow, kept, keyed = rule.overflow, rule.numbered, rule.keyed
         publications = [
             publish(
                 text, channel, overflow, to_be_numbered=kept, compressed=config.compresses(text)
@@ -689,10 +686,13 @@ class Hub(Publisher):
             for text in texts
         ]
         publications[-1].ends_channel = ends_channel
-        if key is not None:
+        if keyed or key is not None:
+            if key is None or not keyed:
+                raise _misplaced_key(channel, key)
             publications[-1].key, publications[-1].deletes = key.text, key.deletes
-        for publication in publications if payer is not None or exclude else ():
-            publication.payer, publication.exclude = payer, exclude
+        if exclude or payer is not None:
+            for publication in publications:
+                publication.payer, publication.exclude = payer, exclude
         if self._life.pacing.crowded and not publications[0].waits:
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
