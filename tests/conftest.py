@@ -54,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in _PROXIES:  # subprocesses inherit it
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
+    # Where it is set, print() writes a line and its end one by one, and a program that is slow
+    # between the two has a part of a line published, which counts as a message more.
+    os.environ.pop("PYTHONUNBUFFERED", None)
     # How long an example takes says nothing on a machine that is busy.
     hypothesis.settings.register_profile(
         "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
