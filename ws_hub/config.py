@@ -89,7 +89,8 @@ class ChannelRule:
             their number alone, until there are a tenth fewer.
 
     Raises ConfigError for an invalid value, and for one that would do nothing: `replay` or a
-    bound of the history without `history_messages`, `max_keys` without `keyed`.
+    bound of the history without `history_messages`, `max_keys` without `keyed`, and a bound of
+    the presence without `presence`.
 
     Threads: any.
     """
@@ -182,6 +183,14 @@ class ChannelRule:
                 )
         check_seconds(self, "presence_grace")
         check_count(self, "presence_limit", least=1)
+        for each in fields(self):
+            name = each.name
+            if name.startswith("presence_") and not self.presence:
+                if getattr(self, name) != each.default:
+                    raise ConfigError(
+                        f"{name} needs presence=True or 'count': only such a channel tells its "
+                        "subscribers who is there"
+                    )
         if self.presence_limit > MAX_PRESENCE_LIMIT:
             raise ConfigError(
                 f"presence_limit must be at most {MAX_PRESENCE_LIMIT}, not {self.presence_limit}: "

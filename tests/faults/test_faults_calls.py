@@ -365,6 +365,10 @@ MISUSES: dict[str, tuple[Misuse, type[Exception], str]] = {
         lambda hub: ChannelRule("chat:*", history_bytes=1000),
         ConfigError, "history_bytes needs history_messages",
     ),
+    "ChannelRule, a bound of nobody": (
+        lambda hub: ChannelRule("chat:*", presence_grace=5.0),
+        ConfigError, "presence_grace needs presence=True or 'count'",
+    ),
     "HubConfig, a rule behind a wider one": (
         lambda hub: HubConfig(rules=[ChannelRule("*"), ChannelRule("chat:*", publish=True)]),
         ConfigError, "the one for 'chat:*' never applies, as the one for '*' stands before it",

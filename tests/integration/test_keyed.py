@@ -10,13 +10,14 @@ import pytest
 
 from tests.harness import Peer, SteppedHub
 from tests.integration.apps.live import Live, live, subscribe
-from tests.support import RawPeer, wait_until
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import (
     ChannelRule,
     ConfigError,
     ConnectionState,
     Hub,
     HubConfig,
+    HubError,
     InvalidName,
     Message,
     MessageEncodeError,
@@ -409,6 +410,20 @@ def test_client_publishes_to_a_keyed_channel_with_a_key() -> None:
         assert ask(hub, type="publish", channel="open", key="me")["type"] == "ack"
         with hub.peer() as peer:
             assert subscribe(peer, "open")["replayed"] == 0
+
+
+def test_reconnecting_client_publishes_and_deletes_keys() -> None:
+    with live(rules=RULES) as hub, ReconnectingClient(hub.server.url) as client:
+        client.publish("open", {"x": 1}, key="me", wait=TIMEOUT)
+        client.publish("open", {"x": 2}, key=7, wait=TIMEOUT)
+        client.publish("open", key="me", wait=TIMEOUT)
+        with pytest.raises(HubError, match="needs a key"):
+            client.publish("open", {"x": 1}, wait=TIMEOUT)
+        with pytest.raises(InvalidName, match="key"):
+            client.publish("open", {"x": 1}, key="k" * 129)
+        with hub.peer() as peer:
+            assert subscribe(peer, "open")["replayed"] == 1
+            assert board(peer, 1) == {"7": {"x": 2}}
 
 
 def test_excluded_client_gets_the_number_alone() -> None:

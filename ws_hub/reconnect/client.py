@@ -41,7 +41,7 @@ from ..protocol.message import (
     encode,
     timestamp,
 )
-from ..protocol.names import channel_text
+from ..protocol.names import AnyId, channel_text, key_text
 from ..protocol.presence import Presence
 from ..protocol.requests import ack, error
 from ..reentrant import Event
@@ -335,6 +335,7 @@ class ReconnectingClient:
         channel: str,
         data: Any = None,
         *_unnamed: Never,
+        key: AnyId | None = None,
         wait: float | None = None,
         idempotency_key: str | None = None,
     ) -> None:
@@ -343,13 +344,15 @@ class ReconnectingClient:
         Args:
             channel: its name.
             data: any JSON value.
+            key: for a keyed channel: what this is the newest state of; None as data deletes it.
             wait: seconds to wait for the server to accept it. It is sent again when the
                 connection is lost, with the same key, so that it counts once. None waits for
                 nothing: a refusal then comes as an `error` message.
             idempotency_key: at most 128 bytes, the same for each attempt of one publish, also
                 by another client of the same user. None for a random one.
 
-        Raises NotConnected as `send` does; with `wait` what `request` raises.
+        Raises NotConnected as `send` does, InvalidName for a bad key; with `wait` what
+        `request` raises.
 
         Threads: any, callbacks included, on whose thread it is not repeated; blocks at most
         `wait` and write_timeout seconds.
@@ -363,6 +366,7 @@ class ReconnectingClient:
             MessageType.PUBLISH,
             channel=_checked_channel(channel),
             data=data,
+            key="" if key is None else key_text(key),
             idempotency_key=idempotency_key or "",
         )
         if wait is None:
