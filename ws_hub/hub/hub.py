@@ -64,7 +64,14 @@ from ..process.writers import log_handler, writer
 from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
-from ..protocol.names import AnyId, channel_rule, channel_text, check_channel, process_rule
+from ..protocol.names import (
+    AnyId,
+    channel_rule,
+    channel_text,
+    check_channel,
+    process_rule,
+    refused_channel,
+)
 from ..protocol.presence import Presence
 from ..protocol.publication import Delivery, Key, Publication, publish
 from ..protocol.requests import Publish, ReadHistory, ShowPresence, Subscribe, error
@@ -676,7 +683,7 @@ class Hub(Publisher):
             overflow, kept, keyed = config.broadcast_overflow, False, False
         else:
             if not self._is_channel(channel):
-                check_channel(channel, self._is_channel)  # raises
+                raise refused_channel(channel)
             rule = self._rule_for(channel)
             overflow, kept, keyed = rule.overflow, rule.numbered, rule.keyed
         publications = [

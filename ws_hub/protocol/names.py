@@ -27,6 +27,7 @@ __all__ = [
     "key_text",
     "process_channel",
     "process_rule",
+    "refused_channel",
 ]
 
 PROCESS_PREFIX = "process:"
@@ -120,10 +121,15 @@ def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -
     """Raise TypeError unless `name` is a str, and InvalidName unless `rule` accepts it."""
     text = channel_text(name)
     if not text or not rule(text):
-        raise InvalidName(
-            f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
-            "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"
-        )
+        raise refused_channel(text)
+
+
+def refused_channel(name: str) -> InvalidName:
+    """Return what to raise for a channel's name that is refused."""
+    return InvalidName(
+        f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
+        "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"
+    )
 
 
 def check_process_id(name: str, rule: Callable[[str], bool] = is_process_id) -> None:

@@ -430,7 +430,7 @@ class ReconnectingClient:
     def history(
         self,
         channel: str,
-        *_unnamed: Never,
+        *,
         since: int | None = None,
         before: int | None = None,
         last: int | None = None,
@@ -449,7 +449,6 @@ class ReconnectingClient:
         Threads: any, callbacks included, on whose thread it is not repeated after a lost
         connection; blocks at most `timeout` and write_timeout seconds.
         """
-        check_named(_unnamed, "history(channel, since=0)")
         timeout = check_bound("timeout", timeout)
         _check_positions("history", since_time, since=since, before=before, last=last)
         check_position("limit", limit)
