@@ -70,7 +70,7 @@ from ..protocol.names import (
     channel_text,
     check_channel,
     process_rule,
-    refused_channel,
+    refuse_channel,
 )
 from ..protocol.presence import Presence
 from ..protocol.publication import Delivery, Key, Publication, publish
@@ -683,7 +683,7 @@ class Hub(Publisher):
             overflow, kept, keyed = config.broadcast_overflow, False, False
         else:
             if not self._is_channel(channel):
-                raise refused_channel(channel)
+                refuse_channel(channel)
             rule = self._rule_for(channel)
             overflow, kept, keyed = rule.overflow, rule.numbered, rule.keyed
         publications = [

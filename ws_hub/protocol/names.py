@@ -10,6 +10,7 @@ import functools
 import re
 import uuid
 from collections.abc import Callable
+from typing import NoReturn
 
 from ..errors import InvalidName, excerpt
 from .message import is_key
@@ -27,7 +28,7 @@ __all__ = [
     "key_text",
     "process_channel",
     "process_rule",
-    "refused_channel",
+    "refuse_channel",
 ]
 
 PROCESS_PREFIX = "process:"
@@ -121,12 +122,12 @@ def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -
     """Raise TypeError unless `name` is a str, and InvalidName unless `rule` accepts it."""
     text = channel_text(name)
     if not text or not rule(text):
-        raise refused_channel(text)
+        refuse_channel(text)
 
 
-def refused_channel(name: str) -> InvalidName:
-    """Return what to raise for a channel's name that is refused."""
-    return InvalidName(
+def refuse_channel(name: str) -> NoReturn:
+    """Raise InvalidName for the name of a channel that a rule has refused."""
+    raise InvalidName(
         f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
         "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"
     )
