@@ -51,7 +51,7 @@ from tests.harness import (
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.launch import ROOT, START, command
 from tests.integration.apps.live import at_once, live, subscribe
-from tests.support import TIMEOUT, RawPeer, small_pair, unmeasured, wait_until
+from tests.support import PING, TIMEOUT, RawPeer, small_pair, unmeasured, wait_until
 from ws_hub import (
     AuthResult,
     ChannelRule,
@@ -621,6 +621,47 @@ def test_fault_68_a_late_hub_thread_runs_both_callbacks_or_neither() -> None:
         gate.open()
         wait_until(lambda: hub.client_count() == 0)
     assert notes in ([], ["connect", "disconnect"])
+
+
+def test_fault_68_a_connection_waits_longer_for_the_hub_thread_than_its_close_may_take(
+    still: Still,
+) -> None:
+    hub = still(close_timeout=0.01, on_connect=lambda client: client.send(said("welcome")))
+    peer = hub.join(admitted=False)
+    assert not peer.ended(0.1)  # nor has it been answered
+    assert hub.join().message()["data"] == "welcome"  # admitted after it
+    assert peer.sock.recv(3) == b"101"
+    assert hub.stats().refused == 0
+
+
+@pytest.mark.parametrize(
+    ("on_connect", "sends"), [([print], False), ([print], True), ([], True)],
+    ids=["waits", "waits and has sent", "has sent"],
+)  # fmt: skip
+def test_fault_68_a_connection_that_the_hub_thread_is_too_late_for_is_answered(
+    on_connect: list[Callable[..., None]],
+    sends: bool,
+    still: Still,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub, gone = still(handshake_timeout=0.01), list[int]()
+    for function in on_connect:
+        hub.on_connect(function)
+    hub.on_disconnect(lambda client, code, reason: gone.append(code))
+    peer = hub.join(admitted=False)
+    if sends:
+        peer.sock.sendall(RawPeer.frame(PING))
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := peer.sock.recv(1 << 16):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert peer.ended()
+    hub.turn()
+    assert hub.client_count() == 0
+    assert (hub.stats().refused, gone) == (1, [])
+    assert "the hub thread has not come to it within 0.01 s" in caplog.text
 
 
 # --- 69: what cannot be decoded ------------------------------------------------------------

@@ -28,7 +28,7 @@ from ..config import HubConfig
 from ..errors import CloseCode, ConnectionClosed, HubFull, HubNotRunning, SendTimeout, excerpt
 from ..log import get_logger
 from ..protocol.frames import close_frame, text_frame
-from ..protocol.handshake import Answer
+from ..protocol.handshake import RETRY, Answer, refusal
 from ..protocol.message import Encoder, Message, encode
 from ..protocol.publication import Batch, Publication, compress
 from .calls import Calls
@@ -42,6 +42,8 @@ from .transport import Transport
 __all__ = ["Connection", "ConnectionHub"]
 
 logger = get_logger(__name__)
+
+_TOO_LATE = refusal("503 Service Unavailable", "the hub is busy", RETRY)
 
 
 class ConnectionHub(Protocol):
@@ -472,9 +474,10 @@ class Connection:
         if self._accepted:
             self.close(answer.close_code, answer.text)
             return
-        with self.transport.lock, contextlib.suppress(OSError):
-            self.direct.send(answer.to_bytes(), patience=0.1)
-        self.abort()
+        with self.transport.lock:  # for both: another refusal is not sent behind this one
+            with contextlib.suppress(OSError):
+                self.direct.send(answer.to_bytes(), patience=0.1)
+            self.abort()
 
     def set_identity(self, result: AuthResult) -> None:
         """Set user, claims and expiry from an authenticator's result.
@@ -552,7 +555,7 @@ class Connection:
             elif opened and hub.admitted(self):
                 self.call_on_connect()
                 code, reason = self._receive()
-            if self._accepted and not authenticating and not self.membership.admitted:
+            if not authenticating and not self.membership.admitted:
                 self._say_why()
         finally:
             self.sender.end()
@@ -573,6 +576,9 @@ class Connection:
 
     def _say_why(self) -> None:
         """Have the peer of a connection that was not admitted read the reason."""
+        if not self._accepted:
+            self.refuse(_TOO_LATE)  # sends nothing when it was refused before
+            return
         self.close(CloseCode.TRY_AGAIN, "the hub takes no more")  # unless it is closed already
         self.sender.drain()
         self.transport.linger(self._config.close_timeout)
