@@ -27,6 +27,8 @@ from hypothesis import strategies as st
 
 from tests.harness import (
     SteppedHub,
+    after_put,
+    before_put,
     end_of,
     fork_in_gunicorns_master,
     full_queue,
@@ -1258,3 +1260,53 @@ def test_a_hub_on_the_main_thread_has_a_thread_of_its_own() -> None:
         [sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, timeout=START
     )
     assert (run.stdout, run.stderr) == ("['ws-hub:run'] False\n", "")
+
+
+# --- 131: who is counted is reached --------------------------------------------------------
+
+
+def test_fault_131_what_is_published_when_a_channel_has_subscribers_reaches_them(
+    still: Still,
+) -> None:
+    hub = still()
+    peer = hub.join()
+    seen: list[tuple[bool, int]] = []
+
+    def look() -> None:
+        seen.append((hub.has_subscribers("news"), hub.channel_subscriber_count("news")))
+
+    with before_put(hub, look):
+        peer.say(type="subscribe", channel="news", id=1)
+    look()
+    hub.send_to_channel("news", said("heard"))
+    hub.turn()
+    assert seen == [(False, 0), (True, 1)]
+    assert [each["data"] for each in peer.messages() if each["type"] == "said"] == ["heard"]
+
+
+def test_fault_131_a_subscription_that_is_answered_is_counted(still: Still) -> None:
+    hub = still()
+    peer = hub.join()
+    counts: list[int] = []
+
+    def answer() -> None:
+        """Be the hub thread that is done before the reader's next step."""
+        hub.turn()
+        counts.append(hub.channel_subscriber_count("news"))
+
+    with after_put(hub, answer):
+        peer.say(type="subscribe", channel="news", id=1)
+    assert counts == [1]
+    assert peer.message()["id"] == 1
+    hub.unsubscribe(peer.client, "news")
+    assert not hub.has_subscribers("news")
+
+
+def test_fault_131_a_subscription_that_finds_no_room_is_not_counted(still: Still) -> None:
+    hub = still(queue_size=1, publish_timeout=0.001)
+    peer = hub.join()
+    hub.broadcast(said("fills the queue"))
+    peer.say(type="subscribe", channel="news", id=1)
+    assert hub.channel_subscriber_count("news") == 0
+    hub.turn()
+    assert hub.channel_subscriber_count("news") == 0

@@ -28,6 +28,22 @@ def test_a_subscriber_is_listed_in_both_directions() -> None:
     assert (channels.count("news"), len(channels), channels.total) == (2, 2, 3)
 
 
+def test_a_subscription_is_reached_from_when_it_has_its_place_until_its_end() -> None:
+    channels = with_subscribers("ann", "bob", "eve")
+    made = {name: channels.add(name, "news", 10) for name in ("ann", "bob", "eve")}
+    assert (channels.count("news"), channels.reached("news")) == (3, 0)
+    for name in ("ann", "bob", "ann"):  # the second time, that changes nothing
+        subscription = made[name]
+        assert subscription is not None and channels.place(subscription)
+    assert channels.reached("news") == 2
+    channels.remove("ann", "news")
+    channels.remove("eve", "news")
+    assert (channels.count("news"), channels.reached("news")) == (1, 1)
+    assert made["eve"] is not None and not channels.place(made["eve"])
+    channels.leave("bob")
+    assert (channels.count("news"), channels.reached("news")) == (0, 0)
+
+
 def test_subscribing_again_changes_nothing() -> None:
     channels = with_subscribers("ann")
     first = channels.add("ann", "news", 10)

@@ -1249,16 +1249,20 @@ class Hub(Publisher):
     def channel_subscriber_count(self, channel: str) -> int:
         """Return how many listen to a channel, `listen` included.
 
+        All of them get what is published from now on.
+
         Threads: any.
         """
-        return self._life.channels.count(channel_text(channel))
+        return self._life.channels.reached(channel_text(channel))
 
     def has_subscribers(self, channel: str) -> bool:
         """Say whether anybody listens to a channel: whether output is worth making.
 
+        Whoever does gets what is published from now on.
+
         Threads: any.
         """
-        return self._life.channels.count(channel_text(channel)) > 0
+        return self._life.channels.reached(channel_text(channel)) > 0
 
     def stats(self) -> HubStats:
         """Return what the hub counts.
