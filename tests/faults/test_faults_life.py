@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness import (
+    Peer,
     SteppedHub,
     after_put,
     before_put,
@@ -1310,3 +1311,16 @@ def test_fault_131_a_subscription_that_finds_no_room_is_not_counted(still: Still
     assert hub.channel_subscriber_count("news") == 0
     hub.turn()
     assert hub.channel_subscriber_count("news") == 0
+
+
+def test_fault_131_what_is_published_for_the_first_subscriber_reaches_it() -> None:
+    called = threading.Event()
+
+    def welcome(channel: str) -> None:
+        called.set()
+        hub.send_to_channel(channel, said("welcome"))
+
+    with Hub(HubConfig(on_first_subscriber=welcome)) as hub, Peer(hub) as peer:
+        with before_put(hub, lambda: called.wait(0.2)):  # it would be called by then
+            hub.subscribe(peer.client, "news")
+        assert peer.message()["data"] == "welcome"

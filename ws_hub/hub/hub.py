@@ -1088,7 +1088,7 @@ class Hub(Publisher):
 
         Written `@hub.on_first_subscriber("sensor:*")`, above a function that gets the name of a
         channel that matches the pattern; `HubConfig.on_first_subscriber` is called before it.
-        Listeners of `listen` count as subscribers.
+        Listeners of `listen` count as subscribers. What it publishes reaches that subscriber.
 
         Threads: any; the function runs on `ws-hub:notify`, in order.
         """

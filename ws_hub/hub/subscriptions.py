@@ -58,8 +58,9 @@ class ChannelMap(Generic[S]):
     """The map of channels to subscribers, and back.
 
     Args:
-        on_first: called with the name of a channel that got its first subscriber.
-        on_last: called with the name of a channel that lost its last one.
+        on_first: called with the name of a channel that got its first subscriber, which
+            has its place by then: see `place`.
+        on_last: called with the name of a channel that lost its last such one.
         on_begun: called with each subscription that `announce` announces.
         on_ended: called with each of these when it has ended, and with whether its
             subscriber has left.
@@ -150,8 +151,6 @@ class ChannelMap(Generic[S]):
             listeners = self._channels.setdefault(channel, {})
             listeners[subscriber] = subscription
             self._total += 1
-            if len(listeners) == 1:
-                self._on_first(channel)
             self._torn = False
             return subscription
 
@@ -169,6 +168,8 @@ class ChannelMap(Generic[S]):
                 self._torn = True
                 subscription.placed = True
                 self._reached[channel] = self._reached.get(channel, 0) + 1
+                if self._reached[channel] == 1:
+                    self._on_first(channel)
                 self._torn = False
             return True
 
@@ -208,7 +209,7 @@ class ChannelMap(Generic[S]):
         assert self._lock.locked()
         if not self._torn:
             return
-        before = self._channels
+        before, reached = self._channels, self._reached
         for listeners in before.values():
             for subscription in listeners.values():
                 if self.get(subscription.subscriber, subscription.channel) is not subscription:
@@ -223,9 +224,9 @@ class ChannelMap(Generic[S]):
             if placed := sum(each.placed for each in listeners.values()):
                 self._reached[channel] = placed
         self._torn = False
-        for channel in channels.keys() - before.keys():
+        for channel in self._reached.keys() - reached.keys():
             self._on_first(channel)
-        for channel in before.keys() - channels.keys():
+        for channel in reached.keys() - self._reached.keys():
             self._on_last(channel)
 
     def _drop_locked(self, subscriber: S, channel: str) -> None:
@@ -239,9 +240,9 @@ class ChannelMap(Generic[S]):
             self._reached[channel] -= 1
             if not self._reached[channel]:
                 del self._reached[channel]
+                self._on_last(channel)
         if not listeners:
             del self._channels[channel]  # an empty channel costs nothing (FAULTS 19)
-            self._on_last(channel)
 
     def _end_locked(self, subscription: Subscription[S]) -> None:
         assert self._lock.locked()
