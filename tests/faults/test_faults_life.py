@@ -1124,7 +1124,7 @@ def test_fault_75_the_log_of_a_late_end_names_the_client_and_its_callback(
         with site.peer() as busy, site.peer() as silent:
             busy.send_json({"type": "work"})
             assert entered.wait(TIMEOUT)
-            names = sorted(repr(client) for client in site.hub.all_clients())
+            names = [repr(client) for client in site.hub.all_clients()]
             site.hub.stop(0.05)
             assert f"slow_callback for {names[0]}" in caplog.text
             assert f"{names[1]}, which has not answered the Close frame" in caplog.text
