@@ -41,9 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--leak-timeout",
         type=float,
-        default=3.0,
+        default=10.0,
         metavar="SECONDS",
-        help="how long threads, sockets and children get to end by themselves (3)",
+        help="how long threads, sockets and children get to end by themselves (10)",
     )
 
 

@@ -59,6 +59,7 @@ __all__ = [
     "Gate",
     "Peer",
     "SteppedHub",
+    "after_put",
     "at_new_life",
     "await_stalled_replays",
     "batches_every",
@@ -504,6 +505,17 @@ def before_put(hub: Hub, act: Callable[[], object]) -> AbstractContextManager[No
         put(*args, **settings)
 
     return patched(hub._life.broadcasts, "put", act_and_put)
+
+
+def after_put(hub: Hub, act: Callable[[], object]) -> AbstractContextManager[None]:
+    """Act whenever something was put into the queue, before the thread that put it goes on."""
+    put = hub._life.broadcasts.put
+
+    def put_and_act(*args: Any, **settings: Any) -> None:
+        put(*args, **settings)
+        act()
+
+    return patched(hub._life.broadcasts, "put", put_and_act)
 
 
 def publish_as_it_is(hub: Hub, publication: Publication) -> None:

@@ -294,7 +294,8 @@ class HubConfig:
             or 1008 after a first message. None for no limit.
         max_waiting: connections at one time that have yet to authenticate (see
             `auth_by_message`); the next gets 503. None for no limit.
-        handshake_timeout: seconds that `serve` waits for the head of a request.
+        handshake_timeout: seconds that `serve` waits for the head of a request, and a new
+            connection for the hub thread, before it is refused.
         max_handshakes: requests that `serve` answers at one time, including handshakes that
             are not WebSockets yet; the next waits briefly, then gets 503.
         compression: whether to accept permessage-deflate (RFC 7692) from clients that offer

@@ -195,6 +195,7 @@ ROWS: dict[int, tuple[str, str]] = {
         "stalled TLS, idle connections, no `Host`, `SystemExit` in a callback, kill -9",
         "bounded, closed, answered, logged",
     ),
+    131: ("a publish as soon as a channel has subscribers", "reaches all that were counted"),
 }
 
 

@@ -277,7 +277,7 @@ def test_fault_08_a_binary_first_message_is_the_last() -> None:
 
 def test_fault_08_silent_pending_client_is_closed_in_time_and_holds_nothing() -> None:
     before = threading.active_count()
-    with waiting(auth_timeout=0.2, close_timeout=0.2) as hub:
+    with waiting(auth_timeout=0.2) as hub:
         base = threading.active_count()
         with hub.peer() as mute, hub.peer() as chatty:
             chatty.send_frame(0x9, b"still here")  # a sign of life is no introduction

@@ -26,7 +26,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness import (
+    Peer,
     SteppedHub,
+    after_put,
+    before_put,
     end_of,
     fork_in_gunicorns_master,
     full_queue,
@@ -51,7 +54,7 @@ from tests.harness import (
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.launch import ROOT, START, command
 from tests.integration.apps.live import at_once, live, subscribe
-from tests.support import TIMEOUT, RawPeer, small_pair, unmeasured, wait_until
+from tests.support import PING, TIMEOUT, RawPeer, small_pair, unmeasured, wait_until
 from ws_hub import (
     AuthResult,
     ChannelRule,
@@ -623,6 +626,47 @@ def test_fault_68_a_late_hub_thread_runs_both_callbacks_or_neither() -> None:
     assert notes in ([], ["connect", "disconnect"])
 
 
+def test_fault_68_a_connection_waits_longer_for_the_hub_thread_than_its_close_may_take(
+    still: Still,
+) -> None:
+    hub = still(close_timeout=0.01, on_connect=lambda client: client.send(said("welcome")))
+    peer = hub.join(admitted=False)
+    assert not peer.ended(0.1)  # nor has it been answered
+    assert hub.join().message()["data"] == "welcome"  # admitted after it
+    assert peer.sock.recv(3) == b"101"
+    assert hub.stats().refused == 0
+
+
+@pytest.mark.parametrize(
+    ("on_connect", "sends"), [([print], False), ([print], True), ([], True)],
+    ids=["waits", "waits and has sent", "has sent"],
+)  # fmt: skip
+def test_fault_68_a_connection_that_the_hub_thread_is_too_late_for_is_answered(
+    on_connect: list[Callable[..., None]],
+    sends: bool,
+    still: Still,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub, gone = still(handshake_timeout=0.01), list[int]()
+    for function in on_connect:
+        hub.on_connect(function)
+    hub.on_disconnect(lambda client, code, reason: gone.append(code))
+    peer = hub.join(admitted=False)
+    if sends:
+        peer.sock.sendall(RawPeer.frame(PING))
+    answer = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := peer.sock.recv(1 << 16):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert peer.ended()
+    hub.turn()
+    assert hub.client_count() == 0
+    assert (hub.stats().refused, gone) == (1, [])
+    assert "the hub thread has not come to it within 0.01 s" in caplog.text
+
+
 # --- 69: what cannot be decoded ------------------------------------------------------------
 
 BAD = [
@@ -1083,7 +1127,7 @@ def test_fault_75_the_log_of_a_late_end_names_the_client_and_its_callback(
         with site.peer() as busy, site.peer() as silent:
             busy.send_json({"type": "work"})
             assert entered.wait(TIMEOUT)
-            names = sorted(repr(client) for client in site.hub.all_clients())
+            names = [repr(client) for client in site.hub.all_clients()]
             site.hub.stop(0.05)
             assert f"slow_callback for {names[0]}" in caplog.text
             assert f"{names[1]}, which has not answered the Close frame" in caplog.text
@@ -1220,3 +1264,66 @@ def test_a_hub_on_the_main_thread_has_a_thread_of_its_own() -> None:
         [sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, timeout=START
     )
     assert (run.stdout, run.stderr) == ("['ws-hub:run'] False\n", "")
+
+
+# --- 131: who is counted is reached --------------------------------------------------------
+
+
+def test_fault_131_what_is_published_when_a_channel_has_subscribers_reaches_them(
+    still: Still,
+) -> None:
+    hub = still()
+    peer = hub.join()
+    seen: list[tuple[bool, int]] = []
+
+    def look() -> None:
+        seen.append((hub.has_subscribers("news"), hub.channel_subscriber_count("news")))
+
+    with before_put(hub, look):
+        peer.say(type="subscribe", channel="news", id=1)
+    look()
+    hub.send_to_channel("news", said("heard"))
+    hub.turn()
+    assert seen == [(False, 0), (True, 1)]
+    assert [each["data"] for each in peer.messages() if each["type"] == "said"] == ["heard"]
+
+
+def test_fault_131_a_subscription_that_is_answered_is_counted(still: Still) -> None:
+    hub = still()
+    peer = hub.join()
+    counts: list[int] = []
+
+    def answer() -> None:
+        """Be the hub thread that is done before the reader's next step."""
+        hub.turn()
+        counts.append(hub.channel_subscriber_count("news"))
+
+    with after_put(hub, answer):
+        peer.say(type="subscribe", channel="news", id=1)
+    assert counts == [1]
+    assert peer.message()["id"] == 1
+    hub.unsubscribe(peer.client, "news")
+    assert not hub.has_subscribers("news")
+
+
+def test_fault_131_a_subscription_that_finds_no_room_is_not_counted(still: Still) -> None:
+    hub = still(queue_size=1, publish_timeout=0.001)
+    peer = hub.join()
+    hub.broadcast(said("fills the queue"))
+    peer.say(type="subscribe", channel="news", id=1)
+    assert hub.channel_subscriber_count("news") == 0
+    hub.turn()
+    assert hub.channel_subscriber_count("news") == 0
+
+
+def test_fault_131_what_is_published_for_the_first_subscriber_reaches_it() -> None:
+    called = threading.Event()
+
+    def welcome(channel: str) -> None:
+        called.set()
+        hub.send_to_channel(channel, said("welcome"))
+
+    with Hub(HubConfig(on_first_subscriber=welcome)) as hub, Peer(hub) as peer:
+        with before_put(hub, lambda: called.wait(0.2)):  # it would be called by then
+            hub.subscribe(peer.client, "news")
+        assert peer.message()["data"] == "welcome"

@@ -20,7 +20,7 @@ import pytest
 from tests.delivery import LoneHub, deliver, hub_queues
 from tests.harness import Clock, Peer, SteppedHub, waiting_threads, waits_move_clock
 from tests.integration.apps.fork import in_child
-from tests.integration.apps.live import at_once, live, subscribe
+from tests.integration.apps.live import Live, at_once, live, subscribe
 from tests.interventions import without_libc_send
 from tests.support import (
     PING,
@@ -395,12 +395,13 @@ def test_fault_124_a_peer_that_acknowledges_nothing_does_not_count_as_alive() ->
 @pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of a connection")
 def test_fault_124_a_link_with_a_long_queue_is_kept_beyond_the_pong_timeout() -> None:
     """The reader thread's own silence, ended by acknowledged bytes alone; then by nothing."""
-    looks = threading.Semaphore(0)
+    looks, now = threading.Semaphore(0), [0.0]
 
     class Reading(Sender):
         __slots__ = ("left",)
 
         def is_acknowledged(self, timeout: float) -> bool:
+            now[0] += 1.0  # since the last look
             if self.left:
                 self.left -= 1
                 before = measure(near, 0)
@@ -417,6 +418,7 @@ def test_fault_124_a_link_with_a_long_queue_is_kept_beyond_the_pong_timeout() ->
             write_timeout=0.001,
             close_timeout=TIMEOUT,
             start=lambda *about: threads.DeferredThread("writer", *about),
+            clock=lambda: now[0],
         )
         sender.left = 5
         fill(near)
@@ -554,14 +556,26 @@ def test_fault_129_the_log_counts_all_messages_that_an_evicted_client_lost(
         client.discard()
 
 
+def fill_until_cut(site: Live) -> None:
+    """Publish to a client that reads nothing until the write timeout has cut it."""
+    client = site.connection()
+
+    def fill_more_or_see_it_cut() -> int:
+        # It may be cut before there is so much, and the kernel may take what there is.
+        while client.waiting[1] < 1 << 20 and not site.hub.stats().write_timeouts:
+            site.hub.broadcast(said("x" * 10_000))
+        return site.hub.stats().write_timeouts
+
+    wait_until(fill_more_or_see_it_cut)
+
+
 def test_fault_129_the_log_counts_all_messages_that_a_write_timeout_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
         client = hub.connection()
         client.count_skipped(7)
-        while client.waiting[1] < 3 << 20:
-            hub.hub.broadcast(said("x" * 10_000))
+        fill_until_cut(hub)
         hub.empty()
         assert client.dropped > client.sender.dropped > 0
         assert f"; {client.dropped} messages are lost" in caplog.text
@@ -594,9 +608,7 @@ def test_fault_129_messages_that_a_write_timeout_discards_are_counted_and_logged
 ) -> None:
     with live(write_timeout=0.05) as hub, hub.peer(rcvbuf=4096):
         client = hub.connection()
-        # Much: of a little the kernel may take all, once its buffer has grown.
-        while client.waiting[1] < 3 << 20:
-            hub.hub.broadcast(said("x" * 10_000))
+        fill_until_cut(hub)
         hub.empty()
         assert client.dropped
         wait_until(lambda: hub.hub.stats().dropped == client.dropped)

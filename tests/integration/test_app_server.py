@@ -103,7 +103,7 @@ def test_a_wsgi_application_is_served_and_its_requests_end_with_it(hub: Hub) -> 
         with urllib.request.urlopen(f"http://{server.host}:{server.port}/") as answer:
             answers.append(answer.read())
 
-    with assert_no_leaks(timeout=0.5):
+    with assert_no_leaks():
         server = AppServer(middleware(app, hub))
         with HubClient(server.url) as client:
             client.round_trip()

@@ -246,7 +246,7 @@ def test_fault_42_three_hundred_sockets_leave_the_request_threads_free(kind: str
         peers = [stack.enter_context(raw(running)) for _ in range(count)]
         began = time.monotonic()
         assert running.get("/").status == 200
-        assert time.monotonic() - began < 2, "an ordinary request had to wait"
+        assert time.monotonic() - began < TIMEOUT, "an ordinary request had to wait"
         state = running.state()
         assert state["clients"] == count
         others = [name for name in state["threads"] if not name.startswith("ws-hub:")]

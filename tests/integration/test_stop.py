@@ -108,7 +108,7 @@ def test_a_peer_that_never_answers_the_close_delays_stop_by_the_closing_time_onl
     with live(close_timeout=0.3) as hub, hub.peer() as silent:
         began = time.monotonic()
         hub.hub.stop()
-        assert 0.2 < time.monotonic() - began < 2.5
+        assert 0.2 < time.monotonic() - began < TIMEOUT
         assert silent.recv_close()[0] == 1001
         with contextlib.suppress(ConnectionError):
             silent.recv_eof()
@@ -136,10 +136,10 @@ def test_fault_36_a_callback_that_blocks_delays_stop_by_a_bound(
 
 
 def test_stop_ends_within_the_time_that_it_is_given() -> None:
-    with live(close_timeout=2) as hub, hub.peer():
+    with live(close_timeout=TIMEOUT) as hub, hub.peer():
         began = time.monotonic()
         hub.hub.stop(timeout=0.05)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < TIMEOUT / 2
 
 
 def test_a_stopped_hub_refuses_and_can_be_started_again() -> None:

@@ -28,6 +28,22 @@ def test_a_subscriber_is_listed_in_both_directions() -> None:
     assert (channels.count("news"), len(channels), channels.total) == (2, 2, 3)
 
 
+def test_a_subscription_is_reached_from_when_it_has_its_place_until_its_end() -> None:
+    channels = with_subscribers("ann", "bob", "eve")
+    made = {name: channels.add(name, "news", 10) for name in ("ann", "bob", "eve")}
+    assert (channels.count("news"), channels.reached("news")) == (3, 0)
+    for name in ("ann", "bob", "ann"):  # the second time, that changes nothing
+        subscription = made[name]
+        assert subscription is not None and channels.place(subscription)
+    assert channels.reached("news") == 2
+    channels.remove("ann", "news")
+    channels.remove("eve", "news")
+    assert (channels.count("news"), channels.reached("news")) == (1, 1)
+    assert made["eve"] is not None and not channels.place(made["eve"])
+    channels.leave("bob")
+    assert (channels.count("news"), channels.reached("news")) == (0, 0)
+
+
 def test_subscribing_again_changes_nothing() -> None:
     channels = with_subscribers("ann")
     first = channels.add("ann", "news", 10)
@@ -75,10 +91,23 @@ def test_the_first_and_the_last_are_announced_in_order() -> None:
     )
     for name in ("ann", "bob"):
         channels.enter(name)
-        channels.add(name, "news", 10)
+        subscription = channels.add(name, "news", 10)
+        assert subscription is not None
+        assert news == (["+news"] if name == "bob" else [])  # not before it has its place
+        channels.place(subscription)
     channels.remove("ann", "news")
     channels.leave("bob")
     assert news == ["+news", "-news"]
+
+
+def test_one_that_never_had_its_place_is_neither_first_nor_last() -> None:
+    news: list[str] = []
+    channels: ChannelMap[str] = ChannelMap(news.append, news.append)
+    channels.enter("ann")
+    subscription = channels.add("ann", "news", 10)
+    assert subscription is not None
+    channels.withdraw(subscription)
+    assert (news, channels.names()) == ([], [])
 
 
 def test_a_begin_is_announced_once_and_its_end_then() -> None:
@@ -132,8 +161,13 @@ def test_many_threads_leave_the_map_consistent() -> None:
         start.wait(5)
         for _ in range(400):
             channel = chance.choice("xyz")
-            if chance.random() < 0.5:
-                channels.add(seed, channel, 2) if len(channels.of(seed)) < 2 else None
+            if chance.random() < 0.5 and len(channels.of(seed)) < 2:
+                subscription = channels.add(seed, channel, 2)
+                assert subscription is not None
+                if chance.random() < 0.8:
+                    channels.place(subscription)
+                else:
+                    channels.withdraw(subscription)
             else:
                 channels.remove(seed, channel)
             channels.subscriptions(channel)
@@ -145,4 +179,5 @@ def test_many_threads_leave_the_map_consistent() -> None:
     for thread in threads:
         thread.join(20)
     assert (len(channels), channels.total) == (0, 0)
+    assert [channels.reached(channel) for channel in "xyz"] == [0, 0, 0]
     assert set(balance.values()) == {0}

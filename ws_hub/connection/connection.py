@@ -36,7 +36,7 @@ from ..errors import (
 )
 from ..log import get_logger
 from ..protocol.frames import close_frame, text_frame
-from ..protocol.handshake import Answer
+from ..protocol.handshake import RETRY, Answer, refusal
 from ..protocol.message import Encoder, Message, encode
 from ..protocol.publication import Batch, Publication, compress
 from .backlog import Drops, Explanation
@@ -53,6 +53,7 @@ __all__ = ["Connection", "ConnectionHub"]
 logger = get_logger(__name__)
 
 _MAX_INFO = 1024  # bytes of a client's info, as JSON
+_TOO_LATE = refusal("503 Service Unavailable", "the hub is busy", RETRY)
 
 
 class ConnectionHub(Protocol):
@@ -534,9 +535,10 @@ class Connection:
         if self._accepted:
             self.close(answer.close_code, answer.text)
             return
-        with self.transport.lock, contextlib.suppress(OSError):
-            self.direct.send(answer.to_bytes(), patience=0.1)
-        self.abort()
+        with self.transport.lock:  # for both: another refusal is not sent behind this one
+            with contextlib.suppress(OSError):
+                self.direct.send(answer.to_bytes(), patience=0.1)
+            self.abort()
 
     def set_identity(self, result: AuthResult) -> None:
         """Set user, claims and expiry from an authenticator's result.
@@ -614,7 +616,7 @@ class Connection:
             elif opened and hub.admitted(self):
                 self.call_on_connect()
                 code, reason = self._receive()
-            if self._accepted and not authenticating and not self.membership.admitted:
+            if not authenticating and not self.membership.admitted:
                 self._say_why()
         finally:
             self.sender.end()
@@ -635,6 +637,9 @@ class Connection:
 
     def _say_why(self) -> None:
         """Have the peer of a connection that was not admitted read the reason."""
+        if not self._accepted:
+            self.refuse(_TOO_LATE)  # sends nothing when it was refused before
+            return
         self.close(CloseCode.TRY_AGAIN, "the hub takes no more")  # unless it is closed already
         self.sender.drain()
         self.transport.linger(self._config.close_timeout)

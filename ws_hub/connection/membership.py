@@ -65,13 +65,15 @@ class Membership:
         self.stage = Stage.ADMITTED
         return True
 
-    def refuse(self) -> None:
-        """Do not admit it.
+    def refuse(self) -> bool:
+        """Do not admit it; False when it was admitted or refused before.
 
         Threads: the hub's, under the registry's lock; and its reader, which gives up so.
         """
-        if self.stage in _BEFORE:
-            self.stage = Stage.LEAVING
+        if self.stage not in _BEFORE:
+            return False
+        self.stage = Stage.LEAVING
+        return True
 
     def leave(self) -> None:
         """Begin its end: from here on `settled` is set by the hub thread that has ended it.

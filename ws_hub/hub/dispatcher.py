@@ -336,7 +336,8 @@ class Dispatcher:
         """
         subscription = request.subscription
         target, channel = subscription.subscriber, subscription.channel
-        if self._channels.get(target, channel) is not subscription:
+        # Before it is answered: a client that has the answer counts.
+        if not self._channels.place(subscription):
             # Unsubscribed, or gone, in the meantime. A request is answered all the same.
             self._answer(request, _nothing(False))
             return

@@ -1214,7 +1214,7 @@ class Hub(Publisher):
 
         Written `@hub.on_first_subscriber("sensor:*")`, above a function that gets the name of a
         channel that matches the pattern; `HubConfig.on_first_subscriber` is called before it.
-        Listeners of `listen` count as subscribers.
+        Listeners of `listen` count as subscribers. What it publishes reaches that subscriber.
 
         Threads: any; the function runs on `ws-hub:notify`, in order.
         """
@@ -1404,16 +1404,20 @@ class Hub(Publisher):
     def channel_subscriber_count(self, channel: str) -> int:
         """Return how many listen to a channel, `listen` included.
 
+        All of them get what is published from now on.
+
         Threads: any.
         """
-        return self._life.channels.count(channel_text(channel))
+        return self._life.channels.reached(channel_text(channel))
 
     def has_subscribers(self, channel: str) -> bool:
         """Say whether anybody listens to a channel: whether output is worth making.
 
+        Whoever does gets what is published from now on.
+
         Threads: any.
         """
-        return self._life.channels.count(channel_text(channel)) > 0
+        return self._life.channels.reached(channel_text(channel)) > 0
 
     def stats(self) -> HubStats:
         """Return what the hub counts.

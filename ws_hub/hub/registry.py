@@ -17,12 +17,15 @@ from collections.abc import Callable, Sequence
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.membership import Stage
+from ..log import get_logger
 from ..reentrant import Lock
 from .callbacks import guarded
 from .items import Queues
 from .stats import Counters
 
 __all__ = ["Registry"]
+
+logger = get_logger(__name__)
 
 _PAUSE = 0.005  # seconds between the pings of one such time
 _TOGETHER = 0.25  # seconds that a ping may come late, so that several go out together
@@ -53,9 +56,9 @@ class Registry:
     ) -> None:
         self._max_clients = config.max_connections
         self._heartbeat_interval = config.heartbeat_interval
-        # How long a reader thread waits for the hub thread, and the hub thread for a peer
-        # that should answer a Close frame.
-        self._patience = config.close_timeout
+        # How long a reader thread waits for the hub thread: at its client's start, and end.
+        self._start_patience = config.handshake_timeout
+        self._patience = config.close_timeout  # the hub thread too, for a Close frame
         self._queues = queues
         self._enter = enter
         self._refuse = refuse
@@ -109,13 +112,21 @@ class Registry:
     def admitted(self, connection: Connection) -> bool:
         """Wait until the hub has decided whether a client is in; say so, once for all.
 
-        A hub thread that is later than `close_timeout` finds that it has left: what is
+        A hub thread that is later than `handshake_timeout` finds that it has left: what is
         said here stays, so that both callbacks of a client run or neither (FAULTS 68).
         """
-        connection.membership.settled.wait(self._patience)  # set by the hub thread
+        connection.membership.settled.wait(self._start_patience)  # set by the hub thread
         with self._lock:
-            connection.membership.refuse()  # if the hub thread is late
-            return connection.membership.admitted
+            late = connection.membership.refuse()
+            admitted = connection.membership.admitted
+        if late:
+            self._counters.add("refused")
+            logger.warning(
+                "%r is refused: the hub thread has not come to it within %g s, as it is busy",
+                connection,
+                self._start_patience,
+            )
+        return admitted
 
     def dismiss(self, connection: Connection, wait: bool) -> None:
         """Take a client out; wait until the hub is without it if asked to."""

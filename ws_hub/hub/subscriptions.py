@@ -32,14 +32,18 @@ class Subscription(Generic[S]):
         recovers: whether it asked by position, and so understands `lagged`. Owned by
             the hub thread.
         requests: how many have asked for it and were not turned down. Under the map's lock.
+        placed: whether a message that is published now reaches it: its activation has its
+            place in the hub's queue. Under the map's lock.
         announced: whether its begin was announced, and its end was not. Under the map's lock.
         listed: whether it is told of presence. Under the map's lock; read without it.
         after: the number behind which it has been sent everything, or is being; None
             before that is known. Owned by the hub thread.
     """
 
-    __slots__ = ("after", "announced", "channel", "listed", "live", "recovers", "requests",
-                 "subscriber")  # fmt: skip
+    __slots__ = (
+        "after", "announced", "channel", "listed", "live", "placed", "recovers", "requests",
+        "subscriber",
+    )  # fmt: skip
 
     def __init__(self, subscriber: S, channel: str) -> None:
         self.subscriber = subscriber
@@ -47,6 +51,7 @@ class Subscription(Generic[S]):
         self.live = False
         self.recovers = False
         self.requests = 1
+        self.placed = False
         self.announced = False
         self.listed = False
         self.after: int | None = None
@@ -56,8 +61,9 @@ class ChannelMap(Generic[S]):
     """The map of channels to subscribers, and back.
 
     Args:
-        on_first: called with the name of a channel that got its first subscriber.
-        on_last: called with the name of a channel that lost its last one.
+        on_first: called with the name of a channel that got its first subscriber, which
+            has its place by then: see `place`.
+        on_last: called with the name of a channel that lost its last such one.
         on_begun: called with each subscription that `announce` announces.
         on_ended: called with each of these when it has ended, and with whether its
             subscriber has left.
@@ -79,7 +85,8 @@ class ChannelMap(Generic[S]):
         self._channels: dict[str, dict[S, Subscription[S]]] = {}
         self._subscribers: dict[S, dict[str, Subscription[S]]] = {}
         self._total = 0
-        self._torn = False  # whether the first map and the total lag behind the second
+        self._reached: dict[str, int] = {}  # of each channel, how many are placed
+        self._torn = False  # whether the first map and the counts lag behind the second
         self._on_first = on_first
         self._on_last = on_last
         self._on_begun = on_begun
@@ -99,6 +106,7 @@ class ChannelMap(Generic[S]):
         """
         self._renew_lock()  # a thread of the parent may have the other one for ever
         self._channels, self._subscribers, self._total, self._torn = {}, {}, 0, False
+        self._reached = {}
 
     @property
     def busy(self) -> bool:
@@ -149,10 +157,27 @@ class ChannelMap(Generic[S]):
             listeners = self._channels.setdefault(channel, {})
             listeners[subscriber] = subscription
             self._total += 1
-            if len(listeners) == 1:
-                self._on_first(channel)
             self._torn = False
             return subscription
+
+    def place(self, subscription: Subscription[S]) -> bool:
+        """Count a subscription as reached from now on; False when it has ended already.
+
+        Its activation has its place in the hub's queue, and is perhaps done.
+        """
+        with self._lock:
+            target, channel = subscription.subscriber, subscription.channel
+            if self.get(target, channel) is not subscription:
+                return False
+            if not subscription.placed:
+                self._mend_locked()
+                self._torn = True
+                subscription.placed = True
+                self._reached[channel] = self._reached.get(channel, 0) + 1
+                if self._reached[channel] == 1:
+                    self._on_first(channel)
+                self._torn = False
+            return True
 
     def announce(self, subscription: Subscription[S]) -> None:
         """Announce that a subscription has begun: once, and not when it has ended already.
@@ -160,8 +185,7 @@ class ChannelMap(Generic[S]):
         Its end is announced too then. Not part of `add`: one that is withdrawn has never begun.
         """
         with self._lock:
-            target, channel = subscription.subscriber, subscription.channel
-            if not subscription.announced and self.get(target, channel) is subscription:
+            if not subscription.announced and self.place(subscription):
                 subscription.announced = True
                 self._on_begun(subscription)
 
@@ -198,7 +222,7 @@ class ChannelMap(Generic[S]):
         assert self._lock.locked()
         if not self._torn:
             return
-        before = self._channels
+        before, reached = self._channels, self._reached
         for listeners in before.values():
             for subscription in listeners.values():
                 if self.get(subscription.subscriber, subscription.channel) is not subscription:
@@ -208,21 +232,30 @@ class ChannelMap(Generic[S]):
             for channel, subscription in own.items():
                 channels.setdefault(channel, {})[subscriber] = subscription
         self._channels, self._total = channels, sum(map(len, channels.values()))
+        self._reached = {}
+        for channel, listeners in channels.items():
+            if placed := sum(each.placed for each in listeners.values()):
+                self._reached[channel] = placed
         self._torn = False
-        for channel in channels.keys() - before.keys():
+        for channel in self._reached.keys() - reached.keys():
             self._on_first(channel)
-        for channel in before.keys() - channels.keys():
+        for channel in reached.keys() - self._reached.keys():
             self._on_last(channel)
 
     def _drop_locked(self, subscriber: S, channel: str) -> None:
         assert self._lock.locked()
         listeners = self._channels[channel]
-        self._end_locked(listeners[subscriber])
+        subscription = listeners[subscriber]
+        self._end_locked(subscription)
         del listeners[subscriber]
         self._total -= 1
+        if subscription.placed:
+            self._reached[channel] -= 1
+            if not self._reached[channel]:
+                del self._reached[channel]
+                self._on_last(channel)
         if not listeners:
             del self._channels[channel]  # an empty channel costs nothing (FAULTS 19)
-            self._on_last(channel)
 
     def _end_locked(self, subscription: Subscription[S]) -> None:
         assert self._lock.locked()
@@ -265,6 +298,11 @@ class ChannelMap(Generic[S]):
         """Return how many listen to a channel."""
         with self._lock:
             return len(self._channels.get(channel, {}))
+
+    def reached(self, channel: str) -> int:
+        """Return how many of these a message reaches that is published now."""
+        with self._lock:
+            return self._reached.get(channel, 0)
 
     def has_subscribers(self, channel: str) -> bool:
         """Say whether a channel has subscribers."""
