@@ -53,8 +53,8 @@ class Client(Protocol):
 
     records: Sequence[Record]
 
-    def look(self) -> None:
-        """Bring the records' `ended`, tracks and presence up to date."""
+    def look(self, *, whole: bool = False) -> None:
+        """Bring the records up to date; their tracks and complaints when the whole is asked for."""
 
     def close(self) -> None:
         """End them."""
@@ -89,7 +89,7 @@ class PythonClient:
             else:
                 self._record.complaints.append(str(error))
 
-    def look(self) -> None:
+    def look(self, *, whole: bool = False) -> None:
         known = self._client.presence(PRESENT)
         self._record.present = [each.user for each in (known and known.members) or ()]
 
@@ -124,7 +124,7 @@ class RawClient:
         self._thread = threading.Thread(target=self._run, name=name)
         self._thread.start()
 
-    def look(self) -> None:
+    def look(self, *, whole: bool = False) -> None:
         self._record.present = sorted(set(self._members.copy().values()))
 
     def close(self) -> None:
@@ -168,7 +168,8 @@ class RawClient:
             if kind == "error":  # it is too busy, and says so
                 self._subscribe(socket, channel, position)
         elif kind == "lagged":
-            if message["seq"] != position.seq:
+            # After an answer that is not recovered it counts from what was kept then.
+            if message["seq"] != position.seq and not position.lost:
                 self._record.complaints.append(
                     f"lagged says {message['seq']} to a client that has {position.seq}"
                 )
@@ -227,11 +228,12 @@ def _filled(records: Mapping[str, Record], reports: Sequence[dict[str, Any]]) ->
     """Take what recorders in JavaScript report."""
     for report in reports:
         record = records[report["name"]]
-        record.present, record.complaints = report["present"], report["complaints"]
-        for channel, (seqs, values, gaps) in report["tracks"].items():
-            record.tracks[channel] = Track(seqs, values, [(at, count) for at, count in gaps])
-        if report["ended"]:
-            record.ended.set()
+        for name in ("present", "begun", "ended"):
+            setattr(record, name, report[name])
+        if "tracks" in report:
+            record.complaints = report["complaints"]
+            for channel, (seqs, values, gaps) in report["tracks"].items():
+                record.tracks[channel] = Track(seqs, values, [(at, count) for at, count in gaps])
 
 
 _PROGRAM = """
@@ -244,12 +246,9 @@ import {Recorder} from "./recorder.js";
 const {places, channels, present, times} = JSON.parse(process.argv[2]);
 const recorders = Object.entries(places).map(([name, url]) =>
   new Recorder(name, new HubClient(url, {WebSocket, ...times}), presence, channels, present));
-const answers = {
-  ended: () => recorders.filter((each) => each.ended).map((each) => each.name),
-  report: () => recorders.map((each) => each.report()),
-};
 for await (const line of createInterface({input: process.stdin})) {
-  process.stdout.write(JSON.stringify(answers[line]()) + "\\n");
+  const reports = recorders.map((each) => each.report(line === "whole"));
+  process.stdout.write(JSON.stringify(reports) + "\\n");
 }
 process.exit(0);
 """
@@ -285,8 +284,8 @@ class NodeClients:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def look(self) -> None:
-        _filled(self._by_name, self._ask("report"))
+    def look(self, *, whole: bool = False) -> None:
+        _filled(self._by_name, self._ask("whole" if whole else "brief"))
 
     def close(self) -> None:
         try:
@@ -329,8 +328,9 @@ class PageClient:
             self._browser.close()
             raise
 
-    def look(self) -> None:
-        _filled(self._by_name, [self._page.eval("window.recorder.report()")])
+    def look(self, *, whole: bool = False) -> None:
+        report = self._page.eval(f"window.recorder.report({str(whole).lower()})")
+        _filled(self._by_name, [report])
 
     def close(self) -> None:
         self._browser.close()

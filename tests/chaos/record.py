@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections.abc import Iterable
 from typing import Any
@@ -47,7 +46,8 @@ class Record:
         tracks: what came of each channel.
         complaints: what went against the protocol.
         present: the users that it was told are in the channel with presence.
-        ended: set when each channel has brought its end.
+        begun: whether something has come of each channel.
+        ended: whether each channel has brought its end.
     """
 
     def __init__(self, kind: str, name: str) -> None:
@@ -56,20 +56,15 @@ class Record:
         self.tracks = {channel: Track() for channel in CHANNELS}
         self.complaints: list[str] = []
         self.present: list[Any] = []
-        self.ended = threading.Event()
+        self.begun = self.ended = False
         self._open = set(CHANNELS)
-
-    @property
-    def begun(self) -> bool:
-        """Whether something has come of each channel."""
-        return all(track.seqs for track in self.tracks.values())
 
     def message(self, channel: str, seq: int | None, value: int) -> None:
         if seq is None:
             self.complaints.append(f"a message of {channel} has no number")
             return
         self.tracks[channel].message(seq, value)
+        self.begun = self.begun or all(track.seqs for track in self.tracks.values())
         if value == END_VALUE:
             self._open.discard(channel)
-            if not self._open:
-                self.ended.set()
+            self.ended = not self._open

@@ -43,9 +43,11 @@ export class Recorder {
     return client.subscribe(channel, handler, {since: 0, onGap: gap, onSync});
   }
 
-  report() {
+  report(whole) {
     const {name, tracks, complaints} = this;
     const present = this.room.members.map(({user}) => user);
-    return {name, tracks, complaints, present, ended: this.open.size === 0};
+    const begun = Object.values(tracks).every(([seqs]) => seqs.length);
+    const brief = {name, present, begun, ended: this.open.size === 0};
+    return whole ? {...brief, tracks, complaints} : brief;
   }
 }

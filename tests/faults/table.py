@@ -195,6 +195,7 @@ ROWS: dict[int, tuple[str, str]] = {
         "stalled TLS, idle connections, no `Host`, `SystemExit` in a callback, kill -9",
         "bounded, closed, answered, logged",
     ),
+    132: ("a publish whose answer a kill -9 has cut off is repeated", "it counts once"),
 }
 
 
