@@ -80,7 +80,10 @@ class Browser:
             url = f"ws://127.0.0.1:{port}{path}"
             self._socket = self._stack.enter_context(
                 connect(
-                    url, max_size=None, proxy=None, compression=None,
+                    url,
+                    max_size=None,
+                    proxy=None,
+                    compression=None,
                     # Pongs wait behind events, which are read when something is called.
                     ping_interval=None,
                 )

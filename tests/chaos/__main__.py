@@ -22,10 +22,11 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=50, help="in all (50)")
     parser.add_argument("--seed", type=int, help="what the faults are drawn from (the time)")
     parser.add_argument("--quiet", action="store_true", help="print no faults as they happen")
+    parser.add_argument("--no-page", action="store_true", help="start no Chromium")
     given = parser.parse_args()
     seed = int(time.time()) if given.seed is None else given.seed
     print(f"seed {seed}, {given.seconds:g} s, {given.clients} clients", flush=True)
-    plan = Plan(seconds=given.seconds, clients=given.clients, seed=seed)
+    plan = Plan(given.seconds, given.clients, seed, page=not given.no_page)
     try:
         outcome = run(plan, lambda line: None if given.quiet else print(line, flush=True))
     except KeyboardInterrupt:

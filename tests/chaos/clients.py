@@ -5,12 +5,14 @@ Each connects through a proxy, keeps what it receives in a `Record`, and is ende
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
 import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,7 +81,9 @@ class PythonClient:
     def _message(self, message: Message) -> None:
         if message.type == "event":
             self._record.message(message.channel, message.seq, value_of(message.data))
-        elif message.type != "lagged":
+        elif message.type == "lagged":
+            self._record.lagged += 1
+        else:
             self._record.complaints.append(f"a message of type {message.type}")
 
     def _error(self, error: Exception) -> None:
@@ -168,6 +172,7 @@ class RawClient:
             if kind == "error":  # it is too busy, and says so
                 self._subscribe(socket, channel, position)
         elif kind == "lagged":
+            self._record.lagged += 1
             # After an answer that is not recovered it counts from what was kept then.
             if message["seq"] != position.seq and not position.lost:
                 self._record.complaints.append(
@@ -208,8 +213,8 @@ class RawClient:
             self._members.pop(each["connection"], None)
 
 
-def connected(url: str) -> ClientConnection:
-    """Return a connection that finds out soon when its peer is gone."""
+def connected(url: str) -> AbstractContextManager[ClientConnection]:
+    """Connect, in a way that finds out soon when the peer is gone."""
     return connect(
         url,
         proxy=None,
@@ -231,7 +236,7 @@ def _filled(records: Mapping[str, Record], reports: Sequence[dict[str, Any]]) ->
         for name in ("present", "begun", "ended"):
             setattr(record, name, report[name])
         if "tracks" in report:
-            record.complaints = report["complaints"]
+            record.complaints, record.lagged = report["complaints"], report["lagged"]
             for channel, (seqs, values, gaps) in report["tracks"].items():
                 record.tracks[channel] = Track(seqs, values, [(at, count) for at, count in gaps])
 
@@ -399,21 +404,15 @@ class Visitors:
         self._thread.join()
 
     def _run(self) -> None:
-        there: list[ClientConnection] = []
+        there: list[contextlib.ExitStack] = []
         while not self._stop.wait(0.7):
-            try:
-                socket = connected(self._url_of(f"visitor-{self.came}"))
+            with contextlib.suppress(OSError, WebSocketException), contextlib.ExitStack() as stack:
+                socket = stack.enter_context(connected(self._url_of(f"visitor-{self.came}")))
+                stack.callback(socket.close_socket)  # without a Close frame
                 socket.send(json.dumps({"type": "subscribe", "channel": PRESENT}))
-            except (OSError, WebSocketException):
-                continue
-            self.came += 1
-            there.append(socket)
+                self.came += 1
+                there.append(stack.pop_all())
             if len(there) > 4:
-                _vanish(there.pop(0))
-        for socket in there:
-            _vanish(socket)
-
-
-def _vanish(connection: ClientConnection) -> None:
-    """End a connection without a Close frame."""
-    connection.close_socket()
+                there.pop(0).close()
+        for stack in there:
+            stack.close()

@@ -98,7 +98,7 @@ def judge(
         count = verdict.kinds.setdefault(record.kind, Count())
         count.clients += 1
         for channel, track in record.tracks.items():
-            count.add(_of_track(track, stored[channel]["last"]))
+            count.add(_of_track(track, stored[channel]["first"], stored[channel]["last"]))
         count.ghosts += len(living ^ set(record.present)) + _doubled(record.present)
         verdict.complaints += [f"{record.name}: {each}" for each in record.complaints]
     _judge_remote(remote, known, stored, verdict)
@@ -139,8 +139,11 @@ def _known(
     return known
 
 
-def _of_track(track: Track, last: int) -> Count:
-    """Return what one client received of one channel, from its first number to the last."""
+def _of_track(track: Track, kept: int, last: int) -> Count:
+    """Return what one client received of one channel, from its first number to the last.
+
+    `kept` is the oldest number that is kept at the end, and so could be had at any time.
+    """
     count = Count(messages=len(track.seqs), told=len(track.gaps))
     at, seen, gaps = 0, set[int](), iter([*track.gaps, None])
     gap = next(gaps)
@@ -159,6 +162,8 @@ def _of_track(track: Track, last: int) -> Count:
             continue
         seen.add(seq)
         _judge_gap(seq - at - 1, told, count)
+        if told and seq - 1 >= kept:
+            count.untrue += 1
         at = seq
     return count
 
@@ -213,9 +218,7 @@ def _judge_accepted(
         verdict.lost_at_kills += 1
         verdict.oldest_lost = max(verdict.oldest_lost, kill - each.at)
         later = (LOOSE, number // 1_000_000)
-        if any(
-            value > each.value and _life_of(value) == later for value in values[each.channel]
-        ):
+        if any(value > each.value and _life_of(value) == later for value in values[each.channel]):
             verdict.complaints.append(f"{number} of {each.channel} is lost, and later ones not")
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from ws_hub import Message
 
 __all__ = [
-    "CHANNELS",
     "BEGIN",
+    "CHANNELS",
     "END",
     "END_VALUE",
     "FIRM",
@@ -25,10 +25,13 @@ __all__ = [
     "LOOSE",
     "MARK",
     "PRESENT",
+    "PROXIES",
     "REMOTE",
     "Fault",
     "Plan",
+    "data_of",
     "event_of",
+    "parts_of",
     "schedule",
     "value_of",
 ]
@@ -120,9 +123,10 @@ def schedule(plan: Plan) -> list[Fault]:
 
 
 def _of_server(chance: random.Random, seconds: float) -> Iterator[Fault]:
-    at = chance.uniform(2.0, 4.0)
+    at = chance.uniform(1.0, 2.0)
+    first = chance.sample(("kill", "stop", "clock"), 3)  # each once, in a short run too
     while at < seconds:
-        kind = chance.choices(("kill", "stop", "clock"), (5, 2, 2))[0]
+        kind = first.pop() if first else chance.choices(("kill", "stop", "clock"), (5, 2, 2))[0]
         if kind == "clock":
             offset = chance.choice((-7200.0, -10.0, 0.0, 10.0, 7200.0))
             yield Fault(at, kind, amount=offset)
@@ -131,7 +135,7 @@ def _of_server(chance: random.Random, seconds: float) -> Iterator[Fault]:
             yield Fault(at, kind, amount=lasts)
             at += lasts
             yield Fault(at, kind, amount=lasts, ends=True)
-        at += chance.uniform(2.0, 5.0)
+        at += chance.uniform(1.0, 5.0)
 
 
 _OF_PROXY = {

@@ -45,6 +45,7 @@ class Record:
         name: its user's name.
         tracks: what came of each channel.
         complaints: what went against the protocol.
+        lagged: how often it was told that it was behind.
         present: the users that it was told are in the channel with presence.
         begun: whether something has come of each channel.
         ended: whether each channel has brought its end.
@@ -55,6 +56,7 @@ class Record:
         self.name = name
         self.tracks = {channel: Track() for channel in CHANNELS}
         self.complaints: list[str] = []
+        self.lagged = 0
         self.present: list[Any] = []
         self.begun = self.ended = False
         self._open = set(CHANNELS)

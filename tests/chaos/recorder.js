@@ -8,6 +8,7 @@ export class Recorder {
     this.name = name;
     this.tracks = {};
     this.complaints = [];
+    this.lagged = 0;
     this.open = new Set(channels);
     this.room = null;
     client.on("error", ({error, message}) => {
@@ -40,14 +41,14 @@ export class Recorder {
       if (restarted || (!recovered && !missed)) gap(null);
       if (missed) gap(missed);
     };
-    return client.subscribe(channel, handler, {since: 0, onGap: gap, onSync});
+    return client.subscribe(channel, handler, {since: 0, onGap: gap, onSync, onLagged: () => this.lagged++});
   }
 
   report(whole) {
-    const {name, tracks, complaints} = this;
+    const {name, tracks, complaints, lagged} = this;
     const present = this.room.members.map(({user}) => user);
     const begun = Object.values(tracks).every(([seqs]) => seqs.length);
     const brief = {name, present, begun, ended: this.open.size === 0};
-    return whole ? {...brief, tracks, complaints} : brief;
+    return whole ? {...brief, tracks, complaints, lagged} : brief;
   }
 }

@@ -53,6 +53,8 @@ class Outcome:
         ghosts: users that the server still names, or names no more, at the end.
         accepted, remote: messages accepted of the server's publishers, and of clients.
         visitors: clients that came and vanished.
+        connections: how many reached the server.
+        lagged: how often a client was told that it was behind.
         left_out: kinds of clients that this machine has not.
     """
 
@@ -62,6 +64,8 @@ class Outcome:
     accepted: int = 0
     remote: int = 0
     visitors: int = 0
+    connections: int = 0
+    lagged: int = 0
     left_out: list[str] = field(default_factory=list)
 
     @property
@@ -78,7 +82,9 @@ class _Run:
         self._tell = tell
         self._stack = stack
         self.outcome = Outcome()
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-hub-chaos-")))
+        self._folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-hub-chaos-"))
+        )
         self._server = ServerProcess(self._folder)
         stack.callback(self._server.close)
         self._server.start()
@@ -256,6 +262,8 @@ class _Run:
         outcome.verdict = judge(self._records, living, stored, accepted, remote, kills)
         outcome.accepted, outcome.remote = len(accepted), len(remote)
         outcome.visitors = self._visitors.came
+        outcome.connections = sum(proxy.accepted for proxy in self._proxies)
+        outcome.lagged = sum(record.lagged for record in self._records)
         for line in self._server.failures():
             outcome.verdict.complaints.append(f"the server's log: {line}")
         if self._server.failures():
@@ -298,6 +306,8 @@ def table(outcome: Outcome) -> str:
     lines += [
         "",
         f"faults injected: {injected}; {outcome.visitors} visitors that vanished",
+        f"{outcome.connections} connections; clients were told {outcome.lagged} times that they "
+        "were behind",
         f"accepted: {outcome.accepted} of the server's own publishers, {outcome.remote} of clients",
         f"lost by kills before they were committed, for all alike: {verdict.lost_at_kills}, the "
         f"oldest accepted {verdict.oldest_lost * 1000:.0f} ms before",

@@ -70,10 +70,9 @@ class ServerProcess:
     def kill(self) -> None:
         """End it as the system does that is out of memory."""
         assert self._process is not None
-        # Before: what is accepted between this and the kill counts as accepted before it.
         self._process.kill()
         self._process.wait()
-        self.kills.append(time.monotonic())
+        self.kills.append(time.monotonic())  # it has accepted nothing after this
         self._process.communicate()
 
     def stop(self) -> None:

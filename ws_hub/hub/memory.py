@@ -38,7 +38,8 @@ class MemoryHistory:
         self._clock = clock
         self._keys: dict[str, dict[str, int]] = {}
         self._published: OrderedDict[str, None] = OrderedDict()  # oldest first
-        # guards: _keys, _published, and that a number is given and used at once. Before the history's.
+        # guards: _keys, _published, and that a number is given and used at once. Before the
+        # history's.
         self._lock = Lock()
 
     def open(self, rule_for: Callable[[str], ChannelRule]) -> None:
