@@ -67,6 +67,8 @@ def config_of(file: str) -> HubConfig:
         write_timeout=4.0,
         queue_size=64,
         outbox_messages=512,
+        compression=True,
+        compression_min_size=64,
         published_history_bytes_in_all=256 * MIB,
     )
 

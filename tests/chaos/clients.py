@@ -68,11 +68,15 @@ class Client(Protocol):
 class PythonClient:
     """A `ReconnectingClient`."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, *, compression: bool) -> None:
         self._record = Record("ReconnectingClient", name)
         self.records = [self._record]
         self._client = ReconnectingClient(
-            url, on_message=self._message, on_error=self._error, **SETTINGS
+            url,
+            on_message=self._message,
+            on_error=self._error,
+            compression=compression,
+            **SETTINGS,
         )
         for channel in CHANNELS:
             self._client.subscribe(channel, since=0)
@@ -117,8 +121,9 @@ class _Position:
 class RawClient:
     """A client on the package `websockets`, which follows docs/protocol.md and keeps positions."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, *, compression: bool) -> None:
         self._record = Record("the wire", name)
+        self._compression = compression
         self.records = [self._record]
         self._url = url
         self._positions = {channel: _Position() for channel in CHANNELS}
@@ -141,7 +146,7 @@ class RawClient:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
-                with connected(self._url) as socket:
+                with connected(self._url, compression=self._compression) as socket:
                     self._socket = socket
                     self._converse(socket)
             except (OSError, WebSocketException):
@@ -213,12 +218,12 @@ class RawClient:
             self._members.pop(each["connection"], None)
 
 
-def connected(url: str) -> AbstractContextManager[ClientConnection]:
+def connected(url: str, *, compression: bool = False) -> AbstractContextManager[ClientConnection]:
     """Connect, in a way that finds out soon when the peer is gone."""
     return connect(
         url,
         proxy=None,
-        compression=None,
+        compression="deflate" if compression else None,
         open_timeout=3,
         ping_interval=1.5,
         ping_timeout=2.5,

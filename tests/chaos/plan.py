@@ -124,14 +124,15 @@ def schedule(plan: Plan) -> list[Fault]:
 
 def _of_server(chance: random.Random, seconds: float) -> Iterator[Fault]:
     at = chance.uniform(1.0, 2.0)
-    first = chance.sample(("kill", "stop", "clock"), 3)  # each once, in a short run too
+    kinds = ("kill", "pause", "clock", "restart")
+    first = chance.sample(kinds, 4)  # each once, in a short run too
     while at < seconds:
-        kind = first.pop() if first else chance.choices(("kill", "stop", "clock"), (5, 2, 2))[0]
+        kind = first.pop() if first else chance.choices(kinds, (6, 2, 2, 1))[0]
         if kind == "clock":
             offset = chance.choice((-7200.0, -10.0, 0.0, 10.0, 7200.0))
             yield Fault(at, kind, amount=offset)
         else:
-            lasts = chance.uniform(0.0, 1.0) if kind == "kill" else chance.uniform(0.5, 2.0)
+            lasts = chance.uniform(0.5, 2.0) if kind == "pause" else chance.uniform(0.0, 1.0)
             yield Fault(at, kind, amount=lasts)
             at += lasts
             yield Fault(at, kind, amount=lasts, ends=True)

@@ -144,7 +144,8 @@ class _Run:
             except pytest.skip.Exception as skipped:
                 self.outcome.left_out.append(f"Node: {skipped}")
         for place, (name, url) in enumerate(waiting):
-            made = (PythonClient, RawClient)[place % 2](name, url)
+            kind = (PythonClient, RawClient)[place % 2]
+            made = kind(name, url, compression=place % 4 < 2)  # the others always do
             self._clients.append(self._ended(made))
 
     # --- the faults ------------------------------------------------------------------------
@@ -167,12 +168,14 @@ class _Run:
         match fault.kind, fault.ends:
             case "kill", False:
                 self._server.kill()
-            case "kill", True:
+            case "kill" | "restart", True:
                 self._server.start()
                 self._server.ask("go")
-            case "stop", False:
-                self._server.stop()
-            case "stop", True:
+            case "restart", False:
+                self._server.close()
+            case "pause", False:
+                self._server.pause()
+            case "pause", True:
                 self._server.go_on()
             case "clock", _:
                 self._server.move_clock(fault.amount)

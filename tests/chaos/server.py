@@ -32,7 +32,7 @@ class ServerProcess:
         self._record.touch()
         self._life = 0
         self._clock = 0.0
-        self._stopped = False
+        self._paused = False
         self._process: subprocess.Popen[str] | None = None
         self.kills: list[float] = []
         self.port = 0
@@ -75,16 +75,16 @@ class ServerProcess:
         self.kills.append(time.monotonic())  # it has accepted nothing after this
         self._process.communicate()
 
-    def stop(self) -> None:
+    def pause(self) -> None:
         """Have it stand still."""
         assert self._process is not None
-        self._stopped = True
+        self._paused = True
         self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         """Have it run again."""
         assert self._process is not None
-        self._stopped = False
+        self._paused = False
         self._process.send_signal(signal.SIGCONT)
 
     def move_clock(self, offset: float) -> None:
@@ -112,11 +112,11 @@ class ServerProcess:
         return self._log.read_text(encoding="utf-8")[-4000:]
 
     def close(self) -> None:
-        """End it, whatever state it is in. Idempotent."""
+        """End it as a deploy does, whatever state it is in. Idempotent."""
         process, self._process = self._process, None
         if process is None:
             return
-        if self._stopped:
+        if self._paused:
             process.send_signal(signal.SIGCONT)
         try:
             process.communicate(timeout=15)  # its input ends

@@ -155,4 +155,4 @@ def test_a_seed_names_the_faults_of_a_run() -> None:
     faults = schedule(Plan(seconds=60, seed=7))
     assert faults == schedule(Plan(seconds=60, seed=7)) != schedule(Plan(seconds=60, seed=8))
     assert all(one.at <= other.at for one, other in itertools.pairwise(faults))
-    assert {"kill", "stop", "clock"} <= {each.kind for each in schedule(Plan(seconds=15, seed=7))}
+    assert {"kill", "pause", "clock", "restart"} <= {each.kind for each in faults}
