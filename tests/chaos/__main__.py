@@ -9,9 +9,11 @@ Exits with 1 when that is not so.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 
+from tests.chaos.peers import PEERS, run_peer
 from tests.chaos.plan import Plan
 from tests.chaos.run import run, table
 
@@ -23,12 +25,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="what the faults are drawn from (the time)")
     parser.add_argument("--quiet", action="store_true", help="print no faults as they happen")
     parser.add_argument("--no-page", action="store_true", help="start no Chromium")
+    parser.add_argument("--peer", choices=PEERS, help="the same faults for another library")
     given = parser.parse_args()
     seed = int(time.time()) if given.seed is None else given.seed
     print(f"seed {seed}, {given.seconds:g} s, {given.clients} clients", flush=True)
     plan = Plan(given.seconds, given.clients, seed, page=not given.no_page)
     try:
-        outcome = run(plan, lambda line: None if given.quiet else print(line, flush=True))
+        play = run if given.peer is None else functools.partial(run_peer, given.peer)
+        outcome = play(plan, lambda line: None if given.quiet else print(line, flush=True))
     except KeyboardInterrupt:
         print("interrupted: all has ended, nothing was judged", file=sys.stderr)
         return 130

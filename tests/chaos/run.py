@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,20 +25,19 @@ from tests.chaos.clients import (
     RemotePublisher,
     Visitors,
 )
+from tests.chaos.faults import break_things
 from tests.chaos.judge import Verdict, judge
-from tests.chaos.plan import BEGIN, END, PROXIES, REMOTE, Fault, Plan, schedule
+from tests.chaos.plan import BEGIN, END, PROXIES, REMOTE, Plan, schedule
 from tests.chaos.record import Record
 from tests.chaos.server import ServerProcess
 from tests.support import wait_until
 from ws_hub.testing import FaultProxy
 
-__all__ = ["Outcome", "run", "table"]
+__all__ = ["BUFFER", "PATIENCE", "Outcome", "Tell", "run", "table"]
 
 T = TypeVar("T", bound=Any)
 Tell = Callable[[str], object]
 BUFFER = 16 * 1024  # bytes that the kernel holds for a client: then it is behind
-CRAWL = 4000.0  # bytes a second
-LATE = 0.2  # seconds
 PATIENCE = 60.0  # seconds, for all to be there
 
 
@@ -56,6 +54,7 @@ class Outcome:
         connections: how many reached the server.
         lagged: how often a client was told that it was behind.
         left_out: kinds of clients that this machine has not.
+        is_peer: whether it was another library's server.
     """
 
     verdict: Verdict = field(default_factory=Verdict)
@@ -67,6 +66,7 @@ class Outcome:
     connections: int = 0
     lagged: int = 0
     left_out: list[str] = field(default_factory=list)
+    is_peer: bool = False
 
     @property
     def is_well(self) -> bool:
@@ -85,7 +85,7 @@ class _Run:
         self._folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-hub-chaos-"))
         )
-        self._server = ServerProcess(self._folder)
+        self._server = ServerProcess(self._folder, "tests.chaos.app")
         stack.callback(self._server.close)
         self._server.start()
         self._proxies = [
@@ -148,65 +148,12 @@ class _Run:
             made = kind(name, url, compression=place % 4 < 2)  # the others always do
             self._clients.append(self._ended(made))
 
-    # --- the faults ------------------------------------------------------------------------
-
     def break_things(self) -> None:
-        """Let the faults of the plan happen, each at its time."""
-        began, wake = time.monotonic(), threading.Event()  # nothing sets it
-        for fault in schedule(self._plan):
-            wake.wait(max(began + fault.at - time.monotonic(), 0.0))
-            if fault.proxy < 0:
-                self._break_server(fault)
-            else:
-                self._break_network(fault, self._proxies[fault.proxy])
-            if not fault.ends:
-                self.outcome.faults[fault.kind] += 1
-                self._tell(f"{time.monotonic() - began:6.1f} s  {fault.kind}")
-        wake.wait(max(began + self._plan.seconds - time.monotonic(), 0.0))
-
-    def _break_server(self, fault: Fault) -> None:
-        match fault.kind, fault.ends:
-            case "kill", False:
-                self._server.kill()
-            case "kill" | "restart", True:
-                self._server.start()
-                self._server.ask("go")
-            case "restart", False:
-                self._server.close()
-            case "pause", False:
-                self._server.pause()
-            case "pause", True:
-                self._server.go_on()
-            case "clock", _:
-                self._server.move_clock(fault.amount)
-
-    @staticmethod
-    def _break_network(fault: Fault, proxy: FaultProxy) -> None:
-        if fault.ends:
-            if fault.kind == "torn":
-                proxy.reset()  # in the middle of a frame, nearly always
-            proxy.latency, proxy.rate, proxy.chop = 0.0, None, 65536
-            proxy.heal()
-            proxy.accept()
-            return
-        match fault.kind:
-            case "reset":
-                proxy.reset()
-            case "fin":
-                proxy.fin()
-            case "refuse":
-                proxy.refuse()
-                proxy.reset()
-            case "black hole":
-                proxy.black_hole()
-            case "late":
-                proxy.latency = LATE
-            case "slow":
-                proxy.rate = CRAWL
-            case "chopped":
-                proxy.chop = 1
-            case "torn":
-                proxy.chop, proxy.rate = 7, CRAWL
+        """Let the faults of the plan happen."""
+        plan = self._plan
+        self.outcome.faults = break_things(
+            schedule(plan), plan.seconds, self._server, self._proxies, self._tell
+        )
 
     # --- the end ---------------------------------------------------------------------------
 
@@ -294,27 +241,33 @@ def table(outcome: Outcome) -> str:
     rows = [
         (kind, *map(str, vars(count).values())) for kind, count in outcome.verdict.kinds.items()
     ]
-    rows = [heads, *rows, ("the hub itself", *[""] * 7, str(outcome.ghosts))]
+    if not outcome.is_peer:
+        rows.append(("the hub itself", *[""] * 7, str(outcome.ghosts)))
+    rows.insert(0, heads)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         " | ".join(
-            cell.ljust(width) if not place else cell.rjust(width)
+            cell.rjust(width) if place else cell.ljust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
     lines.insert(1, "-+-".join("-" * width for width in widths))
-    verdict = outcome.verdict
     injected = ", ".join(f"{count} x {kind}" for kind, count in sorted(outcome.faults.items()))
-    lines += [
-        "",
-        f"faults injected: {injected}; {outcome.visitors} visitors that vanished",
-        f"{outcome.connections} connections; clients were told {outcome.lagged} times that they "
-        "were behind",
-        f"accepted: {outcome.accepted} of the server's own publishers, {outcome.remote} of clients",
+    lines += ["", f"faults injected: {injected}", *_notes(outcome)]
+    return "\n".join(lines)
+
+
+def _notes(outcome: Outcome) -> list[str]:
+    own, verdict = f"{outcome.accepted} of the server's own publishers", outcome.verdict
+    if outcome.is_peer:
+        return [f"{outcome.connections} connections; published: {own}"]
+    return [
+        f"{outcome.connections} connections, and {outcome.visitors} visitors that vanished; "
+        f"clients were told {outcome.lagged} times that they were behind",
+        f"accepted: {own}, {outcome.remote} of clients",
         f"lost by kills before they were committed, for all alike: {verdict.lost_at_kills}, the "
         f"oldest accepted {verdict.oldest_lost * 1000:.0f} ms before",
         *(f"left out: {each}" for each in outcome.left_out),
         *(f"WRONG: {each}" for each in verdict.complaints[:40]),
     ]
-    return "\n".join(lines)

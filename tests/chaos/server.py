@@ -24,10 +24,12 @@ class ServerProcess:
 
     Args:
         folder: where its file, its record and its log are.
+        program: its module, and arguments of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *program: str) -> None:
         self._folder = folder
+        self._program = program
         self._record, self._log = folder / "accepted", folder / "log"
         self._record.touch()
         self._life = 0
@@ -40,7 +42,7 @@ class ServerProcess:
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         self._life += 1
-        command = [sys.executable, "-m", "tests.chaos.app", str(self.port)]
+        command = [sys.executable, "-m", *self._program, str(self.port)]
         command += [str(self._folder / "hub.db"), str(self._record), str(self._life)]
         with self._log.open("a") as log:
             self._process = subprocess.Popen(

@@ -42,18 +42,9 @@ def test_nothing_is_lost_in_silence() -> None:
 
 @pytest.mark.timeout(240)
 def test_a_run_that_is_interrupted_leaves_nothing(folder: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "tests.chaos",
-        "--seconds",
-        "600",
-        "--clients",
-        "6",
-        "--seed",
-        "8",
-    ]
-    command += ["--no-page"]  # whose Chromium takes no folder with a name so long
+    # Without a Chromium, which takes no temporary folder with a name so long.
+    options = "--seconds 600 --clients 6 --seed 8 --no-page"
+    command = [sys.executable, "-m", "tests.chaos", *options.split()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=unmeasured()
     ) as process:

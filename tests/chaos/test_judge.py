@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.judge import Accepted, Verdict, judge
+from tests.chaos.peers import count_of
 from tests.chaos.plan import CHANNELS, FIRM, LOOSE, REMOTE, Plan, schedule, value_of
 from tests.chaos.record import Record, Track
 
@@ -149,6 +150,12 @@ def test_what_clients_published_and_is_not_there_is_found() -> None:
     assert verdict.complaints == [
         f"1 messages of clients were accepted in {FIRST}, and are not there"
     ]
+
+
+def test_a_peer_is_counted_by_what_it_published() -> None:
+    published = set(map(said, range(1, 6)))
+    count = count_of([said(1), said(3), said(2), said(2)], published)
+    assert (count.messages, count.silent, count.duplicates, count.disordered) == (4, 2, 1, 1)
 
 
 def test_a_seed_names_the_faults_of_a_run() -> None:
