@@ -55,8 +55,11 @@ class Client(Protocol):
 
     records: Sequence[Record]
 
-    def look(self, *, whole: bool = False) -> None:
-        """Bring the records up to date; their tracks and complaints when the whole is asked for."""
+    def look(self) -> None:
+        """Bring up to date what the records say of presence, and of their beginning and end."""
+
+    def finish(self) -> None:
+        """Bring all else up to date, once; it may take so long that connections are lost."""
 
     def close(self) -> None:
         """End them."""
@@ -97,9 +100,12 @@ class PythonClient:
             else:
                 self._record.complaints.append(str(error))
 
-    def look(self, *, whole: bool = False) -> None:
+    def look(self) -> None:
         known = self._client.presence(PRESENT)
         self._record.present = [each.user for each in (known and known.members) or ()]
+
+    def finish(self) -> None:
+        pass
 
     def close(self) -> None:
         self._client.close()
@@ -133,8 +139,11 @@ class RawClient:
         self._thread = threading.Thread(target=self._run, name=name)
         self._thread.start()
 
-    def look(self, *, whole: bool = False) -> None:
+    def look(self) -> None:
         self._record.present = sorted(set(self._members.copy().values()))
+
+    def finish(self) -> None:
+        pass
 
     def close(self) -> None:
         self._closed.set()
@@ -238,12 +247,11 @@ def _filled(records: Mapping[str, Record], reports: Sequence[dict[str, Any]]) ->
     """Take what recorders in JavaScript report."""
     for report in reports:
         record = records[report["name"]]
-        for name in ("present", "begun", "ended"):
-            setattr(record, name, report[name])
-        if "tracks" in report:
-            record.complaints, record.lagged = report["complaints"], report["lagged"]
-            for channel, (seqs, values, gaps) in report["tracks"].items():
-                record.tracks[channel] = Track(seqs, values, [(at, count) for at, count in gaps])
+        for name, value in report.items():
+            if name != "tracks":
+                setattr(record, name, value)
+        for channel, (seqs, values, gaps) in report.get("tracks", {}).items():
+            record.tracks[channel] = Track(seqs, values, [(at, count) for at, count in gaps])
 
 
 _PROGRAM = """
@@ -257,7 +265,7 @@ const {places, channels, present, times} = JSON.parse(process.argv[2]);
 const recorders = Object.entries(places).map(([name, url]) =>
   new Recorder(name, new HubClient(url, {WebSocket, ...times}), presence, channels, present));
 for await (const line of createInterface({input: process.stdin})) {
-  const reports = recorders.map((each) => each.report(line === "whole"));
+  const reports = recorders.map((each) => each[line]());
   process.stdout.write(JSON.stringify(reports) + "\\n");
 }
 process.exit(0);
@@ -294,8 +302,11 @@ class NodeClients:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def look(self, *, whole: bool = False) -> None:
-        _filled(self._by_name, self._ask("whole" if whole else "brief"))
+    def look(self) -> None:
+        _filled(self._by_name, self._ask("look"))
+
+    def finish(self) -> None:
+        _filled(self._by_name, self._ask("finish"))
 
     def close(self) -> None:
         try:
@@ -338,9 +349,11 @@ class PageClient:
             self._browser.close()
             raise
 
-    def look(self, *, whole: bool = False) -> None:
-        report = self._page.eval(f"window.recorder.report({str(whole).lower()})")
-        _filled(self._by_name, [report])
+    def look(self) -> None:
+        _filled(self._by_name, [self._page.eval("window.recorder.look()")])
+
+    def finish(self) -> None:
+        _filled(self._by_name, [self._page.eval("window.recorder.finish()")])
 
     def close(self) -> None:
         self._browser.close()

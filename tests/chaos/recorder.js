@@ -44,11 +44,14 @@ export class Recorder {
     return client.subscribe(channel, handler, {since: 0, onGap: gap, onSync, onLagged: () => this.lagged++});
   }
 
-  report(whole) {
-    const {name, tracks, complaints, lagged} = this;
+  look() {
     const present = this.room.members.map(({user}) => user);
-    const begun = Object.values(tracks).every(([seqs]) => seqs.length);
-    const brief = {name, present, begun, ended: this.open.size === 0};
-    return whole ? {...brief, tracks, complaints, lagged} : brief;
+    const begun = Object.values(this.tracks).every(([seqs]) => seqs.length);
+    return {name: this.name, present, begun, ended: this.open.size === 0};
+  }
+
+  finish() {
+    const {name, tracks, complaints, lagged} = this;
+    return {name, tracks, complaints, lagged};
   }
 }

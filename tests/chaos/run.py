@@ -93,6 +93,7 @@ class _Run:
             for _ in range(PROXIES)
         ]
         self._clients: list[Client] = []
+        self._users: list[str] = []  # whom the server names
         self._places = {
             name: self._url(name, place) for place, name in enumerate(self._names(plan.clients))
         }
@@ -187,7 +188,8 @@ class _Run:
         """Say whether the server and all clients know who is present."""
         for client in self._clients:
             client.look()
-        views = [self._server.ask("users"), *(record.present for record in self._records)]
+        self._users = self._server.ask("users")
+        views = [self._users, *(record.present for record in self._records)]
         living = sorted(record.name for record in self._records)
         return all(sorted(map(str, view)) == living for view in views)
 
@@ -195,8 +197,8 @@ class _Run:
         """Look at what has come of it."""
         outcome, living = self.outcome, {record.name for record in self._records}
         for client in self._clients:
-            client.look(whole=True)
-        users = self._server.ask("users")
+            client.finish()
+        users = self._users
         outcome.ghosts = len(living ^ set(users)) + len(users) - len(set(users))
         path = self._folder / "stored.json"
         self._server.ask("read", path)
