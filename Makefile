@@ -11,6 +11,7 @@ PYTEST_ARGS ?=
 JOBS ?= 4
 SHARED := -n $(JOBS) --dist worksteal
 PORT ?= 8765
+SECONDS ?= 120
 FUZZ_SECONDS ?= 60
 TIMES ?= 20
 
@@ -18,7 +19,7 @@ TIMES ?= 20
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all lint docs docs-links bench bench-full bench-attack soak conformance fuzz cycles clean
+.PHONY: help install demo test test-fast test-all lint docs docs-links bench bench-full bench-attack soak chaos conformance fuzz cycles clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -105,6 +106,9 @@ bench-attack: $(VENV)/.test ## what others notice while 1, 5, 20 attackers work,
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
 	@$(BIN)/python -m bench.soak $(SOAK_ARGS)
+
+chaos: $(VENV)/.test ## kill, stop and cut a server and its clients for SECONDS (120); fails when anything is lost in silence (CHAOS_ARGS)
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(CHAOS_ARGS)
 
 conformance: $(VENV)/.test ## RFC 6455 by the Autobahn cases, server and client, 20 times over (TIMES)
 	@$(BIN)/python -m tests.conformance $(TIMES)

@@ -28,6 +28,7 @@ from ws_hub import threads
 from ws_hub.backplane import sqlite
 from ws_hub.connection import fast_send, progress
 from ws_hub.connection.poller import Poller
+from ws_hub.hub import memory
 from ws_hub.process import launch, session
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "no_threads",
     "numbers_reserved",
     "patched",
+    "published_remembered",
     "reused",
     "sends_by_libc",
     "short_writes",
@@ -247,3 +249,10 @@ def mounted(table: Path) -> AbstractContextManager[None]:
 def numbers_reserved(count: int) -> AbstractContextManager[None]:
     """Have a history file reserve so many numbers at a time."""
     return patched(sqlite, "_RESERVE", count)
+
+
+@contextlib.contextmanager
+def published_remembered(count: int) -> Iterator[None]:
+    """Have every store remember so many publishes with an idempotency key."""
+    with patched(sqlite, "_MOST_PUBLISHED", count), patched(memory, "_MOST_PUBLISHED", count):
+        yield

@@ -79,7 +79,14 @@ class Browser:
             port, path = wait_until(self._address, PATIENCE, "Chromium's DevToolsActivePort")
             url = f"ws://127.0.0.1:{port}{path}"
             self._socket = self._stack.enter_context(
-                connect(url, max_size=None, proxy=None, compression=None)
+                connect(
+                    url,
+                    max_size=None,
+                    proxy=None,
+                    compression=None,
+                    # Pongs wait behind events, which are read when something is called.
+                    ping_interval=None,
+                )
             )
         except BaseException:
             self._end()

@@ -196,6 +196,7 @@ ROWS: dict[int, tuple[str, str]] = {
         "bounded, closed, answered, logged",
     ),
     131: ("a publish as soon as a channel has subscribers", "reaches all that were counted"),
+    132: ("a publish whose answer a kill -9 has cut off is repeated", "it counts once"),
 }
 
 

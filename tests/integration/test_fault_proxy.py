@@ -18,11 +18,11 @@ Ends = tuple[FaultProxy, socket.socket, socket.socket]
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Ends]:
+def connected(*, buffer: int | None = None) -> Iterator[Ends]:
     """Yield a proxy and both ends of a connection through it."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        FaultProxy(*listener.getsockname()) as proxy,
+        FaultProxy(*listener.getsockname(), buffer=buffer) as proxy,
         socket.create_connection((proxy.host, proxy.port), TIMEOUT) as near,
     ):
         far, _ = listener.accept()
@@ -72,6 +72,16 @@ def test_a_chopped_stream_is_whole_in_the_end(ends: Ends) -> None:
     near.sendall(b"abcdefgh")
 
     assert receive(far, 8) == b"abcdefgh"
+
+
+def test_a_small_buffer_soon_holds_the_server_up() -> None:
+    taken = {}
+    for buffer in (None, 16 * 1024):
+        with connected(buffer=buffer) as (proxy, _, far):
+            proxy.black_hole()
+            far.sendall(b"x")
+            taken[buffer] = fill(far)  # until the kernel has no room
+    assert taken[16 * 1024] < taken[None] / 4
 
 
 def test_a_black_hole_holds_back_and_loses_nothing(ends: Ends) -> None:

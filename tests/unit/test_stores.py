@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.interventions import published_remembered
 from ws_hub import ChannelRule, HistoryError, Message, MessageType, SqliteHistory
 from ws_hub.backplane.store import HistoryStore, Page
 from ws_hub.hub.memory import MemoryHistory
@@ -184,6 +185,17 @@ def test_a_snapshot_has_the_newest_message_of_each_key(store: HistoryStore) -> N
     assert values(store.snapshot("a")) == ["x2", "y3"]
     assert store.head("a").last == 6
     assert values(store.snapshot("b")) == []
+
+
+def test_knows_the_newest_of_what_was_published_with_a_key(store: HistoryStore) -> None:
+    assert not store.has_published("k1")
+    store.append("a", texts(1, 2, 3), once=["k1", "k2"])
+    store.append("b", texts(1), once=["k2"])
+    assert [store.has_published(each) for each in ("k1", "k2", "k3")] == [True, True, False]
+    with published_remembered(2):
+        store.append("a", texts(4), once=["k3"])
+        store.expire(START)
+        assert [store.has_published(each) for each in ("k1", "k2", "k3")] == [False, True, True]
 
 
 def test_threads_get_different_numbers(store: HistoryStore) -> None:

@@ -59,6 +59,11 @@ CREATE TABLE messages (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX keys ON messages (channel, key) WHERE key IS NOT NULL;
 """
+# What was published with an idempotency key. By number and not by age: a clock may be wrong.
+_PUBLISHED = """
+CREATE TABLE IF NOT EXISTS published (id INTEGER PRIMARY KEY, once TEXT NOT NULL UNIQUE)
+"""
+_MOST_PUBLISHED = 65_536
 _RESERVE = 10_000  # numbers that a wait for the disk makes usable
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
@@ -181,15 +186,16 @@ class SqliteHistory:
         keys: Sequence[str | None] | None = None,
         ends: bool = False,
         skip: int = 0,
+        once: Sequence[str] = (),
     ) -> Span:
         """Number and keep messages, all or none; return their numbers: see `HistoryStore`."""
 
         def write(db: sqlite3.Connection) -> Span:
             try:
-                return self._append(db, channel, texts, keys, ends, skip)
+                return self._append(db, channel, texts, keys, ends, skip, once)
             except _Exhausted:
                 _reserve(db, channel, skip + len(texts))
-                return self._append(db, channel, texts, keys, ends, skip)
+                return self._append(db, channel, texts, keys, ends, skip, once)
 
         return self._run(self._writer, write)
 
@@ -201,6 +207,7 @@ class SqliteHistory:
         keys: Sequence[str | None] | None,
         ends: bool,
         skip: int,
+        once: Sequence[str],
     ) -> Span:
         rule, now = self._opened()(channel), self._clock()
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
@@ -215,6 +222,10 @@ class SqliteHistory:
             db.executemany(
                 "INSERT INTO messages (channel, seq, key, text) VALUES (?, ?, ?, ?)",
                 [(id, first + place, keys[place] if keys else None, text) for place, text in rows],
+            )
+            # With the messages or not at all: what a kill cuts short may be published again.
+            db.executemany(
+                "INSERT OR IGNORE INTO published (once) VALUES (?)", [(each,) for each in once]
             )
             change = len(rows) - gone, size - gone_bytes
             db.execute(
@@ -245,6 +256,10 @@ class SqliteHistory:
                 with _transaction(db):
                     db.execute("DELETE FROM messages WHERE channel = ?", (id,))
                     db.execute("UPDATE channels SET count = 0, bytes = 0 WHERE id = ?", (id,))
+            old = "FROM published WHERE id <= (SELECT max(id) FROM published) - ?"
+            if db.execute(f"SELECT 1 {old} LIMIT 1", (_MOST_PUBLISHED,)).fetchone():
+                with _transaction(db):
+                    db.execute(f"DELETE {old}", (_MOST_PUBLISHED,))
             old = "FROM channels WHERE count = 0 AND expires <= ?"
             if db.execute(f"SELECT 1 {old} LIMIT 1", (now - _FORGET,)).fetchone():
                 with _transaction(db):
@@ -255,6 +270,11 @@ class SqliteHistory:
         self._run(self._writer, forget)
 
     # --- read ------------------------------------------------------------------------------
+
+    def has_published(self, once: str) -> bool:
+        """Return whether a message was appended with this text: see `HistoryStore`."""
+        text = "SELECT 1 FROM published WHERE once = ?"
+        return self._run(self._reader, lambda db: db.execute(text, (once,)).fetchone() is not None)
 
     def read(
         self,
@@ -451,6 +471,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             db.execute("INSERT INTO meta VALUES ('', ?)", (_new_epoch(),))
             db.execute(f"PRAGMA application_id={_ID}")
             db.execute(f"PRAGMA user_version={_VERSION}")
+        db.execute(_PUBLISHED)
         boot = _boot()
         if db.execute("SELECT boot FROM meta").fetchone() != (boot,):
             # The machine, for all that is known, has started anew: commits may be lost.

@@ -97,13 +97,18 @@ class HistoryStore(Protocol):
         keys: Sequence[str | None] | None = None,
         ends: bool = False,
         skip: int = 0,
+        once: Sequence[str] = (),
     ) -> Span:
         """Number and keep messages, all or none; return their numbers.
 
         A message with a key replaces the one before it with that key. `ends` says that the
         last is the last for the time being (`ChannelRule.history_ttl`). `skip` leaves out so
-        many numbers first, for messages that could not be kept.
+        many numbers first, for messages that could not be kept. `once` are texts that
+        `has_published` knows from then on, those of the newest 65,536 messages that have one.
         """
+
+    def has_published(self, once: str) -> bool:
+        """Return whether a message was appended with this text, before a restart as well."""
 
     def read(
         self,

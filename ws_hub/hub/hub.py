@@ -672,6 +672,7 @@ class Hub(Publisher):
         wait: float | None = None,
         key: Key | None = None,
         payer: Connection | None = None,
+        once: str = "",
     ) -> Delivery | None:
         if timeout is not None:
             check_timeout("timeout", timeout)
@@ -692,7 +693,7 @@ class Hub(Publisher):
             )
             for text in texts
         ]
-        publications[-1].ends_channel = ends_channel
+        publications[-1].ends_channel, publications[-1].once = ends_channel, once
         if keyed or key is not None:
             if key is None or not keyed:
                 raise _misplaced_key(channel, key)
@@ -1574,12 +1575,27 @@ class _Inside:
         self._hub._unsubscribe(connection, channel)
 
     def publish(self, connection: Connection, request: Publish) -> None:
-        """Send to a channel what a client publishes, at its cost; waits as `subscribe` does."""
+        """Send to a channel what a client publishes, at its cost; waits as `subscribe` does.
+
+        With an idempotency key, unless a store says that a hub before this one has done so.
+        """
         channel, data, name = request.channel, request.data, request.key
+        once = self._once(connection, request)
+        with contextlib.suppress(HistoryError):  # it goes out without a number, if at all
+            if once and self._hub._life.store.has_published(once):
+                return
         message = Message(MessageType.EVENT, channel=channel, data=data, key=name)
         text = self.encoder.encode(message, time.time())
         key = Key(name, data is None) if name else None
-        self._hub._publish([text], channel, None, key=key, payer=connection)
+        self._hub._publish([text], channel, None, key=key, payer=connection, once=once)
+
+    def _once(self, connection: Connection, request: Publish) -> str:
+        """Return what a publish and its repetition have in common where a store remembers it."""
+        life, channel, key = self._hub._life, request.channel, request.idempotency_key
+        if not key or life.queue_for(channel) is life.broadcasts:
+            return ""
+        user = connection.user_id or ""
+        return f"{len(user)} {len(channel)} {user}{channel}{key}"  # no two are the same
 
     def read(self, request: ReadHistory) -> Page:
         """Return a page of kept messages; waits for a disk where a store does."""

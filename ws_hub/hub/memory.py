@@ -7,6 +7,7 @@ those that read it, and a store of its own where there is no hub.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from ..backplane.store import Kept, Page, Span, first_since
@@ -18,6 +19,8 @@ from ..reentrant import Lock
 from .history import History, Position
 
 __all__ = ["MemoryHistory"]
+
+_MOST_PUBLISHED = 65_536
 
 
 class MemoryHistory:
@@ -34,7 +37,9 @@ class MemoryHistory:
         self._history = history
         self._clock = clock
         self._keys: dict[str, dict[str, int]] = {}
-        # guards: _keys, and that a number is given and used at once. Before the history's.
+        self._published: OrderedDict[str, None] = OrderedDict()  # oldest first
+        # guards: _keys, _published, and that a number is given and used at once. Before the
+        # history's.
         self._lock = Lock()
 
     def open(self, rule_for: Callable[[str], ChannelRule]) -> None:
@@ -59,9 +64,14 @@ class MemoryHistory:
         keys: Sequence[str | None] | None = None,
         ends: bool = False,
         skip: int = 0,
+        once: Sequence[str] = (),
     ) -> Span:
         """Number and keep messages; return their numbers."""
         with self._lock:
+            for each in once:
+                self._published[each] = None
+                if len(self._published) > _MOST_PUBLISHED:
+                    del self._published[next(iter(self._published))]
             position, _ = self._kept.position(channel)
             first = position.seq + skip + 1
             frames = [text_frame(number(text, seq)) for seq, text in enumerate(texts, first)]
@@ -71,6 +81,11 @@ class MemoryHistory:
                 if key is not None:
                     self._keys.setdefault(channel, {})[key] = seq
             return Span(position.epoch, first, first + len(texts) - 1)
+
+    def has_published(self, once: str) -> bool:
+        """Return whether a message was appended with this text."""
+        with self._lock:
+            return once in self._published
 
     def read(
         self,

@@ -177,7 +177,10 @@ class Recorder:
         """Number and keep messages of one channel; return those to be delivered before."""
         skip, missed = self._lost.get(channel, 0), list[Publication]()
         texts, ends = [each.text for each in group], group[-1].ends_channel
-        span = self._try(lambda: self._store.append(channel, texts, ends=ends, skip=skip))
+        once = [each.once for each in group if each.once]
+        span = self._try(
+            lambda: self._store.append(channel, texts, ends=ends, skip=skip, once=once)
+        )
         if span is None:
             self._leave_unnumbered(channel, group)
             return []

@@ -75,7 +75,10 @@ class Actions(Protocol):
         """Unsubscribe a client from a channel."""
 
     def publish(self, connection: Connection, request: Publish) -> None:
-        """Send data to a channel, as an event, at a client's cost."""
+        """Send data to a channel, as an event, at a client's cost.
+
+        With an idempotency key, unless a store says that a hub before this one has done so.
+        """
 
     def read(self, request: ReadHistory) -> Page:
         """Return a page of kept messages."""

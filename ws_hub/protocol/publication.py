@@ -96,6 +96,7 @@ class Publication:
         epoch: the numbering of `seq`, where a store has numbered it.
         key: its key in a keyed channel, else "".
         deletes: whether it deletes that key.
+        once: what a client's repetition of it has in common with it, else "".
     """
 
     text: bytes
@@ -111,6 +112,7 @@ class Publication:
     epoch: str = ""
     key: str = ""
     deletes: bool = False
+    once: str = ""
 
     @property
     def waits(self) -> bool:

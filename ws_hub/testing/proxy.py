@@ -15,6 +15,7 @@ __all__ = ["FaultProxy"]
 
 _TIMEOUT = 15.0  # seconds of a wait that only a failure reaches
 _PIECE = 65536  # bytes
+_SEGMENT = 1448  # bytes
 
 _End = Literal["reset", "fin"]
 
@@ -36,6 +37,8 @@ class FaultProxy:
     Args:
         host: the server's address.
         port: the server's port.
+        buffer: bytes that the kernel holds of what the server sends, about; None for its own
+            choice, of megabytes. With a few a client that is held up is soon behind.
 
     Attributes:
         host: the proxy's address.
@@ -47,12 +50,13 @@ class FaultProxy:
         accepted: how many connections have reached the server so far.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, buffer: int | None = None) -> None:
         self.latency = 0.0
         self.rate: float | None = None
         self.chop = _PIECE
         self.accepted = 0
         self._target = (host, port)
+        self._buffer = buffer
         # guards: _holed, _links; waited on for a heal or an end. Taken before a link's lock.
         self._changed = threading.Condition()
         self._holed = False
@@ -173,7 +177,7 @@ class FaultProxy:
 
     def _connect(self, near: socket.socket) -> None:
         try:
-            far = socket.create_connection(self._target, _TIMEOUT)
+            far = self._dial()
         except OSError:
             _reset(near)
             return
@@ -184,6 +188,22 @@ class FaultProxy:
             threads.start("ws-hub:proxy:pump", self._pump, link, *ends)
             for ends in ((near, far), (far, near))
         ]
+
+    def _dial(self) -> socket.socket:
+        if self._buffer is None:
+            return socket.create_connection(self._target, _TIMEOUT)
+        family = socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET
+        far = socket.socket(family)
+        try:
+            far.settimeout(_TIMEOUT)
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
+            # The server's kernel holds a number of segments, which loopback makes very large.
+            far.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
+            far.connect(self._target)
+        except OSError:
+            far.close()
+            raise
+        return far
 
     # --- pumping threads -------------------------------------------------------------------
 

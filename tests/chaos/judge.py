@@ -1,0 +1,237 @@
+"""The judge: compares what each client received with what the store holds.
+
+Numbers (`seq`) are the truth: of a client and a channel they must rise by one, but for gaps
+that the client was told, each of the size that it was told. What is no longer kept in the
+store is known from those that have received it: one number says the same to all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.plan import FIRM, LOOSE, parts_of
+from tests.chaos.record import Record, Track
+
+__all__ = ["Accepted", "Count", "Verdict", "judge"]
+
+Stored = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass
+class Count:
+    """What one kind of client makes: messages received, and what is wrong with them."""
+
+    clients: int = 0
+    messages: int = 0
+    silent: int = 0
+    duplicates: int = 0
+    disordered: int = 0
+    told: int = 0
+    untrue: int = 0
+    ghosts: int = 0
+
+    @property
+    def faults(self) -> int:
+        """How much of it is wrong."""
+        return self.silent + self.duplicates + self.disordered + self.untrue + self.ghosts
+
+    def add(self, other: Count) -> None:
+        for name in vars(other):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A message of a publisher in the server: its value, its channel, when it was accepted."""
+
+    value: int
+    channel: str
+    at: float
+
+
+@dataclass
+class Verdict:
+    """What was found.
+
+    Attributes:
+        kinds: the counts of each kind of client.
+        complaints: whatever else is wrong.
+        lost_at_kills: how many messages a kill has lost before they were committed.
+        oldest_lost: how long before its kill the first of them was accepted, in seconds.
+    """
+
+    kinds: dict[str, Count] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    lost_at_kills: int = 0
+    oldest_lost: float = 0.0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.complaints and not any(each.faults for each in self.kinds.values())
+
+
+def judge(
+    records: Sequence[Record],
+    living: Iterable[str],
+    stored: Stored,
+    accepted: Sequence[Accepted],
+    remote: Sequence[tuple[str, int]],
+    kills: Sequence[float],
+) -> Verdict:
+    """Compare all that was received, accepted and kept.
+
+    Args:
+        records: the clients.
+        living: the users that are there at the end.
+        stored: of each channel `first`, `last`, and `messages`: number and value of each.
+        accepted: what publishers in the server had accepted.
+        remote: channel and value of what clients published, each once.
+        kills: when the server was killed.
+    """
+    verdict, living = Verdict(), set(living)
+    known = _known(records, stored, verdict)
+    for record in records:
+        count = verdict.kinds.setdefault(record.kind, Count())
+        count.clients += 1
+        for channel, track in record.tracks.items():
+            count.add(_of_track(track, stored[channel]["first"], stored[channel]["last"]))
+        count.ghosts += len(living ^ set(record.present)) + _doubled(record.present)
+        verdict.complaints += [f"{record.name}: {each}" for each in record.complaints]
+    _judge_remote(remote, known, stored, verdict)
+    _judge_accepted(accepted, known, stored, kills, verdict)
+    return verdict
+
+
+def _doubled(names: Sequence[Any]) -> int:
+    return len(names) - len(set(names))
+
+
+def _known(
+    records: Sequence[Record], stored: Stored, verdict: Verdict
+) -> dict[str, dict[int, int]]:
+    """Return what each number of each channel says; complain where that is disputed."""
+    known: dict[str, dict[int, int]] = {}
+    for channel, kept in stored.items():
+        numbers = [seq for seq, _ in kept["messages"]]
+        if numbers != list(range(kept["first"], kept["last"] + 1)):
+            verdict.complaints.append(f"the store leaves out numbers of {channel}")
+        says = known[channel] = dict(kept["messages"])
+        for record in records:
+            track = record.tracks[channel]
+            others = 0
+            for seq, value in zip(track.seqs, track.values, strict=True):
+                if seq in says or seq < kept["first"]:
+                    others += says.setdefault(seq, value) != value
+                else:
+                    others += 1
+            if others:
+                verdict.complaints.append(
+                    f"{record.name} has {others} messages of {channel} that are none for others"
+                )
+        value_counts = Counter(says.values())
+        doubled = sum(1 for number in value_counts.values() if number > 1)
+        if doubled:
+            verdict.complaints.append(f"{doubled} messages of {channel} are kept more than once")
+    return known
+
+
+def _of_track(track: Track, kept: int, last: int) -> Count:
+    """Return what one client received of one channel, from its first number to the last.
+
+    `kept` is the oldest number that is kept at the end, and so could be had at any time.
+    """
+    count = Count(messages=len(track.seqs), told=len(track.gaps))
+    at, seen, gaps = 0, set[int](), iter([*track.gaps, None])
+    gap = next(gaps)
+    for place, seq in enumerate([*track.seqs, last + 1]):
+        told: list[int | None] = []
+        while gap is not None and gap[0] <= place:
+            told.append(gap[1])
+            gap = next(gaps)
+        if seq in seen:
+            count.duplicates += 1
+            count.untrue += len(told)
+            continue
+        if seq <= at:
+            count.disordered += 1
+            count.untrue += len(told)
+            continue
+        seen.add(seq)
+        _judge_gap(seq - at - 1, told, count)
+        if told and seq - 1 >= kept:
+            count.untrue += 1
+        at = seq
+    return count
+
+
+def _judge_gap(missing: int, told: Sequence[int | None], count: Count) -> None:
+    """Compare how many numbers are missing with what the client was told there."""
+    if not told:
+        count.silent += missing
+    elif None in told:  # some, it was told
+        count.untrue += not missing
+    elif sum(each or 0 for each in told) != missing:
+        count.untrue += 1
+
+
+def _judge_remote(
+    remote: Sequence[tuple[str, int]],
+    known: Mapping[str, Mapping[int, int]],
+    stored: Stored,
+    verdict: Verdict,
+) -> None:
+    """Look for what clients published with success and nobody has."""
+    for channel, says in known.items():
+        values = set(says.values())
+        lacking = [value for where, value in remote if where == channel and value not in values]
+        if len(lacking) > stored[channel]["last"] - len(says):  # what nobody has may be these
+            verdict.complaints.append(
+                f"{len(lacking)} messages of clients were accepted in {channel}, and are not there"
+            )
+
+
+def _judge_accepted(
+    accepted: Sequence[Accepted],
+    known: Mapping[str, Mapping[int, int]],
+    stored: Stored,
+    kills: Sequence[float],
+    verdict: Verdict,
+) -> None:
+    """Look for what the server accepted of itself, and did not keep although it lived on."""
+    values = {channel: set(says.values()) for channel, says in known.items()}
+    for channel, says in known.items():
+        _judge_order(channel, says, verdict)
+        if len(says) < stored[channel]["last"]:
+            values.pop(channel)  # nobody knows all of it
+    for each in accepted:
+        if each.channel not in values or each.value in values[each.channel]:
+            continue
+        publisher, number = parts_of(each.value)
+        kill = next((kill for kill in kills if kill >= each.at), None)
+        if publisher == FIRM or kill is None:
+            verdict.complaints.append(f"{number} of {each.channel} was kept, and is not there")
+            continue
+        verdict.lost_at_kills += 1
+        verdict.oldest_lost = max(verdict.oldest_lost, kill - each.at)
+        later = (LOOSE, number // 1_000_000)
+        if any(value > each.value and _life_of(value) == later for value in values[each.channel]):
+            verdict.complaints.append(f"{number} of {each.channel} is lost, and later ones not")
+
+
+def _life_of(value: int) -> tuple[int, int]:
+    publisher, number = parts_of(value)
+    return publisher, number // 1_000_000
+
+
+def _judge_order(channel: str, says: Mapping[int, int], verdict: Verdict) -> None:
+    """Complain where the numbers of one publisher do not rise with the channel's."""
+    newest: dict[int, int] = {}
+    for seq in sorted(says):
+        publisher, number = parts_of(says[seq])
+        if number < newest.get(publisher, 0):  # the same one again is complained of elsewhere
+            verdict.complaints.append(f"{number} of publisher {publisher} is late in {channel}")
+        newest[publisher] = number
