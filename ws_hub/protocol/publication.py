@@ -27,6 +27,7 @@ __all__ = [
     "publish",
     "restored",
     "skip",
+    "without_data",
 ]
 
 
@@ -96,6 +97,7 @@ class Publication:
         epoch: the numbering of `seq`, where a store has numbered it.
         key: its key in a keyed channel, else "".
         deletes: whether it deletes that key.
+        former: the frame of what it replaces in a keyed channel; b"" for nothing.
     """
 
     text: bytes
@@ -111,6 +113,7 @@ class Publication:
     epoch: str = ""
     key: str = ""
     deletes: bool = False
+    former: bytes = b""
 
     @property
     def waits(self) -> bool:
@@ -151,6 +154,17 @@ def skip(publication: Publication, seconds: float) -> Publication:
     Without it the client would take the missing number for a loss.
     """
     message = Message(MessageType.SKIP, channel=publication.channel, seq=publication.seq)
+    return _in_place(publication, message, seconds)
+
+
+def without_data(publication: Publication, seconds: float) -> Publication:
+    """Return what deletes a key, for those that had its value and do not get the new one."""
+    channel, key, seq = publication.channel, publication.key, publication.seq
+    message = Message(MessageType.EVENT, channel=channel, key=key, seq=seq)
+    return _in_place(publication, message, seconds)
+
+
+def _in_place(publication: Publication, message: Message, seconds: float) -> Publication:
     frame = text_frame(text := encode(message, seconds))
     channel, overflow, key = publication.channel, publication.overflow, publication.key
     return Publication(text, frame, frame, channel, overflow, seq=publication.seq, key=key)
