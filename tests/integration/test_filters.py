@@ -163,7 +163,7 @@ def test_data_is_looked_at_once_and_only_where_there_is_a_filter() -> None:
             filter = {"level": [LEVELS[index % 3]]}
             peer.say(type="subscribe", channel="log", filter=filter)
             peer.say(type="subscribe", channel="news")
-        hub.settle()
+            hub.settle()
         hub.send_to_channel("news", Message("log", data={"level": "info"}))
         hub.broadcast(Message("log", data={"level": "info"}))
         hub.settle()
@@ -175,6 +175,7 @@ def test_data_is_looked_at_once_and_only_where_there_is_a_filter() -> None:
         peers[0].messages()
         for peer in peers:
             peer.say(type="unsubscribe", channel="log")
+        hub.settle()
         peers[0].say(type="subscribe", channel="log")
         hub.send_to_channel("log", Message("log", data={"level": "info"}))
         hub.settle()
