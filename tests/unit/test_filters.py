@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ws_hub.config import ChannelRule
+from ws_hub.connection.outbox import Room
 from ws_hub.hub.filtering import Look, Sieve
-from ws_hub.hub.history import Piece
-from ws_hub.hub.subscriptions import Group
+from ws_hub.hub.history import History, Piece
+from ws_hub.hub.replay import Replays
+from ws_hub.hub.subscriptions import ChannelMap, Group
 from ws_hub.protocol.filters import Filter, fields_of, filter_of
 from ws_hub.protocol.frames import payload_of, split, text_frame
 from ws_hub.protocol.message import (
@@ -391,3 +395,155 @@ def test_a_group_that_is_told_nothing_is_told_a_number_now_and_then() -> None:
     # A number that falls is told at once: the numbering has begun again.
     look = Look([state("info", 1)])
     assert look.told(group, [], 20)
+
+
+# --- what it costs -------------------------------------------------------------------------
+
+
+class Viewer:
+    """Takes every piece, and notes what it is charged."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.bytes = 0
+        self.seconds: list[float] = []
+        self.rest = 0.0
+
+    def offer_piece(self, frames: bytes, messages: int, drained: Callable[[], None]) -> Room:
+        assert frames
+        self.pieces.append(frames)
+        return Room.TAKEN
+
+    def charge_bytes(self, count: int) -> float:
+        self.bytes += count
+        return self.rest
+
+    def charge_processing(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+    def count_skipped(self, messages: int) -> None:
+        raise AssertionError("nothing was replaced")
+
+
+class Stage:
+    """Replays of a channel with many blocks, on a clock that each look at it moves."""
+
+    def __init__(self, *, tick: float) -> None:
+        self.now = 0.0
+        self.tick = tick
+        rule = ChannelRule(pattern="*", history_messages=5000, history_bytes=1 << 24)
+        self.history = History(lambda channel: rule, new_epoch=lambda: "epoch")
+        for first in range(1, 4001, 1000):
+            levels = ["error" if seq % 100 == 0 else "info" for seq in range(first, first + 1000)]
+            self.history.extend("a", frames(*levels, first=first), 0.0)
+        self.channels: ChannelMap[Any] = ChannelMap()
+        self.replays = Replays(
+            self.history,
+            self.channels,
+            watch=lambda fd, call: True,
+            unwatch=lambda fd, call: None,
+            awake=lambda: None,
+            clock=self.clock,
+        )
+
+    def clock(self) -> float:
+        self.now += self.tick
+        return self.now
+
+    def begin(self, *, behind: bool = False, values: tuple[str, ...] = ("error",)) -> Viewer:
+        viewer = Viewer()
+        self.channels.enter(viewer)
+        subscription = self.channels.add(viewer, "a", 10)
+        assert subscription is not None
+        self.channels.set_filter(subscription, Filter({"level": values}))
+        subscription.recovers = True
+        self.replays.begin(subscription, "epoch", 0, behind=behind)
+        return viewer
+
+
+def test_a_filtered_replay_is_charged_for_all_that_it_looks_through() -> None:
+    stage = Stage(tick=0.0)
+    viewer = stage.begin()
+    assert viewer.pieces == []  # a look at so much is not for the moment of the request
+    assert list(stage.replays.turn()) == []
+    size = sum(len(frame) for _, frame in stage.history.frames("a", 1, 5000))
+    numbers = b"".join(viewer.pieces).count(b'"skip"')
+    assert size <= viewer.bytes <= size + numbers * 100
+    assert len(viewer.seconds) == len(viewer.pieces) > 5
+    assert sum(viewer.seconds) > 0
+    found = [decode(payload_of(each).decode()) for each in split(b"".join(viewer.pieces))]
+    assert [each.seq for each in found if each.type == "log"] == list(range(100, 4001, 100))
+    assert not stage.replays.holds(viewer)
+
+
+def test_a_filtered_replay_in_debt_rests_like_any_other() -> None:
+    stage = Stage(tick=0.0)
+    viewer = stage.begin()
+    viewer.rest = 5.0
+    assert list(stage.replays.turn()) == []
+    assert (viewer.pieces, stage.replays.holds(viewer)) == ([], True)
+    viewer.rest = 0.0
+    stage.now += 5.0
+    assert list(stage.replays.turn()) == []
+    assert not stage.replays.holds(viewer)
+
+
+def test_a_replay_that_nobody_asked_for_costs_its_client_nothing() -> None:
+    stage = Stage(tick=0.0)
+    viewer = stage.begin(behind=True)
+    assert list(stage.replays.turn()) == []
+    assert (viewer.bytes, viewer.seconds) == (0, [])
+    assert viewer.pieces
+
+
+def test_a_turn_looks_at_one_piece_more_than_its_time_at_most() -> None:
+    stage = Stage(tick=1.0)  # each look at the clock finds the turn's time over
+    viewers = [stage.begin(values=("error", str(index))) for index in range(3)]
+    turns = 0
+    while any(map(stage.replays.holds, viewers)):
+        before = sum(len(viewer.seconds) for viewer in viewers)
+        assert list(stage.replays.turn()) == []
+        assert sum(len(viewer.seconds) for viewer in viewers) - before <= 1
+        turns += 1
+    assert turns >= 3 * 6
+
+
+def test_a_replay_of_which_nothing_passes_ends_and_says_where() -> None:
+    stage = Stage(tick=0.0)
+    viewer = stage.begin(values=("nothing",))
+    assert list(stage.replays.turn()) == []
+    found = [decode(payload_of(each).decode()) for each in split(b"".join(viewer.pieces))]
+    assert {each.type for each in found} == {"skip"}
+    assert found[-1].seq == 4000
+
+
+# --- groups --------------------------------------------------------------------------------
+
+
+def group_sizes(channels: ChannelMap[str]) -> dict[Any, list[str]]:
+    _, groups = channels.listeners("a")
+    return {group.filter: [each.subscriber for each in members] for group, members in groups}
+
+
+def test_subscriptions_with_equal_filters_are_one_group_until_they_end() -> None:
+    channels: ChannelMap[str] = ChannelMap()
+    one, other = Filter({"level": ["error"]}), Filter({"level": ["info"]})
+    made = {}
+    for name in ("ann", "bob", "cid", "dan"):
+        channels.enter(name)
+        made[name] = channels.add(name, "a", 10)
+        assert made[name] is not None
+    assert channels.listeners("a")[1] == []
+    for name, filter in (("ann", one), ("bob", Filter({"level": ["error"]})), ("cid", other)):
+        channels.set_filter(made[name], filter)  # type: ignore[arg-type]
+    assert group_sizes(channels) == {one: ["ann", "bob"], other: ["cid"]}
+    channels.set_filter(made["bob"], other)  # type: ignore[arg-type]
+    assert group_sizes(channels) == {one: ["ann"], other: ["cid", "bob"]}
+    channels.set_filter(made["cid"], None)  # type: ignore[arg-type]
+    channels.leave("ann")
+    assert group_sizes(channels) == {other: ["bob"]}
+    channels.remove("bob", "a")
+    assert group_sizes(channels) == {}
+    channels.set_filter(made["bob"], one)  # type: ignore[arg-type]
+    assert group_sizes(channels) == {}  # it has ended
+    assert channels.listeners("nothing") == ([], [])

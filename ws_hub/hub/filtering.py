@@ -82,6 +82,7 @@ class Look:
         """Return what tells the last number."""
         if self._skip is None:
             self._skip = skip(self._run[-1], time.time())
+            self._skip.overflow = "drop"  # nobody is cut for want of room for it
         return self._skip
 
 
