@@ -45,8 +45,8 @@ class Payer(Protocol):
 class Delivery:
     """What a publish did, when the hub thread had dispatched it.
 
-    Subscribers that are neither `queued` nor `dropped` are excluded, or get it by the replay
-    that they are in; or they are behind in a channel that may leave messages out, and get it
+    Subscribers that are neither `queued` nor `dropped` are excluded, have a filter that it does
+    not pass, or get it by the replay that they are in; or they are behind in a channel that may leave messages out, and get it
     later, or a newer one.
 
     Args:
