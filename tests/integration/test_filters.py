@@ -419,6 +419,83 @@ def test_a_full_outbox_is_told_by_lagged_as_ever() -> None:
         assert hub.stats().dropped == 1
 
 
+class Follower:
+    """A client that follows `log` with a filter, by its position, and what it has to get."""
+
+    def __init__(self, hub: SteppedHub, wanted: list[str]) -> None:
+        self.hub = hub
+        self.wanted = wanted
+        self.peer = hub.join()
+        self.position: dict[str, Any] = {}
+        self.got: list[int] = []
+        self.due: list[int] = []
+        self.subscribe(since=0)
+
+    def subscribe(self, **position: Any) -> None:
+        filter = {"level": self.wanted}
+        self.peer.say(type="subscribe", channel="log", id=1, filter=filter, **position)
+        self.read()
+
+    def come_back(self) -> None:
+        self.peer.leave()
+        self.peer = self.hub.join()
+        self.subscribe(**self.position)
+
+    def read(self) -> None:
+        self.hub.settle()
+        for message in self.peer.messages():
+            if message["type"] == "ack":
+                data = message["data"]
+                self.position["epoch"] = data["epoch"]
+                if not data["replayed"]:
+                    self.position["since"] = data["seq"]
+                continue
+            assert message["seq"] > self.position.get("since", 0), "out of order, or twice"
+            self.position["since"] = message["seq"]
+            if message["type"] == "log":
+                self.got.append(message["seq"])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_each_follower_gets_what_passes_its_filter_of_that_time_once(seed: int) -> None:
+    draw = random.Random(SEED + seed)
+    seq, levels = 0, dict[int, str]()
+    with SteppedHub(rules=RULES) as hub:
+        followers = [Follower(hub, draw.sample(LEVELS, draw.randint(1, 3))) for _ in range(4)]
+        for _ in range(60):
+            one = draw.choice(followers)
+            what = draw.randrange(4)
+            if what == 0:
+                one.peer.leave()  # what is published meanwhile it gets later
+            for _ in range(draw.choice([1, 3, 30])):
+                seq += 1
+                level = levels[seq] = draw.choice(LEVELS)
+                text = "x" * draw.choice([10, 2000])
+                hub.send_to_channel("log", Message("log", data={"level": level, "text": text}))
+                for each in followers:
+                    if level in each.wanted:
+                        each.due.append(seq)
+                if draw.random() < 0.3:
+                    hub.turn()
+            hub.settle()
+            if what == 0:
+                one.come_back()
+                assert one.position["since"] == seq
+            elif what == 1:
+                one.read()
+                one.wanted = draw.sample(LEVELS, draw.randint(1, 3))
+                since = one.position["since"]
+                if draw.random() < 0.5:
+                    one.due += [n for n in range(since + 1, seq + 1) if levels[n] in one.wanted]
+                    one.subscribe(**one.position)
+                else:
+                    one.subscribe()
+                assert one.position["since"] == seq
+            for each in followers:
+                each.read()
+                assert each.got == each.due
+
+
 # --- clients that are behind ---------------------------------------------------------------
 
 

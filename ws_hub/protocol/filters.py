@@ -138,13 +138,16 @@ def _size(value: object) -> int:
 
 def fields_of(text: bytes) -> dict[str, Any] | None:
     """Return the fields of an encoded message's data; None for data that is no object."""
-    found = text.decode()
-    match = _BEFORE_DATA.match(found)
-    if match is not None and match[1] is None:  # a line of output: nothing is parsed
-        return None
     try:
-        # What another program has put into a store may have its fields in another order.
-        data = json.loads(found).get("data") if match is None else _decode(found, match.start(1))[0]
+        found = text.decode()
+        match = _BEFORE_DATA.match(found)
+        if match is None:  # another program's, in a store: its fields may be in another order
+            message = json.loads(found)
+            data = message.get("data") if isinstance(message, dict) else None
+        elif match[1] is None:  # a line of output, mostly: it is not parsed
+            return None
+        else:
+            data, _ = _decode(found, match.start(1))
     except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None

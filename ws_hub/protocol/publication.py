@@ -46,8 +46,8 @@ class Delivery:
     """What a publish did, when the hub thread had dispatched it.
 
     Subscribers that are neither `queued` nor `dropped` are excluded, have a filter that it does
-    not pass, or get it by the replay that they are in; or they are behind in a channel that may leave messages out, and get it
-    later, or a newer one.
+    not pass, or get it by the replay that they are in; or they are behind in a channel that may
+    leave messages out, and get it later, or a newer one.
 
     Args:
         seq: its number (of several pieces that of the last) in a channel that keeps history;
