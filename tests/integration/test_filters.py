@@ -33,7 +33,7 @@ SEED = 20261127
 LEVELS = ["debug", "info", "warning", "error"]
 ERRORS = {"level": ["error"]}
 RULES = [
-    ChannelRule(pattern="log", history_messages=1000),
+    ChannelRule(pattern="log", history_messages=1000, history_bytes=1 << 26),
     ChannelRule(pattern="short", history_messages=10),
     ChannelRule(pattern="board", keyed=True),
     ChannelRule(pattern="latest", overflow="latest"),
@@ -403,20 +403,33 @@ def test_a_client_without_positions_is_told_no_numbers(memory: Live) -> None:
         assert told == [("skip", 1), *[("skip", 1 + 5 * each) for each in range(1, 5)]]
 
 
-def test_a_full_outbox_is_told_by_lagged_as_ever() -> None:
-    with SteppedHub(rules=RULES, outbox_messages=4) as hub:
-        peer = hub.join(buffer=4096)
-        peer.say(type="subscribe", channel="log", id=1, filter=ERRORS)
-        hub.settle()
-        peer.messages()
-        peer.fill()
-        for index in range(40):
-            data = {"level": LEVELS[index % 4]}
-            hub.send_to_channel("log", Message("log", data=data))
-            hub.turn()
-        (client,) = hub.all_clients()
-        assert client.dropped == 1  # the fifth that passes; nothing after it was to be sent
-        assert hub.stats().dropped == 1
+def test_a_full_outbox_is_told_by_lagged_and_the_rest_follows() -> None:
+    levels = [LEVELS[index % 4] for index in range(1000)]
+    with live(rules=RULES, outbox_messages=16) as hub, hub.peer(rcvbuf=4096) as peer:
+        answer = subscribe(peer, "log", filter=ERRORS)
+        client = hub.client()
+        for level in levels:
+            data = {"level": level, "text": "x" * 50_000}
+            hub.hub.send_to_channel("log", Message("log", data=data), wait=TIMEOUT)
+            if client.dropped:
+                break
+        log(hub, *levels[:100])
+        hub.hub.send_to_channel("log", Message("log", data={"level": "info"}), wait=TIMEOUT)
+        assert client.dropped == hub.hub.stats().dropped == 1  # nothing is sent after it
+        found = []
+        while True:
+            message = peer.recv_json()
+            if message["type"] == "lagged":
+                break
+            found.append(message["seq"])
+        last = found[-1]
+        assert message["seq"] == last + 3  # what lies between does not pass
+        position = {"since": last, "epoch": answer["epoch"]}
+        again, before = subscribe_live(peer, filter=ERRORS, **position)
+        assert (before, again["recovered"]) == ([], True)
+        mark(hub)
+        found += [each["seq"] for each in until_mark(peer) if each["type"] == "log"]
+        assert found == list(range(4, again["seq"] + 1, 4))
 
 
 class Follower:
