@@ -319,3 +319,103 @@ def test_tabs_that_come_and_go_miss_nothing_and_get_nothing_twice(
     page.wait_for(f"tabs.every((tab) => !tab.subscription || tab.next === {number + 2})")
     assert page.eval("faults") == []
     assert len(hub.all_clients()) == 1
+
+
+# --- filters -------------------------------------------------------------------------------
+
+
+def log(hub: Hub, *levels: str, channel: str = "kept", key: str = "") -> None:
+    for level in levels:
+        hub.send_to_channel(channel, Message("log", data={"level": level}, key=key))
+
+
+LEVELS = """JSON.stringify(seen.filter((data) => data.level !== "end").map((data) => data.level))"""
+
+
+def until_end(hub: Hub, page: Page, channel: str = "kept") -> Any:
+    """Publish what passes every filter, and wait for it; return the levels before that."""
+    before = page.eval("seen.filter((data) => data.level === 'end').length")
+    log(hub, "end", channel=channel)
+    page.wait_for(f"seen.filter((data) => data.level === 'end').length === {before + 1}")
+    return json.loads(page.eval(LEVELS))
+
+
+def test_a_tab_with_a_filter_gets_what_passes_and_the_others_everything(
+    hub: Hub, first: Page, second: Page
+) -> None:
+    log(hub, "error", "info")
+    first.eval("watch('kept', {since: 0}).ready.then(() => {})")
+    filter = "{since: 0, filter: {level: ['error', 'end']}}"
+    second.eval(f"(window.sub = watch('kept', {filter})).ready.then(() => {{}})")
+    log(hub, "info", "error", "debug")
+    everything = ["error", "info", "info", "error", "debug"]
+    assert until_end(hub, second) == ["error", "error"]
+    first.wait_for("seen.length === 6")
+    assert json.loads(first.eval(LEVELS)) == everything
+    assert second.eval("sub.seq") == 6
+    # Its connection comes back, and each tab goes on where it was.
+    (client,) = hub.all_clients()
+    client.close()
+    log(hub, "info", "error", "info")
+    assert until_end(hub, second) == ["error"] * 3
+    first.wait_for("seen.length === 10")
+    assert first.eval("told.filter(([what]) => what === 'gap')") == []
+    assert second.eval("told.filter(([what, , missed]) => what === 'gap' || missed)") == []
+    # A tab that closes its subscription has no filter any more.
+    second.eval("sub.close(); seen.length = 0; watch('kept').ready.then(() => {})")
+    log(hub, "info")
+    assert until_end(hub, second) == ["info"]
+    assert len(hub.all_clients()) == 1
+
+
+def test_a_filter_without_history_and_a_bad_one_are_as_without_a_worker(
+    hub: Hub, first: Page, second: Page
+) -> None:
+    second.eval("watch('news').ready.then(() => {})")
+    first.eval("watch('news', {filter: {level: ['error', 'end', true]}}).ready.then(() => {})")
+    hub.send_to_channel("news", Message("log", data={"level": 1}))
+    hub.send_to_channel("news", Message("log", data="error"))
+    hub.send_to_channel("news", Message("log", data=[{"level": "error"}]))
+    log(hub, "info", "error", channel="news")
+    assert until_end(hub, first, "news") == ["error"]
+    second.wait_for("seen.length === 6")
+    for bad in ("'error'", "{level: 'error'}", "{level: [{}]}", "{level: Array(65).fill(1)}"):
+        first.eval(f"void (window.other = watch('other', {{filter: {bad}}}))")
+        assert first.eval("other.ready.catch(({code}) => code)") == "bad_message", bad
+        first.eval("other.close()")
+    assert not hub.has_subscribers("other")
+
+
+def test_a_tab_with_a_filter_has_the_keys_whose_state_passes(page: Page, browser: Browser) -> None:
+    config = HubConfig(rules=(ChannelRule(pattern="board", keyed=True),))
+    with (
+        Hub(config) as hub,
+        serve(hub, port=0, app=page_app(hub)) as server,
+        Page(browser, beside=page) as other,
+    ):
+        for key, level in (("a", "error"), ("b", "info")):
+            log(hub, level, channel="board", key=key)
+        for tab, options in ((page, "{}"), (other, "{filter: {level: ['error']}}")):
+            start(tab, f"http://127.0.0.1:{server.port}/static/icon.svg")
+            tab.eval(f"""
+                import("/ws_hub_state.js").then(({{KeyedState}}) => {{
+                  window.changes = [];
+                  window.state = new KeyedState(client, "board", (values, key) => {{
+                    if (key) changes.push(key);
+                  }}, {options});
+                  window.keys = () => [...state.values.keys()].sort().join();
+                }})
+            """)
+        page.wait_for("keys() === 'a,b'")
+        other.wait_for("keys() === 'a'")
+        for key, level in (("b", "error"), ("a", "info"), ("c", "info"), ("a", "debug")):
+            log(hub, level, channel="board", key=key)
+        log(hub, "error", channel="board", key="d")
+        page.wait_for("keys() === 'a,b,c,d'")
+        other.wait_for("keys() === 'b,d'")
+        (client,) = hub.all_clients()
+        client.close()
+        log(hub, "info", channel="board", key="b")
+        log(hub, "error", channel="board", key="e")
+        other.wait_for("keys() === 'd,e'")
+        page.wait_for("keys() === 'a,b,c,d,e'")

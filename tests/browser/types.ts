@@ -11,7 +11,7 @@ import {
   waitAsked,
   webSocketUrl,
 } from "./ws_hub.js";
-import type {Message, State, Sync} from "./ws_hub.js";
+import type {Filter, Message, State, Sync} from "./ws_hub.js";
 import {SendBuffer, answerAsks} from "./ws_hub_requests.js";
 import {KeyedState} from "./ws_hub_state.js";
 import {AnsiParser, LineAssembler, WsHubLog} from "./static/ws_hub_log.js";
@@ -32,6 +32,8 @@ hub.history<string>("news", {sinceTime: new Date(), limit: 10}).then(({messages,
   console.log(messages.map(({data}) => data.length), seq + 1);
 });
 hub.subscribe("news", {sinceTime: Date.now() - 3600});
+const wanted: Filter = {level: ["error", 1, true, null]};
+hub.subscribe("log", {filter: wanted});
 const noMore: () => void = answerAsks<{name: string}>(hub, async ({name}) => name.length);
 const buffer = new SendBuffer(hub, {size: 10, overflow: "oldest"});
 const kept: boolean = buffer.send({type: "seen"});

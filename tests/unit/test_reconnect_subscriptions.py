@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ws_hub.protocol.message import Message
+from ws_hub.protocol.filters import Filter
+from ws_hub.protocol.message import Message, SubscribeMessage
 from ws_hub.reconnect.subscriptions import MessagesLost, Start, Subscriptions, Verdict
 
 
@@ -535,3 +536,79 @@ def test_the_exception_can_be_pickled_and_reads_well() -> None:
     error = pickle.loads(pickle.dumps(MessagesLost("a", 3, "no longer kept")))
     assert str(error) == "3 messages of channel 'a' are lost: no longer kept"
     assert str(MessagesLost("", None, "why")) == "some messages are lost: why"
+
+
+# --- filters -------------------------------------------------------------------------------
+
+ERRORS = Filter({"level": ["error"]})
+
+
+def with_filter(filter: Filter | None = ERRORS, **start: Any) -> Start:
+    return Start(filter=filter, **start)
+
+
+def filter_in(message: Message) -> Any:
+    assert isinstance(message, SubscribeMessage)
+    return message.filter
+
+
+def sparse(to: Message, seq: int, **data: Any) -> Message:
+    return ack(to, epoch="e1", seq=seq, replayed=0, recovered=True, sparse=True, **data)
+
+
+def test_a_filter_goes_with_every_request_for_its_channel() -> None:
+    subscriptions = Subscriptions()
+    (request,) = subscriptions.add("a", with_filter(since=0))
+    assert (filter_in(request), request.since) == (ERRORS.value, 0)
+    subscriptions.take(sparse(request, 10))
+    assert subscriptions.take(numbered(17)) == Verdict()  # no gap
+    (_, again) = subscriptions.open()
+    assert (filter_in(again), again.since, again.epoch) == (ERRORS.value, 17, "e1")
+    subscriptions.take(sparse(again, 30))
+    for _ in range(4):  # the fourth gives up what cannot be caught up with
+        (lagging,) = subscriptions.take(Message("lagged", channel="a", seq=30)).send
+        assert filter_in(lagging) == ERRORS.value
+        subscriptions.take(sparse(lagging, 30))
+    assert (lagging.last, lagging.since) == (0, None)
+
+
+def test_the_same_filter_again_is_no_request_and_another_goes_on_behind_the_position() -> None:
+    subscriptions = Subscriptions()
+    (request,) = subscriptions.add("a", with_filter())
+    subscriptions.take(sparse(request, 10))
+    assert subscriptions.add("a", with_filter(Filter({"level": ("error",)}))) == []
+    (request,) = subscriptions.add("a", with_filter(Filter({"level": ["info"]})))
+    assert (filter_in(request), request.since, request.epoch) == ({"level": ["info"]}, 10, "e1")
+    (request,) = subscriptions.add("a", Start())
+    assert (filter_in(request), request.since) == (None, 10)
+    assert subscriptions.add("a", Start()) == []
+
+
+def test_another_filter_before_the_first_answer_starts_where_the_first_was_to() -> None:
+    subscriptions = Subscriptions()
+    subscriptions.add("a", with_filter(since=0))
+    (request,) = subscriptions.add("a", Start())
+    assert (filter_in(request), request.since) == (None, 0)
+
+
+def test_another_filter_with_a_position_or_of_a_keyed_channel_starts_anew() -> None:
+    subscriptions = Subscriptions()
+    (request,) = subscriptions.add("a", with_filter())
+    subscriptions.take(sparse(request, 10))
+    leave, request = subscriptions.add("a", with_filter(None, last=3))
+    assert (leave.type, request.last, request.since) == ("unsubscribe", 3, None)
+    subscriptions.take(sparse(request, 10, keyed=True))
+    subscriptions.take(Message("event", channel="a", key="k", data=1, seq=11))
+    leave, request = subscriptions.add("a", with_filter())
+    assert (leave.type, request.last, request.since) == ("unsubscribe", None, None)
+    assert subscriptions.snapshot("a") == {}
+
+
+def test_a_filter_outlives_a_go_hub() -> None:
+    subscriptions = Subscriptions()
+    (request,) = subscriptions.add("a", with_filter())
+    subscriptions.take(sparse(request, 10))
+    subscriptions.open()
+    assert subscriptions.take(Message("pong")).lost
+    _, again = subscriptions.open()
+    assert (filter_in(again), again.since) == (ERRORS.value, None)

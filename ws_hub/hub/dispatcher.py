@@ -11,25 +11,31 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..config import ChannelRule
 from ..connection.fast_send import Reachable, send_to_each
+from ..protocol.filters import Filter
 from ..protocol.frames import text_frame
 from ..protocol.message import Message, MessageType, encode
 from ..protocol.presence import with_state
 from ..protocol.publication import Batch, Delivery, Publication, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
+from .filtering import Look
 from .history import Filled, Position, Range
 from .keyed import KeyedCursor, KeyedRange
 from .replay import REPLACED, Gap, Replays, Source, Viewer
 from .stats import Counters
 from .stores import Stores
-from .subscriptions import ChannelMap, Subscription
+from .subscriptions import ChannelMap, Group, Subscription
 
 __all__ = ["Activation", "Dispatcher", "Target"]
+
+# Numbers that a client with a filter is told none of, before it is told one: a position that is
+# far behind costs a replay when the client comes back, and may be no longer kept.
+_FAR = 64
 
 
 class Target(Reachable, Viewer, Protocol):
@@ -65,6 +71,7 @@ class Activation:
         last: how many of the newest messages it wants.
         id: of the request to be acked, else None.
         since_time: the POSIX time from which on it wants messages.
+        filter: which messages it wants; None for all.
     """
 
     subscription: Subscription[Any]
@@ -73,6 +80,12 @@ class Activation:
     last: int | None = None
     id: Id = None
     since_time: float | None = None
+    filter: Filter | None = None
+
+    @property
+    def names_position(self) -> bool:
+        """Whether it says what it wants of the past."""
+        return not (self.since is self.last is self.since_time is None)
 
 
 class Dispatcher:
@@ -130,38 +143,45 @@ class Dispatcher:
         self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
     ) -> Delivery:
         """Deliver publications of one call, alone, and return what that did."""
-        channel, exclude = publications[0].channel, publications[0].exclude
+        channel = publications[0].channel
         everybody = len(all_clients) if channel == "" else self._channels.count(channel)
-        targets = [each for each in self._targets(channel, all_clients) if each.id not in exclude]
+        reached: list[Any] = []
         missed: list[Any] = []
-        self._deliver(publications, all_clients, now, missed)
-        missed = [each for each in missed if each.id not in exclude]
+        self._deliver(publications, all_clients, now, (reached, missed))
         dropped = sum([not (publications[0].waits and each.replayable) for each in missed])
         kept = channel != "" and self._rule_for(channel).numbered
         seq = publications[-1].seq if kept else None
         if seq == 0 and not publications[-1].frame:
             return Delivery(None, everybody, 0, 0)  # it failed, which is logged: nobody has got it
         seq = seq or None  # 0: it was delivered, and its store could not keep it
-        return Delivery(seq, everybody, len(targets) - len(missed), dropped)
+        return Delivery(seq, everybody, len(reached) - len(missed), dropped)
 
     def _deliver(
         self,
         publications: Sequence[Publication],
         all_clients: Collection[Any],
         now: float,
-        missed: list[Any] | None = None,
+        watched: tuple[list[Any], list[Any]] | None = None,
     ) -> None:
-        """Deliver publications; the targets with a full outbox are added to `missed`."""
-        runs = []
+        """Deliver publications.
+
+        The targets that get some of `publications`, and those of them with a full outbox, are
+        added to the two lists of `watched`.
+        """
+        runs: list[Share] = []
+        channels = 0
         for channel, group in itertools.groupby(publications, key=lambda each: each.channel):
             numbered = self._number(list(group), now)  # first: it may end what is live
-            runs.append((self._targets(channel, all_clients), numbered))
+            runs += self._shares(channel, numbered, all_clients)
+            channels += 1
         delivered = 0
-        for targets, batch in _routes(runs, self._compression, self._without_excluded):
+        routes = _routes(runs, channels == 1, self._compression, self._without_excluded)
+        for targets, batch in routes:
             delivered += batch.messages * len(targets)
-            for target, refused in self._send(targets, batch):
-                if missed is not None:
-                    missed.append(target)
+            late = self._send(targets, batch)
+            if watched is not None:
+                _watch(watched, publications, targets, batch, late)
+            for target, refused in late:
                 delivered -= len(refused)
                 guarded(self._counters, self._refused, target, refused)
         self._overflow.settle()
@@ -186,10 +206,38 @@ class Dispatcher:
         self._counters.add("dropped", len(refused))
         return refused
 
-    def _targets(self, channel: str, all_clients: Collection[Any]) -> Collection[Any]:
+    def _shares(
+        self, channel: str, run: list[Publication], all_clients: Collection[Any]
+    ) -> list[Share]:
+        """Return the targets of messages of one channel: each target once, with what it gets."""
         if channel == "":
-            return all_clients
-        return [each.subscriber for each in self._channels.subscriptions(channel) if each.live]
+            return [(all_clients, run)]
+        subscriptions, groups = self._channels.listeners(channel)
+        if not groups:
+            return [([each.subscriber for each in subscriptions if each.live], run)]
+        rest = [each.subscriber for each in subscriptions if each.live and each.filter is None]
+        return [(rest, run), *self._filtered(channel, run, groups)] if run else []
+
+    def _filtered(
+        self,
+        channel: str,
+        run: list[Publication],
+        groups: Sequence[tuple[Group[Any], list[Subscription[Any]]]],
+    ) -> Iterator[Share]:
+        """Yield the targets with filters, those with equal ones together."""
+        look, far = Look(run), self._far(channel)
+        for group, members in groups:
+            passing = look.passing(group.filter)
+            is_told = look.told(group, passing, far)
+            if passing:
+                yield [each.subscriber for each in members if each.live], passing
+            elif is_told:
+                told = [each.subscriber for each in members if each.live and each.recovers]
+                yield told, [look.skip()]
+
+    def _far(self, channel: str) -> int:
+        rule = self._rule_for(channel)
+        return min(_FAR, (rule.max_keys if rule.keyed else rule.history_messages) // 2)
 
     def _number(self, run: list[Publication], now: float) -> list[Publication]:
         """Number and keep the messages of one channel, if it keeps any.
@@ -342,15 +390,17 @@ class Dispatcher:
             self._answer(request, _nothing(False))
             return
         # An `id` or a position is of one that speaks our extensions, and understands `lagged`.
-        positions = request.since, request.last, request.since_time
-        named = any(each is not None for each in positions)
-        subscription.recovers = subscription.recovers or named or request.id is not None
+        named = request.names_position or request.id is not None
+        subscription.recovers = subscription.recovers or named
+        changed = subscription.filter != request.filter
+        if changed:
+            self._channels.set_filter(subscription, request.filter)
         if not self._rule_for(channel).numbered:
             # Unless its client is behind, and gets what waits for it first.
             subscription.live = self._replays.position(subscription) is None
             self._answer(request, _nothing(not request.since), presence)
             return
-        missed = self._missed(request)
+        missed = self._missed(request, changed)
         self._answer(request, missed, presence)
         if missed.messages and target.replayable:
             source = None
@@ -361,18 +411,22 @@ class Dispatcher:
             self._replays.end(subscription)
             subscription.live = True
 
-    def _missed(self, request: Activation) -> Range:
+    def _missed(self, request: Activation, changed: bool) -> Range:
         """Return what a subscription is to get before it is live.
 
         Nothing for one that is live, or on its way there, when it asks for what it has
         been sent; it is sent again only to one that names a position, and so says what it
-        has of that (FAULTS 117).
+        has of that (FAULTS 117). One whose filter has changed has been sent something else:
+        it gets what it asks for, and in a keyed channel another state.
         """
         subscription, since = request.subscription, request.since
         channel = subscription.channel
         reached = self._replays.position(subscription)
         under_way = subscription.live or reached is not None
         rule = self._rule_for(channel)
+        if changed and rule.keyed and subscription.after is not None:
+            subscription.after = 0
+            return replace(self._keyed.locate(channel, since=0), recovered=False)
         timed = request.since_time is not None and not rule.keyed  # keys are not kept by time
         every = rule.replay or rule.keyed
         if since is None and request.last is None and not timed and every:
@@ -383,11 +437,12 @@ class Dispatcher:
             store = self._keyed if rule.keyed else self._history
             found = store.locate(channel, since=since, epoch=request.epoch, last=request.last)
         known = subscription.after
-        if under_way and known is not None and not (since or request.epoch):
+        anew = changed and request.names_position
+        if under_way and known is not None and not (since or request.epoch or anew):
             if found.after >= known:
                 seq = found.position.seq if reached is None else reached
                 return Range(Position(found.position.epoch, seq), seq, True)
-        if known is None or not under_way:
+        if known is None or not under_way or anew:
             known = found.after
         subscription.after = min(known, found.after)
         return found
@@ -405,6 +460,8 @@ class Dispatcher:
         if self._rule_for(request.subscription.channel).keyed:
             # Numbers of messages that were replaced are missing for a client that was behind.
             data |= {"keyed": True, "sparse": True}
+        elif request.filter is not None:
+            data["sparse"] = True
         if presence:
             data["presence"] = None
         self._notify(request.subscription.subscriber, ack(request.id, data), presence)
@@ -447,18 +504,39 @@ def _begun(
         late.append((client, refused))  # for when its lock is free
 
 
+def _watch(
+    watched: tuple[list[Any], list[Any]],
+    publications: Sequence[Publication],
+    targets: Collection[Any],
+    batch: Batch,
+    late: Sequence[tuple[Any, Sequence[Publication]]],
+) -> None:
+    """Note the targets that get something of `publications`, and those of them without room.
+
+    Not those that get a number alone, or a deletion in place of a message.
+    """
+    if not set(map(id, publications)).isdisjoint(map(id, batch.publications)):
+        watched[0].extend(targets)
+        watched[1].extend([target for target, _ in late])
+
+
 Share = tuple[Collection[Any], list[Publication]]
 
 
 def _routes(
-    runs: Sequence[Share], compression: bool, without_excluded: Callable[..., Iterator[Share]]
+    runs: Sequence[Share],
+    disjoint: bool,
+    compression: bool,
+    without_excluded: Callable[..., Iterator[Share]],
 ) -> Iterator[tuple[Collection[Any], Batch]]:
     """Yield all targets, each once, with what they get, joined and in order.
 
-    Targets with the same channels share one join, or two: plain and compressed.
+    Targets with the same channels share one join, or two: plain and compressed. `disjoint`:
+    no target is in two of the runs.
     """
     runs = [run for run in runs if run[0]]  # joined only when somebody listens
-    for share in _shared(runs):
+    disjoint = disjoint or len(runs) == 1  # nearly always: a broadcast, or one channel's burst
+    for share in runs if disjoint else _shared(runs):
         excluding = any([each.exclude for each in share[1]])
         for targets, publications in without_excluded(*share) if excluding else (share,):
             if not publications:
@@ -473,9 +551,6 @@ def _routes(
 
 
 def _shared(runs: Sequence[Share]) -> Iterator[Share]:
-    if len(runs) == 1:  # nearly always: a broadcast, or one channel's burst
-        yield runs[0]
-        return
     routes: dict[Any, list[int]] = {}
     for index, (targets, _) in enumerate(runs):
         for target in targets:

@@ -81,6 +81,7 @@ class Piece:
         last: number of the last.
         head: the last number of the channel.
         holes: how many numbers, from the first on, are of no message.
+        omitted: how many messages were taken out, which do not pass a filter.
     """
 
     frames: bytes
@@ -88,6 +89,7 @@ class Piece:
     last: int
     head: int
     holes: int = 0
+    omitted: int = 0
 
     @property
     def messages(self) -> int:

@@ -61,6 +61,7 @@ from ..errors import (
 from ..log import get_logger
 from ..process.process import run_process
 from ..process.writers import log_handler, writer
+from ..protocol.filters import AnyFilter, filter_of
 from ..protocol.frames import close_frame
 from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
@@ -114,6 +115,7 @@ from .items import (
 )
 from .life import Life, State
 from .listener import Listener
+from .replay import HUB_THREAD
 from .stats import HubStats
 from .subscriptions import Full
 
@@ -127,7 +129,6 @@ _LISTENER_MESSAGES = 16_384
 # of the hub thread; what is published is joined, the better the more it is.
 _MOST_ASKED = 8
 _MOST_PUBLISHED = 128
-_HUB_THREAD = 4  # seconds that one of the hub thread counts as: all clients wait for that
 _TURN_ITEMS = 1024
 _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
@@ -327,7 +328,7 @@ class Hub(Publisher):
     @staticmethod
     def _charge(connection: Connection, began: float, size: int) -> None:
         """Charge a client the hub thread's time since then, and bytes that it was sent."""
-        connection.charge_processing(_HUB_THREAD * (time.thread_time() - began))
+        connection.charge_processing(HUB_THREAD * (time.thread_time() - began))
         if size:
             connection.charge_bytes(size)
 
@@ -945,12 +946,16 @@ class Hub(Publisher):
         *_unnamed: Never,
         since: int | None = None,
         epoch: str = "",
+        filter: AnyFilter | None = None,
     ) -> None:
-        """Have a client listen to a channel; again is no change.
+        """Have a client listen to a channel; again is no change, but for the filter.
 
         It counts at once and gets everything that is published from now on, after
-        what `since` and `epoch` ask for (PROTOCOL, History). Raises InvalidName,
-        LimitExceeded, ConnectionClosed when the client is gone, HubNotRunning, HubFull.
+        what `since` and `epoch` ask for (PROTOCOL, History). With a filter, such as
+        `{"level": ["error"]}`, it gets the messages whose data has each of these fields, with
+        one of the values; the newest call decides, also without one. Raises InvalidName,
+        LimitExceeded, ConnectionClosed when the client is gone, HubNotRunning, HubFull,
+        TypeError and ValueError for what is no filter.
 
         Threads: any; waits while the hub's queue is full.
         """
@@ -960,7 +965,8 @@ class Hub(Publisher):
         given: object = epoch
         if not isinstance(given, str):
             raise TypeError(f"epoch must be text, the epoch of a message, not {excerpt(given)}")
-        self._subscribe(self._connection_of(client), Subscribe(channel, None, since, epoch))
+        request = Subscribe(channel, None, since, epoch, filter=filter_of(filter))
+        self._subscribe(self._connection_of(client), request)
 
     def _subscribe(self, target: Any, request: Subscribe, *, most: int | None = None) -> None:
         life = self._life
@@ -997,6 +1003,7 @@ class Hub(Publisher):
             request.last,
             request.id,
             request.since_time,
+            request.filter,
         )
         if self._is_hub_thread():  # put off by another call, which was told that it is accepted
             life.queue_for(channel).force(activation)

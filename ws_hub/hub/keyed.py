@@ -82,7 +82,7 @@ class _Channel:
         key = publication.key
         publication.number(self.seq + 1)  # first: it may raise
         self.seq += 1
-        self._take_out(self.values, key)
+        publication.former = self._take_out(self.values, key)
         self._take_out(self.gone, key)
         entry = _Entry(self.seq, publication.frame)
         (self.gone if publication.deletes else self.values)[key] = entry
@@ -96,12 +96,15 @@ class _Channel:
             self.numbers = [self.numbers[index] for index in kept]
             self.keys = [self.keys[index] for index in kept]
 
-    def _take_out(self, entries: dict[str, _Entry], key: str) -> None:
+    def _take_out(self, entries: dict[str, _Entry], key: str) -> bytes:
+        """Forget what is kept of a key; return its frame, b"" for nothing."""
         entry = entries.pop(key, None)
-        if entry is not None:
-            self.cost -= len(entry.frame) + _KEY_COST
-            if entries is self.values:
-                self.size -= len(entry.frame)
+        if entry is None:
+            return b""
+        self.cost -= len(entry.frame) + _KEY_COST
+        if entries is self.values:
+            self.size -= len(entry.frame)
+        return entry.frame
 
     def at(self, index: int) -> _Entry | None:
         """Return what was given a number; None when it was replaced since."""

@@ -27,11 +27,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..connection.outbox import Room
+from .filtering import Sieve
 from .history import History, Piece
+from .keyed import KeyedCursor
 from .subscriptions import ChannelMap, Subscription
 
-__all__ = ["REPLACED", "Gap", "Replays", "Source", "Viewer"]
+__all__ = ["HUB_THREAD", "REPLACED", "Gap", "Replays", "Source", "Viewer"]
 
+HUB_THREAD = 4  # seconds that one of the hub thread counts as: all clients wait for that
 REPLACED = "newer messages have taken their place"
 
 _TURN = 0.0005  # seconds of a turn of the hub that replays may take
@@ -62,6 +65,9 @@ class Viewer(Protocol):
 
     def charge_bytes(self, count: int) -> float:
         """Note bytes that it is sent at its own request; return seconds until it may get more."""
+
+    def charge_processing(self, seconds: float) -> None:
+        """Charge seconds of processor time that were spent for it."""
 
     def count_skipped(self, messages: int) -> None:
         """Take note that it does not get so many messages."""
@@ -150,6 +156,7 @@ class Replays:
         self._unwatch = unwatch
         self._awake = awake
         self._clock = clock
+        self._sieve = Sieve()
         self._queues: dict[Any, _Queue] = {}
         # All replays of each channel, with their targets. A channel that was looked at for
         # publishers goes to the end.
@@ -224,7 +231,8 @@ class Replays:
         if piece is None:
             self._finish(queued, channel)
         elif (
-            piece.last == piece.head
+            subscription.filter is None  # it takes a look at each message: in its turn
+            and piece.last == piece.head
             and piece.first == after + 1
             and len(piece.frames) <= self._at_once
             and len(queued.replays) == 1
@@ -386,14 +394,38 @@ class Replays:
             gap = Gap(replay.subscription, replay.after, piece.first - replay.after - 1)
             replay.after = piece.first - 1
             return gap
+        if replay.subscription.filter is not None:
+            piece = self._sift(replay, piece)
         self._offer(queued, replay, piece)
         return None
 
+    def _sift(self, replay: _Replay, piece: Piece) -> Piece:
+        """Take out what does not pass the filter, at the cost of the client that asked."""
+        subscription, source = replay.subscription, replay.source
+        assert subscription.filter is not None
+        fresh = source.fresh if isinstance(source, KeyedCursor) else None
+        numbered = fresh is not None or source is self._history
+        began = time.thread_time()
+        left = self._sieve.sift(
+            subscription.channel,
+            piece,
+            subscription.filter,
+            fresh,
+            numbered and subscription.recovers,
+        )
+        if not replay.behind:
+            spent = HUB_THREAD * (time.thread_time() - began)
+            subscription.subscriber.charge_processing(spent)
+            # What is only looked at is slowed like what is sent: nothing may pass for long.
+            subscription.subscriber.charge_bytes(max(len(piece.frames) - len(left.frames), 0))
+        return left
+
     def _offer(self, queued: _Queue, replay: _Replay, piece: Piece) -> None:
-        channel = replay.subscription.channel
-        room = queued.target.offer_piece(piece.frames, piece.messages, queued.wake)
+        channel, room = replay.subscription.channel, Room.TAKEN
+        if piece.frames:  # else nothing passes
+            room = queued.target.offer_piece(piece.frames, piece.messages, queued.wake)
         if room is Room.TAKEN:
-            skipped = piece.last - replay.after - piece.messages
+            skipped = piece.last - replay.after - piece.messages - piece.omitted
             if replay.behind and skipped:
                 self.skipped += skipped
                 queued.target.count_skipped(skipped)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from .. import threads
+from ..protocol.filters import Filter
 from ..reentrant import Lock
 
-__all__ = ["ChannelMap", "Full", "Subscription"]
+__all__ = ["ChannelMap", "Full", "Group", "Subscription"]
 
 S = TypeVar("S", bound=Hashable)
 
@@ -38,11 +39,13 @@ class Subscription(Generic[S]):
         listed: whether it is told of presence. Under the map's lock; read without it.
         after: the number behind which it has been sent everything, or is being; None
             before that is known. Owned by the hub thread.
+        filter: which messages it gets; None for all. Changed by the hub thread, under the
+            map's lock; read by either.
     """
 
     __slots__ = (
-        "after", "announced", "channel", "listed", "live", "placed", "recovers", "requests",
-        "subscriber",
+        "after", "announced", "channel", "filter", "listed", "live", "placed", "recovers",
+        "requests", "subscriber",
     )  # fmt: skip
 
     def __init__(self, subscriber: S, channel: str) -> None:
@@ -55,6 +58,35 @@ class Subscription(Generic[S]):
         self.announced = False
         self.listed = False
         self.after: int | None = None
+        self.filter: Filter | None = None
+
+
+class Group(Generic[S]):
+    """The subscriptions of one channel that have equal filters.
+
+    Attributes:
+        filter: their filter.
+        members: the subscriptions. Under the map's lock.
+        told: the last number that those of them that are live were sent, or an earlier one.
+            Owned by the hub thread.
+    """
+
+    __slots__ = ("filter", "members", "told")
+
+    def __init__(self, filter: Filter) -> None:
+        self.filter = filter
+        self.members: dict[S, Subscription[S]] = {}
+        self.told = 0
+
+
+class _Listeners(dict[S, Subscription[S]]):
+    """The subscriptions of one channel, and by their filters those that have any."""
+
+    __slots__ = ("groups",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: dict[Filter, Group[S]] = {}
 
 
 class ChannelMap(Generic[S]):
@@ -82,7 +114,7 @@ class ChannelMap(Generic[S]):
         on_delisted: Callable[[Subscription[S], bool], None] = lambda subscription, left: None,
     ) -> None:
         self._renew_lock()
-        self._channels: dict[str, dict[S, Subscription[S]]] = {}
+        self._channels: dict[str, _Listeners[S]] = {}
         self._subscribers: dict[S, dict[str, Subscription[S]]] = {}
         self._total = 0
         self._reached: dict[str, int] = {}  # of each channel, how many are placed
@@ -154,7 +186,9 @@ class ChannelMap(Generic[S]):
             subscription = Subscription(subscriber, channel)
             self._torn = True
             own[channel] = subscription
-            listeners = self._channels.setdefault(channel, {})
+            listeners = self._channels.get(channel)
+            if listeners is None:
+                listeners = self._channels[channel] = _Listeners()
             listeners[subscriber] = subscription
             self._total += 1
             self._torn = False
@@ -188,6 +222,22 @@ class ChannelMap(Generic[S]):
             if not subscription.announced and self.place(subscription):
                 subscription.announced = True
                 self._on_begun(subscription)
+
+    def set_filter(self, subscription: Subscription[S], filter: Filter | None) -> None:
+        """Set which messages a subscription gets; no change when it has ended.
+
+        Threads: the hub's.
+        """
+        with self._lock:
+            self._mend_locked()
+            channel = subscription.channel
+            if self.get(subscription.subscriber, channel) is not subscription:
+                return
+            self._torn = True
+            _take_out_of_group(self._channels[channel], subscription)
+            subscription.filter = filter
+            _put_in_group(self._channels[channel], subscription)
+            self._torn = False
 
     def enlist(self, subscription: Subscription[S]) -> bool:
         """Have the end of a subscription told to presence; False when it has ended already."""
@@ -223,14 +273,16 @@ class ChannelMap(Generic[S]):
         if not self._torn:
             return
         before, reached = self._channels, self._reached
-        for listeners in before.values():
-            for subscription in listeners.values():
+        for former in before.values():
+            for subscription in former.values():
                 if self.get(subscription.subscriber, subscription.channel) is not subscription:
                     self._end_locked(subscription)
-        channels: dict[str, dict[S, Subscription[S]]] = {}
+        channels: dict[str, _Listeners[S]] = {}
         for subscriber, own in self._subscribers.items():
             for channel, subscription in own.items():
-                channels.setdefault(channel, {})[subscriber] = subscription
+                listeners = channels.setdefault(channel, _Listeners())
+                listeners[subscriber] = subscription
+                _put_in_group(listeners, subscription)
         self._channels, self._total = channels, sum(map(len, channels.values()))
         self._reached = {}
         for channel, listeners in channels.items():
@@ -247,6 +299,8 @@ class ChannelMap(Generic[S]):
         listeners = self._channels[channel]
         subscription = listeners[subscriber]
         self._end_locked(subscription)
+        if listeners.groups:
+            _take_out_of_group(listeners, subscription)
         del listeners[subscriber]
         self._total -= 1
         if subscription.placed:
@@ -284,6 +338,21 @@ class ChannelMap(Generic[S]):
         with self._lock:
             return list(self._channels.get(channel, {}).values())
 
+    def listeners(
+        self, channel: str
+    ) -> tuple[list[Subscription[S]], list[tuple[Group[S], list[Subscription[S]]]]]:
+        """Return copies of the subscriptions of a channel, and of each group with a filter."""
+        with self._lock:
+            listeners = self._channels.get(channel)
+            if listeners is None:
+                return [], []
+            groups = listeners.groups
+            if groups:
+                return list(listeners.values()), [
+                    (group, list(group.members.values())) for group in groups.values()
+                ]
+            return list(listeners.values()), []
+
     def of(self, subscriber: S) -> list[str]:
         """Return the channels that a subscriber listens to, oldest first."""
         with self._lock:
@@ -317,3 +386,24 @@ class ChannelMap(Generic[S]):
     def __len__(self) -> int:
         with self._lock:
             return len(self._channels)
+
+
+def _put_in_group(listeners: _Listeners[S], subscription: Subscription[S]) -> None:
+    """Note the filter of a subscription, if it has one. Under the map's lock."""
+    filter = subscription.filter
+    if filter is None:
+        return
+    group = listeners.groups.get(filter)
+    if group is None:
+        group = listeners.groups[filter] = Group(filter)
+    group.members[subscription.subscriber] = subscription
+
+
+def _take_out_of_group(listeners: _Listeners[S], subscription: Subscription[S]) -> None:
+    """Forget the filter of a subscription, if it has one. Under the map's lock."""
+    filter = subscription.filter
+    group = None if filter is None else listeners.groups.get(filter)
+    if group is not None and filter is not None:
+        group.members.pop(subscription.subscriber, None)
+        if not group.members:
+            del listeners.groups[filter]

@@ -7,6 +7,7 @@ frames joined are one write.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from ..errors import excerpt
 
@@ -18,6 +19,7 @@ __all__ = [
     "payload_of",
     "ping_frame",
     "pong_frame",
+    "split",
     "text_frame",
 ]
 
@@ -45,6 +47,20 @@ def text_frame(payload: bytes) -> bytes:
 def payload_of(frame: bytes) -> bytes:
     """Return the payload of a frame that one of these functions has made."""
     return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+
+
+def split(frames: bytes) -> Iterator[bytes]:
+    """Yield each of the frames that were joined, of those that these functions have made."""
+    start = 0
+    while start < len(frames):
+        size, header = frames[start + 1], 2
+        if size == 126:
+            (size,), header = struct.unpack_from("!H", frames, start + 2), 4
+        elif size == 127:
+            (size,), header = struct.unpack_from("!Q", frames, start + 2), 10
+        end = start + header + size
+        yield frames[start:end]
+        start = end
 
 
 def deflated_frame(payload: bytes) -> bytes:

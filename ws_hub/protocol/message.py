@@ -31,6 +31,7 @@ __all__ = [
     "Encoder",
     "Message",
     "MessageType",
+    "SubscribeMessage",
     "as_message",
     "decode",
     "encode",
@@ -138,6 +139,17 @@ class Message:
         if self.channel:
             return self.channel
         return self.data if isinstance(self.data, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeMessage(Message):
+    """A `subscribe` with a filter. A type of its own: all others are made without the field.
+
+    Args:
+        filter: the values that fields of the data may have, as JSON; not checked here.
+    """
+
+    filter: Any = None
 
 
 AnyMessage = Message | Mapping[str, Any]  # what `as_message` accepts
@@ -253,6 +265,7 @@ def _has_extensions(message: Message) -> bool:
         # Compared, because what is no text may be false as well.
         and message.code == message.epoch == message.since_time == ""
         and message.idempotency_key == message.key == ""
+        and message.__class__ is not SubscribeMessage
     )
 
 
@@ -274,6 +287,7 @@ def _extension_fields(message: Message) -> str:
             ("before", message.before),
             ("limit", message.limit),
             ("idempotencyKey", message.idempotency_key or None),
+            ("filter", getattr(message, "filter", None)),
         )
         if value is not None
     )
@@ -486,8 +500,11 @@ def decode(text: str, *, any_case: bool = False) -> Message:
         if not isinstance(found, kind) or isinstance(found, bool):
             raise MessageDecodeError(f"{key} must be a {_KINDS[kind]}", id=id)
         fields[name] = found
-    if not fields.get("type"):
+    type = fields.get("type")
+    if not type:
         raise MessageDecodeError("type is required", id=id)
+    if type == "subscribe" and value.get("filter") is not None:
+        return SubscribeMessage(data=value.get("data"), id=id, filter=value["filter"], **fields)
     return Message(data=value.get("data"), id=id, **fields)
 
 
@@ -542,7 +559,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "limit": ("limit", int),
     "idempotencyKey": ("idempotency_key", str),
 }
-_KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data")}
+_KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data", "filter")}
 _KINDS = {str: "string", int: "whole number"}
 
 

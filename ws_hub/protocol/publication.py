@@ -27,6 +27,7 @@ __all__ = [
     "publish",
     "restored",
     "skip",
+    "without_data",
 ]
 
 
@@ -44,9 +45,9 @@ class Payer(Protocol):
 class Delivery:
     """What a publish did, when the hub thread had dispatched it.
 
-    Subscribers that are neither `queued` nor `dropped` are excluded, or get it by the replay
-    that they are in; or they are behind in a channel that may leave messages out, and get it
-    later, or a newer one.
+    Subscribers that are neither `queued` nor `dropped` are excluded, have a filter that it does
+    not pass, or get it by the replay that they are in; or they are behind in a channel that may
+    leave messages out, and get it later, or a newer one.
 
     Args:
         seq: its number (of several pieces that of the last) in a channel that keeps history;
@@ -97,6 +98,7 @@ class Publication:
         key: its key in a keyed channel, else "".
         deletes: whether it deletes that key.
         once: what a client's repetition of it has in common with it, else "".
+        former: the frame of what it replaces in a keyed channel; b"" for nothing.
     """
 
     text: bytes
@@ -113,6 +115,7 @@ class Publication:
     key: str = ""
     deletes: bool = False
     once: str = ""
+    former: bytes = b""
 
     @property
     def waits(self) -> bool:
@@ -153,6 +156,17 @@ def skip(publication: Publication, seconds: float) -> Publication:
     Without it the client would take the missing number for a loss.
     """
     message = Message(MessageType.SKIP, channel=publication.channel, seq=publication.seq)
+    return _in_place(publication, message, seconds)
+
+
+def without_data(publication: Publication, seconds: float) -> Publication:
+    """Return what deletes a key, for those that had its value and do not get the new one."""
+    channel, key, seq = publication.channel, publication.key, publication.seq
+    message = Message(MessageType.EVENT, channel=channel, key=key, seq=seq)
+    return _in_place(publication, message, seconds)
+
+
+def _in_place(publication: Publication, message: Message, seconds: float) -> Publication:
     frame = text_frame(text := encode(message, seconds))
     channel, overflow, key = publication.channel, publication.overflow, publication.key
     return Publication(text, frame, frame, channel, overflow, seq=publication.seq, key=key)

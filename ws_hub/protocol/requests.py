@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import HubError, MessageDecodeError, excerpt
-from .message import Message, MessageType, decode, is_key, parse_timestamp
+from .filters import Filter, filter_of
+from .message import Message, MessageType, SubscribeMessage, decode, is_key, parse_timestamp
 from .names import PROCESS_PREFIX
 
 __all__ = [
@@ -58,6 +59,7 @@ class Subscribe:
     epoch: str = ""
     last: int | None = None
     since_time: float | None = None
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +188,17 @@ def _subscribe(message: Message, is_channel: Callable[[str], bool]) -> Effect:
         return Reply(error("Subscribe: channel must be a string", "bad_channel", id=message.id))
     if _is_unusable(target) or not is_channel(target):
         return _bad_channel("Subscribe", target, message.id)
-    fault = _bad_position(message)
+    fault, filter = _bad_position(message), None
+    if isinstance(message, SubscribeMessage):
+        try:
+            filter = filter_of(message.filter)
+        except (TypeError, ValueError) as refused:
+            fault = fault or str(refused)
     if fault:
         text = f"Subscribe: {fault}"
         return Reply(error(text, "bad_message", id=message.id, channel=target))
     return Subscribe(
-        target, message.id, message.since, message.epoch, message.last, _moment(message)
+        target, message.id, message.since, message.epoch, message.last, _moment(message), filter
     )
 
 

@@ -31,6 +31,7 @@ from ..errors import (
     excerpt,
 )
 from ..log import get_logger
+from ..protocol.filters import AnyFilter, filter_of
 from ..protocol.json_text import to_json
 from ..protocol.message import (
     AnyMessage,
@@ -386,11 +387,13 @@ class ReconnectingClient:
         since: int | None = None,
         last: int | None = None,
         since_time: datetime.datetime | float | None = None,
+        filter: AnyFilter | None = None,
         wait: float | None = None,
     ) -> None:
         """Subscribe to a channel, now if connected, and after every reconnect.
 
-        After a reconnect the client asks by itself for the messages that it missed.
+        After a reconnect the client asks by itself for the messages that it missed. Of a channel
+        that is subscribed already the filter is replaced: by none where none is given.
 
         Args:
             channel: its name.
@@ -399,16 +402,19 @@ class ReconnectingClient:
             last: ask for this many of the newest messages.
             since_time: ask for the messages from this time on: POSIX seconds, or a datetime
                 with its time zone.
+            filter: get only messages whose data has each of these fields, with one of the
+                values: `{"level": ["error", "warning"]}`. At most 8 fields, 64 values, and
+                1,024 bytes as JSON. A Go hub ignores it, and sends all.
             wait: seconds to wait for the server's acknowledgement. The subscription stays
                 when it does not come in time. None waits for nothing.
 
         Raises TypeError for a name that is not a str, InvalidName for an empty or overlong
         one (the server's own rule decides about the others), ValueError for two of `since`,
-        `last` and `since_time`, for a negative number and for no moment, TypeError for what is
-        no number, MessageEncodeError for a name with a lone surrogate. With `wait`: HubError
-        when the server refuses it, or acknowledges nothing ("unsupported"); WaitTimeout;
-        NotConnected when the client is closed, or on the thread of the callbacks has no
-        connection.
+        `last` and `since_time`, for a negative number, for no moment and for a filter beyond
+        its bounds, TypeError for what is no number or no filter, MessageEncodeError for a name
+        with a lone surrogate. With `wait`: HubError when the server refuses it, or acknowledges
+        nothing ("unsupported"); WaitTimeout; NotConnected when the client is closed, or on the
+        thread of the callbacks has no connection.
 
         Threads: any; blocks at most `wait` and write_timeout seconds.
         """
@@ -419,7 +425,7 @@ class ReconnectingClient:
         channel = _checked_channel(channel)
         wait = None if wait is None else check_bound("wait", wait)
         _check_positions("subscribe", since_time, since=since, last=last)
-        start = Start(since, last, _time_text(since_time))
+        start = Start(since, last, _time_text(since_time), filter_of(filter))
         # Raises here, in the caller: a request that cannot be encoded would end the next
         # connection, and every one after it.
         encode(Message(MessageType.SUBSCRIBE, channel=channel))

@@ -16,7 +16,8 @@ and in order, or reported as lost. Rules of this file:
   subscribed again, and the acknowledgement tells which. Of a new numbering all messages
   are requested.
 - In a sparse subscription a hole is no gap: its server leaves messages out, and says `lagged`
-  when one is lost. A keyed channel is one: the newest message of each key is its state. An
+  when one is lost. One with a filter is one, and that of a keyed channel: the newest message of
+  each key is its state. An
   acknowledgement that is not recovered begins a new state, all of which follows.
 - A position is sent before the kind of server is known: a Go hub ignores fields that it
   does not know (INTEROP). When the server turns out to be one, its earlier messages
@@ -29,11 +30,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from ..errors import WsHubError, excerpt
-from ..protocol.message import Message, MessageType
+from ..protocol.filters import Filter
+from ..protocol.message import Message, MessageType, SubscribeMessage
 from .presence import ChannelPresence, PresenceChange
 
 __all__ = ["MessagesLost", "Start", "Subscriptions", "Verdict"]
@@ -92,14 +94,18 @@ class Start:
         since: behind this number.
         last: with this many of the newest messages.
         since_time: with what is from this time on, RFC 3339.
+        filter: which messages; None for all. It is meant at any start, also at a position.
     """
 
     since: int | None = None
     last: int | None = None
     since_time: str = ""
+    filter: Filter | None = None
 
-
-_FROM_NOW = Start()
+    @property
+    def names_position(self) -> bool:
+        """Whether it says anything but from now on."""
+        return bool(self.since_time) or not (self.since is self.last is None)
 
 
 @dataclass
@@ -117,6 +123,7 @@ class _Channel:
     behind: bool = False  # the inbox had no room; requested again when there is
     lags: int = 0  # `lagged` messages since the last message taken
     sparse: bool = False  # whether the server leaves messages out
+    keyed: bool = False  # whether it keeps the newest message of each key
     state: dict[str, Message] = field(default_factory=dict)  # the newest of each key
 
 
@@ -151,16 +158,22 @@ class Subscriptions:
         """Add a subscription; return the requests to send.
 
         A channel that is subscribed already starts again where `start` says. Where that is
-        from now on, it is requested again only when the server has refused or ended it.
+        from now on, it is requested again only when the server has refused or ended it, or with
+        another filter: it goes on behind the last message then. The state of a keyed channel
+        begins anew.
         """
-        found = self._channels.get(channel)
-        if found is None:
-            found = self._channels[channel] = _Channel(start)
-            return [self._subscribe(channel, found)]
-        if start == _FROM_NOW:
-            return [] if found.pending or found.live else [self._subscribe(channel, found)]
+        former = self._channels.get(channel)
+        same = former is not None and former.start.filter == start.filter
+        if former is not None and same and not start.names_position:
+            return [] if former.pending or former.live else [self._subscribe(channel, former)]
         found = self._channels[channel] = _Channel(start)
-        return self._anew(channel, found)
+        if former is None:
+            return [self._subscribe(channel, found)]
+        if start.names_position or former.keyed:
+            return self._anew(channel, found)
+        found.start = replace(former.start, filter=start.filter)
+        found.last, found.epoch = former.last, former.epoch
+        return [self._subscribe(channel, found)]
 
     def remove(self, channel: str) -> Message | None:
         """Remove a subscription; return the request to send, None if there was none."""
@@ -196,7 +209,8 @@ class Subscriptions:
             start = Start(last=0)
         elif channel.last is not None:
             start, epoch = Start(since=channel.last), channel.epoch
-        return Message(
+        filter = channel.start.filter
+        return SubscribeMessage(
             MessageType.SUBSCRIBE,
             channel=name,
             data=name,
@@ -205,6 +219,7 @@ class Subscriptions:
             epoch=epoch,
             last=start.last,
             since_time=start.since_time,
+            filter=None if filter is None else filter.value,
         )
 
     def _unsubscribe(self, name: str) -> Message:
@@ -294,7 +309,7 @@ class Subscriptions:
             self.presence.forget(name)
             if channel.last is not None:
                 lost.append(MessagesLost(name, None, "the server keeps no history"))
-                self._channels[name] = _Channel(_FROM_NOW)
+                self._channels[name] = _Channel(Start(filter=channel.start.filter))
         return Verdict(deliver=False, lost=lost)
 
     def _answer(self, message: Message) -> Verdict:
@@ -332,7 +347,8 @@ class Subscriptions:
             self._channels[name] = _Channel(channel.start, live=True)
             return verdict
         channel.sparse = data.get("sparse") is True
-        if data.get("keyed") is True and not recovered:
+        channel.keyed = data.get("keyed") is True
+        if channel.keyed and not recovered:
             if channel.last is not None:
                 why = "the present state follows"
                 verdict.lost.append(MessagesLost(name, None, why))

@@ -64,6 +64,12 @@ export interface Sync {
 }
 
 /**
+ * Top-level fields of a message's data, and the values that they may have. At most 8 fields, 64
+ * values in all, and 1,024 bytes as JSON; a server refuses others with "bad_message".
+ */
+export type Filter = Record<string, readonly (string | number | boolean | null)[]>;
+
+/**
  * What a callback raises is reported like any error of a page, and changes nothing else.
  * `since`, `last` and `sinceTime` say what comes first: by default what comes from now on (of a process: all
  * that is kept).
@@ -75,6 +81,8 @@ export interface SubscribeOptions {
   last?: number;
   /** All that came from this time on. */
   sinceTime?: Moment;
+  /** Only messages whose data has each of these fields, with one of the values. */
+  filter?: Filter;
   /** Messages that are kept for a loop that is slow: the newest (1000). */
   buffer?: number;
   /** The server has answered; what was missed follows. */

@@ -187,9 +187,10 @@ export class Subscription {
   _request(id) {
     this._pending = id;
     this._answer = null;
-    const request = {type: "subscribe", channel: this.channel, data: this.channel, id};
+    const {channel, options} = this;
+    const {since, last, sinceTime, filter} = options;
+    const request = {type: "subscribe", channel, data: channel, id, filter};
     if (this.epoch) return {...request, since: this.seq, epoch: this.epoch};
-    const {since, last, sinceTime} = this.options;
     if (since !== undefined) request.since = since;
     else if (last !== undefined) request.last = last;
     else request.since_time = isoTime(sinceTime);

@@ -8,7 +8,7 @@ import {isEnd, splitBatch} from "./ws_hub.js";
 
 const CLOSE_GOING_AWAY = 4000; // a tab gives the connection up: the server is silent
 const MAX_UNANSWERED = 16384; // requests that a Go hub, which never answers, makes us remember
-const WORKER = "ws-hub:1 "; // begins a worker's name; counted up when what tabs say to it changes
+const WORKER = "ws-hub:2 "; // begins a worker's name; counted up when what tabs say to it changes
 const [CONNECTING, OPEN, CLOSED] = [0, 1, 3]; // of a WebSocket's readyState
 
 let possible = Boolean(globalThis.SharedWorker && globalThis.navigator?.locks);
@@ -78,7 +78,9 @@ class TabSocket {
  * The connection of several tabs, in the worker. Each tab speaks the wire as to a server; here
  * ids are exchanged for others, and what comes is passed to the tabs that it is for.
  *
- * A channel is subscribed to once. A tab that comes later has it subscribed to anew, so that the
+ * A channel is subscribed to once, and without a filter. What does not pass the filter of a tab
+ * is taken out here: in its place the tab gets the number alone, or the deletion of a key that it
+ * has. A tab that comes later has it subscribed to anew, so that the
  * server replays to it; the others, whose numbers go on, get none of that replay. Should they
  * have missed something between, they are told that they lag, and catch up from their positions.
  */
@@ -158,13 +160,19 @@ class SharedConnection {
     }
   }
 
-  _subscribe(tab, name, message) {
+  _subscribe(tab, name, {filter, ...request}) {
+    const fault = filterFault(filter);
+    if (fault) {
+      answer(tab, request.id, {type: "error", channel: name, data: fault, code: "bad_message"});
+      return;
+    }
     let channel = this._channels.get(name);
     if (!channel) {
       // `tabs` have subscribed to it, `live` are those of them that stand at `seq` of `epoch`.
       channel = {
         name,
         tabs: new Set(),
+        filters: new Map(), // tab → {filter, keys}: the keys that it has, null when not known
         live: new Set(),
         waiting: [],
         asking: null, // the first of those that waited, until it has its replay
@@ -176,9 +184,15 @@ class SharedConnection {
       };
       this._channels.set(name, channel);
     }
+    if (filter) {
+      const keys = request.epoch ? (channel.filters.get(tab)?.keys ?? null) : new Set();
+      channel.filters.set(tab, {filter, keys});
+    } else {
+      channel.filters.delete(tab);
+    }
     channel.tabs.add(tab);
     channel.live.delete(tab);
-    channel.waiting.push({tab, message, left: -1}); // left: messages still to come of its replay
+    channel.waiting.push({tab, message: request, left: -1}); // left: messages to come of its replay
     this._next(channel);
   }
 
@@ -242,6 +256,7 @@ class SharedConnection {
   _unsubscribe(tab, name) {
     const channel = this._channels.get(name);
     if (!channel?.tabs.delete(tab)) return;
+    channel.filters.delete(tab);
     channel.live.delete(tab);
     channel.waiting = channel.waiting.filter((each) => each.tab !== tab);
     if (channel.asking?.tab === tab) channel.asking.tab = null;
@@ -270,7 +285,9 @@ class SharedConnection {
     }
     const channel = this._channels.get(message?.channel);
     for (const tab of channel ? this._targets(channel, message, text) : [...this._tabs]) {
-      tab?.postMessage(text);
+      const view = channel?.filters.get(tab);
+      const passed = view ? throughFilter(view, message, text) : text;
+      if (passed) tab?.postMessage(passed);
     }
   }
 
@@ -303,6 +320,46 @@ class SharedConnection {
     channel.seq = message.seq;
     return [...live];
   }
+}
+
+/** Return the reason why something is no filter; a server's bounds hold here too. */
+function filterFault(filter) {
+  if (filter === undefined || filter === null) return "";
+  const fields = isObject(filter) ? Object.values(filter) : null;
+  const isValue = (value) => value === null || ["string", "number", "boolean"].includes(typeof value);
+  if (!fields?.every((values) => Array.isArray(values) && values.every(isValue))) {
+    return "Subscribe: filter must map fields to lists of values";
+  }
+  const size = new TextEncoder().encode(JSON.stringify(filter)).length;
+  if (fields.length > 8 || fields.flat().length > 64 || size > 1024) {
+    return "Subscribe: filter must have at most 8 fields, 64 values in all, and 1024 bytes as JSON";
+  }
+  return "";
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function passes(filter, data) {
+  const fields = Object.entries(filter);
+  if (!fields.length) return true;
+  return isObject(data)
+    && fields.every(([name, values]) => Object.hasOwn(data, name) && values.includes(data[name]));
+}
+
+/** Return what a tab with a filter gets in place of a message; null for nothing. */
+function throughFilter({filter, keys}, message, text) {
+  const {type, channel, key, seq, data, timestamp, code} = message;
+  if (code || ["presence", "lagged", "skip"].includes(type)) return text; // the server's own
+  if (passes(filter, data)) {
+    if (key) keys?.add(key);
+    return text;
+  }
+  if (key && (!keys || keys.delete(key))) { // it had a state that passed
+    return JSON.stringify({type: "event", channel, key, timestamp, seq});
+  }
+  return Number.isInteger(seq) ? JSON.stringify({type: "skip", channel, seq}) : null;
 }
 
 function tell(tab, channel, data) {

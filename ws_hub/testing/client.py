@@ -18,7 +18,15 @@ from typing import Any, Never, TypeVar
 from .. import threads
 from ..errors import CloseCode, ConfigError, ConnectionClosed, MessageDecodeError, excerpt
 from ..origin import origin_of
-from ..protocol.message import Message, MessageType, decode, encode, split_batch
+from ..protocol.filters import AnyFilter, filter_of
+from ..protocol.message import (
+    Message,
+    MessageType,
+    SubscribeMessage,
+    decode,
+    encode,
+    split_batch,
+)
 from ..reconnect.config import ReconnectConfig
 from ..reconnect.connection import Connection
 from ..reconnect.connector import Connector
@@ -285,6 +293,7 @@ class HubClient:
         since: int | None = None,
         epoch: str = "",
         last: int | None = None,
+        filter: AnyFilter | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Subscribe to a channel, and wait until the hub has said so; return the data of its ack.
@@ -297,13 +306,22 @@ class HubClient:
             since: ask for the messages after this number (`seq`); 0 for all that are kept.
             epoch: the numbering that `since` belongs to.
             last: ask for this many of the newest messages.
+            filter: get only messages whose data has these fields, each with one of the values.
             timeout: seconds; None for the client's own.
 
         Threads: any; waits up to `timeout` seconds.
         """
         check_named(_unnamed, "subscribe(channel, since=0)")
         kind = MessageType.SUBSCRIBE
-        request = Message(kind, channel=channel, since=since, epoch=epoch, last=last)
+        wanted = filter_of(filter)
+        request = SubscribeMessage(
+            kind,
+            channel=channel,
+            since=since,
+            epoch=epoch,
+            last=last,
+            filter=None if wanted is None else wanted.value,
+        )
         answer: dict[str, Any] = self._request(request, f"subscribe {excerpt(channel)}", timeout)
         return answer
 
