@@ -62,6 +62,7 @@ CREATE UNIQUE INDEX keys ON messages (channel, key) WHERE key IS NOT NULL;
 _RESERVE = 10_000  # numbers that a wait for the disk makes usable
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
+_VARIABLES = 500  # of one statement; old builds of SQLite take 999
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 _MOUNTS = "/proc/self/mountinfo"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -308,6 +309,25 @@ class SqliteHistory:
         """Return the numbers from the oldest message kept to the last given."""
         return self._run(self._reader, lambda db: _head_of(db, channel)[1])
 
+    def heads(self, channels: Sequence[str]) -> list[Span]:
+        """Return the `head` of each of these channels."""
+
+        def look(db: sqlite3.Connection) -> list[Span]:
+            with _transaction(db, "BEGIN"):
+                found = _spans_of(db, channels)
+                (epoch,) = db.execute("SELECT epoch FROM meta").fetchone()
+            return [found.get(channel) or Span(epoch, 1, 0) for channel in channels]
+
+        return self._run(self._reader, look)
+
+    def version(self) -> object:
+        """Return what is another value once another process has kept something; cheap."""
+        # The writer's, which its own commits do not change. Each connection counts anew.
+        writer = self._writer
+        return self._run(
+            writer, lambda db: (writer.opened, *db.execute("PRAGMA data_version").fetchone())
+        )
+
     def names(self) -> list[str]:
         """Return the channels that keep something, longest unused first."""
         text = "SELECT name FROM channels WHERE count > 0 ORDER BY used, id"
@@ -367,6 +387,7 @@ class _Connection:
         self.lock = Lock()
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self.opened = 0  # how many connections it has been so far
 
     @property
     def is_open(self) -> bool:
@@ -382,6 +403,7 @@ class _Connection:
             if self._db is None:
                 self._db = _connect(self._path)
                 self._inode = _inode_of(self._path)
+                self.opened += 1
             return work(self._db)
 
     def set_aside(self, error: Exception) -> None:
@@ -578,6 +600,21 @@ def _head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span]:
         return -1, Span(epoch, 1, 0)
     id, epoch, seq, first = row
     return id, Span(epoch, seq + 1 if first is None else first, seq)
+
+
+def _spans_of(db: sqlite3.Connection, channels: Sequence[str]) -> dict[str, Span]:
+    """Return the numbers of those channels that have any."""
+    found: dict[str, Span] = {}
+    for start in range(0, len(channels), _VARIABLES):
+        part = channels[start : start + _VARIABLES]
+        rows = db.execute(
+            "SELECT name, epoch, seq, (SELECT min(seq) FROM messages WHERE channel = id)"
+            f" FROM channels WHERE name IN ({','.join('?' * len(part))})",
+            part,
+        )
+        for name, epoch, seq, first in rows:
+            found[name] = Span(epoch, seq + 1 if first is None else first, seq)
+    return found
 
 
 def _start_of(db: sqlite3.Connection, id: int, kept: Span, time: float) -> int:

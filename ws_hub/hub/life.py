@@ -182,6 +182,7 @@ class Life:
             queues.intake,
             (queues.wakeup, queues.broadcasts),
             hub.refuse,
+            self.channels.has_subscribers,
             self.counters,
         )
 
