@@ -40,7 +40,7 @@ from ws_hub import Client, Hub, HubConfig, reentrant
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.sender import Sender
 from ws_hub.hub import hub as hub_module
-from ws_hub.hub import prefork, replay, shutdown
+from ws_hub.hub import prefork, recorder, replay, shutdown
 from ws_hub.hub.items import Call, Publications
 from ws_hub.hub.life import Life, State
 from ws_hub.protocol import compression
@@ -64,6 +64,7 @@ __all__ = [
     "batches_every",
     "before_put",
     "callers",
+    "channels_remembered",
     "connected_payers",
     "delivery_fails",
     "descriptor_of",
@@ -653,6 +654,11 @@ def full_disk(file: Path) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def channels_remembered(count: int) -> AbstractContextManager[None]:
+    """Have a recorder remember of so many channels how far they are delivered."""
+    return patched(recorder, "_MAX_CHANNELS", count)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ import pytest
 
 from tests.harness import full_disk
 from tests.integration.clients import Seen
-from tests.support import TIMEOUT, unmeasured, wait_until
+from tests.integration.served import Served
+from tests.support import TIMEOUT, wait_until
 from ws_hub import (
     ChannelRule,
     ConfigError,
@@ -281,41 +282,6 @@ def writing(file: Path) -> Iterator[None]:
 
 
 # --- kill -9 -------------------------------------------------------------------------------
-
-
-class Served:
-    """A server in a process of its own that publishes numbers, until it is killed."""
-
-    def __init__(self, file: Path, port: int = 0) -> None:
-        command = [sys.executable, "-m", "tests.integration.apps.kept"]
-        self.process = subprocess.Popen(
-            [*command, str(port), str(file), "kept:a"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=unmeasured(),
-            text=True,
-        )
-        self.port = int(self.said().split()[1])
-        self.url = f"ws://127.0.0.1:{self.port}/ws"
-
-    def said(self) -> str:
-        """Return the next line that it prints."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def publish(self, *numbers: int) -> None:
-        """Have it publish numbers, and wait until it was told that they are accepted."""
-        assert self.process.stdin is not None
-        for number in numbers:
-            self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
-        for number in numbers:
-            assert self.said() == f"{number}\n"
-
-    def kill(self) -> None:
-        """End it as the system does that is out of memory."""
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.mark.timeout(240)  # interpreters start
