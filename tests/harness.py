@@ -646,10 +646,11 @@ def _fail(*_: Any, **__: Any) -> Any:
 
 
 @contextlib.contextmanager
-def full_disk(file: Path) -> Iterator[None]:
-    """Have no file of this process grow beyond the size that a history's file has."""
+def full_disk(file: Path, most: int | None = None) -> Iterator[None]:
+    """Have no file of this process grow beyond a size: that of a history's file, or `most`."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))
+    size = file.stat().st_size if most is None else most
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:

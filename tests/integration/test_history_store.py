@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -185,6 +186,35 @@ def test_what_memory_had_to_let_go_is_read_from_the_file(file: Path) -> None:
         assert [client.expect(channel="process:a").seq for _ in range(30)] == list(range(21, 51))
 
 
+@pytest.mark.parametrize("publish", [False, True])
+def test_reading_many_old_channels_takes_no_more_memory_than_the_bound(
+    file: Path, publish: bool
+) -> None:
+    rules = [ChannelRule(pattern="kept:*", history_messages=100, publish=publish)]
+    channels = [f"kept:{number}" for number in range(60)]
+    with hub_of(file, rules=rules) as hub:
+        for channel in channels:
+            for number in range(40):
+                hub.send_to_channel(channel, event(f"{number} {'x' * 500}"))
+    bound = 200_000
+    bounds = {"history_bytes_in_all": bound, "published_history_bytes_in_all": bound // 2}
+    with (
+        hub_of(file, rules=rules, **bounds) as hub,
+        serve(hub) as server,
+        HubClient(server.url) as client,
+    ):
+        most = 0
+        for channel in channels:  # one after the other, and each once more from the file
+            assert client.subscribe(channel, since=0)["replayed"] == 40
+            expect_numbers(client, *range(1, 41), channel=channel)
+            client.unsubscribe(channel)
+            stats = hub.stats()
+            assert stats.history_bytes <= bound // (2 if publish else 1)
+            most = max(most, stats.history_bytes)
+        assert most > bound // 4
+        assert client.subscribe(channels[0], since=39)["replayed"] == 1
+
+
 def test_a_subscription_makes_no_channel(file: Path) -> None:
     with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
         acks = [client.subscribe(f"kept:{number}", since=0) for number in range(3)]
@@ -234,6 +264,90 @@ def test_a_full_disk_stops_numbers_and_not_delivery(
             ack = late.subscribe("kept:a", since=1, epoch=epoch)
             assert (ack["recovered"], ack["seq"], ack["replayed"]) == (False, failed + 2, 1)
             assert late.expect(channel="kept:a").seq == failed + 2
+
+
+def test_subscribers_get_everything_while_the_disk_is_full_and_are_told_of_the_gap_then(
+    file: Path,
+) -> None:
+    with hub_of(file) as hub, serve(hub) as server, Seen(server.url) as seen:
+        seen.client.subscribe("kept:a", since=0)
+        seen.start()
+        hub.send_to_channel("kept:a", event(0))
+        seen.wait_data(0)
+        with full_disk(file), HubClient(server.url) as client:
+            hub.send_to_channel("kept:a", event("x" * 100_000))
+            seen.wait_data(0, "x" * 100_000)
+            ack = client.subscribe("kept:a", since=0)  # what is kept can be read
+            assert (ack["seq"], ack["replayed"]) == (1, 1)
+            assert client.expect(channel="kept:a").data == 0
+            hub.send_to_channel("kept:a", event(2))
+            assert client.expect(channel="kept:a").data == 2
+            client.send(Message("publish", channel="kept:a", data=3, id=1))
+            assert client.expect(type="ack").id == 1
+            seen.wait_data(0, "x" * 100_000, 2, 3)
+            assert [each.seq for each in seen.messages("event")] == [1, None, None, None]
+        assert not losses(seen)
+
+        def is_numbered() -> bool:
+            hub.send_to_channel("kept:a", event("again"))
+            return hub.history("kept:a").last > 1
+
+        wait_until(is_numbered, what="a number")
+        wait_until(lambda: losses(seen), what="word of the gap")
+        assert len(losses(seen)) == 1
+        hub.send_to_channel("kept:a", event("the end"))
+        wait_until(lambda: seen.data("event")[-1] == "the end", what="the end")
+        last = hub.history("kept:a").last
+        assert seen.messages("event")[-1].seq == last
+        assert len(seen.messages("event")) == last  # each was delivered, and counts as lost later
+        assert len(losses(seen)) == 1
+
+
+def test_a_hub_that_starts_with_a_full_disk_keeps_history_once_it_can(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hub_of(file) as hub:
+        hub.send_to_channel("kept:a", event(1))
+    with full_disk(file, 0), hub_of(file) as hub, serve(hub) as server:
+        assert "Messages have no numbers until it can" in caplog.text
+        with HubClient(server.url) as client:
+            client.send(Message("subscribe", channel="kept:a", id=1))
+            assert client.expect(type="error").code == "internal"
+            hub.subscribe(hub.all_clients()[0], "kept:a")
+            hub.send_to_channel("kept:a", event(2))
+            assert client.expect(channel="kept:a").seq is None
+    with hub_of(file) as hub:
+        assert [each.data for each in hub.history("kept:a").messages] == [1]
+
+
+def test_a_file_that_takes_no_writes_is_read_all_the_same(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("kept:a")
+        for number in range(1, 4):
+            hub.send_to_channel("kept:a", event(number))
+        expect_numbers(client, 1, 2, 3)
+        with refusing(file):
+            hub.send_to_channel("kept:a", event("not kept"))
+            assert client.expect(channel="kept:a", data="not kept").seq is None
+            with HubClient(server.url) as late:
+                assert late.subscribe("kept:a", since=1)["recovered"]
+                expect_numbers(late, 2, 3)
+            assert hub.history("kept:a").last == 3
+        assert hub.stats().history_failed == 1
+
+
+@contextlib.contextmanager
+def refusing(file: Path) -> Iterator[None]:
+    """Have a file refuse messages, as one does that has become read-only."""
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON messages"
+            " BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END"
+        )
+        db.commit()
+        yield
+        db.execute("DROP TRIGGER refuse")
+        db.commit()
 
 
 def test_a_damaged_file_is_set_aside_and_subscribers_begin_anew(file: Path) -> None:

@@ -255,3 +255,32 @@ def test_a_look_at_a_full_disk_does_not_say_that_history_is_kept_again(
             looks = store.looks
             wait_until(lambda: store.looks >= looks + 3, what="looks")
             assert "again" not in caplog.text
+
+
+def test_what_is_kept_no_longer_when_it_is_looked_for_is_told_as_lost(file: Path) -> None:
+    class HeldHistory(SqliteHistory):
+        """A history that looks for messages of others once it may."""
+
+        may = threading.Event()
+
+        def version(self) -> object:
+            return super().version() if self.may.is_set() else None
+
+    store, rules = HeldHistory(file), [ChannelRule(pattern="kept:*", history_messages=5)]
+    with (
+        hub_of(store, rules=rules) as hub,
+        hub_of(file, rules=rules) as other,
+        serve(hub) as server,
+        Seen(server.url) as seen,
+    ):
+        seen.client.subscribe("kept:a", since=0)
+        seen.start()
+        hub.send_to_channel("kept:a", event(0))
+        seen.wait_data(0)
+        for number in range(1, 21):
+            other.send_to_channel("kept:a", event(number))
+        assert other.wait_for_room("kept:a")
+        store.may.set()
+        seen.wait_data(0, *range(16, 21), kind="event")
+        ((_, lost),) = [each for each in seen.of("error")]
+        assert isinstance(lost, MessagesLost)
