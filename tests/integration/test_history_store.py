@@ -28,6 +28,7 @@ from ws_hub import (
     SqliteHistory,
     serve,
 )
+from ws_hub.backplane.store import Page
 from ws_hub.testing import HubClient
 
 KEPT = [ChannelRule(pattern="kept:*", history_messages=10_000, publish=True)]
@@ -213,6 +214,62 @@ def test_reading_many_old_channels_takes_no_more_memory_than_the_bound(
             most = max(most, stats.history_bytes)
         assert most > bound // 4
         assert client.subscribe(channels[0], since=39)["replayed"] == 1
+
+
+def test_of_a_channel_that_is_larger_than_memory_only_the_newest_are_read(file: Path) -> None:
+    class ReadHistory(SqliteHistory):
+        """A history that counts the bytes that are read of it."""
+
+        bytes = 0
+
+        def read(self, channel: str, **where: Any) -> Page:
+            page = super().read(channel, **where)
+            self.bytes += sum(len(each.text) for each in page.messages)
+            return page
+
+    large = {"history_messages": 10_000, "history_bytes": 1 << 30}
+    rules = [ChannelRule(pattern="kept:*", **large)]
+    with hub_of(file, rules=rules) as hub:
+        for number in range(400):
+            hub.send_to_channel("kept:a", event(f"{number} {'x' * 40_000}"))
+    store = ReadHistory(file)
+    config = HubConfig(history=store, rules=rules, history_bytes_in_all=1_000_000)
+    with Hub(config) as hub, serve(hub) as server:
+        for _ in range(3):
+            with HubClient(server.url) as client:
+                replayed = client.subscribe("kept:a", since=0)["replayed"]
+                assert 10 <= replayed <= 120
+                expect_numbers(client, *range(401 - replayed, 401))
+        assert store.bytes < 5_000_000  # a page, once; there are 16 MB
+        assert hub.stats().history_bytes <= 1_000_000
+
+
+def test_a_process_does_not_read_what_others_keep_while_nobody_listens_to_it(file: Path) -> None:
+    class ReadHistory(SqliteHistory):
+        """A history that counts how often it is read."""
+
+        reads = 0
+
+        def read(self, channel: str, **where: Any) -> Page:
+            self.reads += 1
+            return super().read(channel, **where)
+
+    store = ReadHistory(file)
+    with (
+        Hub(HubConfig(history=store, rules=RULES)) as one,
+        hub_of(file) as other,
+        serve(one) as server,
+        HubClient(server.url) as client,
+    ):
+        for number in range(5):
+            for hub in one, other:
+                hub.send_to_channel("kept:a", event(number))
+                assert hub.wait_for_room("kept:a")
+        assert store.reads == 0
+        assert client.subscribe("kept:a", since=3)["replayed"] == 7
+        expect_numbers(client, *range(4, 11))
+        one.send_to_channel("kept:a", event("the end"))
+        expect_numbers(client, 11)
 
 
 def test_a_subscription_makes_no_channel(file: Path) -> None:

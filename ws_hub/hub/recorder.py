@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from .. import threads
-from ..backplane.store import HistoryStore, Page
+from ..backplane.store import HistoryStore, Page, Span
 from ..config import ChannelRule
 from ..connection.connection import Connection
 from ..errors import WsHubError
@@ -90,8 +90,8 @@ class Recorder:
         self._refuse = refuse
         self._is_heard = is_heard
         self._counters = counters
-        # How far each channel was delivered here, longest unused first; by the recorder's
-        # thread, as are the numbers that are to be left out, and when to try the store again.
+        # How far each channel was delivered here with nothing missing, longest unused first; by
+        # the recorder's thread, as are the numbers that are to be left out, and when to look.
         self._known: OrderedDict[str, Position] = OrderedDict()
         self._lost: OrderedDict[str, int] = OrderedDict()
         self._reads = _Access("read", "Clients subscribe only to what is in memory until it can")
@@ -195,7 +195,7 @@ class Recorder:
 
     def _append(self, channel: str, group: Sequence[Publication]) -> list[Publication]:
         """Number and keep messages of one channel; return those to be delivered before."""
-        skip, missed = self._lost.get(channel, 0), list[Publication]()
+        skip = self._lost.get(channel, 0)
         texts, ends = [each.text for each in group], group[-1].ends_channel
         append = functools.partial(self._store.append, channel, texts, ends=ends, skip=skip)
         span = self._writes.attempt(append)
@@ -203,14 +203,29 @@ class Recorder:
             self._leave_unnumbered(channel, group)
             return []
         self._lost.pop(channel, None)
-        known = self._known.get(channel)
-        if known is not None and known.epoch == span.epoch and known.seq < span.first - skip - 1:
-            self._reads.attempt(lambda: missed.extend(self._missed(channel, known, span.first - 1)))
         for seq, publication in enumerate(group, span.first):
             publication.number(seq)
             publication.epoch = span.epoch
-        self._know(channel, Position(span.epoch, span.last))
-        return missed
+        before = self._before(channel, Position(span.epoch, span.first - skip - 1))
+        if before is None:
+            self._known.pop(channel, None)
+        else:
+            self._know(channel, Position(span.epoch, span.last))
+        return before or []
+
+    def _before(self, channel: str, position: Position) -> list[Publication] | None:
+        """Return what others have kept up to a position that is to be delivered; None for unread.
+
+        What nobody waits for is read when somebody does.
+        """
+        known = self._known.get(channel)
+        if known is None or known.epoch != position.epoch:
+            return None if position.seq else []
+        if known == position:
+            return []
+        if channel not in self._watched:
+            return None
+        return self._reads.attempt(lambda: list(self._missed(channel, known, position.seq)))
 
     def _leave_unnumbered(self, channel: str, group: Sequence[Publication]) -> None:
         self._counters.add("history_failed", len(group))
@@ -258,8 +273,8 @@ class Recorder:
         """Have the cache hold what a subscription may ask for; refuse it when that fails."""
         began = time.thread_time()
         channel, subscriber = activation.subscription.channel, activation.subscription.subscriber
-        self._watched.add(channel)
         prepared = self._reads.attempt(lambda: self._refresh(channel))
+        self._watched.add(channel)
         if isinstance(subscriber, Connection):
             subscriber.charge_processing(time.thread_time() - began)
         if prepared or (channel in self._known and self._history.is_whole(channel)):
@@ -271,21 +286,34 @@ class Recorder:
         head, known = self._store.head(channel), self._known.get(channel)
         same = known is not None and known.epoch == head.epoch
         if known is not None and same and head.last > known.seq:
-            missed = list(self._missed(channel, known, head.last))
-            self._hand(missed)
-            self._know(channel, Position(head.epoch, head.last))
+            if channel in self._watched or head.last - known.seq <= _PAGE:
+                self._hand(list(self._missed(channel, known, head.last)))
+                self._know(channel, Position(head.epoch, head.last))
+            else:
+                same = False  # what nobody waits for need not be delivered
         if same and self._history.is_whole(channel):
             return True
-        messages: list[tuple[int, bytes]] = []
-        for page in self._pages(channel, 0):
-            messages += [(each.seq, text_frame(each.text)) for each in page.messages]
-            head = page.kept
+        head, messages = self._newest(channel)
         last = self._known[channel].seq if same else head.last
         # What was kept since is delivered when it is next looked at.
         messages = [each for each in messages if each[0] <= last]
         self._put(Fill(channel, Filled(head.epoch, last, messages)))
         self._know(channel, Position(head.epoch, last))
         return True
+
+    def _newest(self, channel: str) -> tuple[Span, list[tuple[int, bytes]]]:
+        """Return the numbers of a channel, and as many of its messages as the cache may hold."""
+        messages, left = list[tuple[int, bytes]](), self._history.most_of(channel)
+        page = self._store.read(channel, last=_PAGE)
+        head = page.kept
+        while page.messages and page.kept.epoch == head.epoch:
+            for each in reversed(page.messages):
+                left -= len(each.text)
+                if left < 0 and messages:
+                    return head, messages[::-1]
+                messages.append((each.seq, text_frame(each.text)))
+            page = self._store.read(channel, before=page.messages[0].seq, limit=_PAGE)
+        return head, messages[::-1]
 
     # --- other processes ---------------------------------------------------------------------
 
