@@ -131,8 +131,23 @@ def test_keeps_so_many_bytes_and_always_the_last_message(store: HistoryStore) ->
     found = store.read("small:a").messages
     assert 1 < len(found) < 8
     assert sum(len(each.text) for each in found) <= 300 + len(found) * 10
-    store.append("small:a", texts("x" * 1000))
-    assert values(store.read("small:a")) == ["x" * 1000]
+    for value in "x" * 1000, "y" * 1000:
+        store.append("small:a", texts(value))
+        assert values(store.read("small:a")) == [value]
+    store.append("small:b", texts("x" * 1000))
+    assert values(store.read("small:b")) == ["x" * 1000]
+
+
+def test_keeps_the_newest_of_a_long_batch(store: HistoryStore) -> None:
+    for start in range(0, 2000, 1000):
+        span = store.append("a", texts(*range(start, start + 1000)))
+        assert (span.first, span.last) == (start + 1, start + 1000)
+        assert values(store.read("a")) == list(range(start + 995, start + 1000))
+        store.append("small:a", texts(*range(start, start + 1000)))
+        page = store.read("small:a")
+        assert values(page)[-1] == start + 999
+        assert page.kept.last == start + 1000
+        assert 1 < len(page.messages) == page.kept.last - page.kept.first + 1 < 8
 
 
 def test_forgets_after_the_last_message_but_goes_on_numbering(
