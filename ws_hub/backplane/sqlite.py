@@ -65,7 +65,7 @@ _INSERTS = {
     + ", ".join(f"(?1, ?2 + {row}, NULL, ?{row + 3})" for row in range(rows))
     for rows in _ROWS
 }
-_RESERVE = 10_000  # numbers that a wait for the disk makes usable
+_RESERVE = 100_000  # numbers that a wait for the disk makes usable
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
 _VARIABLES = 500  # of one statement; old builds of SQLite take 999
