@@ -36,10 +36,10 @@ from ..errors import WsHubError
 from ..log import get_logger
 from ..protocol.frames import text_frame
 from ..protocol.publication import Publication, restored
-from ..reentrant import Event, ReentrantQueue, Wakeup
+from ..reentrant import Event
 from .dispatcher import Activation
 from .history import Filled, History, Position
-from .items import Fill, Item, Publications, Watched
+from .items import Fill, Item, Publications, Queues, Watched
 from .stats import Counters
 
 __all__ = ["Recorder"]
@@ -64,8 +64,7 @@ class Recorder:
         store: what numbers and keeps.
         history: the cache, which the hub thread owns.
         rule_for: returns what holds for a channel.
-        intake: what it sleeps on, and what it takes from.
-        hub: the same of the hub thread.
+        queues: what it sleeps on and takes from, and the same of the hub thread.
         refuse: called with a subscription that cannot be answered; says whether it was refused.
         is_heard: says whether a channel has subscribers.
         counters: what is counted.
@@ -76,8 +75,7 @@ class Recorder:
         store: HistoryStore,
         history: History,
         rule_for: Callable[[str], ChannelRule],
-        intake: tuple[Wakeup, ReentrantQueue[Item]],
-        hub: tuple[Wakeup, ReentrantQueue[Item]],
+        queues: Queues,
         refuse: Callable[[Activation], bool],
         is_heard: Callable[[str], bool],
         counters: Counters,
@@ -85,8 +83,8 @@ class Recorder:
         self._store = store
         self._history = history
         self._rule_for = rule_for
-        self._wakeup, self.queue = intake
-        self._hub_wakeup, self._deliver = hub
+        self._wakeup, self.queue = queues.intake
+        self._hub_wakeup, self._deliver = queues.wakeup, queues.broadcasts
         self._refuse = refuse
         self._is_heard = is_heard
         self._counters = counters
