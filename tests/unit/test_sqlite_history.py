@@ -70,6 +70,28 @@ def test_two_stores_have_one_numbering(make: Make) -> None:
     assert len(one.read("a").messages) == len(other.read("a").messages) == 4
 
 
+def test_messages_of_another_store_are_a_change_and_its_reads_are_none(make: Make) -> None:
+    one, other = make(), make()
+    before = one.version()
+    assert one.version() == before
+    other.append("a", [TEXT])
+    after = one.version()
+    assert after != before
+    other.read("a")
+    other.head("a")
+    other.version()
+    assert one.version() == after
+
+
+def test_another_file_in_its_place_is_a_change(path: Path, make: Make) -> None:
+    store = make()
+    store.append("a", [TEXT])
+    before = store.version()
+    for each in path.parent.glob("hub.db*"):
+        each.rename(path.parent / f"aside-{each.name}")
+    assert store.version() != before
+
+
 def test_processes_have_one_numbering(path: Path, make: Make) -> None:
     store = make()
     code = (

@@ -81,6 +81,25 @@ def test_a_channel_without_messages_has_a_numbering_already(store: HistoryStore)
     assert store.append("a", texts("x")).epoch == head.epoch
 
 
+def test_the_heads_of_many_channels_are_those_of_each(store: HistoryStore) -> None:
+    channels = [f"a:{number}" for number in range(1200)]
+    for number in range(0, 1200, 100):
+        store.append(channels[number], texts(*range(number // 100 + 1)))
+    heads = store.heads(channels)
+    assert heads == [store.head(channel) for channel in channels]
+    assert [heads[number].last for number in (0, 1, 1100)] == [1, 0, 12]
+    assert (heads[1100].first, heads[1100].last) == (8, 12)
+    assert store.heads([]) == []
+
+
+def test_its_own_messages_are_no_change(store: HistoryStore) -> None:
+    before = store.version()
+    store.append("a", texts("x"))
+    store.read("a")
+    store.expire(START + 5000)
+    assert store.version() == before
+
+
 def test_reads_oldest_first_and_in_pages(store: HistoryStore) -> None:
     store.append("a", texts(1, 2, 3, 4, 5))
     assert values(store.read("a")) == [1, 2, 3, 4, 5]
