@@ -126,6 +126,30 @@ def test_channels_without_history_and_broadcasts_do_not_pass_the_store(file: Pat
         assert hub.kept_channels() == []
 
 
+def test_a_thread_s_messages_to_channels_with_history_keep_their_order(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        channels = [f"kept:{name}" for name in "abc"]
+        for channel in channels:
+            client.subscribe(channel)
+        for number in range(300):
+            hub.send_to_channel(channels[number % 3], event(number))
+        found = [client.expect(type="event") for _ in range(300)]
+        assert [each.data for each in found] == list(range(300))
+
+
+def test_what_is_not_kept_does_not_wait_for_the_disk(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        for channel in "kept:a", "plain":
+            client.subscribe(channel)
+        with writing(file):
+            hub.send_to_channel("kept:a", event(1))
+            hub.send_to_channel("plain", event(2))
+            hub.broadcast(event(3))
+            assert [client.expect(type="event").data for _ in range(2)] == [2, 3]
+        found = client.expect(type="event")
+        assert (found.data, found.seq) == (1, 1)
+
+
 def test_what_was_accepted_before_a_stop_is_kept_and_delivered(file: Path) -> None:
     with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
         client.subscribe("kept:a")

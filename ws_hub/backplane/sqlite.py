@@ -475,7 +475,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         )
     # A channel that overwrites itself is copied from the log less often so; 16 MB of it.
     db.execute("PRAGMA wal_autocheckpoint=4000")
-    db.execute("PRAGMA journal_size_limit=4194304")
+    db.execute("PRAGMA journal_size_limit=16777216")
     db.execute("PRAGMA synchronous=FULL")
     with _transaction(db):
         if _is_new(db, path):
