@@ -9,6 +9,8 @@ Rules of this file:
 - So each channel has a `reserved` number, which no number exceeds. To raise it is a commit
   that waits for the disk. A file that was not closed before the machine started anew goes on
   behind it: a number that may have been given is not given again.
+- Messages that come together share a row, each a line of it; a message with a key has its
+  own. A row stays until all of it is to go, and `first` says from where on it counts.
 - A connection is never open across a fork: SQLite's locks are the process's, and a child
   would take those that it remembers for its own.
 """
@@ -16,12 +18,13 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,25 +52,24 @@ CREATE TABLE meta (boot TEXT NOT NULL, epoch TEXT NOT NULL);
 CREATE TABLE channels (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL,
     seq INTEGER NOT NULL, reserved INTEGER NOT NULL,  -- the last number; none is above this
+    first INTEGER NOT NULL,                           -- what is below it is kept no longer
     count INTEGER NOT NULL, bytes INTEGER NOT NULL,   -- of the messages kept
     used REAL NOT NULL, expires REAL NOT NULL,        -- POSIX times
     published INTEGER NOT NULL                        -- whether clients may publish to it
 );
-CREATE TABLE messages (
-    channel INTEGER NOT NULL, seq INTEGER NOT NULL, key TEXT, text BLOB NOT NULL,
-    PRIMARY KEY (channel, seq)
+CREATE TABLE messages (  -- a row is one message, or several that follow each other, a line each
+    channel INTEGER NOT NULL, seq INTEGER NOT NULL, rows INTEGER NOT NULL, key TEXT,
+    text BLOB NOT NULL, PRIMARY KEY (channel, seq)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX keys ON messages (channel, key) WHERE key IS NOT NULL;
 """
-_ROWS = 256, 64, 16, 4, 1  # of one statement
-_INSERTS = {
-    rows: "INSERT INTO messages (channel, seq, key, text) VALUES "
-    + ", ".join(f"(?1, ?2 + {row}, NULL, ?{row + 3})" for row in range(rows))
-    for rows in _ROWS
-}
+_ROW = 128  # messages of one row at most
+_ROW_BYTES = 256 * 1024  # of a row that has several
+_INSERT = "INSERT INTO messages (channel, seq, rows, key, text) VALUES (?, ?, ?, ?, ?)"
 _RESERVE = 100_000  # numbers that a wait for the disk makes usable
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
+_OLDEST = "max((SELECT seq FROM messages WHERE channel = id ORDER BY seq LIMIT 1), first)"
 _VARIABLES = 500  # of one statement; old builds of SQLite take 999
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 _MOUNTS = "/proc/self/mountinfo"
@@ -220,12 +222,10 @@ class SqliteHistory:
                 raise _Exhausted
             gone, gone_bytes = _drop_keys(db, id, keys) if keys else (0, 0)
             if keys:
-                db.executemany(
-                    "INSERT INTO messages (channel, seq, key, text) VALUES (?, ?, ?, ?)",
-                    [(id, first + place, keys[place], text) for place, text in rows],
-                )
+                each = [(id, first + place, 1, keys[place], text) for place, text in rows]
             else:
-                _insert(db, id, first, texts)
+                each = [(id, first + at, count, None, text) for at, count, text in _joined(texts)]
+            db.executemany(_INSERT, each)
             change = len(rows) - gone, size - gone_bytes
             db.execute(
                 "UPDATE channels SET seq = ?, count = count + ?, bytes = bytes + ?, used = ?,"
@@ -289,12 +289,15 @@ class SqliteHistory:
                 if since_time is not None:
                     start = _start_of(db, id, kept, since_time) - 1
                 backwards = start is None and (last is not None or before is not None)
+                begin = max(start or 0, kept.first - 1)
                 found = db.execute(
-                    "SELECT seq, text, key FROM messages WHERE channel = ? AND seq > ? AND seq <= ?"
-                    f" ORDER BY seq {'DESC' if backwards else 'ASC'} LIMIT ?",
-                    (id, _in_range(start or 0), _in_range(up_to), _in_range(max(count, 0))),
+                    "SELECT seq, rows, text, key FROM messages"
+                    " WHERE channel = ? AND seq > ? AND seq <= ?"
+                    f" ORDER BY seq {'DESC' if backwards else 'ASC'}",
+                    (id, _in_range(begin - _ROW + 1), _in_range(up_to)),
                 )
-                messages = list(_until_large(found))
+                each = (at for at in _each(found, backwards) if begin < at[0] <= up_to)
+                messages = list(_until_large(itertools.islice(each, max(count, 0))))
             return Page(kept, tuple(reversed(messages) if backwards else messages))
 
         return self._run(self._reader, page)
@@ -530,8 +533,8 @@ def _row_of(db: sqlite3.Connection, channel: str, now: float) -> tuple[int, str,
     if row is None:
         # Not waited for: when this commit is lost, so is the file's epoch.
         db.execute(
-            "INSERT INTO channels (name, epoch, seq, reserved, count, bytes, used, expires,"
-            " published) SELECT ?, epoch, 0, ?, 0, 0, ?, ?, 0 FROM meta",
+            "INSERT INTO channels (name, epoch, seq, reserved, first, count, bytes, used, expires,"
+            " published) SELECT ?, epoch, 0, ?, 1, 0, 0, ?, ?, 0 FROM meta",
             (channel, _RESERVE, now, now),
         )
         row = db.execute(text, (channel,)).fetchone()
@@ -539,16 +542,31 @@ def _row_of(db: sqlite3.Connection, channel: str, now: float) -> tuple[int, str,
     return found
 
 
-def _insert(db: sqlite3.Connection, id: int, first: int, texts: Sequence[bytes]) -> None:
-    """Keep messages without keys, many rows a statement.
+def _joined(texts: Sequence[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield rows of messages without keys: the place of the first, how many, and their texts.
 
-    `executemany` gives up the GIL for each row, and waits for it beside threads that compute.
+    A row for each would cost a step of SQLite each, for which the GIL is given up.
     """
-    done = 0
-    for rows in _ROWS:
-        while len(texts) - done >= rows:
-            db.execute(_INSERTS[rows], (id, first + done, *texts[done : done + rows]))
-            done += rows
+    for at in range(0, len(texts), _ROW):
+        part = texts[at : at + _ROW]
+        text = b"\n".join(part)
+        if len(text) <= _ROW_BYTES and text.count(b"\n") == len(part) - 1:
+            yield at, len(part), text
+        else:
+            yield from ((at + place, 1, each) for place, each in enumerate(part))
+
+
+def _each(
+    rows: Iterable[tuple[int, int, bytes, str | None]], backwards: bool
+) -> Iterator[tuple[int, bytes, str | None]]:
+    """Yield number, text and key of the messages of rows, which may come newest first."""
+    for seq, count, text, key in rows:
+        if count == 1:
+            yield seq, text, key
+            continue
+        numbered = list(enumerate(text.split(b"\n"), seq))
+        for number_, each in reversed(numbered) if backwards else numbered:
+            yield number_, each, None
 
 
 def _reserve(db: sqlite3.Connection, channel: str, count: int) -> None:
@@ -597,34 +615,39 @@ def _drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> t
 
 def _trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:
     """Delete the oldest messages beyond the bounds of the rule; the last one stays."""
-    count, size = db.execute("SELECT count, bytes FROM channels WHERE id = ?", (id,)).fetchone()
+    first, count, size = db.execute(
+        "SELECT first, count, bytes FROM channels WHERE id = ?", (id,)
+    ).fetchone()
     most = max(rule.history_messages, 1)
     if count <= 1 or (count <= most and size <= rule.history_bytes):
         return
-    # One row from SQLite, which has let go of the GIL meanwhile, and not one for each message.
-    if size <= rule.history_bytes:
-        up_to, gone, gone_bytes = db.execute(
-            "SELECT max(seq), count(*), sum(length(text)) FROM (SELECT seq, text FROM messages"
-            " WHERE channel = ? ORDER BY seq LIMIT ?)",
-            (id, count - most),
-        ).fetchone()
-    else:
-        up_to, gone, gone_bytes = db.execute(
-            "SELECT seq, place, total FROM (SELECT seq, row_number() OVER oldest AS place,"
-            " sum(length(text)) OVER oldest AS total FROM messages WHERE channel = ?"
-            " WINDOW oldest AS (ORDER BY seq ROWS UNBOUNDED PRECEDING))"
-            " WHERE place >= ? OR (place >= ? AND total >= ?) LIMIT 1",
-            (id, count - 1, count - most, size - rule.history_bytes),
-        ).fetchone()
-    count, size = count - gone, size - gone_bytes
-    db.execute("DELETE FROM messages WHERE channel = ? AND seq <= ?", (id, up_to))
-    db.execute("UPDATE channels SET count = ?, bytes = ? WHERE id = ?", (count, size, id))
+    rows = db.execute(
+        "SELECT seq, rows, text, key FROM messages WHERE channel = ? ORDER BY seq", (id,)
+    )
+    for row in rows:
+        begin, several, joined, _ = row
+        length = len(joined) - several + 1
+        beyond = count - several >= most or size - length >= rule.history_bytes
+        if begin >= first and beyond and count > several:  # all of it
+            first, count, size = begin + several, count - several, size - length
+            continue
+        for seq, text, _ in _each([row], False):
+            if seq >= first and (count > most or size > rule.history_bytes) and count > 1:
+                first, count, size = seq + 1, count - 1, size - len(text)
+        if count <= 1 or (count <= most and size <= rule.history_bytes):
+            break
+    rows.close()
+    db.execute(
+        "DELETE FROM messages WHERE channel = ? AND seq < ? AND seq + rows <= ?", (id, first, first)
+    )
+    db.execute(
+        "UPDATE channels SET first = ?, count = ?, bytes = ? WHERE id = ?", (first, count, size, id)
+    )
 
 
 def _head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span]:
     row = db.execute(
-        "SELECT id, epoch, seq, (SELECT min(seq) FROM messages WHERE channel = id)"
-        " FROM channels WHERE name = ?",
+        f"SELECT id, epoch, seq, {_OLDEST} FROM channels WHERE name = ?",
         (channel,),
     ).fetchone()
     if row is None:
@@ -640,8 +663,8 @@ def _spans_of(db: sqlite3.Connection, channels: Sequence[str]) -> dict[str, Span
     for start in range(0, len(channels), _VARIABLES):
         part = channels[start : start + _VARIABLES]
         rows = db.execute(
-            "SELECT name, epoch, seq, (SELECT min(seq) FROM messages WHERE channel = id)"
-            f" FROM channels WHERE name IN ({','.join('?' * len(part))})",
+            f"SELECT name, epoch, seq, {_OLDEST} FROM channels"
+            f" WHERE name IN ({','.join('?' * len(part))})",
             part,
         )
         for name, epoch, seq, first in rows:
@@ -651,19 +674,22 @@ def _spans_of(db: sqlite3.Connection, channels: Sequence[str]) -> dict[str, Span
 
 def _start_of(db: sqlite3.Connection, id: int, kept: Span, time: float) -> int:
     def text_from(seq: int) -> bytes:
-        row = db.execute(
-            "SELECT text FROM messages WHERE channel = ? AND seq >= ? ORDER BY seq LIMIT 1",
-            (id, seq),
-        ).fetchone()
-        return row[0] if row else b""
+        rows = db.execute(
+            "SELECT seq, rows, text, key FROM messages WHERE channel = ? AND seq > ?"
+            " AND seq + rows > ? ORDER BY seq LIMIT 1",
+            (id, seq - _ROW, seq),
+        )
+        return next((text for at, text, _ in _each(rows, False) if at >= seq), b"")
 
-    (last,) = db.execute("SELECT max(seq) FROM messages WHERE channel = ?", (id,)).fetchone()
-    return first_since(kept.first, last or 0, time, text_from)
+    newest = db.execute(
+        "SELECT seq + rows - 1 FROM messages WHERE channel = ? ORDER BY seq DESC LIMIT 1", (id,)
+    ).fetchone()
+    return first_since(kept.first, newest[0] if newest else 0, time, text_from)
 
 
-def _until_large(rows: sqlite3.Cursor) -> Iterator[Kept]:
+def _until_large(each: Iterable[tuple[int, bytes, str | None]]) -> Iterator[Kept]:
     size = 0
-    for seq, text, key in rows:
+    for seq, text, key in each:
         size += len(text)
         if size > _PAGE_BYTES and size > len(text):
             return
