@@ -317,6 +317,22 @@ def test_a_file_that_cannot_be_used_keeps_a_hub_from_starting(tmp_path: Path) ->
         assert client.subscribe("kept:a")["seq"] == 0
 
 
+def test_a_store_of_a_running_hub_is_refused_to_another_and_goes_on(file: Path) -> None:
+    store = SqliteHistory(file)
+    config = HubConfig(history=store, rules=RULES)
+    with Hub(config) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("kept:a")
+        other = Hub(config)
+        with pytest.raises(ConfigError, match="is in use by another hub"):
+            other.start()
+        assert not other.running
+        other.stop()
+        hub.send_to_channel("kept:a", event(1))
+        expect_numbers(client, 1)
+    with other:  # it is free now
+        assert other.history("kept:a").last == 1
+
+
 # --- disks that fail -----------------------------------------------------------------------
 
 
