@@ -64,7 +64,7 @@ CREATE TABLE messages (  -- a row is one message, or several that follow each ot
 CREATE UNIQUE INDEX keys ON messages (channel, key) WHERE key IS NOT NULL;
 """
 _ROW = 128  # messages of one row at most
-_ROW_BYTES = 256 * 1024  # of a row that has several
+_ROW_BYTES = 32 * 1024  # of a row that has several: it is read whole, for one of them too
 _INSERT = "INSERT INTO messages (channel, seq, rows, key, text) VALUES (?, ?, ?, ?, ?)"
 _RESERVE = 100_000  # numbers that a wait for the disk makes usable
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
@@ -547,13 +547,17 @@ def _joined(texts: Sequence[bytes]) -> Iterator[tuple[int, int, bytes]]:
 
     A row for each would cost a step of SQLite each, for which the GIL is given up.
     """
-    for at in range(0, len(texts), _ROW):
+    at = 0
+    while at < len(texts):
         part = texts[at : at + _ROW]
+        while len(part) > 1 and sum(map(len, part)) > _ROW_BYTES:
+            part = part[: len(part) // 2]
         text = b"\n".join(part)
-        if len(text) <= _ROW_BYTES and text.count(b"\n") == len(part) - 1:
+        if text.count(b"\n") == len(part) - 1:
             yield at, len(part), text
         else:
             yield from ((at + place, 1, each) for place, each in enumerate(part))
+        at += len(part)
 
 
 def _each(
