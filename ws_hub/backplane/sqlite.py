@@ -44,6 +44,7 @@ __all__ = ["SqliteHistory", "network_type"]
 logger = get_logger(__name__)
 
 T = TypeVar("T")
+_Row = tuple[int, int, "str | None", bytes]  # place of the first message, how many, key, texts
 
 _ID = 0x77736862  # "wshb": that a file is of ws_hub
 _VERSION = 1
@@ -213,20 +214,17 @@ class SqliteHistory:
     ) -> Span:
         rule, now = self._opened()(channel), self._clock()
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
-        rows = list(_newest_of_keys(keys, texts)) if keys else list(enumerate(texts))
-        size = sum(len(text) for _, text in rows)
+        rows = list(_newest_of_keys(keys, texts) if keys else _joined(texts))
+        count = sum(several for _, several, _, _ in rows)
+        size = sum(len(text) - several + 1 for _, several, _, text in rows)
         with _transaction(db):
             id, epoch, seq, reserved = _row_of(db, channel, now)
             first, last = seq + skip + 1, seq + skip + len(texts)
             if last > reserved:
                 raise _Exhausted
             gone, gone_bytes = _drop_keys(db, id, keys) if keys else (0, 0)
-            if keys:
-                each = [(id, first + place, 1, keys[place], text) for place, text in rows]
-            else:
-                each = [(id, first + at, count, None, text) for at, count, text in _joined(texts)]
-            db.executemany(_INSERT, each)
-            change = len(rows) - gone, size - gone_bytes
+            db.executemany(_INSERT, [(id, first + place, *row) for place, *row in rows])
+            change = count - gone, size - gone_bytes
             db.execute(
                 "UPDATE channels SET seq = ?, count = count + ?, bytes = bytes + ?, used = ?,"
                 " expires = ?, published = ? WHERE id = ?",
@@ -542,8 +540,8 @@ def _row_of(db: sqlite3.Connection, channel: str, now: float) -> tuple[int, str,
     return found
 
 
-def _joined(texts: Sequence[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    """Yield rows of messages without keys: the place of the first, how many, and their texts.
+def _joined(texts: Sequence[bytes]) -> Iterator[_Row]:
+    """Yield rows of messages without keys.
 
     A row for each would cost a step of SQLite each, for which the GIL is given up.
     """
@@ -554,9 +552,9 @@ def _joined(texts: Sequence[bytes]) -> Iterator[tuple[int, int, bytes]]:
             part = part[: len(part) // 2]
         text = b"\n".join(part)
         if text.count(b"\n") == len(part) - 1:
-            yield at, len(part), text
+            yield at, len(part), None, text
         else:
-            yield from ((at + place, 1, each) for place, each in enumerate(part))
+            yield from ((at + place, 1, None, each) for place, each in enumerate(part))
         at += len(part)
 
 
@@ -596,14 +594,12 @@ def _seal(db: sqlite3.Connection) -> None:
         db.execute("UPDATE channels SET reserved = seq WHERE reserved > seq")
 
 
-def _newest_of_keys(
-    keys: Sequence[str | None], texts: Sequence[bytes]
-) -> Iterator[tuple[int, bytes]]:
-    """Yield place and text of the messages that no later one replaces."""
+def _newest_of_keys(keys: Sequence[str | None], texts: Sequence[bytes]) -> Iterator[_Row]:
+    """Yield rows of the messages that no later one replaces."""
     newest = {key: place for place, key in enumerate(keys)}
     for place, (key, text) in enumerate(zip(keys, texts, strict=True)):
         if key is None or newest[key] == place:
-            yield place, text
+            yield place, 1, key, text
 
 
 def _drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> tuple[int, int]:
