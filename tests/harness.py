@@ -40,7 +40,7 @@ from ws_hub import Client, Hub, HubConfig, reentrant
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.sender import Sender
 from ws_hub.hub import hub as hub_module
-from ws_hub.hub import prefork, replay, shutdown
+from ws_hub.hub import prefork, recorder, replay, shutdown
 from ws_hub.hub.items import Call, Publications
 from ws_hub.hub.life import Life, State
 from ws_hub.protocol import compression
@@ -65,6 +65,7 @@ __all__ = [
     "batches_every",
     "before_put",
     "callers",
+    "channels_remembered",
     "connected_payers",
     "delivery_fails",
     "descriptor_of",
@@ -657,14 +658,20 @@ def _fail(*_: Any, **__: Any) -> Any:
 
 
 @contextlib.contextmanager
-def full_disk(file: Path) -> Iterator[None]:
-    """Have no file of this process grow beyond the size that a history's file has."""
+def full_disk(file: Path, most: int | None = None) -> Iterator[None]:
+    """Have no file of this process grow beyond a size: that of a history's file, or `most`."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))
+    size = file.stat().st_size if most is None else most
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def channels_remembered(count: int) -> AbstractContextManager[None]:
+    """Have a recorder remember of so many channels how far they are delivered."""
+    return patched(recorder, "_MAX_CHANNELS", count)
 
 
 @contextlib.contextmanager

@@ -308,7 +308,8 @@ class HubConfig:
         published_history_bytes_in_all: the same for the channels that clients may publish
             to, which also count among all.
         history: where channels keep their history: a `SqliteHistory("hub.db")` for one that
-            outlives the process; None for memory. See docs/recovery.md.
+            outlives the process; None for memory. What keyed channels and presence know is
+            in memory all the same. See docs/recovery.md.
         rules: the rules for channels; the first match counts. By default process channels
             keep their last 10,000 lines or 4 MiB.
         channel_name: returns whether a channel name is allowed, and with `process:` before
@@ -466,6 +467,11 @@ class HubConfig:
         if self.on_auth_failure is not None and self.authenticator is None:
             raise ConfigError(
                 "on_auth_failure needs an authenticator, without which nobody is refused: set both"
+            )
+        if self.history is not None and not any(each.history_messages for each in self.rules):
+            raise ConfigError(
+                "history has nothing to keep, as no rule has history_messages: "
+                "rules=[ChannelRule('chat:*', history_messages=1000)], or leave history out"
             )
         for number, rule in enumerate(self.rules):
             for before in self.rules[:number]:

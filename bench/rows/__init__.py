@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from . import crowd, fanout, hub, late, plain, progress, slow, sweeps
+from . import crowd, fanout, history, hub, late, plain, progress, slow, sweeps
 from .base import Incomplete, Plan, Point, Row, Sample, Setup
 
 __all__ = ["ROWS", "Incomplete", "Plan", "Point", "Row", "Sample", "Setup"]
 
 ROWS: tuple[Row, ...] = (
     *hub.ROWS,
+    *history.ROWS,
     *fanout.ROWS,
     *slow.ROWS,
     *progress.ROWS,

@@ -49,6 +49,16 @@ CONTENDERS = {
             ("hub", "CompressingHubServer"),
         ),
         Contender(
+            "ws_hub, memory",
+            "ws_hub with a channel more that keeps history, in memory",
+            ("history", "KeepingHubServer"),
+        ),
+        Contender(
+            "ws_hub, file",
+            "the same with history in a file (SqliteHistory)",
+            ("history", "FileHubServer"),
+        ),
+        Contender(
             "ws_hub, Werkzeug",
             "ws_hub beside a Flask application on Werkzeug's threaded server",
             ("flask_", "HubBesideFlask"),

@@ -21,12 +21,12 @@ from ..control import Answer
 from ..wire import padding, report
 from .base import REPORTS, Publish, Server
 
-__all__ = ["CompressingHubServer", "HeartbeatingHubServer", "HubServer", "sized"]
+__all__ = ["LONG", "PRINTER", "CompressingHubServer", "HeartbeatingHubServer", "HubServer", "sized"]
 
-_LONG = 300.0  # seconds that a program may take
+LONG = 300.0  # seconds that a program may take
 # It fills pipes by writes that are not torn. A line of which a reader has seen the beginning may
 # be published as it is so far, and a client would count it twice.
-_PRINTER = """
+PRINTER = """
 import os, select, sys
 line, left = sys.argv[1].encode() + b"\\n", int(sys.argv[2])
 while left:
@@ -96,10 +96,10 @@ class HubServer(Server):
 
     def lines(self, *, count: int, width: int, process: str) -> Answer:
         """Stream a program that prints so many lines, at the pace of its slowest viewer."""
-        argv = [sys.executable, "-S", "-c", _PRINTER, padding(width), str(count)]
+        argv = [sys.executable, "-S", "-c", PRINTER, padding(width), str(count)]
         before = self.hub.stats().dropped
         began = time.monotonic_ns()
-        code = self.hub.run_process(argv, process, backpressure=True).wait(_LONG)
+        code = self.hub.run_process(argv, process, backpressure=True).wait(LONG)
         if code:
             raise RuntimeError(f"the program ended with {code}")
         dropped = self.hub.stats().dropped - before

@@ -26,7 +26,9 @@ from tests.support import RawPeer, wait_until
 from ws_hub.access.authenticators import APIKeyAuth
 from ws_hub.config import HubConfig
 from ws_hub.hub.hub import Hub
+from ws_hub.protocol.message import Message
 from ws_hub.server.server import serve
+from ws_hub.testing import HubClient
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUND = 20.0  # a Python that starts on a busy machine, and a few seconds of grace inside
@@ -346,6 +348,39 @@ def test_serve_with_publish_lets_clients_publish() -> None:
             assert late.recv_json()["data"] == "hi"
             it.signal(signal.SIGINT)
         assert it.end() == 130
+
+
+def test_serve_with_history_goes_on_after_kill_9(tmp_path: Path) -> None:
+    arguments = ("serve", "--port", "0", "--publish", "chat:*", "--history", str(tmp_path / "h.db"))
+    with command(*arguments) as it, HubClient(f"ws://127.0.0.1:{it.port}/ws") as client:
+        epoch = client.subscribe("chat:1")["epoch"]
+        for number in range(1, 4):
+            client.send(Message("publish", channel="chat:1", data=number, id=number))
+            assert client.expect(type="ack").id == number  # it is committed now
+        it.signal(signal.SIGKILL)
+        assert it.end() == -signal.SIGKILL
+    with command(*arguments) as it, HubClient(f"ws://127.0.0.1:{it.port}/ws") as client:
+        ack = client.subscribe("chat:1", since=1, epoch=epoch)
+        assert ack == {
+            "channel": "chat:1", "epoch": epoch, "seq": 3, "recovered": True, "replayed": 2,
+        }  # fmt: skip
+        for number in 2, 3:
+            found = client.expect(channel="chat:1")
+            assert (found.seq, found.data) == (number, number)
+        client.send(Message("publish", channel="chat:1", data="again", id="4"))
+        assert client.expect(channel="chat:1").seq == 4
+        assert client.expect(type="ack").id == "4"
+        it.signal(signal.SIGTERM)
+        assert it.end() == 143
+    assert [each.name for each in tmp_path.iterdir()] == ["h.db"]
+
+
+def test_serve_with_history_that_cannot_be_kept_says_why(tmp_path: Path) -> None:
+    code, out, err = run("serve", "--port", "0", "--history", str(tmp_path / "none" / "h.db"))
+    assert code != 0
+    assert out == []
+    assert "there is no directory" in err[-1]
+    assert not any("Traceback" in line for line in err)
 
 
 # --- tail ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +15,8 @@ import pytest
 
 from tests.harness import full_disk
 from tests.integration.clients import Seen
-from tests.support import TIMEOUT, unmeasured, wait_until
+from tests.integration.served import Served
+from tests.support import TIMEOUT, wait_until
 from ws_hub import (
     ChannelRule,
     ConfigError,
@@ -26,6 +28,7 @@ from ws_hub import (
     SqliteHistory,
     serve,
 )
+from ws_hub.backplane.store import Page
 from ws_hub.testing import HubClient
 
 KEPT = [ChannelRule(pattern="kept:*", history_messages=10_000, publish=True)]
@@ -123,6 +126,30 @@ def test_channels_without_history_and_broadcasts_do_not_pass_the_store(file: Pat
         assert hub.kept_channels() == []
 
 
+def test_a_thread_s_messages_to_channels_with_history_keep_their_order(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        channels = [f"kept:{name}" for name in "abc"]
+        for channel in channels:
+            client.subscribe(channel)
+        for number in range(300):
+            hub.send_to_channel(channels[number % 3], event(number))
+        found = [client.expect(type="event") for _ in range(300)]
+        assert [each.data for each in found] == list(range(300))
+
+
+def test_what_is_not_kept_does_not_wait_for_the_disk(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        for channel in "kept:a", "plain":
+            client.subscribe(channel)
+        with writing(file):
+            hub.send_to_channel("kept:a", event(1))
+            hub.send_to_channel("plain", event(2))
+            hub.broadcast(event(3))
+            assert [client.expect(type="event").data for _ in range(2)] == [2, 3]
+        found = client.expect(type="event")
+        assert (found.data, found.seq) == (1, 1)
+
+
 def test_what_was_accepted_before_a_stop_is_kept_and_delivered(file: Path) -> None:
     with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
         client.subscribe("kept:a")
@@ -184,6 +211,91 @@ def test_what_memory_had_to_let_go_is_read_from_the_file(file: Path) -> None:
         assert [client.expect(channel="process:a").seq for _ in range(30)] == list(range(21, 51))
 
 
+@pytest.mark.parametrize("publish", [False, True])
+def test_reading_many_old_channels_takes_no_more_memory_than_the_bound(
+    file: Path, publish: bool
+) -> None:
+    rules = [ChannelRule(pattern="kept:*", history_messages=100, publish=publish)]
+    channels = [f"kept:{number}" for number in range(60)]
+    with hub_of(file, rules=rules) as hub:
+        for channel in channels:
+            for number in range(40):
+                hub.send_to_channel(channel, event(f"{number} {'x' * 500}"))
+    bound = 200_000
+    bounds = {"history_bytes_in_all": bound, "published_history_bytes_in_all": bound // 2}
+    with (
+        hub_of(file, rules=rules, **bounds) as hub,
+        serve(hub) as server,
+        HubClient(server.url) as client,
+    ):
+        most = 0
+        for channel in channels:  # one after the other, and each once more from the file
+            assert client.subscribe(channel, since=0)["replayed"] == 40
+            expect_numbers(client, *range(1, 41), channel=channel)
+            client.unsubscribe(channel)
+            stats = hub.stats()
+            assert stats.history_bytes <= bound // (2 if publish else 1)
+            most = max(most, stats.history_bytes)
+        assert most > bound // 4
+        assert client.subscribe(channels[0], since=39)["replayed"] == 1
+
+
+def test_of_a_channel_that_is_larger_than_memory_only_the_newest_are_read(file: Path) -> None:
+    class ReadHistory(SqliteHistory):
+        """A history that counts the bytes that are read of it."""
+
+        bytes = 0
+
+        def read(self, channel: str, **where: Any) -> Page:
+            page = super().read(channel, **where)
+            self.bytes += sum(len(each.text) for each in page.messages)
+            return page
+
+    large = {"history_messages": 10_000, "history_bytes": 1 << 30}
+    rules = [ChannelRule(pattern="kept:*", **large)]
+    with hub_of(file, rules=rules) as hub:
+        for number in range(400):
+            hub.send_to_channel("kept:a", event(f"{number} {'x' * 40_000}"))
+    store = ReadHistory(file)
+    config = HubConfig(history=store, rules=rules, history_bytes_in_all=1_000_000)
+    with Hub(config) as hub, serve(hub) as server:
+        for _ in range(3):
+            with HubClient(server.url) as client:
+                replayed = client.subscribe("kept:a", since=0)["replayed"]
+                assert 10 <= replayed <= 120
+                expect_numbers(client, *range(401 - replayed, 401))
+        assert store.bytes < 5_000_000  # a page, once; there are 16 MB
+        assert hub.stats().history_bytes <= 1_000_000
+
+
+def test_a_process_does_not_read_what_others_keep_while_nobody_listens_to_it(file: Path) -> None:
+    class ReadHistory(SqliteHistory):
+        """A history that counts how often it is read."""
+
+        reads = 0
+
+        def read(self, channel: str, **where: Any) -> Page:
+            self.reads += 1
+            return super().read(channel, **where)
+
+    store = ReadHistory(file)
+    with (
+        Hub(HubConfig(history=store, rules=RULES)) as one,
+        hub_of(file) as other,
+        serve(one) as server,
+        HubClient(server.url) as client,
+    ):
+        for number in range(5):
+            for hub in one, other:
+                hub.send_to_channel("kept:a", event(number))
+                assert hub.wait_for_room("kept:a")
+        assert store.reads == 0
+        assert client.subscribe("kept:a", since=3)["replayed"] == 7
+        expect_numbers(client, *range(4, 11))
+        one.send_to_channel("kept:a", event("the end"))
+        expect_numbers(client, 11)
+
+
 def test_a_subscription_makes_no_channel(file: Path) -> None:
     with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
         acks = [client.subscribe(f"kept:{number}", since=0) for number in range(3)]
@@ -203,6 +315,22 @@ def test_a_file_that_cannot_be_used_keeps_a_hub_from_starting(tmp_path: Path) ->
     (tmp_path / "none").mkdir()
     with hub, serve(hub) as server, HubClient(server.url) as client:
         assert client.subscribe("kept:a")["seq"] == 0
+
+
+def test_a_store_of_a_running_hub_is_refused_to_another_and_goes_on(file: Path) -> None:
+    store = SqliteHistory(file)
+    config = HubConfig(history=store, rules=RULES)
+    with Hub(config) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("kept:a")
+        other = Hub(config)
+        with pytest.raises(ConfigError, match="is in use by another hub"):
+            other.start()
+        assert not other.running
+        other.stop()
+        hub.send_to_channel("kept:a", event(1))
+        expect_numbers(client, 1)
+    with other:  # it is free now
+        assert other.history("kept:a").last == 1
 
 
 # --- disks that fail -----------------------------------------------------------------------
@@ -233,6 +361,90 @@ def test_a_full_disk_stops_numbers_and_not_delivery(
             ack = late.subscribe("kept:a", since=1, epoch=epoch)
             assert (ack["recovered"], ack["seq"], ack["replayed"]) == (False, failed + 2, 1)
             assert late.expect(channel="kept:a").seq == failed + 2
+
+
+def test_subscribers_get_everything_while_the_disk_is_full_and_are_told_of_the_gap_then(
+    file: Path,
+) -> None:
+    with hub_of(file) as hub, serve(hub) as server, Seen(server.url) as seen:
+        seen.client.subscribe("kept:a", since=0)
+        seen.start()
+        hub.send_to_channel("kept:a", event(0))
+        seen.wait_data(0)
+        with full_disk(file), HubClient(server.url) as client:
+            hub.send_to_channel("kept:a", event("x" * 100_000))
+            seen.wait_data(0, "x" * 100_000)
+            ack = client.subscribe("kept:a", since=0)  # what is kept can be read
+            assert (ack["seq"], ack["replayed"]) == (1, 1)
+            assert client.expect(channel="kept:a").data == 0
+            hub.send_to_channel("kept:a", event(2))
+            assert client.expect(channel="kept:a").data == 2
+            client.send(Message("publish", channel="kept:a", data=3, id=1))
+            assert client.expect(type="ack").id == 1
+            seen.wait_data(0, "x" * 100_000, 2, 3)
+            assert [each.seq for each in seen.messages("event")] == [1, None, None, None]
+        assert not losses(seen)
+
+        def is_numbered() -> bool:
+            hub.send_to_channel("kept:a", event("again"))
+            return hub.history("kept:a").last > 1
+
+        wait_until(is_numbered, what="a number")
+        wait_until(lambda: losses(seen), what="word of the gap")
+        assert len(losses(seen)) == 1
+        hub.send_to_channel("kept:a", event("the end"))
+        wait_until(lambda: seen.data("event")[-1] == "the end", what="the end")
+        last = hub.history("kept:a").last
+        assert seen.messages("event")[-1].seq == last
+        assert len(seen.messages("event")) == last  # each was delivered, and counts as lost later
+        assert len(losses(seen)) == 1
+
+
+def test_a_hub_that_starts_with_a_full_disk_keeps_history_once_it_can(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hub_of(file) as hub:
+        hub.send_to_channel("kept:a", event(1))
+    with full_disk(file, 0), hub_of(file) as hub, serve(hub) as server:
+        assert "Messages have no numbers until it can" in caplog.text
+        with HubClient(server.url) as client:
+            client.send(Message("subscribe", channel="kept:a", id=1))
+            assert client.expect(type="error").code == "internal"
+            hub.subscribe(hub.all_clients()[0], "kept:a")
+            hub.send_to_channel("kept:a", event(2))
+            assert client.expect(channel="kept:a").seq is None
+    with hub_of(file) as hub:
+        assert [each.data for each in hub.history("kept:a").messages] == [1]
+
+
+def test_a_file_that_takes_no_writes_is_read_all_the_same(file: Path) -> None:
+    with hub_of(file) as hub, serve(hub) as server, HubClient(server.url) as client:
+        client.subscribe("kept:a")
+        for number in range(1, 4):
+            hub.send_to_channel("kept:a", event(number))
+        expect_numbers(client, 1, 2, 3)
+        with refusing(file):
+            hub.send_to_channel("kept:a", event("not kept"))
+            assert client.expect(channel="kept:a", data="not kept").seq is None
+            with HubClient(server.url) as late:
+                assert late.subscribe("kept:a", since=1)["recovered"]
+                expect_numbers(late, 2, 3)
+            assert hub.history("kept:a").last == 3
+        assert hub.stats().history_failed == 1
+
+
+@contextlib.contextmanager
+def refusing(file: Path) -> Iterator[None]:
+    """Have a file refuse messages, as one does that has become read-only."""
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON messages"
+            " BEGIN SELECT RAISE(ABORT, 'attempt to write a readonly database'); END"
+        )
+        db.commit()
+        yield
+        db.execute("DROP TRIGGER refuse")
+        db.commit()
 
 
 def test_a_damaged_file_is_set_aside_and_subscribers_begin_anew(file: Path) -> None:
@@ -281,41 +493,6 @@ def writing(file: Path) -> Iterator[None]:
 
 
 # --- kill -9 -------------------------------------------------------------------------------
-
-
-class Served:
-    """A server in a process of its own that publishes numbers, until it is killed."""
-
-    def __init__(self, file: Path, port: int = 0) -> None:
-        command = [sys.executable, "-m", "tests.integration.apps.kept"]
-        self.process = subprocess.Popen(
-            [*command, str(port), str(file), "kept:a"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=unmeasured(),
-            text=True,
-        )
-        self.port = int(self.said().split()[1])
-        self.url = f"ws://127.0.0.1:{self.port}/ws"
-
-    def said(self) -> str:
-        """Return the next line that it prints."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def publish(self, *numbers: int) -> None:
-        """Have it publish numbers, and wait until it was told that they are accepted."""
-        assert self.process.stdin is not None
-        for number in numbers:
-            self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
-        for number in numbers:
-            assert self.said() == f"{number}\n"
-
-    def kill(self) -> None:
-        """End it as the system does that is out of memory."""
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.mark.timeout(240)  # interpreters start

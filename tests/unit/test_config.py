@@ -7,13 +7,14 @@ import inspect
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub import config
+from ws_hub import SqliteHistory, config
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.errors import ConfigError
 from ws_hub.reconnect.config import ReconnectConfig
@@ -320,3 +321,12 @@ def test_a_setting_that_keyed_channels_do_not_have_is_refused(settings: dict[str
 
 def test_a_keyed_channel_has_bounds_of_its_own() -> None:
     ChannelRule(pattern="board", keyed=True, max_keys=5, history_bytes=1, history_idle_ttl=1.0)
+
+
+def test_a_history_store_without_a_channel_that_keeps_history_is_refused(tmp_path: Path) -> None:
+    store = SqliteHistory(tmp_path / "hub.db")
+    for rules in [], [ChannelRule(pattern="chat:*")], [ChannelRule(pattern="board", keyed=True)]:
+        with pytest.raises(ConfigError, match="history has nothing to keep"):
+            HubConfig(history=store, rules=rules)
+    assert HubConfig(history=store).history is store  # process channels keep one
+    assert not store.path.exists()

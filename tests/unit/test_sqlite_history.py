@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import resource
 import sqlite3
 import stat
@@ -68,6 +69,28 @@ def test_two_stores_have_one_numbering(make: Make) -> None:
     assert [span.first for span in spans] == [1, 2, 3, 4]
     assert len({span.epoch for span in spans}) == 1
     assert len(one.read("a").messages) == len(other.read("a").messages) == 4
+
+
+def test_messages_of_another_store_are_a_change_and_its_reads_are_none(make: Make) -> None:
+    one, other = make(), make()
+    before = one.version()
+    assert one.version() == before
+    other.append("a", [TEXT])
+    after = one.version()
+    assert after != before
+    other.read("a")
+    other.head("a")
+    other.version()
+    assert one.version() == after
+
+
+def test_another_file_in_its_place_is_a_change(path: Path, make: Make) -> None:
+    store = make()
+    store.append("a", [TEXT])
+    before = store.version()
+    for each in path.parent.glob("hub.db*"):
+        each.rename(path.parent / f"aside-{each.name}")
+    assert store.version() != before
 
 
 def test_processes_have_one_numbering(path: Path, make: Make) -> None:
@@ -150,13 +173,58 @@ def test_a_database_of_another_program_is_refused_and_left_alone(path: Path) -> 
     assert path.read_bytes() == before
 
 
-def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 999])
+def test_a_file_of_another_version_is_refused(path: Path, version: int) -> None:
     opened(path).close()
     db = sqlite3.connect(path)
-    db.execute("PRAGMA user_version=999")
+    db.execute(f"PRAGMA user_version={version}")
     db.close()
-    with pytest.raises(ConfigError, match="the file is of a newer ws_hub"):
+    with pytest.raises(ConfigError, match="the file is of another version of ws_hub"):
         opened(path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pages_are_those_of_a_list_of_the_same_messages(make: Make, seed: int) -> None:
+    chance = random.Random(seed)
+    most, most_bytes = chance.choice([(50, 10**7), (300, 10**7), (10**6, 90_000), (200, 9000)])
+    store = make(rule=ChannelRule(pattern="*", history_messages=most, history_bytes=most_bytes))
+    kept: list[tuple[int, bytes]] = []  # what is to be kept, oldest first
+    last = 0
+    for _ in range(60):
+        count, skip = chance.choice([1, 1, 2, 100, 128, 129, 400]), chance.choice([0, 0, 0, 3])
+        texts = [_text(chance) for _ in range(count)]
+        assert store.append("a", texts, skip=skip).first == last + skip + 1
+        kept += enumerate(texts, last + skip + 1)
+        last += skip + count
+        while len(kept) > 1 and (
+            len(kept) > most or sum(len(text) for _, text in kept) > most_bytes
+        ):
+            del kept[0]
+        head = store.head("a")
+        assert (head.first, head.last) == (kept[0][0], last)
+        assert store.heads(["b", "a"])[1] == head
+        for _ in range(5):
+            at, limit = chance.randint(0, last + 2), chance.choice([0, 1, 7, 150, 1000])
+            after = [each for each in kept if each[0] > at][:limit]
+            below = [each for each in kept if each[0] < at]
+            assert _page(store, after=at, limit=limit) == after
+            assert _page(store, before=at, limit=limit) == below[max(len(below) - limit, 0) :]
+            assert _page(store, last=limit) == kept[max(len(kept) - limit, 0) :]
+    store.close()
+    again = make()
+    assert _page(again, limit=10**6) == kept
+
+
+def _text(chance: random.Random) -> bytes:
+    # A line feed is in no message of ours; a store keeps it all the same.
+    size = chance.choice([3, 120, 120, 5000])
+    return b"{%s%s}" % (b"x" * chance.randint(0, size), b"\n" * (chance.random() < 0.001))
+
+
+def _page(store: SqliteHistory, **where: int) -> list[tuple[int, bytes]]:
+    """Return numbers and texts of a page, without the numbers in the texts."""
+    found = store.read("a", **where).messages
+    return [(each.seq, each.text.rpartition(b',"seq":')[0] + b"}") for each in found]
 
 
 # --- where it may be -----------------------------------------------------------------------

@@ -82,6 +82,25 @@ def test_a_channel_without_messages_has_a_numbering_already(store: HistoryStore)
     assert store.append("a", texts("x")).epoch == head.epoch
 
 
+def test_the_heads_of_many_channels_are_those_of_each(store: HistoryStore) -> None:
+    channels = [f"a:{number}" for number in range(1200)]
+    for number in range(0, 1200, 100):
+        store.append(channels[number], texts(*range(number // 100 + 1)))
+    heads = store.heads(channels)
+    assert heads == [store.head(channel) for channel in channels]
+    assert [heads[number].last for number in (0, 1, 1100)] == [1, 0, 12]
+    assert (heads[1100].first, heads[1100].last) == (8, 12)
+    assert store.heads([]) == []
+
+
+def test_its_own_messages_are_no_change(store: HistoryStore) -> None:
+    before = store.version()
+    store.append("a", texts("x"))
+    store.read("a")
+    store.expire(START + 5000)
+    assert store.version() == before
+
+
 def test_reads_oldest_first_and_in_pages(store: HistoryStore) -> None:
     store.append("a", texts(1, 2, 3, 4, 5))
     assert values(store.read("a")) == [1, 2, 3, 4, 5]
@@ -132,8 +151,23 @@ def test_keeps_so_many_bytes_and_always_the_last_message(store: HistoryStore) ->
     found = store.read("small:a").messages
     assert 1 < len(found) < 8
     assert sum(len(each.text) for each in found) <= 300 + len(found) * 10
-    store.append("small:a", texts("x" * 1000))
-    assert values(store.read("small:a")) == ["x" * 1000]
+    for value in "x" * 1000, "y" * 1000:
+        store.append("small:a", texts(value))
+        assert values(store.read("small:a")) == [value]
+    store.append("small:b", texts("x" * 1000))
+    assert values(store.read("small:b")) == ["x" * 1000]
+
+
+def test_keeps_the_newest_of_a_long_batch(store: HistoryStore) -> None:
+    for start in range(0, 2000, 1000):
+        span = store.append("a", texts(*range(start, start + 1000)))
+        assert (span.first, span.last) == (start + 1, start + 1000)
+        assert values(store.read("a")) == list(range(start + 995, start + 1000))
+        store.append("small:a", texts(*range(start, start + 1000)))
+        page = store.read("small:a")
+        assert values(page)[-1] == start + 999
+        assert page.kept.last == start + 1000
+        assert 1 < len(page.messages) == page.kept.last - page.kept.first + 1 < 8
 
 
 def test_forgets_after_the_last_message_but_goes_on_numbering(

@@ -9,6 +9,8 @@ Rules of this file:
 - So each channel has a `reserved` number, which no number exceeds. To raise it is a commit
   that waits for the disk. A file that was not closed before the machine started anew goes on
   behind it: a number that may have been given is not given again.
+- Messages that come together share a row, each a line of it; a message with a key has its
+  own. A row stays until all of it is to go, and `first` says from where on it counts.
 - A connection is never open across a fork: SQLite's locks are the process's, and a child
   would take those that it remembers for its own.
 """
@@ -16,12 +18,13 @@ Rules of this file:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -41,32 +44,38 @@ __all__ = ["SqliteHistory", "network_type"]
 logger = get_logger(__name__)
 
 T = TypeVar("T")
+_Row = tuple[int, int, "str | None", bytes]  # place of the first message, how many, key, texts
 
 _ID = 0x77736862  # "wshb": that a file is of ws_hub
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE meta (boot TEXT NOT NULL, epoch TEXT NOT NULL);
 CREATE TABLE channels (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL,
     seq INTEGER NOT NULL, reserved INTEGER NOT NULL,  -- the last number; none is above this
+    first INTEGER NOT NULL,                           -- what is below it is kept no longer
     count INTEGER NOT NULL, bytes INTEGER NOT NULL,   -- of the messages kept
     used REAL NOT NULL, expires REAL NOT NULL,        -- POSIX times
     published INTEGER NOT NULL                        -- whether clients may publish to it
 );
-CREATE TABLE messages (
-    channel INTEGER NOT NULL, seq INTEGER NOT NULL, key TEXT, text BLOB NOT NULL,
-    PRIMARY KEY (channel, seq)
+CREATE TABLE messages (  -- a row is one message, or several that follow each other, a line each
+    channel INTEGER NOT NULL, seq INTEGER NOT NULL, rows INTEGER NOT NULL, key TEXT,
+    text BLOB NOT NULL, PRIMARY KEY (channel, seq)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX keys ON messages (channel, key) WHERE key IS NOT NULL;
+CREATE TABLE published (  -- with an idempotency key
+    id INTEGER PRIMARY KEY, once TEXT NOT NULL UNIQUE
+);
 """
-# What was published with an idempotency key. By number and not by age: a clock may be wrong.
-_PUBLISHED = """
-CREATE TABLE IF NOT EXISTS published (id INTEGER PRIMARY KEY, once TEXT NOT NULL UNIQUE)
-"""
-_MOST_PUBLISHED = 65_536
-_RESERVE = 10_000  # numbers that a wait for the disk makes usable
+_MOST_PUBLISHED = 65_536  # keys; by number and not by age: a clock may be wrong
+_ROW = 128  # messages of one row at most
+_ROW_BYTES = 32 * 1024  # of a row that has several: it is read whole, for one of them too
+_INSERT = "INSERT INTO messages (channel, seq, rows, key, text) VALUES (?, ?, ?, ?, ?)"
+_RESERVE = 100_000  # numbers that a wait for the disk makes usable
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
+_OLDEST = "max((SELECT seq FROM messages WHERE channel = id ORDER BY seq LIMIT 1), first)"
+_VARIABLES = 500  # of one statement; old builds of SQLite take 999
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 _MOUNTS = "/proc/self/mountinfo"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -211,23 +220,21 @@ class SqliteHistory:
     ) -> Span:
         rule, now = self._opened()(channel), self._clock()
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
-        rows = list(_newest_of_keys(keys, texts)) if keys else list(enumerate(texts))
-        size = sum(len(text) for _, text in rows)
+        rows = list(_newest_of_keys(keys, texts) if keys else _joined(texts))
+        count = sum(several for _, several, _, _ in rows)
+        size = sum(len(text) - several + 1 for _, several, _, text in rows)
         with _transaction(db):
             id, epoch, seq, reserved = _row_of(db, channel, now)
             first, last = seq + skip + 1, seq + skip + len(texts)
             if last > reserved:
                 raise _Exhausted
             gone, gone_bytes = _drop_keys(db, id, keys) if keys else (0, 0)
-            db.executemany(
-                "INSERT INTO messages (channel, seq, key, text) VALUES (?, ?, ?, ?)",
-                [(id, first + place, keys[place] if keys else None, text) for place, text in rows],
-            )
+            db.executemany(_INSERT, [(id, first + place, *row) for place, *row in rows])
             # With the messages or not at all: what a kill cuts short may be published again.
             db.executemany(
                 "INSERT OR IGNORE INTO published (once) VALUES (?)", [(each,) for each in once]
             )
-            change = len(rows) - gone, size - gone_bytes
+            change = count - gone, size - gone_bytes
             db.execute(
                 "UPDATE channels SET seq = ?, count = count + ?, bytes = bytes + ?, used = ?,"
                 " expires = ?, published = ? WHERE id = ?",
@@ -299,12 +306,15 @@ class SqliteHistory:
                 if since_time is not None:
                     start = _start_of(db, id, kept, since_time) - 1
                 backwards = start is None and (last is not None or before is not None)
+                begin = max(start or 0, kept.first - 1)
                 found = db.execute(
-                    "SELECT seq, text, key FROM messages WHERE channel = ? AND seq > ? AND seq <= ?"
-                    f" ORDER BY seq {'DESC' if backwards else 'ASC'} LIMIT ?",
-                    (id, _in_range(start or 0), _in_range(up_to), _in_range(max(count, 0))),
+                    "SELECT seq, rows, text, key FROM messages"
+                    " WHERE channel = ? AND seq > ? AND seq <= ?"
+                    f" ORDER BY seq {'DESC' if backwards else 'ASC'}",
+                    (id, _in_range(begin - _ROW + 1), _in_range(up_to)),
                 )
-                messages = list(_until_large(found))
+                each = (at for at in _each(found, backwards) if begin < at[0] <= up_to)
+                messages = list(_until_large(itertools.islice(each, max(count, 0))))
             return Page(kept, tuple(reversed(messages) if backwards else messages))
 
         return self._run(self._reader, page)
@@ -327,6 +337,25 @@ class SqliteHistory:
     def head(self, channel: str) -> Span:
         """Return the numbers from the oldest message kept to the last given."""
         return self._run(self._reader, lambda db: _head_of(db, channel)[1])
+
+    def heads(self, channels: Sequence[str]) -> list[Span]:
+        """Return the `head` of each of these channels."""
+
+        def look(db: sqlite3.Connection) -> list[Span]:
+            with _transaction(db, "BEGIN"):
+                found = _spans_of(db, channels)
+                (epoch,) = db.execute("SELECT epoch FROM meta").fetchone()
+            return [found.get(channel) or Span(epoch, 1, 0) for channel in channels]
+
+        return self._run(self._reader, look)
+
+    def version(self) -> object:
+        """Return what is another value once another process has kept something; cheap."""
+        # The writer's, which its own commits do not change. Each connection counts anew.
+        writer = self._writer
+        return self._run(
+            writer, lambda db: (writer.opened, *db.execute("PRAGMA data_version").fetchone())
+        )
 
     def names(self) -> list[str]:
         """Return the channels that keep something, longest unused first."""
@@ -387,6 +416,7 @@ class _Connection:
         self.lock = Lock()
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self.opened = 0  # how many connections it has been so far
 
     @property
     def is_open(self) -> bool:
@@ -402,6 +432,7 @@ class _Connection:
             if self._db is None:
                 self._db = _connect(self._path)
                 self._inode = _inode_of(self._path)
+                self.opened += 1
             return work(self._db)
 
     def set_aside(self, error: Exception) -> None:
@@ -462,7 +493,9 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"history cannot be kept in {str(path)!r}: its file system knows no WAL mode, only "
             f"{mode}. Use a file on a disk of this machine"
         )
-    db.execute("PRAGMA journal_size_limit=4194304")
+    # A channel that overwrites itself is copied from the log less often so; 16 MB of it.
+    db.execute("PRAGMA wal_autocheckpoint=4000")
+    db.execute("PRAGMA journal_size_limit=16777216")
     db.execute("PRAGMA synchronous=FULL")
     with _transaction(db):
         if _is_new(db, path):
@@ -471,7 +504,6 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             db.execute("INSERT INTO meta VALUES ('', ?)", (_new_epoch(),))
             db.execute(f"PRAGMA application_id={_ID}")
             db.execute(f"PRAGMA user_version={_VERSION}")
-        db.execute(_PUBLISHED)
         boot = _boot()
         if db.execute("SELECT boot FROM meta").fetchone() != (boot,):
             # The machine, for all that is known, has started anew: commits may be lost.
@@ -489,7 +521,7 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
         return False
     if id != _ID and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         return True
-    what = "a newer ws_hub" if id == _ID else "another program"
+    what = "another version of ws_hub" if id == _ID else "another program"
     raise ConfigError(
         f"history cannot be kept in {str(path)!r}: the file is of {what}. Use another one"
     )
@@ -518,13 +550,44 @@ def _row_of(db: sqlite3.Connection, channel: str, now: float) -> tuple[int, str,
     if row is None:
         # Not waited for: when this commit is lost, so is the file's epoch.
         db.execute(
-            "INSERT INTO channels (name, epoch, seq, reserved, count, bytes, used, expires,"
-            " published) SELECT ?, epoch, 0, ?, 0, 0, ?, ?, 0 FROM meta",
+            "INSERT INTO channels (name, epoch, seq, reserved, first, count, bytes, used, expires,"
+            " published) SELECT ?, epoch, 0, ?, 1, 0, 0, ?, ?, 0 FROM meta",
             (channel, _RESERVE, now, now),
         )
         row = db.execute(text, (channel,)).fetchone()
     found: tuple[int, str, int, int] = row
     return found
+
+
+def _joined(texts: Sequence[bytes]) -> Iterator[_Row]:
+    """Yield rows of messages without keys.
+
+    A row for each would cost a step of SQLite each, for which the GIL is given up.
+    """
+    at = 0
+    while at < len(texts):
+        part = texts[at : at + _ROW]
+        while len(part) > 1 and sum(map(len, part)) > _ROW_BYTES:
+            part = part[: len(part) // 2]
+        text = b"\n".join(part)
+        if text.count(b"\n") == len(part) - 1:
+            yield at, len(part), None, text
+        else:
+            yield from ((at + place, 1, None, each) for place, each in enumerate(part))
+        at += len(part)
+
+
+def _each(
+    rows: Iterable[tuple[int, int, bytes, str | None]], backwards: bool
+) -> Iterator[tuple[int, bytes, str | None]]:
+    """Yield number, text and key of the messages of rows, which may come newest first."""
+    for seq, count, text, key in rows:
+        if count == 1:
+            yield seq, text, key
+            continue
+        numbered = list(enumerate(text.split(b"\n"), seq))
+        for number_, each in reversed(numbered) if backwards else numbered:
+            yield number_, each, None
 
 
 def _reserve(db: sqlite3.Connection, channel: str, count: int) -> None:
@@ -550,14 +613,12 @@ def _seal(db: sqlite3.Connection) -> None:
         db.execute("UPDATE channels SET reserved = seq WHERE reserved > seq")
 
 
-def _newest_of_keys(
-    keys: Sequence[str | None], texts: Sequence[bytes]
-) -> Iterator[tuple[int, bytes]]:
-    """Yield place and text of the messages that no later one replaces."""
+def _newest_of_keys(keys: Sequence[str | None], texts: Sequence[bytes]) -> Iterator[_Row]:
+    """Yield rows of the messages that no later one replaces."""
     newest = {key: place for place, key in enumerate(keys)}
     for place, (key, text) in enumerate(zip(keys, texts, strict=True)):
         if key is None or newest[key] == place:
-            yield place, text
+            yield place, 1, key, text
 
 
 def _drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> tuple[int, int]:
@@ -573,25 +634,39 @@ def _drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> t
 
 def _trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:
     """Delete the oldest messages beyond the bounds of the rule; the last one stays."""
-    count, size = db.execute("SELECT count, bytes FROM channels WHERE id = ?", (id,)).fetchone()
+    first, count, size = db.execute(
+        "SELECT first, count, bytes FROM channels WHERE id = ?", (id,)
+    ).fetchone()
     most = max(rule.history_messages, 1)
-    if count <= most and size <= rule.history_bytes:
+    if count <= 1 or (count <= most and size <= rule.history_bytes):
         return
-    up_to = 0
-    for seq, length in db.execute(
-        "SELECT seq, length(text) FROM messages WHERE channel = ? ORDER BY seq", (id,)
-    ):
+    rows = db.execute(
+        "SELECT seq, rows, text, key FROM messages WHERE channel = ? ORDER BY seq", (id,)
+    )
+    for row in rows:
+        begin, several, joined, _ = row
+        length = len(joined) - several + 1
+        beyond = count - several >= most or size - length >= rule.history_bytes
+        if begin >= first and beyond and count > several:  # all of it
+            first, count, size = begin + several, count - several, size - length
+            continue
+        for seq, text, _ in _each([row], False):
+            if seq >= first and (count > most or size > rule.history_bytes) and count > 1:
+                first, count, size = seq + 1, count - 1, size - len(text)
         if count <= 1 or (count <= most and size <= rule.history_bytes):
             break
-        up_to, count, size = seq, count - 1, size - length
-    db.execute("DELETE FROM messages WHERE channel = ? AND seq <= ?", (id, up_to))
-    db.execute("UPDATE channels SET count = ?, bytes = ? WHERE id = ?", (count, size, id))
+    rows.close()
+    db.execute(
+        "DELETE FROM messages WHERE channel = ? AND seq < ? AND seq + rows <= ?", (id, first, first)
+    )
+    db.execute(
+        "UPDATE channels SET first = ?, count = ?, bytes = ? WHERE id = ?", (first, count, size, id)
+    )
 
 
 def _head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span]:
     row = db.execute(
-        "SELECT id, epoch, seq, (SELECT min(seq) FROM messages WHERE channel = id)"
-        " FROM channels WHERE name = ?",
+        f"SELECT id, epoch, seq, {_OLDEST} FROM channels WHERE name = ?",
         (channel,),
     ).fetchone()
     if row is None:
@@ -601,21 +676,39 @@ def _head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span]:
     return id, Span(epoch, seq + 1 if first is None else first, seq)
 
 
+def _spans_of(db: sqlite3.Connection, channels: Sequence[str]) -> dict[str, Span]:
+    """Return the numbers of those channels that have any."""
+    found: dict[str, Span] = {}
+    for start in range(0, len(channels), _VARIABLES):
+        part = channels[start : start + _VARIABLES]
+        rows = db.execute(
+            f"SELECT name, epoch, seq, {_OLDEST} FROM channels"
+            f" WHERE name IN ({','.join('?' * len(part))})",
+            part,
+        )
+        for name, epoch, seq, first in rows:
+            found[name] = Span(epoch, seq + 1 if first is None else first, seq)
+    return found
+
+
 def _start_of(db: sqlite3.Connection, id: int, kept: Span, time: float) -> int:
     def text_from(seq: int) -> bytes:
-        row = db.execute(
-            "SELECT text FROM messages WHERE channel = ? AND seq >= ? ORDER BY seq LIMIT 1",
-            (id, seq),
-        ).fetchone()
-        return row[0] if row else b""
+        rows = db.execute(
+            "SELECT seq, rows, text, key FROM messages WHERE channel = ? AND seq > ?"
+            " AND seq + rows > ? ORDER BY seq LIMIT 1",
+            (id, seq - _ROW, seq),
+        )
+        return next((text for at, text, _ in _each(rows, False) if at >= seq), b"")
 
-    (last,) = db.execute("SELECT max(seq) FROM messages WHERE channel = ?", (id,)).fetchone()
-    return first_since(kept.first, last or 0, time, text_from)
+    newest = db.execute(
+        "SELECT seq + rows - 1 FROM messages WHERE channel = ? ORDER BY seq DESC LIMIT 1", (id,)
+    ).fetchone()
+    return first_since(kept.first, newest[0] if newest else 0, time, text_from)
 
 
-def _until_large(rows: sqlite3.Cursor) -> Iterator[Kept]:
+def _until_large(each: Iterable[tuple[int, bytes, str | None]]) -> Iterator[Kept]:
     size = 0
-    for seq, text, key in rows:
+    for seq, text, key in each:
         size += len(text)
         if size > _PAGE_BYTES and size > len(text):
             return

@@ -132,6 +132,12 @@ class HistoryStore(Protocol):
     def head(self, channel: str) -> Span:
         """Return the numbers from the oldest message kept to the last given."""
 
+    def heads(self, channels: Sequence[str]) -> list[Span]:
+        """Return the `head` of each of these channels."""
+
+    def version(self) -> object:
+        """Return what is another value once another process has kept something; cheap."""
+
     def names(self) -> list[str]:
         """Return the channels that keep something, longest unused first."""
 

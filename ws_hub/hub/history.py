@@ -395,6 +395,10 @@ class History:
             kept = self._kind(channel).channels.get(channel)
             return kept is not None and kept.whole
 
+    def most_of(self, channel: str) -> int:
+        """Return how many bytes to read of a channel at most: others are not to lose all."""
+        return self._kind(channel).max_bytes // 2
+
     def position(self, channel: str) -> tuple[Position, int]:
         """Return where a channel stands, and the number of the oldest message kept."""
         with self._lock:

@@ -841,10 +841,11 @@ class Hub(Publisher):
     ) -> None:
         """Send a message to all connections of a user, each browser tab of theirs.
 
-        In order with everything else that is published; to nobody when the user is not
-        here. `exclude` is a client that does not get it, or several. An int or a UUID means
-        its text, a mapping a message as in `broadcast`. Raises TypeError and InvalidName for
-        a user id that is none, MessageEncodeError, HubNotRunning, HubFull.
+        In order with everything else that is published, but for channels with history where
+        a history store keeps it; to nobody when the user is not here. `exclude` is a client
+        that does not get it, or several. An int or a UUID means its text, a mapping a message
+        as in `broadcast`. Raises TypeError and InvalidName for a user id that is none,
+        MessageEncodeError, HubNotRunning, HubFull.
 
         Threads: any; waits while the hub's queue is full, at most `timeout` seconds.
         """

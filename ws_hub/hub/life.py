@@ -179,9 +179,9 @@ class Life:
             self.store,
             self.history,
             hub.rule_for,
-            queues.intake,
-            (queues.wakeup, queues.broadcasts),
+            queues,
             hub.refuse,
+            self.channels.has_subscribers,
             self.counters,
         )
 

@@ -132,6 +132,14 @@ class MemoryHistory:
         position, first = self._kept.position(channel)
         return Span(position.epoch, first, position.seq)
 
+    def heads(self, channels: Sequence[str]) -> list[Span]:
+        """Return the `head` of each of these channels."""
+        return [self.head(channel) for channel in channels]
+
+    def version(self) -> object:
+        """Return None always: no other process keeps anything in this memory."""
+        return None
+
     def names(self) -> list[str]:
         """Return the channels that keep something, longest unused first."""
         return self._kept.names()

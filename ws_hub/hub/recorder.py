@@ -8,7 +8,8 @@ this file:
   subscriptions to it, and who waits for either. The hub thread never waits for a disk.
 - A commit takes what waits, one transaction a channel. It is not waited for more.
 - Messages that other processes have kept meanwhile are delivered before one's own: clients
-  here see every number, in order.
+  here see every number, in order. While channels have subscribers here, the thread looks for
+  such messages by itself, many times a second.
 - What the store cannot keep is delivered without a number. The number is left out when it
   works again, so that a client that was away learns of a gap.
 
@@ -18,6 +19,7 @@ passed on.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import queue
 import threading
@@ -27,17 +29,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from .. import threads
-from ..backplane.store import HistoryStore, Page
+from ..backplane.store import HistoryStore, Page, Span
 from ..config import ChannelRule
 from ..connection.connection import Connection
 from ..errors import WsHubError
 from ..log import get_logger
 from ..protocol.frames import text_frame
 from ..protocol.publication import Publication, restored
-from ..reentrant import Event, ReentrantQueue, Wakeup
+from ..reentrant import Event
 from .dispatcher import Activation
 from .history import Filled, History, Position
-from .items import Fill, Item, Publications, Watched
+from .items import Fill, Item, Publications, Queues, Watched
 from .stats import Counters
 
 __all__ = ["Recorder"]
@@ -49,6 +51,8 @@ T = TypeVar("T")
 _MAX_CHANNELS = 10_000  # whose last number is remembered
 _RETRY = 1.0  # seconds until a store that has failed is tried again
 _EXPIRY = 10.0  # seconds between two looks at what is kept no longer
+_LOOK = 0.05  # seconds between two looks for what other processes have kept
+_REST = 9  # so many times as long as a look took is the pause behind it, if that is longer
 _PAGE = 1000
 _SLICE = 0.5  # seconds of one wait for room in the hub's queue
 
@@ -60,9 +64,9 @@ class Recorder:
         store: what numbers and keeps.
         history: the cache, which the hub thread owns.
         rule_for: returns what holds for a channel.
-        intake: what it sleeps on, and what it takes from.
-        hub: the same of the hub thread.
+        queues: what it sleeps on and takes from, and the same of the hub thread.
         refuse: called with a subscription that cannot be answered; says whether it was refused.
+        is_heard: says whether a channel has subscribers.
         counters: what is counted.
     """
 
@@ -71,24 +75,28 @@ class Recorder:
         store: HistoryStore,
         history: History,
         rule_for: Callable[[str], ChannelRule],
-        intake: tuple[Wakeup, ReentrantQueue[Item]],
-        hub: tuple[Wakeup, ReentrantQueue[Item]],
+        queues: Queues,
         refuse: Callable[[Activation], bool],
+        is_heard: Callable[[str], bool],
         counters: Counters,
     ) -> None:
         self._store = store
         self._history = history
         self._rule_for = rule_for
-        self._wakeup, self.queue = intake
-        self._hub_wakeup, self._deliver = hub
+        self._wakeup, self.queue = queues.intake
+        self._hub_wakeup, self._deliver = queues.wakeup, queues.broadcasts
         self._refuse = refuse
+        self._is_heard = is_heard
         self._counters = counters
-        # How far each channel was delivered here, longest unused first; by the recorder's
-        # thread, as are the numbers that are to be left out, and when to try the store again.
+        # How far each channel was delivered here with nothing missing, longest unused first; by
+        # the recorder's thread, as are the numbers that are to be left out, and when to look.
         self._known: OrderedDict[str, Position] = OrderedDict()
         self._lost: OrderedDict[str, int] = OrderedDict()
-        self._failed: Exception | None = None
-        self._retry = self._expiry = 0.0
+        self._reads = _Access("read", "Clients subscribe only to what is in memory until it can")
+        self._writes = _Access("kept", "Messages are delivered without numbers until it can")
+        self._watched: set[str] = set()  # the channels that have, or had, subscribers
+        self._seen: object = None  # the version of the store up to which all is delivered
+        self._expiry = self._next_look = 0.0
         self._closed = self._abandoned = False  # set once, by the hub thread
         self.ended = Event()
         self._thread: threading.Thread | None = None
@@ -119,7 +127,7 @@ class Recorder:
     def _run(self) -> None:
         try:
             while not (self._closed and self.queue.empty()):
-                self._wakeup.wait(0.0 if self._closed else _EXPIRY)
+                self._wakeup.wait(0.0 if self._closed else self._pause())
                 try:
                     self._turn()
                 except Exception:  # noqa: BLE001 - the top of a thread
@@ -143,9 +151,19 @@ class Recorder:
                 if not (isinstance(item, Activation) and self._is_refused(item)):
                     self._put(item)
         now = time.monotonic()
-        if now >= self._expiry and not self._is_failing(now):
+        if self._watched and now >= self._next_look:
+            self._look(now)
+        if now >= self._expiry and not self._writes.is_failing(now):
             self._expiry = now + _EXPIRY
-            self._try(lambda: self._store.expire(time.time()))
+            self._forget_unheard()
+            self._writes.attempt(lambda: self._store.expire(time.time()))
+
+    def _pause(self) -> float:
+        """Return how long to sleep: a process without subscribers has nothing to look for."""
+        return min(self._next_look - time.monotonic(), _EXPIRY) if self._watched else _EXPIRY
+
+    def _forget_unheard(self) -> None:
+        self._watched = {channel for channel in self._watched if self._is_heard(channel)}
 
     def _take(self) -> list[Item]:
         items: list[Item] = []
@@ -175,24 +193,40 @@ class Recorder:
 
     def _append(self, channel: str, group: Sequence[Publication]) -> list[Publication]:
         """Number and keep messages of one channel; return those to be delivered before."""
-        skip, missed = self._lost.get(channel, 0), list[Publication]()
+        skip = self._lost.get(channel, 0)
         texts, ends = [each.text for each in group], group[-1].ends_channel
         once = [each.once for each in group if each.once]
-        span = self._try(
-            lambda: self._store.append(channel, texts, ends=ends, skip=skip, once=once)
+        append = functools.partial(
+            self._store.append, channel, texts, ends=ends, skip=skip, once=once
         )
+        span = self._writes.attempt(append)
         if span is None:
             self._leave_unnumbered(channel, group)
             return []
         self._lost.pop(channel, None)
-        known = self._known.get(channel)
-        if known is not None and known.epoch == span.epoch and known.seq < span.first - skip - 1:
-            self._try(lambda: missed.extend(self._missed(channel, known, span.first - 1)))
         for seq, publication in enumerate(group, span.first):
             publication.number(seq)
             publication.epoch = span.epoch
-        self._know(channel, Position(span.epoch, span.last))
-        return missed
+        before = self._before(channel, Position(span.epoch, span.first - skip - 1))
+        if before is None:
+            self._known.pop(channel, None)
+        else:
+            self._know(channel, Position(span.epoch, span.last))
+        return before or []
+
+    def _before(self, channel: str, position: Position) -> list[Publication] | None:
+        """Return what others have kept up to a position that is to be delivered; None for unread.
+
+        What nobody waits for is read when somebody does.
+        """
+        known = self._known.get(channel)
+        if known is None or known.epoch != position.epoch:
+            return None if position.seq else []
+        if known == position:
+            return []
+        if channel not in self._watched:
+            return None
+        return self._reads.attempt(lambda: list(self._missed(channel, known, position.seq)))
 
     def _leave_unnumbered(self, channel: str, group: Sequence[Publication]) -> None:
         self._counters.add("history_failed", len(group))
@@ -205,17 +239,25 @@ class Recorder:
     def _know(self, channel: str, position: Position) -> None:
         self._known[channel] = position
         self._known.move_to_end(channel)
-        if len(self._known) > _MAX_CHANNELS:
-            self._known.popitem(last=False)
+        for _ in range(2 if len(self._known) > _MAX_CHANNELS else 0):
+            oldest = next(iter(self._known))
+            if oldest in self._watched:  # its subscribers would miss what others keep
+                self._known.move_to_end(oldest)
+            else:
+                del self._known[oldest]
 
     def _missed(self, channel: str, known: Position, up_to: int) -> Iterator[Publication]:
         """Yield the messages that others have kept behind a position."""
-        overflow = self._rule_for(channel).overflow
         for page in self._pages(channel, known.seq):
-            for each in page.messages:
-                if page.kept.epoch != known.epoch or each.seq > up_to:
+            for publication in self._restored(channel, page):
+                if publication.epoch != known.epoch or publication.seq > up_to:
                     return
-                yield restored(each.text, each.seq, known.epoch, channel, overflow)
+                yield publication
+
+    def _restored(self, channel: str, page: Page) -> Iterator[Publication]:
+        epoch, overflow = page.kept.epoch, self._rule_for(channel).overflow
+        for each in page.messages:
+            yield restored(each.text, each.seq, epoch, channel, overflow)
 
     def _pages(self, channel: str, after: int) -> Iterator[Page]:
         """Yield all that is kept behind a number; the last page may be empty."""
@@ -232,7 +274,8 @@ class Recorder:
         """Have the cache hold what a subscription may ask for; refuse it when that fails."""
         began = time.thread_time()
         channel, subscriber = activation.subscription.channel, activation.subscription.subscriber
-        prepared = self._try(lambda: self._refresh(channel))
+        prepared = self._reads.attempt(lambda: self._refresh(channel))
+        self._watched.add(channel)
         if isinstance(subscriber, Connection):
             subscriber.charge_processing(time.thread_time() - began)
         if prepared or (channel in self._known and self._history.is_whole(channel)):
@@ -244,15 +287,14 @@ class Recorder:
         head, known = self._store.head(channel), self._known.get(channel)
         same = known is not None and known.epoch == head.epoch
         if known is not None and same and head.last > known.seq:
-            missed = list(self._missed(channel, known, head.last))
-            self._hand(missed)
-            self._know(channel, Position(head.epoch, head.last))
+            if channel in self._watched or head.last - known.seq <= _PAGE:
+                self._hand(list(self._missed(channel, known, head.last)))
+                self._know(channel, Position(head.epoch, head.last))
+            else:
+                same = False  # what nobody waits for need not be delivered
         if same and self._history.is_whole(channel):
             return True
-        messages: list[tuple[int, bytes]] = []
-        for page in self._pages(channel, 0):
-            messages += [(each.seq, text_frame(each.text)) for each in page.messages]
-            head = page.kept
+        head, messages = self._newest(channel)
         last = self._known[channel].seq if same else head.last
         # What was kept since is delivered when it is next looked at.
         messages = [each for each in messages if each[0] <= last]
@@ -260,32 +302,49 @@ class Recorder:
         self._know(channel, Position(head.epoch, last))
         return True
 
-    # --- the store, and the hub's queue ------------------------------------------------------
+    def _newest(self, channel: str) -> tuple[Span, list[tuple[int, bytes]]]:
+        """Return the numbers of a channel, and as many of its messages as the cache may hold."""
+        messages, left = list[tuple[int, bytes]](), self._history.most_of(channel)
+        page = self._store.read(channel, last=_PAGE)
+        head = page.kept
+        while page.messages and page.kept.epoch == head.epoch:
+            for each in reversed(page.messages):
+                left -= len(each.text)
+                if left < 0 and messages:
+                    return head, messages[::-1]
+                messages.append((each.seq, text_frame(each.text)))
+            page = self._store.read(channel, before=page.messages[0].seq, limit=_PAGE)
+        return head, messages[::-1]
 
-    def _try(self, use: Callable[[], T]) -> T | None:
-        """Use the store; None when it fails, or has just failed."""
-        now = time.monotonic()
-        if self._is_failing(now):
-            return None
-        try:
-            found = use()
-        except Exception as error:  # noqa: BLE001 - a store may be the application's own
-            if self._failed is None:
-                known = isinstance(error, WsHubError)
-                logger.error(
-                    "%s. Messages are delivered without numbers until it can",
-                    error,
-                    exc_info=None if known else error,
-                )
-            self._failed, self._retry = error, time.monotonic() + _RETRY
-            return None
-        if self._failed is not None:
-            self._failed = None
-            logger.warning("history is kept again")
-        return found
+    # --- other processes ---------------------------------------------------------------------
 
-    def _is_failing(self, now: float) -> bool:
-        return self._failed is not None and now < self._retry
+    def _look(self, now: float) -> None:
+        """Deliver what other processes have kept since the last look, some of it at a time."""
+        version, more = self._reads.attempt(self._store.version), None
+        if version is not None and version != self._seen:
+            self._forget_unheard()
+            more = self._reads.attempt(self._catch_up)
+            if more is False:
+                self._seen = version  # asked before: what came meanwhile has another one
+        ended = time.monotonic()
+        self._next_look = now if more else ended + max(_LOOK, _REST * (ended - now))
+
+    def _catch_up(self) -> bool:
+        """Deliver a page of each channel that is behind; return whether there is more."""
+        more, channels = False, list(self._watched)
+        for channel, head in zip(channels, self._store.heads(channels), strict=True):
+            known = self._known.get(channel)
+            if known is None or known.epoch != head.epoch:
+                self._refresh(channel)
+            elif known.seq < head.last:
+                page = self._store.read(channel, after=known.seq, limit=_PAGE)
+                if page.kept.epoch == known.epoch:
+                    self._hand(list(self._restored(channel, page)))
+                    self._know(channel, _end_of(page))
+                more = more or self._known[channel] != Position(page.kept.epoch, page.kept.last)
+        return more
+
+    # --- the hub's queue ---------------------------------------------------------------------
 
     def _hand(self, publications: Sequence[Publication]) -> None:
         """Have publications delivered, some hundred at a time: the hub's turns are short."""
@@ -302,6 +361,50 @@ class Recorder:
                 if self._abandoned:
                     self._deliver.force(item)
                     return
+
+
+class _Access:
+    """Reads or writes of the store: after one that has failed, there is none for a moment.
+
+    Each is judged by itself: a disk that is full can be read.
+
+    Args:
+        what: is done to history, for the log.
+        consequence: what a failure means, for the log.
+    """
+
+    def __init__(self, what: str, consequence: str) -> None:
+        self._what = what
+        self._consequence = consequence
+        self._failed = False
+        self._retry = 0.0
+
+    def is_failing(self, now: float) -> bool:
+        """Return whether none is to be tried."""
+        return self._failed and now < self._retry
+
+    def attempt(self, use: Callable[[], T]) -> T | None:
+        """Use the store; None when it fails, or has just failed."""
+        if self.is_failing(time.monotonic()):
+            return None
+        try:
+            found = use()
+        except Exception as error:  # noqa: BLE001 - a store may be the application's own
+            if not self._failed:
+                known = isinstance(error, WsHubError)
+                logger.error("%s. %s", error, self._consequence, exc_info=None if known else error)
+            self._failed, self._retry = True, time.monotonic() + _RETRY
+            return None
+        if self._failed:
+            self._failed = False
+            logger.warning("history is %s again", self._what)
+        return found
+
+
+def _end_of(page: Page) -> Position:
+    """Return how far a page goes: to its last message where others follow, or to the head."""
+    last = page.messages[-1].seq if page.messages else page.kept.last
+    return Position(page.kept.epoch, last)
 
 
 def _is_published(item: Item) -> bool:
