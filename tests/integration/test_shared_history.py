@@ -75,9 +75,11 @@ def test_a_listener_gets_what_another_process_publishes(file: Path, other: Serve
     found: list[Any] = []
     with hub_of(file) as hub:
         hub.listen("kept:a", lambda message: found.append(message.data))
+        hub.send_to_channel("kept:a", event("own"))  # behind the listener's beginning
+        wait_until(lambda: found)
         other.publish(*range(50))
-        wait_until(lambda: len(found) >= 50, what="50 messages")
-        assert found == list(range(50))
+        wait_until(lambda: len(found) >= 51, what="51 messages")
+        assert found == ["own", *range(50)]
 
 
 def test_more_than_one_read_brings_comes_whole_and_in_order(file: Path, other: Served) -> None:
