@@ -210,7 +210,8 @@ def test_a_proxy_that_stops_is_noticed_on_both_sides(site: Site) -> None:
 def test_fault_51_nginx_bounds_the_clients_of_one_address(tmp_path: Path) -> None:
     if PROGRAMS["nginx"] is None:
         pytest.skip("no nginx on this machine")
-    with Hub() as hub, serve(hub) as server, contextlib.ExitStack() as stack:
+    pinging = HubConfig(heartbeat_interval=HEARTBEAT)  # otherwise the first may be cut by then
+    with Hub(pinging) as hub, serve(hub) as server, contextlib.ExitStack() as stack:
         site = Site("nginx", tmp_path, server, hub, Notes())
         stack.callback(site.stop)
         for _ in range(50):
