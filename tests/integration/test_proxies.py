@@ -23,8 +23,8 @@ from tests.support import PING, TIMEOUT, RawPeer, wait_until
 from ws_hub import ConnectionState, Hub, HubConfig, Message, ReconnectingClient, Server, serve
 
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-HEARTBEAT = 0.2  # seconds; the proxy's patience is five of them
-IDLE = 1
+HEARTBEAT = 0.2  # seconds; the proxy's patience is ten of them
+IDLE = 2
 PROGRAMS = {"nginx": shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")}
 PROGRAMS["caddy"] = shutil.which("caddy")
 
