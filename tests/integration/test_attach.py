@@ -608,7 +608,7 @@ def test_broken_frames_are_1002() -> None:
 
 
 def test_attached_client_that_answers_no_ping_is_disconnected() -> None:
-    with serve_routes(heartbeat_interval=0.05, pong_timeout=0.3) as site, site.peer() as peer:
+    with serve_routes(heartbeat_interval=0.05, pong_timeout=1.5) as site, site.peer() as peer:
         assert peer.recv_frame().opcode == PING
         code, reason = site.notes.end()
         assert (code, "pong timeout" in reason) == (1006, True)

@@ -767,6 +767,9 @@ def test_functions_of_decorators_and_of_the_config_run_in_the_context_of_the_cli
             assert peer.recv_json()["data"] == "3"
             peer.send_text('{"type": "subscribe", "channel": "ab", "id": 2}')
             peer.recv_json()
+            # Answered when the begin is told: the ack may come before that.
+            peer.send_text('{"type": "ping", "id": 3}')
+            assert peer.recv_json()["id"] == 3
         live.hub.stop()
     assert seen == [("config", "/ws"), ("decorated", "/ws"), ("ab", "/ws")]
 

@@ -37,6 +37,12 @@ def story(notes: Notes) -> list[tuple[Any, ...]]:
             return found
 
 
+def await_begins(peer: RawPeer) -> None:
+    """Wait until the begins are told: the ack of the last subscription may come before that."""
+    peer.send_json({"type": "ping"})
+    assert peer.recv_json()["type"] == "pong"
+
+
 # --- a client from its begin to its end ----------------------------------------------------
 
 
@@ -104,6 +110,7 @@ def test_however_a_client_ends_its_subscriptions_end_before_it(
         with site.peer(headers=[("Authorization", "Bearer k")]) as peer:
             for room in ROOMS[:2]:
                 subscribe(peer, room)
+            await_begins(peer)
             with contextlib.suppress(OSError, EOFError):
                 end(site, peer)
                 peer.recv_close()
@@ -198,9 +205,7 @@ def test_unsubscribing_and_leaving_at_once_end_a_subscription_once(attempt: int)
         note_subscriptions(site.hub, site.notes)
         with site.subscribed(*ROOMS) as peer:
             client = site.client()
-            # Answered when the begins are told: the ack of the last one may come before that.
-            peer.send_json({"type": "ping"})
-            assert peer.recv_json()["type"] == "pong"
+            await_begins(peer)
             with at_once(
                 functools.partial(unsubscribe_all, site.hub, client),
                 functools.partial(unsubscribe_all, site.hub, client),
