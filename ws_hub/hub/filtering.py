@@ -17,14 +17,13 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..protocol.filters import Filter, fields_of
 from ..protocol.frames import payload_of, split, text_frame
 from ..protocol.message import Message, MessageType, decode, encode
 from ..protocol.publication import Publication, skip, without_data
-from .history import Piece
+from .history import Piece, SparsePiece
 from .subscriptions import Group
 
 __all__ = ["Look", "Sieve"]
@@ -86,22 +85,6 @@ class Look:
         return self._skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Sifted(Piece):
-    """What is left of a piece.
-
-    Args:
-        count: how many frames it has.
-    """
-
-    count: int = 0
-
-    @property
-    def messages(self) -> int:
-        """How many messages it holds."""
-        return self.count
-
-
 _Key = tuple[int, int, int, Filter, int | None, bool]
 
 
@@ -135,7 +118,7 @@ class Sieve:
             self._cache.move_to_end(key)
         joined, count = left
         omitted = piece.messages - count
-        return _Sifted(joined, piece.first, piece.last, piece.head, piece.holes, omitted, count)
+        return SparsePiece(joined, piece.first, piece.last, piece.head, piece.holes, omitted, count)
 
     def _keep(self, key: _Key, frames: bytes, left: tuple[bytes, int]) -> None:
         self._cache[key] = frames, left

@@ -27,7 +27,7 @@ from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, Cha
 from ..protocol.frames import payload_of
 from ..reentrant import Lock
 
-__all__ = ["Filled", "History", "Piece", "Position", "Range", "Usage"]
+__all__ = ["Filled", "History", "Piece", "Position", "Range", "SparsePiece", "Usage"]
 
 _MAX_CHANNELS = 10_000
 _BLOCK_BYTES = 64 * 1024
@@ -95,6 +95,22 @@ class Piece:
     def messages(self) -> int:
         """How many messages it holds."""
         return self.last - self.first + 1 - self.holes
+
+
+@dataclass(frozen=True, slots=True)
+class SparsePiece(Piece):
+    """Some of the messages between two numbers, joined.
+
+    Args:
+        count: how many messages it holds.
+    """
+
+    count: int = 0
+
+    @property
+    def messages(self) -> int:
+        """How many messages it holds."""
+        return self.count
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from ..errors import excerpt
 from ..log import get_logger
 from ..protocol.message import Message, MessageType, encode
 from ..protocol.publication import Publication, publish
-from .history import Piece, Position, Range
+from .history import Piece, Position, Range, SparsePiece
 
 __all__ = ["KeyedCursor", "KeyedRange", "KeyedStore"]
 
@@ -149,22 +149,6 @@ class KeyedRange(Range):
         return self.count
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedPiece(Piece):
-    """Messages of different keys, joined; between their numbers others were replaced.
-
-    Args:
-        count: how many messages it holds.
-    """
-
-    count: int = 0
-
-    @property
-    def messages(self) -> int:
-        """How many messages it holds."""
-        return self.count
-
-
 class KeyedStore:
     """The keyed channels of a hub.
 
@@ -198,7 +182,7 @@ class KeyedStore:
         }
         self._costs = {False: 0, True: 0}
         self._bounds = {False: max_bytes, True: max_published_bytes}
-        self._cuts: OrderedDict[tuple[str, str, int, int, int], KeyedPiece] = OrderedDict()
+        self._cuts: OrderedDict[tuple[str, str, int, int, int], SparsePiece] = OrderedDict()
         self._cuts_bytes = 0
         self.next_expiry = math.inf  # when to call `expire`, in monotonic seconds
 
@@ -316,7 +300,7 @@ class KeyedStore:
         count = 0 if channel is None else len(channel.values)
         return KeyedRange(position, 0, known and not since, count=count, fresh=head)
 
-    def piece(self, name: str, epoch: str, after: int, fresh: int) -> KeyedPiece | None:
+    def piece(self, name: str, epoch: str, after: int, fresh: int) -> SparsePiece | None:
         """Return what has changed behind a number, as much as fits a piece; None for nothing.
 
         `fresh` is that of the range. Of deletions that are not kept any more, and were to be
@@ -326,7 +310,7 @@ class KeyedStore:
         if channel is None or channel.epoch != epoch or after >= channel.seq:
             return None
         if channel.horizon > max(after, fresh):
-            return KeyedPiece(b"", channel.horizon + 1, channel.horizon, channel.seq)
+            return SparsePiece(b"", channel.horizon + 1, channel.horizon, channel.seq)
         place = name, epoch, after, fresh, channel.seq
         found = self._cuts.get(place)
         if found is None:
@@ -343,11 +327,11 @@ class KeyedStore:
             if not frames:
                 return None
             joined = b"".join(frames)
-            found = KeyedPiece(joined, after + 1, last, channel.seq, count=len(frames))
+            found = SparsePiece(joined, after + 1, last, channel.seq, count=len(frames))
             self._share(place, found)
         return found
 
-    def _share(self, place: tuple[str, str, int, int, int], piece: KeyedPiece) -> None:
+    def _share(self, place: tuple[str, str, int, int, int], piece: SparsePiece) -> None:
         self._cuts[place] = piece
         self._cuts_bytes += len(piece.frames)
         while self._cuts_bytes > _CUTS_BYTES:
