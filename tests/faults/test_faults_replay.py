@@ -166,14 +166,17 @@ def test_fault_73_a_viewer_whose_next_messages_are_dropped_gets_lagged_and_can_r
 
 @pytest.mark.slow
 def test_fault_73_stop_closes_a_client_when_its_replay_has_ended() -> None:
-    with live(rules=[LOG]) as hub, hub.peer(rcvbuf=4096) as viewer, hub.peer() as other:
+    settings = {"rules": [LOG], "close_timeout": 2 * TIMEOUT}  # half of it for the replay
+    with live(**settings) as hub, hub.peer(rcvbuf=4096) as viewer, hub.peer() as other:
         write_log(hub)
         subscribe(viewer, CHANNEL, since=0)
         stop = threading.Thread(target=hub.hub.stop, name="test:stop")
         stop.start()
         assert other.recv_close()[0] == 1001  # a client without a replay: at once
+        other.send_close(1001)
         assert seqs(viewer, LINES) == list(range(1, LINES + 1))
         assert viewer.recv_close()[0] == 1001
+        viewer.send_close(1001)
         stop.join(TIMEOUT)
         assert not stop.is_alive()
 
