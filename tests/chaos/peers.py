@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import logging
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from tests.chaos.clients import BACKOFF, connected
 from tests.chaos.faults import break_things
 from tests.chaos.judge import Count
 from tests.chaos.plan import BEGIN, END, MARK, PROXIES, Plan, parts_of, schedule, value_of
-from tests.chaos.run import BUFFER, PATIENCE, Outcome, Tell
+from tests.chaos.run import BUFFER, PATIENCE, Outcome, Tell, silent
 from tests.chaos.server import ServerProcess
 from tests.support import wait_until
 from ws_hub.testing import FaultProxy
@@ -89,8 +88,8 @@ def run_peer(peer: str, plan: Plan, tell: Tell) -> Outcome:
     """Run another library's server under the faults of a plan; return what has come of it."""
     if importlib.util.find_spec(PEERS[peer]) is None:
         raise SystemExit(f"{peer} is not installed: pip install -e '.[bench]'")
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(silent("websockets"))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-hub-chaos-"))
         server = ServerProcess(Path(folder), "tests.chaos.peer", peer)
         stack.callback(server.close)

@@ -33,7 +33,7 @@ from tests.chaos.server import ServerProcess
 from tests.support import wait_until
 from ws_hub.testing import FaultProxy
 
-__all__ = ["BUFFER", "PATIENCE", "Outcome", "Tell", "run", "table"]
+__all__ = ["BUFFER", "PATIENCE", "Outcome", "Tell", "run", "silent", "table"]
 
 T = TypeVar("T", bound=Any)
 Tell = Callable[[str], object]
@@ -222,12 +222,25 @@ class _Run:
             self._tell(self._server.log())
 
 
+@contextlib.contextmanager
+def silent(*names: str) -> Iterator[None]:
+    """Have loggers log nothing below CRITICAL meanwhile."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def run(plan: Plan, tell: Tell) -> Outcome:
     """Run it, tell what happens, and return what has come of it. Nothing is left behind."""
-    # These log each connection that is lost, and each gap, which the judge counts.
-    for name in ("websockets", "ws_hub"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
+        # These log each connection that is lost, and each gap, which the judge counts.
+        stack.enter_context(silent("websockets", "ws_hub"))
         each = _Run(plan, tell, stack)
         each.break_things()
         tell("the faults are over")
