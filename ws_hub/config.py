@@ -311,7 +311,8 @@ class HubConfig:
             outlives the process; None for memory. What keyed channels and presence know is
             in memory all the same. See docs/recovery.md.
         rules: the rules for channels; the first match counts. By default process channels
-            keep their last 10,000 lines or 4 MiB.
+            keep their last 10,000 lines or 4 MiB; other rules take the place of that one, unless
+            they repeat it: `[*HubConfig().rules, ChannelRule(...)]`.
         channel_name: returns whether a channel name is allowed, and with `process:` before
             it a process id; called at every use of a name, and an exception is a refusal.
             None for the rules of the protocol. "" is never allowed.

@@ -808,3 +808,11 @@ def test_a_page_of_an_allowed_origin_may_load_the_scripts() -> None:
         other = client.get(path, headers={"Origin": "http://127.0.0.1:4000"})
         assert "Access-Control-Allow-Origin" not in other.headers, path
     app.extensions["ws_hub"].hub.stop()
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_an_extension_for_something_else_than_an_application_says_so(swapped: bool) -> None:
+    app, hub = flask.Flask(__name__), Hub()
+    arguments: Any = (hub, app) if swapped else (hub,)
+    with pytest.raises(TypeError, match=r"takes the Flask application first, not <ws_hub.*hub=hub"):
+        HubExtension(*arguments)

@@ -406,7 +406,7 @@ WAITS_TWICE = """
 """
 NO_CONNECTION = (
     "ws_hub: URL: no connection yet. See the server's log: 401 not logged in, 403 another origin, "
-    "404 no hub there"
+    "404 no hub there, 503 not started"
 )
 
 

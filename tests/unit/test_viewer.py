@@ -247,12 +247,15 @@ app = page_app(Hub())
 for path in (*SCRIPTS, *SCRIPTS):
     get(app, path, HTTP_ORIGIN=PAGE, HTTP_HOST="127.0.0.1:3000")  # its own
     get(app, path, HTTP_ORIGIN=PAGE, HTTP_HOST="127.0.0.1:5000")
+    get(app, path, HTTP_ORIGIN="null", HTTP_HOST="127.0.0.1:5000")
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
-    (told,) = done.stderr.splitlines()
+    told, file = done.stderr.splitlines()
     assert f"a page of the origin '{PAGE}' loads a script of '127.0.0.1:5000'" in told
+    assert "a page of the origin 'null' loads a script" in file
+    assert "opened as a file" in file and "allowed_origins" not in file
     assert "allowed_origins" in told and "WS_HUB_ALLOWED_ORIGINS" in told
 
 

@@ -79,6 +79,8 @@ class HubExtension:
         viewer_prefix: Place = UNSET,
     ) -> None:
         given: object = path
+        if app is not None:
+            _check_app(app)
         if isinstance(given, (Hub, HubConfig)):
             raise TypeError(
                 f"HubExtension(app) was given {excerpt(given)} as the path: pass a hub by hub=, "
@@ -110,12 +112,7 @@ class HubExtension:
 
         Threads: the one that sets the application up.
         """
-        given_app: object = app
-        if not isinstance(given_app, Flask):
-            raise TypeError(
-                f"HubExtension takes the Flask application first, not {excerpt(given_app)}: "
-                "HubExtension(app, hub=hub), or HubExtension() and init_app(app) later"
-            )
+        _check_app(app)
         if _NAME in app.extensions:
             raise RuntimeError(
                 f"Flask application {excerpt(app.name)} has a HubExtension already: use "
@@ -182,6 +179,14 @@ def _request_context(app: Flask, environ: Environ) -> Iterator[None]:
     # An application context of its own, with its own `g`, also inside a route that attaches.
     with app.app_context(), app.request_context(own):
         yield
+
+
+def _check_app(app: object) -> None:
+    if not isinstance(app, Flask):
+        raise TypeError(
+            f"HubExtension takes the Flask application first, not {excerpt(app)}: "
+            "HubExtension(app, hub=hub), or HubExtension() and init_app(app) later"
+        )
 
 
 def _blueprint(hub: Hub, where: Places) -> Blueprint:

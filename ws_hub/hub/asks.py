@@ -59,7 +59,7 @@ class Asks:
             if not ask.done.wait(max(deadline - time.monotonic(), 0.0)):
                 raise WaitTimeout(
                     f"{connection!r} did not answer what it was asked within {timeout:g} s: pass "
-                    "a longer timeout, or give the client an on_ask"
+                    "a longer timeout, or give the client an on_ask (a page: answerAsks)"
                 )
         finally:
             with self._lock:

@@ -231,12 +231,18 @@ def other_pages(hub: Hub, environ: Environ) -> Headers:
     if allowed:
         headers.append(("Access-Control-Allow-Origin", origin))
     elif parse_origin(origin) != parse_origin(f"{origin.partition('://')[0]}://{host}"):
+        file = origin in ("null", "file://")
         log_once(
-            "script",
+            "script of a file" if file else "script",
             f"a page of the origin {excerpt(origin)} loads a script of {excerpt(host)}, which "
-            "its browser refuses: it may not connect either. If that page is yours, set "
-            "HubConfig(allowed_origins=...) to its origin (in Flask, "
-            'app.config["WS_HUB_ALLOWED_ORIGINS"]), or load the script from where the page is',
+            "its browser refuses: it may not connect either. "
+            + (
+                "A page opened as a file has that origin: serve it from here"
+                if file
+                else "If that page is yours, set HubConfig(allowed_origins=...) to its origin "
+                '(in Flask, app.config["WS_HUB_ALLOWED_ORIGINS"]), or load the script from where '
+                "the page is"
+            ),
         )
     return headers
 

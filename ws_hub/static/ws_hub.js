@@ -15,7 +15,7 @@ const OWN_ID = "ws-hub:"; // begins ids that no application gives
 const NOT_LOOKED_AT =
   'the server selected no subprotocol, so it has not looked at the token: use tokenIn: "message"';
 
-const WHY = "See the server's log: 401 not logged in, 403 another origin, 404 no hub there";
+const WHY = "See the server's log: 401 not logged in, 403 another origin, 404 no hub there, 503 not started";
 
 export function calculateBackoff(attempt, initial = 1000, maximum = 30000, multiplier = 2) {
   return Math.min(initial * multiplier ** (Math.max(attempt, 1) - 1), maximum);
