@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-__all__ = ["fault_of_allowed", "is_allowed", "origin_of", "parse_origin"]
+__all__ = ["advice", "fault_of_allowed", "is_allowed", "is_of_file", "origin_of", "parse_origin"]
 
 Origin = tuple[str, str, int]
 
@@ -55,6 +55,21 @@ def origin_of(url: str) -> str:
     """Return the origin of a page on the site of a WebSocket's URL, as a browser sends it."""
     parts = urlsplit(url)
     return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
+
+
+def is_of_file(text: str) -> bool:
+    """Return whether an origin is that of a page that was opened as a file."""
+    return text in (_NULL, _FILE)
+
+
+def advice(text: str) -> str:
+    """Return what to do for a page of an origin that is not allowed."""
+    if is_of_file(text):
+        return "A page opened as a file has that origin: serve it from here"
+    return (
+        "If that page is yours, set HubConfig(allowed_origins=...) to its origin "
+        '(in Flask, app.config["WS_HUB_ALLOWED_ORIGINS"])'
+    )
 
 
 def is_allowed(text: str, allowed: Iterable[str]) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "check_origins",
     "check_plain",
     "check_position",
+    "check_positions",
     "check_rate",
     "check_seconds",
     "check_text",
@@ -229,6 +230,19 @@ def check_position(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a whole number or None, not {excerpt(value)}")
     if value < 0:
         raise ValueError(f"{name} must not be negative, and is {value}: 0 is the least")
+
+
+def check_positions(call: str, since_time: object, **numbers: int | None) -> None:
+    """Check arguments that each say where in a history: as `check_position`, and one at most."""
+    for name, value in numbers.items():
+        check_position(name, value)
+    given = [name for name, value in numbers.items() if value is not None]
+    if since_time is not None:
+        given.append("since_time")
+    if len(given) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} of {call}() are mutually exclusive: pass one of them"
+        )
 
 
 def posix_time(name: str, value: object) -> float | None:

@@ -373,10 +373,9 @@ class Publisher(abc.ABC):
                 'send_event("saved", data)'
             )
         left_out = client_ids(exclude)
-        if key is not None:
-            return self._send_keyed(event, data, channel, key_text(key), left_out, timeout, wait)
-        body = {"event": event, "data": data}
-        return self._send(_EVENT, channel, body, timeout, left_out, wait)
+        named = None if key is None else Key(key_text(key), data is None)
+        body = None if named is not None and named.deletes else {"event": event, "data": data}
+        return self._send(_EVENT, channel, body, timeout, left_out, wait, named)
 
     def send_error(
         self,
@@ -409,23 +408,6 @@ class Publisher(abc.ABC):
         assert isinstance(name, str)
         return name, process_channel(name, self._encoder.is_process or is_process_id)
 
-    def _send_keyed(
-        self,
-        event: str,
-        data: Any,
-        channel: object,
-        key: str,
-        exclude: frozenset[int],
-        timeout: float | None,
-        wait: float | None,
-    ) -> Delivery | None:
-        where = _checked(channel)
-        value = None if data is None else {"event": event, "data": data}
-        tail = f',"key":{to_json(key)}'
-        text = self._encoder.encode_fields(_EVENT, where, "", value, _now(), tail)
-        named = Key(key, data is None)
-        return self._publish([text], where, timeout, exclude=exclude, wait=wait, key=named)
-
     def _send(
         self,
         kind: str,
@@ -434,10 +416,12 @@ class Publisher(abc.ABC):
         timeout: float | None,
         exclude: frozenset[int],
         wait: float | None = None,
+        key: Key | None = None,
     ) -> Delivery | None:
         where = _checked(channel)
-        text = self._encoder.encode_fields(kind, where, "", data, _now())
-        return self._publish([text], where, timeout, exclude=exclude, wait=wait)
+        tail = "" if key is None else f',"key":{to_json(key.text)}'
+        text = self._encoder.encode_fields(kind, where, "", data, _now(), tail)
+        return self._publish([text], where, timeout, exclude=exclude, wait=wait, key=key)
 
 
 def client_ids(exclude: object) -> frozenset[int]:

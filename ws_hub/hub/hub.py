@@ -82,6 +82,7 @@ from ..validation import (
     check_function,
     check_named,
     check_position,
+    check_positions,
     check_timeout,
     posix_time,
 )
@@ -1038,13 +1039,8 @@ class Hub(Publisher):
         """
         check_named(_unnamed, "history(channel, since=0)")
         check_channel(channel, self._is_channel)
-        for name, value in (("since", since), ("before", before), ("last", last), ("limit", limit)):
-            check_position(name, value)
-        given = [each for each in (since, before, last, since_time) if each is not None]
-        if len(given) > 1:
-            raise ValueError(
-                "since, before, last and since_time of history() are mutually exclusive: pass one"
-            )
+        check_positions("history", since_time, since=since, before=before, last=last)
+        check_position("limit", limit)
         moment = posix_time("since_time", since_time)
         page = self._read(ReadHistory(channel, None, since, before, last, moment, limit))
         messages = tuple(decode(each.text.decode()) for each in page.messages)

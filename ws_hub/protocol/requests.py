@@ -46,7 +46,6 @@ _NO_BRACKETS = bytes(each for each in range(256) if each not in _BRACKETS)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # +1 and -1, as signed bytes
 # Bytes of a name in a request, whatever the rule for names: it is stored and repeated in answers.
 _MAX_CHANNEL = 1024
-_MAX_KEY = 128  # bytes of an idempotency key, which is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +247,8 @@ def _moment(message: Message) -> float | None:
 
 def _publish(message: Message) -> Effect:
     key = message.idempotency_key
-    if len(key) > _MAX_KEY or len(key.encode()) > _MAX_KEY:
-        text = f"Publish: idempotencyKey must be at most {_MAX_KEY} bytes"
+    if key and not is_key(key):
+        text = "Publish: idempotencyKey must be at most 128 bytes"
         return Reply(error(text, "bad_message", id=message.id, channel=message.channel))
     if message.key and not is_key(message.key):
         text = "Publish: key must be at most 128 bytes"

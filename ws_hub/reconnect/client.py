@@ -51,6 +51,7 @@ from ..validation import (
     check_function,
     check_named,
     check_position,
+    check_positions,
     check_words,
     posix_time,
 )
@@ -424,7 +425,7 @@ class ReconnectingClient:
         )
         channel = _checked_channel(channel)
         wait = None if wait is None else check_bound("wait", wait)
-        _check_positions("subscribe", since_time, since=since, last=last)
+        check_positions("subscribe", since_time, since=since, last=last)
         start = Start(since, last, _time_text(since_time), filter_of(filter))
         # Raises here, in the caller: a request that cannot be encoded would end the next
         # connection, and every one after it.
@@ -456,7 +457,7 @@ class ReconnectingClient:
         connection; blocks at most `timeout` and write_timeout seconds.
         """
         timeout = check_bound("timeout", timeout)
-        _check_positions("history", since_time, since=since, before=before, last=last)
+        check_positions("history", since_time, since=since, before=before, last=last)
         check_position("limit", limit)
         message = Message(
             MessageType.HISTORY,
@@ -665,19 +666,6 @@ class ReconnectingClient:
             raised = error
         if name != "on_error":
             self._call("on_error", raised)
-
-
-def _check_positions(call: str, since_time: object, **numbers: int | None) -> None:
-    """Refuse a position that is none, and two at once."""
-    for name, value in numbers.items():
-        check_position(name, value)
-    given = [name for name, value in numbers.items() if value is not None]
-    if since_time is not None:
-        given.append("since_time")
-    if len(given) > 1:
-        raise ValueError(
-            f"{' and '.join(given)} of {call}() are mutually exclusive: pass one of them"
-        )
 
 
 def _time_text(since_time: object) -> str:

@@ -17,8 +17,8 @@ and in order, or reported as lost. Rules of this file:
   are requested.
 - In a sparse subscription a hole is no gap: its server leaves messages out, and says `lagged`
   when one is lost. One with a filter is one, and that of a keyed channel: the newest message of
-  each key is its state. An
-  acknowledgement that is not recovered begins a new state, all of which follows.
+  each key is its state. An acknowledgement that is not recovered begins a new state, all of
+  which follows.
 - A position is sent before the kind of server is known: a Go hub ignores fields that it
   does not know (INTEROP). When the server turns out to be one, its earlier messages
   cannot be counted.

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, quote
 from ..access.authenticators import is_permitted
 from ..errors import excerpt
 from ..hub.hub import Hub
-from ..origin import is_allowed, parse_origin
+from ..origin import advice, is_allowed, is_of_file, parse_origin
 from ..protocol.names import channel_rule, check_channel
 from ..validation import check_named
 from ..wsgi.app import check_hub
@@ -231,18 +231,12 @@ def other_pages(hub: Hub, environ: Environ) -> Headers:
     if allowed:
         headers.append(("Access-Control-Allow-Origin", origin))
     elif parse_origin(origin) != parse_origin(f"{origin.partition('://')[0]}://{host}"):
-        file = origin in ("null", "file://")
+        file = is_of_file(origin)
         log_once(
             "script of a file" if file else "script",
             f"a page of the origin {excerpt(origin)} loads a script of {excerpt(host)}, which "
-            "its browser refuses: it may not connect either. "
-            + (
-                "A page opened as a file has that origin: serve it from here"
-                if file
-                else "If that page is yours, set HubConfig(allowed_origins=...) to its origin "
-                '(in Flask, app.config["WS_HUB_ALLOWED_ORIGINS"]), or load the script from where '
-                "the page is"
-            ),
+            f"its browser refuses: it may not connect either. {advice(origin)}"
+            + ("" if file else ", or load the script from where the page is"),
         )
     return headers
 

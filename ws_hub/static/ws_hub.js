@@ -398,7 +398,8 @@ export class HubClient extends EventTarget {
 
   async history(channel, {sinceTime, ...options} = {}) {
     checkChannel(channel);
-    return this.request("history", undefined, {...options, since_time: isoTime(sinceTime), channel}, true);
+    const fields = {...options, since_time: isoTime(sinceTime), channel};
+    return this.request("history", undefined, fields, true);
   }
 
   subscribe(channel, handler, options = {}) {
@@ -612,7 +613,9 @@ export class HubClient extends EventTarget {
     const socket = this._socket;
     for (const each of this._calls.values()) {
       // May have been done.
-      if (each.sent && !each.repeats) each.reject(new HubError(`the connection was lost: ${reason}`, "disconnected"));
+      if (each.sent && !each.repeats) {
+        each.reject(new HubError(`the connection was lost: ${reason}`, "disconnected"));
+      }
       each.sent = false;
     }
     this._socket = null;

@@ -33,6 +33,7 @@ from ..connection.connection import Connection
 from ..connection.transport import Inherited
 from ..errors import AdoptionError, ConfigError, excerpt
 from ..log import get_logger
+from ..origin import advice, is_of_file
 from ..protocol.handshake import FOREIGN, RETRY, Answer, Request, refusal
 from .servers import (
     DIRECT_KEY,
@@ -168,17 +169,10 @@ def _advise(hub: AcceptingHub, answer: Answer, environ: Environ, reason: str) ->
         )
     elif answer.text == FOREIGN and "HTTP_ORIGIN" in environ:
         origin, host = environ["HTTP_ORIGIN"], environ.get("HTTP_HOST", "")
-        file = origin in ("null", "file://")
         log_once(
-            "file" if file else "origin",
+            "file" if is_of_file(origin) else "origin",
             f"handshake refused with 403: a page of the origin {excerpt(origin)} may not connect "
-            f"to {excerpt(host)}. "
-            + (
-                "A page opened as a file has that origin: serve it from here"
-                if file
-                else "If that page is yours, set HubConfig(allowed_origins=...) to its origin "
-                '(in Flask, app.config["WS_HUB_ALLOWED_ORIGINS"])'
-            ),
+            f"to {excerpt(host)}. {advice(origin)}",
         )
 
 
