@@ -310,9 +310,9 @@ class HubConfig:
         history: where channels keep their history: a `SqliteHistory("hub.db")` for one that
             outlives the process; None for memory. What keyed channels and presence know is
             in memory all the same. See docs/recovery.md.
-        rules: the rules for channels; the first match counts. By default process channels
-            keep their last 10,000 lines or 4 MiB; other rules take the place of that one, unless
-            they repeat it: `[*HubConfig().rules, ChannelRule(...)]`.
+        rules: the rules for channels; the first match counts. After them comes one of the
+            hub's own: process channels (`process:*`) keep their last 10,000 lines or 4 MiB,
+            unless a rule of yours matches them.
         channel_name: returns whether a channel name is allowed, and with `process:` before
             it a process id; called at every use of a name, and an exception is a refusal.
             None for the rules of the protocol. "" is never allowed.
@@ -396,7 +396,7 @@ class HubConfig:
     history_bytes_in_all: int = DEFAULT_HISTORY_BYTES
     published_history_bytes_in_all: int = DEFAULT_PUBLISHED_HISTORY_BYTES
     history: Any = None
-    rules: Sequence[ChannelRule] = (PROCESS_RULE,)
+    rules: Sequence[ChannelRule] = ()
     channel_name: Callable[[str], bool] | None = None
     json_default: Callable[[Any], Any] | None = None
     lenient: bool = False
@@ -469,15 +469,14 @@ class HubConfig:
             raise ConfigError(
                 "on_auth_failure needs an authenticator, without which nobody is refused: set both"
             )
-        if self.history is not None and not any(each.history_messages for each in self.rules):
+        if self.history is not None and not self._keeps_history():
             raise ConfigError(
                 "history has nothing to keep, as no rule has history_messages: "
                 "rules=[ChannelRule('chat:*', history_messages=1000)], or leave history out"
             )
         for number, rule in enumerate(self.rules):
             for before in self.rules[:number]:
-                # Our own may come last whatever stands before it: [*mine, *HubConfig().rules].
-                if before.covers(rule) and rule != PROCESS_RULE:
+                if before.covers(rule):
                     raise ConfigError(
                         f"rules: the one for {excerpt(rule.pattern)} never applies, as the one for "
                         f"{excerpt(before.pattern)} stands before it, and the first that matches "
@@ -488,6 +487,11 @@ class HubConfig:
                 "publish_authoriser needs a rule with publish=True, without which no client may "
                 "publish: rules=[ChannelRule('chat:*', publish=True)]"
             )
+
+    def _keeps_history(self) -> bool:
+        """Return whether a rule keeps history: one that was given, or the one after them."""
+        given = any(rule.history_messages for rule in self.rules)
+        return given or not any(rule.covers(PROCESS_RULE) for rule in self.rules)
 
     def _check_kinds(self) -> None:
         if self.history is not None and not callable(getattr(self.history, "append", None)):
@@ -565,7 +569,7 @@ class HubConfig:
 
         Threads: any.
         """
-        for rule in self.rules:
+        for rule in (*self.rules, PROCESS_RULE):
             if rule.matches(channel):
                 return rule
         return _NO_RULE

@@ -1,7 +1,7 @@
-"""The viewer's pages, under their documented name: see `server.viewer`."""
+"""The viewer's pages and the browser client, under their documented name: see `server.viewer`."""
 
 from __future__ import annotations
 
-from .server.viewer import page_app
+from .server.viewer import page_app, script_app
 
-__all__ = ["page_app"]
+__all__ = ["page_app", "script_app"]

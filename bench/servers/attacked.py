@@ -41,12 +41,12 @@ class Attacked(Server):
 
     def __init__(self, words: Iterable[str] = ()) -> None:
         super().__init__()
-        rules = HubConfig().rules
+        rules: tuple[ChannelRule, ...] = ()
         if "publish" in words:
             public = ChannelRule(
                 pattern=f"{MADE_UP}*", history_messages=_KEPT, replay=True, publish=True
             )
-            rules = (public, *rules)
+            rules = (public,)
         self.hub = Hub(HubConfig(rules=rules, compression="compression" in words))
 
     def start(self) -> int:

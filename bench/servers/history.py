@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ws_hub import ChannelRule, HubConfig, SqliteHistory
+from ws_hub import ChannelRule, SqliteHistory
 from ws_hub.process.process import Process
 
 from ..control import Answer
@@ -24,7 +24,7 @@ class KeepingHubServer(HubServer):
 
     settings: ClassVar[dict[str, Any]] = {
         **HubServer.settings,
-        "rules": [ChannelRule(pattern="beside-0", history_messages=10_000), *HubConfig().rules],
+        "rules": [ChannelRule(pattern="beside-0", history_messages=10_000)],
     }
 
     def __init__(self) -> None:

@@ -36,7 +36,6 @@ class Place:
         rules = (
             ChannelRule(pattern="news", history_messages=100),
             ChannelRule(pattern="chat:*", publish=True),
-            *HubConfig().rules,
         )
         authenticator = APIKeyAuth({"secret": "ann"}) if snippet.mark == "token" else None
         self.hub = Hub(HubConfig(rules=rules, on_message=self.answer, authenticator=authenticator))

@@ -470,6 +470,43 @@ def test_fault_108_other_imports_are_as_ever() -> None:
         _ = ws_hub.HubConfg  # type: ignore[attr-defined]
 
 
+# --- 105: rules of one's own and the rule for programs ---------------------------------------
+
+
+def lines_of_a_late_subscriber(*rules: ChannelRule) -> list[Any]:
+    with live(rules=rules) as site:
+        for line in "first", "second":
+            site.hub.send_process_output("build", line)
+        site.hub.send_process_status("build", "exited", exit_code=0)
+        with site.peer() as peer:
+            peer.send_json({"type": "subscribe", "channel": "process:build", "since": 0, "id": 1})
+            replayed = peer.recv_json()["data"].get("replayed", 0)
+            return [peer.recv_json()["data"] for _ in range(replayed)]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (),
+        (ChannelRule("chat:*", history_messages=5),),
+        (ChannelRule("proc*x"), ChannelRule("[a-o]*")),
+        (ChannelRule("process:test-*"),),
+    ],
+    ids=["none", "chat", "patterns", "some programs"],
+)
+def test_fault_105_programs_keep_their_lines_beside_rules_of_ones_own(
+    rules: tuple[ChannelRule, ...],
+) -> None:
+    assert lines_of_a_late_subscriber(*rules)[:2] == ["first", "second"]
+
+
+@pytest.mark.parametrize("pattern", ["*", "process:*", "p*"])
+def test_fault_105_a_rule_of_ones_own_that_matches_counts_for_programs(pattern: str) -> None:
+    assert lines_of_a_late_subscriber(ChannelRule(pattern)) == []
+    one = ChannelRule(pattern, history_messages=2, replay=True)
+    assert len(lines_of_a_late_subscriber(one)) == 2
+
+
 # --- settings that do something ----------------------------------------------------------------
 
 
@@ -481,11 +518,10 @@ def test_fault_108_other_imports_are_as_ever() -> None:
         ("a*", "[ab]*"),
         ("*a]", "x[a]"),
         ("room:1", "room:*"),
-        ("*", HubConfig().rules[0]),  # the rule that there is anyway, at the end
     ],
 )
-def test_fault_108_a_rule_that_may_apply_is_taken(before: str, after: Any) -> None:
-    rule = ChannelRule(after) if isinstance(after, str) else after
+def test_fault_108_a_rule_that_may_apply_is_taken(before: str, after: str) -> None:
+    rule = ChannelRule(after)
     assert HubConfig(rules=[ChannelRule(before), rule]).rules[1] == rule
 
 

@@ -10,6 +10,12 @@ import pytest
 from tests.integration.apps.live import live
 from ws_hub import Client, HubError, Message
 
+INTERNAL = {"type": "error", "code": "internal", "data": "internal error"}
+
+
+def without_time(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name != "timestamp"}
+
 
 def refuse(client: Client, message: Message) -> Any:
     raise HubError("not_found", f"there is no order {message.data}")
@@ -49,6 +55,21 @@ def test_any_other_exception_is_internal_and_keeps_its_text() -> None:
         answer = peer.recv_json()
         assert (answer["code"], answer["data"]) == ("internal", "internal error")
         assert site.hub.stats().callback_errors == 1
+
+
+@pytest.mark.parametrize("registered", ["on_message", "on"])
+def test_fault_109_an_exception_is_answered_without_an_id_too(registered: str) -> None:
+    def fail(client: Client, message: Message) -> None:
+        raise RuntimeError("the password is 1234")
+
+    settings = {"on_message": fail} if registered == "on_message" else {}
+    with live(**settings) as site, site.peer() as peer:
+        if registered == "on":
+            site.hub.on("order")(fail)
+        peer.send_json({"type": "order"})
+        assert without_time(peer.recv_json()) == INTERNAL
+        peer.send_json({"type": "ping", "id": 1})  # once, and the connection stays
+        assert peer.recv_json()["type"] == "pong"
 
 
 def test_a_hub_error_of_on_message_answers_before_the_function_of_the_type() -> None:

@@ -31,8 +31,7 @@ from ws_hub import (
 from ws_hub.backplane.store import Page
 from ws_hub.testing import HubClient
 
-KEPT = [ChannelRule(pattern="kept:*", history_messages=10_000, publish=True)]
-RULES = [*KEPT, *HubConfig().rules]
+RULES = [ChannelRule(pattern="kept:*", history_messages=10_000, publish=True)]
 
 
 @pytest.fixture
@@ -527,7 +526,7 @@ def test_kill_9_loses_only_what_was_not_committed_and_repeats_no_number(file: Pa
         served.publish(*range(start, start + 300))
         served.kill()
         store = SqliteHistory(file)
-        store.open(lambda channel: KEPT[0])
+        store.open(lambda channel: RULES[0])
         page = store.read("kept:a", after=len(numbers))
         epochs.add(page.kept.epoch)
         numbers += [each.seq for each in page.messages]

@@ -70,7 +70,7 @@ def test_a_handshake_without_start_is_answered_and_logged_once_with_what_to_call
         ("file://", "A page opened as a file has that origin: serve it from here"),
     ],
 )
-def test_a_page_from_elsewhere_gets_403_and_the_log_has_both_origins(
+def test_fault_104_a_page_from_elsewhere_gets_403_and_the_log_has_both_origins(
     origin: str, advice: str
 ) -> None:
     with server("werkzeug") as running:

@@ -325,8 +325,9 @@ def test_a_keyed_channel_has_bounds_of_its_own() -> None:
 
 def test_a_history_store_without_a_channel_that_keeps_history_is_refused(tmp_path: Path) -> None:
     store = SqliteHistory(tmp_path / "hub.db")
-    for rules in [], [ChannelRule(pattern="chat:*")], [ChannelRule(pattern="board", keyed=True)]:
+    for rules in [ChannelRule("*")], [ChannelRule("board", keyed=True), ChannelRule("process:*")]:
         with pytest.raises(ConfigError, match="history has nothing to keep"):
             HubConfig(history=store, rules=rules)
-    assert HubConfig(history=store).history is store  # process channels keep one
+    for rules in [], [ChannelRule("chat:*")]:  # process channels keep one
+        assert HubConfig(history=store, rules=rules).history is store
     assert not store.path.exists()

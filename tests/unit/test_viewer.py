@@ -14,8 +14,9 @@ from wsgiref.validate import validator
 import pytest
 
 from ws_hub.config import HubConfig
+from ws_hub.errors import ConfigError
 from ws_hub.hub.hub import Hub
-from ws_hub.server.viewer import page_app
+from ws_hub.server.viewer import CLIENT, page_app, script_app
 
 ROOT = Path(__file__).parents[2]
 Response = tuple[str, dict[str, str], bytes]
@@ -121,6 +122,42 @@ def test_other_paths_are_passed_to_the_fallback() -> None:
     app = page_app(Hub(), fallback=other)
     assert get(app, "/shop")[2] == b"/shop"
     assert get(app, "/api/channels")[1]["Content-Type"].startswith("application/json")
+
+
+# --- the scripts alone ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["/", "/js", "/js/"])
+def test_script_app_serves_the_client_and_its_parts_below_a_folder(folder: str) -> None:
+    app, page = script_app(Hub(), folder=folder), page_app(Hub())
+    below = folder.rstrip("/")
+    for name in CLIENT:
+        assert get(app, f"{below}/{name}") == get(page, f"/{name}")
+    status, headers, _ = get(app, f"{below}/ws_hub_log.js")
+    assert (status, headers["Location"]) == ("308 Permanent Redirect", "./ws_hub/ws_hub_log.js")
+    for name in "ws_hub_log.js", "log.js", "ansi.js":
+        assert get(app, f"{below}/ws_hub/{name}") == get(page, f"/static/{name}")
+
+
+def test_script_app_gives_away_nothing_else() -> None:
+    app = script_app(Hub())
+    for path in "/", "/api/channels", "/static/log.js", "/ws_hub/", "/ws_hub/viewer.css":
+        assert get(app, path)[0] == "404 Not Found"
+    assert get(app, "/ws_hub.js", "POST")[0] == "405 Method Not Allowed"
+
+    def other(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["PATH_INFO"].encode()]
+
+    assert get(script_app(Hub(), fallback=other), "/static/log.js")[2] == b"/static/log.js"
+
+
+@pytest.mark.parametrize("folder", ["js", "", "/js?x", None])
+def test_script_app_refuses_a_folder_that_is_no_path(folder: Any) -> None:
+    with pytest.raises((ConfigError, TypeError), match="folder must"):
+        script_app(Hub(), folder=folder)
+    with pytest.raises(TypeError, match="takes a Hub as hub"):
+        script_app(folder)
 
 
 def test_head_is_the_response_without_its_body() -> None:

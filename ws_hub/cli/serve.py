@@ -86,7 +86,6 @@ def _serve(arguments: argparse.Namespace, signals: Signals) -> int:
         for pattern in arguments.publish
     ]
     history = SqliteHistory(arguments.history) if arguments.history else None
-    rules = [*public, *HubConfig().rules]
-    with served(Hub(HubConfig(history=history, rules=rules)), arguments):
+    with served(Hub(HubConfig(history=history, rules=public)), arguments):
         number = signals.wait()
     return 128 + (number or 0)

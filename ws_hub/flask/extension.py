@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from flask import Blueprint, Flask, abort, current_app, request
+from flask import Blueprint, Flask, current_app, request
 from werkzeug.wrappers import Response
 
 from ..access.contexts import CONTEXT_KEY
 from ..config import HubConfig
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
-from ..server.viewer import CLIENT, other_pages, page_app
+from ..server.viewer import CLIENT, page_app, script_app
 from ..wsgi.app import check_hub, middleware
 from ..wsgi.servers import look_at_processes
 from ..wsgi.starter import Starter
@@ -202,7 +202,7 @@ def _blueprint(hub: Hub, where: Places) -> Blueprint:
     if where.path is not None:  # for url_for alone: the middleware is before all routes
         blueprint.add_url_rule(where.path, "ws", build_only=True)
     if where.js_path is not None:
-        _add_scripts(blueprint, hub, page, where.js_path)
+        _add_scripts(blueprint, hub, where.js_path)
     if where.viewer_prefix is not None:
         # Not by Flask's own redirect, which names the host: a proxy may have changed that.
         blueprint.add_url_rule(prefix, "slash", functools.partial(_answer, page, prefix, ""))
@@ -211,7 +211,7 @@ def _blueprint(hub: Hub, where: Places) -> Blueprint:
     return blueprint
 
 
-def _add_scripts(blueprint: Blueprint, hub: Hub, page: Application, js_path: str) -> None:
+def _add_scripts(blueprint: Blueprint, hub: Hub, js_path: str) -> None:
     """Add the routes of the browser client, and of what may be loaded beside it.
 
     These are found by their names: the client loads `ws_hub_shared.js` from beside itself, a page
@@ -219,25 +219,19 @@ def _add_scripts(blueprint: Blueprint, hub: Hub, page: Application, js_path: str
     level above theirs.
     """
     folder = js_path.rpartition("/")[0]
+    scripts = script_app(hub)
 
     def script(name: str) -> Response:
-        return _answer(page, "", f"/{name}")
+        return _answer(scripts, "", f"/{name}")
 
     def part(name: str) -> Response:
-        if not name.endswith(".js"):
-            abort(404)
-        return _answer(page, "", f"/static/{name}")
-
-    def element() -> Response:
-        # Relative, for the same reason as the viewer's slash; where its imports are found.
-        headers = [("Location", "./ws_hub/" + _ELEMENT), *other_pages(hub, request.environ)]
-        return current_app.response_class(status=308, headers=headers)
+        return script(f"ws_hub/{name}")
 
     blueprint.add_url_rule(js_path, "js", functools.partial(script, "ws_hub.js"))
     for name in {*CLIENT} - {js_path.rpartition("/")[2]}:
         endpoint = name.removesuffix(".js")
         blueprint.add_url_rule(f"{folder}/{name}", endpoint, functools.partial(script, name))
-    blueprint.add_url_rule(f"{folder}/{_ELEMENT}", "log", element)
+    blueprint.add_url_rule(f"{folder}/{_ELEMENT}", "log", functools.partial(script, _ELEMENT))
     blueprint.add_url_rule(f"{folder}/ws_hub/<name>", "part", part)
 
 

@@ -330,9 +330,9 @@ class RequestHandler:
         except HubError as refusal:  # the functions after that one are not called
             answer = error(refusal.text, refusal.code, id=message.id)
         else:
-            if message.id is None:
-                return
             if result is not failed:
+                if message.id is None:
+                    return
                 answer = ack(message.id, result)
         try:
             connection.reply(answer)

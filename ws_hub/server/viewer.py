@@ -22,10 +22,10 @@ from ..hub.hub import Hub
 from ..origin import advice, is_allowed, is_of_file, parse_origin
 from ..protocol.names import channel_rule, check_channel
 from ..validation import check_named
-from ..wsgi.app import check_hub
+from ..wsgi.app import check_hub, check_path
 from ..wsgi.servers import log_once
 
-__all__ = ["CLIENT", "other_pages", "page_app"]
+__all__ = ["CLIENT", "other_pages", "page_app", "script_app"]
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -102,6 +102,69 @@ def page_app(
     return _Page(hub, ws_path, channel, fallback)
 
 
+def script_app(
+    hub: Hub, *_unnamed: Never, folder: str = "/", fallback: Application | None = None
+) -> Application:
+    """Return a WSGI application that serves the browser client, for pages of your own.
+
+    It answers `/ws_hub.js`, what may be loaded beside it, and `/ws_hub_log.js` with its parts in
+    `/ws_hub/`: `middleware(script_app(hub, fallback=app), hub)`. Pages of other origins may load
+    the scripts that may connect to the hub.
+
+    Args:
+        hub: the hub that the pages connect to.
+        folder: where the files are, below this application: "/" or "/js/".
+        fallback: answers all other paths; None for 404.
+
+    Raises TypeError for a hub that is none, ConfigError for a folder that is no path.
+
+    Threads: any.
+    """
+    check_named(_unnamed, "script_app(hub, fallback=app)")
+    check_hub("script_app(hub)", hub)
+    check_path("folder", folder)
+    folder = folder.rstrip("/") + "/"
+    scripts = {name: body for name, body in _read_static().items() if name.endswith(".js")}
+    paths = {f"{folder}{name}": scripts.pop(name) for name in CLIENT}
+    paths |= {f"{folder}ws_hub/{name}": body for name, body in scripts.items()}
+    files = _Files(hub, paths)
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path in files:
+            return _read_only(files, environ, start_response)
+        if path == f"{folder}{_ELEMENT}":
+            return _to_element(hub, f"./ws_hub/{_ELEMENT}", environ, start_response)
+        return _elsewhere(fallback, environ, start_response)
+
+    return application
+
+
+class _Files:
+    """An application for files in memory, by their paths."""
+
+    def __init__(self, hub: Hub, files: dict[str, bytes]) -> None:
+        self._hub = hub
+        self._files = files
+        self._tags = {path: _tag(body) for path, body in files.items()}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._files
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        tag = self._tags[path]
+        kind = path.rpartition(".")[2]
+        # Revalidated each time, and sent again only when another version runs.
+        headers = [("ETag", tag), ("Cache-Control", "no-cache")]
+        if kind == "js":
+            headers += other_pages(self._hub, environ)
+        if environ.get("HTTP_IF_NONE_MATCH") == tag:
+            start_response("304 Not Modified", headers + _SECURITY)
+            return []
+        return _answer(environ, start_response, "200 OK", kind, self._files[path], *headers)
+
+
 class _Page:
     """The application: files in memory, the page filled in, the list of channels."""
 
@@ -112,10 +175,10 @@ class _Page:
         self._fallback = fallback
         files = _read_static()
         self._template = string.Template(files.pop(_PAGE).decode())
-        self._files = {f"/{name}": files.pop(name) for name in CLIENT}
-        self._files |= {f"/static/{name}": body for name, body in files.items()}
-        self._files["/favicon.ico"] = files["icon.svg"]
-        self._tags = {path: _tag(body) for path, body in self._files.items()}
+        paths = {f"/{name}": files.pop(name) for name in CLIENT}
+        paths |= {f"/static/{name}": body for name, body in files.items()}
+        paths["/favicon.ico"] = files["icon.svg"]
+        self._files = _Files(hub, paths)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -123,14 +186,8 @@ class _Page:
         if answer is None:
             if path == "" and environ.get("SCRIPT_NAME"):
                 return self._to_slash(environ, start_response)
-            if self._fallback is not None:
-                return self._fallback(environ, start_response)
-            return _answer(environ, start_response, "404 Not Found", "txt", b"Not found\n")
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            allow = ("Allow", "GET, HEAD")
-            text = b"This address is for reading\n"
-            return _answer(environ, start_response, "405 Method Not Allowed", "txt", text, allow)
-        return answer(environ, start_response)
+            return _elsewhere(self._fallback, environ, start_response)
+        return _read_only(answer, environ, start_response)
 
     def _route(self, path: str) -> Application | None:
         if path == "/":
@@ -139,7 +196,7 @@ class _Page:
             return self._channels
         if path == f"/{_ELEMENT}":
             return self._element
-        return self._file if path in self._files else None
+        return self._files if path in self._files else None
 
     def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # All URLs are relative to the page's: a proxy may have removed a prefix that is not
@@ -172,44 +229,48 @@ class _Page:
             return []
         return _answer(environ, start_response, "200 OK", "json", body, *headers)
 
-    def _file(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        tag = self._tags[path]
-        kind = path.rpartition(".")[2]
-        # Revalidated each time, and sent again only when another version runs.
-        headers = [("ETag", tag), ("Cache-Control", "no-cache")]
-        if kind == "js":
-            headers += other_pages(self._hub, environ)
-        if environ.get("HTTP_IF_NONE_MATCH") == tag:
-            start_response("304 Not Modified", headers + _SECURITY)
-            return []
-        return _answer(environ, start_response, "200 OK", kind, self._files[path], *headers)
-
     def _to_slash(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         query = environ.get("QUERY_STRING", "")
         name = environ["SCRIPT_NAME"].rpartition("/")[2]
         # Relative as well: only the browser knows the URL before the last segment.
         place = f"./{quote(name, encoding='latin-1')}/" + (f"?{query}" if query else "")
-        return self._redirect(environ, start_response, place)
+        return _redirect(environ, start_response, place)
 
     def _element(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        # What a module imports is relative to where it was found in the end.
-        headers = other_pages(self._hub, environ)
-        return self._redirect(environ, start_response, f"./static/{_ELEMENT}", *headers)
+        return _to_element(self._hub, f"./static/{_ELEMENT}", environ, start_response)
 
-    def _redirect(
-        self,
-        environ: Environ,
-        start_response: StartResponse,
-        place: str,
-        *headers: tuple[str, str],
-    ) -> Iterable[bytes]:
-        status, text, own = (
-            "308 Permanent Redirect",
-            b"It is one step further\n",
-            ("Location", place),
-        )
-        return _answer(environ, start_response, status, "txt", text, own, *headers)
+
+def _elsewhere(
+    fallback: Application | None, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
+    if fallback is not None:
+        return fallback(environ, start_response)
+    return _answer(environ, start_response, "404 Not Found", "txt", b"Not found\n")
+
+
+def _read_only(
+    application: Application, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
+    """Return the application's answer to a GET or HEAD, 405 to all else."""
+    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        return application(environ, start_response)
+    allow = ("Allow", "GET, HEAD")
+    text = b"This address is for reading\n"
+    return _answer(environ, start_response, "405 Method Not Allowed", "txt", text, allow)
+
+
+def _to_element(
+    hub: Hub, place: str, environ: Environ, start_response: StartResponse
+) -> Iterable[bytes]:
+    # What a module imports is relative to where it was found in the end.
+    return _redirect(environ, start_response, place, *other_pages(hub, environ))
+
+
+def _redirect(
+    environ: Environ, start_response: StartResponse, place: str, *headers: tuple[str, str]
+) -> Iterable[bytes]:
+    status, text = "308 Permanent Redirect", b"It is one step further\n"
+    return _answer(environ, start_response, status, "txt", text, ("Location", place), *headers)
 
 
 def other_pages(hub: Hub, environ: Environ) -> Headers:
