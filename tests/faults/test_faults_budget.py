@@ -577,6 +577,8 @@ def test_fault_121_a_payer_deep_in_debt_is_1008_and_429_until_that_is_paid(key: 
         here = via("203.0.113.9", key)
         # Two connections, or the one would rest before it asks for more.
         with hub.peer(headers=here) as one, hub.peer(headers=here) as two:
+            for each in one, two:  # it is read from, and so has begun without a debt
+                assert ask(each, {"type": "ping"})["type"] == "pong"
             one.send_json({"type": "compute"})
             wait_until(lambda: hub.hub.stats().slowed == 1)
             two.send_json({"type": "compute"})

@@ -17,7 +17,7 @@ from tests.harness import (
     listeners_hold,
     stop_accepting,
 )
-from tests.support import TIMEOUT
+from tests.support import TIMEOUT, wait_until
 from ws_hub import (
     ChannelRule,
     Client,
@@ -178,9 +178,9 @@ def test_there_is_none_while_a_client_that_listens_is_behind() -> None:
         peer.fill()
         for _ in range(6):
             hub.send_to_channel("news", Message("x"))
+        wait_until(lambda: peer.client.waiting[0] == 6)
         assert not hub.wait_for_room("news", 0)
         assert not hub.wait_for_room("news", 0.05)
-        assert peer.client.waiting[0] == 6
         assert hub.wait_for_room("other", TIMEOUT)
         peer.cut()
         assert hub.wait_for_room("news", TIMEOUT)
