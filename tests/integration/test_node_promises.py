@@ -433,6 +433,17 @@ def test_a_connection_that_was_there_and_is_lost_is_no_warning(script: Script) -
     assert said == ["again", []]
 
 
+def test_a_message_sent_without_a_connection_is_a_warning(script: Script) -> None:
+    said = script("""
+        const sent = [hub.send({type: "move", data: 1})];
+        hub.connect();
+        await hub.request("echo");
+        sent.push(hub.send({type: "move", data: 2}));
+        return [sent, warned];
+    """)
+    assert said == [[False, True], ["ws_hub: not connected, so not sent: [object Object]"]]
+
+
 # --- what it runs on -----------------------------------------------------------------------
 
 

@@ -56,7 +56,8 @@ export class SendBuffer {
 
   send(message) {
     const {_client: client, _kept: kept} = this;
-    if (client.send(message)) return true;
+    const text = JSON.stringify(message);
+    if (client._write(text)) return true;
     if (client.state === "closed") return false;
     if (kept.size >= this._size) {
       if (this._overflow === "refuse") return false;
@@ -64,7 +65,7 @@ export class SendBuffer {
       if (this._overflow === "newest") return false;
       this._remove(kept.values().next().value);
     }
-    const one = keptCall(this, JSON.stringify(message));
+    const one = keptCall(this, text);
     kept.add(one);
     client._calls.set(one, one);
     return true;
