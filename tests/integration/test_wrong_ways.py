@@ -113,8 +113,9 @@ def test_swapped_arguments_are_shown_as_they_should_be() -> None:
         middleware(hub, lambda environ, start_response: [])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"send_event\(\"saved\", data\)"):
         hub.send_event({"id": 7}, "saved")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="channel must be the name of a channel"):
-        hub.send_to_channel(Message("a"), "news")  # type: ignore[arg-type]
+    for message in Message("a"), {"type": "a"}:
+        with pytest.raises(TypeError, match=r"channel first: send_to_channel\('news', message\)"):
+            hub.send_to_channel(message, "news")  # type: ignore[call-overload]
 
 
 def test_a_dict_for_a_message_or_the_settings_is_answered_by_an_example() -> None:

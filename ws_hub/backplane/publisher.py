@@ -202,6 +202,12 @@ class Publisher(abc.ABC):
                 "send_to_channel(channel, message, exclude=client); for an event "
                 'send_event("saved", data, channel="news")',
             )
+        given: object = message
+        if isinstance(given, str) and not isinstance(channel, str):
+            raise TypeError(
+                "send_to_channel(channel, message) takes the channel first: "
+                f"send_to_channel({excerpt(given)}, message)"
+            )
         channel, left_out = channel_text(channel), client_ids(exclude)
         if not channel:
             check_channel(channel)  # raises: further down "" means all clients
