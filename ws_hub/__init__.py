@@ -140,6 +140,7 @@ _ELSEWHERE = {
     "HubExtension": "flask",
     "assert_no_leaks": "testing",
     "page_app": "page",
+    "script_app": "page",
 }
 
 if not TYPE_CHECKING:  # to a type checker it would mean that every name is there

@@ -389,7 +389,8 @@ def test_a_refusal_that_nobody_handles_is_a_warning(script: Script) -> None:
     assert said == [2, 2, "ws_hub: Subscribe: subscription unauthorised"]
 
 
-# Makes a client, has it wait twice for its next attempt, and tells what was warned of.
+# Makes a client, has it wait twice for its next attempt, and tells what was warned of. Without a
+# timeout: Node's own WebSocket tells of a failed connection by an error alone.
 WAITS_TWICE = """
     const url = new URL(PLACE, process.argv[2]).href;
     let waits = 0, over;
@@ -397,7 +398,7 @@ WAITS_TWICE = """
     class Counted extends WebSocket {
       constructor(...given) { if (waits++ === 2) over(); super(...given); }
     }
-    const lost = new HubClient(url, {...fast, WebSocket: Counted});
+    const lost = new HubClient(url, {...fast, connectTimeout: 0, WebSocket: Counted});
     PREPARE
     lost.connect();
     await twice;

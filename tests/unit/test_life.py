@@ -392,6 +392,7 @@ def test_fault_62_a_log_handler_that_raises_ends_neither_hub_nor_client(
                 hub.broadcast(Message("lost"))
                 peer.say(type="custom", wait=False)
                 peer.say(type="subscribe", channel="news", id=1, wait=False)
+                assert peer.message()["type"] == "error"  # of the callback
                 assert peer.message()["type"] == "ack"
             hub.broadcast(Message("next"))
             assert peer.message()["type"] == "next"

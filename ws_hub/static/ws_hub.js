@@ -1,6 +1,6 @@
 /* ws_hub.js: a client of a ws_hub server, or of a Go hub, for browsers and Node.
  *
- * Types: ws_hub.d.ts. Only {shared: ...} loads another file.
+ * Types: ws_hub.d.ts.
  */
 
 const FINAL_CODES = [4401, 4403]; // would be given again
@@ -510,8 +510,12 @@ export class HubClient extends EventTarget {
     const mine = (fn) => (event) => {
       if (this._socket === socket) fn(event);
     };
-    let fault = ""; // npm `ws` needs a listener
-    socket.onerror = mine((event) => (fault = String(event?.message ?? "")));
+    let fault = "";
+    socket.onerror = mine((event) => {
+      fault = String(event?.message ?? "");
+      // Node 22 tells no close.
+      if (this.state === "connecting") this._timer("connect", 99, () => socket.onclose({code: 1006}));
+    });
     socket.onopen = mine(() => {
       if (byProtocol && socket.protocol === "") {
         this._end(1006, NOT_LOOKED_AT);
