@@ -292,7 +292,7 @@ def test_with_backpressure_a_slow_viewer_slows_the_program_and_skips_nothing(
         )
         lines = outputs(slow)
         assert next(lines) == line
-        wait_until(lambda: waits_for_room(process), what="a stream that waits for its viewer")
+        wait_until(lambda: waits_for_room(process), LONG, what="a stream that waits for its viewer")
         assert process.returncode is None
         assert list(lines) == [line] * (count - 1)
         assert process.wait(LONG) == 0
