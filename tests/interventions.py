@@ -25,7 +25,7 @@ import pytest
 
 from tests import support
 from ws_hub import threads
-from ws_hub.backplane import sqlite
+from ws_hub.backplane import sqlite, sqlite_file, sqlite_rows
 from ws_hub.connection import fast_send, progress
 from ws_hub.connection.poller import Poller
 from ws_hub.hub import memory
@@ -238,17 +238,17 @@ def before_each_request(poller: Poller, act: Callable[[], object]) -> Iterator[N
 
 def machine_restarted(name: str = "another boot") -> AbstractContextManager[None]:
     """Have history files be opened after another start of the machine."""
-    return patched(sqlite, "_boot", lambda: name)
+    return patched(sqlite_file, "_boot", lambda: name)
 
 
 def mounted(table: Path) -> AbstractContextManager[None]:
     """Have a file be the table of what is mounted."""
-    return patched(sqlite, "_MOUNTS", str(table))
+    return patched(sqlite_file, "_MOUNTS", str(table))
 
 
 def numbers_reserved(count: int) -> AbstractContextManager[None]:
     """Have a history file reserve so many numbers at a time."""
-    return patched(sqlite, "_RESERVE", count)
+    return patched(sqlite_rows, "_RESERVE", count)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import pytest
 from tests.interventions import machine_restarted, mounted, numbers_reserved
 from tests.support import unmeasured
 from ws_hub import ChannelRule, ConfigError, HistoryError, SqliteHistory
-from ws_hub.backplane.sqlite import network_type
+from ws_hub.backplane.sqlite_file import network_type
 
 RULE = ChannelRule(pattern="*", history_messages=1000)
 TEXT = b'{"type":"event","data":1}'

@@ -1,0 +1,235 @@
+"""The rows of a history file: what a message, several, a channel and a key are in its tables.
+
+Messages that come together share a row, each a line of it; a message with a key has its own. A
+row stays until all of it is to go, and `first` says from where on it counts.
+
+Every function is for the thread that uses the connection, within a transaction of its own;
+`reserve` and `release_reserved` make one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ..config import ChannelRule
+from ..protocol.message import number
+from .sqlite_file import transaction
+from .store import Kept, Span, first_since
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = [
+    "INSERT",
+    "MOST_PER_ROW",
+    "Exhausted",
+    "channel_row",
+    "drop_keys",
+    "each_message",
+    "first_since_time",
+    "head_of",
+    "in_range",
+    "joined_rows",
+    "newest_of_keys",
+    "release_reserved",
+    "reserve",
+    "spans_of",
+    "trim",
+    "until_large",
+]
+
+Row = tuple[int, int, "str | None", bytes]  # place of the first message, how many, key, texts
+
+MOST_PER_ROW = 128  # messages of one row at most
+_ROW_BYTES = 32 * 1024  # of a row that has several: it is read whole, for one of them too
+INSERT = "INSERT INTO messages (channel, seq, rows, key, text) VALUES (?, ?, ?, ?, ?)"
+_RESERVE = 100_000  # numbers that a wait for the disk makes usable
+_PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
+_OLDEST = "max((SELECT seq FROM messages WHERE channel = id ORDER BY seq LIMIT 1), first)"
+_VARIABLES = 500  # of one statement; old builds of SQLite take 999
+
+
+class Exhausted(Exception):
+    """A channel has given all numbers that it may before the disk knows."""
+
+
+def channel_row(db: sqlite3.Connection, channel: str, now: float) -> tuple[int, str, int, int]:
+    """Return id, epoch, last number and reserved number of a channel, which is made if need be."""
+    text = "SELECT id, epoch, seq, reserved FROM channels WHERE name = ?"
+    row = db.execute(text, (channel,)).fetchone()
+    if row is None:
+        # Not waited for: when this commit is lost, so is the file's epoch.
+        db.execute(
+            "INSERT INTO channels (name, epoch, seq, reserved, first, count, bytes, used, expires,"
+            " published) SELECT ?, epoch, 0, ?, 1, 0, 0, ?, ?, 0 FROM meta",
+            (channel, _RESERVE, now, now),
+        )
+        row = db.execute(text, (channel,)).fetchone()
+    found: tuple[int, str, int, int] = row
+    return found
+
+
+def joined_rows(texts: Sequence[bytes]) -> Iterator[Row]:
+    """Yield rows of messages without keys.
+
+    A row for each would cost a step of SQLite each, for which the GIL is given up.
+    """
+    at = 0
+    while at < len(texts):
+        part = texts[at : at + MOST_PER_ROW]
+        while len(part) > 1 and sum(map(len, part)) > _ROW_BYTES:
+            part = part[: len(part) // 2]
+        text = b"\n".join(part)
+        if text.count(b"\n") == len(part) - 1:
+            yield at, len(part), None, text
+        else:
+            yield from ((at + place, 1, None, each) for place, each in enumerate(part))
+        at += len(part)
+
+
+def each_message(
+    rows: Iterable[tuple[int, int, bytes, str | None]], backwards: bool
+) -> Iterator[tuple[int, bytes, str | None]]:
+    """Yield number, text and key of the messages of rows, which may come newest first."""
+    for seq, count, text, key in rows:
+        if count == 1:
+            yield seq, text, key
+            continue
+        numbered = list(enumerate(text.split(b"\n"), seq))
+        for number_, each in reversed(numbered) if backwards else numbered:
+            yield number_, each, None
+
+
+def reserve(db: sqlite3.Connection, channel: str, count: int) -> None:
+    """Raise what channels have reserved, of all that have little left, and wait for the disk."""
+    db.execute("PRAGMA synchronous=FULL")
+    try:
+        with transaction(db):
+            db.execute(
+                "UPDATE channels SET reserved = seq + ? WHERE reserved < seq + ?",
+                (_RESERVE, _RESERVE // 2),
+            )
+            db.execute(
+                "UPDATE channels SET reserved = max(reserved, seq + ?) WHERE name = ?",
+                (count + _RESERVE, channel),
+            )
+    finally:
+        db.execute("PRAGMA synchronous=NORMAL")
+
+
+def release_reserved(db: sqlite3.Connection) -> None:
+    """Give back what is reserved: should this commit be lost, there is a gap, and no more."""
+    with transaction(db):
+        db.execute("UPDATE channels SET reserved = seq WHERE reserved > seq")
+
+
+def newest_of_keys(keys: Sequence[str | None], texts: Sequence[bytes]) -> Iterator[Row]:
+    """Yield rows of the messages that no later one replaces."""
+    newest = {key: place for place, key in enumerate(keys)}
+    for place, (key, text) in enumerate(zip(keys, texts, strict=True)):
+        if key is None or newest[key] == place:
+            yield place, 1, key, text
+
+
+def drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> tuple[int, int]:
+    """Delete what messages with these keys replace; return how many, and their bytes."""
+    count = size = 0
+    for key in {key for key in keys if key is not None}:
+        for (length,) in db.execute(
+            "DELETE FROM messages WHERE channel = ? AND key = ? RETURNING length(text)", (id, key)
+        ).fetchall():
+            count, size = count + 1, size + length
+    return count, size
+
+
+def trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:
+    """Delete the oldest messages beyond the bounds of the rule; the last one stays."""
+    first, count, size = db.execute(
+        "SELECT first, count, bytes FROM channels WHERE id = ?", (id,)
+    ).fetchone()
+    most = max(rule.history_messages, 1)
+    if count <= 1 or (count <= most and size <= rule.history_bytes):
+        return
+    rows = db.execute(
+        "SELECT seq, rows, text, key FROM messages WHERE channel = ? ORDER BY seq", (id,)
+    )
+    for row in rows:
+        begin, several, joined, _ = row
+        length = len(joined) - several + 1
+        beyond = count - several >= most or size - length >= rule.history_bytes
+        if begin >= first and beyond and count > several:  # all of it
+            first, count, size = begin + several, count - several, size - length
+            continue
+        for seq, text, _ in each_message([row], False):
+            if seq >= first and (count > most or size > rule.history_bytes) and count > 1:
+                first, count, size = seq + 1, count - 1, size - len(text)
+        if count <= 1 or (count <= most and size <= rule.history_bytes):
+            break
+    rows.close()
+    db.execute(
+        "DELETE FROM messages WHERE channel = ? AND seq < ? AND seq + rows <= ?", (id, first, first)
+    )
+    db.execute(
+        "UPDATE channels SET first = ?, count = ?, bytes = ? WHERE id = ?", (first, count, size, id)
+    )
+
+
+def head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span]:
+    """Return the id and the numbers of a channel; -1 and none for one that has none."""
+    row = db.execute(
+        f"SELECT id, epoch, seq, {_OLDEST} FROM channels WHERE name = ?",
+        (channel,),
+    ).fetchone()
+    if row is None:
+        (epoch,) = db.execute("SELECT epoch FROM meta").fetchone()
+        return -1, Span(epoch, 1, 0)
+    id, epoch, seq, first = row
+    return id, Span(epoch, seq + 1 if first is None else first, seq)
+
+
+def spans_of(db: sqlite3.Connection, channels: Sequence[str]) -> dict[str, Span]:
+    """Return the numbers of those channels that have any."""
+    found: dict[str, Span] = {}
+    for start in range(0, len(channels), _VARIABLES):
+        part = channels[start : start + _VARIABLES]
+        rows = db.execute(
+            f"SELECT name, epoch, seq, {_OLDEST} FROM channels"
+            f" WHERE name IN ({','.join('?' * len(part))})",
+            part,
+        )
+        for name, epoch, seq, first in rows:
+            found[name] = Span(epoch, seq + 1 if first is None else first, seq)
+    return found
+
+
+def first_since_time(db: sqlite3.Connection, id: int, kept: Span, time: float) -> int:
+    """Return the number of the first kept message that is not older than a POSIX time."""
+
+    def text_from(seq: int) -> bytes:
+        rows = db.execute(
+            "SELECT seq, rows, text, key FROM messages WHERE channel = ? AND seq > ?"
+            " AND seq + rows > ? ORDER BY seq LIMIT 1",
+            (id, seq - MOST_PER_ROW, seq),
+        )
+        return next((text for at, text, _ in each_message(rows, False) if at >= seq), b"")
+
+    newest = db.execute(
+        "SELECT seq + rows - 1 FROM messages WHERE channel = ? ORDER BY seq DESC LIMIT 1", (id,)
+    ).fetchone()
+    return first_since(kept.first, newest[0] if newest else 0, time, text_from)
+
+
+def until_large(each: Iterable[tuple[int, bytes, str | None]]) -> Iterator[Kept]:
+    """Yield messages, numbered, until they are as large together as a page may be."""
+    size = 0
+    for seq, text, key in each:
+        size += len(text)
+        if size > _PAGE_BYTES and size > len(text):
+            return
+        yield Kept(seq, number(text, seq), key)
+
+
+def in_range(value: int) -> int:
+    """Return a number that SQLite can take for one that may be any."""
+    return min(max(value, -1), 2**62)
