@@ -19,7 +19,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import unmeasured
 from ws_hub.testing import assert_no_leaks
 
 _INHERITED = (
@@ -77,13 +76,16 @@ _SLOW = re.compile(
 )
 
 
+def _path(node: pytest.Item | pytest.Module) -> str:
+    """Return a module's path in the project; of a test's own tests it is absolute."""
+    return node.path.as_posix().removeprefix(f"{node.config.rootpath.as_posix()}/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # The processes that share the tests must all find the same ones.
         assert " at 0x" not in item.nodeid, item.nodeid
-        # Of a test's own tests, elsewhere, the path is absolute, and matches nothing.
-        path = item.path.as_posix().removeprefix(f"{item.config.rootpath.as_posix()}/")
-        if _SLOW.match(path):
+        if _SLOW.match(_path(item)):
             item.add_marker(pytest.mark.slow)
 
 
@@ -128,14 +130,19 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 # --- processes ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def processes_unmeasured() -> Iterator[None]:
-    """Have the processes that a module's tests start not be measured for coverage.
+# What the processes run that these modules start counts for coverage. Measuring doubles the time
+# of a process, and what all others run is run in the tests' own process as well.
+_MEASURED = re.compile(r"tests/(integration/test_(cli|gunicorn)|faults/test_faults_programs)\.py")
 
-    For modules that do not test ws_hub itself: measuring doubles the time of a process.
-    """
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_unmeasured(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the processes that a module's tests start not be measured, unless it is one of those."""
+    if _MEASURED.match(_path(request.node)):
+        yield
+        return
     with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ.keys() - unmeasured():
+        for name in [name for name in os.environ if "COVERAGE" in name]:
             patch.delenv(name)
         yield
 

@@ -48,21 +48,12 @@ __all__ = [
     "small_pair",
     "tcp_pair",
     "tls_pair",
-    "unmeasured",
     "wait_until",
 ]
 
 TIMEOUT = 15.0  # seconds: the bound of every wait, which only a failure reaches
 
 T = TypeVar("T")
-
-
-def unmeasured() -> dict[str, str]:
-    """Return the environment without what has a process measured for coverage.
-
-    For processes that import much and run little of ws_hub: tracing doubles their time.
-    """
-    return {name: os.environ[name] for name in os.environ if "COVERAGE" not in name}
 
 
 def once_a_run(factory: pytest.TempPathFactory, name: str, make: Callable[[], str]) -> str:

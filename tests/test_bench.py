@@ -28,8 +28,6 @@ from tests.support import wait_until
 from ws_hub.protocol.frames import text_frame
 from ws_hub.protocol.message import encode
 
-pytestmark = pytest.mark.usefixtures("processes_unmeasured")
-
 TINY = Plan(repeats=1, work=0.002, crowd=0.05)
 ECHO = wire.echo_text("echo", 64)
 FONTS = pytest.mark.leaves(

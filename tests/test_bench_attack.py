@@ -20,8 +20,6 @@ from bench.trial import Assault, Trial
 from tests.support import wait_until
 from tests.test_bench import check_schema
 
-pytestmark = pytest.mark.usefixtures("processes_unmeasured")
-
 NAMED = {each.name: each for each in ATTACKS}
 # Kinds that are not answered, with what the hub counts instead.
 SILENT = {

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import ws_hub
-from tests.support import unmeasured
 
 pytest.importorskip("sphinx")
 
@@ -29,7 +28,6 @@ def test_the_site_is_built_without_a_warning_and_names_everything(tmp_path: Path
     run = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
         + ["-d", str(tmp_path / "doctrees"), str(DOCS), str(site)],
-        env=unmeasured(),
         capture_output=True,
         text=True,
         timeout=BUILD_TIMEOUT,

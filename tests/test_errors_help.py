@@ -128,13 +128,14 @@ def raised() -> dict[Text, str]:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)]
+        of_module = assigned(tree)
         for name, call in calls(tree):
             if name in WITHOUT_TEXT or (
                 call.func and "super" in ast.unparse(call.func) and where != "errors.py"
             ):
                 continue
             inside = [each for each in functions if each.lineno <= call.lineno <= each.end_lineno]
-            names = assigned(tree) | (assigned(inside[-1]) if inside else {})
+            names = of_module | (assigned(inside[-1]) if inside else {})
             nodes = [
                 each for arg in call.args for each in ast.walk(arg) if isinstance(each, ast.expr)
             ]

@@ -24,8 +24,6 @@ from tests.integration.apps.launch import command
 from tests.support import wait_until
 from ws_hub import Hub, Message, serve
 
-pytestmark = pytest.mark.usefixtures("processes_unmeasured")
-
 ROOT = Path(__file__).resolve().parent.parent
 RUN_TIMEOUT = 30.0
 

@@ -178,7 +178,7 @@ def test_fault_115_a_writer_that_starts_late_is_no_leak_while_it_has_a_client() 
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, processes_unmeasured: None) -> dict[str, Any]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     def run() -> str:
         lines: list[str] = []
         found = soak.soak(SHORT, lines.append)

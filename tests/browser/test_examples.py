@@ -17,7 +17,7 @@ from tests.integration.apps.launch import command
 
 pytest.importorskip("flask")
 # The examples are tested here; what of ws_hub they use has tests of its own.
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("processes_unmeasured")]
+pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "examples" / "README.md").read_text("utf-8")

@@ -12,7 +12,6 @@ from typing import Any
 
 from tests.chaos.judge import Accepted
 from tests.chaos.plan import parts_of, value_of
-from tests.support import unmeasured
 
 __all__ = ["ServerProcess"]
 
@@ -50,7 +49,6 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=unmeasured(),
                 text=True,
                 start_new_session=True,  # Ctrl-C is for the run, which ends it
             )

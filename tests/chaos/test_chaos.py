@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos.plan import Plan
 from tests.chaos.run import run, table
-from tests.support import unmeasured, wait_until
+from tests.support import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.usefixtures("processes_unmeasured")
 def test_nothing_is_lost_in_silence() -> None:
     told: list[str] = []
     outcome = run(Plan(seconds=11, clients=12, seed=14, page=False), told.append)
@@ -46,7 +45,7 @@ def test_a_run_that_is_interrupted_leaves_nothing(folder: Path) -> None:
     options = "--seconds 600 --clients 6 --seed 8 --no-page"
     command = [sys.executable, "-m", "tests.chaos", *options.split()]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=unmeasured()
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         line = next((line for line in process.stdout if line.endswith("pause\n")), "")

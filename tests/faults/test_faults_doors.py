@@ -30,7 +30,7 @@ from tests.integration.apps.launch import (
 )
 from tests.integration.apps.launch import command as cli_server
 from tests.integration.apps.live import live
-from tests.support import TIMEOUT, RawPeer, unmeasured, wait_until
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import AuthResult, ConfigError, Hub, HubConfig, Server, middleware, serve, threads
 from ws_hub.flask import HubExtension
 from ws_hub.server.viewer import page_app
@@ -197,7 +197,6 @@ def patched(how: str, program: str, *arguments: str) -> str:
         pytest.skip(f"{library} is not installed")
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"{PATCHES[how]}\n{program}", *arguments],
-        env=unmeasured(),
         capture_output=True,
         text=True,
         timeout=START,

@@ -54,7 +54,7 @@ from tests.harness import (
 from tests.integration.apps.fork import in_child
 from tests.integration.apps.launch import ROOT, START, command
 from tests.integration.apps.live import at_once, live, subscribe
-from tests.support import PING, TIMEOUT, RawPeer, small_pair, unmeasured, wait_until
+from tests.support import PING, TIMEOUT, RawPeer, small_pair, wait_until
 from ws_hub import (
     AuthResult,
     ChannelRule,
@@ -399,9 +399,7 @@ def test_fault_63_a_collector_that_calls_the_hub_hangs_nothing() -> None:
 
 def storm(how: str, times: int) -> str:
     argv = [sys.executable, "-m", "tests.integration.apps.storm", how, str(times), "1e-6"]
-    run = subprocess.run(
-        argv, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, timeout=4 * START
-    )
+    run = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=4 * START)
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
 

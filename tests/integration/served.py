@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.support import unmeasured
-
 __all__ = ["Served"]
 
 
@@ -21,7 +19,6 @@ class Served:
             [*command, str(port), str(file), channel],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=unmeasured(),
             text=True,
         )
         self.port = int(self.said().split()[1])

@@ -8,13 +8,12 @@ import sys
 
 from tests.faults import cycles
 from tests.integration.apps.launch import ROOT
-from tests.support import unmeasured
 
 
 def test_fault_44_clients_that_come_and_go_leave_no_memory() -> None:
     """In a process of its own: coverage keeps something of every thread that there was."""
     argv = [sys.executable, "-m", "tests.faults.cycles", "--memory"]
-    run = subprocess.run(argv, cwd=ROOT, env=unmeasured(), capture_output=True, timeout=60)
+    run = subprocess.run(argv, cwd=ROOT, capture_output=True, timeout=60)
     assert run.returncode == 0, run.stderr
     before, after = map(json.loads, run.stdout.splitlines())
     assert after["threads"] == before["threads"] and after["files"] == before["files"]

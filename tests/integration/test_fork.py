@@ -14,7 +14,7 @@ import pytest
 from tests.integration.apps.fork import in_child, life_of_its_own, said
 from tests.integration.apps.launch import START, hub_threads, server
 from tests.integration.apps.live import live, subscribe
-from tests.support import RawPeer, unmeasured
+from tests.support import RawPeer
 from ws_hub import Hub, Server, serve
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -36,7 +36,6 @@ def test_fault_40_a_child_of_a_busy_parent_finds_no_lock_taken() -> None:
         # Python 3.12 warns of any fork that has threads beside it.
         [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "tests.integration.apps.fork"],
         cwd=Path(__file__).parents[2],
-        env=unmeasured(),
         capture_output=True,
         text=True,
         timeout=START,

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from tests.interventions import machine_restarted, mounted, numbers_reserved
-from tests.support import unmeasured
 from ws_hub import ChannelRule, ConfigError, HistoryError, SqliteHistory
 from ws_hub.backplane.sqlite_file import network_type
 
@@ -105,9 +104,7 @@ def test_processes_have_one_numbering(path: Path, make: Make) -> None:
         "store.close()\n"
     )
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env=unmeasured()
-        )
+        subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
         for _ in range(2)
     ]
     own = [store.append("a", [b"{}"] * 3).first for _ in range(200)]

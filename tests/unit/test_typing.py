@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import once_a_run, unmeasured
+from tests.support import once_a_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]  # without a cache it takes a while
 
@@ -78,7 +79,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         run = subprocess.run(
             command,
             cwd=folder,
-            env={**unmeasured(), "MYPYPATH": str(ROOT)},
+            env={**os.environ, "MYPYPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=200,
