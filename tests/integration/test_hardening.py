@@ -502,6 +502,7 @@ def test_fault_35_a_callback_that_raises_is_logged_and_only_that(
             answer = peer.recv_json()
             assert (answer["type"], answer["code"], answer["id"]) == ("error", "internal", 1)
             peer.send_json({"type": "say"})
+            assert "id" not in (answer := peer.recv_json()) and answer["code"] == "internal"
             hub.hub.broadcast(said("still"))
             assert peer.recv_json()["data"] == other.recv_json()["data"] == "still"
             assert peer.close() == (1000, "")

@@ -286,8 +286,7 @@ class Publisher(abc.ABC):
             self._publish(texts, channel, timeout)
 
     def _lines(self, name: str, channel: str, pieces: Sequence[Any]) -> list[bytes]:
-        encode, now = self._encoder.encode_fields, _now()
-        return [encode(_OUTPUT, channel, name, piece, now) for piece in pieces]
+        return self._encoder.encode_each(_OUTPUT, channel, name, pieces, _now())
 
     def send_process_status(
         self,

@@ -20,7 +20,7 @@ from ..protocol.filters import Filter
 from ..protocol.frames import text_frame
 from ..protocol.message import Message, MessageType, encode
 from ..protocol.presence import with_state
-from ..protocol.publication import Batch, Delivery, Publication, skip
+from ..protocol.publication import Batch, Delivery, Publication, channel_of, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
 from .filtering import Look
@@ -170,7 +170,7 @@ class Dispatcher:
         """
         runs: list[Share] = []
         channels = 0
-        for channel, group in itertools.groupby(publications, key=lambda each: each.channel):
+        for channel, group in itertools.groupby(publications, key=channel_of):
             numbered = self._number(list(group), now)  # first: it may end what is live
             runs += self._shares(channel, numbered, all_clients)
             channels += 1
@@ -258,10 +258,7 @@ class Dispatcher:
 
     def _cache(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         """Keep messages for replays that a store has numbered, but for those that it has not."""
-        numbered = [each for each in run if each.seq]
-        places = enumerate(numbered)
-        for _, group in itertools.groupby(places, key=lambda at: (at[1].epoch, at[1].seq - at[0])):
-            part = [publication for _, publication in group]
+        for part in _in_sequence([each for each in run if each.seq]):
             frames = [publication.frame for publication in part]
             after = Position(part[0].epoch, part[0].seq - 1)
             ends = part[-1].ends_channel
@@ -489,6 +486,23 @@ class Dispatcher:
         self._replays.end(subscription)
         subscription.live = True
         self._lag(subscription.subscriber, subscription.channel, gap.after)
+
+
+def _in_sequence(publications: Sequence[Publication]) -> Iterator[Sequence[Publication]]:
+    """Yield together what has numbers of one epoch that follow each other: nearly always all."""
+    start = 0
+    while start < len(publications):
+        first, end = publications[start], len(publications)
+        last = publications[-1]
+        if (last.epoch, last.seq) != (first.epoch, first.seq + end - start - 1):
+            end = start + 1
+            while end < len(publications) and (
+                (publications[end].epoch, publications[end].seq)
+                == (first.epoch, first.seq + end - start)
+            ):
+                end += 1
+        yield publications[start:end]
+        start = end
 
 
 def _nothing(recovered: bool) -> Range:

@@ -259,8 +259,8 @@ class Hub(Publisher):
             life.registry.unregister(life.unregisters.get_nowait())
         while not life.registers.empty():
             life.registry.register(life.registers.get_nowait(), admit=life.state.admits)
-        for published, run in itertools.groupby(items, _is_publication):
-            if published:
+        for kind, run in itertools.groupby(items, type):
+            if kind is Publication:
                 clients = life.registry.snapshot
                 life.guard(life.dispatcher.dispatch, list(run), clients, time.monotonic())
             else:
@@ -1704,10 +1704,6 @@ def _misplaced_key(channel: str, key: Key | None) -> MessageEncodeError:
 def _gone(client: object) -> str:
     """Return the reason of a ConnectionClosed: what all_clients() does not return any more."""
     return f"{client!r} has disconnected: all_clients() has the others"
-
-
-def _is_publication(item: Item) -> bool:
-    return isinstance(item, Publication)
 
 
 def _is_of(user_id: str, connection: Connection) -> bool:

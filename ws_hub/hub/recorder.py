@@ -35,7 +35,7 @@ from ..connection.connection import Connection
 from ..errors import WsHubError
 from ..log import get_logger
 from ..protocol.frames import text_frame
-from ..protocol.publication import Publication, restored
+from ..protocol.publication import Publication, channel_of, restored
 from ..reentrant import Event
 from .dispatcher import Activation
 from .history import Filled, History, Position
@@ -177,13 +177,13 @@ class Recorder:
         """Commit publications; return what is to be delivered, in order."""
         began = time.thread_time()
         groups: dict[str, list[Publication]] = {}
-        for publication in publications:
-            groups.setdefault(publication.channel, []).append(publication)
+        for channel, run in itertools.groupby(publications, channel_of):
+            groups.setdefault(channel, []).extend(run)
         before = {channel: self._append(channel, group) for channel, group in groups.items()}
         found: list[Publication] = []
-        for publication in publications:
-            found += before.pop(publication.channel, ())  # those of other processes
-            found.append(publication)
+        for channel, run in itertools.groupby(publications, channel_of):
+            found += before.pop(channel, ())  # those of other processes
+            found += run
         payers = [each.payer for each in publications if each.payer is not None]
         if payers:
             seconds = (time.thread_time() - began) / len(publications)

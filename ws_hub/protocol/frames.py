@@ -30,13 +30,16 @@ _RSV1 = 0x40
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 
+_medium, _long = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
+
+
 def _frame(opcode: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
         return bytes((_FIN | opcode, size)) + payload
     if size < 1 << 16:
-        return struct.pack("!BBH", _FIN | opcode, 126, size) + payload
-    return struct.pack("!BBQ", _FIN | opcode, 127, size) + payload
+        return _medium(_FIN | opcode, 126, size) + payload
+    return _long(_FIN | opcode, 127, size) + payload
 
 
 def text_frame(payload: bytes) -> bytes:

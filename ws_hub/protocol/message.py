@@ -11,13 +11,14 @@ The wire spelling (`processId`) is in this module and nowhere else. Rules of thi
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -408,6 +409,22 @@ class Encoder:
             return text.encode()
         except Exception as error:  # noqa: BLE001 - a user's class may raise anything
             raise _encode_error(kind, data, error) from error
+
+    def encode_each(
+        self, kind: str, channel: str, process_id: str, several: Sequence[Any], timestamp: str
+    ) -> list[bytes]:
+        """Encode messages that differ in their data alone, each as by `encode_fields`.
+
+        What is the same in all of them is encoded once, where each is a plain text: lines.
+
+        Threads: any; calls `json_default`.
+        """
+        if {*map(type, several)} == {str}:
+            begin = _leading_fields(kind, channel, process_id)
+            end = f',"timestamp":{to_json(timestamp)}}}'
+            with contextlib.suppress(UnicodeEncodeError):  # to be met again, and reported, below
+                return [f'{begin},"data":{to_json(each)}{end}'.encode() for each in several]
+        return [self.encode_fields(kind, channel, process_id, each, timestamp) for each in several]
 
     def data_text(self, data: object, what: str) -> str:
         """Return data as JSON text; raises MessageEncodeError, which names it by `what`.

@@ -7,7 +7,8 @@ burst is one write a client.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,7 @@ __all__ = [
     "Key",
     "Payer",
     "Publication",
+    "channel_of",
     "compress",
     "publish",
     "restored",
@@ -142,6 +144,9 @@ class Publication:
         """Have it delivered without a number, as its store could not keep it."""
         self.frame = self.compressed = text_frame(self.text)
         self.unfinished = b""
+
+
+channel_of: Callable[[Publication], str] = operator.attrgetter("channel")  # for groupby
 
 
 def restored(text: bytes, seq: int, epoch: str, channel: str, overflow: Overflow) -> Publication:
