@@ -135,8 +135,9 @@ _TURN_BYTES = 1024 * 1024
 _LEAST_TURN_BYTES = 64 * 1024
 _STOPPED_BEFORE = "the hub stopped while this was subscribed: start() it, and call listen again"
 # What waits for a commit, and what is in the hands of the recorder, is on its way to the same
-# outboxes as what waits in the hub's queue: see `pacing`.
-_INTAKE_PART = 4
+# outboxes as what waits in the hub's queue: see `pacing`. In bytes it is less, because a program
+# keeps this queue full, and each other message waits as long as all that is in it takes.
+_INTAKE_PART, _INTAKE_BYTES_PART = 4, 8
 _RETRY = 1.0  # seconds until what has failed is tried again
 
 
@@ -184,16 +185,16 @@ class Hub(Publisher):
 
     def _new_life(self) -> Life:
         config, wakeup, intake = self._config, Wakeup(), Wakeup()
-        slots = functools.partial(slots_of, config)
+        places, most_bytes = config.queue_size, config.queue_bytes_or_default
+        kept_places, kept_bytes = places // _INTAKE_PART or 1, most_bytes // _INTAKE_BYTES_PART or 1
+        slots = functools.partial(slots_of, places, most_bytes)
+        kept_slots = functools.partial(slots_of, kept_places, kept_bytes)
         queues = Queues(
             wakeup,
             registers=ReentrantQueue(wakeup),
             unregisters=ReentrantQueue(wakeup),
-            broadcasts=ReentrantQueue(wakeup, config.queue_size, slots),
-            intake=(
-                intake,
-                ReentrantQueue(intake, max(config.queue_size // _INTAKE_PART, 1), slots),
-            ),
+            broadcasts=ReentrantQueue(wakeup, places, slots),
+            intake=(intake, ReentrantQueue(intake, kept_places, kept_slots)),
         )
         return Life(config, queues, self._inside, self._handlers)
 

@@ -6,7 +6,6 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..config import HubConfig
 from ..connection.connection import Connection
 from ..protocol.message import Message
 from ..protocol.publication import Delivery, Publication
@@ -166,6 +165,6 @@ def size_of(item: Item) -> int:
     return _ENVELOPE
 
 
-def slots_of(config: HubConfig, item: Item) -> int:
-    """Return how many of the `queue_size` places of the broadcast queue an item takes."""
-    return 1 + size_of(item) * config.queue_size // config.queue_bytes_or_default
+def slots_of(places: int, most_bytes: int, item: Item) -> int:
+    """Return how many of the places of a queue an item takes that holds so many bytes."""
+    return 1 + size_of(item) * places // most_bytes
