@@ -65,6 +65,7 @@ def test_a_handshake_without_start_is_answered_and_logged_once_with_what_to_call
 @pytest.mark.parametrize(
     ("origin", "advice"),
     [
+        ("http://localhost:PORT", "If that page is yours, set HubConfig(allowed_origins=...)"),
         ("http://127.0.0.1:5000", "If that page is yours, set HubConfig(allowed_origins=...)"),
         ("null", "A page opened as a file has that origin: serve it from here"),
         ("file://", "A page opened as a file has that origin: serve it from here"),
@@ -74,6 +75,7 @@ def test_fault_104_a_page_from_elsewhere_gets_403_and_the_log_has_both_origins(
     origin: str, advice: str
 ) -> None:
     with server("werkzeug") as running:
+        origin = origin.replace("PORT", str(running.port))
         for _ in range(2):
             response = refused(running, origin=origin)
             assert response.status == 403
