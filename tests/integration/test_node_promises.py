@@ -445,6 +445,14 @@ def test_a_message_sent_without_a_connection_is_a_warning(script: Script) -> Non
     assert said == [[False, True], ["ws_hub: not connected, so not sent: [object Object]"]]
 
 
+@pytest.mark.parametrize("wrong", ['"chat", "hello"', "", "{data: 1}", "null", "{type: 7}"])
+def test_what_is_no_message_is_refused_where_it_is_sent(script: Script, wrong: str) -> None:
+    said = script(f"""
+        try {{ hub.send({wrong}); }} catch ({{name, message}}) {{ return [name, message]; }}
+    """)
+    assert said == ["TypeError", "send takes a message: {type, data}"]
+
+
 # --- what it runs on -----------------------------------------------------------------------
 
 

@@ -4,11 +4,11 @@
  */
 
 const FINAL_CODES = [4401, 4403]; // would be given again
-const SPREAD_CODES = [1001, 1012, 1013]; // go to many at once
+const SPREAD_CODES = [1001, 1012, 1013]; // of many
 const SPREAD = 5000;
-const MAX_ASKED = 3600000; // of a server
+const MAX_ASKED = 3600000;
 const CLOSE_GOING_AWAY = 4000; // the server is silent
-const LONGEST_TIMER = 2147483647; // in browsers
+const LONGEST_TIMER = 2147483647;
 const MAX_UNANSWERED = 1024; // a Go hub never answers
 const MAX_NAME = 4096; // twice in a request of 64 KiB
 const OWN_ID = "ws-hub:"; // begins ids that no application gives
@@ -359,6 +359,7 @@ export class HubClient extends EventTarget {
   }
 
   send(message) {
+    if (typeof message?.type !== "string") throw new TypeError("send takes a message: {type, data}");
     const sent = this._write(JSON.stringify(message));
     if (!sent) warn("not connected, so not sent:", message);
     return sent;
@@ -573,7 +574,7 @@ export class HubClient extends EventTarget {
 
   _giveUp(reason) {
     const socket = this._drop(reason);
-    socket?.close(CLOSE_GOING_AWAY, reason); // may take a minute
+    socket?.close(CLOSE_GOING_AWAY, reason);
     this._retry(1006, reason);
   }
 
