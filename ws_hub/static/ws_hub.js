@@ -360,9 +360,13 @@ export class HubClient extends EventTarget {
 
   send(message) {
     if (typeof message?.type !== "string") throw new TypeError("send takes a message: {type, data}");
-    const sent = this._write(JSON.stringify(message));
-    if (!sent) warn("not connected, so not sent:", message);
+    const sent = this._say(message);
+    if (!sent) warn("not connected, not sent:", message);
     return sent;
+  }
+
+  _say(message) {
+    return this._write(JSON.stringify(message));
   }
 
   _write(text) {
@@ -434,7 +438,7 @@ export class HubClient extends EventTarget {
     this._forget(subscription);
     const id = this._newId();
     this._requests.set(id, subscription);
-    this.send(subscription._request(id));
+    this._say(subscription._request(id));
   }
 
   // The numbers fell. What is live gets no replay, so it ends.
@@ -451,7 +455,7 @@ export class HubClient extends EventTarget {
     this._left.delete(channel);
     this._left.set(channel, id);
     if (this._left.size > MAX_UNANSWERED) this._left.delete(this._left.keys().next().value);
-    this.send({type: "unsubscribe", channel, data: channel, id});
+    this._say({type: "unsubscribe", channel, data: channel, id});
   }
 
   _newId() {
@@ -549,7 +553,6 @@ export class HubClient extends EventTarget {
     for (const each of this._calls.values()) each.sent ||= this._write(each.text);
   }
 
-  // Browsers hide ping frames.
   _watch() {
     const {pingInterval} = this.options;
     if (!isWait(pingInterval)) return;
@@ -561,7 +564,7 @@ export class HubClient extends EventTarget {
   _ask() {
     const {pingInterval, pingTimeout} = this.options;
     const asked = (this._asked = performance.now());
-    this.send({type: "ping", id: this._newId()});
+    this._say({type: "ping", id: this._newId()});
     if (isWait(pingTimeout)) {
       this._timer("ping", pingTimeout, () => {
         if (this._heard >= asked) this._watch();
