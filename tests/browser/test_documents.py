@@ -45,7 +45,7 @@ class Place:
         self._files = {
             "/here": ("text/html", PAGE % body),
             "/show.js": ("text/javascript", SHOW),
-            "/snippet.js": ("text/javascript", snippet.code),
+            "/snippet.js": ("text/javascript", f"{snippet.code}\nshow.ended = true;\n"),
             "/token": ("text/plain", "secret"),
         }
 
@@ -88,6 +88,7 @@ def test_the_client(page: Page, place: Place) -> None:
 
 @only("subscribe")
 def test_a_subscription(page: Page, place: Place) -> None:
+    page.wait_for("show.ended")
     wait_until(lambda: place.hub.all_clients() and not place.hub.has_subscribers("news"))
     assert page.eval("shown") == []
 
@@ -103,13 +104,14 @@ def test_a_loop(page: Page, place: Place) -> None:
 @only("request")
 def test_a_request(page: Page, place: Place) -> None:
     assert place.published.wait(TIMEOUT)
+    page.wait_for("show.ended")
     assert page.eval("shown") == []
 
 
 @only("history")
 def test_the_history_page_by_page(page: Page, place: Place) -> None:
-    page.wait_for("shown.length === 100")  # as many as are kept
-    assert page.eval("shown") == list(range(119, 19, -1))
+    page.wait_for("show.ended")  # with the page that is empty
+    assert page.eval("shown") == list(range(119, 19, -1))  # as many as are kept
 
 
 @only("asks")

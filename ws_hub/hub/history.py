@@ -180,25 +180,15 @@ class _Channel:
 
     def add(self, frames: Sequence[bytes]) -> None:
         """Keep the next messages."""
-        start, lengths = 0, [*map(len, frames)]
-        while start < len(frames):
-            # As many as the last block has room for; a larger one than a block is one alone.
-            room, end = _BLOCK_BYTES - self.fresh_bytes, start
-            most = min(start + _BLOCK_MESSAGES - len(self.fresh), len(frames))
-            while end < most and lengths[end] <= room:
-                room -= lengths[end]
-                end += 1
-            if end == start:
-                if self.fresh:
-                    self._join()
-                    continue
-                end += 1
-            self.fresh += frames[start:end]
-            self.fresh_bytes += sum(lengths[start:end])
-            self.seq += end - start
-            start = end
+        for frame in frames:
+            length = len(frame)
+            if self.fresh_bytes + length > _BLOCK_BYTES or len(self.fresh) >= _BLOCK_MESSAGES:
+                self._join()
+            self.fresh.append(frame)
+            self.fresh_bytes += length
+            self.seq += 1
         self.count += len(frames)
-        size = sum(lengths)
+        size = sum(map(len, frames))
         self.size += size
         self.cost += size + _FRAME_COST * len(frames)
 
