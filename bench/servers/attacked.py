@@ -41,12 +41,10 @@ class Attacked(Server):
 
     def __init__(self, words: Iterable[str] = ()) -> None:
         super().__init__()
-        rules: tuple[ChannelRule, ...] = ()
-        if "publish" in words:
-            public = ChannelRule(
-                pattern=f"{MADE_UP}*", history_messages=_KEPT, replay=True, publish=True
-            )
-            rules = (public,)
+        public = ChannelRule(
+            pattern=f"{MADE_UP}*", history_messages=_KEPT, replay=True, publish=True
+        )
+        rules = [public] if "publish" in words else []
         self.hub = Hub(HubConfig(rules=rules, compression="compression" in words))
 
     def start(self) -> int:

@@ -258,7 +258,10 @@ class Dispatcher:
 
     def _cache(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         """Keep messages for replays that a store has numbered, but for those that it has not."""
-        for part in _in_sequence([each for each in run if each.seq]):
+        numbered = [each for each in run if each.seq]
+        places = enumerate(numbered)
+        for _, group in itertools.groupby(places, key=lambda at: (at[1].epoch, at[1].seq - at[0])):
+            part = [publication for _, publication in group]
             frames = [publication.frame for publication in part]
             after = Position(part[0].epoch, part[0].seq - 1)
             ends = part[-1].ends_channel
@@ -486,23 +489,6 @@ class Dispatcher:
         self._replays.end(subscription)
         subscription.live = True
         self._lag(subscription.subscriber, subscription.channel, gap.after)
-
-
-def _in_sequence(publications: Sequence[Publication]) -> Iterator[Sequence[Publication]]:
-    """Yield together what has numbers of one epoch that follow each other: nearly always all."""
-    start = 0
-    while start < len(publications):
-        first, end = publications[start], len(publications)
-        last = publications[-1]
-        if (last.epoch, last.seq) != (first.epoch, first.seq + end - start - 1):
-            end = start + 1
-            while end < len(publications) and (
-                (publications[end].epoch, publications[end].seq)
-                == (first.epoch, first.seq + end - start)
-            ):
-                end += 1
-        yield publications[start:end]
-        start = end
 
 
 def _nothing(recovered: bool) -> Range:

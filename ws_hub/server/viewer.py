@@ -1,17 +1,18 @@
 """The viewer's page and its files, as a WSGI application.
 
-The files of `static/` are read once and served from memory by exact name, so that no path
-can lead outside.
+The files of `static/` are read once in a process and served from memory by exact name, so that
+no path can lead outside.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import json
 import re
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any, Never
 from urllib.parse import parse_qs, quote
@@ -125,9 +126,7 @@ def script_app(
     check_path("folder", folder)
     folder = folder.rstrip("/") + "/"
     scripts = {name: body for name, body in _read_static().items() if name.endswith(".js")}
-    paths = {f"{folder}{name}": scripts.pop(name) for name in CLIENT}
-    paths |= {f"{folder}ws_hub/{name}": body for name, body in scripts.items()}
-    files = _Files(hub, paths)
+    files = _Files(hub, _placed(scripts, folder, f"{folder}ws_hub/"))
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -173,10 +172,9 @@ class _Page:
         self._ws_path = ws_path
         self._channel = channel
         self._fallback = fallback
-        files = _read_static()
+        files = {**_read_static()}
         self._template = string.Template(files.pop(_PAGE).decode())
-        paths = {f"/{name}": files.pop(name) for name in CLIENT}
-        paths |= {f"/static/{name}": body for name, body in files.items()}
+        paths = _placed(files, "/", "/static/")
         paths["/favicon.ico"] = files["icon.svg"]
         self._files = _Files(hub, paths)
 
@@ -302,8 +300,14 @@ def other_pages(hub: Hub, environ: Environ) -> Headers:
     return headers
 
 
-def _read_static() -> dict[str, bytes]:
-    """Return the files of `static/` with a known type, by name."""
+def _placed(files: Mapping[str, bytes], client: str, others: str) -> dict[str, bytes]:
+    """Return files by their paths: those of the client in one folder, the others in another."""
+    return {f"{client if name in CLIENT else others}{name}": body for name, body in files.items()}
+
+
+@functools.cache
+def _read_static() -> Mapping[str, bytes]:
+    """Return the files of `static/` with a known type, by name; read once in a process."""
     folder = resources.files("ws_hub").joinpath("static")
     return {
         each.name: each.read_bytes()
