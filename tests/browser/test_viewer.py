@@ -36,10 +36,11 @@ EMPTY = (
 )
 FOUND = "document.getElementById('found').textContent"
 FOLLOWS = "document.getElementById('follow').getAttribute('aria-pressed') === 'true'"
+COUNT = "document.getElementById('count').textContent"
 
 
 def count_is(text: str) -> str:
-    return f"document.getElementById('count').textContent === {json.dumps(text)}"
+    return f"{COUNT} === {json.dumps(text)}"
 
 
 def has(number: int) -> str:
@@ -417,6 +418,7 @@ def test_lines_wrap_or_do_not(page: Page, site: Site) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_burst_of_100_000_lines_leaves_the_page_alive_and_bounded(page: Page, site: Site) -> None:
     page.open(site.url)
     page.wait_for(LIVE)
@@ -428,14 +430,16 @@ def test_a_burst_of_100_000_lines_leaves_the_page_alive_and_bounded(page: Page, 
     process = site.hub.run_process([sys.executable, "-c", script], "build")
     page.key("/")
     page.type("999")  # it can be typed into while they come
-    process.wait(30)
-    page.wait_for(count_is("100,000 lines"), 30)
+    process.wait(120)
+    shown = ""
+    while shown != "100,000 lines":  # a busy machine is slow, but there is always more
+        shown = page.wait_for(f"(text => text !== '{shown}' && text)({COUNT})")
     page.wait_for(f"{LINES}.at(-1) === 'line 99999 of a long build log'")
     said = page.eval("document.getElementById('cut').textContent")
     kept = int(said.split()[-3].replace(",", ""))
     assert 49_000 <= kept <= 50_000
     assert said == f"the first {100_000 - kept:,} lines were let go, the newest {kept:,} are here"
-    page.wait_for(has(kept), 30)
+    page.wait_for(has(kept), 60)
     assert page.eval("document.getElementById('query').value") == "999"
     assert page.eval("window.frames_seen") > 20
     # 999, 1999 ... and 99900-99999 among those kept, once each.
