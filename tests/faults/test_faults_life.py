@@ -565,6 +565,31 @@ def test_fault_66_an_unsubscribe_that_cannot_be_queued_gets_an_error_with_its_id
     assert hub.stats().internal_errors == 0
 
 
+@pytest.mark.parametrize(
+    "request_", ['"subscribe","since":3,"epoch":"e"', '"unsubscribe"', '"presence"']
+)
+def test_fault_66_a_request_that_the_hubs_stop_overtakes_is_answered_once(
+    request_: str, still: Still
+) -> None:
+    hub = still(rules=[ChannelRule("kept", history_messages=10, presence=True)])
+    peer = hub.join()
+    with after_put(hub, lambda: stop_accepting(hub)):
+        peer.say(f'{{"type":{request_},"channel":"kept","id":7}}')
+    hub.turn()
+    (answer,) = peer.messages()
+    assert (answer["type"], answer["id"]) == ("ack", 7)
+    assert ("epoch" in answer["data"]) == ("since" in request_)
+
+
+def test_fault_66_a_subscription_that_has_ended_before_its_turn_is_answered(still: Still) -> None:
+    hub = still()
+    peer = hub.join()
+    peer.say('{"type":"subscribe","channel":"news","id":7}')
+    hub.unsubscribe(peer.client, "news")
+    hub.turn()
+    assert [each["type"] for each in peer.messages()] == ["ack"]
+
+
 def test_fault_66_an_error_of_the_hubs_own_in_one_message_ends_no_connection() -> None:
     with live() as site, site.peer() as peer:
         with requests_fail(site.hub):
