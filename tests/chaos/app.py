@@ -139,14 +139,16 @@ def main(port: str, file: str, record: str, life: str, clock: str) -> None:
     hub = Hub(config_of(file))
     blank = page_app(hub, fallback=_blank_page)
     with hub, serve(hub, port=int(port), app=blank) as server:
-        publishers = Publishers(hub, record, int(life))
+        publishers, pause = Publishers(hub, record, int(life)), threading.Event()
 
         def move_clock(offset: str) -> None:
             wall.offset = float(offset)
 
         def mark(number: str) -> None:
+            message = event_of(MARK, int(number))
             for channel in CHANNELS:
-                hub.send_to_channel(channel, event_of(MARK, int(number)), wait=30.0)
+                while hub.send_to_channel(channel, message, wait=30.0).seq is None:
+                    pause.wait(0.2)  # the disk has just failed
 
         def users() -> list[Any]:
             return [each.user for each in hub.presence(PRESENT).members or ()]

@@ -194,16 +194,19 @@ class RawClient:
                 )
             self._subscribe(socket, channel, position)
         elif kind == "event":
-            seq = message["seq"]
-            if position.lost:
+            seq = message.get("seq")
+            if seq is not None and seq > position.seq + 1:  # a hole, or not all was kept
                 self._record.tracks[channel].gap(seq - position.seq - 1)
                 position.lost = False
-            position.seq = seq
+            position.seq = position.seq if seq is None else seq
             self._record.message(channel, seq, value_of(message["data"]))
         else:
             self._record.complaints.append(f"{channel}: {message}")
 
     def _answered(self, channel: str, position: _Position, data: dict[str, Any]) -> None:
+        if "epoch" not in data:
+            self._record.complaints.append(f"{channel}: the ack {data} has no epoch")
+            return
         if position.epoch not in ("", data["epoch"]):
             self._record.complaints.append(f"{channel} has another epoch")
         position.epoch, position.pending = data["epoch"], False
@@ -250,8 +253,9 @@ def _filled(records: Mapping[str, Record], reports: Sequence[dict[str, Any]]) ->
         for name, value in report.items():
             if name != "tracks":
                 setattr(record, name, value)
-        for channel, (seqs, values, gaps) in report.get("tracks", {}).items():
-            record.tracks[channel] = Track(seqs, values, [(at, count) for at, count in gaps])
+        for channel, (seqs, values, gaps, unnumbered) in report.get("tracks", {}).items():
+            told = [(at, count) for at, count in gaps]
+            record.tracks[channel] = Track(seqs, values, told, unnumbered)
 
 
 _PROGRAM = """

@@ -53,6 +53,10 @@ def _break_server(fault: Fault, server: ServerProcess) -> None:
             server.pause()
         case "pause", True:
             server.go_on()
+        case "disk", False:
+            server.lock_file()
+        case "disk", True:
+            server.unlock_file()
         case "clock", _:
             server.move_clock(fault.amount)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.plan import FIRM, LOOSE, parts_of
+from tests.chaos.plan import FIRM, LOOSE, MARK, parts_of
 from tests.chaos.record import Record, Track
 
 __all__ = ["Accepted", "Count", "Verdict", "judge"]
@@ -30,6 +30,7 @@ class Count:
     duplicates: int = 0
     disordered: int = 0
     told: int = 0
+    unnumbered: int = 0
     untrue: int = 0
     ghosts: int = 0
 
@@ -93,16 +94,17 @@ def judge(
         kills: when the server was killed.
     """
     verdict, living = Verdict(), set(living)
-    known = _known(records, stored, verdict)
+    unnumbered = _unnumbered(records)
+    known = _known(records, stored, unnumbered, verdict)
     for record in records:
         count = verdict.kinds.setdefault(record.kind, Count())
         count.clients += 1
         for channel, track in record.tracks.items():
-            count.add(_of_track(track, stored[channel]["first"], stored[channel]["last"]))
+            count.add(_of_track(track, stored[channel]))
         count.ghosts += len(living ^ set(record.present)) + _doubled(record.present)
         verdict.complaints += [f"{record.name}: {each}" for each in record.complaints]
-    _judge_remote(remote, known, stored, verdict)
-    _judge_accepted(accepted, known, stored, kills, verdict)
+    _judge_remote(remote, known, unnumbered, stored, verdict)
+    _judge_accepted(accepted, known, unnumbered, stored, kills, verdict)
     return verdict
 
 
@@ -110,14 +112,31 @@ def _doubled(names: Sequence[Any]) -> int:
     return len(names) - len(set(names))
 
 
+def _unnumbered(records: Sequence[Record]) -> dict[str, set[int]]:
+    """Return what was received without a number: the store could not keep it."""
+    found: dict[str, set[int]] = {}
+    for record in records:
+        for channel, track in record.tracks.items():
+            found.setdefault(channel, set()).update(track.unnumbered)
+    return found
+
+
+def _holes(kept: Mapping[str, Any]) -> set[int]:
+    """Return the numbers that the store leaves out."""
+    return set(range(kept["first"], kept["last"] + 1)) - {seq for seq, _ in kept["messages"]}
+
+
 def _known(
-    records: Sequence[Record], stored: Stored, verdict: Verdict
+    records: Sequence[Record],
+    stored: Stored,
+    unnumbered: Mapping[str, set[int]],
+    verdict: Verdict,
 ) -> dict[str, dict[int, int]]:
     """Return what each number of each channel says; complain where that is disputed."""
     known: dict[str, dict[int, int]] = {}
     for channel, kept in stored.items():
-        numbers = [seq for seq, _ in kept["messages"]]
-        if numbers != list(range(kept["first"], kept["last"] + 1)):
+        # It counts past what it could not keep, so that clients see that something is missing.
+        if len(_holes(kept)) > len(unnumbered.get(channel, ())):
             verdict.complaints.append(f"the store leaves out numbers of {channel}")
         says = known[channel] = dict(kept["messages"])
         for record in records:
@@ -139,12 +158,15 @@ def _known(
     return known
 
 
-def _of_track(track: Track, kept: int, last: int) -> Count:
+def _of_track(track: Track, stored: Mapping[str, Any]) -> Count:
     """Return what one client received of one channel, from its first number to the last.
 
-    `kept` is the oldest number that is kept at the end, and so could be had at any time.
+    What is kept at the end could be had at any time.
     """
-    count = Count(messages=len(track.seqs), told=len(track.gaps))
+    kept, last, holes = stored["first"], stored["last"], _holes(stored)
+    count = Count(messages=len(track.seqs), told=len(track.gaps), unnumbered=len(track.unnumbered))
+    loose = [value for value in track.unnumbered if parts_of(value)[0] != MARK]  # that is repeated
+    count.duplicates += len(loose) - len(set(loose).difference(track.values))
     at, seen, gaps = 0, set[int](), iter([*track.gaps, None])
     gap = next(gaps)
     for place, seq in enumerate([*track.seqs, last + 1]):
@@ -162,7 +184,7 @@ def _of_track(track: Track, kept: int, last: int) -> Count:
             continue
         seen.add(seq)
         _judge_gap(seq - at - 1, told, count)
-        if told and seq - 1 >= kept:
+        if told and any(each not in holes for each in range(max(at + 1, kept), seq)):
             count.untrue += 1
         at = seq
     return count
@@ -181,12 +203,13 @@ def _judge_gap(missing: int, told: Sequence[int | None], count: Count) -> None:
 def _judge_remote(
     remote: Sequence[tuple[str, int]],
     known: Mapping[str, Mapping[int, int]],
+    unnumbered: Mapping[str, set[int]],
     stored: Stored,
     verdict: Verdict,
 ) -> None:
     """Look for what clients published with success and nobody has."""
     for channel, says in known.items():
-        values = set(says.values())
+        values = set(says.values()) | unnumbered.get(channel, set())
         lacking = [value for where, value in remote if where == channel and value not in values]
         if len(lacking) > stored[channel]["last"] - len(says):  # what nobody has may be these
             verdict.complaints.append(
@@ -197,12 +220,16 @@ def _judge_remote(
 def _judge_accepted(
     accepted: Sequence[Accepted],
     known: Mapping[str, Mapping[int, int]],
+    unnumbered: Mapping[str, set[int]],
     stored: Stored,
     kills: Sequence[float],
     verdict: Verdict,
 ) -> None:
     """Look for what the server accepted of itself, and did not keep although it lived on."""
-    values = {channel: set(says.values()) for channel, says in known.items()}
+    values = {
+        channel: set(says.values()) | unnumbered.get(channel, set())
+        for channel, says in known.items()
+    }
     for channel, says in known.items():
         _judge_order(channel, says, verdict)
         if len(says) < stored[channel]["last"]:

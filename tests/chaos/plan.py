@@ -83,6 +83,7 @@ class Plan:
         seed: what the faults are drawn from.
         page: whether one client is a page in Chromium.
         node: whether some are on Node.
+        disk: whether the server's file cannot be written to now and then.
         patience: seconds for all clients to catch up at the end.
     """
 
@@ -91,6 +92,7 @@ class Plan:
     seed: int = 1
     page: bool = True
     node: bool = True
+    disk: bool = True
     patience: float = 60.0
 
 
@@ -119,6 +121,9 @@ def schedule(plan: Plan) -> list[Fault]:
     lanes = [list(_of_server(random.Random(chance.random()), plan.seconds))]
     for proxy in range(PROXIES):
         lanes.append(list(_of_proxy(random.Random(chance.random()), plan.seconds, proxy)))
+    disk = random.Random(chance.random())
+    if plan.disk:
+        lanes.append(list(_of_disk(disk, plan.seconds)))
     return list(heapq.merge(*lanes))
 
 
@@ -137,6 +142,17 @@ def _of_server(chance: random.Random, seconds: float) -> Iterator[Fault]:
             at += lasts
             yield Fault(at, kind, amount=lasts, ends=True)
         at += chance.uniform(1.0, 5.0)
+
+
+def _of_disk(chance: random.Random, seconds: float) -> Iterator[Fault]:
+    """Yield locks of the file, some longer than the server waits for it."""
+    at = chance.uniform(5.0, 15.0)
+    while at < seconds:
+        lasts = chance.uniform(2.0, 9.0)
+        yield Fault(at, "disk", amount=lasts)
+        at += lasts
+        yield Fault(at, "disk", amount=lasts, ends=True)
+        at += chance.uniform(10.0, 30.0)
 
 
 _OF_PROXY = {

@@ -16,6 +16,7 @@ class Track:
 
     Attributes:
         seqs, values: the messages' numbers, and what they say.
+        unnumbered: what messages say that have no number, since the store could not keep them.
         gaps: the gaps that the client was told: before which message, of how many.
     """
 
@@ -24,10 +25,12 @@ class Track:
         seqs: Iterable[int] = (),
         values: Iterable[int] = (),
         gaps: Iterable[tuple[int, int | None]] = (),
+        unnumbered: Iterable[int] = (),
     ) -> None:
         self.seqs = array("q", seqs)  # a long run has millions
         self.values = array("q", values)
         self.gaps = list(gaps)
+        self.unnumbered = array("q", unnumbered)
 
     def message(self, seq: int, value: int) -> None:
         self.seqs.append(seq)
@@ -63,7 +66,7 @@ class Record:
 
     def message(self, channel: str, seq: int | None, value: int) -> None:
         if seq is None:
-            self.complaints.append(f"a message of {channel} has no number")
+            self.tracks[channel].unnumbered.append(value)
             return
         self.tracks[channel].message(seq, value)
         self.begun = self.begun or all(track.seqs for track in self.tracks.values())

@@ -25,14 +25,19 @@ export class Recorder {
     const seqs = [];
     const values = [];
     const gaps = [];
-    this.tracks[channel] = [seqs, values, gaps];
+    const unnumbered = [];
+    this.tracks[channel] = [seqs, values, gaps, unnumbered];
     const gap = (count) => gaps.push([seqs.length, count]);
     const handler = ({type, seq, data}) => {
-      if (type !== "event" || !Number.isInteger(seq)) {
-        this.complaints.push(`${channel}: a message of type ${type} with the number ${seq}`);
+      if (type !== "event") {
+        this.complaints.push(`${channel}: a message of type ${type}`);
         return;
       }
       const value = data.publisher * NUMBERS + data.number;
+      if (!Number.isInteger(seq)) {
+        unnumbered.push(value);
+        return;
+      }
       seqs.push(seq);
       values.push(value);
       if (value === END) this.open.delete(channel);

@@ -87,6 +87,7 @@ class _Run:
         )
         self._server = ServerProcess(self._folder, "tests.chaos.app")
         stack.callback(self._server.close)
+        stack.callback(self._server.unlock_file)
         self._server.start()
         self._proxies = [
             stack.enter_context(FaultProxy("127.0.0.1", self._server.port, buffer=BUFFER))
@@ -252,12 +253,12 @@ def run(plan: Plan, tell: Tell) -> Outcome:
 def table(outcome: Outcome) -> str:
     """Return what has come of a run, as text."""
     heads = ("client", "n", "messages", "silent losses", "duplicates", "out of order",
-             "told gaps", "untrue", "ghosts")  # fmt: skip
+             "told gaps", "unnumbered", "untrue", "ghosts")  # fmt: skip
     rows = [
         (kind, *map(str, vars(count).values())) for kind, count in outcome.verdict.kinds.items()
     ]
     if not outcome.is_peer:
-        rows.append(("the hub itself", *[""] * 7, str(outcome.ghosts)))
+        rows.append(("the hub itself", *[""] * 8, str(outcome.ghosts)))
     rows.insert(0, heads)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

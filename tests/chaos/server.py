@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ class ServerProcess:
         self._clock = 0.0
         self._paused = False
         self._process: subprocess.Popen[str] | None = None
+        self._lock: sqlite3.Connection | None = None
         self.kills: list[float] = []
         self.port = 0
 
@@ -86,6 +88,17 @@ class ServerProcess:
         assert self._process is not None
         self._paused = False
         self._process.send_signal(signal.SIGCONT)
+
+    def lock_file(self) -> None:
+        """Have nothing be written to its file, as on a disk that stands still."""
+        self._lock = sqlite3.connect(self._folder / "hub.db", timeout=30.0, isolation_level=None)
+        self._lock.execute("BEGIN IMMEDIATE")
+
+    def unlock_file(self) -> None:
+        """Let it be written to again. Idempotent."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def move_clock(self, offset: float) -> None:
         """Have its wall clock, and that of its later lives, be wrong by so many seconds."""

@@ -66,7 +66,7 @@ def test_what_is_whole_is_well() -> None:
         (record(1, 4, 5, at_1=LOST), LATE, {"told": 1}),
         (record(4, 5, at_0=3), LATE, {"told": 1}),
         (record(1, 2, 3, 4, 5, at_2=LOST), LATE, {"told": 1, "untrue": 1}),
-        (record(1, 2, 3, 4, 5, at_5=1), LATE, {"told": 1, "untrue": 2}),
+        (record(1, 2, 3, 4, 5, at_5=1), LATE, {"told": 1, "untrue": 1}),
         (record(1, 2, 3, 5, at_3=1), FIVE, {"told": 1, "untrue": 1}),  # it could be had
     ],
 )
@@ -112,6 +112,20 @@ def test_numbers_that_the_store_leaves_out_are_found() -> None:
     del stored[FIRST]["messages"][1]
     complaints = found(record(1, 3), stored=stored).complaints
     assert f"the store leaves out numbers of {FIRST}" in complaints
+
+
+def test_what_the_store_could_not_keep_is_received_once_and_told() -> None:
+    stored = kept(said(1), said(2), said(3))
+    del stored[FIRST]["messages"][1]
+    client, other = record(1, 3, at_1=1), record(1, 3)
+    client.tracks[FIRST].unnumbered.append(said(2))
+    told = found(client, stored=stored, accepted=accepted(1, 2, 3))
+    assert told.is_well
+    assert told.kinds["python"].unnumbered == 1
+    untold = found(client, other, stored=stored)
+    assert untold.kinds["python"].silent == 1
+    client.tracks[FIRST].unnumbered.extend([said(2), said(3)])  # one twice, one with a number
+    assert found(client, stored=stored).kinds["python"].duplicates == 2
 
 
 def accepted(*numbers: int, publisher: int = LOOSE, at: float = 10.0) -> list[Accepted]:
