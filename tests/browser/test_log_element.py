@@ -150,7 +150,7 @@ def test_the_theme_is_that_of_the_page_and_every_colour_can_be_read(
 def test_it_has_a_role_and_a_name(page: Page, hub: Hub, show: Show) -> None:
     print_lines(hub, 0, 200)
     show()
-    page.wait_for(has(200))
+    page.wait_for(f"{has(200)} && {AT_END}")  # before that there is nothing to scroll
     page.wheel(100, 100, -500)
     page.wait_for(f"!{MORE}.hidden")
     page.call("Accessibility.enable")

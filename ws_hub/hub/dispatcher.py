@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -258,10 +258,7 @@ class Dispatcher:
 
     def _cache(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         """Keep messages for replays that a store has numbered, but for those that it has not."""
-        numbered = [each for each in run if each.seq]
-        places = enumerate(numbered)
-        for _, group in itertools.groupby(places, key=lambda at: (at[1].epoch, at[1].seq - at[0])):
-            part = [publication for _, publication in group]
+        for part in _consecutive([each for each in run if each.seq]):
             frames = [publication.frame for publication in part]
             after = Position(part[0].epoch, part[0].seq - 1)
             ends = part[-1].ends_channel
@@ -494,6 +491,19 @@ class Dispatcher:
 def _nothing(recovered: bool) -> Range:
     """Return what is missed in a channel that keeps nothing."""
     return Range(Position("", 0), 0, recovered)
+
+
+def _consecutive(numbered: list[Publication]) -> Iterable[list[Publication]]:
+    """Return runs of publications whose numbers, of one epoch, follow each other."""
+    first, last = numbered[:1], numbered[-1:]
+    if not first:
+        return ()
+    span = last[0].seq - first[0].seq + 1
+    if span == len(numbered) and first[0].epoch == last[0].epoch:  # nearly always
+        return (numbered,)
+    places = enumerate(numbered)
+    runs = itertools.groupby(places, key=lambda at: (at[1].epoch, at[1].seq - at[0]))
+    return [[publication for _, publication in run] for _, run in runs]
 
 
 def _begun(
