@@ -813,7 +813,7 @@ class Hub(Publisher):
         # But a request that is answered from the queue would be answered a second time by what
         # is raised here (FAULTS 66); without an answer its client has the Close frame.
         answered = most is not None and isinstance(item, Activation | Notices | PresenceQuery)
-        if not life.state.accepts and not answered:
+        if not answered and not life.state.accepts:
             raise HubNotRunning(
                 "the hub stopped while this was published, so it may reach nobody: publish before "
                 "stop(), or use hub.at_stop for the last messages"
