@@ -144,6 +144,12 @@ def test_a_path_must_be_one(given: object) -> None:
         SqliteHistory(given)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", [":memory:", "file:hub.db?mode=memory", "a\0b"])
+def test_what_is_no_file_to_sqlite_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="the path of no file"):
+        SqliteHistory(name)
+
+
 def test_max_bytes_must_be_positive(path: Path) -> None:
     with pytest.raises(ConfigError, match="max_bytes must be a positive number"):
         SqliteHistory(path, max_bytes=0)
@@ -155,7 +161,7 @@ def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Use a file"):
+    with pytest.raises(ConfigError, match="it is a directory"):
         opened(tmp_path)
 
 

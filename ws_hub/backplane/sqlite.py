@@ -91,6 +91,12 @@ class SqliteHistory:
                 f"a SqliteHistory takes the path of a file, not {excerpt(path)}: "
                 'SqliteHistory("hub.db")'
             )
+        name = os.fspath(path)
+        if name.startswith((":", "file:")) or "\0" in name:  # to SQLite, something else
+            raise ConfigError(
+                f"history cannot be kept in {excerpt(name)}: it is the path of no file. Use one "
+                'such as "hub.db"; a hub without SqliteHistory keeps its history in memory'
+            )
         if not is_number(max_bytes) or max_bytes < 1:
             raise ConfigError(f"max_bytes must be a positive number, not {excerpt(max_bytes)}")
         self._path = Path(os.path.abspath(os.fspath(path)))
@@ -133,6 +139,11 @@ class SqliteHistory:
             raise ConfigError(
                 f"history cannot be kept in {str(self._path)!r}: there is no directory "
                 f"{str(self._path.parent)!r}. Make it, or use another file"
+            )
+        if self._path.exists() and not self._path.is_file():
+            raise ConfigError(
+                f"history cannot be kept in {str(self._path)!r}: it is a directory or a device. "
+                "Use the path of a file, which is made if it is missing"
             )
         self._rule_for = rule_for
         try:
