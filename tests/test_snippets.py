@@ -270,10 +270,15 @@ lines, exited = [], threading.Event()
 def seen(message):
     if message.type == "process_output":
         lines.append(message.data)
-    elif message.data["status"] == "exited":
-        assert message.data["exitCode"] == 0, message
-        exited.set()
+    elif message.data["status"] == "exited" and message.data["exitCode"] == 0:
+        exited.set()  # not for the one that is terminated
 hub.start()
+import sys
+going = hub.run_process([sys.executable, "-c", "import time; time.sleep(60)"], "42")
+answer = app.test_client().post("/run")  # a second press of the button
+assert answer.status_code == 202, answer
+going.terminate()
+going.wait(20)
 hub.listen("process:42", seen)
 answer = app.test_client().post("/run")
 assert answer.status_code == 202, answer

@@ -27,7 +27,7 @@ def block(mark: str, language: str) -> str:
 @pytest.mark.browser
 def test_the_application_of_the_readme_shows_its_program(page: Page, tmp_path: Path) -> None:
     app, html = block("flask", "python"), block("page", "html")
-    assert len((app + html).split("\n")) < 25
+    assert len((app + html).splitlines()) < 25
     (tmp_path / "app.py").write_text(app, "utf-8")
     (tmp_path / "page.html").write_text(html, "utf-8")
     with command([sys.executable, "-m", "flask", "run", "--port", "0"], cwd=tmp_path) as server:
