@@ -37,6 +37,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix  # noqa: E402
 
 from ws_hub.flask import FlaskSessionAuth, HubExtension  # noqa: E402 - needs Flask
 from ws_hub.testing import AppServer  # noqa: E402 - needs Flask
+from ws_hub.wsgi import servers  # noqa: E402
 
 Make = Callable[..., tuple[Any, HubExtension]]
 
@@ -241,6 +242,28 @@ def test_each_place_moves_and_none_switches_it_off(make: Make) -> None:
     client = app.test_client()
     assert client.get("/ws").status_code == 404
     assert client.get("/ws_hub.js").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("js_path", "says"),
+    [
+        ("/js/hub.js", "is at '/js/hub.js' (WS_HUB_JS_PATH, js_path): write {{ url_for("),
+        (None, "WS_HUB_JS_PATH (js_path) is None: set the path"),
+    ],
+)
+def test_a_page_that_looks_for_the_client_elsewhere_is_logged_with_where_it_is(
+    make: Make,
+    js_path: str | None,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(servers, "logged", {})
+    app, _ = make({"WS_HUB_JS_PATH": js_path})
+    assert app.test_client().get("/static/ws_hub.js").status_code == 404
+    (text,) = [each.getMessage() for each in caplog.records if "asked for" in each.getMessage()]
+    assert text.startswith("'/static/ws_hub.js' was asked for, and the answer is '404 NOT FOUND'")
+    assert says in text
 
 
 @pytest.mark.parametrize("prefix", ["/admin/hub", "/admin/hub/"])

@@ -19,8 +19,10 @@ import pytest
 from tests.integration.apps.live import at_once
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, HubConfig, Message, middleware, serve
+from ws_hub.page import script_app
 from ws_hub.server import server
 from ws_hub.testing import AppServer
+from ws_hub.wsgi import servers
 
 StartResponse = Callable[..., Any]
 
@@ -102,6 +104,75 @@ def test_refusals_and_pages_keep_the_rules_of_wsgi(hub: Hub) -> None:
         list(result)
         result.close()  # type: ignore[attr-defined]
         assert said[0].startswith(status)
+
+
+@pytest.fixture
+def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process forget what it has logged once."""
+    monkeypatch.setattr(servers, "logged", {})
+
+
+def answered(application: Any, path: str) -> tuple[list[Any], list[bytes]]:
+    """Return what an application passes to `start_response`, and its body."""
+    said: list[Any] = []
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "SERVER_PROTOCOL": "HTTP/1.1"}
+    body = list(application(environ, lambda *args, **named: said.append((args, named))))
+    return said, body
+
+
+PLAIN = ("Content-Type", "text/plain")
+PAGE = ("Content-Type", "text/html; charset=utf-8")
+
+
+@pytest.mark.parametrize("path", ["/ws_hub.js", "/js/ws_hub.js", "/ws_hub_log.js"])
+@pytest.mark.parametrize(("status", "header"), [("404 Not Found", PLAIN), ("200 OK", PAGE)])
+@pytest.mark.usefixtures("unwarned")
+def test_a_script_that_the_application_has_not_is_logged_once_with_what_serves_it(
+    path: str, status: str, header: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def none(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response(status, [header], exc_info=None)
+        return [b"nothing"]
+
+    application = middleware(none, Hub())
+    assert answered(application, "/ws_hub.css") == answered(none, "/ws_hub.css")
+    assert not caplog.records
+    for _ in range(2):
+        assert answered(application, path) == answered(none, path)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    text = record.getMessage()
+    assert text.startswith(f"{path!r} was asked for, and the answer is {status!r}: ")
+    assert "middleware(script_app(hub, fallback=app), hub)" in text
+    assert "from ws_hub.page import script_app" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [("200 OK", ("content-type", "text/javascript")), ("302 Found", PAGE), ("304 Not", PAGE)],
+)
+@pytest.mark.usefixtures("unwarned")
+def test_a_script_that_the_application_has_is_not_logged(
+    status: str, header: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def own(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response(status, [header])
+        return []
+
+    hub = Hub()
+    for application in middleware(own, hub), middleware(script_app(hub), hub):
+        answered(application, "/ws_hub.js")
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("unwarned")
+def test_a_handler_that_is_asked_for_the_script_logs_what_serves_it(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    said, _ = answered(hub.handler(), "/ws_hub.js")
+    assert said[0][0][0] == "426 Upgrade Required"
+    (record,) = caplog.records
+    assert "from ws_hub.page import script_app" in record.getMessage()
 
 
 def test_serve_starts_a_hub_and_ends_what_it_started() -> None:

@@ -22,7 +22,7 @@ from ..config import HubConfig
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
 from ..server.viewer import CLIENT, page_app, script_app
-from ..wsgi.app import check_hub, middleware
+from ..wsgi.app import check_hub, mount
 from ..wsgi.servers import look_at_processes
 from ..wsgi.starter import Starter
 from .app_log import forward
@@ -128,7 +128,7 @@ class HubExtension:
         self._starter = starter = Starter(self.hub)
         served: Application = app.wsgi_app
         if where.path is not None:
-            served = middleware(served, self.hub, where.path)
+            served = mount(served, self.hub, where.path, advice=_advice(where))
         context = functools.partial(_request_context, app)
 
         def wsgi_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -179,6 +179,16 @@ def _request_context(app: Flask, environ: Environ) -> Iterator[None]:
     # An application context of its own, with its own `g`, also inside a route that attaches.
     with app.app_context(), app.request_context(own):
         yield
+
+
+def _advice(where: Places) -> str:
+    """Say where the browser client is, for the log of a page that looks for it elsewhere."""
+    if where.js_path is None:
+        return "WS_HUB_JS_PATH (js_path) is None: set the path at which to serve the browser client"
+    return (
+        f"the browser client is at {excerpt(where.js_path)} (WS_HUB_JS_PATH, js_path): write "
+        "{{ url_for('ws_hub.js') }} or {{ url_for('ws_hub.log') }} in the page"
+    )
 
 
 def _check_app(app: object) -> None:

@@ -35,6 +35,7 @@ from ..errors import AdoptionError, ConfigError, excerpt
 from ..log import get_logger
 from ..origin import advice, is_of_file
 from ..protocol.handshake import FOREIGN, RETRY, Answer, Request, refusal
+from .scripts import SERVES_NONE, is_script, tell_of_script, watched
 from .servers import (
     DIRECT_KEY,
     LEND_KEY,
@@ -54,6 +55,7 @@ __all__ = [
     "closed_reason",
     "handle",
     "middleware",
+    "mount",
     "request_of",
     "split_absolute",
 ]
@@ -167,6 +169,10 @@ def _advise(hub: AcceptingHub, answer: Answer, environ: Environ, reason: str) ->
             f"handshake refused with 401: {excerpt(reason or answer.text)}. So says the "
             "authenticator; later refusals are logged at the level INFO",
         )
+    elif answer.status.startswith("426"):  # the handler alone is mounted
+        path = environ.get("PATH_INFO", "")
+        if is_script(path):
+            tell_of_script(path, answer.status, SERVES_NONE)
     elif answer.text == FOREIGN and "HTTP_ORIGIN" in environ:
         origin, host = environ["HTTP_ORIGIN"], environ.get("HTTP_HOST", "")
         log_once(
@@ -212,14 +218,33 @@ def middleware(
             "asyncio (ASGI): run the hub beside it, by serve(hub)"
         )
     check_path("path", path)
-    starter = Starter(hub) if start else None
+    return mount(app, hub, path, Starter(hub) if start else None)
+
+
+def mount(
+    app: Application,
+    hub: AcceptingHub,
+    path: str,
+    starter: Starter | None = None,
+    *,
+    advice: str = SERVES_NONE,
+) -> Application:
+    """Return the app of `middleware`, for arguments that were checked.
+
+    `advice` is logged when a page asks `app` for the browser client in vain.
+
+    Threads: any.
+    """
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if starter is not None:
             starter.start()
         plain = _without_absolute_form(environ)
-        if plain.get("PATH_INFO") == path:
+        asked = plain.get("PATH_INFO", "")
+        if asked == path:
             return handle(hub, plain, start_response)
+        if is_script(asked):
+            start_response = watched(asked, start_response, advice)
         return app(environ, start_response)
 
     return application

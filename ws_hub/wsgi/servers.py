@@ -27,6 +27,7 @@ __all__ = [
     "find_socket",
     "has_one_thread",
     "log_once",
+    "logged",
     "look_at_processes",
     "socket_of",
     "take_input",
@@ -131,7 +132,7 @@ def check_may_stay(environ: Environ) -> None:
         )
 
 
-_logged: dict[str, object] = {}  # kinds of records; added to by single calls
+logged: dict[str, object] = {}  # kinds of records of this process; added to by single calls
 
 
 def log_once(kind: str, text: str, level: int = logging.WARNING) -> None:
@@ -142,7 +143,7 @@ def log_once(kind: str, text: str, level: int = logging.WARNING) -> None:
     Threads: any.
     """
     mark = object()
-    if _logged.setdefault(kind, mark) is mark:
+    if logged.setdefault(kind, mark) is mark:
         logger.log(level, "%s", text)
 
 
@@ -151,7 +152,7 @@ def warned_of_processes() -> None:
 
     Threads: the master's only one.
     """
-    _logged["processes"] = True
+    logged["processes"] = True
 
 
 def look_at_processes(environ: Environ) -> None:
