@@ -418,6 +418,43 @@ def test_a_client_publishes_only_where_the_channels_rule_allows_it() -> None:
         assert "data" not in second and second["timestamp"]
 
 
+def refused(hub: Live, *channels: str) -> None:
+    """Have a client publish where it may not, in turn."""
+    with hub.peer() as peer:
+        for channel in channels:
+            peer.send_json({"type": "publish", "channel": channel, "data": 1})
+            assert peer.recv_json()["code"] == "forbidden"
+
+
+def test_a_publish_that_no_rule_allows_is_logged_with_the_setting_once_a_rule(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rules = [ChannelRule(pattern="chat:*", publish=True), ChannelRule(pattern="news:*")]
+    with live(rules=rules) as hub:
+        refused(hub, *(f"{name}:{number}" for number in range(3) for name in ("news", "other")))
+        refused(hub, "other:0")
+    texts = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert len(texts) == 2, texts
+    assert "may not publish to 'news:0': its rule is without publish=True" in texts[0]
+    assert "set ChannelRule('news:*', ..., publish=True)" in texts[0]
+    assert "may not publish to 'other:0': no rule of the settings is for that channel" in texts[1]
+    assert "add ChannelRule('other:0', publish=True)" in texts[1]
+
+
+def test_a_publish_that_the_authoriser_refuses_is_logged_once_with_its_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def nobody_may(client: Client, channel: str) -> bool:
+        return False
+
+    rules = [ChannelRule(pattern="chat:*", publish=True)]
+    with live(rules=rules, publish_authoriser=nobody_may) as hub:
+        refused(hub, "chat:1", "chat:2", "chat:1")
+    (text,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert "may not publish to 'chat:1': so says <function " in text
+    assert "nobody_may" in text and "the publish_authoriser" in text
+
+
 def test_a_client_that_publishes_into_a_full_hub_is_told() -> None:
     rules = [ChannelRule(pattern="chat", publish=True)]
     with live(rules=rules, queue_size=1, publish_timeout=0.01) as hub, hub.peer() as peer:

@@ -140,6 +140,9 @@ class RequestHandler:
         self._guard = guard
         self._recheck = object()  # of the newest recheck; replaced whole
         self._keys = RecentKeys()
+        # What has refused a publish and was logged: patterns of rules, and "" for the authoriser.
+        # No names of peers are kept; added to by single calls.
+        self._told: dict[str, object] = {}
 
     # --- reader threads --------------------------------------------------------------------
 
@@ -193,13 +196,11 @@ class RequestHandler:
         and nobody else.
         """
         channel, answer = request.channel, ack(request.id, {"channel": request.channel})
-        authoriser = self._config.publish_authoriser
-        if not self._actions.rule_for(channel).publish or not self._may(
-            authoriser, connection, channel
-        ):
+        rule = self._actions.rule_for(channel)
+        if not self._may_publish(connection, channel, rule):
             text, code = "Publish: not allowed", "forbidden"
             answer = error(text, code, id=request.id, channel=channel)
-        elif self._actions.rule_for(channel).keyed is not bool(request.key):
+        elif rule.keyed is not bool(request.key):
             what = "keeps no keys" if request.key else "needs a key"
             text, code = f"Publish: the channel {what}", "bad_message"
             answer = error(text, code, id=request.id, channel=channel)
@@ -221,6 +222,34 @@ class RequestHandler:
             connection.reply(answer)
         elif request.id is not None:
             self._actions.answer(connection, channel, answer)
+
+    def _may_publish(self, connection: Connection, channel: str, rule: ChannelRule) -> bool:
+        authoriser = self._config.publish_authoriser
+        if not rule.publish:
+            if self._is_first(rule.pattern):
+                _log_refusal(connection, channel, self._missing_rule(channel, rule))
+            return False
+        if self._may(authoriser, connection, channel):
+            return True
+        if self._is_first(""):
+            why = f"so says {excerpt(authoriser, 200)}, the publish_authoriser"
+            _log_refusal(connection, channel, why)
+        return False
+
+    def _missing_rule(self, channel: str, rule: ChannelRule) -> str:
+        """Say what would let clients publish to a channel."""
+        if rule in self._config.rules:
+            lacks = "its rule is without publish=True: set"
+            write = f"ChannelRule({excerpt(rule.pattern)}, ..., publish=True)"
+        else:
+            lacks = "no rule of the settings is for that channel: add"
+            write = f"ChannelRule({excerpt(channel)}, publish=True), with a pattern for many"
+        return f"{lacks} {write}, or have clients send messages to a function under @hub.on(type)"
+
+    def _is_first(self, refusal: str) -> bool:
+        """Return whether that refusal was not logged before: peers repeat it at will."""
+        mark = object()
+        return self._told.setdefault(refusal, mark) is mark
 
     def _publish_once(self, connection: Connection, request: Publish) -> None:
         """Publish, unless that was done for the same idempotency key; raises TimeoutError."""
@@ -393,6 +422,11 @@ def _that_fit(texts: Sequence[bytes], backwards: bool) -> list[bytes]:
             break
         found.append(text)
     return found[::-1] if backwards else found
+
+
+def _log_refusal(connection: Connection, channel: str, why: str) -> None:
+    text = "%r may not publish to %s: %s. Later refusals like this one are not logged"
+    logger.warning(text, connection, excerpt(channel), why)
 
 
 def _unauthorised(channel: str, id: Id = None) -> Message:
