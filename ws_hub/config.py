@@ -7,8 +7,9 @@ without their arguments, so that this module imports none of the classes they ge
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -18,7 +19,6 @@ from .validation import (
     check_choice,
     check_count,
     check_flag,
-    check_many,
     check_networks,
     check_origins,
     check_rate,
@@ -36,6 +36,7 @@ __all__ = [
     "ChannelRule",
     "HubConfig",
     "Overflow",
+    "as_rules",
 ]
 
 DEFAULT_HEARTBEAT_INTERVAL = 30.0
@@ -216,6 +217,43 @@ class ChannelRule:
         return plain and self.matches(other.pattern)
 
 
+_RULE_FIELDS = tuple(each.name for each in fields(ChannelRule))
+_RULES = (
+    'write [ChannelRule("chat:*", history_messages=100)], or '
+    '[{"pattern": "chat:*", "history_messages": 100}]'
+)
+
+
+def as_rules(given: object) -> tuple[ChannelRule, ...]:
+    """Return rules; a mapping in their place has the fields of one, as in a file of settings.
+
+    Raises ConfigError for anything else, and for what a ChannelRule refuses.
+
+    Threads: any.
+    """
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        raise ConfigError(f"rules must be a list, not {excerpt(given)}: {_RULES}")
+    return tuple(each if isinstance(each, ChannelRule) else _as_rule(each) for each in given)
+
+
+def _as_rule(given: object) -> ChannelRule:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"rules must hold ChannelRule or dict, not {excerpt(given)}: {_RULES}")
+    for key in given:
+        if key not in _RULE_FIELDS:
+            near = difflib.get_close_matches(str(key), _RULE_FIELDS) or _RULE_FIELDS
+            raise ConfigError(
+                f"rules: {excerpt(key)} in {excerpt(given)} is no field of a ChannelRule: use "
+                + " or ".join(near)
+            )
+    if "pattern" not in given:
+        raise ConfigError(f"rules: {excerpt(given)} needs a pattern, for its channels: {_RULES}")
+    try:
+        return ChannelRule(**given)
+    except ConfigError as error:
+        raise ConfigError(f"rules: {error}, in {excerpt(given)}") from None
+
+
 PROCESS_RULE = ChannelRule(pattern="process:*", history_messages=10_000, replay=True)
 _NO_RULE = ChannelRule(pattern="*")
 
@@ -310,9 +348,10 @@ class HubConfig:
         history: where channels keep their history: a `SqliteHistory("hub.db")` for one that
             outlives the process; None for memory. What keyed channels and presence know is
             in memory all the same. See docs/recovery.md.
-        rules: the rules for channels; the first match counts. After them comes one of the
-            hub's own: process channels (`process:*`) keep their last 10,000 lines or 4 MiB,
-            unless a rule of yours matches them.
+        rules: the rules for channels; the first match counts. A mapping in place of a
+            ChannelRule has its fields, as a file of settings says them. After them comes one
+            of the hub's own: process channels (`process:*`) keep their last 10,000 lines or
+            4 MiB, unless a rule of yours matches them.
         channel_name: returns whether a channel name is allowed, and with `process:` before
             it a process id; called at every use of a name, and an exception is a refusal.
             None for the rules of the protocol. "" is never allowed.
@@ -501,7 +540,8 @@ class HubConfig:
             )
         check_choice(self, "broadcast_overflow", ("disconnect", "drop"))
         check_origins(self, "allowed_origins")
-        check_many(self, "rules", ChannelRule, "ChannelRule")
+        # Of a frozen instance: what was given may be mappings, and a list may change.
+        object.__setattr__(self, "rules", as_rules(self.rules))
         check_networks(self, "trusted_proxies")
         check_flag(self, "compression")
         check_flag(self, "lenient")

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 import re
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,19 @@ HUB: dict[str, list[Any]] = {
     "max_waiting": NOT_COUNTS_OR_NONE,
     "handshake_timeout": [*NOT_SECONDS, 1_000_001],
     "history": ["hub.db", 1, True],
-    "rules": [None, 5, "process:*", b"process:*", ["process:*"], [None], iter(())],
+    "rules": [
+        None,
+        5,
+        "process:*",
+        b"process:*",
+        ["process:*"],
+        [None],
+        iter(()),
+        set(),  # has no order
+        ChannelRule("a"),
+        {"pattern": "a"},
+        {"chat:*": {"history_messages": 1}},
+    ],
     "channel_name": NOT_CALLABLES,
     "json_default": NOT_CALLABLES,
     "allowed_origins": [
@@ -249,6 +262,36 @@ def test_a_client_that_never_waits_to_be_stable_is_accepted() -> None:
     settings = ReconnectConfig(url="ws://x", stable_after=0, initial_backoff=1, max_backoff=1)
 
     assert settings.stable_after == 0
+
+
+def test_rules_may_be_mappings_as_a_file_of_settings_has_them() -> None:
+    table = {"pattern": "chat:*", "history_messages": 100}
+    rules: list[Any] = [table, ChannelRule("news"), types.MappingProxyType({"pattern": "a"})]
+    settings = HubConfig(rules=rules)
+    rules.clear()
+    chat = ChannelRule("chat:*", history_messages=100)
+    assert settings.rules == (chat, ChannelRule("news"), ChannelRule("a"))
+    assert settings.rule_for("chat:1").history_messages == 100
+    assert dataclasses.replace(settings, queue_size=5).rules == settings.rules
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"patern": "a"}, "'patern' in {'patern': 'a'} is no field of a ChannelRule: use pattern$"),
+        ({"pattern": "a", "historyMessages": 5}, "'historyMessages' in .*: use history_messages"),
+        ({"chat:*": {"history_messages": 5}}, "'chat:.' in .*: use pattern or history_messages or"),
+        ({1: "a"}, "rules: 1 in {1: 'a'} is no field of a ChannelRule: use pattern or"),
+        ({"history_messages": 5}, "rules: {'history_messages': 5} needs a pattern"),
+        ({}, "rules: {} needs a pattern"),
+        ({"pattern": "a", "history_messages": "5"}, "rules: history_messages must be .*, in {'pat"),
+        ({"pattern": "a", "replay": True}, "rules: replay needs history_messages, .* in {'pattern"),
+        ("chat:*", "rules must hold ChannelRule or dict, not 'chat:.': write .ChannelRule"),
+    ],
+)
+def test_a_mapping_that_is_no_rule_is_shown_with_what_to_write(rule: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        HubConfig(rules=[rule])
 
 
 def test_the_first_rule_that_matches_counts() -> None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import ChannelRule, HubConfig
+from ..config import ChannelRule, HubConfig, as_rules
 from ..errors import ConfigError, excerpt
 
 __all__ = ["UNSET", "Place", "Places", "differing", "hub_settings", "places"]
@@ -117,8 +117,11 @@ def hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
             near = _nearest(key)
             raise ConfigError(f"app.config: unknown key {key}; did you mean {near}?")
     fields = {name: config[key] for key, name in _FIELDS.items() if key in config}
-    if isinstance(fields.get("rules"), (list, tuple)):
-        fields["rules"] = tuple(_rule(each) for each in fields["rules"])
+    if "rules" in fields:
+        try:
+            fields["rules"] = as_rules(fields["rules"])
+        except ConfigError as error:
+            raise ConfigError(f"app.config: WS_HUB_RULES: {error}") from None
     try:
         HubConfig(**fields)
     except ConfigError as error:
@@ -147,13 +150,3 @@ def differing(fields: Mapping[str, Any], config: HubConfig) -> list[str]:
 
 def _comparable(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _rule(value: Any) -> Any:
-    """Return a rule that a file of settings gives as a table; anything else as it is."""
-    if not isinstance(value, dict):
-        return value
-    try:
-        return ChannelRule(**value)
-    except (ConfigError, TypeError) as error:
-        raise ConfigError(f"app.config: WS_HUB_RULES: {error} in {excerpt(value)}") from None
