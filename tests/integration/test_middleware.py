@@ -166,6 +166,21 @@ def test_a_script_that_the_application_has_is_not_logged(
 
 
 @pytest.mark.usefixtures("unwarned")
+def test_a_websocket_at_another_path_is_logged_once_with_the_hubs(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(hub, path="/live") as site:
+        for _ in range(2):
+            with RawPeer(site.host, site.port, "/ws", handshake=False) as peer:
+                peer.send_raw(peer.request())
+                assert peer.read_response().status == 404
+        assert ask(site, "/ws")[0] == 404
+    (text,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert text.startswith("a WebSocket at '/ws' was asked for, and the answer is '404 Not Found'")
+    assert text.endswith("the hub's is at '/live'")
+
+
+@pytest.mark.usefixtures("unwarned")
 def test_a_handler_that_is_asked_for_the_script_logs_what_serves_it(
     hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,7 +35,7 @@ from ..errors import AdoptionError, ConfigError, excerpt
 from ..log import get_logger
 from ..origin import advice, is_of_file
 from ..protocol.handshake import FOREIGN, RETRY, Answer, Request, refusal
-from .scripts import SERVES_NONE, is_script, tell_of_script, watched
+from .missing import SERVES_NONE, is_script, tell_of_script, watched
 from .servers import (
     DIRECT_KEY,
     LEND_KEY,
@@ -240,12 +240,9 @@ def mount(
         if starter is not None:
             starter.start()
         plain = _without_absolute_form(environ)
-        asked = plain.get("PATH_INFO", "")
-        if asked == path:
+        if plain.get("PATH_INFO") == path:
             return handle(hub, plain, start_response)
-        if is_script(asked):
-            start_response = watched(asked, start_response, advice)
-        return app(environ, start_response)
+        return app(environ, watched(plain, start_response, path, advice))
 
     return application
 

@@ -1,7 +1,7 @@
-"""Says what serves the browser client, once a page has asked an application for it in vain.
+"""Says what serves the browser client and the WebSocket, once a page has missed one of them.
 
-The middleware serves the WebSocket alone. A page whose `import` fails shows nothing, and its
-browser's console says no more than 404.
+The middleware serves the WebSocket alone, at one path. A page whose `import` or whose
+connection fails shows nothing, and its browser's console says no more than 404.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import excerpt
-from .servers import log_once
+from .servers import Environ, log_once
 
 __all__ = ["SERVES_NONE", "is_script", "tell_of_script", "watched"]
 
@@ -32,18 +32,37 @@ def is_script(path: str) -> bool:
     return path.endswith(_SCRIPTS)
 
 
-def watched(path: str, start_response: StartResponse, advice: str) -> StartResponse:
-    """Return a `start_response` that logs `advice` when a script's answer is none.
+def watched(
+    environ: Environ, start_response: StartResponse, socket_path: str, advice: str
+) -> StartResponse:
+    """Return a `start_response` that logs what a page has missed; most requests get their own.
 
-    That is a 404, or a page, as an application answers that sends its own for every unknown
-    path. The answer passes as it is.
+    A script is missed by a 404, and by a page, as an application answers that sends its own for
+    every unknown path; a WebSocket by a 404. The answer passes as it is.
+
+    Args:
+        environ: of a request that is the application's.
+        start_response: the request's.
+        socket_path: where the WebSocket is.
+        advice: says where the scripts are.
 
     Threads: the request's.
     """
+    path = environ.get("PATH_INFO", "")
+    script = is_script(path)
+    if not script and "HTTP_SEC_WEBSOCKET_KEY" not in environ:
+        return start_response
 
     def start(status: str, headers: Any, *more: Any, **named: Any) -> Any:
-        if status.startswith("404") or (status.startswith("2") and _is_page(headers)):
+        missed = status.startswith("404")
+        if script and (missed or (status.startswith("2") and _is_page(headers))):
             tell_of_script(path, status, advice)
+        elif missed and not script:
+            log_once(
+                "no socket",
+                f"a WebSocket at {excerpt(path)} was asked for, and the answer is "
+                f"{excerpt(status)}: the hub's is at {excerpt(socket_path)}",
+            )
         return start_response(status, headers, *more, **named)
 
     return start
