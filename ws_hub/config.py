@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from .errors import ConfigError, excerpt
 from .validation import (
@@ -19,7 +20,9 @@ from .validation import (
     check_choice,
     check_count,
     check_flag,
+    check_named,
     check_networks,
+    check_no_classes,
     check_origins,
     check_rate,
     check_seconds,
@@ -52,8 +55,49 @@ DEFAULT_PUBLISHED_HISTORY_BYTES = 32 * MIB
 Overflow = Literal["disconnect", "drop", "drop_oldest", "latest"]
 MAX_PRESENCE_LIMIT = 10_000  # a list of so many fits one message
 Callback = Callable[..., Any]
+T = TypeVar("T")
 
 
+def _named(kind: type[T]) -> type[T]:
+    """Have a class of settings refuse unknown names with the nearest, or with where they belong.
+
+    A builtin's error would only repeat the name, or count arguments.
+    """
+    made = cast(Callable[..., None], vars(kind)["__init__"])
+    settings = fields(cast(Any, kind))
+    own = [each.name for each in settings]
+    unnamed = sum(not each.kw_only for each in settings)
+    what = kind.__name__
+
+    @functools.wraps(made)
+    def init(self: object, *args: Any, **given: Any) -> None:
+        check_named(args[unnamed:], _EXAMPLES[what])
+        for name in given:
+            if name not in own:
+                use = _elsewhere(name, own)
+                raise TypeError(f"{what} has no {name}: {use}")
+        made(self, *args, **given)
+
+    setattr(kind, "__init__", init)  # noqa: B010 - a type checker would take it for the signature
+    return kind
+
+
+_EXAMPLES = {
+    "ChannelRule": 'ChannelRule("chat:*", history_messages=100)',
+    "HubConfig": "HubConfig(max_connections=500, rules=[...])",
+}
+
+
+def _elsewhere(name: str, own: Sequence[str]) -> str:
+    """Say what to use for a name of a setting that is not one of a class's own."""
+    if name in _RULE_FIELDS:
+        return f"it is one of a rule, set it by rules=[ChannelRule('chat:*', {name}=...)]"
+    if name in {each.name for each in fields(HubConfig)}:
+        return f"set it by HubConfig({name}=...), for all channels"
+    return f"use {' or '.join(difflib.get_close_matches(name, own)) or 'one of the documented'}"
+
+
+@_named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelRule:
     """The rule for the channels with a name that matches a pattern. Immutable.
@@ -258,6 +302,7 @@ PROCESS_RULE = ChannelRule(pattern="process:*", history_messages=10_000, replay=
 _NO_RULE = ChannelRule(pattern="*")
 
 
+@_named
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubConfig:
     """The settings of a Hub. Immutable.
@@ -547,6 +592,9 @@ class HubConfig:
         check_flag(self, "lenient")
         check_flag(self, "require_origin")
         check_flag(self, "auth_by_message")
+        check_no_classes(
+            self, "check_origin", "authenticator", "channel_authoriser", "publish_authoriser"
+        )
         check_callables(
             self,
             channel_name="name",

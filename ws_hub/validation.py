@@ -25,6 +25,7 @@ __all__ = [
     "check_many",
     "check_named",
     "check_networks",
+    "check_no_classes",
     "check_origins",
     "check_plain",
     "check_position",
@@ -97,7 +98,10 @@ def check_many(config: object, name: str, kind: type, what: str) -> None:
     """Check a collection of `kind`; a string is refused, although it is a collection."""
     value = getattr(config, name)
     if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
-        raise ConfigError(f"{name} must be a collection of {what}, not {excerpt(value)}")
+        raise ConfigError(
+            f"{name} must be a collection of {what}, not {excerpt(value)}: write a list, also "
+            "of one"
+        )
     for item in value:
         if not isinstance(item, kind):
             raise ConfigError(f"{name} must hold {what}, not {excerpt(item)}")
@@ -161,6 +165,18 @@ def check_callables(config: object, **settings: str) -> None:
             check_arguments(name, value, arguments)
         except TypeError as error:
             raise ConfigError(str(error)) from None
+
+
+def check_no_classes(config: object, *names: str) -> None:
+    """Check functions that decide: a class would make an object, which is no decision."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, type):
+            kind = value.__name__
+            raise ConfigError(
+                f"{name} must be a function, or an object that can be called, and not the class "
+                f"{kind}: pass {kind}(...)"
+            )
 
 
 def check_function(name: str, value: object, arguments: str | None = None) -> None:

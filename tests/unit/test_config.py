@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub import SqliteHistory, config
+from ws_hub import APIKeyAuth, AuthResult, SqliteHistory, config
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.errors import ConfigError
 from ws_hub.reconnect.config import ReconnectConfig
@@ -292,6 +292,58 @@ def test_rules_may_be_mappings_as_a_file_of_settings_has_them() -> None:
 def test_a_mapping_that_is_no_rule_is_shown_with_what_to_write(rule: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         HubConfig(rules=[rule])
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: HubConfig(max_conections=5), "HubConfig has no max_conections: use max_connec"),
+        (lambda: HubConfig(path="/ws"), "HubConfig has no path: use one of the documented$"),
+        (
+            lambda: HubConfig(replay=True),
+            r"no replay: it is one of a rule, set it by rules=\[ChannelRule\('chat:\*', replay=",
+        ),
+        (lambda: ChannelRule("a", historyMessages=5), "has no historyMessages: use history_mes"),
+        (
+            lambda: ChannelRule("a", max_connections=5),
+            r"by HubConfig\(max_connections=...\)",
+        ),
+        (lambda: HubConfig([]), r"^\[\] must be passed by name: HubConfig\(max_connections=500"),
+        (lambda: ChannelRule("a", 5), r"^5 must be passed by name: ChannelRule\(\"chat:\*\", hist"),
+    ],
+)
+def test_a_setting_with_another_name_or_none_is_told_what_to_write(
+    make: Callable[[], object], says: str
+) -> None:
+    with pytest.raises(TypeError, match=says):
+        make()
+
+
+@pytest.mark.parametrize("kind", [HubConfig, ChannelRule])
+def test_the_signature_of_settings_shows_their_fields(kind: type) -> None:
+    assert list(inspect.signature(kind).parameters) == [
+        each.name for each in dataclasses.fields(kind)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("authenticator", APIKeyAuth),
+        ("check_origin", bool),
+        ("channel_authoriser", AuthResult),
+        ("publish_authoriser", AuthResult),
+    ],
+)
+def test_a_class_in_place_of_a_decision_is_refused(name: str, given: type) -> None:
+    text = f"^{name} must be a function, .* not the class {given.__name__}: pass {given.__name__}"
+    with pytest.raises(ConfigError, match=text):
+        HubConfig(**{name: given, "rules": [ChannelRule("a", publish=True)]})
+
+
+def test_a_text_in_place_of_a_list_is_refused_with_what_to_write() -> None:
+    with pytest.raises(ConfigError, match=r"not 'https://a.example': write a list, also of one"):
+        HubConfig(allowed_origins="https://a.example")
 
 
 def test_the_first_rule_that_matches_counts() -> None:

@@ -145,6 +145,18 @@ def test_a_function_with_other_arguments_is_refused_with_the_right_ones(write: s
     )
 
 
+@pytest.mark.parametrize("event", ["connect", "disconnect"])
+def test_an_event_of_the_hub_in_place_of_a_type_is_told_where_its_function_shows_it(
+    event: str,
+) -> None:
+    with pytest.raises(TypeError, match=rf"write def .*\. That is .* write @hub\.on_{event}$"):
+        Hub().on(event)(lambda: None)  # type: ignore[arg-type, misc]
+
+    def own(client: Client, message: Message) -> None: ...
+
+    assert Hub().on(event)(own) is own  # a type of the application's
+
+
 @pytest.mark.parametrize(
     ("function", "taken"),
     [

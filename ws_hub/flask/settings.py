@@ -113,6 +113,11 @@ def hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for an unknown key, and for an invalid value or combination.
     """
     for key in config:
+        if key == "WS_HUB" or key.startswith("WSHUB_"):
+            raise ConfigError(
+                f"app.config: {key} sets nothing: use a key for each field of HubConfig, such as "
+                "WS_HUB_MAX_CONNECTIONS and WS_HUB_RULES"
+            )
         if key.startswith(_PREFIX) and key not in _FIELDS and key not in _PLACES:
             near = _nearest(key)
             raise ConfigError(f"app.config: unknown key {key}; did you mean {near}?")

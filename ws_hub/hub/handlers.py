@@ -54,6 +54,8 @@ _ARGUMENTS = {
 }
 _ALL = ChannelRule(pattern="*")
 
+# Types that may be meant as events of the hub, as in Flask-SocketIO.
+_EVENTS = {"connect": "on_connect", "disconnect": "on_disconnect"}
 # The types of messages that never reach an application, and what does.
 _INSTEAD: dict[str, str] = {
     MessageType.SUBSCRIBE: "hub.on_subscribe, and HubConfig.channel_authoriser to refuse",
@@ -186,7 +188,15 @@ class Handlers:
             raise ConfigError(f"{write}: the hub handles these messages itself; use {instead}")
 
         def add(function: F) -> F:
-            _check_function(write, function, "client, message")
+            try:
+                _check_function(write, function, "client, message")
+            except TypeError as error:
+                if type not in _EVENTS:
+                    raise
+                raise TypeError(
+                    f"{error}. That is for messages of this type; for clients that come and leave "
+                    f"write @hub.{_EVENTS[type]}"
+                ) from None
             with self._lock:
                 before = self._by_type.get(type)
                 if before is not None:
