@@ -433,7 +433,7 @@ def test_a_publish_that_no_rule_allows_is_logged_with_the_setting_once_a_rule(
     with live(rules=rules) as hub:
         refused(hub, *(f"{name}:{number}" for number in range(3) for name in ("news", "other")))
         refused(hub, "other:0")
-    texts = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    texts = warnings(caplog)
     assert len(texts) == 2, texts
     assert "may not publish to 'news:0': its rule is without publish=True" in texts[0]
     assert "set ChannelRule('news:*', ..., publish=True)" in texts[0]
@@ -450,9 +450,40 @@ def test_a_publish_that_the_authoriser_refuses_is_logged_once_with_its_name(
     rules = [ChannelRule(pattern="chat:*", publish=True)]
     with live(rules=rules, publish_authoriser=nobody_may) as hub:
         refused(hub, "chat:1", "chat:2", "chat:1")
-    (text,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    (text,) = warnings(caplog)
     assert "may not publish to 'chat:1': so says <function " in text
     assert "nobody_may" in text and "the publish_authoriser" in text
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+def test_a_subscription_that_the_authoriser_refuses_is_logged_once_with_its_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def nobody_may(client: Client, channel: str) -> bool:
+        return False
+
+    with live(channel_authoriser=nobody_may) as hub, hub.peer() as peer:
+        for channel in "news", "chat":
+            peer.send_json({"type": "subscribe", "channel": channel})
+            assert peer.recv_json()["code"] == "forbidden"
+    (text,) = warnings(caplog)
+    assert "may not subscribe to 'news': so says <function " in text
+    assert "nobody_may" in text and "the channel_authoriser" in text
+
+
+def test_a_message_that_no_function_takes_is_logged_once_with_its_type(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with live() as hub, hub.peer() as peer:
+        for kind in "pong", "chat", "chat", "other":
+            peer.send_json({"type": kind, "id": 1})
+            assert peer.recv_json()["code"] == "bad_message"
+    (text,) = warnings(caplog)
+    assert "sent a message of the type 'chat', which no function takes" in text
+    assert "write @hub.on('chat') above one" in text
 
 
 def test_a_client_that_publishes_into_a_full_hub_is_told() -> None:

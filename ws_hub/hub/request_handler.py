@@ -56,6 +56,8 @@ logger = get_logger(__name__)
 _PAGE = 100
 _MOST_OF_PAGE = 1000
 _PAGE_BYTES = 256 * 1024
+_REFUSED = "%r may not %s to %s: %s. Later refusals like this one are not logged"
+_REPLIES = (MessageType.ACK, MessageType.ERROR, MessageType.PONG)  # may come late, for nobody
 _COUNTED = {"bad_message": "bad_messages", "bad_channel": "bad_channels"}
 
 
@@ -140,8 +142,8 @@ class RequestHandler:
         self._guard = guard
         self._recheck = object()  # of the newest recheck; replaced whole
         self._keys = RecentKeys()
-        # What has refused a publish and was logged: patterns of rules, and "" for the authoriser.
-        # No names of peers are kept; added to by single calls.
+        # What has refused something and was logged: patterns of rules, and what stands for the
+        # rest. No names of peers are kept; added to by single calls.
         self._told: dict[str, object] = {}
 
     # --- reader threads --------------------------------------------------------------------
@@ -226,14 +228,15 @@ class RequestHandler:
     def _may_publish(self, connection: Connection, channel: str, rule: ChannelRule) -> bool:
         authoriser = self._config.publish_authoriser
         if not rule.publish:
-            if self._is_first(rule.pattern):
-                _log_refusal(connection, channel, self._missing_rule(channel, rule))
+            if self._is_first(f"rule {rule.pattern}"):
+                why = self._missing_rule(channel, rule)
+                logger.warning(_REFUSED, connection, "publish", excerpt(channel), why)
             return False
         if self._may(authoriser, connection, channel):
             return True
-        if self._is_first(""):
+        if self._is_first("publish_authoriser"):
             why = f"so says {excerpt(authoriser, 200)}, the publish_authoriser"
-            _log_refusal(connection, channel, why)
+            logger.warning(_REFUSED, connection, "publish", excerpt(channel), why)
         return False
 
     def _missing_rule(self, channel: str, rule: ChannelRule) -> str:
@@ -271,6 +274,10 @@ class RequestHandler:
     def _subscribe(self, connection: Connection, request: Subscribe) -> None:
         recheck = self._recheck  # before the authoriser is asked
         if not self._may(self._config.channel_authoriser, connection, request.channel):
+            if self._is_first("channel_authoriser"):
+                why = f"so says {excerpt(self._config.channel_authoriser, 200)}, the "
+                why += "channel_authoriser"
+                logger.warning(_REFUSED, connection, "subscribe", excerpt(request.channel), why)
             connection.reply(_unauthorised(request.channel, request.id))
             return
         try:
@@ -349,6 +356,14 @@ class RequestHandler:
             return
         functions = self._handlers.of_message(message.type)
         if not functions:
+            if message.type not in _REPLIES and self._is_first("type"):
+                logger.warning(
+                    "%r sent a message of the type %s, which no function takes: write "
+                    "@hub.on(%s) above one. Later messages of such types are not logged",
+                    connection,
+                    excerpt(message.type),
+                    excerpt(message.type),
+                )
             connection.reply(unknown_type(message))
             return
         result = failed = object()
@@ -422,11 +437,6 @@ def _that_fit(texts: Sequence[bytes], backwards: bool) -> list[bytes]:
             break
         found.append(text)
     return found[::-1] if backwards else found
-
-
-def _log_refusal(connection: Connection, channel: str, why: str) -> None:
-    text = "%r may not publish to %s: %s. Later refusals like this one are not logged"
-    logger.warning(text, connection, excerpt(channel), why)
 
 
 def _unauthorised(channel: str, id: Id = None) -> Message:
