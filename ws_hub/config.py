@@ -394,9 +394,10 @@ class HubConfig:
             outlives the process; None for memory. What keyed channels and presence know is
             in memory all the same. See docs/recovery.md.
         rules: the rules for channels; the first match counts. A mapping in place of a
-            ChannelRule has its fields, as a file of settings says them. After them comes one
-            of the hub's own: process channels (`process:*`) keep their last 10,000 lines or
-            4 MiB, unless a rule of yours matches them.
+            ChannelRule has its fields, as a file of settings says them; a type checker wants
+            a ChannelRule. After them comes one of the hub's own: process channels
+            (`process:*`) keep their last 10,000 lines or 4 MiB, unless a rule of yours
+            matches them.
         channel_name: returns whether a channel name is allowed, and with `process:` before
             it a process id; called at every use of a name, and an exception is a refusal.
             None for the rules of the protocol. "" is never allowed.
