@@ -247,6 +247,8 @@ def test_subscribe_with_wait_raises_the_refusal() -> None:
         assert error.value.code == "forbidden"
         with pytest.raises(HubError, match="invalid channel name"):
             seen.client.subscribe("no spaces", wait=TIMEOUT)
+        with pytest.raises(HubError, match=r"A \* makes it a pattern.*whole name"):
+            seen.client.subscribe("chat:*", wait=TIMEOUT)
         seen.client.subscribe("news", wait=TIMEOUT)
 
 

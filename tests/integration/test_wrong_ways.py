@@ -17,6 +17,7 @@ from ws_hub import (
     Hub,
     HubConfig,
     HubNotRunning,
+    InvalidName,
     Message,
     MessageEncodeError,
     ReconnectConfig,
@@ -129,6 +130,20 @@ def test_a_dict_for_a_message_or_the_settings_is_answered_by_an_example() -> Non
     with pytest.raises(TypeError, match="takes a URL or a ReconnectConfig"):
         ReconnectingClient({"url": "ws://localhost"})  # type: ignore[arg-type]
     assert Hub(HubConfig(queue_size=7)).config.queue_size == 7
+
+
+# --- a pattern for a channel ---------------------------------------------------------------
+
+
+def test_a_pattern_for_a_channel_asks_for_whole_names() -> None:
+    with Hub() as hub:
+        for call in (
+            lambda: hub.listen("chat:*", print),
+            lambda: hub.send_event("saved", 1, channel="chat:*"),
+            lambda: hub.history("chat:*"),
+        ):
+            with pytest.raises(InvalidName, match=r"'chat:\*' is refused: a \* makes it a pattern"):
+                call()
 
 
 # --- two gunicorn workers ------------------------------------------------------------------

@@ -74,6 +74,12 @@ def test_fault_21_channel_names_that_are_refused(name: str) -> None:
         check_channel(name)
 
 
+@pytest.mark.parametrize("name", ["*", "chat:*", "process:*"])
+def test_a_pattern_for_a_name_is_told_that_it_is_one(name: str) -> None:
+    with pytest.raises(InvalidName, match=r"a \* makes it a pattern.*give the whole name"):
+        check_channel(name)
+
+
 @pytest.mark.parametrize("name", [None, 5, b"a", ["a"]])
 def test_a_name_that_is_no_string_is_refused(name: Any) -> None:
     with pytest.raises(TypeError, match="channel must be the name of a channel"):

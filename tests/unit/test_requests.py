@@ -72,7 +72,7 @@ def test_a_channel_that_is_no_string_is_an_error(kind: str, data: object) -> Non
     assert (message.type, message.code, message.id) == ("error", "bad_channel", 1)
 
 
-@pytest.mark.parametrize("name", ["a b", "a/b", "*", "a\x00", "a\r\nb", "ä", "a" * 257])
+@pytest.mark.parametrize("name", ["a b", "a/b", "a\x00", "a\r\nb", "ä", "a" * 257])
 def test_fault_21_a_bad_channel_name_is_one_error_with_the_texts_of_go(name: str) -> None:
     message = reply_to(json.dumps({"type": "subscribe", "channel": name}))
     assert message.data == "Subscribe: invalid channel name"
@@ -84,6 +84,16 @@ def test_fault_21_a_bad_channel_name_is_one_error_with_the_texts_of_go(name: str
 def test_a_bad_process_id_is_an_error_with_the_text_of_go(name: str) -> None:
     message = reply_to(json.dumps({"type": "subscribe", "channel": name}))
     assert message.data == "Subscribe: invalid process ID"
+
+
+@pytest.mark.parametrize("name", ["*", "chat:*", "process:*"])
+@pytest.mark.parametrize("kind", ["subscribe", "publish", "history", "presence"])
+def test_a_pattern_for_a_channel_is_told_that_it_is_one(kind: str, name: str) -> None:
+    message = reply_to(json.dumps({"type": kind, "channel": name, "id": 1}))
+    begin = "process ID" if name == "process:*" else "channel name"
+    assert message.data.startswith(f"{kind.capitalize()}: invalid {begin}. A * makes it a pattern")
+    assert message.data.endswith("give each channel's whole name")
+    assert (message.code, message.channel) == ("bad_channel", name)
 
 
 @pytest.mark.parametrize("field", ["since", "last"])

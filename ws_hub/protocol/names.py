@@ -127,6 +127,11 @@ def check_channel(name: object, rule: Callable[[str], bool] = is_channel_name) -
 
 def refuse_channel(name: str) -> NoReturn:
     """Raise InvalidName for the name of a channel that a rule has refused."""
+    if "*" in name:
+        raise InvalidName(
+            f"channel name {excerpt(name)} is refused: a * makes it a pattern, which only rules "
+            "and decorators take; give the whole name of each channel"
+        )
     raise InvalidName(
         f"channel name {excerpt(name)} is refused: it must be 1-256 characters of "
         "A-Z a-z 0-9 _ - . :, with a process id after 'process:'"

@@ -265,7 +265,12 @@ def _bad_channel(request: str, name: str, id: Id) -> Reply:
     what = "process ID" if name.startswith(PROCESS_PREFIX) else "channel name"
     # A long name is not echoed: it may be a megabyte.
     shown = name if len(name) <= 256 else ""
-    return Reply(error(f"{request}: invalid {what}", "bad_channel", id=id, channel=shown))
+    text = f"{request}: invalid {what}"  # those of a Go hub: frontends may look for them
+    if "*" in name:
+        text += (
+            ". A * makes it a pattern, for the server's rules only: give each channel's whole name"
+        )
+    return Reply(error(text, "bad_channel", id=id, channel=shown))
 
 
 def unknown_type(message: Message) -> Message:
