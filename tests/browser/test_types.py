@@ -44,8 +44,9 @@ def test_a_program_that_uses_everything_compiles(tmp_path: Path) -> None:
     assert compile_program(tmp_path, PROGRAM.read_text(encoding="utf-8")) == []
 
 
-def test_a_mistake_is_found(tmp_path: Path) -> None:
-    program = 'import {HubClient} from "./ws_hub.js";\nnew HubClient("/ws").subscribe(7);\n'
+@pytest.mark.parametrize("call", ["subscribe(7)", 'send({type: "chat", text: "hi"})'])
+def test_a_mistake_is_found(tmp_path: Path, call: str) -> None:
+    program = f'import {{HubClient}} from "./ws_hub.js";\nnew HubClient("/ws").{call};\n'
     (said,) = [each for each in compile_program(tmp_path, program) if not each.startswith(" ")]
     assert said.startswith("program.ts(2,")
 

@@ -434,7 +434,15 @@ def test_a_connection_that_was_there_and_is_lost_is_no_warning(script: Script) -
     assert said == ["again", []]
 
 
-def test_a_message_sent_without_a_connection_is_a_warning(script: Script) -> None:
+NOT_SENT = (
+    "ws_hub: not connected, not sent: [object Object] (request() waits, or SendBuffer of "
+    "ws_hub_requests.js)"
+)
+
+
+def test_a_message_sent_without_a_connection_is_a_warning_that_names_what_waits(
+    script: Script,
+) -> None:
     said = script("""
         const sent = [hub.send({type: "move", data: 1})];
         hub.connect();
@@ -442,7 +450,7 @@ def test_a_message_sent_without_a_connection_is_a_warning(script: Script) -> Non
         sent.push(hub.send({type: "move", data: 2}));
         return [sent, warned];
     """)
-    assert said == [[False, True], ["ws_hub: not connected, not sent: [object Object]"]]
+    assert said == [[False, True], [NOT_SENT]]
 
 
 def test_what_the_client_itself_cannot_send_is_no_warning(script: Script) -> None:
@@ -457,12 +465,71 @@ def test_what_the_client_itself_cannot_send_is_no_warning(script: Script) -> Non
     assert said == []
 
 
-@pytest.mark.parametrize("wrong", ['"chat", "hello"', "", "{data: 1}", "null", "{type: 7}"])
+WRONG = ['"chat", "hello"', "", "{data: 1}", "null", "{type: 7}", '{type: ""}', '["chat"]']
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_no_message_is_refused_where_it_is_sent(script: Script, wrong: str) -> None:
     said = script(f"""
         try {{ hub.send({wrong}); }} catch ({{name, message}}) {{ return [name, message]; }}
     """)
-    assert said == ["TypeError", "send takes a message: {type, data}"]
+    assert said == ["TypeError", 'a message has a type: {type: "chat", data: "hi"}']
+
+
+FIELDS = (
+    "type data channel id key code processId timestamp seq epoch "
+    "since last since_time before limit idempotencyKey filter"
+)
+
+
+@pytest.mark.parametrize(
+    "call",
+    ['hub.send({type: "echo", %s})', 'await hub.request("echo", 1, {%s})'],
+)
+def test_a_field_that_no_server_reads_is_a_warning_and_not_an_error(
+    script: Script, call: str
+) -> None:
+    said = script(f"""
+        hub.connect();
+        await hub.request("echo");
+        {call % 'text: "hi", room: 7'};
+        {call % "key: undefined"};
+        return [await hub.request("echo", "still there"), warned];
+    """)
+    warning = f"ws_hub: text,room is not read, put it into data: only {FIELDS}"
+    assert said == ["still there", [warning]]
+
+
+def test_an_option_that_no_subscription_has_is_a_warning(script: Script) -> None:
+    said = script("""
+        hub.connect();
+        await hub.subscribe("kept", () => {}, {since_time: 1, onMessage() {}}).ready;
+        await hub.subscribe("open", () => {}, {last: 1, onError() {}}).ready;
+        return warned;
+    """)
+    known = "since last sinceTime filter buffer onSync onGap onLagged onError"
+    assert said == [f"ws_hub: since_time,onMessage is not read: only {known}"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ['"text"', "3", "true", "false", "0", "{since: 0}, () => {}", '() => {}, "text"', "null, 3"],
+)
+def test_a_handler_that_is_no_function_is_refused_with_the_form(script: Script, wrong: str) -> None:
+    said = script(f"""
+        try {{ hub.subscribe("news", {wrong}); }} catch ({{name, message}}) {{
+          return [name, message, hub.subscribe("news").channel];
+        }}
+    """)
+    form = 'subscribe takes a function: subscribe("news", (message) => {}, {last: 9})'
+    assert said == ["TypeError", form, "news"]
+
+
+@pytest.mark.parametrize(
+    "right", ["", "null", "undefined", "{}", "null, null", "undefined, {last: 1}", "() => {}, null"]
+)
+def test_a_handler_and_options_may_be_left_out(script: Script, right: str) -> None:
+    assert script(f'return hub.subscribe("news", {right}).channel;') == "news"
 
 
 # --- what it runs on -----------------------------------------------------------------------

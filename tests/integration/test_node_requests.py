@@ -344,3 +344,22 @@ def test_messages_are_sent_once_and_not_after_close_or_clear(
 @pytest.mark.parametrize("options", ["{size: 0}", "{size: NaN}", '{overflow: "all"}'])
 def test_a_buffer_that_cannot_be_is_refused(script: Script, options: str) -> None:
     assert script(f"return thrown(() => new SendBuffer(hub, {options}));") == "RangeError"
+
+
+@pytest.mark.parametrize("wrong", ['"chat", "hello"', "", "{data: 1}", "null", '{type: ""}'])
+def test_what_is_no_message_is_refused_by_a_buffer_as_by_send(script: Script, wrong: str) -> None:
+    said = script(f"""
+        const buffer = new SendBuffer(hub);
+        const raised = [hub, buffer].map((each) => thrown(() => each.send({wrong})));
+        return [...raised, buffer.waiting];
+    """)
+    assert said == ["TypeError", "TypeError", 0]
+
+
+def test_a_field_that_no_server_reads_is_a_warning_of_a_buffer(script: Script) -> None:
+    said = script("""
+        return [new SendBuffer(hub).send({type: "chat", text: "hi"}), warned];
+    """)
+    kept, (warning,) = said
+    assert kept
+    assert warning.startswith("ws_hub: text is not read, put it into data: only type data channel")

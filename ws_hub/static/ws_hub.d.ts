@@ -19,6 +19,27 @@ export interface Message<Data = unknown> {
   code?: string;
 }
 
+/** A message to send. What it says goes into `data`; the protocol's own requests have more fields. */
+export interface Outgoing {
+  type: string;
+  data?: unknown;
+  channel?: string;
+  id?: string | number;
+  key?: string;
+  code?: string;
+  processId?: string;
+  timestamp?: string;
+  seq?: number;
+  epoch?: string;
+  since?: number;
+  last?: number;
+  since_time?: string;
+  before?: number;
+  limit?: number;
+  idempotencyKey?: string;
+  filter?: Filter;
+}
+
 /** What a named event of the application carries: `hub.send_event("saved", ...)`. */
 export interface NamedEvent<Data = unknown> {
   event: string;
@@ -243,8 +264,11 @@ export class HubClient extends EventTarget {
    * without one. The promise says whether the connection is alive.
    */
   wake(): Promise<boolean>;
-  /** Send a message, an object; say whether there was a connection to send it on. */
-  send(message: object): boolean;
+  /**
+   * Send a message, what it says as `data`; say whether there was a connection to send it on.
+   * Fields that the protocol has not got are not read by a server: a warning on the console.
+   */
+  send(message: Outgoing): boolean;
   /**
    * Send a message of an application's own type, and have the data of its answer. It waits for
    * the connection, and is sent once: see HubError.

@@ -3,15 +3,13 @@
  * Types: ws_hub.d.ts.
  */
 
-const FINAL_CODES = [4401, 4403]; // would be given again
-const SPREAD_CODES = [1001, 1012, 1013]; // of many
-const SPREAD = 5000;
-const MAX_ASKED = 3600000;
-const CLOSE_GOING_AWAY = 4000; // the server is silent
 const LONGEST_TIMER = 2147483647;
-const MAX_UNANSWERED = 1024; // a Go hub never answers
 const MAX_NAME = 4096; // twice in a request of 64 KiB
-const OWN_ID = "ws-hub:"; // begins ids that no application gives
+const OWN_ID = "ws-hub:"; // begins ids of this file
+const OPTIONS = "since last sinceTime filter buffer onSync onGap onLagged onError";
+const FIELDS =
+  "type data channel id key code processId timestamp seq epoch " +
+  "since last since_time before limit idempotencyKey filter";
 const NOT_LOOKED_AT =
   'the server selected no subprotocol, so it has not looked at the token: use tokenIn: "message"';
 
@@ -26,11 +24,10 @@ export function fullJitter(delay, random = Math.random) {
 }
 
 export function waitAsked(reason) {
-  const found = /come back after ([0-9]{1,9}) ms/.exec(reason);
-  return found && Math.min(Number(found[1]), MAX_ASKED);
+  const found = /come back after (\d{1,9}) ms/.exec(reason);
+  return found && Math.min(found[1], 3600000);
 }
 
-// A Go hub joins messages with newlines.
 export function splitBatch(text) {
   return text.split("\n").filter((piece) => piece.trim());
 }
@@ -51,6 +48,11 @@ export function tokenProtocols(token) {
 const report = (error) => (globalThis.reportError ?? console.error)(error);
 const warn = (...what) => console.warn("ws_hub:", ...what);
 
+function checkNames(given, known, hint = "") {
+  const others = Object.keys(given).filter((name) => !known.split(" ").includes(name));
+  if (others.length) warn(`${others} is not read${hint}: only ${known}`);
+}
+
 function call(fn, ...args) {
   try {
     const result = fn?.(...args);
@@ -61,23 +63,23 @@ function call(fn, ...args) {
 }
 
 function checkChannel(channel) {
-  if (typeof channel !== "string" || channel === "") { // broadcasts are of channel undefined
+  if (!channel || typeof channel !== "string") { // broadcasts are of channel undefined
     throw new TypeError(`a channel must be a text, not ${String(channel)}`);
   }
   if (channel.length > MAX_NAME) throw new RangeError(`a channel has over ${MAX_NAME} characters`);
 }
 
-// A Date, a text or milliseconds; throws a RangeError for what is no time.
+// Throws a RangeError for what is no time.
 function isoTime(time) {
   return time === undefined ? time : new Date(time).toISOString();
 }
 
-// The server has ended a subscription. A refused publish says `Publish: ...`.
+// A refused publish says `Publish: ...`.
 export function isEnd({id, code, data}) {
   return id === undefined && code === "forbidden" && String(data).startsWith("Subscribe:");
 }
 
-// 0, Infinity and NaN switch a timer off.
+// 0, Infinity, NaN: no timer.
 function isWait(milliseconds) {
   return milliseconds > 0 && milliseconds < Infinity;
 }
@@ -114,7 +116,7 @@ export class Subscription {
     this._reset();
   }
 
-  // Made when asked for: a promise that nobody holds must not fail.
+  // Made when asked for: one that nobody holds must not fail.
   get ready() {
     this._ready ??= new Promise((resolve, reject) => {
       this._settle = {resolve, reject};
@@ -213,14 +215,14 @@ export class Subscription {
     if (!this._replaying) this._sync(this._head + 1);
   }
 
-  // `kept` is the number of the first message that the server still keeps.
+  // `kept`: the first message that the server still keeps.
   _sync(kept) {
     const {epoch, replayed, recovered} = this._answer;
     this._answer = null;
     const first = !this.synced;
     const known = !first && this.epoch !== "";
     const restarted = known && (epoch !== this.epoch || this._head < this.seq);
-    let had = null; // the last number that is not missing
+    let had = null; // the last that is not missing
     if (restarted) had = 0;
     else if (known) had = recovered ? null : this.seq;
     else if (first && (this.options.since === 0 || !recovered)) had = this.options.since ?? null;
@@ -235,11 +237,11 @@ export class Subscription {
   }
 
   _take(seq) {
-    if (!Number.isInteger(seq)) return true; // a channel without history, or a passing state
-    // Not even the next number is taken: the numbering may have begun again.
+    if (!Number.isInteger(seq)) return true; // of a channel without history, or passing
+    // Not even the next number: the numbering may have begun again.
     if (this._pending !== null) return false;
     if (this._answer) this._sync(Math.min(seq, this._head + 1));
-    // A hole in a replay is no gap: replaced states are not kept.
+    // A hole in a replay is no gap: replaced states are gone.
     const replayed = this._replaying > 0 && seq <= this._head;
     this._replaying = replayed ? this._replaying - 1 : 0;
     if (seq <= this.seq) {
@@ -259,7 +261,7 @@ export class HubClient extends EventTarget {
   static fromPage(options) {
     const page = globalThis.document;
     const told = options?.url ?? page?.querySelector('meta[name="ws-hub"]')?.content;
-    const url = told ? new URL(told, page.baseURI) : new URL("ws", import.meta.url);
+    const url = new URL(told || "ws", told ? page.baseURI : import.meta.url);
     const client = new this(url, options);
     for (const name of ["online", "offline", "visibilitychange"]) {
       globalThis.addEventListener?.(name, () => page?.hidden || client.wake());
@@ -295,23 +297,21 @@ export class HubClient extends EventTarget {
     if (shared === true && token) { // a tab must not get what another user may read
       throw new TypeError('with a token, shared must name whose connection it is: "user 7"');
     }
-    this._share = null; // makes the sockets of a shared connection
     this.state = "idle";
-    this.attempt = 0; // failed ones since a connection last held
+    this.attempt = 0;
     this._listened = new Set();
-    this._calls = new Map(); // id → a request that has no answer
+    this._calls = new Map(); // id → a request
     this._subscriptions = new Map();
     this._requests = new Map(); // id → the subscription that asks
-    this._left = new Map(); // channel → id of its unsubscribe that has no answer
-    this._answers = false; // this connection's server does: it is no Go hub
+    this._left = new Map(); // channel → id of its unsubscribe
+    this._answers = false; // this server does: it is no Go hub
     this._nextId = 1;
-    this._socket = null;
+    this._socket = this._share = null; // makes the shared ones
     this._asking = null; // the attempt that waits for a token
     this._timers = {};
     this._told = false; // the wait is one that the server asked for
-    // When the server last said anything, and was last asked to.
-    this._heard = this._asked = 0;
-    this._checks = []; // of wake()
+    this._heard = this._asked = 0; // when the server last spoke, and was asked to
+    this._checks = [];
   }
 
   addEventListener(name, ...rest) {
@@ -329,17 +329,16 @@ export class HubClient extends EventTarget {
   }
 
   connect() {
-    if (this.state === "idle" || this.state === "closed") {
-      this.attempt = 0;
-      this._open();
-    }
+    if (!["idle", "closed"].includes(this.state)) return;
+    this.attempt = 0;
+    this._open();
   }
 
   close(code = 1000, reason = "") {
     const socket = this._drop("closed");
     try {
       socket?.close(code, reason);
-    } catch (error) { // what a page may not send
+    } catch (error) {
       socket.close();
       report(error);
     }
@@ -359,14 +358,23 @@ export class HubClient extends EventTarget {
   }
 
   send(message) {
-    if (typeof message?.type !== "string") throw new TypeError("send takes a message: {type, data}");
     const sent = this._say(message);
-    if (!sent) warn("not connected, not sent:", message);
+    if (!sent) {
+      warn("not connected, not sent:", message, "(request() waits, or SendBuffer of ws_hub_requests.js)");
+    }
     return sent;
   }
 
   _say(message) {
-    return this._write(JSON.stringify(message));
+    return this._write(this._encode(message));
+  }
+
+  _encode(message) {
+    if (!message?.type || typeof message.type !== "string") {
+      throw new TypeError('a message has a type: {type: "chat", data: "hi"}');
+    }
+    checkNames(message, FIELDS, ", put it into data");
+    return JSON.stringify(message);
   }
 
   _write(text) {
@@ -377,12 +385,9 @@ export class HubClient extends EventTarget {
   }
 
   async request(type, data, {timeout = 30000, ...fields} = {}, repeats = false) {
-    if (typeof type !== "string" || type === "") {
-      throw new TypeError(`a request's type must be a text, not ${String(type)}`);
-    }
     if (this.state === "closed") throw closed(this.url);
     const id = this._newId();
-    const text = JSON.stringify({...fields, type, data, id});
+    const text = this._encode({...fields, type, data, id});
     let timer;
     try {
       return await new Promise((resolve, reject) => {
@@ -409,8 +414,12 @@ export class HubClient extends EventTarget {
     return this.request("history", undefined, fields, true);
   }
 
-  subscribe(channel, handler, options = {}) {
-    if (handler && typeof handler !== "function") [handler, options] = [undefined, handler];
+  subscribe(channel, handler, options) {
+    if (typeof handler === "object" && !options) [handler, options] = [null, handler];
+    if (typeof (handler ?? warn) !== "function" || typeof (options ??= {}) !== "object") {
+      throw new TypeError('subscribe takes a function: subscribe("news", (message) => {}, {last: 9})');
+    }
+    checkNames(options, OPTIONS);
     checkChannel(channel);
     const there = this._subscriptions.get(channel);
     if (there && !handler && !Object.keys(options).length) return there; // for another loop
@@ -427,7 +436,7 @@ export class HubClient extends EventTarget {
     const {channel} = subscription;
     if (!this._isOurs(subscription)) return;
     this._subscriptions.delete(channel);
-    this._forget(subscription);
+    this._requests.delete(subscription._pending);
     subscription._reset();
     subscription._refuse(null);
     this._leave(channel);
@@ -435,7 +444,7 @@ export class HubClient extends EventTarget {
 
   _request(subscription) {
     if (this.state !== "connected") return;
-    this._forget(subscription);
+    this._requests.delete(subscription._pending);
     const id = this._newId();
     this._requests.set(id, subscription);
     this._say(subscription._request(id));
@@ -454,16 +463,13 @@ export class HubClient extends EventTarget {
     const id = this._newId();
     this._left.delete(channel);
     this._left.set(channel, id);
-    if (this._left.size > MAX_UNANSWERED) this._left.delete(this._left.keys().next().value);
+    // A Go hub never answers.
+    if (this._left.size > 1024) this._left.delete(this._left.keys().next().value);
     this._say({type: "unsubscribe", channel, data: channel, id});
   }
 
   _newId() {
     return OWN_ID + this._nextId++;
-  }
-
-  _forget({_pending}) {
-    this._requests.delete(_pending);
   }
 
   _open() {
@@ -501,7 +507,7 @@ export class HubClient extends EventTarget {
   _dial(token) {
     const {protocols, tokenIn} = this.options;
     const byProtocol = Boolean(token) && tokenIn === "subprotocol";
-    // One that comes twice is refused by browsers.
+    // Browsers refuse one that comes twice.
     const offered = [...new Set([protocols, byProtocol ? tokenProtocols(token) : []].flat())];
     let socket;
     try {
@@ -576,13 +582,12 @@ export class HubClient extends EventTarget {
   }
 
   _giveUp(reason) {
-    const socket = this._drop(reason);
-    socket?.close(CLOSE_GOING_AWAY, reason);
+    this._drop(reason)?.close(4000, reason);
     this._retry(1006, reason);
   }
 
   _lost(code, reason) {
-    if (FINAL_CODES.includes(code)) {
+    if ([4401, 4403].includes(code)) { // would be given again
       this._end(code, reason);
       return;
     }
@@ -605,12 +610,12 @@ export class HubClient extends EventTarget {
 
   _retry(code, reason) {
     const {initialBackoff, maxBackoff, multiplier, jitter, random} = this.options;
-    const told = SPREAD_CODES.includes(code);
+    const told = [1001, 1012, 1013].includes(code); // of many
     const asked = told ? waitAsked(reason) : null;
     this._told = asked !== null;
     let delay = calculateBackoff(this.attempt, initialBackoff, maxBackoff, multiplier);
-    if (asked !== null) delay = Math.max(delay, asked); // others were told the same
-    else if (told) delay = Math.min(Math.max(delay, SPREAD), maxBackoff);
+    if (asked !== null) delay = Math.max(delay, asked); // so were others
+    else if (told) delay = Math.min(Math.max(delay, 5000), maxBackoff);
     if (!this._heard && this.attempt === 1 && !this._listened.has("state")) {
       warn(`${this.url}: no connection yet. ${WHY}`);
     }
@@ -671,16 +676,16 @@ export class HubClient extends EventTarget {
       return;
     }
     for (const text of splitBatch(data)) {
-      if (this._socket !== socket) return; // ended by what a message before it led to
+      if (this._socket !== socket) return; // ended by a message before it
       let message;
       try {
         message = JSON.parse(text);
+        if (Object(message) !== message) throw new TypeError("a message must be a JSON object");
       } catch (error) {
         this._emit("error", {error});
         continue;
       }
-      if (message !== null && typeof message === "object") this._dispatch(message);
-      else this._emit("error", {error: new TypeError("a message must be a JSON object")});
+      this._dispatch(message);
     }
   }
 
@@ -698,10 +703,10 @@ export class HubClient extends EventTarget {
     } else if (type === "lagged" && subscription) {
       this._lagged(subscription);
     } else if (subscription) {
-      // Without a number, and before the unsubscribe is answered: an older one's.
+      // Without a number, before the unsubscribe is answered: an older one's.
       const current = Number.isInteger(seq) || !this._answers || !left;
       if (!current || !subscription._take(seq)) return;
-      // Its onGap may have closed it. A "skip" is a number alone.
+      // Its onGap may have closed it. "skip" is a number alone.
       if (type !== "skip" && this._isOurs(subscription)) subscription._give(message);
       this._named(message);
     } else if (type !== "pong" && !left) {
@@ -722,14 +727,20 @@ export class HubClient extends EventTarget {
     this._answers = true;
     if (!subscription) {
       for (const [channel, left] of this._left) if (left === id) this._left.delete(channel);
-      const asked = this._calls.get(id); // none any more if it comes too late
+      const asked = this._calls.get(id); // none if it is late
       if (type === "error") asked?.reject(refusal(message));
       else asked?.resolve(data);
     } else if (type === "ack") {
       subscription._accepted(data ?? {});
     } else {
       subscription._pending = null;
-      this._refused(subscription, message);
+      if (message.code !== "internal" && message.code !== "rate_limited") {
+        this._ended(subscription, message);
+        return;
+      }
+      // Not our fault: ask again.
+      const delay = fullJitter(2 * this.options.initialBackoff, this.options.random);
+      subscription._retry = setTimeout(() => this._request(subscription), delay);
     }
   }
 
@@ -743,21 +754,10 @@ export class HubClient extends EventTarget {
     if (this._isOurs(subscription)) this._request(subscription);
   }
 
-  _refused(subscription, message) {
-    if (message.code === "internal" || message.code === "rate_limited") {
-      // Not our fault: ask again.
-      const delay = fullJitter(2 * this.options.initialBackoff, this.options.random);
-      subscription._retry = setTimeout(() => this._request(subscription), delay);
-      return;
-    }
-    this._ended(subscription, message);
-  }
-
   _ended(subscription, message) {
-    const {options, _loops: loops, _ready: ready} = subscription;
-    const told = Boolean(options.onError || loops.size || ready);
+    const {options, _loops, _ready} = subscription;
     call(options.onError, message);
     subscription._refuse(refusal(message));
-    this._emit("error", {message}, told);
+    this._emit("error", {message}, options.onError || _loops.size || _ready);
   }
 }

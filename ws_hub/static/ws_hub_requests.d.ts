@@ -1,6 +1,6 @@
 /** Types of ws_hub_requests.js. It needs a client of ws_hub.js, and no other file. */
 
-import type {HubClient} from "./ws_hub.js";
+import type {HubClient, Outgoing} from "./ws_hub.js";
 
 /**
  * Answer what the server asks this client (`hub.ask`). What `answer` returns, or its promise, is
@@ -31,7 +31,7 @@ export class SendBuffer {
   /** Messages that were dropped because so many waited. */
   readonly dropped: number;
   /** Send a message, or keep it as it is now; say whether it was sent or kept. */
-  send(message: object): boolean;
+  send(message: Outgoing): boolean;
   /** Drop what waits. */
   clear(): void;
 }

@@ -56,7 +56,7 @@ export class SendBuffer {
 
   send(message) {
     const {_client: client, _kept: kept} = this;
-    const text = JSON.stringify(message);
+    const text = client._encode(message);
     if (client._write(text)) return true;
     if (client.state === "closed") return false;
     if (kept.size >= this._size) {
