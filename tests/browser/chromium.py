@@ -268,6 +268,17 @@ class Page:
         self.eval("1")
         self._browser.events.clear()
 
+    def warnings(self) -> list[str]:
+        """The texts that the page's console has as warnings."""
+        self.eval("1")
+        return [
+            " ".join(str(each.get("value", each["type"])) for each in event["params"]["args"])
+            for event in self._browser.events
+            if event.get("sessionId") == self._session
+            and event["method"] == "Runtime.consoleAPICalled"
+            and event["params"]["type"] == "warning"
+        ]
+
     def complaints(self) -> list[str]:
         """What the page's console says is wrong: exceptions, errors, violated policies.
 

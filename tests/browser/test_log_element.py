@@ -31,11 +31,17 @@ NOTES = f"[...{ROOT}.querySelectorAll('.row.note')].map((row) => row.textContent
 SCROLLER = f"{ROOT}.querySelector('[role=log]')"
 AT_END = f"{SCROLLER}.scrollHeight - {SCROLLER}.scrollTop - {SCROLLER}.clientHeight <= 4"
 MORE = f"{ROOT}.querySelector('button')"
+STATE = f"{ROOT}.querySelector('#state').textContent"
+KIND = f"{ROOT}.querySelector('#state').className"
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with Hub(HubConfig(outbox_messages=100_000)) as hub:
+    config = HubConfig(
+        outbox_messages=100_000,
+        channel_authoriser=lambda client, channel: channel != "secret",
+    )
+    with Hub(config) as hub:
         yield hub
 
 
@@ -226,6 +232,163 @@ def test_where_there_was_no_connection_yet_none_is_called_lost(page: Page, show:
 def test_a_refusal_is_shown(page: Page, show: Show) -> None:
     show('<ws-hub-log channel="not a name"></ws-hub-log>')
     page.wait_for(f"{ROOT}.querySelector('#state').textContent.startsWith('The server refuses')")
+
+
+# What is written wrong, how what the box says begins, and what it says further on.
+WRONG = {
+    "none": ("<ws-hub-log></ws-hub-log>", "No channel is named", 'channel="process:build-42"'),
+    "empty": ('<ws-hub-log channel=""></ws-hub-log>', "No channel is named", "Write <ws-hub-log"),
+    "bad name": (
+        '<ws-hub-log channel="a b"></ws-hub-log>',
+        "The server refuses a b: Subscribe: invalid channel name",
+        "A-Z a-z 0-9 _ - . :",
+    ),
+    "pattern": (
+        '<ws-hub-log channel="process:*"></ws-hub-log>',
+        "The server refuses process:*: Subscribe: invalid process ID",
+        "A * makes it a pattern",
+    ),
+    "forbidden": (
+        '<ws-hub-log channel="secret"></ws-hub-log>',
+        "The server refuses secret: Subscribe: subscription unauthorised",
+        "unauthorised",
+    ),
+    "too long": (
+        f'<ws-hub-log channel="{"x" * 5000}"></ws-hub-log>',
+        "Cannot show xxx",
+        "over 4096 characters",
+    ),
+    "no URL": (
+        '<ws-hub-log url="http://" channel="news"></ws-hub-log>',
+        'Cannot show news: url="http://" is no address of a hub',
+        'such as "/ws"',
+    ),
+    "another scheme": (
+        '<ws-hub-log url="ftp://a/" channel="news"></ws-hub-log>',
+        "There can be no connection",
+        "ftp",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "begin", "further"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_stands_in_the_box_and_on_the_console(
+    page: Page, show: Show, body: str, begin: str, further: str
+) -> None:
+    show(body)
+    page.wait_for(f"{STATE}.startsWith({json.dumps(begin)})")
+    said = page.eval(STATE)
+    assert further in said
+    assert any(f"ws-hub-log: {said}" in each for each in page.warnings())
+
+
+def test_a_number_of_lines_that_is_none_is_a_warning(page: Page, hub: Hub, show: Show) -> None:
+    print_lines(hub, 0, 3)
+    show('<ws-hub-log channel="process:build" lines="many"></ws-hub-log>')
+    page.wait_for(has(3))
+    (said,) = page.warnings()
+    assert said.startswith('ws-hub-log: lines="many" is no number of lines: 5000 are kept')
+
+
+def test_an_empty_log_says_what_it_waits_for_until_it_comes(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    show()
+    page.wait_for(f"{STATE} === 'Waiting for output of build…' && {KIND} === 'quiet'")
+    hub.send_process_status("build", "running")
+    print_lines(hub, 0, 1)
+    page.wait_for(f"{has(1)} && {STATE} === ''")
+    page.eval("document.querySelector('ws-hub-log').channel = 'news'")
+    page.wait_for(f"{STATE} === 'Waiting for messages in news…'")
+    hub.send_event("saved", 1, channel="news")
+    page.wait_for(f"{has(1)} && {STATE} === ''")
+    assert page.warnings() == []
+
+
+def test_a_program_without_output_ends_the_wait(page: Page, hub: Hub, show: Show) -> None:
+    show()
+    page.wait_for(f"{STATE}.startsWith('Waiting')")
+    hub.send_process_status("build", "exited", 0)
+    page.wait_for(f"{NOTES}.length === 1 && {STATE} === ''")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("body", [LOG, WRONG["none"][0], WRONG["forbidden"][0]])
+def test_what_the_box_says_can_be_read_in_both_themes(
+    page: Page, show: Show, dark: bool, body: str
+) -> None:
+    page.theme(dark)
+    show(body)
+    page.wait_for(f"{STATE} !== ''")
+    contrast = page.eval(
+        "import('/static/ansi.js').then(({contrast}) => {"
+        " const rgb = (text) => text.match(/[0-9]+/g).map(Number);"
+        f" const {{color, backgroundColor}} = getComputedStyle({ROOT}.querySelector('#state'));"
+        " return contrast(rgb(color), rgb(backgroundColor)); })"
+    )
+    assert contrast >= 4.5
+
+
+def test_a_client_of_the_page_that_is_not_connected_is_told_of(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    print_lines(hub, 0, 3)
+    show("<p>nothing yet</p>")
+    page.eval(
+        """import("/ws_hub.js").then(({HubClient}) => {
+          const log = document.createElement("ws-hub-log");
+          window.client = new HubClient("/ws");
+          log.client = client;
+          log.channel = "process:build";
+          document.body.append(log);
+        })"""
+    )
+    page.wait_for(f"{STATE}.includes('call its connect()')")
+    page.eval("client.connect()")
+    page.wait_for(f"{has(3)} && {STATE} === ''")
+    page.eval("client.close()")
+    page.wait_for(f"{STATE} === 'The connection is closed.'")
+
+
+def test_a_channel_that_the_pages_client_has_already_is_told_of(page: Page, show: Show) -> None:
+    show("<ws-hub-log></ws-hub-log>")
+    page.eval(
+        """import("/ws_hub.js").then(({HubClient}) => {
+          const log = document.querySelector("ws-hub-log");
+          const client = HubClient.fromPage({url: "/ws"});
+          client.subscribe("news", () => {});
+          Object.assign(log, {client, channel: "news"});
+        })"""
+    )
+    page.wait_for(f"{STATE}.startsWith('Cannot show news: news is subscribed to already')")
+
+
+@pytest.mark.parametrize("wrong", ["'/ws'", "{}", "7"])
+def test_a_client_that_is_none_is_refused_at_once(page: Page, show: Show, wrong: str) -> None:
+    show()
+    said = page.eval(
+        f"try {{ document.querySelector('ws-hub-log').client = {wrong} }}"
+        " catch (error) { `${error.name}: ${error.message}` }"
+    )
+    assert said.startswith("TypeError: client must be a HubClient")
+
+
+def test_what_a_page_sets_before_the_element_is_defined_counts(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    print_lines(hub, 0, 3)
+    show("<p>nothing yet</p>")
+    page.eval(
+        """{
+          const frame = document.createElement("iframe");
+          document.body.append(frame);  // a document in which nothing is defined
+          const log = frame.contentDocument.createElement("ws-hub-log");
+          log.channel = "process:build";
+          document.body.append(log);
+          customElements.upgrade(log);
+        }"""
+    )
+    page.wait_for(has(3))
 
 
 def test_a_page_may_lend_it_a_client_of_its_own(page: Page, hub: Hub, show: Show) -> None:

@@ -13,6 +13,8 @@ import type {HubClient} from "../ws_hub.js";
 export class WsHubLog extends HTMLElement {
   /** A client of the page, with a token say, in place of one that all logs of the page share. */
   client: HubClient | null;
+  /** The attribute: "" where there is none, which the element says. */
+  channel: string;
 }
 
 export interface Style {

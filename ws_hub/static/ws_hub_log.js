@@ -44,6 +44,7 @@ STYLE.replaceSync(`
   overflow-wrap: anywhere;
 }
 
+#state.quiet { background: light-dark(#f6f8fa, #16191f); color: light-dark(#59626d, #98a2ae); }
 #state.bad { background: light-dark(#fdeaea, #32181a); color: light-dark(#c4262e, #ff7b72); }
 #state:empty { display: none; }
 
@@ -80,12 +81,19 @@ const pool = []; // {url, client, channels}
 function lend(url, channel) {
   let found = pool.find((each) => each.url === url && !each.channels.has(channel));
   if (!found) {
-    found = {url, client: HubClient.fromPage(url ? {url} : {}), channels: new Set()};
+    found = {url, client: connect(url), channels: new Set()};
     pool.push(found);
   }
   found.channels.add(channel);
-  found.client.connect();
   return found;
+}
+
+function connect(url) {
+  try {
+    return HubClient.fromPage(url ? {url} : {});
+  } catch (error) {
+    throw new Error(`url="${url}" is no address of a hub, such as "/ws" (${error.message})`);
+  }
 }
 
 function giveBack(lent, channel) {
@@ -103,12 +111,18 @@ function make(name, id, attributes = {}) {
 const NO_CONNECTION = "No connection to the server yet, trying again… Why, say its log and the "
   + "browser's console: 401 not logged in, 403 another origin, 404 no hub there, 503 not started.";
 
+const NO_CHANNEL = 'No channel is named. Write <ws-hub-log channel="process:build-42">, with yours.';
+const NAMES = 'Without a rule of the server\'s own, a name is of A-Z a-z 0-9 _ - . : only, as "process:build-42".';
+const NOT_CONNECTED = "The client that the page has given is not connected: call its connect().";
+const PATIENCE = 1000; // milliseconds until an empty log says what it waits for
+
 /**
  * `<ws-hub-log channel="process:build-42">`.
  *
  * Attributes: `channel`; `url` of the hub (by default as `HubClient.fromPage`); `lines` that are
  * kept (5000); `times`, `numbers`, `nowrap`. A page that has a client of its own, with a token
- * say, sets the property `client`. Event "status": what a `process_status` says, as detail.
+ * say, sets the property `client`; `channel` is one, too. What is wrong stands in the element, and
+ * on the console. Event "status": what a `process_status` says, as detail.
  */
 export class WsHubLog extends HTMLElement {
   static observedAttributes = ["channel", "url", "lines", ...SWITCHES];
@@ -135,11 +149,29 @@ export class WsHubLog extends HTMLElement {
   }
 
   set client(client) {
-    this._client = client;
+    if (client && typeof client.subscribe !== "function") {
+      throw new TypeError("client must be a HubClient, as of HubClient.fromPage(), or null");
+    }
+    this._client = client ?? null;
     this._restart();
   }
 
+  get channel() {
+    return this.getAttribute("channel") ?? "";
+  }
+
+  set channel(channel) {
+    this.setAttribute("channel", channel);
+  }
+
   connectedCallback() {
+    // What a page has set before the element was defined hides the properties.
+    for (const name of ["client", "channel"]) {
+      if (!Object.hasOwn(this, name)) continue;
+      const value = this[name];
+      delete this[name];
+      this[name] = value;
+    }
     this._restart();
   }
 
@@ -168,48 +200,101 @@ export class WsHubLog extends HTMLElement {
       this._due = false;
       this._stop();
       this._stop = () => {};
-      if (this.isConnected && this.getAttribute("channel")) this._start(this.getAttribute("channel"));
+      if (!this.isConnected) return;
+      if (!this.channel) {
+        this._complain(NO_CHANNEL, "");
+        return;
+      }
+      const ends = [];
+      this._stop = () => ends.splice(0).reverse().forEach((end) => end());
+      try {
+        this._start(this.channel, ends);
+      } catch (error) {
+        this._stop();
+        this._complain(`Cannot show ${this.channel.slice(0, 100)}: ${error.message}`);
+      }
     });
   }
 
-  _start(channel) {
-    const lines = Math.floor(Number(this.getAttribute("lines")));
-    const maxLines = lines > 0 ? lines : MAX_LINES;
+  _maxLines() {
+    const given = this.getAttribute("lines");
+    const lines = Math.floor(Number(given));
+    if (lines > 0) return lines;
+    if (given !== null) this._warn(`lines="${given}" is no number of lines: ${MAX_LINES} are kept`);
+    return MAX_LINES;
+  }
+
+  /** Begin to show a channel; `ends` gets what ends that, also if it cannot begin. */
+  _start(channel, ends) {
+    const maxLines = this._maxLines();
     const view = new LogView(this._log, {maxLines, onChange: () => this._changed()});
     const name = channel.replace(/^process:/, "");
+    ends.push(() => view.close());
     this._view = view;
     this._log.setAttribute("aria-label", `Output of ${name}`);
     this._tell("");
     this._look();
     const feed = new Feed(view, {onStatus: ({text}) => (this._say.textContent = `${name} ${text}`)});
     const lent = this._client ? null : lend(this.getAttribute("url"), channel);
+    if (lent) ends.push(() => giveBack(lent, channel));
     const client = this._client ?? lent.client;
+    const waits = channel === name ? `Waiting for messages in ${name}…` : `Waiting for output of ${name}…`;
+    const hint = (text) => view.chunks.length || this._state.textContent || this._tell(text, "quiet");
     const subscription = client.subscribe(channel, (message) => {
       feed.received(message);
+      if (view.chunks.length && this._state.className === "quiet") this._tell("");
       if (message.type === "process_status") {
         this.dispatchEvent(new CustomEvent("status", {detail: message.data}));
       }
     }, {
       last: maxLines,
-      onSync: (sync) => feed.synced(sync),
+      onSync: (sync) => {
+        feed.synced(sync);
+        if (!sync.replayed) hint(waits);
+      },
       onGap: (count) => feed.missing(count),
-      onError: ({data}) => this._tell(`The server refuses ${channel}: ${data}`, "bad"),
+      onError: ({data, code}) => {
+        const rule = code === "bad_channel" && !channel.includes("*") ? `. ${NAMES}` : "";
+        this._complain(`The server refuses ${channel}: ${data}${rule}`);
+      },
     });
-    let connected = false;
-    const deaf = client.on("state", ({state, code, reason}) => {
+    ends.push(() => subscription.close());
+    let connected = client.state === "connected";
+    const onState = ({state, code, reason}) => {
       if (state === "connected") {
         connected = true;
         this._tell("");
       } else if (state === "waiting" && !connected) this._tell(NO_CONNECTION);
       else if (state === "waiting") this._tell(feed.over ? "" : "Connection lost, reconnecting…");
-      else if (state === "closed") this._tell(`The server does not let this page in: ${reason || code}`, "bad");
-    });
-    this._stop = () => {
-      deaf();
-      subscription.close();
-      if (lent) giveBack(lent, channel);
-      view.close();
+      else if (state === "closed") this._closed(code, reason);
+      else if (state === "idle") this._complain(NOT_CONNECTED, "");
+      else if (this._state.textContent === NOT_CONNECTED) this._tell("");
     };
+    ends.push(client.on("state", onState));
+    // Listened to before: a URL that can never work is told of at once.
+    if (lent) client.connect();
+    if (!lent || client.state === "waiting") onState(client);
+    // A Go hub never says that there is nothing yet.
+    const timer = setTimeout(() => hint(client.state === "connected" ? waits : "Connecting…"), PATIENCE);
+    ends.push(() => clearTimeout(timer));
+  }
+
+  _closed(code, reason) {
+    const why = reason || (code && `code ${code}`);
+    if (code === 4401 || code === 4403) {
+      this._tell(`The server does not let this page in: ${why}`, "bad");
+    } else if (code === 1006) this._complain(`There can be no connection: ${why}`);
+    else this._tell("The connection is closed.");
+  }
+
+  _warn(text) {
+    console.warn(`ws-hub-log: ${text}`, this);
+  }
+
+  /** Say here and on the console what is wrong. */
+  _complain(text, kind = "bad") {
+    this._tell(text, kind);
+    this._warn(text);
   }
 
   _tell(text, kind = "") {
