@@ -559,6 +559,16 @@ def test_tabs_that_cannot_share_have_a_connection_of_their_own(script: Script) -
     assert said == ["alone", []]
 
 
+@pytest.mark.parametrize("options", ['"/live"', "5", "() => 1"])
+def test_options_that_are_no_object_are_refused(script: Script, options: str) -> None:
+    said = script(f"""
+        try {{ HubClient.fromPage({options}); }} catch ({{name, message}}) {{
+          return [name, message];
+        }}
+    """)
+    assert said == ["TypeError", "options must be an object"]
+
+
 def test_without_a_websocket_it_says_what_to_do(folder: Path) -> None:
     program = """
         import {HubClient} from "./ws_hub.js";

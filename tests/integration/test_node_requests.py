@@ -363,3 +363,8 @@ def test_a_field_that_no_server_reads_is_a_warning_of_a_buffer(script: Script) -
     kept, (warning,) = said
     assert kept
     assert warning.startswith("ws_hub: text is not read, put it into data: only type data channel")
+
+
+@pytest.mark.parametrize("given", ["", "{size: 5}", '"/ws"'])
+def test_a_buffer_of_no_client_is_refused_at_once(script: Script, given: str) -> None:
+    assert script(f"return thrown(() => new SendBuffer({given}));") == "TypeError"

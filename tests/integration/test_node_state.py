@@ -61,6 +61,9 @@ class Served:
         if message.type == "hang up":
             client.close()
             return
+        if message.type == "plain":
+            self.hub.send_event("saved", 1, channel="plain")
+            return
         key, value = message.data
         self.hub.send_to_channel("board", Message("value", key=key, data=value))
 
@@ -146,3 +149,20 @@ def test_page_publishes_with_a_key(folder: Path) -> None:
         """,
     )
     assert refused == [{"x": 1}, ["me", "marker"], "bad_message"]
+
+
+def test_a_page_is_warned_once_of_a_channel_that_keeps_no_keys(folder: Path) -> None:
+    said = Served().run(
+        folder,
+        """
+        const warned = [];
+        console.warn = (text) => warned.push(text);
+        const none = new KeyedState(hub, "plain");
+        await none.subscription.ready;
+        await hub.request("plain");
+        await hub.request("plain");
+        await settled(1);
+        return [none.values.size, warned];
+        """,
+    )
+    assert said == [0, ["ws_hub: plain keeps no keys: its ChannelRule needs keyed=True"]]

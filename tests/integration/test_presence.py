@@ -461,6 +461,22 @@ def test_a_script_of_a_counted_channel_has_numbers_alone(script: Script) -> None
     assert said == [None, 1, 1]
 
 
+@needs_node
+@pytest.mark.timeout(180)
+def test_a_script_is_warned_of_a_channel_without_presence(script: Script) -> None:
+    said = script("""
+        const warned = [];
+        console.warn = (text) => warned.push(text);
+        const [none, room] = ["news", "room:1"].map((name) => hub.subscribe(name, () => {}));
+        presence(none);
+        presence(room);
+        hub.connect();
+        await Promise.all([none.ready, room.ready]);
+        return warned;
+    """)
+    assert said == ["ws_hub: news has no presence: its ChannelRule needs presence=True"]
+
+
 def test_a_state_that_is_told_is_json_as_documented(hub: Live) -> None:
     with Viewer(hub, user='a"presence":null') as one:
         one.until_users('a"presence":null')

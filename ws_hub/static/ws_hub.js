@@ -1,7 +1,4 @@
-/* ws_hub.js: a client of a ws_hub server, or of a Go hub, for browsers and Node.
- *
- * Types: ws_hub.d.ts.
- */
+/* ws_hub.js: a client of a ws_hub server, or a Go hub, for browsers and Node. Types: ws_hub.d.ts. */
 
 const LONGEST_TIMER = 2147483647;
 const MAX_NAME = 4096; // twice in a request of 64 KiB
@@ -69,7 +66,7 @@ function checkChannel(channel) {
   if (channel.length > MAX_NAME) throw new RangeError(`a channel has over ${MAX_NAME} characters`);
 }
 
-// Throws a RangeError for what is no time.
+// A RangeError for what is no time.
 function isoTime(time) {
   return time === undefined ? time : new Date(time).toISOString();
 }
@@ -207,11 +204,8 @@ export class Subscription {
     const numbered = typeof epoch === "string" && Number.isInteger(seq);
     this._head = numbered ? seq : 0;
     this._replaying = numbered && Number.isInteger(replayed) ? replayed : 0;
-    this._answer = {
-      epoch: numbered ? epoch : "",
-      replayed: this._replaying,
-      recovered: recovered !== false,
-    };
+    const kept = numbered ? epoch : "";
+    this._answer = {epoch: kept, replayed: this._replaying, recovered: recovered !== false};
     if (!this._replaying) this._sync(this._head + 1);
   }
 
@@ -272,6 +266,7 @@ export class HubClient extends EventTarget {
 
   constructor(url, options = {}) {
     super();
+    if (typeof options !== "object") throw new TypeError("options must be an object");
     this.url = webSocketUrl(url);
     this.options = {
       initialBackoff: 1000,
@@ -302,7 +297,7 @@ export class HubClient extends EventTarget {
     this._listened = new Set();
     this._calls = new Map(); // id → a request
     this._subscriptions = new Map();
-    this._requests = new Map(); // id → the subscription that asks
+    this._requests = new Map(); // id → a subscription
     this._left = new Map(); // channel → id of its unsubscribe
     this._answers = false; // this server does: it is no Go hub
     this._nextId = 1;
@@ -476,10 +471,7 @@ export class HubClient extends EventTarget {
     this._drop();
     this.attempt += 1;
     const {token, shared} = this.options;
-    if (typeof token !== "function" && !shared) {
-      this._dial(token);
-      return;
-    }
+    if (typeof token !== "function" && !shared) return this._dial(token);
     // The promise may outlive this attempt.
     const mine = (this._asking = {});
     const still = (fn) => (value) => {
@@ -734,7 +726,7 @@ export class HubClient extends EventTarget {
       subscription._accepted(data ?? {});
     } else {
       subscription._pending = null;
-      if (message.code !== "internal" && message.code !== "rate_limited") {
+      if (!["internal", "rate_limited"].includes(message.code)) {
         this._ended(subscription, message);
         return;
       }

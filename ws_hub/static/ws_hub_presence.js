@@ -56,6 +56,9 @@ export function presence(subscription, onChange) {
   subscription._accepted = (answer) => {
     accepted(answer);
     if (answer.presence) take(answer.presence);
+    else if (!subscription._client.options.shared) { // there the worker tells of it afterwards
+      console.warn(`ws_hub: ${subscription.channel} has no presence: its ChannelRule needs presence=True`);
+    }
   };
   subscription._give = (message) => {
     if (message.type === "presence") take(message.data);

@@ -39,6 +39,9 @@ function keptCall(buffer, text) {
 
 export class SendBuffer {
   constructor(client, {size = 100, overflow = "refuse"} = {}) {
+    if (typeof client?._write !== "function") {
+      throw new TypeError("a SendBuffer takes a HubClient first: new SendBuffer(hub, {size: 100})");
+    }
     if (!(size >= 1)) throw new RangeError(`size must be a number of messages, not ${size}`);
     if (!OVERFLOWS.includes(overflow)) {
       throw new RangeError(`overflow must be one of ${OVERFLOWS.join(", ")}, not ${overflow}`);

@@ -23,9 +23,18 @@ export class KeyedState {
     this.subscription.close();
   }
 
+  _warn(channel) {
+    if (this._warned) return;
+    this._warned = true;
+    console.warn(`ws_hub: ${channel} keeps no keys: its ChannelRule needs keyed=True`);
+  }
+
   _take(message, onChange) {
     const {key, data} = message;
-    if (typeof key !== "string") return; // of no keyed channel
+    if (typeof key !== "string") {
+      if (message.type !== "presence") this._warn(message.channel);
+      return;
+    }
     if (data === undefined) this.values.delete(key);
     else this.values.set(key, message);
     onChange?.(this.values, key);
