@@ -845,6 +845,16 @@ def test_a_token_goes_first_of_all_messages_where_it_is_one(engine: Page) -> Non
     assert client(engine, script) == [[], [["auth", "abc"], ["subscribe", "c"]]]
 
 
+def test_a_token_that_is_promised_is_waited_for(engine: Page) -> None:
+    script = """
+        client.options.token = Promise.resolve("abc");
+        client.connect();
+        await promises();
+        return sockets.map((s) => s.offered[1]);
+    """
+    assert client(engine, script) == [token_protocol("abc")]
+
+
 def test_each_connection_gets_a_fresh_token(engine: Page) -> None:
     script = """
         let number = 0;

@@ -569,6 +569,13 @@ def test_options_that_are_no_object_are_refused(script: Script, options: str) ->
     assert said == ["TypeError", "options must be an object"]
 
 
+@pytest.mark.parametrize(
+    "call", ['history("kept", 50)', 'request("echo", 1, 5000)', 'publish("open", 1, "key")']
+)
+def test_options_of_a_request_that_are_no_object_are_refused(script: Script, call: str) -> None:
+    assert script(f"return hub.{call}.catch(String);") == "TypeError: options must be an object"
+
+
 def test_without_a_websocket_it_says_what_to_do(folder: Path) -> None:
     program = """
         import {HubClient} from "./ws_hub.js";

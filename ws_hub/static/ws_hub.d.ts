@@ -180,8 +180,11 @@ export interface HubClientOptions {
   pingTimeout?: number;
   connectTimeout?: number;
   protocols?: string | string[];
-  /** Who we are: a text, or a function that returns a fresh one before each connection. */
-  token?: string | null | (() => string | Promise<string>);
+  /**
+   * Who we are: a text, or a promise of one, or a function that returns a fresh one before each
+   * connection.
+   */
+  token?: string | null | Promise<string> | (() => string | Promise<string>);
   /** How the token is sent: the first "message" is for a hub that waits for it. */
   tokenIn?: "subprotocol" | "message";
   /**

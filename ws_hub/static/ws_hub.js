@@ -379,7 +379,9 @@ export class HubClient extends EventTarget {
     return true;
   }
 
-  async request(type, data, {timeout = 30000, ...fields} = {}, repeats = false) {
+  async request(type, data, options = {}, repeats = false) {
+    if (typeof options !== "object") throw new TypeError("options must be an object");
+    const {timeout = 30000, ...fields} = options;
     if (this.state === "closed") throw closed(this.url);
     const id = this._newId();
     const text = this._encode({...fields, type, data, id});
@@ -397,16 +399,19 @@ export class HubClient extends EventTarget {
     }
   }
 
-  async publish(channel, data, options) {
+  async publish(channel, data, options = {}) {
     checkChannel(channel);
+    if (typeof options !== "object") throw new TypeError("options must be an object");
     const idempotencyKey = `${Date.now()} ${Math.random()}`;
     return this.request("publish", data, {idempotencyKey, ...options, channel}, true);
   }
 
-  async history(channel, {sinceTime, ...options} = {}) {
+  async history(channel, options = {}) {
     checkChannel(channel);
-    const fields = {...options, since_time: isoTime(sinceTime), channel};
-    return this.request("history", undefined, fields, true);
+    if (typeof options !== "object") throw new TypeError("options must be an object");
+    const {sinceTime, ...fields} = options;
+    fields.since_time = isoTime(sinceTime);
+    return this.request("history", undefined, {...fields, channel}, true);
   }
 
   subscribe(channel, handler, options) {
@@ -471,7 +476,7 @@ export class HubClient extends EventTarget {
     this._drop();
     this.attempt += 1;
     const {token, shared} = this.options;
-    if (typeof token !== "function" && !shared) return this._dial(token);
+    if (Object(token) !== token && !shared) return this._dial(token);
     // The promise may outlive this attempt.
     const mine = (this._asking = {});
     const still = (fn) => (value) => {
@@ -606,7 +611,7 @@ export class HubClient extends EventTarget {
     const asked = told ? waitAsked(reason) : null;
     this._told = asked !== null;
     let delay = calculateBackoff(this.attempt, initialBackoff, maxBackoff, multiplier);
-    if (asked !== null) delay = Math.max(delay, asked); // so were others
+    if (asked !== null) delay = Math.max(delay, asked);
     else if (told) delay = Math.min(Math.max(delay, 5000), maxBackoff);
     if (!this._heard && this.attempt === 1 && !this._listened.has("state")) {
       warn(`${this.url}: no connection yet. ${WHY}`);
