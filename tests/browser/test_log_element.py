@@ -243,6 +243,11 @@ WRONG = {
         "The server refuses a b: Subscribe: invalid channel name",
         "A-Z a-z 0-9 _ - . :",
     ),
+    "bad id": (
+        '<ws-hub-log channel="process:a:b"></ws-hub-log>',
+        "The server refuses process:a:b: Subscribe: invalid process ID",
+        "an ID has A-Z a-z 0-9 _ - . only",
+    ),
     "pattern": (
         '<ws-hub-log channel="process:*"></ws-hub-log>',
         "The server refuses process:*: Subscribe: invalid process ID",
@@ -303,6 +308,8 @@ def test_an_empty_log_says_what_it_waits_for_until_it_comes(
     hub.send_event("saved", 1, channel="news")
     page.wait_for(f"{has(1)} && {STATE} === ''")
     assert page.warnings() == []
+    page.eval("document.querySelector('ws-hub-log').channel = null")
+    page.wait_for(f"{STATE}.startsWith('No channel')")
 
 
 def test_a_program_without_output_ends_the_wait(page: Page, hub: Hub, show: Show) -> None:
@@ -363,7 +370,7 @@ def test_a_channel_that_the_pages_client_has_already_is_told_of(page: Page, show
     page.wait_for(f"{STATE}.startsWith('Cannot show news: news is subscribed to already')")
 
 
-@pytest.mark.parametrize("wrong", ["'/ws'", "{}", "7"])
+@pytest.mark.parametrize("wrong", ["'/ws'", "{}", "7", "''"])
 def test_a_client_that_is_none_is_refused_at_once(page: Page, show: Show, wrong: str) -> None:
     show()
     said = page.eval(

@@ -101,6 +101,11 @@ function giveBack(lent, channel) {
   if (!lent.channels.size) lent.client.close();
 }
 
+function rule(channel) {
+  const what = channel.startsWith("process:") ? "an ID has A-Z a-z 0-9 _ - ." : "a name has A-Z a-z 0-9 _ - . :";
+  return `. Without a rule of the server's own, ${what} only, as in "process:build-42"`;
+}
+
 function make(name, id, attributes = {}) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries({id, part: id, ...attributes})) element.setAttribute(key, value);
@@ -111,8 +116,7 @@ function make(name, id, attributes = {}) {
 const NO_CONNECTION = "No connection to the server yet, trying again… Why, say its log and the "
   + "browser's console: 401 not logged in, 403 another origin, 404 no hub there, 503 not started.";
 
-const NO_CHANNEL = 'No channel is named. Write <ws-hub-log channel="process:build-42">, with yours.';
-const NAMES = 'Without a rule of the server\'s own, a name is of A-Z a-z 0-9 _ - . : only, as "process:build-42".';
+const NO_CHANNEL = 'No channel is named. Write <ws-hub-log channel="process:build-42">, with the channel of yours.';
 const NOT_CONNECTED = "The client that the page has given is not connected: call its connect().";
 const PATIENCE = 1000; // milliseconds until an empty log says what it waits for
 
@@ -149,7 +153,7 @@ export class WsHubLog extends HTMLElement {
   }
 
   set client(client) {
-    if (client && typeof client.subscribe !== "function") {
+    if (client !== null && client !== undefined && typeof client.subscribe !== "function") {
       throw new TypeError("client must be a HubClient, as of HubClient.fromPage(), or null");
     }
     this._client = client ?? null;
@@ -161,7 +165,8 @@ export class WsHubLog extends HTMLElement {
   }
 
   set channel(channel) {
-    this.setAttribute("channel", channel);
+    if (channel === null || channel === undefined) this.removeAttribute("channel");
+    else this.setAttribute("channel", channel);
   }
 
   connectedCallback() {
@@ -254,8 +259,8 @@ export class WsHubLog extends HTMLElement {
       },
       onGap: (count) => feed.missing(count),
       onError: ({data, code}) => {
-        const rule = code === "bad_channel" && !channel.includes("*") ? `. ${NAMES}` : "";
-        this._complain(`The server refuses ${channel}: ${data}${rule}`);
+        const unclear = code === "bad_channel" && !channel.includes("*");
+        this._complain(`The server refuses ${channel}: ${data}${unclear ? rule(channel) : ""}`);
       },
     });
     ends.push(() => subscription.close());
