@@ -360,6 +360,19 @@ with visit(cookie=cookie) as client:
         assert json.loads(client.receive(10))["type"] == answer
     assert [each.user_id for each in hub.all_clients()] == ["7"]
 """,
+    "guests": VISIT
+    + """
+with AppServer(app) as server:
+    guest, ann = connect(server), connect(server, cookie=cookie_of(user="ann"))
+    for client, answer in (guest, "error"), (ann, "ack"):
+        client.send('{"type": "subscribe", "channel": "room:1", "id": 1}')
+        assert json.loads(client.receive(10))["type"] == answer
+    first, second = [each.user_id for each in hub.all_clients()]
+    assert first.startswith("guest-") and second == "ann", (first, second)
+    guest.close()
+    ann.close()
+    hub.stop()
+""",
     "eventlet": VISIT
     + """
 with visit("/ws") as client:

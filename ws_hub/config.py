@@ -90,11 +90,20 @@ _EXAMPLES = {
 
 def _elsewhere(name: str, own: Sequence[str]) -> str:
     """Say what to use for a name of a setting that is not one of a class's own."""
+    near = _nearest(name, own)
+    if any(each.startswith(f"{name}_") for each in near):
+        return f"use {' or '.join(near)}"
     if name in _RULE_FIELDS:
         return f"it is one of a rule, set it by rules=[ChannelRule('chat:*', {name}=...)]"
     if name in {each.name for each in fields(HubConfig)}:
         return f"set it by HubConfig({name}=...), for all channels"
-    return f"use {' or '.join(difflib.get_close_matches(name, own)) or 'one of the documented'}"
+    return f"use {' or '.join(near) or 'one of the documented'}"
+
+
+def _nearest(name: str, own: Sequence[str]) -> Sequence[str]:
+    """Return the names that may be meant: those that begin so, else those that look so."""
+    begun = [each for each in own if each.startswith(f"{name}_")]
+    return begun or difflib.get_close_matches(name, own)
 
 
 @_named
@@ -285,7 +294,7 @@ def _as_rule(given: object) -> ChannelRule:
         raise ConfigError(f"rules must hold ChannelRule or dict, not {excerpt(given)}: {_RULES}")
     for key in given:
         if key not in _RULE_FIELDS:
-            near = difflib.get_close_matches(str(key), _RULE_FIELDS) or _RULE_FIELDS
+            near = _nearest(str(key), _RULE_FIELDS) or _RULE_FIELDS
             raise ConfigError(
                 f"rules: {excerpt(key)} in {excerpt(given)} is no field of a ChannelRule: use "
                 + " or ".join(near)

@@ -497,6 +497,16 @@ def test_tail_that_is_refused_gives_up() -> None:
     assert len(err) == 1 and "401" in err[0]
 
 
+def test_tail_names_the_address_that_nobody_serves_at() -> None:
+    with socket.socket() as taken:  # bound, and not listening
+        taken.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{taken.getsockname()[1]}/ws"
+        with command("tail", url, "news") as it:
+            wait_until(lambda: any(f"{url}: " in line and "refused" in line for line in it.err))
+            it.signal(signal.SIGINT)
+            assert it.end() == 130
+
+
 def test_tail_ends_when_its_output_is_closed() -> None:
     hub = Hub()
     with serve(hub) as server:

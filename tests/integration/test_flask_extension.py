@@ -81,6 +81,15 @@ def test_each_field_of_the_hub_is_a_key_of_the_config(make: Make) -> None:
     assert config.rules == (ChannelRule(pattern="chat:*", history_messages=5), rules[1])
 
 
+def test_what_the_hub_has_is_asked_of_the_extension_in_vain(make: Make) -> None:
+    _, extension = make({})
+    with pytest.raises(AttributeError, match=r"hub = HubExtension\(app\)\.hub"):
+        extension.send_event("x")  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="has no attribute 'send_evnt'$"):
+        extension.send_evnt("x")  # type: ignore[attr-defined]
+    assert not hasattr(extension, "send_event")
+
+
 def test_the_environment_sets_keys_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_WS_HUB_MAX_CONNECTIONS", "500")
     monkeypatch.setenv("FLASK_WS_HUB_VIEWER_PREFIX", "/live")

@@ -140,7 +140,11 @@ def authenticate(authenticator: Callable[[Environ], Any], environ: Environ) -> A
         what = "a user id that is blank or has control characters"
         if not result.user_id:
             what = "a user without an id"
-        logger.error("the authenticator accepted %s: refused", what)
+        logger.error(
+            "the authenticator accepted %s: refused. A guest needs one too, such as 'guest-' and "
+            "secrets.token_hex(8)",
+            what,
+        )
         return AuthResult(False, error=f"accepted {what}")
     return result
 

@@ -124,13 +124,14 @@ class Tail:
         self._screen = Screen(sys.stdout, named=len(channels) > 1)
         self._show = self._show_json if as_json else self._show_text
         self._tell = tell
+        self._place = server.url.partition("?")[0]
         self._signals: Signals | None = None
         self._leaving = False  # set by follow(): we end the connection
         config = dataclasses.replace(
             server,
-            on_connect=lambda: tell(f"connected to {server.url.partition('?')[0]}"),
+            on_connect=lambda: tell(f"connected to {self._place}"),
             on_disconnect=self._disconnected,
-            on_error=lambda error: tell(str(error)),
+            on_error=self._failed,
             on_message=self._received,
         )
         self._client = ReconnectingClient(config)
@@ -154,6 +155,9 @@ class Tail:
             self._screen.leave(_LEAVE)
             self._client.close()
             threads.join(thread, _JOIN)
+
+    def _failed(self, error: Exception) -> None:
+        self._tell(f"{self._place}: {error}" if isinstance(error, OSError) else str(error))
 
     def _connect(self) -> None:
         try:

@@ -12,7 +12,7 @@ import functools
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Blueprint, Flask, current_app, request
 from werkzeug.wrappers import Response
@@ -95,6 +95,15 @@ class HubExtension:
         places({}, self._given)  # raises ConfigError here, and not in init_app
         if app is not None:
             self.init_app(app)
+
+    if not TYPE_CHECKING:  # to a type checker it would mean that every name is there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say where the hub is, for a name of its own."""
+            hint = (
+                ": the hub has it, write hub = HubExtension(app).hub" if hasattr(Hub, name) else ""
+            )
+            raise AttributeError(f"HubExtension has no attribute {name!r}{hint}")
 
     def init_app(
         self,

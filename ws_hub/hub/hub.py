@@ -923,7 +923,8 @@ class Hub(Publisher):
         """Return what to raise in place of publishing."""
         if self._parent is None:
             return HubNotRunning(
-                "the hub is not running: call start() before this, in the process that serves"
+                "the hub is not running: call start() before this, in the process that serves; a "
+                "hub that another process starts has none of its clients"
             )
         text = (
             f"the hub runs in process {self._parent}, of which this one, {os.getpid()}, is a "

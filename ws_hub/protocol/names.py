@@ -141,9 +141,10 @@ def refuse_channel(name: str) -> NoReturn:
 def check_process_id(name: str, rule: Callable[[str], bool] = is_process_id) -> None:
     """Raise InvalidName unless `name` is a process id by `rule`."""
     if not name or not rule(name):
+        hint = ", without 'process:'" if name.startswith("process:") else ""
         raise InvalidName(
             f"process id {excerpt(name)} is refused: it must be 1-128 characters of "
-            "A-Z a-z 0-9 _ - ."
+            f"A-Z a-z 0-9 _ - .{hint}"
         )
 
 
