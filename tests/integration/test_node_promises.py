@@ -496,8 +496,18 @@ def test_a_field_that_no_server_reads_is_a_warning_and_not_an_error(
         {call % "key: undefined"};
         return [await hub.request("echo", "still there"), warned];
     """)
-    warning = f"ws_hub: text,room is not read, put it into data: only {FIELDS}"
+    warning = f"ws_hub: text,room is not read, put it into data; known: {FIELDS}"
     assert said == ["still there", [warning]]
+
+
+def test_a_client_that_nobody_connects_is_a_warning_once_it_has_subscribed(script: Script) -> None:
+    said = script("""
+        hub.subscribe("open", () => {});
+        await new Promise((done) => { console.warn = (...what) => done(what.join(" ")); })
+          .then((text) => warned.push(text));
+        return [hub.state, ...warned];
+    """)
+    assert said == ["idle", "ws_hub: call connect()"]
 
 
 def test_an_option_that_no_subscription_has_is_a_warning(script: Script) -> None:
@@ -508,7 +518,7 @@ def test_an_option_that_no_subscription_has_is_a_warning(script: Script) -> None
         return warned;
     """)
     known = "since last sinceTime filter buffer onSync onGap onLagged onError"
-    assert said == [f"ws_hub: since_time,onMessage is not read: only {known}"]
+    assert said == [f"ws_hub: since_time,onMessage is not read; known: {known}"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-/* ws_hub.js: a client of a ws_hub server, or a Go hub, for browsers and Node. Types: ws_hub.d.ts. */
+/* A client of a ws_hub server, or a Go hub, for browsers and Node. */
 
 const LONGEST_TIMER = 2147483647;
 const MAX_NAME = 4096; // twice in a request of 64 KiB
@@ -47,7 +47,11 @@ const warn = (...what) => console.warn("ws_hub:", ...what);
 
 function checkNames(given, known, hint = "") {
   const others = Object.keys(given).filter((name) => !known.split(" ").includes(name));
-  if (others.length) warn(`${others} is not read${hint}: only ${known}`);
+  if (others.length) warn(`${others} is not read${hint}; known: ${known}`);
+}
+
+function checkOptions(given) {
+  if (typeof given !== "object") throw new TypeError("options must be an object");
 }
 
 function call(fn, ...args) {
@@ -266,7 +270,7 @@ export class HubClient extends EventTarget {
 
   constructor(url, options = {}) {
     super();
-    if (typeof options !== "object") throw new TypeError("options must be an object");
+    checkOptions(options);
     this.url = webSocketUrl(url);
     this.options = {
       initialBackoff: 1000,
@@ -380,7 +384,7 @@ export class HubClient extends EventTarget {
   }
 
   async request(type, data, options = {}, repeats = false) {
-    if (typeof options !== "object") throw new TypeError("options must be an object");
+    checkOptions(options);
     const {timeout = 30000, ...fields} = options;
     if (this.state === "closed") throw closed(this.url);
     const id = this._newId();
@@ -401,14 +405,14 @@ export class HubClient extends EventTarget {
 
   async publish(channel, data, options = {}) {
     checkChannel(channel);
-    if (typeof options !== "object") throw new TypeError("options must be an object");
+    checkOptions(options);
     const idempotencyKey = `${Date.now()} ${Math.random()}`;
     return this.request("publish", data, {idempotencyKey, ...options, channel}, true);
   }
 
   async history(channel, options = {}) {
     checkChannel(channel);
-    if (typeof options !== "object") throw new TypeError("options must be an object");
+    checkOptions(options);
     const {sinceTime, ...fields} = options;
     fields.since_time = isoTime(sinceTime);
     return this.request("history", undefined, {...fields, channel}, true);
@@ -429,6 +433,7 @@ export class HubClient extends EventTarget {
     const subscription = new Subscription(this, channel, handler, options);
     this._subscriptions.set(channel, subscription);
     this._request(subscription);
+    setTimeout(() => this.state === "idle" && warn("call connect()"), 1000);
     return subscription;
   }
 
@@ -624,7 +629,6 @@ export class HubClient extends EventTarget {
   _drop(reason) {
     const socket = this._socket;
     for (const each of this._calls.values()) {
-      // May have been done.
       if (each.sent && !each.repeats) {
         each.reject(new HubError(`the connection was lost: ${reason}`, "disconnected"));
       }
