@@ -362,7 +362,9 @@ def test_a_field_that_no_server_reads_is_a_warning_of_a_buffer(script: Script) -
     """)
     kept, (warning,) = said
     assert kept
-    assert warning.startswith("ws_hub: text is not read, put it into data; known: type data channel")
+    assert warning.startswith(
+        "ws_hub: text is not read, put it into data; known: type data channel"
+    )
 
 
 @pytest.mark.parametrize("given", ["", "{size: 5}", '"/ws"'])

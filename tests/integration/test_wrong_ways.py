@@ -88,6 +88,17 @@ def test_fault_104_a_page_from_elsewhere_gets_403_and_the_log_has_both_origins(
     assert advice in line
 
 
+def test_each_of_the_first_few_origins_is_logged_once() -> None:
+    with server("werkzeug") as running:
+        for number in [*range(1, 12), 1]:
+            assert refused(running, origin=f"http://page{number}.example").status == 403
+        running.stop()
+        lines = warned(running, "refused with 403")
+    assert [f"'http://page{number}.example'" in line for number, line in enumerate(lines, 1)] == (
+        [True] * 8
+    )
+
+
 def test_a_port_that_is_taken_is_named_with_what_to_pass() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

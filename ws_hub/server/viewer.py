@@ -296,6 +296,7 @@ def other_pages(hub: Hub, environ: Environ) -> Headers:
             f"a page of the origin {excerpt(origin)} loads a script of {excerpt(host)}, which "
             f"its browser refuses: it may not connect either. {advice(origin)}"
             + ("" if file else ", or load the script from where the page is"),
+            each="" if file else origin,
         )
     return headers
 

@@ -179,6 +179,7 @@ def _advise(hub: AcceptingHub, answer: Answer, environ: Environ, reason: str) ->
             "file" if is_of_file(origin) else "origin",
             f"handshake refused with 403: a page of the origin {excerpt(origin)} may not connect "
             f"to {excerpt(host)}. {advice(origin)}",
+            each="" if is_of_file(origin) else origin,
         )
 
 

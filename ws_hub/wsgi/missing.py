@@ -62,6 +62,7 @@ def watched(
                 "no socket",
                 f"a WebSocket at {excerpt(path)} was asked for, and the answer is "
                 f"{excerpt(status)}: the hub's is at {excerpt(socket_path)}",
+                each=path,
             )
         return start_response(status, headers, *more, **named)
 
@@ -69,13 +70,14 @@ def watched(
 
 
 def tell_of_script(path: str, status: str, advice: str) -> None:
-    """Log that a script is not served: once in a process, whoever asks.
+    """Log that a script is not served: once a path in a process, whoever asks.
 
     Threads: any.
     """
     log_once(
         "no script",
         f"{excerpt(path)} was asked for, and the answer is {excerpt(status)}: {advice}",
+        each=path,
     )
 
 

@@ -135,14 +135,23 @@ def check_may_stay(environ: Environ) -> None:
 logged: dict[str, object] = {}  # kinds of records of this process; added to by single calls
 
 
-def log_once(kind: str, text: str, level: int = logging.WARNING) -> None:
+_FEW = 8
+
+
+def log_once(kind: str, text: str, level: int = logging.WARNING, *, each: str = "") -> None:
     """Log what the application or its server lacks: once a kind in a process.
 
-    Once, because peers repeat a handshake as often as they like.
+    Once, because peers repeat a handshake as often as they like; with `each`, once for each of
+    the first few of these.
 
     Threads: any.
     """
     mark = object()
+    if each:
+        key = f"{kind}: {excerpt(each)}"
+        if key not in logged and sum(of.startswith(f"{kind}: ") for of in [*logged]) >= _FEW:
+            return
+        kind = key
     if logged.setdefault(kind, mark) is mark:
         logger.log(level, "%s", text)
 
