@@ -84,6 +84,9 @@ os.environ.update(BROKER_URL="memory://", HUB_URL=served.url, WORKER_TOKEN="secr
 os.environ["WORKER_TOKEN"] = "secret"
 hub.stop()
 """,
+    "two_ways_in": """
+who = lambda token: AuthResult(token == "secret", "worker")
+""",
 }
 # The page of the tutorial, which has no test of its own here.
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
@@ -252,6 +255,23 @@ with hub, serve(hub, port=0) as served:
     else:
         raise AssertionError("a guessed token is accepted")
 """,
+    "two_ways_in": VISIT
+    + """
+from flask import Flask
+from ws_hub.flask import HubExtension
+hub.stop()
+app = Flask("two")
+app.secret_key = "tests only"
+app.config["WS_HUB_AUTHENTICATOR"] = authenticate
+hub = HubExtension(app).hub
+with AppServer(app) as server:
+    with ReconnectingClient(f"ws://127.0.0.1:{server.port}/ws", token="secret") as worker:
+        worker.request(Message("ping"), timeout=10)
+        page = connect(server, cookie=cookie_of(user="ann"))
+        assert [each.user_id for each in hub.all_clients()] == ["worker", "ann"]
+        page.close()
+    hub.stop()
+""",
     "celery": HEARD
     + """
 worker_process_init.send(None)
@@ -362,8 +382,10 @@ with visit(cookie=cookie) as client:
 """,
     "guests": VISIT
     + """
+app.add_url_rule("/", "home", lambda: "")
 with AppServer(app) as server:
-    guest, ann = connect(server), connect(server, cookie=cookie_of(user="ann"))
+    cookie = app.test_client().get("/").headers["Set-Cookie"].partition(";")[0]
+    guest, ann = connect(server, cookie=cookie), connect(server, cookie=cookie_of(user="ann"))
     for client, answer in (guest, "error"), (ann, "ack"):
         client.send('{"type": "subscribe", "channel": "room:1", "id": 1}')
         assert json.loads(client.receive(10))["type"] == answer

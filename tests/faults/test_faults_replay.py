@@ -157,7 +157,10 @@ def test_fault_73_a_viewer_whose_next_messages_are_dropped_gets_lagged_and_can_r
             numbers.append(message["seq"])
         assert numbers == list(range(1, len(numbers) + 1))
         assert (message["type"], message["seq"]) == ("lagged", len(numbers))
-        assert hub.hub.stats().dropped == hub.client().dropped == LINES - len(numbers)
+        dropped = hub.client().dropped
+        # The kernel may have found room while the last lines were written, 500 at a time.
+        assert 0 < dropped <= LINES - len(numbers) and (LINES - len(numbers) - dropped) % 500 == 0
+        assert hub.hub.stats().dropped == dropped
         ask(viewer, since=len(numbers), epoch=epoch, id=1)
         data = viewer.recv_json()["data"]
         assert (data["recovered"], data["replayed"]) == (False, 3 * LINES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -58,6 +59,26 @@ def test_a_handshake_without_start_is_answered_and_logged_once_with_what_to_call
         running.stop()
         (line,) = warned(running, text)
     assert "Call hub.start() in the process that serves" in line
+
+
+# --- a hub in a process that serves nobody ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("hub.send_event('saved')", "it has published 1 messages, and had no client"),
+        ("hub.listen('c', print); hub.send_event('saved', channel='c')", ""),
+        ("hub.stop()", ""),
+    ],
+)
+def test_a_process_whose_hub_has_no_clients_says_so_at_its_end(line: str, says: str) -> None:
+    program = f"from ws_hub import Hub\nhub = Hub().start()\n{line}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert done.returncode == 0
+    assert says in done.stderr and bool(done.stderr) is bool(says)
 
 
 # --- another port, or a file ---------------------------------------------------------------
