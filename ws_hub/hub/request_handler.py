@@ -200,7 +200,8 @@ class RequestHandler:
         channel, answer = request.channel, ack(request.id, {"channel": request.channel})
         rule = self._actions.rule_for(channel)
         if not self._may_publish(connection, channel, rule):
-            text, code = "Publish: not allowed", "forbidden"
+            what = "" if rule.publish else ": no rule of the server lets clients publish there"
+            text, code = f"Publish: not allowed{what}", "forbidden"
             answer = error(text, code, id=request.id, channel=channel)
         elif rule.keyed is not bool(request.key):
             what = "keeps no keys" if request.key else "needs a key"
