@@ -92,7 +92,7 @@ class Plan:
     seed: int = 1
     page: bool = True
     node: bool = True
-    disk: bool = True
+    disk: bool = False
     patience: float = 60.0
 
 

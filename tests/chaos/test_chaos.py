@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_in_silence() -> None:
     told: list[str] = []
-    outcome = run(Plan(seconds=11, clients=12, seed=14, page=False, disk=False), told.append)
+    outcome = run(Plan(seconds=11, clients=12, seed=14, page=False), told.append)
     shown = table(outcome)
     assert outcome.is_well, "\n".join([*told, shown])
     assert {"kill", "pause", "clock", "restart"} <= set(outcome.faults)
