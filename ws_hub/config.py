@@ -7,7 +7,6 @@ without their arguments, so that this module imports none of the classes they ge
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -102,6 +101,8 @@ def _elsewhere(name: str, own: Sequence[str]) -> str:
 
 def _nearest(name: str, own: Sequence[str]) -> Sequence[str]:
     """Return the names that may be meant: those that begin so, else those that look so."""
+    import difflib  # not at start-up: only a mistake needs it
+
     begun = [each for each in own if each.startswith(f"{name}_")]
     return begun or difflib.get_close_matches(name, own)
 

@@ -94,13 +94,17 @@ def judge(
         kills: when the server was killed.
     """
     verdict, living = Verdict(), set(living)
-    unnumbered = _unnumbered(records)
-    known = _known(records, stored, unnumbered, verdict)
+    unnumbered, holes = _unnumbered(records), _holes(stored)
+    known = _known(records, stored, verdict)
+    for channel, missing in holes.items():
+        # It counts past what it could not keep, so that clients see that something is missing.
+        if len(missing) > len(unnumbered.get(channel, ())):
+            verdict.complaints.append(f"the store leaves out numbers of {channel}")
     for record in records:
         count = verdict.kinds.setdefault(record.kind, Count())
         count.clients += 1
         for channel, track in record.tracks.items():
-            count.add(_of_track(track, stored[channel]))
+            count.add(_of_track(track, stored[channel], holes[channel]))
         count.ghosts += len(living ^ set(record.present)) + _doubled(record.present)
         verdict.complaints += [f"{record.name}: {each}" for each in record.complaints]
     _judge_remote(remote, known, unnumbered, stored, verdict)
@@ -121,23 +125,20 @@ def _unnumbered(records: Sequence[Record]) -> dict[str, set[int]]:
     return found
 
 
-def _holes(kept: Mapping[str, Any]) -> set[int]:
-    """Return the numbers that the store leaves out."""
-    return set(range(kept["first"], kept["last"] + 1)) - {seq for seq, _ in kept["messages"]}
+def _holes(stored: Stored) -> dict[str, set[int]]:
+    """Return the numbers that the store leaves out, of each channel."""
+    return {
+        channel: set(range(kept["first"], kept["last"] + 1)) - {seq for seq, _ in kept["messages"]}
+        for channel, kept in stored.items()
+    }
 
 
 def _known(
-    records: Sequence[Record],
-    stored: Stored,
-    unnumbered: Mapping[str, set[int]],
-    verdict: Verdict,
+    records: Sequence[Record], stored: Stored, verdict: Verdict
 ) -> dict[str, dict[int, int]]:
     """Return what each number of each channel says; complain where that is disputed."""
     known: dict[str, dict[int, int]] = {}
     for channel, kept in stored.items():
-        # It counts past what it could not keep, so that clients see that something is missing.
-        if len(_holes(kept)) > len(unnumbered.get(channel, ())):
-            verdict.complaints.append(f"the store leaves out numbers of {channel}")
         says = known[channel] = dict(kept["messages"])
         for record in records:
             track = record.tracks[channel]
@@ -158,12 +159,12 @@ def _known(
     return known
 
 
-def _of_track(track: Track, stored: Mapping[str, Any]) -> Count:
+def _of_track(track: Track, stored: Mapping[str, Any], holes: set[int]) -> Count:
     """Return what one client received of one channel, from its first number to the last.
 
     What is kept at the end could be had at any time.
     """
-    kept, last, holes = stored["first"], stored["last"], _holes(stored)
+    kept, last = stored["first"], stored["last"]
     count = Count(messages=len(track.seqs), told=len(track.gaps), unnumbered=len(track.unnumbered))
     loose = [value for value in track.unnumbered if parts_of(value)[0] != MARK]  # that is repeated
     count.duplicates += len(loose) - len(set(loose).difference(track.values))

@@ -99,7 +99,7 @@ class SqliteHistory:
             )
         if not is_number(max_bytes) or max_bytes < 1:
             raise ConfigError(f"max_bytes must be a positive number, not {excerpt(max_bytes)}")
-        self._path = Path(os.path.abspath(os.fspath(path)))
+        self._path = Path(os.path.abspath(name))
         self._max_bytes = max_bytes
         self._clock = clock
         self._rule_for: Callable[[str], ChannelRule] | None = None

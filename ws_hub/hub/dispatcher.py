@@ -495,11 +495,10 @@ def _nothing(recovered: bool) -> Range:
 
 def _consecutive(numbered: list[Publication]) -> Iterable[list[Publication]]:
     """Return runs of publications whose numbers, of one epoch, follow each other."""
-    first, last = numbered[:1], numbered[-1:]
-    if not first:
+    if not numbered:
         return ()
-    span = last[0].seq - first[0].seq + 1
-    if span == len(numbered) and first[0].epoch == last[0].epoch:  # nearly always
+    first, last = numbered[0], numbered[-1]
+    if last.seq - first.seq + 1 == len(numbered) and first.epoch == last.epoch:  # nearly always
         return (numbered,)
     places = enumerate(numbered)
     runs = itertools.groupby(places, key=lambda at: (at[1].epoch, at[1].seq - at[0]))

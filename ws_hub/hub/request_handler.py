@@ -227,17 +227,14 @@ class RequestHandler:
             self._actions.answer(connection, channel, answer)
 
     def _may_publish(self, connection: Connection, channel: str, rule: ChannelRule) -> bool:
-        authoriser = self._config.publish_authoriser
         if not rule.publish:
             if self._is_first(f"rule {rule.pattern}"):
                 why = self._missing_rule(channel, rule)
                 logger.warning(_REFUSED, connection, "publish", excerpt(channel), why)
             return False
-        if self._may(authoriser, connection, channel):
+        if self._may(self._config.publish_authoriser, connection, channel):
             return True
-        if self._is_first("publish_authoriser"):
-            why = f"so says {excerpt(authoriser, 200)}, the publish_authoriser"
-            logger.warning(_REFUSED, connection, "publish", excerpt(channel), why)
+        self._tell_of("publish_authoriser", "publish", connection, channel)
         return False
 
     def _missing_rule(self, channel: str, rule: ChannelRule) -> str:
@@ -249,6 +246,12 @@ class RequestHandler:
             lacks = "no rule of the settings is for that channel: add"
             write = f"ChannelRule({excerpt(channel)}, publish=True), with a pattern for many"
         return f"{lacks} {write}, or have clients send messages to a function under @hub.on(type)"
+
+    def _tell_of(self, authoriser: str, what: str, connection: Connection, channel: str) -> None:
+        """Log that an authoriser, a setting, has refused something, if it is the first time."""
+        if self._is_first(authoriser):
+            why = f"so says {excerpt(getattr(self._config, authoriser), 200)}, the {authoriser}"
+            logger.warning(_REFUSED, connection, what, excerpt(channel), why)
 
     def _is_first(self, refusal: str) -> bool:
         """Return whether that refusal was not logged before: peers repeat it at will."""
@@ -275,10 +278,7 @@ class RequestHandler:
     def _subscribe(self, connection: Connection, request: Subscribe) -> None:
         recheck = self._recheck  # before the authoriser is asked
         if not self._may(self._config.channel_authoriser, connection, request.channel):
-            if self._is_first("channel_authoriser"):
-                why = f"so says {excerpt(self._config.channel_authoriser, 200)}, the "
-                why += "channel_authoriser"
-                logger.warning(_REFUSED, connection, "subscribe", excerpt(request.channel), why)
+            self._tell_of("channel_authoriser", "subscribe", connection, request.channel)
             connection.reply(_unauthorised(request.channel, request.id))
             return
         try:

@@ -133,8 +133,6 @@ def check_may_stay(environ: Environ) -> None:
 
 
 logged: dict[str, object] = {}  # kinds of records of this process; added to by single calls
-
-
 _FEW = 8
 
 
