@@ -6,7 +6,8 @@ everything in a random order that a seed repeats, and checks what the client han
 
 - each message of a channel at most once, in the order in which it was published, and only
   while the channel is subscribed;
-- what is kept at the end has been handed on, or as many were reported lost;
+- what is kept at the end, or was numbered and could not be, has been handed on, or as many were
+  reported lost;
 - a message that is published last of all arrives.
 """
 
@@ -28,6 +29,8 @@ class _Log:
     epoch: int = 1
     seq: int = 0
     kept: dict[int, int] = field(default_factory=dict)  # seq → number of the publication
+    failed: dict[int, int] = field(default_factory=dict)  # what could not be kept, the same way
+    unnumbered: list[int] = field(default_factory=list)  # of those the newest, until one is kept
 
 
 class ModelHub:
@@ -60,6 +63,9 @@ class ModelHub:
     def kept(self, channel: str) -> list[int]:
         return list(self._log(channel).kept.values())
 
+    def failed(self, channel: str) -> list[int]:
+        return list(self._log(channel).failed.values())
+
     def _log(self, channel: str) -> _Log:
         return self._logs.setdefault(channel, _Log())
 
@@ -69,7 +75,12 @@ class ModelHub:
         """Publish one message; `lagging`: the connection has no room for it."""
         log = self._log(channel)
         self._published += 1
-        before, log.seq = log.seq, log.seq + 1
+        before = log.seq
+        for number in log.unnumbered:
+            log.seq += 1
+            log.failed[log.seq] = number
+        log.unnumbered.clear()
+        log.seq += 1
         log.kept[log.seq] = self._published
         while len(log.kept) > self._keep:
             del log.kept[next(iter(log.kept))]
@@ -86,6 +97,14 @@ class ModelHub:
         self._published += 1
         if self._live.get(channel):
             self._say({"type": "event", "channel": channel, "data": self._published})
+
+    def fail(self, channel: str) -> int:
+        """Publish what cannot be kept: it comes without a number, which is left out later."""
+        self._published += 1
+        self._log(channel).unnumbered.append(self._published)
+        if self._live.get(channel):
+            self._say({"type": "event", "channel": channel, "data": self._published})
+        return self._published
 
     def replace(self, channel: str, chance: random.Random) -> None:
         """Forget a message that a newer one has replaced: a hole in the next replay."""
@@ -144,6 +163,8 @@ class ModelHub:
         elif since or epoch:
             recovered = not kept or since >= kept[0] - 1
             kept = [seq for seq in kept if seq > since]
+        begin = since if since and recovered else kept[0] if kept else log.seq
+        recovered = recovered and not any(seq > begin for seq in log.failed)
         if "id" in request and not self.go:
             data = {"channel": channel, "epoch": f"e{log.epoch}", "seq": log.seq}
             data |= {"recovered": recovered, "replayed": len(kept)}
@@ -228,6 +249,8 @@ class Trial:
         elif what < 0.39 and self._holes:
             self._note("replace", channel)
             self.hub.replace(channel, self.chance)
+        elif what < 0.42:
+            self._note("fail", channel, self.hub.fail(channel))
         elif what < 0.52:
             self._toggle(channel)
         elif what < 0.68:
@@ -312,7 +335,9 @@ class Trial:
         self._settle()
         for channel, subscription in self._subscribed.items():
             if subscription.position == {"since": 0} and not self.hub.go:
-                missing = set(self.hub.kept(channel)) - set(subscription.got)
+                first = min(subscription.got, default=0)
+                failed = [each for each in self.hub.failed(channel) if each > first > 0]
+                missing = {*self.hub.kept(channel), *failed} - set(subscription.got)
                 assert len(missing) <= subscription.lost, f"never came: {channel} {missing}"
         # No message had room for once, and none is lost any more.
         self.client.relieve()

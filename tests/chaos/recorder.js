@@ -42,8 +42,8 @@ export class Recorder {
       values.push(value);
       if (value === END) this.open.delete(channel);
     };
-    const onSync = ({recovered, restarted, missed}) => {
-      if (restarted || (!recovered && !missed)) gap(null);
+    const onSync = ({restarted, missed}) => {
+      if (restarted) gap(null);
       if (missed) gap(missed);
     };
     return client.subscribe(channel, handler, {since: 0, onGap: gap, onSync, onLagged: () => this.lagged++});

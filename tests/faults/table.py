@@ -197,6 +197,7 @@ ROWS: dict[int, tuple[str, str]] = {
     ),
     131: ("a publish as soon as a channel has subscribers", "reaches all that were counted"),
     132: ("a publish whose answer a kill -9 has cut off is repeated", "it counts once"),
+    133: ("the disk fails while a client is away", "it is told what is missing"),
 }
 
 

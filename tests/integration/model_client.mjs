@@ -54,8 +54,8 @@ const commands = {
       client.subscribe(channel, handler, {
         ...position,
         onGap: (count) => lost(channel, count),
-        onSync: ({recovered, restarted, missed}) => {
-          if (restarted || (!recovered && !missed)) lost(channel, null);
+        onSync: ({restarted, missed}) => {
+          if (restarted) lost(channel, null);
           if (missed) lost(channel, missed);
         },
       }),

@@ -265,6 +265,31 @@ def test_a_hole_within_a_replay_is_no_gap() -> None:
     assert anew(subscriptions.take(numbered(43))).since == 41
 
 
+def test_a_hole_within_a_replay_that_lacks_something_is_a_loss() -> None:
+    subscriptions = followed(10)
+    _, again = subscriptions.open()
+    subscriptions.take(history(again, 20, replayed=3, recovered=False))
+    assert lost(subscriptions, 12, 13, 17) == [(12, 1), (17, 3)]
+    verdict = subscriptions.take(numbered(21))  # 18 to 20 are reported as soon as it is known
+    assert verdict.deliver and [each.count for each in verdict.lost] == [3]
+    assert lost(subscriptions, 22, 23) == []
+
+
+def test_what_is_missing_at_the_end_of_a_replay_is_told_when_more_is_missing_behind_it() -> None:
+    subscriptions = followed(10)
+    _, again = subscriptions.open()
+    subscriptions.take(history(again, 13, replayed=1, recovered=False))
+    assert lost(subscriptions, 11) == []
+    verdict = subscriptions.take(numbered(15))
+    assert [each.count for each in verdict.lost] == [2]
+    assert anew(verdict).since == 13
+
+
+def lost(subscriptions: Subscriptions, *seqs: int) -> list[tuple[int, int | None]]:
+    """Deliver messages; return what is reported as lost before which."""
+    return [(seq, each.count) for seq in seqs for each in subscriptions.take(numbered(seq)).lost]
+
+
 def test_a_replay_that_ends_early_is_over_with_the_first_live_message() -> None:
     subscriptions = Subscriptions()
     subscriptions.take(history(add(subscriptions, "a", 0), 5, replayed=5))

@@ -629,7 +629,8 @@ class History:
 
         `since=0` without an epoch asks for all that is kept, and gets it; `last` asks
         for the newest messages. A position of another epoch, of the future, or of
-        which something is no longer kept gets what there is and `recovered` False.
+        which something is no longer kept gets what there is and `recovered` False. So does
+        any in front of numbers that are of no message.
         """
         with self._lock:
             kind = self._kind(channel)
@@ -639,14 +640,15 @@ class History:
             oldest = kept.first - 1 if kept else head  # before the first that is kept
             if last is not None:
                 after = kept.before_newest(max(last, 0), head) if kept else head
-                return Range(position, after, True, kept.holes(after) if kept else 0)
+                holes = kept.holes(after) if kept else 0
+                return Range(position, after, not holes, holes)
             if since is None:
                 return Range(position, head, True)
             known = not epoch or epoch == position.epoch
             after = max(since, oldest) if known and 0 <= since <= head else oldest
             holes = kept.holes(after) if kept else 0
             if since == 0 and not epoch:
-                return Range(position, oldest, True, holes)
+                return Range(position, oldest, not holes, holes)
             return Range(position, after, known and after == since and not holes, holes)
 
     def locate_time(self, channel: str, time: float) -> Range:

@@ -10,8 +10,8 @@ and in order, or reported as lost. Rules of this file:
   A Go hub acknowledges nothing: there they are dropped until the channel is subscribed
   again.
 - A message is taken when its number is the next one. A number that jumps is a gap: the
-  channel is subscribed again from the last position. Within a replay a jump is no gap:
-  states that were replaced are not kept in the history.
+  channel is subscribed again from the last position. Within a replay a jump is a loss where
+  the acknowledgement is not recovered, and nothing where it is.
 - A number that falls is either a new numbering or a message sent twice: the channel is
   subscribed again, and the acknowledgement tells which. Of a new numbering all messages
   are requested.
@@ -119,7 +119,8 @@ class _Channel:
     fell: bool = False  # the pending subscription was sent because a number fell
     head: int = 0  # the newest number when it was acknowledged: the replay ends with it
     replaying: int = 0  # replayed messages still to come; some may have been taken before
-    had: int | None = None  # what lies between this number and the replay's first is lost
+    whole: bool = True  # nothing is missing in the replay, though numbers may be
+    had: int | None = None  # what lies between this number and the replay's next is lost
     behind: bool = False  # the inbox had no room; requested again when there is
     lags: int = 0  # `lagged` messages since the last message taken
     sparse: bool = False  # whether the server leaves messages out
@@ -348,6 +349,7 @@ class Subscriptions:
             return verdict
         channel.sparse = data.get("sparse") is True
         channel.keyed = data.get("keyed") is True
+        channel.whole = recovered or channel.sparse
         if channel.keyed and not recovered:
             if channel.last is not None:
                 why = "the present state follows"
@@ -376,11 +378,11 @@ class Subscriptions:
         return verdict
 
     @staticmethod
-    def _count_lost(name: str, channel: _Channel, first: int, verdict: Verdict) -> None:
-        """Report how many messages the history no longer has, given its first number."""
+    def _count_lost(name: str, channel: _Channel, next: int, verdict: Verdict) -> None:
+        """Report how many messages the history does not have before the next that it has."""
         had, channel.had = channel.had, None
-        if had is not None and first > had + 1:
-            verdict.lost.append(MessagesLost(name, first - had - 1, "no longer kept"))
+        if had is not None and next > had + 1:
+            verdict.lost.append(MessagesLost(name, next - had - 1, "not kept"))
 
     def _lagged(self, name: str, channel: _Channel) -> Verdict:
         """Request the missing messages; the application gets the `lagged` message too."""
@@ -409,21 +411,23 @@ class Subscriptions:
                 return Verdict(deliver=False)  # taken before
             return Verdict(deliver=False, send=self._anew(name, channel, fell=True))
         verdict = Verdict()
-        if replayed:
-            self._count_lost(name, channel, seq, verdict)
-        elif channel.live or last is not None:
+        # What is missing at the end of a replay is reported with the message behind it.
+        self._count_lost(name, channel, seq if replayed else channel.head + 1, verdict)
+        if replayed and not channel.whole:
+            channel.had = seq
+        elif not replayed and (channel.live or last is not None):
             hole = seq - max(last or 0, channel.head) - 1
             if channel.sparse:
                 hole = 0
             if hole > self._skipped and channel.epoch:
-                return Verdict(deliver=False, send=self._anew(name, channel))
+                verdict.deliver, verdict.send = False, self._anew(name, channel)
+                return verdict
             if hole > 0:
                 why = (
                     "larger than max_message_size" if channel.epoch else "the server left them out"
                 )
                 self._skipped -= min(hole, self._skipped)
                 verdict.lost.append(MessagesLost(name, hole, why))
-        # Numbers missing at the end of a replay are replaced states as well.
         over = replayed and not channel.replaying
         channel.last = max(seq, channel.head) if over else seq
         channel.lags = 0

@@ -76,7 +76,7 @@ export interface Sync {
   first: boolean;
   /** How many missed messages follow. */
   replayed: number;
-  /** Nothing is lost for good. */
+  /** Nothing is lost for good. False with `missed` 0: `onGap` tells what is missing, where it is. */
   recovered: boolean;
   /** The numbering began anew, as after a restart of the server. */
   restarted: boolean;

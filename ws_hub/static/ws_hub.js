@@ -225,8 +225,9 @@ export class Subscription {
     else if (known) had = recovered ? null : this.seq;
     else if (first && (this.options.since === 0 || !recovered)) had = this.options.since ?? null;
     const missed = epoch && had !== null ? Math.max(0, kept - had - 1) : 0;
-    if (!replayed) this.seq = this._head;
-    else if (restarted || !known) this.seq = 0;
+    if (restarted || !known) this.seq = 0;
+    this.seq = replayed ? Math.max(this.seq, kept - 1) : this._head;
+    this._whole = recovered;
     this.epoch = epoch;
     this.synced = true;
     this._info = {first, replayed, recovered, restarted, missed};
@@ -239,18 +240,17 @@ export class Subscription {
     // Not even the next number: the numbering may have begun again.
     if (this._pending !== null) return false;
     if (this._answer) this._sync(Math.min(seq, this._head + 1));
-    // A hole in a replay is no gap: replaced states are gone.
     const replayed = this._replaying > 0 && seq <= this._head;
     this._replaying = replayed ? this._replaying - 1 : 0;
     if (seq <= this.seq) {
       if (!replayed && this.epoch) this._client._anew(this);
       return false;
-    } else if (!replayed && this.epoch && !this._sparse) {
-      const gap = seq - Math.max(this.seq, this._head) - 1;
-      if (gap > 0) call(this.options.onGap, gap);
     }
-    const over = replayed && !this._replaying;
-    this.seq = over ? Math.max(seq, this._head) : seq;
+    // In a replay that is whole a hole is no gap.
+    const whole = replayed && this._whole;
+    const gap = seq - this.seq - 1;
+    if (gap > 0 && this.epoch && !whole && !this._sparse) call(this.options.onGap, gap);
+    this.seq = whole && !this._replaying ? Math.max(seq, this._head) : seq;
     return true;
   }
 }
