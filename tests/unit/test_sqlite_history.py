@@ -186,10 +186,29 @@ def test_a_file_of_another_version_is_refused(path: Path, version: int) -> None:
         opened(path)
 
 
+def test_a_file_that_counted_the_bytes_of_kept_messages_counts_those_of_rows(path: Path) -> None:
+    small = ChannelRule(pattern="*", history_messages=1000, history_bytes=40 * len(TEXT))
+    store = opened(path, small)
+    store.append("a", [TEXT] * 100)
+    store.close()
+    db = sqlite3.connect(path, isolation_level=None)
+    counted = db.execute("SELECT bytes FROM channels").fetchone()
+    db.execute("UPDATE channels SET bytes = 40 * ?", (len(TEXT),))
+    db.execute("PRAGMA user_version=2")
+    store = opened(path, small)
+    assert db.execute("SELECT bytes FROM channels").fetchone() == counted
+    db.close()
+    store.append("a", [TEXT] * 50)
+    assert [each.seq for each in store.read("a").messages] == list(range(111, 151))
+    store.close()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_pages_are_those_of_a_list_of_the_same_messages(make: Make, seed: int) -> None:
     chance = random.Random(seed)
-    most, most_bytes = chance.choice([(50, 10**7), (300, 10**7), (10**6, 90_000), (200, 9000)])
+    most, most_bytes = chance.choice(
+        [(50, 10**7), (300, 10**7), (10**6, 90_000), (200, 9000), (10**6, 40)]
+    )
     store = make(rule=ChannelRule(pattern="*", history_messages=most, history_bytes=most_bytes))
     kept: list[tuple[int, bytes]] = []  # what is to be kept, oldest first
     last = 0

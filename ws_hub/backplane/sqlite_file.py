@@ -31,14 +31,16 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 _ID = 0x77736862  # "wshb": that a file is of ws_hub
-_VERSION = 2
+_VERSION = 3
+_OF_MESSAGES = 2  # there `bytes` counted the messages kept, not all of a row
 _SCHEMA = """
 CREATE TABLE meta (boot TEXT NOT NULL, epoch TEXT NOT NULL);
 CREATE TABLE channels (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch TEXT NOT NULL,
     seq INTEGER NOT NULL, reserved INTEGER NOT NULL,  -- the last number; none is above this
     first INTEGER NOT NULL,                           -- what is below it is kept no longer
-    count INTEGER NOT NULL, bytes INTEGER NOT NULL,   -- of the messages kept
+    count INTEGER NOT NULL,                           -- messages kept
+    bytes INTEGER NOT NULL,                           -- of the texts in its rows
     used REAL NOT NULL, expires REAL NOT NULL,        -- POSIX times
     published INTEGER NOT NULL                        -- whether clients may publish to it
 );
@@ -166,6 +168,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             db.execute("INSERT INTO meta VALUES ('', ?)", (new_epoch(),))
             db.execute(f"PRAGMA application_id={_ID}")
             db.execute(f"PRAGMA user_version={_VERSION}")
+        if db.execute("PRAGMA user_version").fetchone() == (_OF_MESSAGES,):
+            db.execute(
+                "UPDATE channels SET bytes = (SELECT coalesce(sum(length(text) - rows + 1), 0)"
+                " FROM messages WHERE channel = id)"
+            )
+            db.execute(f"PRAGMA user_version={_VERSION}")
         boot = _boot()
         if db.execute("SELECT boot FROM meta").fetchone() != (boot,):
             # The machine, for all that is known, has started anew: commits may be lost.
@@ -179,7 +187,7 @@ def _is_new(db: sqlite3.Connection, path: Path) -> bool:
     (id,), (version,) = (
         db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
     )
-    if (id, version) == (_ID, _VERSION):
+    if id == _ID and version in (_OF_MESSAGES, _VERSION):
         return False
     if id != _ID and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         return True

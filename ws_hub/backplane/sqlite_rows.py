@@ -9,6 +9,8 @@ Every function is for the thread that uses the connection, within a transaction 
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -144,28 +146,34 @@ def drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> tu
 
 
 def trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:
-    """Delete the oldest messages beyond the bounds of the rule; the last one stays."""
+    """Have only messages within the bounds of the rule count; the last one stays.
+
+    The text of a row is read only where a bound in bytes lies within it.
+    """
     first, count, size = db.execute(
         "SELECT first, count, bytes FROM channels WHERE id = ?", (id,)
     ).fetchone()
-    most = max(rule.history_messages, 1)
-    if count <= 1 or (count <= most and size <= rule.history_bytes):
+    most, most_bytes = max(rule.history_messages, 1), rule.history_bytes
+    if count <= 1 or (count <= most and size <= most_bytes):
         return
     rows = db.execute(
-        "SELECT seq, rows, text, key FROM messages WHERE channel = ? ORDER BY seq", (id,)
+        "SELECT seq, rows, length(text) FROM messages WHERE channel = ? ORDER BY seq", (id,)
     )
-    for row in rows:
-        begin, several, joined, _ = row
-        length = len(joined) - several + 1
-        beyond = count - several >= most or size - length >= rule.history_bytes
-        if begin >= first and beyond and count > several:  # all of it
-            first, count, size = begin + several, count - several, size - length
+    for begin, several, length in rows:
+        length -= several - 1
+        there = begin + several - max(begin, first)
+        if count > there and (count - there >= most or size - length >= most_bytes):
+            first, count, size = begin + several, count - there, size - length
             continue
-        for seq, text, _ in each_message([row], False):
-            if seq >= first and (count > most or size > rule.history_bytes) and count > 1:
-                first, count, size = seq + 1, count - 1, size - len(text)
-        if count <= 1 or (count <= most and size <= rule.history_bytes):
-            break
+        beyond = max(count - most, 0)
+        first, count = max(begin, first) + beyond, count - beyond
+        if size > most_bytes:
+            beyond = _beyond(db, (id, begin), first - begin, size - most_bytes)
+            beyond = min(beyond, count - 1)
+            first, count = first + beyond, count - beyond
+        if first == begin + several:
+            size -= length
+        break
     rows.close()
     db.execute(
         "DELETE FROM messages WHERE channel = ? AND seq < ? AND seq + rows <= ?", (id, first, first)
@@ -173,6 +181,14 @@ def trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:
     db.execute(
         "UPDATE channels SET first = ?, count = ?, bytes = ? WHERE id = ?", (first, count, size, id)
     )
+
+
+def _beyond(db: sqlite3.Connection, row: tuple[int, int], place: int, size: int) -> int:
+    """Return how many messages of a row, from a place on, are to go with the first bytes of it."""
+    text = "SELECT text FROM messages WHERE channel = ? AND seq = ?"
+    (joined,) = db.execute(text, row).fetchone()
+    ends = list(itertools.accumulate(map(len, joined.split(b"\n"))))
+    return max(bisect_left(ends, size) + 1 - place, 0)
 
 
 def head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span]:
