@@ -1,0 +1,111 @@
+"""What the address of a backplane names, and where the processes of one server meet.
+
+Threads: any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from ..errors import ConfigError, excerpt
+
+if TYPE_CHECKING:
+    from .bus import Backplane
+
+__all__ = ["VARIABLE", "backplane_of", "family_directory"]
+
+VARIABLE = "WS_HUB_BACKPLANE"  # of the environment
+_ARBITER = "gunicorn.arbiter"
+_LOCAL = re.compile(r"local(?:://(/[^?#]+))?(?:\?name=([A-Za-z0-9_-]{1,32}))?")
+_FAMILY = re.compile(r"(\d+)-(\d+)")
+
+
+def backplane_of(given: Backplane | str | None) -> Backplane | None:
+    """Return the backplane that is given, or that an address names.
+
+    Raises ConfigError for an address that names none.
+    """
+    if not isinstance(given, str):
+        return given
+    found = _LOCAL.fullmatch(given)
+    if found is None:
+        raise ConfigError(
+            f'{excerpt(given)} is no address of a backplane: use "local" for the workers of one '
+            'server, or "local:///run/app/hub" (three slashes) for the processes that name a '
+            'directory. A second hub of the same process has a name: "local?name=chat"'
+        )
+    from .local import AddressedBackplane  # a hub without one does without its modules
+
+    path, name = found[1], found[2] or ""
+
+    def find() -> Path:
+        return (family_directory() if path is None else Path(unquote(path))) / name
+
+    return AddressedBackplane(given, find)
+
+
+@functools.cache  # a fork of this process is of its family
+def family_directory() -> Path:
+    """Return the directory of this process's family: of a server and its workers.
+
+    A process that is alone is a family of its own. Directories of families that have ended are
+    removed. Raises ConfigError where another user may change it.
+    """
+    from .socket_directory import SocketDirectory
+
+    base, head = Path(tempfile.gettempdir()) / f"ws-hub-{os.geteuid()}", _head()
+    SocketDirectory(
+        base
+    ).prepare()  # anybody may have made it: then he could exchange what is in it
+    with contextlib.suppress(OSError):
+        for each in base.iterdir():
+            found = _FAMILY.fullmatch(each.name)
+            if found and _began(int(found[1])) != found[2] and not _is_used(each):
+                shutil.rmtree(each, ignore_errors=True)
+    return base / f"{head}-{_began(head)}"
+
+
+def _is_used(directory: Path) -> bool:
+    """Return whether processes have the directory of a family whose head has ended."""
+    from .claims import ALIVE, Claims
+
+    return any(Claims(each).is_anyone_else() for each in directory.rglob(ALIVE))
+
+
+def _head() -> int:
+    """Return the process that the family is named after."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        return parent.pid
+    return os.getppid() if _is_worker() else os.getpid()
+
+
+def _is_worker() -> bool:
+    """Return whether this is a worker of gunicorn: its main thread never leaves what forked it."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == "spawn_worker" and frame.f_globals.get("__name__") == _ARBITER:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _began(pid: int) -> str:
+    """Return when a process began, in ticks since the machine did; "0" for one that there is not.
+
+    A number is given to another process some day.
+    """
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return "0"

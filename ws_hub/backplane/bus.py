@@ -1,0 +1,111 @@
+"""What the processes of one application tell each other, and what tells it.
+
+The store numbers and keeps; the bus only tells. What is lost on it is noticed by the receiver,
+because each sender numbers its notices: messages of channels with history are read from the
+store then, others are counted as lost.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .claims import Claims
+    from .store import HistoryStore
+
+__all__ = ["Backplane", "BusStats", "Notice", "NoticeKind", "Receiver"]
+
+
+class NoticeKind(enum.StrEnum):
+    """What a notice is of.
+
+    Attributes:
+        PUBLISH: messages of the channel `name`, "" for all clients.
+        USER: messages for all connections of the user `name`.
+        DISCONNECT: the connections of the user `name` are to be closed.
+        KEPT: the store has more messages, of any channels.
+    """
+
+    PUBLISH = "publish"
+    USER = "user"
+    DISCONNECT = "disconnect"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What one process tells the others.
+
+    Args:
+        kind: what it is of.
+        name: the channel, or the user.
+        texts: the encoded messages.
+        key: in a keyed channel the key of the message, else "".
+        deletes: whether that key is deleted.
+        code: with which the connections are to be closed.
+        reason: the same.
+    """
+
+    kind: NoticeKind
+    name: str = ""
+    texts: tuple[bytes, ...] = ()
+    key: str = ""
+    deletes: bool = False
+    code: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BusStats:
+    """What a backplane has done in this process.
+
+    Args:
+        peers: other processes that are reached now.
+        told: notices that were passed to a peer, each peer counted.
+        received: notices of other processes.
+        lost: notices of other processes that never came, or to them that found no room.
+    """
+
+    peers: int = 0
+    told: int = 0
+    received: int = 0
+    lost: int = 0
+
+
+class Receiver(Protocol):
+    """What a backplane hands on to. Its methods are called on the backplane's thread."""
+
+    def receive(self, notice: Notice) -> bool:
+        """Take the next notice; False where there is no room: it is offered again soon."""
+
+    def missed(self, count: int) -> None:
+        """Notices of another process never came, at least so many."""
+
+    def left(self) -> None:
+        """Other processes may have ended: called soon after one has, and every few seconds."""
+
+
+class Backplane(Protocol):
+    """Tells the other processes of the application."""
+
+    @property
+    def history(self) -> HistoryStore | None:
+        """Return a new store that all of them share, for a hub without one; None for none."""
+
+    @property
+    def claims(self) -> Claims:
+        """The names of which each is one process's alone."""
+
+    def open(self, receiver: Receiver) -> None:
+        """Begin; raises ConfigError where that cannot be."""
+
+    def tell(self, notice: Notice) -> None:
+        """Tell all others, in the order of the calls of each thread. Any thread; never waits."""
+
+    def stats(self) -> BusStats:
+        """Return what it has done. Any thread; does not wait."""
+
+    def close(self, timeout: float) -> None:
+        """Pass on what was told, for so many seconds at most, and end. Idempotent."""

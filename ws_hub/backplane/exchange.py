@@ -1,0 +1,509 @@
+"""Exchanges notices with the other processes: the thread of an open LocalBackplane.
+
+Each process makes a connection to the socket of each other one, and sends on it; it receives
+on those that it accepts. At its start it connects to all sockets in the directory. The first
+frame of a connection says the name of the sender's own socket, and the receiver connects back
+to that, so that all know each other without looking again. They look every five seconds, for
+what has gone wrong meanwhile.
+
+    any thread   tell() -> _told -> the thread "ws-hub:bus" -> Sending, one for each peer
+    the thread   Receiving, one for each peer -> receiver.receive()
+
+Everything here belongs to the thread from its start to its end, but for the queues of what
+was told and the wake-up, and the deadline, which is written once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from .. import threads
+from ..connection.fast_send import DirectSocket
+from ..errors import ConfigError, excerpt
+from ..log import get_logger
+from ..reentrant import ReentrantQueue, Wakeup, nested
+from .bus import Notice, NoticeKind, Receiver
+from .notices import MAX_TAIL_BYTES, Hello, Numbered, decode, encode, frame
+from .peers import MAX_WAITING_BYTES, Counts, Frame, Receiving, Sending
+from .socket_directory import SocketDirectory, new_name, peer_of
+
+__all__ = ["LOOK_EVERY", "Exchange"]
+
+logger = get_logger(__name__)
+
+LOOK_EVERY = 5.0  # seconds between two looks at the directory
+_LOOK_AFTER_END = 0.2  # seconds from the end of a peer's connection to that of its process
+_OFFER_EVERY = 0.02  # seconds after which a notice that found no room is offered again
+_GRACE = 1.0  # seconds for the thread to end after its time is over
+_AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
+_SLOT_BYTES = 512  # what was told is measured in these
+_MOST_TAKEN = 1000  # of what was told, until some of it is written
+_MOST_WARNED = 1000  # processes that are remembered to have been warned of
+_KEPT = Notice(NoticeKind.KEPT)
+_KEPT_TAIL = encode(_KEPT)  # it is also the mark in the queue
+
+
+class _Wake(Wakeup):
+    """Wakes the thread out of its selector. `put` does not wait, nor let go of the GIL."""
+
+    def __init__(self) -> None:
+        self.receiver, self._sender = socket.socketpair()
+        for end in (self.receiver, self._sender):
+            end.setblocking(False)
+        # Its lock guards `_is_open` and the descriptor; the last in the order.
+        self._direct = DirectSocket(self._sender)
+        self._is_open = True
+
+    def put(self, item: None, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item)
+        with self._direct.lock, contextlib.suppress(OSError):
+            if self._is_open:  # otherwise the descriptor may be reused
+                self._direct.send(b"\0")
+
+    def clear(self) -> None:
+        """Have the next signal wake the thread; to be called before the queues are emptied."""
+        # In this order: a signal between the two lines leaves its byte, and wakes once too often.
+        with contextlib.suppress(OSError):
+            self.receiver.recv(4096)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.get_nowait()
+
+    def close(self) -> None:
+        """Close it; a signal has no effect any more."""
+        with self._direct.lock:
+            self.forget()
+
+    def forget(self) -> None:
+        """Close it in a forked child, where a thread that is gone may hold the lock."""
+        self._is_open = False
+        self._direct.forget()
+        self.receiver.close()
+        self._sender.close()
+
+
+def _slots_of(tail: bytes) -> int:
+    return 1 + len(tail) // _SLOT_BYTES
+
+
+class Exchange:
+    """One life of a LocalBackplane, from its `open` to its `close`.
+
+    Args:
+        directory: where the sockets are.
+        receiver: gets the notices of others, on the thread.
+        counts: what to count in.
+
+    Raises ConfigError where there cannot be such sockets.
+    """
+
+    def __init__(self, directory: SocketDirectory, receiver: Receiver, counts: Counts) -> None:
+        self._directory = directory
+        self._receiver = receiver
+        self._counts = counts
+        self._name = new_name()
+        directory.check_name(self._name)
+        self._wake = _Wake()
+        # guards: itself: tails of notices to be sent. Filled by any thread, which never waits.
+        self._told: ReentrantQueue[bytes] = ReentrantQueue(
+            self._wake, MAX_WAITING_BYTES // _SLOT_BYTES, _slots_of
+        )
+        # guards: itself: one item for each notice that found no room in `_told`.
+        self._dropped: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._has_kept = False  # whether a KEPT waits in `_told`
+        self._deadline: float | None = None  # until when to write before the end
+        self._thread: threading.Thread | None = None
+        # The thread's own.
+        self._selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self._listener: socket.socket | None = None
+        self._identity = (0, 0)  # of the listener's file
+        self._sending: dict[str, Sending] = {}
+        self._receiving: dict[Receiving, None] = {}  # in the order in which they are served
+        self._number = 0  # of the last notice
+        self._numbers: dict[str, int] = {}  # last ones of peers whose connection has ended
+        self._refused: Notice | None = None  # by the receiver, which is offered it again
+        self._next_offer = self._next_look = 0.0
+        self._warned: set[object] = set()
+        threads.forget_after_fork(self)
+
+    # --- any thread --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen, connect to all that are there, and start the thread. Raises ConfigError."""
+        try:
+            self._directory.prepare()
+            self._selector.register(self._wake.receiver, selectors.EVENT_READ)
+            self._listen()
+            self._connect_all()
+            self._next_look = time.monotonic() + LOOK_EVERY
+            self._thread = threads.start("ws-hub:bus", self._run)
+        except BaseException:
+            self._release()
+            raise
+
+    def tell(self, notice: Notice) -> None:
+        """Have the thread tell the peers; never waits. Raises ValueError, see `encode`."""
+        if notice.kind is NoticeKind.KEPT:
+            self._tell_kept()
+            return
+        tail = encode(notice)
+        if len(tail) <= MAX_TAIL_BYTES:
+            with contextlib.suppress(queue.Full):
+                self._told.put(tail, block=False)
+                return
+        self._dropped.put(None)
+        self._wake.signal()
+
+    def _tell_kept(self) -> None:
+        if self._has_kept:
+            return  # the thread has yet to take it: it will tell of this as well
+        try:
+            self._has_kept = True
+            self._told.force(_KEPT_TAIL)  # without room, as it cannot be lost: it has no number
+        except BaseException:
+            self._has_kept = False
+            raise
+
+    def peers(self) -> int:
+        """Return the number of other processes that are reached."""
+        return len(self._sending)
+
+    def dropped(self) -> int:
+        """Return the number of lost notices that are not counted yet."""
+        return self._dropped.qsize()
+
+    def finish(self, timeout: float) -> None:
+        """Write what was told, for so many seconds at most, and end the thread."""
+        self._deadline = time.monotonic() + max(timeout, 0.0)
+        self._wake.signal()
+        if not nested():
+            threads.join(self._thread, max(timeout, 0.0) + _GRACE)
+
+    def forget(self) -> None:
+        """Close the child's copies of all sockets, in a forked child."""
+        # Not shut down, nor taken out of the selector: both would reach the parent.
+        self._wake.forget()
+        self._selector.close()
+        if self._listener is not None:
+            self._listener.close()
+        sockets = [peer.sock for peer in self._sending.values()]
+        for sock in (*sockets, *[peer.sock for peer in self._receiving]):
+            sock.close()
+
+    # --- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            goes_on = True
+            while goes_on:
+                try:
+                    goes_on = self._turn()
+                except Exception:  # noqa: BLE001 - the peers must be served whatever comes
+                    logger.exception("a turn of the backplane in %s failed", self._directory.path)
+                    goes_on = self._deadline is None
+                    time.sleep(_AFTER_FAULT)  # it may come at each turn
+        finally:
+            self._release()
+
+    def _turn(self) -> bool:
+        """Wait for something to do, and do it; False at the end."""
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is not None:
+                key.data()
+        self._wake.clear()
+        self._take_told()
+        now = time.monotonic()
+        if self._refused is not None and now >= self._next_offer:
+            self._offer_again()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_EVERY
+            self._look()
+        if self._deadline is None:
+            return True
+        is_done = not self._told.queue and all([each.is_idle() for each in self._sending.values()])
+        return not is_done and now < self._deadline
+
+    def _patience(self) -> float:
+        """Return how long there is nothing to do without an event."""
+        if self._told.queue:
+            return 0.0
+        until = self._next_look
+        if self._refused is not None:
+            until = min(until, self._next_offer)
+        if self._deadline is not None:
+            until = min(until, self._deadline)
+        return max(until - time.monotonic(), 0.0)
+
+    def _release(self) -> None:
+        """Close everything and remove the socket's file."""
+        self._wake.close()
+        for sending in list(self._sending.values()):
+            self._counts.lost += sending.waiting()
+            self._end_sending(sending)
+        for receiving in list(self._receiving):
+            self._end_receiving(receiving)
+        self._stop_listening()
+        self._selector.close()
+
+    # Sending.
+
+    def _take_told(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            for _ in range(_MOST_TAKEN):
+                tail = self._told.get()
+                is_kept = tail is _KEPT_TAIL
+                if is_kept:
+                    # Before it is sent: what is told from now on comes after that.
+                    self._has_kept = False
+                else:
+                    self._number += 1
+                if self._sending:
+                    each = Frame(frame(self._number, tail), self._number, is_kept=is_kept)
+                    for peer in self._sending.values():
+                        peer.add(each)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._dropped.get_nowait()
+                self._number += 1
+                self._counts.lost += 1
+        for peer in list(self._sending.values()):
+            if not peer.waits_for_room:
+                self._write(peer)
+
+    def _write(self, peer: Sending) -> None:
+        try:
+            is_idle = peer.write()
+            if is_idle:
+                peer.catch_up(self._number)
+                is_idle = peer.write()
+        except OSError:
+            self._end_sending(peer)
+            return
+        if peer.waits_for_room == is_idle:
+            peer.waits_for_room = not is_idle
+            events = selectors.EVENT_READ | (0 if is_idle else selectors.EVENT_WRITE)
+            self._selector.modify(peer.sock, events, functools.partial(self._on_sending, peer))
+
+    def _on_sending(self, peer: Sending) -> None:
+        if self._sending.get(peer.name) is not peer:
+            return  # ended by an event of the same turn
+        if peer.has_ended():
+            self._end_sending(peer)
+        elif peer.waits_for_room:
+            self._write(peer)
+
+    def _connect(self, name: str) -> None:
+        if name == self._name or name in self._sending:
+            return
+        sock = self._directory.connect(name)
+        if sock is None:
+            return
+        peer = Sending(name, sock, self._name, self._number, self._counts)
+        self._sending[name] = peer
+        self._selector.register(
+            sock, selectors.EVENT_READ, functools.partial(self._on_sending, peer)
+        )
+        self._write(peer)
+
+    def _connect_all(self) -> None:
+        for name in self._directory.names():
+            self._connect(name)
+
+    def _end_sending(self, peer: Sending) -> None:
+        self._sending.pop(peer.name, None)
+        self._shut(peer.sock)
+
+    def _shut(self, sock: socket.socket) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(sock)
+        # A child that was forked while the socket was being made may have a copy of it, which
+        # it does not know of, and which would keep the connection open.
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+
+    # Receiving.
+
+    def _on_listener(self) -> None:
+        while self._listener is not None:
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                # No descriptors, mostly. Until the next look: the event would come at once.
+                self._selector.unregister(self._listener)
+                self._warn("accept", "the backplane cannot accept a connection: %s", error)
+                return
+            self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        pid, is_allowed = peer_of(sock)
+        if not is_allowed:
+            self._warn(pid, "the backplane refused process %d: it is of another user", pid)
+            sock.close()
+            return
+        peer = Receiving(sock, pid)
+        self._receiving[peer] = None
+        if self._refused is None:
+            self._listen_to(peer)
+        else:
+            self._connect_all()  # its hello is not read now; its socket is there
+
+    def _listen_to(self, peer: Receiving) -> None:
+        on_event = functools.partial(self._on_receiving, peer)
+        self._selector.register(peer.sock, selectors.EVENT_READ, on_event)
+
+    def _on_receiving(self, peer: Receiving) -> None:
+        if peer not in self._receiving or self._refused is not None:
+            return  # ended, or nothing is read any more, by an event of the same turn
+        goes_on = peer.read()
+        self._hand_on(peer)
+        if not goes_on:
+            self._end_receiving(peer)
+
+    def _hand_on(self, peer: Receiving) -> None:
+        """Take the frames that have arrived, while the receiver has room."""
+        try:
+            while self._refused is None:
+                body = peer.frames.next()
+                if body is None:
+                    return
+                said = decode(body)
+                if isinstance(said, Hello):
+                    self._greet(peer, said)
+                else:
+                    self._take(peer, said)
+        except ValueError as error:
+            self._warn(
+                peer.name or peer.pid,
+                "the backplane closed the connection of process %d: %s",
+                peer.pid,
+                excerpt(str(error), 300),
+            )
+            self._end_receiving(peer)
+
+    def _greet(self, peer: Receiving, said: Hello) -> None:
+        if said.name == self._name or peer.name not in ("", said.name):
+            raise ValueError(f"not its name: {said.name}")
+        if not peer.name:
+            peer.name = said.name
+            last = self._numbers.pop(said.name, None)
+            peer.number = said.number if last is None else min(last, said.number)
+            if last is not None:
+                self._give(_KEPT)  # one may have been lost, which no number tells
+            self._connect(said.name)
+        self._missed(peer.advance(said.number, 0))
+
+    def _take(self, peer: Receiving, said: Numbered) -> None:
+        if not peer.name:
+            raise ValueError("a notice before the hello")
+        is_kept = said.notice is not None and said.notice.kind is NoticeKind.KEPT
+        self._missed(peer.advance(said.number, 0 if is_kept else 1))
+        if said.notice is not None:
+            self._give(said.notice)
+
+    def _end_receiving(self, peer: Receiving) -> None:
+        if peer in self._receiving:
+            del self._receiving[peer]
+            if peer.name:
+                self._numbers[peer.name] = peer.number
+                self._next_look = min(self._next_look, time.monotonic() + _LOOK_AFTER_END)
+            self._shut(peer.sock)
+
+    # The receiver.
+
+    def _missed(self, count: int) -> None:
+        if count:
+            self._counts.lost += count
+            self._call(self._receiver.missed, count)
+
+    def _give(self, notice: Notice) -> None:
+        if self._offer(notice):
+            return
+        self._refused = notice
+        self._next_offer = time.monotonic() + _OFFER_EVERY
+        for peer in self._receiving:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(peer.sock)
+
+    def _offer(self, notice: Notice) -> bool:
+        if self._call(self._receiver.receive, notice) is False:
+            return False
+        self._counts.received += 1
+        return True
+
+    def _call(self, function: Callable[..., object], *args: object) -> object:
+        try:
+            return function(*args)
+        except Exception:  # noqa: BLE001 - it is not this thread's, which has to go on
+            logger.exception("the receiver of the backplane failed")
+            return None
+
+    def _offer_again(self) -> None:
+        assert self._refused is not None
+        if not self._offer(self._refused):
+            self._next_offer = time.monotonic() + _OFFER_EVERY
+            return
+        self._refused = None
+        if all([self._hand_on_in_turn(peer) for peer in list(self._receiving)]):
+            for peer in self._receiving:
+                self._listen_to(peer)
+
+    def _hand_on_in_turn(self, peer: Receiving) -> bool:
+        """Take the frames that have arrived; return whether the receiver still has room."""
+        if self._refused is None:
+            # Behind the others, as it may have the receiver's room for itself.
+            self._receiving.pop(peer)
+            self._receiving[peer] = None
+            self._hand_on(peer)
+        return self._refused is None
+
+    # The directory.
+
+    def _listen(self) -> None:
+        self._listener, self._identity = self._directory.listen(self._name)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._on_listener)
+
+    def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            if self._directory.has(self._name, self._identity):
+                self._directory.remove(self._name)
+            self._shut(listener)
+
+    def _look(self) -> None:
+        """Mend what somebody has removed, and connect to what is new."""
+        if self._listener is None or not self._directory.has(self._name, self._identity):
+            self._warn("gone", "the socket of the backplane in %s is gone: making it anew",
+                       self._directory.path)  # fmt: skip
+            self._stop_listening()
+            try:
+                self._directory.prepare()
+                self._listen()
+            except ConfigError as error:  # tried again at the next look
+                self._warn("unusable", "%s", error)
+        elif self._listener not in self._selector.get_map():
+            self._selector.register(self._listener, selectors.EVENT_READ, self._on_listener)
+        self._connect_all()
+        self._call(self._receiver.left)
+        names = set(self._directory.names())
+        for name in [name for name in self._numbers if name not in names]:
+            del self._numbers[name]
+
+    def _warn(self, about: object, text: str, *args: object) -> None:
+        """Log a warning, once about each peer or fault."""
+        if about in self._warned:
+            return
+        if len(self._warned) >= _MOST_WARNED:
+            self._warned.clear()
+        self._warned.add(about)
+        logger.warning(text, *args)

@@ -1,0 +1,194 @@
+"""The wire format in which processes tell each other notices, version 1.
+
+Rules of this format:
+
+- A connection carries frames in one direction, from the process that made it: 4 bytes with the
+  length of the body, big-endian, and the body, of at most 32 MiB.
+- A body is one line of JSON, and for each text of the notice a line feed and the text. A text
+  is JSON itself; it holds no line feed.
+- The first frame says whose the connection is: `{"v":1,"hello":"417-0a1b2c3d.sock","n":7}`, the
+  name of the sender's own socket and the number of its last notice. It may be repeated at any
+  time, and tells of numbers that no notice came for.
+- A notice is `{"v":1,"n":8,"kind":"publish","name":"news"}`, with `key`, `deletes`, `code` and
+  `reason` where they are not empty, see `bus.Notice`.
+- `n` is one above that of the sender's notice before. Where it jumps, notices were lost.
+- A notice of kind `kept` takes no number: it has that of the notice before it. Those that wait
+  together are sent as one, which finds room always; so none is lost.
+- A notice of an unknown kind counts and is skipped, as unknown fields are. Another version, or
+  a frame against these rules, ends the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..errors import excerpt
+from .bus import Notice, NoticeKind
+
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "MAX_TAIL_BYTES",
+    "FrameBuffer",
+    "Hello",
+    "Numbered",
+    "decode",
+    "encode",
+    "frame",
+    "hello",
+    "is_socket_name",
+]
+
+T = TypeVar("T", str, int, bool)
+
+_VERSION = 1
+MAX_FRAME_BYTES = 32 * 1024 * 1024
+MAX_TAIL_BYTES = MAX_FRAME_BYTES - 64  # without the version and the number
+_MAX_NUMBER = 2**63
+_LENGTH = struct.Struct("!I")
+_SOCKET_NAME = re.compile(r"[0-9]{1,10}-[0-9a-f]{8}\.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Whose a connection is.
+
+    Args:
+        name: the file name of the sender's own socket.
+        number: of its last notice.
+    """
+
+    name: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A notice and its number.
+
+    Args:
+        number: the sender's number.
+        notice: None for one of an unknown kind.
+    """
+
+    number: int
+    notice: Notice | None
+
+
+def is_socket_name(name: str) -> bool:
+    """Return whether a file name is one that sockets of processes have: no path, above all."""
+    return _SOCKET_NAME.fullmatch(name) is not None
+
+
+def encode(notice: Notice) -> bytes:
+    """Return the tail of a notice's frame, which is the same for every number and peer.
+
+    Raises ValueError for a text with a line feed.
+    """
+    if any(b"\n" in text for text in notice.texts):
+        raise ValueError(
+            f"a text of a notice holds no line feed, as that ends it: {excerpt(notice.texts)}"
+        )
+    fields: dict[str, str | int] = {"kind": notice.kind.value}
+    for name in ("name", "key", "deletes", "code", "reason"):
+        value = getattr(notice, name)
+        if value:
+            fields[name] = value
+    line = "," + json.dumps(fields, separators=(",", ":"))[1:]
+    return b"\n".join((line.encode("ascii"), *notice.texts))
+
+
+def frame(number: int, tail: bytes) -> bytes:
+    """Return the frame of a notice, of what `encode` has returned for it."""
+    return _framed(b'{"v":%d,"n":%d' % (_VERSION, number), tail)
+
+
+def hello(name: str, number: int) -> bytes:
+    """Return the frame that says whose a connection is."""
+    return _framed(b'{"v":%d,"hello":"%b","n":%d}' % (_VERSION, name.encode(), number), b"")
+
+
+def _framed(head: bytes, tail: bytes) -> bytes:
+    return b"".join((_LENGTH.pack(len(head) + len(tail)), head, tail))
+
+
+def decode(body: bytes) -> Hello | Numbered:
+    """Return what a frame's body says; raises ValueError where it breaks the rules."""
+    line, *texts = body.split(b"\n")
+    try:
+        fields = json.loads(line.decode())
+    except RecursionError as error:
+        raise ValueError(f"nested too deeply: {excerpt(line)}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"not a JSON object: {excerpt(line)}")
+    version, number = fields.get("v"), fields.get("n")
+    if type(version) is not int or version != _VERSION:
+        raise ValueError(f"version {excerpt(version)}, not {_VERSION}")
+    if type(number) is not int or not 0 <= number < _MAX_NUMBER:
+        raise ValueError(f"no number: {excerpt(number)}")
+    if "hello" not in fields:
+        return Numbered(number, _notice(fields, tuple(texts)))
+    name = fields["hello"]
+    if not isinstance(name, str) or not is_socket_name(name):
+        raise ValueError(f"not the name of a socket: {excerpt(name)}")
+    return Hello(name, number)
+
+
+def _notice(fields: dict[str, object], texts: tuple[bytes, ...]) -> Notice | None:
+    try:
+        kind = NoticeKind(_field(fields, "kind", ""))
+    except ValueError:
+        if isinstance(fields.get("kind"), str):
+            return None  # of a newer version
+        raise
+    return Notice(
+        kind,
+        _field(fields, "name", ""),
+        texts,
+        key=_field(fields, "key", ""),
+        deletes=_field(fields, "deletes", False),
+        code=_field(fields, "code", 0),
+        reason=_field(fields, "reason", ""),
+    )
+
+
+def _field(fields: dict[str, object], name: str, default: T) -> T:
+    value = fields.get(name, default)
+    if type(value) is not type(default):
+        raise ValueError(f"{name} is {excerpt(value)}")
+    return value
+
+
+class FrameBuffer:
+    """What has arrived of a connection, to be taken frame by frame.
+
+    Threads: one.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Append what has arrived."""
+        self._data += data
+
+    def next(self) -> bytes | None:
+        """Return the body of the next frame, None until it is whole.
+
+        Raises ValueError for one that is too large, before it has arrived.
+        """
+        if len(self._data) < _LENGTH.size:
+            return None
+        (size,) = _LENGTH.unpack_from(self._data)
+        if size > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {size} bytes, at most {MAX_FRAME_BYTES}")
+        end = _LENGTH.size + size
+        if len(self._data) < end:
+            return None
+        with memoryview(self._data) as view:
+            body = bytes(view[_LENGTH.size : end])
+        del self._data[:end]
+        return body

@@ -1,0 +1,180 @@
+"""The two connections between this process and another one: one to it, and one from it."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .notices import FrameBuffer, hello
+
+__all__ = ["MAX_WAITING_BYTES", "Counts", "Frame", "Receiving", "Sending"]
+
+MAX_WAITING_BYTES = 16 * 1024 * 1024  # for one peer; where less waits, one more notice has room
+_READ_BYTES = 256 * 1024
+_MAX_PARTS = 256  # of one sendmsg(2), which takes 1024
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a backplane has done so far, see `BusStats`. Written by its thread."""
+
+    told: int = 0
+    received: int = 0
+    lost: int = 0
+
+
+class Frame(NamedTuple):
+    """A frame that may wait for several peers.
+
+    Args:
+        data: the bytes.
+        number: of the notice, or of the last before it.
+        counts: whether it is a notice.
+        is_kept: whether it is of the kind that is sent once for several.
+    """
+
+    data: bytes
+    number: int
+    counts: bool = True
+    is_kept: bool = False
+
+
+class Sending:
+    """The connection to another process, and what waits for it.
+
+    Args:
+        name: the other process's socket.
+        sock: connected, non-blocking.
+        own: the name of our socket.
+        number: of the last notice, which is not for this peer.
+        counts: what to count in.
+
+    Threads: that of the backplane.
+    """
+
+    def __init__(
+        self, name: str, sock: socket.socket, own: str, number: int, counts: Counts
+    ) -> None:
+        self.name = name
+        self.sock = sock
+        self.waits_for_room = False  # whether the selector looks for room
+        self._own = own
+        self._counts = counts
+        self._waiting: deque[Frame] = deque()
+        self._waiting_bytes = 0
+        self._offset = 0  # bytes of the first frame that the kernel has
+        self._has_kept = False  # whether a frame waits that is sent once for several
+        self._number = number  # the newest that this peer is told of by what waits or was sent
+        self._put(Frame(hello(own, number), number, counts=False))
+
+    def add(self, frame: Frame) -> None:
+        """Have a notice wait to be written; without room it is lost."""
+        if frame.is_kept:
+            if self._has_kept:
+                return
+            self._has_kept = True
+        elif self._waiting_bytes >= MAX_WAITING_BYTES:
+            self._counts.lost += 1
+            return
+        self._put(frame)
+
+    def _put(self, frame: Frame) -> None:
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame.data)
+        self._number = frame.number
+
+    def catch_up(self, number: int) -> None:
+        """Tell the peer of lost notices that no later one tells it of, once it has room."""
+        if number > self._number and not self._waiting:
+            self._put(Frame(hello(self._own, number), number, counts=False))
+
+    def write(self) -> bool:
+        """Write what the kernel takes; return whether nothing waits. Raises OSError."""
+        while self._waiting:
+            parts: list[bytes | memoryview] = [
+                each.data for each in itertools.islice(self._waiting, _MAX_PARTS)
+            ]
+            parts[0] = memoryview(parts[0])[self._offset :]
+            try:
+                self._took(self.sock.sendmsg(parts, (), _FLAGS))
+            except BlockingIOError:
+                return False
+        return True
+
+    def _took(self, sent: int) -> None:
+        self._waiting_bytes -= sent
+        self._offset += sent
+        while self._waiting and self._offset >= len(self._waiting[0].data):
+            frame = self._waiting.popleft()
+            self._offset -= len(frame.data)
+            self._counts.told += frame.counts
+            if frame.is_kept:
+                self._has_kept = False
+        if self._offset and self._waiting[0].is_kept:
+            self._has_kept = False  # it may be at the peer before the next is told
+
+    def waiting(self) -> int:
+        """Return the number of notices that wait."""
+        return sum([each.counts for each in self._waiting])
+
+    def is_idle(self) -> bool:
+        """Return whether nothing waits."""
+        return not self._waiting
+
+    def has_ended(self) -> bool:
+        """Return whether the other process has closed it. Nothing is sent this way."""
+        try:
+            return not self.sock.recv(4096)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+class Receiving:
+    """The connection from another process.
+
+    Args:
+        sock: accepted, non-blocking.
+        pid: the other process, 0 if unknown.
+
+    Attributes:
+        name: its socket, "" until it has said so.
+        number: of its last notice.
+        frames: what has arrived.
+
+    Threads: that of the backplane.
+    """
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self.sock = sock
+        self.pid = pid
+        self.name = ""
+        self.number = 0
+        self.frames = FrameBuffer()
+
+    def read(self) -> bool:
+        """Read what has arrived; False at the end of the connection."""
+        try:
+            data = self.sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.frames.feed(data)
+        return bool(data)
+
+    def advance(self, number: int, step: int) -> int:
+        """Go on to a number that is `step` above the last; return how many were skipped.
+
+        Raises ValueError when it is below the last.
+        """
+        if number < self.number:
+            raise ValueError(f"the number {number} after {self.number}")
+        skipped = number - self.number - step
+        self.number = number
+        return max(skipped, 0)
