@@ -18,6 +18,7 @@ from .access.authenticators import (
     QueryTokenAuth,
 )
 from .backoff import calculate_backoff
+from .backplane.local import LocalBackplane
 from .backplane.sqlite import SqliteHistory
 from .backplane.store import HistoryPage
 from .config import (
@@ -98,6 +99,7 @@ __all__ = [
     "JWTAuth",
     "LimitExceeded",
     "Listener",
+    "LocalBackplane",
     "MaskTokens",
     "MaxRetriesExceeded",
     "Member",

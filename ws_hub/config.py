@@ -403,6 +403,10 @@ class HubConfig:
         history: where channels keep their history: a `SqliteHistory("hub.db")` for one that
             outlives the process; None for memory. What keyed channels and presence know is
             in memory all the same. See docs/recovery.md.
+        backplane: what tells the other processes of the application: "local" for the workers of
+            one server, "local:///run/app/hub" for all processes that name this directory, or a
+            LocalBackplane; None for none, unless the environment has WS_HUB_BACKPLANE. See
+            docs/scaling.md.
         rules: the rules for channels; the first match counts. A mapping in place of a
             ChannelRule has its fields, as a file of settings says them; a type checker wants
             a ChannelRule. After them comes one of the hub's own: process channels
@@ -491,6 +495,7 @@ class HubConfig:
     history_bytes_in_all: int = DEFAULT_HISTORY_BYTES
     published_history_bytes_in_all: int = DEFAULT_PUBLISHED_HISTORY_BYTES
     history: Any = None
+    backplane: Any = None
     rules: Sequence[ChannelRule] = ()
     channel_name: Callable[[str], bool] | None = None
     json_default: Callable[[Any], Any] | None = None
@@ -564,7 +569,7 @@ class HubConfig:
             raise ConfigError(
                 "on_auth_failure needs an authenticator, without which nobody is refused: set both"
             )
-        if self.history is not None and not self._keeps_history():
+        if self.history is not None and not self.keeps_history:
             raise ConfigError(
                 "history has nothing to keep, as no rule has history_messages: "
                 "rules=[ChannelRule('chat:*', history_messages=1000)], or leave history out"
@@ -583,7 +588,8 @@ class HubConfig:
                 "publish: rules=[ChannelRule('chat:*', publish=True)]"
             )
 
-    def _keeps_history(self) -> bool:
+    @property
+    def keeps_history(self) -> bool:
         """Return whether a rule keeps history: one that was given, or the one after them."""
         given = any(rule.history_messages for rule in self.rules)
         return given or not any(rule.covers(PROCESS_RULE) for rule in self.rules)
@@ -593,6 +599,14 @@ class HubConfig:
             raise ConfigError(
                 'history must be a history store, such as SqliteHistory("hub.db"), not '
                 f"{excerpt(self.history)}"
+            )
+        backplane = self.backplane
+        if not isinstance(backplane, str | None) and (
+            isinstance(backplane, type) or not callable(getattr(backplane, "tell", None))
+        ):
+            raise ConfigError(
+                'backplane must be an address, such as "local", or a LocalBackplane, not '
+                f"{excerpt(backplane)}"
             )
         check_choice(self, "broadcast_overflow", ("disconnect", "drop"))
         check_origins(self, "allowed_origins")

@@ -30,7 +30,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from .hub import prefork
-from .hub.exits import running, unregister
+from .hub.exits import made, running, unregister
 from .threads import start
 from .wsgi.servers import PROCESSES, warned_of_processes
 
@@ -46,16 +46,11 @@ _reloads = mmap.mmap(-1, 1)
 
 
 def when_ready(server: Any) -> None:
-    """Warn of hubs that run in the master, and of several workers, each with a hub of its own.
-
-    The first come of `--preload` and a `start()` at import.
+    """Warn of hubs that run in the master: they come of `--preload` and a `start()` at import.
 
     Threads: the master's only one.
     """
     prefork.warn(server.log)
-    if server.cfg.workers > 1:
-        server.log.warning("gunicorn has %d workers. %s", server.cfg.workers, PROCESSES)
-        warned_of_processes()
 
 
 def on_reload(server: Any) -> None:
@@ -69,9 +64,15 @@ def on_reload(server: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Start the watch thread of a worker, and all threads of its pool.
 
+    Of several workers with hubs of their own, the first warns.
+
     Threads: the worker's main thread; does not wait.
     """
     worker.ws_hub_born = _reloads[0]
+    if worker.cfg.workers > 1 and any(hub.config.backplane is None for hub in [*made]):
+        if worker.age == 1:
+            worker.log.warning("gunicorn has %d workers. %s", worker.cfg.workers, PROCESSES)
+        warned_of_processes()
     pool = getattr(worker, "tpool", None)  # of a gthread worker
     if pool is not None:
         _fill(pool, worker)

@@ -189,7 +189,7 @@ def test_gunicorn_takes_the_hooks_for_settings_and_nothing_else() -> None:
 
 
 def a_worker(**changes: Any) -> Any:
-    config = SimpleNamespace(graceful_timeout=10.0, reload=False)
+    config = SimpleNamespace(graceful_timeout=10.0, reload=False, workers=1)
     log = logging.getLogger("gunicorn.error")
     facts = {"alive": False, "nr": 0, "max_requests": 10, "cfg": config, "log": log}
     return SimpleNamespace(**{**facts, **changes})
@@ -221,7 +221,7 @@ def test_fault_42_a_worker_whose_threads_cannot_all_be_had_says_so_and_frees_tho
                 raise RuntimeError("can't start new thread")
             return super().submit(*args, **kwargs)
 
-    config = SimpleNamespace(threads=3, graceful_timeout=1.0, reload=False)
+    config = SimpleNamespace(threads=3, graceful_timeout=1.0, reload=False, workers=1)
     with Pool(3) as pool:  # whose end waits for both
         gunicorn.post_worker_init(a_worker(tpool=pool, cfg=config))
     assert "cannot start all 3 threads" in caplog.text

@@ -27,7 +27,7 @@ from ws_hub import (
     serve,
 )
 
-ALONE = "what is published in one does not reach the clients of the others. Use one worker"
+ALONE = "what is published in one does not reach the clients of the others. Connect them"
 
 
 def refused(running: Running, path: str = "/ws", origin: str | None = None) -> Response:

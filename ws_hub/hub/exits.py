@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from ..config import HubConfig
 from ..log import get_logger
 from .stats import HubStats
 
-__all__ = ["Stoppable", "register", "running", "unregister"]
+__all__ = ["Stoppable", "made", "register", "running", "unregister"]
 
 logger = get_logger(__name__)
 
@@ -38,6 +39,9 @@ class Stoppable(Protocol):
     def config(self) -> HubConfig:
         """Its settings."""
 
+
+# The hubs of this process, for as long as there are any, whether they run or not.
+made: weakref.WeakSet[Any] = weakref.WeakSet()
 
 # guards: nothing, it is changed and copied by one call each. Written when a hub starts or
 # has ended. In a forked child, also the hubs of its parent: there their `stop` does nothing.
@@ -80,6 +84,6 @@ def _end(thing: Stoppable) -> None:
 def _unheard(hub: Stoppable) -> int:
     """Return how many messages were published and could reach nobody."""
     stats = hub.stats()
-    if stats.connected or stats.delivered or hub.config.history is not None:
+    if stats.connected or stats.delivered or stats.bus_told or hub.config.history is not None:
         return 0
     return stats.published

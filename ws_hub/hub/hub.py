@@ -32,12 +32,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Never, Self, TextIO
 
 from .. import threads
 from ..access.admission import Admission, Decision
 from ..access.authenticators import is_permitted, user_text
 from ..access.contexts import Context
+from ..backplane.addresses import VARIABLE
+from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind
 from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
 from ..backplane.store import HistoryPage, Page, Span
 from ..config import ChannelRule, HubConfig
@@ -70,6 +73,7 @@ from ..protocol.names import (
     channel_rule,
     channel_text,
     check_channel,
+    id_text,
     process_rule,
     refuse_channel,
 )
@@ -88,6 +92,7 @@ from ..validation import (
 )
 from ..wsgi.app import handle
 from ..wsgi.attach import attach
+from ..wsgi.servers import log_once
 from . import exits, prefork, shutdown
 from .dispatcher import Activation
 from .handlers import (
@@ -149,12 +154,16 @@ class Hub(Publisher):
 
     Args:
         config: the settings; `HubConfig()` when left out.
+        backplane: in place of `HubConfig.backplane`.
 
-    Raises TypeError for anything else.
+    Raises TypeError for another kind of settings, ConfigError for another backplane.
     """
 
-    def __init__(self, config: HubConfig | None = None) -> None:
+    def __init__(
+        self, config: HubConfig | None = None, *, backplane: Backplane | str | None = None
+    ) -> None:
         config = HubConfig() if config is None else _checked(config)
+        self._backplane = backplane
         self._parent: int | None = None  # the process that this hub runs in, if not this one
         self._warned = False  # of that, once
         self._handlers = Handlers(config)  # for all lives
@@ -164,8 +173,13 @@ class Hub(Publisher):
         self._set_config(config)
         self._life = self._new_life()  # replaced whole, by `start` under the lock
         threads.forget_after_fork(self)
+        exits.made.add(self)
 
     def _set_config(self, config: HubConfig) -> None:
+        if self._backplane is not None:
+            config = replace(config, backplane=self._backplane)
+        elif config.backplane is None and os.environ.get(VARIABLE):
+            config = replace(config, backplane=os.environ[VARIABLE])
         self._config = config
         own = None if config.channel_name is None else self._is_name
         self._is_channel = channel_rule(own)
@@ -350,6 +364,8 @@ class Hub(Publisher):
                 pass
             if life.recorder is not None:
                 shutdown.await_recorder(life, functools.partial(self._drain, life))
+            if life.relay is not None:
+                life.guard(life.relay.close, shutdown.GRACE)
             with self._lock:
                 listeners = list(life.listeners)
             ended = shutdown.end(life, functools.partial(self._drain, life), listeners)
@@ -682,20 +698,13 @@ class Hub(Publisher):
         if wait is not None:
             wait = check_bound("wait", wait)
             self._check_may_wait()
-        config = self._config
-        if channel == "":
-            overflow, kept, keyed = config.broadcast_overflow, False, False
-        else:
+        kept = keyed = False
+        if channel != "":
             if not self._is_channel(channel):
                 refuse_channel(channel)
             rule = self._rule_for(channel)
-            overflow, kept, keyed = rule.overflow, rule.numbered, rule.keyed
-        publications = [
-            publish(
-                text, channel, overflow, to_be_numbered=kept, compressed=config.compresses(text)
-            )
-            for text in texts
-        ]
+            kept, keyed = rule.numbered, rule.keyed
+        publications = self._publications(texts, channel)
         publications[-1].ends_channel, publications[-1].once = ends_channel, once
         if keyed or key is not None:
             if key is None or not keyed:
@@ -708,13 +717,30 @@ class Hub(Publisher):
             receives = functools.partial(self._receives, channel)
             timeout = self._keep_pace(publications, receives, timeout)
         if wait is not None:
-            return self._publish_watched(publications, timeout, wait)
-        # Nearly always one: then no wrapper is made.
-        item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
-        self._enqueue(
-            item, timeout, most=None if payer is None else _MOST_PUBLISHED, channel=channel
-        )
-        return None
+            watched = Watched(tuple(publications), [], Event())
+            self._enqueue(watched, timeout, channel=channel)
+        else:
+            # Nearly always one: then no wrapper is made.
+            item = publications[0] if len(publications) == 1 else Publications(tuple(publications))
+            most = None if payer is None else _MOST_PUBLISHED
+            self._enqueue(item, timeout, most=most, channel=channel)
+        relay = self._life.relay
+        if relay is not None and (keyed or not kept):
+            relay.publish(channel, texts, key)
+        return None if wait is None else self._outcome(watched, wait)
+
+    def _publications(self, texts: Iterable[bytes], channel: str) -> list[Publication]:
+        """Return the publications of encoded messages; raises MessageEncodeError."""
+        config, overflow, kept = self._config, self._config.broadcast_overflow, False
+        if channel != "":
+            rule = self._rule_for(channel)
+            overflow, kept = rule.overflow, rule.numbered
+        return [
+            publish(
+                text, channel, overflow, to_be_numbered=kept, compressed=config.compresses(text)
+            )
+            for text in texts
+        ]
 
     def _check_may_wait(self) -> None:
         if self._is_hub_thread() or nested():
@@ -723,12 +749,8 @@ class Hub(Publisher):
                 "leave wait out there"
             )
 
-    def _publish_watched(
-        self, publications: Sequence[Publication], timeout: float | None, wait: float
-    ) -> Delivery:
-        """Queue publications and wait until they are dispatched; return what that did."""
-        item = Watched(tuple(publications), [], Event())
-        self._enqueue(item, timeout, channel=publications[0].channel)
+    def _outcome(self, item: Watched, wait: float) -> Delivery:
+        """Wait until publications are dispatched; return what that did."""
         if not item.done.wait(wait):  # set by the hub thread
             raise WaitTimeout(
                 f"the message is queued and was not dispatched within {wait:g} s, and may be yet: "
@@ -867,6 +889,8 @@ class Hub(Publisher):
             receives = functools.partial(_is_of, user)
             timeout = self._keep_pace([publication], receives, timeout)
         self._enqueue(UserPublication(user, publication), timeout)
+        if self._life.relay is not None:
+            self._life.relay.send_to_user(user, text)
 
     def ask(self, client: Client, data: Any = None, timeout: float = 10.0) -> Any:
         """Ask a client, and return the data of its answer.
@@ -1305,10 +1329,11 @@ class Hub(Publisher):
     def disconnect(
         self, user_id: AnyId, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
     ) -> int:
-        """Close all connections of a user; return how many there were.
+        """Close all connections of a user; return how many there were in this process.
 
         Also those that are on their way in, authenticated before this call. So first
-        take away what the authenticator goes by, then call this: nobody slips through.
+        take away what the authenticator goes by, then call this: nobody slips through. With
+        a backplane those to other processes as well, which are not counted.
         With 4401 and 4403 our clients do not come back. An int or a UUID means its text;
         raises TypeError and InvalidName for a user id that is none.
 
@@ -1316,7 +1341,12 @@ class Hub(Publisher):
         """
         user = user_text(user_id)
         close_frame(code, reason)  # raises before anything has happened
-        connections = self._life.clients.users.revoke(user)
+        if self._life.relay is not None:
+            self._life.relay.disconnect(user, code, reason)
+        return self._close_user(user, code, reason)
+
+    def _close_user(self, user_id: str, code: int, reason: str) -> int:
+        connections = self._life.clients.users.revoke(user_id)
         for connection in connections:
             connection.close(code, reason)
         return len(connections)
@@ -1435,7 +1465,13 @@ class Hub(Publisher):
         Threads: any.
         """
         history, config = self._life.history.usage(), self.config
+        relay = self._life.relay
+        bus = BusStats() if relay is None else relay.stats()
         return HubStats(
+            peers=bus.peers,
+            bus_told=bus.told,
+            bus_received=bus.received,
+            bus_lost=bus.lost,
             clients=self.client_count(),
             channels=len(self._life.channels),
             subscriptions=self._life.channels.total,
@@ -1520,6 +1556,20 @@ class Hub(Publisher):
             backpressure=backpressure,
         )
 
+    def claim_process(self, process_id: AnyId) -> Callable[[], object]:
+        """Claim a process id for this process, among all that the backplane connects.
+
+        Returns what lets go of it. `run_process` does this for its programs; for one that is
+        streamed by other means it is yours to call. When this process ends without letting go,
+        the viewers of that id get the status `lost`. Without a backplane it does nothing. Raises
+        InvalidName, ProcessAlreadyRunning when another process has it, or this one, and OSError.
+
+        Threads: any; waits for the file system alone.
+        """
+        name, relay = id_text(process_id, "process id"), self._life.relay
+        self.process_channel(name)  # raises InvalidName
+        return (lambda: None) if relay is None else relay.claim(name)
+
     def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
         """Return a logging handler that sends records to a channel as events.
 
@@ -1562,6 +1612,43 @@ class _Inside:
     def rule_for(self, channel: str) -> ChannelRule:
         """Return the rule of a channel. Any thread."""
         return self._hub._rule_for(channel)
+
+    def publications(self, notice: Notice) -> list[Publication]:
+        """See `RelayingHub`."""
+        hub = self._hub
+        if not hub._life.state.accepts:
+            return []
+        channel = notice.name if notice.kind is NoticeKind.PUBLISH else ""
+        found = hub._publications(notice.texts, channel)
+        rule = hub._rule_for(channel) if channel else None
+        if rule is not None and rule.keyed and notice.key:
+            found[-1].key, found[-1].deletes = notice.key, notice.deletes
+        elif rule is not None and rule.numbered:
+            # Kept here, it would be by each process.
+            log_once(
+                "other rules",
+                f"another process publishes to {excerpt(channel)} by other rules: that is "
+                "delivered, and not kept. Give all processes of a backplane the same rules",
+            )
+            if rule.keyed:
+                return []
+            for publication in found:
+                publication.leave_unnumbered()
+        return found
+
+    def programs_lost(self, process_ids: Sequence[str]) -> None:
+        """See `RelayingHub`."""
+        life = self._hub._life
+        for each in process_ids:
+            life.post(functools.partial(life.guard, self._tell_lost, each))
+
+    def _tell_lost(self, process_id: str) -> None:
+        with contextlib.suppress(HubNotRunning):
+            self._hub.send_process_status(process_id, "lost")
+
+    def close_user(self, user_id: str, code: int, reason: str) -> int:
+        """See `RelayingHub`."""
+        return self._hub._close_user(user_id, code, reason)
 
     def is_channel(self, name: str) -> bool:
         """Return whether something is the name of a channel. Any thread."""

@@ -12,6 +12,7 @@ new life: nothing is reset in place.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import threading
@@ -22,6 +23,8 @@ from typing import Any, Protocol
 from .. import threads
 from ..access.admission import Admission
 from ..access.contexts import Context
+from ..backplane.addresses import backplane_of
+from ..backplane.bus import Backplane
 from ..backplane.store import HistoryStore
 from ..config import HubConfig
 from ..connection.connection import Connection
@@ -42,6 +45,7 @@ from .memory import MemoryHistory
 from .pacing import Pacing
 from .presence_feed import PresenceFeed
 from .recorder import Recorder
+from .relay import Relay, RelayingHub
 from .replay import Replays
 from .request_handler import Actions, RequestHandler
 from .stats import Counters
@@ -52,6 +56,14 @@ from .subscriptions import ChannelMap, Subscription
 __all__ = ["Life", "State"]
 
 _MAX_NEWS = 1_000_000
+
+
+def _shared(config: HubConfig) -> tuple[Backplane | None, HistoryStore | None]:
+    """Return the backplane, and the store of one's own or that all its processes share."""
+    backplane, store = backplane_of(config.backplane), config.history
+    if store is None and backplane is not None and config.keeps_history:
+        store = backplane.history
+    return backplane, store
 
 
 class State(enum.Enum):
@@ -76,7 +88,7 @@ class State(enum.Enum):
         self.open = open
 
 
-class Upward(Actions, Protocol):
+class Upward(Actions, RelayingHub, Protocol):
     """What the parts of a life ask of the hub."""
 
     @property
@@ -149,13 +161,7 @@ class Life:
         self.stores = Stores.of(config, hub.rule_for, self.channels.has_subscribers)
         self.history = self.stores.history
         self.poller = Poller(self.start_later)
-        self.replays = Replays(
-            self.history,
-            self.channels,
-            watch=self.poller.watch,
-            unwatch=self.poller.unwatch,
-            awake=self.wakeup.signal,
-        )
+        self.replays = self._new_replays()
         self.dispatcher = Dispatcher(
             self.channels,
             self.stores,
@@ -165,14 +171,25 @@ class Life:
             self.counters,
             config.compression,
         )
+        backplane, given = _shared(config)
         # What is asked for kept messages; without one of its own, the history in memory.
-        self.store: HistoryStore = config.history or MemoryHistory(self.history)
-        self.recorder = None if config.history is None else self._new_recorder(queues, hub)
+        self.store = MemoryHistory(self.history) if given is None else given
+        self.recorder = None if given is None else self._new_recorder(queues, hub)
+        self.relay = None if backplane is None else self._new_relay(backplane, hub)
         self._hub = hub
         self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
+
+    def _new_replays(self) -> Replays:
+        return Replays(
+            self.history,
+            self.channels,
+            watch=self.poller.watch,
+            unwatch=self.poller.unwatch,
+            awake=self.wakeup.signal,
+        )
 
     def _new_recorder(self, queues: Queues, hub: Upward) -> Recorder:
         return Recorder(
@@ -185,6 +202,14 @@ class Life:
             self.counters,
         )
 
+    def _new_relay(self, backplane: Backplane, hub: Upward) -> Relay:
+        recorder = self.recorder
+        look = None if recorder is None else recorder.look_soon
+        relay = Relay(backplane, hub, self.broadcasts, look)
+        if recorder is not None:
+            recorder.announce = relay.kept
+        return relay
+
     def launch(self, wind_down: Callable[[Life], None]) -> None:
         """Start the helper threads.
 
@@ -194,24 +219,28 @@ class Life:
         Args:
             wind_down: called with this life on the stop thread, once it is told to end.
         """
-        self.store.open(self._hub.rule_for)  # raises before anything has begun
-        if self.recorder is not None:
-            try:
+        with contextlib.ExitStack() as begun:  # what fails leaves nothing behind
+            if self.relay is not None:
+                self.relay.open()
+                begun.callback(self.relay.close, 0.0)
+            self.store.open(self._hub.rule_for)
+            begun.callback(self.store.close)
+            if self.recorder is not None:
                 self.recorder.start()
-            except BaseException:
-                self.store.close()
-                raise
+            begun.pop_all()
         # The hub thread must not wait until a thread has started: another one does.
         self._starter = ThreadStarter("ws-hub:starter")
         self.stopper = Mailbox("ws-hub:stop", wind_down, 1)
         self._notifier = Mailbox("ws-hub:notify", lambda call: call(), _MAX_NEWS)
+        if self.relay is not None:
+            self.relay.left()  # processes that were killed before this one began
 
     # --- any thread ------------------------------------------------------------------------
 
     def tell_start(self) -> None:
         """Have the functions for the start called, before those for channels."""
         for function in self.handlers.start:
-            self._post(functools.partial(self.callbacks.call, function))
+            self.post(functools.partial(self.callbacks.call, function))
 
     def guard(self, function: Callable[..., Any], *args: Any, default: Any = None) -> Any:
         """Call something of ours; what it raises is logged and counted, and is `default`."""
@@ -293,7 +322,7 @@ class Life:
         self.pacing.mark(number, crowded)
         if crowded and self.handlers.slow_client and number not in self._slow:
             self._slow.add(number)
-            self._post(functools.partial(self._tell_slow, number))
+            self.post(functools.partial(self._tell_slow, number))
 
     def info_changed(self, connection: Connection) -> None:
         """Tell the channels with presence of another info. Any thread."""
@@ -314,7 +343,7 @@ class Life:
     def _tell(self, handlers: Sequence[ChannelHandler], channel: str) -> None:
         for handler in handlers:
             if handler.rule.matches(channel):
-                self._post(functools.partial(self.callbacks.call, handler.function, channel))
+                self.post(functools.partial(self.callbacks.call, handler.function, channel))
 
     def _begun(self, subscription: Subscription[Any]) -> None:
         self._queue(subscription, self.handlers.subscribe)
@@ -342,9 +371,10 @@ class Life:
         call = functools.partial(self._call_handlers, connection, handlers, subscription.channel)
         # The reader of a client that has left is at its end, and makes what waits.
         if connection.queue_call(call) and not left:
-            self._post(connection.make_calls)
+            self.post(connection.make_calls)
 
-    def _post(self, call: Callable[[], object]) -> None:
+    def post(self, call: Callable[[], object]) -> None:
+        """Have something called on the notify thread. Any thread; never waits."""
         if self._notifier is not None:
             self._notifier.post(call)
 

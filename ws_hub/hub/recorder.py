@@ -96,7 +96,10 @@ class Recorder:
         self._writes = _Access("kept", "Messages are delivered without numbers until it can")
         self._watched: set[str] = set()  # the channels that have, or had, subscribers
         self._seen: object = None  # the version of the store up to which all is delivered
-        self._expiry = self._next_look = 0.0
+        self._expiry = self._next_look = self._rested = 0.0
+        self._kept = False  # something was committed that was not announced
+        # Called when something was committed, if it is set, which is before `start`.
+        self.announce: Callable[[], object] | None = None
         self._closed = self._abandoned = False  # set once, by the hub thread
         self.ended = Event()
         self._thread: threading.Thread | None = None
@@ -112,6 +115,11 @@ class Recorder:
         self._closed = True
         if self._thread is None:
             self.ended.set()
+        self._wakeup.signal()
+
+    def look_soon(self) -> None:
+        """Look for what other processes have kept, as soon as the last look allows. Any thread."""
+        self._next_look = self._rested
         self._wakeup.signal()
 
     def abandon(self) -> None:
@@ -150,6 +158,9 @@ class Recorder:
                     self._hand(others)
                 if not (isinstance(item, Activation) and self._is_refused(item)):
                     self._put(item)
+        if self._kept and self.announce is not None:
+            self._kept = False
+            self.announce()
         now = time.monotonic()
         if self._watched and now >= self._next_look:
             self._look(now)
@@ -204,6 +215,7 @@ class Recorder:
             self._leave_unnumbered(channel, group)
             return []
         self._lost.pop(channel, None)
+        self._kept = True
         for seq, publication in enumerate(group, span.first):
             publication.number(seq)
             publication.epoch = span.epoch
@@ -327,7 +339,8 @@ class Recorder:
             if more is False:
                 self._seen = version  # asked before: what came meanwhile has another one
         ended = time.monotonic()
-        self._next_look = now if more else ended + max(_LOOK, _REST * (ended - now))
+        self._rested = now if more else ended + _REST * (ended - now)
+        self._next_look = now if more else max(self._rested, ended + _LOOK)
 
     def _catch_up(self) -> bool:
         """Deliver a page of each channel that is behind; return whether there is more."""

@@ -28,6 +28,10 @@ class HubStats:
         published_history_bytes_in_all: how many these may take.
         keyed_bytes: bytes of memory that keyed channels take.
         history_dropped: messages that a history let go because of these two bounds.
+        peers: other processes that a backplane reaches now.
+        bus_told: notices to them, each of them counted.
+        bus_received: notices of theirs.
+        bus_lost: notices of theirs that never came, or to them that found no room.
         history_failed: messages that were delivered without a number, because the history
             store could not keep them.
         connected: clients ever connected.
@@ -80,6 +84,10 @@ class HubStats:
     keyed_bytes: int = 0
     history_dropped: int = 0
     history_failed: int = 0
+    peers: int = 0
+    bus_told: int = 0
+    bus_received: int = 0
+    bus_lost: int = 0
     connected: int = 0
     refused: int = 0
     crowded_addresses: int = 0

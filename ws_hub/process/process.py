@@ -71,6 +71,8 @@ class StreamingHub(Protocol):
 
     def process_channel(self, process_id: str) -> str: ...
 
+    def claim_process(self, process_id: str) -> Callable[[], object]: ...
+
     def send_process_lines(self, process_id: str, lines: Sequence[str]) -> None: ...
 
     def send_process_status(
@@ -408,6 +410,7 @@ class Process:
         _streaming.reserve(self.hub, self.process_id)
         at_end.callback(lambda: self._unregister())
         at_end.callback(_streaming.release, self.hub, self.process_id)
+        at_end.callback(self.hub.claim_process(self.process_id))
         at_end.callback(self._send_end)
         self._child = spawn()
         at_end.callback(self._clean_up)

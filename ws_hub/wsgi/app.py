@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from ..access.admission import Admission, Decision
 from ..access.proxies import Requester
+from ..config import HubConfig
 from ..connection.adoption import Replacement, adopt, check_spare, dismiss, leave
 from ..connection.connection import Connection
 from ..connection.transport import Inherited
@@ -75,6 +76,9 @@ class AcceptingHub(Protocol):
     def admission(self) -> Admission: ...
 
     @property
+    def config(self) -> HubConfig: ...
+
+    @property
     def running(self) -> bool: ...
 
     @property
@@ -107,7 +111,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         request_of(environ, requester), environ, requester, closed=closed_reason(hub)
     )
     answer = decision.answer
-    look_at_processes(environ)
+    look_at_processes(environ, hub.config.backplane is not None)
     if not answer.accepted:
         _advise(hub, answer, environ, decision.reason)
         return _refuse(answer, environ, requester, start_response, decision.reason)

@@ -38,8 +38,9 @@ logger = get_logger(__name__)
 
 PROCESSES = (
     "Each worker has a hub and clients of its own: what is published in one does not reach the "
-    "clients of the others. Use one worker and more threads (gunicorn -k gthread --workers 1 "
-    "--threads 8)"
+    "clients of the others. Connect them, by WS_HUB_BACKPLANE=local in the environment or by "
+    'HubConfig(backplane="local"), or use one worker and more threads (gunicorn -k gthread '
+    "--workers 1 --threads 8)"
 )
 
 Environ = dict[str, Any]
@@ -155,17 +156,19 @@ def log_once(kind: str, text: str, level: int = logging.WARNING, *, each: str = 
 
 
 def warned_of_processes() -> None:
-    """Note that the server's master has warned of several processes: its workers inherit that.
+    """Note that somebody has warned of several processes.
 
-    Threads: the master's only one.
+    Threads: any.
     """
     logged["processes"] = True
 
 
-def look_at_processes(environ: Environ) -> None:
+def look_at_processes(environ: Environ, connected: bool) -> None:
     """Warn where requests are served by several processes, each of which has a hub of its own.
+
+    `connected` says that a backplane connects the hubs.
 
     Threads: any.
     """
-    if environ.get("wsgi.multiprocess") is True:
+    if environ.get("wsgi.multiprocess") is True and not connected:
         log_once("processes", f"this server has several processes. {PROCESSES}")

@@ -1,0 +1,70 @@
+"""A Flask application for several workers: what one is asked to publish reaches all clients.
+
+Its backplane is what the environment says, in WS_HUB_BACKPLANE.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from flask import Flask, request
+
+from ws_hub import AuthResult, ChannelRule, ProcessAlreadyRunning
+from ws_hub.flask import HubExtension
+
+logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+
+application = Flask(__name__)
+application.config["WS_HUB_RULES"] = [
+    ChannelRule("kept:*", history_messages=1000),
+    ChannelRule("state", keyed=True),
+]
+application.config["WS_HUB_AUTHENTICATOR"] = lambda environ: AuthResult(
+    valid=True, user_id=environ.get("HTTP_X_USER", "guest")
+)
+hub = HubExtension(application).hub
+
+
+@application.get("/state")
+def state() -> dict[str, Any]:
+    stats = hub.stats()
+    return {"pid": os.getpid(), "peers": stats.peers, "clients": stats.clients}
+
+
+@application.get("/send")
+def send() -> dict[str, Any]:
+    key = request.args.get("key")
+    named = {} if key is None else {"key": key}
+    hub.send_event("said", request.args["data"], channel=request.args["channel"], **named)
+    return state()
+
+
+@application.get("/broadcast")
+def broadcast() -> dict[str, Any]:
+    hub.broadcast({"type": "event", "data": request.args["data"]})
+    return state()
+
+
+@application.get("/user")
+def user() -> dict[str, Any]:
+    hub.send_to_user(request.args["id"], {"type": "event", "data": request.args["data"]})
+    return state()
+
+
+@application.get("/disconnect")
+def disconnect() -> dict[str, Any]:
+    hub.disconnect(request.args["id"])
+    return state()
+
+
+@application.get("/run")
+def run() -> dict[str, Any]:
+    """Run a program that ends with this worker alone."""
+    try:
+        hub.run_process([sys.executable, "-c", "input()"], process_id=request.args["id"], pty=True)
+    except ProcessAlreadyRunning:
+        return state() | {"refused": True}
+    return state()

@@ -1,0 +1,342 @@
+"""Hubs that a backplane connects, several in one process: what reaches whom."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.apps.live import Live, subscribe
+from tests.support import RawPeer, wait_until
+from ws_hub import (
+    AuthResult,
+    ChannelRule,
+    ConfigError,
+    Hub,
+    HubConfig,
+    LocalBackplane,
+    Message,
+    ProcessAlreadyRunning,
+    SqliteHistory,
+    serve,
+)
+
+RULES = [
+    ChannelRule("kept:*", history_messages=100, publish=True),
+    ChannelRule("open:*", publish=True),
+    ChannelRule("state", keyed=True),
+]
+
+
+@contextlib.contextmanager
+def connected(directory: Path, count: int = 2, **settings: Any) -> Iterator[list[Live]]:
+    """Serve hubs that know each other."""
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(one(directory, **settings)) for _ in range(count)]
+        for each in found:
+            wait_until(lambda each=each: each.hub.stats().peers == count - 1, what="the others")  # type: ignore[misc]
+        yield found
+
+
+@contextlib.contextmanager
+def one(directory: Path, **settings: Any) -> Iterator[Live]:
+    given = {"rules": RULES, "backplane": LocalBackplane(directory), **settings}
+    with Hub(HubConfig(**given)) as hub, serve(hub) as server:
+        yield Live(hub, server, None)  # type: ignore[arg-type]
+
+
+def event(data: Any) -> Message:
+    return Message("event", data=data)
+
+
+def data_of(peer: RawPeer, count: int) -> list[Any]:
+    return [peer.recv_json()["data"] for _ in range(count)]
+
+
+def test_what_one_hub_publishes_reaches_the_clients_of_all_once_and_in_order(
+    tmp_path: Path,
+) -> None:
+    with connected(tmp_path / "bus", 3) as hubs, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(each.subscribed("news", "state")) for each in hubs]
+        first = hubs[0].hub
+        first.send_to_channel("news", event(1))
+        first.broadcast(event(2))
+        first.send_to_channel("elsewhere", event("nobody's"))
+        first.send_event("said", 3, channel="news")
+        first.send_event("cpu", 40, channel="state", key="cpu")
+        first.send_error("it is over", channel="news")
+        for peer in peers:
+            messages = [peer.recv_json() for _ in range(5)]
+            assert [each["type"] for each in messages] == ["event"] * 4 + ["error"]
+            assert [each["data"] for each in messages[:2]] == [1, 2]
+            assert messages[3]["key"] == "cpu"
+        delivery = first.send_to_channel("news", event("last"), wait=10)
+        assert (delivery.subscribers, delivery.queued) == (1, 1)  # of this process
+        for peer in peers:
+            assert data_of(peer, 1) == ["last"]
+
+
+def test_the_threads_of_one_hub_keep_their_order_at_all_others(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus") as (here, there), there.subscribed("news") as peer:
+
+        def publish(worker: int) -> None:
+            for number in range(500):
+                here.hub.send_to_channel("news", event([worker, number]))
+
+        threads = [threading.Thread(target=publish, args=(worker,)) for worker in range(3)]
+        for thread in threads:
+            thread.start()
+        found = data_of(peer, 1500)
+        for thread in threads:
+            thread.join()
+        for worker in range(3):
+            assert [each for each in found if each[0] == worker] == [
+                [worker, n] for n in range(500)
+            ]
+        assert here.hub.stats().bus_told == there.hub.stats().bus_received == 1500
+        assert there.hub.stats().bus_lost == 0
+
+
+def test_channels_with_history_have_one_numbering_and_a_client_may_change_hubs(
+    tmp_path: Path,
+) -> None:
+    with connected(tmp_path / "bus") as (here, there):
+        with here.subscribed("kept:a", "process:build") as peer:
+            there.hub.send_to_channel("kept:a", event("one"), wait=10)
+            here.hub.send_to_channel("kept:a", event("two"))
+            there.hub.send_process_output("build", "a line")
+            found = [peer.recv_json() for _ in range(3)]
+            epoch = there.hub.history("kept:a").epoch
+        kept = [each for each in found if each["channel"] == "kept:a"]
+        assert [(each["data"], each["seq"]) for each in kept] == [("one", 1), ("two", 2)]
+        here.hub.send_to_channel("kept:a", event("three"))
+        with there.peer() as peer:
+            ack = subscribe(peer, "kept:a", since=1, epoch=epoch)
+            assert (ack["recovered"], ack["epoch"]) == (True, epoch)
+            assert data_of(peer, 2) == ["two", "three"]
+
+
+def test_other_rules_are_warned_of_and_nothing_is_kept_by_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(tmp_path / "bus") as (here, there), one(tmp_path / "bus", rules=()) as other:
+        wait_until(lambda: other.hub.stats().peers == 2, what="the others")
+        with here.subscribed("kept:a", "state") as first, there.subscribed("kept:a") as second:
+            other.hub.send_to_channel("state", event("without a key"))
+            other.hub.send_to_channel("kept:a", event("one"))
+            other.hub.send_to_channel("kept:a", event("two"))
+            for peer in (first, second):
+                messages = [peer.recv_json() for _ in range(2)]
+                assert [(each["data"], each.get("seq")) for each in messages] == [
+                    ("one", None),
+                    ("two", None),
+                ]
+        assert here.hub.history("kept:a").last == 0
+    assert caplog.text.count("by other rules") == 1
+
+
+def test_a_store_of_ones_own_is_used_where_there_is_one(tmp_path: Path) -> None:
+    directory, file = tmp_path / "bus", tmp_path / "hub.db"
+    for _ in range(2):
+        with one(directory, history=SqliteHistory(file)) as here:
+            here.hub.send_to_channel("kept:a", event("one"), wait=10)
+    assert file.is_file()
+    assert not [*directory.glob("history*")]
+
+
+def test_what_a_client_publishes_reaches_the_clients_of_all(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus") as (here, there), here.subscribed("open:a") as peer:
+        with there.subscribed("open:a", "kept:a") as other:
+            peer.send_json({"type": "publish", "channel": "open:a", "data": "hello"})
+            peer.send_json({"type": "publish", "channel": "kept:a", "data": "again"})
+            assert data_of(other, 2) == ["hello", "again"]
+        assert data_of(peer, 1) == ["hello"]
+
+
+def by_header(environ: dict[str, Any]) -> AuthResult:
+    return AuthResult(valid=True, user_id=environ.get("HTTP_X_USER", "nobody"))
+
+
+def test_a_users_connections_are_reached_wherever_they_are(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus", authenticator=by_header) as (here, there):
+        ann, bob = [("X-User", "ann")], [("X-User", "bob")]
+        with here.peer(headers=ann) as first, there.peer(headers=ann) as second:
+            with there.peer(headers=bob) as other:
+                here.connection(), there.connection()
+                wait_until(lambda: there.hub.client_count() == 2, what="two clients")
+                here.hub.send_to_user("ann", event("for ann"))
+                assert data_of(first, 1) == data_of(second, 1) == ["for ann"]
+                assert here.hub.disconnect("ann", 4403, "go away") == 1
+                assert first.recv_close() == second.recv_close() == (4403, "go away")
+                here.hub.broadcast(event("for all"))
+                assert data_of(other, 1) == ["for all"]
+
+
+def test_a_hub_that_stops_is_no_peer_and_what_it_published_last_arrives(tmp_path: Path) -> None:
+    with one(tmp_path / "bus") as there, there.subscribed("news") as peer:
+        with one(tmp_path / "bus") as here:
+            wait_until(lambda: here.hub.stats().peers == there.hub.stats().peers == 1)
+            here.hub.at_stop(lambda: here.hub.send_to_channel("news", event("the last")))
+        assert data_of(peer, 1) == ["the last"]
+        wait_until(lambda: there.hub.stats().peers == 0, what="no peers")
+        there.hub.send_to_channel("news", event("alone"))
+        assert data_of(peer, 1) == ["alone"]
+        with one(tmp_path / "bus") as here:
+            wait_until(lambda: here.hub.stats().peers == there.hub.stats().peers == 1)
+            here.hub.send_to_channel("news", event("again"))
+            assert data_of(peer, 1) == ["again"]
+
+
+def test_a_hub_that_has_no_room_loses_nothing_of_what_it_is_told(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus", queue_size=8) as (here, there):
+        with there.subscribed("news") as peer:
+            for number in range(2000):
+                here.hub.send_to_channel("news", event(number))
+            assert data_of(peer, 2000) == list(range(2000))
+
+
+# --- programs ------------------------------------------------------------------------------
+
+WAITS = [sys.executable, "-c", "input()"]
+
+
+def test_a_program_runs_once_among_all_hubs(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus") as (here, there):
+        with here.hub.run_process(WAITS, process_id="job", pty=True):
+            for each in (here, there):
+                with pytest.raises(ProcessAlreadyRunning):
+                    each.hub.run_process(WAITS, process_id="job", pty=True)
+        with there.hub.run_process([sys.executable, "-c", ""], process_id="job") as process:
+            assert process.wait(30) == 0
+        assert [*(tmp_path / "bus" / "programs").iterdir()] == []
+
+
+def test_a_claim_is_ones_own_to_let_go_of(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus") as (here, there):
+        let_go = here.hub.claim_process("job")
+        with pytest.raises(ProcessAlreadyRunning):
+            there.hub.claim_process("job")
+        let_go()
+        let_go()
+        there.hub.claim_process("job")()
+        with Hub() as alone:
+            alone.claim_process("job")()
+            alone.claim_process("job")
+
+
+_CLAIMS = """
+import sys
+from ws_hub import Hub, HubConfig, LocalBackplane
+hub = Hub(HubConfig(backplane=LocalBackplane(sys.argv[1]))).start()
+hub.claim_process("job")
+hub.send_process_status("job", "running")
+hub.wait_for_room("process:job")  # it is in the file
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_programs_of_a_killed_process_are_lost_and_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "bus"
+    with connected(directory) as hubs, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(each.subscribed("process:job")) for each in hubs]
+        command = [sys.executable, "-c", _CLAIMS, str(directory)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            for peer in peers:
+                assert data_of(peer, 1) == [{"status": "running"}]
+            process.kill()
+        for peer in peers:
+            assert data_of(peer, 1) == [{"status": "lost"}]
+        hubs[0].hub.claim_process("job")()
+        hubs[1].hub.send_process_status("job", "running")
+        for peer in peers:
+            assert data_of(peer, 1) == [{"status": "running"}]
+    assert caplog.text.count("and with it its programs: ['job']") == 1
+
+
+def test_programs_of_processes_that_all_were_killed_are_lost_when_one_begins(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "bus"
+    command = [sys.executable, "-c", _CLAIMS, str(directory)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    with one(directory) as here, here.peer() as peer:
+        subscribe(peer, "process:job", since=0)
+        assert data_of(peer, 2) == [{"status": "running"}, {"status": "lost"}]
+
+
+# --- addresses -----------------------------------------------------------------------------
+
+
+def test_an_address_in_the_environment_counts_where_none_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WS_HUB_BACKPLANE", f"local://{tmp_path}/bus")
+    with Hub() as here, one(tmp_path / "bus") as there:
+        wait_until(lambda: here.stats().peers == there.hub.stats().peers == 1)
+        assert here.config.backplane == f"local://{tmp_path}/bus"
+
+
+def test_two_hubs_of_a_process_need_addresses_of_their_own(tmp_path: Path) -> None:
+    address = f"local://{tmp_path}/bus"
+    hub, other = Hub(backplane=address), Hub(backplane=address)
+    named = Hub(backplane=f"{address}?name=chat")
+    with hub, named:
+        assert hub.stats().peers == named.stats().peers == 0
+        with pytest.raises(ConfigError, match=r"\?name="):
+            other.start()
+        assert not other.running
+    with other:
+        assert other.running
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "locale", "local:", "local:/", "local://", "local://run/app", "local:///", "redis://host",
+     "local?name=a/b", "local?name=", "local?size=3", "local:///run/app?name=a&name=b"],
+)  # fmt: skip
+def test_an_address_that_names_nothing_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="no address of a backplane"):
+        Hub(backplane=address)
+
+
+@pytest.mark.parametrize("given", [3, b"local", object(), LocalBackplane])
+def test_what_is_no_backplane_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="backplane must be"):
+        Hub(HubConfig(backplane=given))
+
+
+def test_a_directory_that_cannot_be_used_is_an_error_at_the_start_that_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bus").write_text("a file")
+    hub = Hub(backplane=LocalBackplane(tmp_path / "bus"))
+    with pytest.raises(ConfigError, match="is no directory"):
+        hub.start()
+    assert not hub.running
+
+
+def test_a_hub_with_a_backplane_alone_warns_of_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), one(tmp_path / "bus") as here:
+        with here.subscribed("news") as peer:
+            here.hub.send_to_channel("news", event(1))
+            assert data_of(peer, 1) == [1]
+    assert caplog.text == ""

@@ -1,0 +1,164 @@
+"""Several gunicorn workers with a backplane: they are as one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.integration.apps.launch import START, Running, server
+from tests.integration.apps.live import subscribe
+from tests.support import RawPeer, wait_until
+
+pytestmark = pytest.mark.timeout(240)
+
+WORKERS = 2
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    with serving() as found:
+        yield found
+        assert found.stop() == 0
+        assert found.complaints() == [], found.log()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Running]:
+    """Serve in a temporary directory of their own: the path of a socket must be short."""
+    options = ["--workers", str(WORKERS), "--threads", "8", "--config", "python:ws_hub.gunicorn"]
+    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
+        env = {"WS_HUB_BACKPLANE": "local", "TMPDIR": folder}
+        with server("gthread", app="workers", options=options, **env) as found:
+            yield found
+
+
+def ask(running: Running, page: str, **query: str) -> dict[str, Any]:
+    response = running.get(f"/{page}?{urlencode(query)}")
+    assert response.status == 200, running.log()
+    found: dict[str, Any] = json.loads(response.body)  # type: ignore[attr-defined]
+    return found
+
+
+def states(running: Running) -> dict[int, dict[str, Any]]:
+    """Return the state of each worker, once all of them are there and know each other."""
+    found: dict[int, dict[str, Any]] = {}
+
+    def all_there() -> bool:
+        state = ask(running, "state")
+        found[state["pid"]] = state
+        for pid in [*found]:
+            if not os.path.exists(f"/proc/{pid}"):
+                del found[pid]
+        return len(found) == WORKERS and all(
+            each["peers"] == WORKERS - 1 for each in found.values()
+        )
+
+    wait_until(all_there, START, what="all workers")
+    return found
+
+
+@contextlib.contextmanager
+def clients_everywhere(
+    running: Running, *channels: str, user: str = "ann"
+) -> Iterator[dict[int, RawPeer]]:
+    """Have clients in each worker; yield all of them, subscribed."""
+    with contextlib.ExitStack() as stack:
+        found: list[RawPeer] = []
+        while not all(state["clients"] for state in states(running).values()):
+            peer = RawPeer(running.host, running.port, headers=[("X-User", user)])
+            found.append(stack.enter_context(peer))
+            for channel in channels:
+                subscribe(peer, channel)
+        yield dict(enumerate(found))
+
+
+def expect(peers: dict[int, RawPeer], *data: str) -> list[list[dict[str, Any]]]:
+    """Return what each client gets, which must be this; workers may publish it in any order."""
+    found = [[peer.recv_json() for _ in data] for peer in peers.values()]
+    for each in found:
+        assert sorted(said(message) for message in each) == sorted(data)
+    return found
+
+
+def said(message: dict[str, Any]) -> Any:
+    data = message["data"]
+    return data["data"] if isinstance(data, dict) else data
+
+
+def test_what_one_worker_publishes_reaches_the_clients_of_all_once(
+    running: Running,
+) -> None:
+    with clients_everywhere(running, "news", "kept:a", "state") as peers:
+        for number in range(5):
+            ask(running, "send", channel="news", data=f"news {number}")
+        expect(peers, *[f"news {number}" for number in range(5)])
+        ask(running, "broadcast", data="to all")
+        ask(running, "user", id="ann", data="to ann")
+        expect(peers, "to all", "to ann")
+        ask(running, "user", id="bob", data="to bob")
+        ask(running, "send", channel="state", key="cpu", data="40")
+        (first, *others) = expect(peers, "40")
+        assert first[0]["key"] == "cpu"
+        for number in range(20):
+            ask(running, "send", channel="kept:a", data=f"kept {number}")
+        found = expect(peers, *[f"kept {number}" for number in range(20)])
+        for messages in found:  # these come in one order, everywhere
+            assert [each["seq"] for each in messages] == list(range(1, 21))
+            assert [said(each) for each in messages] == [said(each) for each in found[0]]
+
+
+def test_a_users_connections_to_all_workers_are_closed(running: Running) -> None:
+    with clients_everywhere(running) as peers:
+        ask(running, "disconnect", id="bob")
+        ask(running, "disconnect", id="ann")
+        for peer in peers.values():
+            assert peer.recv_close()[0] == 4401
+
+
+def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_clients() -> None:
+    with (
+        serving() as running,
+        clients_everywhere(running, "kept:a", "process:job") as peers,
+    ):
+        ask(running, "send", channel="kept:a", data="1")
+        expect(peers, "1")
+        pid = ask(running, "run", id="job")["pid"]
+        expect_status(peers, "running")
+        # No other worker runs it as well, and none is told apart from this one.
+        refused = {(answer := ask(running, "run", id="job"))["pid"]: answer for _ in range(20)}
+        assert all(each["refused"] for each in refused.values())
+        os.kill(pid, signal.SIGKILL)
+        left = {place: peer for place, peer in peers.items() if hears_of_a_loss(peer)}
+        assert 0 < len(left) < len(peers)
+        new = states(running)
+        assert pid not in new
+        assert "refused" not in ask(running, "run", id="job")
+        expect_status(left, "running")
+        ask(running, "send", channel="kept:a", data="2")
+        expect(left, "2")
+        with RawPeer(running.host, running.port) as late:
+            subscribe(late, "kept:a", since=0)
+            assert [(each := late.recv_json())["seq"] and said(each) for _ in "12"] == ["1", "2"]
+
+
+def expect_status(peers: dict[int, RawPeer], status: str) -> None:
+    for peer in peers.values():
+        message = peer.recv_json()
+        assert (message["type"], message["data"]["status"]) == ("process_status", status)
+
+
+def hears_of_a_loss(peer: RawPeer) -> bool:
+    """Return whether a client is told that the program is lost; False when it is cut itself."""
+    try:
+        expect_status({0: peer}, "lost")
+    except (ConnectionError, EOFError):
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""Between a hub and its backplane: tells what is published here, delivers what others tell.
+
+Messages of channels with history are not told: the store has them, and the notice that it has
+more makes each hub look. All else is delivered here first, then told: at most once, and in
+the order of each publishing thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind
+from ..errors import ProcessAlreadyRunning
+from ..log import get_logger
+from ..protocol.publication import Key, Publication
+from .items import Item, Publications, UserPublication
+
+__all__ = ["Relay", "RelayingHub"]
+
+logger = get_logger(__name__)
+
+
+class RelayingHub(Protocol):
+    """What a relay asks of the hub."""
+
+    def publications(self, notice: Notice) -> list[Publication]:
+        """Return what the messages of a notice are here; raises WsHubError. Any thread."""
+
+    def programs_lost(self, process_ids: Sequence[str]) -> None:
+        """Tell the viewers of programs that these are gone. Any thread; does not wait."""
+
+    def close_user(self, user_id: str, code: int, reason: str) -> int:
+        """Close the connections of a user to this process. Any thread; does not wait."""
+
+
+class Relay:
+    """The connection of one life of a hub to its backplane.
+
+    Args:
+        backplane: what tells the other processes.
+        hub: the hub.
+        deliver: the queue for what is to be delivered.
+        look: has the store looked at soon; None where there is none.
+    """
+
+    def __init__(
+        self,
+        backplane: Backplane,
+        hub: RelayingHub,
+        deliver: queue.Queue[Item],
+        look: Callable[[], object] | None,
+    ) -> None:
+        self._backplane = backplane
+        self._hub = hub
+        self._queue = deliver
+        self._look = look
+
+    # --- the thread that starts the hub, and the hub thread ------------------------------------
+
+    def open(self) -> None:
+        """Begin; raises ConfigError."""
+        self._backplane.open(self)
+
+    def close(self, timeout: float) -> None:
+        """Pass on what was told, for so many seconds at most, and end."""
+        self._backplane.close(timeout)
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def publish(self, channel: str, texts: Sequence[bytes], key: Key | None) -> None:
+        """Tell the others of messages that were published here; never waits."""
+        notice = Notice(NoticeKind.PUBLISH, channel, tuple(texts))
+        if key is not None:
+            notice = replace(notice, key=key.text, deletes=key.deletes)
+        self._backplane.tell(notice)
+
+    def send_to_user(self, user_id: str, text: bytes) -> None:
+        """Tell the others of a message for a user; never waits."""
+        self._backplane.tell(Notice(NoticeKind.USER, user_id, (text,)))
+
+    def disconnect(self, user_id: str, code: int, reason: str) -> None:
+        """Have the others close a user's connections; never waits."""
+        self._backplane.tell(Notice(NoticeKind.DISCONNECT, user_id, code=code, reason=reason))
+
+    def claim(self, process_id: str) -> Callable[[], object]:
+        """Claim a process id; return what lets go of it. Raises ProcessAlreadyRunning, OSError."""
+        claims = self._backplane.claims
+        if not claims.claim(process_id):
+            raise ProcessAlreadyRunning(process_id)
+        return functools.partial(claims.release, process_id)
+
+    def kept(self) -> None:
+        """Tell the others that the store has more; never waits."""
+        self._backplane.tell(Notice(NoticeKind.KEPT))
+
+    def stats(self) -> BusStats:
+        """Return what the backplane has done."""
+        return self._backplane.stats()
+
+    # --- the backplane's thread --------------------------------------------------------------
+
+    def receive(self, notice: Notice) -> bool:
+        """Deliver what another process tells; False where the hub's queue has no room."""
+        match notice.kind:
+            case NoticeKind.KEPT if self._look is not None:
+                self._look()
+            case NoticeKind.DISCONNECT:
+                self._hub.close_user(notice.name, notice.code, notice.reason)
+            case NoticeKind.PUBLISH | NoticeKind.USER:
+                return self._deliver(notice)
+        return True
+
+    def _deliver(self, notice: Notice) -> bool:
+        found = self._hub.publications(notice)
+        if not found:
+            return True
+        item: Item = Publications(tuple(found))
+        if notice.kind is NoticeKind.USER:
+            item = UserPublication(notice.name, found[0])
+        try:
+            self._queue.put(item, False)
+        except queue.Full:
+            return False
+        return True
+
+    def left(self) -> None:
+        """Look for the programs of a process that has ended."""
+        lost = self._backplane.claims.abandoned()
+        if lost:
+            logger.warning("another process has ended, and with it its programs: %s", lost)
+            self._hub.programs_lost(lost)
+
+    def missed(self, count: int) -> None:
+        """Log that others have told what this process never got."""
+        logger.warning(
+            "%d notices of another process never came: what it published to channels without "
+            "history meanwhile is missing here",
+            count,
+        )
