@@ -404,7 +404,7 @@ class HubConfig:
             outlives the process; None for memory. What keyed channels and presence know is
             in memory all the same. See docs/recovery.md.
         backplane: what tells the other processes of the application: "local" for the workers of
-            one server, "local:///run/app/hub" for all processes that name this directory, or a
+            one gunicorn, "local:///run/app/hub" for all processes that name this directory, or a
             LocalBackplane; None for none, unless the environment has WS_HUB_BACKPLANE. See
             docs/scaling.md.
         rules: the rules for channels; the first match counts. A mapping in place of a

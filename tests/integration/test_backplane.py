@@ -204,18 +204,18 @@ def test_a_hub_that_has_no_room_loses_nothing_of_what_it_is_told(tmp_path: Path)
 
 # --- programs ------------------------------------------------------------------------------
 
-WAITS = [sys.executable, "-c", "input()"]
+WAITS = ["sleep", "600"]
 
 
 def test_a_program_runs_once_among_all_hubs(tmp_path: Path) -> None:
     with connected(tmp_path / "bus") as (here, there):
-        with here.hub.run_process(WAITS, process_id="job", pty=True):
+        with here.hub.run_process(WAITS, process_id="job"):
             for each in (here, there):
                 with pytest.raises(ProcessAlreadyRunning):
-                    each.hub.run_process(WAITS, process_id="job", pty=True)
+                    each.hub.run_process(WAITS, process_id="job")
         with there.hub.run_process([sys.executable, "-c", ""], process_id="job") as process:
             assert process.wait(30) == 0
-        assert [*(tmp_path / "bus" / "programs").iterdir()] == []
+        assert [*(tmp_path / "bus" / ".programs").iterdir()] == []
 
 
 def test_a_claim_is_ones_own_to_let_go_of(tmp_path: Path) -> None:
@@ -281,6 +281,21 @@ def test_programs_of_processes_that_all_were_killed_are_lost_when_one_begins(
         assert data_of(peer, 2) == [{"status": "running"}, {"status": "lost"}]
 
 
+def test_a_program_that_runs_again_was_lost_before(tmp_path: Path) -> None:
+    directory = tmp_path / "bus"
+    with one(directory) as here, here.subscribed("process:job") as peer:
+        command = [sys.executable, "-c", _CLAIMS, str(directory)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.kill()
+        with here.hub.run_process([sys.executable, "-c", ""], process_id="job") as program:
+            assert program.wait(30) == 0
+        statuses = [each["status"] for each in data_of(peer, 4)]
+        assert statuses == ["running", "lost", "running", "exited"]
+
+
 # --- addresses -----------------------------------------------------------------------------
 
 
@@ -309,11 +324,56 @@ def test_two_hubs_of_a_process_need_addresses_of_their_own(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "address",
     ["", "locale", "local:", "local:/", "local://", "local://run/app", "local:///", "redis://host",
-     "local?name=a/b", "local?name=", "local?size=3", "local:///run/app?name=a&name=b"],
+     "local?name=a/b", "local?name=", "local?size=3", "local:////run/app", "local:///run/%00", "local:///run/app?name=a&name=b"],
 )  # fmt: skip
 def test_an_address_that_names_nothing_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="no address of a backplane"):
         Hub(backplane=address)
+
+
+def test_names_are_no_directories_of_the_backplanes_own(tmp_path: Path) -> None:
+    address = f"local://{tmp_path}/bus"
+    with Hub(backplane=f"{address}?name=programs") as named, Hub(backplane=address) as hub:
+        named.claim_process("a")
+        hub.claim_process("a")
+        assert hub.stats().peers == named.stats().peers == 0
+
+
+def test_who_cannot_have_a_backplane_leaves_it_to_the_one_that_has(tmp_path: Path) -> None:
+    shared = LocalBackplane(tmp_path / "bus")
+    with connected(tmp_path / "bus") as (there, _), one(tmp_path / "bus", backplane=shared) as here:
+        with pytest.raises(ConfigError, match="in use by another hub"):
+            Hub(backplane=shared).start()
+        with there.subscribed("news") as peer:
+            here.hub.send_to_channel("news", event(1))
+            assert data_of(peer, 1) == [1]
+
+
+_CRON = """
+import sys
+from ws_hub import ChannelRule, Hub, HubConfig, LocalBackplane
+rules = [ChannelRule("kept:*", history_messages=100)]
+hub = Hub(HubConfig(rules=rules, backplane=LocalBackplane(sys.argv[1]))).start()
+hub.send_to_channel("kept:a", {"type": "event", "data": "from a script"})
+hub.send_to_channel("news", {"type": "event", "data": "news"})
+"""
+
+
+def test_what_a_script_publishes_last_arrives_and_it_warns_of_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _CRON, str(tmp_path / "bus")]
+    alone = subprocess.run(command, capture_output=True, text=True, check=True)
+    with one(tmp_path / "bus") as here, here.peer() as peer:
+        subscribe(peer, "kept:a", since=0)
+        subscribe_later(peer, "news")
+        assert data_of(peer, 1) == ["from a script"]
+        heard = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert sorted(data_of(peer, 2)) == ["from a script", "news"]
+    assert (alone.stderr, heard.stderr) == ("", "")
+
+
+def subscribe_later(peer: RawPeer, channel: str) -> None:
+    """Subscribe a peer that something is sent to meanwhile."""
+    peer.send_json({"type": "subscribe", "channel": channel})
 
 
 @pytest.mark.parametrize("given", [3, b"local", object(), LocalBackplane])

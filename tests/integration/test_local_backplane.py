@@ -750,6 +750,8 @@ class Heard:
     count = lost = 0
     def receive(self, notice):
         self.count += 1
+        if notice.kind is NoticeKind.DISCONNECT:
+            bus.tell(Notice(NoticeKind.PUBLISH, "a", (notice.name.encode(),)))
         if notice.texts == (b'"report"',):
             text = f"{self.count} {self.lost}".encode()
             bus.tell(Notice(NoticeKind.PUBLISH, "a", (text,)))
@@ -814,13 +816,14 @@ def test_a_stopped_process_learns_what_it_missed(join: Join, directory: Path) ->
                 at_two.wait_for(f"mark {i}")  # in step with one that reads
             assert one.stats().lost > 0
             assert at_two.lost == 0
+            one.tell(Notice(NoticeKind.DISCONNECT, "bob"))  # has room whatever waits
         finally:
             process.send_signal(signal.SIGCONT)
         lost = one.stats().lost
-        wait_until(lambda: one.stats().told == 2 * 440 - lost)
+        wait_until(lambda: one.stats().told == 2 * 441 - lost)
         one.tell(said('"report"'))
-        wait_until(lambda: at_one.texts())
-        assert at_one.texts() == [f"{440 - lost + 1} {lost}"]
+        wait_until(lambda: len(at_one.texts()) == 2)
+        assert at_one.texts() == ["bob", f"{441 - lost + 1} {lost}"]
         assert one.stats().lost == lost
 
 

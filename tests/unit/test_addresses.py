@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ws_hub.backplane.addresses import is_alone
 from ws_hub.backplane.claims import ALIVE, Claims
 
 FAMILY = """
@@ -61,6 +62,11 @@ def test_a_parent_and_its_children_are_a_family(tmp_path: Path) -> None:
     assert children == [own, own]
 
 
+def test_alone_is_who_has_the_address_and_no_family() -> None:
+    found = [is_alone(given) for given in ("local", "local?name=a", "local:///run/app", None)]
+    assert found == [True, True, False, False]
+
+
 def test_another_process_is_another_family(tmp_path: Path) -> None:
     assert family(tmp_path)[1] != family(tmp_path)[1]
 
@@ -70,7 +76,7 @@ def test_the_directories_of_families_that_have_ended_are_removed(tmp_path: Path)
     living = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
     kept = [f"{os.getpid()}-{living}", "notes", "999999998-5"]
     for name in [*kept, "999999999-5", f"{os.getpid()}-1"]:
-        (base / name / "programs").mkdir(parents=True)
+        (base / name / "chat").mkdir(parents=True)
     base.chmod(0o700)
     used = Claims(base / "999999998-5" / "chat" / ALIVE)  # by a child that has outlived its parent
     used.claim("me")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
 def claims(directory: Path) -> Iterator[Claims]:
     found = Claims(directory)
     yield found
-    found.forget()
+    found.close()
 
 
 _CODE = """
@@ -55,8 +57,7 @@ def test_a_name_is_claimed_once_until_it_is_let_go_of(claims: Claims, directory:
     claims.release("a")
     claims.release("a")
     assert claims.claim("a")
-    claims.release("a")
-    claims.release("b")
+    claims.close()
     assert [*directory.iterdir()] == []
 
 
@@ -88,6 +89,29 @@ def test_what_a_killed_process_had_may_be_claimed_at_once(claims: Claims, direct
         process.wait()
     assert claims.claim("theirs")
     assert claims.abandoned() == []
+
+
+def test_a_file_that_somebody_looks_at_is_waited_for(
+    claims: Claims, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims.claim("a")
+    claims.release("a")
+    directory.mkdir(exist_ok=True)
+    path = claims._path("a")
+    with path.open("w") as file:  # it is free, and another process is about to remove it
+        fcntl.flock(file, fcntl.LOCK_EX)
+        monkeypatch.setattr(time, "sleep", lambda seconds: file.close())
+        assert claims.claim("a")
+    assert not claims.claim("a")
+
+
+def test_other_files_are_left_alone(claims: Claims, directory: Path) -> None:
+    claims.claim("a")
+    (directory / "notes.txt").write_text("mine")
+    (directory / "name").mkdir()
+    assert claims.abandoned() == []
+    assert not claims.is_anyone_else()
+    assert (directory / "notes.txt").read_text() == "mine"
 
 
 def test_a_child_has_none_of_its_parents_claims(claims: Claims) -> None:

@@ -23,11 +23,11 @@ from ..errors import ConfigError, excerpt
 if TYPE_CHECKING:
     from .bus import Backplane
 
-__all__ = ["VARIABLE", "backplane_of", "family_directory"]
+__all__ = ["VARIABLE", "backplane_of", "family_directory", "is_alone"]
 
 VARIABLE = "WS_HUB_BACKPLANE"  # of the environment
 _ARBITER = "gunicorn.arbiter"
-_LOCAL = re.compile(r"local(?:://(/[^?#]+))?(?:\?name=([A-Za-z0-9_-]{1,32}))?")
+_LOCAL = re.compile(r"local(?:://(/[^/?#][^?#]*))?(?:\?name=([A-Za-z0-9_-]{1,32}))?")
 _FAMILY = re.compile(r"(\d+)-(\d+)")
 
 
@@ -39,7 +39,7 @@ def backplane_of(given: Backplane | str | None) -> Backplane | None:
     if not isinstance(given, str):
         return given
     found = _LOCAL.fullmatch(given)
-    if found is None:
+    if found is None or "\0" in unquote(given):
         raise ConfigError(
             f'{excerpt(given)} is no address of a backplane: use "local" for the workers of one '
             'server, or "local:///run/app/hub" (three slashes) for the processes that name a '
@@ -53,6 +53,12 @@ def backplane_of(given: Backplane | str | None) -> Backplane | None:
         return (family_directory() if path is None else Path(unquote(path))) / name
 
     return AddressedBackplane(given, find)
+
+
+def is_alone(given: object) -> bool:
+    """Return whether an address is for this process's family, and that is this process alone."""
+    found = _LOCAL.fullmatch(given) if isinstance(given, str) else None
+    return found is not None and found[1] is None and _head() == os.getpid()
 
 
 @functools.cache  # a fork of this process is of its family

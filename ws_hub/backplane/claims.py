@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import time
 from pathlib import Path
 
 from .. import threads
@@ -17,7 +19,9 @@ from ..reentrant import Lock
 
 __all__ = ["ALIVE", "Claims"]
 
-ALIVE = "alive"  # in the directory of an address, the claims of the processes that have it
+_FILE = re.compile(r"[0-9a-f]{32}")
+_TRIES, _MOMENT = 100, 0.001  # seconds
+ALIVE = ".alive"  # in the directory of an address, the claims of the processes that have it
 
 logger = get_logger(__name__)
 
@@ -47,7 +51,7 @@ class Claims:
             if name in self._own:
                 return False
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = _take(self._path(name), create=True)
+            fd = _take_at_last(self._path(name))
             if fd is None:
                 return False
             os.ftruncate(fd, 0)
@@ -62,6 +66,12 @@ class Claims:
             if fd is not None:
                 _end(self._path(name), fd)
 
+    def close(self) -> None:
+        """Let go of all names."""
+        with self._lock:
+            for name in [*self._own]:
+                self.release(name)
+
     def abandoned(self) -> list[str]:
         """Return the names whose process has ended without letting go; they are free now.
 
@@ -69,11 +79,13 @@ class Claims:
         """
         found = list[str]()
         with self._lock, contextlib.suppress(FileNotFoundError):
-            for path in self._directory.iterdir():
+            for path in self._files():
                 fd = _take(path)
                 if fd is not None:
-                    name = os.pread(fd, 65536, 0).decode(errors="surrogatepass")
-                    _end(path, fd)
+                    try:
+                        name = os.pread(fd, 65536, 0).decode(errors="surrogatepass")
+                    finally:
+                        _end(path, fd)
                     found += [name] if name else []
         return found
 
@@ -81,7 +93,7 @@ class Claims:
         """Return whether another process has any name."""
         with self._lock, contextlib.suppress(FileNotFoundError):
             own = set(map(self._path, self._own))
-            for path in self._directory.iterdir():
+            for path in self._files():
                 if path not in own:
                     fd = _take(path)
                     if fd is None:
@@ -95,6 +107,9 @@ class Claims:
         for fd in self._own.values():
             os.close(fd)
         self._own = {}
+
+    def _files(self) -> list[Path]:
+        return [each for each in self._directory.iterdir() if _FILE.fullmatch(each.name)]
 
     def _path(self, name: str) -> Path:
         return (
@@ -121,6 +136,19 @@ def _take(path: Path, *, create: bool = False) -> int | None:
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 return fd
         os.close(fd)  # it was removed between the two calls
+
+
+def _take_at_last(path: Path) -> int | None:
+    """Do the same; but who has a file that is empty yet has it for a moment, or writes its name."""
+    for _ in range(_TRIES):
+        fd = _take(path, create=True)
+        if fd is not None:
+            return fd
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size:
+                return None
+        time.sleep(_MOMENT)
+    return None
 
 
 def _end(path: Path, fd: int) -> None:

@@ -48,6 +48,7 @@ _MOST_TAKEN = 1000  # of what was told, until some of it is written
 _MOST_WARNED = 1000  # processes that are remembered to have been warned of
 _KEPT = Notice(NoticeKind.KEPT)
 _KEPT_TAIL = encode(_KEPT)  # it is also the mark in the queue
+_DISCONNECT = encode(Notice(NoticeKind.DISCONNECT))[:-1]  # how such a tail begins
 
 
 class _Wake(Wakeup):
@@ -154,6 +155,9 @@ class Exchange:
             self._tell_kept()
             return
         tail = encode(notice)
+        if notice.kind is NoticeKind.DISCONNECT:
+            self._told.force(tail)  # few and small; a user must not stay because others talk
+            return
         if len(tail) <= MAX_TAIL_BYTES:
             with contextlib.suppress(queue.Full):
                 self._told.put(tail, block=False)
@@ -244,13 +248,26 @@ class Exchange:
     def _release(self) -> None:
         """Close everything and remove the socket's file."""
         self._wake.close()
+        self._warn_of_unsent()
         for sending in list(self._sending.values()):
-            self._counts.lost += sending.waiting()
             self._end_sending(sending)
         for receiving in list(self._receiving):
             self._end_receiving(receiving)
         self._stop_listening()
         self._selector.close()
+
+    def _warn_of_unsent(self) -> None:
+        """Count and log what was told and is not sent, at the end."""
+        waiting = {peer.name: count for peer in self._sending.values() if (count := peer.waiting())}
+        untold = len(self._told.queue) if self._sending else 0
+        self._counts.lost += sum(waiting.values()) + untold
+        if waiting or untold:
+            logger.warning(
+                "the backplane has ended before others had read what was published last: %d "
+                "notices are lost to %s",
+                sum(waiting.values()) + untold,
+                ", ".join(waiting) or "all",
+            )
 
     # Sending.
 
@@ -265,7 +282,9 @@ class Exchange:
                 else:
                     self._number += 1
                 if self._sending:
-                    each = Frame(frame(self._number, tail), self._number, is_kept=is_kept)
+                    always = tail.startswith(_DISCONNECT)
+                    data = frame(self._number, tail)
+                    each = Frame(data, self._number, is_kept=is_kept, has_room=always)
                     for peer in self._sending.values():
                         peer.add(each)
         with contextlib.suppress(queue.Empty):

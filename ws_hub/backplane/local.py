@@ -22,7 +22,8 @@ from .sqlite import SqliteHistory
 
 __all__ = ["AddressedBackplane", "LocalBackplane"]
 
-_HISTORY = "history.db"
+# In the directory, beside the sockets. No address can name them.
+_HISTORY, _PROGRAMS = "history.db", ".programs"
 
 
 class _Local:
@@ -86,7 +87,7 @@ class _Local:
                 f"{self!r} is in use by another hub: give each hub a LocalBackplane of its own; "
                 "they may name the same directory"
             )
-        self._claims = Claims(directory / "programs")
+        self._claims = Claims(directory / _PROGRAMS)
         try:
             exchange.start()
         except BaseException:
@@ -127,6 +128,7 @@ class _Local:
             exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.finish(timeout)
+            self.claims.close()
 
     def forget(self) -> None:
         """Be a new one that is not open, in a forked child; its Exchange closes the sockets.

@@ -35,12 +35,14 @@ class Frame(NamedTuple):
         number: of the notice, or of the last before it.
         counts: whether it is a notice.
         is_kept: whether it is of the kind that is sent once for several.
+        has_room: whether it may wait whatever else does.
     """
 
     data: bytes
     number: int
     counts: bool = True
     is_kept: bool = False
+    has_room: bool = False
 
 
 class Sending:
@@ -77,7 +79,7 @@ class Sending:
             if self._has_kept:
                 return
             self._has_kept = True
-        elif self._waiting_bytes >= MAX_WAITING_BYTES:
+        elif self._waiting_bytes >= MAX_WAITING_BYTES and not frame.has_room:
             self._counts.lost += 1
             return
         self._put(frame)

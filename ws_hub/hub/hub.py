@@ -1636,15 +1636,17 @@ class _Inside:
                 publication.leave_unnumbered()
         return found
 
-    def programs_lost(self, process_ids: Sequence[str]) -> None:
+    def program_lost(self, process_id: str) -> None:
         """See `RelayingHub`."""
-        life = self._hub._life
-        for each in process_ids:
-            life.post(functools.partial(life.guard, self._tell_lost, each))
+        self._hub._life.guard(self._tell_lost, process_id)
 
     def _tell_lost(self, process_id: str) -> None:
         with contextlib.suppress(HubNotRunning):
             self._hub.send_process_status(process_id, "lost")
+
+    def post(self, call: Callable[[], object]) -> None:
+        """See `RelayingHub`."""
+        self._hub._life.post(call)
 
     def close_user(self, user_id: str, code: int, reason: str) -> int:
         """See `RelayingHub`."""

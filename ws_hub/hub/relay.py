@@ -30,8 +30,11 @@ class RelayingHub(Protocol):
     def publications(self, notice: Notice) -> list[Publication]:
         """Return what the messages of a notice are here; raises WsHubError. Any thread."""
 
-    def programs_lost(self, process_ids: Sequence[str]) -> None:
-        """Tell the viewers of programs that these are gone. Any thread; does not wait."""
+    def program_lost(self, process_id: str) -> None:
+        """Tell the viewers of a program that it is gone. Any thread; waits for the hub's queue."""
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Have something called on the notify thread. Any thread; does not wait."""
 
     def close_user(self, user_id: str, code: int, reason: str) -> int:
         """Close the connections of a user to this process. Any thread; does not wait."""
@@ -58,16 +61,20 @@ class Relay:
         self._hub = hub
         self._queue = deliver
         self._look = look
+        self._is_open = False  # changed by the thread that starts the hub, and the one that ends it
 
     # --- the thread that starts the hub, and the hub thread ------------------------------------
 
     def open(self) -> None:
         """Begin; raises ConfigError."""
         self._backplane.open(self)
+        self._is_open = True
 
     def close(self, timeout: float) -> None:
         """Pass on what was told, for so many seconds at most, and end."""
-        self._backplane.close(timeout)
+        if self._is_open:  # otherwise it may be another hub's
+            self._is_open = False
+            self._backplane.close(timeout)
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -89,6 +96,8 @@ class Relay:
     def claim(self, process_id: str) -> Callable[[], object]:
         """Claim a process id; return what lets go of it. Raises ProcessAlreadyRunning, OSError."""
         claims = self._backplane.claims
+        for lost in self._abandoned():  # before it runs again
+            self._hub.program_lost(lost)
         if not claims.claim(process_id):
             raise ProcessAlreadyRunning(process_id)
         return functools.partial(claims.release, process_id)
@@ -129,10 +138,14 @@ class Relay:
 
     def left(self) -> None:
         """Look for the programs of a process that has ended."""
+        for lost in self._abandoned():
+            self._hub.post(functools.partial(self._hub.program_lost, lost))
+
+    def _abandoned(self) -> list[str]:
         lost = self._backplane.claims.abandoned()
         if lost:
             logger.warning("another process has ended, and with it its programs: %s", lost)
-            self._hub.programs_lost(lost)
+        return lost
 
     def missed(self, count: int) -> None:
         """Log that others have told what this process never got."""

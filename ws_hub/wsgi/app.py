@@ -111,7 +111,7 @@ def handle(hub: AcceptingHub, environ: Environ, start_response: StartResponse) -
         request_of(environ, requester), environ, requester, closed=closed_reason(hub)
     )
     answer = decision.answer
-    look_at_processes(environ, hub.config.backplane is not None)
+    look_at_processes(environ, hub.config.backplane)
     if not answer.accepted:
         _advise(hub, answer, environ, decision.reason)
         return _refuse(answer, environ, requester, start_response, decision.reason)

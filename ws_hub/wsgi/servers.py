@@ -14,6 +14,7 @@ import logging
 import socket
 from typing import Any
 
+from ..backplane.addresses import is_alone
 from ..errors import AdoptionError, excerpt
 from ..log import get_logger
 
@@ -163,12 +164,18 @@ def warned_of_processes() -> None:
     logged["processes"] = True
 
 
-def look_at_processes(environ: Environ, connected: bool) -> None:
-    """Warn where requests are served by several processes, each of which has a hub of its own.
-
-    `connected` says that a backplane connects the hubs.
+def look_at_processes(environ: Environ, backplane: object) -> None:
+    """Warn where requests are served by several processes whose hubs nothing connects.
 
     Threads: any.
     """
-    if environ.get("wsgi.multiprocess") is True and not connected:
+    if environ.get("wsgi.multiprocess") is not True:
+        return
+    if backplane is None:
         log_once("processes", f"this server has several processes. {PROCESSES}")
+    elif is_alone(backplane):
+        log_once(
+            "processes",
+            'this server has several processes, which the backplane "local" does not find, as it '
+            'knows those of gunicorn alone: name a directory, "local:///run/app/hub"',
+        )
