@@ -22,6 +22,7 @@ class Recorder(Publisher):
         self.messages: list[Message] = []
         self.timeouts: list[float | None] = []
         self.stoppers: list[Callable[[], object]] = []
+        self.claimed: list[str] = []  # ids of processes; changed by single calls
         self.running = True
         self.full = 0  # so many messages meet a full queue
         self.on_publish: Callable[[Message], object] = lambda message: None
@@ -59,6 +60,10 @@ class Recorder(Publisher):
                 self.stoppers.remove(function)
 
         return cancel
+
+    def claim_process(self, process_id: str) -> Callable[[], object]:
+        self.claimed.append(process_id)
+        return lambda: self.claimed.remove(process_id)
 
     @contextlib.contextmanager
     def unpaced(self) -> Iterator[None]:

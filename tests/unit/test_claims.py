@@ -95,9 +95,8 @@ def test_a_file_that_somebody_looks_at_is_waited_for(
     claims: Claims, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claims.claim("a")
+    (path,) = directory.iterdir()
     claims.release("a")
-    directory.mkdir(exist_ok=True)
-    path = claims._path("a")
     with path.open("w") as file:  # it is free, and another process is about to remove it
         fcntl.flock(file, fcntl.LOCK_EX)
         monkeypatch.setattr(time, "sleep", lambda seconds: file.close())

@@ -78,6 +78,7 @@ def test_running_comes_first_then_each_line_then_exited(hub: Recorder) -> None:
         {"status": "exited", "exitCode": 3},
     ]
     assert {m.channel for m in hub.messages} == {"process:p"}
+    assert hub.claimed == []
 
 
 def test_standard_error_is_streamed_as_well(hub: Recorder) -> None:
