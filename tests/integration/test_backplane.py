@@ -27,6 +27,7 @@ from ws_hub import (
     SqliteHistory,
     serve,
 )
+from ws_hub.wsgi import servers
 
 RULES = [
     ChannelRule("kept:*", history_messages=100, publish=True),
@@ -124,8 +125,9 @@ def test_channels_with_history_have_one_numbering_and_a_client_may_change_hubs(
 
 
 def test_other_rules_are_warned_of_and_nothing_is_kept_by_each(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(servers, "logged", {})  # once in a process
     with connected(tmp_path / "bus") as (here, there), one(tmp_path / "bus", rules=()) as other:
         wait_until(lambda: other.hub.stats().peers == 2, what="the others")
         with here.subscribed("kept:a", "state") as first, there.subscribed("kept:a") as second:
