@@ -23,6 +23,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from .. import threads
 from ..connection.fast_send import DirectSocket
@@ -47,8 +48,6 @@ _SLOT_BYTES = 512  # what was told is measured in these
 _MOST_TAKEN = 1000  # of what was told, until some of it is written
 _MOST_WARNED = 1000  # processes that are remembered to have been warned of
 _KEPT = Notice(NoticeKind.KEPT)
-_KEPT_TAIL = encode(_KEPT)  # it is also the mark in the queue
-_DISCONNECT = encode(Notice(NoticeKind.DISCONNECT))[:-1]  # how such a tail begins
 
 
 class _Wake(Wakeup):
@@ -90,8 +89,18 @@ class _Wake(Wakeup):
         self._sender.close()
 
 
-def _slots_of(tail: bytes) -> int:
-    return 1 + len(tail) // _SLOT_BYTES
+class _Told(NamedTuple):
+    """A notice to be sent, encoded once for all peers."""
+
+    kind: NoticeKind
+    tail: bytes
+
+
+_TOLD_KEPT = _Told(NoticeKind.KEPT, encode(_KEPT))
+
+
+def _slots_of(told: _Told) -> int:
+    return 1 + len(told.tail) // _SLOT_BYTES
 
 
 class Exchange:
@@ -112,8 +121,8 @@ class Exchange:
         self._name = new_name()
         directory.check_name(self._name)
         self._wake = _Wake()
-        # guards: itself: tails of notices to be sent. Filled by any thread, which never waits.
-        self._told: ReentrantQueue[bytes] = ReentrantQueue(
+        # guards: itself: notices to be sent. Filled by any thread, which never waits.
+        self._told: ReentrantQueue[_Told] = ReentrantQueue(
             self._wake, MAX_WAITING_BYTES // _SLOT_BYTES, _slots_of
         )
         # guards: itself: one item for each notice that found no room in `_told`.
@@ -154,13 +163,13 @@ class Exchange:
         if notice.kind is NoticeKind.KEPT:
             self._tell_kept()
             return
-        tail = encode(notice)
+        told = _Told(notice.kind, encode(notice))
         if notice.kind is NoticeKind.DISCONNECT:
-            self._told.force(tail)  # few and small; a user must not stay because others talk
+            self._told.force(told)  # few and small; a user must not stay because others talk
             return
-        if len(tail) <= MAX_TAIL_BYTES:
+        if len(told.tail) <= MAX_TAIL_BYTES:
             with contextlib.suppress(queue.Full):
-                self._told.put(tail, block=False)
+                self._told.put(told, block=False)
                 return
         self._dropped.put(None)
         self._wake.signal()
@@ -170,7 +179,7 @@ class Exchange:
             return  # the thread has yet to take it: it will tell of this as well
         try:
             self._has_kept = True
-            self._told.force(_KEPT_TAIL)  # without room, as it cannot be lost: it has no number
+            self._told.force(_TOLD_KEPT)  # without room, as it cannot be lost: it has no number
         except BaseException:
             self._has_kept = False
             raise
@@ -274,16 +283,15 @@ class Exchange:
     def _take_told(self) -> None:
         with contextlib.suppress(queue.Empty):
             for _ in range(_MOST_TAKEN):
-                tail = self._told.get()
-                is_kept = tail is _KEPT_TAIL
+                kind, tail = self._told.get()
+                is_kept = kind is NoticeKind.KEPT
                 if is_kept:
                     # Before it is sent: what is told from now on comes after that.
                     self._has_kept = False
                 else:
                     self._number += 1
                 if self._sending:
-                    always = tail.startswith(_DISCONNECT)
-                    data = frame(self._number, tail)
+                    data, always = frame(self._number, tail), kind is NoticeKind.DISCONNECT
                     each = Frame(data, self._number, is_kept=is_kept, has_room=always)
                     for peer in self._sending.values():
                         peer.add(each)
