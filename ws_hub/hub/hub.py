@@ -698,13 +698,13 @@ class Hub(Publisher):
         if wait is not None:
             wait = check_bound("wait", wait)
             self._check_may_wait()
-        kept = keyed = False
+        rule, kept, keyed = None, False, False
         if channel != "":
             if not self._is_channel(channel):
                 refuse_channel(channel)
             rule = self._rule_for(channel)
             kept, keyed = rule.numbered, rule.keyed
-        publications = self._publications(texts, channel)
+        publications = self._publications(texts, channel, rule)
         publications[-1].ends_channel, publications[-1].once = ends_channel, once
         if keyed or key is not None:
             if key is None or not keyed:
@@ -729,12 +729,16 @@ class Hub(Publisher):
             relay.publish(channel, texts, key)
         return None if wait is None else self._outcome(watched, wait)
 
-    def _publications(self, texts: Iterable[bytes], channel: str) -> list[Publication]:
-        """Return the publications of encoded messages; raises MessageEncodeError."""
-        config, overflow, kept = self._config, self._config.broadcast_overflow, False
-        if channel != "":
-            rule = self._rule_for(channel)
-            overflow, kept = rule.overflow, rule.numbered
+    def _publications(
+        self, texts: Iterable[bytes], channel: str, rule: ChannelRule | None
+    ) -> list[Publication]:
+        """Return the publications of encoded messages; raises MessageEncodeError.
+
+        The rule is the channel's; None for what is for no channel.
+        """
+        config = self._config
+        overflow = config.broadcast_overflow if rule is None else rule.overflow
+        kept = rule is not None and rule.numbered
         return [
             publish(
                 text, channel, overflow, to_be_numbered=kept, compressed=config.compresses(text)
@@ -880,10 +884,7 @@ class Hub(Publisher):
         check_timeout("timeout", timeout)
         user, left_out = user_text(user_id), client_ids(exclude)
         text = self._encoder.encode(as_message(message), time.time())
-        config = self._config
-        publication = publish(
-            text, "", config.broadcast_overflow, compressed=config.compresses(text)
-        )
+        (publication,) = self._publications([text], "", None)
         publication.exclude = left_out
         if self._life.pacing.crowded:
             receives = functools.partial(_is_of, user)
@@ -1619,8 +1620,8 @@ class _Inside:
         if not hub._life.state.accepts:
             return []
         channel = notice.name if notice.kind is NoticeKind.PUBLISH else ""
-        found = hub._publications(notice.texts, channel)
         rule = hub._rule_for(channel) if channel else None
+        found = hub._publications(notice.texts, channel, rule)
         if rule is not None and rule.keyed and notice.key:
             found[-1].key, found[-1].deletes = notice.key, notice.deletes
         elif rule is not None and rule.numbered:
