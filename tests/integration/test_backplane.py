@@ -245,17 +245,23 @@ sys.stdin.read()
 """
 
 
+@contextlib.contextmanager
+def running_job(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Have another process run the program `job`."""
+    command, pipe = [sys.executable, "-c", _CLAIMS, str(directory)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+
+
 def test_the_programs_of_a_killed_process_are_lost_and_told_of_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = tmp_path / "bus"
     with connected(directory) as hubs, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(each.subscribed("process:job")) for each in hubs]
-        command = [sys.executable, "-c", _CLAIMS, str(directory)]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
+        with running_job(directory) as process:
             for peer in peers:
                 assert data_of(peer, 1) == [{"status": "running"}]
             process.kill()
@@ -272,11 +278,7 @@ def test_programs_of_processes_that_all_were_killed_are_lost_when_one_begins(
     tmp_path: Path,
 ) -> None:
     directory = tmp_path / "bus"
-    command = [sys.executable, "-c", _CLAIMS, str(directory)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+    with running_job(directory) as process:
         process.kill()
     with one(directory) as here, here.peer() as peer:
         subscribe(peer, "process:job", since=0)
@@ -286,11 +288,7 @@ def test_programs_of_processes_that_all_were_killed_are_lost_when_one_begins(
 def test_a_program_that_runs_again_was_lost_before(tmp_path: Path) -> None:
     directory = tmp_path / "bus"
     with one(directory) as here, here.subscribed("process:job") as peer:
-        command = [sys.executable, "-c", _CLAIMS, str(directory)]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
+        with running_job(directory) as process:
             process.kill()
         with here.hub.run_process([sys.executable, "-c", ""], process_id="job") as program:
             assert program.wait(30) == 0
