@@ -6,17 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ws_hub.backplane.addresses import is_alone
-from ws_hub.backplane.claims import ALIVE, Claims
+from ws_hub.backplane.socket_directory import SocketDirectory, new_name
 
 FAMILY = """
 import json, multiprocessing, os, sys
-from ws_hub.backplane.addresses import family_directory
+from ws_hub.backplane.addresses import family_directory, is_alone
 
 def tell(queue):
     queue.put(str(family_directory()))
@@ -32,7 +33,9 @@ def of_child(method):
 
 if __name__ == "__main__":
     found = [of_child(method) for method in sys.argv[1:]]
-    print(json.dumps([os.getpid(), str(family_directory()), found]))
+    given = ["local", "local?name=a", "local:///run/app", None]
+    alone = [is_alone(each) for each in given]
+    print(json.dumps([os.getpid(), str(family_directory()), found, alone]))
 """
 
 
@@ -56,34 +59,40 @@ def base_of(tmp_path: Path) -> Path:
 
 
 def test_a_parent_and_its_children_are_a_family(tmp_path: Path) -> None:
-    pid, own, children = family(tmp_path, "fork", "spawn")
+    pid, own, children, _ = family(tmp_path, "fork", "spawn")
     assert Path(own).parent == base_of(tmp_path)
     assert Path(own).name.startswith(f"{pid}-")
     assert children == [own, own]
 
 
-def test_alone_is_who_has_the_address_and_no_family() -> None:
-    found = [is_alone(given) for given in ("local", "local?name=a", "local:///run/app", None)]
-    assert found == [True, True, False, False]
+def test_alone_is_who_has_the_address_and_no_family(tmp_path: Path) -> None:
+    *_, alone = family(tmp_path)
+    assert alone == [True, True, False, False]
 
 
 def test_another_process_is_another_family(tmp_path: Path) -> None:
     assert family(tmp_path)[1] != family(tmp_path)[1]
 
 
-def test_the_directories_of_families_that_have_ended_are_removed(tmp_path: Path) -> None:
-    base = base_of(tmp_path)
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory for sockets, whose paths must be short."""
+    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_the_directories_of_families_that_have_ended_are_removed(short: Path) -> None:
+    base = base_of(short)
     living = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
     kept = [f"{os.getpid()}-{living}", "notes", "999999998-5"]
     for name in [*kept, "999999999-5", f"{os.getpid()}-1"]:
         (base / name / "chat").mkdir(parents=True)
     base.chmod(0o700)
-    used = Claims(base / "999999998-5" / "chat" / ALIVE)  # by a child that has outlived its parent
-    used.claim("me")
-    family(tmp_path)
+    used, _ = SocketDirectory(base / "999999998-5" / "chat").listen(new_name())
+    family(short)  # a child has outlived its parent
     assert sorted(each.name for each in base.iterdir()) == sorted(kept)
-    used.release("me")
-    family(tmp_path)
+    used.close()
+    family(short)
     assert sorted(each.name for each in base.iterdir()) == sorted(kept[:2])
 
 

@@ -72,12 +72,10 @@ def test_what_a_killed_process_had_is_found_once(claims: Claims, directory: Path
     claims.claim("own")
     with another_process(directory, "theirs") as (process, claimed):
         assert claimed
-        assert claims.is_anyone_else()
         assert not claims.claim("theirs")
         assert claims.abandoned() == []
         process.kill()
         process.wait()
-        assert not claims.is_anyone_else()
         assert (claims.abandoned(), claims.abandoned()) == (["theirs"], [])
     assert claims.claim("theirs")
 
@@ -109,7 +107,6 @@ def test_other_files_are_left_alone(claims: Claims, directory: Path) -> None:
     (directory / "notes.txt").write_text("mine")
     (directory / "name").mkdir()
     assert claims.abandoned() == []
-    assert not claims.is_anyone_else()
     assert (directory / "notes.txt").read_text() == "mine"
 
 

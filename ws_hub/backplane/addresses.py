@@ -58,7 +58,11 @@ def backplane_of(given: Backplane | str | None) -> Backplane | None:
 def is_alone(given: object) -> bool:
     """Return whether an address is for this process's family, and that is this process alone."""
     found = _LOCAL.fullmatch(given) if isinstance(given, str) else None
-    return found is not None and found[1] is None and _head() == os.getpid()
+    if found is None or found[1] is not None:
+        return False
+    with contextlib.suppress(ConfigError):  # the hub has not begun either
+        return family_directory().name.startswith(f"{os.getpid()}-")
+    return False
 
 
 @functools.cache  # a fork of this process is of its family
@@ -71,22 +75,16 @@ def family_directory() -> Path:
     from .socket_directory import SocketDirectory
 
     base, head = Path(tempfile.gettempdir()) / f"ws-hub-{os.geteuid()}", _head()
-    SocketDirectory(
-        base
-    ).prepare()  # anybody may have made it: then he could exchange what is in it
+    SocketDirectory(base).prepare()  # who has made it could exchange what is in it
     with contextlib.suppress(OSError):
         for each in base.iterdir():
             found = _FAMILY.fullmatch(each.name)
-            if found and _began(int(found[1])) != found[2] and not _is_used(each):
+            if not found or _began(int(found[1])) == found[2]:
+                continue
+            # A child may outlive the head, and a name is a directory below.
+            if not any(SocketDirectory(path).is_used() for path in (each, *each.iterdir())):
                 shutil.rmtree(each, ignore_errors=True)
     return base / f"{head}-{_began(head)}"
-
-
-def _is_used(directory: Path) -> bool:
-    """Return whether processes have the directory of a family whose head has ended."""
-    from .claims import ALIVE, Claims
-
-    return any(Claims(each).is_anyone_else() for each in directory.rglob(ALIVE))
 
 
 def _head() -> int:

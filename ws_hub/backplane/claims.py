@@ -17,11 +17,10 @@ from .. import threads
 from ..log import get_logger
 from ..reentrant import Lock
 
-__all__ = ["ALIVE", "Claims"]
+__all__ = ["Claims"]
 
 _FILE = re.compile(r"[0-9a-f]{32}")
 _TRIES, _MOMENT = 100, 0.001  # seconds
-ALIVE = ".alive"  # in the directory of an address, the claims of the processes that have it
 
 logger = get_logger(__name__)
 
@@ -88,18 +87,6 @@ class Claims:
                         _end(path, fd)
                     found += [name] if name else []
         return found
-
-    def is_anyone_else(self) -> bool:
-        """Return whether another process has any name."""
-        with self._lock, contextlib.suppress(FileNotFoundError):
-            own = set(map(self._path, self._own))
-            for path in self._files():
-                if path not in own:
-                    fd = _take(path)
-                    if fd is None:
-                        return True
-                    os.close(fd)
-        return False
 
     def forget(self) -> None:
         """Close what is the parent's, in a forked child; its locks are the parent's as well."""

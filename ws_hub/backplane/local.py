@@ -14,7 +14,7 @@ from ..errors import ConfigError, WsHubError, excerpt
 from ..reentrant import Lock
 from ..threads import forget_after_fork
 from .bus import BusStats, Notice, Receiver
-from .claims import ALIVE, Claims
+from .claims import Claims
 from .exchange import Exchange
 from .peers import Counts
 from .socket_directory import SocketDirectory
@@ -185,7 +185,6 @@ class AddressedBackplane(_Local):
         super().__init__(find)
         self._address = address
         self._used: Path | None = None
-        self._alive: Claims | None = None
 
     def open(self, receiver: Receiver) -> None:
         """See `LocalBackplane`; raises ConfigError also where another hub has the address."""
@@ -199,8 +198,6 @@ class AddressedBackplane(_Local):
         self._used = directory
         try:
             super().open(receiver)
-            self._alive = Claims(directory / ALIVE)
-            self._alive.claim(f"{os.getpid()}")
         except BaseException:
             self.close(0.0)
             raise
@@ -211,14 +208,12 @@ class AddressedBackplane(_Local):
         used, self._used = self._used, None
         if used is not None:
             _addressed.discard(used)
-        if self._alive is not None:
-            self._alive.release(f"{os.getpid()}")
 
     def forget(self) -> None:
         """See `LocalBackplane`."""
         super().forget()
         _addressed.clear()
-        self._used = self._alive = None
+        self._used = None
 
 
 class _SharedHistory(SqliteHistory):

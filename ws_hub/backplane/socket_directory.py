@@ -180,6 +180,14 @@ class SocketDirectory:
         sock.close()
         return None
 
+    def is_used(self) -> bool:
+        """Return whether a process listens here; files of those that have ended are removed."""
+        for name in self.names():
+            sock = self.connect(name)
+            if sock is not None:
+                sock.close()
+        return bool(self.names())
+
     def remove(self, name: str) -> None:
         """Remove a socket's file, if it is there."""
         with contextlib.suppress(OSError):

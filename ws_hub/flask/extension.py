@@ -143,8 +143,8 @@ class HubExtension:
         def wsgi_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
             if not starter.started:
                 self._check_late_keys(app, where, given)
-                look_at_processes(environ, self.hub.config.backplane)
                 starter.start()
+                look_at_processes(environ, self.hub.config.backplane)
             environ[CONTEXT_KEY] = context
             return served(environ, start_response)
 
