@@ -300,7 +300,7 @@ class Slow:
             clock=lambda: self.now,
         )
 
-    def measured(self) -> tuple[int, bool]:
+    def measured(self) -> tuple[int, int]:
         with self.transport.lock:
             measured = self.transport.measure_locked(0)
         assert measured is not None
@@ -380,6 +380,24 @@ def test_fault_124_a_silent_peer_that_reads_a_backlog_counts_as_alive() -> None:
             slow.now += 30
             slow.sender.ping()
         assert not slow.sender.is_acknowledged(60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs what Linux tells of a connection")
+def test_fault_30_a_ping_whose_acknowledgement_is_delayed_is_no_sign_of_life() -> None:
+    """As a kernel delays it when its program sends nothing: by 40 ms, on any network."""
+    with tcp_pair() as (near, far):
+        slow = Slow(near, far)
+        for _ in range(30):  # the first sixteen are acknowledged at once
+            wait_until(lambda: not slow.measured()[1])
+            slow.now += 30
+            slow.sender.ping()
+        # Each look meets the next ping on its way, as where one interval follows the other.
+        for _ in range(4):
+            assert wait_until(lambda: slow.measured()[1]) > 0
+            assert not slow.sender.is_acknowledged(60)
+            wait_until(lambda: not slow.measured()[1])
+            slow.now += 30
+            slow.sender.ping()
 
 
 def test_fault_124_a_peer_that_acknowledges_nothing_does_not_count_as_alive() -> None:

@@ -35,12 +35,12 @@ def test_tcp_reports_acknowledged_and_outstanding_bytes() -> None:
 @linux
 def test_a_unix_socket_reports_outstanding_bytes() -> None:
     with small_pair() as (near, far):
-        assert measure(near, 0) == (0, False)
+        assert measure(near, 0) == (0, 0)
         filled = fill(near)
         acknowledged, outstanding = measure(near, filled)
         assert outstanding
         far.recv(filled)
-        assert measure(near, filled) == (filled, False)
+        assert measure(near, filled) == (filled, 0)
         assert acknowledged < filled
 
 
@@ -65,19 +65,19 @@ def older_kernel() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_a_short_answer_of_the_kernel_is_not_used() -> None:
     with without_libc(), older_kernel() as (server, _):
         filled = fill(server)
-        assert measure(server, filled) == (filled, False)
+        assert measure(server, filled) == (filled, 0)
 
 
 def test_on_other_systems_bytes_that_the_kernel_took_count() -> None:
     with a_platform(system="darwin"), tcp_pair(sndbuf=65536, rcvbuf=4096) as (server, _):
         filled = fill(server)
-        assert measure(server, filled) == (filled, False)
+        assert measure(server, filled) == (filled, 0)
 
 
 @linux
 def test_without_tcp_info_unsent_bytes_are_subtracted() -> None:
     with older_kernel() as (server, client):
-        assert measure(server, 7) == (7, False)
+        assert measure(server, 7) == (7, 0)
         filled = fill(server)
         acknowledged, outstanding = measure(server, filled)
         assert outstanding
@@ -88,7 +88,7 @@ def test_without_tcp_info_unsent_bytes_are_subtracted() -> None:
 def test_without_libc_bytes_that_the_kernel_took_count(error: type[Exception]) -> None:
     with without_libc(error), small_pair() as (near, _):
         filled = fill(near)
-        assert measure(near, filled) == (filled, False)
+        assert measure(near, filled) == (filled, 0)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
@@ -103,7 +103,7 @@ def test_time_left_is_the_timeout_from_the_start_of_a_backlog() -> None:
     peer = Progress(10, 0)
     peer.begin(100)
     assert peer.time_left(104) == 6
-    peer.update(104, 0, True)
+    peer.update(104, 0, 1_000)
     assert peer.time_left(110) == 0
     assert peer.silence(110) == 10
 
@@ -111,11 +111,11 @@ def test_time_left_is_the_timeout_from_the_start_of_a_backlog() -> None:
 def test_each_4000_bytes_add_a_second_of_credit() -> None:
     peer = Progress(10, 0)
     peer.begin(100)
-    peer.update(105, 20_000, True)
+    peer.update(105, 20_000, 1_000)
     assert peer.time_left(105) == 10 + 5
-    peer.update(106, 24_000, True)  # one of the five is used up, one is bought
+    peer.update(106, 24_000, 1_000)  # one of the five is used up, one is bought
     assert peer.time_left(106) == 10 + 5
-    peer.update(120, 28_000, True)
+    peer.update(120, 28_000, 1_000)
     assert peer.time_left(120) == 10 + 1
     assert peer.total == 28_000
 
@@ -123,7 +123,7 @@ def test_each_4000_bytes_add_a_second_of_credit() -> None:
 def test_the_credit_is_at_most_six_timeouts() -> None:
     peer = Progress(10, 0)
     peer.begin(100)
-    peer.update(100, 1 << 40, True)
+    peer.update(100, 1 << 40, 1_000)
     assert peer.time_left(100) == 70
 
 
@@ -132,31 +132,31 @@ def test_fault_118_a_peer_that_reads_5_kb_a_second_never_stalls(step: int) -> No
     """Seen four times in a write timeout, its window opening by so much at a time."""
     peer, read, acknowledged = Progress(10, 0), 0.0, step  # the first window is filled at once
     now = 0.0
-    peer.update(now, acknowledged, True)
+    peer.update(now, acknowledged, 1_000)
     peer.begin(now)
     while now < 3600:
         now += 2.5
         read += 5_000 * 2.5
         while read >= acknowledged:
             acknowledged += step
-        peer.update(now, acknowledged, True)
+        peer.update(now, acknowledged, 1_000)
         assert peer.time_left(now) > 0
 
 
 def test_acknowledged_bytes_may_decrease_where_sends_use_memory() -> None:
     peer = Progress(10, 0)
-    peer.update(0, 100, True)
-    peer.update(1, -600, True)
+    peer.update(0, 100, 1_000)
+    peer.update(1, -600, 1_000)
     assert peer.total == 100
-    peer.update(2, 0, True)
+    peer.update(2, 0, 1_000)
     assert peer.total == 700
 
 
 def test_acknowledgement_of_a_backlog_is_a_sign_of_life() -> None:
     peer = Progress(10, 0)
     assert not peer.is_alive(0, 60)
-    peer.update(0, 0, True)
-    peer.update(30, 100, False)
+    peer.update(0, 0, 1_000)
+    peer.update(30, 100, 0)
     assert peer.is_alive(89, 60)
     assert not peer.is_alive(90.1, 60)
 
@@ -164,14 +164,21 @@ def test_acknowledgement_of_a_backlog_is_a_sign_of_life() -> None:
 def test_acknowledgement_of_a_ping_is_no_sign_of_life() -> None:
     peer = Progress(10, 0)
     for now in range(0, 300, 30):
-        peer.update(now, now, False)
+        peer.update(now, now, 0)
         assert not peer.is_alive(now, 60)
+
+
+def test_fault_30_a_ping_that_is_outstanding_is_no_sign_of_life() -> None:
+    peer = Progress(10, 0)
+    for beat in range(1, 5):
+        peer.update(30 * beat, 2 * beat, 2)
+        assert not peer.is_alive(30 * beat, 60)
 
 
 def test_a_slow_peer_with_outstanding_bytes_may_use_its_credit() -> None:
     peer = Progress(10, 0)
-    peer.update(0, 0, True)
-    peer.update(1, 40_000, True)
+    peer.update(0, 0, 1_000)
+    peer.update(1, 40_000, 1_000)
     assert peer.is_alive(1 + 2 + 9, 2)
     assert not peer.is_alive(1 + 2 + 10, 2)
 
@@ -179,17 +186,17 @@ def test_a_slow_peer_with_outstanding_bytes_may_use_its_credit() -> None:
 def test_fault_118_buffered_bytes_are_read_before_a_ping() -> None:
     """The first look is that of the first ping: half a megabyte is acknowledged by then."""
     peer = Progress(10, 0)
-    peer.update(30, 500_000, False)  # all that there was
+    peer.update(30, 500_000, 0)  # all that there was
     assert peer.is_alive(30 + 60 + 59, 60)
     assert not peer.is_alive(30 + 60 + 60, 60)
     peer = Progress(10, 0)
-    peer.update(30, 500_000, True)
-    peer.update(60, 500_002, True)  # the ping
+    peer.update(30, 500_000, 1_000)
+    peer.update(60, 500_002, 1_000)  # the ping
     assert peer.is_alive(60 + 60 + 20, 60)
 
 
 def test_fault_124_acknowledged_pings_are_no_sign_of_life() -> None:
     peer = Progress(10, 0)
     for beat in range(1, 5):
-        peer.update(30 * beat, 85 * beat, False)  # in TLS 1.2, one each
+        peer.update(30 * beat, 85 * beat, 0)  # in TLS 1.2, one each
         assert not peer.is_alive(30 * beat, 60)

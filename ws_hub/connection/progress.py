@@ -9,7 +9,8 @@ Time is an argument. Rules of this file:
   So each 4,000 acknowledged bytes allow one more second of silence. Unused seconds are
   kept as credit, up to six timeouts.
 - Bytes count as a sign of life unless they may be pings alone: if a peer's kernel
-  acknowledges nothing else, its program does not answer them.
+  acknowledges nothing else, its program does not answer them. It may delay that by 40 ms
+  and more, so a ping that is outstanding says nothing either.
 """
 
 from __future__ import annotations
@@ -50,26 +51,33 @@ def _load() -> Callable[..., int] | None:
 _ioctl = _load()
 
 
-def measure(sock: socket.socket, taken: int) -> tuple[int, bool]:
-    """Return how many bytes are acknowledged, and whether more are outstanding.
+def measure(sock: socket.socket, taken: int) -> tuple[int, int]:
+    """Return how many bytes are acknowledged, and how many more are outstanding.
 
-    Only the difference between two results is meaningful. Where the system does not tell, the
-    bytes that the kernel has `taken` count as acknowledged. Raises OSError.
+    Of the first only the difference between two results is meaningful. Where the system does
+    not tell, the bytes that the kernel has `taken` count as acknowledged. Raises OSError.
     """
+    acknowledged = least = None
     if _HAS_INFO and sock.family in _TCP_FAMILIES:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
         if len(info) == _INFO_BYTES:
-            # tcpi_unacked, tcpi_bytes_acked, tcpi_notsent_bytes
-            outstanding = any(info[24:28]) or any(info[144:148])
-            return int.from_bytes(info[120:128], sys.byteorder), outstanding
+            # tcpi_unacked (segments), tcpi_bytes_acked, tcpi_notsent_bytes
+            least = _number(info[24:28]) + _number(info[144:148])
+            acknowledged = _number(info[120:128])
+            if not least:
+                return acknowledged, 0
     if _ioctl is not None:
         # For a Unix socket it counts the memory in use, which is a little more.
         queued = ctypes.c_int()
         if _ioctl(sock.fileno(), _SIOCOUTQ, ctypes.byref(queued)) < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
-        return taken - queued.value, queued.value > 0
-    return taken, False
+        return taken - queued.value if acknowledged is None else acknowledged, queued.value
+    return taken if acknowledged is None else acknowledged, least or 0
+
+
+def _number(field: bytes) -> int:
+    return int.from_bytes(field, sys.byteorder)
 
 
 class Progress:
@@ -86,7 +94,7 @@ class Progress:
     __slots__ = (
         "_acknowledged",
         "_moved",
-        "_outstanding",
+        "_waited",
         "_credit",
         "_since",
         "_timeout",
@@ -96,24 +104,24 @@ class Progress:
     def __init__(self, timeout: float, now: float) -> None:
         self._timeout = timeout
         self._acknowledged = 0
-        self._outstanding = False
+        self._waited = False  # whether more than pings was outstanding at the last update
         self._credit = 0.0  # seconds
         self._since = now  # when something was last acknowledged, or began to wait
         self._moved = -math.inf  # when bytes other than pings were last acknowledged
         self.total = 0
 
-    def update(self, now: float, acknowledged: int, outstanding: bool) -> None:
-        """Update it by the result of `measure`; `outstanding` also counts the outbox."""
+    def update(self, now: float, acknowledged: int, outstanding: int) -> None:
+        """Update it by the result of `measure`; `outstanding` also counts the outbox's bytes."""
         gained = acknowledged - self._acknowledged
         self._acknowledged = acknowledged
-        waited, self._outstanding = self._outstanding, outstanding
+        waited, self._waited = self._waited, outstanding > _PINGS
         if gained <= 0:
             return
         self.total += gained
         left = max(self._credit - (now - self._since), 0.0)
         self._credit = min(left + gained / _BYTES_A_SECOND, _MAX_CREDIT * self._timeout)
         self._since = now
-        if waited or outstanding or gained > _PINGS:
+        if waited or self._waited or gained > _PINGS:
             self._moved = now
 
     def begin(self, now: float) -> None:

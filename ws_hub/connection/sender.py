@@ -566,8 +566,8 @@ class Sender:
         measured = self._transport.measure_locked(self._taken)
         if measured is not None:
             acknowledged, outstanding = measured
-            waits = outstanding or bool(self._outbox.size)
-            self._progress.update(self._clock(), acknowledged, waits)
+            outstanding += self._outbox.size
+            self._progress.update(self._clock(), acknowledged, outstanding)
 
     def _control_locked(self, frame: bytes) -> None:
         assert self._lock.locked()

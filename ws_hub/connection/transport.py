@@ -277,7 +277,7 @@ class Transport:
                 # On a TLS socket this is the plain shutdown of the socket below it.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
-    def measure_locked(self, taken: int) -> tuple[int, bool] | None:
+    def measure_locked(self, taken: int) -> tuple[int, int] | None:
         """Return the result of `progress.measure`; None when the connection has ended."""
         assert self.lock.locked()
         if self._closed:
