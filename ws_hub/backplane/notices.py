@@ -40,6 +40,8 @@ __all__ = [
     "frame",
     "hello",
     "is_socket_name",
+    "notice_of",
+    "parse",
 ]
 
 T = TypeVar("T", str, int, bool)
@@ -117,6 +119,17 @@ def _framed(head: bytes, tail: bytes) -> bytes:
 
 def decode(body: bytes) -> Hello | Numbered:
     """Return what a frame's body says; raises ValueError where it breaks the rules."""
+    number, fields, texts = parse(body)
+    if "hello" not in fields:
+        return Numbered(number, notice_of(fields, texts))
+    name = fields["hello"]
+    if not isinstance(name, str) or not is_socket_name(name):
+        raise ValueError(f"not the name of a socket: {excerpt(name)}")
+    return Hello(name, number)
+
+
+def parse(body: bytes) -> tuple[int, dict[str, object], tuple[bytes, ...]]:
+    """Return the number, the fields and the texts of a body; raises ValueError."""
     line, *texts = body.split(b"\n")
     try:
         fields = json.loads(line.decode())
@@ -129,15 +142,11 @@ def decode(body: bytes) -> Hello | Numbered:
         raise ValueError(f"version {excerpt(version)}, not {_VERSION}")
     if type(number) is not int or not 0 <= number < _MAX_NUMBER:
         raise ValueError(f"no number: {excerpt(number)}")
-    if "hello" not in fields:
-        return Numbered(number, _notice(fields, tuple(texts)))
-    name = fields["hello"]
-    if not isinstance(name, str) or not is_socket_name(name):
-        raise ValueError(f"not the name of a socket: {excerpt(name)}")
-    return Hello(name, number)
+    return number, fields, tuple(texts)
 
 
-def _notice(fields: dict[str, object], texts: tuple[bytes, ...]) -> Notice | None:
+def notice_of(fields: dict[str, object], texts: tuple[bytes, ...]) -> Notice | None:
+    """Return the notice of these fields; None for an unknown kind. Raises ValueError."""
     try:
         kind = NoticeKind(_field(fields, "kind", ""))
     except ValueError:
