@@ -21,9 +21,11 @@ PAGE = ROOT / "docs" / "errors.md"
 
 # Modules whose exceptions reach no code of a user.
 INSIDE = {
+    "backplane/envelopes.py": "what is no notice is ignored, counted and logged",
     "backplane/exchange.py": "ends a connection of the backplane",
     "backplane/notices.py": "ends a connection of the backplane; messages have no line feed",
     "backplane/peers.py": "ends a connection of the backplane",
+    "backplane/redis_listener.py": "ends a connection of the backplane, and is logged",
     "cli/terminal.py": "caught by the commands",
     "cli/common.py": "argparse writes the usage in its place",
     "connection/adoption.py": "answered with 501 or 503, and logged (docs/faq.md)",

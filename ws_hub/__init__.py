@@ -7,7 +7,7 @@ and in order. README.md has a complete example of ten lines, docs/ the rest.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from .access.authenticators import (
     APIKeyAuth,
@@ -69,6 +69,9 @@ from .server.server import Server, serve
 from .signals import exit_on_signals
 from .wsgi.app import middleware
 
+if TYPE_CHECKING:
+    from .backplane.redis import RedisBackplane
+
 __all__ = [
     "DEFAULT_HEARTBEAT_INTERVAL",
     "DEFAULT_PONG_TIMEOUT",
@@ -118,6 +121,7 @@ __all__ = [
     "QueryTokenAuth",
     "ReconnectConfig",
     "ReconnectingClient",
+    "RedisBackplane",
     "SendTimeout",
     "Server",
     "SqliteHistory",
@@ -147,8 +151,12 @@ _ELSEWHERE = {
 
 if not TYPE_CHECKING:  # to a type checker it would mean that every name is there
 
-    def __getattr__(name: str) -> NoReturn:
-        """Say where a name is that is not here."""
+    def __getattr__(name: str) -> object:
+        """Return what few need, and say where a name is that is not here."""
+        if name == "RedisBackplane":
+            from .backplane.redis import RedisBackplane
+
+            return RedisBackplane
         module = _ELSEWHERE.get(name)
         if module is None:
             raise AttributeError(f"module 'ws_hub' has no attribute {name!r}")

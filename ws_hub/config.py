@@ -605,7 +605,7 @@ class HubConfig:
             isinstance(backplane, type) or not callable(getattr(backplane, "tell", None))
         ):
             raise ConfigError(
-                'backplane must be an address, such as "local", or a LocalBackplane, not '
+                'backplane must be an address, such as "local", or an object, not '
                 f"{excerpt(backplane)}"
             )
         check_choice(self, "broadcast_overflow", ("disconnect", "drop"))

@@ -28,6 +28,7 @@ __all__ = ["VARIABLE", "backplane_of", "family_directory", "is_alone"]
 VARIABLE = "WS_HUB_BACKPLANE"  # of the environment
 _ARBITER = "gunicorn.arbiter"
 _LOCAL = re.compile(r"local(?:://(/[^/?#][^?#]*))?(?:\?name=([A-Za-z0-9_-]{1,32}))?")
+_SERVER = re.compile(r"(?:redis|valkey)s?://", re.IGNORECASE)
 _FAMILY = re.compile(r"(\d+)-(\d+)")
 
 
@@ -38,12 +39,17 @@ def backplane_of(given: Backplane | str | None) -> Backplane | None:
     """
     if not isinstance(given, str):
         return given
+    if _SERVER.match(given):
+        from .redis import AddressedRedis  # as below, and without redis-py
+
+        return AddressedRedis(given)
     found = _LOCAL.fullmatch(given)
     if found is None or "\0" in unquote(given):
         raise ConfigError(
             f'{excerpt(given)} is no address of a backplane: use "local" for the workers of one '
             'server, or "local:///run/app/hub" (three slashes) for the processes that name a '
-            'directory. A second hub of the same process has a name: "local?name=chat"'
+            'directory. A second hub of the same process has a name: "local?name=chat". For '
+            'several machines use the address of a Redis or Valkey server, "redis://host:6379/0"'
         )
     from .local import AddressedBackplane  # a hub without one does without its modules
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from .claims import Claims
     from .store import HistoryStore
 
-__all__ = ["Backplane", "BusStats", "Notice", "NoticeKind", "Receiver"]
+__all__ = ["Backplane", "BusStats", "Notice", "NoticeKind", "Receiver", "SharedClaims"]
 
 
 class NoticeKind(enum.StrEnum):
@@ -66,12 +65,16 @@ class BusStats:
         told: notices that were passed to a peer, each peer counted.
         received: notices of other processes.
         lost: notices of other processes that never came, or to them that found no room.
+        invalid: what came over the bus and is no notice.
+        connected: whether the server of the bus is reached; True for a bus without one.
     """
 
     peers: int = 0
     told: int = 0
     received: int = 0
     lost: int = 0
+    invalid: int = 0
+    connected: bool = True
 
 
 class Receiver(Protocol):
@@ -87,6 +90,19 @@ class Receiver(Protocol):
         """Other processes may have ended: called soon after one has, and every few seconds."""
 
 
+class SharedClaims(Protocol):
+    """Names of which each is one process's alone. Any thread; may wait for a disk or a server."""
+
+    def claim(self, name: str) -> bool:
+        """Claim a name; False where this process or another has it. Raises OSError."""
+
+    def release(self, name: str) -> None:
+        """Let go of a name; idempotent."""
+
+    def abandoned(self) -> list[str]:
+        """Return the names whose process has ended without letting go, each to one caller."""
+
+
 class Backplane(Protocol):
     """Tells the other processes of the application."""
 
@@ -95,7 +111,7 @@ class Backplane(Protocol):
         """Return a new store that all of them share, for a hub without one; None for none."""
 
     @property
-    def claims(self) -> Claims:
+    def claims(self) -> SharedClaims:
         """The names of which each is one process's alone."""
 
     def open(self, receiver: Receiver) -> None:

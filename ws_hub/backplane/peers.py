@@ -25,6 +25,7 @@ class Counts:
     told: int = 0
     received: int = 0
     lost: int = 0
+    invalid: int = 0
 
 
 class Frame(NamedTuple):

@@ -1473,6 +1473,8 @@ class Hub(Publisher):
             bus_told=bus.told,
             bus_received=bus.received,
             bus_lost=bus.lost,
+            bus_invalid=bus.invalid,
+            bus_down=not bus.connected,
             clients=self.client_count(),
             channels=len(self._life.channels),
             subscriptions=self._life.channels.total,

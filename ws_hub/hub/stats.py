@@ -32,6 +32,8 @@ class HubStats:
         bus_told: notices to them, each of them counted.
         bus_received: notices of theirs.
         bus_lost: notices of theirs that never came, or to them that found no room.
+        bus_invalid: what came over a backplane's server and is no notice.
+        bus_down: whether a backplane does not reach its server, and tells and hears nobody.
         history_failed: messages that were delivered without a number, because the history
             store could not keep them.
         connected: clients ever connected.
@@ -88,6 +90,8 @@ class HubStats:
     bus_told: int = 0
     bus_received: int = 0
     bus_lost: int = 0
+    bus_invalid: int = 0
+    bus_down: bool = False
     connected: int = 0
     refused: int = 0
     crowded_addresses: int = 0

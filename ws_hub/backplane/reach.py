@@ -1,0 +1,96 @@
+"""Whether a backplane reaches its broker, over all the connections that it needs.
+
+Says so in the log when that changes: once when it is lost, once when it is back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ..errors import excerpt
+from ..log import get_logger
+from ..reentrant import Event, Lock
+
+__all__ = ["Reach"]
+
+logger = get_logger(__name__)
+
+
+class Reach:
+    """The state of a backplane's connections to its broker.
+
+    Args:
+        broker: what it is called in the log.
+        parts: the names of the connections.
+        clock: monotonic seconds.
+
+    Threads: any; only `wait` waits.
+    """
+
+    def __init__(
+        self, broker: str, parts: tuple[str, ...], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        # guards: what follows. Nothing is taken under it.
+        self._lock = Lock()
+        self._missing = set(parts)
+        self._since = clock()  # all are there, or one is missing
+        self._was_up = self._has_failed = False  # ever
+        self._is_told = False  # the log says that one is missing
+        self._decided = Event()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all are there for the first time, or one has failed."""
+        self._decided.wait(seconds)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all connections are there."""
+        return not self._missing
+
+    def has(self, part: str) -> bool:
+        """Return whether a connection is there."""
+        return part not in self._missing
+
+    def is_settled(self, seconds: float) -> bool:
+        """Return whether all are there, for so many seconds unless none has failed so far."""
+        with self._lock:
+            lasts = not self._has_failed or self._clock() - self._since >= seconds
+            return lasts and not self._missing
+
+    def up(self, part: str) -> None:
+        """Note that a connection is there."""
+        with self._lock:
+            if part not in self._missing:
+                return
+            self._missing.remove(part)
+            if self._missing:
+                return
+            now = self._clock()
+            away, self._since = now - self._since, now
+            was_told, self._is_told = self._is_told, False
+            self._was_up = True
+        self._decided.set()
+        if was_told:
+            logger.warning("the backplane reaches %s again, after %.1f s", self._broker, away)
+        else:
+            logger.info("the backplane reaches %s", self._broker)
+
+    def down(self, part: str, error: BaseException) -> None:
+        """Note that a connection has ended, or cannot be made."""
+        with self._lock:
+            if not self._missing:
+                self._since = self._clock()
+            self._missing.add(part)
+            was_told, self._is_told, self._has_failed = self._is_told, True, True
+        self._decided.set()
+        if not was_told:
+            logger.warning(
+                "the backplane %s %s: %s. Clients of this process get what is published here; what "
+                "other processes publish is missing until it is back",
+                "has lost" if self._was_up else "cannot reach",
+                self._broker,
+                excerpt(str(error), 300),
+            )

@@ -1,0 +1,211 @@
+"""A backplane over a Redis or Valkey server, for the processes of several machines.
+
+    any thread   tell() -> RedisSender, on "ws-hub:bus-send" -> PUBLISH <prefix>:bus
+    SUBSCRIBE <prefix>:bus -> RedisListener, on "ws-hub:bus" -> receiver.receive()
+
+What goes over it is described in `envelopes`.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from ..errors import ConfigError, WsHubError
+from ..reentrant import Lock, nested
+from ..threads import forget_after_fork
+from .bus import BusStats, Notice, Receiver
+from .peers import Counts
+from .reach import Reach
+from .redis_claims import RedisClaims
+from .redis_listener import RedisListener
+from .redis_sender import RedisSender
+from .redis_server import RedisServer
+from .store import HistoryStore
+
+__all__ = ["AddressedRedis", "RedisBackplane"]
+
+_PATIENCE = 1.0  # seconds for which a start waits for the server
+
+
+class _Life:
+    """The parts of a backplane from one `open` to its `close`."""
+
+    def __init__(
+        self, server: RedisServer, receiver: Receiver, told: Counts, heard: Counts
+    ) -> None:
+        source = secrets.token_hex(16)
+        self.reach = Reach(server.label, ("subscribe", "publish"))
+        self.claims = RedisClaims(server, source, self.reach)
+        self.sender = RedisSender(server, source, self.claims, self.reach, told)
+        self.listener = RedisListener(
+            server, (source,), receiver, self.reach, heard, greet=self.sender.greet
+        )
+
+    def start(self) -> None:
+        self.listener.start()
+        self.sender.start()
+        if not nested():
+            self.reach.wait(_PATIENCE)
+
+    def finish(self, timeout: float) -> None:
+        # In this order: the last word of the sender wakes the listener.
+        self.sender.finish(timeout)
+        self.listener.finish(0.0)
+        self.claims.close()
+
+
+class RedisBackplane:
+    """Tells the other processes, of any machine, that name the same server and prefix.
+
+    Each process has an object of its own. While the server is away, the hub goes on for its own
+    clients: what it publishes meanwhile waits for ten seconds, in at most 16 MiB, and is lost
+    to the others then, which they learn of.
+
+    Args:
+        url: the server, such as "redis://user:password@host:6379/0?prefix=ws"; "rediss://" with
+            TLS, "valkey://" and "valkeys://" the same. Applications
+            with another prefix or another database do not hear each other.
+
+    Raises TypeError, and ConfigError for another address, or without redis-py.
+
+    Threads: any.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._server = RedisServer(url)
+        self._renew()
+        forget_after_fork(self)
+
+    def _renew(self) -> None:
+        # guards: _life, against two opens at once; no other is taken inside it.
+        self._lock = Lock()
+        self._life: _Life | None = None
+        self._told, self._heard = Counts(), Counts()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._server.label!r})"
+
+    @property
+    def history(self) -> HistoryStore | None:
+        """Return None: each process keeps the history of its channels by itself."""
+        return None
+
+    @property
+    def claims(self) -> RedisClaims:
+        """The names of which each is one process's alone; once it is open."""
+        life = self._life
+        if life is None:
+            raise WsHubError(f"{self!r} is not open: start the hub that it belongs to")
+        return life.claims
+
+    def open(self, receiver: Receiver) -> None:
+        """Begin; also where the server is not reached, which is tried until `close`.
+
+        Raises ConfigError where another hub has it.
+
+        Threads: any; waits for the server, at most one second.
+        """
+        life = _Life(self._server, receiver, self._told, self._heard)
+        with self._lock:
+            is_free = self._life is None
+            if is_free:
+                self._life = life
+        if not is_free:
+            raise ConfigError(
+                f"{self!r} is in use by another hub: give each hub a RedisBackplane of its own; "
+                "they may name the same server"
+            )
+        try:
+            life.start()
+        except BaseException:
+            self.close(0.0)
+            raise
+
+    def tell(self, notice: Notice) -> None:
+        """Tell all others, in the order of the calls of each thread; nobody when not open.
+
+        Raises ValueError for a text with a line feed.
+
+        Threads: any, also from a signal handler or a finaliser; never waits.
+        """
+        life = self._life
+        if life is not None:
+            life.sender.tell(notice)
+
+    def stats(self) -> BusStats:
+        """Return what it has done since it was made.
+
+        Threads: any; does not wait.
+        """
+        life, told, heard = self._life, self._told, self._heard
+        lost = told.lost + heard.lost + (life.sender.dropped() if life else 0)
+        return BusStats(
+            peers=life.listener.peers() if life else 0,
+            told=told.told,
+            received=heard.received,
+            lost=lost,
+            invalid=heard.invalid,
+            connected=life is not None and life.reach.is_up,
+        )
+
+    def close(self, timeout: float) -> None:
+        """Send what was told, for at most `timeout` seconds, and end. Idempotent.
+
+        It may be opened again. Called by the receiver, or by a signal handler inside another
+        call, it does not wait for the end.
+
+        Threads: any; waits at most `timeout` seconds, and two more for a server that hangs.
+        """
+        with self._lock:
+            life, self._life = self._life, None
+        if life is not None:
+            life.finish(timeout)
+
+    def forget(self) -> None:
+        """Be a new one that is not open, in a forked child.
+
+        Threads: the only one of a forked child.
+        """
+        # Its connections are closed with their last reference, which is this one: redis-py
+        # knows them for those of another process, and says nothing to the server.
+        self._renew()
+
+
+_addressed: set[str] = set()  # servers and prefixes in use by an address; by single calls
+
+
+class AddressedRedis(RedisBackplane):
+    """What an address names: of one hub of a process, as another one's messages are not its own.
+
+    Args:
+        address: the address.
+
+    Threads: any.
+    """
+
+    def open(self, receiver: Receiver) -> None:
+        """See `RedisBackplane`; raises ConfigError also where another hub has the address."""
+        label = self._server.label
+        if label in _addressed:
+            raise ConfigError(
+                f"another hub of this process has the backplane {label}: give each a prefix, as "
+                'in "?prefix=chat", the same one in every process'
+            )
+        _addressed.add(label)
+        try:
+            super().open(receiver)
+        except BaseException:
+            _addressed.discard(label)
+            raise
+
+    def close(self, timeout: float) -> None:
+        """See `RedisBackplane`."""
+        is_open = self._life is not None
+        super().close(timeout)
+        if is_open:
+            _addressed.discard(self._server.label)
+
+    def forget(self) -> None:
+        """See `RedisBackplane`."""
+        super().forget()
+        _addressed.clear()

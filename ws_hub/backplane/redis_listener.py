@@ -1,0 +1,299 @@
+"""Hears the others over Redis: the thread that reads the subscribed connection.
+
+Rules of this file:
+
+- It reads on whatever the receiver does: a server cuts a subscriber that is far behind. What
+  finds no room with the receiver waits here, within a bound.
+- A connection on which nothing comes for some seconds, no answer to a ping either, has ended.
+- After a connection has ended nobody knows what was missed: the receiver looks at its stores,
+  and the numbers tell the rest.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .. import threads
+from ..backoff import calculate_backoff, full_jitter
+from ..errors import excerpt
+from ..log import get_logger
+from ..reentrant import Event, nested
+from .bus import Notice, NoticeKind, Receiver
+from .envelopes import BYE, Envelope, opened, opening
+from .peers import MAX_WAITING_BYTES, Counts
+from .reach import Reach
+from .redis_server import RedisServer, Subscription
+
+__all__ = ["RedisListener"]
+
+logger = get_logger(__name__)
+
+_PING_EVERY, _SILENCE = 2.0, 5.0  # seconds
+_GONE = 10.0  # seconds without a sign of life of another process
+_LOOK_EVERY = 5.0  # seconds between two looks for what such processes have left
+_OFFER_EVERY = 0.02  # seconds after which a notice that found no room is offered again
+_POLL = 0.5  # seconds of one wait
+_RETRY_FIRST, _RETRY_MOST, _RETRY_LEAST = 0.25, 5.0, 0.05  # seconds
+_STABLE = 5.0  # seconds of a connection after which the next retry is as the first
+_GRACE = 1.0  # seconds for the thread to end after its time is over
+_AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
+_MOST_SOURCES = 10_000  # anybody may make up names
+_MOST_WARNED = 10  # bodies in one life; the others are counted
+_NOTICE_BYTES = 200  # of memory, about, beside its texts
+_KEPT = Notice(NoticeKind.KEPT)
+_PART = "subscribe"  # of `Reach`
+
+
+@dataclass(slots=True)
+class _Source:
+    """Another process.
+
+    Args:
+        number: of its last counted notice.
+        seen: when it was last heard, in monotonic seconds.
+    """
+
+    number: int
+    seen: float
+
+
+class RedisListener:
+    """What one life of a backplane hears.
+
+    Args:
+        server: the server.
+        own: the names on the bus that are this process's.
+        receiver: gets the notices of others, on the thread.
+        reach: what it reports to.
+        counts: what to count in.
+        greet: says that this process is there, and asks who else is.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        server: RedisServer,
+        own: tuple[str, ...],
+        receiver: Receiver,
+        reach: Reach,
+        counts: Counts,
+        *,
+        greet: Callable[[bool], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._channel = server.bus
+        self._own = tuple(opening(name) for name in own)
+        self._receiver = receiver
+        self._reach = reach
+        self._counts = counts
+        self._greet = greet
+        self._clock = clock
+        self._closed = Event()
+        self._thread: threading.Thread | None = None
+        # The thread's own.
+        self._sources: dict[str, _Source] = {}
+        self._waiting: deque[Notice] = deque()  # found no room with the receiver
+        self._waiting_bytes = 0
+        self._next_offer = self._next_look = 0.0
+        # When the connection was made, anything came on it, and was asked for.
+        self._connected = self._heard = self._pinged = 0.0
+        self._attempt = self._warned = 0
+        self._has_failed = False  # ever
+
+    # --- any thread --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threads.start("ws-hub:bus", self._run)
+
+    def peers(self) -> int:
+        """Return the number of other processes that are reached."""
+        return len(self._sources) if self._reach.is_up else 0
+
+    def finish(self, timeout: float) -> None:
+        """End the thread, which waits for an answer for some seconds at most."""
+        self._closed.set()
+        if not nested():
+            threads.join(self._thread, max(timeout, 0.0) + _GRACE)
+
+    # --- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._listen()
+            except self._server.failures as error:
+                self._failed(error)
+            except Exception as error:  # noqa: BLE001 - the top of a thread
+                logger.exception("the backplane's listener failed")
+                self._failed(error)
+                self._closed.wait(_AFTER_FAULT)
+
+    def _listen(self) -> None:
+        """Connect, and hand on what comes until the connection ends."""
+        subscription = self._server.subscribe(self._channel)
+        try:
+            self._begin()
+            while self._turn(subscription):
+                pass
+        finally:
+            subscription.close()
+
+    def _begin(self) -> None:
+        now = self._clock()
+        self._heard = self._pinged = self._connected = now
+        for source in self._sources.values():
+            source.seen = now  # nobody could be heard meanwhile
+        self._reach.up(_PART)
+        if self._has_failed:
+            self._give(_KEPT)  # it may have been told of meanwhile, which no number tells
+        self._greet(True)
+
+    def _failed(self, error: Exception) -> None:
+        if self._closed.is_set():
+            return
+        self._reach.down(_PART, error)
+        self._has_failed = True
+        if self._heard - self._connected > _STABLE:
+            self._attempt = 0
+        self._attempt += 1
+        wait = full_jitter(
+            calculate_backoff(self._attempt, _RETRY_FIRST, _RETRY_MOST), random.random
+        )
+        until = self._clock() + max(wait, _RETRY_LEAST)
+        while not self._closed.is_set() and self._clock() < until:
+            self._offer_waiting()
+            self._closed.wait(min(self._patience(), max(until - self._clock(), 0.0)))
+
+    def _turn(self, subscription: Subscription) -> bool:
+        """Wait for something to come, and hand it on; False at the end."""
+        bodies = subscription.read(self._patience())
+        now = self._clock()
+        if bodies is not None:
+            self._heard = now
+            for body in bodies:
+                self._take(body, now)
+        elif now - self._heard > _SILENCE:
+            raise TimeoutError(f"no answer for {_SILENCE:g} seconds")
+        if now - self._pinged >= _PING_EVERY:
+            self._pinged = now
+            subscription.ping()
+        self._offer_waiting()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_EVERY
+            self._forget_gone(now)
+        return not self._closed.is_set()
+
+    def _patience(self) -> float:
+        return _OFFER_EVERY if self._waiting else _POLL
+
+    # Notices.
+
+    def _take(self, body: bytes, now: float) -> None:
+        if body.startswith(self._own):
+            if body.endswith(BYE):
+                self._closed.set()  # the last word of this process itself
+            return
+        try:
+            envelope = opened(body)
+        except ValueError as error:
+            self._refuse(error)
+            return
+        if self._is_news(envelope, now) and envelope.notice is not None:
+            self._give(envelope.notice)
+
+    def _refuse(self, error: ValueError) -> None:
+        self._counts.invalid += 1
+        self._warned += 1
+        if self._warned <= _MOST_WARNED:
+            logger.warning(
+                "the backplane ignored what is no notice, in the channel %r of %s: %s",
+                self._channel,
+                self._server.label,
+                excerpt(str(error), 300),
+            )
+
+    def _is_news(self, envelope: Envelope, now: float) -> bool:
+        """Note whose a notice is; return whether it has not come before."""
+        if envelope.kind == "bye":
+            known = self._sources.pop(envelope.source, None)
+            if known is not None:
+                self._missed(envelope.number - known.number)
+                self._call(self._receiver.left)
+            return False
+        step = 1 if envelope.is_counted else 0
+        source = self._sources.get(envelope.source)
+        if source is None:
+            if envelope.kind == NoticeKind.KEPT and envelope.number == 0:
+                return True  # a store's, which has no numbers
+            if len(self._sources) >= _MOST_SOURCES:
+                self._refuse(ValueError(f"more than {_MOST_SOURCES} senders"))
+                return False
+            source = self._sources[envelope.source] = _Source(envelope.number - step, now)
+        if envelope.asks:
+            self._greet(False)
+        source.seen = now
+        if step and envelope.number <= source.number:
+            return False
+        self._missed(envelope.number - source.number - step)
+        source.number = max(envelope.number, source.number)
+        return True
+
+    def _missed(self, count: int) -> None:
+        if count > 0:
+            self._counts.lost += count
+            self._call(self._receiver.missed, count)
+
+    def _forget_gone(self, now: float) -> None:
+        """Forget the processes that have not been heard for long, and look for what they left."""
+        for name in [name for name, each in self._sources.items() if now - each.seen > _GONE]:
+            del self._sources[name]
+        if self._reach.is_up:
+            self._call(self._receiver.left)
+
+    # The receiver.
+
+    def _give(self, notice: Notice) -> None:
+        if not self._waiting and self._offer(notice):
+            return
+        if notice.kind is NoticeKind.KEPT and notice in self._waiting:
+            return
+        if self._waiting_bytes >= MAX_WAITING_BYTES and notice.kind in (
+            NoticeKind.PUBLISH,
+            NoticeKind.USER,
+        ):
+            self._missed(1)
+            return
+        self._waiting.append(notice)
+        self._waiting_bytes += _size_of(notice)
+        self._next_offer = self._clock() + _OFFER_EVERY
+
+    def _offer_waiting(self) -> None:
+        while self._waiting and self._clock() >= self._next_offer:
+            if not self._offer(self._waiting[0]):
+                self._next_offer = self._clock() + _OFFER_EVERY
+                return
+            self._waiting_bytes -= _size_of(self._waiting.popleft())
+
+    def _offer(self, notice: Notice) -> bool:
+        if self._call(self._receiver.receive, notice) is False:
+            return False
+        self._counts.received += 1
+        return True
+
+    def _call(self, function: Callable[..., object], *args: object) -> object:
+        try:
+            return function(*args)
+        except Exception:  # noqa: BLE001 - it is not this thread's, which has to go on
+            logger.exception("the receiver of the backplane failed")
+            return None
+
+
+def _size_of(notice: Notice) -> int:
+    return _NOTICE_BYTES + sum(map(len, notice.texts))

@@ -1,0 +1,336 @@
+"""Tells the others over Redis: the thread that publishes, and what waits for it.
+
+Rules of this file:
+
+- Nobody waits to tell. What waits is bounded in bytes and in seconds: what is older is not told
+  any more, which the others see by its number.
+- What was sent and not answered is sent again with the same number, after a fault, so that a
+  receiver that has it knows it.
+- Every two seconds the thread says that this process is there, and renews what it claims. This
+  needs a server that can be written to: on a replica nobody else would hear it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import threads
+from ..backoff import calculate_backoff, full_jitter
+from ..errors import excerpt
+from ..log import get_logger
+from ..reentrant import ReentrantQueue, Wakeup, nested
+from .bus import Notice, NoticeKind
+from .envelopes import BYE, HELLO, HELLO_ALL, MAX_BODY_BYTES, sealed
+from .notices import encode
+from .peers import MAX_WAITING_BYTES, Counts
+from .reach import Reach
+from .redis_claims import RedisClaims
+from .redis_server import RedisServer
+
+if TYPE_CHECKING:
+    import redis
+
+__all__ = ["BEAT_EVERY", "RedisSender"]
+
+logger = get_logger(__name__)
+
+BEAT_EVERY = 2.0  # seconds
+_MOST_AGE = 10.0  # seconds for which a notice waits for the server
+_BATCH, _BATCH_BYTES = 500, 1024 * 1024  # of one pipeline
+_MAX_TAIL_BYTES = MAX_BODY_BYTES - 128  # without the version, the name and the number
+_SLOT_BYTES = 512  # what was told is measured in these
+_RETRY_FIRST, _RETRY_MOST, _RETRY_LEAST = 0.25, 5.0, 0.05  # seconds
+_GRACE = 1.0  # seconds for the thread to end after its time is over
+_AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
+_PART = "publish"  # of `Reach`
+
+
+class _Told(NamedTuple):
+    """A notice to be sent."""
+
+    kind: NoticeKind
+    tail: bytes
+    at: float  # monotonic seconds
+
+
+class _Sent(NamedTuple):
+    """A notice with its number, which stays the same when it is sent again."""
+
+    told: _Told
+    body: bytes
+
+
+def _slots_of(told: _Told) -> int:
+    return 1 + len(told.tail) // _SLOT_BYTES
+
+
+class RedisSender:
+    """What one life of a backplane tells.
+
+    Args:
+        server: the server.
+        source: the name of this process on the bus.
+        claims: what it renews with each sign of life.
+        reach: what it reports to.
+        counts: what to count in.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        server: RedisServer,
+        source: str,
+        claims: RedisClaims,
+        reach: Reach,
+        counts: Counts,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._source = source
+        self._channel = server.bus
+        self._claims = claims
+        self._reach = reach
+        self._counts = counts
+        self._clock = clock
+        self._wake = Wakeup()
+        # guards: itself: notices to be sent. Filled by any thread, which never waits.
+        self._told: ReentrantQueue[_Told] = ReentrantQueue(
+            self._wake, MAX_WAITING_BYTES // _SLOT_BYTES, _slots_of
+        )
+        # guards: itself: one item for each notice that found no room in `_told`.
+        self._dropped: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._has_kept = False  # whether a KEPT waits in `_told`
+        self._deadline: float | None = None  # until when to send before the end; written once
+        self._next_beat = 0.0  # set to 0.0 by any thread, for a beat at once
+        self._asks = False  # whether the next sign of life asks for those of others
+        self._thread: threading.Thread | None = None
+        # The thread's own.
+        self._client: redis.Redis | None = None
+        self._sent: deque[_Sent] = deque()  # not answered yet
+        self._number = 0  # of the last counted notice
+        self._attempt = 0
+        self._next_try = 0.0
+        self._is_refused = False  # the last sign of life could not be written
+
+    # --- any thread --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._client = self._server.client()
+        self._thread = threads.start("ws-hub:bus-send", self._run)
+
+    def tell(self, notice: Notice) -> None:
+        """Have the thread tell the others; never waits. Raises ValueError, see `encode`."""
+        if notice.kind is NoticeKind.KEPT:
+            self._tell_kept(notice)
+            return
+        told = _Told(notice.kind, encode(notice), self._clock())
+        if notice.kind is NoticeKind.DISCONNECT:
+            self._told.force(told)  # few and small; a user must not stay because others talk
+            return
+        if len(told.tail) <= _MAX_TAIL_BYTES:
+            with contextlib.suppress(queue.Full):
+                self._told.put(told, block=False)
+                return
+        self._dropped.put(None)
+        self._wake.signal()
+
+    def _tell_kept(self, notice: Notice) -> None:
+        if self._has_kept:
+            return  # the thread has yet to take it: it will tell of this as well
+        try:
+            self._has_kept = True
+            self._told.force(_Told(notice.kind, encode(notice), self._clock()))
+        except BaseException:
+            self._has_kept = False
+            raise
+
+    def greet(self, asks: bool) -> None:
+        """Say at once that this process is there; have the others do the same if it `asks`."""
+        self._asks = self._asks or asks
+        self._next_beat = 0.0
+        self._wake.signal()
+
+    def dropped(self) -> int:
+        """Return the number of lost notices that are not counted yet."""
+        return self._dropped.qsize()
+
+    def finish(self, timeout: float) -> None:
+        """Send what was told, for so many seconds at most, and end the thread."""
+        self._deadline = self._clock() + max(timeout, 0.0)
+        self._wake.signal()
+        if not nested():
+            threads.join(self._thread, max(timeout, 0.0) + _GRACE)
+
+    # --- the thread --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            goes_on = True
+            while goes_on:
+                self._wake.wait(self._patience())
+                try:
+                    goes_on = self._turn()
+                except Exception:  # noqa: BLE001 - the top of a thread
+                    logger.exception("a turn of the backplane's sender failed")
+                    goes_on = self._deadline is None
+                    time.sleep(_AFTER_FAULT)  # it may come at each turn
+        finally:
+            self._release()
+
+    def _turn(self) -> bool:
+        """Send what waits; False at the end."""
+        now = self._clock()
+        self._count_dropped()
+        self._fill(now)
+        if now >= self._next_try:
+            self._send(now)
+        if self._deadline is None:
+            return True
+        if self._sent or self._told.queue:
+            return self._clock() < self._deadline
+        return False
+
+    def _patience(self) -> float:
+        """Return how long there is nothing to do without a signal."""
+        now, is_failing = self._clock(), self._attempt > 0
+        if (self._sent or self._told.queue) and not is_failing:
+            return 0.0
+        until = self._next_try if is_failing else self._next_beat
+        if self._deadline is not None:
+            until = min(until, self._deadline)
+        return min(max(until - now, 0.0), BEAT_EVERY)
+
+    def _count_dropped(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._dropped.get_nowait()
+                self._number += 1
+                self._counts.lost += 1
+
+    def _fill(self, now: float) -> None:
+        """Have a batch wait to be sent, without what is too old to be told."""
+        fresh = [each for each in self._sent if not self._is_old(each.told, now)]
+        self._counts.lost += len(self._sent) - len(fresh)
+        self._sent = deque(fresh)
+        size = sum([len(each.body) for each in fresh])
+        with contextlib.suppress(queue.Empty):
+            while len(self._sent) < _BATCH and size < _BATCH_BYTES:
+                told = self._told.get()
+                if told.kind is NoticeKind.KEPT:
+                    # Before it is sent: what is told from now on comes after that.
+                    self._has_kept = False
+                else:
+                    self._number += 1
+                    if self._is_old(told, now):
+                        self._counts.lost += 1
+                        continue
+                body = sealed(self._source, self._number, told.tail)
+                size += len(body)
+                self._sent.append(_Sent(told, body))
+
+    def _is_old(self, told: _Told, now: float) -> bool:
+        return told.kind not in (NoticeKind.KEPT, NoticeKind.DISCONNECT) and (
+            now - told.at > _MOST_AGE
+        )
+
+    def _send(self, now: float) -> None:
+        """Send what waits in one go, and a sign of life where it is due."""
+        beats = now >= self._next_beat
+        if not beats and not self._sent:
+            return
+        assert self._client is not None
+        pipe = self._client.pipeline(transaction=False)
+        released: list[str] = []
+        if beats:
+            self._next_beat = now + BEAT_EVERY  # before it is sent: another may be asked for
+            released = self._claims.beat(pipe)
+        renewing = len(pipe)
+        for each in self._sent:
+            pipe.publish(self._channel, each.body)
+        if beats:  # behind them, with the number of the last
+            asks, self._asks = self._asks, False
+            hello = HELLO_ALL if asks else HELLO
+            pipe.publish(self._channel, sealed(self._source, self._number, hello))
+        try:
+            answers: list[Any] = pipe.execute(raise_on_error=False)
+            self._judge(answers[:renewing])
+            heard = self._check(answers[renewing : renewing + len(self._sent)])
+        except self._server.failures as error:
+            self._failed(error)
+            return
+        self._claims.released(released)
+        self._counts.told += heard
+        self._sent.clear()
+        self._attempt, self._next_try = 0, 0.0
+        self._reach.up(_PART)
+
+    def _check(self, answers: list[Any]) -> int:
+        """Return how many others have got notices, in all; raises what the server has answered."""
+        own = 1 if self._reach.has("subscribe") else 0
+        heard = 0
+        for each, answer in zip(self._sent, answers, strict=True):
+            if isinstance(answer, Exception):
+                raise answer
+            if each.told.kind is not NoticeKind.KEPT:
+                heard += max(int(answer) - own, 0)
+        return heard
+
+    def _judge(self, answers: list[Any]) -> None:
+        """Raise the answer of a replica; another error of writing is no fault of the bus."""
+        from redis.exceptions import ReadOnlyError
+
+        errors = [each for each in answers if isinstance(each, Exception)]
+        for error in errors:
+            if isinstance(error, ReadOnlyError):
+                raise error
+        if errors and not self._is_refused:
+            logger.warning(
+                "%s keeps nothing: %s. Messages are told, but process ids are not claimed",
+                self._server.label,
+                excerpt(str(errors[0]), 300),
+            )
+        if answers:
+            self._is_refused = bool(errors)
+
+    def _failed(self, error: Exception) -> None:
+        self._attempt += 1
+        wait = full_jitter(
+            calculate_backoff(self._attempt, _RETRY_FIRST, _RETRY_MOST), random.random
+        )
+        self._next_try = self._clock() + max(wait, _RETRY_LEAST)
+        self._next_beat, self._asks = 0.0, True
+        if self._client is not None:
+            self._client.connection_pool.disconnect()  # to a replica, too, it is made anew
+        self._reach.down(_PART, error)
+
+    def _release(self) -> None:
+        """Say that this process ends; count and log what was told and is not sent."""
+        untold = sum(each.told.kind is not NoticeKind.KEPT for each in self._sent)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                untold += self._told.get().kind is not NoticeKind.KEPT
+        if untold:
+            self._counts.lost += untold
+            logger.warning(
+                "the backplane has ended before %d notices were told: what was published last is "
+                "missing at the other processes",
+                untold,
+            )
+        client, self._client = self._client, None
+        if client is not None:
+            try:
+                if self._attempt == 0:
+                    client.publish(self._channel, sealed(self._source, self._number, BYE))
+            except self._server.failures as error:
+                logger.debug("the backplane could not say that it ends: %s", error)
+            finally:
+                client.close()
