@@ -25,7 +25,14 @@ import pytest
 
 from tests import support
 from ws_hub import threads
-from ws_hub.backplane import sqlite, sqlite_file, sqlite_rows
+from ws_hub.backplane import (
+    redis_claims,
+    redis_listener,
+    redis_sender,
+    sqlite,
+    sqlite_file,
+    sqlite_rows,
+)
 from ws_hub.connection import fast_send, progress
 from ws_hub.connection.poller import Poller
 from ws_hub.hub import memory
@@ -36,6 +43,7 @@ __all__ = [
     "a_platform",
     "before_each_request",
     "before_each_signal",
+    "broker_times",
     "imported_anew",
     "kernel_send",
     "machine_restarted",
@@ -255,4 +263,28 @@ def numbers_reserved(count: int) -> AbstractContextManager[None]:
 def published_remembered(count: int) -> Iterator[None]:
     """Have every store remember so many publishes with an idempotency key."""
     with patched(sqlite, "_MOST_PUBLISHED", count), patched(memory, "_MOST_PUBLISHED", count):
+        yield
+
+
+@contextlib.contextmanager
+def broker_times(
+    silence: float = 5.0, gone: float = 10.0, age: float = 10.0, room: int | None = None
+) -> Iterator[None]:
+    """Have a RedisBackplane wait less: for an answer, a process, and its server; in seconds.
+
+    `room` is how many bytes wait for a receiver.
+    """
+    with contextlib.ExitStack() as stack:
+        for owner, name, value in (
+            (redis_listener, "_SILENCE", silence),
+            (redis_listener, "_PING_EVERY", min(silence / 2, 2.0)),
+            (redis_listener, "_GONE", gone),
+            (redis_listener, "_LOOK_EVERY", min(gone / 2, 5.0)),
+            (redis_claims, "OWNER_SECONDS", gone),
+            (redis_sender, "BEAT_EVERY", min(gone / 5, 2.0)),
+            (redis_sender, "_MOST_AGE", age),
+        ):
+            stack.enter_context(patched(owner, name, value))
+        if room is not None:
+            stack.enter_context(patched(redis_listener, "MAX_WAITING_BYTES", room))
         yield

