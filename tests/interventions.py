@@ -27,6 +27,7 @@ from tests import support
 from ws_hub import threads
 from ws_hub.backplane import (
     redis_claims,
+    redis_history,
     redis_listener,
     redis_sender,
     sqlite,
@@ -262,7 +263,9 @@ def numbers_reserved(count: int) -> AbstractContextManager[None]:
 @contextlib.contextmanager
 def published_remembered(count: int) -> Iterator[None]:
     """Have every store remember so many publishes with an idempotency key."""
-    with patched(sqlite, "_MOST_PUBLISHED", count), patched(memory, "_MOST_PUBLISHED", count):
+    with contextlib.ExitStack() as stack:
+        for module in (memory, redis_history, sqlite):
+            stack.enter_context(patched(module, "_MOST_PUBLISHED", count))
         yield
 
 

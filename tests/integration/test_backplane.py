@@ -323,7 +323,7 @@ def test_two_hubs_of_a_process_need_addresses_of_their_own(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "address",
-    ["", "locale", "local:", "local:/", "local://", "local://run/app", "local:///", "redis://host",
+    ["", "locale", "local:", "local:/", "local://", "local://run/app", "local:///", "http://host",
      "local?name=a/b", "local?name=", "local?size=3", "local:////run/app", "local:///run/%00", "local:///run/app?name=a&name=b"],
 )  # fmt: skip
 def test_an_address_that_names_nothing_is_refused(address: str) -> None:

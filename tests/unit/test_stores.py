@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +13,10 @@ from typing import Any
 import pytest
 
 from tests.interventions import published_remembered
+from tests.redis_servers import SERVERS, RedisProcess, running
 from ws_hub import ChannelRule, HistoryError, Message, MessageType, SqliteHistory
+from ws_hub.backplane.redis_history import RedisHistory
+from ws_hub.backplane.redis_server import RedisServer
 from ws_hub.backplane.store import HistoryStore, Page
 from ws_hub.hub.memory import MemoryHistory
 from ws_hub.protocol.message import encode
@@ -40,12 +45,38 @@ def clock() -> Time:
     return Time()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Time) -> Iterator[HistoryStore]:
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[str], str]]:
+    """Start each server once; return an address whose prefix nobody has."""
+    with contextlib.ExitStack() as stack:
+        started: dict[str, RedisProcess] = {}
+        prefixes = map("test{}".format, itertools.count())
+
+        def address(name: str) -> str:
+            if name not in started:
+                started[name] = stack.enter_context(running(name))
+            return started[name].url(f"?prefix={next(prefixes)}")
+
+        for name in SERVERS:  # before any test: none leaves a process behind
+            address(name)
+        yield address
+
+
+@pytest.fixture(params=["memory", "sqlite", *SERVERS])
+def store(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    clock: Time,
+    servers: Callable[[str], str],
+) -> Iterator[HistoryStore]:
     make: dict[str, Callable[[], HistoryStore]] = {
         "memory": lambda: MemoryHistory(clock=clock),
         "sqlite": lambda: SqliteHistory(tmp_path / "hub.db", clock=clock),
     }
+    for name in SERVERS:
+        make[name] = lambda name=name: RedisHistory(  # type: ignore[misc]
+            RedisServer(servers(name)), "0" * 32, clock=clock
+        )
     made = make[request.param]()
     made.open(rule_for)
     yield made

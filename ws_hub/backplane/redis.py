@@ -13,14 +13,14 @@ import secrets
 from ..errors import ConfigError, WsHubError
 from ..reentrant import Lock, nested
 from ..threads import forget_after_fork
-from .bus import BusStats, Notice, Receiver
+from .bus import BusStats, Notice, NoticeKind, Receiver
 from .peers import Counts
 from .reach import Reach
 from .redis_claims import RedisClaims
+from .redis_history import RedisHistory
 from .redis_listener import RedisListener
 from .redis_sender import RedisSender
 from .redis_server import RedisServer
-from .store import HistoryStore
 
 __all__ = ["AddressedRedis", "RedisBackplane"]
 
@@ -31,14 +31,14 @@ class _Life:
     """The parts of a backplane from one `open` to its `close`."""
 
     def __init__(
-        self, server: RedisServer, receiver: Receiver, told: Counts, heard: Counts
+        self, server: RedisServer, store: str, receiver: Receiver, told: Counts, heard: Counts
     ) -> None:
         source = secrets.token_hex(16)
         self.reach = Reach(server.label, ("subscribe", "publish"))
         self.claims = RedisClaims(server, source, self.reach)
         self.sender = RedisSender(server, source, self.claims, self.reach, told)
         self.listener = RedisListener(
-            server, (source,), receiver, self.reach, heard, greet=self.sender.greet
+            server, (source, store), receiver, self.reach, heard, greet=self.sender.greet
         )
 
     def start(self) -> None:
@@ -81,14 +81,17 @@ class RedisBackplane:
         self._lock = Lock()
         self._life: _Life | None = None
         self._told, self._heard = Counts(), Counts()
+        self._store = secrets.token_hex(16)  # the name of the store on the bus
+        self._has_store = False  # which tells by itself what it keeps
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._server.label!r})"
 
     @property
-    def history(self) -> HistoryStore | None:
-        """Return None: each process keeps the history of its channels by itself."""
-        return None
+    def history(self) -> RedisHistory:
+        """Return a new store on the server."""
+        self._has_store = True
+        return RedisHistory(self._server, self._store)
 
     @property
     def claims(self) -> RedisClaims:
@@ -105,7 +108,7 @@ class RedisBackplane:
 
         Threads: any; waits for the server, at most one second.
         """
-        life = _Life(self._server, receiver, self._told, self._heard)
+        life = _Life(self._server, self._store, receiver, self._told, self._heard)
         with self._lock:
             is_free = self._life is None
             if is_free:
@@ -129,7 +132,7 @@ class RedisBackplane:
         Threads: any, also from a signal handler or a finaliser; never waits.
         """
         life = self._life
-        if life is not None:
+        if life is not None and not (self._has_store and notice.kind is NoticeKind.KEPT):
             life.sender.tell(notice)
 
     def stats(self) -> BusStats:

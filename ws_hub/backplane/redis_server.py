@@ -7,6 +7,7 @@ itself: who uses a connection decides what a failure means.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -15,9 +16,9 @@ from ..errors import ConfigError, excerpt
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["TIMEOUT", "RedisServer", "Subscription"]
+__all__ = ["RedisServer", "Session", "Subscription"]
 
-TIMEOUT = 3.0  # seconds of one answer, and of one connect
+_TIMEOUT = 3.0  # seconds of one answer, and of one connect
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _SETTINGS = re.compile(r"db|client_name|ssl_[a-z_]+")
@@ -35,6 +36,7 @@ class RedisServer:
         bus: the channel of its notices.
         label: the address, without its password, for the log.
         failures: what is raised where the server is not reached, or refuses.
+        timeout: seconds for which one answer is waited for.
 
     Raises TypeError, and ConfigError for an address that names no such server, or where redis-py
     is missing.
@@ -75,6 +77,7 @@ class RedisServer:
         database = settings.get("db", path or "0")
         where = f"{host}:{port or 6379}/{database}"
         self.label = f"{parts.scheme}://{f'{user}@' if user else ''}{where}?prefix={self.prefix}"
+        self.timeout = _TIMEOUT
         # The channels of a server are the same in all its databases; applications are not.
         self.bus = self.key("bus") if database == "0" else self.key("bus", database)
         self.client()  # raises for a setting that redis-py does not know
@@ -97,14 +100,24 @@ class RedisServer:
                 decode_responses=False,
                 health_check_interval=0,
                 retry=Retry(NoBackoff(), 0),
-                socket_connect_timeout=TIMEOUT,
+                socket_connect_timeout=self.timeout,
                 socket_keepalive=True,
-                socket_timeout=TIMEOUT,
+                socket_timeout=self.timeout,
             )
             client.connection_pool.make_connection()
         except (TypeError, ValueError, library.RedisError) as error:
             raise ConfigError(f"{self.label} cannot be used: {excerpt(str(error))}") from error
         return cast("redis.Redis", client)
+
+    @property
+    def refusals(self) -> tuple[type[Exception], ...]:
+        """What is raised where the server answers that it does not do it."""
+        found: type[Exception] = _library().ResponseError
+        return (found,)
+
+    def session(self) -> Session:
+        """Return a new connection. Raises `failures`."""
+        return Session(self.client().connection_pool.make_connection())
 
     def subscribe(self, channel: str) -> Subscription:
         """Return a connection that is subscribed to a channel. Raises `failures`."""
@@ -115,6 +128,38 @@ class RedisServer:
             subscription.close()
             raise
         return subscription
+
+
+class Session:
+    """A connection that is made once: a new one is another session, of a server anew.
+
+    Args:
+        connection: one of redis-py's, not connected.
+
+    Raises what `RedisServer.failures` has.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        connection.connect()
+
+    def call(self, *words: Any) -> Any:
+        """Return the answer to a command, texts as bytes."""
+        self._connection.send_command(*words, check_health=False)
+        return self._connection.read_response(disable_decoding=True)
+
+    def run(self, text: str, digest: str, keys: Sequence[str], words: Sequence[Any]) -> Any:
+        """Return what a script returns, which the server may have to be told."""
+        try:
+            return self.call("EVALSHA", digest, len(keys), *keys, *words)
+        except _library().exceptions.NoScriptError:
+            return self.call("EVAL", text, len(keys), *keys, *words)
+
+    def close(self) -> None:
+        """Close the connection; idempotent. In a forked child, the child's copy of it."""
+        self._connection.disconnect()
 
 
 class Subscription:

@@ -1,0 +1,219 @@
+"""The scripts of a history on a Redis server, each of which is done as a whole or not at all.
+
+What is in which key, behind the prefix of the application:
+
+    epoch                       the name of the numbering of all channels
+    run                         the start of the server for which that holds
+    changes                     how often something was kept
+    history:<channel>:head      seq, the last number given; count and bytes of what is kept
+    history:<channel>:messages  a stream of t, the text, and k, the key; the id is the number
+    history:<channel>:keys      key -> number of its newest message
+    used, expires               channels that keep something, by the time of it
+    empty                       channels that kept something, by the time until which they did
+    once                        what `has_published` knows, oldest first
+    done:<token>                what a script has returned, for a moment
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+__all__ = ["APPEND", "EXPIRE", "GREET", "HEADS", "READ", "SNAPSHOT", "Script"]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the name under which a server knows it.
+
+    Args:
+        text: the script.
+        digest: its SHA-1.
+    """
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        name = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "digest", name)
+
+
+# KEYS: epoch, run. ARGV: an epoch, the run of the server.
+GREET = Script("""
+local epoch, run = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+if not epoch or run ~= ARGV[2] then
+    redis.call('SET', KEYS[1], ARGV[1])
+    redis.call('SET', KEYS[2], ARGV[2])
+end
+return 1
+""")
+
+# KEYS: epoch, changes, used, expires, empty, once, head, messages, keys, done.
+# ARGV: an epoch, the time after which it is too late, channel, now, expires, messages and bytes
+# kept at most, numbers to leave out, numbers to give, the channel to tell and what, milliseconds
+# to remember it, how many `once`, these; then of each message its place, its key, its text.
+APPEND = Script("""
+local done = redis.call('GET', KEYS[10])
+if done then
+    return cjson.decode(done)
+end
+local time = redis.call('TIME')
+if tonumber(time[1]) + tonumber(time[2]) / 1000000 > tonumber(ARGV[2]) then
+    return redis.error_reply('LATE the caller does not wait any more')
+end
+local epoch, row = redis.call('GET', KEYS[1]), redis.call('HMGET', KEYS[7], 'seq', 'count', 'bytes')
+if not row[1] and redis.call('EXISTS', KEYS[8]) == 1 then
+    redis.call('DEL', KEYS[8], KEYS[9])
+    epoch = false
+end
+if not epoch then
+    epoch = ARGV[1]
+    redis.call('SET', KEYS[1], epoch)
+end
+local seq, count, size = tonumber(row[1] or 0), tonumber(row[2] or 0), tonumber(row[3] or 0)
+local most, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+local first = seq + tonumber(ARGV[8]) + 1
+local last = first + tonumber(ARGV[9]) - 1
+local function id_of(seq)
+    return string.format('%.0f', seq)
+end
+local changes = redis.call('INCR', KEYS[2])
+local at = 14 + tonumber(ARGV[13])
+for place = 14, at - 1 do
+    redis.call('ZADD', KEYS[6], 'NX', changes, ARGV[place])
+end
+for place = at, #ARGV, 3 do
+    local id, key, text = id_of(first + tonumber(ARGV[place])), ARGV[place + 1], ARGV[place + 2]
+    if key == '' then
+        redis.call('XADD', KEYS[8], id .. '-0', 't', text)
+    else
+        local old = redis.call('HGET', KEYS[9], key)
+        local entry = old and redis.call('XRANGE', KEYS[8], old, old)[1]
+        if entry then
+            redis.call('XDEL', KEYS[8], entry[1])
+            count, size = count - 1, size - #entry[2][2]
+        end
+        redis.call('XADD', KEYS[8], id .. '-0', 't', text, 'k', key)
+        redis.call('HSET', KEYS[9], key, id)
+    end
+    count, size = count + 1, size + #text
+end
+while count > 1 and (count > most or size > most_bytes) do
+    local gone
+    for _, entry in ipairs(redis.call('XRANGE', KEYS[8], '-', '+', 'COUNT', 64)) do
+        if count <= 1 or (count <= most and size <= most_bytes) then
+            break
+        end
+        gone = tonumber(string.match(entry[1], '^%d+'))
+        count, size = count - 1, size - #entry[2][2]
+        if entry[2][4] then
+            redis.call('HDEL', KEYS[9], entry[2][4])
+        end
+    end
+    if not gone then
+        count = 0
+        break
+    end
+    redis.call('XTRIM', KEYS[8], 'MINID', '=', id_of(gone + 1))
+end
+redis.call('HSET', KEYS[7], 'seq', id_of(last), 'count', count, 'bytes', size)
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[3])
+redis.call('ZADD', KEYS[4], ARGV[5], ARGV[3])
+redis.call('ZREM', KEYS[5], ARGV[3])
+local answer = {epoch, id_of(first), id_of(last)}
+redis.call('SET', KEYS[10], cjson.encode(answer), 'PX', ARGV[12])
+redis.call('PUBLISH', ARGV[10], ARGV[11])
+return answer
+""")
+
+_HEAD = """
+local epoch = redis.call('GET', KEYS[1])
+if not epoch then
+    epoch = ARGV[1]
+    redis.call('SET', KEYS[1], epoch)
+end
+local function head_of(head, messages)
+    local oldest = redis.call('XRANGE', messages, '-', '+', 'COUNT', 1)[1]
+    return redis.call('HGET', head, 'seq'), oldest and oldest[1] or false
+end
+"""
+
+# KEYS: epoch, head, messages, keys. ARGV: an epoch, the lowest and the highest number, 1 for the
+# newest first, how many, and how many bytes.
+READ = Script(
+    _HEAD
+    + """
+local last, first = head_of(KEYS[2], KEYS[3])
+local low, high, found, size = ARGV[2], ARGV[3], {}, 0
+if ARGV[5] ~= '0' then
+    local all
+    if ARGV[4] == '1' then
+        all = redis.call('XREVRANGE', KEYS[3], high, low, 'COUNT', ARGV[5])
+    else
+        all = redis.call('XRANGE', KEYS[3], low, high, 'COUNT', ARGV[5])
+    end
+    for _, entry in ipairs(all) do
+        size = size + #entry[2][2]
+        if size > tonumber(ARGV[6]) and #found > 0 then
+            break
+        end
+        table.insert(found, entry)
+    end
+end
+return {epoch, last, first, found}
+"""
+)
+
+# KEYS: epoch, head, messages, keys. ARGV: an epoch.
+SNAPSHOT = Script(
+    _HEAD
+    + """
+local last, first = head_of(KEYS[2], KEYS[3])
+local found = {}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[3], '-', '+')) do
+    if entry[2][4] then
+        table.insert(found, entry)
+    end
+end
+return {epoch, last, first, found}
+"""
+)
+
+# KEYS: epoch. ARGV: an epoch, what the keys of channels begin with, and channels.
+HEADS = Script(
+    _HEAD
+    + """
+local found = {epoch}
+for place = 3, #ARGV do
+    local base = ARGV[2] .. ARGV[place]
+    local last, first = head_of(base .. ':head', base .. ':messages')
+    table.insert(found, {last, first})
+end
+return found
+"""
+)
+
+# KEYS: epoch, expires, used, empty, once. ARGV: an epoch, now, until when the numbering of an
+# empty channel is forgotten, what the keys of channels begin with, and how many `once` stay.
+EXPIRE = Script("""
+local over = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[2], 'LIMIT', 0, 100)
+for _, channel in ipairs(over) do
+    local base, expired = ARGV[4] .. channel, redis.call('ZSCORE', KEYS[2], channel)
+    redis.call('DEL', base .. ':messages', base .. ':keys')
+    redis.call('HSET', base .. ':head', 'count', 0, 'bytes', 0)
+    redis.call('ZREM', KEYS[2], channel)
+    redis.call('ZREM', KEYS[3], channel)
+    redis.call('ZADD', KEYS[4], expired, channel)
+end
+local old = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', ARGV[3], 'LIMIT', 0, 100)
+for _, channel in ipairs(old) do
+    redis.call('DEL', ARGV[4] .. channel .. ':head')
+    redis.call('ZREM', KEYS[4], channel)
+end
+if #old > 0 then
+    redis.call('SET', KEYS[1], ARGV[1])
+end
+redis.call('ZREMRANGEBYRANK', KEYS[5], 0, -1 - tonumber(ARGV[5]))
+return #over + #old
+""")
