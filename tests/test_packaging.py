@@ -37,7 +37,7 @@ OPTIONAL = {
     "flask": {"click", "flask", "werkzeug"},
     "json_text": {"orjson"},
     "metrics": {"prometheus_client"},
-    "redis": {"redis"},
+    "redis_server": {"redis"},
 }
 
 

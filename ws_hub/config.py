@@ -404,8 +404,9 @@ class HubConfig:
             outlives the process; None for memory. What keyed channels and presence know is
             in memory all the same. See docs/recovery.md.
         backplane: what tells the other processes of the application: "local" for the workers of
-            one gunicorn, "local:///run/app/hub" for all processes that name this directory, or a
-            LocalBackplane; None for none, unless the environment has WS_HUB_BACKPLANE. See
+            one gunicorn, "local:///run/app/hub" for all processes that name this directory,
+            "redis://host:6379/0" for those of several machines, or a LocalBackplane or
+            RedisBackplane; None for none, unless the environment has WS_HUB_BACKPLANE. See
             docs/scaling.md.
         rules: the rules for channels; the first match counts. A mapping in place of a
             ChannelRule has its fields, as a file of settings says them; a type checker wants

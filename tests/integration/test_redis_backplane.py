@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,7 @@ from ws_hub.backplane.redis import RedisBackplane
 
 pytestmark = pytest.mark.skipif(not SERVERS, reason="needs a Redis or a Valkey server")
 
+ROOT = Path(__file__).parents[2]
 KEPT = Notice(NoticeKind.KEPT)
 ALL_KINDS = [
     Notice(NoticeKind.PUBLISH, "news", (b'{"a":1}', b'{"a":2}')),
@@ -371,6 +374,19 @@ def test_a_password_and_the_rights_that_are_documented_are_enough(
         good.open(heard)
         assert good.stats().connected
         assert good.claims.claim("a")
+        good.claims.release("a")
+        assert good.claims.abandoned() == []
+        store = good.history
+        store.open(lambda channel: ChannelRule("*", history_messages=2))
+        for number in range(3):
+            store.append("a", [b'{"n":%d}' % number], keys=[str(number % 2)], once=["once"])
+        assert store.has_published("once")
+        assert len(store.snapshot("a").messages) == len(store.read("a", last=2).messages) == 2
+        assert len(store.read("a", since_time=0).messages) == 2
+        store.expire(2e9)
+        store.expire(3e9)
+        assert store.names() == []
+        store.close()
         good.close(TIMEOUT)
         bad = RedisBackplane(server.url(user="app:wrong@"))
         bad.open(heard)
@@ -382,7 +398,8 @@ def test_a_password_and_the_rights_that_are_documented_are_enough(
 
 def _make_user(server: RedisProcess) -> None:
     """Give the user "app" the rights that docs/scaling.md lists."""
-    rights = "on >right resetkeys ~ws:* resetchannels &ws:* -@all +subscribe +publish +ping"
-    rights += " +select +set +hget +hset +hsetnx +hdel +hgetall +exists +eval"
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (rights,) = re.findall(r"ACL SETUSER app (.*?)```", text, re.DOTALL)
+    rights = rights.replace(">password", ">right")
     with redis.Redis(port=server.port, password="secret") as client:
         client.execute_command("ACL", "SETUSER", "app", *rights.split())

@@ -7,16 +7,13 @@ until all have had the time to renew theirs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import excerpt
 from ..log import get_logger
 from ..reentrant import Lock
 from .reach import Reach
 from .redis_server import RedisServer
-
-if TYPE_CHECKING:
-    import redis
 
 __all__ = ["OWNER_SECONDS", "RedisClaims"]
 
@@ -81,7 +78,7 @@ class RedisClaims:
         self._owner = owner
         self._reach = reach
         self._key, self._owners = server.key("claims"), server.key("process", "")
-        self._client: redis.Redis = server.client()
+        self._client = server.client()
         # guards: _own, _ended. Nothing is taken under it.
         self._lock = Lock()
         self._own: set[str] = set()

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .. import threads
 from ..backoff import calculate_backoff, full_jitter
@@ -33,9 +33,6 @@ from .peers import MAX_WAITING_BYTES, Counts
 from .reach import Reach
 from .redis_claims import RedisClaims
 from .redis_server import RedisServer
-
-if TYPE_CHECKING:
-    import redis
 
 __all__ = ["BEAT_EVERY", "RedisSender"]
 
@@ -113,7 +110,7 @@ class RedisSender:
         self._asks = False  # whether the next sign of life asks for those of others
         self._thread: threading.Thread | None = None
         # The thread's own.
-        self._client: redis.Redis | None = None
+        self._client: Any = None  # redis-py's, None before the start and after the end
         self._sent: deque[_Sent] = deque()  # not answered yet
         self._number = 0  # of the last counted notice
         self._attempt = 0
@@ -286,11 +283,9 @@ class RedisSender:
 
     def _judge(self, answers: list[Any]) -> None:
         """Raise the answer of a replica; another error of writing is no fault of the bus."""
-        from redis.exceptions import ReadOnlyError
-
         errors = [each for each in answers if isinstance(each, Exception)]
         for error in errors:
-            if isinstance(error, ReadOnlyError):
+            if self._server.is_of_replica(error):
                 raise error
         if errors and not self._is_refused:
             logger.warning(

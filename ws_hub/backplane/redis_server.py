@@ -115,6 +115,10 @@ class RedisServer:
         found: type[Exception] = _library().ResponseError
         return (found,)
 
+    def is_of_replica(self, error: Exception) -> bool:
+        """Return whether an error is the answer of a server that others write to."""
+        return isinstance(error, _library().exceptions.ReadOnlyError)
+
     def session(self) -> Session:
         """Return a new connection. Raises `failures`."""
         return Session(self.client().connection_pool.make_connection())
