@@ -252,6 +252,38 @@ def test_a_process_that_says_nothing_any_more_is_gone(join: Join, server: RedisP
         wait_until(lambda: one.stats().peers == 0)
 
 
+def _open_anew(bus: RedisBackplane, answer: Any) -> None:
+    before, heard = bus.stats(), Heard()
+    bus.open(heard)
+    wait_until(lambda: bus.stats().peers == 2)
+    bus.tell(said(1))
+    heard.wait_for(1)
+    answer.put((before, heard.notices == [said(2)]))
+    bus.close(TIMEOUT)
+
+
+def test_fault_40_a_forked_child_has_connections_of_its_own(join: Join) -> None:
+    (one, at_one), (two, at_two) = join(), join()
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    child = context.Process(target=_open_anew, args=(one, answer))
+    child.start()
+    for heard in (at_one, at_two):
+        heard.wait_for(1)
+    two.tell(said(2))
+    assert answer.get() == (BusStats(connected=False), True)
+    child.join(TIMEOUT)
+    assert child.exitcode == 0
+    child.close()
+    answer.close()
+    wait_until(lambda: one.stats().peers == two.stats().peers == 1)
+    one.tell(said(3))
+    at_two.wait_for(2)
+    assert at_two.notices == [said(1), said(3)]
+    assert at_one.notices == [said(1), said(2)]
+    assert at_two.lost == at_one.lost == 0
+
+
 # --- claims --------------------------------------------------------------------------------
 
 

@@ -169,8 +169,10 @@ class RedisBackplane:
 
         Threads: the only one of a forked child.
         """
-        # Its connections are closed with their last reference, which is this one: redis-py
-        # knows them for those of another process, and says nothing to the server.
+        # The others are closed with their last reference. redis-py knows them for those of
+        # another process, and says nothing to the server.
+        if self._life is not None:
+            self._life.listener.forget()
         self._renew()
 
 

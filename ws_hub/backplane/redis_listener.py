@@ -97,6 +97,7 @@ class RedisListener:
         self._closed = Event()
         self._thread: threading.Thread | None = None
         # The thread's own.
+        self._subscription: Subscription | None = None
         self._sources: dict[str, _Source] = {}
         self._waiting: deque[Notice] = deque()  # found no room with the receiver
         self._waiting_bytes = 0
@@ -122,6 +123,11 @@ class RedisListener:
         if not nested():
             threads.join(self._thread, max(timeout, 0.0) + _GRACE)
 
+    def forget(self) -> None:
+        """Close the child's copy of the connection, in a forked child."""
+        if self._subscription is not None:
+            self._subscription.close()
+
     # --- the thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -137,12 +143,13 @@ class RedisListener:
 
     def _listen(self) -> None:
         """Connect, and hand on what comes until the connection ends."""
-        subscription = self._server.subscribe(self._channel)
+        subscription = self._subscription = self._server.subscribe(self._channel)
         try:
             self._begin()
             while self._turn(subscription):
                 pass
         finally:
+            self._subscription = None
             subscription.close()
 
     def _begin(self) -> None:
