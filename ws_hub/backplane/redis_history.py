@@ -94,6 +94,7 @@ class RedisHistory:
                 f"{self!r} is in use by another hub: give each hub a RedisBackplane of its own"
             )
         self._rule_for = rule_for
+        self._writer.failed = True  # asked once: a start does not wait for a server that is away
         with contextlib.suppress(HistoryError):
             self.version()
 
