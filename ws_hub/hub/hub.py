@@ -41,7 +41,7 @@ from ..access.authenticators import is_permitted, user_text
 from ..access.contexts import Context
 from ..backplane.addresses import VARIABLE
 from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind
-from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
+from ..backplane.publisher import ALL_CLIENTS, NOBODY, AbstractPublisher, AllClients, client_ids
 from ..backplane.store import HistoryPage, Page, Span
 from ..config import ChannelRule, HubConfig
 from ..connection.backlog import Explanation
@@ -146,7 +146,7 @@ _INTAKE_PART, _INTAKE_BYTES_PART = 4, 8
 _RETRY = 1.0  # seconds until what has failed is tried again
 
 
-class Hub(Publisher):
+class Hub(AbstractPublisher):
     """Keeps the connections and passes on what is published.
 
     Usable from any thread, with no application or request context. It owns its
@@ -678,7 +678,7 @@ class Hub(Publisher):
                     life.state = State.CLOSING
             life.wakeup.signal()
 
-    # --- any thread: publish (the methods are Publisher's) ---------------------------------
+    # --- any thread: publish (as `AbstractPublisher` has it) ---------------------------------
 
     def _publish(
         self,
