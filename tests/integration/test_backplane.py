@@ -144,6 +144,57 @@ def test_other_rules_are_warned_of_and_nothing_is_kept_by_each(
     assert caplog.text.count("by other rules") == 1
 
 
+def test_other_rules_than_those_of_processes_that_run_are_warned_of_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with one(tmp_path / "bus"):
+        with one(tmp_path / "bus"):
+            assert caplog.text == ""
+        for rules in ([*RULES[:2], ChannelRule("state", keyed=True, max_keys=5)], RULES[:2], ()):
+            with one(tmp_path / "bus", rules=rules):
+                pass
+    with one(tmp_path / "bus", rules=[ChannelRule("kept:*")]):
+        pass  # nobody else runs any more
+    found = [each for each in caplog.text.splitlines() if "run with other rules: " in each]
+    assert [each.partition("other rules: ")[2].partition(". Give")[0] for each in found] == [
+        "the rule for 'state' has max_keys=5 here, and max_keys=1000 there",
+        "there is a rule for 'state' there alone",
+        "there is a rule for 'kept:*' there alone",
+    ]
+
+
+def test_a_history_of_ones_own_is_warned_of_as_other_rules_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with one(tmp_path / "bus"), one(tmp_path / "bus", history=SqliteHistory(tmp_path / "hub.db")):
+        pass
+    assert f"the history is in '{tmp_path}/hub.db' here, and in 'the backplane'" in caplog.text
+
+
+def test_rules_that_cannot_be_shared_do_not_keep_a_hub_from_its_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bus").mkdir(mode=0o700)
+    for damage in ("{", "[]", '{"by": 1, "rules": {"v": 2}}', '{"by": 1, "rules": [[[]]]}'):
+        (tmp_path / "bus" / "rules.json").write_text(damage)
+        with one(tmp_path / "bus"), one(tmp_path / "bus"):
+            pass
+    assert caplog.text == ""
+    (tmp_path / "bus" / "rules.json").unlink()
+    (tmp_path / "bus" / "rules.json").mkdir()
+    with one(tmp_path / "bus") as here:
+        assert here.hub.running
+    assert "cannot be shared" in caplog.text
+
+
+def test_the_rules_are_readable_by_their_user_alone(tmp_path: Path) -> None:
+    with one(tmp_path / "bus"):
+        assert (tmp_path / "bus" / "rules.json").stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in (tmp_path / "bus").iterdir() if each.is_file()) == [
+        "history.db", "rules.json"
+    ]  # fmt: skip
+
+
 def test_a_store_of_ones_own_is_used_where_there_is_one(tmp_path: Path) -> None:
     directory, file = tmp_path / "bus", tmp_path / "hub.db"
     for _ in range(2):
@@ -352,7 +403,11 @@ def test_who_cannot_have_a_backplane_leaves_it_to_the_one_that_has(tmp_path: Pat
 _CRON = """
 import sys
 from ws_hub import ChannelRule, Hub, HubConfig, LocalBackplane
-rules = [ChannelRule("kept:*", history_messages=100)]
+rules = [
+    ChannelRule("kept:*", history_messages=100, publish=True),
+    ChannelRule("open:*", publish=True),
+    ChannelRule("state", keyed=True),
+]
 hub = Hub(HubConfig(rules=rules, backplane=LocalBackplane(sys.argv[1]))).start()
 hub.send_to_channel("kept:a", {"type": "event", "data": "from a script"})
 hub.send_to_channel("news", {"type": "event", "data": "news"})

@@ -98,8 +98,25 @@ class Backplane(Protocol):
     def claims(self) -> Claims:
         """The names of which each is one process's alone."""
 
-    def open(self, receiver: Receiver) -> None:
-        """Begin; raises ConfigError where that cannot be."""
+    def open(self, receiver: Receiver | None) -> None:
+        """Begin; raises ConfigError where that cannot be.
+
+        Without a receiver it only tells: nothing is received, and to the others this process is
+        none of theirs (`BusStats.peers`).
+        """
+
+    def keep_rules(self, rules: str) -> str | None:
+        """Keep the rules of the channels, see `rules`, for the processes that begin later.
+
+        Returns those from before, where other processes run that may have them; else None. Once
+        it is open. Raises OSError.
+        """
+
+    def kept_rules(self) -> str | None:
+        """Return the rules that were kept last; None for none. Also where it is not open.
+
+        Raises ConfigError where the backplane cannot be used.
+        """
 
     def tell(self, notice: Notice) -> None:
         """Tell all others, in the order of the calls of each thread. Any thread; never waits."""

@@ -6,6 +6,8 @@ frame of a connection says the name of the sender's own socket, and the receiver
 to that, so that all know each other without looking again. They look every five seconds, for
 what has gone wrong meanwhile.
 
+A process that only sends has no socket, and is told of nobody: it looks whenever it sends.
+
     any thread   tell() -> _told -> the thread "ws-hub:bus" -> Sending, one for each peer
     the thread   Receiving, one for each peer -> receiver.receive()
 
@@ -23,7 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .. import threads
 from ..connection.fast_send import DirectSocket
@@ -48,6 +50,7 @@ _SLOT_BYTES = 512  # what was told is measured in these
 _MOST_TAKEN = 1000  # of what was told, until some of it is written
 _MOST_WARNED = 1000  # processes that are remembered to have been warned of
 _KEPT = Notice(NoticeKind.KEPT)
+_ALONE = "alone"
 
 
 class _Wake(Wakeup):
@@ -108,15 +111,18 @@ class Exchange:
 
     Args:
         directory: where the sockets are.
-        receiver: gets the notices of others, on the thread.
+        receiver: gets the notices of others, on the thread; None to send alone.
         counts: what to count in.
 
     Raises ConfigError where there cannot be such sockets.
     """
 
-    def __init__(self, directory: SocketDirectory, receiver: Receiver, counts: Counts) -> None:
+    def __init__(
+        self, directory: SocketDirectory, receiver: Receiver | None, counts: Counts
+    ) -> None:
         self._directory = directory
-        self._receiver = receiver
+        self._listens = receiver is not None
+        self._receiver = cast(Receiver, receiver)  # what does not listen calls it for nothing
         self._counts = counts
         self._name = new_name()
         directory.check_name(self._name)
@@ -150,7 +156,8 @@ class Exchange:
         try:
             self._directory.prepare()
             self._selector.register(self._wake.receiver, selectors.EVENT_READ)
-            self._listen()
+            if self._listens:
+                self._listen()
             self._connect_all()
             self._next_look = time.monotonic() + LOOK_EVERY
             self._thread = threads.start("ws-hub:bus", self._run)
@@ -281,6 +288,8 @@ class Exchange:
     # Sending.
 
     def _take_told(self) -> None:
+        if not self._listens and self._told.queue:
+            self._connect_all()  # nobody that is new could say so
         with contextlib.suppress(queue.Empty):
             for _ in range(_MOST_TAKEN):
                 kind, tail = self._told.get()
@@ -290,6 +299,7 @@ class Exchange:
                     self._has_kept = False
                 else:
                     self._number += 1
+                    self._warn_when_alone()
                 if self._sending:
                     data, always = frame(self._number, tail), kind is NoticeKind.DISCONNECT
                     each = Frame(data, self._number, is_kept=is_kept, has_room=always)
@@ -303,6 +313,18 @@ class Exchange:
         for peer in list(self._sending.values()):
             if not peer.waits_for_room:
                 self._write(peer)
+
+    def _warn_when_alone(self) -> None:
+        """Warn that nobody hears what is sent, where that is all that this process is for."""
+        if self._sending:
+            self._warned.discard(_ALONE)
+        elif not self._listens:
+            self._warn(
+                _ALONE,
+                "no process of the application is reached in %s: what is published is lost, but "
+                "for channels with history. Start the application, or name its directory",
+                self._directory.path,
+            )
 
     def _write(self, peer: Sending) -> None:
         try:
@@ -509,6 +531,9 @@ class Exchange:
 
     def _look(self) -> None:
         """Mend what somebody has removed, and connect to what is new."""
+        if not self._listens:
+            self._connect_all()
+            return
         if self._listener is None or not self._directory.has(self._name, self._identity):
             self._warn("gone", "the socket of the backplane in %s is gone: making it anew",
                        self._directory.path)  # fmt: skip

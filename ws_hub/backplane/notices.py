@@ -7,8 +7,8 @@ Rules of this format:
 - A body is one line of JSON, and for each text of the notice a line feed and the text. A text
   is JSON itself; it holds no line feed.
 - The first frame says whose the connection is: `{"v":1,"hello":"417-0a1b2c3d.sock","n":7}`, the
-  name of the sender's own socket and the number of its last notice. It may be repeated at any
-  time, and tells of numbers that no notice came for.
+  name of the sender's own socket, which a process that only sends has not, and the number of its
+  last notice. It may be repeated at any time, and tells of numbers that no notice came for.
 - A notice is `{"v":1,"n":8,"kind":"publish","name":"news"}`, with `key`, `deletes`, `code` and
   `reason` where they are not empty, see `bus.Notice`.
 - `n` is one above that of the sender's notice before. Where it jumps, notices were lost.

@@ -24,7 +24,7 @@ from ..reentrant import Lock
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["FileConnection", "network_type", "new_epoch", "transaction"]
+__all__ = ["FileConnection", "alone", "network_type", "new_epoch", "transaction"]
 
 logger = get_logger(__name__)
 
@@ -101,7 +101,7 @@ class FileConnection:
 
     def set_aside(self, error: Exception) -> None:
         """Rename a damaged file, unless another process was faster."""
-        with self.lock, _alone(self._path.parent):
+        with self.lock, alone(self._path.parent):
             inode = self._inode or _inode_of(self._path)
             self.close()
             if inode != _inode_of(self._path):
@@ -238,8 +238,11 @@ def _inode_of(path: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Have no other process rename files of this directory meanwhile, where that can be."""
+def alone(directory: Path) -> Iterator[None]:
+    """Have no other process rename files of this directory meanwhile, where that can be.
+
+    Threads: any; waits for those that do.
+    """
     try:
         import fcntl
     except ImportError:

@@ -25,6 +25,7 @@ from ..access.admission import Admission
 from ..access.contexts import Context
 from ..backplane.addresses import backplane_of
 from ..backplane.bus import Backplane
+from ..backplane.rules import share
 from ..backplane.store import HistoryStore
 from ..config import HubConfig
 from ..connection.connection import Connection
@@ -176,6 +177,7 @@ class Life:
         self.store = MemoryHistory(self.history) if given is None else given
         self.recorder = None if given is None else self._new_recorder(queues, hub)
         self.relay = None if backplane is None else self._new_relay(backplane, hub)
+        self._backplane = backplane
         self._hub = hub
         self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
@@ -223,6 +225,8 @@ class Life:
             if self.relay is not None:
                 self.relay.open()
                 begun.callback(self.relay.close, 0.0)
+            if self._backplane is not None:
+                share(self._backplane, self.config)
             self.store.open(self._hub.rule_for)
             begun.callback(self.store.close)
             if self.recorder is not None:
