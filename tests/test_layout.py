@@ -324,7 +324,7 @@ def _assigns_all(node: ast.stmt) -> bool:
     return any(isinstance(each, ast.Name) and each.id == "__all__" for each in targets)
 
 
-SPOKEN = ("AppServer", "Client", "FakeClock", "FaultProxy", "Hub", "HubClient",
+SPOKEN = ("AppServer", "Client", "FakeClock", "FaultProxy", "Hub", "HubClient", "Publisher",
           "ReconnectingClient")  # fmt: skip
 
 

@@ -192,8 +192,10 @@ class Exchange:
             raise
 
     def peers(self) -> int:
-        """Return the number of other processes that are reached."""
-        return len(self._sending)
+        """Return the number of other processes that are reached, or would be by what is sent."""
+        if self._sending or self._listens:
+            return len(self._sending)
+        return self._directory.listening()  # the thread has not looked since they began
 
     def dropped(self) -> int:
         """Return the number of lost notices that are not counted yet."""

@@ -205,11 +205,18 @@ class SocketDirectory:
 
     def is_used(self) -> bool:
         """Return whether a process listens here; files of those that have ended are removed."""
+        self.listening()
+        return bool(self.names())
+
+    def listening(self) -> int:
+        """Return how many processes accept connections; files of ended ones are removed."""
+        count = 0
         for name in self.names():
             sock = self.connect(name)
             if sock is not None:
                 sock.close()
-        return bool(self.names())
+                count += 1
+        return count
 
     def remove(self, name: str) -> None:
         """Remove a socket's file, if it is there."""
