@@ -39,7 +39,9 @@ __all__ = ["Publisher"]
 
 logger = get_logger(__name__)
 
-_LEAST_CLOSE = 0.1  # seconds that the history has at the end, and as many the others
+# Of the time for the end the history gets one part, the others another, and threads the rest.
+_STEPS = 3
+_LEAST_CLOSE = 0.1  # seconds of each
 _EXIT_PRIORITY = 100  # among the finalisers of `multiprocessing`: before it ends what it has made
 
 
@@ -61,7 +63,7 @@ class Publisher(AbstractPublisher):
             a LocalBackplane; None for the one in the environment, WS_HUB_BACKPLANE.
         rules: the rules for channels where no hub has run yet, the same as `HubConfig.rules`;
             None for those of the application.
-        timeout: seconds that a publish may wait for room, and the end for what is not passed on
+        timeout: seconds that a publish may wait for room, and `close` for what is not passed on
             yet, each at most.
 
     Raises ConfigError for an address or rules that are none, and at the first use where the
@@ -146,7 +148,7 @@ class Publisher(AbstractPublisher):
             )
         there = self._there(kept)
         rules = there.rules if self._rules is None else self._rules
-        close_timeout = max(self._timeout / 2, _LEAST_CLOSE)
+        close_timeout = max(self._timeout / _STEPS, _LEAST_CLOSE)
         outward = _Outward(backplane, close_timeout)
         config = HubConfig(rules=rules, backplane=outward, close_timeout=close_timeout)
         if not config.keeps_history:
