@@ -35,6 +35,11 @@ RULES = [
     ChannelRule("state", keyed=True),
 ]
 
+ROOMS = [
+    ChannelRule("room:*", presence=True, presence_grace=60.0),
+    ChannelRule("short:*", presence=True, presence_grace=0.1),
+]
+
 
 @contextlib.contextmanager
 def connected(directory: Path, count: int = 2, **settings: Any) -> Iterator[list[Live]]:
@@ -400,3 +405,76 @@ def test_a_hub_with_a_backplane_alone_warns_of_nothing(
             here.hub.send_to_channel("news", event(1))
             assert data_of(peer, 1) == [1]
     assert caplog.text == ""
+
+
+# --- presence ------------------------------------------------------------------------------
+
+
+def present(site: Live, channel: str) -> set[str | None]:
+    return {each.user for each in site.hub.presence(channel).members or ()}
+
+
+def joined_by(peer: RawPeer, user: str) -> Any:
+    """Return the entry of a user that joins; those of others may come before, or with it."""
+    while True:
+        for entry in peer.recv_json()["data"]["join"]:
+            if entry["user"] == user:
+                return entry
+
+
+def test_presence_is_that_of_all_processes(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as (here, there):
+        with here.peer(headers=[("X-User", "ann")]) as ann:
+            assert subscribe(ann, "room:1")["presence"]["connections"] == 0
+            own = ann.recv_json()["data"]["join"]
+            wait_until(lambda: present(there, "room:1") == {"ann"})
+            here.client().set_info({"name": "Ann"})
+            info = wait_until(
+                lambda: (found := there.hub.presence("room:1").members) and found[0].info
+            )
+            assert info == {"name": "Ann"}
+            with there.peer(headers=[("X-User", "bob")]) as bob:
+                members = subscribe(bob, "room:1")["presence"]["members"]
+                assert [each["connection"] for each in members] == [own[0]["connection"]]
+                joined = joined_by(bob, "bob")
+                assert joined_by(ann, "bob") == joined
+                assert joined["connection"] != own[0]["connection"]
+                bob.send_json({"type": "unsubscribe", "channel": "room:1"})
+                assert ann.recv_json()["data"]["leave"] == [joined]
+                for site in (here, there):  # after half a second, by the clock of each
+                    wait_until(lambda site=site: present(site, "room:1") == {"ann"})  # type: ignore[misc]
+
+
+def test_a_process_that_begins_later_knows_who_is_present(tmp_path: Path) -> None:
+    with (
+        one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as here,
+        here.subscribed("room:1", headers=[("X-User", "ann")]),
+        one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as there,
+    ):
+        wait_until(lambda: present(there, "room:1") == {"ann"})
+
+
+def test_who_comes_back_to_another_process_has_not_left(tmp_path: Path) -> None:
+    with (
+        one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as here,
+        here.subscribed("room:1", headers=[("X-User", "bob")]) as bob,
+    ):
+        bob.recv_json()
+        with (
+            one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as there,
+            there.subscribed("room:1", headers=[("X-User", "ann")]),
+            there.subscribed("short:1", headers=[("X-User", "ann")]),
+        ):
+            assert bob.recv_json()["data"]["join"][0]["user"] == "ann"
+            wait_until(lambda: present(here, "short:1") == {"ann"})
+        # Its process has stopped: where there is no grace, that is the end.
+        wait_until(lambda: not present(here, "short:1"))
+        assert present(here, "room:1") == {"ann", "bob"}
+        with here.subscribed("room:1", headers=[("X-User", "ann")]):
+            # The old one leaves with that, or after it: where it was, both may end only now.
+            change = bob.recv_json()["data"]
+            assert [each["user"] for each in change["join"]] == ["ann"]
+            while not change["leave"]:
+                change = bob.recv_json()["data"]
+            assert [each["user"] for each in change["leave"]] == ["ann"]
+            assert here.hub.presence("room:1").connections == 2

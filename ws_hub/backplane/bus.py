@@ -26,12 +26,14 @@ class NoticeKind(enum.StrEnum):
         USER: messages for all connections of the user `name`.
         DISCONNECT: the connections of the user `name` are to be closed.
         KEPT: the store has more messages, of any channels.
+        PRESENCE: who has joined or left, see `ws_hub.hub.shared_presence`.
     """
 
     PUBLISH = "publish"
     USER = "user"
     DISCONNECT = "disconnect"
     KEPT = "kept"
+    PRESENCE = "presence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,17 @@ class BusStats:
 class Receiver(Protocol):
     """What a backplane hands on to. Its methods are called on the backplane's thread."""
 
-    def receive(self, notice: Notice) -> bool:
-        """Take the next notice; False where there is no room: it is offered again soon."""
+    def receive(self, notice: Notice, source: str) -> bool:
+        """Take the next notice of a process; False where there is no room: it is offered again.
+
+        `source` is the name of the process on the backplane.
+        """
 
     def missed(self, count: int) -> None:
         """Notices of another process never came, at least so many."""
+
+    def gone(self, source: str) -> None:
+        """A process has ended, or cannot be reached any more."""
 
     def left(self) -> None:
         """Other processes may have ended: called soon after one has, and every few seconds."""

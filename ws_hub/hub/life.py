@@ -205,7 +205,8 @@ class Life:
     def _new_relay(self, backplane: Backplane, hub: Upward) -> Relay:
         recorder = self.recorder
         look = None if recorder is None else recorder.look_soon
-        relay = Relay(backplane, hub, self.broadcasts, look)
+        presence = self.presence if any([each.presence for each in self.config.rules]) else None
+        relay = Relay(backplane, hub, self.broadcasts, look, presence)
         if recorder is not None:
             recorder.announce = relay.kept
         return relay

@@ -18,6 +18,7 @@ from ..errors import ProcessAlreadyRunning
 from ..log import get_logger
 from ..protocol.publication import Key, Publication
 from .items import Item, Publications, UserPublication
+from .presence_feed import PresenceFeed
 
 __all__ = ["Relay", "RelayingHub"]
 
@@ -48,6 +49,7 @@ class Relay:
         hub: the hub.
         deliver: the queue for what is to be delivered.
         look: has the store looked at soon; None where there is none.
+        presence: who is present, to be exchanged with the others; None where no rule has it.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Relay:
         hub: RelayingHub,
         deliver: queue.Queue[Item],
         look: Callable[[], object] | None,
+        presence: PresenceFeed | None,
     ) -> None:
         self._backplane = backplane
         self._hub = hub
         self._queue = deliver
         self._look = look
+        self._presence = None if presence is None else presence.share(backplane.tell)
         self._is_open = False  # changed by the thread that starts the hub, and the one that ends it
 
     # --- the thread that starts the hub, and the hub thread ------------------------------------
@@ -112,7 +116,7 @@ class Relay:
 
     # --- the backplane's thread --------------------------------------------------------------
 
-    def receive(self, notice: Notice) -> bool:
+    def receive(self, notice: Notice, source: str) -> bool:
         """Deliver what another process tells; False where the hub's queue has no room."""
         match notice.kind:
             case NoticeKind.KEPT if self._look is not None:
@@ -121,6 +125,8 @@ class Relay:
                 self._hub.close_user(notice.name, notice.code, notice.reason)
             case NoticeKind.PUBLISH | NoticeKind.USER:
                 return self._deliver(notice)
+            case NoticeKind.PRESENCE if self._presence is not None:
+                return all([self._presence.hear(source, text) for text in notice.texts[:1]])
         return True
 
     def _deliver(self, notice: Notice) -> bool:
@@ -135,6 +141,11 @@ class Relay:
         except queue.Full:
             return False
         return True
+
+    def gone(self, source: str) -> None:
+        """Take the clients of a process that has ended for cut ones."""
+        if self._presence is not None:
+            self._presence.gone(source)
 
     def left(self) -> None:
         """Look for the programs of a process that has ended."""
