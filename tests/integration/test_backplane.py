@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.apps.live import Live, subscribe
+from tests.integration.apps.live import Live, at_once, subscribe
 from tests.support import RawPeer, wait_until
 from ws_hub import (
     AuthResult,
@@ -80,9 +81,12 @@ def test_what_one_hub_publishes_reaches_the_clients_of_all_once_and_in_order(
         first.send_error("it is over", channel="news")
         for peer in peers:
             messages = [peer.recv_json() for _ in range(5)]
-            assert [each["type"] for each in messages] == ["event"] * 4 + ["error"]
+            # A keyed channel has an order of its own, as one with history.
+            (keyed,) = [each for each in messages if each.get("key")]
+            messages.remove(keyed)
+            assert (keyed["key"], keyed["data"]["data"]) == ("cpu", 40)
+            assert [each["type"] for each in messages] == ["event"] * 3 + ["error"]
             assert [each["data"] for each in messages[:2]] == [1, 2]
-            assert messages[3]["key"] == "cpu"
         delivery = first.send_to_channel("news", event("last"), wait=10)
         assert (delivery.subscribers, delivery.queued) == (1, 1)  # of this process
         for peer in peers:
@@ -478,3 +482,53 @@ def test_who_comes_back_to_another_process_has_not_left(tmp_path: Path) -> None:
                 change = bob.recv_json()["data"]
             assert [each["user"] for each in change["leave"]] == ["ann"]
             assert here.hub.presence("room:1").connections == 2
+
+
+# --- keyed channels ------------------------------------------------------------------------
+
+
+def keys_of(site: Live, channel: str = "state") -> dict[str, Any]:
+    """Return what a new subscriber gets first."""
+    with site.peer() as peer:
+        count = subscribe(peer, channel, since=0)["replayed"]
+        found = [peer.recv_json() for _ in range(count)]
+        return {each["key"]: each["data"]["data"] for each in found if "data" in each}
+
+
+def test_a_process_that_begins_later_has_all_keys(tmp_path: Path) -> None:
+    with one(tmp_path / "bus") as here:
+        for number in range(300):
+            here.hub.send_event("set", number, channel="state", key=f"key {number}")
+        here.hub.send_to_channel("state", Message("event", key="key 7"))
+        expected = {f"key {number}": number for number in range(300) if number != 7}
+        with one(tmp_path / "bus") as there:
+            there.hub.send_event("set", "newest", channel="state", key="key 8")
+            expected["key 8"] = "newest"
+            wait_until(lambda: keys_of(there) == expected)
+            wait_until(lambda: keys_of(here) == expected)
+        assert keys_of(here) == expected
+
+
+def test_what_all_processes_change_at_once_is_the_same_everywhere(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus", 3) as sites:
+
+        def change(number: int) -> None:
+            for turn in range(200):
+                hub, key = sites[number].hub, str(turn % 5)
+                if turn % 7 == 3:
+                    hub.send_to_channel("state", Message("event", key=key))
+                else:
+                    hub.send_event("set", [number, turn], channel="state", key=key)
+
+        with at_once(*[functools.partial(change, number) for number in range(3)]):
+            pass
+        last = [each.hub.send_event("set", channel="state", key="last") for each in sites]
+        assert last == [None] * 3
+        found = wait_until(
+            lambda: (
+                (each := [keys_of(site) for site in sites])
+                and each[0] == each[1] == each[2]
+                and each
+            )
+        )
+        assert set(found[0]) <= {*"01234", "last"}

@@ -26,6 +26,7 @@ class NoticeKind(enum.StrEnum):
         USER: messages for all connections of the user `name`.
         DISCONNECT: the connections of the user `name` are to be closed.
         KEPT: the store has more messages, of any channels.
+        KEYS: all keys of keyed channels are to be told.
         PRESENCE: who has joined or left, see `ws_hub.hub.shared_presence`.
     """
 
@@ -33,6 +34,7 @@ class NoticeKind(enum.StrEnum):
     USER = "user"
     DISCONNECT = "disconnect"
     KEPT = "kept"
+    KEYS = "keys"
     PRESENCE = "presence"
 
 
@@ -46,6 +48,8 @@ class Notice:
         texts: the encoded messages.
         key: in a keyed channel the key of the message, else "".
         deletes: whether that key is deleted.
+        time: when that was changed, in microseconds; the newest change of a key wins.
+        origin: the process that has changed it, which decides between equal times.
         code: with which the connections are to be closed.
         reason: the same.
     """
@@ -55,6 +59,8 @@ class Notice:
     texts: tuple[bytes, ...] = ()
     key: str = ""
     deletes: bool = False
+    time: int = 0
+    origin: str = ""
     code: int = 0
     reason: str = ""
 

@@ -48,6 +48,7 @@ from .recorder import Recorder
 from .relay import Relay, RelayingHub
 from .replay import Replays
 from .request_handler import Actions, RequestHandler
+from .shared_keys import SharedKeys
 from .stats import Counters
 from .stop_hooks import StopHooks
 from .stores import Stores
@@ -175,6 +176,7 @@ class Life:
         # What is asked for kept messages; without one of its own, the history in memory.
         self.store = MemoryHistory(self.history) if given is None else given
         self.recorder = None if given is None else self._new_recorder(queues, hub)
+        self.keys: SharedKeys | None = None
         self.relay = None if backplane is None else self._new_relay(backplane, hub)
         self._hub = hub
         self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
@@ -205,8 +207,11 @@ class Life:
     def _new_relay(self, backplane: Backplane, hub: Upward) -> Relay:
         recorder = self.recorder
         look = None if recorder is None else recorder.look_soon
-        presence = self.presence if any([each.presence for each in self.config.rules]) else None
-        relay = Relay(backplane, hub, self.broadcasts, look, presence)
+        rules = self.config.rules
+        presence = self.presence if any([each.presence for each in rules]) else None
+        if any([each.keyed for each in rules]):
+            self.keys = SharedKeys(self.stores.keyed, backplane.tell, self.wakeup.signal)
+        relay = Relay(backplane, hub, self.broadcasts, look, presence, self.keys)
         if recorder is not None:
             recorder.announce = relay.kept
         return relay
