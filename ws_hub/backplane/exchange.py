@@ -144,7 +144,8 @@ class Exchange:
         self._receiving: dict[Receiving, None] = {}  # in the order in which they are served
         self._number = 0  # of the last notice
         self._numbers: dict[str, int] = {}  # last ones of peers whose connection has ended
-        self._refused: Notice | None = None  # by the receiver, which is offered it again
+        # A notice and its sender, refused by the receiver, which is offered it again.
+        self._refused: tuple[Notice, str] | None = None
         self._next_offer = self._next_look = 0.0
         self._warned: set[object] = set()
         threads.forget_after_fork(self)
@@ -450,7 +451,7 @@ class Exchange:
             last = self._numbers.pop(said.name, None)
             peer.number = said.number if last is None else min(last, said.number)
             if last is not None:
-                self._give(_KEPT)  # one may have been lost, which no number tells
+                self._give(_KEPT, said.name)  # one may have been lost, which no number tells
             self._connect(said.name)
         self._missed(peer.advance(said.number, 0))
 
@@ -460,7 +461,7 @@ class Exchange:
         is_kept = said.notice is not None and said.notice.kind is NoticeKind.KEPT
         self._missed(peer.advance(said.number, 0 if is_kept else 1))
         if said.notice is not None:
-            self._give(said.notice)
+            self._give(said.notice, peer.name)
 
     def _end_receiving(self, peer: Receiving) -> None:
         if peer in self._receiving:
@@ -477,17 +478,17 @@ class Exchange:
             self._counts.lost += count
             self._call(self._receiver.missed, count)
 
-    def _give(self, notice: Notice) -> None:
-        if self._offer(notice):
+    def _give(self, notice: Notice, source: str) -> None:
+        if self._offer(notice, source):
             return
-        self._refused = notice
+        self._refused = notice, source
         self._next_offer = time.monotonic() + _OFFER_EVERY
         for peer in self._receiving:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(peer.sock)
 
-    def _offer(self, notice: Notice) -> bool:
-        if self._call(self._receiver.receive, notice) is False:
+    def _offer(self, notice: Notice, source: str) -> bool:
+        if self._call(self._receiver.receive, notice, source) is False:
             return False
         self._counts.received += 1
         return True
@@ -501,7 +502,7 @@ class Exchange:
 
     def _offer_again(self) -> None:
         assert self._refused is not None
-        if not self._offer(self._refused):
+        if not self._offer(*self._refused):
             self._next_offer = time.monotonic() + _OFFER_EVERY
             return
         self._refused = None
@@ -552,6 +553,7 @@ class Exchange:
         names = set(self._directory.names())
         for name in [name for name in self._numbers if name not in names]:
             del self._numbers[name]
+            self._call(self._receiver.gone, name)
 
     def _warn(self, about: object, text: str, *args: object) -> None:
         """Log a warning, once about each peer or fault."""

@@ -78,7 +78,7 @@ from ..protocol.names import (
     refuse_channel,
 )
 from ..protocol.presence import Presence
-from ..protocol.publication import Delivery, Key, Publication, publish
+from ..protocol.publication import Delivery, Key, Publication, Stamp, publish
 from ..protocol.requests import Publish, ReadHistory, ShowPresence, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import (
@@ -260,7 +260,11 @@ class Hub(AbstractPublisher):
             if presence <= now:
                 life.guard(life.presence.turn, now, life.dispatcher.send)
                 presence = life.presence.next_turn()
-        return min(*times, keyed.next_expiry, presence, life.replays.next_turn())
+        shared = life.keys.next_turn() if life.keys is not None else math.inf
+        if shared <= now and life.keys is not None:
+            life.guard(life.keys.turn, now)
+            shared = life.keys.next_turn()
+        return min(*times, keyed.next_expiry, presence, shared, life.replays.next_turn())
 
     def _drain(self, life: Life) -> int:
         """Do what waits in the three queues, a turn's worth; return how many items that were.
@@ -725,8 +729,8 @@ class Hub(AbstractPublisher):
             most = None if payer is None else _MOST_PUBLISHED
             self._enqueue(item, timeout, most=most, channel=channel)
         relay = self._life.relay
-        if relay is not None and (keyed or not kept):
-            relay.publish(channel, texts, key)
+        if relay is not None and not kept:
+            relay.publish(channel, texts)
         return None if wait is None else self._outcome(watched, wait)
 
     def _publications(
@@ -1624,6 +1628,7 @@ class _Inside:
         found = hub._publications(notice.texts, channel, rule)
         if rule is not None and rule.keyed and notice.key:
             found[-1].key, found[-1].deletes = notice.key, notice.deletes
+            found[-1].stamp = Stamp(max(notice.time, 1), notice.origin)
         elif rule is not None and rule.numbered:
             # Kept here, it would be by each process.
             log_once(

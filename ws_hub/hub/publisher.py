@@ -16,7 +16,7 @@ from typing import Never, Self, TextIO
 
 from .. import threads
 from ..backplane.addresses import VARIABLE, backplane_of
-from ..backplane.bus import Backplane, BusStats, Notice, Receiver
+from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind, Receiver
 from ..backplane.claims import Claims
 from ..backplane.publisher import NOBODY, AbstractPublisher
 from ..backplane.rules import SharedRules
@@ -42,6 +42,7 @@ logger = get_logger(__name__)
 # Of the time for the end the history gets one part, the others another, and threads the rest.
 _STEPS = 3
 _LEAST_CLOSE = 0.1  # seconds of each
+_QUESTIONS = (NoticeKind.KEYS, NoticeKind.PRESENCE)  # what a hub tells to be told of it
 _EXIT_PRIORITY = 100  # among the finalisers of `multiprocessing`: before it ends what it has made
 
 
@@ -367,8 +368,9 @@ class _Outward:
         return self._backplane.kept_rules()
 
     def tell(self, notice: Notice) -> None:
-        """See `Backplane`."""
-        self._backplane.tell(notice)
+        """See `Backplane`; what others would answer is not asked."""
+        if notice.kind not in _QUESTIONS:
+            self._backplane.tell(notice)
 
     def stats(self) -> BusStats:
         """See `Backplane`."""
