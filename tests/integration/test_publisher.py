@@ -118,13 +118,10 @@ def test_what_a_script_publishes_reaches_the_clients_of_the_application(place: P
     with application(place, authenticator=lambda environ: who) as here:
         with here.subscribed("news", "state") as peer:
             run(place, _CRON)
-            assert said(peer, 2) == ["to all", "news"]
-            assert said(peer, 3) == [
-                {"event": "saved", "data": {"id": 7}},
-                {"event": "cpu", "data": 40},
-                "it is over",
-            ]
-            assert said(peer) == ["to ann"]
+            found = said(peer, 6)
+            found.remove({"event": "cpu", "data": 40})  # a keyed channel goes its own way
+            saved = {"event": "saved", "data": {"id": 7}}
+            assert found == ["to all", "news", saved, "it is over", "to ann"]
             run(place, 'publisher.disconnect(7, 4403, "fired")\n')
             assert peer.recv_close() == (4403, "fired")
         stats = here.hub.stats()
