@@ -119,6 +119,7 @@ class Publication:
         once: what a client's repetition of it has in common with it, else "".
         stamp: of the change of the key, where another process has made it; else set as it is
             kept.
+        repeats: whether it was found to be such a repetition: it is neither kept nor delivered.
         former: the frame of what it replaces in a keyed channel; b"" for nothing.
     """
 
@@ -137,6 +138,7 @@ class Publication:
     deletes: bool = False
     stamp: Stamp = UNSTAMPED
     once: str = ""
+    repeats: bool = False
     former: bytes = b""
 
     @property
