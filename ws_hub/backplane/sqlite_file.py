@@ -150,7 +150,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    _is_new(db, path)  # before anything is changed
+    # Before anything is changed, and as of one moment: another process may be making it.
+    with transaction(db, "BEGIN"):
+        _is_new(db, path)
     (mode,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         raise ConfigError(
