@@ -197,6 +197,27 @@ def test_a_file_that_another_process_makes_meanwhile_is_not_of_another_program(
     opened(path).close()
 
 
+def test_a_file_that_another_process_is_making_is_waited_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, tries = sqlite3.connect, []
+    with contextlib.closing(connect(path, timeout=0, isolation_level=None)) as other:
+
+        class Waiting(sqlite3.Connection):
+            """One beside which another is about to write, until the second try."""
+
+            def execute(self, text: str, *values: Any) -> sqlite3.Cursor:
+                if "journal_mode" in text:
+                    tries.append(text)
+                    if len(tries) <= 2:
+                        other.execute("BEGIN IMMEDIATE" if len(tries) == 1 else "COMMIT")
+                return super().execute(text, *values)
+
+        monkeypatch.setattr(sqlite3, "connect", functools.partial(connect, factory=Waiting))
+        opened(path).close()
+    assert len(tries) > 1
+
+
 @pytest.mark.parametrize("version", [1, 999])
 def test_a_file_of_another_version_is_refused(path: Path, version: int) -> None:
     opened(path).close()

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 _ID = 0x77736862  # "wshb": that a file is of ws_hub
 _VERSION = 3
+_PATIENCE = 5.0  # seconds for which a file is waited for that others use
+_PAUSE = 0.01  # seconds between two tries, where SQLite does not wait itself
 _OF_MESSAGES = 2  # there `bytes` counted the messages kept, not all of a row
 _SCHEMA = """
 CREATE TABLE meta (boot TEXT NOT NULL, epoch TEXT NOT NULL);
@@ -140,7 +142,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         pass
     except OSError as error:
         raise sqlite3.OperationalError(str(error)) from error
-    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
     try:
         _prepare(db, path)
     except BaseException:
@@ -149,11 +151,29 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _to_wal(db: sqlite3.Connection) -> str:
+    """Have the file be in WAL mode; return the mode that it has.
+
+    Where another process does the same, SQLite does not wait: both could wait for each other.
+    """
+    import sqlite3
+
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            (mode,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
+            return str(mode)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(_PAUSE)
+
+
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     # Before anything is changed, and as of one moment: another process may be making it.
     with transaction(db, "BEGIN"):
         _is_new(db, path)
-    (mode,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
+    mode = _to_wal(db)
     if mode != "wal":
         raise ConfigError(
             f"history cannot be kept in {str(path)!r}: its file system knows no WAL mode, only "
