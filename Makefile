@@ -19,7 +19,7 @@ TIMES ?= 20
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all lint docs docs-links bench bench-full bench-attack soak chaos conformance fuzz cycles clean
+.PHONY: help install demo test test-fast test-all lint docs docs-links bench bench-full bench-attack bench-scale soak chaos conformance fuzz cycles clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -103,6 +103,10 @@ bench-full: $(VENV)/.test $(VENV)/npm/.done ## all rows; then the tables, plots 
 
 bench-attack: $(VENV)/.test ## what others notice while 1, 5, 20 attackers work, beside a control; forty minutes (BENCH_ARGS)
 	@$(BIN)/python -m bench.attack $(BENCH_ARGS)
+
+bench-scale: $(VENV)/.test ## 1, 2, 4 workers that a backplane connects, beside one and Flask-SocketIO; five minutes (BENCH_ARGS)
+	@$(PIP) install --editable '.[bench]'
+	@$(BIN)/python -m bench.scale $(BENCH_ARGS)
 
 soak: $(VENV)/.test ## ten minutes of everything at once; says whether anything is lost or left over (SOAK_ARGS)
 	@$(BIN)/python -m bench.soak $(SOAK_ARGS)

@@ -7,5 +7,7 @@ Nothing in `ws_hub` imports it. One run::
 
     attack ──> trial ──JSON lines──> servers.attacked, witness, attackers, servers.sink
 
+    scale ──> fleet_trial ──JSON lines──> readers; fleet: workers of gunicorn, servers.scaled
+
     soak ──JSON lines──> servers.soak and visitors   `make soak`: everything at once
 """

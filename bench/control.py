@@ -11,18 +11,19 @@ import json
 import select
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any
 
 __all__ = ["Answer", "asked", "obey", "say"]
 
 Answer = dict[str, Any]
 
 
-def say(answer: Mapping[str, Any]) -> None:
-    """Write one line to the parent."""
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+def say(answer: Mapping[str, Any], output: IO[str] | None = None) -> None:
+    """Write one line to the parent, to standard output unless there is another way."""
+    output = output or sys.stdout
+    output.write(json.dumps(answer) + "\n")
+    output.flush()
 
 
 def asked() -> bool:
@@ -33,12 +34,16 @@ def asked() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
-def obey(methods: Mapping[str, Callable[..., Answer | None]]) -> None:
-    """Carry out requests until the input ends."""
-    for line in sys.stdin:
+def obey(
+    methods: Mapping[str, Callable[..., Answer | None]],
+    requests: Iterable[str] | None = None,
+    output: IO[str] | None = None,
+) -> None:
+    """Carry out requests until they end, those of standard input unless there are others."""
+    for line in sys.stdin if requests is None else requests:
         request = json.loads(line)
         try:
-            say(methods[request.pop("do")](**request) or {})
+            say(methods[request.pop("do")](**request) or {}, output)
         except Exception as error:  # noqa: BLE001 - the parent fails the row, and says why
             traceback.print_exc()
-            say({"error": f"{type(error).__name__}: {error}"})
+            say({"error": f"{type(error).__name__}: {error}"}, output)

@@ -14,6 +14,7 @@ bound from here.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import resource
 import select
@@ -27,7 +28,7 @@ from typing import Any
 from .control import Answer, obey, say
 from .wire import MARK, PING, PONG, Frames, frames, masked, upgrade
 
-__all__ = ["Load", "dial", "read_head"]
+__all__ = ["Load", "dial", "prepare", "read_head"]
 
 _BUFFER_BYTES = 1024 * 1024
 _AT_A_TIME = 64  # handshakes under way while connecting
@@ -35,6 +36,7 @@ _PATIENCE = 60.0  # seconds for a handshake, or for an answer to what is sent at
 _FEW = 16  # clients that are read between two looks at a plain request
 _TICK = 0.005  # seconds between two looks at what clients with a rate may read
 _SMALL_BUFFER = 4096  # receive buffer of a slow client, so that it is slow at once
+_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT of ip(7)
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -46,6 +48,7 @@ class Load:
         self._socks: dict[int, socket.socket] = {}
         self._buffer = bytearray(_BUFFER_BYTES)
         self._left: dict[int, int] = {}
+        self._at: dict[int, int] = {}  # when each client had its last message (ns)
         self._deadline = 0.0
         self._frames: dict[int, Frames] = {}  # of clients that take compressed messages
         self._crawler = Crawler()
@@ -63,6 +66,7 @@ class Load:
         slow: int | None = None,
         offer: bool = False,
         buffer: int | None = None,
+        sources: Sequence[str] = (),
     ) -> Answer:
         """Open connections, several handshakes at a time; return when the first began.
 
@@ -76,14 +80,16 @@ class Load:
                 read, unmeasured; 0 for never.
             offer: whether they take compressed messages: then frames are counted.
             buffer: bytes of their receive buffers; None for what the kernel likes.
+            sources: addresses that they come from, in turn; none for what the kernel likes.
         """
         if slow is not None:
             buffer = _SMALL_BUFFER
         began = time.monotonic_ns()
         opened: list[socket.socket] = []
+        source = itertools.cycle(sources or ("",))
         while len(opened) < count:
             batch = [
-                dial(port, path, buffer=buffer, offer=offer)
+                dial(port, path, buffer=buffer, offer=offer, source=next(source))
                 for _ in range(min(_AT_A_TIME, count - len(opened)))
             ]
             for sock in batch:
@@ -146,7 +152,7 @@ class Load:
 
     def _receive(self, wanted: dict[int, int], timeout: float) -> int:
         """Count down `wanted` until nothing is missing; return when the last one came."""
-        self._left = left = wanted
+        self._left, self._at = left, at = wanted, dict[int, int]()
         buffer, poll, ended = self._buffer, self._poll.poll, time.monotonic() + timeout
         receive = {fd: sock.recv_into for fd, sock in self._socks.items()}
         count, now, streams = buffer.count, time.monotonic_ns, self._frames
@@ -171,7 +177,7 @@ class Load:
                     left[fd] = had - marks
                     if had > 0 >= had - marks:
                         missing -= 1
-                        last = now()
+                        at[fd] = last = now()
         return last
 
     def collect(
@@ -368,10 +374,21 @@ class Crawler:
                     continue  # nothing there, or cut by the server: slow all the same
 
 
-def dial(port: int, path: str, *, buffer: int | None = None, offer: bool = False) -> socket.socket:
-    """Connect and ask for the upgrade; `buffer` is bytes of a receive buffer."""
+def dial(
+    port: int,
+    path: str,
+    *,
+    buffer: int | None = None,
+    offer: bool = False,
+    source: str = "",
+) -> socket.socket:
+    """Connect, from one address, and ask for the upgrade; `buffer` is of a receive buffer."""
     sock = socket.socket()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if source:
+        # The kernel chooses the port when it knows the far end: each address has all of them.
+        sock.setsockopt(socket.IPPROTO_IP, _NO_PORT, 1)
+        sock.bind((source, 0))
     if buffer is not None:  # counts only before connect()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     sock.settimeout(_PATIENCE)
@@ -407,11 +424,16 @@ def _read_frames(sock: socket.socket, count: int) -> None:
         data += more
 
 
-def main() -> None:
-    """Serve one stage."""
+def prepare() -> None:
+    """Have as many descriptors as may be, and no collections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.disable()  # nothing here makes circles; a collection would look like a slow server
+
+
+def main() -> None:
+    """Serve one stage."""
+    prepare()
     load = Load()
     methods: dict[str, Callable[..., Any]] = {
         name: getattr(load, name)

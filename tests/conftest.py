@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 # What `make test-fast` leaves out: modules whose tests run servers, programs and whole runs in
 # processes of their own, or look for what nobody meant. A single test is marked where it stands.
 _SLOW = re.compile(
-    r"tests/(browser|conformance|fuzz)/|tests/test_(bench|bench_attack|checks|packaging|snippets|soak)\.py"
+    r"tests/(browser|conformance|fuzz)/|tests/test_(bench|bench_attack|bench_scale|checks|packaging|snippets|soak)\.py"
     r"|tests/faults/test_(table|faults_(client|limits|programs))\.py"
     r"|tests/integration/test_(?!hub_end_to_end|flask|compression)"
 )

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ws_hub.backplane.publisher import Publisher
+from ws_hub.backplane.publisher import AbstractPublisher
 from ws_hub.errors import HubFull, HubNotRunning
 from ws_hub.lines import join
 from ws_hub.protocol.message import Message, decode
@@ -15,7 +15,7 @@ from ws_hub.protocol.message import Message, decode
 __all__ = ["Recorder"]
 
 
-class Recorder(Publisher):
+class Recorder(AbstractPublisher):
     """Keeps every message. `on_publish(message)` runs first and may raise."""
 
     def __init__(self) -> None:

@@ -9,14 +9,17 @@ its first words; a command that is not there fails, so that no line goes unread.
 from __future__ import annotations
 
 import os
+import queue
 import re
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +29,7 @@ from ws_hub import Hub, Message, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_TIMEOUT = 30.0
+ADDRESS = "local:///run/app/hub"  # of a backplane, in the documents
 
 FLASK = """
 from flask import Flask
@@ -72,7 +76,32 @@ def visit(path="/ws", cookie=None):
 """
 # Before and after a marked snippet, `<!-- snippet: NAME -->`: what it needs, and what it is
 # to have done.
+# Each publishes to an application at the address that stands in the document.
+APPLICATION = """
+import queue
+heard = queue.Queue()
+hub.stop()
+hub = Hub(backplane="local:///run/app/hub").start()
+def hear(*channels):
+    for channel in channels:
+        hub.listen(channel, lambda message: heard.put(message.data))
+def next_event():
+    return heard.get(timeout=10)["data"]
+"""
 BEFORE = {
+    "publisher": APPLICATION
+    + """
+hear("news", "process:nightly")
+""",
+    "publisher_celery": APPLICATION
+    + """
+os.environ.update(BROKER_URL="memory://", WS_HUB_BACKPLANE="local:///run/app/hub")
+hear("job:42")
+""",
+    "publisher_notebook": APPLICATION
+    + """
+hear("logs")
+""",
     "celery": """
 rule = ChannelRule(pattern="job:*", publish=True)
 hub.stop()
@@ -97,6 +126,22 @@ heard = queue.Queue()
 hub.listen("job:42", lambda message: heard.put(message.data))
 """
 AFTER = {
+    "publisher": """
+assert next_event() == {"id": 7}
+found = [heard.get(timeout=10) for _ in range(3)]
+assert found == [{"status": "running"}, "a nightly job", {"status": "exited", "exitCode": 0}], found
+""",
+    "publisher_celery": """
+build.apply(args=["42"], throw=True)
+assert [next_event()["state"] for _ in range(2)] == ["running", "done"]
+worker_process_shutdown.send(None)
+assert hub.history("process:build-42").messages[-1].data["status"] == "exited"
+""",
+    "publisher_notebook": """
+assert next_event()["message"] == "the disk is full"
+assert (live.peers(), live.keeps("process:nightly")) == (1, True)
+live.close()
+""",
     "tutorial_first": f"TEMPLATE = {TEMPLATE!r}"
     + """
 os.makedirs("templates")
@@ -520,6 +565,13 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def short_place() -> Iterator[Path]:
+    """A directory for the sockets of a backplane, whose paths are short."""
+    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     set_here = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -527,12 +579,13 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("snippet", snippets("python", "py"), ids=str)
-def test_a_python_snippet_runs(snippet: Snippet, workplace: Path) -> None:
+def test_a_python_snippet_runs(snippet: Snippet, workplace: Path, short_place: Path) -> None:
     code, command, alone = snippet.code, ["snippet.py"], snippet.path.name == "README.md"
     if snippet.mark in RUNNERS:
         command, alone = ["-m", *RUNNERS[snippet.mark], "snippet.py"], True
     if not alone:
         code = PRELUDE + BEFORE.get(snippet.mark, "") + code
+    code = code.replace(ADDRESS, f"local://{short_place}/hub")
     if snippet.mark in AFTER:
         code += "import threading\n" + AFTER[snippet.mark]
     if not alone:
@@ -635,6 +688,30 @@ def run_tail(words: list[str], workplace: Path) -> None:
                 interrupt(process)
 
 
+def run_publish(words: list[str], workplace: Path) -> None:
+    """`ws-hub publish`: to a hub of ours; `-` reads what a program before it has written."""
+    channel = next(each for each in words if each in ("news", "jobs", "process:make"))
+    heard: queue.Queue[Any] = queue.Queue()  # guards: itself.
+    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
+        address = f"local://{folder}/hub"
+        with Hub(backplane=address) as hub:
+            hub.listen(channel, lambda message: heard.put(message.data))
+            command = [sys.executable, "-m", "ws_hub", *words[1:]]
+            run = subprocess.run(
+                [address if word == ADDRESS else word for word in command],
+                input="compiled\n",
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=RUN_TIMEOUT,
+            )
+            assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+            assert heard.get(timeout=RUN_TIMEOUT) in ("a text", "compiled", JOB)
+
+
+JOB = {"id": 7, "state": "done"}
+
+
 def run_gunicorn(words: list[str], workplace: Path) -> None:
     argv = [sys.executable, "-m", *words, "--bind", "127.0.0.1:0", "--no-control-socket"]
     with command([*argv, "--chdir", str(workplace)]) as running:
@@ -683,6 +760,7 @@ COMMANDS: dict[str, Callable[[list[str], Path], None]] = {
     "ws-hub run": run_command,
     "ws-hub serve": run_serve,
     "ws-hub tail": run_tail,
+    "ws-hub publish": run_publish,
 }
 
 
@@ -707,6 +785,7 @@ def shell_lines() -> list[tuple[str, str]]:
 )
 def test_a_shell_line_runs(place: str, line: str, workplace: Path) -> None:
     words = shlex.split(line, comments=True)
+    words = words[words.index("|") + 1 :] if "|" in words else words
     for start_words, run in COMMANDS.items():
         if words[: len(start_words.split())] == start_words.split():
             run(words, workplace)

@@ -55,6 +55,7 @@ from .errors import (
 )
 from .hub.hub import Hub
 from .hub.listener import Listener
+from .hub.publisher import Publisher
 from .hub.stats import HubStats
 from .log import MaskTokens
 from .process.process import Process, ProcessStartError
@@ -118,6 +119,7 @@ __all__ = [
     "ProcessAlreadyRunning",
     "ProcessStartError",
     "ProtocolError",
+    "Publisher",
     "QueryTokenAuth",
     "ReconnectConfig",
     "ReconnectingClient",

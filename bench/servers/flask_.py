@@ -105,6 +105,7 @@ class FlaskSocketIO(_Werkzeug):
     path = "/socket.io/?EIO=4&transport=websocket"
     greeting = "40"  # joins the default namespace
     distribution = "flask-socketio"
+    message_queue: str | None = None  # the address of what connects several processes
 
     def prepare(self) -> None:
         from flask_socketio import SocketIO  # type: ignore[import-untyped]
@@ -113,7 +114,12 @@ class FlaskSocketIO(_Werkzeug):
         self._lock = threading.Lock()
         self._connected = 0
         # Clients that are not asked for a while do not answer its pings, and would be cut.
-        self._socketio = SocketIO(self._app, async_mode="threading", ping_interval=3600)
+        self._socketio = SocketIO(
+            self._app,
+            async_mode="threading",
+            ping_interval=3600,
+            message_queue=self.message_queue,
+        )
         self._socketio.on("connect")(lambda auth: self._count(1))
         self._socketio.on("disconnect")(lambda reason: self._count(-1))
 

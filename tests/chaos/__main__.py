@@ -25,12 +25,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="what the faults are drawn from (the time)")
     parser.add_argument("--quiet", action="store_true", help="print no faults as they happen")
     parser.add_argument("--disk", action="store_true", help="lock the server's file now and then")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server (1)")
     parser.add_argument("--no-page", action="store_true", help="start no Chromium")
     parser.add_argument("--peer", choices=PEERS, help="the same faults for another library")
     given = parser.parse_args()
     seed = int(time.time()) if given.seed is None else given.seed
     print(f"seed {seed}, {given.seconds:g} s, {given.clients} clients", flush=True)
-    plan = Plan(given.seconds, given.clients, seed, page=not given.no_page, disk=given.disk)
+    plan = Plan(
+        given.seconds,
+        given.clients,
+        seed,
+        page=not given.no_page,
+        disk=given.disk,
+        workers=given.workers,
+    )
     try:
         play = run if given.peer is None else functools.partial(run_peer, given.peer)
         outcome = play(plan, lambda line: None if given.quiet else print(line, flush=True))

@@ -23,6 +23,7 @@ from tests.chaos.plan import (
     FIRM,
     FORGETFUL,
     KEPT_BRIEFLY,
+    LIFE,
     LOOSE,
     MARK,
     PRESENT,
@@ -107,7 +108,7 @@ class Publishers:
 
     def _run(self, publisher: int) -> None:
         chance = random.Random(self._life * 10 + publisher)
-        number, burst = self._life * 1_000_000, 0
+        number, burst = self._life * LIFE, 0
         while burst or not self._stop.wait(PAUSE):
             if publisher == LOOSE:
                 burst = burst - 1 if burst else chance.choice([0] * 99 + [400])

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tests.chaos.plan import Fault
-from tests.chaos.server import ServerProcess
+from tests.chaos.server import Servers
 from ws_hub.testing import FaultProxy
 
 __all__ = ["break_things"]
@@ -20,7 +20,7 @@ LATE = 0.2  # seconds
 def break_things(
     faults: Sequence[Fault],
     seconds: float,
-    server: ServerProcess,
+    server: Servers,
     proxies: Sequence[FaultProxy],
     tell: Callable[[str], object],
 ) -> Counter[str]:
@@ -30,9 +30,10 @@ def break_things(
     for fault in faults:
         wake.wait(max(began + fault.at - time.monotonic(), 0.0))
         if fault.proxy < 0:
-            _break_server(fault, server)
+            _break_server(fault, server, proxies)
         else:
             _break_network(fault, proxies[fault.proxy])
+            proxies[fault.proxy].target = server.target()
         if not fault.ends:
             counts[fault.kind] += 1
             tell(f"{time.monotonic() - began:6.1f} s  {fault.kind}")
@@ -40,15 +41,14 @@ def break_things(
     return counts
 
 
-def _break_server(fault: Fault, server: ServerProcess) -> None:
+def _break_server(fault: Fault, server: Servers, proxies: Sequence[FaultProxy]) -> None:
     match fault.kind, fault.ends:
         case "kill", False:
             server.kill()
         case "restart", False:
-            server.close()
+            server.stop()
         case "kill" | "restart", True:
-            server.start()
-            server.ask("go")
+            server.begin_again()
         case "pause", False:
             server.pause()
         case "pause", True:
@@ -59,6 +59,9 @@ def _break_server(fault: Fault, server: ServerProcess) -> None:
             server.unlock_file()
         case "clock", _:
             server.move_clock(fault.amount)
+    if fault.kind in ("kill", "restart"):
+        for proxy in proxies:
+            proxy.target = server.target()  # as what balances the load finds out
 
 
 def _break_network(fault: Fault, proxy: FaultProxy) -> None:

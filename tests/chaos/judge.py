@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.plan import FIRM, LOOSE, MARK, parts_of
+from tests.chaos.plan import FIRM, LIFE, LOOSE, MARK, parts_of
 from tests.chaos.record import Record, Track
 
 __all__ = ["Accepted", "Count", "Verdict", "judge"]
@@ -81,7 +81,7 @@ def judge(
     stored: Stored,
     accepted: Sequence[Accepted],
     remote: Sequence[tuple[str, int]],
-    kills: Sequence[float],
+    kills: Mapping[int, float],
 ) -> Verdict:
     """Compare all that was received, accepted and kept.
 
@@ -91,7 +91,7 @@ def judge(
         stored: of each channel `first`, `last`, and `messages`: number and value of each.
         accepted: what publishers in the server had accepted.
         remote: channel and value of what clients published, each once.
-        kills: when the server was killed.
+        kills: when each life of a server ended that was killed.
     """
     verdict, living = Verdict(), set(living)
     unnumbered, holes = _unnumbered(records), _holes(stored)
@@ -223,7 +223,7 @@ def _judge_accepted(
     known: Mapping[str, Mapping[int, int]],
     unnumbered: Mapping[str, set[int]],
     stored: Stored,
-    kills: Sequence[float],
+    kills: Mapping[int, float],
     verdict: Verdict,
 ) -> None:
     """Look for what the server accepted of itself, and did not keep although it lived on."""
@@ -239,27 +239,28 @@ def _judge_accepted(
         if each.channel not in values or each.value in values[each.channel]:
             continue
         publisher, number = parts_of(each.value)
-        kill = next((kill for kill in kills if kill >= each.at), None)
+        kill = kills.get(number // LIFE)
         if publisher == FIRM or kill is None:
             verdict.complaints.append(f"{number} of {each.channel} was kept, and is not there")
             continue
         verdict.lost_at_kills += 1
         verdict.oldest_lost = max(verdict.oldest_lost, kill - each.at)
-        later = (LOOSE, number // 1_000_000)
+        later = (LOOSE, number // LIFE)
         if any(value > each.value and _life_of(value) == later for value in values[each.channel]):
             verdict.complaints.append(f"{number} of {each.channel} is lost, and later ones not")
 
 
 def _life_of(value: int) -> tuple[int, int]:
     publisher, number = parts_of(value)
-    return publisher, number // 1_000_000
+    return publisher, number // LIFE
 
 
 def _judge_order(channel: str, says: Mapping[int, int], verdict: Verdict) -> None:
     """Complain where the numbers of one publisher do not rise with the channel's."""
-    newest: dict[int, int] = {}
+    newest: dict[tuple[int, int], int] = {}
     for seq in sorted(says):
         publisher, number = parts_of(says[seq])
-        if number < newest.get(publisher, 0):  # the same one again is complained of elsewhere
+        life = _life_of(says[seq])  # those of several processes are at work at once
+        if number < newest.get(life, 0):  # the same one again is complained of elsewhere
             verdict.complaints.append(f"{number} of publisher {publisher} is late in {channel}")
-        newest[publisher] = number
+        newest[life] = number

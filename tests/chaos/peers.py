@@ -25,7 +25,7 @@ from tests.chaos.faults import break_things
 from tests.chaos.judge import Count
 from tests.chaos.plan import BEGIN, END, MARK, PROXIES, Plan, parts_of, schedule, value_of
 from tests.chaos.run import BUFFER, PATIENCE, Outcome, Tell, silent
-from tests.chaos.server import ServerProcess
+from tests.chaos.server import Servers
 from tests.support import wait_until
 from ws_hub.testing import FaultProxy
 
@@ -91,12 +91,11 @@ def run_peer(peer: str, plan: Plan, tell: Tell) -> Outcome:
     with contextlib.ExitStack() as stack:
         stack.enter_context(silent("websockets"))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-hub-chaos-"))
-        server = ServerProcess(Path(folder), "tests.chaos.peer", peer)
+        server = Servers(Path(folder), "tests.chaos.peer", peer)
         stack.callback(server.close)
         server.start()
         proxies = [
-            stack.enter_context(FaultProxy("127.0.0.1", server.port, buffer=BUFFER))
-            for _ in range(PROXIES)
+            stack.enter_context(FaultProxy(*server.target(), buffer=BUFFER)) for _ in range(PROXIES)
         ]
         clients = [_PeerClient(peer, proxies[each % PROXIES]) for each in range(plan.clients)]
         for client in clients:
@@ -115,7 +114,7 @@ def run_peer(peer: str, plan: Plan, tell: Tell) -> Outcome:
         return outcome
 
 
-def _mark(server: ServerProcess, clients: list[_PeerClient], number: int) -> None:
+def _mark(server: Servers, clients: list[_PeerClient], number: int) -> None:
     """Wait until every client is there, and has what was sent before."""
     last = 0.0
 

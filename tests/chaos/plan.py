@@ -22,6 +22,7 @@ __all__ = [
     "FIRM",
     "FORGETFUL",
     "KEPT_BRIEFLY",
+    "LIFE",
     "LOOSE",
     "MARK",
     "PRESENT",
@@ -47,6 +48,7 @@ MARK, LOOSE, FIRM = range(3)
 BEGIN, END = 1, 2  # the marks: the first message of each channel, and the last
 REMOTE = (3, 4)  # they publish as clients, with keys that are idempotent
 _NUMBERS = 10**12
+LIFE = 1_000_000  # numbers of one life of a server's process
 
 PROXIES = 6
 
@@ -84,6 +86,7 @@ class Plan:
         page: whether one client is a page in Chromium.
         node: whether some are on Node.
         disk: whether the server's file cannot be written to now and then.
+        workers: the processes of the server; faults meet one of them at a time.
         patience: seconds for all clients to catch up at the end.
     """
 
@@ -93,6 +96,7 @@ class Plan:
     page: bool = True
     node: bool = True
     disk: bool = False
+    workers: int = 1
     patience: float = 60.0
 
 

@@ -29,7 +29,7 @@ from tests.chaos.faults import break_things
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.plan import BEGIN, END, PROXIES, REMOTE, Plan, schedule
 from tests.chaos.record import Record
-from tests.chaos.server import ServerProcess
+from tests.chaos.server import Servers
 from tests.support import wait_until
 from ws_hub.testing import FaultProxy
 
@@ -85,16 +85,15 @@ class _Run:
         self._folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-hub-chaos-"))
         )
-        self._server = ServerProcess(self._folder, "tests.chaos.app")
+        self._server = Servers(self._folder, "tests.chaos.app", count=plan.workers)
         stack.callback(self._server.close)
-        stack.callback(self._server.unlock_file)
         self._server.start()
         self._proxies = [
-            stack.enter_context(FaultProxy("127.0.0.1", self._server.port, buffer=BUFFER))
+            stack.enter_context(FaultProxy(*self._server.target(), buffer=BUFFER))
             for _ in range(PROXIES)
         ]
         self._clients: list[Client] = []
-        self._users: list[str] = []  # whom the server names
+        self._users: list[list[str]] = []  # whom each process of the server names
         self._places = {
             name: self._url(name, place) for place, name in enumerate(self._names(plan.clients))
         }
@@ -102,7 +101,7 @@ class _Run:
         # Before anything breaks: who subscribes late has nothing to miss.
         self._server.ask("mark", BEGIN)
         wait_until(self._have_begun, PATIENCE, "the first message at every client")
-        self._server.ask("go")
+        self._server.ask_all("go")
         self._publishers = [
             self._ended(RemotePublisher(each, self._url(f"publisher-{each}", each)))
             for each in REMOTE
@@ -161,7 +160,7 @@ class _Run:
 
     def settle(self) -> None:
         """End what publishes, and let every client have all that there is."""
-        self._server.ask("quiet")
+        self._server.ask_all("quiet")
         for publisher in self._publishers:
             publisher.stop()
         self._visitors.close()
@@ -189,8 +188,8 @@ class _Run:
         """Say whether the server and all clients know who is present."""
         for client in self._clients:
             client.look()
-        self._users = self._server.ask("users")
-        views = [self._users, *(record.present for record in self._records)]
+        self._users = self._server.ask_all("users")
+        views = [*self._users, *(record.present for record in self._records)]
         living = sorted(record.name for record in self._records)
         return all(sorted(map(str, view)) == living for view in views)
 
@@ -199,8 +198,8 @@ class _Run:
         outcome, living = self.outcome, {record.name for record in self._records}
         for client in self._clients:
             client.finish()
-        users = self._users
-        outcome.ghosts = len(living ^ set(users)) + len(users) - len(set(users))
+        for users in self._users:
+            outcome.ghosts += len(living ^ set(users)) + len(users) - len(set(users))
         path = self._folder / "stored.json"
         self._server.ask("read", path)
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -211,7 +210,7 @@ class _Run:
             for channel, values in publisher.accepted.items()
             for value in values
         ]
-        kills = self._server.kills
+        kills = self._server.kills()
         outcome.verdict = judge(self._records, living, stored, accepted, remote, kills)
         outcome.accepted, outcome.remote = len(accepted), len(remote)
         outcome.visitors = self._visitors.came

@@ -40,6 +40,17 @@ def test_nothing_is_lost_in_silence() -> None:
 
 
 @pytest.mark.timeout(240)
+def test_several_processes_lose_nothing_in_silence() -> None:
+    told: list[str] = []
+    plan = Plan(seconds=11, clients=12, seed=14, page=False, node=False, workers=3)
+    outcome = run(plan, told.append)
+    assert outcome.is_well, "\n".join([*told, table(outcome)])
+    assert {"kill", "pause", "clock", "restart"} <= set(outcome.faults)
+    assert all(each.messages for each in outcome.verdict.kinds.values())
+    assert outcome.accepted and outcome.remote and outcome.visitors
+
+
+@pytest.mark.timeout(240)
 def test_a_run_that_is_interrupted_leaves_nothing(folder: Path) -> None:
     # Without a Chromium, which takes no temporary folder with a name so long.
     options = "--seconds 600 --clients 6 --seed 8 --no-page"

@@ -38,7 +38,7 @@ def kept(*values: int, first: int = 1) -> dict[str, Any]:
 
 
 def found(*records: Record, stored: dict[str, Any], **more: Any) -> Verdict:
-    given: dict[str, Any] = {"accepted": [], "remote": [], "kills": [], "living": ["ann"], **more}
+    given: dict[str, Any] = {"accepted": [], "remote": [], "kills": {}, "living": ["ann"], **more}
     return judge(list(records), stored=stored, **given)
 
 
@@ -136,20 +136,20 @@ def test_a_kill_may_lose_what_was_not_committed() -> None:
     stored = kept(said(1, LOOSE), said(1_000_001, LOOSE))
     client = record(1, 2, values=[said(1, LOOSE), said(1_000_001, LOOSE)])
     numbers = accepted(1, 2, 3, 1_000_001)
-    verdict = found(client, stored=stored, accepted=numbers, kills=[1.0, 10.25])
+    verdict = found(client, stored=stored, accepted=numbers, kills={0: 10.25})
     assert (verdict.is_well, verdict.lost_at_kills, verdict.oldest_lost) == (True, 2, 0.25)
 
 
 @pytest.mark.parametrize(
     ("numbers", "kills", "text"),
     [
-        (accepted(1, 2), [9.0], "was kept, and is not there"),  # it was not killed after that
-        (accepted(1, publisher=FIRM), [10.1], "was kept, and is not there"),
-        (accepted(1, 2), [10.1], "is lost, and later ones not"),
+        (accepted(1, 2), {1: 10.1}, "was kept, and is not there"),  # another life was killed
+        (accepted(1, publisher=FIRM), {0: 10.1}, "was kept, and is not there"),
+        (accepted(1, 2), {0: 10.1}, "is lost, and later ones not"),
     ],
 )
 def test_what_is_lost_without_a_kill_is_found(
-    numbers: list[Accepted], kills: list[float], text: str
+    numbers: list[Accepted], kills: dict[int, float], text: str
 ) -> None:
     stored = kept(said(3, LOOSE))
     client = record(1, values=[said(3, LOOSE)])

@@ -21,7 +21,7 @@ from tests.integration.gohub import GoHub
 from tests.integration.test_cli import command
 from tests.recorder import Recorder
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub.backplane.publisher import Publisher
+from ws_hub.backplane.publisher import AbstractPublisher
 from ws_hub.cli.terminal import describe
 from ws_hub.config import HubConfig
 from ws_hub.errors import MessageEncodeError
@@ -283,7 +283,7 @@ STATUSES: list[tuple[dict[str, Any], str, str, str, bool]] = [
 ]
 
 
-class Ends(Publisher):
+class Ends(AbstractPublisher):
     def __init__(self) -> None:
         self.ends: list[bool] = []
 

@@ -202,7 +202,7 @@ class Stuck:
         self.received = self.lost = 0
         self.looked = threading.Event()
 
-    def receive(self, notice: Notice) -> bool:
+    def receive(self, notice: Notice, source: str) -> bool:
         if notice.kind is NoticeKind.KEPT:
             self.looked.set()
             return True
@@ -213,6 +213,9 @@ class Stuck:
 
     def missed(self, count: int) -> None:
         self.lost += count
+
+    def gone(self, source: str) -> None:
+        pass
 
     def left(self) -> None:
         pass

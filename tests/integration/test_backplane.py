@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.apps.live import Live, subscribe
+from tests.integration.apps.live import Live, at_once, subscribe
 from tests.support import RawPeer, wait_until
 from ws_hub import (
     AuthResult,
@@ -33,6 +34,11 @@ RULES = [
     ChannelRule("kept:*", history_messages=100, publish=True),
     ChannelRule("open:*", publish=True),
     ChannelRule("state", keyed=True),
+]
+
+ROOMS = [
+    ChannelRule("room:*", presence=True, presence_grace=60.0),
+    ChannelRule("short:*", presence=True, presence_grace=0.1),
 ]
 
 
@@ -75,9 +81,12 @@ def test_what_one_hub_publishes_reaches_the_clients_of_all_once_and_in_order(
         first.send_error("it is over", channel="news")
         for peer in peers:
             messages = [peer.recv_json() for _ in range(5)]
-            assert [each["type"] for each in messages] == ["event"] * 4 + ["error"]
+            # A keyed channel has an order of its own, as one with history.
+            (keyed,) = [each for each in messages if each.get("key")]
+            messages.remove(keyed)
+            assert (keyed["key"], keyed["data"]["data"]) == ("cpu", 40)
+            assert [each["type"] for each in messages] == ["event"] * 3 + ["error"]
             assert [each["data"] for each in messages[:2]] == [1, 2]
-            assert messages[3]["key"] == "cpu"
         delivery = first.send_to_channel("news", event("last"), wait=10)
         assert (delivery.subscribers, delivery.queued) == (1, 1)  # of this process
         for peer in peers:
@@ -142,6 +151,57 @@ def test_other_rules_are_warned_of_and_nothing_is_kept_by_each(
                 ]
         assert here.hub.history("kept:a").last == 0
     assert caplog.text.count("by other rules") == 1
+
+
+def test_other_rules_than_those_of_processes_that_run_are_warned_of_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with one(tmp_path / "bus"):
+        with one(tmp_path / "bus"):
+            assert caplog.text == ""
+        for rules in ([*RULES[:2], ChannelRule("state", keyed=True, max_keys=5)], RULES[:2], ()):
+            with one(tmp_path / "bus", rules=rules):
+                pass
+    with one(tmp_path / "bus", rules=[ChannelRule("kept:*")]):
+        pass  # nobody else runs any more
+    found = [each for each in caplog.text.splitlines() if "run with other rules: " in each]
+    assert [each.partition("other rules: ")[2].partition(". Give")[0] for each in found] == [
+        "the rule for 'state' has max_keys=5 here, and max_keys=1000 there",
+        "there is a rule for 'state' there alone",
+        "there is a rule for 'kept:*' there alone",
+    ]
+
+
+def test_a_history_of_ones_own_is_warned_of_as_other_rules_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with one(tmp_path / "bus"), one(tmp_path / "bus", history=SqliteHistory(tmp_path / "hub.db")):
+        pass
+    assert f"the history is in '{tmp_path}/hub.db' here, and in 'the backplane'" in caplog.text
+
+
+def test_rules_that_cannot_be_shared_do_not_keep_a_hub_from_its_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bus").mkdir(mode=0o700)
+    for damage in ("{", "[]", '{"by": 1, "rules": {"v": 2}}', '{"by": 1, "rules": [[[]]]}'):
+        (tmp_path / "bus" / "rules.json").write_text(damage)
+        with one(tmp_path / "bus"), one(tmp_path / "bus"):
+            pass
+    assert caplog.text == ""
+    (tmp_path / "bus" / "rules.json").unlink()
+    (tmp_path / "bus" / "rules.json").mkdir()
+    with one(tmp_path / "bus") as here:
+        assert here.hub.running
+    assert "cannot be shared" in caplog.text
+
+
+def test_the_rules_are_readable_by_their_user_alone(tmp_path: Path) -> None:
+    with one(tmp_path / "bus"):
+        assert (tmp_path / "bus" / "rules.json").stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in (tmp_path / "bus").iterdir() if each.is_file()) == [
+        "history.db", "rules.json"
+    ]  # fmt: skip
 
 
 def test_a_store_of_ones_own_is_used_where_there_is_one(tmp_path: Path) -> None:
@@ -352,7 +412,11 @@ def test_who_cannot_have_a_backplane_leaves_it_to_the_one_that_has(tmp_path: Pat
 _CRON = """
 import sys
 from ws_hub import ChannelRule, Hub, HubConfig, LocalBackplane
-rules = [ChannelRule("kept:*", history_messages=100)]
+rules = [
+    ChannelRule("kept:*", history_messages=100, publish=True),
+    ChannelRule("open:*", publish=True),
+    ChannelRule("state", keyed=True),
+]
 hub = Hub(HubConfig(rules=rules, backplane=LocalBackplane(sys.argv[1]))).start()
 hub.send_to_channel("kept:a", {"type": "event", "data": "from a script"})
 hub.send_to_channel("news", {"type": "event", "data": "news"})
@@ -400,3 +464,126 @@ def test_a_hub_with_a_backplane_alone_warns_of_nothing(
             here.hub.send_to_channel("news", event(1))
             assert data_of(peer, 1) == [1]
     assert caplog.text == ""
+
+
+# --- presence ------------------------------------------------------------------------------
+
+
+def present(site: Live, channel: str) -> set[str | None]:
+    return {each.user for each in site.hub.presence(channel).members or ()}
+
+
+def joined_by(peer: RawPeer, user: str) -> Any:
+    """Return the entry of a user that joins; those of others may come before, or with it."""
+    while True:
+        for entry in peer.recv_json()["data"]["join"]:
+            if entry["user"] == user:
+                return entry
+
+
+def test_presence_is_that_of_all_processes(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as (here, there):
+        with here.peer(headers=[("X-User", "ann")]) as ann:
+            assert subscribe(ann, "room:1")["presence"]["connections"] == 0
+            own = ann.recv_json()["data"]["join"]
+            wait_until(lambda: present(there, "room:1") == {"ann"})
+            here.client().set_info({"name": "Ann"})
+            info = wait_until(
+                lambda: (found := there.hub.presence("room:1").members) and found[0].info
+            )
+            assert info == {"name": "Ann"}
+            with there.peer(headers=[("X-User", "bob")]) as bob:
+                members = subscribe(bob, "room:1")["presence"]["members"]
+                assert [each["connection"] for each in members] == [own[0]["connection"]]
+                joined = joined_by(bob, "bob")
+                assert joined_by(ann, "bob") == joined
+                assert joined["connection"] != own[0]["connection"]
+                bob.send_json({"type": "unsubscribe", "channel": "room:1"})
+                assert ann.recv_json()["data"]["leave"] == [joined]
+                for site in (here, there):  # after half a second, by the clock of each
+                    wait_until(lambda site=site: present(site, "room:1") == {"ann"})  # type: ignore[misc]
+
+
+def test_a_process_that_begins_later_knows_who_is_present(tmp_path: Path) -> None:
+    with (
+        one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as here,
+        here.subscribed("room:1", headers=[("X-User", "ann")]),
+        one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as there,
+    ):
+        wait_until(lambda: present(there, "room:1") == {"ann"})
+
+
+def test_who_comes_back_to_another_process_has_not_left(tmp_path: Path) -> None:
+    with (
+        one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as here,
+        here.subscribed("room:1", headers=[("X-User", "bob")]) as bob,
+    ):
+        bob.recv_json()
+        with (
+            one(tmp_path / "bus", authenticator=by_header, rules=ROOMS) as there,
+            there.subscribed("room:1", headers=[("X-User", "ann")]),
+            there.subscribed("short:1", headers=[("X-User", "ann")]),
+        ):
+            assert bob.recv_json()["data"]["join"][0]["user"] == "ann"
+            wait_until(lambda: present(here, "short:1") == {"ann"})
+        # Its process has stopped: where there is no grace, that is the end.
+        wait_until(lambda: not present(here, "short:1"))
+        assert present(here, "room:1") == {"ann", "bob"}
+        with here.subscribed("room:1", headers=[("X-User", "ann")]):
+            # The old one leaves with that, or after it: where it was, both may end only now.
+            change = bob.recv_json()["data"]
+            assert [each["user"] for each in change["join"]] == ["ann"]
+            while not change["leave"]:
+                change = bob.recv_json()["data"]
+            assert [each["user"] for each in change["leave"]] == ["ann"]
+            assert here.hub.presence("room:1").connections == 2
+
+
+# --- keyed channels ------------------------------------------------------------------------
+
+
+def keys_of(site: Live, channel: str = "state") -> dict[str, Any]:
+    """Return what a new subscriber gets first."""
+    with site.peer() as peer:
+        count = subscribe(peer, channel, since=0)["replayed"]
+        found = [peer.recv_json() for _ in range(count)]
+        return {each["key"]: each["data"]["data"] for each in found if "data" in each}
+
+
+def test_a_process_that_begins_later_has_all_keys(tmp_path: Path) -> None:
+    with one(tmp_path / "bus") as here:
+        for number in range(300):
+            here.hub.send_event("set", number, channel="state", key=f"key {number}")
+        here.hub.send_to_channel("state", Message("event", key="key 7"))
+        expected = {f"key {number}": number for number in range(300) if number != 7}
+        with one(tmp_path / "bus") as there:
+            there.hub.send_event("set", "newest", channel="state", key="key 8")
+            expected["key 8"] = "newest"
+            wait_until(lambda: keys_of(there) == expected)
+            wait_until(lambda: keys_of(here) == expected)
+        assert keys_of(here) == expected
+
+
+def test_what_all_processes_change_at_once_is_the_same_everywhere(tmp_path: Path) -> None:
+    with connected(tmp_path / "bus", 3) as sites:
+
+        def change(number: int) -> None:
+            for turn in range(200):
+                hub, key = sites[number].hub, str(turn % 5)
+                if turn % 7 == 3:
+                    hub.send_to_channel("state", Message("event", key=key))
+                else:
+                    hub.send_event("set", [number, turn], channel="state", key=key)
+
+        with at_once(*[functools.partial(change, number) for number in range(3)]):
+            pass
+        last = [each.hub.send_event("set", channel="state", key="last") for each in sites]
+        assert last == [None] * 3
+        found = wait_until(
+            lambda: (
+                (each := [keys_of(site) for site in sites])
+                and each[0] == each[1] == each[2]
+                and each
+            )
+        )
+        assert set(found[0]) <= {*"01234", "last"}

@@ -67,8 +67,9 @@ class Heard:
         self.has_room = True
         self.refused = threading.Event()
         self.fails = False
+        self.ended: set[str] = set()
 
-    def receive(self, notice: Notice) -> bool:
+    def receive(self, notice: Notice, source: str) -> bool:
         if not self.has_room:
             self.refused.set()
             return False
@@ -80,6 +81,9 @@ class Heard:
 
     def left(self) -> None:
         pass
+
+    def gone(self, source: str) -> None:
+        self.ended.add(source)
 
     def missed(self, count: int) -> None:
         self.lost += count
@@ -354,7 +358,7 @@ def test_what_the_thread_has_no_time_for_is_bounded_and_missed(directory: Path, 
     entered, goes_on = threading.Event(), threading.Event()
 
     class Slow(Heard):
-        def receive(self, notice: Notice) -> bool:
+        def receive(self, notice: Notice, source: str) -> bool:
             entered.set()
             return goes_on.wait(TIMEOUT)
 
@@ -382,7 +386,7 @@ def test_a_receiver_may_close_it(directory: Path, join: Join) -> None:
     closed = threading.Event()
 
     class Closing(Heard):
-        def receive(self, notice: Notice) -> bool:
+        def receive(self, notice: Notice, source: str) -> bool:
             bus.close(TIMEOUT)
             closed.set()
             return True
@@ -748,7 +752,7 @@ from ws_hub.backplane.local import LocalBackplane
 
 class Heard:
     count = lost = 0
-    def receive(self, notice):
+    def receive(self, notice, source):
         self.count += 1
         if notice.kind is NoticeKind.DISCONNECT:
             bus.tell(Notice(NoticeKind.PUBLISH, "a", (notice.name.encode(),)))
@@ -759,6 +763,8 @@ class Heard:
     def missed(self, count):
         self.lost += count
     def left(self):
+        pass
+    def gone(self, source):
         pass
 
 bus = LocalBackplane(sys.argv[1])
@@ -847,7 +853,7 @@ class Heard:
     def __init__(self):
         self.came = {}
         self.condition = threading.Condition()
-    def receive(self, notice):
+    def receive(self, notice, source):
         with self.condition:
             self.came[notice.texts[0]] = True
             self.condition.notify_all()
@@ -855,6 +861,8 @@ class Heard:
     def missed(self, count):
         os._exit(3)
     def left(self):
+        pass
+    def gone(self, source):
         pass
     def wait_for(self, text):
         with self.condition:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.apps.live import Live
+from tests.integration.apps.live import Live, subscribe
 from tests.interventions import broker_times
 from tests.redis_servers import SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, wait_until
@@ -26,6 +26,7 @@ from ws_hub import (
     HubConfig,
     Message,
     ProcessAlreadyRunning,
+    Publisher,
     WsHubError,
     serve,
 )
@@ -62,7 +63,7 @@ class Heard:
         self.lost = 0
         self.has_room = True
 
-    def receive(self, notice: Notice) -> bool:
+    def receive(self, notice: Notice, source: str) -> bool:
         if not self.has_room:
             self.refused.set()
             return False
@@ -74,6 +75,9 @@ class Heard:
 
     def missed(self, count: int) -> None:
         self.lost += count
+
+    def gone(self, source: str) -> None:
+        pass
 
     def left(self) -> None:
         self.ended.set()
@@ -343,7 +347,7 @@ def _joined(server: RedisProcess) -> tuple[RedisBackplane, Heard]:
 
 # --- hubs ----------------------------------------------------------------------------------
 
-RULES = [ChannelRule("state", keyed=True)]
+RULES = [ChannelRule("state", keyed=True), ChannelRule("room", presence=True)]
 
 
 @contextlib.contextmanager
@@ -374,6 +378,44 @@ def test_what_one_hub_publishes_reaches_the_clients_of_all(server: RedisProcess)
             with pytest.raises(ProcessAlreadyRunning):
                 there.hub.run_process([sys.executable, "-c", ""], process_id="job")
             handle.terminate()
+
+
+def test_presence_and_keys_are_those_of_all_hubs(server: RedisProcess) -> None:
+    sites = connected(server.url(), RedisBackplane(server.url("?prefix=ws")))
+    with sites as (first, second), first.subscribed("room"):
+        first.hub.send_event("set", 1, channel="state", key="a")
+        with second.subscribed("room"):
+            for each in (first, second):
+                wait_until(lambda each=each: each.hub.presence("room").connections == 2)  # type: ignore[misc]
+            second.hub.send_event("set", 2, channel="state", key="b")
+            for each in (first, second):
+                wait_until(lambda each=each: keys_of(each) == {"a": 1, "b": 2})  # type: ignore[misc]
+        wait_until(lambda: first.hub.presence("room").connections == 1)
+
+
+def keys_of(site: Live) -> dict[str, Any]:
+    """Return what a new subscriber gets first."""
+    with site.peer() as peer:
+        count = subscribe(peer, "state", since=0)["replayed"]
+        found = [peer.recv_json() for _ in range(count)]
+        return {each["key"]: each["data"]["data"] for each in found}
+
+
+def test_hubs_with_other_rules_are_warned_of(
+    server: RedisProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connected(server.url()):
+        rules = [ChannelRule("state", history_messages=5), *RULES[1:]]
+        bus = RedisBackplane(server.url())
+        with Hub(HubConfig(rules=rules, backplane=bus)):
+            assert "run with other rules: the rule for 'state'" in caplog.text
+
+
+def test_a_publisher_is_told_what_to_use_in_its_place(server: RedisProcess) -> None:
+    with pytest.raises(ConfigError, match="start a Hub with this backplane"):
+        Publisher(server.url()).send_event("said", "x", channel="a")
+    with pytest.raises(ConfigError, match="start a Hub with this backplane"):
+        RedisBackplane(server.url()).open(None)
 
 
 def test_an_address_is_of_one_hub_of_a_process(server: RedisProcess) -> None:
@@ -411,8 +453,10 @@ def test_a_password_and_the_rights_that_are_documented_are_enough(
         store = good.history
         store.open(lambda channel: ChannelRule("*", history_messages=2))
         for number in range(3):
-            store.append("a", [b'{"n":%d}' % number], keys=[str(number % 2)], once=["once"])
-        assert store.has_published("once")
+            store.append(
+                "a", [b'{"n":%d}' % number], keys=[str(number % 2)], once=[f"once {number}"]
+            )
+        assert store.has_published("once 0")
         assert len(store.snapshot("a").messages) == len(store.read("a", last=2).messages) == 2
         assert len(store.read("a", since_time=0).messages) == 2
         store.expire(2e9)

@@ -286,3 +286,42 @@ def test_what_is_kept_no_longer_when_it_is_looked_for_is_told_as_lost(file: Path
         seen.wait_data(0, *range(16, 21), kind="event")
         ((_, lost),) = [each for each in seen.of("error")]
         assert isinstance(lost, MessagesLost)
+
+
+class ParkedHistory(SqliteHistory):
+    """A history whose next commit of what a client publishes waits for a test."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def append(self, *args: Any, **options: Any) -> Any:
+        if options.get("once"):
+            self.reached.set()
+            assert self.let_go.wait(TIMEOUT)
+        return super().append(*args, **options)
+
+
+def test_a_publish_repeated_to_another_process_before_the_commit_counts_once(file: Path) -> None:
+    parked, rules = ParkedHistory(file), [ChannelRule("kept:*", history_messages=10, publish=True)]
+    request = Message("publish", channel="kept:a", data="x", id=1, idempotency_key="k")
+    with (
+        hub_of(parked, rules=rules) as slow,
+        serve(slow) as first,
+        hub_of(file, rules=rules) as hub,
+        serve(hub) as second,
+        HubClient(first.url) as cut,
+        HubClient(second.url) as client,
+        HubClient(first.url) as viewer,
+    ):
+        viewer.subscribe("kept:a")
+        cut.send(request)
+        assert parked.reached.wait(TIMEOUT)
+        client.subscribe("kept:a")
+        client.send(request)  # as after a cut, by way of another process
+        wait_until(lambda: hub.history("kept:a").last == 1, what="its commit")
+        parked.let_go.set()
+        slow.send_to_channel("kept:a", event("last"))
+        assert expect_all(viewer, 2) == expect_all(client, 2) == ["x", "last"]
+        cut.expect(type="ack")
+        assert [each.data for each in hub.history("kept:a", since=0).messages] == ["x", "last"]

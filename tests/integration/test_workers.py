@@ -149,6 +149,43 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_clients() -> None
             assert [(each := late.recv_json())["seq"] and said(each) for _ in "12"] == ["1", "2"]
 
 
+def test_presence_is_that_of_all_workers_and_a_killed_one_leaves_no_ghost() -> None:
+    with (
+        serving() as running,
+        clients_everywhere(running, "room:1") as peers,
+        RawPeer(running.host, running.port, headers=[("X-User", "bob")]) as bob,
+    ):
+        here = len(peers)
+        subscribe(bob, "room:1")
+        for pid in states(running):
+            wait_until(lambda pid=pid: present(running, pid) == (2, here + 1), what="all present")
+        killed = ask(running, "state")["pid"]
+        os.kill(killed, signal.SIGKILL)
+        left = sum([is_served(peer) for peer in (*peers.values(), bob)])
+        assert 0 < left < here + 1
+        for pid in states(running):  # the new worker as well
+            wait_until(lambda pid=pid: present(running, pid)[1] == left, what="no ghosts")
+
+
+def present(running: Running, pid: int) -> tuple[int, int]:
+    """Return how many users and connections a worker sees."""
+    found = wait_until(
+        lambda: (each := ask(running, "presence", channel="room:1"))["pid"] == pid and each
+    )
+    return found["users"], found["connections"]
+
+
+def is_served(peer: RawPeer) -> bool:
+    """Return whether a client's connection still works."""
+    try:
+        peer.send_json({"type": "ping", "id": "1"})
+        while peer.recv_json()["type"] != "pong":
+            pass
+    except (ConnectionError, EOFError):
+        return False
+    return True
+
+
 def expect_status(peers: dict[int, RawPeer], status: str) -> None:
     for peer in peers.values():
         message = peer.recv_json()

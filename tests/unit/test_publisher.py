@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ws_hub.backplane.publisher import Publisher
+from ws_hub.backplane.publisher import AbstractPublisher
 from ws_hub.errors import InvalidName
 from ws_hub.protocol.message import Message, MessageType, decode
 
 
-class Recorder(Publisher):
+class Recorder(AbstractPublisher):
     """Keeps what is handed on."""
 
     def __init__(self) -> None:

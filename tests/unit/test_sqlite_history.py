@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,6 +176,46 @@ def test_a_database_of_another_program_is_refused_and_left_alone(path: Path) -> 
     with pytest.raises(ConfigError, match="the file is of another program"):
         opened(path)
     assert path.read_bytes() == before
+
+
+def test_a_file_that_another_process_makes_meanwhile_is_not_of_another_program(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    class Looking(sqlite3.Connection):
+        """One beside which another tries to write, between two looks at the same file."""
+
+        def execute(self, text: str, *values: Any) -> sqlite3.Cursor:
+            if "sqlite_master" in text:
+                other = connect(path, timeout=0, isolation_level=None)
+                with contextlib.closing(other), contextlib.suppress(sqlite3.OperationalError):
+                    other.execute("CREATE TABLE late (x)")
+            return super().execute(text, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(connect, factory=Looking))
+    opened(path).close()
+
+
+def test_a_file_that_another_process_is_making_is_waited_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, tries = sqlite3.connect, []
+    with contextlib.closing(connect(path, timeout=0, isolation_level=None)) as other:
+
+        class Waiting(sqlite3.Connection):
+            """One beside which another is about to write, until the second try."""
+
+            def execute(self, text: str, *values: Any) -> sqlite3.Cursor:
+                if "journal_mode" in text:
+                    tries.append(text)
+                    if len(tries) <= 2:
+                        other.execute("BEGIN IMMEDIATE" if len(tries) == 1 else "COMMIT")
+                return super().execute(text, *values)
+
+        monkeypatch.setattr(sqlite3, "connect", functools.partial(connect, factory=Waiting))
+        opened(path).close()
+    assert len(tries) > 1
 
 
 @pytest.mark.parametrize("version", [1, 999])

@@ -255,7 +255,10 @@ def test_a_snapshot_has_the_newest_message_of_each_key(store: HistoryStore) -> N
 def test_knows_the_newest_of_what_was_published_with_a_key(store: HistoryStore) -> None:
     assert not store.has_published("k1")
     store.append("a", texts(1, 2, 3), once=["k1", "k2"])
-    store.append("b", texts(1), once=["k2"])
+    assert store.append("b", texts(1, 2), once=["k9", "k2"]).repeated == ("k2",)
+    assert store.head("b").last == 0
+    assert not store.has_published("k9")
+    assert store.append("b", texts(1), once=[]).repeated == ()
     assert [store.has_published(each) for each in ("k1", "k2", "k3")] == [True, True, False]
     with published_remembered(2):
         store.append("a", texts(4), once=["k3"])

@@ -78,19 +78,19 @@ def family_directory() -> Path:
     A process that is alone is a family of its own. Directories of families that have ended are
     removed. Raises ConfigError where another user may change it.
     """
-    from .socket_directory import SocketDirectory
+    from .socket_directory import SocketDirectory, began
 
     base, head = Path(tempfile.gettempdir()) / f"ws-hub-{os.geteuid()}", _head()
     SocketDirectory(base).prepare()  # who has made it could exchange what is in it
     with contextlib.suppress(OSError):
         for each in base.iterdir():
             found = _FAMILY.fullmatch(each.name)
-            if not found or _began(int(found[1])) == found[2]:
+            if not found or began(int(found[1])) == found[2]:
                 continue
             # A child may outlive the head, and a name is a directory below.
             if not any(SocketDirectory(path).is_used() for path in (each, *each.iterdir())):
                 shutil.rmtree(each, ignore_errors=True)
-    return base / f"{head}-{_began(head)}"
+    return base / f"{head}-{began(head)}"
 
 
 def _head() -> int:
@@ -109,13 +109,3 @@ def _is_worker() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _began(pid: int) -> str:
-    """Return when a process began, in ticks since the machine did; "0" for one that there is not.
-
-    A number is given to another process some day.
-    """
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return "0"

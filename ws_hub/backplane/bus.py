@@ -25,12 +25,16 @@ class NoticeKind(enum.StrEnum):
         USER: messages for all connections of the user `name`.
         DISCONNECT: the connections of the user `name` are to be closed.
         KEPT: the store has more messages, of any channels.
+        KEYS: all keys of keyed channels are to be told.
+        PRESENCE: who has joined or left, see `ws_hub.hub.shared_presence`.
     """
 
     PUBLISH = "publish"
     USER = "user"
     DISCONNECT = "disconnect"
     KEPT = "kept"
+    KEYS = "keys"
+    PRESENCE = "presence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Notice:
         texts: the encoded messages.
         key: in a keyed channel the key of the message, else "".
         deletes: whether that key is deleted.
+        time: when that was changed, in microseconds; the newest change of a key wins.
+        origin: the process that has changed it, which decides between equal times.
         code: with which the connections are to be closed.
         reason: the same.
     """
@@ -52,6 +58,8 @@ class Notice:
     texts: tuple[bytes, ...] = ()
     key: str = ""
     deletes: bool = False
+    time: int = 0
+    origin: str = ""
     code: int = 0
     reason: str = ""
 
@@ -80,11 +88,17 @@ class BusStats:
 class Receiver(Protocol):
     """What a backplane hands on to. Its methods are called on the backplane's thread."""
 
-    def receive(self, notice: Notice) -> bool:
-        """Take the next notice; False where there is no room: it is offered again soon."""
+    def receive(self, notice: Notice, source: str) -> bool:
+        """Take the next notice of a process; False where there is no room: it is offered again.
+
+        `source` is the name of the process on the backplane.
+        """
 
     def missed(self, count: int) -> None:
         """Notices of another process never came, at least so many."""
+
+    def gone(self, source: str) -> None:
+        """A process has ended, or cannot be reached any more."""
 
     def left(self) -> None:
         """Other processes may have ended: called soon after one has, and every few seconds."""
@@ -114,8 +128,25 @@ class Backplane(Protocol):
     def claims(self) -> SharedClaims:
         """The names of which each is one process's alone."""
 
-    def open(self, receiver: Receiver) -> None:
-        """Begin; raises ConfigError where that cannot be."""
+    def open(self, receiver: Receiver | None) -> None:
+        """Begin; raises ConfigError where that cannot be.
+
+        Without a receiver it only tells: nothing is received, and to the others this process is
+        none of theirs (`BusStats.peers`).
+        """
+
+    def keep_rules(self, rules: str) -> str | None:
+        """Keep the rules of the channels, see `rules`, for the processes that begin later.
+
+        Returns those from before, where other processes run that may have them; else None. Once
+        it is open. Raises OSError.
+        """
+
+    def kept_rules(self) -> str | None:
+        """Return the rules that were kept last; None for none. Also where it is not open.
+
+        Raises ConfigError where the backplane cannot be used.
+        """
 
     def tell(self, notice: Notice) -> None:
         """Tell all others, in the order of the calls of each thread. Any thread; never waits."""

@@ -6,6 +6,8 @@ frame of a connection says the name of the sender's own socket, and the receiver
 to that, so that all know each other without looking again. They look every five seconds, for
 what has gone wrong meanwhile.
 
+A process that only sends has no socket, and is told of nobody: it looks whenever it sends.
+
     any thread   tell() -> _told -> the thread "ws-hub:bus" -> Sending, one for each peer
     the thread   Receiving, one for each peer -> receiver.receive()
 
@@ -23,7 +25,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .. import threads
 from ..connection.fast_send import DirectSocket
@@ -48,6 +50,7 @@ _SLOT_BYTES = 512  # what was told is measured in these
 _MOST_TAKEN = 1000  # of what was told, until some of it is written
 _MOST_WARNED = 1000  # processes that are remembered to have been warned of
 _KEPT = Notice(NoticeKind.KEPT)
+_ALONE = "alone"
 
 
 class _Wake(Wakeup):
@@ -108,15 +111,18 @@ class Exchange:
 
     Args:
         directory: where the sockets are.
-        receiver: gets the notices of others, on the thread.
+        receiver: gets the notices of others, on the thread; None to send alone.
         counts: what to count in.
 
     Raises ConfigError where there cannot be such sockets.
     """
 
-    def __init__(self, directory: SocketDirectory, receiver: Receiver, counts: Counts) -> None:
+    def __init__(
+        self, directory: SocketDirectory, receiver: Receiver | None, counts: Counts
+    ) -> None:
         self._directory = directory
-        self._receiver = receiver
+        self._listens = receiver is not None
+        self._receiver = cast(Receiver, receiver)  # what does not listen calls it for nothing
         self._counts = counts
         self._name = new_name()
         directory.check_name(self._name)
@@ -138,7 +144,8 @@ class Exchange:
         self._receiving: dict[Receiving, None] = {}  # in the order in which they are served
         self._number = 0  # of the last notice
         self._numbers: dict[str, int] = {}  # last ones of peers whose connection has ended
-        self._refused: Notice | None = None  # by the receiver, which is offered it again
+        # A notice and its sender, refused by the receiver, which is offered it again.
+        self._refused: tuple[Notice, str] | None = None
         self._next_offer = self._next_look = 0.0
         self._warned: set[object] = set()
         threads.forget_after_fork(self)
@@ -150,7 +157,8 @@ class Exchange:
         try:
             self._directory.prepare()
             self._selector.register(self._wake.receiver, selectors.EVENT_READ)
-            self._listen()
+            if self._listens:
+                self._listen()
             self._connect_all()
             self._next_look = time.monotonic() + LOOK_EVERY
             self._thread = threads.start("ws-hub:bus", self._run)
@@ -185,8 +193,10 @@ class Exchange:
             raise
 
     def peers(self) -> int:
-        """Return the number of other processes that are reached."""
-        return len(self._sending)
+        """Return the number of other processes that are reached, or would be by what is sent."""
+        if self._sending or self._listens:
+            return len(self._sending)
+        return self._directory.listening()  # the thread has not looked since they began
 
     def dropped(self) -> int:
         """Return the number of lost notices that are not counted yet."""
@@ -281,6 +291,8 @@ class Exchange:
     # Sending.
 
     def _take_told(self) -> None:
+        if not self._listens and self._told.queue:
+            self._connect_all()  # nobody that is new could say so
         with contextlib.suppress(queue.Empty):
             for _ in range(_MOST_TAKEN):
                 kind, tail = self._told.get()
@@ -290,6 +302,7 @@ class Exchange:
                     self._has_kept = False
                 else:
                     self._number += 1
+                    self._warn_when_alone()
                 if self._sending:
                     data, always = frame(self._number, tail), kind is NoticeKind.DISCONNECT
                     each = Frame(data, self._number, is_kept=is_kept, has_room=always)
@@ -303,6 +316,18 @@ class Exchange:
         for peer in list(self._sending.values()):
             if not peer.waits_for_room:
                 self._write(peer)
+
+    def _warn_when_alone(self) -> None:
+        """Warn that nobody hears what is sent, where that is all that this process is for."""
+        if self._sending:
+            self._warned.discard(_ALONE)
+        elif not self._listens:
+            self._warn(
+                _ALONE,
+                "no process of the application is reached in %s: what is published is lost, but "
+                "for channels with history. Start the application, or name its directory",
+                self._directory.path,
+            )
 
     def _write(self, peer: Sending) -> None:
         try:
@@ -426,7 +451,7 @@ class Exchange:
             last = self._numbers.pop(said.name, None)
             peer.number = said.number if last is None else min(last, said.number)
             if last is not None:
-                self._give(_KEPT)  # one may have been lost, which no number tells
+                self._give(_KEPT, said.name)  # one may have been lost, which no number tells
             self._connect(said.name)
         self._missed(peer.advance(said.number, 0))
 
@@ -436,7 +461,7 @@ class Exchange:
         is_kept = said.notice is not None and said.notice.kind is NoticeKind.KEPT
         self._missed(peer.advance(said.number, 0 if is_kept else 1))
         if said.notice is not None:
-            self._give(said.notice)
+            self._give(said.notice, peer.name)
 
     def _end_receiving(self, peer: Receiving) -> None:
         if peer in self._receiving:
@@ -453,17 +478,17 @@ class Exchange:
             self._counts.lost += count
             self._call(self._receiver.missed, count)
 
-    def _give(self, notice: Notice) -> None:
-        if self._offer(notice):
+    def _give(self, notice: Notice, source: str) -> None:
+        if self._offer(notice, source):
             return
-        self._refused = notice
+        self._refused = notice, source
         self._next_offer = time.monotonic() + _OFFER_EVERY
         for peer in self._receiving:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(peer.sock)
 
-    def _offer(self, notice: Notice) -> bool:
-        if self._call(self._receiver.receive, notice) is False:
+    def _offer(self, notice: Notice, source: str) -> bool:
+        if self._call(self._receiver.receive, notice, source) is False:
             return False
         self._counts.received += 1
         return True
@@ -477,7 +502,7 @@ class Exchange:
 
     def _offer_again(self) -> None:
         assert self._refused is not None
-        if not self._offer(self._refused):
+        if not self._offer(*self._refused):
             self._next_offer = time.monotonic() + _OFFER_EVERY
             return
         self._refused = None
@@ -509,6 +534,9 @@ class Exchange:
 
     def _look(self) -> None:
         """Mend what somebody has removed, and connect to what is new."""
+        if not self._listens:
+            self._connect_all()
+            return
         if self._listener is None or not self._directory.has(self._name, self._identity):
             self._warn("gone", "the socket of the backplane in %s is gone: making it anew",
                        self._directory.path)  # fmt: skip
@@ -525,6 +553,7 @@ class Exchange:
         names = set(self._directory.names())
         for name in [name for name in self._numbers if name not in names]:
             del self._numbers[name]
+            self._call(self._receiver.gone, name)
 
     def _warn(self, about: object, text: str, *args: object) -> None:
         """Log a warning, once about each peer or fault."""

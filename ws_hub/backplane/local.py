@@ -17,6 +17,7 @@ from .bus import BusStats, Notice, Receiver
 from .claims import Claims
 from .exchange import Exchange
 from .peers import Counts
+from .rules_file import RulesFile
 from .socket_directory import SocketDirectory
 from .sqlite import SqliteHistory
 
@@ -67,8 +68,8 @@ class _Local:
             raise WsHubError(f"{self!r} is not open: start the hub that it belongs to")
         return self._claims
 
-    def open(self, receiver: Receiver) -> None:
-        """Begin; those that are there already are told from now on.
+    def open(self, receiver: Receiver | None) -> None:
+        """Begin; those that are there already are told from now on. None receives nothing.
 
         Raises ConfigError when the directory cannot be used: it is accessible to others, of
         another user or no directory, or its path is too long for a socket.
@@ -95,6 +96,29 @@ class _Local:
                 if self._exchange is exchange:
                     self._exchange = None
             raise
+
+    def keep_rules(self, rules: str) -> str | None:
+        """Keep the rules of the channels in the directory; return other processes' from before.
+
+        None where no other one runs. Raises OSError.
+
+        Threads: any; waits for the file system.
+        """
+        before, runs = RulesFile(self.directory).swap(rules)
+        return before if runs or self.stats().peers else None
+
+    def kept_rules(self) -> str | None:
+        """Return the rules in the directory; None where there are none, or no directory.
+
+        Raises ConfigError when the directory cannot be used.
+
+        Threads: any; waits for the file system.
+        """
+        directory = SocketDirectory(self.directory)
+        try:
+            return RulesFile(directory.path).read() if directory.is_there() else None
+        except OSError as error:
+            raise directory.unusable(error) from error
 
     def tell(self, notice: Notice) -> None:
         """Tell all others, in the order of the calls of each thread; nobody when not open.
@@ -186,9 +210,12 @@ class AddressedBackplane(_Local):
         self._address = address
         self._used: Path | None = None
 
-    def open(self, receiver: Receiver) -> None:
+    def open(self, receiver: Receiver | None) -> None:
         """See `LocalBackplane`; raises ConfigError also where another hub has the address."""
         directory = self.directory
+        if receiver is None:  # it takes nothing that is another one's
+            super().open(receiver)
+            return
         if directory in _addressed:
             raise ConfigError(
                 f"another hub of this process has the backplane {excerpt(self._address)}: give "

@@ -7,10 +7,10 @@ Rules of this format:
 - A body is one line of JSON, and for each text of the notice a line feed and the text. A text
   is JSON itself; it holds no line feed.
 - The first frame says whose the connection is: `{"v":1,"hello":"417-0a1b2c3d.sock","n":7}`, the
-  name of the sender's own socket and the number of its last notice. It may be repeated at any
-  time, and tells of numbers that no notice came for.
-- A notice is `{"v":1,"n":8,"kind":"publish","name":"news"}`, with `key`, `deletes`, `code` and
-  `reason` where they are not empty, see `bus.Notice`.
+  name of the sender's own socket, which a process that only sends has not, and the number of its
+  last notice. It may be repeated at any time, and tells of numbers that no notice came for.
+- A notice is `{"v":1,"n":8,"kind":"publish","name":"news"}`, with `key`, `deletes`, `time`,
+  `origin`, `code` and `reason` where they are not empty, see `bus.Notice`.
 - `n` is one above that of the sender's notice before. Where it jumps, notices were lost.
 - A notice of kind `kept` takes no number: it has that of the notice before it. Those that wait
   together are sent as one, which finds room always; so none is lost.
@@ -95,7 +95,7 @@ def encode(notice: Notice) -> bytes:
             f"a text of a notice holds no line feed, as that ends it: {excerpt(notice.texts)}"
         )
     fields: dict[str, str | int] = {"kind": notice.kind.value}
-    for name in ("name", "key", "deletes", "code", "reason"):
+    for name in ("name", "key", "deletes", "time", "origin", "code", "reason"):
         value = getattr(notice, name)
         if value:
             fields[name] = value
@@ -159,6 +159,8 @@ def notice_of(fields: dict[str, object], texts: tuple[bytes, ...]) -> Notice | N
         texts,
         key=_field(fields, "key", ""),
         deletes=_field(fields, "deletes", False),
+        time=_field(fields, "time", 0),
+        origin=_field(fields, "origin", ""),
         code=_field(fields, "code", 0),
         reason=_field(fields, "reason", ""),
     )

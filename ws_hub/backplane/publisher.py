@@ -37,7 +37,7 @@ from ..protocol.names import (
 from ..protocol.publication import Delivery, Key
 from ..validation import check_named
 
-__all__ = ["ALL_CLIENTS", "NOBODY", "AllClients", "Publisher", "client_ids"]
+__all__ = ["ALL_CLIENTS", "NOBODY", "AbstractPublisher", "AllClients", "client_ids"]
 
 
 class AllClients(enum.Enum):
@@ -55,7 +55,7 @@ _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STAT
 _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
 
 
-class Publisher(abc.ABC):
+class AbstractPublisher(abc.ABC):
     """Publishes messages to all clients or to the subscribers of a channel.
 
     Every method encodes the message in the calling thread and raises MessageEncodeError

@@ -9,6 +9,7 @@ What goes over it is described in `envelopes`.
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from ..errors import ConfigError, WsHubError
 from ..reentrant import Lock, nested
@@ -101,13 +102,49 @@ class RedisBackplane:
             raise WsHubError(f"{self!r} is not open: start the hub that it belongs to")
         return life.claims
 
-    def open(self, receiver: Receiver) -> None:
+    def keep_rules(self, rules: str) -> str | None:
+        """Keep the rules of the channels on the server; return other processes' from before.
+
+        None where no other one listens, or the server is away. Raises OSError.
+
+        Threads: any; waits for the server.
+        """
+        if not self.stats().connected:
+            return None
+        client: Any = self._server.client()
+        try:
+            before = client.set(self._server.key("rules"), rules, get=True)
+            ((_, listeners),) = client.pubsub_numsub(self._server.bus)
+        except self._server.failures as error:
+            raise OSError(
+                f"the rules cannot be kept: {self._server.label} is not reached: {error}"
+            ) from error
+        finally:
+            client.close()
+        return before.decode() if before and listeners > 1 else None
+
+    def kept_rules(self) -> str | None:
+        """Raise ConfigError: what serves no sockets does not tell by a server yet.
+
+        Threads: any.
+        """
+        raise self._no_publisher()
+
+    def _no_publisher(self) -> ConfigError:
+        return ConfigError(
+            f"{self!r} connects hubs, and no Publisher: start a Hub with this backplane and the "
+            "rules of the application, and publish by that"
+        )
+
+    def open(self, receiver: Receiver | None) -> None:
         """Begin; also where the server is not reached, which is tried until `close`.
 
-        Raises ConfigError where another hub has it.
+        Raises ConfigError where another hub has it, and without a receiver.
 
         Threads: any; waits for the server, at most one second.
         """
+        if receiver is None:
+            raise self._no_publisher()
         life = _Life(self._server, self._store, receiver, self._told, self._heard)
         with self._lock:
             is_free = self._life is None
@@ -188,7 +225,7 @@ class AddressedRedis(RedisBackplane):
     Threads: any.
     """
 
-    def open(self, receiver: Receiver) -> None:
+    def open(self, receiver: Receiver | None) -> None:
         """See `RedisBackplane`; raises ConfigError also where another hub has the address."""
         label = self._server.label
         if label in _addressed:

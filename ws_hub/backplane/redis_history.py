@@ -136,7 +136,13 @@ class RedisHistory:
         def write(link: _Link) -> Span:
             # After this the caller is told that it failed.
             late = time.monotonic() + self._server.timeout + link.ahead
-            epoch, first, last = self._call(link, APPEND, names, [new_epoch(), late, *words])
+            epoch, first, last, *repeated = self._call(
+                link, APPEND, names, [new_epoch(), late, *words]
+            )
+            if repeated:
+                return Span(
+                    epoch.decode(), int(first), int(last), tuple(map(bytes.decode, repeated))
+                )
             self._own += 1
             return Span(epoch.decode(), int(first), int(last))
 

@@ -46,6 +46,7 @@ _MOST_SOURCES = 10_000  # anybody may make up names
 _MOST_WARNED = 10  # bodies in one life; the others are counted
 _NOTICE_BYTES = 200  # of memory, about, beside its texts
 _KEPT = Notice(NoticeKind.KEPT)
+_ALWAYS = (NoticeKind.KEPT, NoticeKind.DISCONNECT)  # wait whatever else does
 _PART = "subscribe"  # of `Reach`
 
 
@@ -99,7 +100,8 @@ class RedisListener:
         # The thread's own.
         self._subscription: Subscription | None = None
         self._sources: dict[str, _Source] = {}
-        self._waiting: deque[Notice] = deque()  # found no room with the receiver
+        # Notices and their senders that found no room with the receiver.
+        self._waiting: deque[tuple[Notice, str]] = deque()
         self._waiting_bytes = 0
         self._next_offer = self._next_look = 0.0
         # When the connection was made, anything came on it, and was asked for.
@@ -159,7 +161,7 @@ class RedisListener:
             source.seen = now  # nobody could be heard meanwhile
         self._reach.up(_PART)
         if self._has_failed:
-            self._give(_KEPT)  # it may have been told of meanwhile, which no number tells
+            self._give(_KEPT, "")  # it may have been told of meanwhile, which no number tells
         self._greet(True)
 
     def _failed(self, error: Exception) -> None:
@@ -213,7 +215,7 @@ class RedisListener:
             self._refuse(error)
             return
         if self._is_news(envelope, now) and envelope.notice is not None:
-            self._give(envelope.notice)
+            self._give(envelope.notice, envelope.source)
 
     def _refuse(self, error: ValueError) -> None:
         self._counts.invalid += 1
@@ -232,6 +234,7 @@ class RedisListener:
             known = self._sources.pop(envelope.source, None)
             if known is not None:
                 self._missed(envelope.number - known.number)
+                self._call(self._receiver.gone, envelope.source)
                 self._call(self._receiver.left)
             return False
         step = 1 if envelope.is_counted else 0
@@ -261,35 +264,35 @@ class RedisListener:
         """Forget the processes that have not been heard for long, and look for what they left."""
         for name in [name for name, each in self._sources.items() if now - each.seen > _GONE]:
             del self._sources[name]
+            self._call(self._receiver.gone, name)
         if self._reach.is_up:
             self._call(self._receiver.left)
 
     # The receiver.
 
-    def _give(self, notice: Notice) -> None:
-        if not self._waiting and self._offer(notice):
+    def _give(self, notice: Notice, source: str) -> None:
+        if not self._waiting and self._offer(notice, source):
             return
-        if notice.kind is NoticeKind.KEPT and notice in self._waiting:
-            return
-        if self._waiting_bytes >= MAX_WAITING_BYTES and notice.kind in (
-            NoticeKind.PUBLISH,
-            NoticeKind.USER,
+        if notice.kind is NoticeKind.KEPT and any(
+            [each.kind is notice.kind for each, _ in self._waiting]
         ):
+            return
+        if self._waiting_bytes >= MAX_WAITING_BYTES and notice.kind not in _ALWAYS:
             self._missed(1)
             return
-        self._waiting.append(notice)
+        self._waiting.append((notice, source))
         self._waiting_bytes += _size_of(notice)
         self._next_offer = self._clock() + _OFFER_EVERY
 
     def _offer_waiting(self) -> None:
         while self._waiting and self._clock() >= self._next_offer:
-            if not self._offer(self._waiting[0]):
+            if not self._offer(*self._waiting[0]):
                 self._next_offer = self._clock() + _OFFER_EVERY
                 return
-            self._waiting_bytes -= _size_of(self._waiting.popleft())
+            self._waiting_bytes -= _size_of(self._waiting.popleft()[0])
 
-    def _offer(self, notice: Notice) -> bool:
-        if self._call(self._receiver.receive, notice) is False:
+    def _offer(self, notice: Notice, source: str) -> bool:
+        if self._call(self._receiver.receive, notice, source) is False:
             return False
         self._counts.received += 1
         return True

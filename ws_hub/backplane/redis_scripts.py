@@ -78,10 +78,19 @@ local last = first + tonumber(ARGV[9]) - 1
 local function id_of(seq)
     return string.format('%.0f', seq)
 end
-local changes = redis.call('INCR', KEYS[2])
 local at = 14 + tonumber(ARGV[13])
+local repeated = {epoch, id_of(seq + 1), id_of(seq)}
 for place = 14, at - 1 do
-    redis.call('ZADD', KEYS[6], 'NX', changes, ARGV[place])
+    if redis.call('ZSCORE', KEYS[6], ARGV[place]) then
+        table.insert(repeated, ARGV[place])
+    end
+end
+if repeated[4] then
+    return repeated
+end
+local changes = redis.call('INCR', KEYS[2])
+for place = 14, at - 1 do
+    redis.call('ZADD', KEYS[6], changes, ARGV[place])
 end
 for place = at, #ARGV, 3 do
     local id, key, text = id_of(first + tonumber(ARGV[place])), ARGV[place + 1], ARGV[place + 2]

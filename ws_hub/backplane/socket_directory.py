@@ -22,7 +22,7 @@ from pathlib import Path
 from ..errors import ConfigError, excerpt
 from .notices import is_socket_name
 
-__all__ = ["SocketDirectory", "new_name", "peer_of"]
+__all__ = ["SocketDirectory", "began", "new_name", "peer_of"]
 
 # Bytes of a path in sockaddr_un, without the NUL at its end.
 _MAX_PATH_BYTES = 107 if sys.platform == "linux" else 103
@@ -45,6 +45,18 @@ def peer_of(sock: socket.socket) -> tuple[int, bool]:
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(data)
     return pid, uid in (0, os.geteuid())
+
+
+def began(pid: int) -> str:
+    """Return when a process began, in ticks since the machine did; "0" for one that there is not.
+
+    A number is given to another process some day.
+
+    Threads: any.
+    """
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return "0"
 
 
 class SocketDirectory:
@@ -80,7 +92,17 @@ class SocketDirectory:
             self._make()
             self._check(os.lstat(self.path))
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self.unusable(error) from error
+
+    def is_there(self) -> bool:
+        """Return whether there is the directory. Raises ConfigError where it is not safe."""
+        try:
+            self._check(os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self.unusable(error) from error
+        return True
 
     def _make(self) -> None:
         missing = []
@@ -111,7 +133,8 @@ class SocketDirectory:
         if fault:
             raise ConfigError(f"the directory of a LocalBackplane, {str(self.path)!r}, {fault}")
 
-    def _unusable(self, error: OSError) -> ConfigError:
+    def unusable(self, error: OSError) -> ConfigError:
+        """Return what to raise where the system refuses to use it."""
         return ConfigError(
             f"a LocalBackplane cannot use {str(self.path)!r}: {error.strerror or error}. Use a "
             "directory on a disk of this machine in which this user may make files"
@@ -137,7 +160,7 @@ class SocketDirectory:
             with contextlib.suppress(OSError):
                 os.unlink(unnamed)
             if isinstance(error, OSError):
-                raise self._unusable(error) from error
+                raise self.unusable(error) from error
             raise
         return sock, (found.st_dev, found.st_ino)
 
@@ -182,11 +205,18 @@ class SocketDirectory:
 
     def is_used(self) -> bool:
         """Return whether a process listens here; files of those that have ended are removed."""
+        self.listening()
+        return bool(self.names())
+
+    def listening(self) -> int:
+        """Return how many processes accept connections; files of ended ones are removed."""
+        count = 0
         for name in self.names():
             sock = self.connect(name)
             if sock is not None:
                 sock.close()
-        return bool(self.names())
+                count += 1
+        return count
 
     def remove(self, name: str) -> None:
         """Remove a socket's file, if it is there."""

@@ -40,6 +40,7 @@ from .sqlite_rows import (
     in_range,
     joined_rows,
     newest_of_keys,
+    published,
     release_reserved,
     reserve,
     spans_of,
@@ -209,15 +210,16 @@ class SqliteHistory:
         size = sum(len(text) - several + 1 for _, several, _, text in rows)
         with transaction(db):
             id, epoch, seq, reserved = channel_row(db, channel, now)
+            repeated = published(db, once)
+            if repeated:
+                return Span(epoch, seq + 1, seq, repeated)
             first, last = seq + skip + 1, seq + skip + len(texts)
             if last > reserved:
                 raise Exhausted
             gone, gone_bytes = drop_keys(db, id, keys) if keys else (0, 0)
             db.executemany(INSERT, [(id, first + place, *row) for place, *row in rows])
             # With the messages or not at all: what a kill cuts short may be published again.
-            db.executemany(
-                "INSERT OR IGNORE INTO published (once) VALUES (?)", [(each,) for each in once]
-            )
+            db.executemany("INSERT INTO published (once) VALUES (?)", [(each,) for each in once])
             change = count - gone, size - gone_bytes
             db.execute(
                 "UPDATE channels SET seq = ?, count = count + ?, bytes = bytes + ?, used = ?,"
@@ -264,8 +266,7 @@ class SqliteHistory:
 
     def has_published(self, once: str) -> bool:
         """Return whether a message was appended with this text: see `HistoryStore`."""
-        text = "SELECT 1 FROM published WHERE once = ?"
-        return self._run(self._reader, lambda db: db.execute(text, (once,)).fetchone() is not None)
+        return self._run(self._reader, lambda db: bool(published(db, [once])))
 
     def read(
         self,

@@ -24,7 +24,7 @@ from ..reentrant import Lock
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["FileConnection", "network_type", "new_epoch", "transaction"]
+__all__ = ["FileConnection", "alone", "network_type", "new_epoch", "transaction"]
 
 logger = get_logger(__name__)
 
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 _ID = 0x77736862  # "wshb": that a file is of ws_hub
 _VERSION = 3
+_PATIENCE = 5.0  # seconds for which a file is waited for that others use
+_PAUSE = 0.01  # seconds between two tries, where SQLite does not wait itself
 _OF_MESSAGES = 2  # there `bytes` counted the messages kept, not all of a row
 _SCHEMA = """
 CREATE TABLE meta (boot TEXT NOT NULL, epoch TEXT NOT NULL);
@@ -101,7 +103,7 @@ class FileConnection:
 
     def set_aside(self, error: Exception) -> None:
         """Rename a damaged file, unless another process was faster."""
-        with self.lock, _alone(self._path.parent):
+        with self.lock, alone(self._path.parent):
             inode = self._inode or _inode_of(self._path)
             self.close()
             if inode != _inode_of(self._path):
@@ -140,7 +142,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         pass
     except OSError as error:
         raise sqlite3.OperationalError(str(error)) from error
-    db = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
     try:
         _prepare(db, path)
     except BaseException:
@@ -149,9 +151,29 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _to_wal(db: sqlite3.Connection) -> str:
+    """Have the file be in WAL mode; return the mode that it has.
+
+    Where another process does the same, SQLite does not wait: both could wait for each other.
+    """
+    import sqlite3
+
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            (mode,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
+            return str(mode)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(_PAUSE)
+
+
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    _is_new(db, path)  # before anything is changed
-    (mode,) = db.execute("PRAGMA journal_mode=WAL").fetchone()
+    # Before anything is changed, and as of one moment: another process may be making it.
+    with transaction(db, "BEGIN"):
+        _is_new(db, path)
+    mode = _to_wal(db)
     if mode != "wal":
         raise ConfigError(
             f"history cannot be kept in {str(path)!r}: its file system knows no WAL mode, only "
@@ -238,8 +260,11 @@ def _inode_of(path: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Have no other process rename files of this directory meanwhile, where that can be."""
+def alone(directory: Path) -> Iterator[None]:
+    """Have no other process rename files of this directory meanwhile, where that can be.
+
+    Threads: any; waits for those that do.
+    """
     try:
         import fcntl
     except ImportError:

@@ -34,6 +34,7 @@ __all__ = [
     "in_range",
     "joined_rows",
     "newest_of_keys",
+    "published",
     "release_reserved",
     "reserve",
     "spans_of",
@@ -132,6 +133,12 @@ def newest_of_keys(keys: Sequence[str | None], texts: Sequence[bytes]) -> Iterat
     for place, (key, text) in enumerate(zip(keys, texts, strict=True)):
         if key is None or newest[key] == place:
             yield place, 1, key, text
+
+
+def published(db: sqlite3.Connection, once: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some texts that messages were published with."""
+    text = "SELECT 1 FROM published WHERE once = ?"
+    return tuple(each for each in once if db.execute(text, (each,)).fetchone())
 
 
 def drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> tuple[int, int]:

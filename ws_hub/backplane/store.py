@@ -25,11 +25,14 @@ class Span:
         epoch: the numbering.
         first: the first number; one above the last when there is none.
         last: the last number.
+        repeated: of what `append` was given as `once`, what was published before; then it has
+            kept nothing.
     """
 
     epoch: str
     first: int
     last: int
+    repeated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ class HistoryStore(Protocol):
         last is the last for the time being (`ChannelRule.history_ttl`). `skip` leaves out so
         many numbers first, for messages that could not be kept. `once` are texts that
         `has_published` knows from then on, those of the newest 65,536 messages that have one.
+        Where it knows some of them already, nothing is kept, and `Span.repeated` names them:
+        another process has published that meanwhile.
         """
 
     def has_published(self, once: str) -> bool:

@@ -1,7 +1,7 @@
-"""The command line: `ws-hub run`, `ws-hub serve`, `ws-hub tail`.
+"""The command line: `ws-hub run`, `ws-hub serve`, `ws-hub tail`, `ws-hub publish`.
 
 Messages about the run itself go to stderr; stdout has what the program, or the channel,
-prints. Each command is a module of this package: `run`, `serve`, `tail`.
+prints. Each command is a module of this package: `run`, `serve`, `tail`, `publish`.
 
 Ctrl-C, SIGTERM and SIGHUP end each command cleanly: the program gets the same signal,
 then SIGTERM, then SIGKILL; viewers get the rest of its output and close code 1001; the
@@ -22,6 +22,7 @@ from .. import __version__
 from ..errors import WsHubError
 from ..signals import Signals
 from .common import USAGE, fail
+from .publish import add_publish
 from .run import add_run
 from .serve import add_serve
 from .tail import add_tail
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  ws-hub run --open --wait -- make -j4 all\n"
         "  ws-hub tail http://127.0.0.1:8765/ process:make\n"
+        "  ws-hub publish --backplane local:///run/app/hub news 'a text'\n"
         "  ws-hub run --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -77,4 +79,5 @@ def _parser() -> argparse.ArgumentParser:
     add_run(commands)
     add_serve(commands)
     add_tail(commands)
+    add_publish(commands)
     return parser

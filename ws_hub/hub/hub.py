@@ -41,7 +41,7 @@ from ..access.authenticators import is_permitted, user_text
 from ..access.contexts import Context
 from ..backplane.addresses import VARIABLE
 from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind
-from ..backplane.publisher import ALL_CLIENTS, NOBODY, AllClients, Publisher, client_ids
+from ..backplane.publisher import ALL_CLIENTS, NOBODY, AbstractPublisher, AllClients, client_ids
 from ..backplane.store import HistoryPage, Page, Span
 from ..config import ChannelRule, HubConfig
 from ..connection.backlog import Explanation
@@ -78,7 +78,7 @@ from ..protocol.names import (
     refuse_channel,
 )
 from ..protocol.presence import Presence
-from ..protocol.publication import Delivery, Key, Publication, publish
+from ..protocol.publication import Delivery, Key, Publication, Stamp, publish
 from ..protocol.requests import Publish, ReadHistory, ShowPresence, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import (
@@ -146,7 +146,7 @@ _INTAKE_PART, _INTAKE_BYTES_PART = 4, 8
 _RETRY = 1.0  # seconds until what has failed is tried again
 
 
-class Hub(Publisher):
+class Hub(AbstractPublisher):
     """Keeps the connections and passes on what is published.
 
     Usable from any thread, with no application or request context. It owns its
@@ -260,7 +260,11 @@ class Hub(Publisher):
             if presence <= now:
                 life.guard(life.presence.turn, now, life.dispatcher.send)
                 presence = life.presence.next_turn()
-        return min(*times, keyed.next_expiry, presence, life.replays.next_turn())
+        shared = life.keys.next_turn() if life.keys is not None else math.inf
+        if shared <= now and life.keys is not None:
+            life.guard(life.keys.turn, now)
+            shared = life.keys.next_turn()
+        return min(*times, keyed.next_expiry, presence, shared, life.replays.next_turn())
 
     def _drain(self, life: Life) -> int:
         """Do what waits in the three queues, a turn's worth; return how many items that were.
@@ -678,7 +682,7 @@ class Hub(Publisher):
                     life.state = State.CLOSING
             life.wakeup.signal()
 
-    # --- any thread: publish (the methods are Publisher's) ---------------------------------
+    # --- any thread: publish (as `AbstractPublisher` has it) ---------------------------------
 
     def _publish(
         self,
@@ -725,8 +729,8 @@ class Hub(Publisher):
             most = None if payer is None else _MOST_PUBLISHED
             self._enqueue(item, timeout, most=most, channel=channel)
         relay = self._life.relay
-        if relay is not None and (keyed or not kept):
-            relay.publish(channel, texts, key)
+        if relay is not None and not kept:
+            relay.publish(channel, texts)
         return None if wait is None else self._outcome(watched, wait)
 
     def _publications(
@@ -1626,6 +1630,7 @@ class _Inside:
         found = hub._publications(notice.texts, channel, rule)
         if rule is not None and rule.keyed and notice.key:
             found[-1].key, found[-1].deletes = notice.key, notice.deletes
+            found[-1].stamp = Stamp(max(notice.time, 1), notice.origin)
         elif rule is not None and rule.numbered:
             # Kept here, it would be by each process.
             log_once(

@@ -23,8 +23,9 @@ from typing import NamedTuple
 from ..config import ChannelRule
 from ..errors import excerpt
 from ..log import get_logger
-from ..protocol.message import Message, MessageType, encode
-from ..protocol.publication import Publication, publish
+from ..protocol.frames import payload_of
+from ..protocol.message import Message, MessageType, encode, unnumbered
+from ..protocol.publication import UNSTAMPED, Publication, Stamp, publish
 from .history import Piece, Position, Range, SparsePiece
 
 __all__ = ["KeyedCursor", "KeyedRange", "KeyedStore"]
@@ -44,6 +45,7 @@ class _Entry(NamedTuple):
 
     seq: int
     frame: bytes
+    stamp: Stamp
 
 
 class _Channel:
@@ -84,7 +86,7 @@ class _Channel:
         self.seq += 1
         publication.former = self._take_out(self.values, key)
         self._take_out(self.gone, key)
-        entry = _Entry(self.seq, publication.frame)
+        entry = _Entry(self.seq, publication.frame, publication.stamp)
         (self.gone if publication.deletes else self.values)[key] = entry
         self.cost += len(entry.frame) + _KEY_COST
         if not publication.deletes:
@@ -106,9 +108,13 @@ class _Channel:
             self.size -= len(entry.frame)
         return entry.frame
 
+    def newest(self, key: str) -> _Entry | None:
+        """Return the newest message of a key, or its deletion; None for neither."""
+        return self.values.get(key) or self.gone.get(key)
+
     def at(self, index: int) -> _Entry | None:
         """Return what was given a number; None when it was replaced since."""
-        entry = self.values.get(self.keys[index]) or self.gone.get(self.keys[index])
+        entry = self.newest(self.keys[index])
         return entry if entry is not None and entry.seq == self.numbers[index] else None
 
     def forget_deletions(self, most: int) -> None:
@@ -161,6 +167,10 @@ class KeyedStore:
             take.
         max_published_bytes: bytes of those that clients may publish to.
         new_epoch: names a new numbering.
+
+    Attributes:
+        announce: called with each change that was made in this process, and its text without
+            a number, where others are to be told; else None.
     """
 
     def __init__(
@@ -184,6 +194,9 @@ class KeyedStore:
         self._bounds = {False: max_bytes, True: max_published_bytes}
         self._cuts: OrderedDict[tuple[str, str, int, int, int], SparsePiece] = OrderedDict()
         self._cuts_bytes = 0
+        self.announce: Callable[[Publication, bytes], object] | None = None
+        self._origin = secrets.token_hex(4)
+        self._time = 0  # of the newest stamp
         self.next_expiry = math.inf  # when to call `expire`, in monotonic seconds
 
     @property
@@ -196,21 +209,28 @@ class KeyedStore:
     def keep(self, publication: Publication, now: float, seconds: float) -> list[Publication]:
         """Number and keep a message; return it, and the deletions of keys that are too many.
 
-        `seconds` is the time of those, `now` that of the clock which channels expire by.
+        Nothing is returned, nor kept, where another process has made the change and the key
+        has a newer one. `seconds` is the wall clock's time, `now` that of the clock which
+        channels expire by.
         """
         name = publication.channel
         rule = self._rule_for(name)
         channel = self._open(name, rule.publish)
+        if publication.stamp != UNSTAMPED:
+            self._time = max(self._time, publication.stamp.time)
+            known = channel.newest(publication.key)
+            if known is not None and known.stamp >= publication.stamp:
+                return []
         before, kept = channel.cost, [publication]
         try:
-            channel.put(publication)
+            self._put(channel, publication, seconds)
             while len(channel.values) > rule.max_keys or (
                 channel.size > rule.history_bytes and len(channel.values) > 1
             ):
                 oldest = next(iter(channel.values))
                 self._warn(name, channel, oldest)
                 kept.append(_deletion(publication, oldest, seconds))
-                channel.put(kept[-1])
+                self._put(channel, kept[-1], seconds)
             channel.forget_deletions(rule.max_keys)
         finally:
             self._costs[rule.publish] += channel.cost - before
@@ -218,6 +238,18 @@ class KeyedStore:
         self.next_expiry = min(self.next_expiry, channel.expires)
         self._shrink(rule.publish)
         return kept
+
+    def _put(self, channel: _Channel, publication: Publication, seconds: float) -> None:
+        """Keep a message; stamp it and tell of it when it is of this process."""
+        if publication.stamp != UNSTAMPED:
+            channel.put(publication)
+            return
+        # Above all that are known: what is changed later here is newer, whatever the clocks say.
+        self._time = max(self._time + 1, int(seconds * 1e6))
+        publication.stamp, text = Stamp(self._time, self._origin), publication.text
+        channel.put(publication)
+        if self.announce is not None:
+            self.announce(publication, text)
 
     def _open(self, name: str, published: bool) -> _Channel:
         channels = self._channels[published]
@@ -337,6 +369,27 @@ class KeyedStore:
         while self._cuts_bytes > _CUTS_BYTES:
             _, dropped = self._cuts.popitem(last=False)
             self._cuts_bytes -= len(dropped.frames)
+
+    def all_keys(self) -> list[tuple[str, str]]:
+        """Return the channel and the key of everything that is kept, deletions included."""
+        return [
+            (name, key)
+            for channels in self._channels.values()
+            for name, channel in channels.items()
+            for key in (*channel.gone, *channel.values)
+        ]
+
+    def newest(self, name: str, key: str) -> tuple[bytes, bool, Stamp] | None:
+        """Return the newest message of a key, its text without the number; None for none.
+
+        And whether it is a deletion, and its stamp.
+        """
+        channel = self._find(name)
+        entry = None if channel is None else channel.newest(key)
+        if channel is None or entry is None:
+            return None
+        text = unnumbered(payload_of(entry.frame), entry.seq)
+        return text, key in channel.gone, entry.stamp
 
     def is_far(self, name: str, epoch: str, after: int) -> bool:
         """Return whether more has changed behind a number than half of what there may be."""

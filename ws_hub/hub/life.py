@@ -25,6 +25,7 @@ from ..access.admission import Admission
 from ..access.contexts import Context
 from ..backplane.addresses import backplane_of
 from ..backplane.bus import Backplane
+from ..backplane.rules import share
 from ..backplane.store import HistoryStore
 from ..config import HubConfig
 from ..connection.connection import Connection
@@ -48,6 +49,7 @@ from .recorder import Recorder
 from .relay import Relay, RelayingHub
 from .replay import Replays
 from .request_handler import Actions, RequestHandler
+from .shared_keys import SharedKeys
 from .stats import Counters
 from .stop_hooks import StopHooks
 from .stores import Stores
@@ -175,7 +177,9 @@ class Life:
         # What is asked for kept messages; without one of its own, the history in memory.
         self.store = MemoryHistory(self.history) if given is None else given
         self.recorder = None if given is None else self._new_recorder(queues, hub)
+        self.keys: SharedKeys | None = None
         self.relay = None if backplane is None else self._new_relay(backplane, hub)
+        self._backplane = backplane
         self._hub = hub
         self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
@@ -205,7 +209,11 @@ class Life:
     def _new_relay(self, backplane: Backplane, hub: Upward) -> Relay:
         recorder = self.recorder
         look = None if recorder is None else recorder.look_soon
-        relay = Relay(backplane, hub, self.broadcasts, look)
+        rules = self.config.rules
+        presence = self.presence if any([each.presence for each in rules]) else None
+        if any([each.keyed for each in rules]):
+            self.keys = SharedKeys(self.stores.keyed, backplane.tell, self.wakeup.signal)
+        relay = Relay(backplane, hub, self.broadcasts, look, presence, self.keys)
         if recorder is not None:
             recorder.announce = relay.kept
         return relay
@@ -223,6 +231,8 @@ class Life:
             if self.relay is not None:
                 self.relay.open()
                 begun.callback(self.relay.close, 0.0)
+            if self._backplane is not None:
+                share(self._backplane, self.config)
             self.store.open(self._hub.rule_for)
             begun.callback(self.store.close)
             if self.recorder is not None:

@@ -68,11 +68,14 @@ class MemoryHistory:
     ) -> Span:
         """Number and keep messages; return their numbers."""
         with self._lock:
+            position, _ = self._kept.position(channel)
+            repeated = tuple(each for each in once if each in self._published)
+            if repeated:
+                return Span(position.epoch, position.seq + 1, position.seq, repeated)
             for each in once:
                 self._published[each] = None
                 if len(self._published) > _MOST_PUBLISHED:
                     del self._published[next(iter(self._published))]
-            position, _ = self._kept.position(channel)
             first = position.seq + skip + 1
             frames = [text_frame(number(text, seq)) for seq, text in enumerate(texts, first)]
             after = Position(position.epoch, first - 1) if skip else None

@@ -9,8 +9,8 @@ No I/O and no clock: the time is an argument. Rules of this file:
 - A subscriber gets the list, then its own join as the first change.
 - The last connection of a user is held, still present, for the grace time after its end; its
   user's next connection takes its place in the same step.
-- Where entries come from is not known here. Those of this process have its clients' numbers as
-  ids; another source would use ids of its own, and `leave` for what it has not renewed in time.
+- Where entries come from is not known here: those of other processes have ids of their own, see
+  `shared_presence`.
 """
 
 from __future__ import annotations
@@ -140,17 +140,19 @@ class PresenceState(Generic[T]):
                         self._remove(found, other)  # this one has taken its place
             self._touch(channel, found, entry.connection, now)
 
-    def update(self, channel: str, connection: str, text: str, now: float) -> None:
-        """Change what is told of an entry, if it is there."""
+    def update(self, channel: str, connection: str, text: str, now: float) -> bool:
+        """Change what is told of an entry, if it is there; return whether that changes."""
         with self._lock:
             found = self._channels.get(channel)
             entry = None if found is None else found.entries.get(connection)
-            if found is not None and entry is not None and entry.text != text:
-                self._put(found, replace(entry, text=text))
-                self._touch(channel, found, connection, now)
+            if found is None or entry is None or entry.text == text:
+                return False
+            self._put(found, replace(entry, text=text))
+            self._touch(channel, found, connection, now)
+        return True
 
-    def leave(self, channel: str, connection: str, token: T, now: float, *, gone: bool) -> None:
-        """End an entry: at once, or when it has been held for a time.
+    def leave(self, channel: str, connection: str, token: T, now: float, *, gone: bool) -> bool:
+        """End an entry: at once, or when it has been held for a time; False where it has ended.
 
         `gone` says that the connection has ended; otherwise it has unsubscribed.
         """
@@ -158,7 +160,7 @@ class PresenceState(Generic[T]):
             found = self._channels.get(channel)
             entry = None if found is None else found.entries.get(connection)
             if found is None or entry is None or entry.token is not token:
-                return
+                return False
             seconds = self._hold(found, entry) if gone else min(_SETTLE, found.rule.presence_grace)
             if seconds and self._held < self._max_held:
                 self._put(found, replace(entry, until=now + seconds))
@@ -166,6 +168,7 @@ class PresenceState(Generic[T]):
             else:
                 self._remove(found, connection)
                 self._touch(channel, found, connection, now)
+        return True
 
     @staticmethod
     def _hold(found: _Channel[T], entry: Entry[T]) -> float:

@@ -3,7 +3,7 @@
 The channel map says which subscriptions end, on any thread; the hub thread takes that from a
 queue, steps the state (`presence`), and sends what is due. A subscriber whose outbox had no room
 for a change gets no further ones, and the whole state as soon as it has room: never a list that
-is wrong in silence.
+is wrong in silence. What other processes tell changes the same state; see `shared_presence`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..backplane.bus import Notice
 from ..config import ChannelRule
 from ..connection.connection import Connection
 from ..protocol.presence import Presence, entry_text, presence_message
 from ..protocol.publication import Publication, publish
 from .presence import Entry, News, PresenceState
+from .shared_presence import Remote, SharedPresence
 from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["PresenceFeed", "Send"]
 
 # Sends a publication to targets; returns those that have no room for it.
 Send = Callable[[Sequence[Any], Publication], Sequence[Any]]
+
+_Token = Subscription[Any] | Remote
 
 _RETRY = 1.0  # seconds until one that had no room is tried again
 
@@ -36,6 +40,9 @@ class PresenceFeed:
         channels: the subscriptions.
         rule_for: the rule of a channel.
         awake: wakes the hub thread.
+
+    Attributes:
+        shared: exchanges it with other processes; None until `share`.
     """
 
     def __init__(
@@ -47,13 +54,19 @@ class PresenceFeed:
         self._channels = channels
         self._rule_for = rule_for
         self._awake = awake
-        self._state: PresenceState[Subscription[Any]] = PresenceState()
+        self._state: PresenceState[_Token] = PresenceState()
+        self.shared: SharedPresence | None = None
         # Changed by single calls: filled by any thread, emptied by the hub thread. A subscription
         # that has ended, with whether its client has left; or a connection with another info.
         self._told: deque[tuple[Subscription[Any], bool] | Connection] = deque()
         # Of the hub thread.
         self._behind: dict[Subscription[Any], None] = {}  # those that miss changes
         self._retry = math.inf
+
+    def share(self, tell: Callable[[Notice], object]) -> SharedPresence:
+        """Exchange it with other processes; before the hub thread begins."""
+        self.shared = SharedPresence(self._state, self._rule_for, tell, self._awake)
+        return self.shared
 
     # --- any thread ------------------------------------------------------------------------
 
@@ -85,11 +98,16 @@ class PresenceFeed:
         channel, subscriber = subscription.channel, subscription.subscriber
         state = self.state(channel)
         if isinstance(subscriber, Connection):
-            id = str(subscriber.id)
+            id = self._id_of(subscriber)
             text = entry_text(subscriber.user_id, id, subscriber.info)
-            entry = Entry(subscriber.user_id, id, text, subscription)
+            entry: Entry[_Token] = Entry(subscriber.user_id, id, text, subscription)
             self._state.join(channel, self._rule_for(channel), entry, now)
+            if self.shared is not None:
+                self.shared.joined(channel, id, text)
         return state
+
+    def _id_of(self, subscriber: Any) -> str:
+        return str(subscriber.id) if self.shared is None else self.shared.id_of(subscriber.id)
 
     def state(self, channel: str) -> str:
         """Return the state of a channel as its subscribers have been told it, as JSON."""
@@ -97,11 +115,16 @@ class PresenceFeed:
 
     def next_turn(self) -> float:
         """Return when to call `turn` again, in monotonic seconds."""
-        return -math.inf if self._told else min(self._state.next_step(), self._retry)
+        if self._told:
+            return -math.inf
+        times = self._state.next_step(), self._retry
+        return min(times) if self.shared is None else min(*times, self.shared.next_turn())
 
     def turn(self, now: float, send: Send) -> None:
         """Send what is due."""
         self._take(now)
+        if self.shared is not None:
+            self.shared.turn(now)
         for news in self._state.step(now):
             listed = [each for each in self._channels.subscriptions(news.channel) if each.listed]
             self._send(news, [each for each in listed if each not in self._behind], now, send)
@@ -112,18 +135,27 @@ class PresenceFeed:
         while self._told:
             told = self._told.popleft()
             if isinstance(told, Connection):
-                text = entry_text(told.user_id, str(told.id), told.info)
-                for channel in told.channels():
-                    self._state.update(channel, str(told.id), text, now)
+                self._renew(told, now)
             else:
-                subscription, left = told
-                self._behind.pop(subscription, None)
-                id = str(subscription.subscriber.id)
-                self._state.leave(subscription.channel, id, subscription, now, gone=left)
+                self._leave(*told, now)
+
+    def _renew(self, connection: Connection, now: float) -> None:
+        id = self._id_of(connection)
+        text = entry_text(connection.user_id, id, connection.info)
+        for channel in connection.channels():
+            if self._state.update(channel, id, text, now) and self.shared is not None:
+                self.shared.joined(channel, id, text)
+
+    def _leave(self, subscription: Subscription[Any], left: bool, now: float) -> None:
+        self._behind.pop(subscription, None)
+        channel, id = subscription.channel, self._id_of(subscription.subscriber)
+        was_there = self._state.leave(channel, id, subscription, now, gone=left)
+        if was_there and self.shared is not None:
+            self.shared.left(channel, id, left)
 
     def _send(
         self,
-        news: News[Subscription[Any]],
+        news: News[_Token],
         subscriptions: Sequence[Subscription[Any]],
         now: float,
         send: Send,
@@ -137,6 +169,8 @@ class PresenceFeed:
             self._retry = min(self._retry, now + _RETRY)
         seconds = time.thread_time() - began
         for each in news.joined:
+            if isinstance(each, Remote):
+                continue  # its client pays where it is
             # Their leaves are paid with that: there may be nobody left to pay then.
             each.subscriber.charge_processing(2 * seconds / len(news.joined))
             each.subscriber.charge_bytes(2 * len(text) * len(of) // len(news.joined))

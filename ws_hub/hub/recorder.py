@@ -194,7 +194,7 @@ class Recorder:
         found: list[Publication] = []
         for channel, run in itertools.groupby(publications, channel_of):
             found += before.pop(channel, ())  # those of other processes
-            found += run
+            found += [each for each in run if not each.repeats]
         payers = [each.payer for each in publications if each.payer is not None]
         if payers:
             seconds = (time.thread_time() - began) / len(publications)
@@ -205,14 +205,11 @@ class Recorder:
     def _append(self, channel: str, group: Sequence[Publication]) -> list[Publication]:
         """Number and keep messages of one channel; return those to be delivered before."""
         skip = self._lost.get(channel, 0)
-        texts, ends = [each.text for each in group], group[-1].ends_channel
-        once = [each.once for each in group if each.once]
-        append = functools.partial(
-            self._store.append, channel, texts, ends=ends, skip=skip, once=once
-        )
-        span = self._writes.attempt(append)
+        span, group = self._commit(channel, group, skip)
         if span is None:
             self._leave_unnumbered(channel, group)
+            return []
+        if not group:
             return []
         self._lost.pop(channel, None)
         self._kept = True
@@ -225,6 +222,28 @@ class Recorder:
         else:
             self._know(channel, Position(span.epoch, span.last))
         return before or []
+
+    def _commit(
+        self, channel: str, group: Sequence[Publication], skip: int
+    ) -> tuple[Span | None, Sequence[Publication]]:
+        """Keep messages; return their numbers, None for a failure, and those it was about.
+
+        Left out is what a client has published by way of another process in the meantime.
+        """
+        while True:
+            texts, ends = [each.text for each in group], group[-1].ends_channel
+            once = [each.once for each in group if each.once]
+            append = functools.partial(
+                self._store.append, channel, texts, ends=ends, skip=skip, once=once
+            )
+            span = self._writes.attempt(append)
+            if span is None or not span.repeated:
+                return span, group
+            for each in group:
+                each.repeats = each.once in span.repeated
+            group = [each for each in group if not each.repeats]
+            if not group:
+                return span, group
 
     def _before(self, channel: str, position: Position) -> list[Publication] | None:
         """Return what others have kept up to a position that is to be delivered; None for unread.

@@ -1,8 +1,9 @@
 """Between a hub and its backplane: tells what is published here, delivers what others tell.
 
 Messages of channels with history are not told: the store has them, and the notice that it has
-more makes each hub look. All else is delivered here first, then told: at most once, and in
-the order of each publishing thread.
+more makes each hub look. Keyed channels and presence are exchanged by `shared_keys` and
+`shared_presence`. All else is delivered here first, then told: at most once, and in the order of
+each publishing thread.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import functools
 import queue
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind
 from ..errors import ProcessAlreadyRunning
 from ..log import get_logger
-from ..protocol.publication import Key, Publication
+from ..protocol.publication import Publication
 from .items import Item, Publications, UserPublication
+from .presence_feed import PresenceFeed
+from .shared_keys import SharedKeys
 
 __all__ = ["Relay", "RelayingHub"]
 
@@ -48,6 +50,8 @@ class Relay:
         hub: the hub.
         deliver: the queue for what is to be delivered.
         look: has the store looked at soon; None where there is none.
+        presence: who is present, to be exchanged with the others; None where no rule has it.
+        keys: the keyed channels, the same.
     """
 
     def __init__(
@@ -56,11 +60,15 @@ class Relay:
         hub: RelayingHub,
         deliver: queue.Queue[Item],
         look: Callable[[], object] | None,
+        presence: PresenceFeed | None,
+        keys: SharedKeys | None,
     ) -> None:
         self._backplane = backplane
         self._hub = hub
         self._queue = deliver
         self._look = look
+        self._keys = keys
+        self._presence = None if presence is None else presence.share(backplane.tell)
         self._is_open = False  # changed by the thread that starts the hub, and the one that ends it
 
     # --- the thread that starts the hub, and the hub thread ------------------------------------
@@ -78,12 +86,9 @@ class Relay:
 
     # --- any thread ------------------------------------------------------------------------
 
-    def publish(self, channel: str, texts: Sequence[bytes], key: Key | None) -> None:
+    def publish(self, channel: str, texts: Sequence[bytes]) -> None:
         """Tell the others of messages that were published here; never waits."""
-        notice = Notice(NoticeKind.PUBLISH, channel, tuple(texts))
-        if key is not None:
-            notice = replace(notice, key=key.text, deletes=key.deletes)
-        self._backplane.tell(notice)
+        self._backplane.tell(Notice(NoticeKind.PUBLISH, channel, tuple(texts)))
 
     def send_to_user(self, user_id: str, text: bytes) -> None:
         """Tell the others of a message for a user; never waits."""
@@ -112,7 +117,7 @@ class Relay:
 
     # --- the backplane's thread --------------------------------------------------------------
 
-    def receive(self, notice: Notice) -> bool:
+    def receive(self, notice: Notice, source: str) -> bool:
         """Deliver what another process tells; False where the hub's queue has no room."""
         match notice.kind:
             case NoticeKind.KEPT if self._look is not None:
@@ -121,6 +126,10 @@ class Relay:
                 self._hub.close_user(notice.name, notice.code, notice.reason)
             case NoticeKind.PUBLISH | NoticeKind.USER:
                 return self._deliver(notice)
+            case NoticeKind.KEYS if self._keys is not None:
+                self._keys.asked()
+            case NoticeKind.PRESENCE if self._presence is not None:
+                return all([self._presence.hear(source, text) for text in notice.texts[:1]])
         return True
 
     def _deliver(self, notice: Notice) -> bool:
@@ -135,6 +144,11 @@ class Relay:
         except queue.Full:
             return False
         return True
+
+    def gone(self, source: str) -> None:
+        """Take the clients of a process that has ended for cut ones."""
+        if self._presence is not None:
+            self._presence.gone(source)
 
     def left(self) -> None:
         """Look for the programs of a process that has ended."""
@@ -154,3 +168,5 @@ class Relay:
             "history meanwhile is missing here",
             count,
         )
+        if self._keys is not None:
+            self._keys.missed()

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
-from ..backplane.publisher import Publisher
+from ..backplane.publisher import AbstractPublisher
 from ..errors import ConfigError, HubFull, HubNotRunning, excerpt
 from ..lines import Lines
 from ..protocol.message import timestamp
@@ -28,7 +28,7 @@ _BYTES_EACH = 4  # a character may take six
 _OURS = "ws_hub"
 
 
-def log_handler(hub: Publisher, channel: str, level: int = logging.NOTSET) -> LogHandler:
+def log_handler(hub: AbstractPublisher, channel: str, level: int = logging.NOTSET) -> LogHandler:
     """Return a logging handler that sends records to a channel as events.
 
     Each event is `{"event": "log", "data": {"level", "name", "message", "time", "thread"}}`,
@@ -40,7 +40,7 @@ def log_handler(hub: Publisher, channel: str, level: int = logging.NOTSET) -> Lo
     return LogHandler(hub, channel, level)
 
 
-def writer(hub: Publisher, process_id: AnyId) -> TextIO:
+def writer(hub: AbstractPublisher, process_id: AnyId) -> TextIO:
     """Return a text file whose lines go to the channel of a process id.
 
     It is meant for `print(..., file=)` and `contextlib.redirect_stdout`. Raises
@@ -65,7 +65,7 @@ class LogHandler(logging.Handler):
             hub did not run, or while the same thread was publishing one.
     """
 
-    def __init__(self, hub: Publisher, channel: str, level: int = logging.NOTSET) -> None:
+    def __init__(self, hub: AbstractPublisher, channel: str, level: int = logging.NOTSET) -> None:
         try:
             super().__init__(level)
         except (TypeError, ValueError):
@@ -209,7 +209,7 @@ class Writer(io.TextIOBase):
     write that KeyboardInterrupt interrupts is done completely or not at all.
     """
 
-    def __init__(self, hub: Publisher, process_id: AnyId) -> None:
+    def __init__(self, hub: AbstractPublisher, process_id: AnyId) -> None:
         super().__init__()
         self._hub = hub
         self._process_id = id_text(process_id, "process id")

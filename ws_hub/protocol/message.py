@@ -44,6 +44,7 @@ __all__ = [
     "split_batch",
     "timestamp",
     "to_dict",
+    "unnumbered",
 ]
 
 # A process has ended when its status is one of these. Its `exitCode` is no sign of that: a Go hub
@@ -467,6 +468,11 @@ def number(text: bytes, seq: int) -> bytes:
     encoded it, and must not encode it a second time.
     """
     return b'%b,"seq":%d}' % (text[:-1], seq)
+
+
+def unnumbered(text: bytes, seq: int) -> bytes:
+    """Return a message without the `seq` that `number` has added."""
+    return text.removesuffix(b',"seq":%d}' % seq) + b"}"
 
 
 # --- decoding ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..config import Overflow
 from ..errors import MessageEncodeError, excerpt
@@ -19,11 +19,13 @@ from .frames import deflated_frame, text_frame
 from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
 
 __all__ = [
+    "UNSTAMPED",
     "Batch",
     "Delivery",
     "Key",
     "Payer",
     "Publication",
+    "Stamp",
     "channel_of",
     "compress",
     "publish",
@@ -79,6 +81,21 @@ class Key:
     deletes: bool = False
 
 
+class Stamp(NamedTuple):
+    """When, and by which process, a key was changed. The greatest one of a key is its newest.
+
+    Args:
+        time: microseconds since 1970; above that of all changes that its process knew of.
+        origin: names the process.
+    """
+
+    time: int
+    origin: str
+
+
+UNSTAMPED = Stamp(0, "")
+
+
 @dataclass(slots=True, eq=False)
 class Publication:
     """One encoded message. Once queued, only the hub thread changes it.
@@ -100,6 +117,9 @@ class Publication:
         key: its key in a keyed channel, else "".
         deletes: whether it deletes that key.
         once: what a client's repetition of it has in common with it, else "".
+        stamp: of the change of the key, where another process has made it; else set as it is
+            kept.
+        repeats: whether it was found to be such a repetition: it is neither kept nor delivered.
         former: the frame of what it replaces in a keyed channel; b"" for nothing.
     """
 
@@ -116,7 +136,9 @@ class Publication:
     epoch: str = ""
     key: str = ""
     deletes: bool = False
+    stamp: Stamp = UNSTAMPED
     once: str = ""
+    repeats: bool = False
     former: bytes = b""
 
     @property

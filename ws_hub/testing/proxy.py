@@ -47,6 +47,7 @@ class FaultProxy:
             any time, as `rate` and `chop`.
         rate: bytes a second, in each direction; None for no limit.
         chop: bytes that are written at once, at most; 1 tears everything apart.
+        target: host and port of the server; set it at any time, and new connections lead there.
         accepted: how many connections have reached the server so far.
     """
 
@@ -55,7 +56,7 @@ class FaultProxy:
         self.rate: float | None = None
         self.chop = _PIECE
         self.accepted = 0
-        self._target = (host, port)
+        self.target = (host, port)
         self._buffer = buffer
         # guards: _holed, _links; waited on for a heal or an end. Taken before a link's lock.
         self._changed = threading.Condition()
@@ -191,15 +192,15 @@ class FaultProxy:
 
     def _dial(self) -> socket.socket:
         if self._buffer is None:
-            return socket.create_connection(self._target, _TIMEOUT)
-        family = socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET
+            return socket.create_connection(self.target, _TIMEOUT)
+        family = socket.AF_INET6 if ":" in self.target[0] else socket.AF_INET
         far = socket.socket(family)
         try:
             far.settimeout(_TIMEOUT)
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
             # The server's kernel holds a number of segments, which loopback makes very large.
             far.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
-            far.connect(self._target)
+            far.connect(self.target)
         except OSError:
             far.close()
             raise

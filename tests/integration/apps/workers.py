@@ -20,6 +20,7 @@ application = Flask(__name__)
 application.config["WS_HUB_RULES"] = [
     ChannelRule("kept:*", history_messages=1000),
     ChannelRule("state", keyed=True),
+    ChannelRule("room:*", presence=True, presence_grace=1.0),
 ]
 application.config["WS_HUB_AUTHENTICATOR"] = lambda environ: AuthResult(
     valid=True, user_id=environ.get("HTTP_X_USER", "guest")
@@ -31,6 +32,12 @@ hub = HubExtension(application).hub
 def state() -> dict[str, Any]:
     stats = hub.stats()
     return {"pid": os.getpid(), "peers": stats.peers, "clients": stats.clients}
+
+
+@application.get("/presence")
+def presence() -> dict[str, Any]:
+    found = hub.presence(request.args["channel"])
+    return state() | {"connections": found.connections, "users": found.users}
 
 
 @application.get("/send")

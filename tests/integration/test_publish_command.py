@@ -1,0 +1,170 @@
+"""`ws-hub publish`: what a shell publishes, and what it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.apps.launch import START
+from ws_hub import ChannelRule, Hub, HubConfig, Message
+
+RULES = [ChannelRule("kept:*", history_messages=100), ChannelRule("state", keyed=True)]
+CHANNELS = ("news", "kept:a", "state", "process:build")
+
+
+class Heard:
+    """What the listeners of a hub get."""
+
+    def __init__(self) -> None:
+        self._messages: queue.Queue[Message] = queue.Queue()  # guards: itself.
+
+    def __call__(self, message: Message) -> None:
+        self._messages.put(message)
+
+    def next(self) -> Message:
+        return self._messages.get(timeout=START)
+
+    def rest(self, hub: Hub) -> list[Any]:
+        """Return the data of all that was published before this."""
+        hub.send_event("marker", channel="news")
+        found = []
+        while (message := self.next()).data != {"event": "marker", "data": None}:
+            found.append(message.data)
+        return found
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
+        yield f"local://{folder}/hub"
+
+
+@contextlib.contextmanager
+def application(address: str) -> Iterator[tuple[Hub, Heard]]:
+    heard = Heard()
+    with Hub(HubConfig(rules=RULES), backplane=address) as hub:
+        for channel in CHANNELS:
+            hub.listen(channel, heard)
+        yield hub, heard
+
+
+def publish(*arguments: str, given: str = "", **environment: str) -> tuple[int, str]:
+    """Run the command to its end; return the exit code and what it says."""
+    command = [sys.executable, "-m", "ws_hub", "publish", *arguments]
+    run = subprocess.run(
+        command,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=START,
+        env={**os.environ, **environment},
+    )
+    assert run.stdout == ""
+    assert len(run.stderr.splitlines()) <= 1, run.stderr
+    return run.returncode, run.stderr.removeprefix("ws-hub: ").rstrip()
+
+
+def test_data_reaches_the_subscribers_as_an_event(address: str) -> None:
+    with application(address) as (hub, heard):
+        assert publish("--backplane", address, "news", "a text") == (0, "")
+        message = heard.next()
+        assert (message.type, message.channel, message.data) == ("event", "news", "a text")
+        assert publish("--json", "news", '{"id": 7}', WS_HUB_BACKPLANE=address) == (0, "")
+        assert heard.next().data == {"id": 7}
+        named = ("--event", "saved", "--json", "kept:a", "7")
+        assert publish("--backplane", address, *named) == (0, "")
+        message = heard.next()
+        assert (message.data, message.seq) == ({"event": "saved", "data": 7}, 1)
+        assert publish("--backplane", address, "--event", "saved", "news") == (0, "")
+        assert heard.rest(hub) == [{"event": "saved", "data": None}]
+
+
+def test_a_key_is_set_and_deleted(address: str) -> None:
+    with application(address) as (hub, heard):
+        assert publish("--backplane", address, "--key", "cpu", "state", "40") == (0, "")
+        message = heard.next()
+        assert (message.key, message.data) == ("cpu", "40")
+        assert publish("--backplane", address, "--key", "cpu", "state") == (0, "")
+        message = heard.next()
+        assert (message.key, message.data) == ("cpu", None)
+        code, text = publish("--backplane", address, "state", "40")
+        assert (code, "has no key" in text) == (2, True)
+
+
+def test_each_line_of_the_input_is_a_message(address: str) -> None:
+    lines = "one\ntwo\r\n\n\udcfffour"
+    with application(address) as (hub, heard):
+        command = [sys.executable, "-m", "ws_hub", "publish", "--backplane", address]
+        given = lines.encode(errors="surrogateescape")
+        for channel, kind in (("kept:a", "event"), ("process:build", "process_output")):
+            subprocess.run([*command, channel, "-"], input=given, check=True, timeout=START)
+            found = [heard.next() for _ in range(4)]
+            assert [each.data for each in found] == ["one", "two", "", "\ufffdfour"]
+            assert [(each.seq, each.type) for each in found] == [(n, kind) for n in (1, 2, 3, 4)]
+        code, text = publish("--backplane", address, "--json", "news", "-", given="1\n{\n3\n")
+        assert (code, "'{' is not JSON" in text) == (2, True)
+        assert heard.rest(hub) == [1]
+
+
+def test_nobody_there_is_told(address: str) -> None:
+    with application(address):
+        pass
+    code, text = publish("--backplane", address, "news", "lost")
+    assert code == 1
+    assert text == (
+        f"no process of the application is reached at {address}, and news keeps no history: "
+        "nothing was published"
+    )
+    code, text = publish("kept:a", "-", given="kept\nas well\n", WS_HUB_BACKPLANE=address)
+    assert (code, "kept:a keeps history" in text) == (0, True)
+    with application(address) as (hub, _):
+        assert [each.data for each in hub.history("kept:a").messages] == ["kept", "as well"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--backplane", "redis", "news", "a"), "no address of a backplane"),
+        (("news", "a"), "needs the address"),
+        (("--backplane", "local:///tmp", "news", "a"), "can be accessed by other users"),
+        (("--backplane", "local:///tmp/wsh-nowhere", "news", "a"), "no hub of the application"),
+        (("--backplane", "local:///dev/null/x", "news", "a"), "Not a directory"),
+        (("--backplane", "local:///tmp/wsh-nowhere", "news"), "DATA is required"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_an_exit_code(arguments: tuple[str, ...], said: str) -> None:
+    code, text = publish(*arguments, WS_HUB_BACKPLANE="")
+    assert (code, said in text) == (2, True), text
+
+
+def test_a_directory_of_another_user_is_refused(address: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a directory to another user")
+    with application(address):
+        pass
+    os.chown(address.removeprefix("local://"), 12345, 12345)
+    code, text = publish("--backplane", address, "news", "a")
+    assert (code, "belongs to user 12345, and this process is of user 0" in text) == (2, True)
+
+
+def test_ctrl_c_ends_the_wait_for_a_line(address: str) -> None:
+    with application(address) as (hub, heard):
+        command = [sys.executable, "-m", "ws_hub", "publish", "--backplane", address, "news", "-"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as process:
+            assert process.stdin is not None and process.stderr is not None
+            process.stdin.write("a line\n")
+            process.stdin.flush()
+            assert heard.next().data == "a line"  # before the end of the input
+            process.send_signal(signal.SIGINT)
+            assert process.wait(START) == 130
+            assert process.stderr.read() == ""

@@ -1,0 +1,400 @@
+"""Publishes from a process that serves no sockets: a cron job, a task of Celery, a notebook.
+
+A publisher has a hub without clients, which is started at the first use, by the rules that the
+application's hubs have left in the backplane (`backplane.rules`). That hub only tells: it gets
+nothing of what the others publish, and they do not count it among theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Never, Self, TextIO
+
+from .. import threads
+from ..backplane.addresses import VARIABLE, backplane_of
+from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind, Receiver, SharedClaims
+from ..backplane.publisher import NOBODY, AbstractPublisher
+from ..backplane.rules import SharedRules
+from ..backplane.sqlite import SqliteHistory
+from ..backplane.store import HistoryStore
+from ..config import ChannelRule, HubConfig, as_rules
+from ..errors import CloseCode, ConfigError, HubNotRunning, excerpt
+from ..log import get_logger
+from ..process.process import Process
+from ..process.writers import log_handler, writer
+from ..protocol.json_text import fast_encoder
+from ..protocol.message import AnyMessage, Encoder
+from ..protocol.names import AnyId, check_channel, process_rule
+from ..protocol.publication import Delivery, Key
+from ..reentrant import Lock
+from ..validation import check_bound, check_named
+from .hub import Hub
+
+__all__ = ["Publisher"]
+
+logger = get_logger(__name__)
+
+# Of the time for the end the history gets one part, the others another, and threads the rest.
+_STEPS = 3
+_LEAST_CLOSE = 0.1  # seconds of each
+_QUESTIONS = (NoticeKind.KEYS, NoticeKind.PRESENCE)  # what a hub tells to be told of it
+_EXIT_PRIORITY = 100  # among the finalisers of `multiprocessing`: before it ends what it has made
+
+
+class Publisher(AbstractPublisher):
+    """Publishes to the clients of an application from a process that has none.
+
+    `Publisher("local:///run/app/hub").send_event("saved", {"id": 7}, channel="news")`
+
+    It begins at its first use, and needs that a hub of the application has run, from which it has
+    the rules for channels. One in each process is enough; it may be made before a fork, and used
+    in the children. At the end of the process, and by `close()`, what was told is passed on.
+
+    Where no process of the application is reached, what is published is lost, but for channels
+    with history, and a warning is logged: see `peers`. With `wait=` a publish returns the Delivery
+    of this process: without subscribers, but with the true number, once the message is kept.
+
+    Args:
+        address: the address of the application's backplane, as `HubConfig.backplane` has it, or
+            a LocalBackplane; None for the one in the environment, WS_HUB_BACKPLANE.
+        rules: the rules for channels where no hub has run yet, the same as `HubConfig.rules`;
+            None for those of the application.
+        timeout: seconds that a publish may wait for room, and `close` for what is not passed on
+            yet, each at most.
+
+    Raises ConfigError for an address or rules that are none, and at the first use where the
+    backplane cannot be used or has no rules; TypeError and ValueError for a bad timeout.
+
+    Threads: any.
+    """
+
+    def __init__(
+        self,
+        address: Backplane | str | None = None,
+        *,
+        rules: Sequence[ChannelRule] | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        given = os.environ.get(VARIABLE) if address is None else address
+        if not given:
+            raise ConfigError(
+                "a Publisher needs the address of the application's backplane: "
+                f'Publisher("local:///run/app/hub"), or {VARIABLE} in the environment'
+            )
+        self._rules = None if rules is None else as_rules(rules)
+        HubConfig(backplane=given, rules=self._rules or ())  # raises for what is no backplane
+        backplane_of(given)  # the same for an address
+        self._address = given
+        self._timeout = check_bound("timeout", timeout)
+        self._encoder = Encoder(fast_encoder(), process_rule(None))
+        self._is_closed = False
+        self._renew()
+        threads.forget_after_fork(self)
+
+    def _renew(self) -> None:
+        # guards: _hub and _is_closed, and the start of the hub, whose own lock is taken inside
+        # it. Before all others: no thread of a hub takes it.
+        self._lock = Lock()
+        self._hub: Hub | None = None
+
+    def __repr__(self) -> str:
+        return f"Publisher({excerpt(self._address)})"
+
+    def forget(self) -> None:
+        """Begin anew in a forked child: the parent's hub is the parent's.
+
+        Threads: the only one there is, right after the fork.
+        """
+        self._renew()
+
+    # --- the hub ---------------------------------------------------------------------------
+
+    def _begun(self) -> Hub:
+        """Return the hub, which runs; it is started where there is none yet."""
+        hub = self._hub
+        if hub is not None:
+            return hub
+        with self._lock:
+            if self._is_closed:
+                raise self._ended()
+            return self._hub or self._start_locked()
+
+    def _start_locked(self) -> Hub:
+        assert self._lock.locked()
+        hub = Hub(self._config()).start()
+        first = self._hub
+        if first is not None:  # a signal handler has begun meanwhile
+            hub.stop()
+            return first
+        self._hub = hub
+        _stop_at_exit(hub)
+        return hub
+
+    def _config(self) -> HubConfig:
+        """Return the settings of the hub; raises ConfigError where there are no rules."""
+        backplane = backplane_of(self._address)
+        assert backplane is not None
+        kept = backplane.kept_rules()
+        if self._rules is None and kept is None:
+            raise ConfigError(
+                f"a Publisher found no rules at {excerpt(self._address)}: no hub of the "
+                "application has run there. Start the application, whose hub may wait for its "
+                'first request, with the same address, "local:///..." with a directory; or pass '
+                "rules=, the same as its own"
+            )
+        there = self._there(kept)
+        rules = there.rules if self._rules is None else self._rules
+        close_timeout = max(self._timeout / _STEPS, _LEAST_CLOSE)
+        outward = _Outward(backplane, close_timeout)
+        config = HubConfig(rules=rules, backplane=outward, close_timeout=close_timeout)
+        if not config.keeps_history:
+            return config
+        history = _store(there.history)
+        return HubConfig(
+            rules=rules, backplane=outward, close_timeout=close_timeout, history=history
+        )
+
+    def _there(self, kept: str | None) -> SharedRules:
+        """Return the rules of the application, of which those that were given may differ."""
+        if self._rules is None:
+            return SharedRules.parse(kept or "")
+        own = SharedRules(self._rules)
+        with contextlib.suppress(ConfigError):
+            there = own if kept is None else SharedRules.parse(kept)
+            difference = SharedRules(self._rules, there.history).difference(there)
+            if difference:
+                logger.warning(
+                    "the application at %s has other rules than this Publisher: %s. Leave rules= "
+                    "out, to go by those of the application",
+                    excerpt(self._address),
+                    difference,
+                )
+            return there
+        return own
+
+    def _ended(self) -> HubNotRunning:
+        return HubNotRunning(
+            f"{self!r} has ended, by its close() or with its process, and publishes nothing any "
+            "more: call close() last, or make another one"
+        )
+
+    def peers(self) -> int:
+        """Return how many processes of the application are reached; 0 once it has ended.
+
+        Begins, where it has not. One that has begun meanwhile counts from the next publish on,
+        where others are reached. Raises ConfigError, see `Publisher`.
+
+        Threads: any; waits for the file system at the first use.
+        """
+        hub = self._begun()
+        return hub.stats().peers if hub.running else 0
+
+    def keeps(self, channel: str) -> bool:
+        """Return whether a channel keeps history: what is published to it is there for later.
+
+        Raises TypeError and InvalidName for a bad name, ConfigError, see `Publisher`.
+
+        Threads: any; waits for the file system at the first use.
+        """
+        check_channel(channel)
+        return self._begun().config.rule_for(channel).history_messages > 0
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Pass on what was told, and end; programs of `run_process` end with it. Idempotent.
+
+        Waits until it is done, at most `timeout` seconds; None for the publisher's own. Returns
+        whether the processes that were reached have taken, and the history has kept, all that
+        was published; otherwise the log has what was lost.
+
+        Threads: any; blocks at most so long, from a signal handler not at all.
+        """
+        bound = self._timeout if timeout is None else check_bound("timeout", timeout)
+        with self._lock:
+            self._is_closed = True
+            hub = self._hub
+        if hub is None:
+            return True
+        hub.stop(bound)
+        stats = hub.stats()
+        lost = stats.bus_lost or stats.history_failed or stats.queued
+        return hub._life.finished.is_set() and not lost
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # --- publish (the other methods are those of `AbstractPublisher`) --------------------------
+
+    def _publish(
+        self,
+        texts: Sequence[bytes],
+        channel: str,
+        timeout: float | None,
+        *,
+        ends_channel: bool = False,
+        exclude: frozenset[int] = NOBODY,
+        wait: float | None = None,
+        key: Key | None = None,
+    ) -> Delivery | None:
+        hub = self._begun()
+        try:
+            return hub._publish(
+                texts,
+                channel,
+                self._timeout if timeout is None else timeout,
+                ends_channel=ends_channel,
+                exclude=exclude,
+                wait=wait,
+                key=key,
+            )
+        except HubNotRunning as error:
+            raise self._ended() from error
+
+    def send_to_user(
+        self,
+        user_id: AnyId,
+        message: AnyMessage,
+        *_unnamed: Never,
+        timeout: float | None = None,
+    ) -> None:
+        """Send a message to all connections of a user, each browser tab of theirs.
+
+        See `Hub.send_to_user`.
+
+        Threads: any; waits while the queue is full, at most `timeout` seconds.
+        """
+        check_named(_unnamed, "send_to_user(user_id, message)")
+        bound = self._timeout if timeout is None else timeout
+        hub = self._begun()
+        try:
+            hub.send_to_user(user_id, message, timeout=bound)
+        except HubNotRunning as error:
+            raise self._ended() from error
+
+    def disconnect(
+        self, user_id: AnyId, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
+    ) -> None:
+        """Close all connections of a user to the processes of the application.
+
+        See `Hub.disconnect`. How many there were is not known here.
+
+        Threads: any; does not wait, but for the file system at the first use.
+        """
+        self._begun().disconnect(user_id, code, reason)
+
+    def run_process(
+        self,
+        argv: Sequence[str],
+        process_id: AnyId | None = None,
+        *,
+        pty: bool = False,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        on_line: Callable[[str, str], object] | None = None,
+    ) -> Process:
+        """Start a program and stream its output to the channel of its process id.
+
+        As `Hub.run_process`, to the clients of the application. An id runs once among all
+        processes. Where this process is killed, the status of the program is `lost`.
+
+        Threads: any; does not wait for the program.
+        """
+        hub = self._begun()
+        try:
+            process: Process = hub.run_process(
+                argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line
+            )
+        except HubNotRunning as error:
+            raise self._ended() from error
+        return process
+
+    def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
+        """Return a logging handler that sends records to a channel as events.
+
+        Threads: any; does not wait.
+        """
+        return log_handler(self, channel, level)
+
+    def writer(self, process_id: AnyId) -> TextIO:
+        """Return a text file whose lines go to the channel of a process id.
+
+        Threads: any; does not wait.
+        """
+        return writer(self, process_id)
+
+
+class _Outward:
+    """A backplane that only tells, and leaves no rules.
+
+    Args:
+        backplane: the application's.
+        timeout: seconds that its end may take to pass on what was told.
+    """
+
+    def __init__(self, backplane: Backplane, timeout: float) -> None:
+        self._backplane = backplane
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return repr(self._backplane)
+
+    @property
+    def history(self) -> HistoryStore | None:
+        """See `Backplane`."""
+        return self._backplane.history
+
+    @property
+    def claims(self) -> SharedClaims:
+        """See `Backplane`."""
+        return self._backplane.claims
+
+    def open(self, receiver: Receiver | None) -> None:
+        """See `Backplane`; whatever the receiver, nothing is received."""
+        self._backplane.open(None)
+
+    def keep_rules(self, rules: str) -> str | None:
+        """Keep nothing: the rules are the application's to change."""
+        return None
+
+    def kept_rules(self) -> str | None:
+        """See `Backplane`."""
+        return self._backplane.kept_rules()
+
+    def tell(self, notice: Notice) -> None:
+        """See `Backplane`; what others would answer is not asked."""
+        if notice.kind not in _QUESTIONS:
+            self._backplane.tell(notice)
+
+    def stats(self) -> BusStats:
+        """See `Backplane`."""
+        return self._backplane.stats()
+
+    def close(self, timeout: float) -> None:
+        """See `Backplane`; as long as the publisher may take, where there is any time."""
+        self._backplane.close(self._timeout if timeout > 0 else 0.0)
+
+
+def _stop_at_exit(hub: Hub) -> None:
+    """Have a hub stopped at the end of a child of `multiprocessing`, which leaves `atexit` out."""
+    if multiprocessing.parent_process() is not None:
+        from multiprocessing import util  # there already, in such a child
+
+        util.Finalize(None, hub.stop, exitpriority=_EXIT_PRIORITY)
+
+
+def _store(history: str) -> HistoryStore | None:
+    """Return the store that the application has of its own; None for the backplane's."""
+    if not history:
+        return None
+    if not os.path.isabs(history):
+        raise ConfigError(
+            f"the application keeps its history in a {history}, which a Publisher cannot open: "
+            "use a Hub here, with the same HubConfig(history=..., backplane=...)"
+        )
+    return SqliteHistory(history)
