@@ -14,8 +14,6 @@ from ws_hub.hub.shared_keys import SharedKeys
 from ws_hub.protocol.message import decode, encode
 from ws_hub.protocol.publication import Publication, Stamp, publish
 
-RULE = ChannelRule("state", keyed=True, max_keys=2000)
-
 
 def made(key: str, data: Any) -> Publication:
     text = encode(Message("event", channel="state", key=key, data=data), 0.0)
@@ -27,10 +25,11 @@ def made(key: str, data: Any) -> Publication:
 class Process:
     """One process; what it tells is in `told` until a test takes it."""
 
-    def __init__(self, clock: float = 1000.0) -> None:
+    def __init__(self, clock: float = 1000.0, most: int = 2000) -> None:
         self.clock = clock
         self.told: list[Notice] = []
-        self.store = KeyedStore(lambda channel: RULE, lambda channel: False, 1 << 30, 1 << 30)
+        rule = ChannelRule("state", keyed=True, max_keys=most)
+        self.store = KeyedStore(lambda channel: rule, lambda channel: False, 1 << 30, 1 << 30)
         self.shared = SharedKeys(self.store, self.told.append, lambda: None)
         self.shared.turn(0.0)
         assert [each.kind for each in self.taken()] == [NoticeKind.KEYS]
@@ -124,6 +123,25 @@ def test_a_deletion_is_remembered_against_what_comes_late() -> None:
     assert b.hear(deletion)
     assert not b.hear(late)
     assert b.keys == {}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_too_much_is_deleted_by_age_everywhere(seed: int) -> None:
+    """Not by the order in which it came: each would delete what the other has just made."""
+    rng = random.Random(seed)
+    a, b = Process(most=20), Process(most=20)
+    for number in range(20):
+        for process in rng.sample([a, b], 2):
+            process.clock += 0.001
+            process.set(f"{'a' if process is a else 'b'}{number}", number)
+    told = [(b, each) for each in a.taken()], [(a, each) for each in b.taken()]
+    for receiver, notice in rng.sample([*told[0], *told[1]], 40):
+        receiver.hear(notice)
+    assert a.keys == b.keys
+    assert sorted(a.keys.values()) == sorted([*range(10, 20)] * 2)
+    for notice in [each for turn in b.answer(50.0) for each in turn]:
+        a.hear(notice)
+    assert a.keys == b.keys
 
 
 def test_all_keys_are_told_in_pieces() -> None:

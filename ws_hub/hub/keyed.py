@@ -12,6 +12,7 @@ Everything here runs on the hub thread, which owns it; any thread may ask for `c
 
 from __future__ import annotations
 
+import heapq
 import math
 import secrets
 from bisect import bisect_right
@@ -58,12 +59,14 @@ class _Channel:
         numbers, keys: what was given each number, in order; what has been replaced since is
             taken out now and then.
         size: bytes of the values.
+        stamps: a heap of the stamps of all values, and of some that are none any more; None until
+            it is needed.
         cost: bytes of memory that it takes, about.
     """
 
     __slots__ = (
-        "cost", "epoch", "expires", "gone", "horizon", "keys", "numbers", "seq", "size", "values",
-        "warned",
+        "cost", "epoch", "expires", "gone", "horizon", "keys", "numbers", "seq", "size", "stamps",
+        "values", "warned",
     )  # fmt: skip
 
     def __init__(self, epoch: str) -> None:
@@ -78,6 +81,22 @@ class _Channel:
         self.cost = _CHANNEL_COST
         self.expires = math.inf
         self.warned = False
+        self.stamps: list[tuple[Stamp, str]] | None = None
+
+    def oldest(self) -> str:
+        """Return the key whose newest change is the oldest: the same in all processes.
+
+        The order of `values` is that in which changes came to this one.
+        """
+        if self.stamps is None or len(self.stamps) > 2 * len(self.values) + 64:
+            self.stamps = [(entry.stamp, key) for key, entry in self.values.items()]
+            heapq.heapify(self.stamps)
+        while True:
+            stamp, key = self.stamps[0]
+            entry = self.values.get(key)
+            if entry is not None and entry.stamp == stamp:
+                return key
+            heapq.heappop(self.stamps)
 
     def put(self, publication: Publication) -> None:
         """Number the newest message of a key, or the deletion of one, and keep it."""
@@ -91,6 +110,8 @@ class _Channel:
         self.cost += len(entry.frame) + _KEY_COST
         if not publication.deletes:
             self.size += len(entry.frame)
+            if self.stamps is not None:
+                heapq.heappush(self.stamps, (entry.stamp, key))
         self.numbers.append(self.seq)
         self.keys.append(key)
         if len(self.numbers) > 2 * (len(self.values) + len(self.gone)) + 64:
@@ -227,9 +248,12 @@ class KeyedStore:
             while len(channel.values) > rule.max_keys or (
                 channel.size > rule.history_bytes and len(channel.values) > 1
             ):
-                oldest = next(iter(channel.values))
+                oldest = channel.oldest()
                 self._warn(name, channel, oldest)
                 kept.append(_deletion(publication, oldest, seconds))
+                # Not told: each process does it. A stamp of its own would delete the key where
+                # another one has been deleted in its place.
+                kept[-1].stamp = channel.values[oldest].stamp
                 self._put(channel, kept[-1], seconds)
             channel.forget_deletions(rule.max_keys)
         finally:
