@@ -199,6 +199,31 @@ def test_a_process_that_is_silent_is_gone_and_comes_back(bus: Bus, pair: Pair) -
     assert b.seen() == ["ann1"]
 
 
+def test_a_process_that_stood_still_takes_nobody_for_gone(bus: Bus, pair: Pair) -> None:
+    a, b = pair
+    a.join("hall", 1, "ann")
+    bus.settle()
+    del bus.processes["b"]
+    for _ in range(12):
+        bus.after(5.0)
+    bus.processes["b"] = b
+    b.shared.turn(bus.now)  # before it has read anything
+    b.state.step(bus.now + 1.0)
+    assert b.count() == (1, 1)
+    bus.after(60.0)
+    assert b.count() == (1, 1)
+
+
+def test_who_unsubscribes_as_the_whole_is_asked_for_is_not_held(bus: Bus, pair: Pair) -> None:
+    a, b = pair
+    a.join("room", 1, "ann", "1")
+    bus.after(1.0)
+    a.leave("room", 1, gone=False)
+    a.waiting.append(("b", b'{"ask":""}'))
+    bus.after(1.0)
+    assert a.seen() == b.seen() == []
+
+
 @pytest.mark.parametrize("end", ["gone", "left"])
 def test_what_was_lost_is_asked_for(bus: Bus, pair: Pair, end: str) -> None:
     a, b = pair

@@ -118,6 +118,7 @@ class SharedPresence:
         self._is_asked = False
         self._next_answer = -math.inf
         self._next_renewal = math.inf
+        self._last_turn = -math.inf
         self._processes: dict[str, _Process] = {}
         self._next_asks: dict[str, float] = {}  # when a process may be asked again
 
@@ -158,23 +159,29 @@ class SharedPresence:
         """Return when to call `turn` again, in monotonic seconds."""
         if self._heard or self._changes or self._asks:
             return -math.inf
-        ends = min((each.until for each in self._processes.values()), default=math.inf)
+        look = self._last_turn + _RENEW_EVERY if self._processes else math.inf
         answer = self._next_answer if self._is_asked else math.inf
-        return min(ends, answer, self._next_renewal)
+        return min(look, answer, self._next_renewal)
 
     def turn(self, now: float) -> None:
         """Apply what was heard, and tell what is to be told."""
+        if now - self._last_turn > 2 * _RENEW_EVERY:
+            # This process has stood still: nobody could be heard.
+            for known in self._processes.values():
+                known.until = now + _SILENCE
+        self._last_turn = now
         self._take(now)
         for token in [each for each, known in self._processes.items() if known.until <= now]:
             self._end(token, now)
         asks, self._asks = self._asks, {}
         for token in asks:
             self._send({"ask": token})
-        if self._is_asked and now >= self._next_answer:
+        answers = self._is_asked and now >= self._next_answer
+        if self._changes:
+            self._tell_changes(now)  # the whole does not say how one has left
+        if answers:
             self._is_asked, self._next_answer = False, now + _ANSWER_EVERY
             self._tell_whole(now)
-        elif self._changes:
-            self._tell_changes(now)
         elif now >= self._next_renewal:
             self._next_renewal = now + _RENEW_EVERY
             self._send({"from": self._token, "n": self._number})
@@ -185,7 +192,6 @@ class SharedPresence:
             self._send_next(piece, now)
 
     def _tell_whole(self, now: float) -> None:
-        self._changes = {}  # the whole has them
         pieces = list(_pieces(self._own)) or ["{}"]
         for index, piece in enumerate(pieces):
             first = ',"first":true' if index == 0 else ""
