@@ -372,6 +372,18 @@ def test_a_publisher_of_the_parent_is_used_in_its_children(place: Path, method: 
 # --- nobody there, and the rules -----------------------------------------------------------
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_at_the_end_of_its_process_it_publishes_if_it_has_begun(place: Path, used: bool) -> None:
+    """What would begin only then would be ended by nobody, and lose its message in silence."""
+    text = "import atexit\n" + "publisher.peers()\n" * used
+    text += "atexit.register(lambda: publisher.send_event('said', 1, channel='news'))\n"
+    with application(place) as app, app.subscribed("news") as peer, script(place, text) as process:
+        _, complaints = process.communicate(timeout=START)
+        assert ("publish before that" in complaints) is not used, complaints
+        app.hub.send_event("said", 2, channel="news")
+        assert [each["data"] for each in said(peer, 1 + used)] == [1, 2][not used :]
+
+
 def test_where_no_hub_has_run_it_says_so_and_makes_nothing(place: Path) -> None:
     with Publisher(address(place)) as publisher:
         for use in (publisher.peers, lambda: publisher.send_error("lost")):

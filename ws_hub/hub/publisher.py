@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Never, Self, TextIO
 
@@ -119,7 +120,8 @@ class Publisher(AbstractPublisher):
         if hub is not None:
             return hub
         with self._lock:
-            if self._is_closed:
+            # At the end of the interpreter nothing would stop a hub that begins only now.
+            if self._is_closed or not threading.main_thread().is_alive():
                 raise self._ended()
             return self._hub or self._start_locked()
 
@@ -179,7 +181,7 @@ class Publisher(AbstractPublisher):
     def _ended(self) -> HubNotRunning:
         return HubNotRunning(
             f"{self!r} has ended, by its close() or with its process, and publishes nothing any "
-            "more: call close() last, or make another one"
+            "more: publish before that, call close() last, or make another one"
         )
 
     def peers(self) -> int:
