@@ -24,18 +24,18 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple, cast
 
 from .. import threads
 from ..connection.fast_send import DirectSocket
 from ..errors import ConfigError, excerpt
 from ..log import get_logger
-from ..reentrant import ReentrantQueue, Wakeup, nested
+from ..reentrant import Wakeup, nested
 from .bus import Notice, NoticeKind, Receiver
-from .notices import MAX_TAIL_BYTES, Hello, Numbered, decode, encode, frame
-from .peers import MAX_WAITING_BYTES, Counts, Frame, Receiving, Sending
+from .notices import MAX_TAIL_BYTES, Hello, Numbered, decode, frame
+from .peers import Counts, Frame, Receiving, Sending
+from .reception import Reception
 from .socket_directory import SocketDirectory, new_name, peer_of
+from .told import ToldQueue
 
 __all__ = ["LOOK_EVERY", "Exchange"]
 
@@ -46,7 +46,6 @@ _LOOK_AFTER_END = 0.2  # seconds from the end of a peer's connection to that of 
 _OFFER_EVERY = 0.02  # seconds after which a notice that found no room is offered again
 _GRACE = 1.0  # seconds for the thread to end after its time is over
 _AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
-_SLOT_BYTES = 512  # what was told is measured in these
 _MOST_TAKEN = 1000  # of what was told, until some of it is written
 _MOST_WARNED = 1000  # processes that are remembered to have been warned of
 _KEPT = Notice(NoticeKind.KEPT)
@@ -92,20 +91,6 @@ class _Wake(Wakeup):
         self._sender.close()
 
 
-class _Told(NamedTuple):
-    """A notice to be sent, encoded once for all peers."""
-
-    kind: NoticeKind
-    tail: bytes
-
-
-_TOLD_KEPT = _Told(NoticeKind.KEPT, encode(_KEPT))
-
-
-def _slots_of(told: _Told) -> int:
-    return 1 + len(told.tail) // _SLOT_BYTES
-
-
 class Exchange:
     """One life of a LocalBackplane, from its `open` to its `close`.
 
@@ -122,18 +107,12 @@ class Exchange:
     ) -> None:
         self._directory = directory
         self._listens = receiver is not None
-        self._receiver = cast(Receiver, receiver)  # what does not listen calls it for nothing
+        self._reception = Reception(receiver, counts)
         self._counts = counts
         self._name = new_name()
         directory.check_name(self._name)
         self._wake = _Wake()
-        # guards: itself: notices to be sent. Filled by any thread, which never waits.
-        self._told: ReentrantQueue[_Told] = ReentrantQueue(
-            self._wake, MAX_WAITING_BYTES // _SLOT_BYTES, _slots_of
-        )
-        # guards: itself: one item for each notice that found no room in `_told`.
-        self._dropped: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._has_kept = False  # whether a KEPT waits in `_told`
+        self._told = ToldQueue(self._wake, MAX_TAIL_BYTES)
         self._deadline: float | None = None  # until when to write before the end
         self._thread: threading.Thread | None = None
         # The thread's own.
@@ -168,29 +147,7 @@ class Exchange:
 
     def tell(self, notice: Notice) -> None:
         """Have the thread tell the peers; never waits. Raises ValueError, see `encode`."""
-        if notice.kind is NoticeKind.KEPT:
-            self._tell_kept()
-            return
-        told = _Told(notice.kind, encode(notice))
-        if notice.kind is NoticeKind.DISCONNECT:
-            self._told.force(told)  # few and small; a user must not stay because others talk
-            return
-        if len(told.tail) <= MAX_TAIL_BYTES:
-            with contextlib.suppress(queue.Full):
-                self._told.put(told, block=False)
-                return
-        self._dropped.put(None)
-        self._wake.signal()
-
-    def _tell_kept(self) -> None:
-        if self._has_kept:
-            return  # the thread has yet to take it: it will tell of this as well
-        try:
-            self._has_kept = True
-            self._told.force(_TOLD_KEPT)  # without room, as it cannot be lost: it has no number
-        except BaseException:
-            self._has_kept = False
-            raise
+        self._told.put(notice)
 
     def peers(self) -> int:
         """Return the number of other processes that are reached, or would be by what is sent."""
@@ -200,7 +157,7 @@ class Exchange:
 
     def dropped(self) -> int:
         """Return the number of lost notices that are not counted yet."""
-        return self._dropped.qsize()
+        return self._told.dropped()
 
     def finish(self, timeout: float) -> None:
         """Write what was told, for so many seconds at most, and end the thread."""
@@ -250,12 +207,12 @@ class Exchange:
             self._look()
         if self._deadline is None:
             return True
-        is_done = not self._told.queue and all([each.is_idle() for each in self._sending.values()])
+        is_done = not self._told and all([each.is_idle() for each in self._sending.values()])
         return not is_done and now < self._deadline
 
     def _patience(self) -> float:
         """Return how long there is nothing to do without an event."""
-        if self._told.queue:
+        if self._told:
             return 0.0
         until = self._next_look
         if self._refused is not None:
@@ -278,7 +235,7 @@ class Exchange:
     def _warn_of_unsent(self) -> None:
         """Count and log what was told and is not sent, at the end."""
         waiting = {peer.name: count for peer in self._sending.values() if (count := peer.waiting())}
-        untold = len(self._told.queue) if self._sending else 0
+        untold = len(self._told) if self._sending else 0
         self._counts.lost += sum(waiting.values()) + untold
         if waiting or untold:
             logger.warning(
@@ -291,28 +248,24 @@ class Exchange:
     # Sending.
 
     def _take_told(self) -> None:
-        if not self._listens and self._told.queue:
+        if not self._listens and self._told:
             self._connect_all()  # nobody that is new could say so
-        with contextlib.suppress(queue.Empty):
-            for _ in range(_MOST_TAKEN):
-                kind, tail = self._told.get()
-                is_kept = kind is NoticeKind.KEPT
-                if is_kept:
-                    # Before it is sent: what is told from now on comes after that.
-                    self._has_kept = False
-                else:
-                    self._number += 1
-                    self._warn_when_alone()
-                if self._sending:
-                    data, always = frame(self._number, tail), kind is NoticeKind.DISCONNECT
-                    each = Frame(data, self._number, is_kept=is_kept, has_room=always)
-                    for peer in self._sending.values():
-                        peer.add(each)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._dropped.get_nowait()
+        for _ in range(_MOST_TAKEN):
+            told = self._told.take()
+            if told is None:
+                break
+            is_kept = told.kind is NoticeKind.KEPT
+            if not is_kept:
                 self._number += 1
-                self._counts.lost += 1
+                self._warn_when_alone()
+            if self._sending:
+                data, always = frame(self._number, told.tail), told.kind is NoticeKind.DISCONNECT
+                each = Frame(data, self._number, is_kept=is_kept, has_room=always)
+                for peer in self._sending.values():
+                    peer.add(each)
+        dropped = self._told.take_dropped()
+        self._number += dropped
+        self._counts.lost += dropped
         for peer in list(self._sending.values()):
             if not peer.waits_for_room:
                 self._write(peer)
@@ -453,13 +406,13 @@ class Exchange:
             if last is not None:
                 self._give(_KEPT, said.name)  # one may have been lost, which no number tells
             self._connect(said.name)
-        self._missed(peer.advance(said.number, 0))
+        self._reception.missed(peer.advance(said.number, 0))
 
     def _take(self, peer: Receiving, said: Numbered) -> None:
         if not peer.name:
             raise ValueError("a notice before the hello")
         is_kept = said.notice is not None and said.notice.kind is NoticeKind.KEPT
-        self._missed(peer.advance(said.number, 0 if is_kept else 1))
+        self._reception.missed(peer.advance(said.number, 0 if is_kept else 1))
         if said.notice is not None:
             self._give(said.notice, peer.name)
 
@@ -473,13 +426,8 @@ class Exchange:
 
     # The receiver.
 
-    def _missed(self, count: int) -> None:
-        if count:
-            self._counts.lost += count
-            self._call(self._receiver.missed, count)
-
     def _give(self, notice: Notice, source: str) -> None:
-        if self._offer(notice, source):
+        if self._reception.offer(notice, source):
             return
         self._refused = notice, source
         self._next_offer = time.monotonic() + _OFFER_EVERY
@@ -487,22 +435,9 @@ class Exchange:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(peer.sock)
 
-    def _offer(self, notice: Notice, source: str) -> bool:
-        if self._call(self._receiver.receive, notice, source) is False:
-            return False
-        self._counts.received += 1
-        return True
-
-    def _call(self, function: Callable[..., object], *args: object) -> object:
-        try:
-            return function(*args)
-        except Exception:  # noqa: BLE001 - it is not this thread's, which has to go on
-            logger.exception("the receiver of the backplane failed")
-            return None
-
     def _offer_again(self) -> None:
         assert self._refused is not None
-        if not self._offer(*self._refused):
+        if not self._reception.offer(*self._refused):
             self._next_offer = time.monotonic() + _OFFER_EVERY
             return
         self._refused = None
@@ -549,11 +484,11 @@ class Exchange:
         elif self._listener not in self._selector.get_map():
             self._selector.register(self._listener, selectors.EVENT_READ, self._on_listener)
         self._connect_all()
-        self._call(self._receiver.left)
+        self._reception.left()
         names = set(self._directory.names())
         for name in [name for name in self._numbers if name not in names]:
             del self._numbers[name]
-            self._call(self._receiver.gone, name)
+            self._reception.gone(name)
 
     def _warn(self, about: object, text: str, *args: object) -> None:
         """Log a warning, once about each peer or fault."""

@@ -5,16 +5,20 @@ Says so in the log when that changes: once when it is lost, once when it is back
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
+from ..backoff import calculate_backoff, full_jitter
 from ..errors import excerpt
 from ..log import get_logger
 from ..reentrant import Event, Lock
 
-__all__ = ["Reach"]
+__all__ = ["Reach", "retry_wait"]
 
 logger = get_logger(__name__)
+
+_RETRY_FIRST, _RETRY_MOST, _RETRY_LEAST = 0.25, 2.0, 0.05  # seconds
 
 
 class Reach:
@@ -94,3 +98,9 @@ class Reach:
                 self._broker,
                 excerpt(str(error), 300),
             )
+
+
+def retry_wait(attempt: int) -> float:
+    """Return the seconds before an attempt to connect, of so many in a row."""
+    most = calculate_backoff(attempt, _RETRY_FIRST, _RETRY_MOST)
+    return max(full_jitter(most, random.random), _RETRY_LEAST)

@@ -11,7 +11,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
@@ -19,14 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import threads
-from ..backoff import calculate_backoff, full_jitter
 from ..errors import excerpt
 from ..log import get_logger
 from ..reentrant import Event, nested
 from .bus import Notice, NoticeKind, Receiver
 from .envelopes import BYE, Envelope, opened, opening
 from .peers import MAX_WAITING_BYTES, Counts
-from .reach import Reach
+from .reach import Reach, retry_wait
+from .reception import Reception
 from .redis_server import RedisServer, Subscription
 
 __all__ = ["RedisListener"]
@@ -38,7 +37,6 @@ _GONE = 10.0  # seconds without a sign of life of another process
 _LOOK_EVERY = 5.0  # seconds between two looks for what such processes have left
 _OFFER_EVERY = 0.02  # seconds after which a notice that found no room is offered again
 _POLL = 0.5  # seconds of one wait
-_RETRY_FIRST, _RETRY_MOST, _RETRY_LEAST = 0.25, 2.0, 0.05  # seconds
 _STABLE = 5.0  # seconds of a connection after which the next retry is as the first
 _GRACE = 1.0  # seconds for the thread to end after its time is over
 _AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
@@ -90,7 +88,7 @@ class RedisListener:
         self._server = server
         self._channel = server.bus
         self._own = tuple(opening(name) for name in own)
-        self._receiver = receiver
+        self._reception = Reception(receiver, counts)
         self._reach = reach
         self._counts = counts
         self._greet = greet
@@ -172,10 +170,7 @@ class RedisListener:
         if self._heard - self._connected > _STABLE:
             self._attempt = 0
         self._attempt += 1
-        wait = full_jitter(
-            calculate_backoff(self._attempt, _RETRY_FIRST, _RETRY_MOST), random.random
-        )
-        until = self._clock() + max(wait, _RETRY_LEAST)
+        until = self._clock() + retry_wait(self._attempt)
         while not self._closed.is_set() and self._clock() < until:
             self._offer_waiting()
             self._closed.wait(min(self._patience(), max(until - self._clock(), 0.0)))
@@ -233,9 +228,9 @@ class RedisListener:
         if envelope.kind == "bye":
             known = self._sources.pop(envelope.source, None)
             if known is not None:
-                self._missed(envelope.number - known.number)
-                self._call(self._receiver.gone, envelope.source)
-                self._call(self._receiver.left)
+                self._reception.missed(envelope.number - known.number)
+                self._reception.gone(envelope.source)
+                self._reception.left()
             return False
         step = 1 if envelope.is_counted else 0
         source = self._sources.get(envelope.source)
@@ -251,34 +246,29 @@ class RedisListener:
         source.seen = now
         if step and envelope.number <= source.number:
             return False
-        self._missed(envelope.number - source.number - step)
+        self._reception.missed(envelope.number - source.number - step)
         source.number = max(envelope.number, source.number)
         return True
-
-    def _missed(self, count: int) -> None:
-        if count > 0:
-            self._counts.lost += count
-            self._call(self._receiver.missed, count)
 
     def _forget_gone(self, now: float) -> None:
         """Forget the processes that have not been heard for long, and look for what they left."""
         for name in [name for name, each in self._sources.items() if now - each.seen > _GONE]:
             del self._sources[name]
-            self._call(self._receiver.gone, name)
+            self._reception.gone(name)
         if self._reach.is_up:
-            self._call(self._receiver.left)
+            self._reception.left()
 
     # The receiver.
 
     def _give(self, notice: Notice, source: str) -> None:
-        if not self._waiting and self._offer(notice, source):
+        if not self._waiting and self._reception.offer(notice, source):
             return
         if notice.kind is NoticeKind.KEPT and any(
             [each.kind is notice.kind for each, _ in self._waiting]
         ):
             return
         if self._waiting_bytes >= MAX_WAITING_BYTES and notice.kind not in _ALWAYS:
-            self._missed(1)
+            self._reception.missed(1)
             return
         self._waiting.append((notice, source))
         self._waiting_bytes += _size_of(notice)
@@ -286,23 +276,10 @@ class RedisListener:
 
     def _offer_waiting(self) -> None:
         while self._waiting and self._clock() >= self._next_offer:
-            if not self._offer(*self._waiting[0]):
+            if not self._reception.offer(*self._waiting[0]):
                 self._next_offer = self._clock() + _OFFER_EVERY
                 return
             self._waiting_bytes -= _size_of(self._waiting.popleft()[0])
-
-    def _offer(self, notice: Notice, source: str) -> bool:
-        if self._call(self._receiver.receive, notice, source) is False:
-            return False
-        self._counts.received += 1
-        return True
-
-    def _call(self, function: Callable[..., object], *args: object) -> object:
-        try:
-            return function(*args)
-        except Exception:  # noqa: BLE001 - it is not this thread's, which has to go on
-            logger.exception("the receiver of the backplane failed")
-            return None
 
 
 def _size_of(notice: Notice) -> int:

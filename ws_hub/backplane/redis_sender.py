@@ -12,9 +12,6 @@ Rules of this file:
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import random
 import threading
 import time
 from collections import deque
@@ -22,17 +19,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .. import threads
-from ..backoff import calculate_backoff, full_jitter
 from ..errors import excerpt
 from ..log import get_logger
-from ..reentrant import ReentrantQueue, Wakeup, nested
+from ..reentrant import Wakeup, nested
 from .bus import Notice, NoticeKind
 from .envelopes import BYE, HELLO, HELLO_ALL, MAX_BODY_BYTES, sealed
-from .notices import encode
-from .peers import MAX_WAITING_BYTES, Counts
-from .reach import Reach
+from .peers import Counts
+from .reach import Reach, retry_wait
 from .redis_claims import RedisClaims
 from .redis_server import RedisServer
+from .told import Told, ToldQueue
 
 __all__ = ["BEAT_EVERY", "RedisSender"]
 
@@ -42,30 +38,16 @@ BEAT_EVERY = 2.0  # seconds
 _MOST_AGE = 10.0  # seconds for which a notice waits for the server
 _BATCH, _BATCH_BYTES = 500, 1024 * 1024  # of one pipeline
 _MAX_TAIL_BYTES = MAX_BODY_BYTES - 128  # without the version, the name and the number
-_SLOT_BYTES = 512  # what was told is measured in these
-_RETRY_FIRST, _RETRY_MOST, _RETRY_LEAST = 0.25, 2.0, 0.05  # seconds
 _GRACE = 1.0  # seconds for the thread to end after its time is over
 _AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
 _PART = "publish"  # of `Reach`
 
 
-class _Told(NamedTuple):
-    """A notice to be sent."""
-
-    kind: NoticeKind
-    tail: bytes
-    at: float  # monotonic seconds
-
-
 class _Sent(NamedTuple):
     """A notice with its number, which stays the same when it is sent again."""
 
-    told: _Told
+    told: Told
     body: bytes
-
-
-def _slots_of(told: _Told) -> int:
-    return 1 + len(told.tail) // _SLOT_BYTES
 
 
 class RedisSender:
@@ -98,13 +80,7 @@ class RedisSender:
         self._counts = counts
         self._clock = clock
         self._wake = Wakeup()
-        # guards: itself: notices to be sent. Filled by any thread, which never waits.
-        self._told: ReentrantQueue[_Told] = ReentrantQueue(
-            self._wake, MAX_WAITING_BYTES // _SLOT_BYTES, _slots_of
-        )
-        # guards: itself: one item for each notice that found no room in `_told`.
-        self._dropped: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._has_kept = False  # whether a KEPT waits in `_told`
+        self._told = ToldQueue(self._wake, _MAX_TAIL_BYTES, clock)
         self._deadline: float | None = None  # until when to send before the end; written once
         self._next_beat = 0.0  # set to 0.0 by any thread, for a beat at once
         self._asks = False  # whether the next sign of life asks for those of others
@@ -126,29 +102,7 @@ class RedisSender:
 
     def tell(self, notice: Notice) -> None:
         """Have the thread tell the others; never waits. Raises ValueError, see `encode`."""
-        if notice.kind is NoticeKind.KEPT:
-            self._tell_kept(notice)
-            return
-        told = _Told(notice.kind, encode(notice), self._clock())
-        if notice.kind is NoticeKind.DISCONNECT:
-            self._told.force(told)  # few and small; a user must not stay because others talk
-            return
-        if len(told.tail) <= _MAX_TAIL_BYTES:
-            with contextlib.suppress(queue.Full):
-                self._told.put(told, block=False)
-                return
-        self._dropped.put(None)
-        self._wake.signal()
-
-    def _tell_kept(self, notice: Notice) -> None:
-        if self._has_kept:
-            return  # the thread has yet to take it: it will tell of this as well
-        try:
-            self._has_kept = True
-            self._told.force(_Told(notice.kind, encode(notice), self._clock()))
-        except BaseException:
-            self._has_kept = False
-            raise
+        self._told.put(notice)
 
     def greet(self, asks: bool) -> None:
         """Say at once that this process is there; have the others do the same if it `asks`."""
@@ -158,7 +112,7 @@ class RedisSender:
 
     def dropped(self) -> int:
         """Return the number of lost notices that are not counted yet."""
-        return self._dropped.qsize()
+        return self._told.dropped()
 
     def finish(self, timeout: float) -> None:
         """Send what was told, for so many seconds at most, and end the thread."""
@@ -186,32 +140,27 @@ class RedisSender:
     def _turn(self) -> bool:
         """Send what waits; False at the end."""
         now = self._clock()
-        self._count_dropped()
+        dropped = self._told.take_dropped()
+        self._number += dropped
+        self._counts.lost += dropped
         self._fill(now)
         if now >= self._next_try:
             self._send(now)
         if self._deadline is None:
             return True
-        if self._sent or self._told.queue:
+        if self._sent or self._told:
             return self._clock() < self._deadline
         return False
 
     def _patience(self) -> float:
         """Return how long there is nothing to do without a signal."""
         now, is_failing = self._clock(), self._attempt > 0
-        if (self._sent or self._told.queue) and not is_failing:
+        if (self._sent or self._told) and not is_failing:
             return 0.0
         until = self._next_try if is_failing else self._next_beat
         if self._deadline is not None:
             until = min(until, self._deadline)
         return min(max(until - now, 0.0), BEAT_EVERY)
-
-    def _count_dropped(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._dropped.get_nowait()
-                self._number += 1
-                self._counts.lost += 1
 
     def _fill(self, now: float) -> None:
         """Have a batch wait to be sent, without what is too old to be told."""
@@ -219,22 +168,19 @@ class RedisSender:
         self._counts.lost += len(self._sent) - len(fresh)
         self._sent = deque(fresh)
         size = sum([len(each.body) for each in fresh])
-        with contextlib.suppress(queue.Empty):
-            while len(self._sent) < _BATCH and size < _BATCH_BYTES:
-                told = self._told.get()
-                if told.kind is NoticeKind.KEPT:
-                    # Before it is sent: what is told from now on comes after that.
-                    self._has_kept = False
-                else:
-                    self._number += 1
-                    if self._is_old(told, now):
-                        self._counts.lost += 1
-                        continue
-                body = sealed(self._source, self._number, told.tail)
-                size += len(body)
-                self._sent.append(_Sent(told, body))
+        while len(self._sent) < _BATCH and size < _BATCH_BYTES:
+            told = self._told.take()
+            if told is None:
+                break
+            self._number += told.kind is not NoticeKind.KEPT
+            if self._is_old(told, now):
+                self._counts.lost += 1
+                continue
+            body = sealed(self._source, self._number, told.tail)
+            size += len(body)
+            self._sent.append(_Sent(told, body))
 
-    def _is_old(self, told: _Told, now: float) -> bool:
+    def _is_old(self, told: Told, now: float) -> bool:
         return told.kind not in (NoticeKind.KEPT, NoticeKind.DISCONNECT) and (
             now - told.at > _MOST_AGE
         )
@@ -298,10 +244,7 @@ class RedisSender:
 
     def _failed(self, error: Exception) -> None:
         self._attempt += 1
-        wait = full_jitter(
-            calculate_backoff(self._attempt, _RETRY_FIRST, _RETRY_MOST), random.random
-        )
-        self._next_try = self._clock() + max(wait, _RETRY_LEAST)
+        self._next_try = self._clock() + retry_wait(self._attempt)
         self._next_beat, self._asks = 0.0, True
         if self._client is not None:
             self._client.connection_pool.disconnect()  # to a replica, too, it is made anew
@@ -310,9 +253,8 @@ class RedisSender:
     def _release(self) -> None:
         """Say that this process ends; count and log what was told and is not sent."""
         untold = sum(each.told.kind is not NoticeKind.KEPT for each in self._sent)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                untold += self._told.get().kind is not NoticeKind.KEPT
+        while (told := self._told.take()) is not None:
+            untold += told.kind is not NoticeKind.KEPT
         if untold:
             self._counts.lost += untold
             logger.warning(

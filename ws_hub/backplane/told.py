@@ -1,0 +1,120 @@
+"""What a process tells the others, until the backplane's thread sends it."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..reentrant import ReentrantQueue, Wakeup
+from .bus import Notice, NoticeKind
+from .notices import encode
+from .peers import MAX_WAITING_BYTES
+
+__all__ = ["Told", "ToldQueue"]
+
+_SLOT_BYTES = 512  # what was told is measured in these
+
+
+class Told(NamedTuple):
+    """A notice to be sent, encoded once for all.
+
+    Args:
+        kind: its kind.
+        tail: what `notices.encode` has returned for it.
+        at: when it was told, in monotonic seconds.
+    """
+
+    kind: NoticeKind
+    tail: bytes
+    at: float
+
+
+def _slots_of(told: Told) -> int:
+    return 1 + len(told.tail) // _SLOT_BYTES
+
+
+class ToldQueue:
+    """Notices to be sent, within a bound. Whoever tells never waits.
+
+    Those of the kind KEPT wait as one, and these and DISCONNECT whatever else does.
+
+    Args:
+        wake: wakes the thread that sends.
+        max_tail_bytes: bytes of a notice that can be sent.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, wake: Wakeup, max_tail_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wake = wake
+        self._max_tail_bytes = max_tail_bytes
+        self._clock = clock
+        # guards: itself: notices to be sent.
+        self._told: ReentrantQueue[Told] = ReentrantQueue(
+            wake, MAX_WAITING_BYTES // _SLOT_BYTES, _slots_of
+        )
+        # guards: itself: one item for each notice that found no room in `_told`.
+        self._dropped: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._has_kept = False  # whether a KEPT waits
+
+    # --- any thread --------------------------------------------------------------------------
+
+    def put(self, notice: Notice) -> None:
+        """Have the thread send a notice; never waits. Raises ValueError, see `encode`."""
+        if notice.kind is NoticeKind.KEPT:
+            self._put_kept(notice)
+            return
+        told = Told(notice.kind, encode(notice), self._clock())
+        if notice.kind is NoticeKind.DISCONNECT:
+            self._told.force(told)  # few and small; a user must not stay because others talk
+            return
+        if len(told.tail) <= self._max_tail_bytes:
+            with contextlib.suppress(queue.Full):
+                self._told.put(told, block=False)
+                return
+        self._dropped.put(None)
+        self._wake.signal()
+
+    def _put_kept(self, notice: Notice) -> None:
+        if self._has_kept:
+            return  # the thread has yet to take it: it will tell of this as well
+        try:
+            self._has_kept = True
+            # Without room, as it cannot be lost: it has no number.
+            self._told.force(Told(notice.kind, encode(notice), self._clock()))
+        except BaseException:
+            self._has_kept = False
+            raise
+
+    def __len__(self) -> int:
+        return len(self._told.queue)
+
+    def dropped(self) -> int:
+        """Return the number of lost notices that `take_dropped` has not returned yet."""
+        return self._dropped.qsize()
+
+    # --- the thread --------------------------------------------------------------------------
+
+    def take(self) -> Told | None:
+        """Return the next notice; None for none."""
+        try:
+            told = self._told.get()
+        except queue.Empty:
+            return None
+        if told.kind is NoticeKind.KEPT:
+            # Before it is sent: what is told from now on comes after that.
+            self._has_kept = False
+        return told
+
+    def take_dropped(self) -> int:
+        """Return how many notices were lost since the last call."""
+        count = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._dropped.get_nowait()
+                count += 1
+        return count
