@@ -12,7 +12,8 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Never, Self, TextIO
 
 from .. import threads
@@ -114,6 +115,15 @@ class Publisher(AbstractPublisher):
 
     # --- the hub ---------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[Hub]:
+        """Yield the hub; raises HubNotRunning in this publisher's words where that has ended."""
+        hub = self._begun()
+        try:
+            yield hub
+        except HubNotRunning as error:
+            raise self._ended() from error
+
     def _begun(self) -> Hub:
         """Return the hub, which runs; it is started where there is none yet."""
         hub = self._hub
@@ -153,12 +163,9 @@ class Publisher(AbstractPublisher):
         close_timeout = max(self._timeout / _STEPS, _LEAST_CLOSE)
         outward = _Outward(backplane, close_timeout)
         config = HubConfig(rules=rules, backplane=outward, close_timeout=close_timeout)
-        if not config.keeps_history:
-            return config
-        history = _store(there.history)
-        return HubConfig(
-            rules=rules, backplane=outward, close_timeout=close_timeout, history=history
-        )
+        if config.keeps_history:
+            config = replace(config, history=_store(there.history))
+        return config
 
     def _there(self, kept: str | None) -> SharedRules:
         """Return the rules of the application, of which those that were given may differ."""
@@ -244,8 +251,7 @@ class Publisher(AbstractPublisher):
         wait: float | None = None,
         key: Key | None = None,
     ) -> Delivery | None:
-        hub = self._begun()
-        try:
+        with self._running() as hub:
             return hub._publish(
                 texts,
                 channel,
@@ -255,8 +261,6 @@ class Publisher(AbstractPublisher):
                 wait=wait,
                 key=key,
             )
-        except HubNotRunning as error:
-            raise self._ended() from error
 
     def send_to_user(
         self,
@@ -273,11 +277,8 @@ class Publisher(AbstractPublisher):
         """
         check_named(_unnamed, "send_to_user(user_id, message)")
         bound = self._timeout if timeout is None else timeout
-        hub = self._begun()
-        try:
+        with self._running() as hub:
             hub.send_to_user(user_id, message, timeout=bound)
-        except HubNotRunning as error:
-            raise self._ended() from error
 
     def disconnect(
         self, user_id: AnyId, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
@@ -307,14 +308,11 @@ class Publisher(AbstractPublisher):
 
         Threads: any; does not wait for the program.
         """
-        hub = self._begun()
-        try:
+        with self._running() as hub:
             process: Process = hub.run_process(
                 argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line
             )
-        except HubNotRunning as error:
-            raise self._ended() from error
-        return process
+            return process
 
     def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
         """Return a logging handler that sends records to a channel as events.
