@@ -23,7 +23,6 @@ import datetime
 import functools
 import itertools
 import logging
-import math
 import os
 import queue
 import random
@@ -252,19 +251,18 @@ class Hub(AbstractPublisher):
         """Do what is due; return when to look again, in monotonic seconds."""
         looks = life.history.expire, life.registry.beat, life.clients.expire
         times = [float(life.guard(look, now, default=now + _RETRY)) for look in looks]
-        keyed, presence = life.stores.keyed, math.inf
+        keyed = life.stores.keyed
         if keyed.next_expiry <= now:
             life.guard(keyed.expire, now)
         if life.state is State.RUNNING:  # later each client would tell all others that it leaves
-            presence = life.presence.next_turn()
-            if presence <= now:
+            if life.presence.next_turn() <= now:
                 life.guard(life.presence.turn, now, life.dispatcher.send)
-                presence = life.presence.next_turn()
-        shared = life.keys.next_turn() if life.keys is not None else math.inf
-        if shared <= now and life.keys is not None:
-            life.guard(life.keys.turn, now)
-            shared = life.keys.next_turn()
-        return min(*times, keyed.next_expiry, presence, shared, life.replays.next_turn())
+            times.append(life.presence.next_turn())
+        if life.keys is not None:
+            if life.keys.next_turn() <= now:
+                life.guard(life.keys.turn, now)
+            times.append(life.keys.next_turn())
+        return min(*times, keyed.next_expiry, life.replays.next_turn())
 
     def _drain(self, life: Life) -> int:
         """Do what waits in the three queues, a turn's worth; return how many items that were.
