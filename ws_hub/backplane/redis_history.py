@@ -29,8 +29,7 @@ from ..reentrant import Lock
 from .envelopes import KEPT, sealed
 from .redis_scripts import APPEND, EXPIRE, GREET, HEADS, READ, SNAPSHOT, Script
 from .redis_server import RedisServer, Session
-from .sqlite_rows import newest_of_keys
-from .store import Kept, Page, Span, first_since
+from .store import Kept, Page, Span, first_since, new_epoch, newest_of_keys
 
 __all__ = ["RedisHistory"]
 
@@ -130,7 +129,7 @@ class RedisHistory:
         ]
         words: list[Any] = [channel, now, expires, most, rule.history_bytes, skip, len(texts)]
         words += [self._server.bus, self._kept, int(_REMEMBERED * 1000), len(once), *once]
-        for place, _, key, text in rows:
+        for place, key, text in rows:
             words += [place, key or "", text]
 
         def write(link: _Link) -> Span:
@@ -139,12 +138,8 @@ class RedisHistory:
             epoch, first, last, *repeated = self._call(
                 link, APPEND, names, [new_epoch(), late, *words]
             )
-            if repeated:
-                return Span(
-                    epoch.decode(), int(first), int(last), tuple(map(bytes.decode, repeated))
-                )
-            self._own += 1
-            return Span(epoch.decode(), int(first), int(last))
+            self._own += not repeated
+            return Span(epoch.decode(), int(first), int(last), tuple(map(bytes.decode, repeated)))
 
         return self._run(self._writer, write)
 
@@ -328,11 +323,6 @@ class RedisHistory:
         """Begin anew in a forked child: the hub's start opens it there."""
         self._rule_for = None
         self._renew()
-
-
-def new_epoch() -> str:
-    """Return a name for a numbering."""
-    return secrets.token_hex(8)
 
 
 def _seq(id: bytes) -> int:

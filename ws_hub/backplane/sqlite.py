@@ -27,7 +27,7 @@ from ..errors import ConfigError, HistoryError, excerpt
 from ..log import get_logger
 from ..protocol.message import number
 from ..validation import is_number
-from .sqlite_file import FileConnection, network_type, new_epoch, transaction
+from .sqlite_file import FileConnection, network_type, transaction
 from .sqlite_rows import (
     INSERT,
     MOST_PER_ROW,
@@ -39,7 +39,6 @@ from .sqlite_rows import (
     head_of,
     in_range,
     joined_rows,
-    newest_of_keys,
     published,
     release_reserved,
     reserve,
@@ -47,7 +46,7 @@ from .sqlite_rows import (
     trim,
     until_large,
 )
-from .store import Kept, Page, Span
+from .store import Kept, Page, Span, new_epoch, newest_of_keys
 
 if TYPE_CHECKING:
     import sqlite3
@@ -205,7 +204,10 @@ class SqliteHistory:
     ) -> Span:
         rule, now = self._opened()(channel), self._clock()
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
-        rows = list(newest_of_keys(keys, texts) if keys else joined_rows(texts))
+        if keys:
+            rows = [(place, 1, key, text) for place, key, text in newest_of_keys(keys, texts)]
+        else:
+            rows = list(joined_rows(texts))
         count = sum(several for _, several, _, _ in rows)
         size = sum(len(text) - several + 1 for _, several, _, text in rows)
         with transaction(db):

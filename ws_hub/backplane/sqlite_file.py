@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import ConfigError
 from ..log import get_logger
 from ..reentrant import Lock
+from .store import new_epoch
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["FileConnection", "alone", "network_type", "new_epoch", "transaction"]
+__all__ = ["FileConnection", "alone", "network_type", "transaction"]
 
 logger = get_logger(__name__)
 
@@ -233,14 +234,6 @@ def transaction(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Itera
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-
-
-def new_epoch() -> str:
-    """Return the name of a numbering that there has not been.
-
-    Threads: any.
-    """
-    return secrets.token_hex(6)
 
 
 def _boot() -> str:

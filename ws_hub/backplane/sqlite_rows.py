@@ -33,7 +33,6 @@ __all__ = [
     "head_of",
     "in_range",
     "joined_rows",
-    "newest_of_keys",
     "published",
     "release_reserved",
     "reserve",
@@ -125,14 +124,6 @@ def release_reserved(db: sqlite3.Connection) -> None:
     """Give back what is reserved: should this commit be lost, there is a gap, and no more."""
     with transaction(db):
         db.execute("UPDATE channels SET reserved = seq WHERE reserved > seq")
-
-
-def newest_of_keys(keys: Sequence[str | None], texts: Sequence[bytes]) -> Iterator[Row]:
-    """Yield rows of the messages that no later one replaces."""
-    newest = {key: place for place, key in enumerate(keys)}
-    for place, (key, text) in enumerate(zip(keys, texts, strict=True)):
-        if key is None or newest[key] == place:
-            yield place, 1, key, text
 
 
 def published(db: sqlite3.Connection, once: Sequence[str]) -> tuple[str, ...]:

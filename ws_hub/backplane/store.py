@@ -7,14 +7,25 @@ twice under one epoch. Texts are encoded messages; a store adds their `seq` when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..config import ChannelRule
 from ..protocol.message import Message, parse_timestamp
 
-__all__ = ["HistoryPage", "HistoryStore", "Kept", "Page", "Span", "first_since", "moment"]
+__all__ = [
+    "HistoryPage",
+    "HistoryStore",
+    "Kept",
+    "Page",
+    "Span",
+    "first_since",
+    "moment",
+    "new_epoch",
+    "newest_of_keys",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +186,21 @@ def first_since(first: int, last: int, time: float, text_from: Callable[[int], b
         else:
             last = middle - 1
     return first
+
+
+def new_epoch() -> str:
+    """Return the name of a numbering that there has not been.
+
+    Threads: any.
+    """
+    return secrets.token_hex(6)
+
+
+def newest_of_keys(
+    keys: Sequence[str | None], texts: Sequence[bytes]
+) -> Iterator[tuple[int, str | None, bytes]]:
+    """Yield the messages that no later one replaces: their places, their keys, their texts."""
+    newest = {key: place for place, key in enumerate(keys)}
+    for place, (key, text) in enumerate(zip(keys, texts, strict=True)):
+        if key is None or newest[key] == place:
+            yield place, key, text

@@ -14,7 +14,6 @@ they come with their numbers, of which some may be left out between two blocks.
 from __future__ import annotations
 
 import math
-import secrets
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 
-from ..backplane.store import first_since
+from ..backplane.store import first_since, new_epoch
 from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, ChannelRule
 from ..protocol.frames import payload_of
 from ..reentrant import Lock
@@ -365,7 +364,7 @@ class History:
         *,
         max_bytes: int = DEFAULT_HISTORY_BYTES,
         max_published_bytes: int = DEFAULT_PUBLISHED_HISTORY_BYTES,
-        new_epoch: Callable[[], str] = lambda: secrets.token_hex(6),
+        new_epoch: Callable[[], str] = new_epoch,
         max_channels: int = _MAX_CHANNELS,
     ) -> None:
         self._max_channels = max_channels

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..backplane.store import new_epoch
 from ..config import ChannelRule
 from ..errors import excerpt
 from ..log import get_logger
@@ -200,7 +201,7 @@ class KeyedStore:
         is_heard: Callable[[str], bool],
         max_bytes: int,
         max_published_bytes: int,
-        new_epoch: Callable[[], str] = lambda: secrets.token_hex(6),
+        new_epoch: Callable[[], str] = new_epoch,
     ) -> None:
         self._rule_for = rule_for
         self._is_heard = is_heard
