@@ -16,6 +16,7 @@ import pytest
 
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
+from tests.nginx import arguments
 from tests.support import wait_until
 from ws_hub.protocol.message import Message
 from ws_hub.server.server import serve
@@ -537,23 +538,16 @@ def nginx(program: str, folder: Path, backend: int, prefix: str) -> Iterator[int
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    temporary = "".join(
-        f"{each}_temp_path {folder}/{each};"
-        for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     headers = (
         "proxy_set_header Host $http_host; proxy_http_version 1.1;"
         "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
     )
-    (folder / "nginx.conf").write_text(
-        f"{'user root;' if os.getuid() == 0 else ''} daemon off; pid {folder}/pid; events {{}}"
-        f"http {{ {temporary} access_log off; server {{ listen 127.0.0.1:{port};"
+    text = (
+        f"access_log off; server {{ listen 127.0.0.1:{port};"
         f"absolute_redirect off; location {prefix} {{"
-        f"proxy_pass http://127.0.0.1:{backend}/; {headers} }} }} }}",
-        encoding="utf-8",
+        f"proxy_pass http://127.0.0.1:{backend}/; {headers} }} }}"
     )
-    arguments = ["-p", str(folder), "-c", "nginx.conf", "-e", f"{folder}/error.log"]
-    process = subprocess.Popen([program, *arguments])
+    process = subprocess.Popen([program, *arguments(folder, text)])
 
     def listens() -> bool:
         assert process.poll() is None, (folder / "error.log").read_text(encoding="utf-8")

@@ -797,7 +797,7 @@ def test_a_killed_process_is_forgotten(
     join: Join, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "LOOK_EVERY", 0.1)
-    (one, _), (two, at_two) = join(), join()
+    (one, at_one), (two, at_two) = join(), join()
     with peer_process(directory) as process:
         everybody(one, two, others=1)
         (name,) = [each for each in os.listdir(directory) if each.startswith(f"{process.pid}-")]
@@ -807,6 +807,7 @@ def test_a_killed_process_is_forgotten(
         one.tell(said("on"))
         at_two.wait_for("on")
         wait_until(lambda: not (directory / name).exists(), what="the file to be removed")
+        wait_until(lambda: at_one.ended == at_two.ended == {name}, what="its end to be told")
 
 
 def test_a_stopped_process_learns_what_it_missed(join: Join, directory: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.integration.apps.launch import ROOT, START
 from tests.integration.apps.live import Notes, at_once, subscribe
+from tests.nginx import arguments
 from tests.support import PING, TIMEOUT, RawPeer, wait_until
 from ws_hub import ConnectionState, Hub, HubConfig, Message, ReconnectingClient, Server, serve
 
@@ -41,17 +42,7 @@ def nginx(folder: Path, port: int, backend: str) -> list[str]:
     text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
     text = text.replace("proxy_read_timeout 90s", f"proxy_read_timeout {IDLE}s")
     text = text.replace("/var/log/nginx/access.log", f"{folder}/access.log")
-    temporary = "".join(
-        f"{each}_temp_path {folder}/{each};"
-        for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.getuid() == 0 else ""
-    (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;"
-        f"events {{}} http {{ {temporary} {text} }}",
-        encoding="utf-8",
-    )
-    return ["-p", str(folder), "-c", "nginx.conf", "-e", f"{folder}/error.log"]
+    return arguments(folder, text)
 
 
 def caddy(folder: Path, port: int, backend: str) -> list[str]:

@@ -26,6 +26,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from tests.integration.apps.launch import ROOT, START, Running, command
 from tests.integration.apps.live import subscribe
+from tests.nginx import arguments
 from tests.support import TIMEOUT, RawPeer, wait_until
 
 pytestmark = pytest.mark.timeout(240)
@@ -76,17 +77,7 @@ def proxy(folder: Path, servers: list[Running]) -> Iterator[int]:
     for documented, server in zip(PORTS, servers, strict=True):
         assert f":{documented};" in text
         text = text.replace(f":{documented};", f":{server.port};")
-    temporary = "".join(
-        f"{each}_temp_path {folder}/{each};"
-        for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.getuid() == 0 else ""
-    (folder / "nginx.conf").write_text(
-        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;"
-        f"events {{}} http {{ access_log off; {temporary} {text} }}",
-        encoding="utf-8",
-    )
-    argv = [NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", f"{folder}/error.log"]
+    argv = [NGINX, *arguments(folder, f"access_log off; {text}")]
     with subprocess.Popen(argv) as process:
         try:
             wait_until(lambda: listens(process, port), START, what="nginx listens")

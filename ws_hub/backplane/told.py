@@ -37,7 +37,7 @@ def _slots_of(told: Told) -> int:
 
 
 class ToldQueue:
-    """Notices to be sent, within a bound. Whoever tells never waits.
+    """Notices to be sent, within a bound. `put` never waits.
 
     Those of the kind KEPT wait as one, and these and DISCONNECT whatever else does.
 

@@ -5,7 +5,7 @@ them by the same rules. No I/O and no clock: the time is an argument. Rules of t
 
 - A process has a token, which the ids of its connections end with. It tells only of these, and
   is believed only of these.
-- It numbers what it tells. Who finds a number missing asks for the whole, as a process does
+- It numbers what it tells. A process that finds a number missing asks for the whole, as one does
   that begins; the answer goes to all.
 - It repeats its last number every few seconds, so that what was told last and lost is noticed
   too. A process that is not heard for some time, or whose end is known, is gone: its
