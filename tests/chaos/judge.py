@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.plan import FIRM, LIFE, LOOSE, MARK, parts_of
+from tests.chaos.plan import FIRM, LIFE, LOOSE, MARK, REMOTE, parts_of
 from tests.chaos.record import Record, Track
 
 __all__ = ["Accepted", "Count", "Verdict", "judge"]
@@ -22,7 +22,11 @@ Stored = Mapping[str, Mapping[str, Any]]
 
 @dataclass
 class Count:
-    """What one kind of client makes: messages received, and what is wrong with them."""
+    """What one kind of client makes: messages received, and what is wrong with them.
+
+    `repeated` is no fault: what a client published came twice, and once without a number. The
+    store could not keep it, and the client whose ack was lost published it again.
+    """
 
     clients: int = 0
     messages: int = 0
@@ -31,6 +35,7 @@ class Count:
     disordered: int = 0
     told: int = 0
     unnumbered: int = 0
+    repeated: int = 0
     untrue: int = 0
     ghosts: int = 0
 
@@ -105,6 +110,11 @@ def judge(
         count.clients += 1
         for channel, track in record.tracks.items():
             count.add(_of_track(track, stored[channel], holes[channel]))
+            doubled = sorted(_doubled_values(track) - _repeated_values(track))
+            for publisher, number in map(parts_of, doubled):
+                verdict.complaints.append(
+                    f"{record.name} has {number} of publisher {publisher} in {channel} twice"
+                )
         count.ghosts += len(living ^ set(record.present)) + _doubled(record.present)
         verdict.complaints += [f"{record.name}: {each}" for each in record.complaints]
     _judge_remote(remote, known, unnumbered, stored, verdict)
@@ -166,8 +176,8 @@ def _of_track(track: Track, stored: Mapping[str, Any], holes: set[int]) -> Count
     """
     kept, last = stored["first"], stored["last"]
     count = Count(messages=len(track.seqs), told=len(track.gaps), unnumbered=len(track.unnumbered))
-    loose = [value for value in track.unnumbered if parts_of(value)[0] != MARK]  # that is repeated
-    count.duplicates += len(loose) - len(set(loose).difference(track.values))
+    count.repeated = len(_repeated_values(track))
+    count.duplicates += len(_doubled_values(track) - _repeated_values(track))
     at, seen, gaps = 0, set[int](), iter([*track.gaps, None])
     gap = next(gaps)
     for place, seq in enumerate([*track.seqs, last + 1]):
@@ -189,6 +199,17 @@ def _of_track(track: Track, stored: Mapping[str, Any], holes: set[int]) -> Count
             count.untrue += 1
         at = seq
     return count
+
+
+def _doubled_values(track: Track) -> set[int]:
+    """Return what came more than once, and at least once without a number."""
+    loose = Counter(value for value in track.unnumbered if parts_of(value)[0] != MARK)
+    return {value for value, times in loose.items() if times > 1} | loose.keys() & set(track.values)
+
+
+def _repeated_values(track: Track) -> set[int]:
+    """Return that part of it that clients published, who repeat what they get no ack for."""
+    return {value for value in _doubled_values(track) if parts_of(value)[0] in REMOTE}
 
 
 def _judge_gap(missing: int, told: Sequence[int | None], count: Count) -> None:

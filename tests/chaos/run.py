@@ -252,12 +252,12 @@ def run(plan: Plan, tell: Tell) -> Outcome:
 def table(outcome: Outcome) -> str:
     """Return what has come of a run, as text."""
     heads = ("client", "n", "messages", "silent losses", "duplicates", "out of order",
-             "told gaps", "unnumbered", "untrue", "ghosts")  # fmt: skip
+             "told gaps", "unnumbered", "repeated", "untrue", "ghosts")  # fmt: skip
     rows = [
         (kind, *map(str, vars(count).values())) for kind, count in outcome.verdict.kinds.items()
     ]
     if not outcome.is_peer:
-        rows.append(("the hub itself", *[""] * 8, str(outcome.ghosts)))
+        rows.append(("the hub itself", *[""] * 9, str(outcome.ghosts)))
     rows.insert(0, heads)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -125,7 +125,23 @@ def test_what_the_store_could_not_keep_is_received_once_and_told() -> None:
     untold = found(client, other, stored=stored)
     assert untold.kinds["python"].silent == 1
     client.tracks[FIRST].unnumbered.extend([said(2), said(3)])  # one twice, one with a number
-    assert found(client, stored=stored).kinds["python"].duplicates == 2
+    doubled = found(client, stored=stored)
+    assert doubled.kinds["python"].duplicates == 2
+    assert [each for each in doubled.complaints if each.endswith(f"in {FIRST} twice")] == [
+        f"{client.name} has 2 of publisher {FIRM} in {FIRST} twice",
+        f"{client.name} has 3 of publisher {FIRM} in {FIRST} twice",
+    ]
+
+
+def test_what_clients_publish_again_since_it_was_not_kept_is_no_fault() -> None:
+    value = said(1, REMOTE[0])
+    client = record(1, values=[value])
+    client.tracks[FIRST].unnumbered.append(value)
+    repeated = found(client, stored=kept(value))
+    assert repeated.is_well
+    assert repeated.kinds["python"].repeated == 1
+    numbered = found(record(1, 2, values=[value, value]), stored=kept(value, value))
+    assert not numbered.is_well
 
 
 def accepted(*numbers: int, publisher: int = LOOSE, at: float = 10.0) -> list[Accepted]:
