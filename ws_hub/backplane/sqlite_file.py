@@ -183,6 +183,9 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     # A channel that overwrites itself is copied from the log less often so; 16 MB of it.
     db.execute("PRAGMA wal_autocheckpoint=4000")
     db.execute("PRAGMA journal_size_limit=16777216")
+    # Where it is on by default, pages that are free are written once more, as zeros: a third
+    # of the cost of a channel that overwrites itself.
+    db.execute("PRAGMA secure_delete=OFF")
     db.execute("PRAGMA synchronous=FULL")
     with transaction(db):
         if _is_new(db, path):
