@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import crowd, fanout, history, hub, late, plain, progress, slow, sweeps
+from . import crowd, fanout, filters, history, hub, late, plain, progress, slow, sweeps
 from .base import Incomplete, Plan, Point, Row, Sample, Setup
 
 __all__ = ["ROWS", "Incomplete", "Plan", "Point", "Row", "Sample", "Setup"]
@@ -10,6 +10,7 @@ __all__ = ["ROWS", "Incomplete", "Plan", "Point", "Row", "Sample", "Setup"]
 ROWS: tuple[Row, ...] = (
     *hub.ROWS,
     *history.ROWS,
+    *filters.ROWS,
     *fanout.ROWS,
     *slow.ROWS,
     *progress.ROWS,

@@ -169,9 +169,9 @@ class Row:
         return self.point.sweep if self.point else self.name
 
 
-def subscribe(channel: str, kind: str = "subscribe", **position: int) -> str:
+def subscribe(channel: str, kind: str = "subscribe", **fields: Any) -> str:
     """Return a request whose ack carries one mark."""
-    return json.dumps({"type": kind, "channel": channel, "id": MARK.decode(), **position})
+    return json.dumps({"type": kind, "channel": channel, "id": MARK.decode(), **fields})
 
 
 def percentile(values: list[float] | list[int], share: float) -> float:

@@ -24,6 +24,7 @@ from ..control import Answer, obey
 from ..wire import report, text
 
 __all__ = [
+    "LEVELS",
     "REPORTS",
     "Publish",
     "Server",
@@ -37,6 +38,7 @@ __all__ = [
 Publish = Callable[[], object]
 
 REPORTS = 16
+LEVELS = ("debug", "info", "note") * 3 + ("error",)  # of ten messages that follow each other
 _PDEATHSIG = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 

@@ -19,7 +19,7 @@ from ws_hub.protocol.publication import publish
 
 from ..control import Answer
 from ..wire import padding, report
-from .base import REPORTS, Publish, Server
+from .base import LEVELS, REPORTS, Publish, Server
 
 __all__ = ["LONG", "PRINTER", "CompressingHubServer", "HeartbeatingHubServer", "HubServer", "sized"]
 
@@ -75,6 +75,11 @@ class HubServer(Server):
         if target.startswith("process:"):
             process, line = target.removeprefix("process:"), padding(size)
             return lambda: hub.send_process_output(process, line)
+        if target.startswith("levels:"):
+            each = itertools.cycle(
+                [Message("event", data={"level": level, "text": padding(size)}) for level in LEVELS]
+            )
+            return lambda: hub.send_to_channel(target, next(each))
         if target:
             message = sized(size, target)
             return lambda: hub.send_to_channel(target, message)
