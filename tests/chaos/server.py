@@ -225,7 +225,7 @@ class _Process:
         if self._paused:
             process.send_signal(signal.SIGCONT)
         try:
-            process.communicate(timeout=15)  # its input ends
+            process.communicate(timeout=60)  # its input ends
         finally:
             process.kill()
             process.wait()
