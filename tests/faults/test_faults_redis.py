@@ -278,6 +278,8 @@ HOSTILE = [
     '{"v":1,"from":"%(name)s","n":1,"kind":"publish","name":["news"]}',
     '{"v":1,"from":"%(name)s","n":1,"kind":"publish","name":"news"}\nno JSON',
     '{"v":1,"from":"%(name)s","n":1,"kind":"publish","name":"news"}\n"text"',
+    '{"v":1,"from":"%(name)s","n":1,"kind":"publish","name":"news"}\n{"type":"event","data":NaN}',
+    '{"v":1,"from":"%(name)s","n":1,"kind":"publish","name":"news"}\n{"type":"event","data":1e999}',
     '{"v":1,"from":"%(name)s","n":1,"kind":"publish","name":"news"}\n{"a":"\udcff"}',
     '{"v":1,"from":"%(name)s","n":1,"kind":"publish","name":"news"}\n' + "[" * 100_000,
 ]

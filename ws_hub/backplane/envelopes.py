@@ -16,11 +16,11 @@ names its sender, and what breaks these rules is no notice:
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
 from ..errors import excerpt
+from ..protocol.message import from_json
 from .bus import Notice, NoticeKind
 from .notices import notice_of, parse
 
@@ -93,7 +93,7 @@ def opened(body: bytes) -> Envelope:
 
 def _check(text: bytes) -> None:
     try:
-        value = json.loads(text.decode())
+        value = from_json(text.decode())
     except RecursionError as error:
         raise ValueError(f"nested too deeply: {excerpt(text)}") from error
     if not isinstance(value, dict):

@@ -37,6 +37,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_fields",
+    "from_json",
     "is_key",
     "is_timestamp",
     "number",
@@ -452,7 +453,7 @@ def _check_depth(text: str, frames: int) -> None:
     if frames:
         _check_depth(text, frames - 1)
     else:
-        _from_json(text)
+        from_json(text)
 
 
 def _encode_error(kind: str, data: Any, error: Exception) -> MessageEncodeError:
@@ -489,7 +490,9 @@ def _parse_finite(digits: str) -> float:
     return value
 
 
-_from_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite).decode
+# Parses one JSON text. Raises ValueError for what is none, NaN and numbers that are too large
+# included, and RecursionError.
+from_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite).decode
 
 
 def decode(text: str, *, any_case: bool = False) -> Message:
@@ -502,7 +505,7 @@ def decode(text: str, *, any_case: bool = False) -> Message:
     Raises MessageDecodeError, with the peer's `id` if it could be read.
     """
     try:
-        value = _from_json_folded(text) if any_case else _from_json(text)
+        value = _from_json_folded(text) if any_case else from_json(text)
         if _SURROGATE.search(text):
             # A lone surrogate has no UTF-8 form: refused here, not in the thread that would
             # forward it (FAULTS 26). A proper pair passes.
