@@ -23,6 +23,7 @@ PAGE = ROOT / "docs" / "errors.md"
 INSIDE = {
     "backplane/envelopes.py": "what is no notice is ignored, counted and logged",
     "backplane/exchange.py": "ends a connection of the backplane",
+    "backplane/go_bridge.py": "what no Go hub sends is ignored, counted and logged",
     "backplane/notices.py": "ends a connection of the backplane; messages have no line feed",
     "backplane/peers.py": "ends a connection of the backplane",
     "backplane/redis_listener.py": "ends a connection of the backplane, and is logged",

@@ -475,7 +475,7 @@ def test_a_password_and_the_rights_that_are_documented_are_enough(
 def _make_user(server: RedisProcess) -> None:
     """Give the user "app" the rights that docs/scaling.md lists."""
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    (rights,) = re.findall(r"ACL SETUSER app (.*?)```", text, re.DOTALL)
+    (rights,) = re.findall(r"ACL SETUSER app (on .*?)```", text, re.DOTALL)
     rights = rights.replace(">password", ">right")
     with redis.Redis(port=server.port, password="secret") as client:
         client.execute_command("ACL", "SETUSER", "app", *rights.split())

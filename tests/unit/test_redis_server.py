@@ -22,6 +22,7 @@ from ws_hub.backplane.redis_server import RedisServer
         ("rediss://u:p@h/0?prefix=a:b", "rediss://u@h:6379/0?prefix=a:b", "a:b:bus"),
         ("valkeys://:p@h/", "valkeys://h:6379/0?prefix=ws", "ws:bus"),
         ("valkey://[::1]:7/0", "valkey://::1:7/0?prefix=ws", "ws:bus"),
+        ("redis://h/0?prefix=a&go=1", "redis://h:6379/0?prefix=a", "a:bus"),
         ("rediss://h?ssl_ca_certs=/a.pem", "rediss://h:6379/0?prefix=ws", "ws:bus"),
     ],
 )
@@ -43,6 +44,7 @@ def test_an_address_names_a_server_and_an_application(url: str, label: str, bus:
         ("http://h/0", "no address of a Redis server"),
         ("redis://h?prefix=a%20b", "no prefix"),
         ("redis://h?socket_timeout=5", "no setting"),
+        ("redis://h?go=yes", "use go=1"),
         ("redis://h?db=one", "cannot be used"),
         ("redis://h?ssl_nothing=1", "cannot be used"),
     ],
@@ -54,6 +56,11 @@ def test_another_address_is_refused_by_a_text_without_its_password(url: str, tex
     if not url.startswith("http"):
         with pytest.raises(ConfigError, match=text):
             Hub(backplane=url).start()
+
+
+def test_go_hubs_are_spoken_to_where_the_address_says_so() -> None:
+    found = [RedisServer(f"redis://h{query}").go for query in ("", "?go=0", "?prefix=a&go=1")]
+    assert found == [False, False, True]
 
 
 def test_a_server_is_named_by_a_text() -> None:

@@ -75,6 +75,8 @@ class BusStats:
         lost: notices of other processes that never came, or to them that found no room.
         invalid: what came over the bus and is no notice.
         connected: whether the server of the bus is reached; True for a bus without one.
+        go_told: messages that were published for Go hubs, see `go_bridge`.
+        go_refused: messages that were not, because Go hubs or their clients would drop them.
     """
 
     peers: int = 0
@@ -83,6 +85,8 @@ class BusStats:
     lost: int = 0
     invalid: int = 0
     connected: bool = True
+    go_told: int = 0
+    go_refused: int = 0
 
 
 class Receiver(Protocol):

@@ -26,6 +26,8 @@ class Counts:
     received: int = 0
     lost: int = 0
     invalid: int = 0
+    go_told: int = 0
+    go_refused: int = 0
 
 
 class Frame(NamedTuple):

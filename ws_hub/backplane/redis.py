@@ -65,7 +65,9 @@ class RedisBackplane:
     Args:
         url: the server, such as "redis://user:password@host:6379/0?prefix=ws"; "rediss://" with
             TLS, "valkey://" and "valkeys://" the same. Applications
-            with another prefix or another database do not hear each other.
+            with another prefix or another database do not hear each other. With "&go=1" it also
+            exchanges broadcasts and the messages of channels without history with Go hubs, by
+            the Redis bridge of these.
 
     Raises TypeError, and ConfigError for another address, or without redis-py.
 
@@ -186,6 +188,8 @@ class RedisBackplane:
             lost=lost,
             invalid=heard.invalid,
             connected=life is not None and life.reach.is_up,
+            go_told=told.go_told,
+            go_refused=told.go_refused,
         )
 
     def close(self, timeout: float) -> None:

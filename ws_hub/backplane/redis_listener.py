@@ -23,10 +23,11 @@ from ..log import get_logger
 from ..reentrant import Event, nested
 from .bus import Notice, NoticeKind, Receiver
 from .envelopes import BYE, Envelope, opened, opening
+from .go_bridge import GoBridge
 from .peers import MAX_WAITING_BYTES, Counts
 from .reach import Reach, retry_wait
 from .reception import Reception
-from .redis_server import RedisServer, Subscription
+from .redis_server import Matched, RedisServer, Subscription
 
 __all__ = ["RedisListener"]
 
@@ -88,6 +89,7 @@ class RedisListener:
         self._server = server
         self._channel = server.bus
         self._own = tuple(opening(name) for name in own)
+        self._go = GoBridge(server.prefix, own[0], counts) if server.go else None
         self._reception = Reception(receiver, counts)
         self._reach = reach
         self._counts = counts
@@ -143,7 +145,8 @@ class RedisListener:
 
     def _listen(self) -> None:
         """Connect, and hand on what comes until the connection ends."""
-        subscription = self._subscription = self._server.subscribe(self._channel)
+        patterns = self._go.patterns if self._go is not None else ()
+        subscription = self._subscription = self._server.subscribe(self._channel, patterns)
         try:
             self._begin()
             while self._turn(subscription):
@@ -182,7 +185,10 @@ class RedisListener:
         if bodies is not None:
             self._heard = now
             for body in bodies:
-                self._take(body, now)
+                if isinstance(body, Matched):
+                    self._take_from_go(body)
+                else:
+                    self._take(body, now)
         elif now - self._heard > _SILENCE:
             raise TimeoutError(f"no answer for {_SILENCE:g} seconds")
         if now - self._pinged >= _PING_EVERY:
@@ -207,18 +213,28 @@ class RedisListener:
         try:
             envelope = opened(body)
         except ValueError as error:
-            self._refuse(error)
+            self._refuse(self._channel, error)
             return
         if self._is_news(envelope, now) and envelope.notice is not None:
             self._give(envelope.notice, envelope.source)
 
-    def _refuse(self, error: ValueError) -> None:
+    def _take_from_go(self, matched: Matched) -> None:
+        assert self._go is not None
+        try:
+            notice = self._go.heard(*matched)
+        except ValueError as error:
+            self._refuse(matched.channel.decode(errors="replace"), error)
+            return
+        if notice is not None:
+            self._give(notice, "")
+
+    def _refuse(self, channel: str, error: ValueError) -> None:
         self._counts.invalid += 1
         self._warned += 1
         if self._warned <= _MOST_WARNED:
             logger.warning(
-                "the backplane ignored what is no notice, in the channel %r of %s: %s",
-                self._channel,
+                "the backplane ignored what is no notice, in the channel %s of %s: %s",
+                excerpt(channel),
                 self._server.label,
                 excerpt(str(error), 300),
             )
@@ -238,7 +254,7 @@ class RedisListener:
             if envelope.kind == NoticeKind.KEPT and envelope.number == 0:
                 return True  # a store's, which has no numbers
             if len(self._sources) >= _MOST_SOURCES:
-                self._refuse(ValueError(f"more than {_MOST_SOURCES} senders"))
+                self._refuse(self._channel, ValueError(f"more than {_MOST_SOURCES} senders"))
                 return False
             source = self._sources[envelope.source] = _Source(envelope.number - step, now)
         if envelope.asks:

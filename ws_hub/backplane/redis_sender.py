@@ -6,6 +6,8 @@ Rules of this file:
   any more, which the others see by its number.
 - What was sent and not answered is sent again with the same number, after a fault, so that a
   receiver that has it knows it.
+- What Go hubs get is sent after that, and once: they do not know what they have. So a fault
+  between the two may lose it, and doubles nothing.
 - Every two seconds the thread says that this process is there, and renews what it claims. This
   needs a server that can be written to: on a replica nobody else would hear it.
 """
@@ -24,6 +26,7 @@ from ..log import get_logger
 from ..reentrant import Wakeup, nested
 from .bus import Notice, NoticeKind
 from .envelopes import BYE, HELLO, HELLO_ALL, MAX_BODY_BYTES, sealed
+from .go_bridge import GoBridge
 from .peers import Counts
 from .reach import Reach, retry_wait
 from .redis_claims import RedisClaims
@@ -48,6 +51,7 @@ class _Sent(NamedTuple):
 
     told: Told
     body: bytes
+    number: int
 
 
 class RedisSender:
@@ -75,6 +79,7 @@ class RedisSender:
         self._server = server
         self._source = source
         self._channel = server.bus
+        self._go = GoBridge(server.prefix, source, counts) if server.go else None
         self._claims = claims
         self._reach = reach
         self._counts = counts
@@ -92,6 +97,7 @@ class RedisSender:
         self._attempt = 0
         self._next_try = 0.0
         self._is_refused = False  # the last sign of life could not be written
+        self._is_refused_to_go = False  # the last message for Go hubs was
 
     # --- any thread --------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class RedisSender:
                 continue
             body = sealed(self._source, self._number, told.tail)
             size += len(body)
-            self._sent.append(_Sent(told, body))
+            self._sent.append(_Sent(told, body, self._number))
 
     def _is_old(self, told: Told, now: float) -> bool:
         return told.kind not in (NoticeKind.KEPT, NoticeKind.DISCONNECT) and (
@@ -212,9 +218,38 @@ class RedisSender:
             return
         self._claims.released(released)
         self._counts.told += heard
+        sent = [*self._sent]
         self._sent.clear()
         self._attempt, self._next_try = 0, 0.0
         self._reach.up(_PART)
+        if self._go is not None:
+            self._send_to_go(self._go, sent)
+
+    def _send_to_go(self, go: GoBridge, sent: list[_Sent]) -> None:
+        """Send what Go hubs get of notices, in one go; never again."""
+        assert self._client is not None
+        pipe = self._client.pipeline(transaction=False)
+        for each in sent:
+            for channel, body in go.bodies(each.told.tail, each.number):
+                pipe.publish(channel, body)
+        count = len(pipe)
+        try:
+            answers: list[Any] = pipe.execute(raise_on_error=False)
+        except self._server.failures as error:
+            self._counts.lost += count
+            self._failed(error)
+            return
+        errors = [each for each in answers if isinstance(each, Exception)]
+        self._counts.go_told += count - len(errors)
+        self._counts.lost += len(errors)
+        if errors and not self._is_refused_to_go:
+            logger.warning(
+                "%s refuses what is for Go hubs, which is lost to them: %s",
+                self._server.label,
+                excerpt(str(errors[0]), 300),
+            )
+        if answers:
+            self._is_refused_to_go = bool(errors)
 
     def _check(self, answers: list[Any]) -> int:
         """Return how many others have got notices, in all; raises what the server has answered."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ..errors import ConfigError, excerpt
@@ -16,7 +16,7 @@ from ..errors import ConfigError, excerpt
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["RedisServer", "Session", "Subscription"]
+__all__ = ["Matched", "RedisServer", "Session", "Subscription"]
 
 _TIMEOUT = 3.0  # seconds of one answer, and of one connect
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
@@ -34,6 +34,7 @@ class RedisServer:
     Attributes:
         prefix: what all keys and channels of the application begin with.
         bus: the channel of its notices.
+        go: whether Go hubs use the same prefix, and are spoken to; see `go_bridge`.
         label: the address, without its password, for the log.
         failures: what is raised where the server is not reached, or refuses.
         timeout: seconds for which one answer is waited for.
@@ -67,11 +68,18 @@ class RedisServer:
                 f"{excerpt(self.prefix)} is no prefix of a RedisBackplane: use up to 64 letters, "
                 "digits and any of _ . : -"
             )
+        go = settings.pop("go", "0")
+        if go not in ("0", "1"):
+            raise ConfigError(
+                f"go={excerpt(go)} is no setting of a RedisBackplane's address: use go=1 where Go "
+                "hubs with the same prefix are to get and send messages, else leave it out"
+            )
+        self.go = go == "1"
         for name in settings:
             if not _SETTINGS.fullmatch(name):
                 raise ConfigError(
                     f"{excerpt(name)} is no setting of a RedisBackplane's address: it takes "
-                    "prefix, db, client_name and those of TLS, such as ssl_ca_certs"
+                    "prefix, go, db, client_name and those of TLS, such as ssl_ca_certs"
                 )
         self._url = parts._replace(scheme=scheme, query=urlencode(settings)).geturl()
         database = settings.get("db", path or "0")
@@ -123,11 +131,11 @@ class RedisServer:
         """Return a new connection. Raises `failures`."""
         return Session(self.client().connection_pool.make_connection())
 
-    def subscribe(self, channel: str) -> Subscription:
-        """Return a connection that is subscribed to a channel. Raises `failures`."""
+    def subscribe(self, channel: str, patterns: Sequence[str] = ()) -> Subscription:
+        """Return a connection that is subscribed to a channel and patterns. Raises `failures`."""
         subscription = Subscription(self.client().connection_pool.make_connection())
         try:
-            subscription.begin(channel)
+            subscription.begin(channel, patterns)
         except BaseException:
             subscription.close()
             raise
@@ -166,8 +174,20 @@ class Session:
         self._connection.disconnect()
 
 
+class Matched(NamedTuple):
+    """A body that came in a channel with a pattern.
+
+    Args:
+        channel: the channel.
+        body: the body.
+    """
+
+    channel: bytes
+    body: bytes
+
+
 class Subscription:
-    """A connection that is subscribed to a channel.
+    """A connection that is subscribed to a channel, and to patterns of channels.
 
     redis-py's own loop waits for ever on a connection whose peer is gone without a word: so
     it is asked, and read, one message at a time.
@@ -180,29 +200,47 @@ class Subscription:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._early: list[bytes | Matched] = []  # came before all was subscribed to
 
-    def begin(self, channel: str) -> None:
+    def begin(self, channel: str, patterns: Sequence[str] = ()) -> None:
         """Connect and subscribe; raises what `RedisServer.failures` has."""
         self._connection.connect()
         self._connection.send_command("SUBSCRIBE", channel, check_health=False)
-        self._connection.read_response(disable_decoding=True)
+        if patterns:
+            self._connection.send_command("PSUBSCRIBE", *patterns, check_health=False)
+        missing = 1 + len(patterns)
+        while missing:
+            found = _bodies_of(self._connection.read_response(disable_decoding=True))
+            self._early += found
+            if not found:
+                missing -= 1
 
     def ping(self) -> None:
         """Ask for a sign of life, which `read` gets."""
         self._connection.send_command("PING", check_health=False)
 
-    def read(self, timeout: float) -> list[bytes] | None:
+    def read(self, timeout: float) -> list[bytes | Matched] | None:
         """Return the next body, or none with another sign of life; None after `timeout` seconds."""
+        if self._early:
+            early, self._early = self._early, []
+            return early
         if not self._connection.can_read(timeout):
             return None
-        answer = self._connection.read_response(disable_decoding=True)
-        if isinstance(answer, list) and len(answer) == 3 and answer[0] == b"message":
-            return [answer[2]]
-        return []
+        return _bodies_of(self._connection.read_response(disable_decoding=True))
 
     def close(self) -> None:
         """Close the connection; idempotent. In a forked child, the child's copy of it."""
         self._connection.disconnect()
+
+
+def _bodies_of(answer: Any) -> list[bytes | Matched]:
+    """Return the body that a subscribed connection has brought; none for another answer."""
+    match answer:
+        case [b"message", _, body]:
+            return [body]
+        case [b"pmessage", _, channel, body]:
+            return [Matched(channel, body)]
+    return []
 
 
 def _library() -> Any:

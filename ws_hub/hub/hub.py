@@ -1477,6 +1477,8 @@ class Hub(AbstractPublisher):
             bus_lost=bus.lost,
             bus_invalid=bus.invalid,
             bus_down=not bus.connected,
+            go_told=bus.go_told,
+            go_refused=bus.go_refused,
             clients=self.client_count(),
             channels=len(self._life.channels),
             subscriptions=self._life.channels.total,
@@ -1633,8 +1635,9 @@ class _Inside:
             # Kept here, it would be by each process.
             log_once(
                 "other rules",
-                f"another process publishes to {excerpt(channel)} by other rules: that is "
-                "delivered, and not kept. Give all processes of a backplane the same rules",
+                f"another process publishes to {excerpt(channel)} by other rules, or a Go hub "
+                "does: that is not kept, and in a keyed channel it is not delivered. Give all "
+                "processes the same rules, and the channels that Go hubs publish to no history",
             )
             if rule.keyed:
                 return []

@@ -34,6 +34,8 @@ class HubStats:
         bus_lost: notices of theirs that never came, or to them that found no room.
         bus_invalid: what came over a backplane's server and is no notice.
         bus_down: whether a backplane does not reach its server, and tells and hears nobody.
+        go_told: messages that a backplane has published for Go hubs.
+        go_refused: messages that it has not, because these or their clients would drop them.
         history_failed: messages that were delivered without a number, because the history
             store could not keep them.
         connected: clients ever connected.
@@ -92,6 +94,8 @@ class HubStats:
     bus_lost: int = 0
     bus_invalid: int = 0
     bus_down: bool = False
+    go_told: int = 0
+    go_refused: int = 0
     connected: int = 0
     refused: int = 0
     crowded_addresses: int = 0
