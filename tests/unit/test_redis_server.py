@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
+import threading
+from typing import IO
 
 import pytest
 
 import ws_hub
+from tests.support import TIMEOUT
 from ws_hub import ConfigError, Hub
 from ws_hub.backplane.redis import RedisBackplane
-from ws_hub.backplane.redis_server import RedisServer
+from ws_hub.backplane.redis_server import Matched, RedisServer
 
 
 @pytest.mark.parametrize(
@@ -83,3 +88,46 @@ def test_the_package_has_its_name_and_imports_nothing_for_it() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+class Answering:
+    """A server that confirms what is subscribed to, with something published in between."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._thread.join(TIMEOUT)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        with sock, sock.makefile("rb") as stream:
+            while words := self._command(stream):
+                sock.sendall(self._answer(words))
+
+    def _command(self, stream: IO[bytes]) -> list[bytes]:
+        count = int(stream.readline().strip()[1:] or 0)
+        return [stream.read(int(stream.readline()[1:]) + 2)[:-2] for _ in range(count)]
+
+    def _answer(self, words: list[bytes]) -> bytes:
+        if words[0] == b"SUBSCRIBE":
+            confirmed = b"*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:1\r\n"
+            return confirmed + b"*3\r\n$7\r\nmessage\r\n$1\r\nb\r\n$1\r\n1\r\n"
+        if words[0] == b"PSUBSCRIBE":
+            confirmed = b"*3\r\n$10\r\npsubscribe\r\n$2\r\na*\r\n:2\r\n"
+            matched = b"*4\r\n$8\r\npmessage\r\n$2\r\na*\r\n$2\r\nab\r\n$1\r\n2\r\n"
+            return confirmed + matched + confirmed
+        return b"+OK\r\n"
+
+
+def test_what_comes_before_all_is_subscribed_to_is_read_first() -> None:
+    with contextlib.closing(Answering()) as answering:
+        server = RedisServer(f"redis://127.0.0.1:{answering.port}")
+        with contextlib.closing(server.subscribe("b", ("a*", "c*"))) as subscription:
+            assert subscription.read(TIMEOUT) == [b"1", Matched(b"ab", b"2")]
+            subscription.ping()
+            assert subscription.read(TIMEOUT) == []
