@@ -29,7 +29,9 @@ from ws_hub.backplane import (
     redis_claims,
     redis_history,
     redis_listener,
+    redis_scripts,
     redis_sender,
+    redis_server,
     sqlite,
     sqlite_file,
     sqlite_rows,
@@ -42,6 +44,7 @@ from ws_hub.process import launch, session
 __all__ = [
     "LibcSend",
     "a_platform",
+    "answer_lost",
     "before_each_request",
     "before_each_signal",
     "broker_times",
@@ -176,6 +179,33 @@ def _load_again(patch: pytest.MonkeyPatch) -> None:
             patch.setattr(module, name, getattr(anew, name))
 
 
+@contextlib.contextmanager
+def answer_lost(error: Exception, then: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Have a Redis server do what the next messages ask for, and be gone before it answers.
+
+    The first attempt to connect after that fails too. `error` is what both raise; `then` is
+    called between the two.
+    """
+    run, session = redis_server.Session.run, redis_server.RedisServer.session
+    with pytest.MonkeyPatch.context() as patch:
+
+        def connect_later(server: redis_server.RedisServer) -> redis_server.Session:
+            patch.setattr(redis_server.RedisServer, "session", session)
+            raise error
+
+        def run_and_lose(made: redis_server.Session, text: str, *call: Any) -> Any:
+            answer = run(made, text, *call)
+            if text != redis_scripts.APPEND.text:
+                return answer
+            then()
+            patch.setattr(redis_server.Session, "run", run)
+            patch.setattr(redis_server.RedisServer, "session", connect_later)
+            raise error
+
+        patch.setattr(redis_server.Session, "run", run_and_lose)
+        yield
+
+
 # --- threads -------------------------------------------------------------------------------
 
 
@@ -271,11 +301,17 @@ def published_remembered(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def broker_times(
-    silence: float = 5.0, gone: float = 10.0, age: float = 10.0, room: int | None = None
+    silence: float = 5.0,
+    gone: float = 10.0,
+    age: float = 10.0,
+    room: int | None = None,
+    patience: float = 2.0,
+    settling: float = 30.0,
 ) -> Iterator[None]:
     """Have a RedisBackplane wait less: for an answer, a process, and its server; in seconds.
 
-    `room` is how many bytes wait for a receiver.
+    `room` is how many bytes wait for a receiver. Its history tries for `patience` to keep
+    messages, for `settling` where they may be kept.
     """
     with contextlib.ExitStack() as stack:
         for owner, name, value in (
@@ -286,6 +322,8 @@ def broker_times(
             (redis_claims, "OWNER_SECONDS", gone),
             (redis_sender, "BEAT_EVERY", min(gone / 5, 2.0)),
             (redis_sender, "_MOST_AGE", age),
+            (redis_history, "_PATIENCE", patience),
+            (redis_history, "_SETTLING", settling),
         ):
             stack.enter_context(patched(owner, name, value))
         if room is not None:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from tests.integration.apps.live import Live, subscribe
+from tests.interventions import answer_lost, broker_times
 from tests.redis_servers import SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, ConfigError, HistoryError, Hub, HubConfig, Message, serve
@@ -186,6 +188,42 @@ def test_fault_46_what_is_sent_again_is_kept_once(server: RedisProcess) -> None:
                 threads[0].join()
                 assert (span.first, span.last) == (number + 1, number + 1)
             assert store.head("kept:a").last == 20
+
+
+def test_fault_46_messages_whose_answer_is_lost_are_asked_for_again_and_come_once(
+    server: RedisProcess,
+) -> None:
+    lost = redis.ConnectionError("made to be lost")
+    with broker_times(patience=0.0), hubs(server.url()) as (here,):
+        with here.subscribed("kept:a") as peer:
+            here.hub.send_to_channel("kept:a", event("one"), wait=10)
+            with answer_lost(lost):
+                delivery = here.hub.send_to_channel("kept:a", event("two"), wait=10)
+            here.hub.send_to_channel("kept:a", event("three"), wait=10)
+            assert received(peer, 3) == [("one", 1), ("two", 2), ("three", 3)]
+            assert (delivery.seq, here.hub.stats().history_failed) == (2, 0)
+            assert len(here.hub.history("kept:a").messages) == 3
+
+
+def test_fault_46_a_hub_that_ends_waits_no_longer_for_an_answer_that_is_lost(
+    server: RedisProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = redis.ConnectionError("made to be lost")
+    config = HubConfig(rules=RULES, backplane=RedisBackplane(server.url()), close_timeout=0.5)
+    with broker_times(settling=600.0), answer_lost(lost, then=server.kill):
+        with Hub(config) as hub:
+            hub.send_to_channel("kept:a", event("one"))
+    assert "cannot be used" in caplog.text or "has not kept" in caplog.text
+
+
+def test_fault_46_nothing_is_sent_on_a_connection_that_has_ended_and_waited_for(
+    server: RedisProcess,
+) -> None:
+    with broker_times(patience=0.0, settling=600.0), store_of(server.url()) as store:
+        store.append("kept:a", [TEXT % 1])
+        server.kill()
+        with pytest.raises(HistoryError, match="cannot be used"):
+            store.append("kept:a", [TEXT % 2])  # surely not kept
 
 
 def test_a_store_belongs_to_one_hub_and_says_where_it_is(server: RedisProcess) -> None:

@@ -5,6 +5,9 @@ Rules of this file:
 - A message, the number that it takes and the notice of it are one script: all or none. What is
   sent again after a fault has the token of the first time, and is done once.
 - A script that comes late, when its caller has been told that it failed, does nothing.
+- Where a script was sent and the answer is lost, the messages may be kept. They are not taken
+  for lost, which would have them delivered without a number, until they were asked for for some
+  seconds.
 - A server that has started again may have lost the newest numbers. So the epoch is another one
   with each start of the server; messages and the order of the numbers go on.
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +45,7 @@ _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is fo
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
 _PATIENCE = 2.0  # seconds in which a server that does not answer is asked again
 _PAUSE = 0.1  # seconds between two attempts
+_SETTLING = 30.0  # the same, where an answer was lost
 _REMEMBERED = 60.0  # seconds for which what was done is known
 _MOST_CHANNELS = 500  # of one script
 _MOST = 2**53  # a number that scripts can take
@@ -55,6 +60,7 @@ class _Link:
         self.session: Session | None = None
         self.failed = False  # the last call
         self.ahead = 0.0  # seconds of the server's clock before ours, which is monotonic
+        self.is_sent = False  # messages, in this call, to be kept
 
 
 class RedisHistory:
@@ -83,6 +89,7 @@ class RedisHistory:
         self._writer, self._reader = _Link(), _Link()  # a page is read while something is kept
         self._own = 0  # changes that are this store's; under the writer's lock
 
+        self._ends = math.inf  # until when a call may wait, in monotonic seconds
     def __repr__(self) -> str:
         return f"RedisHistory({self._server.label!r})"
 
@@ -94,10 +101,15 @@ class RedisHistory:
             )
         self._rule_for = rule_for
         self._writer.failed = True  # asked once: a start does not wait for a server that is away
+        self._ends = math.inf
         with contextlib.suppress(HistoryError):
             self.version()
 
     def close(self) -> None:
+    def hurry(self, seconds: float) -> None:
+        """Have no call wait longer than so many seconds from now: see `HistoryStore`."""
+        self._ends = time.monotonic() + seconds
+
         """End. Idempotent."""
         self._rule_for = None
         for link in (self._writer, self._reader):
@@ -136,6 +148,7 @@ class RedisHistory:
             # After this the caller is told that it failed.
             late = time.monotonic() + self._server.timeout + link.ahead
             epoch, first, last, *repeated = self._call(
+            link.is_sent = True
                 link, APPEND, names, [new_epoch(), late, *words]
             )
             self._own += not repeated
@@ -263,10 +276,13 @@ class RedisHistory:
         """Do something with a connection, again and again for a moment where it fails."""
         self._opened()
         with link.lock:
-            until = 0.0 if link.failed else time.monotonic() + _PATIENCE
+            began, link.is_sent = time.monotonic(), False
+            until = 0.0 if link.failed else began + _PATIENCE
             while True:
                 try:
-                    if link.session is None:
+                    if link.session is not None:
+                        link.session.check()  # what is sent on one that has ended may be lost
+                    else:
                         self._connect(link)
                     found = work(link)
                 except self._server.refusals as error:
@@ -275,7 +291,9 @@ class RedisHistory:
                     raise self._fault(error) from error
                 except self._server.failures as error:
                     self._drop(link)
-                    if time.monotonic() >= until:
+                    if link.is_sent:
+                        until = began + _SETTLING
+                    if time.monotonic() >= min(until, self._ends):
                         link.failed = True
                         raise self._fault(error) from error
                     threading.Event().wait(_PAUSE)

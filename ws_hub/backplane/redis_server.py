@@ -157,6 +157,10 @@ class Session:
         self._connection = connection
         connection.connect()
 
+    def check(self) -> None:
+        """Raise where the server has ended the connection, as far as is known here."""
+        self._connection.can_read(0)
+
     def call(self, *words: Any) -> Any:
         """Return the answer to a command, texts as bytes."""
         self._connection.send_command(*words, check_health=False)

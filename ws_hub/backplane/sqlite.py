@@ -160,6 +160,9 @@ class SqliteHistory:
             self._rule_for = None
             raise
 
+    def hurry(self, seconds: float) -> None:
+        """Do nothing: a call waits for some seconds at most."""
+
     def close(self) -> None:
         """End: what was kept is on the disk then. Idempotent."""
         with contextlib.suppress(HistoryError):

@@ -160,6 +160,12 @@ class HistoryStore(Protocol):
     def expire(self, now: float) -> None:
         """Forget what is kept no longer at a POSIX time."""
 
+    def hurry(self, seconds: float) -> None:
+        """Have no call wait for what is away longer than so many seconds from now: the hub ends.
+
+        Any thread; does not wait.
+        """
+
     def close(self) -> None:
         """End; idempotent. What was kept is there after another `open`."""
 

@@ -47,6 +47,9 @@ class MemoryHistory:
         if self._history is None:
             self._history = History(rule_for)
 
+    def hurry(self, seconds: float) -> None:
+        """Do nothing: no call waits."""
+
     def close(self) -> None:
         """End; what was kept is there for as long as this is."""
 

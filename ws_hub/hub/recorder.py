@@ -110,9 +110,10 @@ class Recorder:
         """Start the thread."""
         self._thread = threads.start("ws-hub:history", self._run)
 
-    def close(self) -> None:
-        """Tell the thread to end, after what waits."""
+    def close(self, timeout: float) -> None:
+        """Tell the thread to end, after what waits, which the store has so many seconds for."""
         self._closed = True
+        self._store.hurry(timeout)
         if self._thread is None:
             self.ended.set()
         self._wakeup.signal()

@@ -86,7 +86,7 @@ def await_recorder(life: Life, settle: Callable[[], object]) -> None:
     """
     recorder = life.recorder
     assert recorder is not None
-    recorder.close()
+    recorder.close(life.config.close_timeout)
     deadline = time.monotonic() + life.config.close_timeout
     while not recorder.ended.is_set() and (left := deadline - time.monotonic()) > 0:
         life.wakeup.wait(left)  # woken by what it hands over, and by its end
