@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.support import TIMEOUT, wait_until
 
-__all__ = ["SERVERS", "RedisProcess", "running"]
+__all__ = ["DURABLE", "SERVERS", "RedisProcess", "running"]
 
 
 def _programs() -> dict[str, str]:
@@ -29,10 +29,12 @@ def _programs() -> dict[str, str]:
 
 
 SERVERS = _programs()  # those that can be had here: name -> program
+# Settings of a server that has on its disk what it answers.
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 class RedisProcess:
-    """A server on 127.0.0.1, without a disk.
+    """A server on 127.0.0.1, which keeps nothing unless its settings say so.
 
     Args:
         program: its path.
@@ -52,7 +54,7 @@ class RedisProcess:
         return f"redis://{user}{self.host}:{port or self.port}/0{query}"
 
     def start(self) -> None:
-        """Start it, on its port, and wait until it answers."""
+        """Start it, on its port, and wait until it has read its files."""
         assert self._process is None
         arguments = ("--port", str(self.port), "--bind", self.host, "--save", "")
         arguments += ("--appendonly", "no", "--dir", str(self._folder), *self._settings)
@@ -96,7 +98,7 @@ class RedisProcess:
         assert self._process is not None
         assert self._process.poll() is None, f"{self._program} has ended"
         with contextlib.suppress(OSError):
-            return bool(self.ask("PING"))
+            return not self.ask("PING").startswith(b"-LOADING")
         return False
 
 

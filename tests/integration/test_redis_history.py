@@ -12,7 +12,7 @@ import redis
 
 from tests.integration.apps.live import Live, subscribe
 from tests.interventions import answer_lost, broker_times
-from tests.redis_servers import SERVERS, RedisProcess, running
+from tests.redis_servers import DURABLE, SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, ConfigError, HistoryError, Hub, HubConfig, Message, serve
 from ws_hub.backplane.redis import RedisBackplane
@@ -224,6 +224,56 @@ def test_fault_46_nothing_is_sent_on_a_connection_that_has_ended_and_waited_for(
         server.kill()
         with pytest.raises(HistoryError, match="cannot be used"):
             store.append("kept:a", [TEXT % 2])  # surely not kept
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_fault_46_a_server_that_keeps_what_it_answers_goes_on_with_its_epoch(name: str) -> None:
+    with running(name, *DURABLE) as server, hubs(server.url(), server.url()) as (here, there):
+        with here.subscribed("kept:a") as near, there.subscribed("kept:a") as far:
+            here.hub.send_to_channel("kept:a", event("one"), wait=10)
+            epoch = here.hub.history("kept:a").epoch
+            server.kill()
+            server.start()
+            wait_until(lambda: here.hub.stats().peers == there.hub.stats().peers == 1)
+            wait_until(lambda: there.hub.send_to_channel("kept:a", event("two"), wait=10).seq)
+            for peer in (near, far):
+                assert received(peer, 1) == [("one", 1)]
+                found = received(peer, 1)
+                while found[-1][1] is None:  # it was not there yet
+                    found = received(peer, 1)
+                assert found[0][0] == "two"
+            assert here.hub.history("kept:a").epoch == epoch
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("lack", ["fsync", "before", "now", "replica", "right"])
+def test_fault_46_a_server_that_may_have_lost_something_has_another_epoch(
+    name: str, lack: str
+) -> None:
+    settings = DURABLE if lack != "fsync" else ("--appendonly", "yes", "--appendfsync", "everysec")
+    with running(name, *settings) as server:
+        if lack == "right":
+            server.ask("ACL", "SETUSER", "default", "-config")
+        with store_of(server.url()) as store:
+            first = store.append("kept:a", [TEXT % 1])
+        if lack == "before":
+            server.ask("CONFIG", "SET", "appendfsync", "everysec")
+            with store_of(server.url()) as store:
+                assert store.head("kept:a").epoch == first.epoch
+            server.ask("CONFIG", "SET", "appendfsync", "always")
+            with store_of(server.url()) as store:  # what was written between is not certain
+                assert store.head("kept:a").epoch == first.epoch
+        server.kill()
+        server.start()
+        if lack == "now":
+            server.ask("CONFIG", "SET", "appendfsync", "no")
+        if lack == "replica":
+            server.ask("REPLICAOF", "127.0.0.1", "1")
+            server.ask("REPLICAOF", "NO", "ONE")
+        with store_of(server.url()) as store:
+            second = store.append("kept:a", [TEXT % 2])
+        assert second.epoch != first.epoch
+        assert second.first == 2 or lack == "fsync"  # which may lose it indeed
 
 
 def test_a_store_belongs_to_one_hub_and_says_where_it_is(server: RedisProcess) -> None:

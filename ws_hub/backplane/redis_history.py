@@ -9,7 +9,8 @@ Rules of this file:
   for lost, which would have them delivered without a number, until they were asked for for some
   seconds.
 - A server that has started again may have lost the newest numbers. So the epoch is another one
-  with each start of the server; messages and the order of the numbers go on.
+  with each start of the server; messages and the order of the numbers go on. It stays where the
+  server had everything on its disk before it answered (`appendfsync always`).
 
 The scripts are in `redis_scripts`, which says what is in which key.
 """
@@ -17,8 +18,8 @@ The scripts are in `redis_scripts`, which says what is in which key.
 from __future__ import annotations
 
 import contextlib
-import secrets
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +45,8 @@ _MOST_PUBLISHED = 65_536  # keys; by number and not by age: a clock may be wrong
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
 _PATIENCE = 2.0  # seconds in which a server that does not answer is asked again
-_PAUSE = 0.1  # seconds between two attempts
 _SETTLING = 30.0  # the same, where an answer was lost
+_PAUSE = 0.1  # seconds between two attempts
 _REMEMBERED = 60.0  # seconds for which what was done is known
 _MOST_CHANNELS = 500  # of one script
 _MOST = 2**53  # a number that scripts can take
@@ -59,8 +60,8 @@ class _Link:
         self.lock = Lock()
         self.session: Session | None = None
         self.failed = False  # the last call
-        self.ahead = 0.0  # seconds of the server's clock before ours, which is monotonic
         self.is_sent = False  # messages, in this call, to be kept
+        self.ahead = 0.0  # seconds of the server's clock before ours, which is monotonic
 
 
 class RedisHistory:
@@ -88,8 +89,8 @@ class RedisHistory:
     def _renew(self) -> None:
         self._writer, self._reader = _Link(), _Link()  # a page is read while something is kept
         self._own = 0  # changes that are this store's; under the writer's lock
-
         self._ends = math.inf  # until when a call may wait, in monotonic seconds
+
     def __repr__(self) -> str:
         return f"RedisHistory({self._server.label!r})"
 
@@ -100,16 +101,16 @@ class RedisHistory:
                 f"{self!r} is in use by another hub: give each hub a RedisBackplane of its own"
             )
         self._rule_for = rule_for
-        self._writer.failed = True  # asked once: a start does not wait for a server that is away
         self._ends = math.inf
+        self._writer.failed = True  # asked once: a start does not wait for a server that is away
         with contextlib.suppress(HistoryError):
             self.version()
 
-    def close(self) -> None:
     def hurry(self, seconds: float) -> None:
         """Have no call wait longer than so many seconds from now: see `HistoryStore`."""
         self._ends = time.monotonic() + seconds
 
+    def close(self) -> None:
         """End. Idempotent."""
         self._rule_for = None
         for link in (self._writer, self._reader):
@@ -147,8 +148,8 @@ class RedisHistory:
         def write(link: _Link) -> Span:
             # After this the caller is told that it failed.
             late = time.monotonic() + self._server.timeout + link.ahead
-            epoch, first, last, *repeated = self._call(
             link.is_sent = True
+            epoch, first, last, *repeated = self._call(
                 link, APPEND, names, [new_epoch(), late, *words]
             )
             self._own += not repeated
@@ -315,11 +316,12 @@ class RedisHistory:
         link.session = self._server.session()
         seconds, micros = self._ask(link, "TIME")
         link.ahead = int(seconds) + int(micros) / 1e6 - time.monotonic()
-        run = _field(self._ask(link, "INFO", "server"), b"run_id:")
-        self._call(
-            link, GREET, [self._server.key("epoch"), self._server.key("run")], [new_epoch(), run]
-        )
-        policy = _field(self._ask(link, "INFO", "memory"), b"maxmemory_policy:")
+        facts = self._ask(link, "INFO")
+        keys = [self._server.key("epoch"), self._server.key("run")]
+        was_replica = _field(facts, b"master_replid2:").strip(b"0") != b""
+        words = [new_epoch(), _field(facts, b"run_id:"), self._fsync(link), int(was_replica)]
+        self._call(link, GREET, keys, words)
+        policy = _field(facts, b"maxmemory_policy:")
         if policy not in (b"", b"noeviction") and not self._is_warned:
             self._is_warned = True
             logger.warning(
@@ -328,6 +330,19 @@ class RedisHistory:
                 self._server.label,
                 policy.decode(errors="replace"),
             )
+
+    def _fsync(self, link: _Link) -> str:
+        """Return "always" where the server has on its disk what it answers; else ""."""
+        try:
+            found = self._ask(link, "CONFIG", "GET", "append*")
+        except self._server.refusals:
+            return ""  # it may not be asked
+        settings = dict(zip(found[::2], found[1::2], strict=True))
+        is_durable = (settings.get(b"appendonly"), settings.get(b"appendfsync")) == (
+            b"yes",
+            b"always",
+        )
+        return "always" if is_durable else ""
 
     def _ask(self, link: _Link, *words: Any) -> Any:
         assert link.session is not None

@@ -3,7 +3,8 @@
 What is in which key, behind the prefix of the application:
 
     epoch                       the name of the numbering of all channels
-    run                         the start of the server for which that holds
+    run                         the start of the server for which that holds, and "always" where
+                                the server has on its disk what it answers
     changes                     how often something was kept
     history:<channel>:head      seq, the last number given; count and bytes of what is kept
     history:<channel>:messages  a stream of t, the text, and k, the key; the id is the number
@@ -39,13 +40,24 @@ class Script:
         object.__setattr__(self, "digest", name)
 
 
-# KEYS: epoch, run. ARGV: an epoch, the run of the server.
+# KEYS: epoch, run. ARGV: an epoch, the run of the server, "always" if what it answers is on its
+# disk, 1 if it was a replica in this run. The numbering goes on where both runs kept everything,
+# and is the server's own; a replica may not have had all.
 GREET = Script("""
-local epoch, run = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
-if not epoch or run ~= ARGV[2] then
-    redis.call('SET', KEYS[1], ARGV[1])
-    redis.call('SET', KEYS[2], ARGV[2])
+local epoch, known = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2]) or ''
+local run, kept = string.match(known, '^(%S+) ?(%S*)$')
+if run == ARGV[2] then
+    kept = kept == ARGV[3] and kept or ''
+else
+    if not epoch or kept ~= 'always' or ARGV[3] ~= 'always' or ARGV[4] ~= '0' then
+        epoch = false
+    end
+    kept = ARGV[3]
 end
+if not epoch then
+    redis.call('SET', KEYS[1], ARGV[1])
+end
+redis.call('SET', KEYS[2], ARGV[2] .. (kept == '' and '' or ' ' .. kept))
 return 1
 """)
 
