@@ -205,6 +205,32 @@ def test_fault_46_messages_whose_answer_is_lost_are_asked_for_again_and_come_onc
             assert len(here.hub.history("kept:a").messages) == 3
 
 
+def test_fault_47_a_client_that_is_ahead_of_a_hub_without_its_server_is_told_to_ask_again(
+    server: RedisProcess,
+) -> None:
+    with (
+        FaultProxy(server.host, server.port) as proxy,
+        broker_times(patience=0.0),
+        hubs(server.url(), server.url(port=proxy.port)) as (here, there),
+        there.subscribed("kept:a") as far,
+    ):
+        here.hub.send_to_channel("kept:a", event("one"), wait=10)
+        assert received(far, 1) == [("one", 1)]
+        proxy.refuse()
+        proxy.reset()
+        wait_until(lambda: there.hub.stats().bus_down)
+        here.hub.send_to_channel("kept:a", event("two"), wait=10)
+        epoch = here.hub.history("kept:a").epoch
+        with there.peer() as peer:
+            position = {"since": 2, "epoch": epoch}
+            peer.send_json({"type": "subscribe", "channel": "kept:a", "id": 1, **position})
+            answer = peer.recv_json()
+            assert (answer["type"], answer["code"]) == ("error", "internal")
+            assert subscribe(peer, "kept:a", since=1, epoch=epoch)["recovered"]
+            proxy.accept()
+            assert received(peer, 1) == received(far, 1) == [("two", 2)]
+
+
 def test_fault_46_a_hub_that_ends_waits_no_longer_for_an_answer_that_is_lost(
     server: RedisProcess, caplog: pytest.LogCaptureFixture
 ) -> None:

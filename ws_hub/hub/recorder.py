@@ -310,7 +310,7 @@ class Recorder:
         self._watched.add(channel)
         if isinstance(subscriber, Connection):
             subscriber.charge_processing(time.thread_time() - began)
-        if prepared or (channel in self._known and self._history.is_whole(channel)):
+        if prepared or self._is_answered_by_memory(activation):
             return False
         return self._refuse(activation)
 
@@ -319,6 +319,16 @@ class Recorder:
         head, known = self._store.head(channel), self._known.get(channel)
         same = known is not None and known.epoch == head.epoch
         if known is not None and same and head.last > known.seq:
+    def _is_answered_by_memory(self, activation: Activation) -> bool:
+        """Return whether the cache can answer a subscription where the store cannot be read."""
+        channel, since = activation.subscription.channel, activation.since
+        known = self._known.get(channel)
+        if known is None or not self._history.is_whole(channel):
+            return False
+        # A client that was with another process may have more than is known here: it would be
+        # told that the numbering has begun again, and get everything once more.
+        return since is None or (activation.epoch in ("", known.epoch) and since <= known.seq)
+
             if channel in self._watched or head.last - known.seq <= _PAGE:
                 self._hand(list(self._missed(channel, known, head.last)))
                 self._know(channel, Position(head.epoch, head.last))
