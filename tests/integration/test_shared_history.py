@@ -12,10 +12,21 @@ import pytest
 
 from tests.harness import channels_remembered, full_disk
 from tests.integration.apps.fork import in_child
+from tests.integration.apps.live import subscribe
 from tests.integration.clients import Seen
 from tests.integration.served import Served
-from tests.support import TIMEOUT, wait_until
-from ws_hub import ChannelRule, Hub, HubConfig, Message, MessagesLost, SqliteHistory, serve
+from tests.support import TIMEOUT, RawPeer, wait_until
+from ws_hub import (
+    ChannelRule,
+    HistoryError,
+    Hub,
+    HubConfig,
+    Message,
+    MessagesLost,
+    SqliteHistory,
+    serve,
+)
+from ws_hub.backplane.store import Page
 from ws_hub.testing import HubClient
 
 RULES = [ChannelRule(pattern="kept:*", history_messages=100_000)]
@@ -286,6 +297,44 @@ def test_what_is_kept_no_longer_when_it_is_looked_for_is_told_as_lost(file: Path
         seen.wait_data(0, *range(16, 21), kind="event")
         ((_, lost),) = [each for each in seen.of("error")]
         assert isinstance(lost, MessagesLost)
+
+
+class UnreadHistory(SqliteHistory):
+    """A history that cannot be read at times."""
+
+    fails = False
+
+    def read(self, *args: Any, **options: Any) -> Page:
+        if self.fails:
+            raise HistoryError("made to fail")
+        return super().read(*args, **options)
+
+
+def test_subscribers_ask_for_what_another_process_has_kept_and_cannot_be_read_now(
+    file: Path, other: Served
+) -> None:
+    store = UnreadHistory(file)
+    with hub_of(store) as hub, serve(hub) as server, RawPeer(server.host, server.port) as peer:
+        subscribe(peer, "kept:a", since=0)
+        hub.send_to_channel("kept:a", event(1), wait=TIMEOUT)
+        assert peer.recv_json()["seq"] == 1
+        store.fails = True
+        other.publish(2)
+        wait_until(lambda: store.head("kept:a").last == 2, what="the other one's message")
+        assert hub.send_to_channel("kept:a", event(3), wait=TIMEOUT).seq == 3
+        lagged = peer.recv_json()
+        assert (lagged["type"], lagged["seq"]) == ("lagged", 1)
+        store.fails = False
+        answer = wait_until(lambda: resubscribed(peer, since=1), what="an answer")
+        assert (answer["recovered"], answer["replayed"]) == (True, 2)
+        assert [(each := peer.recv_json())["seq"] and each["data"] for _ in "12"] == [2, 3]
+
+
+def resubscribed(peer: RawPeer, since: int) -> Any:
+    """Ask once; return the ack's data, None for an error."""
+    peer.send_json({"type": "subscribe", "channel": "kept:a", "id": 1, "since": since})
+    answer = peer.recv_json()
+    return answer["data"] if answer["type"] == "ack" else None
 
 
 class ParkedHistory(SqliteHistory):

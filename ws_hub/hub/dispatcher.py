@@ -273,8 +273,16 @@ class Dispatcher:
         if former is not None:
             self._begin_anew(channel, former)
 
+    def leave_out(self, channel: str, seq: int) -> None:
+        """Have the subscribers of a channel ask for what they miss behind a number.
+
+        It is kept, and what follows here is of later numbers.
+        """
+        self._history.free(channel)  # a replay would pass over it
+        self._begin_anew(channel, Position("", seq))
+
     def _begin_anew(self, channel: str, former: Position) -> None:
-        """Have the subscribers of a channel that has another numbering now ask for that."""
+        """Have the subscribers of a channel ask for what follows their position."""
         for subscription in self._channels.subscriptions(channel):
             self._lag(subscription.subscriber, channel, former.seq)
 

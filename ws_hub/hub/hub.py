@@ -108,6 +108,7 @@ from .items import (
     Call,
     Fill,
     Item,
+    Missing,
     Notices,
     PresenceQuery,
     Publications,
@@ -323,6 +324,8 @@ class Hub(AbstractPublisher):
                 item.function()
             case Fill():
                 life.dispatcher.fill(item.channel, item.filled, time.monotonic())
+            case Missing():
+                life.dispatcher.leave_out(item.channel, item.seq)
             case _:
                 raise TypeError(f"the hub thread does nothing for {excerpt(item)}")
 

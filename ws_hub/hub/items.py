@@ -18,6 +18,7 @@ __all__ = [
     "Call",
     "Fill",
     "Item",
+    "Missing",
     "Notices",
     "PresenceQuery",
     "Publications",
@@ -118,6 +119,19 @@ class Fill:
     filled: Filled
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A store has messages of a channel that cannot be read now, and later ones follow here.
+
+    Args:
+        channel: the channel.
+        seq: the number before the first of them.
+    """
+
+    channel: str
+    seq: int
+
+
 Item = (
     Publication
     | Publications
@@ -129,6 +143,7 @@ Item = (
     | RoomWait
     | Call
     | Fill
+    | Missing
 )
 
 

@@ -39,7 +39,7 @@ from ..protocol.publication import Publication, channel_of, restored
 from ..reentrant import Event
 from .dispatcher import Activation
 from .history import Filled, History, Position
-from .items import Fill, Item, Publications, Queues, Watched
+from .items import Fill, Item, Missing, Publications, Queues, Watched
 from .stats import Counters
 
 __all__ = ["Recorder"]
@@ -219,7 +219,9 @@ class Recorder:
             publication.epoch = span.epoch
         before = self._before(channel, Position(span.epoch, span.first - skip - 1))
         if before is None:
-            self._known.pop(channel, None)
+            known = self._known.pop(channel, None)
+            if known is not None and known.epoch == span.epoch and channel in self._watched:
+                self._put(Missing(channel, known.seq))
         else:
             self._know(channel, Position(span.epoch, span.last))
         return before or []
@@ -258,7 +260,10 @@ class Recorder:
             return []
         if channel not in self._watched:
             return None
-        return self._reads.attempt(lambda: list(self._missed(channel, known, position.seq)))
+        # Also where a read has just failed: the store has kept something since.
+        return self._reads.attempt(
+            lambda: list(self._missed(channel, known, position.seq)), at_once=True
+        )
 
     def _leave_unnumbered(self, channel: str, group: Sequence[Publication]) -> None:
         self._counters.add("history_failed", len(group))
@@ -314,11 +319,6 @@ class Recorder:
             return False
         return self._refuse(activation)
 
-    def _refresh(self, channel: str) -> bool:
-        """Deliver what others have kept, and fill the cache where it has less than the store."""
-        head, known = self._store.head(channel), self._known.get(channel)
-        same = known is not None and known.epoch == head.epoch
-        if known is not None and same and head.last > known.seq:
     def _is_answered_by_memory(self, activation: Activation) -> bool:
         """Return whether the cache can answer a subscription where the store cannot be read."""
         channel, since = activation.subscription.channel, activation.since
@@ -329,6 +329,11 @@ class Recorder:
         # told that the numbering has begun again, and get everything once more.
         return since is None or (activation.epoch in ("", known.epoch) and since <= known.seq)
 
+    def _refresh(self, channel: str) -> bool:
+        """Deliver what others have kept, and fill the cache where it has less than the store."""
+        head, known = self._store.head(channel), self._known.get(channel)
+        same = known is not None and known.epoch == head.epoch
+        if known is not None and same and head.last > known.seq:
             if channel in self._watched or head.last - known.seq <= _PAGE:
                 self._hand(list(self._missed(channel, known, head.last)))
                 self._know(channel, Position(head.epoch, head.last))
@@ -426,9 +431,9 @@ class _Access:
         """Return whether none is to be tried."""
         return self._failed and now < self._retry
 
-    def attempt(self, use: Callable[[], T]) -> T | None:
-        """Use the store; None when it fails, or has just failed."""
-        if self.is_failing(time.monotonic()):
+    def attempt(self, use: Callable[[], T], *, at_once: bool = False) -> T | None:
+        """Use the store; None when it fails, or has just failed, unless it is `at_once`."""
+        if not at_once and self.is_failing(time.monotonic()):
             return None
         try:
             found = use()
