@@ -117,6 +117,30 @@ def everybody(*buses: RedisBackplane) -> None:
     wait_until(lambda: all(bus.stats().peers == count for bus in buses), what=f"{count} peers")
 
 
+def test_the_receiver_has_the_claims_until_the_end(join: Join) -> None:
+    (one, at_one), (other, at_other) = join(), join()
+    entered, goes_on, gone = threading.Event(), threading.Event(), threading.Event()
+    found = list[object]()
+
+    def receive(notice: Notice, source: str) -> bool:
+        entered.set()
+        assert goes_on.wait(TIMEOUT)
+        found.append(one.claims.abandoned())
+        return True
+
+    at_one.receive = receive  # type: ignore[method-assign]
+    at_other.gone = lambda source: gone.set()  # type: ignore[method-assign]
+    other.tell(said(1))
+    assert entered.wait(TIMEOUT)
+    closing = threading.Thread(target=one.close, args=(TIMEOUT,))
+    closing.start()
+    assert gone.wait(TIMEOUT)  # it has said that it ends
+    one.close(TIMEOUT)  # nothing more
+    goes_on.set()
+    closing.join(TIMEOUT)
+    assert found == [[]]
+
+
 # --- telling -------------------------------------------------------------------------------
 
 

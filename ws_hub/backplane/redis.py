@@ -41,6 +41,7 @@ class _Life:
         self.listener = RedisListener(
             server, (source, store), receiver, self.reach, heard, greet=self.sender.greet
         )
+        self.is_ending = False  # under the backplane's lock
 
     def start(self) -> None:
         self.listener.start()
@@ -80,7 +81,7 @@ class RedisBackplane:
         forget_after_fork(self)
 
     def _renew(self) -> None:
-        # guards: _life, against two opens at once; no other is taken inside it.
+        # guards: _life and its `is_ending`, against two opens or ends; no other is taken inside it.
         self._lock = Lock()
         self._life: _Life | None = None
         self._told, self._heard = Counts(), Counts()
@@ -171,7 +172,9 @@ class RedisBackplane:
         Threads: any, also from a signal handler or a finaliser; never waits.
         """
         life = self._life
-        if life is not None and not (self._has_store and notice.kind is NoticeKind.KEPT):
+        if life is None or life.is_ending:
+            return
+        if not (self._has_store and notice.kind is NoticeKind.KEPT):
             life.sender.tell(notice)
 
     def stats(self) -> BusStats:
@@ -201,9 +204,16 @@ class RedisBackplane:
         Threads: any; waits at most `timeout` seconds, and two more for a server that hangs.
         """
         with self._lock:
-            life, self._life = self._life, None
-        if life is not None:
+            life = self._life
+            if life is None or life.is_ending:
+                return
+            life.is_ending = True
+        try:
             life.finish(timeout)
+        finally:
+            # Now: the receiver is called to the end, and asks for the claims.
+            with self._lock:
+                self._life = None
 
     def forget(self) -> None:
         """Be a new one that is not open, in a forked child.
