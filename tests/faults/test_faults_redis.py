@@ -182,6 +182,26 @@ def test_fault_47_a_network_that_lets_nothing_through_is_noticed_in_time(
                 assert data_of(far, 1) == ["after"]
 
 
+def test_fault_47_what_one_told_while_it_counted_as_gone_is_counted_when_it_is_back(
+    server: RedisProcess,
+) -> None:
+    with FaultProxy(server.host, server.port) as proxy:
+        with broker_times(silence=1.0, gone=2.0, age=0.5):
+            with two(server.url(), server.url(port=proxy.port)) as (here, there):
+                proxy.refuse()
+                proxy.reset()
+                lost(there)
+                wait_until(lambda: here.hub.stats().peers == 0, what="the end of the other")
+                send(there, "alone")
+                wait_until(lambda: there.hub.stats().bus_lost == 1)
+                proxy.accept()
+                connected(here, there)
+                wait_until(lambda: here.hub.stats().bus_lost == 1)
+                with here.subscribed("news") as near:
+                    send(there, "after")
+                    assert data_of(near, 1) == ["after"]
+
+
 def test_fault_47_connections_that_are_reset_are_made_anew(server: RedisProcess) -> None:
     with FaultProxy(server.host, server.port) as proxy:
         with two(server.url(), server.url(port=proxy.port)) as (here, there):

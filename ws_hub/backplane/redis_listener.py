@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -100,6 +100,9 @@ class RedisListener:
         # The thread's own.
         self._subscription: Subscription | None = None
         self._sources: dict[str, _Source] = {}
+        # The last numbers of those that were not heard for long, oldest first: one that was cut
+        # off comes back, and what it told meanwhile is lost.
+        self._silent: OrderedDict[str, int] = OrderedDict()
         # Notices and their senders that found no room with the receiver.
         self._waiting: deque[tuple[Notice, str]] = deque()
         self._waiting_bytes = 0
@@ -242,6 +245,7 @@ class RedisListener:
     def _is_news(self, envelope: Envelope, now: float) -> bool:
         """Note whose a notice is; return whether it has not come before."""
         if envelope.kind == "bye":
+            self._silent.pop(envelope.source, None)
             known = self._sources.pop(envelope.source, None)
             if known is not None:
                 self._reception.missed(envelope.number - known.number)
@@ -256,7 +260,8 @@ class RedisListener:
             if len(self._sources) >= _MOST_SOURCES:
                 self._refuse(self._channel, ValueError(f"more than {_MOST_SOURCES} senders"))
                 return False
-            source = self._sources[envelope.source] = _Source(envelope.number - step, now)
+            number = self._silent.pop(envelope.source, envelope.number - step)
+            source = self._sources[envelope.source] = _Source(number, now)
         if envelope.asks:
             self._greet(False)
         source.seen = now
@@ -269,7 +274,9 @@ class RedisListener:
     def _forget_gone(self, now: float) -> None:
         """Forget the processes that have not been heard for long, and look for what they left."""
         for name in [name for name, each in self._sources.items() if now - each.seen > _GONE]:
-            del self._sources[name]
+            self._silent[name] = self._sources.pop(name).number
+            if len(self._silent) > _MOST_SOURCES:
+                self._silent.popitem(last=False)
             self._reception.gone(name)
         if self._reach.is_up:
             self._reception.left()
