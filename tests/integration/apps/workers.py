@@ -31,7 +31,13 @@ hub = HubExtension(application).hub
 @application.get("/state")
 def state() -> dict[str, Any]:
     stats = hub.stats()
-    return {"pid": os.getpid(), "peers": stats.peers, "clients": stats.clients}
+    return {
+        "pid": os.getpid(),
+        "peers": stats.peers,
+        "clients": stats.clients,
+        "bus_down": stats.bus_down,
+        "bus_lost": stats.bus_lost,
+    }
 
 
 @application.get("/presence")
