@@ -28,6 +28,8 @@ from tests.integration.apps.launch import ROOT, START, Running, command
 from tests.integration.apps.live import subscribe
 from tests.nginx import arguments
 from tests.support import TIMEOUT, RawPeer, wait_until
+from tests.redis_servers import SERVERS
+from tests.redis_servers import running as broker
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -52,8 +54,11 @@ def unit() -> configparser.SectionProxy:
 
 
 @contextlib.contextmanager
-def service(folder: Path, *before: str) -> Iterator[Running]:
-    """Run what the unit runs, in a folder that stands for its runtime directory."""
+def service(folder: Path, *before: str, backplane: str = "") -> Iterator[Running]:
+    """Run what the unit runs, in a folder that stands for its runtime directory.
+
+    `backplane` is an address in the place of the unit's.
+    """
     words = shlex.split(unit()["ExecStart"])
     assert words[-1] == "app:app" and words[words.index("--bind") + 1] == "127.0.0.1:%i"
     words[words.index("--bind") + 1] = "127.0.0.1:0"
@@ -62,7 +67,7 @@ def service(folder: Path, *before: str) -> Iterator[Running]:
         argv += ["--no-control-socket"]  # newer ones would make one in the home directory
     name, _, value = unit()["Environment"].partition("=")
     assert value == f"local://{DIRECTORY}/hub"
-    environment = {name: value.replace(DIRECTORY, str(folder))}
+    environment = {name: backplane or value.replace(DIRECTORY, str(folder))}
     with command([*argv, "tests.integration.apps.workers:application"], **environment) as found:
         yield found
 
@@ -133,16 +138,40 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
-def test_clients_behind_nginx_get_what_any_worker_of_two_servers_publishes(folder: Path) -> None:
+@pytest.fixture(params=["", *SERVERS])
+def backplane(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server of each kind; "" for the one of the unit, a directory."""
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(service(folder)) for _ in PORTS]
+        yield stack.enter_context(broker(request.param)).url() if request.param else ""
+
+
+def exchange(port: int, peers: list[RawPeer]) -> None:
+    """Have all workers publish, to all clients."""
+    publishers = {ask(port, "send", channel="news", data=str(turn))["pid"] for turn in range(8)}
+    assert len(publishers) > 1
+    for peer in peers:
+        heard = [peer.recv_json()["data"]["data"] for _ in range(8)]
+        assert sorted(heard) == [str(turn) for turn in range(8)]
+
+
+def test_clients_behind_nginx_get_what_either_worker_of_a_server_publishes(
+    folder: Path, backplane: str
+) -> None:
+    with service(folder, backplane=backplane) as server, contextlib.ExitStack() as stack:
+        port = stack.enter_context(proxy(folder, [server, server]))
+        exchange(port, stack.enter_context(clients_of_all(port, 2)))
+        assert server.complaints() == []
+
+
+@pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
+def test_clients_behind_nginx_get_what_any_worker_of_two_servers_publishes(
+    folder: Path, backplane: str
+) -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(service(folder, backplane=backplane)) for _ in PORTS]
         port = stack.enter_context(proxy(folder, servers))
         peers = stack.enter_context(clients_of_all(port, 4))
-        publishers = {ask(port, "send", channel="news", data=str(turn))["pid"] for turn in range(8)}
-        assert len(publishers) > 1
-        for peer in peers:
-            heard = [peer.recv_json()["data"]["data"] for _ in range(8)]
-            assert sorted(heard) == [str(turn) for turn in range(8)]
+        exchange(port, peers)
         # One server ends: its clients are told, come back, and are sent to the other one.
         servers[0].process.send_signal(signal.SIGTERM)
         gone = goodbyes(servers[0], peers)

@@ -1,4 +1,4 @@
-"""Several gunicorn workers with a backplane: they are as one."""
+"""Several gunicorn workers with a backplane of each kind: they are as one."""
 
 from __future__ import annotations
 
@@ -13,31 +13,36 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.integration.apps.launch import START, Running, server
+from tests.integration.apps.launch import Running, server
 from tests.integration.apps.live import subscribe
+from tests.redis_servers import SERVERS
+from tests.redis_servers import running as broker
 from tests.support import RawPeer, wait_until
 
 pytestmark = pytest.mark.timeout(240)
 
 WORKERS = 2
+MISSED = 45.0  # seconds, at most, for a killed worker to be missed: with a server it takes fifteen
 
 
-@pytest.fixture
-def running() -> Iterator[Running]:
-    with serving() as found:
+@pytest.fixture(params=["local", *SERVERS])
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
+    with serving(request.param) as found:
         yield found
         assert found.stop() == 0
         assert found.complaints() == [], found.log()
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Running]:
-    """Serve in a temporary directory of their own: the path of a socket must be short."""
+def serving(kind: str) -> Iterator[Running]:
+    """Serve with a backplane: "local", or by a server of SERVERS."""
     options = ["--workers", str(WORKERS), "--threads", "8", "--config", "python:ws_hub.gunicorn"]
-    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
-        env = {"WS_HUB_BACKPLANE": "local", "TMPDIR": folder}
-        with server("gthread", app="workers", options=options, **env) as found:
-            yield found
+    with contextlib.ExitStack() as stack:
+        # A temporary directory of their own: the path of a socket must be short.
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp"))
+        address = "local" if kind == "local" else stack.enter_context(broker(kind)).url()
+        env = {"WS_HUB_BACKPLANE": address, "TMPDIR": folder}
+        yield stack.enter_context(server("gthread", app="workers", options=options, **env))
 
 
 def ask(running: Running, page: str, **query: str) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def states(running: Running) -> dict[int, dict[str, Any]]:
             each["peers"] == WORKERS - 1 for each in found.values()
         )
 
-    wait_until(all_there, START, what="all workers")
+    wait_until(all_there, MISSED, what="all workers")
     return found
 
 
@@ -73,7 +78,8 @@ def clients_everywhere(
     with contextlib.ExitStack() as stack:
         found: list[RawPeer] = []
         while not all(state["clients"] for state in states(running).values()):
-            peer = RawPeer(running.host, running.port, headers=[("X-User", user)])
+            headers = [("X-User", user)]
+            peer = RawPeer(running.host, running.port, headers=headers, timeout=MISSED)
             found.append(stack.enter_context(peer))
             for channel in channels:
                 subscribe(peer, channel)
@@ -123,9 +129,14 @@ def test_a_users_connections_to_all_workers_are_closed(running: Running) -> None
             assert peer.recv_close()[0] == 4401
 
 
-def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_clients() -> None:
+# Those of a server are alike, and it takes long there until a killed worker is missed.
+ONE_OF_EACH = ["local", *list(SERVERS)[:1]]
+
+
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_clients(kind: str) -> None:
     with (
-        serving() as running,
+        serving(kind) as running,
         clients_everywhere(running, "kept:a", "process:job") as peers,
     ):
         ask(running, "send", channel="kept:a", data="1")
@@ -149,9 +160,10 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_clients() -> None
             assert [(each := late.recv_json())["seq"] and said(each) for _ in "12"] == ["1", "2"]
 
 
-def test_presence_is_that_of_all_workers_and_a_killed_one_leaves_no_ghost() -> None:
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+def test_presence_is_that_of_all_workers_and_a_killed_one_leaves_no_ghost(kind: str) -> None:
     with (
-        serving() as running,
+        serving(kind) as running,
         clients_everywhere(running, "room:1") as peers,
         RawPeer(running.host, running.port, headers=[("X-User", "bob")]) as bob,
     ):
@@ -164,7 +176,7 @@ def test_presence_is_that_of_all_workers_and_a_killed_one_leaves_no_ghost() -> N
         left = sum([is_served(peer) for peer in (*peers.values(), bob)])
         assert 0 < left < here + 1
         for pid in states(running):  # the new worker as well
-            wait_until(lambda pid=pid: present(running, pid)[1] == left, what="no ghosts")
+            wait_until(lambda pid=pid: present(running, pid)[1] == left, MISSED, "no ghosts")
 
 
 def present(running: Running, pid: int) -> tuple[int, int]:
