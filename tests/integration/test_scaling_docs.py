@@ -1,4 +1,4 @@
-"""What docs/scaling.md has for nginx and systemd, run as it stands there."""
+"""What docs/scaling.md has for nginx and systemd, run as it stands there; for Kubernetes, read."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from gunicorn.config import KNOWN_SETTINGS
 
 from tests.integration.apps.launch import ROOT, START, Running, command
 from tests.integration.apps.live import subscribe
 from tests.nginx import arguments
-from tests.support import TIMEOUT, RawPeer, wait_until
 from tests.redis_servers import SERVERS
 from tests.redis_servers import running as broker
+from tests.support import TIMEOUT, RawPeer, wait_until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -137,7 +138,6 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-@pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
 @pytest.fixture(params=["", *SERVERS])
 def backplane(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a server of each kind; "" for the one of the unit, a directory."""
@@ -154,6 +154,7 @@ def exchange(port: int, peers: list[RawPeer]) -> None:
         assert sorted(heard) == [str(turn) for turn in range(8)]
 
 
+@pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
 def test_clients_behind_nginx_get_what_either_worker_of_a_server_publishes(
     folder: Path, backplane: str
 ) -> None:
@@ -259,3 +260,30 @@ def test_the_directory_of_the_unit_outlives_each_server_that_meets_there() -> No
     assert DIRECTORY == f"/run/{service['RuntimeDirectory']}"
     assert service["RuntimeDirectoryPreserve"] == "yes"
     assert all(f"app@{port}" in PAGE and f":{port};" in block("nginx") for port in PORTS)
+
+
+def test_the_objects_of_kubernetes_agree_with_each_other_and_with_the_unit() -> None:
+    deployment, service = yaml.safe_load_all(block("yaml"))
+    spec, template = deployment["spec"], deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert labels == spec["selector"]["matchLabels"] == service["spec"]["selector"]
+    pod = template["spec"]
+    (container,), (exposed,) = pod["containers"], service["spec"]["ports"]
+    (port,) = container["ports"]
+    assert port["name"] == exposed["targetPort"] == container["readinessProbe"]["httpGet"]["port"]
+    command = container["command"]
+    assert all(isinstance(word, str) for word in command)
+    assert command[command.index("--bind") + 1] == f"0.0.0.0:{port['containerPort']}"
+    (variable,) = container["env"]
+    assert variable["name"] == unit()["Environment"].partition("=")[0]
+    # The words of the unit, which is run above, but for where it listens and how long it ends.
+    words = shlex.split(unit()["ExecStart"])[1:]
+    own = {"--bind", "127.0.0.1:%i"}
+    assert [word for word in words if word not in own] == [
+        word
+        for word in command[1:]
+        if word not in {"--bind", f"0.0.0.0:{port['containerPort']}", "--graceful-timeout", "20"}
+    ]
+    before = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    graceful = int(command[command.index("--graceful-timeout") + 1])
+    assert pod["terminationGracePeriodSeconds"] > before + graceful
