@@ -104,7 +104,7 @@ bench-full: $(VENV)/.test $(VENV)/npm/.done ## all rows; then the tables, plots 
 bench-attack: $(VENV)/.test ## what others notice while 1, 5, 20 attackers work, beside a control; forty minutes (BENCH_ARGS)
 	@$(BIN)/python -m bench.attack $(BENCH_ARGS)
 
-bench-scale: $(VENV)/.test ## 1, 2, 4 workers that a backplane connects, beside one and Flask-SocketIO; five minutes (BENCH_ARGS)
+bench-scale: $(VENV)/.test ## 1, 2, 4 workers that a backplane connects, beside one and Flask-SocketIO; eight minutes (BENCH_ARGS)
 	@$(PIP) install --editable '.[bench]'
 	@$(BIN)/python -m bench.scale $(BENCH_ARGS)
 

@@ -18,13 +18,15 @@ from .fleet import Fleet, Worker
 from .rows.base import Sample, percentile
 from .stage import Process, ProcessFailed
 
-__all__ = ["FleetTrial", "Plan"]
+__all__ = ["REDIS", "FleetTrial", "Plan"]
 
 _TIMEOUT = 30.0  # seconds for all clients to read
 _LONG = 0.5  # seconds that a burst may be expected to take
 _TRIED = 10  # messages of a burst from which that is told
 _LISTENERS = 8  # one of so many clients listens, where only one worker has listeners
 _CHANNEL = "quiet"
+
+REDIS = "redis"  # in the place of the address of a backplane
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Plan:
         messages: of a burst.
         size: bytes of a message.
         workers: how many, in turn.
-        backplane: what connects them; its address, as WS_HUB_BACKPLANE has it.
+        backplanes: what connects them, in turn: an address, as WS_HUB_BACKPLANE has it, or
+            "redis" for a server of the bench's own.
         peers: whether Flask-SocketIO is measured too, where it and a Redis server are there.
     """
 
@@ -48,7 +51,7 @@ class Plan:
     messages: int = 500
     size: int = 160
     workers: Sequence[int] = (1, 2, 4)
-    backplane: str = "local"
+    backplanes: Sequence[str] = ("local", REDIS)
     peers: bool = True
 
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .archive import RESULTS
 from .document import PAGE
 from .document import replace as write
 from .fleet import Fleet, redis, redis_program
-from .fleet_trial import FleetTrial, Plan
+from .fleet_trial import REDIS, FleetTrial, Plan
 from .machine import cores, facts
 from .result import Result, result_of, short, table
 from .rows.base import Sample
@@ -98,7 +99,7 @@ ONE = Subject("ws_hub", 1)
 def subjects(plan: Plan, *, peers: bool) -> list[Subject]:
     """Return who is measured: one worker by itself first."""
     found = [ONE]
-    found += [Subject("ws_hub", count, plan.backplane) for count in plan.workers]
+    found += [Subject("ws_hub", count, by) for by in plan.backplanes for count in plan.workers]
     if peers:
         found += [Subject(PEER, count) for count in plan.workers if count > 1]
     return found
@@ -110,11 +111,14 @@ def measure(plan: Plan, say: Any = lambda text: None) -> list[Result]:
     if peers and (program is None or not installed(PEER)):
         say(f"{PEER} is left out: {'it' if program else 'a Redis server'} is not installed")
         peers = False
+    if REDIS in plan.backplanes and (program is None or not find_spec("redis")):
+        say(f"{REDIS} is left out: {'redis-py' if program else 'a Redis server'} is not installed")
+        plan = replace(plan, backplanes=[each for each in plan.backplanes if each != REDIS])
     who = subjects(plan, peers=peers)
     found: dict[tuple[str, Subject], list[Sample]] = {}
     failed: dict[Subject, str] = {}
     with contextlib.ExitStack() as stack:
-        queue = stack.enter_context(redis(program)) if peers and program else ""
+        queue = stack.enter_context(redis(program)) if program else ""
         for turn, each in ((turn, each) for turn in range(plan.repeats) for each in who):
             say(f"{turn + 1} of {plan.repeats}: {each.name}")
             try:
@@ -142,7 +146,7 @@ def run(subject: Subject, plan: Plan, queue: str) -> Iterator[tuple[str, Sample]
         fleet = Fleet(
             subject.kind,
             subject.workers,
-            backplane=subject.backplane,
+            backplane=queue if subject.backplane == REDIS else subject.backplane,
             queue=queue,
             threads=threads,
             cores=theirs,
@@ -274,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 1 when something did not come to a figure, whatever the figures are."""
     options = parse(argv)
     if options.sockets is not None:
-        return sockets.main(options.sockets, options.backplane)
+        return sockets.main(options.sockets, options.backplane[0])
     plan = planned(options)
     before, began = facts(), time.monotonic()
 
@@ -305,7 +309,8 @@ def planned(options: argparse.Namespace) -> Plan:
         if getattr(options, name) is not None
     }
     plan = QUICK if options.quick else Plan()
-    return replace(plan, backplane=options.backplane, peers=not options.no_peers, **asked)
+    backplanes = tuple(options.backplane)
+    return replace(plan, backplanes=backplanes, peers=not options.no_peers, **asked)
 
 
 def place(options: argparse.Namespace, date: str) -> Path | None:
@@ -329,9 +334,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help=f"of each number of workers ({Plan.repeats})")
     parser.add_argument(
         "--backplane",
-        default=Plan.backplane,
+        nargs="+",
+        default=Plan.backplanes,
         metavar="ADDRESS",
-        help="what connects the workers (local)",
+        help="what connects the workers; redis is a server of the bench's own (local redis)",
     )
     parser.add_argument("--no-peers", action="store_true", help=f"leave {PEER} out")
     parser.add_argument(

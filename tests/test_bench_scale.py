@@ -15,15 +15,15 @@ import pytest
 
 from bench import document, machine, scale, sockets
 from bench.fleet import Fleet, redis, redis_program
-from bench.fleet_trial import FleetTrial, Plan
+from bench.fleet_trial import REDIS, FleetTrial, Plan
 from bench.result import Result, result_of
 from bench.scale import ONE, PEER, ROWS, Subject
 from bench.sockets import Limit
 from bench.stage import Process, ProcessFailed, installed
 from tests.test_bench import check_schema, state
 
-TINY = Plan(repeats=1, seconds=0.05, clients=8, messages=10, workers=(2,))
-TWO = Subject("ws_hub", 2, "local")
+TINY = Plan(repeats=1, seconds=0.05, clients=8, messages=10, workers=(2,), backplanes=("local",))
+TWO, BY_REDIS = Subject("ws_hub", 2, "local"), Subject("ws_hub", 2, REDIS)
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ def test_the_command_measures_each_number_of_workers_and_writes_what_it_prints(
     for row in found["rows"]:
         assert row["name"] in printed and row["counts"] in printed
     connects = found["rows"][0]["results"]
-    assert [each["server"] for each in connects] == [ONE.name, TWO.name]
+    others = [TWO.name] if redis_program() is None else [TWO.name, BY_REDIS.name]
+    assert [each["server"] for each in connects] == [ONE.name, *others]
     assert connects[1]["ratios"] == {
         ONE.name: pytest.approx(connects[1]["median"] / connects[0]["median"])
     }
@@ -124,8 +125,10 @@ def test_a_peer_that_is_not_installed_is_left_out_and_the_others_are_measured(
     said: list[str] = []
     monkeypatch.setattr(scale, "redis_program", lambda: None)
     monkeypatch.setattr(scale, "run", lambda *_: iter([("connects", scale.Sample(1.0))]))
-    results = scale.measure(TINY, said.append)
-    assert said[0] == f"{PEER} is left out: a Redis server is not installed"
+    results = scale.measure(scale.replace(TINY, backplanes=("local", REDIS)), said.append)
+    assert said[:2] == [
+        f"{each} is left out: a Redis server is not installed" for each in (PEER, REDIS)
+    ]
     assert [(each.row, each.server) for each in results] == [
         ("connects", ONE.name),
         ("connects", TWO.name),
