@@ -16,6 +16,7 @@ import time
 from tests.chaos.peers import PEERS, run_peer
 from tests.chaos.plan import Plan
 from tests.chaos.run import run, table
+from tests.redis_servers import SERVERS
 
 
 def main() -> int:
@@ -26,6 +27,12 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="print no faults as they happen")
     parser.add_argument("--disk", action="store_true", help="lock the server's file now and then")
     parser.add_argument("--workers", type=int, default=1, help="processes of the server (1)")
+    parser.add_argument(
+        "--backplane",
+        choices=("local", *SERVERS),
+        default="local",
+        help="what connects them (local)",
+    )
     parser.add_argument("--no-page", action="store_true", help="start no Chromium")
     parser.add_argument("--peer", choices=PEERS, help="the same faults for another library")
     given = parser.parse_args()
@@ -38,6 +45,7 @@ def main() -> int:
         page=not given.no_page,
         disk=given.disk,
         workers=given.workers,
+        bus="" if given.backplane == "local" else given.backplane,
     )
     try:
         play = run if given.peer is None else functools.partial(run_peer, given.peer)

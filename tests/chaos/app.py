@@ -1,7 +1,8 @@
 """The server that is killed: python -m tests.chaos.app PORT FILE RECORD LIFE CLOCK.
 
-A hub with a history in FILE, and two threads that publish numbers. What was accepted of them
-is appended to RECORD, a line each, which outlives a kill: publisher, number, channel, time.
+A hub with a history in FILE, or on the server that WS_HUB_BACKPLANE names, and two threads that
+publish numbers. What has come of them is appended to RECORD, a line each, which outlives a kill:
+publisher, number, channel, time, and whether it is sure that it was accepted.
 CLOCK is the number of seconds by which its wall clock is wrong. Commands come on its input,
 a line each, and each is answered by a line.
 """
@@ -9,6 +10,7 @@ a line each, and each is answered by a line.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import sys
@@ -31,6 +33,7 @@ from tests.chaos.plan import (
     value_of,
 )
 from ws_hub import AuthResult, ChannelRule, Hub, HubConfig, SqliteHistory, WsHubError, serve
+from ws_hub.backplane.addresses import VARIABLE
 from ws_hub.page import page_app
 
 MIB = 1024 * 1024
@@ -59,8 +62,9 @@ class Clock:
 
 def config_of(file: str) -> HubConfig:
     # Small outboxes, and pings soon, so that two minutes have what days have.
+    store = SqliteHistory(file, clock=lambda: time.time())  # noqa: PLW0108 - it is replaced
     return HubConfig(
-        history=SqliteHistory(file, clock=lambda: time.time()),  # noqa: PLW0108 - it is replaced
+        history=None if os.environ.get(VARIABLE, "").startswith("redis:") else store,
         rules=RULES,
         authenticator=_authenticated,
         heartbeat_interval=1.0,
@@ -109,17 +113,18 @@ class Publishers:
     def _run(self, publisher: int) -> None:
         chance = random.Random(self._life * 10 + publisher)
         number, burst = self._life * LIFE, 0
-        while burst or not self._stop.wait(PAUSE):
+        while not self._stop.wait(0.0 if burst else PAUSE):
             if publisher == LOOSE:
                 burst = burst - 1 if burst else chance.choice([0] * 99 + [400])
             number += 1
             channel = CHANNELS[number % len(CHANNELS)]
             wait = 10.0 if publisher == FIRM else None
             try:
-                self._hub.send_to_channel(channel, event_of(publisher, number), wait=wait)
+                done = self._hub.send_to_channel(channel, event_of(publisher, number), wait=wait)
+                claim = "unkept" if done is not None and done.seq is None else "sure"
             except WsHubError:
-                continue  # it was not accepted, or may have been: nothing is claimed of it
-            line = f"{publisher} {number} {channel} {time.monotonic()}\n"
+                claim = "unsure"
+            line = f"{publisher} {number} {channel} {time.monotonic()} {claim}\n"
             os.write(self._record, line.encode())
 
 
@@ -136,6 +141,7 @@ def pages(hub: Hub, channel: str) -> dict[str, Any]:
 
 def main(port: str, file: str, record: str, life: str, clock: str) -> None:
     """Serve until the input ends."""
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
     wall = Clock(float(clock))
     hub = Hub(config_of(file))
     blank = page_app(hub, fallback=_blank_page)

@@ -371,15 +371,20 @@ class RemotePublisher:
 
     Attributes:
         accepted: channel -> the values that the server has accepted.
+        again: how often it may have published something again.
     """
 
     def __init__(self, publisher: int, url: str) -> None:
         self.accepted = {channel: array("q") for channel in CHANNELS}
+        self.again = 0
         self.publisher = publisher
-        self._client = ReconnectingClient(url, **SETTINGS).start()
+        self._client = ReconnectingClient(url, on_connect=self._connected, **SETTINGS).start()
         self._stop, self._abandon = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"publisher:{publisher}")
         self._thread.start()
+
+    def _connected(self) -> None:
+        self.again += 1
 
     def stop(self) -> None:
         """Publish no more numbers; return when the last one is accepted."""
@@ -398,6 +403,7 @@ class RemotePublisher:
             number += 1
             channel, data = CHANNELS[number % len(CHANNELS)], data_of(self.publisher, number)
             while not self._is_accepted(channel, data):
+                self.again += 1
                 if self._abandon.wait(0.05):
                     return
             self.accepted[channel].append(value_of(data))

@@ -51,11 +51,15 @@ class Count:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A message of a publisher in the server: its value, its channel, when it was accepted."""
+    """A message of a publisher in the server: its value, its channel, when it was accepted.
+
+    `sure` says that it was; else it may have been, or was accepted and not kept.
+    """
 
     value: int
     channel: str
     at: float
+    sure: bool = True
 
 
 @dataclass
@@ -87,6 +91,7 @@ def judge(
     accepted: Sequence[Accepted],
     remote: Sequence[tuple[str, int]],
     kills: Mapping[int, float],
+    again: int = 0,
 ) -> Verdict:
     """Compare all that was received, accepted and kept.
 
@@ -97,19 +102,25 @@ def judge(
         accepted: what publishers in the server had accepted.
         remote: channel and value of what clients published, each once.
         kills: when each life of a server ended that was killed.
+        again: how often clients may have published again what they got no ack for.
     """
     verdict, living = Verdict(), set(living)
     unnumbered, holes = _unnumbered(records), _holes(stored)
     known = _known(records, stored, verdict)
     for channel, missing in holes.items():
         # It counts past what it could not keep, so that clients see that something is missing.
-        if len(missing) > len(unnumbered.get(channel, ())):
+        unkept = {each.value for each in accepted if each.channel == channel}
+        unkept.update(value for where, value in remote if where == channel)
+        unkept.difference_update(known[channel].values())
+        if len(missing) > len(unkept | unnumbered.get(channel, set())) + again:
             verdict.complaints.append(f"the store leaves out numbers of {channel}")
     for record in records:
         count = verdict.kinds.setdefault(record.kind, Count())
         count.clients += 1
         for channel, track in record.tracks.items():
-            count.add(_of_track(track, stored[channel], holes[channel]))
+            untrue: list[str] = []
+            count.add(_of_track(track, stored[channel], holes[channel], untrue))
+            verdict.complaints += [f"{record.name}, {channel}: {each}" for each in untrue]
             doubled = sorted(_doubled_values(track) - _repeated_values(track))
             for publisher, number in map(parts_of, doubled):
                 verdict.complaints.append(
@@ -118,7 +129,7 @@ def judge(
         count.ghosts += len(living ^ set(record.present)) + _doubled(record.present)
         verdict.complaints += [f"{record.name}: {each}" for each in record.complaints]
     _judge_remote(remote, known, unnumbered, stored, verdict)
-    _judge_accepted(accepted, known, unnumbered, stored, kills, verdict)
+    _judge_accepted(accepted, known, unnumbered, holes, kills, verdict)
     return verdict
 
 
@@ -169,10 +180,10 @@ def _known(
     return known
 
 
-def _of_track(track: Track, stored: Mapping[str, Any], holes: set[int]) -> Count:
+def _of_track(track: Track, stored: Mapping[str, Any], holes: set[int], untrue: list[str]) -> Count:
     """Return what one client received of one channel, from its first number to the last.
 
-    What is kept at the end could be had at any time.
+    What is kept at the end could be had at any time. Adds to `untrue` what it was told wrongly.
     """
     kept, last = stored["first"], stored["last"]
     count = Count(messages=len(track.seqs), told=len(track.gaps), unnumbered=len(track.unnumbered))
@@ -187,17 +198,22 @@ def _of_track(track: Track, stored: Mapping[str, Any], holes: set[int]) -> Count
             gap = next(gaps)
         if seq in seen:
             count.duplicates += 1
-            count.untrue += len(told)
+            untrue += [f"told that {each} are missing before {seq}, again" for each in told]
             continue
         if seq <= at:
             count.disordered += 1
-            count.untrue += len(told)
+            untrue += [f"told that {each} are missing before {seq}, late" for each in told]
             continue
         seen.add(seq)
-        _judge_gap(seq - at - 1, told, count)
-        if told and any(each not in holes for each in range(max(at + 1, kept), seq)):
-            count.untrue += 1
+        missing = seq - at - 1
+        if not told:
+            count.silent += missing
+        elif not _is_size(missing, told):
+            untrue.append(f"told that {told} are missing before {seq}, and had {at}")
+        if told and (held := sum(each not in holes for each in range(max(at + 1, kept), seq))):
+            untrue.append(f"told that {told} are missing before {seq}, of which {held} are kept")
         at = seq
+    count.untrue = len(untrue)
     return count
 
 
@@ -212,14 +228,11 @@ def _repeated_values(track: Track) -> set[int]:
     return {value for value in _doubled_values(track) if parts_of(value)[0] in REMOTE}
 
 
-def _judge_gap(missing: int, told: Sequence[int | None], count: Count) -> None:
-    """Compare how many numbers are missing with what the client was told there."""
-    if not told:
-        count.silent += missing
-    elif None in told:  # some, it was told
-        count.untrue += not missing
-    elif sum(each or 0 for each in told) != missing:
-        count.untrue += 1
+def _is_size(missing: int, told: Sequence[int | None]) -> bool:
+    """Return whether a client that misses so many was told so; None is some."""
+    if None in told:
+        return missing > 0
+    return sum(each or 0 for each in told) == missing
 
 
 def _judge_remote(
@@ -243,32 +256,47 @@ def _judge_accepted(
     accepted: Sequence[Accepted],
     known: Mapping[str, Mapping[int, int]],
     unnumbered: Mapping[str, set[int]],
-    stored: Stored,
+    holes: Mapping[str, set[int]],
     kills: Mapping[int, float],
     verdict: Verdict,
 ) -> None:
-    """Look for what the server accepted of itself, and did not keep although it lived on."""
-    values = {
-        channel: set(says.values()) | unnumbered.get(channel, set())
-        for channel, says in known.items()
-    }
+    """Look for what the server accepted of itself, and did not keep although it lived on.
+
+    Of what nobody waited for, it may lose so many as it has left out numbers, which tells.
+    """
     for channel, says in known.items():
         _judge_order(channel, says, verdict)
-        if len(says) < stored[channel]["last"]:
-            values.pop(channel)  # nobody knows all of it
-    for each in accepted:
-        if each.channel not in values or each.value in values[each.channel]:
-            continue
-        publisher, number = parts_of(each.value)
-        kill = kills.get(number // LIFE)
-        if publisher == FIRM or kill is None:
-            verdict.complaints.append(f"{number} of {each.channel} was kept, and is not there")
-            continue
-        verdict.lost_at_kills += 1
-        verdict.oldest_lost = max(verdict.oldest_lost, kill - each.at)
-        later = (LOOSE, number // LIFE)
-        if any(value > each.value and _life_of(value) == later for value in values[each.channel]):
-            verdict.complaints.append(f"{number} of {each.channel} is lost, and later ones not")
+        last = max(says, default=0)
+        if len(says) + len(holes[channel]) < last:
+            continue  # nobody knows all of it
+        values = set(says.values()) | unnumbered.get(channel, set())
+        newest = _newest_of_lives(says.values())
+        untold = []
+        for each in accepted:
+            if each.channel != channel or each.value in values or not each.sure:
+                continue
+            publisher, life = _life_of(each.value)
+            kill = kills.get(life)
+            if publisher == LOOSE and kill is not None and each.value > newest.get(life, 0):
+                verdict.lost_at_kills += 1
+                verdict.oldest_lost = max(verdict.oldest_lost, kill - each.at)
+            else:
+                untold.append(each.value)
+        firm = [value for value in untold if parts_of(value)[0] == FIRM]
+        if len(untold) > len(holes[channel]):
+            firm = untold
+        for _, number in map(parts_of, firm):
+            verdict.complaints.append(f"{number} of {channel} was accepted, and is not there")
+
+
+def _newest_of_lives(values: Iterable[int]) -> dict[int, int]:
+    """Return the last value that was kept of `LOOSE` in each life of a server."""
+    newest: dict[int, int] = {}
+    for value in values:
+        publisher, life = _life_of(value)
+        if publisher == LOOSE:
+            newest[life] = max(newest.get(life, 0), value)
+    return newest
 
 
 def _life_of(value: int) -> tuple[int, int]:

@@ -79,7 +79,7 @@ def main(name: str, port: str, file: str, record: str, life: str, clock: str) ->
         while not stop.wait(PAUSE):
             number += 1
             publish(data_of(publisher, number))
-            os.write(accepted, f"{publisher} {number} - {time.monotonic()}\n".encode())
+            os.write(accepted, f"{publisher} {number} - {time.monotonic()} sure\n".encode())
 
     threads = [threading.Thread(target=run, args=(each,)) for each in (LOOSE, FIRM)]
 

@@ -7,6 +7,7 @@ differs, because processes and threads go on by themselves.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Any
 from ws_hub import Message
 
 __all__ = [
+    "ALL",
     "BEGIN",
+    "BUS",
     "CHANNELS",
     "END",
     "END_VALUE",
@@ -28,6 +31,7 @@ __all__ = [
     "PRESENT",
     "PROXIES",
     "REMOTE",
+    "SERVER",
     "Fault",
     "Plan",
     "data_of",
@@ -51,6 +55,8 @@ _NUMBERS = 10**12
 LIFE = 1_000_000  # numbers of one life of a server's process
 
 PROXIES = 6
+SERVER, BUS = -1, -2  # in the place of a proxy
+ALL = -1  # in the place of a process
 
 
 def event_of(publisher: int, number: int) -> Message:
@@ -87,6 +93,8 @@ class Plan:
         node: whether some are on Node.
         disk: whether the server's file cannot be written to now and then.
         workers: the processes of the server; faults meet one of them at a time.
+        bus: the program that connects them and keeps their history, which meets faults as well,
+            of `tests.redis_servers.SERVERS`; "" for a directory and a file.
         patience: seconds for all clients to catch up at the end.
     """
 
@@ -97,6 +105,7 @@ class Plan:
     node: bool = True
     disk: bool = False
     workers: int = 1
+    bus: str = ""
     patience: float = 60.0
 
 
@@ -107,14 +116,15 @@ class Fault:
     Args:
         at: seconds from the beginning.
         kind: what is done.
-        proxy: which proxy it is done to; None for the server.
-        amount: how much, or how long it will last.
+        proxy: which proxy it is done to, from 0 on; below that the server, or what connects
+            its processes.
+        amount: how much, how long it will last, or the process that it meets.
         ends: whether this is its end.
     """
 
     at: float
     kind: str
-    proxy: int = -1
+    proxy: int = SERVER
     amount: float = 0.0
     ends: bool = False
 
@@ -128,6 +138,9 @@ def schedule(plan: Plan) -> list[Fault]:
     disk = random.Random(chance.random())
     if plan.disk:
         lanes.append(list(_of_disk(disk, plan.seconds)))
+    bus = random.Random(chance.random())
+    if plan.bus:
+        lanes.append(list(_of_bus(bus, plan.seconds, plan.workers)))
     return list(heapq.merge(*lanes))
 
 
@@ -157,6 +170,36 @@ def _of_disk(chance: random.Random, seconds: float) -> Iterator[Fault]:
         at += lasts
         yield Fault(at, "disk", amount=lasts, ends=True)
         at += chance.uniform(10.0, 30.0)
+
+
+_OF_BUS = {
+    # kind: (weight, most of its seconds)
+    "bus kill": (3, 3.0),
+    "bus pause": (3, 7.0),
+    "bus cut": (3, 4.0),
+    "bus black hole": (3, 8.0),
+    "bus unsubscribe": (2, 0.0),
+}
+
+
+def _of_bus(chance: random.Random, seconds: float, workers: int) -> Iterator[Fault]:
+    """Yield the faults of what connects the processes; the amount is the process that it meets.
+
+    Those of the network meet one process, or all of them.
+    """
+    at = chance.uniform(0.5, 1.0)
+    first = chance.sample(list(_OF_BUS), len(_OF_BUS))  # each once, in a short run too
+    while at < seconds:
+        most = 1.0 if first else math.inf
+        weights = [weight for weight, _ in _OF_BUS.values()]
+        kind = first.pop() if first else chance.choices(list(_OF_BUS), weights)[0]
+        lasts = min(chance.uniform(0.2, 1.0) * _OF_BUS[kind][1], most)
+        whom = float(chance.choice([ALL, *range(workers)]))
+        yield Fault(at, kind, BUS, whom)
+        if lasts:
+            at += lasts
+            yield Fault(at, kind, BUS, whom, ends=True)
+        at += chance.uniform(0.3, 1.0 if first else 5.0)
 
 
 _OF_PROXY = {

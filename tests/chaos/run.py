@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.browser.chromium import find_chromium
+from tests.chaos.bus import Bus
 from tests.chaos.clients import (
     Client,
     NodeClients,
@@ -85,7 +86,8 @@ class _Run:
         self._folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="ws-hub-chaos-"))
         )
-        self._server = Servers(self._folder, "tests.chaos.app", count=plan.workers)
+        bus = self._ended(Bus(plan.bus, plan.workers)) if plan.bus else None
+        self._server = Servers(self._folder, "tests.chaos.app", count=plan.workers, bus=bus)
         stack.callback(self._server.close)
         self._server.start()
         self._proxies = [
@@ -210,8 +212,9 @@ class _Run:
             for channel, values in publisher.accepted.items()
             for value in values
         ]
+        again = sum(publisher.again for publisher in self._publishers)
         kills = self._server.kills()
-        outcome.verdict = judge(self._records, living, stored, accepted, remote, kills)
+        outcome.verdict = judge(self._records, living, stored, accepted, remote, kills, again)
         outcome.accepted, outcome.remote = len(accepted), len(remote)
         outcome.visitors = self._visitors.came
         outcome.connections = sum(proxy.accepted for proxy in self._proxies)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.bus import Bus
 from tests.chaos.judge import Accepted
 from tests.chaos.plan import parts_of, value_of
 
@@ -29,11 +30,19 @@ class Servers:
         folder: where their file, their records and their logs are.
         program: their module, and arguments of its own.
         count: how many there are. Several are connected by a directory.
+        bus: connects them in its place.
     """
 
-    def __init__(self, folder: Path, *program: str, count: int = 1) -> None:
+    def __init__(self, folder: Path, *program: str, count: int = 1, bus: Bus | None = None) -> None:
+        self.bus = bus
         self._file = folder / "hub.db"
-        self._each = [_Process(folder, program, place, count) for place in range(count)]
+        addresses = [f"local://{folder}/bus" if count > 1 else ""] * count
+        if bus is not None:
+            addresses = [bus.address(place) for place in range(count)]
+        self._each = [
+            _Process(folder, program, place, count, address)
+            for place, address in enumerate(addresses)
+        ]
         self._turns, self._targets = itertools.cycle(self._each), itertools.cycle(self._each)
         self._victim = self._each[0]
         self._lock: sqlite3.Connection | None = None
@@ -67,6 +76,8 @@ class Servers:
         """End one as a deploy does."""
         self._victim = next(self._turns)
         self._victim.close()
+        if self.bus is not None:  # which may be away: then it cannot keep what it has accepted
+            self._victim.note_end()
 
     def begin_again(self) -> None:
         """Start the one that has ended, and have it publish."""
@@ -102,7 +113,7 @@ class Servers:
         return [found for each in self._each for found in each.accepted()]
 
     def kills(self) -> dict[int, float]:
-        """Return when each life ended that was killed."""
+        """Return when each life ended that may have lost what it had accepted."""
         return {life: at for each in self._each for life, at in each.kills.items()}
 
     def failures(self) -> list[str]:
@@ -123,7 +134,9 @@ class Servers:
 class _Process:
     """One process on one port, however often it is killed; its lives have numbers of their own."""
 
-    def __init__(self, folder: Path, program: Sequence[str], place: int, count: int) -> None:
+    def __init__(
+        self, folder: Path, program: Sequence[str], place: int, count: int, backplane: str
+    ) -> None:
         self._folder = folder
         self._program = program
         self._record, self._log = folder / f"accepted-{place}", folder / f"log-{place}"
@@ -131,8 +144,8 @@ class _Process:
         self._log.touch()
         self._life, self._count = place, count
         self._environment = dict(os.environ)
-        if count > 1:
-            self._environment["WS_HUB_BACKPLANE"] = f"local://{folder}/bus"
+        if backplane:
+            self._environment["WS_HUB_BACKPLANE"] = backplane
         self._clock = 0.0
         self._paused = False
         self._process: subprocess.Popen[str] | None = None
@@ -176,9 +189,13 @@ class _Process:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-        self.is_up = False
-        self.kills[self._life] = time.monotonic()  # it has accepted nothing after this
+        self.note_end()
         self._process.communicate()
+
+    def note_end(self) -> None:
+        """Note that it has accepted nothing after this, and may have lost something."""
+        self.is_up = False
+        self.kills[self._life] = time.monotonic()
 
     def pause(self) -> None:
         """Have it stand still."""
@@ -201,10 +218,10 @@ class _Process:
         """Return what its own publishers had accepted, in all its lives."""
         found = []
         for line in self._record.read_text(encoding="ascii").splitlines():
-            publisher, number, channel, at = line.split()
+            publisher, number, channel, at, sure = line.split()
             value = value_of({"publisher": publisher, "number": number})
             assert parts_of(value) == (int(publisher), int(number))
-            found.append(Accepted(value, channel, float(at)))
+            found.append(Accepted(value, channel, float(at), sure == "sure"))
         return found
 
     def failures(self) -> list[str]:

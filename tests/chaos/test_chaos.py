@@ -13,6 +13,7 @@ import pytest
 
 from tests.chaos.plan import Plan
 from tests.chaos.run import run, table
+from tests.redis_servers import SERVERS
 from tests.support import wait_until
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,22 @@ def test_several_processes_lose_nothing_in_silence() -> None:
     outcome = run(plan, told.append)
     assert outcome.is_well, "\n".join([*told, table(outcome)])
     assert {"kill", "pause", "clock", "restart"} <= set(outcome.faults)
+    assert all(each.messages for each in outcome.verdict.kinds.values())
+    assert outcome.accepted and outcome.remote and outcome.visitors
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(not SERVERS, reason="needs a Redis or a Valkey server")
+def test_several_processes_and_the_server_that_connects_them_lose_nothing_in_silence() -> None:
+    told: list[str] = []
+    bus = next(iter(SERVERS))
+    plan = Plan(seconds=11, clients=12, seed=14, page=False, node=False, workers=3, bus=bus)
+    outcome = run(plan, told.append)
+    assert outcome.is_well, "\n".join([*told, table(outcome)])
+    faults = {each for each in outcome.faults if each.startswith("bus ")}
+    assert faults == {
+        f"bus {each}" for each in ("kill", "pause", "cut", "black hole", "unsubscribe")
+    }
     assert all(each.messages for each in outcome.verdict.kinds.values())
     assert outcome.accepted and outcome.remote and outcome.visitors
 
