@@ -13,7 +13,7 @@ The tree::
     ├── LimitExceeded                       a limit of the settings is reached
     ├── SendTimeout (TimeoutError)          one client's outbox stayed full
     ├── ConnectionClosed (ConnectionError)  the connection has ended: code, reason
-    ├── NotConnected (ConnectionError)      a ReconnectingClient between connections
+    ├── NotConnected (ConnectionError)      a client or a Publisher without a server
     ├── HandshakeRefused (ConnectionError)  a server refused the handshake: HTTP status
     ├── HubError                            the answer to a request is an error: code, text
     ├── WaitTimeout (TimeoutError)          no answer within the time that was allowed
@@ -181,7 +181,7 @@ class ConnectionClosed(WsHubError, ConnectionError):
 
 
 class NotConnected(WsHubError, ConnectionError):
-    """A ReconnectingClient has no connection at the moment; nothing was sent."""
+    """A ReconnectingClient, or a Publisher that begins, reaches nobody; nothing was sent."""
 
 
 class HandshakeRefused(WsHubError, ConnectionError):

@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.apps.launch import START, server
 from tests.integration.apps.live import Live, at_once, subscribe
+from tests.integration.apps.places import PLACES, Place, place_of
 from tests.support import RawPeer, wait_until
 from ws_hub import (
     AuthResult,
@@ -47,34 +44,32 @@ WAIT = 20.0
 ALONE = "no process of the application is reached"
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory for a backplane; the path of a socket must be short."""
-    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
-        yield Path(folder, "hub")
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with place_of(request.param) as found:
+        yield found
 
 
-def address(place: Path) -> str:
-    return f"local://{place}"
+only_local = pytest.mark.parametrize("place", ["local"], indirect=True)
 
 
 @contextlib.contextmanager
-def application(place: Path, **settings: Any) -> Iterator[Live]:
+def application(place: Place, **settings: Any) -> Iterator[Live]:
     """Serve a hub with this address."""
     config = HubConfig(**{"rules": RULES, **settings})
-    with Hub(config, backplane=address(place)) as hub, serve(hub) as server:
+    with Hub(config, backplane=place.address) as hub, serve(hub) as server:
         yield Live(hub, server, None)  # type: ignore[arg-type]
 
 
-def has_run(place: Path, **settings: Any) -> None:
+def has_run(place: Place, **settings: Any) -> None:
     """Have a hub run there, and end."""
-    with Hub(HubConfig(**{"rules": RULES, **settings}), backplane=address(place)):
+    with Hub(HubConfig(**{"rules": RULES, **settings}), backplane=place.address):
         pass
 
 
-def script(place: Path, text: str, *arguments: str) -> subprocess.Popen[str]:
+def script(place: Place, text: str, *arguments: str) -> subprocess.Popen[str]:
     """Start a program that has a `publisher`, which it does not close."""
-    head = f"import sys\nfrom ws_hub import Publisher\npublisher = Publisher({address(place)!r})\n"
+    head = f"import sys\nfrom ws_hub import Publisher\npublisher = Publisher({place.address!r})\n"
     return subprocess.Popen(
         [sys.executable, "-c", head + text, *arguments],
         stdin=subprocess.PIPE,
@@ -84,7 +79,7 @@ def script(place: Path, text: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(place: Path, text: str) -> None:
+def run(place: Place, text: str) -> None:
     """Run such a program to its end; it warns of nothing."""
     with script(place, text) as process:
         assert process.communicate(timeout=START) == ("", "")
@@ -113,7 +108,7 @@ publisher.send_to_user("8", {"type": "event", "data": "to bob"})
 """
 
 
-def test_what_a_script_publishes_reaches_the_clients_of_the_application(place: Path) -> None:
+def test_what_a_script_publishes_reaches_the_clients_of_the_application(place: Place) -> None:
     who = AuthResult(valid=True, user_id="7")
     with application(place, authenticator=lambda environ: who) as here:
         with here.subscribed("news", "state") as peer:
@@ -128,12 +123,12 @@ def test_what_a_script_publishes_reaches_the_clients_of_the_application(place: P
         assert (stats.bus_received, stats.bus_told, stats.bus_lost, stats.peers) == (8, 0, 0, 0)
 
 
-def test_workers_of_gunicorn_all_get_it(place: Path) -> None:
+def test_workers_of_gunicorn_all_get_it(place: Place) -> None:
     options = ["--workers", "2", "--threads", "4", "--config", "python:ws_hub.gunicorn"]
-    env = {"WS_HUB_BACKPLANE": address(place)}
+    env = {"WS_HUB_BACKPLANE": place.address}
     with (
         server("gthread", app="workers", options=options, **env) as running,
-        Publisher(address(place)) as publisher,
+        Publisher(place.address) as publisher,
         contextlib.ExitStack() as stack,
     ):
         running.state()  # the hub of a worker begins with its first request
@@ -166,8 +161,8 @@ def test_workers_of_gunicorn_all_get_it(place: Path) -> None:
         assert running.complaints() == [], running.log()
 
 
-def test_a_channel_with_history_has_one_numbering(place: Path) -> None:
-    with application(place) as here, Publisher(address(place)) as publisher:
+def test_a_channel_with_history_has_one_numbering(place: Place) -> None:
+    with application(place) as here, Publisher(place.address) as publisher:
         with here.subscribed("kept:a") as peer:
             for number in range(1, 6, 2):
                 assert publisher.send_to_channel("kept:a", event(number), wait=WAIT) == Delivery(
@@ -183,11 +178,11 @@ def test_a_channel_with_history_has_one_numbering(place: Path) -> None:
 
 
 def test_what_is_kept_while_nobody_runs_is_there_later(
-    place: Path, caplog: pytest.LogCaptureFixture
+    place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     has_run(place)
     run(place, 'publisher.send_event("saved", 1, channel="kept:a")\n')
-    with Publisher(address(place)) as publisher:
+    with Publisher(place.address) as publisher:
         assert publisher.peers() == 0
         assert (publisher.keeps("kept:a"), publisher.keeps("news")) == (True, False)
         delivery = publisher.send_event("saved", 2, channel="kept:a", wait=WAIT)
@@ -198,29 +193,33 @@ def test_what_is_kept_while_nobody_runs_is_there_later(
     assert ALONE not in caplog.text
 
 
-def test_the_history_that_the_application_has_of_its_own_is_used(place: Path) -> None:
-    file = place.with_name("own.db")
+def test_the_history_that_the_application_has_of_its_own_is_used(place: Place) -> None:
+    file = place.folder / "own.db"
     with application(place, history=SqliteHistory(file)) as here:
-        with here.subscribed("kept:a") as peer, Publisher(address(place)) as publisher:
+        with here.subscribed("kept:a") as peer, Publisher(place.address) as publisher:
             assert publisher.send_event("saved", 1, channel="kept:a", wait=WAIT).seq == 1
             assert peer.recv_json()["seq"] == 1
-    assert not (place / "history.db").exists()
+    assert not place.has_history()
 
 
-def test_a_store_that_cannot_be_opened_is_told(place: Path) -> None:
-    has_run(place, history=SqliteHistory(place.with_name("own.db")))
-    rules = (place / "rules.json").read_text()
-    (place / "rules.json").write_text(rules.replace(str(place.with_name("own.db")), "TapeHistory"))
-    with Publisher(address(place)) as publisher:
-        with pytest.raises(ConfigError, match="keeps its history in a TapeHistory"):
+def test_a_store_that_cannot_be_opened_is_told(place: Place) -> None:
+    file = place.folder / "own.db"
+    has_run(place, history=SqliteHistory(file))
+    rules = place.rules() or ""
+    for other, told in (
+        ("TapeHistory", "keeps its history in a TapeHistory"),
+        ("/nowhere/own.db", "/nowhere/own.db, which is not on this machine"),
+    ):
+        place.set_rules(rules.replace(str(file), other))
+        with Publisher(place.address) as publisher, pytest.raises(ConfigError, match=told):
             publisher.peers()
 
 
-def test_publishers_at_once_lose_nothing(place: Path) -> None:
+def test_publishers_at_once_lose_nothing(place: Place) -> None:
     """Their threads are the first to use them, all at the same moment."""
     threads, each_sends = 4, 100
     with application(place) as here, here.subscribed("news", "kept:a") as peer:
-        with Publisher(address(place)) as first, Publisher(address(place)) as second:
+        with Publisher(place.address) as first, Publisher(place.address) as second:
             begin = threading.Barrier(2 * threads)
 
             def publish(publisher: Publisher, name: str) -> None:
@@ -247,9 +246,8 @@ def test_publishers_at_once_lose_nothing(place: Path) -> None:
         assert kept == list(range(1, threads * each_sends + 1))
 
 
-def test_a_publisher_beside_a_hub_of_the_same_process_reaches_it(place: Path) -> None:
-    backplane = LocalBackplane(place)
-    with application(place) as here, Publisher(backplane) as publisher:
+def test_a_publisher_beside_a_hub_of_the_same_process_reaches_it(place: Place) -> None:
+    with application(place) as here, Publisher(place.backplane()) as publisher:
         with here.subscribed("news") as peer:
             publisher.send_event("said", 1, channel="news")
             here.hub.send_event("said", 2, channel="news")
@@ -270,7 +268,7 @@ def status_of(message: Any) -> Any:
     return message["data"]["status"] if message["type"] == "process_status" else message["data"]
 
 
-def test_a_program_is_streamed_from_its_start_to_its_exit(place: Path) -> None:
+def test_a_program_is_streamed_from_its_start_to_its_exit(place: Place) -> None:
     with application(place) as here, here.subscribed("process:job") as peer:
         lines = "print('one'); print('two'); raise SystemExit(3)"
         with script(place, _RUNS, lines) as process:
@@ -281,7 +279,7 @@ def test_a_program_is_streamed_from_its_start_to_its_exit(place: Path) -> None:
         assert [each["seq"] for each in found] == [1, 2, 3, 4]
 
 
-def test_a_program_is_lost_when_its_process_is_killed(place: Path) -> None:
+def test_a_program_is_lost_when_its_process_is_killed(place: Place) -> None:
     with application(place) as here, here.subscribed("process:job") as peer:
         with script(place, _RUNS, _OUTPUT) as process:
             assert [status_of(peer.recv_json()) for _ in range(2)] == ["running", "begun"]
@@ -294,19 +292,19 @@ def test_a_program_is_lost_when_its_process_is_killed(place: Path) -> None:
         wait_until(lambda: not os.path.exists(f"/proc/{program}"), START, "the end of the program")
 
 
-def test_close_ends_the_programs(place: Path) -> None:
+def test_close_ends_the_programs(place: Place) -> None:
     with application(place) as here, here.subscribed("process:job") as peer:
-        with Publisher(address(place)) as publisher:
+        with Publisher(place.address) as publisher:
             process = publisher.run_process([sys.executable, "-c", _OUTPUT], "job")
             assert [status_of(peer.recv_json()) for _ in range(2)] == ["running", "begun"]
         assert not process.running
         assert status_of(peer.recv_json()) == "exited"
 
 
-def test_logs_and_prints_arrive(place: Path) -> None:
+def test_logs_and_prints_arrive(place: Place) -> None:
     log = logging.getLogger("tests.publisher")
     with application(place) as here, here.subscribed("logs", "process:prints") as peer:
-        with Publisher(address(place)) as publisher:
+        with Publisher(place.address) as publisher:
             handler = publisher.log_handler("logs", logging.ERROR)
             log.addHandler(handler)
             try:
@@ -320,9 +318,9 @@ def test_logs_and_prints_arrive(place: Path) -> None:
             assert said(peer) == ["printed"]
 
 
-def test_output_and_status_may_be_told_of_by_hand(place: Path) -> None:
+def test_output_and_status_may_be_told_of_by_hand(place: Place) -> None:
     with application(place) as here, here.subscribed("process:job") as peer:
-        with Publisher(address(place)) as publisher:
+        with Publisher(place.address) as publisher:
             publisher.send_process_status("job", "running")
             publisher.send_process_output("job", "one")
             publisher.send_process_lines("job", ["two", "three"])
@@ -356,10 +354,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_publisher_of_the_parent_is_used_in_its_children(place: Path, method: str) -> None:
+def test_a_publisher_of_the_parent_is_used_in_its_children(place: Place, method: str) -> None:
     """Each child ends right after it has published."""
-    place.parent.joinpath("job.py").write_text(_PREFORK)
-    command = [sys.executable, place.with_name("job.py"), address(place), method]
+    job = place.folder / "job.py"
+    job.write_text(_PREFORK)
+    command = [sys.executable, job, place.address, method]
     with application(place) as here, here.subscribed("news", "kept:a") as peer:
         subprocess.run(command, check=True, timeout=2 * START)
         messages = [peer.recv_json() for _ in range(10)]
@@ -373,7 +372,7 @@ def test_a_publisher_of_the_parent_is_used_in_its_children(place: Path, method: 
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_at_the_end_of_its_process_it_publishes_if_it_has_begun(place: Path, used: bool) -> None:
+def test_at_the_end_of_its_process_it_publishes_if_it_has_begun(place: Place, used: bool) -> None:
     """What would begin only then would be ended by nobody, and lose its message in silence."""
     text = "import atexit\n" + "publisher.peers()\n" * used
     text += "atexit.register(lambda: publisher.send_event('said', 1, channel='news'))\n"
@@ -384,12 +383,12 @@ def test_at_the_end_of_its_process_it_publishes_if_it_has_begun(place: Path, use
         assert [each["data"] for each in said(peer, 1 + used)] == [1, 2][not used :]
 
 
-def test_where_no_hub_has_run_it_says_so_and_makes_nothing(place: Path) -> None:
-    with Publisher(address(place)) as publisher:
+def test_where_no_hub_has_run_it_says_so_and_makes_nothing(place: Place) -> None:
+    with Publisher(place.address) as publisher:
         for use in (publisher.peers, lambda: publisher.send_error("lost")):
             with pytest.raises(ConfigError, match=r"no hub .* has run there\. Start the appl"):
                 use()
-        assert not place.exists()
+        assert place.is_empty()
         with application(place) as here, here.peer() as peer:
             here.client()
             publisher.send_error("here")
@@ -397,10 +396,10 @@ def test_where_no_hub_has_run_it_says_so_and_makes_nothing(place: Path) -> None:
 
 
 def test_what_nobody_hears_is_warned_of_once_until_somebody_does(
-    place: Path, caplog: pytest.LogCaptureFixture
+    place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     has_run(place)
-    with Publisher(address(place)) as publisher:
+    with Publisher(place.address) as publisher:
         for count in (1, 2):
             publisher.send_event("lost", 1, channel="news")
             publisher.send_event("lost", 2, channel="news")
@@ -413,9 +412,9 @@ def test_what_nobody_hears_is_warned_of_once_until_somebody_does(
 
 
 def test_an_application_that_starts_anew_is_found_again(
-    place: Path, caplog: pytest.LogCaptureFixture
+    place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Publisher(address(place)) as publisher:
+    with Publisher(place.address) as publisher:
         for number in range(3):
             with application(place) as here, here.subscribed("news") as peer:
                 publisher.send_event("said", number, channel="news")
@@ -424,40 +423,40 @@ def test_an_application_that_starts_anew_is_found_again(
     assert caplog.text == ""
 
 
-def test_rules_that_are_given_need_no_hub(place: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Publisher(address(place), rules=RULES) as publisher:
+def test_rules_that_are_given_need_no_hub(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    with Publisher(place.address, rules=RULES) as publisher:
         assert publisher.send_event("saved", 1, channel="kept:a", wait=WAIT).seq == 1
-    assert not (place / "rules.json").exists()
+    assert place.rules() is None
     with application(place) as here, here.peer() as peer:
         subscribe(peer, "kept:a", since=0)
         assert said(peer) == [{"event": "saved", "data": 1}]
-        with Publisher(address(place), rules=RULES) as publisher:
+        with Publisher(place.address, rules=RULES) as publisher:
             publisher.peers()
     assert caplog.text == ""
 
 
 def test_other_rules_than_those_of_the_application_are_warned_of(
-    place: Path, caplog: pytest.LogCaptureFixture
+    place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     with application(place):
-        before = (place / "rules.json").read_bytes()
-        with Publisher(address(place), rules=[ChannelRule("kept:*")]) as publisher:
+        before = place.rules()
+        with Publisher(place.address, rules=[ChannelRule("kept:*")]) as publisher:
             assert not publisher.keeps("kept:a")
-        assert (place / "rules.json").read_bytes() == before
+        assert place.rules() == before is not None
     assert "'kept:*' has history_messages=0 here, and history_messages=10000 there" in caplog.text
 
 
-def test_rules_are_those_at_the_first_use(place: Path) -> None:
-    with Publisher(address(place)) as publisher:
+def test_rules_are_those_at_the_first_use(place: Place) -> None:
+    with Publisher(place.address) as publisher:
         with application(place, rules=[ChannelRule("news", history_messages=5)]):
             assert publisher.keeps("news")
-    with Publisher(address(place)) as publisher:
+    with Publisher(place.address) as publisher:
         assert publisher.keeps("news")  # also when it has ended
 
 
-def test_a_message_against_the_rules_is_refused(place: Path) -> None:
+def test_a_message_against_the_rules_is_refused(place: Place) -> None:
     has_run(place)
-    with Publisher(address(place)) as publisher:
+    with Publisher(place.address) as publisher:
         with pytest.raises(MessageEncodeError, match="has no key"):
             publisher.send_event("cpu", 40, channel="state")
         with pytest.raises(MessageEncodeError, match="JSON"):
@@ -471,58 +470,40 @@ def test_a_message_against_the_rules_is_refused(place: Path) -> None:
 # --- bounds, and the end -------------------------------------------------------------------
 
 
-def test_a_disk_that_is_held_up_delays_no_longer_than_told(place: Path) -> None:
+def test_a_history_that_is_held_up_delays_no_longer_than_told(place: Place) -> None:
     has_run(place)
-    with Publisher(address(place)) as publisher, contextlib.ExitStack() as stack:
+    with Publisher(place.address) as publisher:
         publisher.send_event("saved", 1, channel="kept:a", wait=WAIT)
-        held = stack.enter_context(
-            contextlib.closing(sqlite3.connect(place / "history.db", isolation_level=None))
-        )
-        held.execute("BEGIN IMMEDIATE")
-        began = time.monotonic()
-        publisher.send_event("saved", 2, channel="kept:a", timeout=0)
-        with pytest.raises(WaitTimeout):
-            publisher.send_event("saved", 3, channel="kept:a", wait=0.1)
-        assert time.monotonic() - began < 3  # SQLite itself would wait for five seconds
-        held.execute("ROLLBACK")
+        with place.held_up():
+            began = time.monotonic()
+            publisher.send_event("saved", 2, channel="kept:a", timeout=0)
+            with pytest.raises(WaitTimeout):
+                publisher.send_event("saved", 3, channel="kept:a", wait=0.1)
+            assert time.monotonic() - began < 3  # the history itself would wait for longer
     assert publisher.close()
     with application(place) as here, here.peer() as peer:
         subscribe(peer, "kept:a", since=0)
         assert [each["data"] for each in said(peer, 3)] == [1, 2, 3]
 
 
-_STANDS_STILL = """
-import sys
-from ws_hub import Hub
-hub = Hub(backplane=sys.argv[1]).start()
-print(flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_process_that_stands_still_delays_no_longer_than_told(
-    place: Path, caplog: pytest.LogCaptureFixture
+def test_who_stands_still_delays_no_longer_than_told(
+    place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    command, pipe = [sys.executable, "-c", _STANDS_STILL, address(place)], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            os.kill(process.pid, signal.SIGSTOP)
-            publisher = Publisher(address(place), timeout=0.2)
-            for _ in range(20):
-                publisher.broadcast(event("x" * 500_000))
-            began = time.monotonic()
-            assert not publisher.close()
-            assert time.monotonic() - began < 5
-        finally:
-            process.kill()
-    wait_until(lambda: "before others had read" in caplog.text, what="a warning")
+    with place.standing() as stand_still:
+        publisher = Publisher(place.address, timeout=0.2)
+        assert publisher.peers() == 1
+        stand_still()
+        for _ in range(20):
+            publisher.broadcast(event("x" * 500_000))
+        began = time.monotonic()
+        assert not publisher.close()
+        assert time.monotonic() - began < 5
+        wait_until(lambda: place.unsent in caplog.text, what="a warning")
 
 
-def test_a_publisher_that_is_closed_says_so(place: Path) -> None:
+def test_a_publisher_that_is_closed_says_so(place: Place) -> None:
     has_run(place)
-    used, unused = Publisher(address(place)), Publisher(address(place))
+    used, unused = Publisher(place.address), Publisher(place.address)
     used.peers()
     for publisher in (used, unused):
         for _ in range(2):
@@ -532,20 +513,20 @@ def test_a_publisher_that_is_closed_says_so(place: Path) -> None:
             lambda publisher=publisher: publisher.send_to_user("ann", event("late")),
             lambda publisher=publisher: publisher.run_process(["true"], "late"),
         ):
-            with pytest.raises(HubNotRunning, match=r"Publisher\('local:.* has ended, by its cl"):
+            with pytest.raises(HubNotRunning, match=r"Publisher\(.* has ended, by its cl"):
                 use()
 
 
 def test_the_address_in_the_environment_counts_where_none_is_given(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WS_HUB_BACKPLANE", raising=False)
     with pytest.raises(ConfigError, match="WS_HUB_BACKPLANE in the environment"):
         Publisher()
-    monkeypatch.setenv("WS_HUB_BACKPLANE", address(place))
+    monkeypatch.setenv("WS_HUB_BACKPLANE", place.address)
     with application(place), Publisher() as publisher:
         assert publisher.peers() == 1
-        assert repr(publisher) == f"Publisher('local://{place}')"
+        assert repr(publisher) == f"Publisher({place.address!r})"
 
 
 def test_what_is_no_address_or_no_rules_is_refused_at_once() -> None:
@@ -560,18 +541,19 @@ def test_what_is_no_address_or_no_rules_is_refused_at_once() -> None:
         Publisher("local:///tmp/x", timeout=-1)
 
 
-def test_a_directory_that_others_may_change_is_refused(place: Path) -> None:
+@only_local
+def test_a_directory_that_others_may_change_is_refused(place: Place) -> None:
     has_run(place)
-    place.chmod(0o755)
-    with Publisher(address(place)) as publisher, pytest.raises(ConfigError, match="chmod 700"):
+    (place.folder / "hub").chmod(0o755)
+    with Publisher(place.address) as publisher, pytest.raises(ConfigError, match="chmod 700"):
         publisher.peers()
 
 
-def test_damaged_rules_are_told(place: Path) -> None:
+def test_damaged_rules_are_told(place: Place) -> None:
     has_run(place)
-    (place / "rules.json").write_text("{")
-    with Publisher(address(place)) as publisher:
+    place.set_rules("{")
+    with Publisher(place.address) as publisher:
         with pytest.raises(ConfigError, match="cannot be read"):
             publisher.peers()
-    with Publisher(address(place), rules=RULES) as publisher:
+    with Publisher(place.address, rules=RULES) as publisher:
         assert publisher.peers() == 0

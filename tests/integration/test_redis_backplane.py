@@ -435,13 +435,6 @@ def test_hubs_with_other_rules_are_warned_of(
             assert "run with other rules: the rule for 'state'" in caplog.text
 
 
-def test_a_publisher_is_told_what_to_use_in_its_place(server: RedisProcess) -> None:
-    with pytest.raises(ConfigError, match="start a Hub with this backplane"):
-        Publisher(server.url()).send_event("said", "x", channel="a")
-    with pytest.raises(ConfigError, match="start a Hub with this backplane"):
-        RedisBackplane(server.url()).open(None)
-
-
 def test_an_address_is_of_one_hub_of_a_process(server: RedisProcess) -> None:
     with Hub(backplane=server.url()), pytest.raises(ConfigError, match="prefix=chat"):
         Hub(backplane=server.url()).start()

@@ -23,7 +23,7 @@ from ..errors import ConfigError, excerpt
 if TYPE_CHECKING:
     from .bus import Backplane
 
-__all__ = ["VARIABLE", "backplane_of", "family_directory", "is_alone"]
+__all__ = ["VARIABLE", "backplane_of", "family_directory", "is_alone", "without_password"]
 
 VARIABLE = "WS_HUB_BACKPLANE"  # of the environment
 _ARBITER = "gunicorn.arbiter"
@@ -59,6 +59,11 @@ def backplane_of(given: Backplane | str | None) -> Backplane | None:
         return (family_directory() if path is None else Path(unquote(path))) / name
 
     return AddressedBackplane(given, find)
+
+
+def without_password(given: object) -> object:
+    """Return an address as it may be shown, or what is given in place of one."""
+    return re.sub(r"//[^/@]*@", "//***@", given) if isinstance(given, str) else given
 
 
 def is_alone(given: object) -> bool:

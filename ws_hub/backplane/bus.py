@@ -149,7 +149,8 @@ class Backplane(Protocol):
     def kept_rules(self) -> str | None:
         """Return the rules that were kept last; None for none. Also where it is not open.
 
-        Raises ConfigError where the backplane cannot be used.
+        Raises ConfigError where the backplane cannot be used, OSError where its server is not
+        reached. May wait for a server.
         """
 
     def tell(self, notice: Notice) -> None:

@@ -10,6 +10,8 @@ names its sender, and what breaks these rules is no notice:
 - Notices of the kinds `kept`, `hello` and `bye` are not counted: they have the number of the
   last that is. `hello` says that the sender is there, every few seconds, and `bye` that it ends.
   With `"asks":true` all others are to say so as well.
+- All bodies of a sender that hears nobody have `"listens":false`: it is none of the processes
+  that are reached.
 - A body has at most 8 MiB: a broker cuts a subscriber that is 32 MiB behind.
 - A text is a JSON object.
 """
@@ -40,6 +42,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 HELLO, BYE = b',"kind":"hello"}', b',"kind":"bye"}'
 HELLO_ALL = b',"kind":"hello","asks":true}'
 KEPT = b',"kind":"kept"}'
+_DEAF = b',"listens":false'
 _NAME = re.compile(r"[0-9a-f]{32}")
 
 
@@ -53,6 +56,7 @@ class Envelope:
         kind: of the notice; of a newer version it may be any.
         notice: None for `hello`, `bye` and unknown kinds.
         asks: whether all others are to say that they are there.
+        listens: whether the sender hears the others.
     """
 
     source: str
@@ -60,6 +64,7 @@ class Envelope:
     kind: str
     notice: Notice | None
     asks: bool = False
+    listens: bool = True
 
     @property
     def is_counted(self) -> bool:
@@ -72,9 +77,9 @@ def opening(source: str) -> bytes:
     return b'{"v":1,"from":"%b",' % source.encode()
 
 
-def sealed(source: str, number: int, tail: bytes) -> bytes:
+def sealed(source: str, number: int, tail: bytes, *, listens: bool = True) -> bytes:
     """Return the body of a notice, of what `notices.encode` has returned for it."""
-    return b'%b"n":%d%b' % (opening(source), number, tail)
+    return b'%b"n":%d%b%b' % (opening(source), number, b"" if listens else _DEAF, tail)
 
 
 def opened(body: bytes) -> Envelope:
@@ -88,7 +93,8 @@ def opened(body: bytes) -> Envelope:
     notice = notice_of(fields, texts)
     for text in texts:
         _check(text)
-    return Envelope(source, number, str(fields["kind"]), notice, fields.get("asks") is True)
+    asks, listens = fields.get("asks") is True, fields.get("listens") is not False
+    return Envelope(source, number, str(fields["kind"]), notice, asks, listens)
 
 
 def _check(text: bytes) -> None:

@@ -27,15 +27,22 @@ class Reach:
     Args:
         broker: what it is called in the log.
         parts: the names of the connections.
+        meanwhile: what it means for this process that the broker is not reached.
         clock: monotonic seconds.
 
     Threads: any; only `wait` waits.
     """
 
     def __init__(
-        self, broker: str, parts: tuple[str, ...], *, clock: Callable[[], float] = time.monotonic
+        self,
+        broker: str,
+        parts: tuple[str, ...],
+        meanwhile: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
+        self._meanwhile = meanwhile
         self._clock = clock
         # guards: what follows. Nothing is taken under it.
         self._lock = Lock()
@@ -92,11 +99,11 @@ class Reach:
         self._decided.set()
         if not was_told:
             logger.warning(
-                "the backplane %s %s: %s. Clients of this process get what is published here; what "
-                "other processes publish is missing until it is back",
+                "the backplane %s %s: %s. %s",
                 "has lost" if self._was_up else "cannot reach",
                 self._broker,
                 excerpt(str(error), 300),
+                self._meanwhile,
             )
 
 

@@ -3,13 +3,14 @@
     any thread   tell() -> RedisSender, on "ws-hub:bus-send" -> PUBLISH <prefix>:bus
     SUBSCRIBE <prefix>:bus -> RedisListener, on "ws-hub:bus" -> receiver.receive()
 
-What goes over it is described in `envelopes`.
+What goes over it is described in `envelopes`. What serves no clients has no listener.
 """
 
 from __future__ import annotations
 
+import functools
 import secrets
-from typing import Any
+from collections.abc import Callable
 
 from ..errors import ConfigError, WsHubError
 from ..reentrant import Lock, nested
@@ -20,31 +21,45 @@ from .reach import Reach
 from .redis_claims import RedisClaims
 from .redis_history import RedisHistory
 from .redis_listener import RedisListener
+from .redis_rules import RedisRules, kept_rules
 from .redis_sender import RedisSender
 from .redis_server import RedisServer
+from .rules import compare
 
 __all__ = ["AddressedRedis", "RedisBackplane"]
 
+Differs = Callable[[str, str], object]
+
 _PATIENCE = 1.0  # seconds for which a start waits for the server
+_APART = (
+    "Clients of this process get what is published here; what other processes publish is missing "
+    "until it is back"
+)
+_UNTOLD = "What is published waits for ten seconds, and is lost then"
 
 
 class _Life:
     """The parts of a backplane from one `open` to its `close`."""
 
     def __init__(
-        self, server: RedisServer, store: str, receiver: Receiver, told: Counts, heard: Counts
+        self, server: RedisServer, receiver: Receiver | None, told: Counts, differs: Differs
     ) -> None:
-        source = secrets.token_hex(16)
-        self.reach = Reach(server.label, ("subscribe", "publish"))
-        self.claims = RedisClaims(server, source, self.reach)
-        self.sender = RedisSender(server, source, self.claims, self.reach, told)
-        self.listener = RedisListener(
-            server, (source, store), receiver, self.reach, heard, greet=self.sender.greet
+        self.source = secrets.token_hex(16)
+        listens = receiver is not None
+        parts, meanwhile = (
+            (("subscribe", "publish"), _APART) if listens else (("publish",), _UNTOLD)
         )
+        self.reach = Reach(server.label, parts, meanwhile)
+        self.claims = RedisClaims(server, self.source, self.reach)
+        self.rules = RedisRules(server, differs)
+        renews = self.claims, self.rules
+        self.sender = RedisSender(server, self.source, renews, self.reach, told, listens=listens)
+        self.listener: RedisListener | None = None
         self.is_ending = False  # under the backplane's lock
 
     def start(self) -> None:
-        self.listener.start()
+        if self.listener is not None:
+            self.listener.start()
         self.sender.start()
         if not nested():
             self.reach.wait(_PATIENCE)
@@ -52,8 +67,14 @@ class _Life:
     def finish(self, timeout: float) -> None:
         # In this order: the last word of the sender wakes the listener.
         self.sender.finish(timeout)
-        self.listener.finish(0.0)
+        if self.listener is not None:
+            self.listener.finish(0.0)
         self.claims.close()
+
+    def peers(self) -> int:
+        if not self.reach.is_up:
+            return 0
+        return self.sender.heard if self.listener is None else self.listener.peers()
 
 
 class RedisBackplane:
@@ -108,47 +129,38 @@ class RedisBackplane:
     def keep_rules(self, rules: str) -> str | None:
         """Keep the rules of the channels on the server; return other processes' from before.
 
-        None where no other one listens, or the server is away. Raises OSError.
+        None where no other one listens, or the server is away: then they are kept, and other
+        ones warned of, once it is there.
 
         Threads: any; waits for the server.
         """
-        if not self.stats().connected:
+        life = self._life
+        if life is None:
             return None
-        client: Any = self._server.client()
-        try:
-            before = client.set(self._server.key("rules"), rules, get=True)
-            ((_, listeners),) = client.pubsub_numsub(self._server.bus)
-        except self._server.failures as error:
-            raise OSError(
-                f"the rules cannot be kept: {self._server.label} is not reached: {error}"
-            ) from error
-        finally:
-            client.close()
-        return before.decode() if before and listeners > 1 else None
+        return life.rules.keep(rules, connected=life.reach.is_up)
 
     def kept_rules(self) -> str | None:
-        """Raise ConfigError: what serves no sockets does not tell by a server yet.
+        """Return the rules on the server; None for none.
 
-        Threads: any.
+        Raises OSError where it is not reached, ConfigError where it refuses.
+
+        Threads: any; waits for the server, some seconds at most.
         """
-        raise self._no_publisher()
-
-    def _no_publisher(self) -> ConfigError:
-        return ConfigError(
-            f"{self!r} connects hubs, and no Publisher: start a Hub with this backplane and the "
-            "rules of the application, and publish by that"
-        )
+        return kept_rules(self._server)
 
     def open(self, receiver: Receiver | None) -> None:
         """Begin; also where the server is not reached, which is tried until `close`.
 
-        Raises ConfigError where another hub has it, and without a receiver.
+        None receives nothing. Raises ConfigError where another hub has it.
 
         Threads: any; waits for the server, at most one second.
         """
-        if receiver is None:
-            raise self._no_publisher()
-        life = _Life(self._server, self._store, receiver, self._told, self._heard)
+        life = _Life(self._server, receiver, self._told, functools.partial(compare, self))
+        if receiver is not None:
+            own, greet = (life.source, self._store), life.sender.greet
+            life.listener = RedisListener(
+                self._server, own, receiver, life.reach, self._heard, greet=greet
+            )
         with self._lock:
             is_free = self._life is None
             if is_free:
@@ -185,7 +197,7 @@ class RedisBackplane:
         life, told, heard = self._life, self._told, self._heard
         lost = told.lost + heard.lost + (life.sender.dropped() if life else 0)
         return BusStats(
-            peers=life.listener.peers() if life else 0,
+            peers=life.peers() if life else 0,
             told=told.told,
             received=heard.received,
             lost=lost,
@@ -222,7 +234,7 @@ class RedisBackplane:
         """
         # The others are closed with their last reference. redis-py knows them for those of
         # another process, and says nothing to the server.
-        if self._life is not None:
+        if self._life is not None and self._life.listener is not None:
             self._life.listener.forget()
         self._renew()
 
@@ -242,6 +254,9 @@ class AddressedRedis(RedisBackplane):
     def open(self, receiver: Receiver | None) -> None:
         """See `RedisBackplane`; raises ConfigError also where another hub has the address."""
         label = self._server.label
+        if receiver is None:  # it takes nothing that is another one's
+            super().open(receiver)
+            return
         if label in _addressed:
             raise ConfigError(
                 f"another hub of this process has the backplane {label}: give each a prefix, as "
@@ -256,9 +271,9 @@ class AddressedRedis(RedisBackplane):
 
     def close(self, timeout: float) -> None:
         """See `RedisBackplane`."""
-        is_open = self._life is not None
+        life = self._life
         super().close(timeout)
-        if is_open:
+        if life is not None and life.listener is not None:
             _addressed.discard(self._server.label)
 
     def forget(self) -> None:

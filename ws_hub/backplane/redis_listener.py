@@ -56,10 +56,12 @@ class _Source:
     Args:
         number: of its last counted notice.
         seen: when it was last heard, in monotonic seconds.
+        listens: whether it hears this one.
     """
 
     number: int
     seen: float
+    listens: bool
 
 
 class RedisListener:
@@ -120,7 +122,8 @@ class RedisListener:
 
     def peers(self) -> int:
         """Return the number of other processes that are reached."""
-        return len(self._sources) if self._reach.is_up else 0
+        sources = list(self._sources.values()) if self._reach.is_up else []
+        return sum([each.listens for each in sources])
 
     def finish(self, timeout: float) -> None:
         """End the thread, which waits for an answer for some seconds at most."""
@@ -261,7 +264,8 @@ class RedisListener:
                 self._refuse(self._channel, ValueError(f"more than {_MOST_SOURCES} senders"))
                 return False
             number = self._silent.pop(envelope.source, envelope.number - step)
-            source = self._sources[envelope.source] = _Source(number, now)
+            source = _Source(number, now, envelope.listens)
+            self._sources[envelope.source] = source
         if envelope.asks:
             self._greet(False)
         source.seen = now

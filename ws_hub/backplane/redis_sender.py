@@ -8,12 +8,13 @@ Rules of this file:
   receiver that has it knows it.
 - What Go hubs get is sent after that, and once: they do not know what they have. So a fault
   between the two may lose it, and doubles nothing.
-- Every two seconds the thread says that this process is there, and renews what it claims. This
-  needs a server that can be written to: on a replica nobody else would hear it.
+- Every two seconds the thread says that this process is there, and renews what it claims, and
+  the rules. This needs a server that can be written to: on a replica nobody else would hear it.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ from .go_bridge import GoBridge
 from .peers import Counts
 from .reach import Reach, retry_wait
 from .redis_claims import RedisClaims
+from .redis_rules import RedisRules
 from .redis_server import RedisServer
 from .told import Told, ToldQueue
 
@@ -60,27 +62,34 @@ class RedisSender:
     Args:
         server: the server.
         source: the name of this process on the bus.
-        claims: what it renews with each sign of life.
+        renews: what it renews with each sign of life.
         reach: what it reports to.
         counts: what to count in.
+        listens: whether this process hears the others.
         clock: monotonic seconds.
+
+    Attributes:
+        heard: processes that have heard what was sent last.
     """
 
     def __init__(
         self,
         server: RedisServer,
         source: str,
-        claims: RedisClaims,
+        renews: tuple[RedisClaims, RedisRules],
         reach: Reach,
         counts: Counts,
         *,
+        listens: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._source = source
         self._channel = server.bus
         self._go = GoBridge(server.prefix, source, counts) if server.go else None
-        self._claims = claims
+        self._claims, self._rules = renews
+        self._listens = listens
+        self.heard = 0  # written by the thread
         self._reach = reach
         self._counts = counts
         self._clock = clock
@@ -98,6 +107,7 @@ class RedisSender:
         self._next_try = 0.0
         self._is_refused = False  # the last sign of life could not be written
         self._is_refused_to_go = False  # the last message for Go hubs was
+        self._is_alone = False  # the log says that nobody hears what is sent
 
     # --- any thread --------------------------------------------------------------------------
 
@@ -182,9 +192,12 @@ class RedisSender:
             if self._is_old(told, now):
                 self._counts.lost += 1
                 continue
-            body = sealed(self._source, self._number, told.tail)
+            body = self._sealed(told.tail)
             size += len(body)
             self._sent.append(_Sent(told, body, self._number))
+
+    def _sealed(self, tail: bytes) -> bytes:
+        return sealed(self._source, self._number, tail, listens=self._listens)
 
     def _is_old(self, told: Told, now: float) -> bool:
         return told.kind not in (NoticeKind.KEPT, NoticeKind.DISCONNECT) and (
@@ -202,21 +215,23 @@ class RedisSender:
         if beats:
             self._next_beat = now + BEAT_EVERY  # before it is sent: another may be asked for
             released = self._claims.beat(pipe)
+        shares = beats and self._rules.beat(pipe)
         renewing = len(pipe)
         for each in self._sent:
             pipe.publish(self._channel, each.body)
         if beats:  # behind them, with the number of the last
-            asks, self._asks = self._asks, False
-            hello = HELLO_ALL if asks else HELLO
-            pipe.publish(self._channel, sealed(self._source, self._number, hello))
+            asks, self._asks = self._asks and self._listens, False
+            pipe.publish(self._channel, self._sealed(HELLO_ALL if asks else HELLO))
         try:
             answers: list[Any] = pipe.execute(raise_on_error=False)
             self._judge(answers[:renewing])
-            heard = self._check(answers[renewing : renewing + len(self._sent)])
+            heard = self._check(answers[renewing:])
         except self._server.failures as error:
             self._failed(error)
             return
         self._claims.released(released)
+        if shares:
+            self._rules.answered(answers[renewing - 1], heard=self.heard > 0)
         self._counts.told += heard
         sent = [*self._sent]
         self._sent.clear()
@@ -253,14 +268,26 @@ class RedisSender:
 
     def _check(self, answers: list[Any]) -> int:
         """Return how many others have got notices, in all; raises what the server has answered."""
-        own = 1 if self._reach.has("subscribe") else 0
+        own = 1 if self._listens and self._reach.has("subscribe") else 0
         heard = 0
-        for each, answer in zip(self._sent, answers, strict=True):
+        for each, answer in itertools.zip_longest(self._sent, answers):
             if isinstance(answer, Exception):
                 raise answer
-            if each.told.kind is not NoticeKind.KEPT:
-                heard += max(int(answer) - own, 0)
+            self.heard = max(int(answer) - own, 0)
+            if each is not None and each.told.kind is not NoticeKind.KEPT:  # nor a sign of life
+                heard += self.heard
+                self._warn_when_alone()
         return heard
+
+    def _warn_when_alone(self) -> None:
+        """Warn that nobody hears what is sent, where that is all that this process is for."""
+        was_alone, self._is_alone = self._is_alone, self.heard == 0 and not self._listens
+        if self._is_alone and not was_alone:
+            logger.warning(
+                "no process of the application is reached at %s: what is published is lost, but "
+                "for channels with history. Start the application, or name its server and prefix",
+                self._server.label,
+            )
 
     def _judge(self, answers: list[Any]) -> None:
         """Raise the answer of a replica; another error of writing is no fault of the bus."""
@@ -280,7 +307,7 @@ class RedisSender:
     def _failed(self, error: Exception) -> None:
         self._attempt += 1
         self._next_try = self._clock() + retry_wait(self._attempt)
-        self._next_beat, self._asks = 0.0, True
+        self._next_beat, self._asks, self.heard = 0.0, True, 0
         if self._client is not None:
             self._client.connection_pool.disconnect()  # to a replica, too, it is made anew
         self._reach.down(_PART, error)
@@ -301,7 +328,7 @@ class RedisSender:
         if client is not None:
             try:
                 if self._attempt == 0:
-                    client.publish(self._channel, sealed(self._source, self._number, BYE))
+                    client.publish(self._channel, self._sealed(BYE))
             except self._server.failures as error:
                 logger.debug("the backplane could not say that it ends: %s", error)
             finally:

@@ -25,11 +25,12 @@ from .sqlite import SqliteHistory
 if TYPE_CHECKING:
     from .bus import Backplane
 
-__all__ = ["SharedRules", "share"]
+__all__ = ["SharedRules", "compare", "share"]
 
 logger = get_logger(__name__)
 
 _VERSION = 1
+_UNSHARED = "the rules of the channels cannot be shared in %r: %s"
 _FIELDS = tuple(each.name for each in dataclasses.fields(ChannelRule))
 
 
@@ -122,14 +123,26 @@ def share(backplane: Backplane, config: HubConfig) -> None:
 
     Threads: the one that starts the hub; waits for the backplane.
     """
-    own = SharedRules.of(config)
+    own = SharedRules.of(config).text()
     try:
-        before = backplane.keep_rules(own.text())
-        there = own if before is None else SharedRules.parse(before)
-    except (OSError, ConfigError) as error:  # the hub needs them not
-        logger.warning("the rules of the channels cannot be shared in %r: %s", backplane, error)
+        before = backplane.keep_rules(own)
+    except OSError as error:  # the hub needs them not
+        logger.warning(_UNSHARED, backplane, error)
         return
-    difference = own.difference(there)
+    if before is not None:
+        compare(backplane, own, before)
+
+
+def compare(backplane: object, own: str, before: str) -> None:
+    """Warn of the first difference between the rules of a hub and those from before.
+
+    Threads: any; does not wait.
+    """
+    try:
+        difference = SharedRules.parse(own).difference(SharedRules.parse(before))
+    except ConfigError as error:
+        logger.warning(_UNSHARED, backplane, error)
+        return
     if difference:
         logger.warning(
             "other processes of %r run with other rules: %s. Give all processes of a backplane "

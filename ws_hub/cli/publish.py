@@ -1,4 +1,4 @@
-"""`ws-hub publish`: publishes to a channel of an application on this machine.
+"""`ws-hub publish`: publishes to a channel of an application.
 
 The thread that reads standard input and publishes is not the main one, which waits for a signal
 or for its end: a handler could not end a read that it interrupts.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import threads
-from ..backplane.addresses import VARIABLE
+from ..backplane.addresses import VARIABLE, without_password
 from ..errors import WsHubError
 from ..hub.publisher import Publisher
 from ..protocol.message import Message, MessageType
@@ -31,10 +31,11 @@ _EXAMPLES = f"""\
 examples:
   ws-hub publish --backplane local:///run/app/hub news 'a text'
   ws-hub publish --backplane local:///run/app/hub --json jobs '{{"id": 7, "state": "done"}}'
-  ws-hub publish --backplane local:///run/app/hub --event saved --json jobs 7
+  ws-hub publish --backplane redis://localhost/0?prefix=app --event saved --json jobs 7
   ./build.sh 2>&1 | ws-hub publish --backplane local:///run/app/hub process:build -
 
-  {VARIABLE} in the environment stands in for --backplane.
+  {VARIABLE} in the environment stands in for --backplane. A password belongs there: others on
+  this machine see the options of a command.
 
   DATA reaches the subscribers as the data of an event, as what a client publishes does; in a
   channel of a program (process:ID) as a line of its output. With --key and no DATA the key is
@@ -42,13 +43,14 @@ examples:
 
 exit codes:
   1 when no process of the application is reached, unless the channel keeps history, or when
-  something was lost on the way; 2 for a wrong option, address or directory; 130 after Ctrl-C
+  something was lost on the way; 2 for a wrong option, address or directory, and where the server
+  of the address is not reached; 130 after Ctrl-C
 """
 
 
 def add_publish(commands: Any) -> None:
     """Add the command to the parser."""
-    text = "publish to a channel of an application on this machine"
+    text = "publish to a channel of an application"
     command = add_command(commands, "publish", text, _EXAMPLES, _publish)
     command.add_argument(
         "--backplane",
@@ -132,7 +134,7 @@ class _Job:
         """Return why nobody would ever get a message, after so many others."""
         channel = self._arguments.channel
         kept, reached = self._publisher.keeps(channel), self._publisher.peers()
-        address = self._arguments.backplane or os.environ.get(VARIABLE)
+        address = without_password(self._arguments.backplane or os.environ.get(VARIABLE))
         nobody = f"no process of the application is reached at {address}"
         if not reached and kept and not self._has_said:
             self._has_said = True

@@ -13,17 +13,30 @@ import functools
 import logging
 import os
 import sys
+import weakref
+from typing import Any
 
 from ..log import get_logger
 from .exits import running
 
-__all__ = ["warn", "watch"]
+__all__ = ["except_of", "warn", "watch"]
 
 logger = get_logger(__name__)
 
 _MASTERS = frozenset({"gunicorn.arbiter"})  # modules that fork nothing but workers
 
+# Hubs that have no clients anywhere, because what they publish is told; by single calls.
+_tells: weakref.WeakSet[Any] = weakref.WeakSet()
+
 _warned = False  # written and read by the thread that forks: the master's main thread
+
+
+def except_of(hub: object) -> None:
+    """Have a hub that only tells not be warned of.
+
+    Threads: any.
+    """
+    _tells.add(hub)
 
 
 def warn(log: logging.Logger) -> None:
@@ -32,7 +45,7 @@ def warn(log: logging.Logger) -> None:
     Threads: the one that forks.
     """
     global _warned  # noqa: PLW0603 - one process, one master
-    hubs = running()
+    hubs = [hub for hub in running() if hub not in _tells]
     if not hubs or _warned:
         return
     _warned = True

@@ -8,23 +8,28 @@ nothing of what the others publish, and they do not count it among theirs.
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import logging
 import multiprocessing
 import os
 import threading
+import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Never, Self, TextIO
 
 from .. import threads
-from ..backplane.addresses import VARIABLE, backplane_of
+from ..backplane.addresses import VARIABLE, backplane_of, without_password
 from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind, Receiver, SharedClaims
 from ..backplane.publisher import NOBODY, AbstractPublisher
 from ..backplane.rules import SharedRules
 from ..backplane.sqlite import SqliteHistory
 from ..backplane.store import HistoryStore
 from ..config import ChannelRule, HubConfig, as_rules
-from ..errors import CloseCode, ConfigError, HubNotRunning, excerpt
+from ..errors import CloseCode, ConfigError, HubNotRunning, NotConnected, excerpt
 from ..log import get_logger
 from ..process.process import Process
 from ..process.writers import log_handler, writer
@@ -32,8 +37,10 @@ from ..protocol.json_text import fast_encoder
 from ..protocol.message import AnyMessage, Encoder
 from ..protocol.names import AnyId, check_channel, process_rule
 from ..protocol.publication import Delivery, Key
-from ..reentrant import Lock
-from ..validation import check_bound, check_named
+from ..reentrant import Lock, nested
+from ..validation import check_bound, check_named, check_timeout
+from . import prefork
+from .beginning import Beginning
 from .hub import Hub
 
 __all__ = ["Publisher"]
@@ -43,6 +50,8 @@ logger = get_logger(__name__)
 # Of the time for the end the history gets one part, the others another, and threads the rest.
 _STEPS = 3
 _LEAST_CLOSE = 0.1  # seconds of each
+_LEAST_BEGIN = 1.0  # seconds for which the first use waits for a server, if it must not wait
+_PAUSE = 1.0  # seconds for which a server that is away is not tried again
 _QUESTIONS = (NoticeKind.KEYS, NoticeKind.PRESENCE)  # what a hub tells to be told of it
 _EXIT_PRIORITY = 100  # among the finalisers of `multiprocessing`: before it ends what it has made
 
@@ -54,7 +63,11 @@ class Publisher(AbstractPublisher):
 
     It begins at its first use, and needs that a hub of the application has run, from which it has
     the rules for channels. One in each process is enough; it may be made before a fork, and used
-    in the children. At the end of the process, and by `close()`, what was told is passed on.
+    in the children. At the end of the process, by `close()`, and when it is collected, what was
+    told is passed on.
+
+    The first use waits for the server of the backplane, as long as a publish may wait, but up to
+    one second where that is less; later ones do not wait for it.
 
     Where no process of the application is reached, what is published is lost, but for channels
     with history, and a warning is logged: see `peers`. With `wait=` a publish returns the Delivery
@@ -62,14 +75,16 @@ class Publisher(AbstractPublisher):
 
     Args:
         address: the address of the application's backplane, as `HubConfig.backplane` has it, or
-            a LocalBackplane; None for the one in the environment, WS_HUB_BACKPLANE.
+            a LocalBackplane or a RedisBackplane; None for the one in the environment,
+            WS_HUB_BACKPLANE.
         rules: the rules for channels where no hub has run yet, the same as `HubConfig.rules`;
             None for those of the application.
         timeout: seconds that a publish may wait for room, and `close` for what is not passed on
             yet, each at most.
 
     Raises ConfigError for an address or rules that are none, and at the first use where the
-    backplane cannot be used or has no rules; TypeError and ValueError for a bad timeout.
+    backplane cannot be used or has no rules; NotConnected there, where its server is not reached,
+    which the next use tries again; TypeError and ValueError for a bad timeout.
 
     Threads: any.
     """
@@ -98,13 +113,28 @@ class Publisher(AbstractPublisher):
         threads.forget_after_fork(self)
 
     def _renew(self) -> None:
-        # guards: _hub and _is_closed, and the start of the hub, whose own lock is taken inside
-        # it. Before all others: no thread of a hub takes it.
+        # guards: what follows, and _is_closed. Nothing is taken under it.
         self._lock = Lock()
         self._hub: Hub | None = None
+        self._beginning: Beginning[Hub] | None = None
+        self._has_tried = False  # to begin, to the end of the attempt
+        self._refusal: NotConnected | None = None  # of the last one, and until when that counts
+        self._refuses_until = 0.0
 
     def __repr__(self) -> str:
-        return f"Publisher({excerpt(self._address)})"
+        return f"Publisher({excerpt(without_password(self._address))})"
+
+    def __del__(self) -> None:
+        # A finaliser runs between any two bytecodes: it takes no lock, and waits for nothing.
+        hub = getattr(self, "_hub", None)  # not there, where __init__ has raised
+        if hub is not None and hub.running:
+            warnings.warn(
+                f"unclosed {self!r}: close() it, or keep one for the whole process",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            hub._life.post(functools.partial(hub._stop, None))
 
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's hub is the parent's.
@@ -116,47 +146,97 @@ class Publisher(AbstractPublisher):
     # --- the hub ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _running(self) -> Iterator[Hub]:
-        """Yield the hub; raises HubNotRunning in this publisher's words where that has ended."""
-        hub = self._begun()
+    def _in_own_words(self) -> Iterator[None]:
+        """Raise HubNotRunning in this publisher's words, where the hub has ended."""
         try:
-            yield hub
+            yield
         except HubNotRunning as error:
             raise self._ended() from error
 
-    def _begun(self) -> Hub:
-        """Return the hub, which runs; it is started where there is none yet."""
+    def _begun(self, timeout: float | None = None) -> Hub:
+        """Return the hub, which runs; it is started where there is none yet.
+
+        On a thread of its own: there is no other bound for what asks for the name of a server.
+        """
         hub = self._hub
         if hub is not None:
             return hub
+        check_timeout("timeout", timeout)
+        threads.check_real("a Publisher")
+        # A call within another one waits for no thread: that might need what is half done here.
+        is_nested = nested()
         with self._lock:
-            # At the end of the interpreter nothing would stop a hub that begins only now.
-            if self._is_closed or not threading.main_thread().is_alive():
-                raise self._ended()
-            return self._hub or self._start_locked()
-
-    def _start_locked(self) -> Hub:
-        assert self._lock.locked()
-        hub = Hub(self._config()).start()
-        first = self._hub
-        if first is not None:  # a signal handler has begun meanwhile
-            hub.stop()
-            return first
-        self._hub = hub
-        _stop_at_exit(hub)
+            self._check_locked()
+            if self._hub is not None:
+                return self._hub
+            if self._beginning is None and not is_nested:
+                self._beginning = Beginning("ws-hub:begin", self._attempt)
+            begun = self._beginning
+        if is_nested or begun is None:
+            return self._start()
+        wait = self._timeout if timeout is None else timeout
+        if not self._has_tried:
+            wait = max(wait, begun.at + _LEAST_BEGIN - time.monotonic())
+        hub = begun.result(wait)
+        if hub is None:
+            raise NotConnected(
+                f"{self!r} has not begun within {max(wait, 0):g} s, and has published nothing: its "
+                "server does not answer. Try again later: it goes on trying for some seconds"
+            )
         return hub
+
+    def _check_locked(self) -> None:
+        assert self._lock.locked()
+        # At the end of the interpreter nothing would stop a hub that begins only now.
+        if self._is_closed or not threading.main_thread().is_alive():
+            raise self._ended()
+        if self._refusal is not None and time.monotonic() < self._refuses_until:
+            raise copy.copy(self._refusal)
+
+    def _attempt(self) -> Hub:
+        """Start the hub, on the thread for it."""
+        refusal: NotConnected | None = None
+        try:
+            return self._start()
+        except NotConnected as error:
+            refusal = copy.copy(error)
+            raise
+        finally:
+            with self._lock:
+                self._beginning, self._has_tried = None, True
+                self._refusal, self._refuses_until = refusal, time.monotonic() + _PAUSE
+
+    def _start(self) -> Hub:
+        hub = Hub(self._config()).start()
+        prefork.except_of(hub)
+        _stop_at_exit(hub)
+        with self._lock:
+            first, is_closed = self._hub, self._is_closed
+            if first is None and not is_closed:
+                self._hub = hub
+        if is_closed or first is not None:  # a signal handler has begun meanwhile
+            hub.stop()
+        if is_closed:
+            raise self._ended()
+        return first or hub
 
     def _config(self) -> HubConfig:
         """Return the settings of the hub; raises ConfigError where there are no rules."""
         backplane = backplane_of(self._address)
         assert backplane is not None
-        kept = backplane.kept_rules()
+        try:
+            kept = backplane.kept_rules()
+        except OSError as error:
+            raise NotConnected(
+                f"{self!r} cannot begin, and has published nothing: {error}. Try again when it is "
+                "there"
+            ) from error
         if self._rules is None and kept is None:
             raise ConfigError(
-                f"a Publisher found no rules at {excerpt(self._address)}: no hub of the "
-                "application has run there. Start the application, whose hub may wait for its "
-                'first request, with the same address, "local:///..." with a directory; or pass '
-                "rules=, the same as its own"
+                f"a Publisher found no rules at {excerpt(without_password(self._address))}: no "
+                "hub of the application has run there. Start the application, whose hub may wait "
+                'for its first request, with the same address, "local:///..." with a directory or '
+                '"redis://..." with the same prefix; or pass rules=, the same as its own'
             )
         there = self._there(kept)
         rules = there.rules if self._rules is None else self._rules
@@ -179,7 +259,7 @@ class Publisher(AbstractPublisher):
                 logger.warning(
                     "the application at %s has other rules than this Publisher: %s. Leave rules= "
                     "out, to go by those of the application",
-                    excerpt(self._address),
+                    excerpt(without_password(self._address)),
                     difference,
                 )
             return there
@@ -195,9 +275,10 @@ class Publisher(AbstractPublisher):
         """Return how many processes of the application are reached; 0 once it has ended.
 
         Begins, where it has not. One that has begun meanwhile counts from the next publish on,
-        where others are reached. Raises ConfigError, see `Publisher`.
+        where others are reached, and with a server after two seconds. Raises ConfigError and
+        NotConnected, see `Publisher`.
 
-        Threads: any; waits for the file system at the first use.
+        Threads: any; waits for the file system or the server at the first use.
         """
         hub = self._begun()
         return hub.stats().peers if hub.running else 0
@@ -205,9 +286,10 @@ class Publisher(AbstractPublisher):
     def keeps(self, channel: str) -> bool:
         """Return whether a channel keeps history: what is published to it is there for later.
 
-        Raises TypeError and InvalidName for a bad name, ConfigError, see `Publisher`.
+        Raises TypeError and InvalidName for a bad name, ConfigError and NotConnected, see
+        `Publisher`.
 
-        Threads: any; waits for the file system at the first use.
+        Threads: any; waits for the file system or the server at the first use.
         """
         check_channel(channel)
         return self._begun().config.rule_for(channel).history_messages > 0
@@ -251,7 +333,8 @@ class Publisher(AbstractPublisher):
         wait: float | None = None,
         key: Key | None = None,
     ) -> Delivery | None:
-        with self._running() as hub:
+        hub = self._begun(timeout)
+        with self._in_own_words():
             return hub._publish(
                 texts,
                 channel,
@@ -277,7 +360,8 @@ class Publisher(AbstractPublisher):
         """
         check_named(_unnamed, "send_to_user(user_id, message)")
         bound = self._timeout if timeout is None else timeout
-        with self._running() as hub:
+        hub = self._begun(timeout)
+        with self._in_own_words():
             hub.send_to_user(user_id, message, timeout=bound)
 
     def disconnect(
@@ -287,7 +371,7 @@ class Publisher(AbstractPublisher):
 
         See `Hub.disconnect`. How many there were is not known here.
 
-        Threads: any; does not wait, but for the file system at the first use.
+        Threads: any; does not wait, but for the file system or the server at the first use.
         """
         self._begun().disconnect(user_id, code, reason)
 
@@ -308,10 +392,12 @@ class Publisher(AbstractPublisher):
 
         Threads: any; does not wait for the program.
         """
-        with self._running() as hub:
+        hub = self._begun()
+        with self._in_own_words():
             process: Process = hub.run_process(
                 argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line
             )
+            process.owner = self  # a publisher that is collected ends its programs
             return process
 
     def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
@@ -385,7 +471,14 @@ def _stop_at_exit(hub: Hub) -> None:
     if multiprocessing.parent_process() is not None:
         from multiprocessing import util  # there already, in such a child
 
-        util.Finalize(None, hub.stop, exitpriority=_EXIT_PRIORITY)
+        end = functools.partial(_stop, weakref.ref(hub))
+        util.Finalize(None, end, exitpriority=_EXIT_PRIORITY)
+
+
+def _stop(reference: weakref.ref[Hub]) -> None:
+    hub = reference()
+    if hub is not None:
+        hub.stop()
 
 
 def _store(history: str) -> HistoryStore | None:
@@ -396,5 +489,10 @@ def _store(history: str) -> HistoryStore | None:
         raise ConfigError(
             f"the application keeps its history in a {history}, which a Publisher cannot open: "
             "use a Hub here, with the same HubConfig(history=..., backplane=...)"
+        )
+    if not os.path.exists(history):  # on another machine, where it would be another history
+        raise ConfigError(
+            f"the application keeps its history in {history}, which is not on this machine: run "
+            "the Publisher beside the application, or have that use the history of its backplane"
         )
     return SqliteHistory(history)

@@ -180,7 +180,12 @@ class Process:
         on_line: called with each text and the name of its stream.
         backpressure: slow the program down to its slowest viewer.
         kill_after: seconds from SIGTERM to SIGKILL, when the program is ended.
+
+    Attributes:
+        owner: what must not be collected before the program has ended.
     """
+
+    owner: object = None
 
     def __init__(
         self,
