@@ -8,13 +8,13 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.integration.apps.launch import START
+from tests.integration.apps.places import PLACES, place_of
 from ws_hub import ChannelRule, Hub, HubConfig, Message
 
 RULES = [ChannelRule("kept:*", history_messages=100), ChannelRule("state", keyed=True)]
@@ -42,10 +42,10 @@ class Heard:
         return found
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="wsh-", dir="/tmp") as folder:
-        yield f"local://{folder}/hub"
+@pytest.fixture(params=PLACES)
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    with place_of(request.param) as place:
+        yield place.address
 
 
 @contextlib.contextmanager
@@ -139,13 +139,15 @@ def test_nobody_there_is_told(address: str) -> None:
         (("--backplane", "local:///tmp/wsh-nowhere", "news", "a"), "no hub of the application"),
         (("--backplane", "local:///dev/null/x", "news", "a"), "Not a directory"),
         (("--backplane", "local:///tmp/wsh-nowhere", "news"), "DATA is required"),
+        (("--backplane", "redis://app:secret@127.0.0.1:1/0", "news", "a"), "is not reached"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_an_exit_code(arguments: tuple[str, ...], said: str) -> None:
     code, text = publish(*arguments, WS_HUB_BACKPLANE="")
-    assert (code, said in text) == (2, True), text
+    assert (code, said in text, "secret" in text) == (2, True, False), text
 
 
+@pytest.mark.parametrize("address", ["local"], indirect=True)
 def test_a_directory_of_another_user_is_refused(address: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root gives a directory to another user")

@@ -252,6 +252,7 @@ def test_a_publisher_beside_a_hub_of_the_same_process_reaches_it(place: Place) -
             publisher.send_event("said", 1, channel="news")
             here.hub.send_event("said", 2, channel="news")
             assert sorted(each["data"] for each in said(peer, 2)) == [1, 2]
+            assert (publisher.peers(), here.hub.stats().peers) == (1, 0)
 
 
 # --- programs, logs and prints -------------------------------------------------------------

@@ -26,7 +26,6 @@ from ws_hub import (
     HubConfig,
     Message,
     ProcessAlreadyRunning,
-    Publisher,
     WsHubError,
     serve,
 )

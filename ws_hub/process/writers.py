@@ -8,17 +8,21 @@ import io
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from ..backplane.publisher import AbstractPublisher
-from ..errors import ConfigError, HubFull, HubNotRunning, excerpt
+from ..errors import ConfigError, HubFull, HubNotRunning, NotConnected, excerpt
 from ..lines import Lines
+from ..log import get_logger
 from ..protocol.message import timestamp
 from ..protocol.names import AnyId, channel_rule, check_channel, id_text
 from ..reentrant import Lock
 
 __all__ = ["LogHandler", "Writer", "log_handler", "writer"]
+
+logger = get_logger(__name__)
 
 # Characters, and bytes of JSON: together well under the 64 KiB that a Go client accepts.
 _MAX_TEXT = 5_000
@@ -26,6 +30,7 @@ _MAX_TRACEBACK = 5_000
 _MAX_NAME = 200
 _BYTES_EACH = 4  # a character may take six
 _OURS = "ws_hub"
+_REST = 1.0  # seconds for which a publisher that cannot begin is not tried again
 
 
 def log_handler(hub: AbstractPublisher, channel: str, level: int = logging.NOTSET) -> LogHandler:
@@ -52,7 +57,10 @@ def writer(hub: AbstractPublisher, process_id: AnyId) -> TextIO:
 
 
 class LogHandler(logging.Handler):
-    """A logging handler that publishes records; it never waits and never logs.
+    """A logging handler that publishes records; it never waits.
+
+    It logs one thing: that a Publisher cannot begin, once until it has. Meanwhile records are
+    dropped, and it is tried once a second.
 
     It does not use logging's handler lock: a signal handler may log while its thread is in
     here, and publishing is safe for any number of threads.
@@ -81,6 +89,9 @@ class LogHandler(logging.Handler):
         # guards: dropped. Nothing is taken under it.
         self._count = Lock()
         self.dropped = 0
+        # Until when nothing is tried, and whether that was told; by single assignments.
+        self._rests_until = 0.0
+        self._has_told = False
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
         """Set the lock of logging.Handler to None: this handler needs none."""
@@ -104,14 +115,25 @@ class LogHandler(logging.Handler):
         """
         if record.name == _OURS or record.name.startswith(_OURS + "."):
             return
-        if getattr(self._inside, "active", False):
+        if getattr(self._inside, "active", False) or time.monotonic() < self._rests_until:
             self._drop()
             return
         try:
             self._inside.active = True
             self._hub.send_event("log", self._fields(record), channel=self._channel, timeout=0)
+            self._has_told = False
         except (HubFull, HubNotRunning):
             self._drop()
+        except (ConfigError, NotConnected) as error:  # of a Publisher that cannot begin
+            self._drop()
+            self._rests_until = time.monotonic() + _REST
+            was_told, self._has_told = self._has_told, True
+            if not was_told:
+                logger.warning(
+                    "what is logged is not published to the channel %s, until this changes: %s",
+                    excerpt(self._channel),
+                    error,
+                )
         except Exception:  # noqa: BLE001 - logging's contract: emit does not raise
             self.handleError(record)
         finally:
