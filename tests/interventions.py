@@ -15,6 +15,7 @@ import platform
 import queue
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import pytest
 
 from tests import support
-from ws_hub import threads
+from ws_hub import Publisher, threads
 from ws_hub.backplane import (
     redis_claims,
     redis_history,
@@ -48,6 +49,7 @@ __all__ = [
     "before_each_request",
     "before_each_signal",
     "broker_times",
+    "hub_held",
     "imported_anew",
     "kernel_send",
     "machine_restarted",
@@ -297,6 +299,32 @@ def published_remembered(count: int) -> Iterator[None]:
         for module in (memory, redis_history, sqlite):
             stack.enter_context(patched(module, "_MOST_PUBLISHED", count))
         yield
+
+
+@contextlib.contextmanager
+def hub_held(publisher: Publisher) -> Iterator[Callable[[float], bool]]:
+    """Hold the lock of a publisher's hub on another thread; yield what waits for the hub's end.
+
+    The publisher is not kept.
+    """
+    hub = publisher._hub
+    assert hub is not None
+    del publisher
+    life, taken, release = hub._life, threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with hub._lock:
+            taken.set()
+            release.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    taken.wait()
+    try:
+        yield life.finished.wait
+    finally:
+        release.set()
+        holder.join()
 
 
 @contextlib.contextmanager

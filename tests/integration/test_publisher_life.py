@@ -20,7 +20,7 @@ import pytest
 
 from tests.integration.apps.launch import START
 from tests.integration.apps.places import PLACES, Place, place_of
-from tests.interventions import broker_times
+from tests.interventions import broker_times, hub_held
 from tests.redis_servers import SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, wait_until
 from ws_hub import (
@@ -125,32 +125,18 @@ def test_publishers_that_are_dropped_pass_on_what_was_told_and_give_all_back(pla
         wait_until(lambda: descriptors() < before[0] + 8, what="the end of the descriptors")
 
 
-def test_a_publisher_that_is_collected_with_a_lock_held_waits_for_nothing(place: Place) -> None:
-    """Its threads log, for which another thread may need what this one holds."""
+def test_a_publisher_that_is_collected_waits_for_no_lock_of_its_hub(place: Place) -> None:
+    """Another thread may have it, and wait for one that the collecting thread has."""
     with application(place.address, "news") as heard:
         publisher = Publisher(place.address)
         publisher.send_event("said", 1, channel="news")
-        hub = publisher._hub
-        assert hub is not None
-        life = hub._life
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
-            taken, release = threading.Event(), threading.Event()
-
-            def hold() -> None:
-                with hub._lock:
-                    taken.set()
-                    release.wait(TIMEOUT)
-
-            holder = threading.Thread(target=hold)
-            holder.start()
-            assert taken.wait(TIMEOUT)
-            del publisher  # returns although another thread has the lock of the hub
-            gc.collect()
-            assert not life.finished.is_set()
-            release.set()
-            holder.join(TIMEOUT)
-        assert life.finished.wait(TIMEOUT)
+            with hub_held(publisher) as ended:
+                del publisher
+                gc.collect()
+                assert not ended(0)
+        assert ended(TIMEOUT)
         assert len(heard.wait_for(1)) == 1
 
 
@@ -305,6 +291,7 @@ def test_other_rules_are_warned_of_once_a_server_that_hung_answers(
     other = HubConfig(rules=[ChannelRule("kept:*", history_messages=7)])
     # The first one takes the silence for no end of its connection: so it still hears.
     with broker_times(silence=60.0), application(server.url()):
+        wait_until(lambda: seconds_left(server) > 0, what="the rules")
         server.stop()
         with Hub(other, backplane=RedisBackplane(server.url())):
             server.go_on()

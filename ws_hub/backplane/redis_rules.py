@@ -72,7 +72,9 @@ class RedisRules:
         self._key = server.key("rules")
         self._differs = differs
         self._own: str | None = None  # set once, by `keep`, behind the step
-        self._step = _Step.LOOK  # the sender's, once there are rules
+        # The sender's, once there are rules.
+        self._step = _Step.LOOK
+        self._before: str | None = None  # what was there
 
     def keep(self, rules: str, *, connected: bool) -> str | None:
         """Keep rules, once; return those from before, where other processes listen.
@@ -115,8 +117,13 @@ class RedisRules:
         match self._step:
             case _Step.LOOK:
                 self._step = _Step.PUT
-                if answer and heard and self._own is not None:
-                    self._differs(self._own, answer.decode(errors="replace"))
+                self._before = None if answer is None else answer.decode(errors="replace")
+            case _Step.PUT:
+                self._step = _Step.RENEW
+                # Not with the step before: then this process may have begun to listen just now,
+                # and one other seems to be none.
+                if heard and self._before is not None and self._own is not None:
+                    self._differs(self._own, self._before)
             case _Step.RENEW if not answer:
                 self._step = _Step.PUT_BACK
             case _:
