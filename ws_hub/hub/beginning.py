@@ -37,9 +37,13 @@ class Beginning(Generic[T]):
         self._ended = Event()
         self._result: list[T] = []
         self._error: BaseException | None = None
-        threads.start(name, self._run, function)
+        # Not an argument of the thread, which would keep what it belongs to until its own end.
+        self._function: Callable[[], T] | None = function
+        threads.start(name, self._run)
 
-    def _run(self, function: Callable[[], T]) -> None:
+    def _run(self) -> None:
+        function, self._function = self._function, None
+        assert function is not None
         try:
             self._result.append(function())
         except WsHubError as error:
@@ -47,7 +51,7 @@ class Beginning(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - the callers raise it
             self._error = error
         finally:
-            del function  # or what it belongs to would live for as long as this does
+            del function
             self._ended.set()
 
     def result(self, timeout: float) -> T | None:

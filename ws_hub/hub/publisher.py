@@ -128,13 +128,14 @@ class Publisher(AbstractPublisher):
         # A finaliser runs between any two bytecodes: it takes no lock, and waits for nothing.
         hub = getattr(self, "_hub", None)  # not there, where __init__ has raised
         if hub is not None and hub.running:
+            hub._life.post(functools.partial(hub._stop, None))
+            # After that: it may raise.
             warnings.warn(
                 f"unclosed {self!r}: close() it, or keep one for the whole process",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
-            hub._life.post(functools.partial(hub._stop, None))
 
     def forget(self) -> None:
         """Begin anew in a forked child: the parent's hub is the parent's.
