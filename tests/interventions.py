@@ -45,6 +45,7 @@ from ws_hub.process import launch, session
 __all__ = [
     "LibcSend",
     "a_platform",
+    "after_reserving",
     "answer_lost",
     "before_each_request",
     "before_each_signal",
@@ -325,6 +326,20 @@ def hub_held(publisher: Publisher) -> Iterator[Callable[[float], bool]]:
     finally:
         release.set()
         holder.join()
+
+
+@contextlib.contextmanager
+def after_reserving(function: Callable[[], object]) -> Iterator[None]:
+    """Have a store of SQLite call a function behind its first reservation of numbers."""
+    reserve, waiting = sqlite.reserve, [function]
+
+    def reserve_then(*args: Any) -> None:
+        reserve(*args)
+        if waiting:
+            waiting.pop()()
+
+    with patched(sqlite, "reserve", reserve_then):
+        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.interventions import machine_restarted, mounted, numbers_reserved
+from tests.interventions import after_reserving, machine_restarted, mounted, numbers_reserved
 from ws_hub import ChannelRule, ConfigError, HistoryError, SqliteHistory
 from ws_hub.backplane.sqlite_file import network_type
 
@@ -51,6 +51,16 @@ def make(path: Path) -> Iterator[Callable[..., SqliteHistory]]:
 
 
 Make = Callable[..., SqliteHistory]
+
+
+def test_a_store_that_ends_takes_no_number_from_another(path: Path, make: Make) -> None:
+    first = opened(path)
+    first.append("a", [TEXT])
+    first.close()  # nothing is reserved now
+    store, other = make(), opened(path)
+    other.append("b", [TEXT])
+    with after_reserving(other.close):  # which gives back what is reserved
+        assert store.append("a", [TEXT]).last == 2
 
 
 def test_messages_are_there_after_a_restart(path: Path) -> None:

@@ -187,11 +187,12 @@ class SqliteHistory:
         """Number and keep messages, all or none; return their numbers: see `HistoryStore`."""
 
         def write(db: sqlite3.Connection) -> Span:
-            try:
-                return self._append(db, channel, texts, keys, ends, skip, once)
-            except Exhausted:
-                reserve(db, channel, skip + len(texts))
-                return self._append(db, channel, texts, keys, ends, skip, once)
+            while True:
+                try:
+                    return self._append(db, channel, texts, keys, ends, skip, once)
+                except Exhausted:
+                    # Again: a process that ends gives back what all have reserved.
+                    reserve(db, channel, skip + len(texts))
 
         return self._run(self._writer, write)
 
