@@ -19,7 +19,7 @@ from tests.go_captures import CAPTURES, GO_SOURCE, Capture
 from tests.integration.apps.live import Live
 from tests.redis_servers import SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import ChannelRule, Hub, HubConfig, Message, RedisBackplane, serve
+from ws_hub import ChannelRule, Hub, HubConfig, Message, Publisher, RedisBackplane, serve
 from ws_hub.backplane.go_bridge import MAX_GO_BYTES
 from ws_hub.wsgi import servers
 
@@ -277,6 +277,19 @@ def test_what_a_hub_publishes_comes_once_to_go_and_once_to_each_hub(
         assert len({*sources[:4]}) == 1 != len({*sources})
         wait_until(lambda: here.hub.stats().go_told == 4, what="the count")
         assert (there.hub.stats().go_told, there.hub.stats().go_refused) == (1, 0)
+
+
+def test_what_a_publisher_publishes_comes_once_to_go_and_once_to_each_hub(
+    server: RedisProcess, ear: GoEar
+) -> None:
+    with hubs(server.url(GO)) as (live,), live.subscribed("news") as peer:
+        with Publisher(server.url(GO)) as publisher:
+            publisher.send_to_channel("news", Message("event", data="here"))
+            publisher.broadcast(Message("event", data="to all"))
+        assert data_of(peer, 2) == ["here", "to all"]
+        assert ear.data(2) == ["here", "to all"]
+        live.hub.broadcast(Message("event", data="marker"))  # what came twice would come before
+        assert (data_of(peer, 1), ear.data(1)) == (["marker"], ["marker"])
 
 
 def test_the_bytes_for_go_are_those_of_go(server: RedisProcess, ear: GoEar) -> None:
