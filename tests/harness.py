@@ -36,7 +36,7 @@ from wsproto.events import CloseConnection, Event, Pong, TextMessage
 
 from tests.interventions import patched
 from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair, wait_until
-from ws_hub import Client, Hub, HubConfig, reentrant
+from ws_hub import Client, Hub, HubConfig, LocalBackplane, reentrant
 from ws_hub.connection.connection import Connection
 from ws_hub.connection.sender import Sender
 from ws_hub.hub import hub as hub_module
@@ -870,3 +870,18 @@ def descriptor_of(sock: socket.socket) -> int:
                     if other.getpeername() == wanted:
                         return number
     raise AssertionError(f"nothing here is connected with {wanted}")
+
+
+def bus_connections(bus: LocalBackplane) -> list[socket.socket]:
+    """Return the sockets between a backplane and the other processes."""
+    exchange = bus._exchange
+    assert exchange is not None
+    return [peer.sock for peer in [*exchange._sending.values(), *exchange._receiving]]
+
+
+def look_for_others(bus: LocalBackplane) -> None:
+    """Have a backplane look for other processes now, instead of in some seconds."""
+    exchange = bus._exchange
+    assert exchange is not None
+    exchange._next_look = 0.0
+    exchange._wake.signal()

@@ -24,6 +24,7 @@ INSIDE = {
     "backplane/envelopes.py": "what is no notice is ignored, counted and logged",
     "backplane/exchange.py": "ends a connection of the backplane",
     "backplane/go_bridge.py": "what no Go hub sends is ignored, counted and logged",
+    "backplane/interest.py": "such a peer is told everything",
     "backplane/notices.py": "ends a connection of the backplane; messages have no line feed",
     "backplane/peers.py": "ends a connection of the backplane",
     "backplane/redis_listener.py": "ends a connection of the backplane, and is logged",

@@ -248,6 +248,7 @@ def test_several_kept_that_wait_are_one(join: Join, directory: Path) -> None:
             theirs, _ = listener.accept()
         with theirs:
             theirs.settimeout(TIMEOUT)
+            everybody(one, others=1)
             for _ in range(100):
                 one.tell(said("x" * 50_000))  # until the kernel has no room
             for _ in range(500):
@@ -465,6 +466,37 @@ def test_a_hello_reaches_nothing_outside_the_directory(
             outside.accept()
     assert one.stats().peers == 0
     (directory / STRANGER).unlink()
+
+
+@pytest.mark.skipif(not hasattr(socket, "send_fds"), reason="needs SCM_RIGHTS")
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_descriptor_that_is_no_table_is_closed_and_its_peer_told_all(
+    join: Join, directory: Path, shares: bool
+) -> None:
+    """Which are left over the conftest sees."""
+    one, at_one = join()
+    name, pipe = only_socket(directory), os.pipe()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{directory}/{STRANGER}")
+        listener.listen()
+        listener.settimeout(TIMEOUT)
+        with raw(directory, name) as sock, raw(directory, name) as rude:
+            socket.send_fds(rude, [b"\0"], [pipe[0]])  # and no hello
+            first = hello(STRANGER, 0, shares=shares)
+            socket.send_fds(sock, [first[:1]], list(pipe))
+            sock.sendall(first[1:])
+            theirs, _ = listener.accept()
+            with theirs:
+                theirs.settimeout(TIMEOUT)
+                everybody(one, others=1)
+                one.tell(said("for nobody"))
+                assert "hello" in read_frame(theirs)
+                assert read_frame(theirs)["kind"] == "publish"
+            sock.sendall(frame(1, encode(said("heard"))))
+            at_one.wait_for("heard")
+        os.unlink(f"{directory}/{STRANGER}")
+    for each in pipe:
+        os.close(each)
 
 
 def test_numbers_that_were_left_out_are_missed(join: Join, directory: Path) -> None:

@@ -121,6 +121,30 @@ def test_what_one_worker_publishes_reaches_the_clients_of_all_once(
             assert [said(each) for each in messages] == [said(each) for each in found[0]]
 
 
+def test_a_subscription_that_is_answered_misses_nothing_of_another_worker(
+    running: Running,
+) -> None:
+    with clients_everywhere(running) as peers:
+        for number in range(60):
+            peer = peers[number % len(peers)]
+            subscribe(peer, f"new:{number}")
+            ask(running, "send", channel=f"new:{number}", data=str(number))  # any worker does
+            assert said(peer.recv_json()) == str(number)
+
+
+def test_workers_without_subscribers_are_told_nothing(running: Running) -> None:
+    with clients_everywhere(running) as peers:
+        subscribe(peers[0], "news")
+        before = sum(state["told"] for state in states(running).values())
+        for number in range(40):
+            ask(running, "send", channel="other", data=str(number))
+            ask(running, "user", id="nobody", data=str(number))
+        told = sum(state["told"] for state in states(running).values()) - before
+        assert told < 40  # of 80; presence tells a few
+        ask(running, "send", channel="news", data="last")
+        assert said(peers[0].recv_json()) == "last"
+
+
 def test_a_users_connections_to_all_workers_are_closed(running: Running) -> None:
     with clients_everywhere(running) as peers:
         ask(running, "disconnect", id="bob")

@@ -73,6 +73,12 @@ def test_the_frames_are_those_of_the_documentation() -> None:
     assert hello(NAME, 7) == struct.pack("!I", len(body)) + body
 
 
+def test_a_hello_may_say_that_a_table_comes_beside_it() -> None:
+    body = b'{"v":1,"hello":"417-0a1b2c3d.sock","n":7,"interest":1}'
+    assert hello(NAME, 7, shares=True) == struct.pack("!I", len(body)) + body
+    assert decode(body) == Hello(NAME, 7, 1)
+
+
 def test_empty_fields_are_left_out() -> None:
     assert json.loads(frame(1, encode(Notice(NoticeKind.KEPT)))[4:]) == {
         "v": 1,

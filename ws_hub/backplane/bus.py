@@ -11,6 +11,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .interest import ALL_CLIENTS, Interest, channel_topic, user_topic
+
 if TYPE_CHECKING:
     from .store import HistoryStore
 
@@ -62,6 +64,15 @@ class Notice:
     origin: str = ""
     code: int = 0
     reason: str = ""
+
+    @property
+    def topic(self) -> bytes | None:
+        """What one must want to need it, see `interest`; None for what every process needs."""
+        if self.kind is NoticeKind.PUBLISH and not self.key:
+            return channel_topic(self.name) if self.name else ALL_CLIENTS
+        if self.kind is NoticeKind.USER:
+            return user_topic(self.name)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +143,10 @@ class Backplane(Protocol):
     def claims(self) -> SharedClaims:
         """The names of which each is one process's alone."""
 
-    def open(self, receiver: Receiver | None) -> None:
+    def open(self, receiver: Receiver | None, interest: Interest | None = None) -> None:
         """Begin; raises ConfigError where that cannot be.
+
+        What the interest does not have may be kept from the receiver; None for all of it.
 
         Without a receiver it only tells: nothing is received, and to the others this process is
         none of theirs (`BusStats.peers`).

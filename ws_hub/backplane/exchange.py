@@ -11,6 +11,9 @@ A process that only sends has no socket, and is told of nobody: it looks wheneve
     any thread   tell() -> _told -> the thread "ws-hub:bus" -> Sending, one for each peer
     the thread   Receiving, one for each peer -> receiver.receive()
 
+Of what nobody else wants, nothing is queued: see `interest`. A notice is numbered for each peer
+among those that are for it, so that one that is left out is no loss.
+
 Everything here belongs to the thread from its start to its end, but for the queues of what
 was told and the wake-up, and the deadline, which is written once.
 """
@@ -24,18 +27,20 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 
 from .. import threads
 from ..connection.fast_send import DirectSocket
 from ..errors import ConfigError, excerpt
 from ..log import get_logger
-from ..reentrant import Wakeup, nested
+from ..reentrant import Event, Wakeup, nested
 from .bus import Notice, NoticeKind, Receiver
+from .interest import Audience, Interest
 from .notices import MAX_TAIL_BYTES, Hello, Numbered, decode, frame
 from .peers import Counts, Frame, Receiving, Sending
 from .reception import Reception
 from .socket_directory import SocketDirectory, new_name, peer_of
-from .told import ToldQueue
+from .told import Told, ToldQueue
 
 __all__ = ["LOOK_EVERY", "Exchange"]
 
@@ -44,6 +49,7 @@ logger = get_logger(__name__)
 LOOK_EVERY = 5.0  # seconds between two looks at the directory
 _LOOK_AFTER_END = 0.2  # seconds from the end of a peer's connection to that of its process
 _OFFER_EVERY = 0.02  # seconds after which a notice that found no room is offered again
+_PATIENCE = 0.5  # seconds of a start for those that are there to connect back
 _GRACE = 1.0  # seconds for the thread to end after its time is over
 _AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
 _MOST_TAKEN = 1000  # of what was told, until some of it is written
@@ -98,12 +104,17 @@ class Exchange:
         directory: where the sockets are.
         receiver: gets the notices of others, on the thread; None to send alone.
         counts: what to count in.
+        interest: what this process wants to be told; None for all.
 
     Raises ConfigError where there cannot be such sockets.
     """
 
     def __init__(
-        self, directory: SocketDirectory, receiver: Receiver | None, counts: Counts
+        self,
+        directory: SocketDirectory,
+        receiver: Receiver | None,
+        counts: Counts,
+        interest: Interest | None = None,
     ) -> None:
         self._directory = directory
         self._listens = receiver is not None
@@ -114,6 +125,13 @@ class Exchange:
         self._wake = _Wake()
         self._told = ToldQueue(self._wake, MAX_TAIL_BYTES)
         self._deadline: float | None = None  # until when to write before the end
+        # Whom to tell what; replaced whole by the thread, read by any.
+        self._audience = Audience()
+        self._interest = interest
+        # Those that were there at the start and have yet to connect back. Filled by the thread
+        # that starts, which waits for the event; emptied by the other one.
+        self._awaited: set[str] = set()
+        self._is_known = Event()
         self._thread: threading.Thread | None = None
         # The thread's own.
         self._selector: selectors.BaseSelector = selectors.DefaultSelector()
@@ -122,6 +140,8 @@ class Exchange:
         self._sending: dict[str, Sending] = {}
         self._receiving: dict[Receiving, None] = {}  # in the order in which they are served
         self._number = 0  # of the last notice
+        # How many of them were not for a peer, by its name, also when its connection has ended.
+        self._left_out: Counter[str] = Counter()
         self._numbers: dict[str, int] = {}  # last ones of peers whose connection has ended
         # A notice and its sender, refused by the receiver, which is offered it again.
         self._refused: tuple[Notice, str] | None = None
@@ -132,27 +152,43 @@ class Exchange:
     # --- any thread --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen, connect to all that are there, and start the thread. Raises ConfigError."""
+        """Listen, connect to all that are there, and start the thread. Raises ConfigError.
+
+        Waits, for a moment at most, until all of them tell this process what is published: a
+        client that subscribes after that misses nothing.
+        """
         try:
             self._directory.prepare()
             self._selector.register(self._wake.receiver, selectors.EVENT_READ)
             if self._listens:
                 self._listen()
             self._connect_all()
+            self._awaited = set(self._sending)
             self._next_look = time.monotonic() + LOOK_EVERY
             self._thread = threads.start("ws-hub:bus", self._run)
         except BaseException:
             self._release()
             raise
+        if self._listens and self._awaited and not nested():
+            self._is_known.wait(_PATIENCE)
 
     def tell(self, notice: Notice) -> None:
-        """Have the thread tell the peers; never waits. Raises ValueError, see `encode`."""
-        self._told.put(notice)
+        """Have the thread tell the peers; never waits. Raises ValueError, see `encode`.
+
+        Those that are known not to want it are left out.
+        """
+        if not self._listens or notice.kind is NoticeKind.DISCONNECT:
+            self._told.put(notice)  # a process that has just begun may be reached by then
+            return
+        without = self._audience.uninterested(notice.topic)
+        if without is not None:
+            self._told.put(notice, without)
 
     def peers(self) -> int:
         """Return the number of other processes that are reached, or would be by what is sent."""
-        if self._sending or self._listens:
-            return len(self._sending)
+        audience = self._audience
+        if audience or self._listens:
+            return len(audience)
         return self._directory.listening()  # the thread has not looked since they began
 
     def dropped(self) -> int:
@@ -171,8 +207,13 @@ class Exchange:
         # Not shut down, nor taken out of the selector: both would reach the parent.
         self._wake.forget()
         self._selector.close()
+        self._audience = Audience()
+        if self._interest is not None:
+            self._interest.forget()
         if self._listener is not None:
             self._listener.close()
+        for receiving in self._receiving:
+            receiving.drop_descriptors()
         sockets = [peer.sock for peer in self._sending.values()]
         for sock in (*sockets, *[peer.sock for peer in self._receiving]):
             sock.close()
@@ -231,6 +272,8 @@ class Exchange:
             self._end_receiving(receiving)
         self._stop_listening()
         self._selector.close()
+        if self._interest is not None:
+            self._interest.close()
 
     def _warn_of_unsent(self) -> None:
         """Count and log what was told and is not sent, at the end."""
@@ -258,17 +301,32 @@ class Exchange:
             if not is_kept:
                 self._number += 1
                 self._warn_when_alone()
-            if self._sending:
-                data, always = frame(self._number, told.tail), told.kind is NoticeKind.DISCONNECT
-                each = Frame(data, self._number, is_kept=is_kept, has_room=always)
-                for peer in self._sending.values():
-                    peer.add(each)
-        dropped = self._told.take_dropped()
-        self._number += dropped
-        self._counts.lost += dropped
+            self._left_out.update(told.without)
+            self._add(told)
+        for without in self._told.take_lost():
+            self._number += 1
+            self._counts.lost += 1
+            self._left_out.update(without)
         for peer in list(self._sending.values()):
             if not peer.waits_for_room:
                 self._write(peer)
+
+    def _add(self, told: Told) -> None:
+        """Have a notice wait for the peers that it is for."""
+        is_kept, always = told.kind is NoticeKind.KEPT, told.kind is NoticeKind.DISCONNECT
+        frames: dict[int, Frame] = {}
+        for peer in self._sending.values():
+            if peer.name in told.without:
+                continue
+            number = self._number_for(peer.name)
+            if number not in frames:  # mostly it is the same for all
+                data = frame(number, told.tail)
+                frames[number] = Frame(data, number, is_kept=is_kept, has_room=always)
+            peer.add(frames[number])
+
+    def _number_for(self, name: str) -> int:
+        """Return the number of the last notice, among those that are for a peer."""
+        return self._number - self._left_out[name]
 
     def _warn_when_alone(self) -> None:
         """Warn that nobody hears what is sent, where that is all that this process is for."""
@@ -286,7 +344,7 @@ class Exchange:
         try:
             is_idle = peer.write()
             if is_idle:
-                peer.catch_up(self._number)
+                peer.catch_up(self._number_for(peer.name))
                 is_idle = peer.write()
         except OSError:
             self._end_sending(peer)
@@ -310,8 +368,10 @@ class Exchange:
         sock = self._directory.connect(name)
         if sock is None:
             return
-        peer = Sending(name, sock, self._name, self._number, self._counts)
+        table = -1 if self._interest is None else self._interest.share()
+        peer = Sending(name, sock, self._name, self._number_for(name), self._counts, table)
         self._sending[name] = peer
+        self._renew_audience()  # before it hears of this process, and may count on it
         self._selector.register(
             sock, selectors.EVENT_READ, functools.partial(self._on_sending, peer)
         )
@@ -323,7 +383,19 @@ class Exchange:
 
     def _end_sending(self, peer: Sending) -> None:
         self._sending.pop(peer.name, None)
+        self._renew_audience()
+        self._await_no_more(peer.name)
         self._shut(peer.sock)
+
+    def _await_no_more(self, name: str) -> None:
+        self._awaited.discard(name)
+        if not self._awaited:
+            self._is_known.set()
+
+    def _renew_audience(self) -> None:
+        """Note who is reached, and what they want, as far as they have said so."""
+        tables = {peer.name: peer.table for peer in self._receiving}
+        self._audience = Audience([(name, tables.get(name)) for name in self._sending])
 
     def _shut(self, sock: socket.socket) -> None:
         with contextlib.suppress(KeyError, ValueError):
@@ -405,7 +477,10 @@ class Exchange:
             peer.number = said.number if last is None else min(last, said.number)
             if last is not None:
                 self._give(_KEPT, said.name)  # one may have been lost, which no number tells
+            peer.take_table(said)
             self._connect(said.name)
+            self._renew_audience()
+            self._await_no_more(said.name)
         self._reception.missed(peer.advance(said.number, 0))
 
     def _take(self, peer: Receiving, said: Numbered) -> None:
@@ -422,6 +497,8 @@ class Exchange:
             if peer.name:
                 self._numbers[peer.name] = peer.number
                 self._next_look = min(self._next_look, time.monotonic() + _LOOK_AFTER_END)
+            peer.drop_descriptors()
+            self._renew_audience()
             self._shut(peer.sock)
 
     # The receiver.
@@ -489,6 +566,8 @@ class Exchange:
         for name in [name for name in self._numbers if name not in names]:
             del self._numbers[name]
             self._reception.gone(name)
+        for name in self._left_out.keys() - names - self._sending.keys():
+            del self._left_out[name]
 
     def _warn(self, about: object, text: str, *args: object) -> None:
         """Log a warning, once about each peer or fault."""

@@ -16,6 +16,7 @@ from ..threads import forget_after_fork
 from .bus import BusStats, Notice, Receiver
 from .claims import Claims
 from .exchange import Exchange
+from .interest import Interest
 from .peers import Counts
 from .rules_file import RulesFile
 from .socket_directory import SocketDirectory
@@ -68,8 +69,10 @@ class _Local:
             raise WsHubError(f"{self!r} is not open: start the hub that it belongs to")
         return self._claims
 
-    def open(self, receiver: Receiver | None) -> None:
+    def open(self, receiver: Receiver | None, interest: Interest | None = None) -> None:
         """Begin; those that are there already are told from now on. None receives nothing.
+
+        The others leave out what the interest does not have.
 
         Raises ConfigError when the directory cannot be used: it is accessible to others, of
         another user or no directory, or its path is too long for a socket.
@@ -77,7 +80,7 @@ class _Local:
         Threads: any; waits for the file system only.
         """
         directory = self.directory
-        exchange = Exchange(SocketDirectory(directory), receiver, self._counts)
+        exchange = Exchange(SocketDirectory(directory), receiver, self._counts, interest)
         with self._lock:
             is_free = self._exchange is None
             if is_free:
@@ -210,11 +213,11 @@ class AddressedBackplane(_Local):
         self._address = address
         self._used: Path | None = None
 
-    def open(self, receiver: Receiver | None) -> None:
+    def open(self, receiver: Receiver | None, interest: Interest | None = None) -> None:
         """See `LocalBackplane`; raises ConfigError also where another hub has the address."""
         directory = self.directory
         if receiver is None:  # it takes nothing that is another one's
-            super().open(receiver)
+            super().open(receiver, interest)
             return
         if directory in _addressed:
             raise ConfigError(
@@ -224,7 +227,7 @@ class AddressedBackplane(_Local):
         _addressed.add(directory)
         self._used = directory
         try:
-            super().open(receiver)
+            super().open(receiver, interest)
         except BaseException:
             self.close(0.0)
             raise

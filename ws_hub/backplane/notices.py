@@ -9,9 +9,12 @@ Rules of this format:
 - The first frame says whose the connection is: `{"v":1,"hello":"417-0a1b2c3d.sock","n":7}`, the
   name of the sender's own socket, which a process that only sends has not, and the number of its
   last notice. It may be repeated at any time, and tells of numbers that no notice came for.
+- With `"interest":1` a descriptor comes beside its first byte (SCM_RIGHTS), of the table of what
+  the sender wants to be told, see `interest`. Without, it is told all.
 - A notice is `{"v":1,"n":8,"kind":"publish","name":"news"}`, with `key`, `deletes`, `time`,
   `origin`, `code` and `reason` where they are not empty, see `bus.Notice`.
-- `n` is one above that of the sender's notice before. Where it jumps, notices were lost.
+- `n` is one above that of the sender's notice before, of those that are for this receiver. Where
+  it jumps, notices were lost.
 - A notice of kind `kept` takes no number: it has that of the notice before it. Those that wait
   together are sent as one, which finds room always; so none is lost.
 - A notice of an unknown kind counts and is skipped, as unknown fields are. Another version, or
@@ -30,6 +33,7 @@ from ..errors import excerpt
 from .bus import Notice, NoticeKind
 
 __all__ = [
+    "INTEREST",
     "MAX_FRAME_BYTES",
     "MAX_TAIL_BYTES",
     "FrameBuffer",
@@ -47,6 +51,7 @@ __all__ = [
 T = TypeVar("T", str, int, bool)
 
 _VERSION = 1
+INTEREST = 1  # the version of the table of what a process wants
 MAX_FRAME_BYTES = 32 * 1024 * 1024
 MAX_TAIL_BYTES = MAX_FRAME_BYTES - 64  # without the version and the number
 _MAX_NUMBER = 2**63
@@ -61,10 +66,12 @@ class Hello:
     Args:
         name: the file name of the sender's own socket.
         number: of its last notice.
+        interest: the version of the table of what it wants; 0 for none.
     """
 
     name: str
     number: int
+    interest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +115,10 @@ def frame(number: int, tail: bytes) -> bytes:
     return _framed(b'{"v":%d,"n":%d' % (_VERSION, number), tail)
 
 
-def hello(name: str, number: int) -> bytes:
-    """Return the frame that says whose a connection is."""
-    return _framed(b'{"v":%d,"hello":"%b","n":%d}' % (_VERSION, name.encode(), number), b"")
+def hello(name: str, number: int, *, shares: bool = False) -> bytes:
+    """Return the frame that says whose a connection is, and whether a table comes beside it."""
+    tail = b',"interest":%d}' % INTEREST if shares else b"}"
+    return _framed(b'{"v":%d,"hello":"%b","n":%d' % (_VERSION, name.encode(), number), tail)
 
 
 def _framed(head: bytes, tail: bytes) -> bytes:
@@ -125,7 +133,7 @@ def decode(body: bytes) -> Hello | Numbered:
     name = fields["hello"]
     if not isinstance(name, str) or not is_socket_name(name):
         raise ValueError(f"not the name of a socket: {excerpt(name)}")
-    return Hello(name, number)
+    return Hello(name, number, _field(fields, "interest", 0))
 
 
 def parse(body: bytes) -> tuple[int, dict[str, object], tuple[bytes, ...]]:

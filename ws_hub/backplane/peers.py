@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
 import itertools
+import os
 import socket
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .notices import FrameBuffer, hello
+from .interest import Table
+from .notices import INTEREST, FrameBuffer, Hello, hello
 
 __all__ = ["MAX_WAITING_BYTES", "Counts", "Frame", "Receiving", "Sending"]
 
@@ -16,6 +20,8 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024  # for one peer; where less waits, one more
 _READ_BYTES = 256 * 1024
 _MAX_PARTS = 256  # of one sendmsg(2), which takes 1024
 _FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_DESCRIPTOR_BYTES = array.array("i").itemsize
 
 
 @dataclass(slots=True)
@@ -57,24 +63,32 @@ class Sending:
         own: the name of our socket.
         number: of the last notice, which is not for this peer.
         counts: what to count in.
+        table: the descriptor of what this process wants to be told; -1 for all.
 
     Threads: that of the backplane.
     """
 
     def __init__(
-        self, name: str, sock: socket.socket, own: str, number: int, counts: Counts
+        self,
+        name: str,
+        sock: socket.socket,
+        own: str,
+        number: int,
+        counts: Counts,
+        table: int = -1,
     ) -> None:
         self.name = name
         self.sock = sock
         self.waits_for_room = False  # whether the selector looks for room
         self._own = own
+        self._table = table  # to go with the first byte; -1 from then on
         self._counts = counts
         self._waiting: deque[Frame] = deque()
         self._waiting_bytes = 0
         self._offset = 0  # bytes of the first frame that the kernel has
         self._has_kept = False  # whether a frame waits that is sent once for several
         self._number = number  # the newest that this peer is told of by what waits or was sent
-        self._put(Frame(hello(own, number), number, counts=False))
+        self._put(Frame(hello(own, number, shares=table >= 0), number, counts=False))
 
     def add(self, frame: Frame) -> None:
         """Have a notice wait to be written; without room it is lost."""
@@ -105,10 +119,17 @@ class Sending:
             ]
             parts[0] = memoryview(parts[0])[self._offset :]
             try:
-                self._took(self.sock.sendmsg(parts, (), _FLAGS))
+                self._took(self.sock.sendmsg(parts, self._beside(), _FLAGS))
             except BlockingIOError:
                 return False
+            self._table = -1
         return True
+
+    def _beside(self) -> list[tuple[int, int, array.array[int]]]:
+        """Return what is sent beside the first byte."""
+        if self._table < 0:
+            return []
+        return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self._table]))]
 
     def _took(self, sent: int) -> None:
         self._waiting_bytes -= sent
@@ -151,6 +172,7 @@ class Receiving:
         name: its socket, "" until it has said so.
         number: of its last notice.
         frames: what has arrived.
+        table: what it wants to be told; None for all.
 
     Threads: that of the backplane.
     """
@@ -161,17 +183,48 @@ class Receiving:
         self.name = ""
         self.number = 0
         self.frames = FrameBuffer()
+        self.table: Table | None = None
+        self._descriptors: list[int] = []  # that came, and are no table yet
 
     def read(self) -> bool:
         """Read what has arrived; False at the end of the connection."""
         try:
-            data = self.sock.recv(_READ_BYTES)
+            if self.name:
+                data = self.sock.recv(_READ_BYTES)
+            else:
+                data = self._read_first()
         except BlockingIOError:
             return True
         except OSError:
             return False
         self.frames.feed(data)
         return bool(data)
+
+    def _read_first(self) -> bytes:
+        """Read what has arrived, with a descriptor that may come beside it."""
+        if not _CLOSE_ON_EXEC:
+            return self.sock.recv(_READ_BYTES)
+        data, beside, _, _ = self.sock.recvmsg(
+            _READ_BYTES, socket.CMSG_SPACE(_DESCRIPTOR_BYTES), _CLOSE_ON_EXEC
+        )
+        for level, kind, content in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(content) - len(content) % _DESCRIPTOR_BYTES
+                self._descriptors += array.array("i", content[:whole])
+        return data
+
+    def take_table(self, said: Hello) -> None:
+        """Take the table of what it wants, if one came with its hello."""
+        if said.interest == INTEREST and self._descriptors:
+            with contextlib.suppress(OSError, ValueError):  # then it is told all
+                self.table = Table(self._descriptors[0])
+        self.drop_descriptors()
+
+    def drop_descriptors(self) -> None:
+        """Close what came and is not needed."""
+        descriptors, self._descriptors = self._descriptors, []
+        for each in descriptors:
+            os.close(each)
 
     def advance(self, number: int, step: int) -> int:
         """Go on to a number that is `step` above the last; return how many were skipped.

@@ -16,6 +16,7 @@ from ..errors import ConfigError, WsHubError
 from ..reentrant import Lock, nested
 from ..threads import forget_after_fork
 from .bus import BusStats, Notice, NoticeKind, Receiver
+from .interest import Interest
 from .peers import Counts
 from .reach import Reach
 from .redis_claims import RedisClaims
@@ -148,7 +149,7 @@ class RedisBackplane:
         """
         return kept_rules(self._server)
 
-    def open(self, receiver: Receiver | None) -> None:
+    def open(self, receiver: Receiver | None, interest: Interest | None = None) -> None:
         """Begin; also where the server is not reached, which is tried until `close`.
 
         None receives nothing. Raises ConfigError where another hub has it.
@@ -251,7 +252,7 @@ class AddressedRedis(RedisBackplane):
     Threads: any.
     """
 
-    def open(self, receiver: Receiver | None) -> None:
+    def open(self, receiver: Receiver | None, interest: Interest | None = None) -> None:
         """See `RedisBackplane`; raises ConfigError also where another hub has the address."""
         label = self._server.label
         if receiver is None:  # it takes nothing that is another one's
@@ -264,7 +265,7 @@ class AddressedRedis(RedisBackplane):
             )
         _addressed.add(label)
         try:
-            super().open(receiver)
+            super().open(receiver, interest)
         except BaseException:
             _addressed.discard(label)
             raise

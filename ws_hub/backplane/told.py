@@ -25,11 +25,13 @@ class Told(NamedTuple):
         kind: its kind.
         tail: what `notices.encode` has returned for it.
         at: when it was told, in monotonic seconds.
+        without: the names of the processes that it is not for.
     """
 
     kind: NoticeKind
     tail: bytes
     at: float
+    without: tuple[str, ...] = ()
 
 
 def _slots_of(told: Told) -> int:
@@ -57,18 +59,18 @@ class ToldQueue:
         self._told: ReentrantQueue[Told] = ReentrantQueue(
             wake, MAX_WAITING_BYTES // _SLOT_BYTES, _slots_of
         )
-        # guards: itself: one item for each notice that found no room in `_told`.
-        self._dropped: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # guards: itself: of each notice that found no room in `_told`, which it was not for.
+        self._dropped: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
         self._has_kept = False  # whether a KEPT waits
 
     # --- any thread --------------------------------------------------------------------------
 
-    def put(self, notice: Notice) -> None:
+    def put(self, notice: Notice, without: tuple[str, ...] = ()) -> None:
         """Have the thread send a notice; never waits. Raises ValueError, see `encode`."""
         if notice.kind is NoticeKind.KEPT:
             self._put_kept(notice)
             return
-        told = Told(notice.kind, encode(notice), self._clock())
+        told = Told(notice.kind, encode(notice), self._clock(), without)
         if notice.kind is NoticeKind.DISCONNECT:
             self._told.force(told)  # few and small; a user must not stay because others talk
             return
@@ -76,7 +78,7 @@ class ToldQueue:
             with contextlib.suppress(queue.Full):
                 self._told.put(told, block=False)
                 return
-        self._dropped.put(None)
+        self._dropped.put(without)
         self._wake.signal()
 
     def _put_kept(self, notice: Notice) -> None:
@@ -112,9 +114,12 @@ class ToldQueue:
 
     def take_dropped(self) -> int:
         """Return how many notices were lost since the last call."""
-        count = 0
+        return len(self.take_lost())
+
+    def take_lost(self) -> list[tuple[str, ...]]:
+        """Return for each notice that was lost since the last call which it was not for."""
+        found: list[tuple[str, ...]] = []
         with contextlib.suppress(queue.Empty):
             while True:
-                self._dropped.get_nowait()
-                count += 1
-        return count
+                found.append(self._dropped.get_nowait())
+        return found

@@ -15,6 +15,7 @@ from typing import Any
 from ..access.admission import CROWDED_ADDRESS, CROWDED_USER, in_debt
 from ..access.capacity import Capacity
 from ..access.quotas import Quotas, user_payer
+from ..backplane.interest import Interest
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.membership import Stage
@@ -41,6 +42,7 @@ class Clients:
         channels: the subscriptions; a client that leaves is taken out of them.
         counters: what is counted.
         queues: those of the hub thread.
+        interest: has the users, for the other processes; None for nobody.
     """
 
     def __init__(
@@ -49,12 +51,13 @@ class Clients:
         channels: ChannelMap[Any],
         counters: Counters,
         queues: Queues,
+        interest: Interest | None = None,
     ) -> None:
         self._config = config
         self._channels = channels
         self._counters = counters
         self._wakeup = queues.wakeup
-        self.users: Users[Connection] = Users()
+        self.users: Users[Connection] = Users(interest)
         self.quotas = Quotas(config)
         self._from_address: Capacity[Connection] = Capacity(config.max_connections_per_address)
         self._of_user: Capacity[Connection] = Capacity(config.max_connections_per_user)

@@ -25,6 +25,7 @@ from ..access.admission import Admission
 from ..access.contexts import Context
 from ..backplane.addresses import backplane_of
 from ..backplane.bus import Backplane
+from ..backplane.interest import Interest
 from ..backplane.rules import share
 from ..backplane.store import HistoryStore
 from ..config import HubConfig
@@ -146,11 +147,11 @@ class Life:
         self.counters = Counters()
         self.callbacks = Callbacks(self.counters, hub.context, self._takes_nothing)
         self.pacing = Pacing()
-        self.channels: ChannelMap[Any] = ChannelMap(
-            self._first_came, self._last_left, self._begun, self._ended, self._delisted
-        )
+        # What is wanted of the other processes, where there can be any.
+        interest = None if config.backplane is None else Interest()
+        self.channels = self._new_channels(interest)
         self.presence = PresenceFeed(self.channels, hub.rule_for, self.wakeup.signal)
-        self.clients = Clients(config, self.channels, self.counters, queues)
+        self.clients = Clients(config, self.channels, self.counters, queues, interest)
         self.registry = self.clients.registry
         self.asks = Asks()
         hear, answered = self.clients.pending.hear, self.asks.take
@@ -178,13 +179,25 @@ class Life:
         self.store = MemoryHistory(self.history) if given is None else given
         self.recorder = None if given is None else self._new_recorder(queues, hub)
         self.keys: SharedKeys | None = None
-        self.relay = None if backplane is None else self._new_relay(backplane, hub)
+        self.relay: Relay | None = None
+        if backplane is not None and interest is not None:
+            self.relay = self._new_relay(backplane, hub, interest)
         self._backplane = backplane
         self._hub = hub
         self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
         self._starter: ThreadStarter | None = None
         self.stopper: Mailbox[Life] | None = None
+
+    def _new_channels(self, interest: Interest | None) -> ChannelMap[Any]:
+        return ChannelMap(
+            self._first_came,
+            self._last_left,
+            self._begun,
+            self._ended,
+            self._delisted,
+            interest=interest,
+        )
 
     def _new_replays(self) -> Replays:
         return Replays(
@@ -206,14 +219,14 @@ class Life:
             self.counters,
         )
 
-    def _new_relay(self, backplane: Backplane, hub: Upward) -> Relay:
+    def _new_relay(self, backplane: Backplane, hub: Upward, interest: Interest) -> Relay:
         recorder = self.recorder
         look = None if recorder is None else recorder.look_soon
         rules = self.config.rules
         presence = self.presence if any([each.presence for each in rules]) else None
         if any([each.keyed for each in rules]):
             self.keys = SharedKeys(self.stores.keyed, backplane.tell, self.wakeup.signal)
-        relay = Relay(backplane, hub, self.broadcasts, look, presence, self.keys)
+        relay = Relay(backplane, hub, self.broadcasts, look, presence, self.keys, interest)
         if recorder is not None:
             recorder.announce = relay.kept
         return relay

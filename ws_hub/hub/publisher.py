@@ -24,6 +24,7 @@ from typing import Never, Self, TextIO
 from .. import threads
 from ..backplane.addresses import VARIABLE, backplane_of, without_password
 from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind, Receiver, SharedClaims
+from ..backplane.interest import Interest
 from ..backplane.publisher import NOBODY, AbstractPublisher
 from ..backplane.rules import SharedRules
 from ..backplane.sqlite import SqliteHistory
@@ -441,7 +442,7 @@ class _Outward:
         """See `Backplane`."""
         return self._backplane.claims
 
-    def open(self, receiver: Receiver | None) -> None:
+    def open(self, receiver: Receiver | None, interest: Interest | None = None) -> None:
         """See `Backplane`; whatever the receiver, nothing is received."""
         self._backplane.open(None)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind
+from ..backplane.interest import Interest
 from ..errors import ProcessAlreadyRunning
 from ..log import get_logger
 from ..protocol.publication import Publication
@@ -52,6 +53,7 @@ class Relay:
         look: has the store looked at soon; None where there is none.
         presence: who is present, to be exchanged with the others; None where no rule has it.
         keys: the keyed channels, the same.
+        interest: what this process wants to be told.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Relay:
         look: Callable[[], object] | None,
         presence: PresenceFeed | None,
         keys: SharedKeys | None,
+        interest: Interest,
     ) -> None:
         self._backplane = backplane
         self._hub = hub
         self._queue = deliver
         self._look = look
         self._keys = keys
+        self._interest = interest
         self._presence = None if presence is None else presence.share(backplane.tell)
         self._is_open = False  # changed by the thread that starts the hub, and the one that ends it
 
@@ -75,7 +79,7 @@ class Relay:
 
     def open(self) -> None:
         """Begin; raises ConfigError."""
-        self._backplane.open(self)
+        self._backplane.open(self, self._interest)
         self._is_open = True
 
     def close(self, timeout: float) -> None:

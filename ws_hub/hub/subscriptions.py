@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from .. import threads
+from ..backplane.interest import ALL_CLIENTS, Interest, channel_topic
 from ..protocol.filters import Filter
 from ..reentrant import Lock
 
@@ -100,8 +101,9 @@ class ChannelMap(Generic[S]):
         on_ended: called with each of these when it has ended, and with whether its
             subscriber has left.
         on_delisted: the same, for each that `enlist` has listed.
+        interest: has the channels that have subscribers, for the other processes; None for nobody.
 
-    All are called under the lock, so that their order is the true one: they may only pass
+    The functions are called under the lock, so that their order is the true one: they may only pass
     the news on.
     """
 
@@ -112,6 +114,8 @@ class ChannelMap(Generic[S]):
         on_begun: Callable[[Subscription[S]], None] = lambda subscription: None,
         on_ended: Callable[[Subscription[S], bool], None] = lambda subscription, left: None,
         on_delisted: Callable[[Subscription[S], bool], None] = lambda subscription, left: None,
+        *,
+        interest: Interest | None = None,
     ) -> None:
         self._renew_lock()
         self._channels: dict[str, _Listeners[S]] = {}
@@ -124,11 +128,12 @@ class ChannelMap(Generic[S]):
         self._on_begun = on_begun
         self._on_ended = on_ended
         self._on_delisted = on_delisted
+        self._interest = interest
         threads.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
         # guards: everything below. Taken after the hub's lock, before any client's and any
-        # transport's; nothing but the five callables is called under it.
+        # transport's and the interest's; nothing but the five callables is called under it.
         self._lock = Lock()
 
     def forget(self) -> None:
@@ -148,6 +153,8 @@ class ChannelMap(Generic[S]):
     def enter(self, subscriber: S) -> None:
         """Let a subscriber subscribe from now on."""
         with self._lock:
+            if self._interest is not None and not self._subscribers:
+                self._interest.begin(ALL_CLIENTS)
             self._subscribers.setdefault(subscriber, {})
 
     def leave(self, subscriber: S) -> list[str]:
@@ -155,7 +162,10 @@ class ChannelMap(Generic[S]):
         with self._lock:
             self._mend_locked()
             self._torn = True
+            was_there = subscriber in self._subscribers
             subscriptions = self._subscribers.pop(subscriber, {})
+            if self._interest is not None and was_there and not self._subscribers:
+                self._interest.end(ALL_CLIENTS)
             for channel in subscriptions:
                 self._drop_locked(subscriber, channel)
             self._torn = False
@@ -188,6 +198,7 @@ class ChannelMap(Generic[S]):
             own[channel] = subscription
             listeners = self._channels.get(channel)
             if listeners is None:
+                self._want(channel)  # first: other processes know of it when this returns
                 listeners = self._channels[channel] = _Listeners()
             listeners[subscriber] = subscription
             self._total += 1
@@ -283,7 +294,11 @@ class ChannelMap(Generic[S]):
                 listeners = channels.setdefault(channel, _Listeners())
                 listeners[subscriber] = subscription
                 _put_in_group(listeners, subscription)
+        for channel in channels.keys() - before.keys():
+            self._want(channel)
         self._channels, self._total = channels, sum(map(len, channels.values()))
+        for channel in before.keys() - channels.keys():
+            self._want_no_more(channel)
         self._reached = {}
         for channel, listeners in channels.items():
             if placed := sum(each.placed for each in listeners.values()):
@@ -310,6 +325,15 @@ class ChannelMap(Generic[S]):
                 self._on_last(channel)
         if not listeners:
             del self._channels[channel]  # an empty channel costs nothing (FAULTS 19)
+            self._want_no_more(channel)
+
+    def _want(self, channel: str) -> None:
+        if self._interest is not None:
+            self._interest.begin(channel_topic(channel))
+
+    def _want_no_more(self, channel: str) -> None:
+        if self._interest is not None:
+            self._interest.end(channel_topic(channel))
 
     def _end_locked(self, subscription: Subscription[S]) -> None:
         assert self._lock.locked()

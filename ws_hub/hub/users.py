@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from ..backplane.interest import Interest, user_topic
 from ..reentrant import Lock
 
 __all__ = ["Users"]
@@ -25,11 +26,16 @@ _REMEMBERED = 1024  # users whose revocation is remembered one by one
 
 
 class Users(Generic[C]):
-    """The connections of each user, and when each of them ends."""
+    """The connections of each user, and when each of them ends.
 
-    def __init__(self) -> None:
-        # guards: everything below. Taken after the registry's lock; nothing is taken under it.
+    Args:
+        interest: has the users that have any, for the other processes; None for nobody.
+    """
+
+    def __init__(self, interest: Interest | None = None) -> None:
+        # guards: everything below. Taken after the registry's lock, before the interest's.
         self._lock = Lock()
+        self._interest = interest
         self._users: dict[str, dict[C, None]] = {}  # dict for a set that keeps the order
         self._clients: dict[C, str] = {}
         self._ends: dict[C, float] = {}
@@ -51,6 +57,8 @@ class Users(Generic[C]):
         with self._lock:
             if user:
                 self._clients[client] = user
+                if self._interest is not None and user not in self._users:
+                    self._interest.begin(user_topic(user))
                 self._users.setdefault(user, {})[client] = None
                 if max(self._revoked.get(user, 0), self._forgotten) > mark:
                     end = -math.inf
@@ -69,6 +77,8 @@ class Users(Generic[C]):
                 del own[client]
                 if not own:
                     del self._users[user]
+                    if self._interest is not None:
+                        self._interest.end(user_topic(user))
 
     def of(self, user: str) -> list[C]:
         """Return the connections of a user, oldest first."""

@@ -37,6 +37,7 @@ def state() -> dict[str, Any]:
         "clients": stats.clients,
         "bus_down": stats.bus_down,
         "bus_lost": stats.bus_lost,
+        "told": stats.bus_told,
     }
 
 
