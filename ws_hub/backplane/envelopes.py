@@ -19,6 +19,7 @@ names its sender, and what breaks these rules is no notice:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import excerpt
@@ -54,7 +55,7 @@ class Envelope:
         source: the name of the sender.
         number: of the notice, or of the last that was counted.
         kind: of the notice; of a newer version it may be any.
-        notice: None for `hello`, `bye` and unknown kinds.
+        notice: None for `hello`, `bye` and unknown kinds, and where it is not needed.
         asks: whether all others are to say that they are there.
         listens: whether the sender hears the others.
     """
@@ -82,8 +83,11 @@ def sealed(source: str, number: int, tail: bytes, *, listens: bool = True) -> by
     return b'%b"n":%d%b%b' % (opening(source), number, b"" if listens else _DEAF, tail)
 
 
-def opened(body: bytes) -> Envelope:
-    """Return what a body says; raises ValueError where it breaks the rules."""
+def opened(body: bytes, needs: Callable[[Notice], bool] = lambda notice: True) -> Envelope:
+    """Return what a body says; raises ValueError where it breaks the rules.
+
+    A notice that is not needed is left out, with its texts unread.
+    """
     if len(body) > MAX_BODY_BYTES:
         raise ValueError(f"{len(body)} bytes, at most {MAX_BODY_BYTES}")
     number, fields, texts = parse(body)
@@ -91,6 +95,8 @@ def opened(body: bytes) -> Envelope:
     if not isinstance(source, str) or not _NAME.fullmatch(source):
         raise ValueError(f"not the name of a sender: {excerpt(source)}")
     notice = notice_of(fields, texts)
+    if notice is not None and not needs(notice):
+        notice, texts = None, ()
     for text in texts:
         _check(text)
     asks, listens = fields.get("asks") is True, fields.get("listens") is not False

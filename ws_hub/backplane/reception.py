@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..log import get_logger
 from .bus import Notice, Receiver
+from .interest import Interest
 from .peers import Counts
 
 __all__ = ["Reception"]
@@ -19,13 +20,21 @@ class Reception:
     Args:
         receiver: the receiver; None for a backplane that only sends.
         counts: what to count in.
+        interest: what the receiver needs; None for all.
 
     Threads: that of the backplane.
     """
 
-    def __init__(self, receiver: Receiver | None, counts: Counts) -> None:
+    def __init__(
+        self, receiver: Receiver | None, counts: Counts, interest: Interest | None = None
+    ) -> None:
         self._receiver = receiver
         self._counts = counts
+        self._interest = interest
+
+    def needs(self, notice: Notice) -> bool:
+        """Return whether a notice is anything to the receiver."""
+        return self._interest is None or self._interest.wants(notice.topic)
 
     def offer(self, notice: Notice, source: str) -> bool:
         """Hand a notice on; False where there is no room for it."""

@@ -19,6 +19,7 @@ from .bus import BusStats, Notice, NoticeKind, Receiver
 from .interest import Interest
 from .peers import Counts
 from .reach import Reach
+from .reception import Reception
 from .redis_claims import RedisClaims
 from .redis_history import RedisHistory
 from .redis_listener import RedisListener
@@ -159,8 +160,9 @@ class RedisBackplane:
         life = _Life(self._server, receiver, self._told, functools.partial(compare, self))
         if receiver is not None:
             own, greet = (life.source, self._store), life.sender.greet
+            reception = Reception(receiver, self._heard, interest)
             life.listener = RedisListener(
-                self._server, own, receiver, life.reach, self._heard, greet=greet
+                self._server, own, reception, life.reach, self._heard, greet=greet
             )
         with self._lock:
             is_free = self._life is None
@@ -189,6 +191,15 @@ class RedisBackplane:
             return
         if not (self._has_store and notice.kind is NoticeKind.KEPT):
             life.sender.tell(notice)
+
+    def others(self) -> frozenset[str]:
+        """Return the names of the other processes that are reached now.
+
+        Threads: any; does not wait.
+        """
+        life = self._life
+        listener = None if life is None else life.listener
+        return frozenset() if listener is None else listener.others()
 
     def stats(self) -> BusStats:
         """Return what it has done since it was made.

@@ -21,7 +21,7 @@ from .. import threads
 from ..errors import excerpt
 from ..log import get_logger
 from ..reentrant import Event, nested
-from .bus import Notice, NoticeKind, Receiver
+from .bus import Notice, NoticeKind
 from .envelopes import BYE, Envelope, opened, opening
 from .go_bridge import GoBridge
 from .peers import MAX_WAITING_BYTES, Counts
@@ -70,7 +70,7 @@ class RedisListener:
     Args:
         server: the server.
         own: the names on the bus that are this process's.
-        receiver: gets the notices of others, on the thread.
+        reception: gets the notices of others, on the thread.
         reach: what it reports to.
         counts: what to count in.
         greet: says that this process is there, and asks who else is.
@@ -81,7 +81,7 @@ class RedisListener:
         self,
         server: RedisServer,
         own: tuple[str, ...],
-        receiver: Receiver,
+        reception: Reception,
         reach: Reach,
         counts: Counts,
         *,
@@ -92,7 +92,7 @@ class RedisListener:
         self._channel = server.bus
         self._own = tuple(opening(name) for name in own)
         self._go = GoBridge(server.prefix, own[0], counts) if server.go else None
-        self._reception = Reception(receiver, counts)
+        self._reception = reception
         self._reach = reach
         self._counts = counts
         self._greet = greet
@@ -124,6 +124,11 @@ class RedisListener:
         """Return the number of other processes that are reached."""
         sources = list(self._sources.values()) if self._reach.is_up else []
         return sum([each.listens for each in sources])
+
+    def others(self) -> frozenset[str]:
+        """Return the names of the other processes that are reached."""
+        # Copied by a single call: the thread changes it.
+        return frozenset(tuple(self._sources)) if self._reach.is_up else frozenset()
 
     def finish(self, timeout: float) -> None:
         """End the thread, which waits for an answer for some seconds at most."""
@@ -217,7 +222,7 @@ class RedisListener:
                 self._closed.set()  # the last word of this process itself
             return
         try:
-            envelope = opened(body)
+            envelope = opened(body, self._needs)
         except ValueError as error:
             self._refuse(self._channel, error)
             return
@@ -233,6 +238,12 @@ class RedisListener:
             return
         if notice is not None:
             self._give(notice, "")
+
+    def _needs(self, notice: Notice) -> bool:
+        if self._reception.needs(notice):
+            return True
+        self._counts.received += 1  # all the same; it is not handed on
+        return False
 
     def _refuse(self, channel: str, error: ValueError) -> None:
         self._counts.invalid += 1
