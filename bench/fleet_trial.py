@@ -24,7 +24,7 @@ _TIMEOUT = 30.0  # seconds for all clients to read
 _LONG = 0.5  # seconds that a burst may be expected to take
 _TRIED = 10  # messages of a burst from which that is told
 _LISTENERS = 8  # one of so many clients listens, where only one worker has listeners
-_CHANNEL = "quiet"
+_CHANNELS = "quiet", "loud"  # of one worker's listeners, and of all workers'
 
 REDIS = "redis"  # in the place of the address of a backplane
 
@@ -167,21 +167,29 @@ class FleetTrial:
             rows["others' clients"] = _milliseconds(others)
         return rows
 
-    def quiet(self) -> Sample:
-        """Publish bursts to a channel to which only clients of the publishing worker listen."""
+    def listened(self, *, everywhere: bool) -> Sample:
+        """Publish bursts to a channel to which clients of the publishing worker listen.
+
+        No others do, or, `everywhere`, a client of each other worker that has any.
+        """
+        channel = _CHANNELS[everywhere]
         homes, workers = self._homes(), self._fleet.workers
         addresses = self._load.ask("addresses")["addresses"]
         publisher = max(workers, key=lambda worker: homes.count(worker.pid))
         at_home = [index for index, home in enumerate(homes) if home == publisher.pid]
         chosen = at_home[: max(self._plan.clients // _LISTENERS, 1)]
+        if everywhere:
+            others = [each.pid for each in workers if each is not publisher]
+            chosen += [homes.index(pid) for pid in others if pid in homes]
         where = [addresses[index] for index in chosen]
-        publisher.ask("listen", channel=_CHANNEL, addresses=where)
+        for each in workers if everywhere else [publisher]:
+            each.ask("listen", channel=channel, addresses=where)
         messages, told = self._plan.messages, publisher.ask("stats")["bus_told"]
-        warm = self._burst([publisher], messages, chosen)
+        warm = self._burst([publisher], messages, chosen, channel)
         found = [warm]
         with self._spent() as spent:
             for _ in self._while():
-                found.append(self._burst([publisher], messages, chosen))
+                found.append(self._burst([publisher], messages, chosen, channel))
         told = publisher.ask("stats")["bus_told"] - told
         published = messages * len(found)
         others = sum(spent.workers) - spent.workers[workers.index(publisher)]
@@ -197,13 +205,16 @@ class FleetTrial:
     # --- parts of them ---------------------------------------------------------------------
 
     def _burst(
-        self, publishers: Sequence[Worker], count: int, chosen: Sequence[int] | None = None
+        self,
+        publishers: Sequence[Worker],
+        count: int,
+        chosen: Sequence[int] | None = None,
+        target: str = "",
     ) -> _Burst:
         """Have each publisher publish so many; wait until all clients, or these, have them."""
         wanted = count * len(publishers)
         self._load.tell("read", messages=wanted, timeout=_TIMEOUT, chosen=chosen)
         self._load.answer()
-        target = "" if chosen is None else _CHANNEL
         for each in publishers:
             each.tell("publish", count=count, size=self._plan.size, targets=[target])
         published = [each.answer() for each in publishers]

@@ -74,6 +74,7 @@ ROWS = {
     "one listens": Kind(
         "us", "a publish to a channel that only clients of the same worker listen to: a call"
     ),
+    "others listen": Kind("us", "the same, where a client of each other worker listens as well"),
 }
 
 
@@ -159,7 +160,9 @@ def run(subject: Subject, plan: Plan, queue: str) -> Iterator[tuple[str, Sample]
             yield "burst, all publish", trial.bursts(everybody=True)
         yield from trial.singles().items()
         if subject.kind == "ws_hub":
-            yield "one listens", trial.quiet()
+            yield "one listens", trial.listened(everywhere=False)
+            if subject.workers > 1:
+                yield "others listen", trial.listened(everywhere=True)
 
 
 def _places() -> tuple[int | None, set[int] | None]:
@@ -190,6 +193,8 @@ def relate(results: Sequence[Result], who: Sequence[Subject]) -> None:
             continue
         if each.row == "burst, all publish":
             one = named.get(("burst", ONE.name))
+        elif each.row == "others listen":
+            one = named.get(("one listens", ONE.name))
         elif each.row == "others' clients":
             one = named.get(("own clients", ONE.name))
         else:

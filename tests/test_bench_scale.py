@@ -50,8 +50,11 @@ def test_what_each_worker_publishes_is_read_by_all_clients_wherever_they_are(
     rows = trial.singles()
     assert {"one-to-all", "own clients", "others' clients"} >= set(rows)
     assert all(0 < each.value <= each.extra["p99"] for each in rows.values())
-    quiet = trial.quiet()
+    quiet = trial.listened(everywhere=False)
     assert (quiet.extra["listeners"], quiet.value > 0) == (1, True)
+    assert quiet.extra["notices a message"] == 0
+    loud, homes = trial.listened(everywhere=True), bool(connected.extra["fewest in a worker"])
+    assert (loud.extra["listeners"], loud.extra["notices a message"]) == (1 + homes, homes)
 
 
 def test_a_worker_that_has_ended_fails_the_run_and_all_of_them_end(
