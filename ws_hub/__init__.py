@@ -57,6 +57,7 @@ from .hub.hub import Hub
 from .hub.listener import Listener
 from .hub.publisher import Publisher
 from .hub.stats import HubStats
+from .hub.survey import Instance
 from .log import MaskTokens
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
@@ -99,6 +100,7 @@ __all__ = [
     "HubFull",
     "HubNotRunning",
     "HubStats",
+    "Instance",
     "InvalidName",
     "JWTAuth",
     "LimitExceeded",

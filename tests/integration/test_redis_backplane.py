@@ -26,11 +26,13 @@ from ws_hub import (
     HubConfig,
     Message,
     ProcessAlreadyRunning,
+    Publisher,
     WsHubError,
     serve,
 )
 from ws_hub.backplane.bus import BusStats, Notice, NoticeKind
 from ws_hub.backplane.envelopes import MAX_BODY_BYTES
+from ws_hub.backplane.interest import Interest, channel_topic
 from ws_hub.backplane.redis import RedisBackplane
 
 pytestmark = pytest.mark.skipif(not SERVERS, reason="needs a Redis or a Valkey server")
@@ -401,6 +403,46 @@ def test_what_one_hub_publishes_reaches_the_clients_of_all(server: RedisProcess)
             with pytest.raises(ProcessAlreadyRunning):
                 there.hub.run_process([sys.executable, "-c", ""], process_id="job")
             handle.terminate()
+
+
+def test_what_is_not_wanted_is_not_handed_on_and_is_no_loss(
+    server: RedisProcess, join: Join
+) -> None:
+    one, _ = join()
+    bus, heard, interest = RedisBackplane(server.url()), Heard(), Interest()
+    bus.open(heard, interest)
+    try:
+        everybody(one, bus)
+        for name in ("a", "b"):
+            if name == "b":
+                interest.begin(channel_topic("b"))
+            for channel in ("a", "b", ""):
+                one.tell(Notice(NoticeKind.PUBLISH, channel, (b"{}",)))
+            end = Notice(NoticeKind.DISCONNECT, name)
+            one.tell(end)
+            wait_until(lambda end=end: end in heard.notices)  # type: ignore[misc]
+        kinds = [(each.kind, each.name) for each in heard.notices]
+        assert kinds == [
+            (NoticeKind.DISCONNECT, "a"),
+            (NoticeKind.PUBLISH, "b"),
+            (NoticeKind.DISCONNECT, "b"),
+        ]
+        assert (bus.stats().received, bus.stats().lost) == (8, 0)
+    finally:
+        bus.close(TIMEOUT)
+
+
+def test_all_hubs_are_asked(server: RedisProcess) -> None:
+    with connected(server.url(), RedisBackplane(server.url("?prefix=ws"))) as (here, there):
+        with here.subscribed("news"), there.subscribed("news"):
+            assert here.hub.count("news", TIMEOUT) == there.hub.count("news", TIMEOUT) == 2
+        assert len(here.hub.instances(TIMEOUT)) == 2
+        assert here.hub.is_connected("ann", TIMEOUT) is False
+        with Publisher(server.url()) as publisher:  # is heard, and would answer nothing
+            with here.subscribed("news") as peer:
+                publisher.send_to_channel("news", Message("event", data=1))
+                assert peer.recv_json()["data"] == 1
+            assert here.hub.count("none", TIMEOUT) == 0
 
 
 def test_presence_and_keys_are_those_of_all_hubs(server: RedisProcess) -> None:

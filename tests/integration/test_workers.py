@@ -132,8 +132,8 @@ def test_a_subscription_that_is_answered_misses_nothing_of_another_worker(
             assert said(peer.recv_json()) == str(number)
 
 
-def test_workers_without_subscribers_are_told_nothing(running: Running) -> None:
-    with clients_everywhere(running) as peers:
+def test_workers_of_one_machine_without_subscribers_are_told_nothing() -> None:
+    with serving("local") as running, clients_everywhere(running) as peers:
         subscribe(peers[0], "news")
         before = sum(state["told"] for state in states(running).values())
         for number in range(40):
@@ -143,6 +143,24 @@ def test_workers_without_subscribers_are_told_nothing(running: Running) -> None:
         assert told < 40  # of 80; presence tells a few
         ask(running, "send", channel="news", data="last")
         assert said(peers[0].recv_json()) == "last"
+
+
+def test_a_worker_that_stands_still_is_not_answered_for(running: Running) -> None:
+    stopped, other = states(running)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        found = ask_of(running, other)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert (found["count"], found["online"]) == (None, None)
+    assert [each["pid"] for each in found["instances"]] == [other]
+
+
+def ask_of(running: Running, pid: int) -> dict[str, Any]:
+    """Ask the only worker that answers, with little time for the others."""
+    found = ask(running, "all", channel="news", user="ann", timeout="0.5")
+    assert found["pid"] == pid
+    return found
 
 
 def test_a_users_connections_to_all_workers_are_closed(running: Running) -> None:
@@ -182,6 +200,36 @@ def test_a_worker_that_is_killed_takes_nothing_with_it_but_its_clients(kind: str
         with RawPeer(running.host, running.port) as late:
             subscribe(late, "kept:a", since=0)
             assert [(each := late.recv_json())["seq"] and said(each) for _ in "12"] == ["1", "2"]
+
+
+@pytest.mark.parametrize("kind", ONE_OF_EACH)
+def test_all_workers_are_asked_and_a_killed_one_counts_no_more(kind: str) -> None:
+    with (
+        serving(kind) as running,
+        clients_everywhere(running, "news", user="ann") as peers,
+        RawPeer(running.host, running.port, headers=[("X-User", "bob")]) as bob,
+    ):
+        subscribe(bob, "news")
+        found = ask(running, "all", channel="news", user="bob")
+        assert (found["count"], found["online"]) == (len(peers) + 1, True)
+        workers = {each["pid"]: each for each in found["instances"]}
+        assert [each["is_own"] for each in found["instances"]] == [True] + [False] * (WORKERS - 1)
+        assert found["instances"][0]["pid"] == found["pid"]
+        assert workers.keys() == states(running).keys()
+        assert sum(each["clients"] for each in workers.values()) == len(peers) + 1
+        assert {each["channels"] for each in workers.values()} == {1}
+        assert sum(each["subscriptions"] for each in workers.values()) == len(peers) + 1
+        assert sorted(each["users"] for each in workers.values()) == [1, 2]
+        assert ask(running, "all", channel="none", user="eve")["online"] is False
+
+        (home,) = [pid for pid, each in workers.items() if each["users"] == 2]
+        os.kill(home, signal.SIGKILL)
+        wait_until(lambda: not is_served(bob))
+        wait_until(lambda: home not in states(running))
+        found = ask(running, "all", channel="news", user="bob")
+        assert found["online"] is False
+        assert found["count"] == sum(is_served(peer) for peer in peers.values())
+        assert home not in {each["pid"] for each in found["instances"]}
 
 
 @pytest.mark.parametrize("kind", ONE_OF_EACH)

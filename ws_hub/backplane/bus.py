@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .interest import ALL_CLIENTS, Interest, channel_topic, user_topic
+from .interest import ALL_CLIENTS, Interest, answers_topic, channel_topic, user_topic
 
 if TYPE_CHECKING:
     from .store import HistoryStore
@@ -29,6 +29,8 @@ class NoticeKind(enum.StrEnum):
         KEPT: the store has more messages, of any channels.
         KEYS: all keys of keyed channels are to be told.
         PRESENCE: who has joined or left, see `ws_hub.hub.shared_presence`.
+        ASK: what a process has is to be answered, see `ws_hub.hub.survey`.
+        ANSWER: the answer to the question `name`.
     """
 
     PUBLISH = "publish"
@@ -37,6 +39,8 @@ class NoticeKind(enum.StrEnum):
     KEPT = "kept"
     KEYS = "keys"
     PRESENCE = "presence"
+    ASK = "ask"
+    ANSWER = "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class Notice:
             return channel_topic(self.name) if self.name else ALL_CLIENTS
         if self.kind is NoticeKind.USER:
             return user_topic(self.name)
+        if self.kind is NoticeKind.ANSWER:
+            return answers_topic(self.name)
         return None
 
 
@@ -168,6 +174,9 @@ class Backplane(Protocol):
 
     def tell(self, notice: Notice) -> None:
         """Tell all others, in the order of the calls of each thread. Any thread; never waits."""
+
+    def others(self) -> frozenset[str]:
+        """Return the names of the other processes that are reached now. Any thread; no wait."""
 
     def stats(self) -> BusStats:
         """Return what it has done. Any thread; does not wait."""

@@ -191,6 +191,10 @@ class Exchange:
             return len(audience)
         return self._directory.listening()  # the thread has not looked since they began
 
+    def others(self) -> frozenset[str]:
+        """Return the names of the other processes that are reached."""
+        return self._audience.names
+
     def dropped(self) -> int:
         """Return the number of lost notices that are not counted yet."""
         return self._told.dropped()

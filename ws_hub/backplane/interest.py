@@ -30,6 +30,7 @@ __all__ = [
     "Audience",
     "Interest",
     "Table",
+    "answers_topic",
     "channel_topic",
     "user_topic",
 ]
@@ -50,6 +51,11 @@ def channel_topic(channel: str) -> bytes:
 def user_topic(user: str) -> bytes:
     """Return the topic of the messages for a user."""
     return b"u" + user.encode("utf-8", "surrogatepass")
+
+
+def answers_topic(question: str) -> bytes:
+    """Return the topic of the answers to a question."""
+    return b"q" + question.encode("utf-8", "surrogatepass")
 
 
 def _slot_of(topic: bytes) -> int:
@@ -188,6 +194,11 @@ class Audience:
 
     def __len__(self) -> int:
         return len(self._peers)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all of them."""
+        return frozenset([each.name for each in self._peers])
 
     def uninterested(self, topic: bytes | None) -> tuple[str, ...] | None:
         """Return the names of those that do not want a topic; None where nobody does.

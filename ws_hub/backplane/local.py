@@ -134,6 +134,14 @@ class _Local:
         if exchange is not None:
             exchange.tell(notice)
 
+    def others(self) -> frozenset[str]:
+        """Return the names of the other processes that are reached now.
+
+        Threads: any; does not wait.
+        """
+        exchange = self._exchange
+        return frozenset() if exchange is None else exchange.others()
+
     def stats(self) -> BusStats:
         """Return what it has done since it was made.
 

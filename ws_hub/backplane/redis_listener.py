@@ -122,13 +122,13 @@ class RedisListener:
 
     def peers(self) -> int:
         """Return the number of other processes that are reached."""
-        sources = list(self._sources.values()) if self._reach.is_up else []
-        return sum([each.listens for each in sources])
+        return len(self.others())
 
     def others(self) -> frozenset[str]:
         """Return the names of the other processes that are reached."""
         # Copied by a single call: the thread changes it.
-        return frozenset(tuple(self._sources)) if self._reach.is_up else frozenset()
+        sources = list(self._sources.items()) if self._reach.is_up else []
+        return frozenset([name for name, each in sources if each.listens])
 
     def finish(self, timeout: float) -> None:
         """End the thread, which waits for an answer for some seconds at most."""

@@ -124,6 +124,7 @@ from .listener import Listener
 from .replay import HUB_THREAD
 from .stats import HubStats
 from .subscriptions import Full
+from .survey import Instance, Report
 
 __all__ = ["Hub"]
 
@@ -1465,6 +1466,71 @@ class Hub(AbstractPublisher):
         """
         return self._life.channels.reached(channel_text(channel)) > 0
 
+    def count(self, channel: str, timeout: float = 1.0) -> int:
+        """Return how many listen to a channel in all processes that a backplane connects.
+
+        As `channel_subscriber_count`, which is this process alone, of each of them at this moment.
+        Raises WaitTimeout where one of them does not answer within `timeout` seconds,
+        HubNotRunning, InvalidName, and WsHubError within another call of the hub.
+
+        Threads: any; blocks at most `timeout`, and not without a backplane.
+        """
+        check_channel(channel, self._is_channel)
+        return sum([each.subscribers for each in self._ask_all(timeout, channel=channel)])
+
+    def is_connected(self, user_id: AnyId, timeout: float = 1.0) -> bool:
+        """Return whether a user has a connection to any process that a backplane connects.
+
+        False is certain: raises WaitTimeout where nobody has one, and a process does not answer
+        within `timeout` seconds. `user_clients` returns the connections to this process. Raises
+        as `count` does, and TypeError and InvalidName for a user id that is none.
+
+        Threads: any; blocks at most `timeout`, and not where the user is connected here.
+        """
+        user = user_text(user_id)
+
+        def is_here(report: Report) -> bool:
+            return report.connections > 0
+
+        return any(map(is_here, self._ask_all(timeout, user=user, is_enough=is_here)))
+
+    def instances(self, timeout: float = 1.0) -> list[Instance]:
+        """Return all processes that a backplane connects, this one first, and what each has.
+
+        One that does not answer within `timeout` seconds is left out. Raises HubNotRunning,
+        and WsHubError within another call of the hub.
+
+        Threads: any; blocks at most `timeout`, and not without a backplane.
+        """
+        own, *others = self._ask_all(timeout, needs_all=False)
+        return [replace(own.instance, is_own=True), *[each.instance for each in others]]
+
+    def _ask_all(
+        self,
+        timeout: float,
+        *,
+        channel: str | None = None,
+        user: str | None = None,
+        is_enough: Callable[[Report], bool] = lambda report: False,
+        needs_all: bool = True,
+    ) -> list[Report]:
+        """Return the report of this process, and those of the others that are needed."""
+        timeout, life = check_bound("timeout", timeout), self._life
+        if not life.state.accepts:
+            raise self._not_running()
+        own = self._inside.report(channel, user)
+        if life.relay is None or is_enough(own):
+            return [own]
+        if self._is_hub_thread() or nested():
+            raise WsHubError(
+                "cannot ask other processes within another call of the hub, as in a signal "
+                "handler: do so on a thread of its own"
+            )
+        others = life.relay.survey.ask(
+            timeout, channel, user, is_enough=is_enough, needs_all=needs_all
+        )
+        return [own, *others]
+
     def stats(self) -> HubStats:
         """Return what the hub counts.
 
@@ -1647,6 +1713,23 @@ class _Inside:
             for publication in found:
                 publication.leave_unnumbered()
         return found
+
+    def report(self, channel: str | None, user: str | None) -> Report:
+        """See `RelayingHub`."""
+        life = self._hub._life
+        instance = Instance(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            clients=len(life.registry),
+            users=len(life.clients.users),
+            channels=len(life.channels),
+            subscriptions=life.channels.total,
+        )
+        return Report(
+            instance,
+            0 if channel is None else life.channels.reached(channel),
+            0 if user is None else len(life.clients.users.of(user)),
+        )
 
     def program_lost(self, process_id: str) -> None:
         """See `RelayingHub`."""

@@ -53,7 +53,8 @@ _STEPS = 3
 _LEAST_CLOSE = 0.1  # seconds of each
 _LEAST_BEGIN = 1.0  # seconds for which the first use waits for a server, if it must not wait
 _PAUSE = 1.0  # seconds for which a server that is away is not tried again
-_QUESTIONS = (NoticeKind.KEYS, NoticeKind.PRESENCE)  # what a hub tells to be told of it
+# What a hub tells to be told of it.
+_QUESTIONS = (NoticeKind.KEYS, NoticeKind.PRESENCE, NoticeKind.ASK)
 _EXIT_PRIORITY = 100  # among the finalisers of `multiprocessing`: before it ends what it has made
 
 
@@ -458,6 +459,10 @@ class _Outward:
         """See `Backplane`; what others would answer is not asked."""
         if notice.kind not in _QUESTIONS:
             self._backplane.tell(notice)
+
+    def others(self) -> frozenset[str]:
+        """See `Backplane`; nobody could answer."""
+        return frozenset()
 
     def stats(self) -> BusStats:
         """See `Backplane`."""

@@ -21,13 +21,14 @@ from ..protocol.publication import Publication
 from .items import Item, Publications, UserPublication
 from .presence_feed import PresenceFeed
 from .shared_keys import SharedKeys
+from .survey import Reporting, Survey
 
 __all__ = ["Relay", "RelayingHub"]
 
 logger = get_logger(__name__)
 
 
-class RelayingHub(Protocol):
+class RelayingHub(Reporting, Protocol):
     """What a relay asks of the hub."""
 
     def publications(self, notice: Notice) -> list[Publication]:
@@ -45,6 +46,9 @@ class RelayingHub(Protocol):
 
 class Relay:
     """The connection of one life of a hub to its backplane.
+
+    Attributes:
+        survey: the questions to all processes.
 
     Args:
         backplane: what tells the other processes.
@@ -72,6 +76,7 @@ class Relay:
         self._look = look
         self._keys = keys
         self._interest = interest
+        self.survey = Survey(backplane, interest, hub)
         self._presence = None if presence is None else presence.share(backplane.tell)
         self._is_open = False  # changed by the thread that starts the hub, and the one that ends it
 
@@ -132,6 +137,10 @@ class Relay:
                 return self._deliver(notice)
             case NoticeKind.KEYS if self._keys is not None:
                 self._keys.asked()
+            case NoticeKind.ASK:
+                self.survey.asked(notice.texts)
+            case NoticeKind.ANSWER:
+                self.survey.hear(source, notice.name, notice.texts)
             case NoticeKind.PRESENCE if self._presence is not None:
                 return all([self._presence.hear(source, text) for text in notice.texts[:1]])
         return True

@@ -80,6 +80,10 @@ class Users(Generic[C]):
                     if self._interest is not None:
                         self._interest.end(user_topic(user))
 
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._users)
+
     def of(self, user: str) -> list[C]:
         """Return the connections of a user, oldest first."""
         with self._lock:

@@ -47,7 +47,10 @@ class Payer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a publish did, when the hub thread had dispatched it.
+    """What a publish did in this process, when its hub thread had dispatched it.
+
+    It counts the subscribers of this process alone: with a backplane those of others get the
+    message as well, and are not waited for. `Hub.count` asks how many there are in all.
 
     Subscribers that are neither `queued` nor `dropped` are excluded, have a filter that it does
     not pass, or get it by the replay that they are in; or they are behind in a channel that may

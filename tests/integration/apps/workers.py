@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import asdict
 from typing import Any
 
 from flask import Flask, request
 
-from ws_hub import AuthResult, ChannelRule, ProcessAlreadyRunning
+from ws_hub import AuthResult, ChannelRule, ProcessAlreadyRunning, WaitTimeout
 from ws_hub.flask import HubExtension
 
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
@@ -45,6 +46,21 @@ def state() -> dict[str, Any]:
 def presence() -> dict[str, Any]:
     found = hub.presence(request.args["channel"])
     return state() | {"connections": found.connections, "users": found.users}
+
+
+@application.get("/all")
+def everywhere() -> dict[str, Any]:
+    """Ask all workers; what cannot be said in time is None."""
+    args = request.args
+    timeout = float(args.get("timeout", 10))
+    found = {"instances": [asdict(each) for each in hub.instances(timeout)]}
+    questions = {"count": (hub.count, args["channel"]), "online": (hub.is_connected, args["user"])}
+    for name, (ask, about) in questions.items():
+        try:
+            found[name] = ask(about, timeout)
+        except WaitTimeout:
+            found[name] = None
+    return state() | found
 
 
 @application.get("/send")

@@ -1,0 +1,209 @@
+"""What all processes have, asked at the moment: each one answers for itself.
+
+A question is a notice to all, and so is an answer, of a topic that only the asking process wants.
+It has its answer when all that were reached as it asked have answered, or have ended since. Nothing
+is told while nobody asks, and no count is older than the question.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeGuard
+
+from ..backplane.bus import Backplane, Notice, NoticeKind
+from ..backplane.interest import Interest, answers_topic
+from ..errors import WaitTimeout, excerpt
+from ..log import get_logger
+from ..protocol.json_text import to_json
+from ..reentrant import Event
+
+__all__ = ["Instance", "Report", "Reporting", "Survey"]
+
+logger = get_logger(__name__)
+
+_SLICE = 0.1  # seconds after which one that has ended is not waited for any more
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One process of the application, and what its hub had as it was asked.
+
+    Args:
+        host: the name of its machine.
+        pid: its process id there.
+        clients: connected to it.
+        users: that these are of, each once.
+        channels: with at least one subscriber in it.
+        subscriptions: in all these channels.
+        is_own: whether it is the process that has asked.
+    """
+
+    host: str
+    pid: int
+    clients: int
+    users: int
+    channels: int
+    subscriptions: int
+    is_own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one process says of itself.
+
+    Args:
+        instance: the process.
+        subscribers: of the channel that was asked for.
+        connections: of the user that was asked for.
+    """
+
+    instance: Instance
+    subscribers: int = 0
+    connections: int = 0
+
+
+class Reporting(Protocol):
+    """What a survey asks of the hub."""
+
+    def report(self, channel: str | None, user: str | None) -> Report:
+        """Return what this process has. Any thread; does not wait."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """A question that waits for its answers, by the names of the processes."""
+
+    answers: dict[str, Report] = field(default_factory=dict)
+    changed: Event = field(default_factory=Event)
+
+
+class Survey:
+    """The questions of one life of a hub, and its answers to those of others.
+
+    Args:
+        backplane: what connects the processes.
+        interest: what this one wants to be told.
+        hub: the hub.
+    """
+
+    def __init__(self, backplane: Backplane, interest: Interest, hub: Reporting) -> None:
+        self._backplane = backplane
+        self._interest = interest
+        self._hub = hub
+        self._rounds: dict[str, _Round] = {}  # changed by single calls
+
+    # --- any thread ------------------------------------------------------------------------
+
+    def ask(
+        self,
+        timeout: float,
+        channel: str | None = None,
+        user: str | None = None,
+        *,
+        is_enough: Callable[[Report], bool] = lambda report: False,
+        needs_all: bool = True,
+    ) -> list[Report]:
+        """Return what the other processes say; waits for it.
+
+        Args:
+            timeout: seconds to wait.
+            channel: whose subscribers to count.
+            user: whose connections to count.
+            is_enough: says of a report that no other one is needed.
+            needs_all: whether WaitTimeout is raised where one does not answer.
+        """
+        id, deadline, asked = secrets.token_hex(8), time.monotonic() + timeout, self._others()
+        question = self._rounds[id] = _Round()
+        self._interest.begin(answers_topic(id))
+        try:
+            fields = {"id": id, "channel": channel, "user": user}
+            self._backplane.tell(Notice(NoticeKind.ASK, texts=(to_json(fields).encode(),)))
+            while True:
+                found = list(question.answers.values())
+                if any(map(is_enough, found)):
+                    return found
+                missing = (asked & self._others()) - question.answers.keys()
+                left = deadline - time.monotonic()
+                if not missing or left <= 0:
+                    break
+                question.changed.wait(min(left, _SLICE))  # set by the backplane's thread
+                question.changed.clear()
+        finally:
+            self._interest.end(answers_topic(id))
+            del self._rounds[id]
+        if missing and needs_all:
+            raise WaitTimeout(
+                f"{len(missing)} of {len(asked)} other processes have not answered within "
+                f"{timeout:g} s: one that was killed counts as gone some seconds later. Pass a "
+                "longer timeout, or ask again"
+            )
+        return found
+
+    def _others(self) -> frozenset[str]:
+        return self._backplane.others()
+
+    # --- the backplane's thread --------------------------------------------------------------
+
+    def asked(self, texts: Iterable[bytes]) -> None:
+        """Answer a question of another process."""
+        for text in texts:
+            said = _fields(text)
+            id, channel, user = said.get("id"), said.get("channel"), said.get("user")
+            if isinstance(id, str) and _is_name(channel) and _is_name(user):
+                answer = to_json(_fields_of(self._hub.report(channel, user))).encode()
+                self._backplane.tell(Notice(NoticeKind.ANSWER, id, (answer,)))
+            else:
+                _warn(text)
+
+    def hear(self, source: str, id: str, texts: Iterable[bytes]) -> None:
+        """Take what a process of this name on the backplane has answered."""
+        question = self._rounds.get(id)
+        if question is None:
+            return  # it has ended
+        for text in texts:
+            report = _report_of(_fields(text))
+            if report is None:
+                _warn(text)
+            else:
+                question.answers[source] = report
+                question.changed.set()
+
+
+_NUMBERS = ("pid", "clients", "users", "channels", "subscriptions")
+
+
+def _fields_of(report: Report) -> dict[str, object]:
+    found: dict[str, object] = {name: getattr(report.instance, name) for name in _NUMBERS}
+    found |= {"host": report.instance.host}
+    return found | {"subscribers": report.subscribers, "connections": report.connections}
+
+
+def _report_of(said: Mapping[str, Any]) -> Report | None:
+    """Return the report of such fields; None where they are none."""
+    numbers = {name: said.get(name) for name in (*_NUMBERS, "subscribers", "connections")}
+    host = said.get("host")
+    if not isinstance(host, str) or any([type(value) is not int for value in numbers.values()]):
+        return None
+    subscribers, connections = numbers.pop("subscribers"), numbers.pop("connections")
+    return Report(Instance(host, **numbers), subscribers, connections)  # type: ignore[arg-type]
+
+
+def _fields(text: bytes) -> dict[str, Any]:
+    """Return the fields of a JSON object; none where it is something else."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _is_name(given: object) -> TypeGuard[str | None]:
+    return isinstance(given, str | None)
+
+
+def _warn(text: bytes) -> None:
+    logger.warning("another process asks or answers what is not understood: %s", excerpt(text))
