@@ -19,37 +19,97 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["GOES_ON", "MAX_PIECE", "REPLACED", "Lines", "cut", "join"]
+from .rows import STATUS_LINE, Kind, Line, Rows
+
+__all__ = ["GOES_ON", "HEIGHT", "MAX_PIECE", "REPLACED", "Lines", "Numbers", "Texts", "cut", "join"]
 
 # A control character takes six bytes of JSON: 48 KiB at worst, where a Go client takes 64.
 MAX_PIECE = 8192
 REPLACED = "\r"
 GOES_ON = "\x17"
-# White space and control sequences (ECMA-48), which set colours, erase, and move.
-_UNSEEN = re.compile(r"(?:\s|\x1b\[[0-?]*[ -/]*[@-~])*")
+HEIGHT = 24  # rows of a screen where none is known
+# What moves the cursor, or may: such a text is not passed on as it is.
+_CONTROL = re.compile(r"[\x08\x0b-\x0f\x1b]")
+_COLOURED = re.compile(r"(?:[^\x08\x0a-\x0f\x1b]+|\x1b\[[0-9;:]*m)*+")
+_RESET = re.compile(r"\x1b\[0?m")
+
+
+class Numbers:
+    """Numbers lines, from 1; shared by the streams of one program."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = 1
+
+    def take(self, count: int = 1) -> int:
+        """Return the first of so many numbers that follow each other."""
+        first = self._next
+        self._next += count
+        return first
+
+
+class Texts(list[str]):
+    """Texts of the wire, and beside each the number of its line."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+
+    def put(self, text: str, number: int) -> None:
+        """Add a text."""
+        self.append(text)
+        self.numbers.append(number)
 
 
 class Lines:
     r"""Splits one stream of bytes into texts for the wire.
 
-    Undecodable bytes become U+FFFD; a character may arrive in parts. `\r\n` (a terminal's form
-    of a newline) ends a line like `\n`; a lone `\r` restarts the line.
+    Undecodable bytes become U+FFFD; a character may arrive in parts. Text is passed on as it
+    is. What moves the cursor or erases is carried out (`ws_hub.rows`), as far back as the
+    screen of a terminal reaches.
 
     Args:
         max_piece: characters in one text; a longer line is cut into pieces.
+        columns: cells of a row of the program's terminal; None where it has none.
+        height: rows of it.
+        numbers: numbers the lines.
     """
 
-    __slots__ = ("_cut", "_decode", "_max_piece", "_returned", "_shown", "_text")
+    __slots__ = (
+        "_columns", "_cut", "_decode", "_height", "_held", "_max_piece", "_number", "_numbers",
+        "_raw", "_raw_numbers", "_ready", "_resting", "_rows", "_shown", "_status", "_text",
+    )  # fmt: skip
 
-    def __init__(self, max_piece: int = MAX_PIECE) -> None:
+    def __init__(
+        self,
+        max_piece: int = MAX_PIECE,
+        *,
+        columns: int | None = None,
+        height: int = HEIGHT,
+        numbers: Numbers | None = None,
+    ) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._max_piece = max_piece
+        self._columns, self._height = columns, height
+        self._numbers = numbers or Numbers()
+        self._ready = Texts()
+        self._held = ""  # a "\r" at the end: the next character tells its meaning
+        # At rest, which is nearly always, the unfinished line is a text, and so are the last
+        # lines before it: nothing has moved the cursor.
+        self._resting = True
         self._text = ""  # the unfinished line, or what follows its last piece
-        self._returned = False  # a "\r" follows it: any other text replaces it
+        self._number = 0  # of that line, once something of it was returned
         self._shown = False  # its present state has been returned
         self._cut = False  # pieces of it have been returned
+        self._raw: list[str] = []  # the last lines that were returned at rest
+        self._raw_numbers: list[int] = []
+        self._rows: Rows | None = None  # the screen before these, once it was needed
+        self._status = ""  # the status row, as it was returned last
 
     def copy(self) -> Lines:
         """Return a copy with the same state.
@@ -59,108 +119,258 @@ class Lines:
         copy = Lines.__new__(Lines)
         for name in Lines.__slots__:
             setattr(copy, name, getattr(self, name))
+        copy._raw, copy._raw_numbers = list(self._raw), list(self._raw_numbers)
+        copy._ready = Texts()
+        if self._rows is not None:
+            copy._rows = self._rows.copy()
         return copy
 
     @property
     def waiting(self) -> bool:
         """Whether part of a line has not been returned yet."""
-        return bool(self._text) and not self._shown
+        if self._text and not self._shown:
+            return True
+        rows = self._rows
+        return rows is not None and (bool(rows.changed) or rows.status_text() != self._status)
 
     @property
     def cut(self) -> bool:
         """Whether the last returned text was a piece of a line that goes on."""
-        return self._cut
+        line = self._unfinished
+        return self._cut if line is None else line.cut
 
     @property
     def empty(self) -> bool:
-        """Whether the last line is finished."""
-        return not self._text
+        """Whether the last line is finished, and nothing can change those before it."""
+        return self._resting and not self._text
 
     @property
     def returned(self) -> bool:
-        r"""Whether a `\r` follows the unfinished line: any other text replaces it."""
-        return self._returned
+        r"""Whether a `\r` follows the unfinished line: any other text is drawn over it."""
+        if self._resting or self._rows is None:
+            return bool(self._held and self._text)
+        return bool(self._held) or self._rows.returned
 
     @property
     def blank(self) -> bool:
         """Whether nothing of the unfinished line is visible, as of a cleared one."""
-        return _UNSEEN.fullmatch(self._text) is not None
+        line = self._unfinished
+        text = self._text if line is None else line.text(self._columns)
+        return not text or text.isspace()
 
-    def feed(self, data: bytes) -> list[str]:
+    @property
+    def _unfinished(self) -> Line | None:
+        return None if self._resting or self._rows is None else self._rows.unfinished
+
+    def feed(self, data: bytes) -> Texts:
         """Add bytes; return the texts that are complete."""
-        return self._take(self._decode(data))
+        self._take(self._decode(data))
+        return self._returning()
 
-    def partial(self) -> list[str]:
-        """Return the state of the unfinished line, unless that has been returned already."""
-        if not self.waiting:
-            return []
-        self._shown = True
-        return [self._text + REPLACED]
+    def partial(self) -> Texts:
+        """Return the states of lines that have changed, unless they have been returned already."""
+        if self._rows is not None:
+            self._rows.show()
+            self._collect(self._rows)
+            self._show_status(self._rows.status_text())
+        if self._text and not self._shown:
+            self._shown = True
+            self._number = self._number or self._numbers.take()
+            self._ready.put(_state(self._text, self._max_piece), self._number)
+        return self._returning()
 
-    def finish(self) -> list[str]:
+    def finish(self) -> Texts:
         """End the stream; return the rest. An unfinished line counts as a line."""
-        ready = self._take(self._decode(b"", True))
+        self._held = ""
+        self._take(self._decode(b"", True))
+        if self._rows is not None:
+            if not self._resting:
+                self._rows.end()
+            else:
+                self._rows.clear()
+            self._collect(self._rows)
+            self._show_status("")
+            self._rows, self._resting = None, True
         if self._text:
-            self._end(ready)
-        return ready
+            self._end()
+        return self._returning()
 
-    def break_off(self) -> list[str]:
+    def break_off(self) -> Texts:
         """End a line of which pieces were returned, so that another text may follow.
 
         The rest of the line becomes a line of its own.
         """
-        if not self._cut:
-            return []
-        self._cut = False
-        return [""]
+        line = self._unfinished
+        if line is not None and line.cut:
+            self._ready.put("", line.number)
+            line.cut, line.number = False, 0
+        elif self._cut:
+            self._ready.put("", self._number)
+            self._cut, self._number = False, 0
+        return self._returning()
 
-    def _take(self, text: str) -> list[str]:
-        text = text.replace("\r\n", "\n")
-        first, *others = text.split("\n")
-        ready: list[str] = []
-        self._extend(first, ready)
-        if not others:
-            return ready
-        self._end(ready)
-        rest = others.pop()
-        if "\r" in text or GOES_ON in text or len(text) > self._max_piece < _longest(others):
-            for line in others:
-                self._extend(line, ready)
-                self._end(ready)
-        else:
-            ready += others
-        self._extend(rest, ready)
+    def _returning(self) -> Texts:
+        ready, self._ready = self._ready, Texts()
         return ready
 
-    def _extend(self, text: str, ready: list[str]) -> None:
-        """Add text to the unfinished line."""
-        for index, part in enumerate(text.split("\r")):
-            if index:
-                # Only the next character tells its meaning: "\n" ends the line as it is.
-                self._returned = True
-            if not part:
+    def _take(self, text: str) -> None:
+        if self._held:
+            text, self._held = self._held + text, ""
+        bare = False  # a newline only moves down
+        if "\r" in text:
+            if text.endswith("\r"):
+                text, self._held = text.rstrip("\r"), "\r"
+            bare = self._columns is not None and text.count("\n") != text.count("\r\n")
+            if not bare:
+                text = text.replace("\r\n", "\n")
+        elif self._columns is not None and "\n" in text:
+            bare = True
+        if bare:
+            self._draw(text, bare=True)
+        elif self._resting and _CONTROL.search(text) is None:
+            self._add(text)
+        else:
+            self._add_mixed(text)
+
+    def _add_mixed(self, text: str) -> None:
+        """Add text of which some lines have control characters."""
+        *lines, rest = text.split("\n")
+        simple: list[str] = []
+        for line in lines:
+            if self._resting and _is_simple(line):
+                simple.append(line)
                 continue
-            if self._returned:
-                ready += self.partial()
-                self._text, self._returned = "", False
-            self._text += part
+            if simple:
+                self._add("\n".join([*simple, ""]))
+                simple.clear()
+            self._draw(line + "\n")
+        if simple:
+            self._add("\n".join([*simple, ""]))
+        if self._resting and _is_simple(rest):
+            self._add(rest)
+        elif rest:
+            self._draw(rest)
+
+    # --- at rest ---------------------------------------------------------------------------
+
+    def _add(self, text: str) -> None:
+        """Add text that moves the cursor by newlines only."""
+        first, *others = text.split("\n")
+        self._extend(first)
+        if not others:
+            return
+        self._end()
+        rest = others.pop()
+        if GOES_ON in text or len(text) > self._max_piece < _longest(others):
+            for line in others:
+                self._extend(line)
+                self._end()
+        elif others:
+            self._ready += others
+            number = self._numbers.take(len(others))
+            numbers = range(number, number + len(others))
+            self._ready.numbers += numbers
+            self._remember(others, numbers)
+        self._extend(rest)
+
+    def _extend(self, text: str) -> None:
+        """Add text to the unfinished line."""
+        if text:
+            self._text += text
             self._shown = False
             if len(self._text) > self._max_piece:
-                self._give_pieces(ready)
+                self._give_pieces()
 
-    def _give_pieces(self, ready: list[str]) -> None:
+    def _give_pieces(self) -> None:
         size, text = self._max_piece, self._text
         kept = (len(text) - 1) // size * size  # at least one character stays
-        ready += [text[start : start + size] + GOES_ON for start in range(0, kept, size)]
+        self._number = self._number or self._numbers.take()
+        for start in range(0, kept, size):
+            self._ready.put(text[start : start + size] + GOES_ON, self._number)
         self._text, self._cut = text[kept:], True
 
-    def _end(self, ready: list[str]) -> None:
+    def _end(self) -> None:
         """Return the unfinished line as finished."""
+        number = self._number or self._numbers.take()
         if self._text.endswith(GOES_ON):
-            ready += [self._text + GOES_ON, ""]
+            self._ready.put(self._text + GOES_ON, number)
+            self._ready.put("", number)
         else:
-            ready.append(self._text)
-        self._text, self._returned, self._shown, self._cut = "", False, False, False
+            self._ready.put(self._text, number)
+        self._remember([self._text], [number])
+        self._text, self._number, self._shown, self._cut = "", 0, False, False
+
+    def _remember(self, lines: Sequence[str], numbers: Sequence[int]) -> None:
+        """Keep the lines that the cursor may come back to."""
+        most = self._height - 1
+        self._raw += lines[-most:]
+        self._raw_numbers += numbers[-most:]
+        if len(self._raw) > 2 * most:
+            del self._raw[:-most], self._raw_numbers[:-most]
+
+    # --- on the screen ---------------------------------------------------------------------
+
+    def _draw(self, text: str, *, bare: bool = False) -> None:
+        """Add text that moves the cursor."""
+        rows = self._screen()
+        rows.feed(text, bare=bare)
+        self._collect(rows)
+        self._resting = rows.at_rest
+
+    def _screen(self) -> Rows:
+        """Return the screen, with what was added at rest."""
+        if self._rows is None:
+            self._rows = Rows(self._columns, self._height, self._max_piece)
+        rows = self._rows
+        if not self._resting:
+            return rows
+        most = self._height - 1
+        if len(self._raw) >= most:
+            rows.restart()
+        for text, number in zip(self._raw[-most:], self._raw_numbers[-most:], strict=True):
+            rows.load(text, number)
+        self._raw, self._raw_numbers = [], []
+        if self._text:
+            line = rows.begin(self._text, self._number)
+            line.cut = self._cut
+            if self._shown:
+                rows.changed.pop(line, None)
+                line.shown = line.text(self._columns)
+        self._text, self._number, self._shown, self._cut = "", 0, False, False
+        self._resting = False
+        return rows
+
+    def _collect(self, rows: Rows) -> None:
+        """Return what the screen has given out."""
+        for line, text, kind in rows.given:
+            number = line.number = line.number or self._numbers.take()
+            if kind is Kind.STATE:
+                self._ready.put(_state(text, self._max_piece), number)
+                continue
+            pieces = [text] if len(text) <= self._max_piece else cut(text, self._max_piece)
+            if kind is Kind.PIECE:
+                pieces = [each.removesuffix(GOES_ON) + GOES_ON for each in pieces]
+            for piece in pieces:
+                self._ready.put(piece, number)
+        rows.given.clear()
+
+    def _show_status(self, status: str) -> None:
+        if status != self._status:
+            self._status = status
+            self._ready.put(_state(status, self._max_piece), STATUS_LINE)
+
+
+def _is_simple(line: str) -> bool:
+    """Whether a line is text and colours, and ends without any."""
+    if _CONTROL.search(line) is None:
+        return True
+    return (
+        _COLOURED.fullmatch(line) is not None and _RESET.match(line, line.rfind("\x1b")) is not None
+    )
+
+
+def _state(text: str, max_piece: int) -> str:
+    return text[:max_piece] + REPLACED
 
 
 def _longest(lines: list[str]) -> int:

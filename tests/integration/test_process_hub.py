@@ -180,10 +180,13 @@ def test_colours_of_a_terminal_arrive(server: Server, hub: Hub) -> None:
 
 @pytest.mark.parametrize("pty", [False, True])
 def test_a_progress_line_arrives_state_by_state(server: Server, hub: Hub, pty: bool) -> None:
-    hub.run_process(["printf", r"10%%\r20%%\r30%%\n"], "p", pty=pty).wait(TIMEOUT)
+    with viewer(server, "p") as each:
+        hub.run_process(["printf", r"10%%\r20%%\r30%%\n"], "p", pty=pty).wait(TIMEOUT)
+        each.until_over()
     with viewer(server, "p") as late:
         late.until_over()
-    assert late.texts == ["10%\r", "20%\r", "30%"]
+    assert each.texts == ["10%\r", "20%\r", "30%"]
+    assert late.texts == ["30%"]
 
 
 def test_a_prompt_arrives_while_the_program_waits(server: Server, hub: Hub) -> None:

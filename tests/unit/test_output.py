@@ -18,6 +18,7 @@ class FakeChild:
     def __init__(self) -> None:
         self.over = False
         self.exit_fd: int | None = None
+        self.size: tuple[int, int] | None = None
         self.streams, self.ends = {}, {}
         for name in ("stdout", "stderr"):
             self.streams[name], self.ends[name] = os.pipe()

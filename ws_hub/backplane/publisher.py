@@ -14,7 +14,7 @@ from typing import Any, Never, overload
 
 from ..connection.client import Client
 from ..errors import InvalidName, MessageEncodeError, excerpt
-from ..lines import MAX_PIECE, cut
+from ..lines import MAX_PIECE, REPLACED, cut
 from ..protocol.json_text import to_json
 from ..protocol.message import (
     FINAL_STATUSES,
@@ -34,7 +34,7 @@ from ..protocol.names import (
     key_text,
     process_channel,
 )
-from ..protocol.publication import Delivery, Key
+from ..protocol.publication import Delivery, Key, Output
 from ..validation import check_named
 
 __all__ = ["ALL_CLIENTS", "NOBODY", "AbstractPublisher", "AllClients", "client_ids"]
@@ -82,14 +82,14 @@ class AbstractPublisher(abc.ABC):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
-        key: Key | None = None,
+        key: Key | Output | None = None,
     ) -> Delivery | None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
         `ends_channel`: the last of them is the last one of its channel for the time being.
         `exclude`: the ids of clients that do not get them live. `wait`: seconds to wait for
         what they did; None waits for nothing and returns None.
-        `key`: the key of the one message that they are.
+        `key`: the key of the one message that they are, or what they are of a program's output.
         """
 
     @overload
@@ -215,12 +215,17 @@ class AbstractPublisher(abc.ABC):
         if message.seq is not None or message.channel != "":  # the hub numbers the messages
             message = dataclasses.replace(message, channel=channel, seq=None)
         ends = _is_final_status(message.type, message.data)
-        texts = [self._encoder.encode(each, now, channel) for each in _cut_up(message)]
+        parts = _cut_up(message)
+        texts = [self._encoder.encode(each, now, channel) for each in parts]
         if message.key:
             key = Key(message.key, message.data is None)
             return self._publish(texts, channel, timeout, exclude=left_out, wait=wait, key=key)
+        output = None
+        if message.type == _OUTPUT:
+            line = None if message.line is None else [message.line] * len(parts)
+            output = _output([each.data for each in parts], line)
         return self._publish(
-            texts, channel, timeout, ends_channel=ends, exclude=left_out, wait=wait
+            texts, channel, timeout, ends_channel=ends, exclude=left_out, wait=wait, key=output
         )
 
     @overload
@@ -264,29 +269,46 @@ class AbstractPublisher(abc.ABC):
         """
         name, channel = self._process(process_id)
         if data.__class__ is str and len(data) > MAX_PIECE:
-            texts = self._lines(name, channel, _pieces([data]))
-            return self._publish(texts, channel, timeout, wait=wait)
+            pieces = _pieces([data])
+            texts = self._lines(name, channel, pieces)
+            return self._publish(texts, channel, timeout, wait=wait, key=_output(pieces))
         text = self._encoder.encode_fields(_OUTPUT, channel, name, data, _now())
-        return self._publish([text], channel, timeout, wait=wait)
+        return self._publish([text], channel, timeout, wait=wait, key=_output([data]))
 
     def send_process_lines(
-        self, process_id: AnyId, lines: Iterable[str], *, timeout: float | None = None
+        self,
+        process_id: AnyId,
+        lines: Iterable[str],
+        *,
+        numbers: Sequence[int] | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Send several pieces of a process's output, all or none of them.
 
         The same as `send_process_output` for each, at half the cost. Together they are one
-        entry of the hub's queue: send hundreds at a time, not millions. Raises TypeError for a
-        str, whose lines would be its characters.
+        entry of the hub's queue: send hundreds at a time, not millions. `numbers` has the number
+        of each piece's line in the output of the process: what comes later with the same
+        number replaces it (`docs/processes.md`). Raises TypeError for a str, whose lines would
+        be its characters, and for numbers that are not as many.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         name, channel = self._process(process_id)
-        texts = self._lines(name, channel, _pieces(_listed(lines)))
+        listed = _listed(lines)
+        if numbers is None:
+            listed = _pieces(listed)
+        elif len(numbers) != len(listed):
+            raise TypeError(
+                f"numbers must have one for each line, {len(listed)}, not {len(numbers)}"
+            )
+        texts = self._lines(name, channel, listed, numbers)
         if texts:
-            self._publish(texts, channel, timeout)
+            self._publish(texts, channel, timeout, key=_output(listed, numbers))
 
-    def _lines(self, name: str, channel: str, pieces: Sequence[Any]) -> list[bytes]:
-        return self._encoder.encode_each(_OUTPUT, channel, name, pieces, _now())
+    def _lines(
+        self, name: str, channel: str, pieces: Sequence[Any], numbers: Sequence[int] | None = None
+    ) -> list[bytes]:
+        return self._encoder.encode_each(_OUTPUT, channel, name, pieces, _now(), numbers)
 
     def send_process_status(
         self,
@@ -466,6 +488,14 @@ def _checked(channel: object) -> str:
 
 def _now() -> str:
     return timestamp(time.time())
+
+
+def _output(pieces: Sequence[Any], numbers: Sequence[int] | None = None) -> Output:
+    """Return what texts of a program's output are: of which lines, and which are states."""
+    states = [
+        at for at, text in enumerate(pieces) if text.__class__ is str and text[-1:] == REPLACED
+    ]
+    return Output(numbers, states)
 
 
 def _is_final_status(kind: str, data: Any) -> bool:

@@ -22,7 +22,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .. import threads
@@ -128,6 +128,7 @@ class RedisHistory:
         ends: bool = False,
         skip: int = 0,
         once: Sequence[str] = (),
+        states: Mapping[int, bytes | None] | None = None,
     ) -> Span:
         """Number and keep messages, all or none; return their numbers: see `HistoryStore`."""
         rule, now = self._opened()(channel), self._clock()
@@ -139,9 +140,13 @@ class RedisHistory:
             *map(self._server.key, ("epoch", "changes", "used", "expires", "empty", "once")),
             *self._keys_of(channel),
             self._server.key("done", token),
+            self._states_of(channel),
         ]
         words: list[Any] = [channel, now, expires, most, rule.history_bytes, skip, len(texts)]
         words += [self._server.bus, self._kept, int(_REMEMBERED * 1000), len(once), *once]
+        words += [-1] if ends else [len(states or ())]
+        for line, state in () if ends or not states else states.items():
+            words += [line, state or ""]
         for place, key, text in rows:
             words += [place, key or "", text]
 
@@ -223,6 +228,16 @@ class RedisHistory:
         newest = self._run(self._reader, lambda link: self._ask(link, *ask))
         return first_since(kept.first, _seq(newest[0][0]) if newest else 0, moment, text_from)
 
+    def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
+        """Return the states of each of these channels, by their lines: see `HistoryStore`."""
+        found: list[Mapping[int, bytes]] = []
+        for channel in channels:
+            ask = ("HGETALL", self._states_of(channel))
+            each = self._run(self._reader, lambda link, ask=ask: self._ask(link, *ask))  # type: ignore[misc]
+            pairs = zip(each[::2], each[1::2], strict=True)
+            found.append(dict(sorted((int(line), text) for line, text in pairs)))
+        return found
+
     def snapshot(self, channel: str) -> Page:
         """Return the kept messages that have a key: the newest of each."""
         return Page(*self._page(SNAPSHOT, channel, [new_epoch()]))
@@ -268,6 +283,9 @@ class RedisHistory:
         if self._rule_for is None:
             raise HistoryError(f"{self!r} is not open: start the hub that it belongs to")
         return self._rule_for
+
+    def _states_of(self, channel: str) -> str:
+        return f"{self._server.key('history', channel)}:states"
 
     def _keys_of(self, channel: str) -> list[str]:
         base = self._server.key("history", channel)

@@ -9,6 +9,7 @@ What is in which key, behind the prefix of the application:
     history:<channel>:head      seq, the last number given; count and bytes of what is kept
     history:<channel>:messages  a stream of t, the text, and k, the key; the id is the number
     history:<channel>:keys      key -> number of its newest message
+    history:<channel>:states    line -> its newest state, of lines that may still change
     used, expires               channels that keep something, by the time of it
     empty                       channels that kept something, by the time until which they did
     once                        what `has_published` knows, oldest first
@@ -61,10 +62,11 @@ redis.call('SET', KEYS[2], ARGV[2] .. (kept == '' and '' or ' ' .. kept))
 return 1
 """)
 
-# KEYS: epoch, changes, used, expires, empty, once, head, messages, keys, done.
+# KEYS: epoch, changes, used, expires, empty, once, head, messages, keys, done, states.
 # ARGV: an epoch, the time after which it is too late, channel, now, expires, messages and bytes
 # kept at most, numbers to leave out, numbers to give, the channel to tell and what, milliseconds
-# to remember it, how many `once`, these; then of each message its place, its key, its text.
+# to remember it, how many `once`, these; how many states, of each its line and its text, which is
+# empty for none, or -1 to forget all; then of each message its place, its key, its text.
 APPEND = Script("""
 local done = redis.call('GET', KEYS[10])
 if done then
@@ -76,7 +78,7 @@ if tonumber(time[1]) + tonumber(time[2]) / 1000000 > tonumber(ARGV[2]) then
 end
 local epoch, row = redis.call('GET', KEYS[1]), redis.call('HMGET', KEYS[7], 'seq', 'count', 'bytes')
 if not row[1] and redis.call('EXISTS', KEYS[8]) == 1 then
-    redis.call('DEL', KEYS[8], KEYS[9])
+    redis.call('DEL', KEYS[8], KEYS[9], KEYS[11])
     epoch = false
 end
 if not epoch then
@@ -104,7 +106,23 @@ local changes = redis.call('INCR', KEYS[2])
 for place = 14, at - 1 do
     redis.call('ZADD', KEYS[6], changes, ARGV[place])
 end
-for place = at, #ARGV, 3 do
+local states = tonumber(ARGV[at])
+at = at + 1
+if states < 0 then
+    redis.call('DEL', KEYS[11])
+    states = 0
+end
+for place = at, at + 2 * states - 1, 2 do
+    if ARGV[place + 1] == '' then
+        redis.call('HDEL', KEYS[11], ARGV[place])
+    else
+        redis.call('HSET', KEYS[11], ARGV[place], ARGV[place + 1])
+    end
+end
+if states > 0 and redis.call('HLEN', KEYS[11]) > 256 then
+    redis.call('DEL', KEYS[11])
+end
+for place = at + 2 * states, #ARGV, 3 do
     local id, key, text = id_of(first + tonumber(ARGV[place])), ARGV[place + 1], ARGV[place + 2]
     if key == '' then
         redis.call('XADD', KEYS[8], id .. '-0', 't', text)
@@ -221,7 +239,7 @@ EXPIRE = Script("""
 local over = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[2], 'LIMIT', 0, 100)
 for _, channel in ipairs(over) do
     local base, expired = ARGV[4] .. channel, redis.call('ZSCORE', KEYS[2], channel)
-    redis.call('DEL', base .. ':messages', base .. ':keys')
+    redis.call('DEL', base .. ':messages', base .. ':keys', base .. ':states')
     redis.call('HSET', base .. ':head', 'count', 0, 'bytes', 0)
     redis.call('ZREM', KEYS[2], channel)
     redis.call('ZREM', KEYS[3], channel)

@@ -18,9 +18,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..config import ChannelRule
 from ..errors import ConfigError, HistoryError, excerpt
@@ -39,10 +39,12 @@ from .sqlite_rows import (
     head_of,
     in_range,
     joined_rows,
+    keep_states,
     published,
     release_reserved,
     reserve,
     spans_of,
+    states_of,
     trim,
     until_large,
 )
@@ -59,6 +61,18 @@ T = TypeVar("T")
 _MOST_PUBLISHED = 65_536  # keys; by number and not by age: a clock may be wrong
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
+
+
+class _Batch(NamedTuple):
+    """What `append` was given."""
+
+    channel: str
+    texts: Sequence[bytes]
+    keys: Sequence[str | None] | None
+    ends: bool
+    skip: int
+    once: Sequence[str]
+    states: Mapping[int, bytes | None]
 
 
 class SqliteHistory:
@@ -183,29 +197,23 @@ class SqliteHistory:
         ends: bool = False,
         skip: int = 0,
         once: Sequence[str] = (),
+        states: Mapping[int, bytes | None] | None = None,
     ) -> Span:
         """Number and keep messages, all or none; return their numbers: see `HistoryStore`."""
+        batch = _Batch(channel, texts, keys, ends, skip, once, states or {})
 
         def write(db: sqlite3.Connection) -> Span:
             while True:
                 try:
-                    return self._append(db, channel, texts, keys, ends, skip, once)
+                    return self._append(db, batch)
                 except Exhausted:
                     # Again: a process that ends gives back what all have reserved.
                     reserve(db, channel, skip + len(texts))
 
         return self._run(self._writer, write)
 
-    def _append(
-        self,
-        db: sqlite3.Connection,
-        channel: str,
-        texts: Sequence[bytes],
-        keys: Sequence[str | None] | None,
-        ends: bool,
-        skip: int,
-        once: Sequence[str],
-    ) -> Span:
+    def _append(self, db: sqlite3.Connection, batch: _Batch) -> Span:
+        channel, texts, keys, ends, skip, once, states = batch
         rule, now = self._opened()(channel), self._clock()
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
         if keys:
@@ -233,6 +241,8 @@ class SqliteHistory:
                 (last, *change, now, expires, rule.publish, id),
             )
             trim(db, id, rule)
+            if states or ends:
+                keep_states(db, id, states, ends)
         return Span(epoch, first, last)
 
     def expire(self, now: float) -> None:
@@ -254,6 +264,7 @@ class SqliteHistory:
             for id in over:  # each on its own: a publisher waits for one channel at most
                 with transaction(db):
                     db.execute("DELETE FROM messages WHERE channel = ?", (id,))
+                    db.execute("DELETE FROM states WHERE channel = ?", (id,))
                     db.execute("UPDATE channels SET count = 0, bytes = 0 WHERE id = ?", (id,))
             old = "FROM published WHERE id <= (SELECT max(id) FROM published) - ?"
             if db.execute(f"SELECT 1 {old} LIMIT 1", (_MOST_PUBLISHED,)).fetchone():
@@ -263,6 +274,7 @@ class SqliteHistory:
             if db.execute(f"SELECT 1 {old} LIMIT 1", (now - _FORGET,)).fetchone():
                 with transaction(db):
                     db.execute(f"DELETE {old}", (now - _FORGET,))
+                    db.execute("DELETE FROM states WHERE channel NOT IN (SELECT id FROM channels)")
                     # A channel that is numbered again begins under another name.
                     db.execute("UPDATE meta SET epoch = ?", (new_epoch(),))
 
@@ -309,6 +321,17 @@ class SqliteHistory:
             return Page(kept, tuple(reversed(messages) if backwards else messages))
 
         return self._run(self._reader, page)
+
+    def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
+        """Return the states of each of these channels, by their lines: see `HistoryStore`."""
+
+        def look(db: sqlite3.Connection) -> list[Mapping[int, bytes]]:
+            if not db.execute("SELECT 1 FROM states").fetchone():  # nearly always
+                return [{} for _ in channels]
+            with transaction(db, "BEGIN"):
+                return [states_of(db, channel) for channel in channels]
+
+        return self._run(self._reader, look)
 
     def snapshot(self, channel: str) -> Page:
         """Return the kept messages that have a key: the newest of each."""

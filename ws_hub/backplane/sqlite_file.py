@@ -170,6 +170,16 @@ def _to_wal(db: sqlite3.Connection) -> str:
         time.sleep(_PAUSE)
 
 
+# Of lines that may still change, the newest of each. Made where it is missing: the rest of a
+# file of an older release is the same, and that does not mind.
+_STATES = """
+CREATE TABLE IF NOT EXISTS states (
+    channel INTEGER NOT NULL, line INTEGER NOT NULL, text BLOB NOT NULL,
+    PRIMARY KEY (channel, line)
+) WITHOUT ROWID
+"""
+
+
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     # Before anything is changed, and as of one moment: another process may be making it.
     with transaction(db, "BEGIN"):
@@ -200,6 +210,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
                 " FROM messages WHERE channel = id)"
             )
             db.execute(f"PRAGMA user_version={_VERSION}")
+        db.execute(_STATES)
         boot = _boot()
         if db.execute("SELECT boot FROM meta").fetchone() != (boot,):
             # The machine, for all that is known, has started anew: commits may be lost.

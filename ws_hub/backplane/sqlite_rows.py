@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..config import ChannelRule
 from ..protocol.message import number
 from .sqlite_file import transaction
-from .store import Kept, Span, first_since
+from .store import MAX_STATES, Kept, Span, first_since
 
 if TYPE_CHECKING:
     import sqlite3
@@ -33,10 +33,12 @@ __all__ = [
     "head_of",
     "in_range",
     "joined_rows",
+    "keep_states",
     "published",
     "release_reserved",
     "reserve",
     "spans_of",
+    "states_of",
     "trim",
     "until_large",
 ]
@@ -141,6 +143,33 @@ def drop_keys(db: sqlite3.Connection, id: int, keys: Sequence[str | None]) -> tu
         ).fetchall():
             count, size = count + 1, size + length
     return count, size
+
+
+def keep_states(
+    db: sqlite3.Connection, id: int, states: Mapping[int, bytes | None], ends: bool
+) -> None:
+    """Replace the states of some lines; None for those that have none. All go at an end."""
+    new = [] if ends else [(id, line, text) for line, text in states.items() if text is not None]
+    if not new and not db.execute("SELECT 1 FROM states WHERE channel = ?", (id,)).fetchone():
+        return
+    if ends:
+        db.execute("DELETE FROM states WHERE channel = ?", (id,))
+        return
+    db.executemany(
+        "DELETE FROM states WHERE channel = ? AND line = ?", [(id, line) for line in states]
+    )
+    db.executemany("INSERT INTO states (channel, line, text) VALUES (?, ?, ?)", new)
+    db.execute(
+        "DELETE FROM states WHERE channel = ? AND line IN (SELECT line FROM states"
+        " WHERE channel = ? ORDER BY line DESC LIMIT -1 OFFSET ?)",
+        (id, id, MAX_STATES),
+    )
+
+
+def states_of(db: sqlite3.Connection, channel: str) -> dict[int, bytes]:
+    """Return the states of a channel, by their lines."""
+    text = "SELECT line, text FROM states WHERE channel = (SELECT id FROM channels WHERE name = ?)"
+    return dict(db.execute(f"{text} ORDER BY line", (channel,)).fetchall())
 
 
 def trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:

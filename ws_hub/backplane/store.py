@@ -8,7 +8,7 @@ twice under one epoch. Texts are encoded messages; a store adds their `seq` when
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from ..config import ChannelRule
 from ..protocol.message import Message, parse_timestamp
 
 __all__ = [
+    "MAX_STATES",
     "HistoryPage",
     "HistoryStore",
     "Kept",
@@ -94,6 +95,9 @@ class HistoryPage:
     messages: tuple[Message, ...]
 
 
+MAX_STATES = 256  # of a channel: of lines that may still change
+
+
 class HistoryStore(Protocol):
     """Numbers and keeps messages. Any thread may call it; a call may wait for a disk.
 
@@ -112,6 +116,7 @@ class HistoryStore(Protocol):
         ends: bool = False,
         skip: int = 0,
         once: Sequence[str] = (),
+        states: Mapping[int, bytes | None] | None = None,
     ) -> Span:
         """Number and keep messages, all or none; return their numbers.
 
@@ -120,8 +125,14 @@ class HistoryStore(Protocol):
         many numbers first, for messages that could not be kept. `once` are texts that
         `has_published` knows from then on, those of the newest 65,536 messages that have one.
         Where it knows some of them already, nothing is kept, and `Span.repeated` names them:
-        another process has published that meanwhile.
+        another process has published that meanwhile. `states` has the newest state of each line
+        of a program's output that may still change, None for lines that have none any more; it
+        is given only where there are lines, then also without texts. They take no numbers;
+        `ends` forgets all of them.
         """
+
+    def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
+        """Return the states of each of these channels, by their lines."""
 
     def has_published(self, once: str) -> bool:
         """Return whether a message was appended with this text, before a restart as well."""

@@ -265,7 +265,18 @@ class Dispatcher:
             former = self._history.extend(channel, frames, now, ends=ends, after=after)
             if former is not None:
                 self._begin_anew(channel, former)
+        self._show(channel, run, now)
         return run
+
+    def _show(self, channel: str, run: Sequence[Publication], now: float) -> None:
+        """Keep the newest state of each line that may still change, beside the messages."""
+        if any([each.state for each in run]) or self._history.states(channel):
+            changes: dict[int, bytes | None] = {}
+            for each in run:
+                changes[each.line] = each.frame if each.state else None
+                if each.ends_lines:
+                    changes |= dict.fromkeys(self._history.states(channel))
+            self._history.show(channel, changes, now)
 
     def fill(self, channel: str, filled: Filled, now: float) -> None:
         """Keep what a store has of a channel, for the subscriptions that follow."""
@@ -294,17 +305,23 @@ class Dispatcher:
 
     def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         first, numbered = self._history.next_seq(channel), list[Publication]()
+        frames: list[bytes] = []
         for publication in run:
-            if guarded(self._counters, self._give, publication, first + len(numbered)):
+            if guarded(self._counters, self._give, publication, first + len(frames)):
                 numbered.append(publication)
-        if numbered:
-            frames = [publication.frame for publication in numbered]
+                if not publication.state:
+                    frames.append(publication.frame)
+        if frames:
             self._history.extend(channel, frames, now, ends=run[-1].ends_channel)
+        self._show(channel, numbered, now)
         return numbered
 
     @staticmethod
     def _give(publication: Publication, seq: int) -> bool:
-        publication.number(seq)
+        if publication.state:
+            publication.leave_unnumbered()
+        else:
+            publication.number(seq)
         return True
 
     def _without_excluded(
@@ -414,7 +431,9 @@ class Dispatcher:
             self._replays.begin(subscription, missed.position.epoch, missed.after, source)
         elif self._replays.position(subscription) != missed.position.seq:
             self._replays.end(subscription)
-            subscription.live = True
+            if not subscription.live:
+                subscription.live = True
+                self._replays.show_states(subscription)
 
     def _missed(self, request: Activation, changed: bool) -> Range:
         """Return what a subscription is to get before it is live.

@@ -17,11 +17,11 @@ import math
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 
-from ..backplane.store import first_since, new_epoch
+from ..backplane.store import MAX_STATES, first_since, new_epoch
 from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, ChannelRule
 from ..protocol.frames import payload_of
 from ..reentrant import Lock
@@ -32,6 +32,7 @@ _MAX_CHANNELS = 10_000
 _BLOCK_BYTES = 64 * 1024
 _BLOCK_MESSAGES = 512
 _CUTS_BYTES = 2 * 1024 * 1024  # of pieces that are no whole blocks, kept to be shared
+_NO_STATES: Mapping[int, bytes] = {}
 # What things take beside their text, in CPython, rounded up.
 _CHANNEL_COST = 1024
 _BLOCK_COST = 256
@@ -153,7 +154,7 @@ class _Channel:
 
     __slots__ = (
         "blocks", "cost", "count", "epoch", "expires", "first", "fresh", "fresh_bytes", "seq",
-        "size", "used", "whole",
+        "size", "states", "used", "whole",
     )  # fmt: skip
 
     def __init__(self, position: Position) -> None:
@@ -169,6 +170,7 @@ class _Channel:
         self.cost = _CHANNEL_COST  # bytes of memory that it takes, about
         self.expires = math.inf
         self.used = 0  # when last written to, among all channels
+        self.states: dict[int, bytes] = {}  # of lines that may still change, the newest of each
 
     def skip(self, seq: int) -> None:
         """Leave out the numbers up to one."""
@@ -190,6 +192,18 @@ class _Channel:
         size = sum(map(len, frames))
         self.size += size
         self.cost += size + _FRAME_COST * len(frames)
+
+    def show(self, changes: Mapping[int, bytes | None]) -> None:
+        """Replace the states of some lines; None for those that have none any more."""
+        for line, frame in changes.items():
+            former = self.states.pop(line, None)
+            if former is not None:
+                self.cost -= len(former) + _FRAME_COST
+            if frame is not None:
+                self.states[line] = frame
+                self.cost += len(frame) + _FRAME_COST
+        while len(self.states) > MAX_STATES:
+            self.cost -= len(self.states.pop(next(iter(self.states)))) + _FRAME_COST
 
     def _join(self) -> None:
         if not self.fresh:
@@ -303,11 +317,18 @@ class Filled:
         epoch: the numbering.
         seq: the last number given.
         messages: number and frame of each message, oldest first.
+        states: the frame of each state, by its line.
     """
 
     __slots__ = ("kept",)
 
-    def __init__(self, epoch: str, seq: int, messages: Iterable[tuple[int, bytes]]) -> None:
+    def __init__(
+        self,
+        epoch: str,
+        seq: int,
+        messages: Iterable[tuple[int, bytes]],
+        states: Mapping[int, bytes] | None = None,
+    ) -> None:
         self.kept = kept = _Channel(Position(epoch, 0))
         for number, frame in messages:
             if number > kept.seq + 1:
@@ -315,6 +336,7 @@ class Filled:
             kept.add([frame])
         if seq > kept.seq:
             kept.skip(seq)
+        kept.show(states or {})
 
 
 class _Kind:
@@ -404,6 +426,12 @@ class History:
             published = self._published.cost
             return Usage(self._own.cost + published, published, self._dropped)
 
+    def states(self, channel: str) -> Mapping[int, bytes]:
+        """Return the states of the lines of a channel that may still change, by their lines."""
+        with self._lock:
+            kept = self._kind(channel).channels.get(channel)
+            return dict(sorted(kept.states.items())) if kept and kept.states else _NO_STATES
+
     def is_whole(self, channel: str) -> bool:
         """Return whether all that a channel may keep is here, as far as a store has it."""
         with self._lock:
@@ -481,6 +509,26 @@ class History:
         if len(kind.awaited) > self._max_channels:
             self._forget(kind)
         return renewed
+
+    def show(self, channel: str, changes: Mapping[int, bytes | None], now: float) -> None:
+        """Replace the states of some lines of a channel; None for lines that have none any more.
+
+        A state is not numbered, and is kept beside the messages until it is replaced.
+        """
+        rule = self._rule_for(channel)
+        kind = self._published if rule.publish else self._own
+        with self._lock:
+            if channel not in kind.channels and not any(changes.values()):
+                return
+            kept = self._open_locked(kind, channel)
+            before = kept.cost
+            kept.show(changes)
+            kind.cost += kept.cost - before
+            if kept.expires == math.inf:
+                kept.expires = now + rule.history_idle_ttl
+                self._next_expiry = min(self._next_expiry, kept.expires)
+            while (need := self._need_locked(kind)) > 0 and self._drop_locked(kind, kept, need):
+                pass
 
     def _place_locked(self, kind: _Kind, channel: str, after: Position) -> Position | None:
         """Have the next message of a channel follow a position; return one it renumbers."""

@@ -77,7 +77,7 @@ from ..protocol.names import (
     refuse_channel,
 )
 from ..protocol.presence import Presence
-from ..protocol.publication import Delivery, Key, Publication, Stamp, publish
+from ..protocol.publication import Delivery, Key, Output, Publication, Stamp, publish
 from ..protocol.requests import Publish, ReadHistory, ShowPresence, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import (
@@ -695,7 +695,7 @@ class Hub(AbstractPublisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
-        key: Key | None = None,
+        key: Key | Output | None = None,
         payer: Connection | None = None,
         once: str = "",
     ) -> Delivery | None:
@@ -712,10 +712,13 @@ class Hub(AbstractPublisher):
             kept, keyed = rule.numbered, rule.keyed
         publications = self._publications(texts, channel, rule)
         publications[-1].ends_channel, publications[-1].once = ends_channel, once
-        if keyed or key is not None:
-            if key is None or not keyed:
-                raise _misplaced_key(channel, key)
-            publications[-1].key, publications[-1].deletes = key.text, key.deletes
+        if isinstance(key, Output):
+            _describe(publications, key)
+        named = None if isinstance(key, Output) else key
+        if keyed or named is not None:
+            if named is None or not keyed:
+                raise _misplaced_key(channel, named)
+            publications[-1].key, publications[-1].deletes = named.text, named.deletes
         if exclude or payer is not None:
             for publication in publications:
                 publication.payer, publication.exclude = payer, exclude
@@ -1869,6 +1872,15 @@ def _no_client(given: object) -> TypeError:
         f"client must be a Client, not {excerpt(given)}: callbacks get one, and "
         "all_clients() and user_clients(user_id) return them"
     )
+
+
+def _describe(publications: Sequence[Publication], output: Output) -> None:
+    """Have publications know which lines of a program's output they are."""
+    if output.lines is not None:
+        for publication, line in zip(publications, output.lines, strict=True):
+            publication.line = line
+    for at in output.states:
+        publications[at].state = True
 
 
 def _misplaced_key(channel: str, key: Key | None) -> MessageEncodeError:

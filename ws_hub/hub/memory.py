@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..backplane.store import Kept, Page, Span, first_since
 from ..config import ChannelRule
@@ -68,6 +68,7 @@ class MemoryHistory:
         ends: bool = False,
         skip: int = 0,
         once: Sequence[str] = (),
+        states: Mapping[int, bytes | None] | None = None,
     ) -> Span:
         """Number and keep messages; return their numbers."""
         with self._lock:
@@ -82,11 +83,22 @@ class MemoryHistory:
             first = position.seq + skip + 1
             frames = [text_frame(number(text, seq)) for seq, text in enumerate(texts, first)]
             after = Position(position.epoch, first - 1) if skip else None
-            self._kept.extend(channel, frames, self._clock(), ends=ends, after=after)
+            if frames:
+                self._kept.extend(channel, frames, self._clock(), ends=ends, after=after)
+            changes = {line: text and text_frame(text) for line, text in (states or {}).items()}
+            if ends:
+                changes |= dict.fromkeys(self._kept.states(channel))
+            if changes:
+                self._kept.show(channel, changes, self._clock())
             for seq, key in enumerate(keys or (), first):
                 if key is not None:
                     self._keys.setdefault(channel, {})[key] = seq
             return Span(position.epoch, first, first + len(texts) - 1)
+
+    def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
+        """Return the states of each of these channels, by their lines."""
+        found = [self._kept.states(channel) for channel in channels]
+        return [{line: payload_of(frame) for line, frame in each.items()} for each in found]
 
     def has_published(self, once: str) -> bool:
         """Return whether a message was appended with this text."""

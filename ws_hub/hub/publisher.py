@@ -37,7 +37,7 @@ from ..process.writers import log_handler, writer
 from ..protocol.json_text import fast_encoder
 from ..protocol.message import AnyMessage, Encoder
 from ..protocol.names import AnyId, check_channel, process_rule
-from ..protocol.publication import Delivery, Key
+from ..protocol.publication import Delivery, Key, Output
 from ..reentrant import Lock, nested
 from ..validation import check_bound, check_named, check_timeout
 from . import prefork
@@ -334,7 +334,7 @@ class Publisher(AbstractPublisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
-        key: Key | None = None,
+        key: Key | Output | None = None,
     ) -> Delivery | None:
         hub = self._begun(timeout)
         with self._in_own_words():

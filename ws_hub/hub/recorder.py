@@ -25,7 +25,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from .. import threads
@@ -35,7 +35,7 @@ from ..connection.connection import Connection
 from ..errors import WsHubError
 from ..log import get_logger
 from ..protocol.frames import text_frame
-from ..protocol.publication import Publication, channel_of, restored
+from ..protocol.publication import NO_LINE, Publication, channel_of, restored, state_of
 from ..reentrant import Event
 from .dispatcher import Activation
 from .history import Filled, History, Position
@@ -92,6 +92,8 @@ class Recorder:
         # the recorder's thread, as are the numbers that are to be left out, and when to look.
         self._known: OrderedDict[str, Position] = OrderedDict()
         self._lost: OrderedDict[str, int] = OrderedDict()
+        # The states of lines that were delivered here, by channel and line.
+        self._shown: dict[str, dict[int, bytes]] = {}
         self._reads = _Access("read", "Clients subscribe only to what is in memory until it can")
         self._writes = _Access("kept", "Messages are delivered without numbers until it can")
         self._watched: set[str] = set()  # the channels that have, or had, subscribers
@@ -206,12 +208,18 @@ class Recorder:
     def _append(self, channel: str, group: Sequence[Publication]) -> list[Publication]:
         """Number and keep messages of one channel; return those to be delivered before."""
         skip = self._lost.get(channel, 0)
-        span, group = self._commit(channel, group, skip)
+        states = [each for each in group if each.state]
+        for each in states:
+            each.leave_unnumbered()
+        changes = _changes(group)
+        asked = [each for each in group if not each.state] if states else group
+        span, group = self._commit(channel, asked, skip, changes)
         if span is None:
             self._leave_unnumbered(channel, group)
             return []
-        if not group:
+        if asked and not group:
             return []
+        self._note_states(channel, changes, ends=any(each.ends_channel for each in group))
         self._lost.pop(channel, None)
         self._kept = True
         for seq, publication in enumerate(group, span.first):
@@ -227,18 +235,24 @@ class Recorder:
         return before or []
 
     def _commit(
-        self, channel: str, group: Sequence[Publication], skip: int
+        self,
+        channel: str,
+        group: Sequence[Publication],
+        skip: int,
+        states: Mapping[int, bytes | None],
     ) -> tuple[Span | None, Sequence[Publication]]:
         """Keep messages; return their numbers, None for a failure, and those it was about.
 
         Left out is what a client has published by way of another process in the meantime.
         """
         while True:
-            texts, ends = [each.text for each in group], group[-1].ends_channel
+            texts, ends = [each.text for each in group], bool(group) and group[-1].ends_channel
             once = [each.once for each in group if each.once]
             append = functools.partial(
                 self._store.append, channel, texts, ends=ends, skip=skip, once=once
             )
+            if states:
+                append = functools.partial(append, states=states)
             span = self._writes.attempt(append)
             if span is None or not span.repeated:
                 return span, group
@@ -331,6 +345,11 @@ class Recorder:
 
     def _refresh(self, channel: str) -> bool:
         """Deliver what others have kept, and fill the cache where it has less than the store."""
+        found = self._fill(channel)
+        self._hand_states([channel])
+        return found
+
+    def _fill(self, channel: str) -> bool:
         head, known = self._store.head(channel), self._known.get(channel)
         same = known is not None and known.epoch == head.epoch
         if known is not None and same and head.last > known.seq:
@@ -346,6 +365,7 @@ class Recorder:
         # What was kept since is delivered when it is next looked at.
         messages = [each for each in messages if each[0] <= last]
         self._put(Fill(channel, Filled(head.epoch, last, messages)))
+        self._shown.pop(channel, None)  # what is filled is without states
         self._know(channel, Position(head.epoch, last))
         return True
 
@@ -390,7 +410,34 @@ class Recorder:
                     self._hand(list(self._restored(channel, page)))
                     self._know(channel, _end_of(page))
                 more = more or self._known[channel] != Position(page.kept.epoch, page.kept.last)
+        self._hand_states(channels)  # read behind the messages: none that these have ended
         return more
+
+    def _hand_states(self, channels: Sequence[str]) -> None:
+        """Have the states delivered that are not known here."""
+        for channel, states in zip(channels, self._store.states(channels), strict=True):
+            known = self._shown.get(channel, {})
+            new = {line: text for line, text in states.items() if known.get(line) != text}
+            overflow = self._rule_for(channel).overflow
+            self._hand([state_of(text, line, channel, overflow) for line, text in new.items()])
+            self._shown[channel] = dict(states)
+            if not states:
+                del self._shown[channel]
+
+    def _note_states(
+        self, channel: str, changes: Mapping[int, bytes | None], *, ends: bool
+    ) -> None:
+        """Note the states that are delivered anyway, as this process has published them."""
+        if ends:
+            self._shown.pop(channel, None)
+        elif changes and (channel in self._shown or any(changes.values())):
+            known = self._shown.setdefault(channel, {})
+            for line, text in changes.items():
+                known.pop(line, None)
+                if text is not None:
+                    known[line] = text
+            if not known:
+                del self._shown[channel]
 
     # --- the hub's queue ---------------------------------------------------------------------
 
@@ -447,6 +494,13 @@ class _Access:
             self._failed = False
             logger.warning("history is %s again", self._what)
         return found
+
+
+def _changes(group: Sequence[Publication]) -> dict[int, bytes | None]:
+    """Return the newest state of each line that messages are about; None for a finished one."""
+    if not any([each.state or each.line != NO_LINE for each in group]):
+        return {}
+    return {each.line: each.text if each.state else None for each in group}
 
 
 def _end_of(page: Page) -> Position:

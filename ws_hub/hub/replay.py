@@ -252,6 +252,12 @@ class Replays:
         if queued is not None:
             self._remove(queued, subscription.channel)
 
+    def show_states(self, subscription: Subscription[Any]) -> None:
+        """Send the states of lines that may still change, to a subscription that is live now."""
+        states = self._history.states(subscription.channel)
+        if states and subscription.filter is None and subscription.subscriber.replayable:
+            subscription.subscriber.offer(b"".join(states.values()), len(states))
+
     def when_near(self, channel: str | None, call: Callable[[], object]) -> None:
         """Call a function once the replays of a channel are near enough to the present.
 
@@ -453,6 +459,8 @@ class Replays:
         replay = self._remove(queued, channel)
         assert replay is not None
         replay.subscription.live = True
+        if replay.source is self._history:
+            self.show_states(replay.subscription)
 
     def _call_publishers(self, now: float) -> None:
         if not self._publishers or now < self._next_wait:

@@ -10,7 +10,7 @@ import selectors
 import time
 from collections.abc import Callable
 
-from ..lines import Lines
+from ..lines import HEIGHT, Lines, Numbers, Texts
 from .spawn import Child
 
 __all__ = ["OutputReader"]
@@ -18,6 +18,7 @@ __all__ = ["OutputReader"]
 # Seconds. An unfinished line (a prompt) is delivered after QUIET, and not before: a line
 # that arrives in two parts is delivered once.
 QUIET = 0.1
+RESTLESS = 0.4  # seconds more, while the program goes on writing
 GRACE = 0.5  # after the exit, for output of other processes that hold the child's pipe
 POLL = 0.05  # between two checks of the child, on a system that does not report its exit
 CHUNK = 65536  # as much as a pipe holds
@@ -35,11 +36,12 @@ def _capacity(fd: int) -> int:
 
 
 class _Stream:
-    """One output of a child: its name and its unfinished line."""
+    """One output of a child: its name and its lines that may still change."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, size: tuple[int, int] | None, numbers: Numbers) -> None:
+        columns, height = size or (None, HEIGHT)
         self.name = name
-        self.lines = Lines()
+        self.lines = Lines(columns=columns, height=height, numbers=numbers)
         self.due: float | None = None  # when to deliver an unfinished line
 
 
@@ -51,14 +53,18 @@ class OutputReader:
         deliver: called with "stdout" or "stderr" and the texts that are ready. While it
             runs, a child that prints more waits at its full pipe.
         clock: returns monotonic seconds.
+        seen: called with the name of a stream and the bytes that were read.
     """
 
     def __init__(
         self,
         child: Child,
-        deliver: Callable[[str, list[str]], None],
+        deliver: Callable[[str, Texts], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        seen: Callable[[str, bytes], None] = lambda name, data: None,
     ) -> None:
+        self._seen = seen
         self._child = child
         self._deliver = deliver
         self._clock = clock
@@ -66,8 +72,9 @@ class OutputReader:
         self._streams: list[_Stream] = []
         self._done_at: float | None = None  # when the grace ends; None while the child runs
         self._left = 0  # bytes that the pipes may have held at the child's exit, still to read
+        numbers = Numbers()
         for name, fd in child.streams.items():
-            stream = _Stream(name)
+            stream = _Stream(name, child.size, numbers)
             self._streams.append(stream)
             self._selector.register(fd, selectors.EVENT_READ, stream)
         if child.exit_fd is not None:
@@ -85,7 +92,9 @@ class OutputReader:
                 self._read(key.data, key.fd)
         now = self._clock()
         for stream in self._streams:
-            if stream.due is not None and stream.due <= now and stream not in read:
+            if stream.due is not None and stream.due <= now:
+                if stream in read and now < stream.due + RESTLESS:
+                    continue  # the line may be about to end
                 stream.due = None
                 self._send(stream, stream.lines.partial())
         if self._done_at is None:
@@ -130,6 +139,7 @@ class OutputReader:
             return
         if self._done_at is not None:
             self._left -= len(data)
+        self._seen(stream.name, data)
         texts = stream.lines.feed(data)
         self._send(stream, texts)
         if not stream.lines.waiting:
@@ -137,7 +147,7 @@ class OutputReader:
         elif texts or stream.due is None:
             stream.due = self._clock() + QUIET
 
-    def _send(self, stream: _Stream, texts: list[str]) -> None:
+    def _send(self, stream: _Stream, texts: Texts) -> None:
         if not texts:
             return
         for other in self._streams:

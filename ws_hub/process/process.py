@@ -29,6 +29,7 @@ from typing import Any, Protocol
 from .. import threads
 from ..config import HubConfig
 from ..errors import ConfigError, HubFull, HubNotRunning, ProcessAlreadyRunning, WsHubError, excerpt
+from ..lines import Texts
 from ..log import get_logger
 from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
@@ -52,6 +53,7 @@ _KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL
 _TAKEN = "its exit code is not known: SIGCHLD is ignored, or something waits for any child"
 
 OnLine = Callable[[str, str], object]
+OnOutput = Callable[[bytes, str], object]
 
 
 class StreamingHub(Protocol):
@@ -73,7 +75,9 @@ class StreamingHub(Protocol):
 
     def claim_process(self, process_id: str) -> Callable[[], object]: ...
 
-    def send_process_lines(self, process_id: str, lines: Sequence[str]) -> None: ...
+    def send_process_lines(
+        self, process_id: str, lines: Sequence[str], *, numbers: Sequence[int]
+    ) -> None: ...
 
     def send_process_status(
         self,
@@ -99,6 +103,7 @@ def run_process(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     on_line: OnLine | None = None,
+    on_output: OnOutput | None = None,
     backpressure: bool = False,
 ) -> Process:
     """Start a program and stream its output to the channel of its process id.
@@ -120,6 +125,7 @@ def run_process(
         env: its environment; None for ours.
         on_line: called with each text and "stdout" or "stderr", on the thread that reads
             the output.
+        on_output: called with the bytes of the output as they are read, and the same.
         backpressure: slow the program down to its slowest viewer. Otherwise it runs at
             its own speed, and a viewer that is slower skips lines: it gets a `lagged`
             message with their number.
@@ -138,6 +144,8 @@ def run_process(
             raise ConfigError(f"{what} must be True or False, not {excerpt(flag)}")
     if on_line is not None:
         check_function("on_line", on_line, "text, stream")
+    if on_output is not None:
+        check_function("on_output", on_output, "data, stream")
     name = _new_id(command[0]) if process_id is None else id_text(process_id, "process id")
     hub.process_channel(name)  # raises InvalidName
     if not hub.running:
@@ -145,7 +153,7 @@ def run_process(
             f"the hub is not running, so {excerpt(command[0])} was not started: start() it first"
         )
     _streaming.check(hub, name)
-    process = Process(hub, name, on_line, backpressure)
+    process = Process(hub, name, on_line, backpressure, on_output=on_output)
     return begin(process, functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
 
 
@@ -180,6 +188,7 @@ class Process:
         on_line: called with each text and the name of its stream.
         backpressure: slow the program down to its slowest viewer.
         kill_after: seconds from SIGTERM to SIGKILL, when the program is ended.
+        on_output: called with the bytes that are read and the name of their stream.
 
     Attributes:
         owner: what must not be collected before the program has ended.
@@ -195,11 +204,13 @@ class Process:
         backpressure: bool = False,
         *,
         kill_after: float = _KILL_AFTER,
+        on_output: OnOutput | None = None,
     ) -> None:
         self.hub = hub
         self.process_id = process_id
         self._child: Child  # from `_opened` on, where there is no `_error`
         self._on_line = on_line
+        self._on_output = on_output
         self._kill_after = kill_after
         self._unregister: Callable[[], None] = lambda: None
         # guards: _kill_at, _thread, _streams, _abandoned. Nothing is taken under it.
@@ -419,7 +430,7 @@ class Process:
         at_end.callback(self._send_end)
         self._child = spawn()
         at_end.callback(self._clean_up)
-        reader = OutputReader(self._child, self._deliver)
+        reader = OutputReader(self._child, self._deliver, seen=self._seen)
         at_end.callback(reader.close)
         _streaming.add(self)
         return reader
@@ -458,17 +469,19 @@ class Process:
             self._ended = True
             self._child.close()
 
-    def _deliver(self, name: str, texts: list[str]) -> None:
+    def _deliver(self, name: str, texts: Texts) -> None:
         for text in texts:
             if self._on_line is not None:
                 self._call_on_line(text, name)
+        sent = 0
         for part in self._pace.parts(texts, self._wait_for_viewers):
-            self._send(part)
+            self._send(part, texts.numbers[sent : sent + len(part)])
+            sent += len(part)
 
-    def _send(self, texts: list[str]) -> None:
+    def _send(self, texts: list[str], numbers: Sequence[int]) -> None:
         while not self._hub_stopped:
             try:
-                self.hub.send_process_lines(self.process_id, texts)
+                self.hub.send_process_lines(self.process_id, texts, numbers=numbers)
                 return
             except HubFull:  # again: no line of a process is dropped here
                 self._kill_when_due()
@@ -498,6 +511,15 @@ class Process:
         if self._kill_at is not None and self._kill_at <= time.monotonic() and not self._killed:
             self._killed = True
             self._child.signal_all(signal.SIGKILL)
+
+    def _seen(self, name: str, data: bytes) -> None:
+        if self._on_output is None:
+            return
+        try:
+            self._on_output(data, name)
+        except BaseException:  # noqa: BLE001 - user code, as on_line
+            logger.exception("on_output of %r failed and is not called again", self)
+            self._on_output = None
 
     def _call_on_line(self, text: str, name: str) -> None:
         assert self._on_line is not None

@@ -93,6 +93,7 @@ class Child:
     Attributes:
         pid: its process id, and that of its session and process group.
         streams: name -> descriptor to read from, until `close_stream`.
+        size: columns and rows of its terminal; None where it has none.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Child:
             if not isinstance(error, (OSError, ValueError)):
                 raise
             raise ProcessStartError(f"cannot start {excerpt(argv[0])}: {error}") from error
+        self.size = _terminal_size(os.environ if env is None else env) if terminal else None
         self.pid = self._program.pid
         self._guard.watch(self.pid)
         self._session = Session(self.pid)
@@ -307,13 +309,18 @@ def _set_up(terminal: int, environment: Mapping[str, str]) -> None:
     import fcntl
     import termios
 
-    rows = _whole(environment.get("LINES"), _DEFAULT_ROWS)
-    columns = _whole(environment.get("COLUMNS"), _DEFAULT_COLUMNS)
+    columns, rows = _terminal_size(environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     settings = termios.tcgetattr(terminal)
     settings[3] &= ~termios.ICANON
     settings[6][termios.VMIN] = settings[6][termios.VTIME] = 0
     termios.tcsetattr(terminal, termios.TCSANOW, settings)
+
+
+def _terminal_size(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Return the columns and rows of a program's terminal."""
+    rows = _whole(environment.get("LINES"), _DEFAULT_ROWS)
+    return _whole(environment.get("COLUMNS"), _DEFAULT_COLUMNS), rows
 
 
 def _whole(text: str | None, default: int) -> int:

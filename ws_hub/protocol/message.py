@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NoReturn
 
 from ..errors import MessageDecodeError, MessageEncodeError, excerpt
@@ -112,6 +113,8 @@ class Message:
         idempotency_key: in `publish`: the same in a repetition, which does not count again.
         key: what the message is the newest state of, in a keyed channel; "" for nothing.
             Without data it deletes the key.
+        line: in `process_output`: the number of the line in its program's output, from 1; what
+            comes later with the same number replaces it. 0 is the program's status row.
 
     Threads: any; immutable, unless its data is changed.
     """
@@ -132,6 +135,7 @@ class Message:
     limit: int | None = None
     idempotency_key: str = ""
     key: str = ""
+    line: int | None = None
 
     @property
     def target(self) -> str | None:
@@ -264,7 +268,7 @@ def _has_extensions(message: Message) -> bool:
     """Return whether a message has any of the extension fields, which few have."""
     return not (
         message.id is message.seq is message.since is message.last is None
-        and message.before is message.limit is None
+        and message.before is message.limit is message.line is None
         # Compared, because what is no text may be false as well.
         and message.code == message.epoch == message.since_time == ""
         and message.idempotency_key == message.key == ""
@@ -283,6 +287,7 @@ def _extension_fields(message: Message) -> str:
             ("id", message.id),
             ("code", message.code or None),
             ("epoch", message.epoch or None),
+            ("line", message.line),
             ("seq", message.seq),
             ("since", message.since),
             ("last", message.last),
@@ -298,7 +303,7 @@ def _extension_fields(message: Message) -> str:
 
 _TEXTS = ("type", "channel", "process_id", "timestamp")
 _EXTENSION_TEXTS = ("code", "epoch", "since_time", "idempotency_key", "key")
-_NUMBERS = ("seq", "since", "last", "before", "limit")
+_NUMBERS = ("seq", "since", "last", "before", "limit", "line")
 
 
 def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -> str:
@@ -413,11 +418,18 @@ class Encoder:
             raise _encode_error(kind, data, error) from error
 
     def encode_each(
-        self, kind: str, channel: str, process_id: str, several: Sequence[Any], timestamp: str
+        self,
+        kind: str,
+        channel: str,
+        process_id: str,
+        several: Sequence[Any],
+        timestamp: str,
+        lines: Sequence[int] | None = None,
     ) -> list[bytes]:
         """Encode messages that differ in their data alone, each as by `encode_fields`.
 
         What is the same in all of them is encoded once, where each is a plain text: lines.
+        `lines` has the number of each line.
 
         Threads: any; calls `json_default`.
         """
@@ -425,8 +437,18 @@ class Encoder:
             begin = _leading_fields(kind, channel, process_id)
             end = f',"timestamp":{to_json(timestamp)}}}'
             with contextlib.suppress(UnicodeEncodeError):  # to be met again, and reported, below
+                if lines is not None:
+                    end = f'{end[:-1]},"line":'
+                    return [
+                        f'{begin},"data":{to_json(each)}{end}{line}}}'.encode()
+                        for each, line in zip(several, lines, strict=True)
+                    ]
                 return [f'{begin},"data":{to_json(each)}{end}'.encode() for each in several]
-        return [self.encode_fields(kind, channel, process_id, each, timestamp) for each in several]
+        tails = repeat("") if lines is None else [f',"line":{line}' for line in lines]
+        return [
+            self.encode_fields(kind, channel, process_id, each, timestamp, tail)
+            for each, tail in zip(several, tails, strict=False)
+        ]
 
     def data_text(self, data: object, what: str) -> str:
         """Return data as JSON text; raises MessageEncodeError, which names it by `what`.
@@ -583,6 +605,7 @@ _FIELDS: dict[str, tuple[str, type]] = {
     "since_time": ("since_time", str),
     "before": ("before", int),
     "limit": ("limit", int),
+    "line": ("line", int),
     "idempotencyKey": ("idempotency_key", str),
 }
 _KEYS = {key.casefold(): key for key in (*_FIELDS, "id", "data", "filter")}

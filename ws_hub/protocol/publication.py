@@ -8,6 +8,7 @@ burst is one write a client.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -19,10 +20,12 @@ from .frames import deflated_frame, text_frame
 from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
 
 __all__ = [
+    "NO_LINE",
     "UNSTAMPED",
     "Batch",
     "Delivery",
     "Key",
+    "Output",
     "Payer",
     "Publication",
     "Stamp",
@@ -31,10 +34,15 @@ __all__ = [
     "publish",
     "restored",
     "skip",
+    "state_of",
     "without_data",
 ]
 
 
+NO_LINE = -1
+_TAIL = 64  # bytes at the end of a message, which hold its line and its number
+_LINE = re.compile(rb',"line":(\d{1,18}),"seq":\d+\}\Z')
+_STATUS = b'{"type":"process_status"'
 _WAITING = ("latest", "drop_oldest")
 
 
@@ -84,6 +92,18 @@ class Key:
     deletes: bool = False
 
 
+class Output(NamedTuple):
+    """What the messages of a program's output are, in their order.
+
+    Args:
+        lines: the number of the line of each; None where they have none.
+        states: the places of those that are states: what comes later replaces them.
+    """
+
+    lines: Sequence[int] | None
+    states: Sequence[int]
+
+
 class Stamp(NamedTuple):
     """When, and by which process, a key was changed. The greatest one of a key is its newest.
 
@@ -124,6 +144,9 @@ class Publication:
             kept.
         repeats: whether it was found to be such a repetition: it is neither kept nor delivered.
         former: the frame of what it replaces in a keyed channel; b"" for nothing.
+        line: of a program's output, the number of its line; NO_LINE for none.
+        state: whether it is a state of that line, which is delivered and takes no place in the
+            history.
     """
 
     text: bytes
@@ -143,11 +166,18 @@ class Publication:
     once: str = ""
     repeats: bool = False
     former: bytes = b""
+    line: int = NO_LINE
+    state: bool = False
 
     @property
     def waits(self) -> bool:
         """Whether it waits outside the outbox for a client that is behind."""
         return self.key != "" or self.overflow in _WAITING
+
+    @property
+    def ends_lines(self) -> bool:
+        """Whether no line of its channel may change behind it."""
+        return self.ends_channel or self.text.startswith(_STATUS)
 
     @property
     def message(self) -> Message:
@@ -177,7 +207,15 @@ channel_of: Callable[[Publication], str] = operator.attrgetter("channel")  # for
 def restored(text: bytes, seq: int, epoch: str, channel: str, overflow: Overflow) -> Publication:
     """Return the publication of a message that another process has published and numbered."""
     frame = text_frame(text)
-    return Publication(text, frame, frame, channel, overflow, seq=seq, epoch=epoch)
+    found = _LINE.search(text, len(text) - _TAIL) if b'"line":' in text[-_TAIL:] else None
+    line = int(found[1]) if found else NO_LINE
+    return Publication(text, frame, frame, channel, overflow, seq=seq, epoch=epoch, line=line)
+
+
+def state_of(text: bytes, line: int, channel: str, overflow: Overflow) -> Publication:
+    """Return the publication of a state of a line that another process has published."""
+    frame = text_frame(text)
+    return Publication(text, frame, frame, channel, overflow, line=line, state=True)
 
 
 def skip(publication: Publication, seconds: float) -> Publication:

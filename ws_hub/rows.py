@@ -1,0 +1,891 @@
+r"""The rows that a terminal shows of a program's output, as far as they may still change.
+
+A model of a terminal's screen without its pixels: what a program writes moves a cursor, draws,
+and erases. A line of output is one row, or several where the terminal wraps it. Rules of this
+file:
+
+- A line is given out when the cursor leaves it by a newline. What changes it later is a state of
+  that line, and given out anew when the row leaves the screen, after which nothing can reach it.
+- Rows have their places: what scrolls within a region, or is inserted, moves text from row to
+  row. So the numbers of lines rise from the top to the bottom.
+- A screen that is cleared is moved up, as by the terminals that keep it in their scrollback.
+- Rows below a scroll region are status rows, and no lines.
+
+No I/O and no clock.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import NamedTuple
+
+__all__ = ["FULL_SCREEN", "STATUS_LINE", "Given", "Kind", "Line", "Rows"]
+
+STATUS_LINE = 0  # the number of the status row
+FULL_SCREEN = "(a full-screen program, which is not shown here)"
+
+_BLANK, _STUB = "\0", ""  # a cell that was never written; the right half of a wide character
+_TAB = 8
+_MAX_SEQUENCE = 4096  # characters; what is longer is no sequence
+_FAR = 9999  # of a parameter: what moves further is an attack
+_WIDE = "\u0300"  # below it every character takes one cell
+
+_TOKEN = re.compile(
+    r"(?P<text>[^\x00-\x1f\x7f-\x9f]+)"
+    r"|\x1b\[(?P<parameters>[0-?]*)(?P<between>[ -/]*)(?P<final>[@-~])"
+    r"|\x1b\](?P<osc>[^\x07\x1b]*)(?:\x07|\x1b\\)"
+    r"|\x1b[PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|\x1b(?P<set>[()])(?P<charset>.)"
+    r"|\x1b(?:[ #%*+\-./]+.|(?P<short>[0-OQ-WYZ\\`-~]))"
+    r"|(?P<control>[\x00-\x1a\x1c-\x1f\x7f-\x9f])",
+    re.DOTALL,
+)
+_OPEN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ #%()*+\-./]*)\Z")
+_DRAWING = str.maketrans(
+    "`abcdefghijklmnopqrstuvwxyz{|}~_",
+    "\u25c6\u2592\u2409\u240c\u240d\u240a\u00b0\u00b1\u2424\u240b\u2518\u2510\u250c\u2514\u253c"
+    "\u23ba\u23bb\u2500\u23bc\u23bd\u251c\u2524\u2534\u252c\u2502\u2264\u2265\u03c0\u2260\u00a3"
+    "\u00b7\u00a0",
+)
+_ON = {
+    1: "bold", 2: "dim", 3: "italic", 4: "underline", 5: "blink", 6: "blink", 7: "inverse",
+    8: "hidden", 9: "strike", 21: "underline", 53: "overline",
+}  # fmt: skip
+_OFF = {
+    22: ("bold", "dim"), 23: ("italic",), 24: ("underline",), 25: ("blink",), 27: ("inverse",),
+    28: ("hidden",), 29: ("strike",), 39: ("fg",), 49: ("bg",), 55: ("overline",), 59: ("line",),
+}  # fmt: skip
+_EXTENDED = {"38": "fg", "48": "bg", "58": "line"}
+
+
+@functools.lru_cache(4096)
+def _width(character: str) -> int:
+    """Return how many cells a character takes."""
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+class _Pen:
+    """The colours and attributes that text is drawn with, and its link."""
+
+    __slots__ = ("_set", "link", "style")
+
+    def __init__(self) -> None:
+        self._set: dict[str, str] = {}
+        self.link = ""
+        self.style = ""  # SGR parameters, and behind a NUL the link
+
+    def copy(self) -> _Pen:
+        copy = _Pen()
+        copy._set, copy.link, copy.style = dict(self._set), self.link, self.style
+        return copy
+
+    def select(self, parameters: str) -> None:
+        """Carry out SGR."""
+        groups = parameters.split(";")
+        at = 0
+        while at < len(groups):
+            group = groups[at]
+            code, _, more = group.partition(":")
+            at += 1
+            if code in _EXTENDED:
+                if not more:
+                    size = {"5": 2, "2": 4}.get(groups[at] if at < len(groups) else "", 1)
+                    group = ";".join(groups[at - 1 : at + size])
+                    at += size
+                    if size == 1:
+                        continue
+                self._set[_EXTENDED[code]] = group
+            else:
+                self._simple(int(code or 0) if code.isdigit() or not code else -1, group)
+        self._mix()
+
+    def _simple(self, code: int, group: str) -> None:
+        if code == 0:
+            self._set.clear()
+        elif group == "4:0":
+            self._set.pop("underline", None)
+        elif code in _ON:
+            self._set[_ON[code]] = group
+        elif 30 <= code <= 37 or 90 <= code <= 97:
+            self._set["fg"] = group
+        elif 40 <= code <= 47 or 100 <= code <= 107:
+            self._set["bg"] = group
+        for name in _OFF.get(code, ()):
+            self._set.pop(name, None)
+
+    def follow(self, link: str) -> None:
+        """Have the text that follows be a link: the parameters of OSC 8, "" for none."""
+        self.link = link
+        self._mix()
+
+    def _mix(self) -> None:
+        self.style = ";".join(self._set.values())
+        if self.link:
+            self.style += f"\0{self.link}"
+
+
+class _Row:
+    """One row of the screen: its cells, the style of each, and the line that it is part of."""
+
+    __slots__ = ("cells", "is_narrow", "line", "styles")
+
+    def __init__(self, line: Line | None) -> None:
+        self.cells: list[str] = []
+        self.styles: list[str] = []
+        self.is_narrow = True  # no character takes two cells
+        self.line = line
+
+    def copy(self, line: Line | None) -> _Row:
+        copy = _Row(line)
+        copy.cells, copy.styles = list(self.cells), list(self.styles)
+        copy.is_narrow = self.is_narrow
+        return copy
+
+    def reach(self, end: int) -> None:
+        """Have at least so many cells."""
+        more = end - len(self.cells)
+        if more > 0:
+            self.cells += [_BLANK] * more
+            self.styles += [""] * more
+
+    def erase(self, start: int, end: int) -> None:
+        """Erase some cells."""
+        end = min(end, len(self.cells))
+        if start < end:
+            self.cells[start:end] = [_BLANK] * (end - start)
+            self.styles[start:end] = [""] * (end - start)
+
+    def split(self, x: int) -> None:
+        """Erase a wide character that has a cell on both sides of a place."""
+        if 0 < x < len(self.cells) and self.cells[x] == _STUB:
+            self.cells[x - 1] = self.cells[x] = " "
+
+    def move(self, other: _Row | None) -> None:
+        """Take the cells of another row; None for none."""
+        self.cells = other.cells if other is not None else []
+        self.styles = other.styles if other is not None else []
+        self.is_narrow = other is None or other.is_narrow
+
+    @property
+    def end(self) -> int:
+        """How many cells there are without those at the end that were never written."""
+        end = len(self.cells)
+        while end and self.cells[end - 1] == _BLANK:
+            end -= 1
+        return end
+
+
+class Line:
+    """A line of output: the rows that it takes.
+
+    Attributes:
+        number: its number; 0 until it is first given out.
+        rows: its rows; those that have left the screen as well.
+        gone: how many have left the screen.
+        kept: its text as it was given out when it was finished; None before.
+        shown: the newest state that was given out; None for none since it was finished.
+        cut: whether pieces of it were given out.
+    """
+
+    __slots__ = ("cut", "gone", "kept", "number", "rows", "shown")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.rows: list[_Row] = []
+        self.gone = 0
+        self.kept: str | None = None
+        self.shown: str | None = None
+        self.cut = False
+
+    def copy(self, rows: dict[_Row, _Row]) -> Line:
+        """Return a copy; `rows` gets the copies of its rows."""
+        copy = Line()
+        copy.number, copy.gone, copy.kept = self.number, self.gone, self.kept
+        copy.shown, copy.cut = self.shown, self.cut
+        for row in self.rows:
+            rows[row] = row.copy(copy)
+            copy.rows.append(rows[row])
+        return copy
+
+    def text(self, columns: int | None) -> str:
+        """Return its text, with the sequences that colour it."""
+        if len(self.rows) == 1:
+            return _text(self.rows[0].cells, self.rows[0].styles, self.rows[0].end)
+        assert columns is not None
+        cells: list[str] = []
+        styles: list[str] = []
+        for at, row in enumerate(self.rows):
+            missing = at * columns - len(cells)
+            cells += [_BLANK] * missing + row.cells
+            styles += [""] * missing + row.styles
+        end = len(cells)
+        while end and cells[end - 1] == _BLANK:
+            end -= 1
+        least = (len(self.rows) - 1) * columns + 1  # the last row is one, blank or not
+        missing = least - len(cells)
+        return _text(cells + [_BLANK] * missing, styles + [""] * missing, max(end, least))
+
+
+class Given(NamedTuple):
+    """A text to be given out, of a line.
+
+    Args:
+        line: the line.
+        text: its text, or the beginning of it.
+        kind: what the text is.
+    """
+
+    line: Line
+    text: str
+    kind: Kind
+
+
+class Kind(enum.Enum):
+    """What a text is of its line."""
+
+    WHOLE = "the finished line"
+    STATE = "the line as it is so far"
+    PIECE = "the beginning of a long line"
+
+
+def _text(cells: list[str], styles: list[str], end: int) -> str:
+    """Return cells as text, which begins and ends without any style."""
+    if not any(styles[:end]):
+        return "".join(cells[:end]).replace(_BLANK, " ")
+    parts: list[str] = []
+    style = link = ""
+    for cell, own in zip(cells[:end], styles[:end], strict=True):
+        if own != style and cell != _STUB:
+            colour, _, target = own.partition("\0")
+            if target != link:
+                parts.append(f"\x1b]8;{target or ';'}\x1b\\")
+                link = target
+            if colour != style.partition("\0")[0]:
+                parts.append(f"\x1b[0;{colour}m" if colour else "\x1b[0m")
+            style = own
+        parts.append(cell if cell != _BLANK else " ")
+    if link:
+        parts.append("\x1b]8;;\x1b\\")
+    if style.partition("\0")[0]:
+        parts.append("\x1b[0m")
+    return "".join(parts)
+
+
+class Rows:
+    """The screen of a terminal, and what becomes of its rows.
+
+    Args:
+        columns: cells of a row; None for rows without an end, as in a file.
+        height: rows of the screen.
+        max_piece: characters of a line that are waited for.
+
+    Attributes:
+        given: what is to be given out, in order; emptied by the caller.
+        rows: the rows of the screen that have been reached, from the top.
+        changed: lines that have changed since they were given out.
+        status: status rows, by their places.
+        returned: whether a return was the last that the unfinished line has got.
+    """
+
+    def __init__(self, columns: int | None, height: int, max_piece: int) -> None:
+        self.columns = columns
+        self.height = height
+        self.given: list[Given] = []
+        self._max_piece = max_piece
+        self.rows: list[_Row] = []
+        self.changed: dict[Line, None] = {}
+        self.status: dict[int, _Row] = {}
+        self.returned = False
+        self._pending = ""  # the beginning of a sequence
+        self._last = ""  # the character that was drawn last
+        self._alternate: tuple[int, int] | None = None  # where the cursor was on the main screen
+        self._reset()
+
+    def _reset(self) -> None:
+        self.x = self.y = 0
+        self._top, self._bottom = 0, self.height - 1
+        self._pen = _Pen()
+        self._saved: tuple[int, int, _Pen, tuple[bool, bool], bool] | None = None
+        self._drawing = (False, False)  # whether G0 and G1 are line drawing
+        self._shifted = False  # G1 is in use
+        self._inserts, self._wraps = False, True
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the cursor is in front of a new line, and nothing is set that changes it."""
+        return (
+            self.x == 0
+            and self.y == len(self.rows)
+            and not self._pending
+            and not self._pen.style
+            and self._alternate is None
+            and self._drawing == (False, False)
+            and not (self._shifted or self._inserts or self.status)
+            and self._wraps
+            and (self._top, self._bottom) == (0, self.height - 1)
+        )
+
+    @property
+    def unfinished(self) -> Line | None:
+        """The last line, if it is not finished."""
+        line = self.rows[-1].line if self.rows else None
+        return line if line is not None and line.kept is None else None
+
+    def feed(self, text: str, *, bare: bool = False) -> None:
+        r"""Carry out what a program writes; `bare` says that "\n" only moves down."""
+        text, self._pending = self._pending + text, ""
+        at, end = 0, len(text)
+        match = _TOKEN.match
+        while at < end:
+            token = match(text, at)
+            if token is None:
+                if _OPEN.match(text, at) and end - at <= _MAX_SEQUENCE:
+                    self._pending = text[at:]
+                    return
+                at += 1  # an ESC that begins nothing
+                continue
+            at = token.end()
+            kind = token.lastgroup
+            if kind == "text":
+                if self._alternate is None:
+                    self._draw(token["text"])
+            elif kind == "control":
+                self._control(token["control"], bare)
+            elif kind == "final":
+                if not token["between"]:
+                    self._csi(token["parameters"], token["final"])
+            elif kind == "charset":
+                g0, g1 = self._drawing
+                is_drawing = token["charset"] == "0"
+                self._drawing = (is_drawing, g1) if token["set"] == "(" else (g0, is_drawing)
+            elif kind == "short":
+                self._escape(token["short"])
+            elif kind == "osc" and token["osc"].startswith("8;"):
+                _, _, target = token["osc"][2:].partition(";")
+                self._pen.follow(token["osc"][2:] if target else "")
+
+    def lines(self) -> list[Line]:
+        """Return the lines of the screen, from the top."""
+        return list(dict.fromkeys(row.line for row in self.rows if row.line is not None))
+
+    def load(self, text: str, number: int) -> None:
+        """Add a line that was given out; the screen is at rest."""
+        self.begin(text, number)
+        line = self._own(self.y)
+        line.kept = line.text(self.columns)
+        self.feed("\n")
+        self.changed.pop(line, None)
+
+    def begin(self, text: str, number: int) -> Line:
+        """Add a line that is not finished; the screen is at rest."""
+        self.feed(text)
+        line = self._own(self.y)
+        line.number = number
+        return line
+
+    def clear(self) -> None:
+        """Have every row leave the screen; the cursor stays."""
+        self.finish_last()
+        for row in self.rows:
+            self._leave(row)
+        self.rows = []
+        self.status.clear()
+
+    def restart(self) -> None:
+        """Have every row leave the screen, and the cursor go to its top."""
+        self.clear()
+        self.x = self.y = 0
+
+    def finish_last(self) -> None:
+        """Have the last line be finished, if it is not."""
+        line = self.unfinished
+        if line is not None:
+            self._complete(line)
+
+    def show(self) -> None:
+        """Give out the lines that have changed, as they are so far."""
+        for line in list(self.changed):
+            self._show(line)
+
+    def _show(self, line: Line) -> None:
+        del self.changed[line]
+        text = line.text(self.columns)
+        if text != (line.kept or "" if line.shown is None else line.shown):
+            line.shown = text
+            self.given.append(Given(line, text, Kind.STATE))
+
+    def end(self) -> None:
+        """Give out what is left at the end of the output."""
+        line = self.unfinished
+        if line is not None and not line.cut and not line.text(self.columns).strip():
+            self.changed[line] = None
+            self._show(line)
+            self.rows = [row for row in self.rows if row.line is not line]
+        self.clear()
+
+    def status_text(self) -> str:
+        """Return what the status rows hold."""
+        rows = [row for _, row in sorted(self.status.items())]
+        return " ".join(text for row in rows if (text := _text(row.cells, row.styles, row.end)))
+
+    def copy(self) -> Rows:
+        """Return a copy with the same state."""
+        copy = Rows(self.columns, self.height, self._max_piece)
+        lines: dict[Line, Line] = {}
+        rows: dict[_Row, _Row] = {}
+        for line in dict.fromkeys([*self.lines(), *self.changed]):
+            lines[line] = line.copy(rows)
+        copy.rows = [rows[row] for row in self.rows]
+        copy.changed = {lines[line]: None for line in self.changed}
+        copy.status = {y: row.copy(None) for y, row in self.status.items()}
+        for name in _PLAIN:
+            setattr(copy, name, getattr(self, name))
+        copy._pen = self._pen.copy()
+        return copy
+
+    # --- rows and lines --------------------------------------------------------------------
+
+    def _is_status(self, y: int) -> bool:
+        return self._bottom < self.height - 1 and y > self._bottom
+
+    def _row(self, y: int) -> _Row:
+        """Return the row at a place, which is made if need be, and will change."""
+        if self._is_status(y):
+            return self.status.setdefault(y, _Row(None))
+        while len(self.rows) <= y:
+            self.finish_last()
+            self._add_row(Line())
+        row = self.rows[y]
+        if row.line is not None:
+            self.changed[row.line] = None
+        return row
+
+    def _add_row(self, line: Line) -> None:
+        row = _Row(line)
+        line.rows.append(row)
+        self.rows.append(row)
+        self.changed[line] = None
+
+    def _own(self, y: int) -> Line:
+        line = self._row(y).line
+        assert line is not None
+        return line
+
+    def _there(self, y: int) -> _Row | None:
+        """Return the row at a place, which will change; None for none."""
+        if self._is_status(y):
+            return self.status.get(y)
+        return self._row(y) if y < len(self.rows) else None
+
+    def _complete(self, line: Line) -> None:
+        self.changed.pop(line, None)
+        line.kept = text = line.text(self.columns)
+        line.shown = None
+        self.given.append(Given(line, text, Kind.WHOLE))
+
+    def _leave(self, row: _Row) -> None:
+        """Have a row leave the screen: nothing can change it any more."""
+        line = row.line
+        assert line is not None
+        line.gone += 1
+        if line.kept is None:
+            self._shorten(line)
+        elif line.gone == len(line.rows):
+            self.changed.pop(line, None)
+            text = line.text(self.columns)
+            if text != line.kept or (line.shown is not None and line.shown != text):
+                line.kept = text
+                self.given.append(Given(line, text, Kind.WHOLE))
+
+    def _shorten(self, line: Line) -> None:
+        """Give out the rows of an unfinished line that have left the screen, if it is long."""
+        if self.columns is None or line.gone * self.columns < self._max_piece // 2:
+            return
+        whole, line.rows = line.rows, line.rows[: line.gone]
+        last = line.rows[-1]
+        last.reach(self.columns)
+        last.cells = [" " if cell == _BLANK else cell for cell in last.cells]
+        text = line.text(self.columns)
+        line.rows, line.gone, line.cut = whole[line.gone :], 0, True
+        self.given.append(Given(line, text, Kind.PIECE))
+
+    def _scroll_up(self) -> None:
+        top, bottom = self._top, self._bottom
+        if top >= len(self.rows):
+            return
+        full = len(self.rows) > bottom
+        row = self.rows.pop(top)
+        self._leave(row)
+        if full and bottom < self.height - 1 and len(self.rows) > bottom:
+            self._insert_row(bottom)  # rows below the region stay where they are
+
+    def _scroll_by(self, count: int) -> None:
+        for _ in range(min(count, self.height)):
+            self._scroll_up()
+
+    def _insert_row(self, y: int) -> None:
+        line = Line()
+        row = _Row(line)
+        line.rows.append(row)
+        self.rows.insert(y, row)
+        self._complete(line)
+
+    def _shift(self, first: int, count: int) -> None:
+        """Move the text of the rows from one to the end of the region down; up if negative."""
+        last = self._bottom
+        for _ in range(min(abs(count), last - first + 1)):
+            if count > 0:
+                if first >= len(self.rows):
+                    return
+                end = min(last, len(self.rows))
+                if self.rows[end - 1].end or end < len(self.rows):
+                    self._row(end)
+                for y in range(end, first, -1):
+                    self._row(y).move(self._row(y - 1))
+                self._row(first).move(None)
+            else:
+                end = min(last, len(self.rows) - 1)
+                for y in range(first, end):
+                    self._row(y).move(self._row(y + 1))
+                if first <= end:
+                    self._row(end).move(None)
+
+    # --- what moves the cursor --------------------------------------------------------------
+
+    def _control(self, control: str, bare: bool) -> None:
+        if self._alternate is not None:
+            return
+        if control == "\n":
+            if not bare:
+                self.x = 0
+            self._line_feed()
+        elif control == "\r":
+            self.x = 0
+            self.returned = True
+        elif control == "\b":
+            self._back(1)
+        elif control == "\t":
+            self._tab()
+        elif control in "\v\f":
+            self._line_feed()
+        elif control in "\x0e\x0f":
+            self._shifted = control == "\x0e"
+
+    def _line_feed(self) -> None:
+        self.returned = False
+        if not self._is_status(self.y):
+            if self.y >= len(self.rows) - 1:
+                self._row(self.y)
+                self.finish_last()
+        self._index()
+
+    def _index(self) -> None:
+        if self.y == self._bottom:
+            self._scroll_up()
+        elif self.y < self.height - 1:
+            self.y += 1
+
+    def _reverse_index(self) -> None:
+        if self.y == self._top:
+            self._shift(self._top, 1)
+        elif self.y:
+            self.y -= 1
+
+    def _back(self, count: int) -> None:
+        if self.x == self.columns:  # behind the last cell, before the line wraps
+            self.x -= 1
+        self.x = max(self.x - count, 0)
+
+    def _tab(self) -> None:
+        stop = (self.x // _TAB + 1) * _TAB
+        self.x = stop if self.columns is None else min(stop, self.columns - 1)
+
+    def _to_column(self, column: int) -> None:
+        self.x = min(max(column, 0), _FAR if self.columns is None else self.columns - 1)
+
+    def _up(self, count: int) -> None:
+        self.y = max(self.y - count, self._top if self.y >= self._top else 0)
+
+    def _down(self, count: int) -> None:
+        last = self._bottom if self.y <= self._bottom else self.height - 1
+        self.y = min(self.y + count, last)
+
+    def _next_line(self, count: int) -> None:
+        self.x = 0
+        self._down(count)
+
+    def _previous_line(self, count: int) -> None:
+        self.x = 0
+        self._up(count)
+
+    def _to(self, row: int, column: int) -> None:
+        self.y = min(max(row, 0), self.height - 1)
+        self._to_column(column)
+
+    # --- sequences --------------------------------------------------------------------------
+
+    def _escape(self, final: str) -> None:
+        if self._alternate is not None:
+            if final == "c":
+                self._alternate = None
+            return
+        if final == "7":
+            self._save()
+        elif final == "8":
+            self._restore()
+        elif final == "D":
+            self._index()
+        elif final == "E":
+            self.x = 0
+            self._index()
+        elif final == "M":
+            self._reverse_index()
+        elif final == "c":
+            self.clear()
+            self._reset()
+
+    def _save(self) -> None:
+        self._saved = (self.x, self.y, self._pen.copy(), self._drawing, self._shifted)
+
+    def _restore(self) -> None:
+        if self._saved is None:
+            self.x = self.y = 0
+            return
+        self.x, self.y, pen, self._drawing, self._shifted = self._saved
+        self._pen = pen.copy()
+
+    def _csi(self, parameters: str, final: str) -> None:
+        if final in "hl":
+            self._mode(parameters, final == "h")
+            return
+        if parameters[:1] in "<=>?" and parameters:
+            return
+        if final == "m":
+            self._pen.select(parameters)
+            return
+        if self._alternate is not None:
+            return
+        numbers = [
+            min(int(each), _FAR) if each.isdigit() else 0
+            for each in parameters.replace(":", ";").split(";")
+        ]
+        count = max(numbers[0], 1)
+        if final in _MOVES:
+            _MOVES[final](self, count)
+        elif final in "Hf":
+            self._to(count - 1, (max(numbers[1], 1) if len(numbers) > 1 else 1) - 1)
+        elif final == "r":
+            self._set_region(numbers)
+        elif final in "JK":
+            (self._erase_display if final == "J" else self._erase_line)(numbers[0])
+        elif final in "LM":
+            if self._top <= self.y <= self._bottom:
+                self._shift(self.y, count if final == "L" else -count)
+                self.x = 0
+        elif final in _EDITS:
+            row = self._there(self.y)
+            if row is not None:
+                _EDITS[final](self, row, count)
+        elif final == "b" and self._last:
+            self._draw(self._last * min(count, self.columns or self._max_piece))
+        elif final == "s":
+            self._save()
+        elif final == "u":
+            self._restore()
+
+    def _mode(self, parameters: str, on: bool) -> None:
+        for mode in parameters.lstrip("?").split(";"):
+            if not parameters.startswith("?"):
+                if mode == "4":
+                    self._inserts = on
+            elif mode == "7":
+                self._wraps = on
+            elif mode in ("47", "1047", "1049"):
+                self._switch(on)
+
+    def _switch(self, alternate: bool) -> None:
+        """Go to the alternate screen, of which nothing is shown, or come back."""
+        if alternate and self._alternate is None:
+            if self.x or self.unfinished is not None:
+                self.x = 0
+                self._line_feed()
+            self._draw(FULL_SCREEN)
+            self.x = 0
+            self._line_feed()
+            self._alternate = (self.x, self.y)
+        elif not alternate and self._alternate is not None:
+            self.x, self.y = self._alternate
+            self._alternate = None
+
+    def _set_region(self, numbers: list[int]) -> None:
+        top = max(numbers[0] - 1, 0)
+        bottom = (numbers[1] if len(numbers) > 1 and numbers[1] else self.height) - 1
+        bottom = min(bottom, self.height - 1)
+        if top >= bottom:
+            return
+        self._top, self._bottom = top, bottom
+        if bottom == self.height - 1:
+            self.status.clear()
+        self._to(0, 0)
+
+    def _erase_line(self, how: int) -> None:
+        row = self._there(self.y)
+        if row is None:
+            return
+        end = len(row.cells)
+        if how == 0:
+            row.erase(self.x, end)
+        elif how == 1:
+            row.erase(0, self.x + 1)
+        elif how == 2:
+            row.erase(0, end)
+
+    def _erase_display(self, how: int) -> None:
+        if how in (2, 3):
+            if how == 2:
+                self.clear()
+            return
+        self._erase_line(how)
+        for y in range(self.y + 1, self.height) if how == 0 else range(self.y):
+            row = self._there(y)
+            if row is not None:
+                row.move(None)
+
+    def _insert_cells(self, row: _Row, count: int) -> None:
+        if self.x < len(row.cells):
+            row.cells[self.x : self.x] = [_BLANK] * count
+            row.styles[self.x : self.x] = [""] * count
+            if self.columns is not None:
+                del row.cells[self.columns :], row.styles[self.columns :]
+
+    def _delete_cells(self, row: _Row, count: int) -> None:
+        del row.cells[self.x : self.x + count], row.styles[self.x : self.x + count]
+
+    def _erase_cells(self, row: _Row, count: int) -> None:
+        row.erase(self.x, self.x + count)
+
+    # --- text -------------------------------------------------------------------------------
+
+    def _draw(self, text: str) -> None:
+        """Draw printable text at the cursor, which goes on behind it."""
+        if self._drawing[self._shifted]:
+            text = text.translate(_DRAWING)
+        if self.returned:
+            self.returned = False
+            line = self.unfinished
+            if line is not None and line in self.changed and self.y == len(self.rows) - 1:
+                self._show(line)
+        self._last = text[-1]
+        if self._inserts or max(text) >= _WIDE:
+            for character in text:
+                self._draw_one(character)
+            return
+        style = self._pen.style
+        while text:
+            if self.x == self.columns and not self._wraps:
+                text = text[-1]
+            self._wrap(1)
+            room = len(text) if self.columns is None else self.columns - self.x
+            part, text = text[:room], text[room:]
+            row = self._row(self.y)
+            end = self.x + len(part)
+            row.reach(self.x)
+            if not row.is_narrow:
+                row.split(self.x)
+                row.split(end)
+            row.cells[self.x : end] = part
+            row.styles[self.x : end] = [style] * len(part)
+            self.x = end
+            self._cut_long(row)
+
+    def _draw_one(self, character: str) -> None:
+        width = _width(character)
+        if width == 0:
+            self._combine(character)
+            return
+        self._wrap(width)
+        row = self._row(self.y)
+        if self._inserts:
+            self._insert_cells(row, width)
+        row.reach(self.x + width)
+        row.split(self.x)
+        row.split(self.x + width)
+        row.is_narrow = row.is_narrow and width == 1
+        row.cells[self.x : self.x + width] = [character] + [_STUB] * (width - 1)
+        row.styles[self.x : self.x + width] = [self._pen.style] * width
+        self.x += width
+        if self.columns is not None:
+            del row.cells[self.columns :], row.styles[self.columns :]
+            self.x = min(self.x, self.columns)
+        self._cut_long(row)
+
+    def _combine(self, character: str) -> None:
+        """Add an accent to the character before the cursor."""
+        at = self.x - 1
+        row = self._there(self.y)
+        if row is None or at < 0:
+            return
+        while at and at < len(row.cells) and row.cells[at] == _STUB:
+            at -= 1
+        if at < len(row.cells) and row.cells[at] not in (_BLANK, _STUB):
+            row.cells[at] = row.cells[at][:32] + character
+
+    def _wrap(self, width: int) -> None:
+        """Go on in the next row where the cursor is behind the last cell."""
+        if self.columns is None or self.x < self.columns:
+            return
+        if not self._wraps:
+            self.x = self.columns - min(width, self.columns)
+            return
+        self.x = 0
+        if self._is_status(self.y) or self.y < len(self.rows) - 1:
+            self._index()  # a row that is there is drawn over
+            return
+        line = self._own(self.y)
+        self._index()
+        if self.y == len(self.rows) and not self._is_status(self.y) and line.kept is None:
+            self._add_row(line)
+
+    def _cut_long(self, row: _Row) -> None:
+        if self.columns is not None or len(row.cells) <= self._max_piece or row.line is None:
+            return
+        line, size = row.line, self._max_piece
+        while len(row.cells) > size:
+            if line.kept is None:
+                cut = _text(row.cells[:size], row.styles[:size], size)
+                line.cut = True
+                self.given.append(Given(line, cut, Kind.PIECE))
+            del row.cells[:size], row.styles[:size]
+            self.x = max(self.x - size, 0)
+
+
+_PLAIN = (
+    "returned", "x", "y", "_pending", "_last", "_alternate", "_top", "_bottom", "_saved",
+    "_drawing", "_shifted", "_inserts", "_wraps",
+)  # fmt: skip
+_MOVES: dict[str, Callable[[Rows, int], None]] = {
+    "A": Rows._up,
+    "B": Rows._down,
+    "e": Rows._down,
+    "C": lambda rows, count: rows._to_column(rows.x + count),
+    "a": lambda rows, count: rows._to_column(rows.x + count),
+    "D": Rows._back,
+    "E": Rows._next_line,
+    "F": Rows._previous_line,
+    "G": lambda rows, count: rows._to_column(count - 1),
+    "`": lambda rows, count: rows._to_column(count - 1),
+    "d": lambda rows, count: rows._to(count - 1, rows.x),
+    "S": lambda rows, count: rows._scroll_by(count),
+    "T": lambda rows, count: rows._shift(rows._top, min(count, rows.height)),
+}
+_EDITS: dict[str, Callable[[Rows, _Row, int], None]] = {
+    "@": Rows._insert_cells,
+    "P": Rows._delete_cells,
+    "X": Rows._erase_cells,
+}
