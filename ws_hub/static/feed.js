@@ -6,6 +6,8 @@
 import {LineAssembler} from "./ansi.js";
 import {clockTime, counted, describeMessage, describeStatus, duration} from "./messages.js";
 
+const KNOWN_LINES = 4096; // that may still change: more than the rows of a terminal
+
 export class Feed {
   /** `onStatus(known)` is called with what `describeStatus` says of a `process_status`. */
   constructor(view, {onStatus = () => {}} = {}) {
@@ -16,6 +18,8 @@ export class Feed {
     this._onStatus = onStatus;
     this._assembler = new LineAssembler();
     this._open = null; // the line that the next text replaces
+    this._lines = new Map(); // number of a line of the program -> the newest ones, as shown
+    this._newest = 0;
   }
 
   received(message) {
@@ -28,6 +32,7 @@ export class Feed {
   synced({first, recovered, restarted, missed}) {
     if (restarted) {
       this._endLine();
+      this._forgetLines();
       this.status = null;
       this.note("the server has started anew: another numbering begins", {gap: true});
     }
@@ -51,6 +56,10 @@ export class Feed {
 
   _output(message) {
     const time = clockTime(message.timestamp);
+    if (Number.isInteger(message.line)) {
+      this._numbered(message.line, message.data, time);
+      return;
+    }
     for (const {runs, cut, done, replaces} of this._assembler.feed(message.data)) {
       const entry = {runs, cut, time};
       if (replaces && this._open) this.view.replace(this._open, entry);
@@ -59,15 +68,55 @@ export class Feed {
     }
   }
 
+  /** A text of a line that has a number: it takes the place of what was shown of that line. */
+  _numbered(number, data, time) {
+    if (number === 0) {
+      this._assembler.finish();
+      const [{runs}] = this._assembler.feed(data);
+      this._assembler.finish();
+      this.view.setStatus(runs);
+      return;
+    }
+    const known = this._lines.get(number);
+    const assembler = known?.pieces ?? (data.endsWith("\x17") ? new LineAssembler() : this._assembler);
+    const [{runs, cut, done}] = assembler.feed(data);
+    if (assembler === this._assembler) assembler.finish(); // each text has its own colours
+    const pieces = assembler === this._assembler || done ? null : assembler;
+    const entry = {runs, cut, time, number};
+    if (known) {
+      known.pieces = pieces;
+      this.view.replace(known.shown, entry);
+      return;
+    }
+    const shown = number > this._newest ? this.view.append(entry) : this.view.insert(entry, this._after(number));
+    this._newest = Math.max(this._newest, number);
+    this._lines.set(number, {shown, pieces});
+    if (this._lines.size > KNOWN_LINES) this._lines.delete(this._lines.keys().next().value);
+  }
+
+  /** The line that stands behind a number; null for none that is known. */
+  _after(number) {
+    const behind = [...this._lines.keys()].filter((each) => each > number);
+    return behind.length ? this._lines.get(Math.min(...behind)).shown : null;
+  }
+
   _endLine() {
     this._assembler.finish();
     this._open = null;
+  }
+
+  /** Another run of the program counts its lines from 1. */
+  _forgetLines() {
+    this._lines.clear();
+    this._newest = 0;
+    this.view.setStatus([]);
   }
 
   _status(message) {
     this._endLine();
     const moment = Date.parse(message.timestamp ?? "") || null;
     const known = describeStatus(message.data);
+    if (known.state !== "other") this._forgetLines();
     if (known.state === "running") {
       if (this.status && this.view.total) this.note("started again");
       [this.started, this.ended] = [moment, null];

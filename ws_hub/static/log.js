@@ -25,6 +25,7 @@ class Line {
   constructor(entry, number) {
     this.number = number; // 0 for a note
     this.node = null;
+    this.chunk = null;
     this.set(entry);
   }
 
@@ -68,7 +69,10 @@ export class LogView {
     this.content = document.createElement("div");
     this.content.className = "lines";
     scroller.classList.add("log");
-    scroller.replaceChildren(this.content);
+    this._status = document.createElement("div");
+    this._status.className = "status-row";
+    this._status.hidden = true;
+    scroller.replaceChildren(this.content, this._status);
     const {adoptedStyleSheets: sheets} = scroller.getRootNode();
     if (!sheets.includes(logStyle)) sheets.push(logStyle);
     this._chunkLines = Math.max(1, Math.min(CHUNK_LINES, Math.floor(maxLines / 10)));
@@ -113,7 +117,10 @@ export class LogView {
 
   // --- lines -------------------------------------------------------------------------------
 
-  /** Add a line `{runs, time, kind, cut}`; "note" as kind stands between lines and has no number. */
+  /**
+   * Add a line `{runs, time, kind, cut, number}`, which is counted where it brings no number;
+   * "note" as kind stands between lines and has none.
+   */
   append(entry) {
     let chunk = this.chunks[this.chunks.length - 1];
     if (!chunk || chunk.lines.length >= this._chunkLines) {
@@ -126,7 +133,7 @@ export class LogView {
       this.count += 1;
       if (!this.following) this.unread += 1;
     }
-    const line = new Line(entry, counted ? this.total : 0);
+    const line = new Line(entry, counted ? entry.number ?? this.total : 0);
     line.chunk = chunk;
     chunk.lines.push(line);
     this._grow(chunk, line.size);
@@ -135,6 +142,35 @@ export class LogView {
     this._trim();
     this._schedule();
     return line;
+  }
+
+  /** Add a line in front of another one, or at the end where that is null or was let go. */
+  insert(entry, before) {
+    const chunk = before?.chunk;
+    if (!chunk || !this.chunks.includes(chunk)) return this.append(entry);
+    this.total += 1;
+    this.count += 1;
+    const line = new Line(entry, entry.number ?? this.total);
+    line.chunk = chunk;
+    const index = chunk.lines.indexOf(before);
+    chunk.lines.splice(index, 0, line);
+    if (index < chunk.built) {
+      chunk.built += 1;
+      line.node = document.createElement("div");
+      this._paint(line);
+      before.node.before(line.node);
+    }
+    this._grow(chunk, line.size);
+    this._match(line);
+    this._schedule();
+    return line;
+  }
+
+  /** Show what a program keeps below its output, such as a progress bar; no runs for nothing. */
+  setStatus(runs) {
+    this._status.hidden = !runs.length;
+    this._status.replaceChildren(...runs.map((run) => this._run(run)));
+    this._schedule();
   }
 
   /** Show something else in the place of a line that may grow: a progress bar. */
@@ -151,6 +187,7 @@ export class LogView {
     this._seen.disconnect();
     this._reset();
     this.content.replaceChildren();
+    this.setStatus([]);
     this.following = true;
     this._schedule();
   }

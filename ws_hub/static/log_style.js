@@ -66,6 +66,17 @@ const STYLE = `
 
 .wrap .row { white-space: pre-wrap; overflow-wrap: anywhere; }
 
+.status-row {
+  position: sticky;
+  inset-block-end: -10px;
+  padding: 2px 14px 2px var(--gutter);
+  border-block-start: 1px solid var(--faint);
+  background: var(--ground);
+  white-space: pre;
+}
+
+.status-row[hidden] { display: none; }
+
 /* In CSS, not in the text: neither copied nor found. */
 .row::before {
   content: attr(data-n);

@@ -13,6 +13,8 @@ export interface Message<Data = unknown> {
   timestamp?: string;
   /** The number in a channel that keeps history. */
   seq?: number;
+  /** In `process_output`: the number of the line, which a later message with it replaces. */
+  line?: number;
   /** In a keyed channel: what this is the newest state of. Without `data` that is deleted. */
   key?: string;
   id?: string | number;
@@ -31,6 +33,7 @@ export interface Outgoing {
   timestamp?: string;
   seq?: number;
   epoch?: string;
+  line?: number;
   since?: number;
   last?: number;
   since_time?: string;

@@ -5,7 +5,7 @@ const MAX_NAME = 4096; // twice in a request of 64 KiB
 const OWN_ID = "ws-hub:"; // begins ids of this file
 const OPTIONS = "since last sinceTime filter buffer onSync onGap onLagged onError";
 const FIELDS =
-  "type data channel id key code processId timestamp seq epoch " +
+  "type data channel id key code processId timestamp seq epoch line " +
   "since last since_time before limit idempotencyKey filter";
 const NOT_LOOKED_AT =
   'the server selected no subprotocol, so it has not looked at the token: use tokenIn: "message"';
