@@ -93,10 +93,13 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit code
     with served(hub, arguments, process_channel(process_id)) as server:
         screens = {name: Screen(out) for name, out in _outputs().items()}
-        mirror = functools.partial(_mirror, screens)
+        mirrors = functools.partial(_mirror, screens), functools.partial(_copy, screens)
         try:
             environment = _sized() if pty else None
-            process = run_process(hub, argv, process_id, pty=pty, env=environment, on_line=mirror)
+            process = run_process(
+                hub, argv, process_id, pty=pty, env=environment,
+                on_line=mirrors[0], on_output=mirrors[1],
+            )  # fmt: skip
         except ProcessStartError as error:
             missing = isinstance(error.__cause__, FileNotFoundError)
             return fail(str(error), NOT_FOUND if missing else NOT_EXECUTABLE)
@@ -131,8 +134,15 @@ def _outputs() -> dict[str, TextIO]:
 
 
 def _mirror(screens: dict[str, Screen], text: str, stream: str) -> None:
-    """Write one text of the output to our stdout or stderr."""
-    screens[stream].text(stream, text)
+    """Write one text of the output to our stdout or stderr, where that is no terminal."""
+    if not screens[stream].is_terminal:
+        screens[stream].text(stream, text)
+
+
+def _copy(screens: dict[str, Screen], data: bytes, stream: str) -> None:
+    """Write the output to our terminal as it is: that does what the program asks for."""
+    if screens[stream].is_terminal:
+        screens[stream].copy(data)
 
 
 def _end_of(process: Process) -> tuple[int, str]:

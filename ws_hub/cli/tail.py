@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import queue
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from .terminal import Screen, describe
 __all__ = ["Tail", "add_tail", "socket_url"]
 
 _JOIN = 5.0
+_SETTLE = 0.1  # seconds between two looks for lines that change no more
 _LEAVE = 1.0  # seconds at the end in which an output that is not read is waited for
 
 _SILENT = (MessageType.ACK, MessageType.PONG, MessageType.LAGGED)
@@ -53,6 +55,9 @@ def add_tail(commands: Any) -> None:
     text = "follow channels in this terminal, and reconnect"
     command = add_command(commands, "tail", text, _TAIL_EXAMPLES, _tail)
     command.add_argument("--json", action="store_true", help="print whole messages, one a line")
+    command.add_argument(
+        "--colours", action="store_true", help="keep colours where stdout is no terminal"
+    )
     begin = command.add_mutually_exclusive_group()
     begin.add_argument(
         "--since",
@@ -79,6 +84,7 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
         since=arguments.since,
         last=arguments.last,
         as_json=arguments.json,
+        colours=arguments.colours,
         tell=say,
     )
     number = tail.follow(signals)
@@ -107,6 +113,7 @@ class Tail:
         since: begin after the message with this number; None for the server's default.
         last: begin with this many of the newest messages.
         as_json: print whole messages, one a line.
+        colours: pass colours on where stdout is no terminal.
         tell: called with status lines and errors.
     """
 
@@ -118,10 +125,11 @@ class Tail:
         since: int | None = None,
         last: int | None = None,
         as_json: bool = False,
+        colours: bool = False,
         tell: Callable[[str], object],
     ) -> None:
         self._wanted = set(channels)  # channels that the server has not refused
-        self._screen = Screen(sys.stdout, named=len(channels) > 1)
+        self._screen = Screen(sys.stdout, named=len(channels) > 1, colours=colours)
         self._show = self._show_json if as_json else self._show_text
         self._tell = tell
         self._place = server.url.partition("?")[0]
@@ -149,12 +157,16 @@ class Tail:
         self._signals = signals
         thread = threads.start("ws-hub:tail", self._connect)
         try:
-            return signals.wait()
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    return signals.wait(None if self._screen.is_terminal else _SETTLE)
+                self._screen.settle()
         finally:
             self._leaving = True
             self._screen.leave(_LEAVE)
             self._client.close()
             threads.join(thread, _JOIN)
+            self._screen.settle(everything=True)
 
     def _failed(self, error: Exception) -> None:
         self._tell(f"{self._place}: {error}" if isinstance(error, OSError) else str(error))
@@ -191,8 +203,10 @@ class Tail:
 
     def _show_text(self, message: Message) -> None:
         if message.type == MessageType.PROCESS_OUTPUT and isinstance(message.data, str):
-            self._screen.text(message.channel, message.data)
+            self._screen.text(message.channel, message.data, message.line)
         elif message.type in (MessageType.PROCESS_STATUS, MessageType.ERROR):
+            if message.type == MessageType.PROCESS_STATUS:
+                self._screen.settle(message.channel)  # another run counts its lines from 1
             self._tell(describe(message))
         elif message.type not in _SILENT:
             self._screen.line(describe(message))

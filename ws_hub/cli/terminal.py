@@ -6,21 +6,28 @@ last state (`ws_hub.lines`).
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
 import select
+import shutil
 import time
 from typing import Any, TextIO
 
 from ..lines import GOES_ON, REPLACED
 from ..protocol.message import FINAL_STATUSES, Message, MessageType, parse_timestamp
+from ..reentrant import Lock
+from ..rows import STATUS_LINE
 
 __all__ = ["Screen", "describe"]
 
 # Control characters of a terminal, and those that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CLEAR = "\x1b[K"
+_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_REACH = 64  # lines behind which none changes any more: above the rows of most terminals
+_QUIET = 0.5  # seconds after which lines of a program that changes none are written
 _LOOK = 0.25  # seconds of one wait for room: then `leave` may apply
 _AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes that a writable pipe takes at least
 _WIDEST = 10  # bytes of a character at most, when it is written as \Uxxxxxxxx
@@ -36,18 +43,28 @@ class Screen:
     Args:
         out: the output.
         named: begin each line with its source's name.
+        colours: pass colours on where the output is no terminal.
 
     Attributes:
         gone: whether the output is closed at its other end.
+        is_terminal: whether it is a terminal.
     """
 
-    def __init__(self, out: TextIO, *, named: bool = False) -> None:
+    def __init__(self, out: TextIO, *, named: bool = False, colours: bool = True) -> None:
         self._out = out
         self._named = named
-        self._clear = _CLEAR if out.isatty() else ""
+        self._colours = colours
+        self.is_terminal = out.isatty()
+        self._clear = _CLEAR if self.is_terminal else ""
         self._open: str | None = None  # the source whose line is unfinished
         self._piece = False  # the next text of that line continues it, not replaces it
         self._until: float | None = None
+        # Of each source, its lines with numbers that may still change: where they can be
+        # drawn anew, in a terminal, or have to be waited for, elsewhere.
+        self._lines: dict[str, _Changing] = {}
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        # guards: everything above but `_until`. Held while the output is waited for.
+        self._lock = Lock()
         self.gone = False
 
     def leave(self, seconds: float) -> None:
@@ -57,12 +74,83 @@ class Screen:
         """
         self._until = time.monotonic() + seconds
 
-    def text(self, source: str, text: str) -> None:
+    def copy(self, data: bytes) -> None:
+        """Write a program's output as it is."""
+        with self._lock:
+            self._write(self._decode(data))
+
+    def text(self, source: str, text: str, line: int | None = None) -> None:
         """Write one text of a process's output; its last character tells its kind.
 
         A newline at its end is accepted: texts that an application sends itself often have
-        one.
+        one. `line` is the number of its line: elsewhere than in a terminal that is written
+        once nothing changes it any more, see `settle`.
         """
+        with self._lock:
+            if line is None:
+                self._settle(source, everything=True)
+                self._show(source, text)
+            elif self.is_terminal:
+                self._redraw(source, text, line)
+            else:
+                lines = self._lines.setdefault(source, _Changing())
+                lines.take(text, line)
+                self._settle(source)
+
+    def settle(self, source: str | None = None, *, everything: bool = False) -> None:
+        """Write the lines that have not changed for a moment, or everything.
+
+        `source`: of a program that has ended, all of them.
+
+        Threads: any.
+        """
+        with self._lock:
+            if source is not None:
+                self._settle(source, everything=True)
+                self._lines.pop(source, None)
+                return
+            for each in list(self._lines):
+                self._settle(each, everything=everything)
+
+    def line(self, text: str) -> None:
+        """Write a line that is not part of a process's output."""
+        with self._lock:
+            self._put("", text, self._clear + "\n")
+            self._open, self._piece = None, False
+            self._lines.clear() if self.is_terminal else None
+
+    def _settle(self, source: str, *, everything: bool = False) -> None:
+        lines = self._lines.get(source)
+        if lines is not None and not self.is_terminal:
+            for text in lines.settled(time.monotonic(), everything=everything):
+                self._show(source, text)
+
+    def _redraw(self, source: str, text: str, line: int) -> None:
+        """Show a text of a line in a terminal, in its place where that can be reached."""
+        lines = self._lines.setdefault(source, _Changing())
+        if line == STATUS_LINE:
+            return
+        if line > lines.finished:
+            self._show(source, text)
+            if text[-1:] not in (REPLACED, GOES_ON):
+                lines.finished = line
+                lines.shown[line] = text
+                if len(lines.shown) > _REACH:
+                    del lines.shown[next(iter(lines.shown))]
+            return
+        columns, rows = shutil.get_terminal_size()
+        place = sum(1 for each in lines.shown if each >= line)
+        known = [each for number, each in lines.shown.items() if number >= line]
+        plain = [plain_text(each) for each in [*known, text]]
+        fits = all(len(each) + len(source) + 2 < columns for each in plain) and place < rows
+        if self._named or len(self._lines) > 1 or line not in lines.shown or not fits:
+            if text[-1:] != REPLACED:
+                self._show(source, text)
+            return
+        shown = lines.shown[line] = text.removesuffix(REPLACED)
+        self._write(f"\x1b[{place}A\r{shown}{_CLEAR}\x1b[{place}B\r")
+
+    def _show(self, source: str, text: str) -> None:
         whole = text.endswith("\n")
         if whole:
             text = text[:-1].removesuffix("\r")
@@ -77,11 +165,6 @@ class Screen:
             self._put(source, text, self._clear + "\n")
             self._open, self._piece = None, False
 
-    def line(self, text: str) -> None:
-        """Write a line that is not part of a process's output."""
-        self._put("", text, self._clear + "\n")
-        self._open, self._piece = None, False
-
     def _put(self, source: str, text: str, end: str) -> None:
         goes_on = self._open == source and self._piece
         start = ""
@@ -90,6 +173,8 @@ class Screen:
             self._piece = False
         if self._named and source and not goes_on:
             start += f"{source}: "
+        if not self.is_terminal and not self._colours and source:
+            text = plain_text(text)
         self._write(start + text + end)
 
     def _write(self, text: str) -> None:
@@ -110,6 +195,64 @@ class Screen:
         while not _takes(self._out):
             if self._until is not None and time.monotonic() >= self._until:
                 raise TimeoutError("the output is not read")
+
+
+class _Changing:
+    """The lines of one program that may still change.
+
+    Attributes:
+        finished: the number of the last line that was finished.
+        shown: the last lines in a terminal, by their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self.shown: dict[int, str] = {}
+        self._texts: dict[int, list[str]] = {}  # of lines that wait; a long line has several
+        self._written: dict[int, str] = {}  # the last lines that were written
+        self._edited = False  # a line has changed after it was finished
+        self._since = 0.0  # when the last line was finished
+
+    def take(self, text: str, line: int) -> None:
+        """Note a text of a line; a state only says that it changes."""
+        if line == STATUS_LINE:
+            return
+        if line <= self.finished and not self._is_piece(line):
+            self._edited = True
+        if text.endswith(REPLACED):
+            return
+        waiting = self._texts.get(line)
+        if waiting and waiting[-1].endswith(GOES_ON):
+            waiting.append(text)
+        else:
+            self._texts[line] = [text]
+        if not text.endswith(GOES_ON):
+            self.finished = max(self.finished, line)
+        self._since = time.monotonic()
+
+    def _is_piece(self, line: int) -> bool:
+        waiting = self._texts.get(line)
+        return bool(waiting and waiting[-1].endswith(GOES_ON))
+
+    def settled(self, now: float, *, everything: bool) -> list[str]:
+        """Return the texts of lines that do not change any more, in order."""
+        everything = everything or (not self._edited and now - self._since >= _QUIET)
+        found: list[str] = []
+        for line in sorted(self._texts):
+            if not everything and line > self.finished - _REACH:
+                break
+            texts = self._texts.pop(line)
+            if self._written.get(line) != texts[-1]:
+                found += texts
+                self._written[line] = texts[-1]
+        for line in list(self._written)[: max(len(self._written) - _REACH, 0)]:
+            del self._written[line]
+        return found
+
+
+def plain_text(text: str) -> str:
+    """Return a text without its colours and links."""
+    return _SEQUENCES.sub("", text)
 
 
 def _takes(out: TextIO) -> bool:
