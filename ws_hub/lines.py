@@ -30,10 +30,8 @@ MAX_PIECE = 8192
 REPLACED = "\r"
 GOES_ON = "\x17"
 HEIGHT = 24  # rows of a screen where none is known
-# What moves the cursor, or may: such a text is not passed on as it is.
-_CONTROL = re.compile(r"[\x08\x0b-\x0f\x1b]")
-_COLOURED = re.compile(r"(?:[^\x08\x0a-\x0f\x1b]+|\x1b\[[0-9;:]*m)*+")
-_RESET = re.compile(r"\x1b\[0?m")
+_NO_COLOUR = re.compile(r"\x1b(?!\[[0-9;:]*m)")
+_RESETS = ("\x1b[0m", "\x1b[m")
 
 
 class Numbers:
@@ -227,29 +225,39 @@ class Lines:
             bare = True
         if bare:
             self._draw(text, bare=True)
-        elif self._resting and _CONTROL.search(text) is None:
+        elif self._resting and not _moves(text):
             self._add(text)
         else:
             self._add_mixed(text)
 
     def _add_mixed(self, text: str) -> None:
         """Add text of which some lines have control characters."""
+        if not self._resting:
+            head, newline, text = text.partition("\n")
+            self._draw(head + newline)
+            if not text:
+                return
         *lines, rest = text.split("\n")
+        if self._resting and _is_coloured(text) and all(map(_is_reset, lines)):
+            self._add(text[: len(text) - len(rest)])
+            lines = []
         simple: list[str] = []
         for line in lines:
             if self._resting and _is_simple(line):
                 simple.append(line)
                 continue
-            if simple:
-                self._add("\n".join([*simple, ""]))
-                simple.clear()
+            self._add_simple(simple)
             self._draw(line + "\n")
-        if simple:
-            self._add("\n".join([*simple, ""]))
+        self._add_simple(simple)
         if self._resting and _is_simple(rest):
             self._add(rest)
         elif rest:
             self._draw(rest)
+
+    def _add_simple(self, lines: list[str]) -> None:
+        if lines:
+            self._add("\n".join([*lines, ""]))
+            lines.clear()
 
     # --- at rest ---------------------------------------------------------------------------
 
@@ -296,13 +304,17 @@ class Lines:
             self._ready.put(self._text + GOES_ON, number)
             self._ready.put("", number)
         else:
-            self._ready.put(self._text, number)
-        self._remember([self._text], [number])
+            self._ready.append(self._text)
+            self._ready.numbers.append(number)
+        self._raw.append(self._text)
+        self._raw_numbers.append(number)
+        if len(self._raw) > 4 * self._height:
+            self._remember([], [])
         self._text, self._number, self._shown, self._cut = "", 0, False, False
 
     def _remember(self, lines: Sequence[str], numbers: Sequence[int]) -> None:
         """Keep the lines that the cursor may come back to."""
-        most = self._height - 1
+        most = self._height
         self._raw += lines[-most:]
         self._raw_numbers += numbers[-most:]
         if len(self._raw) > 2 * most:
@@ -327,7 +339,8 @@ class Lines:
         most = self._height - 1
         if len(self._raw) >= most:
             rows.restart()
-        for text, number in zip(self._raw[-most:], self._raw_numbers[-most:], strict=True):
+        last = slice(-most if most else len(self._raw), None)
+        for text, number in zip(self._raw[last], self._raw_numbers[last], strict=True):
             rows.load(text, number)
         self._raw, self._raw_numbers = [], []
         if self._text:
@@ -336,6 +349,8 @@ class Lines:
             if self._shown:
                 rows.changed.pop(line, None)
                 line.shown = line.text(self._columns)
+            elif self._number:
+                line.shown = self._text[:-1]  # something of it was returned before
         self._text, self._number, self._shown, self._cut = "", 0, False, False
         self._resting = False
         return rows
@@ -360,13 +375,40 @@ class Lines:
             self._ready.put(_state(status, self._max_piece), STATUS_LINE)
 
 
+def _moves(text: str) -> bool:
+    """Whether a text has characters that move the cursor, or may: it is not passed on as it is.
+
+    Newlines and tabs are not among them. Searches for characters, one by one, are faster than
+    one for a class of them.
+    """
+    return "\x1b" in text or _has_controls(text)
+
+
+def _has_controls(text: str) -> bool:
+    return (
+        "\r" in text
+        or "\b" in text
+        or "\x0b" in text
+        or "\x0c" in text
+        or "\x0e" in text
+        or "\x0f" in text
+    )
+
+
 def _is_simple(line: str) -> bool:
     """Whether a line is text and colours, and ends without any."""
-    if _CONTROL.search(line) is None:
-        return True
-    return (
-        _COLOURED.fullmatch(line) is not None and _RESET.match(line, line.rfind("\x1b")) is not None
-    )
+    return not _moves(line) or (_is_coloured(line) and _is_reset(line))
+
+
+def _is_coloured(text: str) -> bool:
+    """Whether nothing in a text moves the cursor: it has colours at most."""
+    return not _has_controls(text) and _NO_COLOUR.search(text) is None
+
+
+def _is_reset(line: str) -> bool:
+    """Whether a line of text and colours ends without any."""
+    at = line.rfind("\x1b")
+    return at < 0 or line.startswith(_RESETS, at)
 
 
 def _state(text: str, max_piece: int) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Never, overload
 
 from ..connection.client import Client
@@ -492,9 +493,13 @@ def _now() -> str:
 
 def _output(pieces: Sequence[Any], numbers: Sequence[int] | None = None) -> Output:
     """Return what texts of a program's output are: of which lines, and which are states."""
-    states = [
-        at for at, text in enumerate(pieces) if text.__class__ is str and text[-1:] == REPLACED
-    ]
+    try:
+        if not any(map(str.endswith, pieces, repeat(REPLACED))):  # nearly always
+            return Output(numbers, ())
+    except TypeError:  # one is not a str: it is sent as the JSON value that it is
+        pass
+    each = enumerate(pieces)
+    states = [at for at, text in each if isinstance(text, str) and text[-1:] == REPLACED]
     return Output(numbers, states)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -270,10 +271,10 @@ class Dispatcher:
 
     def _show(self, channel: str, run: Sequence[Publication], now: float) -> None:
         """Keep the newest state of each line that may still change, beside the messages."""
-        if any([each.state for each in run]) or self._history.states(channel):
+        if any([each.state for each in run]) or self._history.has_states(channel):
             changes: dict[int, bytes | None] = {}
             for each in run:
-                changes[each.line] = each.frame if each.state else None
+                changes[each.of_line] = each.frame if each.state else None
                 if each.ends_lines:
                     changes |= dict.fromkeys(self._history.states(channel))
             self._history.show(channel, changes, now)
@@ -304,24 +305,36 @@ class Dispatcher:
         return numbered
 
     def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        if any([publication.state for publication in run]):
+            return self._keep_states(channel, run, now)
         first, numbered = self._history.next_seq(channel), list[Publication]()
-        frames: list[bytes] = []
         for publication in run:
-            if guarded(self._counters, self._give, publication, first + len(frames)):
+            if guarded(self._counters, self._give, publication, first + len(numbered)):
                 numbered.append(publication)
-                if not publication.state:
-                    frames.append(publication.frame)
-        if frames:
+        if numbered:
+            frames = [publication.frame for publication in numbered]
             self._history.extend(channel, frames, now, ends=run[-1].ends_channel)
-        self._show(channel, numbered, now)
+        if self._history.has_states(channel):
+            self._show(channel, numbered, now)
+        return numbered
+
+    def _keep_states(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
+        """Number and keep what is no state; the others are delivered at their places."""
+        numbered = list[Publication]()
+        for is_state, part in itertools.groupby(run, key=operator.attrgetter("state")):
+            each = list(part)
+            if not is_state:
+                numbered += self._keep(channel, each, now)
+                continue
+            for publication in each:
+                publication.leave_unnumbered()
+            numbered += each
+            self._show(channel, each, now)
         return numbered
 
     @staticmethod
     def _give(publication: Publication, seq: int) -> bool:
-        if publication.state:
-            publication.leave_unnumbered()
-        else:
-            publication.number(seq)
+        publication.number(seq)
         return True
 
     def _without_excluded(

@@ -426,6 +426,12 @@ class History:
             published = self._published.cost
             return Usage(self._own.cost + published, published, self._dropped)
 
+    def has_states(self, channel: str) -> bool:
+        """Return whether lines of a channel may still change."""
+        with self._lock:
+            kept = self._kind(channel).channels.get(channel)
+            return kept is not None and bool(kept.states)
+
     def states(self, channel: str) -> Mapping[int, bytes]:
         """Return the states of the lines of a channel that may still change, by their lines."""
         with self._lock:

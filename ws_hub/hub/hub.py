@@ -77,7 +77,7 @@ from ..protocol.names import (
     refuse_channel,
 )
 from ..protocol.presence import Presence
-from ..protocol.publication import Delivery, Key, Output, Publication, Stamp, publish
+from ..protocol.publication import NO_LINE, Delivery, Key, Output, Publication, Stamp, publish
 from ..protocol.requests import Publish, ReadHistory, ShowPresence, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import (
@@ -1875,12 +1875,10 @@ def _no_client(given: object) -> TypeError:
 
 
 def _describe(publications: Sequence[Publication], output: Output) -> None:
-    """Have publications know which lines of a program's output they are."""
-    if output.lines is not None:
-        for publication, line in zip(publications, output.lines, strict=True):
-            publication.line = line
+    """Have publications know of which lines of a program's output they are states."""
     for at in output.states:
         publications[at].state = True
+        publications[at].line = NO_LINE if output.lines is None else output.lines[at]
 
 
 def _misplaced_key(channel: str, key: Key | None) -> MessageEncodeError:

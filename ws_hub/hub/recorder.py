@@ -35,7 +35,7 @@ from ..connection.connection import Connection
 from ..errors import WsHubError
 from ..log import get_logger
 from ..protocol.frames import text_frame
-from ..protocol.publication import NO_LINE, Publication, channel_of, restored, state_of
+from ..protocol.publication import Publication, channel_of, restored, state_of
 from ..reentrant import Event
 from .dispatcher import Activation
 from .history import Filled, History, Position
@@ -211,7 +211,7 @@ class Recorder:
         states = [each for each in group if each.state]
         for each in states:
             each.leave_unnumbered()
-        changes = _changes(group)
+        changes = self._changes(channel, group)
         asked = [each for each in group if not each.state] if states else group
         span, group = self._commit(channel, asked, skip, changes)
         if span is None:
@@ -424,6 +424,16 @@ class Recorder:
             if not states:
                 del self._shown[channel]
 
+    def _changes(self, channel: str, group: Sequence[Publication]) -> dict[int, bytes | None]:
+        """Return the newest state of each line that messages are about; None for a finished one."""
+        changes: dict[int, bytes | None] = {}
+        if any([each.ends_lines for each in group]):  # a hub that was killed may have left some
+            (left,) = self._reads.attempt(lambda: self._store.states([channel])) or ({},)
+            changes |= dict.fromkeys(left)
+        if changes or channel in self._shown or any([each.state for each in group]):
+            changes |= {each.of_line: each.text if each.state else None for each in group}
+        return changes
+
     def _note_states(
         self, channel: str, changes: Mapping[int, bytes | None], *, ends: bool
     ) -> None:
@@ -494,13 +504,6 @@ class _Access:
             self._failed = False
             logger.warning("history is %s again", self._what)
         return found
-
-
-def _changes(group: Sequence[Publication]) -> dict[int, bytes | None]:
-    """Return the newest state of each line that messages are about; None for a finished one."""
-    if not any([each.state or each.line != NO_LINE for each in group]):
-        return {}
-    return {each.line: each.text if each.state else None for each in group}
 
 
 def _end_of(page: Page) -> Position:

@@ -41,7 +41,7 @@ __all__ = [
 
 NO_LINE = -1
 _TAIL = 64  # bytes at the end of a message, which hold its line and its number
-_LINE = re.compile(rb',"line":(\d{1,18}),"seq":\d+\}\Z')
+_LINE = re.compile(rb',"line":(\d{1,18})(?:,"seq":\d+)?\}\Z')
 _STATUS = b'{"type":"process_status"'
 _WAITING = ("latest", "drop_oldest")
 
@@ -144,9 +144,9 @@ class Publication:
             kept.
         repeats: whether it was found to be such a repetition: it is neither kept nor delivered.
         former: the frame of what it replaces in a keyed channel; b"" for nothing.
-        line: of a program's output, the number of its line; NO_LINE for none.
-        state: whether it is a state of that line, which is delivered and takes no place in the
-            history.
+        state: whether it is a state of a line of a program's output, which is delivered and
+            takes no place in the history.
+        line: of a state the number of its line; NO_LINE for none. See `of_line`.
     """
 
     text: bytes
@@ -173,6 +173,14 @@ class Publication:
     def waits(self) -> bool:
         """Whether it waits outside the outbox for a client that is behind."""
         return self.key != "" or self.overflow in _WAITING
+
+    @property
+    def of_line(self) -> int:
+        """The number of the line of a program's output that it is of; NO_LINE for none."""
+        if self.state:
+            return self.line
+        found = _LINE.search(self.text, max(len(self.text) - _TAIL, 0))
+        return int(found[1]) if found else NO_LINE
 
     @property
     def ends_lines(self) -> bool:
@@ -207,9 +215,7 @@ channel_of: Callable[[Publication], str] = operator.attrgetter("channel")  # for
 def restored(text: bytes, seq: int, epoch: str, channel: str, overflow: Overflow) -> Publication:
     """Return the publication of a message that another process has published and numbered."""
     frame = text_frame(text)
-    found = _LINE.search(text, len(text) - _TAIL) if b'"line":' in text[-_TAIL:] else None
-    line = int(found[1]) if found else NO_LINE
-    return Publication(text, frame, frame, channel, overflow, seq=seq, epoch=epoch, line=line)
+    return Publication(text, frame, frame, channel, overflow, seq=seq, epoch=epoch)
 
 
 def state_of(text: bytes, line: int, channel: str, overflow: Overflow) -> Publication:
