@@ -426,3 +426,34 @@ def test_a_phone_shows_it_without_scrolling_sideways(
     page.wait_for(has(30))
     assert page.eval("document.documentElement.scrollWidth") == 375
     assert page.eval(f"{SCROLLER}.scrollWidth <= {SCROLLER}.clientWidth")
+
+
+def test_fault_80_lines_that_change_later_stay_in_their_rows(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    hub.send_process_status("build", "running")
+    show()
+    page.wait_for(f"{STATE}.startsWith('Waiting') || {LINES}.length === 0")
+    hub.send_process_lines("build", ["a: 0", "b: 0", "a: 1\r"], numbers=[1, 2, 1])
+    page.wait_for(f"{LINES}.join() === 'a: 1,b: 0'")
+    hub.send_process_lines("build", ["d", "c", "a: 2", "50%\r"], numbers=[4, 3, 1, 0])
+    page.wait_for(f"{LINES}.join() === 'a: 2,b: 0,c,d'")
+    status = f"{ROOT}.querySelector('.status-row')"
+    assert page.eval(f"{status}.textContent") == "50%"
+    numbers = f"[...{ROOT}.querySelectorAll('.row:not(.note)')].map((row) => row.dataset.n).join()"
+    assert page.eval(numbers) == "1,2,3,4"
+    hub.send_process_status("build", "exited", 0)
+    page.wait_for(f"{status}.hidden && {NOTES}.at(-1)?.startsWith('exited 0')")
+    hub.send_process_status("build", "running")
+    hub.send_process_lines("build", ["again"], numbers=[1])
+    page.wait_for(f"{LINES}.join() === 'a: 2,b: 0,c,d,again'")
+
+
+def test_fault_78_a_page_that_opens_late_shows_the_newest_state(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    hub.send_process_lines("build", ["one", "1%\r", "2%\r"], numbers=[1, 2, 2])
+    show()
+    page.wait_for(f"{LINES}.join() === 'one,2%'")
+    hub.send_process_lines("build", ["done"], numbers=[2])
+    page.wait_for(f"{LINES}.join() === 'one,done'")

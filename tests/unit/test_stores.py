@@ -287,3 +287,24 @@ def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     for store in MemoryHistory(), SqliteHistory(tmp_path / "hub.db"):
         with pytest.raises(HistoryError, match="is not open"):
             store.append("a", texts(1))
+
+
+# --- states of lines -----------------------------------------------------------------------
+
+
+def test_states_are_kept_beside_the_messages_until_they_are_replaced(store: HistoryStore) -> None:
+    span = store.append("p", [text(0)], states={2: b"state 2", 3: b"state 3"})
+    assert store.append("p", [], states={3: b"newer 3"}).last == span.last == 1
+    assert store.states(["p", "other"]) == [{2: b"state 2", 3: b"newer 3"}, {}]
+    store.append("p", [text(1)], states={2: None})
+    assert store.states(["p"]) == [{3: b"newer 3"}]
+    assert [each.seq for each in store.read("p").messages] == [1, 2]
+    store.append("p", [text(2)], ends=True)
+    assert store.states(["p"]) == [{}]
+
+
+def test_states_expire_with_the_messages(store: HistoryStore, clock: Time) -> None:
+    store.append("p", [text(0)], states={2: b"state"})
+    clock.now += 2000
+    store.expire(clock.now)
+    assert store.states(["p"]) == [{}]
