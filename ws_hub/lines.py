@@ -21,7 +21,8 @@ import codecs
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from .rows import STATUS_LINE, Kind, Line, Rows
+from .cells import Line
+from .rows import STATUS_LINE, Kind, Rows
 
 __all__ = ["GOES_ON", "HEIGHT", "MAX_PIECE", "REPLACED", "Lines", "Numbers", "Texts", "cut", "join"]
 

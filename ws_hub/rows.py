@@ -17,18 +17,17 @@ No I/O and no clock.
 from __future__ import annotations
 
 import enum
-import functools
 import re
-import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["FULL_SCREEN", "STATUS_LINE", "Given", "Kind", "Line", "Rows"]
+from .cells import BLANK, STUB, Line, Pen, Row, text_of, width_of
+
+__all__ = ["FULL_SCREEN", "STATUS_LINE", "Given", "Kind", "Rows"]
 
 STATUS_LINE = 0  # the number of the status row
 FULL_SCREEN = "(a full-screen program, which is not shown here)"
 
-_BLANK, _STUB = "\0", ""  # a cell that was never written; the right half of a wide character
 _TAB = 8
 _MAX_SEQUENCE = 4096  # characters; what is longer is no sequence
 _FAR = 9999  # of a parameter: what moves further is an attack
@@ -51,185 +50,6 @@ _DRAWING = str.maketrans(
     "\u23ba\u23bb\u2500\u23bc\u23bd\u251c\u2524\u2534\u252c\u2502\u2264\u2265\u03c0\u2260\u00a3"
     "\u00b7\u00a0",
 )
-_ON = {
-    1: "bold", 2: "dim", 3: "italic", 4: "underline", 5: "blink", 6: "blink", 7: "inverse",
-    8: "hidden", 9: "strike", 21: "underline", 53: "overline",
-}  # fmt: skip
-_OFF = {
-    22: ("bold", "dim"), 23: ("italic",), 24: ("underline",), 25: ("blink",), 27: ("inverse",),
-    28: ("hidden",), 29: ("strike",), 39: ("fg",), 49: ("bg",), 55: ("overline",), 59: ("line",),
-}  # fmt: skip
-_EXTENDED = {"38": "fg", "48": "bg", "58": "line"}
-
-
-@functools.lru_cache(4096)
-def _width(character: str) -> int:
-    """Return how many cells a character takes."""
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-class _Pen:
-    """The colours and attributes that text is drawn with, and its link."""
-
-    __slots__ = ("_set", "link", "style")
-
-    def __init__(self) -> None:
-        self._set: dict[str, str] = {}
-        self.link = ""
-        self.style = ""  # SGR parameters, and behind a NUL the link
-
-    def copy(self) -> _Pen:
-        copy = _Pen()
-        copy._set, copy.link, copy.style = dict(self._set), self.link, self.style
-        return copy
-
-    def select(self, parameters: str) -> None:
-        """Carry out SGR."""
-        groups = parameters.split(";")
-        at = 0
-        while at < len(groups):
-            group = groups[at]
-            code, _, more = group.partition(":")
-            at += 1
-            if code in _EXTENDED:
-                if not more:
-                    size = {"5": 2, "2": 4}.get(groups[at] if at < len(groups) else "", 1)
-                    group = ";".join(groups[at - 1 : at + size])
-                    at += size
-                    if size == 1:
-                        continue
-                self._set[_EXTENDED[code]] = group
-            else:
-                self._simple(int(code or 0) if code.isdigit() or not code else -1, group)
-        self._mix()
-
-    def _simple(self, code: int, group: str) -> None:
-        if code == 0:
-            self._set.clear()
-        elif group == "4:0":
-            self._set.pop("underline", None)
-        elif code in _ON:
-            self._set[_ON[code]] = group
-        elif 30 <= code <= 37 or 90 <= code <= 97:
-            self._set["fg"] = group
-        elif 40 <= code <= 47 or 100 <= code <= 107:
-            self._set["bg"] = group
-        for name in _OFF.get(code, ()):
-            self._set.pop(name, None)
-
-    def follow(self, link: str) -> None:
-        """Have the text that follows be a link: the parameters of OSC 8, "" for none."""
-        self.link = link
-        self._mix()
-
-    def _mix(self) -> None:
-        self.style = ";".join(self._set.values())
-        if self.link:
-            self.style += f"\0{self.link}"
-
-
-class _Row:
-    """One row of the screen: its cells, the style of each, and the line that it is part of."""
-
-    __slots__ = ("cells", "is_narrow", "line", "styles")
-
-    def __init__(self, line: Line | None) -> None:
-        self.cells: list[str] = []
-        self.styles: list[str] = []
-        self.is_narrow = True  # no character takes two cells
-        self.line = line
-
-    def copy(self, line: Line | None) -> _Row:
-        copy = _Row(line)
-        copy.cells, copy.styles = list(self.cells), list(self.styles)
-        copy.is_narrow = self.is_narrow
-        return copy
-
-    def reach(self, end: int) -> None:
-        """Have at least so many cells."""
-        more = end - len(self.cells)
-        if more > 0:
-            self.cells += [_BLANK] * more
-            self.styles += [""] * more
-
-    def erase(self, start: int, end: int) -> None:
-        """Erase some cells."""
-        end = min(end, len(self.cells))
-        if start < end:
-            self.cells[start:end] = [_BLANK] * (end - start)
-            self.styles[start:end] = [""] * (end - start)
-
-    def split(self, x: int) -> None:
-        """Erase a wide character that has a cell on both sides of a place."""
-        if 0 < x < len(self.cells) and self.cells[x] == _STUB:
-            self.cells[x - 1] = self.cells[x] = " "
-
-    def move(self, other: _Row | None) -> None:
-        """Take the cells of another row; None for none."""
-        self.cells = other.cells if other is not None else []
-        self.styles = other.styles if other is not None else []
-        self.is_narrow = other is None or other.is_narrow
-
-    @property
-    def end(self) -> int:
-        """How many cells there are without those at the end that were never written."""
-        end = len(self.cells)
-        while end and self.cells[end - 1] == _BLANK:
-            end -= 1
-        return end
-
-
-class Line:
-    """A line of output: the rows that it takes.
-
-    Attributes:
-        number: its number; 0 until it is first given out.
-        rows: its rows; those that have left the screen as well.
-        gone: how many have left the screen.
-        kept: its text as it was given out when it was finished; None before.
-        shown: the newest state that was given out; None for none since it was finished.
-        cut: whether pieces of it were given out.
-    """
-
-    __slots__ = ("cut", "gone", "kept", "number", "rows", "shown")
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.rows: list[_Row] = []
-        self.gone = 0
-        self.kept: str | None = None
-        self.shown: str | None = None
-        self.cut = False
-
-    def copy(self, rows: dict[_Row, _Row]) -> Line:
-        """Return a copy; `rows` gets the copies of its rows."""
-        copy = Line()
-        copy.number, copy.gone, copy.kept = self.number, self.gone, self.kept
-        copy.shown, copy.cut = self.shown, self.cut
-        for row in self.rows:
-            rows[row] = row.copy(copy)
-            copy.rows.append(rows[row])
-        return copy
-
-    def text(self, columns: int | None) -> str:
-        """Return its text, with the sequences that colour it."""
-        if len(self.rows) == 1:
-            return _text(self.rows[0].cells, self.rows[0].styles, self.rows[0].end)
-        assert columns is not None
-        cells: list[str] = []
-        styles: list[str] = []
-        for at, row in enumerate(self.rows):
-            missing = at * columns - len(cells)
-            cells += [_BLANK] * missing + row.cells
-            styles += [""] * missing + row.styles
-        end = len(cells)
-        while end and cells[end - 1] == _BLANK:
-            end -= 1
-        least = (len(self.rows) - 1) * columns + 1  # the last row is one, blank or not
-        missing = least - len(cells)
-        return _text(cells + [_BLANK] * missing, styles + [""] * missing, max(end, least))
 
 
 class Given(NamedTuple):
@@ -254,29 +74,6 @@ class Kind(enum.Enum):
     PIECE = "the beginning of a long line"
 
 
-def _text(cells: list[str], styles: list[str], end: int) -> str:
-    """Return cells as text, which begins and ends without any style."""
-    if not any(styles[:end]):
-        return "".join(cells[:end]).replace(_BLANK, " ")
-    parts: list[str] = []
-    style = link = ""
-    for cell, own in zip(cells[:end], styles[:end], strict=True):
-        if own != style and cell != _STUB:
-            colour, _, target = own.partition("\0")
-            if target != link:
-                parts.append(f"\x1b]8;{target or ';'}\x1b\\")
-                link = target
-            if colour != style.partition("\0")[0]:
-                parts.append(f"\x1b[0;{colour}m" if colour else "\x1b[0m")
-            style = own
-        parts.append(cell if cell != _BLANK else " ")
-    if link:
-        parts.append("\x1b]8;;\x1b\\")
-    if style.partition("\0")[0]:
-        parts.append("\x1b[0m")
-    return "".join(parts)
-
-
 class Rows:
     """The screen of a terminal, and what becomes of its rows.
 
@@ -298,9 +95,9 @@ class Rows:
         self.height = height
         self.given: list[Given] = []
         self._max_piece = max_piece
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.changed: dict[Line, None] = {}
-        self.status: dict[int, _Row] = {}
+        self.status: dict[int, Row] = {}
         self.returned = False
         self._pending = ""  # the beginning of a sequence
         self._last = ""  # the character that was drawn last
@@ -310,8 +107,8 @@ class Rows:
     def _reset(self) -> None:
         self.x = self.y = 0
         self._top, self._bottom = 0, self.height - 1
-        self._pen = _Pen()
-        self._saved: tuple[int, int, _Pen, tuple[bool, bool], bool] | None = None
+        self._pen = Pen()
+        self._saved: tuple[int, int, Pen, tuple[bool, bool], bool] | None = None
         self._drawing = (False, False)  # whether G0 and G1 are line drawing
         self._shifted = False  # G1 is in use
         self._inserts, self._wraps = False, True
@@ -432,13 +229,13 @@ class Rows:
     def status_text(self) -> str:
         """Return what the status rows hold."""
         rows = [row for _, row in sorted(self.status.items())]
-        return " ".join(text for row in rows if (text := _text(row.cells, row.styles, row.end)))
+        return " ".join(text for row in rows if (text := text_of(row.cells, row.styles, row.end)))
 
     def copy(self) -> Rows:
         """Return a copy with the same state."""
         copy = Rows(self.columns, self.height, self._max_piece)
         lines: dict[Line, Line] = {}
-        rows: dict[_Row, _Row] = {}
+        rows: dict[Row, Row] = {}
         for line in dict.fromkeys([*self.lines(), *self.changed]):
             lines[line] = line.copy(rows)
         copy.rows = [rows[row] for row in self.rows]
@@ -454,10 +251,10 @@ class Rows:
     def _is_status(self, y: int) -> bool:
         return self._bottom < self.height - 1 and y > self._bottom
 
-    def _row(self, y: int) -> _Row:
+    def _row(self, y: int) -> Row:
         """Return the row at a place, which is made if need be, and will change."""
         if self._is_status(y):
-            return self.status.setdefault(y, _Row(None))
+            return self.status.setdefault(y, Row(None))
         while len(self.rows) <= y:
             self.finish_last()
             self._add_row(Line())
@@ -467,7 +264,7 @@ class Rows:
         return row
 
     def _add_row(self, line: Line) -> None:
-        row = _Row(line)
+        row = Row(line)
         line.rows.append(row)
         self.rows.append(row)
         self.changed[line] = None
@@ -477,7 +274,7 @@ class Rows:
         assert line is not None
         return line
 
-    def _there(self, y: int) -> _Row | None:
+    def _there(self, y: int) -> Row | None:
         """Return the row at a place, which will change; None for none."""
         if self._is_status(y):
             return self.status.get(y)
@@ -489,7 +286,7 @@ class Rows:
         line.shown = None
         self.given.append(Given(line, text, Kind.WHOLE))
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: Row) -> None:
         """Have a row leave the screen: nothing can change it any more."""
         line = row.line
         assert line is not None
@@ -510,7 +307,7 @@ class Rows:
         whole, line.rows = line.rows, line.rows[: line.gone]
         last = line.rows[-1]
         last.reach(self.columns)
-        last.cells = [" " if cell == _BLANK else cell for cell in last.cells]
+        last.cells = [" " if cell == BLANK else cell for cell in last.cells]
         text = line.text(self.columns)
         line.rows, line.gone, line.cut = whole[line.gone :], 0, True
         self.given.append(Given(line, text, Kind.PIECE))
@@ -531,7 +328,7 @@ class Rows:
 
     def _insert_row(self, y: int) -> None:
         line = Line()
-        row = _Row(line)
+        row = Row(line)
         line.rows.append(row)
         self.rows.insert(y, row)
         self._complete(line)
@@ -757,17 +554,17 @@ class Rows:
             if row is not None:
                 row.move(None)
 
-    def _insert_cells(self, row: _Row, count: int) -> None:
+    def _insert_cells(self, row: Row, count: int) -> None:
         if self.x < len(row.cells):
-            row.cells[self.x : self.x] = [_BLANK] * count
+            row.cells[self.x : self.x] = [BLANK] * count
             row.styles[self.x : self.x] = [""] * count
-            if self.columns is not None:
-                del row.cells[self.columns :], row.styles[self.columns :]
+            most = 2 * self._max_piece if self.columns is None else self.columns
+            del row.cells[most:], row.styles[most:]
 
-    def _delete_cells(self, row: _Row, count: int) -> None:
+    def _delete_cells(self, row: Row, count: int) -> None:
         del row.cells[self.x : self.x + count], row.styles[self.x : self.x + count]
 
-    def _erase_cells(self, row: _Row, count: int) -> None:
+    def _erase_cells(self, row: Row, count: int) -> None:
         row.erase(self.x, self.x + count)
 
     # --- text -------------------------------------------------------------------------------
@@ -805,7 +602,7 @@ class Rows:
             self._cut_long(row)
 
     def _draw_one(self, character: str) -> None:
-        width = _width(character)
+        width = width_of(character)
         if width == 0:
             self._combine(character)
             return
@@ -817,7 +614,7 @@ class Rows:
         row.split(self.x)
         row.split(self.x + width)
         row.is_narrow = row.is_narrow and width == 1
-        row.cells[self.x : self.x + width] = [character] + [_STUB] * (width - 1)
+        row.cells[self.x : self.x + width] = [character] + [STUB] * (width - 1)
         row.styles[self.x : self.x + width] = [self._pen.style] * width
         self.x += width
         if self.columns is not None:
@@ -831,9 +628,9 @@ class Rows:
         row = self._there(self.y)
         if row is None or at < 0:
             return
-        while at and at < len(row.cells) and row.cells[at] == _STUB:
+        while at and at < len(row.cells) and row.cells[at] == STUB:
             at -= 1
-        if at < len(row.cells) and row.cells[at] not in (_BLANK, _STUB):
+        if at < len(row.cells) and row.cells[at] not in (BLANK, STUB):
             row.cells[at] = row.cells[at][:32] + character
 
     def _wrap(self, width: int) -> None:
@@ -852,13 +649,13 @@ class Rows:
         if self.y == len(self.rows) and not self._is_status(self.y) and line.kept is None:
             self._add_row(line)
 
-    def _cut_long(self, row: _Row) -> None:
+    def _cut_long(self, row: Row) -> None:
         if self.columns is not None or len(row.cells) <= self._max_piece or row.line is None:
             return
         line, size = row.line, self._max_piece
         while len(row.cells) > size:
             if line.kept is None:
-                cut = _text(row.cells[:size], row.styles[:size], size)
+                cut = text_of(row.cells[:size], row.styles[:size], size)
                 line.cut = True
                 self.given.append(Given(line, cut, Kind.PIECE))
             del row.cells[:size], row.styles[:size]
@@ -884,7 +681,7 @@ _MOVES: dict[str, Callable[[Rows, int], None]] = {
     "S": lambda rows, count: rows._scroll_by(count),
     "T": lambda rows, count: rows._shift(rows._top, min(count, rows.height)),
 }
-_EDITS: dict[str, Callable[[Rows, _Row, int], None]] = {
+_EDITS: dict[str, Callable[[Rows, Row, int], None]] = {
     "@": Rows._insert_cells,
     "P": Rows._delete_cells,
     "X": Rows._erase_cells,

@@ -17,7 +17,7 @@ from tests.integration.test_cli import command, shell
 from tests.integration.test_process_hub import Viewer as ProcessViewer
 from tests.integration.test_process_hub import viewer
 from tests.redis_servers import SERVERS, running
-from tests.support import TIMEOUT
+from tests.support import TIMEOUT, wait_until
 from ws_hub import Hub, HubConfig, SqliteHistory, serve
 from ws_hub.backplane.redis import RedisBackplane
 from ws_hub.lines import Lines
@@ -153,6 +153,20 @@ def test_fault_80_rows_that_are_drawn_anew_stay_two_rows(in_terminal: bool) -> N
     assert rows(each) == rows(late) == ["a: 2", "b: 2"]
     assert "a: 1\r" in each.texts
     assert "a: 1\r" not in late.texts
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_fault_80_tail_into_a_pipe_writes_each_row_once_in_its_last_state(late: bool) -> None:
+    rows = "printf 'a: 0\\n\\033[31mb: 0\\033[0m\\n\\033[2A\\033[2Ka: 1\\n\\nc\\n'; cat"
+    with Hub() as hub, serve(hub) as server, contextlib.ExitStack() as stack:
+        if late:
+            hub.run_process(["sh", "-c", rows], "p").wait(TIMEOUT)
+        tail = stack.enter_context(command("tail", server.url, "process:p"))
+        if not late:
+            wait_until(lambda: hub.has_subscribers("process:p"))
+            hub.run_process(["sh", "-c", rows], "p").wait(TIMEOUT)
+        tail.saw("c")
+        assert tail.out == ["a: 1", "b: 0", "c"]
 
 
 def test_fault_80_text_in_a_status_row_is_none_of_the_lines() -> None:
