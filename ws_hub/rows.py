@@ -292,7 +292,8 @@ class Rows:
         assert line is not None
         line.gone += 1
         if line.kept is None:
-            self._shorten(line)
+            if line.gone < len(line.rows) and line.rows[line.gone - 1] is row:
+                self._shorten(line)
         elif line.gone == len(line.rows):
             self.changed.pop(line, None)
             text = line.text(self.columns)
