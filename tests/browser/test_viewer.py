@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -254,6 +255,111 @@ def test_a_lost_connection_is_said_and_made_up_for(
         page.wait_for(has(216))
         expected = ["before", *(f"missed {number}" for number in range(214)), "after"]
         assert page.eval(LINES) == expected
+
+
+def test_fault_91_numbers_and_words_are_true_after_a_gap(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    def print_lines(first: int, last: int) -> None:
+        for start in range(first, last + 1, 500):
+            numbers = range(start, min(start + 500, last + 1))
+            site.hub.send_process_lines("build", [f"line {n}" for n in numbers], numbers=numbers)
+
+    site = make_site("process:build")
+    gone = "document.getElementById('cut').textContent"
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        print_lines(1, 100)
+        page.open(f"http://127.0.0.1:{proxy.port}/")
+        page.wait_for(has(100))
+        proxy.refuse()
+        proxy.reset()
+        page.wait_for(f"({BANNER}).startsWith('Connection lost')")
+        print_lines(101, 30_100)  # of which 10,000 are kept
+        proxy.accept()
+        page.eval("document.getElementById('retry').click()")
+        said = "Reconnected, caught up 10,000 lines; what is missing is said where it was."
+        page.wait_for(f"({BANNER}) === '{said}'")
+        page.wait_for(has(10_100))
+        assert page.eval(COUNT) == "30,100 lines"
+        assert page.eval(gone) == "20,000 lines in between are missing"
+        note = "20,000 lines are missing here: no longer kept by the server"
+        assert page.eval(NOTES) == [note]
+        number_of = (
+            "[...document.querySelectorAll('.row')].find((row) => row.textContent === 'line 20101')"
+        )
+        assert page.eval(f"{number_of}.dataset.n") == "20101"
+        page.eval("URL.createObjectURL = (blob) => { window.saved = blob; return '#'; }")
+        save = "document.getElementById('download').click() ?? window.saved.text()"
+        saved = page.eval(save).splitlines()
+        assert saved[99:102] == ["line 100", f"[{note}]", "line 20101"]
+        # The page lets go of its first lines, and of the gap among them.
+        print_lines(30_101, 80_100)
+        page.wait_for(f"{LINES}.at(-1) === 'line 80100'", 60)
+        assert page.eval(COUNT) == "80,100 lines"
+        said = page.eval(gone)
+        kept = int(said.split()[-3].replace(",", ""))
+        assert (
+            said == f"the first {80_100 - kept:,} lines were let go, the newest {kept:,} are here"
+        )
+        saved = page.eval(save).splitlines()
+        assert saved[:2] == [
+            f"[{80_100 - kept} earlier lines are not here]",
+            f"line {80_101 - kept}",
+        ]
+
+
+def test_fault_91_a_page_that_fell_behind_has_not_reconnected(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site, filler = make_site("process:build"), "x" * 1000
+    with FaultProxy("127.0.0.1", site.server.port) as proxy, site.hub.unpaced():
+        page.open(f"http://127.0.0.1:{proxy.port}/")
+        page.wait_for(LIVE)
+        page.eval(
+            "window.said = new Set();"
+            "const note = () => said.add(document.getElementById('banner-text').textContent);"
+            "new MutationObserver(note)"
+            ".observe(document.getElementById('banner'), {subtree: true, childList: true})"
+        )
+        proxy.black_hole()
+        first = 1
+        while not site.hub.stats().dropped:  # more than the page's connection holds
+            numbers = range(first, first + 500)
+            lines = [f"{number} {filler}" for number in numbers]
+            site.hub.send_process_lines("build", lines, numbers=numbers)
+            first += 500
+        proxy.heal()
+        text = "This page fell behind, caught up"
+        page.wait_for(f"[...said].some((each) => each.startsWith('{text}'))", 60)
+        assert not page.eval("[...said].some((text) => text.startsWith('Reconnected'))")
+        page.wait_for(f"{LINES}.at(-1)?.startsWith('{first - 1} ')", 60)
+        assert page.eval(COUNT) == f"{first - 1:,} lines"
+        gone = page.eval("document.getElementById('cut').textContent")
+        absent = sum(int(each.replace(",", "")) for each in re.findall(r"[\d,]*\d", gone))
+        assert absent
+        shown = 0 if "are here" in gone else page.eval(f"{LINES}.length")
+        assert absent + shown == first - 1
+
+
+def test_fault_91_messages_without_numbers_are_missing_as_messages(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("process:build")
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        site.hub.send_process_output("build", "first")
+        page.open(f"http://127.0.0.1:{proxy.port}/")
+        page.wait_for(has(1))
+        proxy.refuse()
+        proxy.reset()
+        page.wait_for(f"({BANNER}).startsWith('Connection lost')")
+        for start in range(0, 10_500, 500):
+            site.hub.send_process_lines("build", [f"line {start + n}" for n in range(500)])
+        proxy.accept()
+        page.eval("document.getElementById('retry').click()")
+        page.wait_for(has(10_001))
+        assert page.eval(COUNT) == "10,001 lines"
+        assert page.eval("document.getElementById('cut').textContent") == "500 messages are missing"
+        assert page.eval(NOTES) == ["500 messages are missing here: no longer kept by the server"]
 
 
 def test_fault_93_quick_clicks_show_only_what_was_chosen_last(

@@ -19,7 +19,9 @@ export class Feed {
     this._assembler = new LineAssembler();
     this._open = null; // the line that the next text replaces
     this._lines = new Map(); // number of a line of the program -> the newest ones, as shown
-    this._newest = 0;
+    this._newest = 0; // number of a line
+    this._earlier = 0; // lines of the runs before
+    this._gap = null; // the note of what is missing before the next line
   }
 
   received(message) {
@@ -41,12 +43,19 @@ export class Feed {
   }
 
   missing(number, which = "") {
-    const what = number ? counted(number, `${which}message`) : "some messages";
-    this.note(`${what} ${number === 1 ? "is" : "are"} missing here: no longer kept by the server`, {name: "gap", gap: true});
+    const missed = {lines: 0, messages: number};
+    this._gap = {which, note: this.note(gapText(number, `${which}message`), {name: "gap", gap: true, missed})};
   }
 
-  note(text, {name = "", gap = false} = {}) {
-    this.view.append({kind: "note", runs: [{text, gap, style: {name}}]});
+  /** The next line has a number: say how many lines are missing, where messages were told. */
+  _countGap(lines) {
+    const {which, note} = this._gap;
+    this._gap = null;
+    if (lines > 0) this.view.replace(note, noteOf(gapText(lines, `${which}line`), {name: "gap", gap: true, missed: {lines, messages: 0}}));
+  }
+
+  note(text, how) {
+    return this.view.append(noteOf(text, how));
   }
 
   /** Say whether the process has ended. */
@@ -82,12 +91,13 @@ export class Feed {
     const [{runs, cut, done}] = assembler.feed(data);
     if (assembler === this._assembler) assembler.finish(); // each text has its own colours
     const pieces = assembler === this._assembler || done ? null : assembler;
-    const entry = {runs, cut, time, number};
+    const entry = {runs, cut, time, number, total: this._earlier + number};
     if (known) {
       known.pieces = pieces;
       this.view.replace(known.shown, entry);
       return;
     }
+    if (this._gap && number > this._newest) this._countGap(number - this._newest - 1);
     const shown = number > this._newest ? this.view.append(entry) : this.view.insert(entry, this._after(number));
     this._newest = Math.max(this._newest, number);
     this._lines.set(number, {shown, pieces});
@@ -109,6 +119,8 @@ export class Feed {
   _forgetLines() {
     this._lines.clear();
     this._newest = 0;
+    this._earlier = this.view.total;
+    this._gap = null;
     this.view.setStatus([]);
   }
 
@@ -128,4 +140,13 @@ export class Feed {
     this.status = known;
     this._onStatus(known);
   }
+}
+
+function noteOf(text, {name = "", gap = false, missed} = {}) {
+  return {kind: "note", runs: [{text, gap, style: {name}}], missed};
+}
+
+function gapText(number, what) {
+  const missing = number ? counted(number, what) : "some messages";
+  return `${missing} ${number === 1 ? "is" : "are"} missing here: no longer kept by the server`;
 }

@@ -20,6 +20,8 @@ const BURST_PAUSE = 200; // milliseconds between frames
 const AT_END = 4; // pixels
 const MARKS_PER_LINE = 100;
 
+const NONE = {lines: 0, messages: 0};
+
 /** One line, or a note between lines. */
 class Line {
   constructor(entry, number) {
@@ -29,11 +31,12 @@ class Line {
     this.set(entry);
   }
 
-  set({runs, time = "", kind = "", cut = 0}) {
+  set({runs, time = "", kind = "", cut = 0, missed = NONE}) {
     this.runs = runs;
     this.time = time;
     this.kind = kind;
     this.cut = cut;
+    this.missed = missed; // {lines, messages}: what a note is about that is not here
     this._text = null;
     this.size = runs.reduce((sum, run) => sum + run.text.length, 0);
   }
@@ -41,6 +44,11 @@ class Line {
   get text() {
     return (this._text ??= this.runs.map((run) => run.text).join(""));
   }
+}
+
+function add(sum, {lines, messages}, sign = 1) {
+  sum.lines += sign * lines;
+  sum.messages += sign * messages;
 }
 
 /** Some lines that are laid out, or skipped, together. */
@@ -99,8 +107,10 @@ export class LogView {
   _reset() {
     this.chunks = [];
     this.count = 0; // lines that are kept
-    this.total = 0; // lines that ever came
+    this.total = 0; // lines that there are: those that came, and with numbers those before
     this.cut = 0; // lines that were let go
+    this.missed = {...NONE}; // what never came, as the notes that are kept say
+    this.before = {...NONE}; // what is not here from before the first line: let go, or never came
     this.unread = 0; // lines that came since the reader stopped following
     this._size = 0;
     this._stale = new Set();
@@ -118,8 +128,9 @@ export class LogView {
   // --- lines -------------------------------------------------------------------------------
 
   /**
-   * Add a line `{runs, time, kind, cut, number}`, which is counted where it brings no number;
-   * "note" as kind stands between lines and has none.
+   * Add a line `{runs, time, kind, cut, number, total, missed}`, which is counted where it
+   * brings no number and no `total`, how many there are with it; "note" as kind stands between
+   * lines and has neither, but may be about lines and messages that are missing.
    */
   append(entry) {
     let chunk = this.chunks[this.chunks.length - 1];
@@ -129,13 +140,13 @@ export class LogView {
     }
     const counted = entry.kind !== "note";
     if (counted) {
-      this.total += 1;
-      this.count += 1;
+      this._count(entry);
       if (!this.following) this.unread += 1;
     }
     const line = new Line(entry, counted ? entry.number ?? this.total : 0);
     line.chunk = chunk;
     chunk.lines.push(line);
+    add(this.missed, line.missed);
     this._grow(chunk, line.size);
     this._arrived += 1;
     if (counted) this._match(line);
@@ -148,8 +159,7 @@ export class LogView {
   insert(entry, before) {
     const chunk = before?.chunk;
     if (!chunk || !this.chunks.includes(chunk)) return this.append(entry);
-    this.total += 1;
-    this.count += 1;
+    this._count(entry);
     const line = new Line(entry, entry.number ?? this.total);
     line.chunk = chunk;
     const index = chunk.lines.indexOf(before);
@@ -166,6 +176,11 @@ export class LogView {
     return line;
   }
 
+  _count({total}) {
+    this.total = Math.max(this.total, total ?? this.total + 1);
+    this.count += 1;
+  }
+
   /** Show what a program keeps below its output, such as a progress bar; no runs for nothing. */
   setStatus(runs) {
     this._status.hidden = !runs.length;
@@ -176,11 +191,18 @@ export class LogView {
   /** Show something else in the place of a line that may grow: a progress bar. */
   replace(line, entry) {
     const before = line.size;
+    add(this._counts(line), line.missed, -1);
     line.set(entry);
+    add(this._counts(line), line.missed);
     this._grow(line.chunk, line.size - before);
     if (line.node) this._stale.add(line);
     this._rematch(line);
     this._schedule();
+  }
+
+  /** Where what a note is about is counted: with those that are kept, or that were let go. */
+  _counts(line) {
+    return this.chunks.includes(line.chunk) ? this.missed : this.before;
   }
 
   clear() {
@@ -195,7 +217,9 @@ export class LogView {
   /** The kept lines as plain text, and the notes about what is missing between them. */
   text() {
     const parts = [];
-    if (this.cut) parts.push(`[${this.cut} earlier lines are not here]\n`);
+    const {lines, messages} = this.before;
+    const before = [lines && `${lines} earlier lines`, messages && `${messages} earlier messages`].filter(Boolean);
+    if (before.length) parts.push(`[${before.join(" and ")} are not here]\n`);
     for (const chunk of this.chunks) {
       for (const line of chunk.lines) {
         if (line.number) parts.push(line.text, "\n");
@@ -217,6 +241,11 @@ export class LogView {
       const gone = chunk.lines.filter((line) => line.number);
       this.count -= gone.length;
       this.cut += gone.length;
+      this.before.lines += gone.length;
+      for (const note of chunk.lines.filter((line) => line.missed !== NONE)) {
+        add(this.before, note.missed);
+        add(this.missed, note.missed, -1);
+      }
       this._size -= chunk.size;
       this._seen.unobserve(chunk.element);
       this._visible.delete(chunk.element);

@@ -24,7 +24,8 @@ class Watch {
     this.name = this.isProcess ? channel.slice(PROCESS.length) : channel || "Broadcasts";
     this.feed = new Feed(view, {onStatus: statusChanged});
     this.subscription = null;
-    this.catchUp = null; // {left, from, first}: messages still to come of a replay, the line it began at
+    this.catchUp = null; // {left, from, first, missed, lagged}: messages still to come of a replay, the line it began at
+    this.lagged = false; // the next replay makes up for what the page was too slow for
     this.refused = "";
   }
 }
@@ -61,7 +62,9 @@ function statusChanged(known) {
 function synced(sync) {
   watch.feed.synced(sync);
   watch.refused = "";
-  watch.catchUp = {left: sync.replayed, from: view.total, first: sync.first};
+  const {lagged} = watch;
+  watch.lagged = false;
+  watch.catchUp = {left: sync.replayed, from: view.count + view.cut, first: sync.first, missed: sync.missed, lagged};
   countDown(0);
   showStatus();
 }
@@ -74,8 +77,10 @@ function countDown(step = 1) {
   watch.catchUp = null;
   if (!view.total) showCounts(); // else the view says when it has drawn
   if (catchUp.first) return;
-  const lines = view.total - catchUp.from;
-  const text = lines ? `Reconnected, caught up ${counted(lines, "line")}.` : "Reconnected, nothing was missed.";
+  const lines = view.count + view.cut - catchUp.from;
+  const what = catchUp.lagged ? "This page fell behind" : "Reconnected";
+  const gone = catchUp.missed ? "; what is missing is said where it was" : "";
+  const text = lines ? `${what}, caught up ${counted(lines, "line")}${gone}.` : `${what}${gone || ", nothing was missed"}.`;
   banner(text, {name: "good", seconds: CAUGHT_UP_FOR});
   say(text);
 }
@@ -91,7 +96,10 @@ function select(channel) {
       since: 0,
       onSync: synced,
       onGap: (number) => next.feed.missing(number),
-      onLagged: () => banner("This page was too slow for the server; the rest follows.", {seconds: CAUGHT_UP_FOR}),
+      onLagged: () => {
+        next.lagged = true;
+        banner("This page was too slow for the server; the rest follows.", {seconds: CAUGHT_UP_FOR});
+      },
       onError: (message) => {
         next.refused = String(message.data);
         banner(`The server refuses ${channel}: ${next.refused}`, {name: "bad"});
@@ -210,9 +218,20 @@ function showClock() {
   if (client.state === "waiting" && retryAt) $("banner-text").textContent = lostText();
 }
 
+/** Say what of the log is not on the page. */
+function goneText() {
+  const {before, missed} = view;
+  const parts = [];
+  if (before.lines) parts.push(`the first ${counted(before.lines, "line")} were let go, the newest ${view.count.toLocaleString("en")} are here`);
+  if (missed.lines) parts.push(`${counted(missed.lines, "line")} in between ${missed.lines === 1 ? "is" : "are"} missing`);
+  const messages = before.messages + missed.messages;
+  if (messages) parts.push(`${counted(messages, "message")} ${messages === 1 ? "is" : "are"} missing`);
+  return parts.join("; ");
+}
+
 function showCounts() {
   $("count").textContent = counted(view.total, "line");
-  $("cut").textContent = view.cut ? `the first ${counted(view.cut, "line")} were let go, the newest ${view.count.toLocaleString("en")} are here` : "";
+  $("cut").textContent = goneText();
   $("follow").setAttribute("aria-pressed", view.following);
   const more = $("more");
   more.hidden = view.following;
