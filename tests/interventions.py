@@ -29,6 +29,7 @@ from ws_hub import Publisher, threads
 from ws_hub.backplane import (
     redis_claims,
     redis_history,
+    redis_links,
     redis_listener,
     redis_scripts,
     redis_sender,
@@ -192,7 +193,7 @@ def answer_lost(error: Exception, then: Callable[[], object] = lambda: None) -> 
     run, session = redis_server.Session.run, redis_server.RedisServer.session
     with pytest.MonkeyPatch.context() as patch:
 
-        def connect_later(server: redis_server.RedisServer) -> redis_server.Session:
+        def connect_later(server: redis_server.RedisServer, shard: int = 0) -> redis_server.Session:
             patch.setattr(redis_server.RedisServer, "session", session)
             raise error
 
@@ -365,8 +366,8 @@ def broker_times(
             (redis_claims, "OWNER_SECONDS", gone),
             (redis_sender, "BEAT_EVERY", min(gone / 5, 2.0)),
             (redis_sender, "_MOST_AGE", age),
-            (redis_history, "_PATIENCE", patience),
-            (redis_history, "_SETTLING", settling),
+            (redis_links, "_PATIENCE", patience),
+            (redis_links, "_SETTLING", settling),
         ):
             stack.enter_context(patched(owner, name, value))
         if room is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,11 +16,23 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support import TIMEOUT, wait_until
 
-__all__ = ["DURABLE", "SERVERS", "RedisProcess", "running"]
+__all__ = [
+    "DURABLE",
+    "SERVERS",
+    "RedisProcess",
+    "SentinelProcess",
+    "documented_rights",
+    "free_port",
+    "has_tls",
+    "running",
+    "started",
+]
+
+ROOT = Path(__file__).parents[1]
 
 
 def _programs() -> dict[str, str]:
@@ -55,7 +68,7 @@ class RedisProcess:
         self._folder = folder
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self.host, self.port = "127.0.0.1", _free_port()
+        self.host, self.port = "127.0.0.1", free_port()
 
     def url(self, query: str = "", *, user: str = "", port: int | None = None) -> str:
         """Return its address."""
@@ -64,15 +77,17 @@ class RedisProcess:
     def start(self) -> None:
         """Start it, on its port, and wait until it has read its files."""
         assert self._process is None
-        arguments = ("--port", str(self.port), "--bind", self.host, "--save", "")
-        arguments += ("--appendonly", "no", "--dir", str(self._folder), *self._settings)
         self._process = subprocess.Popen(
-            [self._program, *arguments],
+            [self._program, *self._arguments()],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
         )
         wait_until(self._answers, what=f"{self._program} to answer")
+
+    def _arguments(self) -> tuple[str, ...]:
+        arguments = ("--port", str(self.port), "--bind", self.host, "--save", "")
+        return (*arguments, "--appendonly", "no", "--dir", str(self._folder), *self._settings)
 
     def ask(self, *words: str) -> Any:
         """Return the answer to a command, as the first line and what follows of it."""
@@ -110,11 +125,38 @@ class RedisProcess:
         return False
 
 
+P = TypeVar("P", bound=RedisProcess)
+
+
+class SentinelProcess(RedisProcess):
+    """A sentinel on 127.0.0.1.
+
+    Args:
+        program: the path of the server.
+        folder: its working directory.
+        settings: lines of its configuration.
+    """
+
+    def _arguments(self) -> tuple[str, ...]:
+        path = self._folder / "sentinel.conf"
+        if not path.exists():  # it writes what it has learnt
+            lines = [f"port {self.port}", f"bind {self.host}", f"dir {self._folder}"]
+            path.write_text("\n".join([*lines, *self._settings, ""]))
+        return (str(path), "--sentinel")
+
+
 @contextlib.contextmanager
 def running(name: str, *settings: str) -> Iterator[RedisProcess]:
     """Run a server of SERVERS with further settings, in a directory of its own."""
+    with started(RedisProcess, name, settings) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(kind: type[P], name: str, settings: tuple[str, ...]) -> Iterator[P]:
+    """Run a process of a kind, in a directory of its own."""
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisProcess(SERVERS[name], Path(folder), settings)
+        server = kind(SERVERS[name], Path(folder), settings)
         try:
             server.start()
             yield server
@@ -122,7 +164,27 @@ def running(name: str, *settings: str) -> Iterator[RedisProcess]:
             server.close()
 
 
-def _free_port() -> int:
+def documented_rights(kind: str = "server") -> list[str]:
+    """Return the rights that docs/scaling.md lists for a user; the password is "right".
+
+    Of a "server", or a "cluster".
+    """
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    server, cluster = re.findall(r"ACL SETUSER app (on .*?)```", text, re.DOTALL)
+    return {"server": server, "cluster": cluster}[kind].replace(">password", ">right").split()
+
+
+def has_tls(name: str) -> bool:
+    """Return whether a server of SERVERS is built with TLS."""
+    settings = ("--port", "0", "--tls-port", "1", "--tls-cert-file", "/no such file")
+    done = subprocess.run(
+        [SERVERS[name], *settings], capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    return "Failed to configure TLS" in done.stdout
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

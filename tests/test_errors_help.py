@@ -27,7 +27,7 @@ INSIDE = {
     "backplane/interest.py": "such a peer is told everything",
     "backplane/notices.py": "ends a connection of the backplane; messages have no line feed",
     "backplane/peers.py": "ends a connection of the backplane",
-    "backplane/redis_listener.py": "ends a connection of the backplane, and is logged",
+    "backplane/redis_nodes.py": "logged, or the cause of a HistoryError or an OSError",
     "cli/terminal.py": "caught by the commands",
     "cli/common.py": "argparse writes the usage in its place",
     "connection/adoption.py": "answered with 501 or 503, and logged (docs/faq.md)",

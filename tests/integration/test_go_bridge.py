@@ -17,7 +17,7 @@ import redis
 
 from tests.go_captures import CAPTURES, GO_SOURCE, Capture
 from tests.integration.apps.live import Live
-from tests.redis_servers import SERVERS, RedisProcess, running
+from tests.redis_servers import SERVERS, RedisProcess, documented_rights, running
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, Hub, HubConfig, Message, Publisher, RedisBackplane, serve
 from ws_hub.backplane.go_bridge import MAX_GO_BYTES
@@ -403,13 +403,12 @@ def test_threads_that_publish_have_their_order_at_go(server: RedisProcess, ear: 
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_rights_that_are_documented_are_enough(name: str) -> None:
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    (rights,) = re.findall(r"ACL SETUSER app (on .*?)```", text, re.DOTALL)
     (more,) = re.findall(r"ACL SETUSER app (\+psubscribe .*?)```", text, re.DOTALL)
     with running(name, "--requirepass", "secret") as server:
         with redis.Redis(port=server.port, password="secret") as client:
-            client.execute_command("ACL", "SETUSER", "app", *rights.split())
+            client.execute_command("ACL", "SETUSER", "app", *documented_rights())
             client.execute_command("ACL", "SETUSER", "app", *more.split())
-            with hubs(server.url(GO, user="app:password@")) as (here,):
+            with hubs(server.url(GO, user="app:right@")) as (here,):
                 with here.subscribed("news") as peer:
                     client.publish("ws:channel:news", CAPTURES[1].body)
                     assert peer.recv_text() == CAPTURES[1].text

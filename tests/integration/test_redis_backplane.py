@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import re
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ import redis
 
 from tests.integration.apps.live import Live, subscribe
 from tests.interventions import broker_times
-from tests.redis_servers import SERVERS, RedisProcess, running
+from tests.redis_servers import SERVERS, RedisProcess, documented_rights, running
 from tests.support import TIMEOUT, wait_until
 from ws_hub import (
     ChannelRule,
@@ -34,10 +33,10 @@ from ws_hub.backplane.bus import BusStats, Notice, NoticeKind
 from ws_hub.backplane.envelopes import MAX_BODY_BYTES
 from ws_hub.backplane.interest import Interest, channel_topic
 from ws_hub.backplane.redis import RedisBackplane
+from ws_hub.hub.relay import Relay
 
 pytestmark = pytest.mark.skipif(not SERVERS, reason="needs a Redis or a Valkey server")
 
-ROOT = Path(__file__).parents[2]
 KEPT = Notice(NoticeKind.KEPT)
 ALL_KINDS = [
     Notice(NoticeKind.PUBLISH, "news", (b'{"a":1}', b'{"a":2}')),
@@ -466,6 +465,11 @@ def keys_of(site: Live) -> dict[str, Any]:
         return {each["key"]: each["data"]["data"] for each in found}
 
 
+def test_a_look_for_abandoned_programs_during_the_end_finds_none(server: RedisProcess) -> None:
+    bus = RedisBackplane(server.url())  # as after `close`, while its thread still calls
+    Relay(bus, None, queue.Queue(), None, None, None, Interest()).left()  # type: ignore[arg-type]
+
+
 def test_hubs_with_other_rules_are_warned_of(
     server: RedisProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -532,8 +536,5 @@ def test_a_password_and_the_rights_that_are_documented_are_enough(
 
 def _make_user(server: RedisProcess) -> None:
     """Give the user "app" the rights that docs/scaling.md lists."""
-    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    (rights,) = re.findall(r"ACL SETUSER app (on .*?)```", text, re.DOTALL)
-    rights = rights.replace(">password", ">right")
     with redis.Redis(port=server.port, password="secret") as client:
-        client.execute_command("ACL", "SETUSER", "app", *rights.split())
+        client.execute_command("ACL", "SETUSER", "app", *documented_rights())

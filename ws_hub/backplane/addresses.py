@@ -28,7 +28,7 @@ __all__ = ["VARIABLE", "backplane_of", "family_directory", "is_alone", "without_
 VARIABLE = "WS_HUB_BACKPLANE"  # of the environment
 _ARBITER = "gunicorn.arbiter"
 _LOCAL = re.compile(r"local(?:://(/[^/?#][^?#]*))?(?:\?name=([A-Za-z0-9_-]{1,32}))?")
-_SERVER = re.compile(r"(?:redis|valkey)s?://", re.IGNORECASE)
+_SERVER = re.compile(r"(?:redis|valkey)[a-z+]*://", re.IGNORECASE)
 _FAMILY = re.compile(r"(\d+)-(\d+)")
 
 

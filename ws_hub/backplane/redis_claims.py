@@ -13,6 +13,7 @@ from ..errors import excerpt
 from ..log import get_logger
 from ..reentrant import Lock
 from .reach import Reach
+from .redis_links import Links
 from .redis_server import RedisServer
 
 __all__ = ["OWNER_SECONDS", "RedisClaims"]
@@ -78,7 +79,7 @@ class RedisClaims:
         self._owner = owner
         self._reach = reach
         self._key, self._owners = server.key("claims"), server.key("process", "")
-        self._client = server.client()
+        self._links = Links(server)
         # guards: _own, _ended. Nothing is taken under it.
         self._lock = Lock()
         self._own: set[str] = set()
@@ -126,7 +127,7 @@ class RedisClaims:
             names, self._own = [*self._own, *self._ended], set()
         if self._reach.is_up:
             self._release(names)
-        self._client.close()
+        self._links.close()
 
     def abandoned(self) -> list[str]:
         """Return the names whose process has ended without letting go; they are free now.
@@ -142,16 +143,18 @@ class RedisClaims:
             return []
         return [each.decode(errors="replace") for each in found]
 
-    def beat(self, pipe: Any) -> list[str]:
-        """Have a pipeline renew what this process has; return what it lets go of."""
+    def beat(self) -> tuple[list[tuple[Any, ...]], list[str]]:
+        """Return the commands that renew what this process has, and what they let go of."""
         with self._lock:
             own, ended = list(self._own), list(self._ended)
-        pipe.set(self._owners + self._owner, "1", px=_milliseconds())
+        commands: list[tuple[Any, ...]] = [
+            ("SET", self._owners + self._owner, "1", "PX", _milliseconds())
+        ]
         for name in own:  # where the server has lost it
-            pipe.hsetnx(self._key, name, self._owner)
+            commands.append(("HSETNX", self._key, name, self._owner))
         if ended:
-            pipe.eval(_RELEASE, 1, self._key, self._owner, *ended)
-        return ended
+            commands.append(("EVAL", _RELEASE, 1, self._key, self._owner, *ended))
+        return commands, ended
 
     def released(self, names: list[str]) -> None:
         """Note that the server has let go of names."""
@@ -171,7 +174,8 @@ class RedisClaims:
         self.released(names)
 
     def _run(self, script: str, keys: list[str], arguments: list[str | int]) -> Any:
-        return self._client.eval(script, len(keys), *keys, *arguments)
+        words = ("EVAL", script, len(keys), *keys, *arguments)
+        return self._links.run(lambda session: session.call(*words))
 
 
 def _milliseconds() -> int:

@@ -17,10 +17,8 @@ The scripts are in `redis_scripts`, which says what is in which key.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -30,9 +28,9 @@ from ..config import ChannelRule
 from ..errors import ConfigError, HistoryError, excerpt
 from ..log import get_logger
 from ..protocol.message import number
-from ..reentrant import Lock
 from .envelopes import KEPT, sealed
-from .redis_scripts import APPEND, EXPIRE, GREET, HEADS, READ, SNAPSHOT, Script
+from .redis_links import Links
+from .redis_scripts import APPEND, EXPIRE, GREET, HEADS, READ, RIGHTS, SNAPSHOT, Script
 from .redis_server import RedisServer, Session
 from .store import Kept, Page, Span, first_since, new_epoch, newest_of_keys
 
@@ -44,24 +42,9 @@ T = TypeVar("T")
 _MOST_PUBLISHED = 65_536  # keys; by number and not by age: a clock may be wrong
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
 _PAGE_BYTES = 4 * 1024 * 1024  # of one page; a larger message is alone in its own
-_PATIENCE = 2.0  # seconds in which a server that does not answer is asked again
-_SETTLING = 30.0  # the same, where an answer was lost
-_PAUSE = 0.1  # seconds between two attempts
 _REMEMBERED = 60.0  # seconds for which what was done is known
 _MOST_CHANNELS = 500  # of one script
 _MOST = 2**53  # a number that scripts can take
-
-
-class _Link:
-    """A connection of a store, made when it is needed."""
-
-    def __init__(self) -> None:
-        # guards: the connection, for one call at a time. Nothing is taken under it.
-        self.lock = Lock()
-        self.session: Session | None = None
-        self.failed = False  # the last call
-        self.is_sent = False  # messages, in this call, to be kept
-        self.ahead = 0.0  # seconds of the server's clock before ours, which is monotonic
 
 
 class RedisHistory:
@@ -87,9 +70,11 @@ class RedisHistory:
         threads.forget_after_fork(self)
 
     def _renew(self) -> None:
-        self._writer, self._reader = _Link(), _Link()  # a page is read while something is kept
-        self._own = 0  # changes that are this store's; under the writer's lock
-        self._ends = math.inf  # until when a call may wait, in monotonic seconds
+        # A page is read while something is kept.
+        self._writer, self._reader = (Links(self._server, self._begin) for _ in range(2))
+        self._own = [0] * self._server.shards  # changes that are this store's; by the writer
+        # Seconds of the clock of a shard's server before ours, which is monotonic.
+        self._ahead = [0.0] * self._server.shards
 
     def __repr__(self) -> str:
         return f"RedisHistory({self._server.label!r})"
@@ -101,21 +86,26 @@ class RedisHistory:
                 f"{self!r} is in use by another hub: give each hub a RedisBackplane of its own"
             )
         self._rule_for = rule_for
-        self._ends = math.inf
-        self._writer.failed = True  # asked once: a start does not wait for a server that is away
-        with contextlib.suppress(HistoryError):
-            self.version()
+        self.hurry(math.inf)
+        try:
+            # Asked once: a start does not wait for a server that is away.
+            for shard in range(self._server.shards):
+                self._writer.run(lambda session: None, shard, patient=False)
+        except self._server.refusals as error:
+            logger.warning("%s", self._fault(error))
+        except self._server.failures as error:
+            logger.debug("%s", self._fault(error))  # the backplane says so
 
     def hurry(self, seconds: float) -> None:
         """Have no call wait longer than so many seconds from now: see `HistoryStore`."""
-        self._ends = time.monotonic() + seconds
+        for links in (self._writer, self._reader):
+            links.hurry(seconds)
 
     def close(self) -> None:
         """End. Idempotent."""
         self._rule_for = None
-        for link in (self._writer, self._reader):
-            with link.lock:
-                self._drop(link)
+        self._writer.close()
+        self._reader.close()
 
     # --- write -----------------------------------------------------------------------------
 
@@ -135,52 +125,52 @@ class RedisHistory:
         most = max(rule.history_messages, 1)
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
         rows = list(newest_of_keys(keys or [None] * len(texts), texts))[-most:]
-        token = secrets.token_hex(16)
-        names = [
-            *map(self._server.key, ("epoch", "changes", "used", "expires", "empty", "once")),
-            *self._keys_of(channel),
-            self._server.key("done", token),
-            self._states_of(channel),
-        ]
+        token, shard = secrets.token_hex(16), self._server.shard_of(channel)
+        names = self._keys(shard, "epoch", "changes", "used", "expires", "empty", "once")
+        names += [*self._keys_of(channel), self._server.key("done", token, shard=shard)]
+        names += [self._states_of(channel)]
         words: list[Any] = [channel, now, expires, most, rule.history_bytes, skip, len(texts)]
-        words += [self._server.bus, self._kept, int(_REMEMBERED * 1000), len(once), *once]
+        bus = self._server.bus_of(shard)
+        words += [bus, self._kept, int(_REMEMBERED * 1000), len(once), *once]
         words += [-1] if ends else [len(states or ())]
         for line, state in () if ends or not states else states.items():
             words += [line, state or ""]
         for place, key, text in rows:
             words += [place, key or "", text]
 
-        def write(link: _Link) -> Span:
+        def write(session: Session) -> Span:
             # After this the caller is told that it failed.
-            late = time.monotonic() + self._server.timeout + link.ahead
-            link.is_sent = True
-            epoch, first, last, *repeated = self._call(
-                link, APPEND, names, [new_epoch(), late, *words]
+            late = time.monotonic() + self._server.timeout + self._ahead[shard]
+            self._writer.note_sent()
+            epoch, first, last, *repeated = _call(
+                session, APPEND, names, [new_epoch(), late, *words]
             )
-            self._own += not repeated
+            self._own[shard] += not repeated
             return Span(epoch.decode(), int(first), int(last), tuple(map(bytes.decode, repeated)))
 
-        return self._run(self._writer, write)
+        return self._run(self._writer, write, shard)
 
     def expire(self, now: float) -> None:
         """Forget what is kept no longer at a POSIX time."""
-        names = [self._server.key(each) for each in ("epoch", "expires", "used", "empty", "once")]
-
-        def forget(link: _Link) -> int:
-            words = [new_epoch(), now, now - _FORGET, self._server.key("history", ""),
+        for shard in range(self._server.shards):
+            names = self._keys(shard, "epoch", "expires", "used", "empty", "once")
+            words = [now, now - _FORGET, self._server.key("history", "", shard=shard),
                      _MOST_PUBLISHED]  # fmt: skip
-            return int(self._call(link, EXPIRE, names, words))
 
-        while self._run(self._writer, forget):
-            pass  # each on its own: a publisher waits for some channels at most
+            def forget(session: Session, names: list[str] = names, words: list[Any] = words) -> int:
+                return int(_call(session, EXPIRE, names, [new_epoch(), *words]))
+
+            while self._run(self._writer, forget, shard):
+                pass  # each on its own: a publisher waits for some channels at most
 
     # --- read ------------------------------------------------------------------------------
 
     def has_published(self, once: str) -> bool:
         """Return whether a message was appended with this text: see `HistoryStore`."""
-        key = self._server.key("once")
-        found = self._run(self._reader, lambda link: self._ask(link, "ZSCORE", key, once))
-        return found is not None
+        found = self._ask_each(
+            self._reader, lambda shard: ("ZSCORE", self._server.key("once", shard=shard), once)
+        )
+        return any([each is not None for each in found])
 
     def read(
         self,
@@ -208,32 +198,30 @@ class RedisHistory:
     def _page(
         self, script: Script, channel: str, words: list[Any]
     ) -> tuple[Span, tuple[Kept, ...]]:
-        names = [self._server.key("epoch"), *self._keys_of(channel)]
+        shard = self._server.shard_of(channel)
+        names = [*self._keys(shard, "epoch"), *self._keys_of(channel)]
         epoch, last, first, entries = self._run(
-            self._reader, lambda link: self._call(link, script, names, words)
+            self._reader, lambda session: _call(session, script, names, words), shard
         )
         return _span(epoch, last, first), tuple(map(_kept, entries))
 
     def _first_since(self, channel: str, moment: float) -> int:
         """Return the number of the first kept message that is not older than a POSIX time."""
-        stream = self._keys_of(channel)[1]
+        stream, shard = self._keys_of(channel)[1], self._server.shard_of(channel)
 
         def text_from(seq: int) -> bytes:
-            ask = ("XRANGE", stream, seq, "+", "COUNT", 1)
-            found = self._run(self._reader, lambda link: self._ask(link, *ask))
+            found = self._ask(("XRANGE", stream, seq, "+", "COUNT", 1), shard)
             return found[0][1][1] if found else b""
 
         kept = self.head(channel)
-        ask = ("XREVRANGE", stream, "+", "-", "COUNT", 1)
-        newest = self._run(self._reader, lambda link: self._ask(link, *ask))
+        newest = self._ask(("XREVRANGE", stream, "+", "-", "COUNT", 1), shard)
         return first_since(kept.first, _seq(newest[0][0]) if newest else 0, moment, text_from)
 
     def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
         """Return the states of each of these channels, by their lines: see `HistoryStore`."""
         found: list[Mapping[int, bytes]] = []
         for channel in channels:
-            ask = ("HGETALL", self._states_of(channel))
-            each = self._run(self._reader, lambda link, ask=ask: self._ask(link, *ask))  # type: ignore[misc]
+            each = self._ask(("HGETALL", self._states_of(channel)), self._server.shard_of(channel))
             pairs = zip(each[::2], each[1::2], strict=True)
             found.append(dict(sorted((int(line), text) for line, text in pairs)))
         return found
@@ -248,34 +236,49 @@ class RedisHistory:
 
     def heads(self, channels: Sequence[str]) -> list[Span]:
         """Return the `head` of each of these channels."""
-        found: list[Span] = []
-        for start in range(0, len(channels), _MOST_CHANNELS):
-            part = channels[start : start + _MOST_CHANNELS]
-            words = [new_epoch(), self._server.key("history", ""), *part]
-            epoch, *each = self._run(
-                self._reader,
-                lambda link, words=words: self._call(  # type: ignore[misc]
-                    link, HEADS, [self._server.key("epoch")], words
-                ),
-            )
-            found += [_span(epoch, last, first) for last, first in each]
-        return found
+        places: dict[int, list[int]] = {}
+        for place, channel in enumerate(channels):
+            places.setdefault(self._server.shard_of(channel), []).append(place)
+        found: dict[int, Span] = {}
+        for shard, all_of_it in places.items():
+            for start in range(0, len(all_of_it), _MOST_CHANNELS):
+                part = all_of_it[start : start + _MOST_CHANNELS]
+                heads = self._heads_of(shard, [channels[place] for place in part])
+                found.update(zip(part, heads, strict=True))
+        return [found[place] for place in range(len(channels))]
+
+    def _heads_of(self, shard: int, channels: Sequence[str]) -> list[Span]:
+        words = [new_epoch(), self._server.key("history", "", shard=shard), *channels]
+        names = self._keys(shard, "epoch")
+        epoch, *each = self._run(
+            self._reader, lambda session: _call(session, HEADS, names, words), shard
+        )
+        return [_span(epoch, last, first) for last, first in each]
 
     def version(self) -> object:
         """Return what is another value once another process has kept something; cheap."""
-        ask = ("MGET", self._server.key("epoch"), self._server.key("changes"))
-
-        def look(link: _Link) -> object:
-            epoch, changes = self._ask(link, *ask)
-            return epoch, int(changes or 0) - self._own
-
-        return self._run(self._writer, look)
+        found = self._ask_each(
+            self._writer, lambda shard: ("MGET", *self._keys(shard, "epoch", "changes"))
+        )
+        return [
+            (epoch, int(changes or 0) - own)
+            for (epoch, changes), own in zip(found, self._own, strict=True)
+        ]
 
     def names(self) -> list[str]:
         """Return the channels that keep something, longest unused first."""
-        key = self._server.key("used")
-        found = self._run(self._reader, lambda link: self._ask(link, "ZRANGE", key, 0, -1))
-        return [each.decode(errors="surrogatepass") for each in found]
+        found = self._ask_each(
+            self._reader,
+            lambda shard: (
+                "ZRANGE",
+                self._server.key("used", shard=shard),
+                "0",
+                "-1",
+                "WITHSCORES",
+            ),
+        )
+        rows = [(float(each[at + 1]), each[at]) for each in found for at in range(0, len(each), 2)]
+        return [name.decode(errors="surrogatepass") for _, name in sorted(rows)]
 
     # --- the server ------------------------------------------------------------------------
 
@@ -284,61 +287,53 @@ class RedisHistory:
             raise HistoryError(f"{self!r} is not open: start the hub that it belongs to")
         return self._rule_for
 
+    def _base_of(self, channel: str) -> str:
+        return self._server.key("history", channel, shard=self._server.shard_of(channel))
+
     def _states_of(self, channel: str) -> str:
-        return f"{self._server.key('history', channel)}:states"
+        return f"{self._base_of(channel)}:states"
+
+    def _keys(self, shard: int, *names: str) -> list[str]:
+        return [self._server.key(name, shard=shard) for name in names]
 
     def _keys_of(self, channel: str) -> list[str]:
-        base = self._server.key("history", channel)
+        base = self._base_of(channel)
         return [f"{base}:head", f"{base}:messages", f"{base}:keys"]
 
-    def _run(self, link: _Link, work: Callable[[_Link], T]) -> T:
-        """Do something with a connection, again and again for a moment where it fails."""
+    def _run(self, links: Links, work: Callable[[Session], T], shard: int) -> T:
         self._opened()
-        with link.lock:
-            began, link.is_sent = time.monotonic(), False
-            until = 0.0 if link.failed else began + _PATIENCE
-            while True:
-                try:
-                    if link.session is not None:
-                        link.session.check()  # what is sent on one that has ended may be lost
-                    else:
-                        self._connect(link)
-                    found = work(link)
-                except self._server.refusals as error:
-                    self._drop(link)  # of a replica, another may be the server next
-                    link.failed = True
-                    raise self._fault(error) from error
-                except self._server.failures as error:
-                    self._drop(link)
-                    if link.is_sent:
-                        until = began + _SETTLING
-                    if time.monotonic() >= min(until, self._ends):
-                        link.failed = True
-                        raise self._fault(error) from error
-                    threading.Event().wait(_PAUSE)
-                else:
-                    link.failed = False
-                    return found
+        try:
+            return links.run(work, shard)
+        except self._server.failures as error:
+            raise self._fault(error) from error
+
+    def _ask_each(self, links: Links, words_of: Callable[[int], Sequence[str]]) -> list[Any]:
+        self._opened()
+        try:
+            return links.ask_each(words_of)
+        except self._server.failures as error:
+            raise self._fault(error) from error
+
+    def _ask(self, words: Sequence[Any], shard: int) -> Any:
+        return self._run(self._reader, lambda session: session.call(*words), shard)
 
     def _fault(self, error: Exception) -> HistoryError:
         return HistoryError(
             f"history in {self._server.label} cannot be used: {excerpt(str(error), 300)}"
         )
 
-    def _drop(self, link: _Link) -> None:
-        session, link.session = link.session, None
-        if session is not None:
-            session.close()
-
-    def _connect(self, link: _Link) -> None:
-        link.session = self._server.session()
-        seconds, micros = self._ask(link, "TIME")
-        link.ahead = int(seconds) + int(micros) / 1e6 - time.monotonic()
-        facts = self._ask(link, "INFO")
-        keys = [self._server.key("epoch"), self._server.key("run")]
+    def _begin(self, session: Session, shard: int) -> None:
+        """Find out, with a new connection, what there is to know of the server of a shard."""
+        key, bus = self._server.key("epoch", shard=shard), self._server.bus_of(shard)
+        missing = _call(session, RIGHTS, [key], [bus])
+        if missing:
+            raise self._server.forbidden([each.decode() for each in missing])
+        seconds, micros = session.call("TIME")
+        self._ahead[shard] = int(seconds) + int(micros) / 1e6 - time.monotonic()
+        facts = session.call("INFO")
         was_replica = _field(facts, b"master_replid2:").strip(b"0") != b""
-        words = [new_epoch(), _field(facts, b"run_id:"), self._fsync(link), int(was_replica)]
-        self._call(link, GREET, keys, words)
+        words = [new_epoch(), _field(facts, b"run_id:"), self._fsync(session), int(was_replica)]
+        _call(session, GREET, self._keys(shard, "epoch", "run"), words)
         policy = _field(facts, b"maxmemory_policy:")
         if policy not in (b"", b"noeviction") and not self._is_warned:
             self._is_warned = True
@@ -349,10 +344,10 @@ class RedisHistory:
                 policy.decode(errors="replace"),
             )
 
-    def _fsync(self, link: _Link) -> str:
+    def _fsync(self, session: Session) -> str:
         """Return "always" where the server has on its disk what it answers; else ""."""
         try:
-            found = self._ask(link, "CONFIG", "GET", "append*")
+            found = session.call("CONFIG", "GET", "append*")
         except self._server.refusals:
             return ""  # it may not be asked
         settings = dict(zip(found[::2], found[1::2], strict=True))
@@ -362,18 +357,14 @@ class RedisHistory:
         )
         return "always" if is_durable else ""
 
-    def _ask(self, link: _Link, *words: Any) -> Any:
-        assert link.session is not None
-        return link.session.call(*words)
-
-    def _call(self, link: _Link, script: Script, keys: Sequence[str], words: list[Any]) -> Any:
-        assert link.session is not None
-        return link.session.run(script.text, script.digest, keys, words)
-
     def forget(self) -> None:
         """Begin anew in a forked child: the hub's start opens it there."""
         self._rule_for = None
         self._renew()
+
+
+def _call(session: Session, script: Script, keys: Sequence[str], words: Sequence[Any]) -> Any:
+    return session.run(script.text, script.digest, keys, words)
 
 
 def _seq(id: bytes) -> int:

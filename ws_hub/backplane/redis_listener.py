@@ -11,11 +11,12 @@ Rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .. import threads
 from ..errors import excerpt
@@ -27,7 +28,8 @@ from .go_bridge import GoBridge
 from .peers import MAX_WAITING_BYTES, Counts
 from .reach import Reach, retry_wait
 from .reception import Reception
-from .redis_server import Matched, RedisServer, Subscription
+from .redis_address import Node
+from .redis_server import Matched, RedisServer, Subscription, ready
 
 __all__ = ["RedisListener"]
 
@@ -54,14 +56,16 @@ class _Source:
     """Another process.
 
     Args:
-        number: of its last counted notice.
         seen: when it was last heard, in monotonic seconds.
         listens: whether it hears this one.
+        numbers: of its last counted notice in each shard.
+        ended: the shards in which it has said that it ends.
     """
 
-    number: int
     seen: float
     listens: bool
+    numbers: dict[int, int] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
 
 
 class RedisListener:
@@ -89,7 +93,6 @@ class RedisListener:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
-        self._channel = server.bus
         self._own = tuple(opening(name) for name in own)
         self._go = GoBridge(server.prefix, own[0], counts) if server.go else None
         self._reception = reception
@@ -100,17 +103,17 @@ class RedisListener:
         self._closed = Event()
         self._thread: threading.Thread | None = None
         # The thread's own.
-        self._subscription: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._sources: dict[str, _Source] = {}
         # The last numbers of those that were not heard for long, oldest first: one that was cut
         # off comes back, and what it told meanwhile is lost.
-        self._silent: OrderedDict[str, int] = OrderedDict()
+        self._silent: OrderedDict[str, dict[int, int]] = OrderedDict()
         # Notices and their senders that found no room with the receiver.
         self._waiting: deque[tuple[Notice, str]] = deque()
         self._waiting_bytes = 0
         self._next_offer = self._next_look = 0.0
-        # When the connection was made, anything came on it, and was asked for.
-        self._connected = self._heard = self._pinged = 0.0
+        # When all connections were there, anything came last on any, and the next are made.
+        self._connected = self._heard = self._next_try = 0.0
         self._attempt = self._warned = 0
         self._has_failed = False  # ever
 
@@ -138,43 +141,80 @@ class RedisListener:
 
     def forget(self) -> None:
         """Close the child's copy of the connection, in a forked child."""
-        if self._subscription is not None:
-            self._subscription.close()
+        for each in self._subscriptions:
+            each.close()
 
     # --- the thread --------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self._listen()
-            except self._server.failures as error:
-                self._failed(error)
-            except Exception as error:  # noqa: BLE001 - the top of a thread
-                logger.exception("the backplane's listener failed")
-                self._failed(error)
-                self._closed.wait(_AFTER_FAULT)
-
-    def _listen(self) -> None:
-        """Connect, and hand on what comes until the connection ends."""
-        patterns = self._go.patterns if self._go is not None else ()
-        subscription = self._subscription = self._server.subscribe(self._channel, patterns)
         try:
-            self._begin()
-            while self._turn(subscription):
-                pass
+            while not self._closed.is_set():
+                try:
+                    self._turn()
+                except Exception as error:  # noqa: BLE001 - the top of a thread
+                    logger.exception("the backplane's listener failed")
+                    for each in list(self._subscriptions):
+                        self._lose(each, error)
+                    self._closed.wait(_AFTER_FAULT)
         finally:
-            self._subscription = None
-            subscription.close()
+            for each in self._subscriptions:
+                each.close()
 
-    def _begin(self) -> None:
+    def _turn(self) -> None:
+        """Connect to what is missing, wait for something to come, and hand it on."""
+        missing = self._missing()
+        if missing and self._clock() >= self._next_try:
+            self._leave_nodes_of(missing)
+            self._connect(self._missing())
+        if self._subscriptions:
+            found = ready(self._subscriptions, self._patience())
+        else:
+            found = []
+            self._closed.wait(self._patience())
+        for each in found:
+            self._read(each)
         now = self._clock()
-        self._heard = self._pinged = self._connected = now
-        for source in self._sources.values():
-            source.seen = now  # nobody could be heard meanwhile
-        self._reach.up(_PART)
-        if self._has_failed:
-            self._give(_KEPT, "")  # it may have been told of meanwhile, which no number tells
-        self._greet(True)
+        for each in list(self._subscriptions):
+            self._attend_to(each, now)
+        self._offer_waiting()
+        if now >= self._next_look and not self._missing():
+            self._next_look = now + _LOOK_EVERY
+            self._forget_gone(now)
+            self._server.finder.look()
+
+    def _missing(self) -> list[int]:
+        """Return the shards that are not heard."""
+        heard = {shard for each in self._subscriptions for shard in each.shards}
+        return [shard for shard in range(self._server.shards) if shard not in heard]
+
+    def _leave_nodes_of(self, missing: list[int]) -> None:
+        """End the connections to nodes that get one for other shards: each node has one."""
+        nodes: set[Node | None] = set()
+        for shard in missing:
+            with contextlib.suppress(*self._server.failures):
+                nodes.add(self._server.node_of(shard))
+        for each in list(self._subscriptions):
+            if each.node in nodes:
+                self._lose(each)
+
+    def _connect(self, missing: list[int]) -> None:
+        patterns = self._go.patterns if self._go is not None else ()
+        made, error = self._server.subscribe(missing, patterns)
+        now = self._clock()
+        for each in made:
+            each.heard = each.pinged = now
+        self._subscriptions += made
+        if error is not None:
+            self._failed(error)
+        else:
+            self._connected = now
+            for source in self._sources.values():
+                source.seen = now  # not all could be heard meanwhile
+            self._reach.up(_PART)
+        if made:
+            if self._has_failed:
+                self._give(_KEPT, "")  # it may have been told of meanwhile, which no number tells
+            self._greet(True)
 
     def _failed(self, error: Exception) -> None:
         if self._closed.is_set():
@@ -184,39 +224,52 @@ class RedisListener:
         if self._heard - self._connected > _STABLE:
             self._attempt = 0
         self._attempt += 1
-        until = self._clock() + retry_wait(self._attempt)
-        while not self._closed.is_set() and self._clock() < until:
-            self._offer_waiting()
-            self._closed.wait(min(self._patience(), max(until - self._clock(), 0.0)))
+        self._next_try = self._clock() + retry_wait(self._attempt)
 
-    def _turn(self, subscription: Subscription) -> bool:
-        """Wait for something to come, and hand it on; False at the end."""
-        bodies = subscription.read(self._patience())
+    def _lose(self, subscription: Subscription, error: Exception | None = None) -> None:
+        """End a connection: after an error, or as its shards have other nodes now."""
+        self._subscriptions.remove(subscription)
+        subscription.close()
+        self._has_failed = True
+        if error is not None:
+            self._failed(error)
+
+    def _read(self, subscription: Subscription) -> None:
         now = self._clock()
-        if bodies is not None:
-            self._heard = now
-            for body in bodies:
-                if isinstance(body, Matched):
-                    self._take_from_go(body)
-                else:
-                    self._take(body, now)
-        elif now - self._heard > _SILENCE:
-            raise TimeoutError(f"no answer for {_SILENCE:g} seconds")
-        if now - self._pinged >= _PING_EVERY:
-            self._pinged = now
-            subscription.ping()
-        self._offer_waiting()
-        if now >= self._next_look:
-            self._next_look = now + _LOOK_EVERY
-            self._forget_gone(now)
-        return not self._closed.is_set()
+        try:
+            body = subscription.read()
+        except self._server.failures as error:
+            self._lose(subscription, error)
+            return
+        self._heard = subscription.heard = now
+        if isinstance(body, Matched):
+            self._take_from_go(body)
+        elif body is not None:
+            self._take(*body, now)
+
+    def _attend_to(self, subscription: Subscription, now: float) -> None:
+        """Ask for a sign of life, and end a connection that gives none or belongs elsewhere."""
+        if not subscription.is_current:
+            self._lose(subscription)
+        elif now - subscription.heard > _SILENCE:
+            self._lose(subscription, TimeoutError(f"no answer for {_SILENCE:g} seconds"))
+        elif now - subscription.pinged >= _PING_EVERY:
+            subscription.pinged = now
+            try:
+                subscription.ping()
+            except self._server.failures as error:
+                self._lose(subscription, error)
 
     def _patience(self) -> float:
-        return _OFFER_EVERY if self._waiting else _POLL
+        """Return how long to wait for something to come."""
+        most = _OFFER_EVERY if self._waiting else _POLL
+        if not self._missing():
+            return most
+        return min(max(self._next_try - self._clock(), 0.0), most)
 
     # Notices.
 
-    def _take(self, body: bytes, now: float) -> None:
+    def _take(self, shard: int, body: bytes, now: float) -> None:
         if body.startswith(self._own):
             if body.endswith(BYE):
                 self._closed.set()  # the last word of this process itself
@@ -224,9 +277,9 @@ class RedisListener:
         try:
             envelope = opened(body, self._needs)
         except ValueError as error:
-            self._refuse(self._channel, error)
+            self._refuse(self._server.bus_of(shard), error)
             return
-        if self._is_news(envelope, now) and envelope.notice is not None:
+        if self._is_news(envelope, shard, now) and envelope.notice is not None:
             self._give(envelope.notice, envelope.source)
 
     def _take_from_go(self, matched: Matched) -> None:
@@ -256,40 +309,49 @@ class RedisListener:
                 excerpt(str(error), 300),
             )
 
-    def _is_news(self, envelope: Envelope, now: float) -> bool:
+    def _is_news(self, envelope: Envelope, shard: int, now: float) -> bool:
         """Note whose a notice is; return whether it has not come before."""
+        source = self._sources.get(envelope.source)
         if envelope.kind == "bye":
             self._silent.pop(envelope.source, None)
-            known = self._sources.pop(envelope.source, None)
-            if known is not None:
-                self._reception.missed(envelope.number - known.number)
-                self._reception.gone(envelope.source)
-                self._reception.left()
+            if source is not None:
+                self._end(envelope, source, shard)
             return False
         step = 1 if envelope.is_counted else 0
-        source = self._sources.get(envelope.source)
         if source is None:
             if envelope.kind == NoticeKind.KEPT and envelope.number == 0:
                 return True  # a store's, which has no numbers
             if len(self._sources) >= _MOST_SOURCES:
-                self._refuse(self._channel, ValueError(f"more than {_MOST_SOURCES} senders"))
+                bus = self._server.bus_of(shard)
+                self._refuse(bus, ValueError(f"more than {_MOST_SOURCES} senders"))
                 return False
-            number = self._silent.pop(envelope.source, envelope.number - step)
-            source = _Source(number, now, envelope.listens)
-            self._sources[envelope.source] = source
+            numbers = self._silent.pop(envelope.source, {})
+            source = self._sources[envelope.source] = _Source(now, envelope.listens, numbers)
         if envelope.asks:
             self._greet(False)
         source.seen = now
-        if step and envelope.number <= source.number:
+        number = source.numbers.setdefault(shard, envelope.number - step)
+        if step and envelope.number <= number:
             return False
-        self._reception.missed(envelope.number - source.number - step)
-        source.number = max(envelope.number, source.number)
+        self._reception.missed(envelope.number - number - step)
+        source.numbers[shard] = max(envelope.number, number)
         return True
+
+    def _end(self, envelope: Envelope, source: _Source, shard: int) -> None:
+        """Note that a process has ended, once it has said so in all shards."""
+        number = source.numbers.setdefault(shard, envelope.number)
+        self._reception.missed(envelope.number - number)
+        source.numbers[shard] = max(envelope.number, number)
+        source.ended.add(shard)
+        if len(source.ended) == self._server.shards:
+            del self._sources[envelope.source]
+            self._reception.gone(envelope.source)
+            self._reception.left()
 
     def _forget_gone(self, now: float) -> None:
         """Forget the processes that have not been heard for long, and look for what they left."""
         for name in [name for name, each in self._sources.items() if now - each.seen > _GONE]:
-            self._silent[name] = self._sources.pop(name).number
+            self._silent[name] = self._sources.pop(name).numbers
             if len(self._silent) > _MOST_SOURCES:
                 self._silent.popitem(last=False)
             self._reception.gone(name)

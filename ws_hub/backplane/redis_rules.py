@@ -8,12 +8,15 @@ to channels with history is there when the application is.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConfigError, excerpt
 from ..log import get_logger
+from .redis_links import Links
 from .redis_server import RedisServer
 
 __all__ = ["RULES_SECONDS", "RedisRules", "kept_rules"]
@@ -30,17 +33,17 @@ def kept_rules(server: RedisServer) -> str | None:
 
     Threads: any; waits for the server, some seconds at most.
     """
-    client: Any = server.client()
+    links = Links(server)
     try:
-        found = client.get(server.key("rules"))
-    except server.refusals as error:
-        raise ConfigError(
-            f"the rules in {server.label} cannot be read: {excerpt(str(error), 300)}"
-        ) from error
+        found = links.run(lambda session: session.call("GET", server.key("rules")))
     except server.failures as error:
+        if isinstance(error, server.refusals) and not server.is_elsewhere(error):
+            raise ConfigError(
+                f"the rules in {server.label} cannot be read: {excerpt(str(error), 300)}"
+            ) from error
         raise OSError(f"{server.label} is not reached: {excerpt(str(error), 300)}") from error
     finally:
-        client.close()
+        links.close()
     return None if found is None else found.decode(errors="replace")
 
 
@@ -83,32 +86,37 @@ class RedisRules:
         """
         before, listeners = None, 0
         if connected:
-            client: Any = self._server.client()
             try:
-                before = client.set(self._key, rules, ex=RULES_SECONDS, get=True)
-                ((_, listeners),) = client.pubsub_numsub(self._server.bus)
+                with contextlib.closing(self._server.session()) as session:
+                    before = session.call("SET", self._key, rules, "EX", RULES_SECONDS, "GET")
+                    listeners = self._server.listeners(session)
                 self._step = _Step.RENEW
             except self._server.failures as error:
-                logger.debug("the rules cannot be kept now: %s", error)
-            finally:
-                client.close()
+                is_refused = isinstance(error, self._server.refusals)
+                level = logging.WARNING if is_refused else logging.DEBUG
+                logger.log(
+                    level,
+                    "the rules of the channels cannot be kept in %s now: %s",
+                    self._server.label,
+                    excerpt(str(error), 300),
+                )
         self._own = rules
         return before.decode(errors="replace") if before and listeners > 1 else None
 
-    def beat(self, pipe: Any) -> bool:
-        """Have a pipeline do the next step, by one command; False where there are no rules."""
-        if self._own is None:
-            return False
+    def beat(self) -> list[tuple[Any, ...]]:
+        """Return the command of the next step; none where there are no rules."""
+        own, key = self._own, self._key
+        if own is None:
+            return []
         match self._step:
             case _Step.LOOK:
-                pipe.get(self._key)
+                return [("GET", key)]
             case _Step.PUT:
-                pipe.set(self._key, self._own, ex=RULES_SECONDS)
+                return [("SET", key, own, "EX", RULES_SECONDS)]
             case _Step.RENEW:
-                pipe.expire(self._key, RULES_SECONDS)
+                return [("EXPIRE", key, RULES_SECONDS)]
             case _Step.PUT_BACK:
-                pipe.set(self._key, self._own, ex=RULES_SECONDS, nx=True)
-        return True
+                return [("SET", key, own, "EX", RULES_SECONDS, "NX")]
 
     def answered(self, answer: Any, *, heard: bool) -> None:
         """Note the answer to that command, and whether another process is there."""

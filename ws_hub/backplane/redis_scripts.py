@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-__all__ = ["APPEND", "EXPIRE", "GREET", "HEADS", "READ", "SNAPSHOT", "Script"]
+__all__ = ["APPEND", "EXPIRE", "GREET", "HEADS", "READ", "RIGHTS", "SNAPSHOT", "Script"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,38 @@ class Script:
         name = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         object.__setattr__(self, "digest", name)
 
+
+# KEYS: any. ARGV: the channel to tell. Returns the commands that the user may not call, of those
+# that the other scripts do: else these would be cut in the middle. Redis 6 cannot say.
+RIGHTS = Script("""
+local missing = {}
+local function check(...)
+    if not redis.acl_check_cmd(...) then
+        table.insert(missing, (...))
+    end
+end
+if redis.acl_check_cmd then
+    local key = KEYS[1]
+    for _, name in ipairs({'get', 'incr', 'del', 'exists', 'hgetall', 'hlen'}) do
+        check(name, key)
+    end
+    for _, name in ipairs({'hget', 'hdel', 'zrem', 'zscore', 'xdel'}) do
+        check(name, key, '1')
+    end
+    for _, name in ipairs({'xrange', 'xrevrange', 'zrange', 'zrangebyscore', 'zremrangebyrank'}) do
+        check(name, key, '1', '2')
+    end
+    for _, name in ipairs({'hset', 'hsetnx', 'hmget', 'zadd'}) do
+        check(name, key, '1', '2')
+    end
+    check('set', key, '1')
+    check('mget', key)
+    check('xadd', key, '1-0', 't', '1')
+    check('xtrim', key, 'MINID', '=', '1')
+    check(string.sub(ARGV[1], 1, 1) == '{' and 'spublish' or 'publish', ARGV[1], '')
+end
+return missing
+""")
 
 # KEYS: epoch, run. ARGV: an epoch, the run of the server, "always" if what it answers is on its
 # disk, 1 if it was a replica in this run. The numbering goes on where both runs kept everything,
@@ -162,7 +194,8 @@ redis.call('ZADD', KEYS[4], ARGV[5], ARGV[3])
 redis.call('ZREM', KEYS[5], ARGV[3])
 local answer = {epoch, id_of(first), id_of(last)}
 redis.call('SET', KEYS[10], cjson.encode(answer), 'PX', ARGV[12])
-redis.call('PUBLISH', ARGV[10], ARGV[11])
+-- In a cluster the names of channels have a hash tag, and tell one node.
+redis.call(string.sub(ARGV[10], 1, 1) == '{' and 'SPUBLISH' or 'PUBLISH', ARGV[10], ARGV[11])
 return answer
 """)
 

@@ -123,12 +123,12 @@ class HistoryStore(Protocol):
         A message with a key replaces the one before it with that key. `ends` says that the
         last is the last for the time being (`ChannelRule.history_ttl`). `skip` leaves out so
         many numbers first, for messages that could not be kept. `once` are texts that
-        `has_published` knows from then on, those of the newest 65,536 messages that have one.
-        Where it knows some of them already, nothing is kept, and `Span.repeated` names them:
-        another process has published that meanwhile. `states` has the newest state of each line
-        of a program's output that may still change, None for lines that have none any more; it
-        is given only where there are lines, then also without texts. They take no numbers;
-        `ends` forgets all of them.
+        `has_published` knows from then on, those of the newest 65,536 messages that have one;
+        each is one channel's alone. Where it knows some of them already, nothing is kept, and
+        `Span.repeated` names them: another process has published that meanwhile. `states` has
+        the newest state of each line of a program's output that may still change, None for
+        lines that have none any more; it is given only where there are lines, then also without
+        texts. They take no numbers; `ends` forgets all of them.
         """
 
     def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:

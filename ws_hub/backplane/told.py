@@ -26,12 +26,14 @@ class Told(NamedTuple):
         tail: what `notices.encode` has returned for it.
         at: when it was told, in monotonic seconds.
         without: the names of the processes that it is not for.
+        name: of the channel or the user.
     """
 
     kind: NoticeKind
     tail: bytes
     at: float
     without: tuple[str, ...] = ()
+    name: str = ""
 
 
 def _slots_of(told: Told) -> int:
@@ -70,7 +72,7 @@ class ToldQueue:
         if notice.kind is NoticeKind.KEPT:
             self._put_kept(notice)
             return
-        told = Told(notice.kind, encode(notice), self._clock(), without)
+        told = Told(notice.kind, encode(notice), self._clock(), without, notice.name)
         if notice.kind is NoticeKind.DISCONNECT:
             self._told.force(told)  # few and small; a user must not stay because others talk
             return

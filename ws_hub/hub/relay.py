@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ..backplane.bus import Backplane, BusStats, Notice, NoticeKind
 from ..backplane.interest import Interest
-from ..errors import ProcessAlreadyRunning
+from ..errors import ProcessAlreadyRunning, WsHubError
 from ..log import get_logger
 from ..protocol.publication import Publication
 from .items import Item, Publications, UserPublication
@@ -169,7 +169,11 @@ class Relay:
             self._hub.post(functools.partial(self._hub.program_lost, lost))
 
     def _abandoned(self) -> list[str]:
-        lost = self._backplane.claims.abandoned()
+        try:
+            claims = self._backplane.claims
+        except WsHubError:
+            return []  # the backplane is being closed
+        lost = claims.abandoned()
         if lost:
             logger.warning("another process has ended, and with it its programs: %s", lost)
         return lost
