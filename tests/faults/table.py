@@ -68,7 +68,7 @@ ROWS: dict[int, tuple[str, str]] = {
     43: ("no descriptors left", "503, no spinning, recovers"),
     44: ("comes and goes 100,000 times", "memory, threads, descriptors as before"),
     45: ("Redis is down at the start", "local, and says so"),
-    46: ("Redis restarts", "local goes on; resubscribed"),
+    46: ("Redis restarts, fails over", "local goes on; resubscribed"),
     47: ("Redis is unreachable", "found in time"),
     48: ("Redis is slow", "bounded"),
     49: ("an evil message on the bus", "dropped, counted"),
