@@ -499,6 +499,7 @@ def test_fault_63_a_listener_that_a_finaliser_closes_needs_no_room(
 # --- 64: printing and logging --------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # each line of the code that prints is interrupted once
 @pytest.mark.parametrize("text", ["outer\n", "outer 1\nouter 2\n", "\router\n"])
 def test_fault_64_a_print_within_a_print_is_a_line_of_its_own(text: str, still: Still) -> None:
     hub = still()

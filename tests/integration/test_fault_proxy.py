@@ -171,9 +171,11 @@ def test_refusing_and_accepting_again_keeps_the_port(ends: Ends) -> None:
 
 
 def test_a_target_that_refuses_is_a_reset() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
-    with FaultProxy(*address) as proxy, socket.socket() as near:
+    with contextlib.ExitStack() as stack:
+        taken = stack.enter_context(socket.socket())  # so that no other test's server gets it
+        taken.bind(("127.0.0.1", 0))
+        proxy = stack.enter_context(FaultProxy(*taken.getsockname()))
+        near = stack.enter_context(socket.socket())
         near.settimeout(TIMEOUT)
         with pytest.raises(ConnectionResetError):  # by either call: the RST is that quick
             near.connect((proxy.host, proxy.port))

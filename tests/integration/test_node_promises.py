@@ -477,7 +477,7 @@ def test_what_is_no_message_is_refused_where_it_is_sent(script: Script, wrong: s
 
 
 FIELDS = (
-    "type data channel id key code processId timestamp seq epoch "
+    "type data channel id key code processId timestamp seq epoch line "
     "since last since_time before limit idempotencyKey filter"
 )
 
