@@ -119,6 +119,7 @@ class Rows:
         return (
             self.x == 0
             and self.y == len(self.rows)
+            and self.unfinished is None  # it may be moved away from without a newline
             and not self._pending
             and not self._pen.style
             and self._alternate is None

@@ -88,6 +88,7 @@ def token(chance: random.Random, newline: str) -> str:
         (1, f"\x1b[{chance.randint(1, 5)};{chance.randint(1, 20)}H"),
         (1, chance.choice(["\x1bM", "\x1bD"])),
         (1, "\x1b(0lqk\x1b(B"),
+        (1, chance.choice(["\x1b]0;a title\x07", "\x1b[?25l", "\x1b[6n"])),
         (1, chance.choice("\f\v")),
     ]
     return chance.choices([each for _, each in kinds], [weight for weight, _ in kinds])[0]
@@ -104,3 +105,9 @@ def test_random_sequences_leave_the_rows_of_a_terminal(columns: int | None) -> N
         parts = reads(data, cuts)
         texts = texts_of(parts, columns, [chance.random() < 0.5 for _ in parts])
         assert show(texts).rows(columns) == terminal_rows(data, columns), (seed, data)
+
+
+@pytest.mark.parametrize("down", ["\x1b[1E", "\r\x1b[B"])
+def test_a_line_that_is_left_without_a_newline_comes_before_the_next(down: str) -> None:
+    parts = [f"done{down}".encode(), b"next\r\n"]
+    assert texts_of(parts, 80) == [("done", 1), ("next", 2)]
