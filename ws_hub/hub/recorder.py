@@ -195,9 +195,13 @@ class Recorder:
             groups.setdefault(channel, []).extend(run)
         before = {channel: self._append(channel, group) for channel, group in groups.items()}
         found: list[Publication] = []
-        for channel, run in itertools.groupby(publications, channel_of):
-            found += before.pop(channel, ())  # those of other processes
-            found += [each for each in run if not each.repeats]
+        if len(groups) == 1:  # mostly
+            (found,) = before.values()
+            found += [each for each in publications if not each.repeats]
+        else:
+            for channel, run in itertools.groupby(publications, channel_of):
+                found += before.pop(channel, ())  # those of other processes
+                found += [each for each in run if not each.repeats]
         payers = [each.payer for each in publications if each.payer is not None]
         if payers:
             seconds = (time.thread_time() - began) / len(publications)
@@ -219,12 +223,13 @@ class Recorder:
             return []
         if asked and not group:
             return []
-        self._note_states(channel, changes, ends=any(each.ends_channel for each in group))
+        self._note_states(channel, changes, ends=any([each.ends_channel for each in group]))
         self._lost.pop(channel, None)
         self._kept = True
+        epoch = span.epoch
         for seq, publication in enumerate(group, span.first):
             publication.number(seq)
-            publication.epoch = span.epoch
+            publication.epoch = epoch
         before = self._before(channel, Position(span.epoch, span.first - skip - 1))
         if before is None:
             known = self._known.pop(channel, None)
