@@ -138,10 +138,7 @@ class Row:
     @property
     def end(self) -> int:
         """How many cells there are without those at the end that were never written."""
-        end = len(self.cells)
-        while end and self.cells[end - 1] == BLANK:
-            end -= 1
-        return end
+        return _end_of(self.cells)
 
 
 class Line:
@@ -187,12 +184,17 @@ class Line:
             missing = at * columns - len(cells)
             cells += [BLANK] * missing + row.cells
             styles += [""] * missing + row.styles
-        end = len(cells)
-        while end and cells[end - 1] == BLANK:
-            end -= 1
         least = (len(self.rows) - 1) * columns + 1  # the last row is one, blank or not
         missing = least - len(cells)
-        return text_of(cells + [BLANK] * missing, styles + [""] * missing, max(end, least))
+        end = max(_end_of(cells), least)
+        return text_of(cells + [BLANK] * missing, styles + [""] * missing, end)
+
+
+def _end_of(cells: list[str]) -> int:
+    end = len(cells)
+    while end and cells[end - 1] == BLANK:
+        end -= 1
+    return end
 
 
 def text_of(cells: list[str], styles: list[str], end: int) -> str:

@@ -219,9 +219,12 @@ class RedisHistory:
 
     def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
         """Return the states of each of these channels, by their lines: see `HistoryStore`."""
+        return self._in_shards(channels, self._states_in)
+
+    def _states_in(self, shard: int, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
+        asked = [("HGETALL", self._states_of(channel)) for channel in channels]
         found: list[Mapping[int, bytes]] = []
-        for channel in channels:
-            each = self._ask(("HGETALL", self._states_of(channel)), self._server.shard_of(channel))
+        for each in self._run(self._reader, lambda session: session.all(asked), shard):
             pairs = zip(each[::2], each[1::2], strict=True)
             found.append(dict(sorted((int(line), text) for line, text in pairs)))
         return found
@@ -236,15 +239,21 @@ class RedisHistory:
 
     def heads(self, channels: Sequence[str]) -> list[Span]:
         """Return the `head` of each of these channels."""
+        return self._in_shards(channels, self._heads_of)
+
+    def _in_shards(
+        self, channels: Sequence[str], ask: Callable[[int, Sequence[str]], Sequence[T]]
+    ) -> list[T]:
+        """Return what a function returns for each channel; it is asked of a shard's together."""
         places: dict[int, list[int]] = {}
         for place, channel in enumerate(channels):
             places.setdefault(self._server.shard_of(channel), []).append(place)
-        found: dict[int, Span] = {}
+        found: dict[int, T] = {}
         for shard, all_of_it in places.items():
             for start in range(0, len(all_of_it), _MOST_CHANNELS):
                 part = all_of_it[start : start + _MOST_CHANNELS]
-                heads = self._heads_of(shard, [channels[place] for place in part])
-                found.update(zip(part, heads, strict=True))
+                answers = ask(shard, [channels[place] for place in part])
+                found.update(zip(part, answers, strict=True))
         return [found[place] for place in range(len(channels))]
 
     def _heads_of(self, shard: int, channels: Sequence[str]) -> list[Span]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,12 +13,50 @@ from ..reentrant import Lock
 from .redis_address import Node
 from .redis_server import RedisServer, Session
 
-__all__ = ["Links"]
+__all__ = ["Links", "Sessions"]
 
 T = TypeVar("T")
 _PATIENCE = 2.0  # seconds in which a server that does not answer is asked again
 _SETTLING = 30.0  # the same, where an answer was lost
 _PAUSE = 0.1  # seconds between two attempts
+
+
+class Sessions:
+    """One connection to each node.
+
+    Args:
+        server: the server.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._each: dict[Node | None, Session] = {}
+
+    def get(self, node: Node | None, shard: int) -> Session:
+        """Return the connection to the node of a shard, which is made if need be.
+
+        What is sent on one that has ended may be lost: it is made anew, and so is one whose node
+        serves its shard no more.
+        """
+        for key, each in list(self._each.items()):
+            if not each.is_current or (key == node and each.has_ended()):
+                self.drop(key)
+        if node not in self._each:
+            self._each[node] = self._server.session(shard)
+        return self._each[node]
+
+    def drop(self, node: Node | None) -> None:
+        """Close the connection to a node; idempotent."""
+        session = self._each.pop(node, None)
+        if session is not None:
+            session.close()
+
+    def close(self) -> None:
+        """Close all; idempotent."""
+        for node in list(self._each):
+            self.drop(node)
 
 
 class Links:
@@ -38,8 +77,9 @@ class Links:
         # guards: the connections, for one call at a time, and what follows. Nothing is taken
         # under it but the lock of a cluster's finder.
         self._lock = Lock()
-        # By the nodes; and the shards that each began for.
-        self._sessions: dict[Node | None, tuple[Session, set[int]]] = {}
+        self._sessions = Sessions(server)
+        # The shards that each of these began for.
+        self._begun: weakref.WeakKeyDictionary[Session, set[int]] = weakref.WeakKeyDictionary()
         self._has_failed = False  # the last call
         self._is_busy = False  # a call is under way
         self._is_sent = False  # what is not to be taken for undone, in this call
@@ -82,10 +122,7 @@ class Links:
             def ask(session: Session, missing: list[int] = missing) -> None:
                 node = self._server.node_of(missing[0])
                 group = [each for each in missing if self._server.node_of(each) == node]
-                found = session.calls([words_of(each) for each in group])
-                for error in found:
-                    if isinstance(error, Exception):
-                        raise error
+                found = session.all([words_of(each) for each in group])
                 answers.update(zip(group, found, strict=True))
 
             self.run(ask, missing[0])
@@ -94,8 +131,7 @@ class Links:
     def close(self) -> None:
         """Close all connections; idempotent."""
         with self._lock:
-            for node in list(self._sessions):
-                self._drop_locked(node)
+            self._sessions.close()
 
     def _run_locked(self, work: Callable[[Session], T], shard: int, is_patient: bool) -> T:
         assert self._lock.locked()
@@ -107,7 +143,7 @@ class Links:
                 node = self._server.node_of(shard)
                 found = work(self._session_locked(node, shard))
             except self._server.failures as error:
-                self._drop_locked(node)  # of a replica, another may be the server next
+                self._sessions.drop(node)  # of a replica, another may be the server next
                 if self._server.is_elsewhere(error):
                     self._server.finder.failed(node)
                 elif isinstance(error, self._server.refusals):
@@ -119,7 +155,7 @@ class Links:
                     raise
                 threading.Event().wait(_PAUSE)
             except BaseException:
-                self._drop_locked(node)  # an answer may be left in it
+                self._sessions.drop(node)  # an answer may be left in it
                 raise
             else:
                 self._has_failed = False
@@ -136,21 +172,10 @@ class Links:
 
     def _session_locked(self, node: Node | None, shard: int) -> Session:
         assert self._lock.locked()
-        for key, (each, _) in list(self._sessions.items()):
-            # What is sent on one that has ended may be lost.
-            if not each.is_current or (key == node and each.has_ended()):
-                self._drop_locked(key)
-        if node not in self._sessions:
-            self._sessions[node] = self._server.session(shard), set()
-        session, begun = self._sessions[node]
+        session = self._sessions.get(node, shard)
+        begun = self._begun.setdefault(session, set())
         if shard not in begun:
             if self._begin is not None:
                 self._begin(session, shard)
             begun.add(shard)
         return session
-
-    def _drop_locked(self, node: Node | None) -> None:
-        assert self._lock.locked()
-        session, _ = self._sessions.pop(node, (None, None))
-        if session is not None:
-            session.close()

@@ -35,6 +35,7 @@ from .peers import MAX_WAITING_BYTES, Counts
 from .reach import Reach, retry_wait
 from .redis_address import Node
 from .redis_claims import RedisClaims
+from .redis_links import Sessions
 from .redis_rules import RedisRules
 from .redis_server import RedisServer, Session
 from .told import Told, ToldQueue
@@ -139,7 +140,7 @@ class RedisSender:
         self._says = self._asks = False
         self._thread: threading.Thread | None = None
         # The thread's own.
-        self._sessions: dict[Node | None, Session] = {}  # by the nodes
+        self._sessions = Sessions(server)
         self._lanes = [_Lane(shard) for shard in range(server.shards)]
         self._is_refused = False  # the last sign of life could not be written
         self._is_refused_to_go = False  # the last message for Go hubs was
@@ -223,10 +224,8 @@ class RedisSender:
         # What waits for a shard that fails keeps none of the others waiting.
         all_fail = all([lane.attempt for lane in self._lanes])
         measured = [lane for lane in self._lanes if all_fail or not lane.attempt]
-        count, size = (
-            sum([len(lane.sent) for lane in measured]),
-            sum([lane.size for lane in measured]),
-        )
+        count = sum([len(lane.sent) for lane in measured])
+        size = sum([lane.size for lane in measured])
         while count < _BATCH and size < _BATCH_BYTES:
             told = self._told.take()
             if told is None:
@@ -291,7 +290,7 @@ class RedisSender:
 
     def _send_to(self, node: Node | None, lanes: list[_Lane], beats: bool) -> None:
         """Send what lanes have to one node, in one go; raises what it has answered."""
-        session = self._session(node, lanes[0].shard)
+        session = self._sessions.get(node, lanes[0].shard)
         commands: list[tuple[Any, ...]] = []
         released: list[str] = []
         shares: list[tuple[Any, ...]] = []
@@ -382,19 +381,8 @@ class RedisSender:
         if answers:
             self._is_refused = bool(errors)
 
-    def _session(self, node: Node | None, shard: int) -> Session:
-        for key, each in list(self._sessions.items()):
-            if not each.is_current or (key == node and each.has_ended()):
-                self._sessions.pop(key).close()
-        session = self._sessions.get(node)
-        if session is None:
-            session = self._sessions[node] = self._server.session(shard)
-        return session
-
     def _failed(self, lanes: list[_Lane], error: Exception, node: Node | None = None) -> None:
-        session = self._sessions.pop(node, None)
-        if session is not None:
-            session.close()  # to a replica, too, it is made anew
+        self._sessions.drop(node)  # to a replica, too, it is made anew
         if self._server.is_elsewhere(error):
             self._server.finder.failed(node)
         for lane in lanes:
@@ -403,10 +391,6 @@ class RedisSender:
             lane.said, lane.asks = -1, self._listens
         self._next_beat, self.heard = 0.0, 0
         self._reach.down(_PART, error)
-
-    def _close(self) -> None:
-        while self._sessions:
-            self._sessions.popitem()[1].close()
 
     def _release(self) -> None:
         """Say that this process ends; count and log what was told and is not sent."""
@@ -425,8 +409,8 @@ class RedisSender:
         for node, lanes in self._by_node(going).items():
             byes = [(lane.shard, self._sealed(lane, BYE)) for lane in lanes]
             try:
-                session = self._session(node, lanes[0].shard)
+                session = self._sessions.get(node, lanes[0].shard)
                 session.calls([self._server.publication(*each) for each in byes])
             except self._server.failures as error:
                 logger.debug("the backplane could not say that it ends: %s", error)
-        self._close()
+        self._sessions.close()

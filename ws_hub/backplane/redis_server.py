@@ -366,6 +366,14 @@ class Session(_Link):
                 answers.append(error)
         return answers
 
+    def all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the answers to commands that are sent in one go; raises the first error."""
+        answers = self.calls(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
     def run(self, text: str, digest: str, keys: Sequence[str], words: Sequence[Any]) -> Any:
         """Return what a script returns, which the server may have to be told."""
         try:
@@ -420,10 +428,8 @@ class Subscription(_Link):
             self._connection.send_command(command, name, check_health=False)
         if patterns:
             self._connection.send_command("PSUBSCRIBE", *patterns, check_health=False)
-        missing, confirmed = (
-            len(channels) + len(patterns),
-            (command.lower().encode(), b"psubscribe"),
-        )
+        missing = len(channels) + len(patterns)
+        confirmed = command.lower().encode(), b"psubscribe"
         while missing:
             answer = self._explaining(self._read)
             if isinstance(answer, list) and answer[0] in confirmed:
