@@ -124,7 +124,7 @@ from .listener import Listener
 from .replay import HUB_THREAD
 from .stats import HubStats
 from .subscriptions import Full
-from .survey import Instance, Report
+from .survey import Instance, Question, Report
 
 __all__ = ["Hub"]
 
@@ -1479,7 +1479,7 @@ class Hub(AbstractPublisher):
         Threads: any; blocks at most `timeout`, and not without a backplane.
         """
         check_channel(channel, self._is_channel)
-        return sum([each.subscribers for each in self._ask_all(timeout, channel=channel)])
+        return sum([each.subscribers for each in self._ask_all(Question(channel), timeout)])
 
     def is_connected(self, user_id: AnyId, timeout: float = 1.0) -> bool:
         """Return whether a user has a connection to any process that a backplane connects.
@@ -1495,7 +1495,8 @@ class Hub(AbstractPublisher):
         def is_here(report: Report) -> bool:
             return report.connections > 0
 
-        return any(map(is_here, self._ask_all(timeout, user=user, is_enough=is_here)))
+        question = Question(user=user, is_enough=is_here)
+        return any(map(is_here, self._ask_all(question, timeout)))
 
     def instances(self, timeout: float = 1.0) -> list[Instance]:
         """Return all processes that a backplane connects, this one first, and what each has.
@@ -1505,34 +1506,23 @@ class Hub(AbstractPublisher):
 
         Threads: any; blocks at most `timeout`, and not without a backplane.
         """
-        own, *others = self._ask_all(timeout, needs_all=False)
+        own, *others = self._ask_all(Question(needs_all=False), timeout)
         return [replace(own.instance, is_own=True), *[each.instance for each in others]]
 
-    def _ask_all(
-        self,
-        timeout: float,
-        *,
-        channel: str | None = None,
-        user: str | None = None,
-        is_enough: Callable[[Report], bool] = lambda report: False,
-        needs_all: bool = True,
-    ) -> list[Report]:
+    def _ask_all(self, question: Question, timeout: float) -> list[Report]:
         """Return the report of this process, and those of the others that are needed."""
         timeout, life = check_bound("timeout", timeout), self._life
         if not life.state.accepts:
             raise self._not_running()
-        own = self._inside.report(channel, user)
-        if life.relay is None or is_enough(own):
+        own = self._inside.report(question.channel, question.user)
+        if life.relay is None or question.is_enough(own):
             return [own]
         if self._is_hub_thread() or nested():
             raise WsHubError(
                 "cannot ask other processes within another call of the hub, as in a signal "
                 "handler: do so on a thread of its own"
             )
-        others = life.relay.survey.ask(
-            timeout, channel, user, is_enough=is_enough, needs_all=needs_all
-        )
-        return [own, *others]
+        return [own, *life.relay.survey.ask(question, timeout)]
 
     def stats(self) -> HubStats:
         """Return what the hub counts.

@@ -21,7 +21,7 @@ from ..log import get_logger
 from ..protocol.json_text import to_json
 from ..reentrant import Event
 
-__all__ = ["Instance", "Report", "Reporting", "Survey"]
+__all__ = ["Instance", "Question", "Report", "Reporting", "Survey"]
 
 logger = get_logger(__name__)
 
@@ -66,6 +66,23 @@ class Report:
     connections: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of the processes.
+
+    Args:
+        channel: whose subscribers to count.
+        user: whose connections to count.
+        is_enough: says of a report that no other one is needed.
+        needs_all: whether WaitTimeout is raised where one does not answer.
+    """
+
+    channel: str | None = None
+    user: str | None = None
+    is_enough: Callable[[Report], bool] = lambda report: False
+    needs_all: bool = True
+
+
 class Reporting(Protocol):
     """What a survey asks of the hub."""
 
@@ -98,44 +115,28 @@ class Survey:
 
     # --- any thread ------------------------------------------------------------------------
 
-    def ask(
-        self,
-        timeout: float,
-        channel: str | None = None,
-        user: str | None = None,
-        *,
-        is_enough: Callable[[Report], bool] = lambda report: False,
-        needs_all: bool = True,
-    ) -> list[Report]:
-        """Return what the other processes say; waits for it.
-
-        Args:
-            timeout: seconds to wait.
-            channel: whose subscribers to count.
-            user: whose connections to count.
-            is_enough: says of a report that no other one is needed.
-            needs_all: whether WaitTimeout is raised where one does not answer.
-        """
+    def ask(self, question: Question, timeout: float) -> list[Report]:
+        """Return what the other processes say; waits for it, `timeout` seconds at most."""
         id, deadline, asked = secrets.token_hex(8), time.monotonic() + timeout, self._others()
-        question = self._rounds[id] = _Round()
+        round = self._rounds[id] = _Round()
         self._interest.begin(answers_topic(id))
         try:
-            fields = {"id": id, "channel": channel, "user": user}
+            fields = {"id": id, "channel": question.channel, "user": question.user}
             self._backplane.tell(Notice(NoticeKind.ASK, texts=(to_json(fields).encode(),)))
             while True:
-                found = list(question.answers.values())
-                if any(map(is_enough, found)):
+                found = list(round.answers.values())
+                if any(map(question.is_enough, found)):
                     return found
-                missing = (asked & self._others()) - question.answers.keys()
+                missing = (asked & self._others()) - round.answers.keys()
                 left = deadline - time.monotonic()
                 if not missing or left <= 0:
                     break
-                question.changed.wait(min(left, _SLICE))  # set by the backplane's thread
-                question.changed.clear()
+                round.changed.wait(min(left, _SLICE))  # set by the backplane's thread
+                round.changed.clear()
         finally:
             self._interest.end(answers_topic(id))
             del self._rounds[id]
-        if missing and needs_all:
+        if missing and question.needs_all:
             raise WaitTimeout(
                 f"{len(missing)} of {len(asked)} other processes have not answered within "
                 f"{timeout:g} s: one that was killed counts as gone some seconds later. Pass a "
@@ -161,16 +162,16 @@ class Survey:
 
     def hear(self, source: str, id: str, texts: Iterable[bytes]) -> None:
         """Take what a process of this name on the backplane has answered."""
-        question = self._rounds.get(id)
-        if question is None:
+        round = self._rounds.get(id)
+        if round is None:
             return  # it has ended
         for text in texts:
             report = _report_of(_fields(text))
             if report is None:
                 _warn(text)
             else:
-                question.answers[source] = report
-                question.changed.set()
+                round.answers[source] = report
+                round.changed.set()
 
 
 _NUMBERS = ("pid", "clients", "users", "channels", "subscriptions")
