@@ -121,8 +121,12 @@ def judge(
             untrue: list[str] = []
             count.add(_of_track(track, stored[channel], holes[channel], untrue))
             verdict.complaints += [f"{record.name}, {channel}: {each}" for each in untrue]
-            doubled = sorted(_doubled_values(track) - _repeated_values(track))
-            for publisher, number in map(parts_of, doubled):
+            doubled = _doubled_values(track)
+            # Clients publish again what they get no ack for.
+            repeated = {value for value in doubled if parts_of(value)[0] in REMOTE}
+            count.repeated += len(repeated)
+            count.duplicates += len(doubled - repeated)
+            for publisher, number in map(parts_of, sorted(doubled - repeated)):
                 verdict.complaints.append(
                     f"{record.name} has {number} of publisher {publisher} in {channel} twice"
                 )
@@ -187,8 +191,6 @@ def _of_track(track: Track, stored: Mapping[str, Any], holes: set[int], untrue: 
     """
     kept, last = stored["first"], stored["last"]
     count = Count(messages=len(track.seqs), told=len(track.gaps), unnumbered=len(track.unnumbered))
-    count.repeated = len(_repeated_values(track))
-    count.duplicates += len(_doubled_values(track) - _repeated_values(track))
     at, seen, gaps = 0, set[int](), iter([*track.gaps, None])
     gap = next(gaps)
     for place, seq in enumerate([*track.seqs, last + 1]):
@@ -221,11 +223,6 @@ def _doubled_values(track: Track) -> set[int]:
     """Return what came more than once, and at least once without a number."""
     loose = Counter(value for value in track.unnumbered if parts_of(value)[0] != MARK)
     return {value for value, times in loose.items() if times > 1} | loose.keys() & set(track.values)
-
-
-def _repeated_values(track: Track) -> set[int]:
-    """Return that part of it that clients published, who repeat what they get no ack for."""
-    return {value for value in _doubled_values(track) if parts_of(value)[0] in REMOTE}
 
 
 def _is_size(missing: int, told: Sequence[int | None]) -> bool:

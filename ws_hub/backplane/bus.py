@@ -16,7 +16,7 @@ from .interest import ALL_CLIENTS, Interest, answers_topic, channel_topic, user_
 if TYPE_CHECKING:
     from .store import HistoryStore
 
-__all__ = ["Backplane", "BusStats", "Notice", "NoticeKind", "Receiver", "SharedClaims"]
+__all__ = ["ALWAYS", "Backplane", "BusStats", "Notice", "NoticeKind", "Receiver", "SharedClaims"]
 
 
 class NoticeKind(enum.StrEnum):
@@ -41,6 +41,9 @@ class NoticeKind(enum.StrEnum):
     PRESENCE = "presence"
     ASK = "ask"
     ANSWER = "answer"
+
+
+ALWAYS = (NoticeKind.KEPT, NoticeKind.DISCONNECT)  # wait whatever else does, and get not too old
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,14 +83,14 @@ class AbstractPublisher(abc.ABC):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
-        key: Key | Output | None = None,
+        of: Key | Output | None = None,
     ) -> Delivery | None:
         """Pass on encoded messages, all or none, for a channel or, with "", for all clients.
 
         `ends_channel`: the last of them is the last one of its channel for the time being.
         `exclude`: the ids of clients that do not get them live. `wait`: seconds to wait for
         what they did; None waits for nothing and returns None.
-        `key`: the key of the one message that they are, or what they are of a program's output.
+        `of`: the key of the one message that they are, or what they are of a program's output.
         """
 
     @overload
@@ -220,13 +220,13 @@ class AbstractPublisher(abc.ABC):
         texts = [self._encoder.encode(each, now, channel) for each in parts]
         if message.key:
             key = Key(message.key, message.data is None)
-            return self._publish(texts, channel, timeout, exclude=left_out, wait=wait, key=key)
+            return self._publish(texts, channel, timeout, exclude=left_out, wait=wait, of=key)
         output = None
         if message.type == _OUTPUT:
             line = None if message.line is None else [message.line] * len(parts)
             output = _output([each.data for each in parts], line)
         return self._publish(
-            texts, channel, timeout, ends_channel=ends, exclude=left_out, wait=wait, key=output
+            texts, channel, timeout, ends_channel=ends, exclude=left_out, wait=wait, of=output
         )
 
     @overload
@@ -272,9 +272,9 @@ class AbstractPublisher(abc.ABC):
         if data.__class__ is str and len(data) > MAX_PIECE:
             pieces = _pieces([data])
             texts = self._lines(name, channel, pieces)
-            return self._publish(texts, channel, timeout, wait=wait, key=_output(pieces))
+            return self._publish(texts, channel, timeout, wait=wait, of=_output(pieces))
         text = self._encoder.encode_fields(_OUTPUT, channel, name, data, _now())
-        return self._publish([text], channel, timeout, wait=wait, key=_output([data]))
+        return self._publish([text], channel, timeout, wait=wait, of=_output([data]))
 
     def send_process_lines(
         self,
@@ -304,7 +304,7 @@ class AbstractPublisher(abc.ABC):
             )
         texts = self._lines(name, channel, listed, numbers)
         if texts:
-            self._publish(texts, channel, timeout, key=_output(listed, numbers))
+            self._publish(texts, channel, timeout, of=_output(listed, numbers))
 
     def _lines(
         self, name: str, channel: str, pieces: Sequence[Any], numbers: Sequence[int] | None = None
@@ -449,7 +449,7 @@ class AbstractPublisher(abc.ABC):
         where = _checked(channel)
         tail = "" if key is None else f',"key":{to_json(key.text)}'
         text = self._encoder.encode_fields(kind, where, "", data, _now(), tail)
-        return self._publish([text], where, timeout, exclude=exclude, wait=wait, key=key)
+        return self._publish([text], where, timeout, exclude=exclude, wait=wait, of=key)
 
 
 def client_ids(exclude: object) -> frozenset[int]:

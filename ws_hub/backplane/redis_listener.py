@@ -22,7 +22,7 @@ from .. import threads
 from ..errors import excerpt
 from ..log import get_logger
 from ..reentrant import Event, nested
-from .bus import Notice, NoticeKind
+from .bus import ALWAYS, Notice, NoticeKind
 from .envelopes import BYE, Envelope, opened, opening
 from .go_bridge import GoBridge
 from .peers import MAX_WAITING_BYTES, Counts
@@ -47,7 +47,6 @@ _MOST_SOURCES = 10_000  # anybody may make up names
 _MOST_WARNED = 10  # bodies in one life; the others are counted
 _NOTICE_BYTES = 200  # of memory, about, beside its texts
 _KEPT = Notice(NoticeKind.KEPT)
-_ALWAYS = (NoticeKind.KEPT, NoticeKind.DISCONNECT)  # wait whatever else does
 _PART = "subscribe"  # of `Reach`
 
 
@@ -367,7 +366,7 @@ class RedisListener:
             [each.kind is notice.kind for each, _ in self._waiting]
         ):
             return
-        if self._waiting_bytes >= MAX_WAITING_BYTES and notice.kind not in _ALWAYS:
+        if self._waiting_bytes >= MAX_WAITING_BYTES and notice.kind not in ALWAYS:
             self._reception.missed(1)
             return
         self._waiting.append((notice, source))

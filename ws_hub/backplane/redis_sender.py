@@ -28,7 +28,7 @@ from .. import threads
 from ..errors import excerpt
 from ..log import get_logger
 from ..reentrant import Wakeup, nested
-from .bus import Notice, NoticeKind
+from .bus import ALWAYS, Notice, NoticeKind
 from .envelopes import BYE, HELLO, HELLO_ALL, MAX_BODY_BYTES, sealed
 from .go_bridge import GoBridge
 from .peers import MAX_WAITING_BYTES, Counts
@@ -51,7 +51,6 @@ _MAX_TAIL_BYTES = MAX_BODY_BYTES - 128  # without the version, the name and the 
 _GRACE = 1.0  # seconds for the thread to end after its time is over
 _AFTER_FAULT = 0.1  # seconds of rest after an exception that nothing here expects
 _PART = "publish"  # of `Reach`
-_ALWAYS = (NoticeKind.KEPT, NoticeKind.DISCONNECT)  # wait whatever else does, and get not too old
 
 
 class _Sent(NamedTuple):
@@ -232,7 +231,7 @@ class RedisSender:
                 break
             lane = self._lanes[self._server.shard_of(told.name)]
             lane.number += told.kind is not NoticeKind.KEPT
-            if told.kind not in _ALWAYS and (
+            if told.kind not in ALWAYS and (
                 self._is_old(told, now) or lane.size >= MAX_WAITING_BYTES
             ):
                 self._counts.lost += 1
@@ -247,7 +246,7 @@ class RedisSender:
         return sealed(self._source, lane.number, tail, listens=self._listens)
 
     def _is_old(self, told: Told, now: float) -> bool:
-        return told.kind not in _ALWAYS and now - told.at > _MOST_AGE
+        return told.kind not in ALWAYS and now - told.at > _MOST_AGE
 
     def _send(self, now: float) -> None:
         """Send what waits, and a sign of life where it is due."""

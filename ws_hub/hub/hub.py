@@ -695,7 +695,7 @@ class Hub(AbstractPublisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
-        key: Key | Output | None = None,
+        of: Key | Output | None = None,
         payer: Connection | None = None,
         once: str = "",
     ) -> Delivery | None:
@@ -712,13 +712,13 @@ class Hub(AbstractPublisher):
             kept, keyed = rule.numbered, rule.keyed
         publications = self._publications(texts, channel, rule)
         publications[-1].ends_channel, publications[-1].once = ends_channel, once
-        if isinstance(key, Output):
-            _describe(publications, key)
-        named = None if isinstance(key, Output) else key
-        if keyed or named is not None:
-            if named is None or not keyed:
-                raise _misplaced_key(channel, named)
-            publications[-1].key, publications[-1].deletes = named.text, named.deletes
+        if isinstance(of, Output):
+            _describe(publications, of)
+        key = of if isinstance(of, Key) else None
+        if keyed or key is not None:
+            if key is None or not keyed:
+                raise _misplaced_key(channel, key)
+            publications[-1].key, publications[-1].deletes = key.text, key.deletes
         if exclude or payer is not None:
             for publication in publications:
                 publication.payer, publication.exclude = payer, exclude
@@ -1773,7 +1773,7 @@ class _Inside:
         message = Message(MessageType.EVENT, channel=channel, data=data, key=name)
         text = self.encoder.encode(message, time.time())
         key = Key(name, data is None) if name else None
-        self._hub._publish([text], channel, None, key=key, payer=connection, once=once)
+        self._hub._publish([text], channel, None, of=key, payer=connection, once=once)
 
     def _once(self, connection: Connection, request: Publish) -> str:
         """Return what a publish and its repetition have in common where a store remembers it."""

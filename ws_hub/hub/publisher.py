@@ -334,7 +334,7 @@ class Publisher(AbstractPublisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = NOBODY,
         wait: float | None = None,
-        key: Key | Output | None = None,
+        of: Key | Output | None = None,
     ) -> Delivery | None:
         hub = self._begun(timeout)
         with self._in_own_words():
@@ -345,7 +345,7 @@ class Publisher(AbstractPublisher):
                 ends_channel=ends_channel,
                 exclude=exclude,
                 wait=wait,
-                key=key,
+                of=of,
             )
 
     def send_to_user(
