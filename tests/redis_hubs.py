@@ -1,9 +1,9 @@
-"""Hubs whose backplane is a group of servers: two that know each other, and what they say."""
+"""Hubs whose backplane is a server, or a group of them, that know each other; what they say."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.integration.apps.live import Live, subscribe
@@ -11,7 +11,7 @@ from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import ChannelRule, Hub, HubConfig, Message, serve
 from ws_hub.backplane.redis import RedisBackplane
 
-__all__ = ["connected", "keep", "one", "replayed", "send", "two", "until"]
+__all__ = ["connected", "hubs", "keep", "one", "ready", "replayed", "send", "two", "until"]
 
 RULES = [ChannelRule("kept*", history_messages=10_000)]
 
@@ -33,11 +33,31 @@ def two(url: str) -> Iterator[tuple[Live, Live]]:
         yield first, second
 
 
-def connected(*hubs: Live) -> None:
-    """Wait until two hubs reach the servers and each other."""
-    for each in hubs:
+@contextlib.contextmanager
+def hubs(
+    *urls: str, rules: Sequence[ChannelRule] = RULES, peers: int | None = None
+) -> Iterator[list[Live]]:
+    """Serve hubs at addresses; each knows `peers` others, by default all."""
+    with contextlib.ExitStack() as stack:
+        found: list[Live] = []
+        for url in urls:
+            config = HubConfig(rules=rules, backplane=RedisBackplane(url))
+            hub = stack.enter_context(Hub(config))
+            found.append(Live(hub, stack.enter_context(serve(hub)), None))  # type: ignore[arg-type]
+        ready(found, len(urls) - 1 if peers is None else peers)
+        yield found
+
+
+def ready(found: Sequence[Live], peers: int) -> None:
+    """Wait until hubs reach the servers and so many others."""
+    for each in found:
         wait_until(lambda each=each: not each.hub.stats().bus_down, what="the server")  # type: ignore[misc]
-        wait_until(lambda each=each: each.hub.stats().peers == 1, what="the other")  # type: ignore[misc]
+        wait_until(lambda each=each: each.hub.stats().peers == peers, what="peers")  # type: ignore[misc]
+
+
+def connected(*two_hubs: Live) -> None:
+    """Wait until two hubs reach the servers and each other."""
+    ready(two_hubs, 1)
 
 
 def send(live: Live, channel: str, data: Any) -> None:

@@ -234,22 +234,29 @@ def test_a_page_without_history_says_what_is_missing(page: Page, site: Site) -> 
 # --- a connection that ends ----------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def away(page: Page, proxy: FaultProxy, lines: int) -> Iterator[None]:
+    """Show so many lines through a proxy, and have the page be without a connection meanwhile."""
+    page.open(f"http://127.0.0.1:{proxy.port}/")
+    page.wait_for(has(lines))
+    proxy.refuse()
+    proxy.reset()
+    page.wait_for(f"({BANNER}).startsWith('Connection lost')")
+    yield
+    proxy.accept()
+    page.eval("document.getElementById('retry').click()")
+
+
 def test_a_lost_connection_is_said_and_made_up_for(
     page: Page, make_site: Callable[[str], Site]
 ) -> None:
     site = make_site("process:build")
     with FaultProxy("127.0.0.1", site.server.port) as proxy:
         site.hub.send_process_output("build", "before")
-        page.open(f"http://127.0.0.1:{proxy.port}/")
-        page.wait_for(has(1))
-        proxy.refuse()
-        proxy.reset()
-        page.wait_for(f"({BANNER}).startsWith('Connection lost')")
-        assert page.eval("document.getElementById('link').textContent") == "offline"
-        for number in range(214):
-            site.hub.send_process_output("build", f"missed {number}")
-        proxy.accept()
-        page.eval("document.getElementById('retry').click()")
+        with away(page, proxy, 1):
+            assert page.eval("document.getElementById('link').textContent") == "offline"
+            for number in range(214):
+                site.hub.send_process_output("build", f"missed {number}")
         page.wait_for(f"({BANNER}) === 'Reconnected, caught up 214 lines.'")
         site.hub.send_process_output("build", "after")
         page.wait_for(has(216))
@@ -269,14 +276,8 @@ def test_fault_91_numbers_and_words_are_true_after_a_gap(
     gone = "document.getElementById('cut').textContent"
     with FaultProxy("127.0.0.1", site.server.port) as proxy:
         print_lines(1, 100)
-        page.open(f"http://127.0.0.1:{proxy.port}/")
-        page.wait_for(has(100))
-        proxy.refuse()
-        proxy.reset()
-        page.wait_for(f"({BANNER}).startsWith('Connection lost')")
-        print_lines(101, 30_100)  # of which 10,000 are kept
-        proxy.accept()
-        page.eval("document.getElementById('retry').click()")
+        with away(page, proxy, 100):
+            print_lines(101, 30_100)  # of which 10,000 are kept
         said = "Reconnected, caught up 10,000 lines; what is missing is said where it was."
         page.wait_for(f"({BANNER}) === '{said}'")
         page.wait_for(has(10_100))
@@ -347,15 +348,9 @@ def test_fault_91_messages_without_numbers_are_missing_as_messages(
     site = make_site("process:build")
     with FaultProxy("127.0.0.1", site.server.port) as proxy:
         site.hub.send_process_output("build", "first")
-        page.open(f"http://127.0.0.1:{proxy.port}/")
-        page.wait_for(has(1))
-        proxy.refuse()
-        proxy.reset()
-        page.wait_for(f"({BANNER}).startsWith('Connection lost')")
-        for start in range(0, 10_500, 500):
-            site.hub.send_process_lines("build", [f"line {start + n}" for n in range(500)])
-        proxy.accept()
-        page.eval("document.getElementById('retry').click()")
+        with away(page, proxy, 1):
+            for start in range(0, 10_500, 500):
+                site.hub.send_process_lines("build", [f"line {start + n}" for n in range(500)])
         page.wait_for(has(10_001))
         assert page.eval(COUNT) == "10,001 lines"
         assert page.eval("document.getElementById('cut').textContent") == "500 messages are missing"

@@ -13,6 +13,8 @@ import pytest
 
 from tests.integration.apps.live import Live
 from tests.interventions import broker_times
+from tests.receivers import StandIn
+from tests.redis_hubs import connected
 from tests.redis_servers import SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, HubConfig, Message, serve
@@ -42,12 +44,6 @@ def two(here: str, there: str) -> Iterator[tuple[Live, Live]]:
     with one(here) as first, one(there) as second:
         connected(first, second)
         yield first, second
-
-
-def connected(*hubs: Live) -> None:
-    for each in hubs:
-        wait_until(lambda each=each: not each.hub.stats().bus_down, what="the server")  # type: ignore[misc]
-        wait_until(lambda each=each: each.hub.stats().peers == 1, what="the other")  # type: ignore[misc]
 
 
 def lost(*hubs: Live) -> None:
@@ -214,12 +210,12 @@ def test_fault_47_connections_that_are_reset_are_made_anew(server: RedisProcess)
                     assert data_of(far, 1) == [number]
 
 
-class Stuck:
+class Stuck(StandIn):
     """A receiver that takes its time."""
 
     def __init__(self) -> None:
         self.entered, self.goes_on = threading.Event(), threading.Event()
-        self.received = self.lost = 0
+        self.received = 0
         self.looked = threading.Event()
 
     def receive(self, notice: Notice, source: str) -> bool:
@@ -230,15 +226,6 @@ class Stuck:
         assert self.goes_on.wait(TIMEOUT)
         self.received += 1
         return True
-
-    def missed(self, count: int) -> None:
-        self.lost += count
-
-    def gone(self, source: str) -> None:
-        pass
-
-    def left(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("name", SERVERS)

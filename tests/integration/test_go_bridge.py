@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from tests import redis_hubs
 from tests.go_captures import CAPTURES, GO_SOURCE, Capture
 from tests.integration.apps.live import Live
+from tests.redis_hubs import ready
 from tests.redis_servers import SERVERS, RedisProcess, documented_rights, running
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import ChannelRule, Hub, HubConfig, Message, Publisher, RedisBackplane, serve
+from ws_hub import ChannelRule, Hub, HubConfig, Message, Publisher, RedisBackplane
 from ws_hub.backplane.go_bridge import MAX_GO_BYTES
 from ws_hub.wsgi import servers
 
@@ -42,23 +45,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
         yield process
 
 
-@contextlib.contextmanager
-def hubs(*urls: str, peers: int | None = None) -> Iterator[list[Live]]:
-    """Serve hubs at addresses; each knows `peers` others, by default all."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for url in urls:
-            config = HubConfig(rules=RULES, backplane=RedisBackplane(url))
-            hub = stack.enter_context(Hub(config))
-            found.append(Live(hub, stack.enter_context(serve(hub)), None))  # type: ignore[arg-type]
-        ready(found, len(urls) - 1 if peers is None else peers)
-        yield found
-
-
-def ready(found: Sequence[Live], peers: int) -> None:
-    for live in found:
-        wait_until(lambda live=live: not live.hub.stats().bus_down, what="the server")  # type: ignore[misc]
-        wait_until(lambda live=live: live.hub.stats().peers == peers, what="peers")  # type: ignore[misc]
+hubs = functools.partial(redis_hubs.hubs, rules=RULES)
 
 
 class GoEar:

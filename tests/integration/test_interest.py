@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import bus_connections, look_for_others
+from tests.receivers import StandIn
 from tests.support import TIMEOUT, wait_until
 from ws_hub.backplane.bus import Notice, NoticeKind
 from ws_hub.backplane.interest import Interest, channel_topic
@@ -23,14 +24,13 @@ from ws_hub.backplane.local import LocalBackplane
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs memfd_create")
 
 
-class Process:
+class Process(StandIn):
     """A backplane with an interest, and what it heard."""
 
     def __init__(self, directory: Path, shares: bool) -> None:
         self.bus, self.interest = LocalBackplane(directory), Interest()
         self.heard: list[str] = []
         self.channels: set[str] = set()
-        self.lost = 0
         self.has_room = threading.Event()
         self.has_room.set()
         # Without, it is as one of another version, or of another system.
@@ -41,15 +41,6 @@ class Process:
             return False
         self.heard += [text.decode() for text in notice.texts]
         return True
-
-    def missed(self, count: int) -> None:
-        self.lost += count
-
-    def gone(self, source: str) -> None:
-        pass
-
-    def left(self) -> None:
-        pass
 
     def subscribe(self, channel: str) -> None:
         if channel not in self.channels:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.receivers import StandIn
 from tests.support import TIMEOUT, wait_until
 from ws_hub import ConfigError
 from ws_hub.backplane import exchange, socket_directory
@@ -57,13 +58,12 @@ def said(text: object) -> Notice:
     return Notice(NoticeKind.PUBLISH, "a", (str(text).encode(),))
 
 
-class Heard:
+class Heard(StandIn):
     """A receiver that keeps what it gets, while it has room."""
 
     def __init__(self) -> None:
         self.notices: list[Notice] = []
         self.heard: set[str] = set()
-        self.lost = 0
         self.has_room = True
         self.refused = threading.Event()
         self.fails = False
@@ -79,14 +79,11 @@ class Heard:
             raise RuntimeError("the receiver")
         return True
 
-    def left(self) -> None:
-        pass
-
     def gone(self, source: str) -> None:
         self.ended.add(source)
 
     def missed(self, count: int) -> None:
-        self.lost += count
+        super().missed(count)
         if self.fails:
             raise RuntimeError("the receiver")
 

@@ -16,6 +16,7 @@ import redis
 
 from tests.integration.apps.live import Live, subscribe
 from tests.interventions import broker_times
+from tests.receivers import StandIn
 from tests.redis_servers import SERVERS, RedisProcess, documented_rights, running
 from tests.support import TIMEOUT, wait_until
 from ws_hub import (
@@ -52,7 +53,7 @@ def said(number: int, size: int = 0) -> Notice:
     return Notice(NoticeKind.PUBLISH, "a", (b'{"n":%d,"x":"%b"}' % (number, b"x" * size),))
 
 
-class Heard:
+class Heard(StandIn):
     """A receiver that keeps what it gets, while it has room."""
 
     def __init__(self) -> None:
@@ -60,7 +61,6 @@ class Heard:
         self.kept = threading.Event()
         self.refused = threading.Event()
         self.ended = threading.Event()
-        self.lost = 0
         self.has_room = True
 
     def receive(self, notice: Notice, source: str) -> bool:
@@ -72,12 +72,6 @@ class Heard:
         else:
             self.notices.append(notice)
         return True
-
-    def missed(self, count: int) -> None:
-        self.lost += count
-
-    def gone(self, source: str) -> None:
-        pass
 
     def left(self) -> None:
         self.ended.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 import redis
 
+from tests import redis_hubs
 from tests.integration.apps.live import Live, subscribe
 from tests.interventions import answer_lost, broker_times
 from tests.redis_servers import DURABLE, SERVERS, RedisProcess, running
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import ChannelRule, ConfigError, HistoryError, Hub, HubConfig, Message, serve
+from ws_hub import ChannelRule, ConfigError, HistoryError, Hub, HubConfig, Message
 from ws_hub.backplane.redis import RedisBackplane
 from ws_hub.backplane.redis_history import RedisHistory
 from ws_hub.backplane.redis_server import RedisServer
@@ -32,18 +34,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisProcess]:
         yield process
 
 
-@contextlib.contextmanager
-def hubs(*urls: str) -> Iterator[list[Live]]:
-    """Serve hubs that know each other."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for url in urls:
-            config = HubConfig(rules=RULES, backplane=RedisBackplane(url))
-            hub = stack.enter_context(Hub(config))
-            found.append(Live(hub, stack.enter_context(serve(hub)), None))  # type: ignore[arg-type]
-        for live in found:
-            wait_until(lambda live=live: live.hub.stats().peers == len(urls) - 1)  # type: ignore[misc]
-        yield found
+hubs = functools.partial(redis_hubs.hubs, rules=RULES)
 
 
 @contextlib.contextmanager

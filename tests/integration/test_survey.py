@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.integration.apps.live import Live, Notes
+from tests.receivers import StandIn
 from tests.support import TIMEOUT, wait_until
 from ws_hub import (
     AuthResult,
@@ -102,7 +103,7 @@ def test_a_hub_without_others_answers_at_once() -> None:
         listener.close()
 
 
-class Peer:
+class Peer(StandIn):
     """A process that hears questions, and answers as a test has it."""
 
     def __init__(self, folder: str) -> None:
@@ -113,15 +114,6 @@ class Peer:
         if notice.kind is NoticeKind.ASK:
             self.answer(json.loads(notice.texts[0])["id"])
         return True
-
-    def missed(self, count: int) -> None:
-        pass
-
-    def gone(self, source: str) -> None:
-        pass
-
-    def left(self) -> None:
-        pass
 
 
 @pytest.fixture

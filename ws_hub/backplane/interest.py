@@ -8,7 +8,7 @@ could come too late, or be lost. Rules of this file:
 
 - A byte is set while the process has the topic, or another one with the same hash. So a notice
   may come that is not needed, and none that is needed is left out.
-- Who has not shared a table, because its system or its version has none, wants all.
+- A process that has not shared a table, because its system or its version has none, wants all.
 - What a process needs whether it has subscribers or not has no topic: changes of keyed channels,
   presence, the ends of a user's connections, and that the store has more.
 - The memory has no file. It is sealed: no peer can make it shorter while another one reads it.

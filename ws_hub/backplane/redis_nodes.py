@@ -151,7 +151,7 @@ class Cluster:
         self._slots = slots
         self._ask = ask
         self._faults = faults
-        # guards: who asks the cluster, one thread at a time. Nothing is taken under it.
+        # guards: the questions to the cluster, by one thread at a time. Nothing is taken under it.
         self._lock = Lock()
         self._map: tuple[Node | None, ...] = ()  # the node of each shard; replaced whole
         self._known: tuple[Node, ...] = ()  # those that it has, replicas too; replaced whole
