@@ -38,7 +38,7 @@ class Recorder(AbstractPublisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
         wait: float | None = None,
-        key: object = None,
+        of: object = None,
     ) -> None:
         messages = [decode(text.decode()) for text in texts]
         for message in messages:

@@ -28,7 +28,7 @@ class Recorder(AbstractPublisher):
         ends_channel: bool = False,
         exclude: frozenset[int] = frozenset(),
         wait: float | None = None,
-        key: object = None,
+        of: object = None,
     ) -> None:
         for text in texts:
             self.ends.append(ends_channel)

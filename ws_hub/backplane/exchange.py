@@ -397,7 +397,7 @@ class Exchange:
             self._is_known.set()
 
     def _renew_audience(self) -> None:
-        """Note who is reached, and what they want, as far as they have said so."""
+        """Note which others are reached, and what they want, as far as they have said so."""
         tables = {peer.name: peer.table for peer in self._receiving}
         self._audience = Audience([(name, tables.get(name)) for name in self._sending])
 

@@ -1,7 +1,7 @@
 """A Redis or Valkey server by its address: the names of keys, and connections to it.
 
 All that is asked of redis-py is here. It does not repeat commands, and reconnects nothing by
-itself: who uses a connection decides what a failure means. Each new connection goes to the node
+itself: what uses a connection decides what a failure means. Each new connection goes to the node
 that is the right one then: the server, the master that sentinels name, or a node of a cluster.
 There, an application's keys are in a fixed number of shards: those of one are on one node.
 """
