@@ -344,12 +344,14 @@ def task(number):
 if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[2])
     task(0)
+    input()  # processes that publish at once have no order
     children = [context.Process(target=task, args=(number,)) for number in (1, 2, 3)]
     for child in children:
         child.start()
     for child in children:
         child.join()
         assert child.exitcode == 0
+    input()
     task(4)
 """
 
@@ -361,8 +363,15 @@ def test_a_publisher_of_the_parent_is_used_in_its_children(place: Place, method:
     job.write_text(_PREFORK)
     command = [sys.executable, job, place.address, method]
     with application(place) as here, here.subscribed("news", "kept:a") as peer:
-        subprocess.run(command, check=True, timeout=2 * START)
-        messages = [peer.recv_json() for _ in range(10)]
+        messages: list[dict[str, Any]] = []
+        with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as job_process:
+            assert job_process.stdin is not None
+            for count in (2, 6):
+                messages += [peer.recv_json() for _ in range(count)]
+                job_process.stdin.write("go on\n")
+                job_process.stdin.flush()
+            messages += [peer.recv_json() for _ in range(2)]
+            assert job_process.wait(2 * START) == 0
         for channel in ("news", "kept:a"):
             found = [each["data"]["data"] for each in messages if each["channel"] == channel]
             assert sorted(found) == [0, 1, 2, 3, 4]
