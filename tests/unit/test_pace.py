@@ -35,7 +35,7 @@ def test_without_bounds_parts_are_large_and_need_no_wait() -> None:
     waits = Waits(Pace())
     parts = waits.parts(*texts)
     assert [text for part, _ in parts for text in part] == texts
-    assert max(len(part) for part, _ in parts) == 128
+    assert max(len(part) for part, _ in parts) == 512
     assert not any(wait for _, wait in parts)
     assert waits.parts() == []
 

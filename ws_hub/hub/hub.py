@@ -77,7 +77,15 @@ from ..protocol.names import (
     refuse_channel,
 )
 from ..protocol.presence import Presence
-from ..protocol.publication import NO_LINE, Delivery, Key, Output, Publication, Stamp, publish
+from ..protocol.publication import (
+    NO_LINE,
+    Delivery,
+    Key,
+    Output,
+    Publication,
+    Stamp,
+    publish_all,
+)
 from ..protocol.requests import Publish, ReadHistory, ShowPresence, Subscribe, error
 from ..reentrant import Event, Lock, ReentrantQueue, Wakeup, nested
 from ..validation import (
@@ -739,7 +747,7 @@ class Hub(AbstractPublisher):
         return None if wait is None else self._outcome(watched, wait)
 
     def _publications(
-        self, texts: Iterable[bytes], channel: str, rule: ChannelRule | None
+        self, texts: Sequence[bytes], channel: str, rule: ChannelRule | None
     ) -> list[Publication]:
         """Return the publications of encoded messages; raises MessageEncodeError.
 
@@ -748,12 +756,8 @@ class Hub(AbstractPublisher):
         config = self._config
         overflow = config.broadcast_overflow if rule is None else rule.overflow
         kept = rule is not None and rule.numbered
-        return [
-            publish(
-                text, channel, overflow, to_be_numbered=kept, compressed=config.compresses(text)
-            )
-            for text in texts
-        ]
+        compresses = config.compresses if config.compression else None
+        return publish_all(texts, channel, overflow, to_be_numbered=kept, compresses=compresses)
 
     def _check_may_wait(self) -> None:
         if self._is_hub_thread() or nested():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["Pace"]
 
-_AT_ONCE = 128  # texts that are published together at most
+_AT_ONCE = 512  # texts that are published together at most
 _ENVELOPE = 512  # bytes of a message beside its text, about, at most
 _WORST = 6  # bytes of JSON that one character may take
 

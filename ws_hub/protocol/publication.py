@@ -32,6 +32,7 @@ __all__ = [
     "channel_of",
     "compress",
     "publish",
+    "publish_all",
     "restored",
     "skip",
     "state_of",
@@ -195,11 +196,11 @@ class Publication:
     def number(self, seq: int) -> None:
         """Set its position in its channel, also in its text and its frames."""
         self.seq = seq
-        before = len(self.text) - 1  # the bytes that `unfinished` is the compressed form of
-        self.text = number(self.text, seq)
-        self.frame = self.compressed = text_frame(self.text)
-        if self.unfinished:
-            end = self.text[before:]
+        text = self.text
+        self.text = numbered = number(text, seq)
+        self.frame = self.compressed = text_frame(numbered)
+        if self.unfinished:  # the compressed form of `text` without its "}"
+            end = numbered[len(text) - 1 :]
             self.compressed = _smaller(compression.finish(self.unfinished, end), self.frame)
             self.unfinished = b""
 
@@ -254,26 +255,50 @@ def publish(
     to_be_numbered: bool = False,
     compressed: bool = False,
 ) -> Publication:
-    """Return the publication of an encoded message for `channel`; "" is every client.
-
-    `compressed` compresses it here, on the publishing thread, because zlib would make the hub
-    thread release the GIL. Raises MessageEncodeError for a message over the size limit of
-    clients: each receiver would drop its connection, reconnect, and get it again from history.
-    """
-    if len(text) > MAX_MESSAGE_BYTES:
-        raise MessageEncodeError(
-            f"message of {len(text)} bytes refused, over the limit of {MAX_MESSAGE_BYTES}: "
-            f"{excerpt(text[:200].decode(errors='replace'))}"
-        )
-    if to_be_numbered:
-        unfinished = (
-            compression.begin(text[:-1]) if compressed else b""
-        )  # `seq` is inserted before the "}"
-        return Publication(text, b"", b"", channel, overflow, unfinished=unfinished)
-    frame = text_frame(text)
-    return Publication(
-        text, frame, compress(text, frame) if compressed else frame, channel, overflow
+    """Return the publication of one encoded message, see `publish_all`."""
+    compresses = (lambda text: True) if compressed else None
+    (publication,) = publish_all(
+        [text], channel, overflow, to_be_numbered=to_be_numbered, compresses=compresses
     )
+    return publication
+
+
+def publish_all(
+    texts: Sequence[bytes],
+    channel: str,
+    overflow: Overflow,
+    *,
+    to_be_numbered: bool = False,
+    compresses: Callable[[bytes], bool] | None = None,
+) -> list[Publication]:
+    """Return the publications of encoded messages for `channel`; "" is every client.
+
+    A call for each line of a program would cost as much as all else here. What `compresses`
+    names is compressed on this, the publishing thread, because zlib would make the hub thread
+    release the GIL. Raises MessageEncodeError for a message over the size limit of clients: each
+    receiver would drop its connection, reconnect, and get it again from history.
+    """
+    for text in texts:
+        if len(text) > MAX_MESSAGE_BYTES:
+            raise MessageEncodeError(
+                f"message of {len(text)} bytes refused, over the limit of {MAX_MESSAGE_BYTES}: "
+                f"{excerpt(text[:200].decode(errors='replace'))}"
+            )
+    if not to_be_numbered:
+        frames = list(map(text_frame, texts))
+        found = [
+            Publication(text, frame, frame, channel, overflow)
+            for text, frame in zip(texts, frames, strict=True)
+        ]
+    else:
+        found = [Publication(text, b"", b"", channel, overflow) for text in texts]
+    if compresses is not None:
+        for each in filter(lambda each: compresses(each.text), found):
+            if to_be_numbered:  # `seq` is inserted before the "}"
+                each.unfinished = compression.begin(each.text[:-1])
+            else:
+                each.compressed = compress(each.text, each.frame)
+    return found
 
 
 def compress(text: bytes, frame: bytes) -> bytes:
