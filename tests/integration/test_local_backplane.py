@@ -55,6 +55,12 @@ ALL_KINDS = [
 
 
 def said(text: object) -> Notice:
+    """Return a notice that goes alone."""
+    return Notice(NoticeKind.USER, "a", (str(text).encode(),))
+
+
+def published(text: object) -> Notice:
+    """Return a notice with which others of its kind may go as one."""
     return Notice(NoticeKind.PUBLISH, "a", (str(text).encode(),))
 
 
@@ -233,6 +239,18 @@ def test_telling_when_not_open_reaches_nobody(directory: Path) -> None:
     assert not directory.exists()
 
 
+def test_messages_that_wait_together_arrive_in_their_order(join: Join) -> None:
+    (one, at_one), (two, at_two) = join(), join()
+    for number in range(5000):
+        one.tell(published(number))
+        two.tell(published(number))
+    numbers = [str(number) for number in range(5000)]
+    for heard in (at_one, at_two):
+        heard.wait_for(4999)
+        assert heard.texts() == numbers
+        assert heard.lost == 0
+
+
 def test_several_kept_that_wait_are_one(join: Join, directory: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         one, _ = join()
@@ -258,8 +276,8 @@ def test_several_kept_that_wait_are_one(join: Join, directory: Path) -> None:
                 number = fields["n"]
                 kinds.append(fields.get("kind", "hello"))
             assert kinds[0] == "hello"
-            assert kinds.count("publish") == 101
-            assert kinds[-2:] == ["kept", "publish"]
+            assert kinds.count("user") == 101
+            assert kinds[-2:] == ["kept", "user"]
             assert kinds.count("kept") == 1
         os.unlink(f"{directory}/{STRANGER}")
 
@@ -488,7 +506,7 @@ def test_a_descriptor_that_is_no_table_is_closed_and_its_peer_told_all(
                 everybody(one, others=1)
                 one.tell(said("for nobody"))
                 assert "hello" in read_frame(theirs)
-                assert read_frame(theirs)["kind"] == "publish"
+                assert read_frame(theirs)["kind"] == "user"
             sock.sendall(frame(1, encode(said("heard"))))
             at_one.wait_for("heard")
         os.unlink(f"{directory}/{STRANGER}")

@@ -50,7 +50,7 @@ ALL_KINDS = [
 
 
 def said(number: int, size: int = 0) -> Notice:
-    return Notice(NoticeKind.PUBLISH, "a", (b'{"n":%d,"x":"%b"}' % (number, b"x" * size),))
+    return Notice(NoticeKind.USER, "a", (b'{"n":%d,"x":"%b"}' % (number, b"x" * size),))
 
 
 class Heard(StandIn):
@@ -172,6 +172,17 @@ def test_three_hear_each_sender_in_its_order(join: Join) -> None:
             told = [said(1000 * sender + number) for number in range(300)]
             assert [each for each in heard.notices if each in told] == told
         assert heard.lost == 0
+
+
+def test_messages_that_wait_together_arrive_in_their_order(join: Join) -> None:
+    (one, _), (_, heard) = join(), join()
+    texts = [b'{"n":%d}' % number for number in range(3000)]
+    for text in texts:
+        one.tell(Notice(NoticeKind.PUBLISH, "a", (text,)))
+    one.tell(said(1))
+    wait_until(lambda: said(1) in heard.notices)
+    assert [text for each in heard.notices[:-1] for text in each.texts] == texts
+    assert heard.lost == 0
 
 
 def test_a_prefix_and_a_database_are_an_application_of_their_own(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .interest import ALL_CLIENTS, Interest, answers_topic, channel_topic, user_topic
 
@@ -46,8 +46,7 @@ class NoticeKind(enum.StrEnum):
 ALWAYS = (NoticeKind.KEPT, NoticeKind.DISCONNECT)  # wait whatever else does, and get not too old
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):
     """What one process tells the others.
 
     Args:

@@ -23,6 +23,7 @@ Rules of this format:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
@@ -56,6 +57,7 @@ MAX_FRAME_BYTES = 32 * 1024 * 1024
 MAX_TAIL_BYTES = MAX_FRAME_BYTES - 64  # without the version and the number
 _MAX_NUMBER = 2**63
 _LENGTH = struct.Struct("!I")
+_NOTHING = Notice(NoticeKind.KEPT)[3:]  # what no field but kind, name and texts says
 _SOCKET_NAME = re.compile(r"[0-9]{1,10}-[0-9a-f]{8}\.sock")
 
 
@@ -101,13 +103,23 @@ def encode(notice: Notice) -> bytes:
         raise ValueError(
             f"a text of a notice holds no line feed, as that ends it: {excerpt(notice.texts)}"
         )
+    is_plain = notice[3:] == _NOTHING
+    line = _line_of(notice.kind, notice.name) if is_plain else _line(notice)
+    return b"\n".join((line, *notice.texts))
+
+
+@functools.lru_cache(maxsize=1024)  # for the channels that are published to just now
+def _line_of(kind: NoticeKind, name: str) -> bytes:
+    return _line(Notice(kind, name))
+
+
+def _line(notice: Notice) -> bytes:
     fields: dict[str, str | int] = {"kind": notice.kind.value}
     for name in ("name", "key", "deletes", "time", "origin", "code", "reason"):
         value = getattr(notice, name)
         if value:
             fields[name] = value
-    line = "," + json.dumps(fields, separators=(",", ":"))[1:]
-    return b"\n".join((line.encode("ascii"), *notice.texts))
+    return ("," + json.dumps(fields, separators=(",", ":"))[1:]).encode("ascii")
 
 
 def frame(number: int, tail: bytes) -> bytes:

@@ -16,6 +16,11 @@ from .peers import MAX_WAITING_BYTES
 __all__ = ["Told", "ToldQueue"]
 
 _SLOT_BYTES = 512  # what was told is measured in these
+# Messages that wait for one channel go as one notice, within these bounds: each notice costs its
+# receivers more than a message in it does.
+_MOST_JOINED = 256
+_JOINED_BYTES = 64 * 1024
+_JOINED_SECONDS = 1.0  # between the first and the last
 
 
 class Told(NamedTuple):
@@ -27,6 +32,7 @@ class Told(NamedTuple):
         at: when it was told, in monotonic seconds.
         without: the names of the processes that it is not for.
         name: of the channel or the user.
+        joins: whether messages for the same channel may go with it.
     """
 
     kind: NoticeKind
@@ -34,6 +40,17 @@ class Told(NamedTuple):
     at: float
     without: tuple[str, ...] = ()
     name: str = ""
+    joins: bool = False
+
+    def goes_with(self, other: Told) -> bool:
+        """Whether it can be sent in one notice with an earlier one."""
+        return (
+            self.joins
+            and other.joins
+            and self.name == other.name
+            and self.without == other.without
+            and self.at - other.at < _JOINED_SECONDS
+        )
 
 
 def _slots_of(told: Told) -> int:
@@ -64,6 +81,7 @@ class ToldQueue:
         # guards: itself: of each notice that found no room in `_told`, which it was not for.
         self._dropped: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
         self._has_kept = False  # whether a KEPT waits
+        self._ahead: Told | None = None  # the thread's own: taken, and yet to be returned
 
     # --- any thread --------------------------------------------------------------------------
 
@@ -72,7 +90,8 @@ class ToldQueue:
         if notice.kind is NoticeKind.KEPT:
             self._put_kept(notice)
             return
-        told = Told(notice.kind, encode(notice), self._clock(), without, notice.name)
+        joins = notice.kind is NoticeKind.PUBLISH and not notice.key
+        told = Told(notice.kind, encode(notice), self._clock(), without, notice.name, joins)
         if notice.kind is NoticeKind.DISCONNECT:
             self._told.force(told)  # few and small; a user must not stay because others talk
             return
@@ -95,7 +114,7 @@ class ToldQueue:
             raise
 
     def __len__(self) -> int:
-        return len(self._told.queue)
+        return len(self._told.queue) + (self._ahead is not None)
 
     def dropped(self) -> int:
         """Return the number of lost notices that `take_dropped` has not returned yet."""
@@ -104,15 +123,36 @@ class ToldQueue:
     # --- the thread --------------------------------------------------------------------------
 
     def take(self) -> Told | None:
-        """Return the next notice; None for none."""
-        try:
-            told = self._told.get()
-        except queue.Empty:
+        """Return the next notice, with the messages that go with it; None for none."""
+        told = self._next()
+        if told is None:
             return None
         if told.kind is NoticeKind.KEPT:
             # Before it is sent: what is told from now on comes after that.
             self._has_kept = False
+        return self._joined(told) if told.joins else told
+
+    def _next(self) -> Told | None:
+        told, self._ahead = self._ahead, None
+        if told is None:
+            with contextlib.suppress(queue.Empty):
+                told = self._told.get()
         return told
+
+    def _joined(self, told: Told) -> Told:
+        """Return a notice as one with those that follow and go with it."""
+        parts, size = [told.tail], len(told.tail)
+        line = told.tail.index(b"\n")  # ends what is the same in all
+        while len(parts) < _MOST_JOINED:
+            following = self._next()
+            if following is None:
+                break
+            size += len(following.tail) - line
+            if size > _JOINED_BYTES or not following.goes_with(told):
+                self._ahead = following
+                break
+            parts.append(following.tail[line:])
+        return told._replace(tail=b"".join(parts)) if len(parts) > 1 else told
 
     def take_dropped(self) -> int:
         """Return how many notices were lost since the last call."""
