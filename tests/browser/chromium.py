@@ -232,8 +232,8 @@ class Page:
                 f"{error}\nthe page shows:\n{shown}\n{self.complaints()}"
             ) from None
 
-    def key(self, key: str, shift: bool = False) -> None:
-        text = "\r" if key == "Enter" else key if len(key) == 1 else ""
+    def key(self, key: str, shift: bool = False, control: bool = False) -> None:
+        text = "\r" if key == "Enter" else key if len(key) == 1 and not control else ""
         codes = {
             "Enter": 13,
             "Escape": 27,
@@ -249,7 +249,7 @@ class Page:
                 type=kind if text or kind == "keyUp" else "rawKeyDown",
                 key=key,
                 text=text if kind == "keyDown" else "",
-                modifiers=8 if shift else 0,
+                modifiers=(8 if shift else 0) | (2 if control else 0),
                 windowsVirtualKeyCode=codes.get(key, ord(key.upper()[0])),
             )
 
@@ -257,6 +257,9 @@ class Page:
         self.call("Input.insertText", text=text)
 
     def wheel(self, x: int, y: int, delta: int) -> None:
+        # What was laid out only now has to reach the compositor, which scrolls it.
+        frame = "new Promise((done) => requestAnimationFrame(done))"
+        self.eval(f"{frame}.then(() => {frame})")
         self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=delta)
 
     def screenshot(self, path: Path) -> None:

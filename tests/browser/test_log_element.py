@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import rows
 from tests.browser.chromium import Page
 from tests.support import wait_until
 from ws_hub import Hub, HubConfig, Message, serve
@@ -26,9 +27,9 @@ HTML = """<!doctype html><html lang="en"><title>elsewhere</title>
 """
 LOG = '<ws-hub-log channel="process:build"></ws-hub-log>'
 ROOT = "document.querySelector('ws-hub-log').shadowRoot"
-LINES = f"[...{ROOT}.querySelectorAll('.row:not(.note)')].map((row) => row.textContent)"
-NOTES = f"[...{ROOT}.querySelectorAll('.row.note')].map((row) => row.textContent)"
 SCROLLER = f"{ROOT}.querySelector('[role=log]')"
+LINES, NOTES = rows.lines(SCROLLER), rows.notes(SCROLLER)
+SHOWN = f"[...{ROOT}.querySelectorAll('.row:not(.note)')].map((row) => row.textContent)"
 AT_END = f"{SCROLLER}.scrollHeight - {SCROLLER}.scrollTop - {SCROLLER}.clientHeight <= 4"
 MORE = f"{ROOT}.querySelector('button')"
 STATE = f"{ROOT}.querySelector('#state').textContent"
@@ -74,7 +75,8 @@ def show(page: Page, hub: Hub) -> Iterator[Show]:
 
 
 def has(number: int) -> str:
-    return f"{LINES}.length === {number}"
+    """So many are there, and the last one is in view."""
+    return f"{rows.number(SCROLLER)} === {number} && {SHOWN}.at(-1) === {LINES}.at(-1)"
 
 
 def print_lines(hub: Hub, start: int, stop: int) -> None:
@@ -123,6 +125,21 @@ def test_it_keeps_so_many_lines(page: Page, hub: Hub, show: Show) -> None:
     print_lines(hub, 50, 1000)
     page.wait_for(f"{LINES}.at(-1) === 'line 999'")
     page.wait_for(f"{LINES}.length > 80 && {LINES}.length <= 100")
+
+
+def test_all_lines_are_selected_and_copied(page: Page, hub: Hub, show: Show) -> None:
+    print_lines(hub, 0, 1000)
+    show("<p>before</p>" + LOG + "<p>behind</p>")
+    page.wait_for(has(1000))
+    page.eval(f"{SCROLLER}.focus()")
+    page.key("a", control=True)
+    copied = page.eval(
+        "new Promise((done) => {"
+        " document.addEventListener('copy', (event) =>"
+        " done(event.clipboardData.getData('text/plain')));"
+        " document.execCommand('copy'); })"
+    )
+    assert copied == "\n".join(f"line {number}" for number in range(1000))
 
 
 @pytest.mark.parametrize(

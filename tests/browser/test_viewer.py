@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import rows
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
 from tests.nginx import arguments
@@ -26,8 +27,10 @@ from ws_hub.testing import FaultProxy
 
 pytestmark = pytest.mark.browser
 
-LINES = "[...document.querySelectorAll('.row:not(.note)')].map((row) => row.textContent)"
-NOTES = "[...document.querySelectorAll('.row.note')].map((row) => row.textContent)"
+LOG = "document.getElementById('log')"
+LINES, NOTES = rows.lines(LOG), rows.notes(LOG)
+VIEW = f"{LOG}.logView"
+SHOWN = "[...document.querySelectorAll('.row:not(.note)')].map((row) => row.textContent)"
 BANNER = (
     "document.getElementById('banner').hidden ? '' : "
     "document.getElementById('banner-text').textContent"
@@ -46,7 +49,8 @@ def count_is(text: str) -> str:
 
 
 def has(number: int) -> str:
-    return f"document.querySelectorAll('.row:not(.note)').length === {number}"
+    """So many are there, and the last one is in view."""
+    return f"{rows.number(LOG)} === {number} && {SHOWN}.at(-1) === {LINES}.at(-1)"
 
 
 # --- what a process says -------------------------------------------------------------------
@@ -288,12 +292,14 @@ def test_fault_91_numbers_and_words_are_true_after_a_gap(
         number_of = (
             "[...document.querySelectorAll('.row')].find((row) => row.textContent === 'line 20101')"
         )
+        page.eval(f"{VIEW}.reveal({VIEW}.store.find(20101))")
         assert page.eval(f"{number_of}.dataset.n") == "20101"
         page.eval("URL.createObjectURL = (blob) => { window.saved = blob; return '#'; }")
         save = "document.getElementById('download').click() ?? window.saved.text()"
         saved = page.eval(save).splitlines()
         assert saved[99:102] == ["line 100", f"[{note}]", "line 20101"]
         # The page lets go of its first lines, and of the gap among them.
+        page.eval(f"{VIEW}.store.maxLines = 50_000")
         print_lines(30_101, 80_100)
         page.wait_for(f"{LINES}.at(-1) === 'line 80100'", 60)
         assert page.eval(COUNT) == "80,100 lines"
@@ -524,6 +530,7 @@ def test_lines_wrap_or_do_not(page: Page, site: Site) -> None:
 def test_a_burst_of_100_000_lines_leaves_the_page_alive_and_bounded(page: Page, site: Site) -> None:
     page.open(site.url)
     page.wait_for(LIVE)
+    page.eval(f"{VIEW}.store.maxLines = 50_000")
     page.eval(
         "window.frames_seen = 0;"
         "(function count() { window.frames_seen++; requestAnimationFrame(count); })()"

@@ -4,7 +4,8 @@
  */
 
 import {LineAssembler} from "./ansi.js";
-import {clockTime, counted, describeMessage, describeStatus, duration} from "./messages.js";
+import {counted, describeMessage, describeStatus, duration} from "./messages.js";
+import {microseconds} from "./times.js";
 
 const KNOWN_LINES = 4096; // that may still change: more than the rows of a terminal
 
@@ -17,11 +18,11 @@ export class Feed {
     this.ended = null;
     this._onStatus = onStatus;
     this._assembler = new LineAssembler();
-    this._open = null; // the line that the next text replaces
+    this._open = 0; // id of the line that the next text replaces
     this._lines = new Map(); // number of a line of the program -> the newest ones, as shown
     this._newest = 0; // number of a line
     this._earlier = 0; // lines of the runs before
-    this._gap = null; // the note of what is missing before the next line
+    this._gap = null; // {which, note}: the id of the note of what is missing before the next line
   }
 
   received(message) {
@@ -64,7 +65,7 @@ export class Feed {
   }
 
   _output(message) {
-    const time = clockTime(message.timestamp);
+    const time = microseconds(message.timestamp);
     if (Number.isInteger(message.line)) {
       this._numbered(message.line, message.data, time);
       return;
@@ -73,7 +74,7 @@ export class Feed {
       const entry = {runs, cut, time};
       if (replaces && this._open) this.view.replace(this._open, entry);
       else this._open = this.view.append(entry);
-      if (done) this._open = null;
+      if (done) this._open = 0;
     }
   }
 
@@ -104,15 +105,15 @@ export class Feed {
     if (this._lines.size > KNOWN_LINES) this._lines.delete(this._lines.keys().next().value);
   }
 
-  /** The line that stands behind a number; null for none that is known. */
+  /** The id of the line that stands behind a number; 0 for none that is known. */
   _after(number) {
     const behind = [...this._lines.keys()].filter((each) => each > number);
-    return behind.length ? this._lines.get(Math.min(...behind)).shown : null;
+    return behind.length ? this._lines.get(Math.min(...behind)).shown : 0;
   }
 
   _endLine() {
     this._assembler.finish();
-    this._open = null;
+    this._open = 0;
   }
 
   /** Another run of the program counts its lines from 1. */
@@ -143,7 +144,7 @@ export class Feed {
 }
 
 function noteOf(text, {name = "", gap = false, missed} = {}) {
-  return {kind: "note", runs: [{text, gap, style: {name}}], missed};
+  return {kind: "note", runs: [{text, style: {name}}], gap, missed};
 }
 
 function gapText(number, what) {

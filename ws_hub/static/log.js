@@ -1,214 +1,187 @@
-/* log.js: a long log on a page, made of text nodes only.
+/* log.js: a long log on a page, made of text nodes only, of which the rows in view are there.
  *
- * Keeps the newest lines within bounds and says how many it let go, builds the page's nodes in
- * slices of a few milliseconds a frame however much comes (what is in view first), follows the
- * end until the reader scrolls up, and searches. In the end every line is on the page, so that
- * the browser's own search, selection and zoom work; chunks of lines that are out of sight are
- * not laid out (content-visibility).
+ * The lines are in a store (lines.js), where they stand is reckoned (heights.js), and a frame
+ * lays out those near the view. The place of the reader is kept by a row, so that what comes, goes or
+ * folds elsewhere moves nothing. Follows the end until the reader scrolls up.
+ *
+ * What others may hang on:
+ *
+ * - `store`: the lines, by id (`append`, `insert` and `replace` here return and take ids);
+ * - `decorators`: functions `(row, element)` that are called when a row is shown: they may add
+ *   classes, and elements outside of `.text`; `repaint(id)` has them called again;
+ * - `timeText(row, before)`: what stands in the column of times; `before` is the row before it;
+ * - `fold(first, last, on)` hides rows; `onReveal(id)` is called before a hidden row is gone to.
  *
  * Must not know messages or connections.
  */
 
-import {readable, toHex, toRgb} from "./ansi.js";
+import {BEFORE, Heights} from "./heights.js";
+import {FOLDED, HIDDEN, LineStore} from "./lines.js";
 import {logStyle} from "./log_style.js";
+import {Painter} from "./paint.js";
+import {literal, Search} from "./search.js";
+import {LogSelection} from "./selection.js";
+import {clockText} from "./times.js";
 
-const CHUNK_LINES = 200; // at most
-const FRAME_BUDGET = 8; // milliseconds of a frame for building nodes
 /* In a burst laying out and painting each frame would cost more than the lines: fewer frames. */
 const BURST_LINES = 300; // since the last frame
 const BURST_PAUSE = 200; // milliseconds between frames
 const AT_END = 4; // pixels
+const BEYOND = 400; // pixels of rows above and below the view
 const MARKS_PER_LINE = 100;
-
-const NONE = {lines: 0, messages: 0};
-
-/** One line, or a note between lines. */
-class Line {
-  constructor(entry, number) {
-    this.number = number; // 0 for a note
-    this.node = null;
-    this.chunk = null;
-    this.set(entry);
-  }
-
-  set({runs, time = "", kind = "", cut = 0, missed = NONE}) {
-    this.runs = runs;
-    this.time = time;
-    this.kind = kind;
-    this.cut = cut;
-    this.missed = missed; // {lines, messages}: what a note is about that is not here
-    this._text = null;
-    this.size = runs.reduce((sum, run) => sum + run.text.length, 0);
-  }
-
-  get text() {
-    return (this._text ??= this.runs.map((run) => run.text).join(""));
-  }
-}
-
-function add(sum, {lines, messages}, sign = 1) {
-  sum.lines += sign * lines;
-  sum.messages += sign * messages;
-}
-
-/** Some lines that are laid out, or skipped, together. */
-class Chunk {
-  constructor() {
-    this.lines = [];
-    this.size = 0;
-    this.built = 0; // so many of the lines have nodes
-    this.widest = 0;
-    this.element = document.createElement("div");
-    this.element.className = "chunk";
-  }
-}
+/* A browser knows no element higher than some 10 million pixels: a longer log is scrolled through
+ * in smaller steps than the thumb of its scrollbar makes. */
+const HIGHEST = 5_000_000;
 
 /**
  * A log in a scrolling element, of a page or of a shadow tree, which gets the class "log".
  *
  * `onChange()` is called, once a frame at most, when counts, matches or following have changed.
+ * `links`: numbers of lines are links ("#L12"). The element has the view as `logView`.
  */
 export class LogView {
-  constructor(scroller, {maxLines = 50000, maxChars = 16 * 2 ** 20, onChange = () => {}} = {}) {
+  constructor(scroller, {maxLines, maxChars, links = false, onChange = () => {}} = {}) {
     this.scroller = scroller;
-    this.maxLines = maxLines;
-    this.maxChars = maxChars;
     this.onChange = onChange;
-    this.content = document.createElement("div");
-    this.content.className = "lines";
-    scroller.classList.add("log");
-    this._status = document.createElement("div");
-    this._status.className = "status-row";
-    this._status.hidden = true;
-    scroller.replaceChildren(this.content, this._status);
-    const {adoptedStyleSheets: sheets} = scroller.getRootNode();
-    if (!sheets.includes(logStyle)) sheets.push(logStyle);
-    this._chunkLines = Math.max(1, Math.min(CHUNK_LINES, Math.floor(maxLines / 10)));
-    this._ground = [255, 255, 255]; // the colour behind the lines, by which others are chosen
+    this.decorators = [];
+    this.timeText = (row) => clockText(row.time);
+    this.onReveal = () => {};
+    this.store = new LineStore({maxLines, maxChars});
+    this._links = links;
+    this._heights = new Heights(this.store);
+    this._search = new Search(this.store, () => this._schedule());
+    this._painter = new Painter();
     this._closed = new AbortController();
+    this._make();
+    this._selection = new LogSelection(this._rows, this.store, () => this._schedule());
     const {signal} = this._closed;
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     scheme.addEventListener("change", () => this._schedule(), {signal});
-    this._seen = new IntersectionObserver((entries) => this._sight(entries), {root: scroller, rootMargin: "200px"});
     scroller.addEventListener("scroll", () => this._scrolled(), {passive: true, signal});
+    scroller.addEventListener("keydown", (event) => this._key(event), {signal});
+    scroller.addEventListener("copy", (event) => this._copy(event), {signal});
     this._sizes = new ResizeObserver(() => this._schedule());
     this._sizes.observe(scroller);
+    scroller.logView = this;
     this._reset();
     this.following = true;
+  }
+
+  _make() {
+    const {scroller} = this;
+    const element = (name, parts = []) => {
+      const made = document.createElement("div");
+      made.className = name;
+      made.append(...parts);
+      return made;
+    };
+    scroller.classList.add("log");
+    this._rows = element("rows");
+    this._rows.setAttribute("role", "list");
+    this._letters = document.createElement("span");
+    this._letters.textContent = "0".repeat(100);
+    this._probe = element("probe", [this._letters]);
+    this._probe.setAttribute("aria-hidden", "true");
+    this._content = element("lines", [this._probe, this._rows]);
+    this._marks = document.createElement("canvas");
+    this._marks.setAttribute("aria-hidden", "true");
+    this._strip = element("strip", [this._marks]);
+    this._status = element("status-row");
+    this._status.hidden = true;
+    scroller.replaceChildren(this._strip, this._content, this._status);
+    const {adoptedStyleSheets: sheets} = scroller.getRootNode();
+    if (!sheets.includes(logStyle)) sheets.push(logStyle);
   }
 
   /** Let go of the page: what is shown stays. */
   close() {
     this._closed.abort();
-    this._seen.disconnect();
     this._sizes.disconnect();
+    this._selection.close();
+    this._search.close();
   }
 
   _reset() {
-    this.chunks = [];
-    this.count = 0; // lines that are kept
-    this.total = 0; // lines that there are: those that came, and with numbers those before
-    this.cut = 0; // lines that were let go
-    this.missed = {...NONE}; // what never came, as the notes that are kept say
-    this.before = {...NONE}; // what is not here from before the first line: let go, or never came
     this.unread = 0; // lines that came since the reader stopped following
-    this._size = 0;
-    this._stale = new Set();
-    this._visible = new Map(); // element → chunk
-    this._query = null;
-    this._matches = []; // lines
-    this._current = -1;
-    this._expected = {top: 0, height: 0};
-    this._gone = []; // elements of chunks that were let go, still on the page
+    this._nodes = new Map(); // id of a row -> its element, of those in the document
+    this._stale = new Set(); // ids of rows to paint anew
+    this._repaint = false; // all of them
+    this._current = 0; // id of the match that was gone to
+    this._linked = null; // [first, last]: ids of the rows that an address names
+    this._anchor = {id: 0, offset: 0}; // the row at the top of the view, and how far above it begins
+    this._base = 0; // pixels that the log is further than the scrollbar says: see HIGHEST
+    this._expected = {top: 0, height: 0}; // of the scrolling element, as it was set here
     this._arrived = 0; // lines since the last frame
-    this._frame ??= 0; // there is one to come
+    this._frame ??= false; // there is one to come
+    this._timer ??= 0; // before a frame, in a burst
     this._flushed ??= 0; // when the last one was
   }
 
   // --- lines -------------------------------------------------------------------------------
 
-  /**
-   * Add a line `{runs, time, kind, cut, number, total, missed}`, which is counted where it
-   * brings no number and no `total`, how many there are with it; "note" as kind stands between
-   * lines and has neither, but may be about lines and messages that are missing.
-   */
+  /** Lines that are kept; that there are; that were let go. */
+  get count() {
+    return this.store.count;
+  }
+
+  get total() {
+    return this.store.total;
+  }
+
+  get cut() {
+    return this.store.cut;
+  }
+
+  /** What is not here, `{lines, messages}`: as the notes say, and from before the first line. */
+  get missed() {
+    return this.store.missed;
+  }
+
+  get before() {
+    return this.store.before;
+  }
+
+  get empty() {
+    return this.store.rows === 0;
+  }
+
+  /** Add a row at the end (see `LineStore.append`); return its id. */
   append(entry) {
-    let chunk = this.chunks[this.chunks.length - 1];
-    if (!chunk || chunk.lines.length >= this._chunkLines) {
-      chunk = new Chunk();
-      this.chunks.push(chunk);
-    }
-    const counted = entry.kind !== "note";
-    if (counted) {
-      this._count(entry);
-      if (!this.following) this.unread += 1;
-    }
-    const line = new Line(entry, counted ? entry.number ?? this.total : 0);
-    line.chunk = chunk;
-    chunk.lines.push(line);
-    add(this.missed, line.missed);
-    this._grow(chunk, line.size);
-    this._arrived += 1;
-    if (counted) this._match(line);
-    this._trim();
-    this._schedule();
-    return line;
+    if (!this.following && entry.kind !== "note") this.unread += 1;
+    return this._came(this.store.append(entry));
   }
 
-  /** Add a line in front of another one, or at the end where that is null or was let go. */
+  /** Add a row in front of another one, or at the end where that is 0 or was let go. */
   insert(entry, before) {
-    const chunk = before?.chunk;
-    if (!chunk || !this.chunks.includes(chunk)) return this.append(entry);
-    this._count(entry);
-    const line = new Line(entry, entry.number ?? this.total);
-    line.chunk = chunk;
-    const index = chunk.lines.indexOf(before);
-    chunk.lines.splice(index, 0, line);
-    if (index < chunk.built) {
-      chunk.built += 1;
-      line.node = document.createElement("div");
-      this._paint(line);
-      before.node.before(line.node);
-    }
-    this._grow(chunk, line.size);
-    this._match(line);
-    this._schedule();
-    return line;
+    return this._came(this.store.insert(entry, before));
   }
 
-  _count({total}) {
-    this.total = Math.max(this.total, total ?? this.total + 1);
-    this.count += 1;
+  /** Show something else in the place of a row: a progress bar. */
+  replace(id, entry) {
+    if (!this.store.replace(id, entry)) return;
+    this._stale.add(id);
+    this._came(id);
+  }
+
+  _came(id) {
+    this._arrived += 1;
+    this._search.go();
+    this._schedule();
+    return id;
   }
 
   /** Show what a program keeps below its output, such as a progress bar; no runs for nothing. */
   setStatus(runs) {
     this._status.hidden = !runs.length;
-    this._status.replaceChildren(...runs.map((run) => this._run(run)));
+    this._painter.fill(this._status, runs);
     this._schedule();
-  }
-
-  /** Show something else in the place of a line that may grow: a progress bar. */
-  replace(line, entry) {
-    const before = line.size;
-    add(this._counts(line), line.missed, -1);
-    line.set(entry);
-    add(this._counts(line), line.missed);
-    this._grow(line.chunk, line.size - before);
-    if (line.node) this._stale.add(line);
-    this._rematch(line);
-    this._schedule();
-  }
-
-  /** Where what a note is about is counted: with those that are kept, or that were let go. */
-  _counts(line) {
-    return this.chunks.includes(line.chunk) ? this.missed : this.before;
   }
 
   clear() {
-    this._seen.disconnect();
+    this.store.clear();
+    this._search.set(null);
     this._reset();
-    this.content.replaceChildren();
+    this._rows.replaceChildren();
     this.setStatus([]);
     this.following = true;
     this._schedule();
@@ -216,339 +189,479 @@ export class LogView {
 
   /** The kept lines as plain text, and the notes about what is missing between them. */
   text() {
-    const parts = [];
-    const {lines, messages} = this.before;
-    const before = [lines && `${lines} earlier lines`, messages && `${messages} earlier messages`].filter(Boolean);
-    if (before.length) parts.push(`[${before.join(" and ")} are not here]\n`);
-    for (const chunk of this.chunks) {
-      for (const line of chunk.lines) {
-        if (line.number) parts.push(line.text, "\n");
-        else if (line.kind === "note" && line.runs[0]?.gap) parts.push(`[${line.text}]\n`);
-      }
-    }
-    return parts.join("");
+    return [...this.store.text()].join("");
   }
 
-  _grow(chunk, size) {
-    chunk.size += size;
-    this._size += size;
+  /** Hide rows, from one to another, or show them again. */
+  fold(first, last, on) {
+    this.store.mark(first, last, FOLDED, on);
+    this._schedule();
   }
 
-  _trim() {
-    // Whole chunks: to move every line up for each one that goes would take for ever.
-    while (this.chunks.length > 1 && (this.count > this.maxLines || this._size > this.maxChars)) {
-      const chunk = this.chunks.shift();
-      const gone = chunk.lines.filter((line) => line.number);
-      this.count -= gone.length;
-      this.cut += gone.length;
-      this.before.lines += gone.length;
-      for (const note of chunk.lines.filter((line) => line.missed !== NONE)) {
-        add(this.before, note.missed);
-        add(this.missed, note.missed, -1);
-      }
-      this._size -= chunk.size;
-      this._seen.unobserve(chunk.element);
-      this._visible.delete(chunk.element);
-      this._gone.push(chunk.element); // not removed here: that costs a layout each
-      const matched = gone.filter((line) => line.matches).length;
-      if (matched) {
-        this._matches.splice(0, matched);
-        this._current = Math.max(-1, this._current - matched);
-      }
-    }
+  /** Show a row, or all, as the decorators and `timeText` have it now. */
+  repaint(id = 0) {
+    if (id) this._stale.add(id);
+    else this._repaint = true;
+    this._schedule();
   }
 
-  // --- nodes -------------------------------------------------------------------------------
+  // --- frames ------------------------------------------------------------------------------
 
-  _schedule() {
-    if (this._frame || this._closed.signal.aborted) return;
-    this._frame = 1;
-    const draw = () => requestAnimationFrame(() => {
-      this._frame = 0;
+  /** Draw with the next frame; in a burst a little later, unless the reader moves. */
+  _schedule(soon = false) {
+    if (this._frame || (this._timer && !soon) || this._closed.signal.aborted) return;
+    clearTimeout(this._timer);
+    this._timer = 0;
+    const pause = this._arrived > BURST_LINES && !soon ? this._flushed + BURST_PAUSE - performance.now() : 0;
+    if (pause > 0) this._timer = setTimeout(() => this._draw(), pause);
+    else this._draw();
+  }
+
+  _draw() {
+    this._timer = 0;
+    this._frame = true;
+    requestAnimationFrame(() => {
+      this._frame = false;
       this._flush();
     });
-    const pause = this._burst() ? this._flushed + BURST_PAUSE - performance.now() : 0;
-    if (pause > 0) setTimeout(draw, pause);
-    else draw();
-  }
-
-  _burst() {
-    return this._arrived > BURST_LINES;
   }
 
   _flush() {
-    const start = performance.now();
-    const deadline = start + FRAME_BUDGET;
-    this._flushed = start;
-    this._look();
-    for (const element of this._gone) element.remove();
-    for (const line of this._stale) this._paint(line);
-    this._stale.clear();
-    const unfinished = this._buildAll(deadline);
-    if (this.following) this._toEnd();
-    this._highlight();
-    this.onChange();
-    this._gone = [];
-    if (unfinished) this._schedule(); // after a pause, if this was a burst
+    this._flushed = performance.now();
     this._arrived = 0;
+    if (this._painter.look(this.scroller)) this._repaint = true;
+    this._measureLetters();
+    // Rows that were never laid out may be higher or lower than expected: look again.
+    for (let round = 0; round < 4; round++) {
+      this._showRows(this._top());
+      if (!this._measureRows()) break;
+    }
+    this._scrollTo(this._top());
+    this._highlight();
+    this._drawMarks();
+    this.onChange();
   }
 
-  /** Build what is in view, then the rest while there is time; say whether some is left. */
-  _buildAll(deadline) {
-    const waiting = this.chunks.filter((chunk) => chunk.built < chunk.lines.length);
-    for (const chunk of waiting) {
-      if (!chunk.element.isConnected) {
-        this.content.append(chunk.element);
-        this._seen.observe(chunk.element);
+  /** Take the height of a line, and how many characters there is room for in one. */
+  _measureLetters() {
+    const style = getComputedStyle(this._probe);
+    const room = this._probe.clientWidth - Number.parseFloat(style.paddingLeft) - Number.parseFloat(style.paddingRight);
+    const letter = this._letters.getBoundingClientRect().width / 100;
+    const wraps = this.scroller.classList.contains("wrap") && letter > 0;
+    this._heights.set(Number.parseFloat(style.lineHeight) || 19, wraps ? Math.max(1, Math.floor(room / letter)) : 0);
+    this._letter = letter;
+  }
+
+  /** How far the log can be scrolled. */
+  _range() {
+    this._total = this._heights.total() + this._status.offsetHeight;
+    this._view = this.scroller.clientHeight;
+    return Math.max(0, this._total - this._view);
+  }
+
+  /** Where in the log the view is to begin. */
+  _top() {
+    const range = this._range();
+    if (this.following) return range;
+    const {id, offset} = this._anchor;
+    const place = this.store.locate(id);
+    if (place) return Math.min(range, Math.max(0, this._heights.top(place) + offset));
+    if (!id) return 0;
+    this._hold(0); // that row was let go: the first one is in its place
+    return 0;
+  }
+
+  /** Keep the row that is at a height in its place. */
+  _hold(top) {
+    const found = this._heights.find(top);
+    const id = found ? this.store.chunks[found.at].ids[found.index] : 0;
+    this._anchor = {id, offset: found ? top - found.top : 0};
+  }
+
+  /** Have the rows near a height in the document, and those that a selection needs. */
+  _showRows(top) {
+    const {chunks} = this.store;
+    const from = this._heights.find(top - BEYOND);
+    const places = [];
+    let y = from?.top ?? 0;
+    this._rowsTop = y;
+    let {at = 0, index = 0} = from ?? {};
+    while (at < chunks.length && y < top + this._view + BEYOND) {
+      const chunk = chunks[at];
+      if (index >= chunk.count || !this._heights.chunk(chunk)) [at, index] = [at + 1, 0];
+      else {
+        const height = this._heights.row(chunk, index);
+        if (height) places.push({chunk, index});
+        y += height;
+        index += 1;
       }
     }
-    const latest = this.following ? this.chunks.slice(-2) : [];
-    const inView = waiting.filter((chunk) => this._visible.has(chunk.element) || latest.includes(chunk));
-    for (const chunk of inView) this._build(chunk, Infinity);
-    for (const chunk of waiting) {
-      if (this._burst() || performance.now() > deadline) this._reserve(chunk);
-      else this._build(chunk, deadline);
-    }
-    return waiting.some((chunk) => chunk.built < chunk.lines.length);
+    this._places = places;
+    const shown = this._pinned(places);
+    const nodes = shown.map((place) => this._node(place));
+    this._arrange(nodes);
+    this._repaint = false;
+    this._stale.clear();
+    this._number(shown, nodes);
   }
 
-  /** Make nodes for the lines of a chunk, until the deadline. */
-  _build(chunk, deadline) {
-    const fragment = document.createDocumentFragment();
-    let {built} = chunk;
-    while (built < chunk.lines.length && (built % 20 || performance.now() < deadline)) {
-      const line = chunk.lines[built++];
-      line.node = document.createElement("div");
-      this._paint(line);
-      fragment.append(line.node);
-      chunk.widest = Math.max(chunk.widest, line.size);
+  /** Add the rows with the ends of the selection, in order, to those in view. */
+  _pinned(places) {
+    this._pins = new Set();
+    if (!this._selection.pins.length) return places;
+    const inView = new Set(places.map(({chunk, index}) => chunk.ids[index]));
+    const first = places.length ? this.store.position(places[0].chunk.ids[places[0].index]) : 0;
+    const [above, below] = [[], []];
+    for (const id of new Set(this._selection.pins)) {
+      const place = inView.has(id) ? null : this.store.locate(id);
+      if (!place) continue;
+      this._pins.add(id);
+      (this.store.position(id) < first ? above : below).push(place);
     }
-    chunk.element.append(fragment);
-    chunk.built = built;
-    this._reserve(chunk);
+    return [...above, ...places, ...below];
   }
 
-  /** Keep the room that the lines of a chunk will probably take, until they have been seen. */
-  _reserve(chunk) {
-    const {style} = chunk.element;
-    const height = `calc(${chunk.lines.length} * var(--line))`;
-    style.minHeight = chunk.built < chunk.lines.length ? height : "";
-    style.containIntrinsicSize = `auto ${chunk.widest + 8}ch auto ${height}`;
+  _node({chunk, index}) {
+    const id = chunk.ids[index];
+    let node = this._nodes.get(id);
+    if (!node) {
+      node = document.createElement("div");
+      node.rowId = id;
+      node.setAttribute("role", "listitem");
+      this._nodes.set(id, node);
+      this._paint(node, chunk, index);
+    } else if (this._repaint || this._stale.has(id)) this._paint(node, chunk, index);
+    return node;
   }
 
-  _paint(line) {
-    const {node} = line;
-    node.className = line.kind ? `row ${line.kind}` : "row";
-    if (line.number) node.dataset.n = line.number;
-    if (line.time) node.dataset.t = line.time;
-    if (line.matches) node.classList.add("hit");
-    if (this._matches[this._current] === line) node.classList.add("current");
-    if (line.runs.length === 1 && !line.runs[0].style) {
-      node.textContent = line.runs[0].text;
-    } else {
-      node.replaceChildren(...line.runs.map((run) => this._run(run)));
+  /** Have these elements among the rows, in this order, without moving one that may stay. */
+  _arrange(nodes) {
+    const wanted = new Set(nodes);
+    for (const [id, node] of this._nodes) {
+      if (wanted.has(node)) continue;
+      node.remove();
+      this._nodes.delete(id);
     }
-    if (line.cut) {
+    let next = this._rows.firstChild;
+    for (const node of nodes) {
+      if (node === next) next = next.nextSibling;
+      else this._rows.insertBefore(node, next);
+    }
+  }
+
+  /** Tell a screen reader which of the rows are here, and mark what is searched and linked. */
+  _number(places, nodes) {
+    const {rows, dropped, chunks} = this.store;
+    const starts = new Map();
+    let sum = dropped + 1;
+    for (const chunk of chunks) {
+      starts.set(chunk, sum);
+      sum += chunk.count;
+    }
+    const linked = this._linked?.map((id) => this.store.position(id) + dropped + 1);
+    nodes.forEach((node, which) => {
+      const {chunk, index} = places[which];
+      const position = starts.get(chunk) + index;
+      node.setAttribute("aria-posinset", position);
+      node.setAttribute("aria-setsize", dropped + rows);
+      const {classList} = node;
+      classList.toggle("pinned", this._pins.has(node.rowId));
+      classList.toggle("hit", this._search.isHit(chunk, index));
+      classList.toggle("current", node.rowId === this._current);
+      classList.toggle("linked", Boolean(linked) && position >= linked[0] && position <= linked[1]);
+    });
+  }
+
+  _paint(node, chunk, index) {
+    const row = this.store.read(chunk, index);
+    const gutter = document.createElement("a");
+    gutter.className = "gutter";
+    const text = document.createElement("div");
+    text.className = "text";
+    this._painter.fill(text, row.runs);
+    node.className = ["row", row.kind, row.stderr && "stderr"].filter(Boolean).join(" ");
+    if (row.number) {
+      node.dataset.n = gutter.dataset.n = row.number;
+      if (this._links) {
+        gutter.href = `#L${row.number}`;
+        gutter.tabIndex = -1;
+        gutter.ariaLabel = `Line ${row.number}`;
+      }
+    }
+    const time = this.timeText(row, this._rowBefore(chunk, index));
+    if (time) gutter.dataset.t = time;
+    node.replaceChildren(gutter, text);
+    if (row.cut) {
       const rest = document.createElement("span");
       rest.className = "cut";
-      rest.textContent = ` … ${line.cut.toLocaleString("en")} more characters`;
-      node.append(rest);
+      rest.textContent = ` … ${row.cut.toLocaleString("en")} more characters`;
+      text.after(rest);
     }
+    for (const decorate of this.decorators) decorate(row, node);
   }
 
-  _run({text, style}) {
-    if (!style) return document.createTextNode(text);
-    const span = document.createElement("span");
-    span.textContent = text;
-    if (style.name) {
-      span.className = style.name;
-      return span;
-    }
-    const names = ["bold", "dim", "italic", "underline", "hidden", "strike"].filter((each) => style[each]);
-    const {fg, bg} = style;
-    const ink = style.bold && typeof fg === "number" && fg < 8 ? fg + 8 : fg;
-    if (style.inverse) {
-      this._color(span, names, "inv", ink ?? "ink");
-      this._color(span, names, bg === null ? "fg" : "raw", bg ?? "ground");
-    } else {
-      if (bg !== null) this._color(span, names, "bg", bg);
-      if (fg !== null) this._color(span, names, bg === null ? "fg" : "raw", ink);
-    }
-    span.className = names.join(" ");
-    return span;
+  _rowBefore(chunk, index) {
+    if (index > 0) return this.store.read(chunk, index - 1);
+    const before = this.store.chunks[this.store.chunks.indexOf(chunk) - 1];
+    return before?.count ? this.store.read(before, before.count - 1) : null;
   }
 
-  /**
-   * The sixteen colours, by name: as text ("fg") and inverse ("inv") they are the theme's, on a
-   * ground of the program's ("bg", "raw") a terminal's. Others are moved until they can be read.
-   */
-  _color(span, names, what, color) {
-    if (typeof color === "string" ? !color.startsWith("#") : color < 16) {
-      names.push(`${what}-${color}`);
-      return;
+  /** Take the heights of the rows in view; say whether some are not what was expected. */
+  _measureRows() {
+    const margin = this.store.widest * this._letter;
+    this._content.style.minWidth = this.scroller.classList.contains("wrap") ? "" : `calc(${Math.ceil(margin)}px + var(--gutter) + 14px)`;
+    let changed = false;
+    for (const {chunk, index} of this._places) {
+      const {height} = this._nodes.get(chunk.ids[index]).getBoundingClientRect();
+      if (height && this._heights.measured(chunk, index, height)) changed = true;
     }
-    let rgb = toRgb(color);
-    if (what === "fg" || what === "inv") rgb = readable(rgb, this._ground);
-    if (what === "fg" || what === "raw") {
-      span.style.color = toHex(rgb);
-      return;
-    }
-    span.style.backgroundColor = toHex(rgb);
-    if (what === "bg") span.style.color = toHex(readable(rgb, rgb, 7));
+    return changed;
   }
 
-  /** Paint all lines anew when another colour is behind them: another theme. */
-  _look() {
-    const color = getComputedStyle(this.scroller).backgroundColor;
-    const ground = color.startsWith("rgb(") ? color.match(/[0-9.]+/g).map(Number) : [255, 255, 255];
-    if (String(ground) === String(this._ground)) return;
-    this._ground = ground;
-    for (const chunk of this.chunks) {
-      for (const line of chunk.lines.slice(0, chunk.built)) this._stale.add(line);
-    }
+  /** Put the rows and the scrollbar where they belong. */
+  _scrollTo(top) {
+    const {scroller} = this;
+    const range = this._range();
+    const height = Math.min(this._total, HIGHEST);
+    const room = Math.max(0, height - this._view);
+    const tight = this._total > HIGHEST;
+    let base = tight ? this._base : 0;
+    // Where the scrollbar would come to its end before the log does, or is told to be elsewhere.
+    const near = top - base < 2 * this._view || top - base > room - 2 * this._view;
+    if (tight && (near || this._jumped)) base = top - Math.round(top * (room / range));
+    this._jumped = false;
+    this._base = base;
+    const extra = this._status.offsetHeight;
+    this._content.style.height = `${height - extra}px`;
+    this._rows.style.top = `${this._rowsTop - base}px`;
+    if (Math.abs(scroller.scrollTop - (top - base)) >= 1) scroller.scrollTop = top - base;
+    this._expected = {top: scroller.scrollTop, height: scroller.scrollHeight};
+    if (!this.following) this._hold(top);
   }
 
-  // --- following ---------------------------------------------------------------------------
+  // --- where the reader is -----------------------------------------------------------------
 
   /** Keep the end in sight, or stop that. */
   follow(on) {
+    if (this.following && !on) this._hold(this._place());
     this.following = on;
-    if (on) this.unread = 0;
+    if (on) {
+      this.unread = 0;
+      this._jumped = true;
+    }
     this._schedule();
   }
 
-  _toEnd() {
-    const {scroller} = this;
-    scroller.scrollTop = scroller.scrollHeight;
-    this._expected = {top: scroller.scrollTop, height: scroller.scrollHeight};
+  /** Where in the log the view begins, as the scrollbar says. */
+  _place() {
+    return this.scroller.scrollTop + this._base;
   }
 
   _scrolled() {
-    const {scroller} = this;
-    const left = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+    const {scroller, _expected: expected} = this;
+    const top = scroller.scrollTop;
+    if (top === expected.top) return; // it was set here
+    const range = this._range();
+    const room = scroller.scrollHeight - scroller.clientHeight;
+    let place = this._place();
+    if (this._total > HIGHEST) {
+      const jumps = Math.abs(top - expected.top) > 3 * this._view;
+      if (jumps || top <= 0 || top >= room - 1) {
+        place = range * (top / room);
+        this._jumped = true;
+      }
+    }
+    const left = room - top;
     if (this.following) {
       // Only a reader moves it up: lines that go make the height smaller as well.
-      const up = scroller.scrollTop < this._expected.top - 2;
-      if (up && scroller.scrollHeight >= this._expected.height && left > AT_END) this.follow(false);
-    } else if (left <= AT_END) {
+      const up = top < expected.top - 2 && scroller.scrollHeight >= expected.height;
+      if (up && left > AT_END) this._leave(place);
+    } else if (left <= AT_END && place >= range - AT_END - 1) {
       this.follow(true);
+    } else {
+      this._hold(place);
     }
-    this._schedule();
+    if (!this.following) this._expected.top = top;
+    this._schedule(true);
+  }
+
+  _leave(place) {
+    this.following = false;
+    this._hold(place);
+  }
+
+  /** Go to a row; "center" is where it comes to stand, or "start". */
+  reveal(id, block = "center") {
+    let place = this.store.locate(id);
+    if (!place) return false;
+    if (place.chunk.flags[place.index] & HIDDEN) {
+      this.onReveal(id);
+      place = this.store.locate(id);
+    }
+    this._range();
+    const shift = block === "center" ? Math.max(0, (this._view - this._heights.row(place.chunk, place.index)) / 2) : 0;
+    this.following = false;
+    this._anchor = {id, offset: -shift};
+    this._jumped = true;
+    this._flush();
+    return true;
+  }
+
+  /** Go to the first row. */
+  toStart() {
+    const [chunk] = this.store.chunks;
+    if (chunk) this.reveal(chunk.ids[0], "start");
+  }
+
+  /** Mark rows, from one to another, and go to the first one; without an id mark none. */
+  link(first = 0, last = first) {
+    this._linked = first ? [first, last] : null;
+    if (!first || !this.reveal(first)) this._schedule();
+  }
+
+  _key(event) {
+    const {key, altKey} = event;
+    const command = event.ctrlKey || event.metaKey;
+    if (altKey || event.target.closest("input, textarea, select")) return;
+    if (command && key === "a") this.selectAll();
+    else if (key === "Home") this.toStart();
+    else if (key === "End") this.follow(true);
+    else return;
+    event.preventDefault();
+  }
+
+  // --- selection ---------------------------------------------------------------------------
+
+  /** Select all lines: what is copied is their text, in the document or not. */
+  selectAll() {
+    const {chunks} = this.store;
+    if (!chunks.length) return;
+    const last = chunks.at(-1);
+    const ends = [chunks[0].ids[0], last.ids[last.count - 1]];
+    this._selection.pins = ends;
+    this._flush();
+    this._selection.set(...ends.map((id) => this._nodes.get(id)));
+  }
+
+  /** The text that is selected, of rows in the document or not; null for none. */
+  selectedText() {
+    return this._selection.text();
+  }
+
+  _copy(event) {
+    const text = this.selectedText();
+    if (text === null) return;
+    event.clipboardData.setData("text/plain", text);
+    event.preventDefault();
   }
 
   // --- search ------------------------------------------------------------------------------
 
   get matches() {
-    return this._matches.length;
+    return this._search.count;
+  }
+
+  /** Whether lines are still being looked through. */
+  get searching() {
+    return this._search.busy;
   }
 
   /** Which match is the current one, from 1; 0 for none. */
   get current() {
-    return this._current + 1;
+    return this._current ? this._search.order(this._current) : 0;
   }
 
   /** Mark the lines that hold a text, whatever its case; "" ends the search. */
   search(query) {
-    for (const line of this._matches) {
-      line.matches = false;
-      line.node?.classList.remove("hit", "current");
-    }
-    this._matches = [];
-    this._current = -1;
-    this._query = query === "" ? null : new RegExp(query.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "gi");
-    if (this._query) {
-      for (const chunk of this.chunks) {
-        for (const line of chunk.lines) if (line.number) this._match(line);
-      }
-    }
-    this._schedule();
+    this._current = 0;
+    this._search.set(query === "" ? null : literal(query));
   }
 
   /** Go to the next match, or with -1 to the one before; from the end in view at first. */
   step(direction) {
-    const {length} = this._matches;
+    const length = this.matches;
     if (!length) return;
-    const from = this._current;
-    this._matches[from]?.node?.classList.remove("current");
-    if (from < 0) this._current = direction < 0 ? length - 1 : this._firstInView();
-    else this._current = (from + direction + length) % length;
-    const line = this._matches[this._current];
-    this.follow(false);
-    if (!line.chunk.element.isConnected) this._flush(); // it came a moment ago
-    if (!line.node) this._build(line.chunk, Infinity);
-    line.node?.classList.add("current");
-    line.node?.scrollIntoView({block: "center", inline: "nearest"});
-    this._schedule();
+    const from = this.current;
+    let to = from + direction;
+    if (!from) to = direction < 0 ? length : this._firstInView();
+    if (to < 1) to = length;
+    if (to > length) to = 1;
+    this._current = this._search.nth(to);
+    this.reveal(this._current);
+    this._showMatch();
   }
 
   _firstInView() {
-    const {top} = this.scroller.getBoundingClientRect();
-    const index = this._matches.findIndex((line) => line.node?.getBoundingClientRect().top >= top);
-    return index < 0 ? 0 : index;
+    const found = this._heights.find(this._place());
+    const before = found ? this._search.before(found.at, found.index) : 0;
+    return before < this.matches ? before + 1 : 1;
   }
 
-  _match(line) {
-    line.matches = this._hits(line);
-    if (line.matches) this._matches.push(line);
-    if (line.matches) line.node?.classList.add("hit");
+  /** Bring the first match of the current row into view, in a line that is not wrapped. */
+  _showMatch() {
+    const node = this._nodes.get(this._current);
+    const [range] = node ? this._ranges(node) : [];
+    if (!range) return;
+    const {scroller} = this;
+    const [box, own] = [range.getBoundingClientRect(), scroller.getBoundingClientRect()];
+    if (box.right > own.right || box.left < own.left + 100) scroller.scrollLeft += box.left - own.left - own.width / 2;
   }
 
-  /** Look again at a line that changed: it is among the last of the matches, if at all. */
-  _rematch(line) {
-    const hits = this._hits(line);
-    if (hits === Boolean(line.matches)) return;
-    line.matches = hits;
-    if (hits) {
-      this._matches.push(line);
-      return;
-    }
-    const index = this._matches.lastIndexOf(line);
-    this._matches.splice(index, 1);
-    if (this._current >= index) this._current -= 1;
-  }
-
-  _hits(line) {
-    if (!this._query) return false;
-    this._query.lastIndex = 0;
-    return this._query.test(line.text);
-  }
-
-  _sight(entries) {
-    for (const entry of entries) {
-      const chunk = this.chunks.find((each) => each.element === entry.target);
-      if (entry.isIntersecting && chunk) this._visible.set(entry.target, chunk);
-      else this._visible.delete(entry.target);
-    }
-    this._schedule();
-  }
-
-  /** Colour the very words, where the browser can; near the view only, for there may be many. */
+  /** Colour the very words, where the browser can. */
   _highlight() {
-    if (!globalThis.CSS?.highlights || !(this._query || this._marked)) return;
+    const {pattern} = this._search;
+    if (!globalThis.CSS?.highlights || !(pattern || this._marked)) return;
     CSS.highlights.delete("found"); // one name for all logs of a page: only where there is a search
-    this._marked = Boolean(this._query);
-    if (!this._marked) return;
+    this._marked = Boolean(pattern);
+    if (!pattern) return;
     const ranges = [];
-    for (const chunk of this._visible.values()) {
-      for (const line of chunk.lines) {
-        if (line.matches && line.node) this._mark(line, ranges);
-      }
+    for (const {chunk, index} of this._places) {
+      if (this._search.isHit(chunk, index)) ranges.push(...this._ranges(this._nodes.get(chunk.ids[index])));
     }
     if (ranges.length) CSS.highlights.set("found", new Highlight(...ranges));
   }
 
-  _mark(line, ranges) {
-    const nodes = textNodes(line.node);
-    let count = 0;
-    this._query.lastIndex = 0;
-    for (const match of line.text.matchAll(this._query)) {
-      if (count++ === MARKS_PER_LINE) break;
+  _ranges(node) {
+    const text = node.querySelector(".text");
+    const nodes = textNodes(text);
+    const ranges = [];
+    this._search.pattern.lastIndex = 0;
+    for (const match of text.textContent.matchAll(this._search.pattern)) {
+      if (ranges.length === MARKS_PER_LINE) break;
+      if (!match[0]) continue;
       const range = new Range();
       const [start, from] = locate(nodes, match.index);
       const [end, to] = locate(nodes, match.index + match[0].length - 1);
       range.setStart(start, from);
       range.setEnd(end, to + 1);
       ranges.push(range);
+    }
+    return ranges;
+  }
+
+  /** Mark beside the scrollbar where the matches are. */
+  _drawMarks() {
+    const {pattern} = this._search;
+    this._strip.hidden = !pattern || !this.matches;
+    if (this._strip.hidden) return;
+    const height = this._view;
+    this._marks.height = height;
+    this._marks.width = 6;
+    const paint = this._marks.getContext("2d");
+    paint.fillStyle = getComputedStyle(this._strip).color;
+    const scale = height / Math.max(this._total, this._view);
+    let top = BEFORE;
+    for (const chunk of this.store.chunks) {
+      const own = this._heights.chunk(chunk);
+      if (chunk.hitCount && own * scale < 2) paint.fillRect(0, Math.floor(top * scale), 6, 2);
+      else if (chunk.hitCount) {
+        let y = top;
+        for (let index = 0; index < chunk.count; index++) {
+          if (this._search.isHit(chunk, index)) paint.fillRect(0, Math.floor(y * scale), 6, 2);
+          y += this._heights.row(chunk, index);
+        }
+      }
+      top += own;
     }
   }
 }

@@ -21,6 +21,7 @@ const STYLE = `
   --hit: light-dark(#fff7d6, #2b2713);
   --hit-now: light-dark(#ffe48a, #5a4a10);
   --mark: light-dark(#ffd54d, #b98a00);
+  --linked: light-dark(#e4edfc, #16263c);
   --c0: light-dark(#1f2328, #848d97);
   --c1: light-dark(#c4262e, #ff7b72);
   --c2: light-dark(#187a3d, #56d364);
@@ -40,7 +41,7 @@ const STYLE = `
   --digits: 3ch;
   --gutter: calc(var(--digits) + 26px);
   overflow: auto;
-  padding: 6px 0 10px;
+  overflow-anchor: none;
   background: var(--ground);
   color: var(--ink);
   font: 12.5px/var(--line) var(--mono);
@@ -54,11 +55,16 @@ const STYLE = `
 .log.times { --gutter: calc(12ch + 26px); }
 .log, .log *, .log ::before { box-sizing: border-box; }
 
-.lines { width: max-content; min-width: 100%; }
-.wrap .lines { width: auto; }
-.chunk { content-visibility: auto; }
+.lines { position: relative; min-width: 100%; overflow-y: clip; }
+.rows { position: absolute; width: max-content; min-width: 100%; }
+.wrap .rows { width: 100%; }
+.probe { position: absolute; width: 100%; padding: 0 14px 0 var(--gutter); visibility: hidden; overflow: hidden; }
+.strip { position: sticky; inset: 0 0 auto; height: 0; z-index: 1; color: var(--c1); }
+.strip[hidden] { display: none; }
+.strip canvas { position: absolute; inset: 0 0 auto auto; pointer-events: none; }
 
 .row {
+  position: relative;
   min-height: var(--line);
   padding: 0 14px 0 var(--gutter);
   white-space: pre;
@@ -68,7 +74,7 @@ const STYLE = `
 
 .status-row {
   position: sticky;
-  inset-block-end: -10px;
+  inset-block-end: 0;
   padding: 2px 14px 2px var(--gutter);
   border-block-start: 1px solid var(--faint);
   background: var(--ground);
@@ -77,9 +83,13 @@ const STYLE = `
 
 .status-row[hidden] { display: none; }
 
+/* Where a selection begins or ends: in the document, but out of view. */
+.pinned { position: absolute; inset: 0 auto auto; height: 0; min-height: 0; overflow: hidden; opacity: 0; }
+
+.text { display: inline; }
+
 /* In CSS, not in the text: neither copied nor found. */
-.row::before {
-  content: attr(data-n);
+.gutter {
   position: sticky;
   left: 0;
   display: inline-block;
@@ -90,29 +100,34 @@ const STYLE = `
   background: var(--ground);
   color: var(--faint);
   text-align: right;
+  text-decoration: none;
   user-select: none;
 }
 
-/* Not in the line where lines wrap, or a long word would begin below its number. */
-.wrap .row { position: relative; }
-.wrap .row::before { position: absolute; margin-left: 0; }
+.gutter::before { content: attr(data-n); }
+.gutter[href]:hover::before { text-decoration: underline; }
 
-.times .row::before { content: attr(data-t); }
+/* Not in the line where lines wrap, or a long word would begin below its number. */
+.wrap .gutter { position: absolute; margin-left: 0; }
+
+.times .gutter::before { content: attr(data-t); }
 .row:hover { background: color-mix(in srgb, var(--press) 45%, transparent); }
-.row:hover::before { color: var(--soft); }
+.row:hover .gutter { color: var(--soft); }
 
 .note { color: var(--soft); font-family: var(--sans); font-size: 12px; }
-.note::before { content: "" !important; }
-.note > span::before { content: "— "; }
-.note > span::after { content: " —"; }
+.note .gutter::before { content: "" !important; }
+.note .text > span::before { content: "— "; }
+.note .text > span::after { content: " —"; }
 .note .ok { color: var(--good); font-weight: 600; }
 .note .failed { color: var(--bad); font-weight: 600; }
 .note .gap { color: var(--warn); }
 
 .hit, .hit:hover { background: var(--hit); }
-.hit::before { background: linear-gradient(to right, var(--mark) 3px, var(--hit) 3px); }
+.hit .gutter { background: linear-gradient(to right, var(--mark) 3px, var(--hit) 3px); }
 .current, .current:hover { background: var(--hit-now); }
-.current::before { background: linear-gradient(to right, var(--bad) 3px, var(--hit-now) 3px); color: var(--ink); }
+.current .gutter { background: linear-gradient(to right, var(--bad) 3px, var(--hit-now) 3px); color: var(--ink); }
+.linked, .linked:hover { background: var(--linked); }
+.linked .gutter { background: linear-gradient(to right, var(--c4) 3px, var(--linked) 3px); color: var(--ink); }
 ::highlight(found) { background-color: var(--mark); color: #14161a; }
 
 .cut { color: var(--warn); font-style: italic; }

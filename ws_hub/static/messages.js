@@ -4,17 +4,9 @@
  */
 
 import {AnsiParser} from "./ansi.js";
+import {clockText, microseconds} from "./times.js";
 
 const MAX_JSON = 20000;
-
-/** Return the local clock time of a message, "12:01:03.123"; "" without a timestamp. */
-export function clockTime(timestamp) {
-  const moment = new Date(timestamp ?? "");
-  if (Number.isNaN(moment.getTime())) return "";
-  const two = (value) => String(value).padStart(2, "0");
-  const clock = [moment.getHours(), moment.getMinutes(), moment.getSeconds()].map(two).join(":");
-  return `${clock}.${String(moment.getMilliseconds()).padStart(3, "0")}`;
-}
 
 /** Return "4.2 s", "1 min 12 s", "2 h 5 min". */
 export function duration(milliseconds) {
@@ -57,26 +49,28 @@ const named = (text, name) => ({text, style: {name}});
 /** Return the lines for an event, an error, or an application's own message: time, type, what. */
 export function describeMessage(message) {
   const {type, data} = message;
-  const time = clockTime(message.timestamp);
+  const time = microseconds(message.timestamp);
+  const clock = clockText(time);
   const event = data !== null && typeof data === "object" ? data : {};
-  const head = time ? [named(time, "when"), named(" ", "when")] : [];
+  const head = clock ? [named(clock, "when"), named(" ", "when")] : [];
   if (type === "event" && event.event === "log" && typeof event.data?.message === "string") {
-    return logRecord(head, event.data);
+    return logRecord(head, time, event.data);
   }
   if (type === "event" && typeof event.event === "string") {
     const value = event.data === undefined || event.data === null ? "" : asJson(event.data);
-    return [{kind: "event", runs: [...head, named(event.event, "type"), named(` ${value}`, "json")]}];
+    return [{kind: "event", time, runs: [...head, named(event.event, "type"), named(` ${value}`, "json")]}];
   }
   const value = data === undefined ? "" : asJson(data);
-  return [{kind: "event", runs: [...head, named(String(type), `type ${type === "error" ? "bad" : ""}`.trim()), named(` ${value}`, "json")]}];
+  return [{kind: "event", time, runs: [...head, named(String(type), `type ${type === "error" ? "bad" : ""}`.trim()), named(` ${value}`, "json")]}];
 }
 
-function logRecord(head, record) {
+function logRecord(head, time, record) {
   const level = String(record.level ?? "INFO");
   const bad = /^(ERROR|CRITICAL|FATAL)$/.test(level) ? "bad" : /^WARN/.test(level) ? "warn" : "";
   const lines = [record.message, record.exception, record.stack].filter((each) => typeof each === "string").join("\n").split("\n");
   return lines.map((text, index) => ({
     kind: "event",
+    time,
     runs: index
       ? new AnsiParser().parse(text)
       : [...head, named(level, `type ${bad}`.trim()), named(` ${record.name ?? ""} `, "when"), ...new AnsiParser().parse(text)],

@@ -30,7 +30,7 @@ class Watch {
   }
 }
 
-const view = new LogView($("log"), {onChange: showNumbers});
+const view = new LogView($("log"), {links: true, onChange: showNumbers});
 const client = new HubClient(config.ws);
 let watch = null; // until the page has started
 let skew = Infinity; // this clock minus the server's, as the quickest message showed it
@@ -399,7 +399,7 @@ function copyBySelection(text) {
 
 function save() {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([view.text()], {type: "text/plain;charset=utf-8"}));
+  link.href = URL.createObjectURL(new Blob([...view.store.text()], {type: "text/plain;charset=utf-8"}));
   link.download = `${watch.name.replace(/[^A-Za-z0-9_.-]+/g, "-")}.log`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);

@@ -33,7 +33,7 @@ STYLE.replaceSync(`
 #log { flex: 1; min-block-size: 0; }
 #log:focus-visible { outline: 2px solid light-dark(#1a5fd0, #6cb0ff); outline-offset: -2px; }
 #log:not(.numbers, .times) { --gutter: 12px; }
-#log:not(.numbers, .times) .row::before { content: none; }
+#log:not(.numbers, .times) .gutter::before { content: none; }
 
 #state {
   margin: 0;
@@ -244,10 +244,10 @@ export class WsHubLog extends HTMLElement {
     if (lent) ends.push(() => giveBack(lent, channel));
     const client = this._client ?? lent.client;
     const waits = channel === name ? `Waiting for messages in ${name}…` : `Waiting for output of ${name}…`;
-    const hint = (text) => view.chunks.length || this._state.textContent || this._tell(text, "quiet");
+    const hint = (text) => !view.empty || this._state.textContent || this._tell(text, "quiet");
     const subscription = client.subscribe(channel, (message) => {
       feed.received(message);
-      if (view.chunks.length && this._state.className === "quiet") this._tell("");
+      if (!view.empty && this._state.className === "quiet") this._tell("");
       if (message.type === "process_status") {
         this.dispatchEvent(new CustomEvent("status", {detail: message.data}));
       }

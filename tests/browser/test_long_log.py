@@ -1,0 +1,257 @@
+"""A log of more lines than a document can hold: what is in view is there, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.browser import rows
+from tests.browser.chromium import Page
+from tests.browser.conftest import Site
+
+pytestmark = pytest.mark.browser
+
+LOG = "document.getElementById('log')"
+VIEW = f"{LOG}.logView"
+LINES = rows.lines(LOG)
+FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+# The rows that can be seen, each with where it begins, in pixels below the top of the log.
+SEEN = """(() => {
+  const log = document.getElementById("log").getBoundingClientRect();
+  return [...document.querySelectorAll(".row:not(.pinned)")]
+    .map((row) => [row.querySelector(".text").textContent, row.getBoundingClientRect()])
+    .filter(([, box]) => box.bottom > log.top && box.top < log.top + log.height)
+    .map(([text, box]) => [text, box.top - log.top, box.bottom - log.top]);
+})()"""
+
+
+@pytest.fixture
+def fill(page: Page, site: Site) -> Callable[..., None]:
+    """Open the page, and put lines into its log without a server: "line 1", "line 2" ..."""
+
+    def put(count: int, text: str = "`line ${n}`") -> None:
+        page.open(site.url)
+        page.wait_for("document.getElementById('link').dataset.state === 'connected'")
+        more(count, text)
+
+    def more(count: int, text: str) -> None:
+        page.eval(
+            f"for (let n = 1; n <= {count}; n++)"
+            f" {VIEW}.append({{runs: [{{text: {text}, style: null}}], time: n * 1e6}})"
+        )
+        page.wait_for(f"{SEEN}.at(-1)?.[0] === {LINES}.at(-1)")
+
+    return put
+
+
+def scroll(page: Page, place: str) -> list[list[float]]:
+    """Scroll to a place, an expression of pixels; return what can be seen then."""
+    page.eval(f"{LOG}.scrollTop = {place}")
+    page.eval(f"{FRAME}.then(() => {FRAME})")
+    seen: list[list[float]] = page.eval(SEEN)
+    return seen
+
+
+def check_whole(page: Page, seen: list[list[float]], first: int | None = None) -> list[int]:
+    """Check that lines one after the other fill the view; return their numbers."""
+    numbers = [int(str(text).split()[1]) for text, _, _ in seen]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    for (_, _, bottom), (_, top, _) in zip(seen, seen[1:], strict=False):
+        assert abs(bottom - top) < 0.5
+    height = page.eval(f"{LOG}.clientHeight")
+    assert seen[0][1] <= 6.5
+    assert seen[-1][2] >= height - 10.5
+    if first is not None:
+        assert numbers[0] == first
+    return numbers
+
+
+@pytest.mark.parametrize("count", [5_000, 400_000])
+def test_only_rows_near_the_view_are_in_the_document(
+    page: Page, fill: Callable[..., None], count: int
+) -> None:
+    """Also where the log is higher than a browser lets an element be."""
+    fill(count)
+    assert page.eval("document.querySelectorAll('#log *').length") < 600
+    end = f"{LOG}.scrollHeight - {LOG}.clientHeight"
+    check_whole(page, page.eval(SEEN))
+    for part in (0.5, 0.25, 0.9, 0.01):
+        numbers = check_whole(page, scroll(page, f"{part} * ({end})"))
+        assert abs(numbers[0] / count - part) < 0.01
+        assert page.eval("document.querySelectorAll('#log *').length") < 600
+    check_whole(page, scroll(page, "0"), 1)
+    assert check_whole(page, scroll(page, end))[-1] == count
+    assert page.eval(f"{VIEW}.following")
+
+
+def test_a_log_of_any_height_scrolls_as_far_as_the_wheel_says(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(400_000)
+    (first, *_) = check_whole(page, scroll(page, f"0.5 * {LOG}.scrollHeight"))
+    for _ in range(5):
+        page.wheel(600, 400, 190)
+        page.wait_for(f"Number({SEEN}[0][0].split(' ')[1]) === {first + 10}")
+        (first, *_) = check_whole(page, page.eval(SEEN))
+
+
+def test_rows_of_any_height_stay_where_they_are_while_their_neighbours_are_measured(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    # What is expected of a row is wrong: these words leave the end of each line free.
+    fill(3_000, "`line ${n} ` + 'a-long-word-'.repeat(9).concat(' ').repeat(n % 7)")
+    check_whole(page, scroll(page, f"0.5 * {LOG}.scrollHeight"))
+    for _ in range(6):
+        before = {text: top for text, top, _ in page.eval(SEEN)}
+        page.wheel(600, 400, -100)
+        page.wait_for(f"{SEEN}[0][0] !== {next(iter(before))!r} || {SEEN}[0][1] > -400")
+        page.eval(f"{FRAME}.then(() => {FRAME}).then(() => {FRAME})")
+        seen = page.eval(SEEN)
+        check_whole(page, seen)
+        moves = {round(top - before[text]) for text, top, _ in seen if text in before}
+        assert len(moves) == 1, moves
+    page.key("w")
+    page.eval(f"{FRAME}.then(() => {FRAME})")
+    check_whole(page, page.eval(SEEN))
+
+
+def test_what_comes_and_goes_elsewhere_moves_nothing_in_view(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(20_000)
+    page.eval(f"{VIEW}.store.maxLines = 20_000")
+    before = scroll(page, f"0.5 * {LOG}.scrollHeight")
+    check_whole(page, before)
+    put = (
+        f"for (let n = 20_001; n <= 25_000; n++)"
+        f" {VIEW}.append({{runs: [{{text: `line ${{n}}`, style: null}}]}})"
+    )
+    page.eval(put)
+    page.wait_for(f"{VIEW}.cut > 4000 && document.getElementById('count').textContent[0] === '2'")
+    page.eval(f"new Promise((done) => setTimeout(done, 300)).then(() => {FRAME})")
+    after = page.eval(SEEN)
+    assert [text for text, _, _ in after] == [text for text, _, _ in before]
+    assert abs(after[0][1] - before[0][1]) < 1
+    assert page.eval(f"{VIEW}.unread") == 5000
+
+
+def test_home_and_end_go_to_the_first_and_the_last_line(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(400_000)
+    page.eval(f"{LOG}.focus()")
+    page.key("Home")
+    page.wait_for(f"{SEEN}[0][0] === 'line 1'")
+    assert not page.eval(f"{VIEW}.following")
+    page.key("End")
+    page.wait_for(f"{SEEN}.at(-1)[0] === 'line 400000'")
+    assert page.eval(f"{VIEW}.following")
+
+
+COPIED = """(() => {
+  let text = null;
+  const keep = (event) => (text = event.clipboardData.getData("text/plain"));
+  document.addEventListener("copy", keep);
+  document.execCommand("copy");
+  document.removeEventListener("copy", keep);
+  return text;
+})()"""
+
+
+def test_what_is_copied_is_all_that_is_selected_in_the_document_or_not(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(5_000)
+    scroll(page, "0")
+    page.eval("getSelection().setPosition(document.querySelector('.row .text').firstChild, 2)")
+    page.eval(FRAME)
+    text = "[...document.querySelectorAll('.row:not(.pinned) .text')].at(-1).firstChild"
+    page.eval(f"getSelection().extend({text}, 4)")
+    scroll(page, f"0.5 * {LOG}.scrollHeight")
+    assert page.eval("document.querySelectorAll('.row.pinned').length") == 2
+    number = page.eval(f"getSelection().extend({text}, 4) ?? {text}.data.split(' ')[1]")
+    scroll(page, f"0.7 * {LOG}.scrollHeight")
+    copied = page.eval(COPIED).split("\n")
+    between = [f"line {n}" for n in range(2, int(number))]
+    assert copied == ["ne 1", *between, "line"]
+    page.eval("getSelection().removeAllRanges()")
+    page.wait_for("document.querySelectorAll('.row.pinned').length === 0")
+
+
+def test_all_lines_are_selected_and_copied(page: Page, fill: Callable[..., None]) -> None:
+    fill(5_000)
+    page.eval(f"{LOG}.focus()")
+    page.key("a", control=True)
+    assert page.eval(COPIED) == "\n".join(f"line {n}" for n in range(1, 5_001))
+    assert page.eval("getSelection().toString().includes('Follow')") is False
+
+
+def test_a_reader_of_the_screen_is_told_which_of_the_rows_are_here(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(5_000)
+    scroll(page, f"0.5 * {LOG}.scrollHeight")
+    found = page.eval(
+        "[...document.querySelectorAll('.row')].map((row) => [row.getAttribute('role'),"
+        " row.textContent, row.ariaPosInSet, row.ariaSetSize])"
+    )
+    assert {role for role, *_ in found} == {"listitem"}
+    assert all(text == f"line {position}" for _, text, position, _ in found)
+    assert {size for *_, size in found} == {"5000"}
+
+
+def test_folded_rows_take_no_room_and_are_shown_again(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(5_000)
+    page.eval(f"{VIEW}.toStart()")
+    ids = f"...[11, 4000].map((n) => {VIEW}.store.find(n))"
+    page.eval(f"{VIEW}.fold({ids}, true)")
+    page.wait_for(f"{SEEN}[10]?.[0] === 'line 4001'")
+    assert page.eval(f"{LOG}.scrollHeight") < 1100 * 20
+    assert page.eval(f"{VIEW}.text().split('\\n').length") == 5_001
+    page.eval(f"{VIEW}.fold({ids}, false)")
+    page.wait_for(f"{SEEN}[10]?.[0] === 'line 11'")
+
+
+def test_what_hangs_on_the_log_is_called_for_the_rows_that_are_shown(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(5_000)
+    page.eval(
+        f"window.called = 0; {VIEW}.decorators.push((row, element) => {{"
+        " called += 1; element.classList.toggle('even', row.number % 2 === 0); })"
+    )
+    page.eval(f"{VIEW}.timeText = (row, before) => `${{(row.time - before.time) / 1e6}} s`")
+    page.eval(f"{VIEW}.repaint()")
+    page.wait_for("called > 0")
+    assert page.eval("called") < 300
+    assert page.eval("document.querySelectorAll('.row.even').length") > 10
+    assert page.eval("document.querySelector('.row .gutter').dataset.t") == "1 s"
+
+
+def test_lines_that_change_far_back_keep_their_colours_and_their_neighbours(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(5_000)
+    found = page.eval(
+        f"""(() => {{
+          const {{store}} = {VIEW};
+          const style = {{fg: 2, bg: null, bold: true}};
+          const run = (text, style = null) => ({{text, style}});
+          const id = store.find(700);
+          {VIEW}.replace(id, {{runs: [run("é✓ ", style), run("done")], time: 5, cut: 7}});
+          {VIEW}.insert({{runs: [run("between", style)]}}, id);
+          for (let n = 0; n < 5000; n++) {VIEW}.append({{runs: [run("more")]}});
+          const row = store.row(id);
+          const at = store.position(id);
+          const near = [-2, -1, 0, 1].map((by) => store.at(at + by));
+          return [row.text, row.runs, row.time, row.cut, row.number,
+            near.map(({{chunk, index}}) => store.read(chunk, index).text)];
+        }})()"""
+    )
+    style = {"fg": 2, "bg": None, "bold": True}
+    runs = [{"text": "é✓ ", "style": style}, {"text": "done", "style": None}]
+    near = ["line 699", "between", "é✓ done", "line 701"]
+    assert found == ["é✓ done", runs, 5, 7, 700, near]
