@@ -151,9 +151,11 @@ class Line:
         kept: its text as it was given out when it was finished; None before.
         shown: the newest state that was given out; None for none since it was finished.
         cut: whether pieces of it were given out.
+        touched: when something was drawn to it last, the same text perhaps.
+        time: when what was given out of it last was drawn.
     """
 
-    __slots__ = ("cut", "gone", "kept", "number", "rows", "shown")
+    __slots__ = ("cut", "gone", "kept", "number", "rows", "shown", "time", "touched")
 
     def __init__(self) -> None:
         self.number = 0
@@ -162,12 +164,14 @@ class Line:
         self.kept: str | None = None
         self.shown: str | None = None
         self.cut = False
+        self.time = self.touched = 0.0
 
     def copy(self, rows: dict[Row, Row]) -> Line:
         """Return a copy; `rows` gets the copies of its rows."""
         copy = Line()
         copy.number, copy.gone, copy.kept = self.number, self.gone, self.kept
         copy.shown, copy.cut = self.shown, self.cut
+        copy.time, copy.touched = self.time, self.touched
         for row in self.rows:
             rows[row] = row.copy(copy)
             copy.rows.append(rows[row])

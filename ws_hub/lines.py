@@ -51,18 +51,42 @@ class Numbers:
 
 
 class Texts(list[str]):
-    """Texts of the wire, and beside each the number of its line."""
+    """Texts of the wire, and of each the number of its line and when it was read.
 
-    __slots__ = ("numbers",)
+    Attributes:
+        numbers: the number of the line of each.
+        time: when they were read, POSIX seconds; 0 where that is not known.
+        times: by their places, when those were read that were read before that.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
+    __slots__ = ("numbers", "time", "times")
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        super().__init__(texts)
         self.numbers: list[int] = []
+        self.time = 0.0
+        self.times: dict[int, float] = {}
 
     def put(self, text: str, number: int) -> None:
         """Add a text."""
         self.append(text)
         self.numbers.append(number)
+
+    def part(self, start: int, end: int) -> Texts:
+        """Return those from one place to another."""
+        part = Texts(self[start:end])
+        part.numbers, part.time = self.numbers[start:end], self.time
+        if self.times:
+            part.times = {
+                at - start: moment for at, moment in self.times.items() if start <= at < end
+            }
+        return part
+
+    def not_before(self, moment: float) -> None:
+        """Have their time be no earlier than this one; each was read when it was."""
+        if self.time < moment:
+            self.times = dict.fromkeys(range(len(self)), self.time) | self.times
+            self.time = moment
 
 
 class Lines:
@@ -82,6 +106,7 @@ class Lines:
     __slots__ = (
         "_columns", "_cut", "_decode", "_height", "_held", "_max_piece", "_number", "_numbers",
         "_raw", "_raw_numbers", "_ready", "_resting", "_rows", "_shown", "_status", "_text",
+        "_time",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +134,7 @@ class Lines:
         self._raw_numbers: list[int] = []
         self._rows: Rows | None = None  # the screen before these, once it was needed
         self._status = ""  # the status row, as it was returned last
+        self._time = 0.0  # when bytes were added last
 
     def copy(self) -> Lines:
         """Return a copy with the same state.
@@ -161,8 +187,9 @@ class Lines:
     def _unfinished(self) -> Line | None:
         return None if self._resting or self._rows is None else self._rows.unfinished
 
-    def feed(self, data: bytes) -> Texts:
-        """Add bytes; return the texts that are complete."""
+    def feed(self, data: bytes, time: float = 0.0) -> Texts:
+        """Add bytes that were read at a time; return the texts that are complete."""
+        self._time = time
         self._take(self._decode(data))
         return self._returning()
 
@@ -210,6 +237,7 @@ class Lines:
 
     def _returning(self) -> Texts:
         ready, self._ready = self._ready, Texts()
+        ready.time = self._time
         return ready
 
     def _take(self, text: str) -> None:
@@ -335,6 +363,7 @@ class Lines:
         if self._rows is None:
             self._rows = Rows(self._columns, self._height, self._max_piece)
         rows = self._rows
+        rows.time = self._time
         if not self._resting:
             return rows
         most = self._height - 1
@@ -358,17 +387,25 @@ class Lines:
 
     def _collect(self, rows: Rows) -> None:
         """Return what the screen has given out."""
-        for line, text, kind in rows.given:
+        for line, text, kind, time in rows.given:
             number = line.number = line.number or self._numbers.take()
+            start = len(self._ready)
             if kind is Kind.STATE:
                 self._ready.put(_state(text, self._max_piece), number)
+                self._read_before(start, time)
                 continue
             pieces = [text] if len(text) <= self._max_piece else cut(text, self._max_piece)
             if kind is Kind.PIECE:
                 pieces = [each.removesuffix(GOES_ON) + GOES_ON for each in pieces]
             for piece in pieces:
                 self._ready.put(piece, number)
+            self._read_before(start, time)
         rows.given.clear()
+
+    def _read_before(self, start: int, time: float) -> None:
+        """Note when the texts from a place on were read, if that is not now."""
+        if time < self._time:
+            self._ready.times.update(dict.fromkeys(range(start, len(self._ready)), time))
 
     def _show_status(self, status: str) -> None:
         if status != self._status:

@@ -59,11 +59,13 @@ class Given(NamedTuple):
         line: the line.
         text: its text, or the beginning of it.
         kind: what the text is.
+        time: when it was read, or drawn anew.
     """
 
     line: Line
     text: str
     kind: Kind
+    time: float
 
 
 class Kind(enum.Enum):
@@ -88,7 +90,10 @@ class Rows:
         changed: lines that have changed since they were given out.
         status: status rows, by their places.
         returned: whether a return was the last that the unfinished line has got.
+        time: when what is fed was read; set by the caller.
     """
+
+    time = 0.0
 
     def __init__(self, columns: int | None, height: int, max_piece: int) -> None:
         self.columns = columns
@@ -215,8 +220,8 @@ class Rows:
         del self.changed[line]
         text = line.text(self.columns)
         if text != (line.kept or "" if line.shown is None else line.shown):
-            line.shown = text
-            self.given.append(Given(line, text, Kind.STATE))
+            line.shown, line.time = text, line.touched
+            self.given.append(Given(line, text, Kind.STATE, line.time))
 
     def end(self) -> None:
         """Give out what is left at the end of the output."""
@@ -261,10 +266,12 @@ class Rows:
             self._add_row(Line())
         row = self.rows[y]
         if row.line is not None:
+            row.line.touched = self.time
             self.changed[row.line] = None
         return row
 
     def _add_row(self, line: Line) -> None:
+        line.touched = self.time
         row = Row(line)
         line.rows.append(row)
         self.rows.append(row)
@@ -284,8 +291,8 @@ class Rows:
     def _complete(self, line: Line) -> None:
         self.changed.pop(line, None)
         line.kept = text = line.text(self.columns)
-        line.shown = None
-        self.given.append(Given(line, text, Kind.WHOLE))
+        line.shown, line.time = None, line.touched
+        self.given.append(Given(line, text, Kind.WHOLE, line.time))
 
     def _leave(self, row: Row) -> None:
         """Have a row leave the screen: nothing can change it any more."""
@@ -300,7 +307,9 @@ class Rows:
             text = line.text(self.columns)
             if text != line.kept or (line.shown is not None and line.shown != text):
                 line.kept = text
-                self.given.append(Given(line, text, Kind.WHOLE))
+                # Drawn anew as it was shown last, it has not changed since.
+                time = line.time if text == line.shown else line.touched
+                self.given.append(Given(line, text, Kind.WHOLE, time))
 
     def _shorten(self, line: Line) -> None:
         """Give out the rows of an unfinished line that have left the screen, if it is long."""
@@ -312,7 +321,7 @@ class Rows:
         last.cells = [" " if cell == BLANK else cell for cell in last.cells]
         text = line.text(self.columns)
         line.rows, line.gone, line.cut = whole[line.gone :], 0, True
-        self.given.append(Given(line, text, Kind.PIECE))
+        self.given.append(Given(line, text, Kind.PIECE, line.touched))
 
     def _scroll_up(self) -> None:
         top, bottom = self._top, self._bottom
@@ -330,6 +339,7 @@ class Rows:
 
     def _insert_row(self, y: int) -> None:
         line = Line()
+        line.touched = self.time
         row = Row(line)
         line.rows.append(row)
         self.rows.insert(y, row)
@@ -659,13 +669,13 @@ class Rows:
             if line.kept is None:
                 cut = text_of(row.cells[:size], row.styles[:size], size)
                 line.cut = True
-                self.given.append(Given(line, cut, Kind.PIECE))
+                self.given.append(Given(line, cut, Kind.PIECE, line.touched))
             del row.cells[:size], row.styles[:size]
             self.x = max(self.x - size, 0)
 
 
 _PLAIN = (
-    "returned", "x", "y", "_pending", "_last", "_alternate", "_top", "_bottom", "_saved",
+    "returned", "time", "x", "y", "_pending", "_last", "_alternate", "_top", "_bottom", "_saved",
     "_drawing", "_shifted", "_inserts", "_wraps",
 )  # fmt: skip
 _MOVES: dict[str, Callable[[Rows, int], None]] = {

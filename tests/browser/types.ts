@@ -6,6 +6,7 @@ import {
   Subscription,
   calculateBackoff,
   fullJitter,
+  readAt,
   splitBatch,
   tokenProtocols,
   waitAsked,
@@ -45,6 +46,9 @@ const stop: () => void = hub.on("state", ({state, retryIn = 0}) => {
 });
 hub.on("error", ({message, error}) => console.log(message?.data.length, error));
 hub.on("message", (message: Message) => console.log(message.type));
+hub.on("message", (message: Message) => {
+  console.log(new Date(readAt(message)), message.stream === "stderr", message.time?.toFixed());
+});
 hub.on<Saved>("saved", (saved, {channel, data}) => console.log(saved.path, channel, data.event));
 hub.addEventListener("state", (event) => console.log((event as CustomEvent).detail));
 stop();

@@ -172,6 +172,31 @@ def test_pages_are_read_forwards_backwards_and_from_a_time_on(script: Script) ->
     ]
 
 
+def test_lines_of_programs_have_their_stream_and_their_time(script: Script, served: Served) -> None:
+    served.hub.send_process_output("p", "x", stream="stderr", time=1_771_550_276.123456)
+    served.hub.send_process_output("p", "y")
+    said = script("""
+        hub.connect();
+        const {readAt} = await import("./ws_hub.js");
+        const found = (each) => [each.data, each.stream ?? "", readAt(each)];
+        const live = [];
+        for await (const message of hub.subscribe("process:p", {since: 0})) {
+          if (live.push(message) === 2) break;
+        }
+        const {messages} = await hub.history("process:p");
+        const timestamp = "2026-02-20T02:17:56.123456+01:00"; // of a Go host
+        return [
+          live.map(found), messages.map(found), Date.parse(live[1].timestamp),
+          [{timestamp}, {timestamp: "2026-02-20T01:17:56Z"}, {time: 1.5}, {}].map(readAt),
+        ];
+    """)
+    live, kept, sent, others = said
+    assert live == kept
+    assert live[0] == ["x", "stderr", 1_771_550_276_123.456]
+    assert live[1][:2] == ["y", ""] and 0 <= live[1][2] - sent < 1
+    assert others == [pytest.approx(1_771_550_276_123.456), 1_771_550_276_000, None, None]
+
+
 def test_a_time_that_is_none_is_refused_where_it_is_given(script: Script) -> None:
     said = script("""
         const failed = await hub.history("kept", {sinceTime: "yesterday"}).catch(({name}) => name);

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ws_hub.lines import MAX_PIECE, Lines, join
+from ws_hub.lines import MAX_PIECE, Lines, Texts, join
 
 
 def feed(lines: Lines, *chunks: bytes) -> list[str]:
@@ -261,3 +261,58 @@ def test_pieces_lose_nothing_and_keep_the_limit(
     texts = said(chunks, looks, max_piece)
     assert list(join(texts)) == expected(b"".join(chunks))
     assert all(len(text) <= max_piece + 1 for text in texts)
+
+
+# --- times -----------------------------------------------------------------------------------
+
+
+def timed(texts: Texts) -> list[tuple[str, float]]:
+    """The texts, and when each was read."""
+    return [(text, texts.times.get(at, texts.time)) for at, text in enumerate(texts)]
+
+
+def test_a_line_has_the_time_at_which_its_end_was_read() -> None:
+    lines = Lines()
+    assert timed(lines.feed(b"one\ntwo\nthr", 1.0)) == [("one", 1.0), ("two", 1.0)]
+    assert timed(lines.partial()) == [("thr\r", 1.0)]
+    assert timed(lines.feed(b"ee\nfour", 2.0)) == [("three", 2.0)]
+    assert timed(lines.finish()) == [("four", 2.0)]
+
+
+def test_a_row_has_the_time_at_which_it_changed_last() -> None:
+    lines = Lines()
+    lines.feed(b"a: 0\nb: 0\n", 1.0)
+    assert timed(lines.feed(b"\x1b[2Aa: 1\n\n", 2.0)) == []
+    assert timed(lines.partial()) == [("a: 1\r", 2.0)]
+    lines.feed(b"\x1b[2Aa: 1\nb: 0\n", 3.0)  # the same once more
+    assert timed(lines.partial()) == []
+    lines.feed(b"\x1b[1Ab: 1\n", 4.0)
+    lines.feed(b"c\n", 5.0)
+    assert timed(lines.finish()) == [("a: 1", 2.0), ("b: 1", 4.0)]
+
+
+def test_rows_that_leave_the_screen_have_times_of_their_own() -> None:
+    lines = Lines(height=3)
+    lines.feed(b"a\nb\n", 1.0)
+    lines.feed(b"\x1b[2AA\nB\n", 2.0)
+    texts = lines.feed(b"c\n\x1b[Kd\ne\nf\n", 3.0)
+    assert timed(texts) == [(text, 2.0 if text in "AB" else 3.0) for text in texts]
+    assert sorted(texts) == ["A", "B", "c", "d", "e", "f"]
+
+
+def test_a_part_of_texts_keeps_their_numbers_and_times() -> None:
+    texts = Texts()
+    for number, text in enumerate("abcd"):
+        texts.put(text, number)
+    texts.time, texts.times = 5.0, {1: 1.0, 3: 3.0}
+    part = texts.part(1, 3)
+    assert (part, part.numbers, part.time, part.times) == (["b", "c"], [1, 2], 5.0, {0: 1.0})
+
+
+def test_texts_that_are_published_later_keep_the_time_of_their_reading() -> None:
+    texts = Texts(["a", "b"])
+    texts.time, texts.times = 5.0, {1: 1.0}
+    texts.not_before(4.0)
+    assert (texts.time, texts.times) == (5.0, {1: 1.0})
+    texts.not_before(9.0)
+    assert (texts.time, texts.times) == (9.0, {0: 5.0, 1: 1.0})

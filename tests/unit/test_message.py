@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -18,12 +19,16 @@ from ws_hub.protocol.message import (
     MessageType,
     decode,
     encode,
+    microseconds,
     number,
     parse_timestamp,
     split_batch,
     timestamp,
     to_dict,
 )
+
+MOMENT = datetime.datetime(2026, 2, 20, 1, 17, 56, 123456, tzinfo=datetime.UTC)
+MICROSECONDS = 1_771_550_276_123_456
 
 # --- out -----------------------------------------------------------------------------------
 
@@ -537,3 +542,63 @@ def test_a_timestamp_agrees_with_datetime(seconds: float) -> None:
     moment = datetime.datetime.fromtimestamp(seconds, UTC)
 
     assert parse_timestamp(timestamp(seconds)) == moment
+
+
+# --- output of programs ----------------------------------------------------------------------
+
+
+def test_the_standard_output_has_no_field_of_its_own() -> None:
+    plain = Message("process_output", data="x")
+    assert encode(plain) == b'{"type":"process_output","data":"x"}'
+    assert encode(dataclasses.replace(plain, stream="stdout")) == encode(plain)
+
+
+def test_stream_and_time_stand_behind_the_fields_of_go_and_before_the_line() -> None:
+    message = Message("process_output", data="x", stream="stderr", time=5, line=7, seq=9)
+    text = (
+        b'{"type":"process_output","data":"x",'
+        b'"stream":"stderr","time":5,"line":7,"seq":9}'
+    )  # fmt: skip
+    assert encode(message) == text
+    assert decode(text.decode()) == message
+
+
+@pytest.mark.parametrize("value", ["stdin", "STDERR", 2, b"stderr"])
+def test_another_stream_is_an_encode_error(value: Any) -> None:
+    with pytest.raises(MessageEncodeError, match="stream must be"):
+        encode(Message("process_output", data="x", stream=value))
+
+
+@pytest.mark.parametrize("value", [1.5, "1", True])
+def test_a_time_that_is_no_whole_number_is_an_encode_error(value: Any) -> None:
+    with pytest.raises(MessageEncodeError, match="time must be a whole number"):
+        encode(Message("process_output", data="x", time=value))
+
+
+def test_stream_and_time_of_an_applications_own_message_are_ignored() -> None:
+    assert decode('{"type":"chat","time":"12:00","stream":7}') == Message("chat")
+    # A hub of another kind may have fields of these names too.
+    assert decode('{"type":"process_output","time":1.5,"stream":7}') == Message("process_output")
+
+
+@pytest.mark.parametrize(
+    ("message", "moment"),
+    [
+        (Message("a", timestamp="2026-02-20T02:17:56.123456+01:00"), MOMENT),
+        (Message("process_output", timestamp="2026-02-20T05:00:00Z", time=MICROSECONDS), MOMENT),
+        (Message("process_output", time=MICROSECONDS), MOMENT),
+        (Message("a"), None),
+        (Message("a", timestamp="today"), None),
+        (Message("a", time=2**62), None),
+    ],
+)
+def test_read_at_is_the_time_or_else_the_timestamp(
+    message: Message, moment: datetime.datetime | None
+) -> None:
+    assert message.read_at == moment
+
+
+@given(st.floats(-1e9, 4e9))
+def test_a_time_in_microseconds_agrees_with_the_timestamp(seconds: float) -> None:
+    moment = Message("a", timestamp=timestamp(seconds)).read_at
+    assert moment == Message("a", time=microseconds(seconds)).read_at

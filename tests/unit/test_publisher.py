@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from ws_hub.backplane.publisher import AbstractPublisher
-from ws_hub.errors import InvalidName
+from ws_hub.errors import InvalidName, MessageEncodeError
+from ws_hub.lines import MAX_PIECE, Lines
 from ws_hub.protocol.message import Message, MessageType, decode
 
 
@@ -108,6 +111,70 @@ def test_several_lines_are_published_together() -> None:
     ]
     with pytest.raises(InvalidName):
         recorder.send_process_lines("a:b", [])
+
+
+def test_lines_of_stderr_say_so_and_others_are_the_same_bytes_as_ever() -> None:
+    texts: list[bytes] = []
+
+    class Bytes(Recorder):
+        def _publish(self, given: Sequence[bytes], *args: Any, **options: Any) -> None:
+            texts.extend(re.sub(rb"\d{4}-.*?Z", b"T", text) for text in given)
+
+    publisher = Bytes()
+    begin = b'{"type":"process_output","channel":"process:p","processId":"p","data":'
+    publisher.send_process_output("p", "a")
+    publisher.send_process_lines("p", ["b"], numbers=[4])
+    assert texts == [begin + b'"a","timestamp":"T"}', begin + b'"b","timestamp":"T","line":4}']
+    texts.clear()
+    publisher.send_process_output("p", "a", stream="stderr", time=1.000001)
+    publisher.send_process_lines("p", ["b", "c"], stream="stderr", numbers=[4, 5], times=[None, 2])
+    publisher.send_process_lines("p", ["d", 5], times=[3, 4])  # type: ignore[list-item]
+    assert texts == [
+        begin + b'"a","timestamp":"T","stream":"stderr","time":1000001}',
+        begin + b'"b","timestamp":"T","stream":"stderr","line":4}',
+        begin + b'"c","timestamp":"T","stream":"stderr","time":2000000,"line":5}',
+        begin + b'"d","timestamp":"T","time":3000000}',
+        begin + b'5,"timestamp":"T","time":4000000}',
+    ]
+
+
+def test_pieces_of_a_long_line_have_its_stream_and_time() -> None:
+    recorder = Recorder()
+    long = "x" * (MAX_PIECE + 10)
+    recorder.send_process_output("p", long, stream="stderr", time=1)
+    recorder.send_process_lines("p", ["a", long, "b"], stream="stderr", times=[None, 1, 2])
+    found = [(len(m.data), m.stream, m.time) for m, _, _ in recorder.published]
+    pieces = [(MAX_PIECE + 1, "stderr", 1_000_000), (10, "stderr", 1_000_000)]
+    assert found == [*pieces, (1, "stderr", None), *pieces, (1, "stderr", 2_000_000)]
+
+
+def test_texts_of_a_program_have_the_time_at_which_they_were_read() -> None:
+    recorder = Recorder()
+    lines = Lines()
+    texts = lines.feed(b"one\ntwo\n", 1_771_550_276.123456)
+    recorder.send_process_lines("p", texts)
+    assert [(m.line, m.timestamp, m.time) for m, _, _ in recorder.published] == [
+        (1, "2026-02-20T01:17:56.123456Z", None),
+        (2, "2026-02-20T01:17:56.123456Z", None),
+    ]
+
+
+def test_what_is_no_stream_and_no_time_is_refused() -> None:
+    recorder = Recorder()
+    for stream in ("stdin", "", None, 2):
+        with pytest.raises(MessageEncodeError, match="stream must be"):
+            recorder.send_process_output("p", "x", stream=stream)  # type: ignore[arg-type]
+        with pytest.raises(MessageEncodeError, match="stream must be"):
+            recorder.send_process_lines("p", ["x"], stream=stream)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="divide milliseconds by 1000"):
+        recorder.send_process_output("p", "x", time=1_771_550_276_123)
+    with pytest.raises(ValueError, match="time zone"):
+        recorder.send_process_lines("p", ["x"], times=[datetime.datetime(2026, 1, 1)])
+    with pytest.raises(TypeError, match="POSIX seconds or a datetime"):
+        recorder.send_process_output("p", "x", time="12:00")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="times must have one for each line, 1, not 2"):
+        recorder.send_process_lines("p", ["x"], times=[1, 2])
+    assert recorder.published == []
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "x" * 129])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import os
 
 import pytest
 
+from ws_hub.cli.margin import Margin, Origin
 from ws_hub.cli.terminal import Screen, describe
 from ws_hub.protocol.message import Message
 
@@ -148,3 +150,85 @@ def test_a_line_begins_with_the_local_time() -> None:
     line = describe(Message("error", data="x", timestamp=TIME))
     assert line.endswith(":56 error x")
     assert len(line) == len("01:17:56 error x")
+
+
+# --- times and streams -----------------------------------------------------------------------
+
+START = datetime.datetime(2026, 2, 20, 1, 17, 56, tzinfo=datetime.UTC)
+
+
+def origin(seconds: float, *, is_error: bool = False) -> Origin:
+    return Origin(START + datetime.timedelta(seconds=seconds), is_error)
+
+
+def lines_with(margin: Margin, *, terminal: bool = False, named: bool = False) -> list[str]:
+    """What a screen shows of three lines, of which the second is of stderr."""
+    out = Terminal() if terminal else io.StringIO()
+    screen = Screen(out, margin=margin, named=named)
+    screen.begin("p", START)
+    screen.text("p", "one", 1, origin(0.5))
+    screen.text("p", "two\x17", 2, origin(1.25, is_error=True))
+    screen.text("p", " and more", 2, origin(1.25, is_error=True))
+    screen.text("p", "three", 3, origin(3723.25))
+    screen.settle("p")
+    return out.getvalue().replace("\x1b[K", "").splitlines()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_begin_with_the_time_and_the_mark_of_their_stream(terminal: bool) -> None:
+    assert lines_with(Margin("elapsed", marks=True), terminal=terminal) == [
+        "0:00:00.500   one",
+        "0:00:01.250 ! two and more",
+        "1:02:03.250   three",
+    ]
+    assert lines_with(Margin("delta"), terminal=terminal) == [
+        "   +0.500 one",
+        "   +0.750 two and more",
+        "+3722.000 three",
+    ]
+
+
+def test_the_clock_is_the_local_one_and_comes_before_the_name() -> None:
+    first, *_ = lines_with(Margin("clock", marks=True), named=True)
+    local = (START + datetime.timedelta(seconds=0.5)).astimezone()
+    assert first == f"{local:%H:%M:%S}.500 p:   one"
+
+
+def test_without_a_margin_lines_are_as_they_were_printed() -> None:
+    assert lines_with(Margin()) == ["one", "two and more", "three"]
+
+
+def test_a_program_that_is_started_again_counts_its_time_anew() -> None:
+    out = io.StringIO()
+    screen = Screen(out, margin=Margin("elapsed"))
+    screen.text("p", "no start is known", origin=origin(7))
+    screen.begin("p", START)
+    screen.text("p", "one", origin=origin(8))
+    screen.text("p", "no time is known")
+    screen.begin("p", None)
+    screen.text("p", "two", origin=origin(9))
+    assert out.getvalue().splitlines() == [
+        "0:00:00.000 no start is known",
+        "0:00:08.000 one",
+        "            no time is known",
+        "0:00:00.000 two",
+    ]
+
+
+def test_a_row_that_is_drawn_anew_has_its_time_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
+    out = Terminal()
+    screen = Screen(out, margin=Margin("delta", marks=True))
+    screen.begin("p", START)
+    screen.text("p", "a: 0", 1, origin(1))
+    screen.text("p", "b: 0", 2, origin(2))
+    out.seek(0)
+    out.truncate()
+    screen.text("p", "b: 1\r", 2, origin(4.5, is_error=True))
+    screen.text("p", "a: 1\r", 1, origin(5))
+    assert out.getvalue() == (
+        "\x1b[1A\r   +3.500 ! b: 1\x1b[K\x1b[1B\r"
+        "\x1b[2A\r   +5.000   a: 1\x1b[K\x1b[2B\r"
+    )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import datetime
 import enum
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +16,18 @@ from typing import Any, Never, overload
 
 from ..connection.client import Client
 from ..errors import InvalidName, MessageEncodeError, excerpt
-from ..lines import MAX_PIECE, REPLACED, cut
+from ..lines import MAX_PIECE, REPLACED, Texts, cut
 from ..protocol.json_text import to_json
 from ..protocol.message import (
     FINAL_STATUSES,
     AnyMessage,
+    Beside,
     Encoder,
     Message,
     MessageType,
     as_message,
+    microseconds,
+    stream_text,
     timestamp,
 )
 from ..protocol.names import (
@@ -36,7 +40,7 @@ from ..protocol.names import (
     process_channel,
 )
 from ..protocol.publication import Delivery, Key, Output
-from ..validation import check_named
+from ..validation import check_named, posix_time
 
 __all__ = ["ALL_CLIENTS", "NOBODY", "AbstractPublisher", "AllClients", "client_ids"]
 
@@ -53,6 +57,7 @@ ALL_CLIENTS = AllClients.ALL_CLIENTS
 NOBODY: frozenset[int] = frozenset()  # no client is excluded
 
 _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
+_MAX_TIME = 2**53  # microseconds: every receiver reads it exactly
 _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
 
 
@@ -235,6 +240,8 @@ class AbstractPublisher(abc.ABC):
         process_id: AnyId,
         data: str,
         *,
+        stream: str = "stdout",
+        time: datetime.datetime | float | None = None,
         timeout: float | None = None,
         wait: None = None,
     ) -> None: ...
@@ -245,6 +252,8 @@ class AbstractPublisher(abc.ABC):
         process_id: AnyId,
         data: str,
         *,
+        stream: str = "stdout",
+        time: datetime.datetime | float | None = None,
         timeout: float | None = None,
         wait: float,
     ) -> Delivery: ...
@@ -254,6 +263,8 @@ class AbstractPublisher(abc.ABC):
         process_id: AnyId,
         data: str,
         *,
+        stream: str = "stdout",
+        time: datetime.datetime | float | None = None,
         timeout: float | None = None,
         wait: float | None = None,
     ) -> Delivery | None:
@@ -263,18 +274,25 @@ class AbstractPublisher(abc.ABC):
         `process:<id>`, keeps the last lines for later subscribers. An int or a UUID as
         process id means its text; raises TypeError and InvalidName for one that is none.
 
+        `stream` is "stdout" or "stderr". `time` is when the line was written, where that is
+        not now: POSIX seconds, or a datetime with its time zone. Raises MessageEncodeError
+        for another stream, TypeError and ValueError for what is no time.
+
         With `wait`, seconds, returns what it did once it is dispatched: a Delivery. Raises
         WaitTimeout when that takes longer.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds, and `wait`.
         """
         name, channel = self._process(process_id)
+        tail = "" if stream == "stdout" else stream_text(stream)
+        if time is not None:
+            tail += f',"time":{_microseconds("time", time)}'
+        pieces: Sequence[Any] = [data]
         if data.__class__ is str and len(data) > MAX_PIECE:
-            pieces = _pieces([data])
-            texts = self._lines(name, channel, pieces)
-            return self._publish(texts, channel, timeout, wait=wait, of=_output(pieces))
-        text = self._encoder.encode_fields(_OUTPUT, channel, name, data, _now())
-        return self._publish([text], channel, timeout, wait=wait, of=_output([data]))
+            pieces = _pieces(pieces)
+        now, encode = _now(), self._encoder.encode_fields
+        texts = [encode(_OUTPUT, channel, name, each, now, tail) for each in pieces]
+        return self._publish(texts, channel, timeout, wait=wait, of=_output(pieces))
 
     def send_process_lines(
         self,
@@ -282,6 +300,8 @@ class AbstractPublisher(abc.ABC):
         lines: Iterable[str],
         *,
         numbers: Sequence[int] | None = None,
+        stream: str = "stdout",
+        times: Sequence[datetime.datetime | float | None] | None = None,
         timeout: float | None = None,
     ) -> None:
         """Send several pieces of a process's output, all or none of them.
@@ -289,27 +309,35 @@ class AbstractPublisher(abc.ABC):
         The same as `send_process_output` for each, at half the cost. Together they are one
         entry of the hub's queue: send hundreds at a time, not millions. `numbers` has the number
         of each piece's line in the output of the process: what comes later with the same
-        number replaces it (`docs/processes.md`). Raises TypeError for a str, whose lines would
-        be its characters, and for numbers that are not as many.
+        number replaces it (`docs/processes.md`). `times` has the `time` of each. Raises
+        TypeError for a str, whose lines would be its characters, and for numbers or times
+        that are not as many.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
         name, channel = self._process(process_id)
-        listed = _listed(lines)
+        listed, now = _listed(lines), ""
+        moments: dict[int, int] = {}
+        if isinstance(lines, Texts):
+            numbers = lines.numbers
+            now = timestamp(lines.time) if lines.time else ""
+            moments = {at: microseconds(time) for at, time in lines.times.items()}
+        for what, given in (("numbers", numbers), ("times", times)):
+            if given is not None and len(given) != len(listed):
+                raise TypeError(
+                    f"{what} must have one for each line, {len(listed)}, not {len(given)}"
+                )
+        if times is not None:
+            moments = _moments(times)
         if numbers is None:
-            listed = _pieces(listed)
-        elif len(numbers) != len(listed):
-            raise TypeError(
-                f"numbers must have one for each line, {len(listed)}, not {len(numbers)}"
-            )
-        texts = self._lines(name, channel, listed, numbers)
+            pieces = _pieces(listed)
+            if pieces is not listed and moments:
+                moments = _of_pieces(listed, moments)
+            listed = pieces
+        beside = Beside(numbers, stream_text(stream), moments)
+        texts = self._encoder.encode_each(_OUTPUT, channel, name, listed, now or _now(), beside)
         if texts:
             self._publish(texts, channel, timeout, of=_output(listed, numbers))
-
-    def _lines(
-        self, name: str, channel: str, pieces: Sequence[Any], numbers: Sequence[int] | None = None
-    ) -> list[bytes]:
-        return self._encoder.encode_each(_OUTPUT, channel, name, pieces, _now(), numbers)
 
     def send_process_status(
         self,
@@ -489,6 +517,33 @@ def _checked(channel: object) -> str:
 
 def _now() -> str:
     return timestamp(time.time())
+
+
+def _microseconds(name: str, moment: object) -> int:
+    """Return an argument that is a time as microseconds since 1970."""
+    seconds = posix_time(name, moment)
+    if seconds is None or abs(found := microseconds(seconds)) > _MAX_TIME:
+        raise ValueError(
+            f"{name} must be POSIX seconds, not {excerpt(moment)}: divide milliseconds by 1000"
+        )
+    return found
+
+
+def _moments(times: Sequence[object]) -> dict[int, int]:
+    """Return times in microseconds, by their places."""
+    return {at: _microseconds("times", each) for at, each in enumerate(times) if each is not None}
+
+
+def _of_pieces(lines: Sequence[Any], times: Mapping[int, int]) -> dict[int, int]:
+    """Return the times of the pieces that lines are cut into, by their places."""
+    found: dict[int, int] = {}
+    place = 0
+    for at, line in enumerate(lines):
+        for _ in _pieces([line]):
+            if at in times:
+                found[place] = times[at]
+            place += 1
+    return found
 
 
 def _output(pieces: Sequence[Any], numbers: Sequence[int] | None = None) -> Output:

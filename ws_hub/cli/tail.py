@@ -25,9 +25,10 @@ from ..reconnect.client import ReconnectingClient
 from ..reconnect.config import ReconnectConfig
 from ..signals import Signals
 from .common import FAILED, USAGE, add_command, count, fail, say
+from .margin import TIMES, Margin, Origin
 from .terminal import Screen, describe
 
-__all__ = ["Tail", "add_tail", "socket_url"]
+__all__ = ["Tail", "View", "add_tail", "socket_url"]
 
 _JOIN = 5.0
 _SETTLE = 0.1  # seconds between two looks for lines that change no more
@@ -42,6 +43,8 @@ examples:
   ws-hub tail http://127.0.0.1:8765/ process:build-42 > build.log
   ws-hub tail --last 20 http://127.0.0.1:8765/ process:build-42
   ws-hub tail --json --since 0 ws://127.0.0.1:8765/ws process:build-42 news
+  ws-hub tail --time elapsed --mark http://127.0.0.1:8765/ process:build-42
+  ws-hub tail --stream stderr http://127.0.0.1:8765/ process:build-42 > errors.log
 
   WS_HUB_TOKEN in the environment is sent as the token, for a server that requires one.
 
@@ -57,6 +60,20 @@ def add_tail(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print whole messages, one a line")
     command.add_argument(
         "--colours", action="store_true", help="keep colours where stdout is no terminal"
+    )
+    command.add_argument(
+        "--stream",
+        choices=("stdout", "stderr"),
+        help="of programs the lines of this output alone (both, in their order)",
+    )
+    command.add_argument(
+        "--mark", action="store_true", help='begin lines of stderr with "! ", others with blanks'
+    )
+    command.add_argument(
+        "--time",
+        choices=TIMES,
+        help="begin each line with the time at which the hub has read it: of the clock here, since "
+        "the program's start, or since the line before",
     )
     begin = command.add_mutually_exclusive_group()
     begin.add_argument(
@@ -77,14 +94,22 @@ def _tail(arguments: argparse.Namespace, signals: Signals) -> int:
     channels = arguments.channels or named
     if not channels:
         return fail("tail: a channel is required: ws-hub tail URL CHANNEL", USAGE)
+    if arguments.json and (arguments.time or arguments.mark):
+        text = "tail: --time and --mark are for lines: messages printed by --json have both"
+        return fail(text, USAGE)
     tail = Tail(
         # The token is no option, which `ps` would show.
         ReconnectConfig(url=url, token=os.environ.get("WS_HUB_TOKEN") or None),
         channels,
         since=arguments.since,
         last=arguments.last,
-        as_json=arguments.json,
-        colours=arguments.colours,
+        view=View(
+            as_json=arguments.json,
+            colours=arguments.colours,
+            stream=arguments.stream or "",
+            time=arguments.time or "",
+            marks=arguments.mark,
+        ),
         tell=say,
     )
     number = tail.follow(signals)
@@ -104,6 +129,25 @@ def socket_url(text: str) -> tuple[str, list[str]]:
     return url, parse_qs(parts.query).get("channel", [])
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """How messages are shown.
+
+    Args:
+        as_json: print whole messages, one a line.
+        colours: pass colours on where stdout is no terminal.
+        stream: "stdout" or "stderr", to show lines of this output alone; "" for both.
+        time: what time stands before each line, of `margin.TIMES`; "" for none.
+        marks: say which lines are of stderr.
+    """
+
+    as_json: bool = False
+    colours: bool = False
+    stream: str = ""
+    time: str = ""
+    marks: bool = False
+
+
 class Tail:
     """Shows the messages of some channels on stdout, as lines or as JSON.
 
@@ -112,8 +156,7 @@ class Tail:
         channels: their names.
         since: begin after the message with this number; None for the server's default.
         last: begin with this many of the newest messages.
-        as_json: print whole messages, one a line.
-        colours: pass colours on where stdout is no terminal.
+        view: how they are shown.
         tell: called with status lines and errors.
     """
 
@@ -124,13 +167,16 @@ class Tail:
         *,
         since: int | None = None,
         last: int | None = None,
-        as_json: bool = False,
-        colours: bool = False,
+        view: View = View(),  # noqa: B008 - it cannot be changed
         tell: Callable[[str], object],
     ) -> None:
         self._wanted = set(channels)  # channels that the server has not refused
-        self._screen = Screen(sys.stdout, named=len(channels) > 1, colours=colours)
-        self._show = self._show_json if as_json else self._show_text
+        margin = Margin(view.time, marks=view.marks)
+        self._screen = Screen(
+            sys.stdout, named=len(channels) > 1, colours=view.colours, margin=margin
+        )
+        self._show = self._show_json if view.as_json else self._show_text
+        self._stream = view.stream
         self._tell = tell
         self._place = server.url.partition("?")[0]
         self._signals: Signals | None = None
@@ -184,7 +230,8 @@ class Tail:
         self._signals.put(number)
 
     def _received(self, message: Message) -> None:
-        self._show(message)
+        if message.type != MessageType.PROCESS_OUTPUT or self._stream in ("", _stream(message)):
+            self._show(message)
         if self._screen.gone:
             self._post(signal.SIGPIPE)
         if message.type == MessageType.ERROR and message.code in _REFUSED:
@@ -203,10 +250,21 @@ class Tail:
 
     def _show_text(self, message: Message) -> None:
         if message.type == MessageType.PROCESS_OUTPUT and isinstance(message.data, str):
-            self._screen.text(message.channel, message.data, message.line)
+            origin = Origin(message.read_at, _stream(message) == "stderr")
+            self._screen.text(message.channel, message.data, message.line, origin)
         elif message.type in (MessageType.PROCESS_STATUS, MessageType.ERROR):
             if message.type == MessageType.PROCESS_STATUS:
                 self._screen.settle(message.channel)  # another run counts its lines from 1
+                if _is_start(message):
+                    self._screen.begin(message.channel, message.read_at)
             self._tell(describe(message))
         elif message.type not in _SILENT:
             self._screen.line(describe(message))
+
+
+def _stream(message: Message) -> str:
+    return message.stream or "stdout"
+
+
+def _is_start(message: Message) -> bool:
+    return isinstance(message.data, dict) and message.data.get("status") == "running"

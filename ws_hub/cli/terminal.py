@@ -7,6 +7,7 @@ last state (`ws_hub.lines`).
 from __future__ import annotations
 
 import codecs
+import datetime
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from ..lines import GOES_ON, REPLACED
 from ..protocol.message import FINAL_STATUSES, Message, MessageType, parse_timestamp
 from ..reentrant import Lock
 from ..rows import STATUS_LINE
+from .margin import UNKNOWN, Margin, Origin
 
 __all__ = ["Screen", "describe"]
 
@@ -44,16 +46,25 @@ class Screen:
         out: the output.
         named: begin each line with its source's name.
         colours: pass colours on where the output is no terminal.
+        margin: writes what stands before each line; None for nothing.
 
     Attributes:
         gone: whether the output is closed at its other end.
         is_terminal: whether it is a terminal.
     """
 
-    def __init__(self, out: TextIO, *, named: bool = False, colours: bool = True) -> None:
+    def __init__(
+        self,
+        out: TextIO,
+        *,
+        named: bool = False,
+        colours: bool = True,
+        margin: Margin | None = None,
+    ) -> None:
         self._out = out
         self._named = named
         self._colours = colours
+        self._margin = margin or Margin()
         self.is_terminal = out.isatty()
         self._clear = _CLEAR if self.is_terminal else ""
         self._open: str | None = None  # the source whose line is unfinished
@@ -79,23 +90,33 @@ class Screen:
         with self._lock:
             self._write(self._decode(data))
 
-    def text(self, source: str, text: str, line: int | None = None) -> None:
+    def text(
+        self, source: str, text: str, line: int | None = None, origin: Origin = UNKNOWN
+    ) -> None:
         """Write one text of a process's output; its last character tells its kind.
 
         A newline at its end is accepted: texts that an application sends itself often have
         one. `line` is the number of its line: elsewhere than in a terminal that is written
-        once nothing changes it any more, see `settle`.
+        once nothing changes it any more, see `settle`. `origin` is for the margin.
         """
         with self._lock:
             if line is None:
                 self._settle(source, everything=True)
-                self._show(source, text)
+                self._show(source, text, origin)
             elif self.is_terminal:
-                self._redraw(source, text, line)
+                self._redraw(source, text, line, origin)
             else:
                 lines = self._lines.setdefault(source, _Changing())
-                lines.take(text, line)
+                lines.take(text, line, origin)
                 self._settle(source)
+
+    def begin(self, source: str, start: datetime.datetime | None) -> None:
+        """Note when a program was started: times are told from there on.
+
+        Threads: any.
+        """
+        with self._lock:
+            self._margin.begin(source, start)
 
     def settle(self, source: str | None = None, *, everything: bool = False) -> None:
         """Write the lines that have not changed for a moment, or everything.
@@ -115,64 +136,71 @@ class Screen:
     def line(self, text: str) -> None:
         """Write a line that is not part of a process's output."""
         with self._lock:
-            self._put("", text, self._clear + "\n")
+            self._put("", text, self._clear + "\n", UNKNOWN)
             self._open, self._piece = None, False
             self._lines.clear() if self.is_terminal else None
 
     def _settle(self, source: str, *, everything: bool = False) -> None:
         lines = self._lines.get(source)
         if lines is not None and not self.is_terminal:
-            for text in lines.settled(time.monotonic(), everything=everything):
-                self._show(source, text)
+            for text, origin in lines.settled(time.monotonic(), everything=everything):
+                self._show(source, text, origin)
 
-    def _redraw(self, source: str, text: str, line: int) -> None:
+    def _redraw(self, source: str, text: str, line: int, origin: Origin) -> None:
         """Show a text of a line in a terminal, in its place where that can be reached."""
         lines = self._lines.setdefault(source, _Changing())
         if line == STATUS_LINE:
             return
         if line > lines.finished:
-            self._show(source, text)
+            self._show(source, text, origin)
             if text[-1:] not in (REPLACED, GOES_ON):
                 lines.finished = line
-                lines.shown[line] = text
+                lines.shown[line] = text, origin
                 if len(lines.shown) > _REACH:
                     del lines.shown[next(iter(lines.shown))]
             return
         columns, rows = shutil.get_terminal_size()
         place = sum(1 for each in lines.shown if each >= line)
-        known = [each for number, each in lines.shown.items() if number >= line]
+        known = [each for number, (each, _) in lines.shown.items() if number >= line]
         plain = [plain_text(each) for each in [*known, text]]
-        fits = all(len(each) + len(source) + 2 < columns for each in plain) and place < rows
+        before = [each for number, (_, each) in lines.shown.items() if number < line]
+        start = self._margin.time(source, origin, before[-1] if before else UNKNOWN)
+        start += self._margin.mark(origin)
+        room = columns - len(source) - 2 - len(start)
+        fits = all(len(each) < room for each in plain) and place < rows
         if self._named or len(self._lines) > 1 or line not in lines.shown or not fits:
             if text[-1:] != REPLACED:
-                self._show(source, text)
+                self._show(source, text, origin)
             return
-        shown = lines.shown[line] = text.removesuffix(REPLACED)
-        self._write(f"\x1b[{place}A\r{shown}{_CLEAR}\x1b[{place}B\r")
+        shown = text.removesuffix(REPLACED)
+        lines.shown[line] = shown, origin
+        self._write(f"\x1b[{place}A\r{start}{shown}{_CLEAR}\x1b[{place}B\r")
 
-    def _show(self, source: str, text: str) -> None:
+    def _show(self, source: str, text: str, origin: Origin) -> None:
         whole = text.endswith("\n")
         if whole:
             text = text[:-1].removesuffix("\r")
         if text.endswith(REPLACED) and not whole:
             if self._clear:
-                self._put(source, text[:-1], _CLEAR + "\r")
+                self._put(source, text[:-1], _CLEAR + "\r", origin)
                 self._open = source
         elif text.endswith(GOES_ON) and not whole:
-            self._put(source, text[:-1], "")
+            self._put(source, text[:-1], "", origin)
             self._open, self._piece = source, True
         else:
-            self._put(source, text, self._clear + "\n")
+            self._put(source, text, self._clear + "\n", origin)
             self._open, self._piece = None, False
+            self._margin.finished(source, origin)
 
-    def _put(self, source: str, text: str, end: str) -> None:
+    def _put(self, source: str, text: str, end: str, origin: Origin) -> None:
         goes_on = self._open == source and self._piece
         start = ""
         if self._open is not None and self._open != source:
             start = "\n"  # another source's line is unfinished
             self._piece = False
-        if self._named and source and not goes_on:
-            start += f"{source}: "
+        if source and not goes_on:
+            name = f"{source}: " if self._named else ""
+            start += self._margin.time(source, origin) + name + self._margin.mark(origin)
         if not self.is_terminal and not self._colours and source:
             text = plain_text(text)
         self._write(start + text + end)
@@ -202,18 +230,19 @@ class _Changing:
 
     Attributes:
         finished: the number of the last line that was finished.
-        shown: the last lines in a terminal, by their numbers.
+        shown: the last lines in a terminal, by their numbers, and their origins.
     """
 
     def __init__(self) -> None:
         self.finished = 0
-        self.shown: dict[int, str] = {}
-        self._texts: dict[int, list[str]] = {}  # of lines that wait; a long line has several
+        self.shown: dict[int, tuple[str, Origin]] = {}
+        # Of lines that wait; a long line has several.
+        self._texts: dict[int, list[tuple[str, Origin]]] = {}
         self._written: dict[int, str] = {}  # the last lines that were written
         self._edited = False  # a line has changed after it was finished
         self._since = 0.0  # when the last line was finished
 
-    def take(self, text: str, line: int) -> None:
+    def take(self, text: str, line: int, origin: Origin) -> None:
         """Note a text of a line; a state only says that it changes."""
         if line == STATUS_LINE:
             return
@@ -221,30 +250,29 @@ class _Changing:
             self._edited = True
         if text.endswith(REPLACED):
             return
-        waiting = self._texts.get(line)
-        if waiting and waiting[-1].endswith(GOES_ON):
-            waiting.append(text)
+        if self._is_piece(line):
+            self._texts[line].append((text, origin))
         else:
-            self._texts[line] = [text]
+            self._texts[line] = [(text, origin)]
         if not text.endswith(GOES_ON):
             self.finished = max(self.finished, line)
         self._since = time.monotonic()
 
     def _is_piece(self, line: int) -> bool:
         waiting = self._texts.get(line)
-        return bool(waiting and waiting[-1].endswith(GOES_ON))
+        return bool(waiting and waiting[-1][0].endswith(GOES_ON))
 
-    def settled(self, now: float, *, everything: bool) -> list[str]:
+    def settled(self, now: float, *, everything: bool) -> list[tuple[str, Origin]]:
         """Return the texts of lines that do not change any more, in order."""
         everything = everything or (not self._edited and now - self._since >= _QUIET)
-        found: list[str] = []
+        found: list[tuple[str, Origin]] = []
         for line in sorted(self._texts):
             if not everything and line > self.finished - _REACH:
                 break
             texts = self._texts.pop(line)
-            if self._written.get(line) != texts[-1]:
+            if self._written.get(line) != texts[-1][0]:
                 found += texts
-                self._written[line] = texts[-1]
+                self._written[line] = texts[-1][0]
         for line in list(self._written)[: max(len(self._written) - _REACH, 0)]:
             del self._written[line]
         return found

@@ -17,7 +17,7 @@ from flask.cli import AppGroup
 from werkzeug.exceptions import HTTPException
 
 from ..cli.common import FAILED, say
-from ..cli.tail import Tail, socket_url
+from ..cli.tail import Tail, View, socket_url
 from ..config import HubConfig
 from ..errors import ConfigError
 from ..hub.hub import Hub
@@ -78,7 +78,9 @@ def tail(
     """Follow channels of a server that runs this application."""
     server = _server(url or "http://127.0.0.1:5000", user)
     with Signals() as signals:
-        number = Tail(server, channels, last=last, as_json=as_json, tell=say).follow(signals)
+        number = Tail(server, channels, last=last, view=View(as_json=as_json), tell=say).follow(
+            signals
+        )
     raise click.exceptions.Exit(FAILED if number is None else 128 + number)
 
 

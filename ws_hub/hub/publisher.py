@@ -410,12 +410,14 @@ class Publisher(AbstractPublisher):
         """
         return log_handler(self, channel, level)
 
-    def writer(self, process_id: AnyId) -> TextIO:
+    def writer(self, process_id: AnyId, *, stream: str = "stdout") -> TextIO:
         """Return a text file whose lines go to the channel of a process id.
+
+        `stream` is "stdout" or "stderr".
 
         Threads: any; does not wait.
         """
-        return writer(self, process_id)
+        return writer(self, process_id, stream=stream)
 
 
 class _Outward:

@@ -54,6 +54,7 @@ class OutputReader:
             runs, a child that prints more waits at its full pipe.
         clock: returns monotonic seconds.
         seen: called with the name of a stream and the bytes that were read.
+        wall: returns POSIX seconds, for the times at which bytes are read.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class OutputReader:
         clock: Callable[[], float] = time.monotonic,
         *,
         seen: Callable[[str, bytes], None] = lambda name, data: None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._seen = seen
+        self._wall = wall
         self._child = child
         self._deliver = deliver
         self._clock = clock
@@ -140,7 +143,7 @@ class OutputReader:
         if self._done_at is not None:
             self._left -= len(data)
         self._seen(stream.name, data)
-        texts = stream.lines.feed(data)
+        texts = stream.lines.feed(data, self._wall())
         self._send(stream, texts)
         if not stream.lines.waiting:
             stream.due = None

@@ -75,9 +75,7 @@ class StreamingHub(Protocol):
 
     def claim_process(self, process_id: str) -> Callable[[], object]: ...
 
-    def send_process_lines(
-        self, process_id: str, lines: Sequence[str], *, numbers: Sequence[int]
-    ) -> None: ...
+    def send_process_lines(self, process_id: str, lines: Texts, *, stream: str) -> None: ...
 
     def send_process_status(
         self,
@@ -225,6 +223,7 @@ class Process:
         self._go = Event()  # set by the caller: `running` is published, or it is abandoned
         # Owned by the streaming thread, which writes the return code once:
         self._hub_stopped = False  # the hub has stopped
+        self._latest = 0.0  # when the newest text was read
         self._paced = backpressure
         self._pace = Pace()
         if backpressure:
@@ -473,15 +472,18 @@ class Process:
         for text in texts:
             if self._on_line is not None:
                 self._call_on_line(text, name)
+        # A history finds messages by their timestamps, so these do not go back.
+        texts.not_before(self._latest)
+        self._latest = texts.time
         sent = 0
         for part in self._pace.parts(texts, self._wait_for_viewers):
-            self._send(part, texts.numbers[sent : sent + len(part)])
+            self._send(texts.part(sent, sent + len(part)), name)
             sent += len(part)
 
-    def _send(self, texts: list[str], numbers: Sequence[int]) -> None:
+    def _send(self, texts: Texts, stream: str) -> None:
         while not self._hub_stopped:
             try:
-                self.hub.send_process_lines(self.process_id, texts, numbers=numbers)
+                self.hub.send_process_lines(self.process_id, texts, stream=stream)
                 return
             except HubFull:  # again: no line of a process is dropped here
                 self._kill_when_due()

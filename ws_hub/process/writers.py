@@ -16,7 +16,7 @@ from ..backplane.publisher import AbstractPublisher
 from ..errors import ConfigError, HubFull, HubNotRunning, NotConnected, excerpt
 from ..lines import Lines
 from ..log import get_logger
-from ..protocol.message import timestamp
+from ..protocol.message import stream_text, timestamp
 from ..protocol.names import AnyId, channel_rule, check_channel, id_text
 from ..reentrant import Lock
 
@@ -45,15 +45,16 @@ def log_handler(hub: AbstractPublisher, channel: str, level: int = logging.NOTSE
     return LogHandler(hub, channel, level)
 
 
-def writer(hub: AbstractPublisher, process_id: AnyId) -> TextIO:
+def writer(hub: AbstractPublisher, process_id: AnyId, *, stream: str = "stdout") -> TextIO:
     """Return a text file whose lines go to the channel of a process id.
 
-    It is meant for `print(..., file=)` and `contextlib.redirect_stdout`. Raises
-    InvalidName for a bad process id.
+    It is meant for `print(..., file=)` and `contextlib.redirect_stdout`; with the stream
+    "stderr" for `redirect_stderr`. Raises InvalidName for a bad process id, and
+    MessageEncodeError for another stream.
 
     Threads: any.
     """
-    return cast(TextIO, Writer(hub, process_id))
+    return cast(TextIO, Writer(hub, process_id, stream=stream))
 
 
 class LogHandler(logging.Handler):
@@ -231,10 +232,14 @@ class Writer(io.TextIOBase):
     write that KeyboardInterrupt interrupts is done completely or not at all.
     """
 
-    def __init__(self, hub: AbstractPublisher, process_id: AnyId) -> None:
+    def __init__(
+        self, hub: AbstractPublisher, process_id: AnyId, *, stream: str = "stdout"
+    ) -> None:
         super().__init__()
         self._hub = hub
         self._process_id = id_text(process_id, "process id")
+        stream_text(stream)  # raises MessageEncodeError
+        self._stream = stream
         # guards: the lines of every thread, _unfinished, _redraws, _writes, _closed.
         # No lock is taken under it, and nothing is sent.
         self._lock = Lock()
@@ -408,4 +413,4 @@ class Writer(io.TextIOBase):
 
     def _send(self, texts: list[str]) -> None:
         for text in texts:
-            self._hub.send_process_output(self._process_id, text)
+            self._hub.send_process_output(self._process_id, text, stream=self._stream)

@@ -20,8 +20,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import MessageDecodeError, MessageEncodeError, excerpt
 from .json_text import ToJson, to_json
@@ -30,6 +29,7 @@ __all__ = [
     "FINAL_STATUSES",
     "MAX_MESSAGE_BYTES",
     "AnyMessage",
+    "Beside",
     "Encoder",
     "Message",
     "MessageType",
@@ -41,9 +41,11 @@ __all__ = [
     "from_json",
     "is_key",
     "is_timestamp",
+    "microseconds",
     "number",
     "parse_timestamp",
     "split_batch",
+    "stream_text",
     "timestamp",
     "to_dict",
     "unnumbered",
@@ -55,6 +57,8 @@ FINAL_STATUSES = frozenset({"exited", "failed", "lost"})
 # Below the default limit of ws_hub's own clients, with space for the `seq` that the hub may add.
 MAX_MESSAGE_BYTES = 16_000_000
 
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_STREAM_TEXTS = {"stdout": "", "stderr": ',"stream":"stderr"'}
 _MAX_ID = 128  # bytes
 _MAX_KEY = 128  # bytes
 _MAX_EXACT = 2**53  # a double represents every integer up to it exactly
@@ -115,6 +119,9 @@ class Message:
             Without data it deletes the key.
         line: in `process_output`: the number of the line in its program's output, from 1; what
             comes later with the same number replaces it. 0 is the program's status row.
+        stream: in `process_output`: "stderr"; "" or "stdout" for the standard output.
+        time: in `process_output`: when it was read, in microseconds since 1970, where that was
+            not at its `timestamp`. See `read_at`.
 
     Threads: any; immutable, unless its data is changed.
     """
@@ -136,6 +143,21 @@ class Message:
     idempotency_key: str = ""
     key: str = ""
     line: int | None = None
+    stream: str = ""
+    time: int | None = None
+
+    @property
+    def read_at(self) -> datetime.datetime | None:
+        """When the hub has read it from its program, to the microsecond, in UTC.
+
+        Its `time`, or else its `timestamp`; None without any, and for one that is no moment.
+        """
+        try:
+            if self.time is None:
+                return parse_timestamp(self.timestamp).astimezone(datetime.UTC)
+            return _EPOCH + datetime.timedelta(microseconds=self.time)
+        except (ValueError, OverflowError):
+            return None
 
     @property
     def target(self) -> str | None:
@@ -205,11 +227,14 @@ def _no_message(value: object, fault: str) -> MessageEncodeError:
 
 def timestamp(seconds: float) -> str:
     """Format POSIX seconds as the wire does: RFC 3339, UTC, microseconds."""
-    second = int(seconds // 1)
-    micro = round((seconds - second) * 1_000_000)
-    if micro == 1_000_000:
-        second, micro = second + 1, 0
+    second, micro = divmod(microseconds(seconds), 1_000_000)
     return f"{_format_second(second)}.{micro:06d}Z"
+
+
+def microseconds(seconds: float) -> int:
+    """Return POSIX seconds as whole microseconds, the nearest ones."""
+    second = int(seconds // 1)  # apart from the rest, whose digits are then exact
+    return second * 1_000_000 + round((seconds - second) * 1_000_000)
 
 
 @functools.lru_cache(16)
@@ -268,9 +293,9 @@ def _has_extensions(message: Message) -> bool:
     """Return whether a message has any of the extension fields, which few have."""
     return not (
         message.id is message.seq is message.since is message.last is None
-        and message.before is message.limit is message.line is None
+        and message.before is message.limit is message.line is message.time is None
         # Compared, because what is no text may be false as well.
-        and message.code == message.epoch == message.since_time == ""
+        and message.code == message.epoch == message.since_time == message.stream == ""
         and message.idempotency_key == message.key == ""
         and message.__class__ is not SubscribeMessage
     )
@@ -287,6 +312,8 @@ def _extension_fields(message: Message) -> str:
             ("id", message.id),
             ("code", message.code or None),
             ("epoch", message.epoch or None),
+            ("stream", None if message.stream in ("", "stdout") else message.stream),
+            ("time", message.time),
             ("line", message.line),
             ("seq", message.seq),
             ("since", message.since),
@@ -302,8 +329,8 @@ def _extension_fields(message: Message) -> str:
 
 
 _TEXTS = ("type", "channel", "process_id", "timestamp")
-_EXTENSION_TEXTS = ("code", "epoch", "since_time", "idempotency_key", "key")
-_NUMBERS = ("seq", "since", "last", "before", "limit", "line")
+_EXTENSION_TEXTS = ("code", "epoch", "since_time", "idempotency_key", "key", "stream")
+_NUMBERS = ("seq", "since", "last", "before", "limit", "line", "time")
 
 
 def _invalid_field(message: Message, is_process: Callable[[str], bool] | None) -> str:
@@ -330,9 +357,45 @@ def _invalid_extension(message: Message) -> str:
             return f"{name} must be a whole number, not {excerpt(value)}"
     if message.id is not None and not _is_id(message.id):
         return _BAD_ID
+    if message.stream and message.stream not in _STREAM_TEXTS:
+        return f'stream must be "stdout" or "stderr", not {excerpt(message.stream)}'
     if message.key and not is_key(message.key):
         return f"key {excerpt(message.key)} must be at most {_MAX_KEY} bytes of UTF-8"
     return ""
+
+
+def stream_text(stream: object) -> str:
+    """Return the JSON text of the field `stream`; "" for the standard output, which has none.
+
+    Raises MessageEncodeError for what is no stream.
+    """
+    found = _STREAM_TEXTS.get(stream) if isinstance(stream, str) else None
+    if found is None:
+        raise MessageEncodeError(
+            "cannot encode process_output message: stream must be "
+            f'"stdout" or "stderr", not {excerpt(stream)}'
+        )
+    return found
+
+
+class Beside(NamedTuple):
+    """What messages of a program's output have beside their data.
+
+    Args:
+        lines: the number of the line of each; None where they have none.
+        stream: what `stream_text` returns.
+        times: by their places, when those were read that were not read at their timestamp.
+    """
+
+    lines: Sequence[int] | None = None
+    stream: str = ""
+    times: Mapping[int, int] = {}  # noqa: RUF012
+
+    def tail(self, at: int) -> str:
+        """Return the JSON text of these fields of the message at a place."""
+        time = f',"time":{self.times[at]}' if at in self.times else ""
+        line = "" if self.lines is None else f',"line":{self.lines[at]}'
+        return f"{self.stream}{time}{line}"
 
 
 class Encoder:
@@ -424,30 +487,28 @@ class Encoder:
         process_id: str,
         several: Sequence[Any],
         timestamp: str,
-        lines: Sequence[int] | None = None,
+        beside: Beside | None = None,
     ) -> list[bytes]:
         """Encode messages that differ in their data alone, each as by `encode_fields`.
 
         What is the same in all of them is encoded once, where each is a plain text: lines.
-        `lines` has the number of each line.
+        `beside` is what stands beside the data of each.
 
         Threads: any; calls `json_default`.
         """
+        beside = Beside() if beside is None else beside
         if {*map(type, several)} == {str}:
             begin = _leading_fields(kind, channel, process_id)
-            end = f',"timestamp":{to_json(timestamp)}}}'
+            end = f',"timestamp":{to_json(timestamp)}'
             with contextlib.suppress(UnicodeEncodeError):  # to be met again, and reported, below
-                if lines is not None:
-                    end = f'{end[:-1]},"line":'
-                    return [
-                        f'{begin},"data":{to_json(each)}{end}{line}}}'.encode()
-                        for each, line in zip(several, lines, strict=True)
-                    ]
-                return [f'{begin},"data":{to_json(each)}{end}'.encode() for each in several]
-        tails = repeat("") if lines is None else [f',"line":{line}' for line in lines]
+                found = _each(begin, several, f"{end}{beside.stream}", beside.lines)
+                for at in beside.times:
+                    text = to_json(several[at])
+                    found[at] = f'{begin},"data":{text}{end}{beside.tail(at)}}}'.encode()
+                return found
         return [
-            self.encode_fields(kind, channel, process_id, each, timestamp, tail)
-            for each, tail in zip(several, tails, strict=False)
+            self.encode_fields(kind, channel, process_id, each, timestamp, beside.tail(at))
+            for at, each in enumerate(several)
         ]
 
     def data_text(self, data: object, what: str) -> str:
@@ -461,6 +522,18 @@ class Encoder:
             return text
         except Exception as error:  # noqa: BLE001 - a user's class may raise anything
             raise MessageEncodeError(f"cannot encode {what}, {excerpt(data)}: {error}") from error
+
+
+def _each(begin: str, several: Sequence[str], end: str, lines: Sequence[int] | None) -> list[bytes]:
+    """Return the messages of texts, between what is the same in all of them."""
+    if lines is None:
+        end += "}"
+        return [f'{begin},"data":{to_json(each)}{end}'.encode() for each in several]
+    end += ',"line":'
+    return [
+        f'{begin},"data":{to_json(each)}{end}{line}}}'.encode()
+        for each, line in zip(several, lines, strict=True)
+    ]
 
 
 _encoder = Encoder()
@@ -551,6 +624,13 @@ def decode(text: str, *, any_case: bool = False) -> Message:
     type = fields.get("type")
     if not type:
         raise MessageDecodeError("type is required", id=id)
+    if type == "process_output":
+        # Of other types they are fields of an application's own, which are ignored.
+        stream, time = value.get("stream"), value.get("time")
+        if isinstance(stream, str):
+            fields["stream"] = stream
+        if isinstance(time, int) and not isinstance(time, bool):
+            fields["time"] = time
     if type == "subscribe" and value.get("filter") is not None:
         return SubscribeMessage(data=value.get("data"), id=id, filter=value["filter"], **fields)
     return Message(data=value.get("data"), id=id, **fields)

@@ -13,6 +13,13 @@ export interface Message<Data = unknown> {
   timestamp?: string;
   /** The number in a channel that keeps history. */
   seq?: number;
+  /** In `process_output`: left out for the standard output. */
+  stream?: "stderr";
+  /**
+   * In `process_output`: when it was read, microseconds since 1970, where that was not at its
+   * `timestamp`. See `readAt`.
+   */
+  time?: number;
   /** In `process_output`: the number of the line, which a later message with it replaces. */
   line?: number;
   /** In a keyed channel: what this is the newest state of. Without `data` that is deleted. */
@@ -33,6 +40,8 @@ export interface Outgoing {
   timestamp?: string;
   seq?: number;
   epoch?: string;
+  stream?: string;
+  time?: number;
   line?: number;
   since?: number;
   last?: number;
@@ -326,6 +335,11 @@ export function waitAsked(reason: string): number | null;
 export function splitBatch(text: string): string[];
 /** Say whether an error ends a subscription. */
 export function isEnd(message: Partial<Message>): boolean;
+/**
+ * Return when the server has read a line of a program, or has sent another message: milliseconds
+ * since 1970, with a fraction to the microsecond. NaN for a message without a time.
+ */
+export function readAt(message?: Pick<Message, "time" | "timestamp">): number;
 /** Return a WebSocket URL: "/ws" and "https://host/ws" are understood. */
 export function webSocketUrl(url: string | URL, base?: string | URL): string;
 /** Return the subprotocols by which a browser, which cannot set headers, hands over a token. */

@@ -5,7 +5,7 @@ const MAX_NAME = 4096; // twice in a request of 64 KiB
 const OWN_ID = "ws-hub:"; // begins ids of this file
 const OPTIONS = "since last sinceTime filter buffer onSync onGap onLagged onError";
 const FIELDS =
-  "type data channel id key code processId timestamp seq epoch line " +
+  "type data channel id key code processId timestamp seq epoch stream time line " +
   "since last since_time before limit idempotencyKey filter";
 const NOT_LOOKED_AT =
   'the server selected no subprotocol, so it has not looked at the token: use tokenIn: "message"';
@@ -27,6 +27,12 @@ export function waitAsked(reason) {
 
 export function splitBatch(text) {
   return text.split("\n").filter((piece) => piece.trim());
+}
+
+export function readAt({time, timestamp} = {}) {
+  if (Number.isSafeInteger(time)) return time / 1000;
+  const [, finer = ""] = /\.\d{3}(\d+)/.exec(timestamp) ?? [];
+  return Date.parse(timestamp) + Number(`0.${finer}`);
 }
 
 export function webSocketUrl(url, base = globalThis.location?.href) {
