@@ -474,3 +474,22 @@ def test_fault_78_a_page_that_opens_late_shows_the_newest_state(
     page.wait_for(f"{LINES}.join() === 'one,2%'")
     hub.send_process_lines("build", ["done"], numbers=[2])
     page.wait_for(f"{LINES}.join() === 'one,done'")
+
+
+def test_times_of_the_element_are_the_servers_and_stderr_has_a_mark(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    start = 1_771_550_276.5
+    times = [start, start + 61.25]
+    hub.send_process_lines("build", ["one", "two"], stream="stderr", times=times)
+    shown = f"[...{ROOT}.querySelectorAll('.row .gutter')].map((each) => each.dataset.t)"
+    show('<ws-hub-log channel="process:build" times="elapsed"></ws-hub-log>')
+    page.wait_for(f"{shown}.join() === '0:00:00.000,0:01:01.250'")
+    assert page.eval(f"{ROOT}.querySelectorAll('.row.stderr .said').length") == 2
+    log = "document.querySelector('ws-hub-log')"
+    page.eval(f"{log}.setAttribute('times', 'delta')")
+    page.wait_for(f"{shown}.join() === '+0.000,+61.250'")
+    page.eval(f"{log}.setAttribute('times', '')")
+    page.wait_for(f"/^[0-9:]{{8}}.500,[0-9:]{{8}}.750$/.test({shown}.join())")
+    page.eval(f"{log}.removeAttribute('times')")
+    page.wait_for(f"{shown}.join() === ','")

@@ -20,7 +20,7 @@ from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
 from tests.nginx import arguments
 from tests.support import wait_until
-from ws_hub.protocol.message import Message
+from ws_hub.protocol.message import Message, timestamp
 from ws_hub.server.server import serve
 from ws_hub.server.viewer import page_app
 from ws_hub.testing import FaultProxy
@@ -731,3 +731,104 @@ def test_everything_can_be_reached_and_has_a_name(page: Page, site: Site) -> Non
     assert nameless == []
     page.key("Tab")
     assert page.eval("document.activeElement.id") == "query"
+
+
+# --- streams and times -----------------------------------------------------------------------
+
+START = 1_771_550_276.5  # POSIX seconds
+TIMES = (
+    "[...document.querySelectorAll('.row:not(.note) .gutter')].map((each) => each.dataset.t ?? '')"
+)
+TIME_BUTTON = "document.getElementById('times').textContent"
+
+
+def test_the_time_column_has_the_servers_times_in_four_ways_and_is_remembered(
+    page: Page, site: Site
+) -> None:
+    hub = site.hub
+    hub.send_to_channel(
+        "process:build",
+        Message(
+            "process_status",
+            process_id="build",
+            data={"status": "running"},
+            timestamp=timestamp(START),
+        ),
+    )
+    hub.send_process_output("build", "one", time=START + 0.25)
+    hub.send_process_lines("build", ["two", "three"], times=[START + 61, START + 3661.125])
+    page.open(site.url)
+    page.wait_for(has(3))
+    assert page.eval(f"[{TIME_BUTTON}, {LOG}.classList.contains('times')]") == ["Time", False]
+    page.key("t")
+    page.wait_for(f"{TIMES}[0] !== ''")
+    clock = page.eval(
+        f"[0.25, 61, 3661.125].map((at) => new Date(({START} + at) * 1000))"
+        ".map((at) => at.toTimeString().slice(0, 8) + '.' + String(at % 1000).padStart(3, '0'))"
+    )
+    assert page.eval(TIMES) == clock
+    page.key("t")
+    page.wait_for(f"{TIME_BUTTON} === 'Time: elapsed'")
+    page.wait_for(f"{TIMES}[0] === '0:00:00.250'")
+    assert page.eval(TIMES) == ["0:00:00.250", "0:01:01.000", "1:01:01.125"]
+    page.key("t")
+    page.wait_for(f"{TIMES}[0] === '+0.250'")
+    assert page.eval(TIMES) == ["+0.250", "+60.750", "+3600.125"]
+    page.open(site.url)  # the browser remembers it
+    page.wait_for(has(3))
+    assert page.eval(TIME_BUTTON) == "Time: delta"
+    assert page.eval(TIMES) == ["+0.250", "+60.750", "+3600.125"]
+    page.eval("document.getElementById('times').click()")
+    page.wait_for(f"{TIMES}.join('') === '' && {TIME_BUTTON} === 'Time'")
+    assert page.eval("document.getElementById('say').textContent") == "Times are not shown"
+
+
+def test_the_time_since_the_line_before_follows_a_line_that_is_drawn_anew(
+    page: Page, site: Site
+) -> None:
+    site.hub.send_process_lines("build", ["a", "b"], numbers=[1, 2], times=[START, START + 1])
+    page.open(site.url)
+    page.wait_for(has(2))
+    for _ in range(3):
+        page.key("t")
+    page.wait_for(f"{TIMES}.join() === '+0.000,+1.000'")
+    site.hub.send_process_lines("build", ["a: 1\r"], numbers=[1], times=[START + 3])
+    page.wait_for(f"{TIMES}.join() === '+3.000,-2.000'")
+    assert page.eval(LINES) == ["a: 1", "b"]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_lines_of_stderr_are_marked_and_said(page: Page, site: Site, dark: bool) -> None:
+    page.theme(dark)
+    site.hub.send_process_output("build", "plain")
+    site.hub.send_process_output("build", "bad", stream="stderr")
+    page.open(site.url)
+    page.wait_for(f"{rows.number(LOG)} === 2 && document.querySelectorAll('.row').length === 2")
+    plain, bad = page.eval(
+        "[...document.querySelectorAll('.row')].map((row) => {"
+        " const style = getComputedStyle(row.querySelector('.gutter'));"
+        " return [row.querySelector('.text').textContent, row.querySelector('.said')?.textContent,"
+        " row.querySelector('.text').getBoundingClientRect().left, style.borderRightWidth]; })"
+    )
+    assert plain[:2] == ["plain", None] and plain[3] == "0px"
+    assert bad[:2] == ["bad", "stderr: "] and bad[3] == "2px"
+    assert plain[2] == bad[2]  # the mark moves no text
+    ratio = page.eval(
+        """(() => {
+          const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+          const light = (colour) => {
+            canvas.fillStyle = colour;
+            canvas.fillRect(0, 0, 1, 1);
+            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((each) => {
+              const part = each / 255;
+              return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+            });
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+          };
+          const gutter = getComputedStyle(document.querySelector(".stderr .gutter"));
+          const both = [gutter.borderRightColor, gutter.backgroundColor].map(light).sort();
+          return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+        })()"""
+    )
+    assert ratio >= 3  # of what is no text
+    assert page.eval(f"{VIEW}.text()") == "plain\nbad\n"

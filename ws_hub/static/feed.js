@@ -5,14 +5,18 @@
 
 import {LineAssembler} from "./ansi.js";
 import {counted, describeMessage, describeStatus, duration} from "./messages.js";
-import {microseconds} from "./times.js";
+import {timeOf} from "./times.js";
 
 const KNOWN_LINES = 4096; // that may still change: more than the rows of a terminal
 
 export class Feed {
-  /** `onStatus(known)` is called with what `describeStatus` says of a `process_status`. */
-  constructor(view, {onStatus = () => {}} = {}) {
+  /**
+   * `onStatus(known)` is called with what `describeStatus` says of a `process_status`, `onStart(time)`
+   * with the microseconds at which a program was started.
+   */
+  constructor(view, {onStatus = () => {}, onStart = () => {}} = {}) {
     this.view = view;
+    this._onStart = onStart;
     this.status = null; // of the process, the newest
     this.started = null; // the server's clock
     this.ended = null;
@@ -65,13 +69,13 @@ export class Feed {
   }
 
   _output(message) {
-    const time = microseconds(message.timestamp);
+    const origin = {time: timeOf(message), stderr: message.stream === "stderr"};
     if (Number.isInteger(message.line)) {
-      this._numbered(message.line, message.data, time);
+      this._numbered(message.line, message.data, origin);
       return;
     }
     for (const {runs, cut, done, replaces} of this._assembler.feed(message.data)) {
-      const entry = {runs, cut, time};
+      const entry = {runs, cut, ...origin};
       if (replaces && this._open) this.view.replace(this._open, entry);
       else this._open = this.view.append(entry);
       if (done) this._open = 0;
@@ -79,7 +83,7 @@ export class Feed {
   }
 
   /** A text of a line that has a number: it takes the place of what was shown of that line. */
-  _numbered(number, data, time) {
+  _numbered(number, data, origin) {
     if (number === 0) {
       this._assembler.finish();
       const [{runs}] = this._assembler.feed(data);
@@ -92,7 +96,7 @@ export class Feed {
     const [{runs, cut, done}] = assembler.feed(data);
     if (assembler === this._assembler) assembler.finish(); // each text has its own colours
     const pieces = assembler === this._assembler || done ? null : assembler;
-    const entry = {runs, cut, time, number, total: this._earlier + number};
+    const entry = {runs, cut, ...origin, number, total: this._earlier + number};
     if (known) {
       known.pieces = pieces;
       this.view.replace(known.shown, entry);
@@ -133,6 +137,7 @@ export class Feed {
     if (known.state === "running") {
       if (this.status && this.view.total) this.note("started again");
       [this.started, this.ended] = [moment, null];
+      this._onStart(timeOf(message));
     } else if (known.state !== "other") {
       this.ended = moment;
       const took = this.started && this.ended ? ` after ${duration(this.ended - this.started)}` : "";

@@ -10,6 +10,7 @@
  * - `decorators`: functions `(row, element)` that are called when a row is shown: they may add
  *   classes, and elements outside of `.text`; `repaint(id)` has them called again;
  * - `timeText(row, before)`: what stands in the column of times; `before` is the row before it;
+ *   with `timesChain` set a row is painted anew with the one before it;
  * - `fold(first, last, on)` hides rows; `onReveal(id)` is called before a hidden row is gone to.
  *
  * Must not know messages or connections.
@@ -45,6 +46,7 @@ export class LogView {
     this.onChange = onChange;
     this.decorators = [];
     this.timeText = (row) => clockText(row.time);
+    this.timesChain = false;
     this.onReveal = () => {};
     this.store = new LineStore({maxLines, maxChars});
     this._links = links;
@@ -153,6 +155,7 @@ export class LogView {
 
   /** Add a row in front of another one, or at the end where that is 0 or was let go. */
   insert(entry, before) {
+    if (this.timesChain) this._stale.add(before);
     return this._came(this.store.insert(entry, before));
   }
 
@@ -297,12 +300,19 @@ export class LogView {
       }
     }
     this._places = places;
+    if (this.timesChain && this._stale.size) this._spoilNext(places);
     const shown = this._pinned(places);
     const nodes = shown.map((place) => this._node(place));
     this._arrange(nodes);
     this._repaint = false;
     this._stale.clear();
     this._number(shown, nodes);
+  }
+
+  /** Have the rows behind those that have changed painted anew. */
+  _spoilNext(places) {
+    const ids = places.map(({chunk, index}) => chunk.ids[index]);
+    for (const id of ids.filter((_, at) => at && this._stale.has(ids[at - 1]))) this._stale.add(id);
   }
 
   /** Add the rows with the ends of the selection, in order, to those in view. */

@@ -114,6 +114,12 @@ const STYLE = `
 .row:hover { background: color-mix(in srgb, var(--press) 45%, transparent); }
 .row:hover .gutter { color: var(--soft); }
 
+.stderr .gutter { padding-right: 4px; border-right: 2px solid color-mix(in srgb, var(--bad) 70%, var(--ground)); }
+.wrap .stderr .gutter { height: 100%; }
+
+/* For those who hear the page; neither copied nor found. */
+.said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; user-select: none; }
+
 .note { color: var(--soft); font-family: var(--sans); font-size: 12px; }
 .note .gutter::before { content: "" !important; }
 .note .text > span::before { content: "— "; }

@@ -7,11 +7,18 @@
 import {Feed} from "./feed.js";
 import {LogView} from "./log.js";
 import {counted, duration} from "./messages.js";
+import {TimeColumn} from "./time_column.js";
 import {HubClient} from "../ws_hub.js";
 
 const LIST_EVERY = 3000;
 const CAUGHT_UP_FOR = 6000;
 const PROCESS = "process:";
+const TIME_TEXTS = {
+  "": "Times are not shown",
+  clock: "Each line has its local time",
+  elapsed: "Each line has the time since the start",
+  delta: "Each line has the time since the line before",
+};
 
 const $ = (id) => document.getElementById(id);
 const config = document.body.dataset;
@@ -22,7 +29,7 @@ class Watch {
     this.channel = channel;
     this.isProcess = channel.startsWith(PROCESS);
     this.name = this.isProcess ? channel.slice(PROCESS.length) : channel || "Broadcasts";
-    this.feed = new Feed(view, {onStatus: statusChanged});
+    this.feed = new Feed(view, {onStatus: statusChanged, onStart: (time) => times.begin(time)});
     this.subscription = null;
     this.catchUp = null; // {left, from, first, missed, lagged}: messages still to come of a replay, the line it began at
     this.lagged = false; // the next replay makes up for what the page was too slow for
@@ -31,6 +38,7 @@ class Watch {
 }
 
 const view = new LogView($("log"), {links: true, onChange: showNumbers});
+const times = new TimeColumn(view);
 const client = new HubClient(config.ws);
 let watch = null; // until the page has started
 let skew = Infinity; // this clock minus the server's, as the quickest message showed it
@@ -91,6 +99,7 @@ function select(channel) {
   watch?.subscription?.close();
   const next = (watch = new Watch(channel));
   view.clear();
+  times.reset();
   if (channel) {
     next.subscription = client.subscribe(channel, received, {
       since: 0,
@@ -368,6 +377,23 @@ function startSwitch(id, name, standard) {
   });
 }
 
+/** The button of the column of times: each press shows the next of them. */
+function startTimes() {
+  const name = (mode) => {
+    $("times").setAttribute("aria-pressed", mode !== "");
+    $("times").textContent = mode ? `Time: ${mode}` : "Time";
+  };
+  const known = remembered("times") ?? "";
+  times.show({true: "clock", false: ""}[known] ?? known); // what an earlier page has remembered
+  name(times.mode);
+  $("times").addEventListener("click", () => {
+    const mode = times.cycle();
+    name(mode);
+    say(TIME_TEXTS[mode]);
+    remember("times", mode);
+  });
+}
+
 function flash(button, text) {
   const before = button.dataset.label ?? button.textContent;
   button.dataset.label = before;
@@ -446,7 +472,7 @@ function startKeys() {
 
 function start() {
   startSwitch("wrap", "wrap", true);
-  startSwitch("times", "times", false);
+  startTimes();
   startSearch();
   startKeys();
   startList();

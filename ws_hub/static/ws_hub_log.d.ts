@@ -7,7 +7,7 @@ import type {HubClient} from "../ws_hub.js";
 
 /**
  * Attributes: `channel`; `url` of the hub (by default as `HubClient.fromPage`); `lines` that are
- * kept (5000); `times`, `numbers`, `nowrap`. Event "status": what a `process_status` says, as
+ * kept (5000); `times` ("clock", "elapsed", "delta"), `numbers`, `nowrap`. Event "status": what a `process_status` says, as
  * `detail`. Parts: `log`, `state`, `more`.
  */
 export class WsHubLog extends HTMLElement {

@@ -11,6 +11,7 @@ import {AnsiParser, LineAssembler} from "./ansi.js";
 import {Feed} from "./feed.js";
 import {LogView} from "./log.js";
 import {counted} from "./messages.js";
+import {TimeColumn} from "./time_column.js";
 import {HubClient} from "../ws_hub.js";
 
 export {AnsiParser, LineAssembler};
@@ -124,7 +125,7 @@ const PATIENCE = 1000; // milliseconds until an empty log says what it waits for
  * `<ws-hub-log channel="process:build-42">`.
  *
  * Attributes: `channel`; `url` of the hub (by default as `HubClient.fromPage`); `lines` that are
- * kept (5000); `times`, `numbers`, `nowrap`. A page that has a client of its own, with a token
+ * kept (5000); `times` ("clock", "elapsed", "delta"), `numbers`, `nowrap`. A page that has a client of its own, with a token
  * say, sets the property `client`; `channel` is one, too. What is wrong stands in the element, and
  * on the console. Event "status": what a `process_status` says, as detail.
  */
@@ -191,7 +192,8 @@ export class WsHubLog extends HTMLElement {
 
   _look() {
     const {classList} = this._log;
-    classList.toggle("times", this.hasAttribute("times"));
+    // `times` alone, and with any other value, is the clock.
+    this._times?.show(this.hasAttribute("times") ? this.getAttribute("times") || "clock" : "");
     classList.toggle("numbers", this.hasAttribute("numbers"));
     classList.toggle("wrap", !this.hasAttribute("nowrap"));
     this._view?.follow(this._view.following); // other heights: the end moves
@@ -236,10 +238,14 @@ export class WsHubLog extends HTMLElement {
     const name = channel.replace(/^process:/, "");
     ends.push(() => view.close());
     this._view = view;
+    this._times = new TimeColumn(view);
     this._log.setAttribute("aria-label", `Output of ${name}`);
     this._tell("");
     this._look();
-    const feed = new Feed(view, {onStatus: ({text}) => (this._say.textContent = `${name} ${text}`)});
+    const feed = new Feed(view, {
+      onStatus: ({text}) => (this._say.textContent = `${name} ${text}`),
+      onStart: (time) => this._times.begin(time),
+    });
     const lent = this._client ? null : lend(this.getAttribute("url"), channel);
     if (lent) ends.push(() => giveBack(lent, channel));
     const client = this._client ?? lent.client;
