@@ -255,3 +255,126 @@ def test_lines_that_change_far_back_keep_their_colours_and_their_neighbours(
     runs = [{"text": "é✓ ", "style": style}, {"text": "done", "style": None}]
     near = ["line 699", "between", "é✓ done", "line 701"]
     assert found == ["é✓ done", runs, 5, 7, 700, near]
+
+
+# --- search --------------------------------------------------------------------------------
+
+FOUND = "document.getElementById('found').textContent"
+
+
+def test_all_lines_are_searched_and_marked_beside_the_scrollbar(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(100_000)
+    page.key("f", control=True)
+    page.type("LINE 7777")
+    page.wait_for(f"{FOUND} === '–/11' && !{VIEW}.searching")
+    page.key("Enter")
+    page.wait_for(f"{SEEN}.some(([text]) => text === 'line 7777')")
+    marks = (
+        "(() => { const c = document.querySelector('.strip canvas');"
+        " const {data} = c.getContext('2d').getImageData(0, 0, 1, c.height);"
+        " return [...data].flatMap((v, i) =>"
+        " (i % 4 === 3 && v ? [(i - 3) / 4 / c.height] : [])); })()"
+    )
+    marked = page.eval(marks)
+    assert all(min(abs(mark - 0.078), abs(mark - 0.778)) < 0.02 for mark in marked)
+    assert min(marked) < 0.1 < 0.7 < max(marked)
+    page.key("Escape")
+    page.wait_for("document.querySelector('.strip').hidden")
+    page.key("f", control=True)
+    page.eval("document.getElementById('case').click()")
+    page.type("LINE 7777")
+    page.wait_for(f"{FOUND} === 'none'")
+
+
+def test_a_regular_expression_finds_lines_and_their_places(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(20_000)
+    page.eval("document.getElementById('regex').click()")
+    page.key("/")
+    page.type("^line (1|2)0{4}$|ne 5\\d$")
+    page.wait_for(f"{FOUND} === '–/12' && !{VIEW}.searching")
+    page.eval(f"{VIEW}.append({{runs: [{{text: 'line 59', style: null}}]}})")
+    page.wait_for(f"{FOUND} === '–/13'")
+    page.key("Enter", shift=True)
+    page.wait_for(f"{FOUND} === '13/13'")
+    page.wait_for(
+        "[...(CSS.highlights.get('found') ?? [])].some((range) => `${range}` === 'ne 59')"
+    )
+    page.key("Escape")
+    page.key("/")
+    page.type("a(b")
+    page.wait_for(f"{FOUND} === 'this is no regular expression'")
+
+
+def test_an_expression_that_takes_for_ever_is_ended_and_the_page_stays_alive(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(50)
+    page.eval(f"{VIEW}.append({{runs: [{{text: 'a'.repeat(60) + '!', style: null}}]}})")
+    page.eval("document.getElementById('regex').click()")
+    page.key("/")
+    page.type("^(a+)+$")
+    page.eval("new Promise((done) => requestAnimationFrame(done))")
+    page.wait_for(f"{FOUND} === 'this expression takes too long'")
+    page.eval("document.getElementById('query').value = ''")
+    page.type("ne 7")
+    page.wait_for(f"{FOUND} === '–/1'")
+
+
+# --- links to lines, and keys --------------------------------------------------------------
+
+LINKED = "[...document.querySelectorAll('.row.linked')].map((row) => row.dataset.n).join()"
+
+
+def test_an_address_names_lines(page: Page, site: Site) -> None:
+    site.hub.send_process_lines("build", [f"line {number}" for number in range(1, 3001)])
+    page.open(site.url + "#L1200-L1202")
+    page.wait_for(f"{LINKED} === '1200,1201,1202'")
+    assert not page.eval(f"{VIEW}.following")
+    page.eval("document.querySelector('.row.linked .gutter').click()")
+    page.wait_for(f"{LINKED} === '1200'")
+    assert page.eval("location.hash") == "#L1200"
+    page.eval(
+        "document.querySelector('.gutter[data-n=\"1204\"]').dispatchEvent("
+        "new MouseEvent('click', {shiftKey: true, bubbles: true, cancelable: true}))"
+    )
+    page.wait_for(f"{LINKED} === '1200,1201,1202,1203,1204'")
+    assert page.eval("location.hash") == "#L1200-L1204"
+    page.key(":")
+    page.wait_for("document.activeElement.id === 'goto-line'")
+    page.type("7")
+    page.key("Enter")
+    page.wait_for(f"{LINKED} === '7' && location.hash === '#L7'")
+    page.eval("location.hash = '#L2500'")
+    page.wait_for(f"{LINKED} === '2500'")
+
+
+def test_a_line_that_an_address_names_is_waited_for(page: Page, site: Site) -> None:
+    page.open(site.url + "#L3")
+    page.wait_for("document.getElementById('link').dataset.state === 'connected'")
+    site.hub.send_process_lines("build", ["one", "two"])
+    page.wait_for(f"{LINES}.length === 2")
+    assert page.eval(LINKED) == ""
+    site.hub.send_process_lines("build", ["three", "four"])
+    page.wait_for(f"{LINKED} === '3'")
+
+
+def test_each_key_is_told_and_does_what_it_says(page: Page, fill: Callable[..., None]) -> None:
+    fill(1_000)
+    page.key("?")
+    page.wait_for("document.getElementById('help').open")
+    keys = page.eval("[...document.querySelectorAll('#help kbd')].map((each) => each.textContent)")
+    assert keys[:12] == ["/", "n", "N", "g", "G", ":", "f", "w", "t", "c", "s", "?"]
+    page.key("Escape")
+    page.wait_for("!document.getElementById('help').open")
+    page.key("g")
+    page.wait_for(f"{SEEN}[0][0] === 'line 1'")
+    page.key("G")
+    page.wait_for(f"{VIEW}.following && {SEEN}.at(-1)[0] === 'line 1000'")
+    page.key("a", control=True)
+    assert page.eval(f"{VIEW}.selectedText().length") == len(
+        "\n".join(f"line {number}" for number in range(1, 1001))
+    )

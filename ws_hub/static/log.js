@@ -20,7 +20,7 @@ import {BEFORE, Heights} from "./heights.js";
 import {FOLDED, HIDDEN, LineStore} from "./lines.js";
 import {logStyle} from "./log_style.js";
 import {Painter} from "./paint.js";
-import {literal, Search} from "./search.js";
+import {Search} from "./search.js";
 import {LogSelection} from "./selection.js";
 import {clockText} from "./times.js";
 
@@ -29,7 +29,6 @@ const BURST_LINES = 300; // since the last frame
 const BURST_PAUSE = 200; // milliseconds between frames
 const AT_END = 4; // pixels
 const BEYOND = 400; // pixels of rows above and below the view
-const MARKS_PER_LINE = 100;
 /* A browser knows no element higher than some 10 million pixels: a longer log is scrolled through
  * in smaller steps than the thumb of its scrollbar makes. */
 const HIGHEST = 5_000_000;
@@ -182,7 +181,7 @@ export class LogView {
 
   clear() {
     this.store.clear();
-    this._search.set(null);
+    this._search.set("");
     this._reset();
     this._rows.replaceChildren();
     this.setStatus([]);
@@ -581,10 +580,18 @@ export class LogView {
     return this._current ? this._search.order(this._current) : 0;
   }
 
-  /** Mark the lines that hold a text, whatever its case; "" ends the search. */
-  search(query) {
+  /** Why nothing is found: a regular expression that is none, or that takes too long. */
+  get searchError() {
+    return this._search.error;
+  }
+
+  /**
+   * Mark the lines that hold a text, or with `regex` match an expression, whatever the case
+   * unless `matchCase` says so; "" ends the search.
+   */
+  search(query, options = {}) {
     this._current = 0;
-    this._search.set(query === "" ? null : literal(query));
+    this._search.set(query, options);
   }
 
   /** Go to the next match, or with -1 to the one before; from the end in view at first. */
@@ -619,11 +626,11 @@ export class LogView {
 
   /** Colour the very words, where the browser can. */
   _highlight() {
-    const {pattern} = this._search;
-    if (!globalThis.CSS?.highlights || !(pattern || this._marked)) return;
+    const {active} = this._search;
+    if (!globalThis.CSS?.highlights || !(active || this._marked)) return;
     CSS.highlights.delete("found"); // one name for all logs of a page: only where there is a search
-    this._marked = Boolean(pattern);
-    if (!pattern) return;
+    this._marked = active;
+    if (!active) return;
     const ranges = [];
     for (const {chunk, index} of this._places) {
       if (this._search.isHit(chunk, index)) ranges.push(...this._ranges(this._nodes.get(chunk.ids[index])));
@@ -634,25 +641,18 @@ export class LogView {
   _ranges(node) {
     const text = node.querySelector(".text");
     const nodes = textNodes(text);
-    const ranges = [];
-    this._search.pattern.lastIndex = 0;
-    for (const match of text.textContent.matchAll(this._search.pattern)) {
-      if (ranges.length === MARKS_PER_LINE) break;
-      if (!match[0]) continue;
+    return this._search.places(text.textContent).map(([first, last]) => {
       const range = new Range();
-      const [start, from] = locate(nodes, match.index);
-      const [end, to] = locate(nodes, match.index + match[0].length - 1);
-      range.setStart(start, from);
+      range.setStart(...locate(nodes, first));
+      const [end, to] = locate(nodes, last - 1);
       range.setEnd(end, to + 1);
-      ranges.push(range);
-    }
-    return ranges;
+      return range;
+    });
   }
 
   /** Mark beside the scrollbar where the matches are. */
   _drawMarks() {
-    const {pattern} = this._search;
-    this._strip.hidden = !pattern || !this.matches;
+    this._strip.hidden = !this.matches;
     if (this._strip.hidden) return;
     const height = this._view;
     this._marks.height = height;

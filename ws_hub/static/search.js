@@ -1,58 +1,211 @@
-/* search.js: the lines of a log that hold a text, looked for in slices of a few milliseconds.
+/* search.js: the lines of a log that hold a text, or match a regular expression.
  *
- * Each chunk of lines knows of which search its hits are; what has come or changed since then is
- * looked through again. Must not know the DOM: a store of lines in, hits out.
+ * A text is looked for in slices of a few milliseconds; an expression in a worker, which is ended
+ * when it takes too long for a few lines: no expression can stop the page. Each chunk of lines
+ * knows of which search its hits are; what has come or changed since then is looked through again.
+ *
+ * Must not know the DOM: a store of lines in, hits out.
  */
 
 import {FILTERED, NOTE} from "./lines.js";
 
 const SLICE = 10; // milliseconds without a pause
+const BATCH = 8; // chunks that a worker is asked about at once
+const PATIENCE = 3000; // milliseconds for those
+const MOST = 100; // places in a line
+const TOO_LONG = "this expression takes too long";
 
-/** Return an expression for a text, whatever its case. */
-export function literal(text) {
-  return new RegExp(text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"), "gi");
+/** Looks for a text, whatever its case unless that is to match. */
+class Literal {
+  constructor(text, matchCase) {
+    const escaped = text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
+    this._pattern = new RegExp(escaped, matchCase ? "g" : "gi");
+  }
+
+  /** Call `found` with chunks and the rows that are hits, for a while; say whether with any. */
+  look(take, found) {
+    const end = performance.now() + SLICE;
+    let chunk = take();
+    const some = Boolean(chunk);
+    while (chunk) {
+      found(chunk, this._rows(chunk));
+      chunk = performance.now() < end ? take() : null;
+    }
+    return some;
+  }
+
+  _rows(chunk) {
+    const {_pattern: pattern} = this;
+    const text = chunk.joined();
+    const rows = [];
+    let row = 0;
+    let end = chunk.lengths[0]; // of the row
+    pattern.lastIndex = 0;
+    while (pattern.test(text)) { // a match is within a row, so its end tells which
+      while (pattern.lastIndex > end) end += chunk.lengths[++row] + 1;
+      rows.push(row);
+      if (row === chunk.count - 1) break;
+      pattern.lastIndex = end + 1; // the next row
+    }
+    return rows;
+  }
+
+  places(text) {
+    this._pattern.lastIndex = 0;
+    const places = [];
+    for (const match of text.matchAll(this._pattern)) {
+      if (places.push([match.index, match.index + match[0].length]) === MOST) break;
+    }
+    return places;
+  }
+
+  close() {}
+}
+
+/** Looks for a regular expression. Raises SyntaxError for what is none. */
+class Expression {
+  constructor(source, matchCase, {onMore, onError}) {
+    const flags = matchCase ? "" : "i";
+    new RegExp(source, flags);
+    this._onError = onError;
+    this._onMore = onMore;
+    this._job = 0;
+    this._asked = null; // {job, then}: what the worker is busy with
+    this._wanted = new Set(); // texts whose places are to be asked for
+    this._known = new Map(); // text -> places
+    this._worker = new Worker(new URL("./search_worker.js", import.meta.url), {type: "module"});
+    this._worker.onmessage = ({data}) => this._answered(data);
+    this._worker.onerror = () => this._fail("regular expressions cannot be looked for here");
+    this._worker.postMessage({source, flags});
+  }
+
+  /** Ask for more; `found` is called, and then `onMore`, when it is answered. */
+  look(take, found) {
+    if (this._asked || this._askPlaces()) return false;
+    const chunks = [];
+    for (let chunk = take(); chunk; chunk = take()) if (chunks.push(chunk) === BATCH) break;
+    if (!chunks.length) return false;
+    this._ask({chunks: chunks.map((chunk) => chunk.bytes ?? chunk.joined())}, (rows) => {
+      rows.forEach((each, index) => found(chunks[index], each));
+    });
+    return false;
+  }
+
+  places(text) {
+    const known = this._known.get(text);
+    if (!known) this._wanted.add(text);
+    return known ?? [];
+  }
+
+  _askPlaces() {
+    if (!this._wanted.size) return false;
+    const texts = [...this._wanted];
+    this._wanted.clear();
+    this._ask({texts}, (places) => {
+      if (this._known.size > 2000) this._known.clear();
+      texts.forEach((text, index) => this._known.set(text, places[index]));
+    });
+    return true;
+  }
+
+  _ask(question, then) {
+    this._asked = {job: ++this._job, then};
+    this._timer = setTimeout(() => this._fail(TOO_LONG), PATIENCE);
+    this._worker.postMessage({job: this._job, ...question});
+  }
+
+  _answered({job, found}) {
+    if (this._asked?.job !== job) return;
+    const {then} = this._asked;
+    clearTimeout(this._timer);
+    this._asked = null;
+    then(found);
+    this._onMore();
+  }
+
+  _fail(text) {
+    this.close();
+    this._onError(text);
+  }
+
+  close() {
+    clearTimeout(this._timer);
+    this._asked = {job: 0, then: () => {}}; // asks no more
+    this._worker.terminate();
+  }
 }
 
 export class Search {
   /** `onChange()` is called when there are other hits. */
   constructor(store, onChange) {
-    this.pattern = null; // a RegExp with "g", null without a search
+    this.error = ""; // why there are no hits
     this._store = store;
     this._onChange = onChange;
+    this._finder = null;
     this._number = 1; // of the search: chunk.searched says of which its hits are
     this._channel = new MessageChannel(); // wakes sooner than a timer
     this._channel.port1.onmessage = () => this._slice();
-    this._running = false;
+    this._due = false;
   }
 
   close() {
-    this.set(null);
+    this.set("");
     this._channel.port1.close();
   }
 
-  set(pattern) {
-    this.pattern = pattern;
+  /** Look for a text or, with `regex`, an expression; "" ends the search. */
+  set(query, {regex = false, matchCase = false} = {}) {
+    this._finder?.close();
+    this._finder = null;
+    this.error = "";
     this._number += 1;
     for (const chunk of this._store.chunks) this._forget(chunk);
+    if (query !== "") this._begin(query, regex, matchCase);
     this.go();
     this._onChange();
   }
 
+  _begin(query, regex, matchCase) {
+    const end = (text) => {
+      this.error = text;
+      this._finder = null;
+      this._onChange();
+    };
+    try {
+      const calls = {onMore: () => this._more(), onError: end};
+      this._finder = regex ? new Expression(query, matchCase, calls) : new Literal(query, matchCase);
+    } catch (error) {
+      this.error = error instanceof SyntaxError ? "this is no regular expression" : "regular expressions cannot be looked for here";
+    }
+  }
+
   /** Look through what has not been looked through. */
   go() {
-    if (!this.pattern || this._running) return;
-    this._running = true;
+    if (!this._finder || this._due) return;
+    this._due = true;
     this._channel.port2.postMessage(0);
+  }
+
+  /** Whether there is a search. */
+  get active() {
+    return this._finder !== null;
   }
 
   /** Whether some lines have not been looked through. */
   get busy() {
-    return this._running;
+    return this.active && this._store.chunks.some((chunk) => chunk.searched !== this._number || !this._has(chunk));
   }
 
   get count() {
-    if (!this.pattern) return 0;
+    if (!this.active) return 0;
     return this._store.chunks.reduce((sum, chunk) => sum + (this._has(chunk) ? chunk.hitCount : 0), 0);
+  }
+
+  /** Where in a text the matches are, `[[start, end], ...]`, as far as is known. */
+  places(text) {
+    const places = this._finder?.places(text) ?? [];
+    this.go();
+    return places;
   }
 
   /** Whether a row is a hit, as far as is known. */
@@ -99,7 +252,7 @@ export class Search {
   }
 
   _has(chunk) {
-    return Boolean(this.pattern) && chunk.searchedAs === this._number;
+    return this.active && chunk.searchedAs === this._number;
   }
 
   _forget(chunk) {
@@ -109,42 +262,36 @@ export class Search {
   }
 
   _slice() {
-    this._running = false;
-    if (!this.pattern) return;
-    const end = performance.now() + SLICE;
+    this._due = false;
     const {chunks} = this._store;
-    let done = 0;
-    for (let at = chunks.length - 1; at >= 0; at--) { // the newest first: the reader is there
-      if (chunks[at].searched === this._number) continue;
-      if (done && performance.now() > end) {
-        this.go();
-        break;
+    let at = chunks.length; // the newest first: the reader is there
+    const take = () => {
+      while (--at >= 0) {
+        if (chunks[at].searched === this._number) continue;
+        chunks[at].searched = this._number; // until it changes
+        return chunks[at];
       }
-      this._scan(chunks[at]);
-      done += 1;
-    }
-    if (done) this._onChange();
+      return null;
+    };
+    if (this._finder?.look(take, (chunk, rows) => this._keep(chunk, rows))) this._more();
   }
 
-  _scan(chunk) {
-    const {pattern} = this;
-    const text = chunk.joined();
+  /** Some more is known: go on. */
+  _more() {
+    this.go();
+    this._onChange();
+  }
+
+  _keep(chunk, rows) {
     const hits = new Uint8Array(chunk.count);
     let count = 0;
-    let row = 0;
-    let end = chunk.lengths[0]; // of the row
-    pattern.lastIndex = 0;
-    while (pattern.test(text)) { // a match is within a row, so its end tells which
-      while (pattern.lastIndex > end) end += chunk.lengths[++row] + 1;
-      if (!(chunk.flags[row] & (NOTE | FILTERED))) {
-        hits[row] = 1;
-        count += 1;
-      }
-      if (row === chunk.count - 1) break;
-      pattern.lastIndex = end + 1; // the next row
+    for (const row of rows) {
+      if (chunk.flags[row] & (NOTE | FILTERED)) continue;
+      hits[row] = 1;
+      count += 1;
     }
     chunk.hits = count ? hits : null;
     chunk.hitCount = count;
-    chunk.searched = chunk.searchedAs = this._number;
+    chunk.searchedAs = this._number;
   }
 }

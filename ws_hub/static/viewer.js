@@ -215,6 +215,7 @@ function showStatus() {
 }
 
 function showNumbers() {
+  findLinked();
   showClock();
   showCounts();
 }
@@ -247,7 +248,9 @@ function showCounts() {
   more.textContent = view.unread ? `↓ ${counted(view.unread, "new line")}` : "↓ Follow";
   const searching = $("query").value !== "";
   const number = view.matches.toLocaleString("en");
-  $("found").textContent = !searching ? "" : view.matches ? `${view.current || "–"}/${number}` : "none";
+  const none = view.searchError || (view.searching ? "…" : "none");
+  $("found").textContent = !searching ? "" : view.matches ? `${view.current || "–"}/${number}` : none;
+  $("found").classList.toggle("bad", view.searchError !== "");
   $("previous").disabled = $("next").disabled = !searching || !view.matches;
   $("empty").hidden = view.total > 0 || watch.refused !== "" || watch.catchUp !== null;
   $("empty").textContent = emptyText();
@@ -314,6 +317,7 @@ function markChannels() {
 function go(channel) {
   const place = new URL(location.href);
   place.search = channel ? `?channel=${encodeURIComponent(channel)}` : "";
+  place.hash = "";
   history.pushState(null, "", place);
   select(channel);
   if (narrow.matches) $("channels-box").open = false;
@@ -431,39 +435,144 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
+function search() {
+  const pressed = (id) => $(id).getAttribute("aria-pressed") === "true";
+  view.search($("query").value, {regex: pressed("regex"), matchCase: pressed("case")});
+}
+
+function openSearch() {
+  $("query").focus();
+  $("query").select();
+}
+
 function startSearch() {
-  $("query").addEventListener("input", () => view.search($("query").value));
+  for (const id of ["case", "regex"]) {
+    $(id).setAttribute("aria-pressed", remembered(id) === "true");
+    $(id).addEventListener("click", () => {
+      const on = $(id).getAttribute("aria-pressed") !== "true";
+      $(id).setAttribute("aria-pressed", on);
+      remember(id, on);
+      search();
+    });
+  }
+  $("query").addEventListener("input", search);
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
     view.step(1);
   });
   $("previous").addEventListener("click", () => view.step(-1));
   $("query").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && event.shiftKey) {
-      event.preventDefault();
-      view.step(-1);
-    } else if (event.key === "Escape") {
+    if (event.key === "Enter" && event.shiftKey) view.step(-1);
+    else if (event.key === "Escape") {
       $("query").value = "";
-      view.search("");
+      search();
       $("log").focus({preventScroll: true});
-    }
+    } else if (event.altKey && event.code === "KeyR") $("regex").click();
+    else if (event.altKey && event.code === "KeyC") $("case").click();
+    else return;
+    event.preventDefault();
   });
 }
 
+// --- links to lines ------------------------------------------------------------------------
+
+let wanted = null; // [first, last]: numbers of lines that the address names and that are not here yet
+
+/** Return [first, last] of "#L12" or "#L12-L20"; null for another hash. */
+function linesOf(hash) {
+  const match = /^#L([0-9]{1,9})(?:-L?([0-9]{1,9}))?$/.exec(hash);
+  if (!match) return null;
+  const [first, last] = [Number(match[1]), Number(match[2] ?? match[1])];
+  return [Math.min(first, last), Math.max(first, last)];
+}
+
+function showLinked(range) {
+  wanted = range;
+  if (!range) view.link();
+  findLinked();
+}
+
+/** Go to the lines that the address names, as soon as they are here. */
+function findLinked() {
+  if (!wanted) return;
+  const [first, last] = wanted.map((number) => view.store.find(number));
+  if (!first || !last) return;
+  wanted = null;
+  view.link(first, last);
+}
+
+function linkTo(first, last = first) {
+  const [from, to] = [Math.min(first, last), Math.max(first, last)];
+  history.replaceState(null, "", `#L${from}${to > from ? `-L${to}` : ""}`);
+  showLinked([from, to]);
+}
+
+function startLinks() {
+  let start = 0; // where a range begins
+  $("log").addEventListener("click", (event) => {
+    const gutter = event.target.closest("a.gutter[href]");
+    if (!gutter || event.ctrlKey || event.metaKey || event.button) return;
+    event.preventDefault();
+    const number = Number(gutter.dataset.n);
+    if (!event.shiftKey || !start) start = number;
+    linkTo(start, number);
+  });
+  const own = () => (wanted = null); // the reader goes elsewhere
+  for (const name of ["wheel", "pointerdown", "keydown"]) $("log").addEventListener(name, own, {passive: true});
+  window.addEventListener("hashchange", () => showLinked(linesOf(location.hash)));
+  $("goto-form").addEventListener("submit", () => {
+    const range = linesOf(`#L${$("goto-line").value}`);
+    if (range) linkTo(...range);
+  });
+  $("goto").addEventListener("close", () => $("log").focus({preventScroll: true}));
+}
+
+function openGoto() {
+  $("goto-line").value = "";
+  $("goto").showModal();
+}
+
+// --- keys ----------------------------------------------------------------------------------
+
+/* What each key does, in words and here. */
 const KEYS = {
-  "/": () => $("query").focus(),
-  f: () => view.follow(!view.following),
-  w: () => $("wrap").click(),
-  t: () => $("times").click(),
-  n: () => view.step(1),
-  N: () => view.step(-1),
+  "/": ["search; also Ctrl+F", openSearch],
+  n: ["the next match; also Enter in the search", () => view.step(1)],
+  N: ["the match before; also Shift+Enter", () => view.step(-1)],
+  g: ["the first line; also Home in the log", () => view.toStart()],
+  G: ["the last line, and follow; also End", () => view.follow(true)],
+  ":": ["go to a line, or mark some: 120-140", openGoto],
+  f: ["follow the end, or stop", () => view.follow(!view.following)],
+  w: ["wrap long lines", () => $("wrap").click()],
+  t: ["show times", () => $("times").click()],
+  c: ["copy all lines", () => $("copy").click()],
+  s: ["save all lines as a file", () => $("download").click()],
+  "?": ["this list", () => $("help").showModal()],
+};
+const MORE_KEYS = {
+  "Ctrl+A": "select all lines",
+  "Alt+C, Alt+R": "in the search: match case, regular expression",
+  "↑ ↓ PgUp PgDn": "scroll the log, when it has the focus",
+  Esc: "end the search",
 };
 
 function startKeys() {
+  const shown = [...Object.entries(KEYS).map(([key, [text]]) => [key, text]), ...Object.entries(MORE_KEYS)];
+  for (const [key, text] of shown) {
+    const [term, meaning] = ["dt", "dd"].map((name) => document.createElement(name));
+    term.append(Object.assign(document.createElement("kbd"), {textContent: key}));
+    meaning.textContent = text;
+    $("help-keys").append(term, meaning);
+  }
+  $("keys").addEventListener("click", () => $("help").showModal());
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, textarea, select")) return;
-    const action = KEYS[event.key];
+    if (event.altKey || document.querySelector("dialog[open]")) return;
+    const command = event.ctrlKey || event.metaKey;
+    const types = event.target.closest("input, textarea, select");
+    let action = null;
+    if (command && event.key === "f" && document.activeElement !== $("query")) action = openSearch;
+    else if (command && event.key === "a" && !types && !event.defaultPrevented) action = () => view.selectAll();
+    else if (!command && !types) action = KEYS[event.key]?.[1];
     if (!action) return;
     event.preventDefault();
     action();
@@ -474,6 +583,7 @@ function start() {
   startSwitch("wrap", "wrap", true);
   startTimes();
   startSearch();
+  startLinks();
   startKeys();
   startList();
   $("follow").addEventListener("click", () => view.follow(!view.following));
@@ -481,7 +591,9 @@ function start() {
   $("copy").addEventListener("click", copyAll);
   $("download").addEventListener("click", save);
   $("retry").addEventListener("click", () => client.retryNow());
-  window.addEventListener("popstate", () => select(channelOfPage()));
+  window.addEventListener("popstate", () => {
+    if (channelOfPage() !== watch.channel) select(channelOfPage()); // else the hash is another
+  });
   window.addEventListener("online", wake);
   window.addEventListener("offline", wake);
   document.addEventListener("visibilitychange", () => {
@@ -489,6 +601,7 @@ function start() {
   });
   setInterval(showClock, 1000);
   select(channelOfPage());
+  showLinked(linesOf(location.hash));
   client.connect();
 }
 
