@@ -378,3 +378,75 @@ def test_each_key_is_told_and_does_what_it_says(page: Page, fill: Callable[..., 
     assert page.eval(f"{VIEW}.selectedText().length") == len(
         "\n".join(f"line {number}" for number in range(1, 1001))
     )
+
+
+# --- opened late ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_the_end_is_seen_first_and_what_is_before_it_follows(
+    page: Page, site: Site, numbered: bool
+) -> None:
+    texts = [f"line {number}" for number in range(1, 9_001)]
+    site.hub.send_process_status("build", "running")
+    for start in range(0, 9_000, 500):
+        numbers = range(start + 1, start + 501) if numbered else None
+        site.hub.send_process_lines("build", texts[start : start + 500], numbers=numbers)
+    # The numbers of the rows that the page has shown before all of them were there.
+    page.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+            window.shown = [];
+            const look = () => {
+                const view = document.getElementById("log")?.logView;
+                const last = document.querySelector(".row:last-child");
+                if (view?.count && view.count < 9000 && last) shown.push(last.textContent);
+                requestAnimationFrame(look);
+            };
+            look();
+        """,
+    )
+    page.open(site.url)
+    page.wait_for(f"{LINES}.length === 9000")
+    assert page.eval(LINES) == texts
+    assert page.eval("document.title") == "● build · running"
+    assert page.eval("document.getElementById('count').textContent") == "9,000 lines"
+    page.wait_for("document.getElementById('cut').textContent === ''")
+    shown = [int(text.split()[1]) for text in page.eval("shown")]
+    assert min(shown) > 7_000
+    assert max(shown) == 9_000
+    numbers = f"[1, 4500, 9000].map((n) => {VIEW}.store.row({VIEW}.store.find(n)).text)"
+    assert page.eval(numbers) == ["line 1", "line 4500", "line 9000"]
+    site.hub.send_process_lines("build", ["the end"], numbers=[9_001] if numbered else None)
+    page.wait_for(f"{LINES}.at(-1) === 'the end'")
+    assert page.eval(f"{VIEW}.total") == 9_001
+    assert page.eval("document.querySelector('.row:last-child').dataset.n") == "9001"
+
+
+def test_runs_edits_and_long_lines_are_whole_however_the_history_is_cut(
+    page: Page, site: Site
+) -> None:
+    send = site.hub.send_process_lines
+    site.hub.send_process_status("build", "running")
+    send("build", [f"first {n}" for n in range(1, 1501)], numbers=range(1, 1501))
+    site.hub.send_process_status("build", "exited", 1)
+    site.hub.send_process_status("build", "running")
+    send("build", [f"second {n}" for n in range(1, 1500)], numbers=range(1, 1500))
+    # A line in two pieces, of which the newer part of the history begins with the second.
+    send("build", ["head \x17", "tail"], numbers=[1500, 1500])
+    send("build", [f"second {n}" for n in range(1501, 3498)], numbers=range(1501, 3498))
+    # An edit of a line far above, which the older part has as it was.
+    send("build", ["second 1499, edited", "the end"], numbers=[1499, 3498])
+    page.open(site.url)
+    page.wait_for(f"{LINES}.length === {1500 + 3498}")
+    lines = page.eval(LINES)
+    second = [f"second {n}" for n in range(1, 1499)]
+    assert lines[:1500] == [f"first {n}" for n in range(1, 1501)]
+    assert lines[1500:2998] == second
+    assert lines[2998:3001] == ["second 1499, edited", "head tail", "second 1501"]
+    assert lines[-1] == "the end"
+    assert page.eval(f"{VIEW}.total") == 1500 + 3498
+    notes = page.eval(rows.notes(LOG))
+    assert len(notes) == 2
+    assert notes[0].startswith("exited 1")
+    assert notes[1] == "started again"

@@ -16,7 +16,7 @@ export class Feed {
    */
   constructor(view, {onStatus = () => {}, onStart = () => {}} = {}) {
     this.view = view;
-    this._onStart = onStart;
+    this.onStart = onStart;
     this.status = null; // of the process, the newest
     this.started = null; // the server's clock
     this.ended = null;
@@ -61,6 +61,42 @@ export class Feed {
 
   note(text, how) {
     return this.view.append(noteOf(text, how));
+  }
+
+  /** Say what is missing in front of all that is here. */
+  missingBefore(number) {
+    const row = this.view.store.row(this.view.store.first);
+    const lines = row?.number && !row.counted ? row.number - 1 : 0;
+    const missed = lines ? {lines, messages: 0} : {lines: 0, messages: number};
+    const text = lines ? gapText(lines, "earlier line") : gapText(number, "earlier message");
+    this.view.prepend([noteOf(text, {name: "gap", gap: true, missed})], 0);
+  }
+
+  /** The lines of the program's run that may still change: number -> {shown, pieces}. */
+  get lines() {
+    return this._lines;
+  }
+
+  /** What the view made of a line of which only the beginning has come; null for none. */
+  get unfinished() {
+    if (this._open) return this._open;
+    const newest = this._lines.get(this._newest);
+    return newest?.pieces ? newest.shown : null;
+  }
+
+  /** Put in front of all what another feed has made of the messages before. */
+  follows(before, {entries, total}) {
+    const lines = before._newest ? before._earlier : total;
+    this._earlier += lines;
+    this.view.prepend(entries, lines);
+    this.started ??= before.started;
+    if (!this.status && before.status) this.know(before);
+  }
+
+  /** Take a status of the process from what another feed knows. */
+  know({status, started, ended}) {
+    Object.assign(this, {status, started, ended});
+    this._onStatus(status);
   }
 
   /** Say whether the process has ended. */
@@ -137,7 +173,7 @@ export class Feed {
     if (known.state === "running") {
       if (this.status && this.view.total) this.note("started again");
       [this.started, this.ended] = [moment, null];
-      this._onStart(timeOf(message));
+      this.onStart(timeOf(message));
     } else if (known.state !== "other") {
       this.ended = moment;
       const took = this.started && this.ended ? ` after ${duration(this.ended - this.started)}` : "";

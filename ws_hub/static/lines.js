@@ -26,6 +26,7 @@ export const GAP = 4; // a note of what is missing
 export const FOLDED = 8; // hidden, with others that stand behind a heading
 export const FILTERED = 16; // hidden: the reader has asked for others
 export const HIDDEN = FOLDED | FILTERED;
+const COUNTED = 32; // its number is where it stands, and grows with lines that come in front of it
 
 const NOTHING = Object.freeze({lines: 0, messages: 0});
 const ABSENT = Object.freeze({cut: 0, missed: NOTHING});
@@ -45,7 +46,7 @@ class Chunk {
     this.low = Infinity; // the least and the greatest of the ids
     this.high = 0;
     this.ids = new Uint32Array(capacity);
-    this.numbers = new Uint32Array(capacity); // 0 for a note
+    this.numbers = new Int32Array(capacity); // 0 for a note; of a COUNTED one less `shift`
     this.times = new Float64Array(capacity); // microseconds since 1970; NaN where unknown
     this.lengths = new Uint32Array(capacity); // of the texts
     this.flags = new Uint8Array(capacity);
@@ -163,6 +164,7 @@ export class LineStore {
     this.dropped = 0; // rows that were let go
     this.missed = {...NOTHING}; // what never came, as the notes that are kept say
     this.before = {...NOTHING}; // what is not here from before the first line: let go, or never came
+    this.shift = 0; // lines without numbers that came in front of all
     this.widest = 0; // characters
     this._size = 0;
     this._loose = new Set(); // chunks that were unpacked
@@ -210,8 +212,35 @@ export class LineStore {
     this._change(chunk);
     const {missed} = chunk.extras?.get(id) ?? ABSENT;
     add(this.missed, missed, -1);
-    this._fill(chunk, index, {number: chunk.numbers[index], folded: chunk.flags[index] & FOLDED, ...entry});
+    const flags = chunk.flags[index];
+    this._fill(chunk, index, {number: chunk.numbers[index], counted: flags & COUNTED, folded: flags & FOLDED, ...entry});
     return true;
+  }
+
+  /**
+   * Add rows in front of all others, which are known to be `lines` more than there were; a line
+   * without a number moves those behind it up.
+   */
+  prepend(entries, lines) {
+    const made = [];
+    let counted = 0;
+    for (const {kind, number} of entries) if (kind !== "note" && number === undefined) counted += 1;
+    this.shift += counted;
+    let place = -this.shift;
+    const total = this.total + lines;
+    for (const entry of entries) {
+      if (!made.length || made.at(-1).count === this._capacity) made.push(new Chunk(this._capacity));
+      const own = entry.kind === "note" || entry.number !== undefined ? entry : {...entry, number: (place += 1), counted: true};
+      this._put(made.at(-1), made.at(-1).count, {...own, total: 0});
+    }
+    for (const chunk of made) chunk.pack();
+    this.chunks.unshift(...made);
+    this.total = total;
+  }
+
+  /** Whether there is room for so many more lines. */
+  hasRoom(lines) {
+    return this.count + lines < this.maxLines && this._size < this.maxChars * 0.95;
   }
 
   /** Set or remove bits of rows, from one to another, both included. */
@@ -292,12 +321,13 @@ export class LineStore {
     chunk.low = Math.min(chunk.low, id);
     chunk.high = Math.max(chunk.high, id);
     chunk.lengths[index] = 0;
-    this._fill(chunk, index, {number: line ? this.total : 0, ...entry});
+    this._fill(chunk, index, {number: line ? this.total - this.shift : 0, counted: line && entry.number === undefined, ...entry});
     return id;
   }
 
   _fill(chunk, index, entry) {
-    const {runs, kind = "", number = 0, time = null, stderr = false, cut = 0, gap = false, folded = false, missed = NOTHING} = entry;
+    const {runs, kind = "", number = 0, time = null, stderr = false, cut = 0, gap = false} = entry;
+    const {counted = false, folded = false, missed = NOTHING} = entry;
     let text = runs.length === 1 ? runs[0].text : runs.map((run) => run.text).join("");
     if (text.includes("\n")) text = text.replaceAll("\n", " "); // an event may have any name
     const before = chunk.lengths[index] + RUN_SIZE * (chunk.spans[index]?.length ?? 0);
@@ -309,7 +339,7 @@ export class LineStore {
     chunk.times[index] = time ?? NaN;
     chunk.kinds[index] = this._kind(kind);
     const filtered = chunk.flags[index] & FILTERED;
-    chunk.flags[index] = (kind === "note" && NOTE) | (stderr && STDERR) | (gap && GAP) | (folded && FOLDED) | filtered;
+    chunk.flags[index] = (kind === "note" && NOTE) | (stderr && STDERR) | (gap && GAP) | (folded && FOLDED) | (counted && COUNTED) | filtered;
     const id = chunk.ids[index];
     if (cut || missed !== NOTHING) (chunk.extras ??= new Map()).set(id, {cut, missed});
     else chunk.extras?.delete(id);
@@ -362,6 +392,11 @@ export class LineStore {
     return null;
   }
 
+  /** The id of the first row; 0 for none. */
+  get first() {
+    return this.chunks.length ? this.chunks[0].ids[0] : 0;
+  }
+
   /** How many rows are in front of a row; -1 if it is not here. */
   position(id) {
     const place = this.locate(id);
@@ -388,9 +423,10 @@ export class LineStore {
   find(number) {
     if (!(number > 0)) return 0;
     for (let at = this.chunks.length - 1; at >= 0; at--) {
-      const chunk = this.chunks[at];
-      const index = chunk.numbers.lastIndexOf(number, chunk.count - 1);
-      if (index >= 0) return chunk.ids[index];
+      const {numbers, flags, count, ids} = this.chunks[at];
+      for (let index = count - 1; index >= 0; index--) {
+        if (numbers[index] === (flags[index] & COUNTED ? number - this.shift : number)) return ids[index];
+      }
     }
     return 0;
   }
@@ -410,11 +446,12 @@ export class LineStore {
     const {cut, missed} = chunk.extras?.get(id) ?? ABSENT;
     return {
       id,
-      number: chunk.numbers[index],
+      number: chunk.numbers[index] + (flags & COUNTED ? this.shift : 0),
       kind: this._kinds[chunk.kinds[index]],
       text,
       runs: runsOf(text, chunk.spansOf(index), chunk.styles),
       time: Number.isNaN(time) ? null : time,
+      counted: Boolean(flags & COUNTED), // its number is that of its place, not the program's
       stderr: Boolean(flags & STDERR),
       gap: Boolean(flags & GAP),
       hidden: Boolean(flags & HIDDEN),

@@ -158,6 +158,13 @@ export class LogView {
     return this._came(this.store.insert(entry, before));
   }
 
+  /** Add rows in front of all others (see `LineStore.prepend`). */
+  prepend(entries, lines) {
+    this.store.prepend(entries, lines);
+    this._repaint = true; // lines without numbers have others
+    this._came(0);
+  }
+
   /** Show something else in the place of a row: a progress bar. */
   replace(id, entry) {
     if (!this.store.replace(id, entry)) return;

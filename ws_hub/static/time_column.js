@@ -42,20 +42,25 @@ export class TimeColumn {
 
   /** A program was started, in microseconds since 1970. */
   begin(time) {
-    if (time !== null && !(time <= this._starts.at(-1))) this._starts.push(time);
+    if (time === null || this._starts.includes(time)) return;
+    this._starts.push(time);
+    this._starts.sort((a, b) => a - b); // older ones may come later
   }
 
   /** When the program of a row was started, or else when the first line that is here was read. */
   _start(time) {
-    return this._starts.findLast((each) => each <= time) ?? (this._first ??= this._firstTime()) ?? time;
+    return this._starts.findLast((each) => each <= time) ?? this._firstTime() ?? time;
   }
 
+  /** Of the first line that was ever here. */
   _firstTime() {
     for (const {times, count} of this._view.store.chunks) {
       const found = times.subarray(0, count).find((time) => !Number.isNaN(time));
-      if (found !== undefined) return found;
+      if (found === undefined) continue;
+      if (this._first === null || found < this._first) this._first = found;
+      break;
     }
-    return null;
+    return this._first;
   }
 
   _text({time}, before) {

@@ -7,12 +7,14 @@
 import {Feed} from "./feed.js";
 import {LogView} from "./log.js";
 import {counted, duration} from "./messages.js";
+import {Older} from "./older.js";
 import {TimeColumn} from "./time_column.js";
 import {HubClient} from "../ws_hub.js";
 
 const LIST_EVERY = 3000;
 const CAUGHT_UP_FOR = 6000;
 const PROCESS = "process:";
+const FIRST = 2000; // messages of the end of a log, which are seen at once; the others follow
 const TIME_TEXTS = {
   "": "Times are not shown",
   clock: "Each line has its local time",
@@ -30,6 +32,7 @@ class Watch {
     this.isProcess = channel.startsWith(PROCESS);
     this.name = this.isProcess ? channel.slice(PROCESS.length) : channel || "Broadcasts";
     this.feed = new Feed(view, {onStatus: statusChanged, onStart: (time) => times.begin(time)});
+    this.older = new Older(this.feed, (part) => client.history(channel, part), showNumbers);
     this.subscription = null;
     this.catchUp = null; // {left, from, first, missed, lagged}: messages still to come of a replay, the line it began at
     this.lagged = false; // the next replay makes up for what the page was too slow for
@@ -57,6 +60,7 @@ function now() {
 function received(message) {
   const moment = Date.parse(message.timestamp ?? "");
   if (moment) skew = Math.min(skew, now() - moment);
+  if (watch.catchUp?.first) watch.older.saw(message);
   watch.feed.received(message);
   countDown();
 }
@@ -72,6 +76,7 @@ function synced(sync) {
   watch.refused = "";
   const {lagged} = watch;
   watch.lagged = false;
+  if (sync.restarted) watch.older.close();
   watch.catchUp = {left: sync.replayed, from: view.count + view.cut, first: sync.first, missed: sync.missed, lagged};
   countDown(0);
   showStatus();
@@ -84,7 +89,10 @@ function countDown(step = 1) {
   if (catchUp.left > 0) return;
   watch.catchUp = null;
   if (!view.total) showCounts(); // else the view says when it has drawn
-  if (catchUp.first) return;
+  if (catchUp.first) {
+    loadOlder();
+    return;
+  }
   const lines = view.count + view.cut - catchUp.from;
   const what = catchUp.lagged ? "This page fell behind" : "Reconnected";
   const gone = catchUp.missed ? "; what is missing is said where it was" : "";
@@ -93,16 +101,26 @@ function countDown(step = 1) {
   say(text);
 }
 
+/** Load what is in front of the end of the log. */
+async function loadOlder() {
+  try {
+    await watch.older.load(watch.subscription.epoch);
+  } catch {
+    // No connection, or no history to ask for: what is here is right, and its first line has a number.
+  }
+}
+
 // --- what is watched -----------------------------------------------------------------------
 
 function select(channel) {
   watch?.subscription?.close();
+  watch?.older.close();
   const next = (watch = new Watch(channel));
   view.clear();
   times.reset();
   if (channel) {
     next.subscription = client.subscribe(channel, received, {
-      since: 0,
+      last: FIRST,
       onSync: synced,
       onGap: (number) => next.feed.missing(number),
       onLagged: () => {
@@ -236,6 +254,8 @@ function goneText() {
   if (missed.lines) parts.push(`${counted(missed.lines, "line")} in between ${missed.lines === 1 ? "is" : "are"} missing`);
   const messages = before.messages + missed.messages;
   if (messages) parts.push(`${counted(messages, "message")} ${messages === 1 ? "is" : "are"} missing`);
+  const {left} = watch.older;
+  if (left) parts.push(`${counted(left, "earlier message")} to come`);
   return parts.join("; ");
 }
 
