@@ -21,6 +21,7 @@ from ws_hub.backplane.notices import (
     frame,
     hello,
     is_socket_name,
+    joined,
 )
 
 NAME = "417-0a1b2c3d.sock"
@@ -34,6 +35,7 @@ notices = st.builds(
     st.lists(texts).map(tuple),
     key=names,
     deletes=st.booleans(),
+    stands_for=st.just(1),  # encoded by `joined` alone
     code=st.integers(0, 4999),
     reason=names,
 )
@@ -87,6 +89,15 @@ def test_empty_fields_are_left_out() -> None:
     }
 
 
+def test_a_notice_stands_for_several_that_differ_in_their_texts() -> None:
+    tails = [encode(Notice(NoticeKind.PUBLISH, "a", each)) for each in ((b"1",), (b"2", b""))]
+    (body,) = bodies_of(frame(9, joined(tails)))
+    assert body == b'{"v":1,"n":9,"joined":2,"kind":"publish","name":"a"}\n1\n2\n'
+    assert decode(body) == Numbered(
+        9, Notice(NoticeKind.PUBLISH, "a", (b"1", b"2", b""), stands_for=2)
+    )
+
+
 def test_no_text_is_not_an_empty_text() -> None:
     for sent in ((), (b"",), (b"", b"")):
         (body,) = bodies_of(frame(1, encode(Notice(NoticeKind.USER, "a", sent))))
@@ -138,6 +149,9 @@ def test_unknown_fields_are_ignored() -> None:
         b'{"v":1,"n":1,"kind":"disconnect","code":"1000"}',
         b'{"v":1,"n":1,"kind":"disconnect","code":true}',
         b'{"v":1,"n":1,"kind":"disconnect","reason":{}}',
+        b'{"v":1,"n":9,"joined":0,"kind":"publish"}\n1',
+        b'{"v":1,"n":9,"joined":257,"kind":"publish"}\n1',
+        b'{"v":1,"n":9,"joined":true,"kind":"publish"}\n1',
         b'{"v":1,"hello":7,"n":1}',
         b'{"v":1,"hello":"../x.sock","n":1}',
         b'{"v":1,"hello":"417-0a1b2c3d.sock"}',

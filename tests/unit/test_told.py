@@ -35,14 +35,16 @@ def message(text: str, channel: str = "news", **fields: str) -> Notice:
     return Notice(NoticeKind.PUBLISH, channel, (text.encode(),), **fields)  # type: ignore[arg-type]
 
 
-def taken(told: ToldQueue) -> list[tuple[dict[str, str], list[str]]]:
+def taken(told: ToldQueue) -> list[tuple[dict[str, object], list[str]]]:
     """Take all; return the fields and the texts of each notice."""
     found = []
     while told:
         each = told.take()
         assert isinstance(each, Told)
         line, *texts = each.tail.decode().split("\n")
-        found.append((json.loads("{" + line[1:]), texts))
+        fields = json.loads("{" + line[1:])
+        assert fields.get("joined", 1) == each.stands_for
+        found.append((fields, texts))
     assert told.take() is None
     return found
 
@@ -55,7 +57,10 @@ def test_messages_for_one_channel_that_wait_go_as_one_notice(told: ToldQueue) ->
     told.put(message("1"))
     told.put(Notice(NoticeKind.PUBLISH, "news", (b"2", b"3")))
     told.put(message("4"))
-    assert taken(told) == [({"kind": "publish", "name": "news"}, ["1", "2", "3", "4"])]
+    told.put(Notice(NoticeKind.PUBLISH, "news"))
+    fields_of_none = {"kind": "publish", "name": "news"}
+    fields = {"joined": 3, "kind": "publish", "name": "news"}
+    assert taken(told) == [(fields, ["1", "2", "3", "4"]), (fields_of_none, [])]
 
 
 def test_what_comes_later_is_a_notice_of_its_own(told: ToldQueue) -> None:

@@ -59,6 +59,7 @@ class Notice(NamedTuple):
         origin: the process that has changed it, which decides between equal times.
         code: with which the connections are to be closed.
         reason: the same.
+        stands_for: of how many notices of its sender it has the texts.
     """
 
     kind: NoticeKind
@@ -70,6 +71,7 @@ class Notice(NamedTuple):
     origin: str = ""
     code: int = 0
     reason: str = ""
+    stands_for: int = 1
 
     @property
     def topic(self) -> bytes | None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from ..errors import excerpt
 from ..protocol.message import from_json
 from .bus import Notice, NoticeKind
-from .notices import notice_of, parse
+from .notices import notice_of, parse, stands_for
 
 __all__ = [
     "BYE",
@@ -58,6 +58,7 @@ class Envelope:
         notice: None for `hello`, `bye` and unknown kinds, and where it is not needed.
         asks: whether all others are to say that they are there.
         listens: whether the sender hears the others.
+        stands_for: see `bus.Notice`.
     """
 
     source: str
@@ -66,6 +67,7 @@ class Envelope:
     notice: Notice | None
     asks: bool = False
     listens: bool = True
+    stands_for: int = 1
 
     @property
     def is_counted(self) -> bool:
@@ -100,7 +102,8 @@ def opened(body: bytes, needs: Callable[[Notice], bool] = lambda notice: True) -
     for text in texts:
         _check(text)
     asks, listens = fields.get("asks") is True, fields.get("listens") is not False
-    return Envelope(source, number, str(fields["kind"]), notice, asks, listens)
+    kind = str(fields["kind"])
+    return Envelope(source, number, kind, notice, asks, listens, stands_for(fields))
 
 
 def _check(text: bytes) -> None:

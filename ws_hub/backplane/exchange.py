@@ -303,9 +303,9 @@ class Exchange:
                 break
             is_kept = told.kind is NoticeKind.KEPT
             if not is_kept:
-                self._number += 1
+                self._number += told.stands_for
                 self._warn_when_alone()
-            self._left_out.update(told.without)
+            self._left_out.update(dict.fromkeys(told.without, told.stands_for))
             self._add(told)
         for without in self._told.take_lost():
             self._number += 1
@@ -325,7 +325,7 @@ class Exchange:
             number = self._number_for(peer.name)
             if number not in frames:  # mostly it is the same for all
                 data = frame(number, told.tail)
-                frames[number] = Frame(data, number, is_kept=is_kept, has_room=always)
+                frames[number] = Frame(data, number, told.stands_for, is_kept, always)
             peer.add(frames[number])
 
     def _number_for(self, name: str) -> int:
@@ -491,7 +491,8 @@ class Exchange:
         if not peer.name:
             raise ValueError("a notice before the hello")
         is_kept = said.notice is not None and said.notice.kind is NoticeKind.KEPT
-        self._reception.missed(peer.advance(said.number, 0 if is_kept else 1))
+        step = 0 if is_kept else 1 if said.notice is None else said.notice.stands_for
+        self._reception.missed(peer.advance(said.number, step))
         if said.notice is not None:
             self._give(said.notice, peer.name)
 

@@ -15,6 +15,7 @@ Rules of this format:
   `origin`, `code` and `reason` where they are not empty, see `bus.Notice`.
 - `n` is one above that of the sender's notice before, of those that are for this receiver. Where
   it jumps, notices were lost.
+- A notice with `"joined":3` has the texts of three, and the number of the last of them.
 - A notice of kind `kept` takes no number: it has that of the notice before it. Those that wait
   together are sent as one, which finds room always; so none is lost.
 - A notice of an unknown kind counts and is skipped, as unknown fields are. Another version, or
@@ -27,6 +28,7 @@ import functools
 import json
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,6 +39,7 @@ __all__ = [
     "INTEREST",
     "MAX_FRAME_BYTES",
     "MAX_TAIL_BYTES",
+    "MOST_JOINED",
     "FrameBuffer",
     "Hello",
     "Numbered",
@@ -45,13 +48,16 @@ __all__ = [
     "frame",
     "hello",
     "is_socket_name",
+    "joined",
     "notice_of",
     "parse",
+    "stands_for",
 ]
 
 T = TypeVar("T", str, int, bool)
 
 _VERSION = 1
+MOST_JOINED = 256
 INTEREST = 1  # the version of the table of what a process wants
 MAX_FRAME_BYTES = 32 * 1024 * 1024
 MAX_TAIL_BYTES = MAX_FRAME_BYTES - 64  # without the version and the number
@@ -122,6 +128,13 @@ def _line(notice: Notice) -> bytes:
     return ("," + json.dumps(fields, separators=(",", ":"))[1:]).encode("ascii")
 
 
+def joined(tails: Sequence[bytes]) -> bytes:
+    """Return the tail of a notice that stands for several, which differ in their texts alone."""
+    line = tails[0].index(b"\n")
+    texts = b"".join([tail[line:] for tail in tails])
+    return b',"joined":%d%b%b' % (len(tails), tails[0][:line], texts)
+
+
 def frame(number: int, tail: bytes) -> bytes:
     """Return the frame of a notice, of what `encode` has returned for it."""
     return _framed(b'{"v":%d,"n":%d' % (_VERSION, number), tail)
@@ -183,7 +196,16 @@ def notice_of(fields: dict[str, object], texts: tuple[bytes, ...]) -> Notice | N
         origin=_field(fields, "origin", ""),
         code=_field(fields, "code", 0),
         reason=_field(fields, "reason", ""),
+        stands_for=stands_for(fields),
     )
+
+
+def stands_for(fields: dict[str, object]) -> int:
+    """Return for how many notices one of these fields stands; raises ValueError."""
+    count = _field(fields, "joined", 1)
+    if not 1 <= count <= MOST_JOINED:
+        raise ValueError(f"joined is {count}")
+    return count
 
 
 def _field(fields: dict[str, object], name: str, default: T) -> T:

@@ -42,14 +42,14 @@ class Frame(NamedTuple):
     Args:
         data: the bytes.
         number: of the notice, or of the last before it.
-        counts: whether it is a notice.
+        notices: how many it stands for.
         is_kept: whether it is of the kind that is sent once for several.
         has_room: whether it may wait whatever else does.
     """
 
     data: bytes
     number: int
-    counts: bool = True
+    notices: int = 1
     is_kept: bool = False
     has_room: bool = False
 
@@ -88,7 +88,7 @@ class Sending:
         self._offset = 0  # bytes of the first frame that the kernel has
         self._has_kept = False  # whether a frame waits that is sent once for several
         self._number = number  # the newest that this peer is told of by what waits or was sent
-        self._put(Frame(hello(own, number, shares=table >= 0), number, counts=False))
+        self._put(Frame(hello(own, number, shares=table >= 0), number, notices=0))
 
     def add(self, frame: Frame) -> None:
         """Have a notice wait to be written; without room it is lost."""
@@ -97,7 +97,7 @@ class Sending:
                 return
             self._has_kept = True
         elif self._waiting_bytes >= MAX_WAITING_BYTES and not frame.has_room:
-            self._counts.lost += 1
+            self._counts.lost += frame.notices
             return
         self._put(frame)
 
@@ -109,7 +109,7 @@ class Sending:
     def catch_up(self, number: int) -> None:
         """Tell the peer of lost notices that no later one tells it of, once it has room."""
         if number > self._number and not self._waiting:
-            self._put(Frame(hello(self._own, number), number, counts=False))
+            self._put(Frame(hello(self._own, number), number, notices=0))
 
     def write(self) -> bool:
         """Write what the kernel takes; return whether nothing waits. Raises OSError."""
@@ -137,7 +137,7 @@ class Sending:
         while self._waiting and self._offset >= len(self._waiting[0].data):
             frame = self._waiting.popleft()
             self._offset -= len(frame.data)
-            self._counts.told += frame.counts
+            self._counts.told += frame.notices
             if frame.is_kept:
                 self._has_kept = False
         if self._offset and self._waiting[0].is_kept:
@@ -145,7 +145,7 @@ class Sending:
 
     def waiting(self) -> int:
         """Return the number of notices that wait."""
-        return sum([each.counts for each in self._waiting])
+        return sum([each.notices for each in self._waiting])
 
     def is_idle(self) -> bool:
         """Return whether nothing waits."""

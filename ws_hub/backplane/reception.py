@@ -41,7 +41,7 @@ class Reception:
         if self._receiver is not None:
             if self._call(self._receiver.receive, notice, source) is False:
                 return False
-            self._counts.received += 1
+            self._counts.received += notice.stands_for
         return True
 
     def missed(self, count: int) -> None:

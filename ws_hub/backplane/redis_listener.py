@@ -294,7 +294,7 @@ class RedisListener:
     def _needs(self, notice: Notice) -> bool:
         if self._reception.needs(notice):
             return True
-        self._counts.received += 1  # all the same; it is not handed on
+        self._counts.received += notice.stands_for  # all the same; it is not handed on
         return False
 
     def _refuse(self, channel: str, error: ValueError) -> None:
@@ -316,7 +316,7 @@ class RedisListener:
             if source is not None:
                 self._end(envelope, source, shard)
             return False
-        step = 1 if envelope.is_counted else 0
+        step = envelope.stands_for if envelope.is_counted else 0
         if source is None:
             if envelope.kind == NoticeKind.KEPT and envelope.number == 0:
                 return True  # a store's, which has no numbers
@@ -367,7 +367,7 @@ class RedisListener:
         ):
             return
         if self._waiting_bytes >= MAX_WAITING_BYTES and notice.kind not in ALWAYS:
-            self._reception.missed(1)
+            self._reception.missed(notice.stands_for)
             return
         self._waiting.append((notice, source))
         self._waiting_bytes += _size_of(notice)

@@ -20,7 +20,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -218,7 +218,7 @@ class RedisSender:
         """Have a batch wait to be sent, without what is too old to be told."""
         for lane in self._lanes:
             fresh = [each for each in lane.sent if not self._is_old(each.told, now)]
-            self._counts.lost += len(lane.sent) - len(fresh)
+            self._counts.lost += _notices(lane.sent) - _notices(fresh)
             lane.set(fresh)
         # What waits for a shard that fails keeps none of the others waiting.
         all_fail = all([lane.attempt for lane in self._lanes])
@@ -230,11 +230,11 @@ class RedisSender:
             if told is None:
                 break
             lane = self._lanes[self._server.shard_of(told.name)]
-            lane.number += told.kind is not NoticeKind.KEPT
+            lane.number += 0 if told.kind is NoticeKind.KEPT else told.stands_for
             if told.kind not in ALWAYS and (
                 self._is_old(told, now) or lane.size >= MAX_WAITING_BYTES
             ):
-                self._counts.lost += 1
+                self._counts.lost += told.stands_for
                 continue
             body = self._sealed(lane, told.tail)
             lane.size += len(body)
@@ -349,7 +349,7 @@ class RedisSender:
         for each, answer in itertools.zip_longest(sent, answers):
             self.heard = max(int(answer) - own, 0)
             if each is not None and each[1].told.kind is not NoticeKind.KEPT:
-                self._counts.told += self.heard
+                self._counts.told += self.heard * each[1].told.stands_for
                 self._warn_when_alone(each[0])
 
     def _warn_when_alone(self, lane: _Lane) -> None:
@@ -396,7 +396,7 @@ class RedisSender:
         left = [each.told for lane in self._lanes for each in lane.sent]
         while (told := self._told.take()) is not None:
             left.append(told)
-        untold = sum(each.kind is not NoticeKind.KEPT for each in left)
+        untold = sum(each.stands_for for each in left if each.kind is not NoticeKind.KEPT)
         if untold:
             self._counts.lost += untold
             logger.warning(
@@ -413,3 +413,7 @@ class RedisSender:
             except self._server.failures as error:
                 logger.debug("the backplane could not say that it ends: %s", error)
         self._sessions.close()
+
+
+def _notices(sent: Sequence[_Sent]) -> int:
+    return sum([each.told.stands_for for each in sent])

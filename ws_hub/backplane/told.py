@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 from ..reentrant import ReentrantQueue, Wakeup
 from .bus import Notice, NoticeKind
-from .notices import encode
+from .notices import MOST_JOINED, encode, joined
 from .peers import MAX_WAITING_BYTES
 
 __all__ = ["Told", "ToldQueue"]
 
 _SLOT_BYTES = 512  # what was told is measured in these
-# Messages that wait for one channel go as one notice, within these bounds: each notice costs its
-# receivers more than a message in it does.
-_MOST_JOINED = 256
+# Messages that wait for one channel go as one notice, within these bounds and MOST_JOINED: each
+# notice costs its receivers more than a message in it does.
 _JOINED_BYTES = 64 * 1024
 _JOINED_SECONDS = 1.0  # between the first and the last
 
@@ -33,6 +32,7 @@ class Told(NamedTuple):
         without: the names of the processes that it is not for.
         name: of the channel or the user.
         joins: whether messages for the same channel may go with it.
+        stands_for: how many notices it is, see `joined`.
     """
 
     kind: NoticeKind
@@ -41,6 +41,7 @@ class Told(NamedTuple):
     without: tuple[str, ...] = ()
     name: str = ""
     joins: bool = False
+    stands_for: int = 1
 
     def goes_with(self, other: Told) -> bool:
         """Whether it can be sent in one notice with an earlier one."""
@@ -90,7 +91,7 @@ class ToldQueue:
         if notice.kind is NoticeKind.KEPT:
             self._put_kept(notice)
             return
-        joins = notice.kind is NoticeKind.PUBLISH and not notice.key
+        joins = notice.kind is NoticeKind.PUBLISH and not notice.key and bool(notice.texts)
         told = Told(notice.kind, encode(notice), self._clock(), without, notice.name, joins)
         if notice.kind is NoticeKind.DISCONNECT:
             self._told.force(told)  # few and small; a user must not stay because others talk
@@ -141,18 +142,19 @@ class ToldQueue:
 
     def _joined(self, told: Told) -> Told:
         """Return a notice as one with those that follow and go with it."""
-        parts, size = [told.tail], len(told.tail)
-        line = told.tail.index(b"\n")  # ends what is the same in all
-        while len(parts) < _MOST_JOINED:
+        tails, size = [told.tail], len(told.tail)
+        while len(tails) < MOST_JOINED:
             following = self._next()
             if following is None:
                 break
-            size += len(following.tail) - line
+            size += len(following.tail)
             if size > _JOINED_BYTES or not following.goes_with(told):
                 self._ahead = following
                 break
-            parts.append(following.tail[line:])
-        return told._replace(tail=b"".join(parts)) if len(parts) > 1 else told
+            tails.append(following.tail)
+        if len(tails) == 1:
+            return told
+        return told._replace(tail=joined(tails), stands_for=len(tails))
 
     def take_dropped(self) -> int:
         """Return how many notices were lost since the last call."""
