@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import RawPeer, wait_until
+from tests.commands import BOUND, ROOT, command, run, viewer
+from tests.support import wait_until
 from ws_hub.access.authenticators import APIKeyAuth
 from ws_hub.config import HubConfig
 from ws_hub.hub.hub import Hub
@@ -32,90 +32,7 @@ from ws_hub.protocol.message import Message
 from ws_hub.server.server import serve
 from ws_hub.testing import HubClient
 
-ROOT = Path(__file__).resolve().parents[2]
-BOUND = 20.0  # a Python that starts on a busy machine, and a few seconds of grace inside
-
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-
-
-class Command:
-    """One `python -m ws_hub ...` whose output is collected as it comes."""
-
-    def __init__(self, *arguments: str, stdout: int = subprocess.PIPE) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ws_hub", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            # Not left out: readline, if somebody imports it, puts a size of its own into
-            # the environment that children inherit, past os.environ.
-            env=dict(os.environ),
-            text=True,
-        )
-        self.out: list[str] = []
-        self.err: list[str] = []
-        self._threads = [
-            threading.Thread(target=self._collect, args=pair, daemon=True)
-            for pair in ((self.process.stdout, self.out), (self.process.stderr, self.err))
-            if pair[0] is not None
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    @staticmethod
-    def _collect(stream, lines) -> None:  # type: ignore[no-untyped-def]
-        with stream:
-            for line in stream:
-                lines.append(line.rstrip("\n"))
-
-    def saw(self, text: str, where: str = "out") -> str:
-        """Wait for a line that holds a text; return it."""
-        lines = getattr(self, where)
-        return wait_until(
-            lambda: next((line for line in lines if text in line), None),
-            BOUND,
-            f"{text!r} in {lines}, {self.err}",
-        )
-
-    @property
-    def port(self) -> int:
-        match = re.search(r"http://[^:]+:(\d+)/", self.saw("watch at", "err"))
-        assert match is not None
-        return int(match[1])
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def end(self) -> int:
-        code = self.process.wait(BOUND)
-        for thread in self._threads:
-            thread.join(BOUND)
-        return code
-
-
-@contextlib.contextmanager
-def command(*arguments: str, stdout: int = subprocess.PIPE) -> Iterator[Command]:
-    running = Command(*arguments, stdout=stdout)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-        running.end()
-
-
-def run(*arguments: str) -> tuple[int, list[str], list[str]]:
-    with command(*arguments) as running:
-        return running.end(), running.out, running.err
-
-
-@contextlib.contextmanager
-def viewer(running: Command, channel: str) -> Iterator[RawPeer]:
-    peer = RawPeer("127.0.0.1", running.port, timeout=BOUND)
-    with peer.sock:
-        peer.send_json({"type": "subscribe", "channel": channel})
-        yield peer
 
 
 def shell(script: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`ws-hub run`: runs a program and shows its output in the terminal and on a page."""
+"""`ws-hub run`: runs a program, or reads a pipe, and shows its output here and on a page."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from .. import threads
 from ..config import HubConfig
 from ..hub.hub import Hub
+from ..process.piped import stream_input
 from ..process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
 from ..protocol.names import process_channel
 from ..signals import Signals
@@ -40,11 +41,13 @@ __all__ = ["add_run"]
 _FORWARD_FOR = 2.0  # seconds in which a program may end by the signal that we got
 _VIEWER_WITHIN = 10.0  # seconds in which a browser, started by --open, must connect
 _JOIN = 5.0
+_INPUT = ["-"]  # in place of the command: the standard input
 _SIZE = (100, 40)  # columns and lines of the program's terminal where we have none
 
 _EXIT_CODES = """\
 exit codes:
   that of the command; 128 + N when signal N ended it; 1 when it cannot be known;
+  0 at the end of an input;
   126, 127 when the command cannot be started;
   130 after Ctrl-C, 143 after SIGTERM; 2 for a wrong option or a port in use
 """
@@ -53,6 +56,9 @@ examples:
   ws-hub run -- make -j4 all
   ws-hub run --open --wait -- pytest -v
   ws-hub run --host 0.0.0.0 --port 9000 --id build-42 --pty -- ./build.sh
+  make 2>&1 | ws-hub run --id build-42 -
+
+a lone - in place of the command streams the standard input, to its end
 
 input:
   the command gets none: each read returns the end of its input, also in a terminal of its
@@ -82,24 +88,29 @@ def add_run(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace, signals: Signals) -> int:
+    wrong = _check(arguments)
+    if wrong:
+        return fail(f"run: {wrong}", USAGE)
+    is_input = arguments.argv == _INPUT
     argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
-    if not argv:
-        return fail("run: a command is required: ws-hub run -- CMD ARGS", USAGE)
-    pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
-    process_id = arguments.id or _name(argv[0])
+    process_id = arguments.id or ("input" if is_input else _name(argv[0]))
     watched = threading.Event()
     hub = Hub(HubConfig(on_first_subscriber=lambda channel: watched.set()))
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit code
     with served(hub, arguments, process_channel(process_id)) as server:
         screens = {name: Screen(out) for name, out in _outputs().items()}
-        mirrors = functools.partial(_mirror, screens), functools.partial(_copy, screens)
+        mirrors: dict[str, Any] = {
+            "on_line": functools.partial(_mirror, screens),
+            "on_output": functools.partial(_copy, screens),
+        }
         try:
-            environment = _sized() if pty else None
-            process = run_process(
-                hub, argv, process_id, pty=pty, env=environment,
-                on_line=mirrors[0], on_output=mirrors[1],
-            )  # fmt: skip
+            if is_input:
+                process = stream_input(hub, 0, process_id, **mirrors)
+            else:
+                pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
+                environment = _sized() if pty else None
+                process = run_process(hub, argv, process_id, pty=pty, env=environment, **mirrors)
         except ProcessStartError as error:
             missing = isinstance(error.__cause__, FileNotFoundError)
             return fail(str(error), NOT_FOUND if missing else NOT_EXECUTABLE)
@@ -115,6 +126,17 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         elif arguments.open:
             watched.wait(_VIEWER_WITHIN)  # otherwise the browser may find no server
     return 128 - code if code < 0 else code
+
+
+def _check(arguments: argparse.Namespace) -> str:
+    """Return what is wrong with the arguments; "" if nothing is."""
+    if arguments.argv in ([], ["--"]):
+        return "a command is required: ws-hub run -- CMD ARGS"
+    if arguments.argv[:1] != _INPUT:
+        return ""
+    if len(arguments.argv) > 1:
+        return "- streams the standard input and takes no command: leave out the one or the other"
+    return "" if arguments.pty is None else "- starts no program: leave --pty and --no-pty out"
 
 
 def _name(program: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..lines import HEIGHT, Lines, Numbers, Texts
 from .spawn import Child
@@ -33,6 +33,19 @@ def _capacity(fd: int) -> int:
         return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
     except (AttributeError, OSError):  # not Linux; a terminal
         return MAX_LEFT
+
+
+def _selector(fds: Iterable[int]) -> selectors.BaseSelector:
+    """Return a selector that takes these descriptors: epoll takes no files."""
+    selector = selectors.DefaultSelector()
+    try:
+        for fd in fds:
+            selector.register(fd, selectors.EVENT_READ)
+            selector.unregister(fd)
+    except PermissionError:
+        selector.close()
+        return selectors.PollSelector()
+    return selector
 
 
 class _Stream:
@@ -71,7 +84,7 @@ class OutputReader:
         self._child = child
         self._deliver = deliver
         self._clock = clock
-        self._selector = selectors.DefaultSelector()
+        self._selector = _selector(child.streams.values())
         self._streams: list[_Stream] = []
         self._done_at: float | None = None  # when the grace ends; None while the child runs
         self._left = 0  # bytes that the pipes may have held at the child's exit, still to read
@@ -132,6 +145,8 @@ class OutputReader:
     def _read(self, stream: _Stream, fd: int) -> None:
         try:
             data = os.read(fd, CHUNK)
+        except BlockingIOError:  # another reader of the same input was faster
+            return
         except OSError:  # EIO: no process has the terminal open any more
             data = b""
         if not data:
