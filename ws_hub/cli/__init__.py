@@ -1,7 +1,7 @@
-"""The command line: `ws-hub run`, `ws-hub serve`, `ws-hub tail`, `ws-hub publish`.
+"""The command line: `ws-hub run`, `up`, `serve`, `tail` and `publish`.
 
 Messages about the run itself go to stderr; stdout has what the program, or the channel,
-prints. Each command is a module of this package: `run`, `serve`, `tail`, `publish`.
+prints. Each command is a module of this package.
 
 Ctrl-C, SIGTERM and SIGHUP end each command cleanly: the program gets the same signal,
 then SIGTERM, then SIGKILL; viewers get the rest of its output and close code 1001; the
@@ -26,6 +26,7 @@ from .publish import add_publish
 from .run import add_run
 from .serve import add_serve
 from .tail import add_tail
+from .up import add_up
 
 __all__ = ["main"]
 
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Live push for threaded Python: watch a program in any browser.",
         epilog="examples:\n"
         "  ws-hub run --open --wait -- make -j4 all\n"
+        "  ws-hub up Procfile\n"
         "  ws-hub tail http://127.0.0.1:8765/ process:make\n"
         "  ws-hub publish --backplane local:///run/app/hub news 'a text'\n"
         "  ws-hub run --help\n",
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ws-hub {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_run(commands)
+    add_up(commands)
     add_serve(commands)
     add_tail(commands)
     add_publish(commands)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 from typing import Any
 
@@ -15,9 +16,11 @@ __all__ = [
     "USAGE",
     "add_address",
     "add_command",
+    "add_watching",
     "count",
     "fail",
     "say",
+    "seconds",
 ]
 
 DEFAULT_PORT = 8765
@@ -64,6 +67,14 @@ def add_address(command: Any, port: str) -> None:
     )
 
 
+def add_watching(command: Any) -> None:
+    """Add --open and --wait."""
+    command.add_argument("--open", action="store_true", help="open the page in a browser")
+    command.add_argument(
+        "--wait", action="store_true", help="serve the page after the exit, until Ctrl-C"
+    )
+
+
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 65535:
@@ -83,3 +94,11 @@ def count(text: str) -> int:
 
 
 count.__name__ = "number"
+
+
+def seconds(text: str) -> float:
+    """Parse a finite number of seconds, of at least 0; ValueError otherwise."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise ValueError(text)
+    return number

@@ -30,6 +30,7 @@ from .common import (
     USAGE,
     add_address,
     add_command,
+    add_watching,
     fail,
     say,
 )
@@ -80,10 +81,7 @@ def add_run(commands: Any) -> None:
         help="run it in a terminal of its own, so that it keeps its colours "
         "(by default when stdout is a terminal)",
     )
-    command.add_argument("--open", action="store_true", help="open the page in a browser")
-    command.add_argument(
-        "--wait", action="store_true", help="serve the page after the exit, until Ctrl-C"
-    )
+    add_watching(command)
     command.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD ARGS")
 
 
@@ -98,7 +96,7 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
     hub = Hub(HubConfig(on_first_subscriber=lambda channel: watched.set()))
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit code
-    with served(hub, arguments, process_channel(process_id)) as server:
+    with served(hub, arguments, process_channel(process_id), any_port=True) as server:
         screens = {name: Screen(out) for name, out in _outputs().items()}
         mirrors: dict[str, Any] = {
             "on_line": functools.partial(_mirror, screens),

@@ -52,15 +52,29 @@ def add_serve(commands: Any) -> None:
 
 
 @contextlib.contextmanager
-def served(hub: Hub, arguments: argparse.Namespace, channel: str = "") -> Iterator[Server]:
-    """Serve the hub and its page; at the end viewers get queued messages, then 1001."""
+def served(
+    hub: Hub,
+    arguments: argparse.Namespace,
+    channel: str = "",
+    *,
+    shown: str = "",
+    any_port: bool = False,
+) -> Iterator[Server]:
+    """Serve the hub and its page; at the end viewers get queued messages, then 1001.
+
+    Args:
+        hub: a hub, which is started.
+        arguments: the address.
+        channel: of a page without a list; "" for one with it.
+        shown: the channel that a page with a list shows first.
+        any_port: take a free port when the default one is in use.
+    """
     app = page_app(hub, channel=channel)
     port = DEFAULT_PORT if arguments.port is None else arguments.port
     try:
         server = serve(hub, arguments.host, port, app=app, allowed_hosts=arguments.allow_host)
     except OSError as error:
-        # `ws-hub run` takes a free port when the default one is in use.
-        if not channel or arguments.port is not None or error.errno != errno.EADDRINUSE:
+        if not any_port or arguments.port is not None or error.errno != errno.EADDRINUSE:
             why = error.__cause__ or error
             why = getattr(why, "strerror", None) or why
             raise OSError(
@@ -68,16 +82,17 @@ def served(hub: Hub, arguments: argparse.Namespace, channel: str = "") -> Iterat
             ) from error
         server = serve(hub, arguments.host, 0, app=app, allowed_hosts=arguments.allow_host)
     with server:
-        say(f"watch at {page_url(server)}")
+        say(f"watch at {page_url(server, shown)}")
         if arguments.host not in _LOCAL:
             say(f"warning: anybody who reaches {arguments.host}:{server.port} may watch")
         yield server
 
 
-def page_url(server: Server) -> str:
+def page_url(server: Server, shown: str = "") -> str:
     """Return the URL of the page, with the host name of this machine for a wildcard address."""
     host = socket.gethostname() if server.host in ("0.0.0.0", "::") else server.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
+    query = f"?channel={shown}" if shown else ""
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/{query}"
 
 
 def _serve(arguments: argparse.Namespace, signals: Signals) -> int:

@@ -322,6 +322,15 @@ class Process:
         """
         self.send_signal(signal.SIGKILL)
 
+    def kill_session(self) -> None:
+        """Send SIGKILL to every process that `close` ends, now.
+
+        Threads: any; does not wait.
+        """
+        with self._lock:
+            self._kill_at = time.monotonic()
+        self._child.signal_all(signal.SIGKILL)
+
     def ask_to_end(self, number: int = signal.SIGTERM) -> None:
         """Send a signal as `send_signal` does; end what the program leaves running.
 

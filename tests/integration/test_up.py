@@ -1,0 +1,226 @@
+"""`ws-hub up` as a subprocess: what a terminal, a viewer and a signal see of several programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.commands import BOUND, Command, command, run, viewer
+from tests.integration.test_cli import taken_port
+from tests.support import RawPeer, wait_until
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+
+WAIT = "while :; do sleep 0.05; done"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def procfile(place: Path, **commands: str) -> str:
+    path = place / "Procfile"
+    path.write_text("".join(f"{name}: {line}\n" for name, line in commands.items()))
+    return str(path)
+
+
+@contextmanager
+def up(*arguments: str, stdout: int | None = None, **env: str) -> Iterator[Command]:
+    more = {} if stdout is None else {"stdout": stdout}
+    with command("up", "--port", "0", *arguments, env=env, **more) as it:
+        yield it
+
+
+def lines(it: Command, name: str) -> list[str]:
+    """Return what a program has printed, of the merged output."""
+    found = (re.fullmatch(rf"{name} *\| (.*)", line) for line in it.out)
+    return [each[1] for each in found if each is not None]
+
+
+def until(peer: RawPeer, last: object) -> list[object]:
+    """Return the data of what a viewer gets, up to the last."""
+    found: list[object] = []
+    while not found or found[-1] != last:
+        found.append(peer.recv_json()["data"])
+    return found
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_output_of_all_has_their_names_and_the_end_of_one_ends_all(place: Path) -> None:
+    path = procfile(place, web=f"echo out; echo err >&2; {WAIT}", jobs="sleep 0.3; exit 3")
+    with up(path) as it:
+        assert re.fullmatch(
+            r"ws-hub: watch at http://127\.0\.0\.1:\d+/\?channel=process:all", it.saw("w", "err")
+        )
+        assert it.end() == 3
+    assert sorted(lines(it, "web")) == ["err", "out"]
+    notes = [re.sub(r"pid \d+", "pid N", line) for line in it.out if " * " in line]
+    assert notes == [
+        "web  * started, pid N",
+        "jobs * started, pid N",
+        "jobs * exited 3",
+        "     * jobs exited 3: sending SIGTERM to all",
+        "web  * killed by SIGTERM",
+    ]
+
+
+def test_each_program_has_its_environment_and_the_directory_of_the_procfile(place: Path) -> None:
+    show = 'echo "$PORT $PS $A $B $(pwd)"'
+    path = procfile(place, web=show, jobs=show)
+    (place / ".env").write_text("A='x y'\nB=1\n")
+    with up("--keep-going", path, PORT="", B="0") as it:
+        assert it.end() == 0
+    assert lines(it, "web") == [f"5000 web.1 x y 1 {place}"]
+    assert lines(it, "jobs") == [f"5100 jobs.1 x y 1 {place}"]
+
+
+def test_the_port_of_a_program_is_that_of_its_place_in_the_whole_file(place: Path) -> None:
+    path = procfile(place, web="echo $PORT", jobs="echo $PORT")
+    (place / "more").write_text("PORT=3000\nA=1\n")
+    with up("--only", "jobs", "--env", str(place / "more"), path) as it:
+        assert (it.end(), lines(it, "jobs"), lines(it, "web")) == (0, ["3100"], [])
+    with up("--except", "web", "--base-port", "7000", path, PORT="1") as it:
+        assert (it.end(), lines(it, "jobs"), lines(it, "web")) == (0, ["7100"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "error"),
+    [
+        ("web: a\n\nbad line\n", (), "Procfile:3: 'bad line' is no program"),
+        ("web: a\nweb: b\n", (), "Procfile:2: the name 'web' must be given once"),
+        ("\n", (), "Procfile has no program"),
+        ("web: a\n", ("--only", "jobs"), "has no program 'jobs': use one of web"),
+        ("web: a\n", ("--except", "web"), "--except leaves no program"),
+        ("all: a\n", (), "the program 'all' has the name of the channel of all output"),
+        ("web: a\n", ("--env", "/no/such"), "cannot read '/no/such': No such file"),
+    ],
+)
+def test_a_wrong_procfile_is_one_line(
+    place: Path, text: str, arguments: tuple[str, ...], error: str
+) -> None:
+    (place / "Procfile").write_text(text)
+    code, out, err = run("up", *arguments, str(place / "Procfile"))
+    assert (code, out, len(err)) == (2, [], 1)
+    assert error in err[0]
+
+
+def test_a_port_in_use_is_one_line_and_nothing_is_started(place: Path) -> None:
+    path = procfile(place, web=f"touch {place}/started")
+    with taken_port() as port:
+        code, out, err = run("up", f"--port={port}", path)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert f"cannot serve on 127.0.0.1:{port}" in err[0]
+    assert not (place / "started").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_all_and_viewers_get_their_ends(place: Path, number: int, code: int) -> None:
+    path = procfile(place, web=WAIT, jobs=f"trap 'echo bye; exit 7' TERM; echo ready; {WAIT}")
+    with up(path) as it, viewer(it, "process:jobs") as jobs, viewer(it, "process:all") as merged:
+        it.saw("jobs | ready")
+        it.signal(number)
+        data = until(jobs, {"status": "exited", "exitCode": 7})
+        data = [each for each in data if each != "Terminated"]  # of the shell, about its sleep
+        assert data[:-1] == [{"status": "running"}, "ready", "bye"]
+        found = until(merged, {"status": "exited", "exitCode": code})
+        assert any(str(each).endswith("\x1b[0m bye") for each in found)
+        assert merged.recv_close()[0] == 1001
+        assert it.end() == code
+    assert not any("Traceback" in line for line in it.err)
+
+
+def test_what_ignores_sigterm_is_killed_with_what_it_started(place: Path) -> None:
+    stubborn = f"trap '' TERM; sh -c 'echo $$; {WAIT}' & echo $$; {WAIT}"
+    path = procfile(place, a=stubborn, b=stubborn)
+    with up(path, "--grace", "0.2") as it:
+        wait_until(lambda: len(lines(it, "a") + lines(it, "b")) == 4, BOUND)
+        pids = [int(each) for each in lines(it, "a") + lines(it, "b")]
+        it.signal(signal.SIGINT)
+        assert it.end() == 130
+    assert any("* sending SIGKILL to a, b" in line for line in it.out)
+    wait_until(lambda: not any(map(lives, pids)), BOUND)
+
+
+def test_a_second_signal_does_not_wait_for_the_grace(place: Path) -> None:
+    path = procfile(place, a=f"trap '' TERM; echo ready; {WAIT}")
+    with up(path, "--grace", "3600") as it:
+        it.saw("a | ready")
+        it.signal(signal.SIGINT)
+        it.saw("sending SIGTERM")
+        it.signal(signal.SIGINT)
+        assert it.end() == 130
+
+
+def test_after_kill_9_no_program_is_left(place: Path) -> None:
+    path = procfile(place, a=f"echo $$; {WAIT}", b=f"echo $$; {WAIT}")
+    with up(path) as it:
+        wait_until(lambda: len(lines(it, "a") + lines(it, "b")) == 2, BOUND)
+        pids = [int(each) for each in lines(it, "a") + lines(it, "b")]
+        it.signal(signal.SIGKILL)
+        assert it.end() == -signal.SIGKILL
+    wait_until(lambda: not any(map(lives, pids)), BOUND)
+
+
+def test_a_program_that_fails_is_started_again(place: Path) -> None:
+    path = procfile(place, a='echo "${PS}"; test -e second || { touch second; exit 1; }')
+    with up(path, "--restart", "on-failure") as it, viewer(it, "process:a") as peer:
+        data = [peer.recv_json()["data"] for _ in range(6)]
+        assert it.end() == 0
+    end = [{"status": "exited", "exitCode": code} for code in (1, 0)]
+    assert data == [{"status": "running"}, "a.1", end[0], {"status": "running"}, "a.1", end[1]]
+    notes = "\n".join(line for line in it.out if "*" in line)
+    assert re.search(
+        r"a \* exited 1; starts again in 0\.[2-5] s\na \* started, .*, restart 1\n", notes
+    )
+
+
+def test_the_page_is_served_until_ctrl_c_with_what_has_ended(place: Path) -> None:
+    path = procfile(place, a="exit 0", b="echo x; exit 4")
+    with up(path, "--keep-going", "--wait") as it:
+        it.saw("all have ended; the page is served until Ctrl-C", "err")
+        url = f"http://127.0.0.1:{it.port}/"
+        with urllib.request.urlopen(f"{url}api/channels", timeout=BOUND) as response:
+            names = json.load(response)["channels"]
+        assert sorted(names) == ["process:a", "process:all", "process:b"]
+        it.signal(signal.SIGINT)
+        assert it.end() == 4
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_in_a_terminal_names_have_colours_unless_no_color_is_set(
+    place: Path, no_color: str
+) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        path = procfile(place, web="test -t 1 && echo in a terminal")
+        with up(path, stdout=theirs, NO_COLOR=no_color) as it:
+            assert it.end() == 0
+        text = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert ("web | in a terminal" in text) == bool(no_color)
+    assert ("\x1b[36mweb |\x1b[0m in a terminal" in text) == (not no_color)
+
+
+def test_progress_and_long_lines_become_lines_of_their_program(place: Path) -> None:
+    path = procfile(place, a=r"printf '10%%\r100%%\n'; head -c 9000 /dev/zero | tr '\0' x; echo")
+    with up(path) as it:
+        assert it.end() == 0
+    assert lines(it, "a") == ["100%", "x" * 8192, "x" * 808]

@@ -1,0 +1,223 @@
+"""`ws-hub up`: runs the programs of a Procfile and shows them in the terminal and on a page."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import os
+import shutil
+import signal
+import sys
+import threading
+import webbrowser
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..config import PROCESS_RULE, HubConfig
+from ..errors import ConfigError, excerpt
+from ..hub.hub import Hub
+from ..process.process import run_process
+from ..protocol.names import process_channel
+from ..signals import Signals
+from .common import DEFAULT_PORT, add_address, add_command, add_watching, say, seconds
+from .merged import Merged
+from .procfile import Entry, parse_procfile, parse_variables, read_text
+from .restarts import POLICIES, Restarts
+from .serve import page_url, served
+from .supervisor import Program, Supervisor
+from .terminal import Screen
+
+__all__ = ["add_up"]
+
+_GRACE = 5.0  # seconds
+_FIRST_PORT, _NEXT_PORT = 5000, 100  # of the programs, as foreman gives them
+_VIEWER_WITHIN = 10.0  # seconds in which a browser, started by --open, must connect
+_LEAVE = 1.0  # seconds for which an output that is not read may delay the end
+_LEAST_COLUMNS = 20
+_KEPT = 86_400.0  # seconds for which the output of a program that has ended is kept
+_SHELL = "/bin/sh"
+
+_EXAMPLES = f"""\
+examples:
+  ws-hub up
+  ws-hub up Procfile.dev --restart on-failure --open
+  ws-hub up --only web,worker --keep-going
+
+programs:
+  each line of the Procfile is `name: command`, # begins a comment; the commands are run by
+  {_SHELL} in the directory of the Procfile, in the order of the file; each gets PORT:
+  {_FIRST_PORT}, {_FIRST_PORT + _NEXT_PORT}, {_FIRST_PORT + 2 * _NEXT_PORT}, ...
+  when one has ended for good, all are ended, unless --keep-going is given; Ctrl-C ends all:
+  SIGTERM, after the grace, or a second Ctrl-C, SIGKILL
+
+exit codes:
+  that of the first program that failed (128 + N when signal N ended it), 0 when none has;
+  130 after Ctrl-C, 143 after SIGTERM; 2 for a wrong option or Procfile, or a port in use
+"""
+
+
+def add_up(commands: Any) -> None:
+    """Add the command to the parser."""
+    text = "run the programs of a Procfile and show them live on a page"
+    command = add_command(commands, "up", text, _EXAMPLES, _up)
+    command.add_argument(
+        "procfile", nargs="?", default="Procfile", metavar="PROCFILE", help="a path (Procfile)"
+    )
+    add_address(command, f"port to serve on ({DEFAULT_PORT}, or a free one when that is taken)")
+    some = command.add_mutually_exclusive_group()
+    some.add_argument("--only", type=_names, default=[], metavar="NAMES", help="run a,b only")
+    some.add_argument("--except", type=_names, default=[], metavar="NAMES", help="leave a,b out",
+                      dest="left_out")  # fmt: skip
+    command.add_argument(
+        "--restart",
+        choices=POLICIES,
+        default="no",
+        help="start programs again that have ended, after 0.5 s, 1 s, ... 30 s (no)",
+    )
+    command.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="go on with the others when a program has ended for good",
+    )
+    command.add_argument(
+        "--grace", type=seconds, default=_GRACE, metavar="SECONDS",
+        help=f"from SIGTERM to SIGKILL ({_GRACE:g})",
+    )  # fmt: skip
+    command.add_argument(
+        "--env",
+        action="append",
+        metavar="FILE",
+        help="file of variables for the programs; can be given again, the last one counts "
+        "(.env beside the Procfile, if it is there)",
+    )
+    command.add_argument(
+        "--base-port", type=int, metavar="N",
+        help=f"PORT of the first program (PORT of the variables, or {_FIRST_PORT})",
+    )  # fmt: skip
+    command.add_argument("--id", default="all", help="names the channel of all output (all)")
+    command.add_argument(
+        "--pty",
+        action=argparse.BooleanOptionalAction,
+        help="run each in a terminal of its own, so that it keeps its colours "
+        "(by default when stdout is a terminal)",
+    )
+    add_watching(command)
+
+
+def _up(arguments: argparse.Namespace, signals: Signals) -> int:
+    entries = _chosen(arguments)
+    variables = _variables(arguments)
+    watched = threading.Event()
+    hub = Hub(
+        HubConfig(
+            on_first_subscriber=lambda channel: watched.set(),
+            rules=[dataclasses.replace(PROCESS_RULE, history_ttl=_KEPT)],
+        )
+    )
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit codes
+    channel = process_channel(arguments.id)
+    with served(hub, arguments, shown=channel, any_port=True) as server:
+        screen = Screen(sys.stdout)
+        colour = screen.is_terminal and not os.environ.get("NO_COLOR")
+        names = [each.name for each in entries]
+        merged = Merged(hub, arguments.id, names, screen, colour=colour)
+        supervisor = Supervisor(
+            _programs(arguments, hub, merged, entries, variables),
+            merged.note,
+            keep_going=arguments.keep_going,
+            grace=arguments.grace,
+        )
+        if arguments.open:
+            webbrowser.open(page_url(server, channel))
+        hub.send_process_status(arguments.id, "running")
+        code = supervisor.run(signals)
+        hub.send_process_status(arguments.id, "exited", code)
+        screen.leave(_LEAVE)
+        if supervisor.signal is not None:
+            return code
+        if arguments.wait:
+            say("all have ended; the page is served until Ctrl-C")
+            signals.wait()
+        elif arguments.open:
+            watched.wait(_VIEWER_WITHIN)  # otherwise the browser may find no server
+    return code
+
+
+def _names(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
+_names.__name__ = "names"  # for the messages of argparse
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Entry]:
+    """Return the programs that are to run; raises OSError, and ConfigError for wrong names."""
+    entries = parse_procfile(read_text(arguments.procfile), arguments.procfile)
+    known = [each.name for each in entries]
+    for name in [*arguments.only, *arguments.left_out]:
+        if name not in known:
+            raise ConfigError(
+                f"{arguments.procfile} has no program {name!r}: use one of {', '.join(known)}"
+            )
+    chosen = [
+        each
+        for each in entries
+        if each.name not in arguments.left_out and each.name in (arguments.only or known)
+    ]
+    if not chosen:
+        raise ConfigError("--except leaves no program: leave one to run")
+    if arguments.id in [each.name for each in chosen]:
+        raise ConfigError(
+            f"the program {arguments.id!r} has the name of the channel of all output: "
+            "give another --id"
+        )
+    return chosen
+
+
+def _variables(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what the files of variables say; raises OSError and ConfigError."""
+    beside = os.path.join(os.path.dirname(arguments.procfile), ".env")
+    paths = arguments.env or ([beside] if os.path.exists(beside) else [])
+    found: dict[str, str] = {}
+    for path in paths:
+        found |= parse_variables(read_text(path), path)
+    return found
+
+
+def _programs(
+    arguments: argparse.Namespace,
+    hub: Hub,
+    merged: Merged,
+    entries: Sequence[Entry],
+    variables: Mapping[str, str],
+) -> list[Program]:
+    """Return the programs, each with its environment."""
+    environment = {**os.environ, **variables}
+    port = _base_port(arguments.base_port, environment)
+    pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
+    if pty:
+        columns, lines = shutil.get_terminal_size()
+        columns = max(columns - merged.indent, _LEAST_COLUMNS)
+        environment |= {"COLUMNS": str(columns), "LINES": str(lines)}
+    cwd = os.path.dirname(arguments.procfile) or "."
+
+    def program(entry: Entry) -> Program:
+        # PS is foreman's name of the program and of its instance.
+        own = {"PORT": str(port + _NEXT_PORT * entry.place), "PS": f"{entry.name}.1"}
+        start = functools.partial(
+            run_process, hub, [_SHELL, "-c", entry.command], entry.name,
+            pty=pty, cwd=cwd, env={**environment, **own},
+            on_line=lambda text, stream: merged.text(entry.name, text),
+        )  # fmt: skip
+        return Program(entry.name, start, Restarts(arguments.restart))
+
+    return [program(entry) for entry in entries]
+
+
+def _base_port(given: int | None, environment: Mapping[str, str]) -> int:
+    text = environment.get("PORT") or str(_FIRST_PORT)
+    if given is None and not text.isdecimal():
+        raise ConfigError(f"PORT must be a number, not {excerpt(text)}: give --base-port")
+    return int(text) if given is None else given
