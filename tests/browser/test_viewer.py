@@ -582,6 +582,36 @@ def test_channels_are_listed_and_chosen(page: Page, make_site: Callable[[str], S
     page.wait_for(f"{LINES}.join() === 'output of one'")
 
 
+def test_the_list_says_which_programs_run_and_which_have_failed(
+    page: Page, make_site: Callable[[str], Site]
+) -> None:
+    site = make_site("")
+    hub = site.hub
+    hub.send_event("released", channel="process:events")
+    hub.send_process_output("prints", "of a writer")
+    for name in ("ok", "fails"):
+        hub.send_process_status(name, "running")
+        hub.send_process_output(name, "a line")
+    hub.send_process_status("ok", "exited", 0)
+    page.open(site.url)
+    listed = (
+        "[...document.querySelectorAll('#channels-list a')]"
+        ".map((a) => [a.textContent, a.dataset.state ?? ''].join('/')).join()"
+    )
+    others = "prints/,events/"
+    page.wait_for(f"{listed} === 'ok exited 0/ok,fails running/running,{others}'")
+    count = "document.getElementById('channels-count').textContent"
+    assert page.eval(count) == "4 · 1 running"
+    hub.send_process_status("fails", "exited", 2)
+    page.eval("document.querySelectorAll('#channels-list a')[0].focus()")
+    # In their places, although the order of their messages is another.
+    page.wait_for(f"{listed} === 'ok exited 0/ok,fails exited 2/failed,{others}'")
+    assert page.eval("document.activeElement.title") == "process:ok"
+    assert page.eval(count) == "4 · 1 failed"
+    hub.send_process_status("fails", "running")  # once more: it begins, and comes first
+    page.wait_for(f"{listed} === 'fails running/running,ok exited 0/ok,{others}'")
+
+
 def test_a_log_record_reads_like_one(page: Page, make_site: Callable[[str], Site]) -> None:
     site = make_site("logs")
     page.open(site.url)

@@ -249,7 +249,7 @@ def test_a_second_run_takes_another_port() -> None:
 def test_serve_ends_with_1001(number: int, code: int) -> None:
     with command("serve", "--port", "0") as it:
         with urllib.request.urlopen(f"http://127.0.0.1:{it.port}/api/channels") as response:
-            assert json.load(response) == {"channels": [], "total": 0}
+            assert json.load(response) == {"channels": [], "total": 0, "statuses": {}}
         with viewer(it, "news") as peer:
             it.signal(number)
             assert peer.recv_close()[0] == 1001

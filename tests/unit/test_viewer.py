@@ -190,14 +190,44 @@ def test_the_channels_with_history_are_listed_newest_first() -> None:
         assert hub.wait_for_room("process:a", 5)
         app = page_app(hub)
         names = ["process:a", "process:c", "process:b"]
-        assert channels(app) == {"channels": names, "total": 3}
-        assert channels(app, "search=b") == {"channels": ["process:b"], "total": 1}
+        assert channels(app) == {"channels": names, "total": 3, "statuses": {}}
+        found = {"channels": ["process:b"], "total": 1, "statuses": {}}
+        assert channels(app, "search=b") == found
+
+
+def test_the_channels_are_listed_with_the_status_of_their_programs() -> None:
+    with Hub() as hub:
+        hub.send_event("x", channel="process:events")
+        hub.send_process_output("writer", "its first message is no status")
+        for name in ("quiet", "prints", "ends", "again", "dies"):
+            hub.send_process_status(name, "running")
+        hub.send_process_output("prints", "line")
+        hub.send_process_status("ends", "exited", 0)
+        hub.send_process_status("again", "exited", 1)
+        hub.send_process_status("again", "running")
+        hub.send_process_status("dies", "exited", -9, extra={"signal": "SIGKILL"})
+        for _ in range(10_001):  # its status is no longer kept
+            hub.send_process_output("prints", "line")
+        assert hub.wait_for_room("process:prints", 5)
+        running = {"status": "running"}
+        assert channels(page_app(hub))["statuses"] == {
+            "process:quiet": running,
+            "process:prints": running,
+            "process:ends": {"status": "exited", "exitCode": 0},
+            "process:again": running,
+            "process:dies": {"status": "exited", "exitCode": -9, "signal": "SIGKILL"},
+        }
+        tag = get(page_app(hub), "/api/channels")[1]["ETag"]
+        hub.send_process_status("quiet", "failed", extra={"error": "none"})
+        assert hub.wait_for_room("process:quiet", 5)
+        status, _, _ = get(page_app(hub), "/api/channels", HTTP_IF_NONE_MATCH=tag)
+        assert status == "200 OK"
 
 
 def test_fault_128_names_with_subscribers_are_not_listed() -> None:
     with Hub() as hub:
         listener = hub.listen("process:made-up", lambda message: None)
-        assert channels(page_app(hub)) == {"channels": [], "total": 0}
+        assert channels(page_app(hub)) == {"channels": [], "total": 0, "statuses": {}}
         listener.close()
 
 

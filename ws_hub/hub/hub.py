@@ -131,6 +131,7 @@ from .life import Life, State
 from .listener import Listener
 from .replay import HUB_THREAD
 from .stats import HubStats
+from .statuses import status_of
 from .subscriptions import Full
 from .survey import Instance, Question, Report
 
@@ -1454,6 +1455,19 @@ class Hub(AbstractPublisher):
             return self._life.store.names()
         except HistoryError:  # the store is not open, or has failed
             return self._life.history.names()
+
+    def statuses(self, channels: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the status of the program of each of these channels, as its messages have it.
+
+        `{"process:build": {"status": "exited", "exitCode": 0}}`. Left out are channels without a
+        program, and those of which nothing is known in this process: their messages are in a
+        history store, and none has been used here.
+
+        Threads: any; waits for no store.
+        """
+        history = self._life.history
+        found = {channel: status_of(history, channel) for channel in channels}
+        return {channel: status for channel, status in found.items() if status is not None}
 
     def channel_subscriber_count(self, channel: str) -> int:
         """Return how many listen to a channel, `listen` included.

@@ -219,7 +219,8 @@ class _Page:
             names = [name for name in names if wanted in name]
         first, most = _number(query, "offset", 0), _number(query, "limit", _PAGE_NAMES)
         page = names[::-1][first : first + min(most, _MOST_NAMES)]  # newest first
-        body = json.dumps({"channels": page, "total": len(names)}, separators=(",", ":")).encode()
+        found = {"channels": page, "total": len(names), "statuses": self._hub.statuses(page)}
+        body = json.dumps(found, separators=(",", ":")).encode()
         tag = _tag(body)
         headers = [("ETag", tag), ("Cache-Control", "no-cache")]
         if environ.get("HTTP_IF_NONE_MATCH") == tag:  # nothing has changed since

@@ -6,7 +6,7 @@
 
 import {Feed} from "./feed.js";
 import {LogView} from "./log.js";
-import {counted, duration} from "./messages.js";
+import {counted, describeStatus, duration} from "./messages.js";
 import {Older} from "./older.js";
 import {TimeColumn} from "./time_column.js";
 import {HubClient} from "../ws_hub.js";
@@ -300,29 +300,61 @@ async function refreshChannels() {
   }
 }
 
-function showChannels({channels: names = [], total = 0}) {
-  const list = $("channels-list");
-  const before = [...list.children].map((each) => each.firstChild.dataset.channel);
+/** The channels that are listed, by name, in their order: what is known of each. */
+let listed = new Map();
+
+function showChannels({channels: names = [], total = 0, statuses = {}}) {
+  const found = new Map(names.map((name) => [name, statuses[name] ? describeStatus(statuses[name]) : null]));
   $("channels-none").hidden = names.length > 0;
   const [shown, all] = [names.length.toLocaleString("en"), total.toLocaleString("en")];
-  $("channels-count").textContent = total > names.length ? `the newest ${shown} of ${all}` : total ? all : "";
-  if (before.join("\n") === names.join("\n")) return;
-  list.replaceChildren(...names.map(channelItem));
+  const count = total > names.length ? `the newest ${shown} of ${all}` : total ? all : "";
+  $("channels-count").textContent = [count, ...tally(found)].filter(Boolean).join(" · ");
+  const next = new Map(inOrder(found).map((name) => [name, found.get(name)]));
+  const text = (each) => JSON.stringify([...each]);
+  if (text(listed) === text(next)) return;
+  listed = next;
+  const focused = document.activeElement?.dataset?.channel;
+  $("channels-list").replaceChildren(...[...listed].map(channelItem));
   markChannels();
+  if (focused) [...$("channels-list").querySelectorAll("a")].find((each) => each.dataset.channel === focused)?.focus();
 }
 
-function channelItem(name) {
+/** New channels and programs that have begun are first; the others keep their places. */
+function inOrder(found) {
+  const begins = (name) => found.get(name)?.state === "running" && listed.get(name)?.state !== "running";
+  const stays = (name) => listed.has(name) && !begins(name);
+  return [...[...found.keys()].filter((name) => !stays(name)), ...[...listed.keys()].filter((name) => found.has(name) && stays(name))];
+}
+
+/** Say how many programs run and have failed. */
+function tally(found) {
+  return ["running", "failed"].flatMap((state) => {
+    const number = [...found.values()].filter((each) => each?.state === state).length;
+    return number ? [`${number.toLocaleString("en")} ${state}`] : [];
+  });
+}
+
+function channelItem([name, status]) {
   const item = document.createElement("li");
   const link = document.createElement("a");
   link.href = `?channel=${encodeURIComponent(name)}`;
   link.dataset.channel = name;
+  const text = document.createElement("span");
+  text.className = "channel";
+  text.textContent = name;
   if (name.startsWith(PROCESS)) {
     link.className = "process";
-    link.textContent = name.slice(PROCESS.length);
-  } else {
-    link.textContent = name;
+    text.textContent = name.slice(PROCESS.length);
   }
   link.title = name;
+  link.append(text);
+  if (status) {
+    link.dataset.state = status.state;
+    const state = document.createElement("span");
+    state.className = "state";
+    state.textContent = status.text;
+    link.append(" ", state);
+  }
   item.append(link);
   return item;
 }
