@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyte
@@ -22,15 +22,30 @@ WIDE = 2000  # columns where the program has no terminal
 Cell = tuple[str, str, str, bool, bool, bool]
 
 
+class Stream(pyte.Stream):
+    """Knows sequences of xterm that pyte's own does not."""
+
+    csi = {
+        **pyte.Stream.csi,
+        "S": "scroll_up",
+        "T": "scroll_down",
+        "b": "repeat",
+        "s": "save",
+        "u": "restore",
+    }  # fmt: skip
+    events = pyte.Stream.events | frozenset(csi.values())
+
+
 class Terminal(pyte.Screen):
     """A terminal with all rows that ever left its top."""
 
     def __init__(self, columns: int, height: int) -> None:
         self.past: list[list[Cell]] = []
+        self.last = ""  # the character that was drawn last
         super().__init__(columns, height)
 
     def index(self) -> None:
-        top, bottom = self.margins or pyte.screens.Margins(0, self.lines - 1)
+        top, bottom = self._region()
         if self.cursor.y == bottom and top == 0:
             self.past.append(self._row(0))
         super().index()
@@ -50,6 +65,35 @@ class Terminal(pyte.Screen):
         self.savepoints += saved
         if saved:  # behind the last cell, and below the region, too
             self.cursor.x, self.cursor.y = saved[0].cursor.x, saved[0].cursor.y
+
+    def draw(self, data: str) -> None:
+        self.last = data[-1:]
+        super().draw(data)
+
+    def repeat(self, count: int | None = None) -> None:
+        if self.last:
+            super().draw(self.last * min(count or 1, self.columns))
+
+    def save(self, *_: int) -> None:
+        self.save_cursor()
+
+    def restore(self, *_: int) -> None:
+        self.restore_cursor()
+
+    def scroll_up(self, count: int | None = None) -> None:
+        self._at(self._region().bottom, self.index, count)
+
+    def scroll_down(self, count: int | None = None) -> None:
+        self._at(self._region().top, self.reverse_index, count)
+
+    def _region(self) -> Any:
+        return self.margins or pyte.screens.Margins(0, self.lines - 1)
+
+    def _at(self, y: int, move: Callable[[], None], count: int | None) -> None:
+        before, self.cursor.y = self.cursor.y, y
+        for _ in range(min(count or 1, self.lines)):
+            move()
+        self.cursor.y = before
 
     def insert_lines(self, count: int | None = None) -> None:
         self._reach()
@@ -102,7 +146,7 @@ def terminal_rows(data: bytes, columns: int | None, height: int = 24) -> list[li
     if columns is None:
         data = data.replace(b"\n", b"\r\n")
     terminal = Terminal(columns or WIDE, height)
-    stream = pyte.Stream(terminal)
+    stream = Stream(terminal)
     stream.use_utf8 = False  # otherwise it has no line drawing
     stream.feed(data.decode("utf-8", "replace"))
     return terminal.rows
@@ -114,19 +158,20 @@ class Viewer:
     def __init__(self) -> None:
         self.lines: dict[int, str] = {}
         self.status = ""
-        self._goes_on: int | None = None
+        self._goes_on: int | None = None  # the line of the last piece, and the pieces so far
+        self._pieces = ""
 
     def take(self, text: str, line: int) -> None:
         """Show a text."""
         if line == 0:
             self.status = text.removesuffix(REPLACED)
             return
-        before = self.lines.get(line, "") if self._goes_on == line else ""
+        before = self._pieces if self._goes_on == line else ""
         if text.endswith(REPLACED):
             self.lines[line] = before + text[:-1]
             return
+        self.lines[line] = self._pieces = before + text.removesuffix(GOES_ON)
         self._goes_on = line if text.endswith(GOES_ON) else None
-        self.lines[line] = before + text.removesuffix(GOES_ON)
 
     def rows(self, columns: int | None) -> list[list[Cell]]:
         """Return the rows that a terminal shows of the lines."""

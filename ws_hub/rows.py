@@ -9,7 +9,7 @@ file:
 - Rows have their places: what scrolls within a region, or is inserted, moves text from row to
   row. So the numbers of lines rise from the top to the bottom.
 - A screen that is cleared is moved up, as by the terminals that keep it in their scrollback.
-- Rows below a scroll region are status rows, and no lines.
+- Rows below a scroll region are status rows, and no lines until the region takes them in.
 
 No I/O and no clock.
 """
@@ -264,7 +264,10 @@ class Rows:
         while len(self.rows) <= y:
             self.finish_last()
             self._add_row(Line())
-        row = self.rows[y]
+        return self._touch(self.rows[y])
+
+    def _touch(self, row: Row) -> Row:
+        """Note that the line of a row changes; return the row."""
         if row.line is not None:
             row.line.touched = self.time
             self.changed[row.line] = None
@@ -300,7 +303,9 @@ class Rows:
         assert line is not None
         line.gone += 1
         if line.kept is None:
-            if line.gone < len(line.rows) and line.rows[line.gone - 1] is row:
+            if line.gone == len(line.rows):  # scrolled away without a newline
+                self._complete(line)
+            elif line.rows[line.gone - 1] is row:
                 self._shorten(line)
         elif line.gone == len(line.rows):
             self.changed.pop(line, None)
@@ -338,12 +343,13 @@ class Rows:
             self._scroll_up()
 
     def _insert_row(self, y: int) -> None:
-        line = Line()
-        line.touched = self.time
-        row = Row(line)
-        line.rows.append(row)
-        self.rows.insert(y, row)
-        self._complete(line)
+        """Add a row at a place: a new one at the end, and the text of those between moves down."""
+        self.finish_last()
+        self._add_row(Line())
+        for place in range(len(self.rows) - 1, y, -1):
+            self._touch(self.rows[place]).move(self.rows[place - 1])
+        self._touch(self.rows[y]).move(None)
+        self.finish_last()
 
     def _shift(self, first: int, count: int) -> None:
         """Move the text of the rows from one to the end of the region down; up if negative."""
@@ -539,9 +545,15 @@ class Rows:
         if top >= bottom:
             return
         self._top, self._bottom = top, bottom
-        if bottom == self.height - 1:
-            self.status.clear()
+        self._take_in_status()
         self._to(0, 0)
+
+    def _take_in_status(self) -> None:
+        """Have status rows be lines that the region has reached: they stay where they are."""
+        for y in sorted(y for y in self.status if not self._is_status(y)):
+            row = self.status.pop(y)
+            if row.end:
+                self._row(y).move(row)
 
     def _erase_line(self, how: int) -> None:
         row = self._there(self.y)
