@@ -1,38 +1,27 @@
 """Recorded outputs and random ones, against a terminal emulator (`tests.screens`).
 
 The recordings are of real programs, with and without a terminal of 80 and 200 columns, and of
-scripts that draw as docker and apt do.
+scripts that draw as docker and apt do; `tests/recordings/record.py` makes them.
 """
 
 from __future__ import annotations
 
 import io
-import lzma
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("pyte")
 
+from tests.recordings.record import load
 from tests.screens import Viewer, reads, shown, terminal_rows, texts_of
 from ws_hub.cli.terminal import Screen, plain_text
 
-FILE = Path(__file__).resolve().parents[1] / "recordings" / "outputs.xz"
 SEEDS = 150
 
 
-def recordings() -> Iterator[tuple[str, int | None, bytes]]:
-    """Yield the name, the columns (None without a terminal) and the bytes of each recording."""
-    file = io.BytesIO(lzma.decompress(FILE.read_bytes()))
-    while head := file.readline().decode():
-        name, columns, size = head.split("\t")
-        yield name, int(columns) or None, file.read(int(size))
-
-
 RECORDINGS = {
-    f"{name}-{columns or 'pipe'}": (columns, data) for name, columns, data in recordings()
+    f"{name}-{columns or 'pipe'}": (columns, data) for (name, columns), data in load().items()
 }
 
 

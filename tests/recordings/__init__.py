@@ -1,0 +1,1 @@
+"""Recorded outputs of real programs, and what records them."""
