@@ -19,6 +19,7 @@ class Recorder(AbstractPublisher):
     """Keeps every message. `on_publish(message)` runs first and may raise."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.messages: list[Message] = []
         self.timeouts: list[float | None] = []
         self.stoppers: list[Callable[[], object]] = []

@@ -23,7 +23,7 @@ TESTS = ROOT / "tests"
 # Lowest first: a package imports from those before it. "" are the helpers at the top of the
 # package, "public" the modules there that stand above everything. `testing` is last: it may use
 # all of them, and no other part of the package imports it.
-ORDER = ("", "protocol", "access", "connection", "backplane", "process", "wsgi", "hub",
+ORDER = ("", "mask", "protocol", "access", "connection", "backplane", "process", "wsgi", "hub",
          "reconnect", "server", "public", "cli", "flask", "testing")  # fmt: skip
 HELPERS = {"backoff", "cells", "config", "errors", "lines", "log", "origin", "reentrant", "rows",
            "signals", "threads", "validation"}  # fmt: skip
@@ -63,6 +63,7 @@ MAX_PARAMETERS = 7
 MANY_PARAMETERS = {
     "backplane.publisher.send_event",
     "hub.hub._publish",
+    "hub.hub.run_process",
     "process.process.run_process",
 }
 

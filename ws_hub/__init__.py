@@ -59,6 +59,7 @@ from .hub.publisher import Publisher
 from .hub.stats import HubStats
 from .hub.survey import Instance
 from .log import MaskTokens
+from .mask.masks import MaskEnv
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
@@ -106,6 +107,7 @@ __all__ = [
     "LimitExceeded",
     "Listener",
     "LocalBackplane",
+    "MaskEnv",
     "MaskTokens",
     "MaxRetriesExceeded",
     "Member",

@@ -20,6 +20,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, Self
 
 from .cells import Line
 from .rows import STATUS_LINE, Kind, Rows
@@ -89,6 +90,27 @@ class Texts(list[str]):
             self.time = moment
 
 
+class Mask(Protocol):
+    """What masks the secrets of one stream; see `ws_hub.mask.stream.StreamMask`."""
+
+    @property
+    def holds(self) -> bool: ...
+
+    def copy(self) -> Self: ...
+
+    def another(self) -> Self: ...
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def finish(self) -> bytes: ...
+
+    def add(self, text: str) -> str: ...
+
+    def end(self, text: str) -> str: ...
+
+    def text(self, text: str, *, goes_on: bool = False) -> str: ...
+
+
 class Lines:
     r"""Splits one stream of bytes into texts for the wire.
 
@@ -101,12 +123,17 @@ class Lines:
         columns: cells of a row of the program's terminal; None where it has none.
         height: rows of it.
         numbers: numbers the lines.
+        mask: masks the secrets that become visible where a row is assembled. `feed` takes what
+            its `feed` has returned; None for no secrets.
+
+    Attributes:
+        mask: the same.
     """
 
     __slots__ = (
         "_columns", "_cut", "_decode", "_height", "_held", "_max_piece", "_number", "_numbers",
         "_raw", "_raw_numbers", "_ready", "_resting", "_rows", "_shown", "_status", "_text",
-        "_time",
+        "_time", "_masked_pieces", "mask",
     )  # fmt: skip
 
     def __init__(
@@ -116,7 +143,10 @@ class Lines:
         columns: int | None = None,
         height: int = HEIGHT,
         numbers: Numbers | None = None,
+        mask: Mask | None = None,
     ) -> None:
+        self.mask = mask
+        self._masked_pieces: dict[int, Mask] = {}  # by line: what its pieces went through
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._max_piece = max_piece
         self._columns, self._height = columns, height
@@ -146,6 +176,9 @@ class Lines:
             setattr(copy, name, getattr(self, name))
         copy._raw, copy._raw_numbers = list(self._raw), list(self._raw_numbers)
         copy._ready = Texts()
+        if self.mask is not None:
+            copy.mask = self.mask.copy()
+            copy._masked_pieces = {at: each.copy() for at, each in self._masked_pieces.items()}
         if self._rows is not None:
             copy._rows = self._rows.copy()
         return copy
@@ -167,7 +200,7 @@ class Lines:
     @property
     def empty(self) -> bool:
         """Whether the last line is finished, and nothing can change those before it."""
-        return self._resting and not self._text
+        return self._resting and not self._text and not (self.mask and self.mask.holds)
 
     @property
     def returned(self) -> bool:
@@ -207,6 +240,8 @@ class Lines:
 
     def finish(self) -> Texts:
         """End the stream; return the rest. An unfinished line counts as a line."""
+        if self.mask is not None:
+            self._take(self._decode(self.mask.finish()))
         self._held = ""
         self._take(self._decode(b"", True))
         if self._rows is not None:
@@ -390,6 +425,8 @@ class Lines:
         for line, text, kind, time in rows.given:
             number = line.number = line.number or self._numbers.take()
             start = len(self._ready)
+            if self.mask is not None:
+                text = self._masked(number, text, kind)
             if kind is Kind.STATE:
                 self._ready.put(_state(text, self._max_piece), number)
                 self._read_before(start, time)
@@ -407,7 +444,24 @@ class Lines:
         if time < self._time:
             self._ready.times.update(dict.fromkeys(range(start, len(self._ready)), time))
 
+    def _masked(self, number: int, text: str, kind: Kind) -> str:
+        """Return a text of the screen without the secrets that were assembled there."""
+        assert self.mask is not None
+        pieces = self._masked_pieces.get(number)
+        if kind is Kind.PIECE:
+            if pieces is None:
+                pieces = self._masked_pieces[number] = self.mask.another()
+                if len(self._masked_pieces) > self._height:  # those above have left the screen
+                    del self._masked_pieces[min(self._masked_pieces)]
+            return pieces.add(text)
+        if pieces is None:
+            return self.mask.text(text, goes_on=kind is Kind.STATE)
+        pieces = pieces.copy()  # the same text may come again
+        return pieces.add(text) if kind is Kind.STATE else pieces.end(text)
+
     def _show_status(self, status: str) -> None:
+        if self.mask is not None:
+            status = self.mask.text(status)
         if status != self._status:
             self._status = status
             self._ready.put(_state(status, self._max_piece), STATUS_LINE)

@@ -285,6 +285,7 @@ STATUSES: list[tuple[dict[str, Any], str, str, str, bool]] = [
 
 class Ends(AbstractPublisher):
     def __init__(self) -> None:
+        super().__init__()
         self.ends: list[bool] = []
 
     def _publish(self, *_: object, ends_channel: bool = False, **options: object) -> None:

@@ -19,6 +19,7 @@ class Recorder(AbstractPublisher):
     """Keeps what is handed on."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.published: list[tuple[Message, str, float | None]] = []
         self.ends: list[bool] = []
 

@@ -9,14 +9,16 @@ import abc
 import dataclasses
 import datetime
 import enum
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Never, overload
 
 from ..connection.client import Client
 from ..errors import InvalidName, MessageEncodeError, excerpt
 from ..lines import MAX_PIECE, REPLACED, Texts, cut
+from ..mask.masks import MaskEnv, Masks
 from ..protocol.json_text import to_json
 from ..protocol.message import (
     FINAL_STATUSES,
@@ -74,6 +76,9 @@ class AbstractPublisher(abc.ABC):
     event, an error or a message of an application's own cannot be cut: beyond 64 KiB it is
     for Python and JavaScript clients only, and a hub refuses what is too large for these.
     """
+
+    def __init__(self) -> None:
+        self.masks = Masks()
 
     # Of all that a hub encodes; set once, by a subclass that has settings for it.
     _encoder = Encoder(is_process=is_process_id)
@@ -448,6 +453,24 @@ class AbstractPublisher(abc.ABC):
         """
         check_named(_unnamed, 'send_error(text, channel="news")')
         self._send(_ERROR, channel, text, timeout, NOBODY)
+
+    def mask(self, *secrets: str | bytes | MaskEnv | re.Pattern[str]) -> Callable[[], None]:
+        """Have `***` stand in place of secrets in all output from now on.
+
+        That is the output of `run_process`, also of programs that run already, of `writer` and
+        `log_handler`. What is published by other calls goes out as it is.
+
+        Args:
+            secrets: texts of 4 bytes and more, of which each line is one; MaskEnv for values of
+                the environment; compiled regular expressions of a bounded length
+                (`docs/processes.md`).
+
+        Returns a function that takes these secrets away again. Raises ConfigError, which names
+        no secret.
+
+        Threads: any; does not wait.
+        """
+        return self.masks.add(secrets)
 
     def process_channel(self, process_id: AnyId) -> str:
         """Return the channel of a process; an int or a UUID means its text.

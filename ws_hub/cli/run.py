@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from .. import threads
 from ..config import HubConfig
+from ..errors import ConfigError
 from ..hub.hub import Hub
 from ..process.piped import stream_input
 from ..process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
@@ -34,6 +35,7 @@ from .common import (
     fail,
     say,
 )
+from .masking import add_masks, secrets_of
 from .serve import page_url, served
 from .terminal import Screen
 
@@ -81,6 +83,7 @@ def add_run(commands: Any) -> None:
         help="run it in a terminal of its own, so that it keeps its colours "
         "(by default when stdout is a terminal)",
     )
+    add_masks(command)
     add_watching(command)
     command.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD ARGS")
 
@@ -91,9 +94,13 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         return fail(f"run: {wrong}", USAGE)
     is_input = arguments.argv == _INPUT
     argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
-    process_id = arguments.id or ("input" if is_input else _name(argv[0]))
     watched = threading.Event()
     hub = Hub(HubConfig(on_first_subscriber=lambda channel: watched.set()))
+    try:
+        hub.mask(*secrets_of(arguments))
+    except (ConfigError, OSError) as error:
+        return fail(f"run: {error}", USAGE)
+    process_id = arguments.id or ("input" if is_input else _name(hub.masks.text(argv[0])))
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit code
     with served(hub, arguments, process_channel(process_id), any_port=True) as server:

@@ -26,6 +26,7 @@ import logging
 import os
 import queue
 import random
+import re
 import socket
 import threading
 import time
@@ -61,6 +62,7 @@ from ..errors import (
     excerpt,
 )
 from ..log import get_logger
+from ..mask.masks import MaskEnv
 from ..process.process import run_process
 from ..process.writers import log_handler, writer
 from ..protocol.filters import AnyFilter, filter_of
@@ -172,6 +174,7 @@ class Hub(AbstractPublisher):
     def __init__(
         self, config: HubConfig | None = None, *, backplane: Backplane | str | None = None
     ) -> None:
+        super().__init__()
         config = HubConfig() if config is None else _checked(config)
         self._backplane = backplane
         self._parent: int | None = None  # the process that this hub runs in, if not this one
@@ -1625,6 +1628,7 @@ class Hub(AbstractPublisher):
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str, str], object] | None = None,
         backpressure: bool = False,
+        mask: Iterable[str | bytes | MaskEnv | re.Pattern[str]] = (),
     ) -> Any:
         """Start a program and stream its output to the channel of its process id.
 
@@ -1641,6 +1645,7 @@ class Hub(AbstractPublisher):
             env=env,
             on_line=on_line,
             backpressure=backpressure,
+            mask=mask,
         )
 
     def claim_process(self, process_id: AnyId) -> Callable[[], object]:

@@ -13,11 +13,12 @@ import functools
 import logging
 import multiprocessing
 import os
+import re
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Never, Self, TextIO
 
@@ -32,6 +33,7 @@ from ..backplane.store import HistoryStore
 from ..config import ChannelRule, HubConfig, as_rules
 from ..errors import CloseCode, ConfigError, HubNotRunning, NotConnected, excerpt
 from ..log import get_logger
+from ..mask.masks import MaskEnv
 from ..process.process import Process
 from ..process.writers import log_handler, writer
 from ..protocol.json_text import fast_encoder
@@ -98,6 +100,7 @@ class Publisher(AbstractPublisher):
         rules: Sequence[ChannelRule] | None = None,
         timeout: float = 10.0,
     ) -> None:
+        super().__init__()
         given = os.environ.get(VARIABLE) if address is None else address
         if not given:
             raise ConfigError(
@@ -210,7 +213,9 @@ class Publisher(AbstractPublisher):
                 self._refusal, self._refuses_until = refusal, time.monotonic() + _PAUSE
 
     def _start(self) -> Hub:
-        hub = Hub(self._config()).start()
+        hub = Hub(self._config())
+        hub.masks = self.masks
+        hub.start()
         prefork.except_of(hub)
         _stop_at_exit(hub)
         with self._lock:
@@ -387,6 +392,7 @@ class Publisher(AbstractPublisher):
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str, str], object] | None = None,
+        mask: Iterable[str | bytes | MaskEnv | re.Pattern[str]] = (),
     ) -> Process:
         """Start a program and stream its output to the channel of its process id.
 
@@ -398,7 +404,7 @@ class Publisher(AbstractPublisher):
         hub = self._begun()
         with self._in_own_words():
             process: Process = hub.run_process(
-                argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line
+                argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line, mask=mask
             )
             process.owner = self  # a publisher that is collected ends its programs
             return process

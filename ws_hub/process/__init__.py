@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ..mask.masks import MaskEnv
 from .process import ExitCodeUnknown, Process, ProcessStartError, run_process
 from .writers import log_handler, writer
 
 __all__ = [
     "ExitCodeUnknown",
+    "MaskEnv",
     "Process",
     "ProcessStartError",
     "log_handler",

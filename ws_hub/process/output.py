@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..lines import HEIGHT, Lines, Numbers, Texts
+from ..mask.masks import Masks
+from ..mask.stream import StreamMask
 from .spawn import Child
 
 __all__ = ["OutputReader"]
@@ -51,10 +53,14 @@ def _selector(fds: Iterable[int]) -> selectors.BaseSelector:
 class _Stream:
     """One output of a child: its name and its lines that may still change."""
 
-    def __init__(self, name: str, size: tuple[int, int] | None, numbers: Numbers) -> None:
+    def __init__(
+        self, name: str, size: tuple[int, int] | None, numbers: Numbers, masks: Masks
+    ) -> None:
+        self.mask = StreamMask(masks)
         columns, height = size or (None, HEIGHT)
         self.name = name
-        self.lines = Lines(columns=columns, height=height, numbers=numbers)
+        self.lines = Lines(columns=columns, height=height, numbers=numbers, mask=self.mask)
+        self.read_at = 0.0  # when bytes were read last, POSIX seconds
         self.due: float | None = None  # when to deliver an unfinished line
 
 
@@ -66,8 +72,9 @@ class OutputReader:
         deliver: called with "stdout" or "stderr" and the texts that are ready. While it
             runs, a child that prints more waits at its full pipe.
         clock: returns monotonic seconds.
-        seen: called with the name of a stream and the bytes that were read.
+        seen: called with the name of a stream and the bytes that were read, masked.
         wall: returns POSIX seconds, for the times at which bytes are read.
+        masks: secrets in the output, which are masked.
     """
 
     def __init__(
@@ -78,7 +85,9 @@ class OutputReader:
         *,
         seen: Callable[[str, bytes], None] = lambda name, data: None,
         wall: Callable[[], float] = time.time,
+        masks: Masks | None = None,
     ) -> None:
+        masks = masks or Masks()
         self._seen = seen
         self._wall = wall
         self._child = child
@@ -90,7 +99,7 @@ class OutputReader:
         self._left = 0  # bytes that the pipes may have held at the child's exit, still to read
         numbers = Numbers()
         for name, fd in child.streams.items():
-            stream = _Stream(name, child.size, numbers)
+            stream = _Stream(name, child.size, numbers, masks)
             self._streams.append(stream)
             self._selector.register(fd, selectors.EVENT_READ, stream)
         if child.exit_fd is not None:
@@ -127,7 +136,7 @@ class OutputReader:
     def finish(self) -> None:
         """Deliver the unfinished lines of streams that other processes still hold open."""
         for stream in self._streams:
-            self._send(stream, stream.lines.finish())
+            self._finish(stream)
 
     def close(self) -> None:
         """Close the selector; the child's descriptors belong to the child."""
@@ -152,18 +161,29 @@ class OutputReader:
         if not data:
             self._selector.unregister(fd)
             self._child.close_stream(stream.name)
-            self._send(stream, stream.lines.finish())
+            self._finish(stream)
             self._streams.remove(stream)
             return
         if self._done_at is not None:
             self._left -= len(data)
-        self._seen(stream.name, data)
-        texts = stream.lines.feed(data, self._wall())
+        stream.read_at = self._wall()
+        texts = self._take(stream, stream.mask.feed(data))
         self._send(stream, texts)
         if not stream.lines.waiting:
             stream.due = None
         elif texts or stream.due is None:
             stream.due = self._clock() + QUIET
+
+    def _take(self, stream: _Stream, data: bytes) -> Texts:
+        """Pass on masked bytes; return the texts that are complete."""
+        if data:
+            self._seen(stream.name, data)
+        return stream.lines.feed(data, stream.read_at)
+
+    def _finish(self, stream: _Stream) -> None:
+        """Deliver the rest of a stream."""
+        self._send(stream, self._take(stream, stream.mask.finish()))
+        self._send(stream, stream.lines.finish())
 
     def _send(self, stream: _Stream, texts: Texts) -> None:
         if not texts:

@@ -23,7 +23,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from .. import threads
@@ -31,6 +31,7 @@ from ..config import HubConfig
 from ..errors import ConfigError, HubFull, HubNotRunning, ProcessAlreadyRunning, WsHubError, excerpt
 from ..lines import Texts
 from ..log import get_logger
+from ..mask.masks import Masks, masks_of
 from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
 from ..validation import check_function, check_timeout
@@ -64,6 +65,9 @@ class StreamingHub(Protocol):
 
     @property
     def running(self) -> bool: ...
+
+    @property
+    def masks(self) -> Masks: ...
 
     def at_stop(self, function: Callable[[], object]) -> Callable[[], None]: ...
 
@@ -103,6 +107,7 @@ def run_process(
     on_line: OnLine | None = None,
     on_output: OnOutput | None = None,
     backpressure: bool = False,
+    mask: Iterable[object] = (),
 ) -> Process:
     """Start a program and stream its output to the channel of its process id.
 
@@ -123,18 +128,25 @@ def run_process(
         env: its environment; None for ours.
         on_line: called with each text and "stdout" or "stderr", on the thread that reads
             the output.
-        on_output: called with the bytes of the output as they are read, and the same.
+        on_output: called with the bytes of the output, masked, and the same.
         backpressure: slow the program down to its slowest viewer. Otherwise it runs at
             its own speed, and a viewer that is slower skips lines: it gets a `lagged`
             message with their number.
+        mask: secrets, beside those of `hub.mask`, in place of which the output has `***`: texts,
+            MaskEnv for variables of its environment, compiled regular expressions.
 
-    Raises ConfigError (argv; env), ProcessAlreadyRunning, InvalidName, HubNotRunning,
+    Raises ConfigError (argv; env; mask), ProcessAlreadyRunning, InvalidName, HubNotRunning,
     HubFull, and ProcessStartError, an OSError, when it cannot be started.
     When it raises anything, KeyboardInterrupt included, no process is left running and
     the process id is free.
 
     Threads: any; waits for the program to start, not for its end.
     """
+    if not isinstance(argv, (str, bytes)) and isinstance(argv, Iterable):
+        argv = list(argv)
+    masks = masks_of(hub.masks, mask, env)
+    check_argv(masks.value(argv))  # what these raise has the value
+    check_env(masks.value(env))
     command, environment = check_argv(argv), check_env(env)
     check_cwd(cwd)
     for what, flag in (("pty", pty), ("backpressure", backpressure)):
@@ -144,14 +156,16 @@ def run_process(
         check_function("on_line", on_line, "text, stream")
     if on_output is not None:
         check_function("on_output", on_output, "data, stream")
-    name = _new_id(command[0]) if process_id is None else id_text(process_id, "process id")
+    program = masks.text(command[0])
+    name = _new_id(program) if process_id is None else id_text(process_id, "process id")
     hub.process_channel(name)  # raises InvalidName
     if not hub.running:
         raise HubNotRunning(
-            f"the hub is not running, so {excerpt(command[0])} was not started: start() it first"
+            f"the hub is not running, so {excerpt(program)} was not started: start() it first"
         )
     _streaming.check(hub, name)
     process = Process(hub, name, on_line, backpressure, on_output=on_output)
+    process.masks = masks
     return begin(process, functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
 
 
@@ -168,6 +182,17 @@ def begin(process: Process, spawn: Callable[[], Child]) -> Process:
     except BaseException as error:
         process._abandon(error)
         raise
+
+
+def _spawned(spawn: Callable[[], Child], masks: Masks) -> Child:
+    """Start a program; raises ProcessStartError without secrets."""
+    try:
+        return spawn()
+    except ProcessStartError as error:
+        if masks.finder is None:
+            raise
+        refused = error.without(masks)
+    raise refused from refused.__cause__
 
 
 def _new_id(program: str) -> str:
@@ -190,9 +215,11 @@ class Process:
 
     Attributes:
         owner: what must not be collected before the program has ended.
+        masks: the secrets of its output; set before it begins.
     """
 
     owner: object = None
+    masks = Masks()
 
     def __init__(
         self,
@@ -436,9 +463,9 @@ class Process:
         at_end.callback(_streaming.release, self.hub, self.process_id)
         at_end.callback(self.hub.claim_process(self.process_id))
         at_end.callback(self._send_end)
-        self._child = spawn()
+        self._child = _spawned(spawn, self.masks)
         at_end.callback(self._clean_up)
-        reader = OutputReader(self._child, self._deliver, seen=self._seen)
+        reader = OutputReader(self._child, self._deliver, seen=self._seen, masks=self.masks)
         at_end.callback(reader.close)
         _streaming.add(self)
         return reader

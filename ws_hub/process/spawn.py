@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .. import threads
 from ..errors import ConfigError, WsHubError, excerpt
+from ..mask.masks import Masks
 from ..reentrant import Lock
 from .guard import Guard
 from .launch import Launched, launch, pipe
@@ -30,6 +31,17 @@ _KILLED_WITHIN = 1.0  # seconds after SIGKILL until a process counts as unkillab
 
 class ProcessStartError(WsHubError, OSError):
     """A program cannot be started; `__cause__` is the system's error."""
+
+    def without(self, masks: Masks) -> ProcessStartError:
+        """Return the same without secrets."""
+        text, cause = masks.text(str(self)), self.__cause__
+        if isinstance(cause, OSError):
+            cause = type(cause)(cause.errno, cause.strerror, masks.value(cause.filename))
+        elif cause is not None:
+            cause = type(cause)(masks.text(str(cause)))
+        error = ProcessStartError(text)
+        error.__cause__ = cause
+        return error
 
 
 def check_argv(argv: Sequence[str]) -> list[str]:

@@ -16,6 +16,8 @@ from ..backplane.publisher import AbstractPublisher
 from ..errors import ConfigError, HubFull, HubNotRunning, NotConnected, excerpt
 from ..lines import Lines
 from ..log import get_logger
+from ..mask.masks import Masks
+from ..mask.stream import StreamMask
 from ..protocol.message import stream_text, timestamp
 from ..protocol.names import AnyId, channel_rule, check_channel, id_text
 from ..reentrant import Lock
@@ -146,16 +148,18 @@ class LogHandler(logging.Handler):
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         text = record.getMessage() if self.formatter is None else self.format(record)
+        masked = self._hub.masks.text  # before anything is cut: half a secret is none
         fields = {
             "level": record.levelname,
-            "name": _clean(record.name, _MAX_NAME),
-            "message": _clean(text, _MAX_TEXT),
+            "name": _clean(masked(record.name), _MAX_NAME),
+            "message": _clean(masked(text), _MAX_TEXT),
             "time": timestamp(record.created),
-            "thread": _clean(str(record.threadName), _MAX_NAME),
+            "thread": _clean(masked(str(record.threadName)), _MAX_NAME),
         }
         if self.formatter is None:  # a formatter has put them into its text already
             for name, trace in (("exception", _exception(record)), ("stack", record.stack_info)):
                 if trace:
+                    trace = masked(trace)
                     # The end of a traceback names the exception.
                     fields[name] = _clean(trace[-_MAX_TRACEBACK:], _MAX_TRACEBACK)
         return fields
@@ -181,6 +185,10 @@ def _clean(text: str, limit: int) -> str:
     return text if len(text) == whole else text + "..."
 
 
+def _masked(lines: Lines, data: bytes) -> bytes:
+    return data if lines.mask is None else lines.mask.feed(data)
+
+
 def _first_line(text: str) -> str:
     """Return the part of a text that continues the current line."""
     return text.replace("\r\n", "\n").partition("\n")[0]
@@ -191,9 +199,9 @@ class _Line:
 
     __slots__ = ("busy", "lines", "redrawn", "turn", "writes")
 
-    def __init__(self) -> None:
+    def __init__(self, masks: Masks) -> None:
         self.busy = False  # a call of its thread is changing it
-        self.lines = Lines()
+        self.lines = Lines(mask=StreamMask(masks))
         self.redrawn = False  # its text follows a "\r", as that of a progress bar
         self.turn = 0  # the writer's _redraws when this line was last written to
         self.writes = 0  # the writer's _writes at that time
@@ -284,7 +292,7 @@ class Writer(io.TextIOBase):
             raise TypeError(f"write() takes a str, not {excerpt(text)}: decode bytes first")
         # A lone surrogate, as in a file name that is not UTF-8, becomes U+FFFD.
         data = text.encode("utf-8", "surrogatepass")
-        self._send(self._change(lambda lines: lines.feed(data), text))
+        self._send(self._change(lambda lines: lines.feed(_masked(lines, data)), text))
         return len(text)
 
     def flush(self) -> None:
@@ -338,7 +346,7 @@ class Writer(io.TextIOBase):
         for begun in own.begun:
             if not begun.busy:
                 return begun
-        own.begun.append(_Line())
+        own.begun.append(_Line(self._hub.masks))
         return own.begun[-1]
 
     def _note_locked(self, begun: _Line, text: str) -> None:

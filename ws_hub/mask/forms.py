@@ -1,0 +1,68 @@
+r"""The forms that a secret takes in output: as it is, and as base64, URL and JSON have it.
+
+Rules of this file:
+
+- A secret of several lines is each of its lines: no form has a newline.
+- Blanks around a line, and control sequences in it, are no part of it.
+- In base64 the characters that a secret shares with its neighbours are no part of a form, but
+  for those at the end of the encoded text, with their padding.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from .sequences import bare
+
+__all__ = ["LEAST_BYTES", "forms_of"]
+
+LEAST_BYTES = 4  # of a secret: what is shorter is in every text
+_ENDS = re.compile("[\r\n]+")
+_SAFE = ("", "/", "!'()*")  # what libraries leave as it is: all of RFC 3986, Python, JavaScript
+_ESCAPE = re.compile("%[0-9A-F]{2}")
+
+
+def forms_of(secret: str) -> set[str]:
+    """Return the forms of a secret; none where no line of it has LEAST_BYTES bytes.
+
+    Raises UnicodeEncodeError for text that has no UTF-8 form.
+    """
+    found: set[str] = set()
+    for line in _ENDS.split(secret):
+        text = bare(line).strip()
+        data = text.encode("utf-8", "surrogateescape")
+        if len(data) >= LEAST_BYTES:
+            found.add(text)
+            found.update(_json(text), _url(data), _base64(data))
+    return found
+
+
+def _json(text: str) -> Iterator[str]:
+    for ascii_only in (True, False):
+        form = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        yield form
+        yield form.replace("/", "\\/")
+
+
+def _url(data: bytes) -> Iterator[str]:
+    for safe in _SAFE:
+        upper = quote(data, safe)
+        lower = _ESCAPE.sub(lambda match: match[0].lower(), upper)
+        for form in (upper, lower):
+            yield form
+            yield form.replace("%20", "+")
+
+
+def _base64(data: bytes) -> Iterator[str]:
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + data)
+        first = (before * 8 + 5) // 6  # the sextets that are its own begin here
+        last = (before + len(data)) * 8 // 6
+        for end in {last, len(encoded.rstrip(b"=")), len(encoded)}:
+            form = encoded[first:end].decode("ascii")
+            yield form
+            yield form.replace("+", "-").replace("/", "_")
