@@ -126,6 +126,12 @@ def test_secrets_that_overlap_are_one_and_those_that_touch_are_two(
     assert cut_anywhere(masks(*secrets), text) == out
 
 
+def test_a_sequence_that_moves_the_cursor_is_no_text() -> None:
+    secrets = masks("GVY7", re.compile("[A-Z][0-9]{4}"))
+    for text in ("\x1b[3GVY7", "\x1b[3GV\x1b[1DY7", "\x1b[3G1234", "GV\x1b[2Y7"):
+        assert cut_anywhere(secrets, text) == text
+
+
 # --- what is held back ---------------------------------------------------------------------
 
 

@@ -196,7 +196,7 @@ def replaced(without: Bare, spans: list[Span], end: int, covered: int) -> tuple[
             merged[-1][1] = max(merged[-1][1], stop)
         else:
             merged.append([start, stop, MASK])
-    text, parts, at, gaps = without.text, [], 0, iter(without.gaps)
+    text, parts, at, gaps = without.shown, [], 0, iter(without.gaps)
     gap = next(gaps, None)
     for start, stop, mark in (*merged, (end, end, "")):
         while gap is not None and gap[0] <= start:

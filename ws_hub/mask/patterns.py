@@ -118,7 +118,7 @@ class Pattern:
     def _step(self, node: _Node, character: str) -> _Node:
         tests, ones = self._tests, self._ones
         fitting = {one for one in {ones[place] for place in node.places if place < len(ones)}
-                   if character not in "\r\n" and tests[one].fullmatch(character)}  # fmt: skip
+                   if character not in "\r\n\x1b" and tests[one].fullmatch(character)}  # fmt: skip
         following = {
             place + 1 for place in node.places if place < len(ones) and ones[place] in fitting
         }

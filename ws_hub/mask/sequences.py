@@ -20,6 +20,7 @@ _TOGETHER = re.compile(
     r"|[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f-\x9f]",
     re.DOTALL,
 )
+_APART = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[ -Z\\-~])")
 _CONTROL = re.compile(r"[\x00-\x07\x0e-\x1f\x7f-\x9f]")
 _OPEN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ #%()*+\-./]*)\Z")
 _STRING = ("\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_")  # these have text of their own
@@ -38,15 +39,18 @@ class Bare:
         whole: nothing follows it; otherwise an unfinished sequence at its end is left for later.
 
     Attributes:
-        text: the text without them.
+        text: the text without them, to be searched: other sequences, such as those that move the
+            cursor, are as many ESC as they have characters.
+        shown: the same with these sequences.
         gaps: each sequence, before which character of `text` it is.
         rest: the unfinished sequence.
     """
 
-    __slots__ = ("gaps", "rest", "text")
+    __slots__ = ("gaps", "rest", "shown", "text")
 
     def __init__(self, text: str, *, whole: bool) -> None:
-        self.text, self.rest = text, ""
+        self.text = self.shown = text
+        self.rest = ""
         self.gaps: list[tuple[int, str]] = []
         if _CONTROL.search(text) is None:
             return
@@ -64,7 +68,9 @@ class Bare:
                 last, self.rest = last[:at], last[at:]
                 break
             at = last.find("\x1b", at + 1)
-        self.text = "".join([*parts, last])
+        self.text = self.shown = "".join([*parts, last])
+        if "\x1b" in self.text:
+            self.text = _APART.sub(lambda match: "\x1b" * len(match[0]), self.text)
 
     def change(self, function: Callable[[str], str]) -> None:
         """Change the text within sequences that have some, such as the target of a link."""
