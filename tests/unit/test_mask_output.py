@@ -160,6 +160,26 @@ def test_a_program_that_is_made_by_hand_has_no_secrets(hub: Recorder) -> None:
     assert Process(hub, "p").masks.finder is None  # type: ignore[arg-type]
 
 
+# --- output that the application sends -----------------------------------------------------
+
+
+def test_what_is_sent_as_output_of_a_process_is_masked(hub: Recorder) -> None:
+    hub.send_process_output("p", f"a {SECRET}")
+    undo = hub.mask(SECRET)
+    hub.send_process_output("p", f"b {SECRET}")
+    hub.send_process_output("p", "x" * 8191 + SECRET)
+    hub.send_process_lines("p", ["c", f"d {SECRET}", "s3cr\x1b[31m3t-Token", "e"])
+    hub.send_process_lines("p", ["f", {"g": [SECRET, 7]}])  # type: ignore[list-item]
+    hub.send_process_status("p", "failed", extra={"error": f"no {SECRET}", "size": 7})
+    undo()
+    hub.send_process_output("p", SECRET)
+    texts = hub.texts()
+    assert texts[:2] == [f"a {SECRET}", "b ***"]
+    assert "".join(texts[2:4]).replace("\x17", "") == "x" * 8191 + "***"
+    assert texts[4:] == ["c", "d ***", "***\x1b[31m", "e", "f", {"g": ["***", 7]}, SECRET]
+    assert list(hub.statuses()) == [{"status": "failed", "error": "no ***", "size": 7}]
+
+
 # --- prints --------------------------------------------------------------------------------
 
 

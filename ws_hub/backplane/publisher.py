@@ -292,6 +292,7 @@ class AbstractPublisher(abc.ABC):
         tail = "" if stream == "stdout" else stream_text(stream)
         if time is not None:
             tail += f',"time":{_microseconds("time", time)}'
+        data = self.masks.value(data)
         pieces: Sequence[Any] = [data]
         if data.__class__ is str and len(data) > MAX_PIECE:
             pieces = _pieces(pieces)
@@ -327,6 +328,8 @@ class AbstractPublisher(abc.ABC):
             numbers = lines.numbers
             now = timestamp(lines.time) if lines.time else ""
             moments = {at: microseconds(time) for at, time in lines.times.items()}
+        else:  # those were masked
+            listed = self.masks.each(listed)
         for what, given in (("numbers", numbers), ("times", times)):
             if given is not None and len(given) != len(listed):
                 raise TypeError(
@@ -370,7 +373,7 @@ class AbstractPublisher(abc.ABC):
         data: dict[str, Any] = {"status": status}
         if exit_code is not None:
             data["exitCode"] = exit_code
-        data.update(_shortened(extra or {}))
+        data.update(_shortened(self.masks.value(extra or {})))
         name, channel = self._process(process_id)
         text = self._encoder.encode_fields(_STATUS, channel, name, data, _now())
         self._publish([text], channel, timeout, ends_channel=status in FINAL_STATUSES)
@@ -458,7 +461,9 @@ class AbstractPublisher(abc.ABC):
         """Have `***` stand in place of secrets in all output from now on.
 
         That is the output of `run_process`, also of programs that run already, of `writer` and
-        `log_handler`. What is published by other calls goes out as it is.
+        `log_handler`; and what `send_process_output`, `send_process_lines` and the extra fields of
+        `send_process_status` have, each text by itself. Events and other messages go out as they
+        are.
 
         Args:
             secrets: texts of 4 bytes and more, of which each line is one; MaskEnv for values of

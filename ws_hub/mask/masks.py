@@ -10,7 +10,7 @@ import contextlib
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,8 @@ class Masks:
     @property
     def finder(self) -> Finder | None:
         """What finds the secrets; None where there are none."""
+        if not self._given and (self._parent is None or self._parent.finder is None):
+            return None
         versions = self.versions  # before the secrets: a change meanwhile has it made again
         if self._made[0] != versions:
             given = self._all()
@@ -147,6 +149,17 @@ class Masks:
         """
         finder = self.finder
         return text if finder is None else masked(finder, text, goes_on=goes_on)
+
+    def each(self, lines: Sequence[Any]) -> Sequence[Any]:
+        """Return lines of output, each without secrets; those that are no text as `value` does."""
+        finder = self.finder
+        if finder is None:
+            return lines
+        if all(isinstance(line, str) for line in lines):
+            joined = Bare("\n".join(lines), whole=True)  # one search, which mostly finds nothing
+            if not joined.gaps and not finder.find(joined.text, {}, whole=True)[0]:
+                return lines
+        return [self.value(line) for line in lines]
 
     def value(self, value: Any) -> Any:
         """Return a value with its texts without secrets, as far as they are in lists and dicts."""
@@ -254,9 +267,9 @@ def _checked_forms(secret: object, what: str) -> set[str]:
     if isinstance(secret, bytes):
         secret = secret.decode("utf-8", "surrogateescape")
     if not isinstance(secret, str):
+        kind = type(secret).__name__  # and not its value
         raise ConfigError(
-            f"{what} must be a text, a MaskEnv or a compiled pattern of text, not "
-            f"{type(secret).__name__}"
+            f"{what} must be a text, a MaskEnv or a compiled pattern of text, not {kind}"
         )
     if len(secret) > MAX_CHARACTERS:
         raise ConfigError(f"{what} must have at most {MAX_CHARACTERS} characters")
