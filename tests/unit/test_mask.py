@@ -88,6 +88,17 @@ def test_each_line_of_a_secret_is_one() -> None:
     assert out.splitlines()[2:4] == ["ab", ""]
 
 
+@pytest.mark.parametrize("width", [76, 64])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_base64_of_a_long_secret_may_be_broken_into_lines(width: int, end: str) -> None:
+    key = "".join(f"{number:x}row of a key{number}\n" for number in range(20)).strip()
+    encoded = base64.b64encode((key + end).encode()).decode()
+    lines = [encoded[at : at + width] for at in range(0, len(encoded), width)]
+    text = "\n".join(["before", *lines, "behind"])
+    masked = ["before", *(["***"] * len(lines)), "behind"]
+    assert cut_anywhere(masks(key), text).splitlines() == masked
+
+
 def test_a_secret_may_be_bytes_that_are_no_text() -> None:
     stream = StreamMask(masks(b"\xff\xfe\xfd\xfc"))
     assert stream.feed(b"a\xff\xfe") + stream.feed(b"\xfd\xfcb") == b"a***b"

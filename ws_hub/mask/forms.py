@@ -4,6 +4,8 @@ Rules of this file:
 
 - A secret of several lines is each of its lines: no form has a newline.
 - Blanks around a line, and control sequences in it, are no part of it.
+- The base64 of a long secret may be broken into lines, as `base64` and `openssl` do: each of these
+  is a form as well.
 - In base64 the characters that a secret shares with its neighbours are no part of a form, but
   for those at the end of the encoded text, with their padding.
 """
@@ -22,6 +24,8 @@ __all__ = ["LEAST_BYTES", "forms_of"]
 
 LEAST_BYTES = 4  # of a secret: what is shorter is in every text
 _ENDS = re.compile("[\r\n]+")
+_WIDTHS = (76, 64)  # of MIME, and of PEM
+_LEAST_WRAPPED = 8  # characters of the last line
 _SAFE = ("", "/", "!'()*")  # what libraries leave as it is: all of RFC 3986, Python, JavaScript
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 
@@ -38,6 +42,8 @@ def forms_of(secret: str) -> set[str]:
         if len(data) >= LEAST_BYTES:
             found.add(text)
             found.update(_json(text), _url(data), _base64(data))
+    if found:
+        found.update(_wrapped(secret), _wrapped(secret.strip()), _wrapped(secret.strip() + "\n"))
     return found
 
 
@@ -55,6 +61,15 @@ def _url(data: bytes) -> Iterator[str]:
         for form in (upper, lower):
             yield form
             yield form.replace("%20", "+")
+
+
+def _wrapped(secret: str) -> Iterator[str]:
+    encoded = base64.b64encode(secret.encode("utf-8", "surrogateescape")).decode("ascii")
+    for width in _WIDTHS:
+        for start in range(0, len(encoded) if len(encoded) > width else 0, width):
+            line = encoded[start : start + width]
+            if len(line) >= _LEAST_WRAPPED:
+                yield line
 
 
 def _base64(data: bytes) -> Iterator[str]:
