@@ -15,7 +15,8 @@ from tests.recorder import Recorder
 from tests.support import TIMEOUT
 from ws_hub.errors import ConfigError, HubNotRunning
 from ws_hub.mask.masks import MaskEnv
-from ws_hub.process.process import Process, ProcessStartError, run_process
+from ws_hub.process.process import Process, ProcessStartError, begin, run_process
+from ws_hub.process.spawn import Child
 from ws_hub.process.writers import log_handler, writer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
@@ -156,8 +157,11 @@ def test_the_id_that_is_made_of_a_program_has_no_secret(hub: Recorder) -> None:
         run_process(hub, [f"./{SECRET}-tool"], "p")  # type: ignore[arg-type]
 
 
-def test_a_program_that_is_made_by_hand_has_no_secrets(hub: Recorder) -> None:
-    assert Process(hub, "p").masks.finder is None  # type: ignore[arg-type]
+def test_a_program_that_is_made_by_hand_has_the_secrets_of_its_hub(hub: Recorder) -> None:
+    hub.mask(SECRET)
+    process = Process(hub, "p")  # type: ignore[arg-type]
+    begin(process, lambda: Child(["echo", SECRET])).wait(TIMEOUT)
+    assert hub.lines() == ["***"]
 
 
 # --- output that the application sends -----------------------------------------------------

@@ -215,11 +215,10 @@ class Process:
 
     Attributes:
         owner: what must not be collected before the program has ended.
-        masks: the secrets of its output; set before it begins.
+        masks: the secrets of its output, those of the hub; replaced before it begins.
     """
 
     owner: object = None
-    masks = Masks()
 
     def __init__(
         self,
@@ -232,6 +231,7 @@ class Process:
         on_output: OnOutput | None = None,
     ) -> None:
         self.hub = hub
+        self.masks = hub.masks
         self.process_id = process_id
         self._child: Child  # from `_opened` on, where there is no `_error`
         self._on_line = on_line
