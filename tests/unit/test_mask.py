@@ -19,7 +19,7 @@ from ws_hub.mask.masks import MAX_CHARACTERS, MaskEnv, Masks
 from ws_hub.mask.patterns import MAX_WIDTH, Pattern
 from ws_hub.mask.stream import StreamMask
 
-SECRET = "s3cr3t/Tok+en ?ä"
+SECRET = "s3cr3t/Tok+en ?ä~*"
 
 
 def masks(*secrets: object, env: dict[str, str] | None = None) -> Masks:
@@ -53,16 +53,18 @@ def cut_anywhere(secrets: Masks, text: str) -> str:
     "form",
     [
         SECRET,
-        "s3cr3t%2FTok%2Ben%20%3F%C3%A4",
-        "s3cr3t%2fTok%2ben%20%3f%c3%a4",
-        "s3cr3t/Tok%2Ben%20%3F%C3%A4",
-        "s3cr3t%2FTok%2Ben+%3F%C3%A4",
+        "s3cr3t%2FTok%2Ben%20%3F%C3%A4~%2A",
+        "s3cr3t%2fTok%2ben%20%3f%c3%a4~%2a",
+        "s3cr3t/Tok%2Ben%20%3F%C3%A4~%2A",
+        "s3cr3t%2FTok%2Ben%20%3F%C3%A4~*",
+        "s3cr3t%2FTok%2Ben+%3F%C3%A4%7E*",
+        "s3cr3t%2fTok%2ben+%3f%c3%a4%7e*",
         json.dumps(SECRET)[1:-1],
-        "s3cr3t\\/Tok+en ?ä",
+        "s3cr3t\\/Tok+en ?ä~*",
         base64.b64encode(SECRET.encode()).decode(),
         base64.b64encode(SECRET.encode()).decode().rstrip("="),
         base64.urlsafe_b64encode(SECRET.encode()).decode(),
-        "s3cr\x1b[1;31m3t/Tok\x1b[0m+en\x1b[K ?\x1b[mä",
+        "s3cr\x1b[1;31m3t/Tok\x1b[0m+en\x1b[K ?\x1b[mä~*",
     ],
 )
 def test_each_form_is_masked_wherever_it_is_cut(form: str) -> None:

@@ -26,7 +26,8 @@ LEAST_BYTES = 4  # of a secret: what is shorter is in every text
 _ENDS = re.compile("[\r\n]+")
 _WIDTHS = (76, 64)  # of MIME, and of PEM
 _LEAST_WRAPPED = 8  # characters of the last line
-_SAFE = ("", "/", "!'()*")  # what libraries leave as it is: all of RFC 3986, Python, JavaScript
+# What is left as it is: by RFC 3986, by Python, by JavaScript, and by forms, which encode ~.
+_SAFE = ("", "/", "!'()*", "*")
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
@@ -59,8 +60,9 @@ def _url(data: bytes) -> Iterator[str]:
         upper = quote(data, safe)
         lower = _ESCAPE.sub(lambda match: match[0].lower(), upper)
         for form in (upper, lower):
-            yield form
-            yield form.replace("%20", "+")
+            for each in (form, form.replace("~", "%7e" if form is lower else "%7E")):
+                yield each
+                yield each.replace("%20", "+")
 
 
 def _wrapped(secret: str) -> Iterator[str]:
