@@ -517,6 +517,24 @@ def test_go_and_two_hubs_hear_each_other_once(go: GoProgram, server: RedisProces
         }
 
 
+def test_go_takes_a_line_of_stderr_without_its_stream_and_its_time(
+    go: GoProgram, server: RedisProcess
+) -> None:
+    with hubs(server.url(GO), server.url(GO)) as (here, there):
+        with there.subscribed("process:build-42") as far:
+            here.hub.send_process_output("build-42", "oops", stream="stderr", time=1.5)
+            message = far.recv_json()
+            assert (message["stream"], message["time"]) == ("stderr", 1_500_000)
+        frame = json.loads(go.heard()["frame"])
+        assert frame == {
+            "type": "process_output",
+            "channel": "process:build-42",
+            "processId": "build-42",
+            "data": "oops",
+            "timestamp": message["timestamp"],
+        }
+
+
 @pytest.mark.parametrize("character", ["x", "<", "\u2028", "ü"])
 def test_go_takes_all_that_it_is_sent_and_its_clients_too(
     go: GoProgram, server: RedisProcess, character: str

@@ -360,16 +360,25 @@ MESSAGES = st.builds(
     since=COUNT,
     last=COUNT,
 )
+OUTPUT = st.builds(
+    Message,
+    type=st.just("process_output"),
+    data=JSON,
+    line=COUNT,
+    stream=st.sampled_from(["", "stderr"]),
+    time=st.none() | st.integers(),
+    seq=COUNT,
+)
 
 
 @pytest.mark.slow
-@given(MESSAGES)
+@given(MESSAGES | OUTPUT)
 def test_every_message_survives_encoding_and_decoding(message: Message) -> None:
     assert decode(encode(message).decode()) == message
 
 
 @pytest.mark.slow
-@given(MESSAGES)
+@given(MESSAGES | OUTPUT)
 def test_an_encoded_message_has_no_newline_and_the_fields_of_go_first(message: Message) -> None:
     text = encode(message)
 
