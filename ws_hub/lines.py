@@ -84,8 +84,11 @@ class Texts(list[str]):
         return part
 
     def not_before(self, moment: float) -> None:
-        """Have their time be no earlier than this one; each was read when it was."""
-        if self.time < moment:
+        """Have their time be no earlier than this one; each was read when it was.
+
+        Those whose time is not known have none.
+        """
+        if 0 < self.time < moment:
             self.times = dict.fromkeys(range(len(self)), self.time) | self.times
             self.time = moment
 

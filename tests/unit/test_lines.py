@@ -316,3 +316,6 @@ def test_texts_that_are_published_later_keep_the_time_of_their_reading() -> None
     assert (texts.time, texts.times) == (5.0, {1: 1.0})
     texts.not_before(9.0)
     assert (texts.time, texts.times) == (9.0, {0: 5.0, 1: 1.0})
+    unknown = Texts(["a"])
+    unknown.not_before(9.0)
+    assert (unknown.time, unknown.times) == (0.0, {})

@@ -510,7 +510,7 @@ class Process:
                 self._call_on_line(text, name)
         # A history finds messages by their timestamps, so these do not go back.
         texts.not_before(self._latest)
-        self._latest = texts.time
+        self._latest = max(self._latest, texts.time)
         sent = 0
         for part in self._pace.parts(texts, self._wait_for_viewers):
             self._send(texts.part(sent, sent + len(part)), name)
