@@ -110,6 +110,11 @@ def test_each_line_of_the_input_is_a_message(address: str) -> None:
             found = [heard.next() for _ in range(4)]
             assert [each.data for each in found] == ["one", "two", "", "\ufffdfour"]
             assert [(each.seq, each.type) for each in found] == [(n, kind) for n in (1, 2, 3, 4)]
+        assert publish("--backplane", address, "--stream", "stderr", "process:build", "bad")[0] == 0
+        assert [(each.data, each.stream) for each in (*found, heard.next())][-2:] == [
+            ("\ufffdfour", ""),
+            ("bad", "stderr"),
+        ]
         code, text = publish("--backplane", address, "--json", "news", "-", given="1\n{\n3\n")
         assert (code, "'{' is not JSON" in text) == (2, True)
         assert heard.rest(hub) == [1]
@@ -139,6 +144,8 @@ def test_nobody_there_is_told(address: str) -> None:
         (("--backplane", "local:///tmp/wsh-nowhere", "news", "a"), "no hub of the application"),
         (("--backplane", "local:///dev/null/x", "news", "a"), "Not a directory"),
         (("--backplane", "local:///tmp/wsh-nowhere", "news"), "DATA is required"),
+        (("--stream", "stderr", "news", "a"), "--stream is for lines of a program"),
+        (("--stream", "stderr", "--json", "process:b", "1"), "--stream is for lines of a program"),
         (("--backplane", "redis://app:secret@127.0.0.1:1/0", "news", "a"), "is not reached"),
     ],
 )

@@ -60,6 +60,9 @@ def add_publish(commands: Any) -> None:
     command.add_argument("--event", metavar="NAME", help="send an event of this name, with DATA")
     command.add_argument("--key", help="of the message, for a keyed channel")
     command.add_argument("--json", action="store_true", help="DATA is JSON, or each line is")
+    command.add_argument(
+        "--stream", choices=("stdout", "stderr"), help="of the lines of a program (stdout)"
+    )
     command.add_argument("channel", metavar="CHANNEL")
     command.add_argument(
         "data", metavar="DATA", nargs="?", help="a text; - for each line of standard input"
@@ -69,6 +72,9 @@ def add_publish(commands: Any) -> None:
 def _publish(arguments: argparse.Namespace, signals: Signals) -> int:
     if arguments.data is None and arguments.key is None and arguments.event is None:
         return fail("publish: DATA is required, or - for standard input", USAGE)
+    if arguments.stream is not None and not _is_output(arguments):
+        text = f"publish: --stream is for lines of a program, of a channel {PROCESS_PREFIX}ID"
+        return fail(text, USAGE)
     publisher = Publisher(arguments.backplane, timeout=_TIMEOUT)
     job = _Job(publisher, arguments, signals)
     thread = threads.start("ws-hub:publish", job.run)
@@ -84,6 +90,12 @@ def _publish(arguments: argparse.Namespace, signals: Signals) -> int:
     if not passed_on:
         return fail("not everything that was published has arrived, see above", FAILED)
     return 0
+
+
+def _is_output(arguments: argparse.Namespace) -> bool:
+    """Whether what is published is lines of a program."""
+    is_event = arguments.event is not None or arguments.json or arguments.data is None
+    return arguments.channel.startswith(PROCESS_PREFIX) and not is_event
 
 
 class _Job:
@@ -157,9 +169,10 @@ class _Job:
         if given.event is not None:
             event, channel, key = given.event, given.channel, given.key
             publisher.send_event(event, data, channel=channel, key=key, wait=_TIMEOUT)
-        elif given.channel.startswith(PROCESS_PREFIX) and not given.json and text is not None:
+        elif text is not None and _is_output(given):
             process_id = given.channel.removeprefix(PROCESS_PREFIX)
-            publisher.send_process_output(process_id, text, wait=_TIMEOUT)
+            stream = given.stream or "stdout"
+            publisher.send_process_output(process_id, text, stream=stream, wait=_TIMEOUT)
         else:
             message = Message(MessageType.EVENT, data=data, key=given.key or "")
             publisher.send_to_channel(given.channel, message, wait=_TIMEOUT)
