@@ -813,6 +813,19 @@ def test_the_time_column_has_the_servers_times_in_four_ways_and_is_remembered(
     assert page.eval("document.getElementById('say').textContent") == "Times are not shown"
 
 
+def test_lines_count_from_a_start_that_is_told_later(page: Page, site: Site) -> None:
+    site.hub.send_process_output("build", "one", time=START + 2)
+    page.open(site.url)
+    page.wait_for(has(1))
+    page.key("t")
+    page.key("t")
+    page.wait_for(f"{TIMES}.join() === '0:00:00.000'")
+    status = {"status": "running"}
+    message = Message("process_status", data=status, timestamp=timestamp(START))
+    site.hub.send_to_channel("process:build", message)
+    page.wait_for(f"{TIMES}.join() === '0:00:02.000'")
+
+
 def test_the_time_since_the_line_before_follows_a_line_that_is_drawn_anew(
     page: Page, site: Site
 ) -> None:

@@ -45,6 +45,7 @@ export class TimeColumn {
     if (time === null || this._starts.includes(time)) return;
     this._starts.push(time);
     this._starts.sort((a, b) => a - b); // older ones may come later
+    if (this.mode === "elapsed") this._view.repaint();
   }
 
   /** When the program of a row was started, or else when the first line that is here was read. */
