@@ -16,6 +16,7 @@ import subprocess
 import sys
 import termios
 import time
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -364,33 +365,39 @@ def test_tail_prints_whole_messages_as_json() -> None:
             assert it.end() == 130
 
 
-def test_tail_shows_one_stream_alone_or_marks_both_with_their_times() -> None:
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (("--stream", "stderr"), ["bad"]),
+        (("--stream", "stdout", "--mark"), ["  plain", "  end"]),
+        (
+            ("--time", "elapsed", "--mark"),
+            ["0:00:00.000   plain", "0:01:01.500 ! bad", "0:01:02.000   end"],
+        ),
+        (("--time", "delta"), ["   +0.000 plain", "  +61.500 bad", "   +0.500 end"]),
+        (("--json", "--stream", "stderr"), ["stderr", 1_771_550_337_500_000]),
+    ],
+)
+def test_tail_shows_one_stream_alone_or_marks_both_with_their_times(
+    options: tuple[str, ...], wanted: list[str]
+) -> None:
     hub = Hub()
-    start = time.time() - 100
+    start = 1_771_550_276.0
     with serve(hub) as server:
         hub.send_process_output("a", "plain", time=start)
         hub.send_process_output("a", "bad", stream="stderr", time=start + 61.5)
         hub.send_process_output("a", "end", time=start + 62)
-        for options, wanted in (
-            (("--stream", "stderr"), ["bad"]),
-            (("--stream", "stdout", "--mark"), ["  plain", "  end"]),
-            (
-                ("--time", "elapsed", "--mark"),
-                ["0:00:00.000   plain", "0:01:01.500 ! bad", "0:01:02.000   end"],
-            ),
-            (("--time", "delta"), ["   +0.000 plain", "  +61.500 bad", "   +0.500 end"]),
-        ):
-            with command("tail", *options, server.url, "process:a") as it:
-                it.saw(wanted[-1])
-                it.signal(signal.SIGINT)
-                assert it.end() == 130
-                assert it.out == wanted
-        with command("tail", "--json", "--stream", "stderr", server.url, "process:a") as it:
-            (line,) = [json.loads(each) for each in [it.saw("bad")]]
-            assert (line["stream"], line["time"]) == ("stderr", round((start + 61.5) * 1e6))
+        hub.send_process_status("a", "exited", 0)
+        with command("tail", *options, server.url, "process:a") as it:
+            it.saw("exited", "out" if "--json" in options else "err")
             it.signal(signal.SIGINT)
             assert it.end() == 130
-            assert len(it.out) == 1
+        if "--json" in options:
+            line, status = map(json.loads, it.out)
+            assert [line["stream"], line["time"]] == wanted
+            assert status["type"] == "process_status"
+        else:
+            assert it.out == wanted
 
 
 def test_tail_last_begins_with_the_newest_lines() -> None:
