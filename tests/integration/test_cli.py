@@ -15,8 +15,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
-import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
