@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.browser.chromium import Browser, Page, find_chromium
-from ws_hub.config import HubConfig
+from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.hub.hub import Hub
 from ws_hub.server.server import Server, serve
 from ws_hub.server.viewer import page_app
@@ -16,16 +17,26 @@ from ws_hub.server.viewer import page_app
 class Site:
     """A hub, its server and its page on one port, which can go and come back."""
 
-    def __init__(self, channel: str = "", *, compression: bool = False) -> None:
+    def __init__(self, channel: str = "", *, compression: bool = False, history: int = 0) -> None:
         self._channel = channel
         self._compression = compression
+        self._rules = (
+            [ChannelRule("process:*", history_messages=history, history_bytes=400 * history)]
+            if history
+            else []
+        )
         self._port = 0
         self.open()
 
     def open(self) -> None:
         # Room for all of a burst: how much a slow page may miss is not what is tested here.
         self.hub = Hub(
-            HubConfig(outbox_messages=200_000, outbox_bytes=2**26, compression=self._compression)
+            HubConfig(
+                outbox_messages=200_000,
+                outbox_bytes=2**26,
+                compression=self._compression,
+                rules=self._rules,
+            )
         )
         self.server: Server = serve(
             self.hub, port=self._port, app=page_app(self.hub, channel=self._channel)
@@ -58,7 +69,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def make_site() -> Iterator[Callable[..., Site]]:
     made: list[Site] = []
 
-    def make(channel: str = "", **options: bool) -> Site:
+    def make(channel: str = "", **options: Any) -> Site:
         made.append(Site(channel, **options))
         return made[-1]
 

@@ -9,6 +9,7 @@ import pytest
 from tests.browser import rows
 from tests.browser.chromium import Page
 from tests.browser.conftest import Site
+from ws_hub.testing import FaultProxy
 
 pytestmark = pytest.mark.browser
 
@@ -450,3 +451,51 @@ def test_runs_edits_and_long_lines_are_whole_however_the_history_is_cut(
     assert len(notes) == 2
     assert notes[0].startswith("exited 1")
     assert notes[1] == "started again"
+
+
+def send_numbered(site: Site, first: int, last: int) -> None:
+    for start in range(first, last + 1, 500):
+        numbers = range(start, min(start + 500, last + 1))
+        texts = [f"line {number}" for number in numbers]
+        site.hub.send_process_lines("build", texts, numbers=numbers)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_page_far_behind_passes_over_and_loads_that_when_asked(
+    page: Page, make_site: Callable[..., Site], again: bool
+) -> None:
+    """Also where the program was started again meanwhile, and counts from 1."""
+    site = make_site("process:build", history=100_000)
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        site.hub.send_process_status("build", "running")
+        send_numbered(site, 1, 8_000)
+        page.open(f"http://127.0.0.1:{proxy.port}/")
+        page.wait_for(f"{LINES}.length === 8000")
+        proxy.refuse()
+        proxy.reset()
+        page.wait_for("!document.getElementById('banner').hidden")
+        if again:
+            send_numbered(site, 8_001, 27_000)
+            site.hub.send_process_status("build", "exited", 0)
+            site.hub.send_process_status("build", "running")
+            send_numbered(site, 1, 6_000)
+        else:
+            send_numbered(site, 8_001, 33_000)
+        proxy.accept()
+        page.eval("document.getElementById('retry').click()")
+        last = 6_000 if again else 33_000
+        page.wait_for(f"{LINES}.at(-1) === 'line {last}'")
+        page.wait_for(f"{VIEW}.count === 10_000")
+        what = "23,002 messages" if again else "23,000 lines"
+        assert page.eval(rows.notes(LOG)) == [f"This page fell behind: {what} not shown"]
+        gone = "document.getElementById('cut').textContent"
+        assert page.eval(gone).startswith(f"{what} ")
+        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
+        page.wait_for("document.querySelector('.load')?.textContent === 'load them'")
+        page.eval("document.querySelector('.load').click()")
+        page.wait_for(f"{VIEW}.count === 33_000 && {gone} === ''")
+    first = 27_000 if again else 33_000
+    expected = [f"line {n}" for n in [*range(1, first + 1), *range(1, 33_001 - first)]]
+    assert page.eval(LINES) == expected
+    assert page.eval(f"{VIEW}.total") == 33_000
+    assert page.eval("document.querySelectorAll('.load').length") == 0

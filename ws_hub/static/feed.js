@@ -26,6 +26,7 @@ export class Feed {
     this._lines = new Map(); // number of a line of the program -> the newest ones, as shown
     this._newest = 0; // number of a line
     this._earlier = 0; // lines of the runs before
+    this._twice = new Map(); // id of a note -> lines of the run before it, if another one follows
     this._gap = null; // {which, note}: the id of the note of what is missing before the next line
   }
 
@@ -52,15 +53,39 @@ export class Feed {
     this._gap = {which, note: this.note(gapText(number, `${which}message`), {name: "gap", gap: true, missed})};
   }
 
+  /**
+   * So many messages were passed over, which the server still has; return the id of the note of
+   * that. The next line is behind all that are here, or of another run.
+   */
+  skipped(number) {
+    this._endLine();
+    const missed = {lines: 0, messages: number};
+    const note = this.note(skippedText(number, "message"), {name: "gap", gap: true, missed});
+    this._gap = {note, skipped: true};
+    return note;
+  }
+
   /** The next line has a number: say how many lines are missing, where messages were told. */
   _countGap(lines) {
-    const {which, note} = this._gap;
+    const {which, note, skipped} = this._gap;
     this._gap = null;
-    if (lines > 0) this.view.replace(note, noteOf(gapText(lines, `${which}line`), {name: "gap", gap: true, missed: {lines, messages: 0}}));
+    if (lines > 0 && skipped) this.view.replace(note, noteOf(skippedText(lines, "line"), {name: "gap", gap: true, missed: {lines, messages: 0}}));
+    else if (lines > 0) this.view.replace(note, noteOf(gapText(lines, `${which}line`), {name: "gap", gap: true, missed: {lines, messages: 0}}));
   }
 
   note(text, how) {
     return this.view.append(noteOf(text, how));
+  }
+
+  /** Whether the lines of the program have numbers. */
+  get numbered() {
+    return this._newest > 0;
+  }
+
+  /** Say that so many messages of those that were passed over are not there any more. */
+  missingAt(note, number) {
+    const missed = {lines: 0, messages: number};
+    this.view.replace(note, noteOf(gapText(number, "message"), {name: "gap", gap: true, missed}));
   }
 
   /** Say what is missing in front of all that is here. */
@@ -85,10 +110,14 @@ export class Feed {
   }
 
   /** Put in front of all what another feed has made of the messages before. */
-  follows(before, {entries, total}) {
-    const lines = before._newest ? before._earlier : total;
+  follows(before, {entries, total}, place, note = 0) {
+    let lines = before._newest ? before._earlier : total;
+    if (lines && this._twice.has(note)) { // those of the run that was going on then are counted
+      lines -= this._twice.get(note);
+      this._twice.delete(note);
+    }
     this._earlier += lines;
-    this.view.prepend(entries, lines);
+    this.view.prepend(entries, lines, place);
     this.started ??= before.started;
     if (!this.status && before.status) this.know(before);
   }
@@ -126,6 +155,10 @@ export class Feed {
       this._assembler.finish();
       this.view.setStatus(runs);
       return;
+    }
+    if (this._gap?.skipped && number <= this._newest) {
+      this._twice.set(this._gap.note, this._newest);
+      this._forgetLines();
     }
     const known = this._lines.get(number);
     const assembler = known?.pieces ?? (data.endsWith("\x17") ? new LineAssembler() : this._assembler);
@@ -186,6 +219,10 @@ export class Feed {
 
 function noteOf(text, {name = "", gap = false, missed} = {}) {
   return {kind: "note", runs: [{text, style: {name}}], gap, missed};
+}
+
+function skippedText(number, what) {
+  return `This page fell behind: ${counted(number, what)} not shown`;
 }
 
 function gapText(number, what) {

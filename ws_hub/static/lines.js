@@ -218,23 +218,26 @@ export class LineStore {
   }
 
   /**
-   * Add rows in front of all others, which are known to be `lines` more than there were; a line
-   * without a number moves those behind it up.
+   * Add rows in front of all others, or of one; there are known to be `lines` more than there were.
+   * In front of all, a line without a number moves those behind it up; elsewhere it has none.
    */
-  prepend(entries, lines) {
-    const made = [];
-    let counted = 0;
-    for (const {kind, number} of entries) if (kind !== "note" && number === undefined) counted += 1;
-    this.shift += counted;
+  prepend(entries, lines, before = this.first) {
+    const top = before === this.first;
+    const counted = entries.filter(({kind, number}) => kind !== "note" && number === undefined).length;
+    if (top) this.shift += counted;
     let place = -this.shift;
     const total = this.total + lines;
+    const made = [];
     for (const entry of entries) {
       if (!made.length || made.at(-1).count === this._capacity) made.push(new Chunk(this._capacity));
-      const own = entry.kind === "note" || entry.number !== undefined ? entry : {...entry, number: (place += 1), counted: true};
-      this._put(made.at(-1), made.at(-1).count, {...own, total: 0});
+      const own = {...entry, total: 0};
+      if (entry.kind !== "note" && entry.number === undefined) Object.assign(own, top ? {number: (place += 1), counted: true} : {number: 0});
+      this._put(made.at(-1), made.at(-1).count, own);
     }
     for (const chunk of made) chunk.pack();
-    this.chunks.unshift(...made);
+    const {chunk, index} = this.locate(before) ?? {index: 0};
+    if (index) this._split(chunk, index);
+    this.chunks.splice(chunk ? this.chunks.indexOf(chunk) + (index ? 1 : 0) : 0, 0, ...made);
     this.total = total;
   }
 

@@ -158,9 +158,9 @@ export class LogView {
     return this._came(this.store.insert(entry, before));
   }
 
-  /** Add rows in front of all others (see `LineStore.prepend`). */
-  prepend(entries, lines) {
-    this.store.prepend(entries, lines);
+  /** Add rows in front of all others, or of one (see `LineStore.prepend`). */
+  prepend(entries, lines, before) {
+    this.store.prepend(entries, lines, before);
     this._repaint = true; // lines without numbers have others
     this._came(0);
   }
@@ -204,6 +204,12 @@ export class LogView {
   /** Hide rows, from one to another, or show them again. */
   fold(first, last, on) {
     this.store.mark(first, last, FOLDED, on);
+    this._schedule();
+  }
+
+  /** What a note says was passed over is here: the note goes. */
+  loaded(note) {
+    this.store.replace(note, {kind: "note", runs: [], folded: true});
     this._schedule();
   }
 

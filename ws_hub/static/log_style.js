@@ -127,6 +127,8 @@ const STYLE = `
 .note .ok { color: var(--good); font-weight: 600; }
 .note .failed { color: var(--bad); font-weight: 600; }
 .note .gap { color: var(--warn); }
+.load { margin: 0 6px; padding: 0 8px; border: 1px solid currentColor; border-radius: 4px; background: none; color: var(--c4); font: inherit; line-height: 16px; cursor: pointer; }
+.load:disabled { cursor: default; }
 
 .hit, .hit:hover { background: var(--hit); }
 .hit .gutter { background: linear-gradient(to right, var(--mark) 3px, var(--hit) 3px); }

@@ -44,16 +44,23 @@ class Block {
 }
 
 export class Older {
-  /** `ask(part)` returns a promise of a page of the history; `onChange()` is called after each. */
-  constructor(feed, ask, onChange) {
+  /**
+   * `ask(part)` returns a promise of a page of the history; `onChange()` is called after each. With
+   * `since` it loads what is behind that message, in the place behind a note.
+   */
+  constructor(feed, ask, onChange, {since = 0, note = 0} = {}) {
     this.left = 0; // messages that are still to come
     this._feed = feed;
     this._ask = ask;
     this._onChange = onChange;
+    this._since = since;
+    this._note = note;
     this._oldest = 0; // number of the first message that is here
     this._later = new Set(); // numbers of the first lines that are here, of one run
     this._ended = false; // the run of those: its beginning is here
     this._closed = false;
+    this._begun = false;
+    this.lost = false; // some are not there any more
   }
 
   close() {
@@ -70,26 +77,51 @@ export class Older {
 
   /** Load what there is, as far as there is room. A failure ends it: what is here is right. */
   async load(epoch) {
-    const {view} = this._feed;
+    const {store} = this._feed.view;
+    if (this._begun) return;
+    this._begun = true;
     if (this._oldest > 1 && !this._feed.status) await this._learn();
-    while (!this._closed && this._oldest > 1) {
+    while (!this._closed && this._oldest > this._since + 1) {
       const page = await this._ask({before: this._oldest, limit: PAGE});
       if (this._closed || page.epoch !== epoch) break;
-      if (!page.messages.length) {
-        this._feed.missingBefore(this._oldest - 1);
+      const messages = page.messages.filter(({seq}) => seq > this._since);
+      if (!messages.length) {
+        this._missing(this._oldest - this._since - 1);
+        return;
+      }
+      if (!store.hasRoom(messages.length)) {
+        if (!this._note) store.before.lines += Math.max(0, store.row(store.first).number - 1);
         break;
       }
-      if (!view.store.hasRoom(page.messages.length)) {
-        const {number} = view.store.row(view.store.first);
-        view.store.before.lines += Math.max(0, number - 1);
-        break;
-      }
-      this._take(page.messages);
-      this.left = Math.max(0, this._oldest - page.first);
+      this._take(messages);
+      this.left = Math.max(0, this._oldest - Math.max(this._since + 1, page.first));
       this._onChange();
     }
     this.left = 0;
+    this._begun = false; // the rest may be asked for again
     this._onChange();
+  }
+
+  /** Whether all is here. */
+  get done() {
+    return this._oldest <= this._since + 1;
+  }
+
+  _missing(number) {
+    if (this._note) this._feed.missingAt(this._note, number);
+    else this._feed.missingBefore(number);
+    this.left = 0;
+    this._oldest = this._since + 1;
+    this.lost = true;
+    this._onChange();
+  }
+
+  /** The row that the messages stand in front of; 0 for none. */
+  _place() {
+    const {store} = this._feed.view;
+    if (!this._note) return store.first;
+    const next = store.at(store.position(this._note) + 1);
+    return next ? next.chunk.ids[next.index] : 0;
   }
 
   /** Take from the first messages that are kept whether the program runs, and since when. */
@@ -117,7 +149,7 @@ export class Older {
     for (const [number, {shown}] of feed.lines) if (this._later.has(number)) block.remove(shown);
     const numbers = (run ?? block.entries).map((entry) => entry.number).filter(Boolean);
     this._later = new Set([...numbers, ...(run ? [] : this._later)].slice(0, KNOWN));
-    this._feed.follows(feed, block);
+    this._feed.follows(feed, block, this._place(), this._note);
   }
 
   /** Put the beginning of a line whose end is here already in front of that. */
@@ -131,10 +163,11 @@ export class Older {
     block.remove(head);
   }
 
-  /** The first row, of few, for which this is true. */
+  /** The first row behind the place, of few, for which this is true. */
   _firstRow(wanted) {
     const {store} = this._feed.view;
-    for (let position = 0; position < NEAR; position++) {
+    const first = this._note ? store.position(this._note) + 1 : 0;
+    for (let position = first; position < first + NEAR; position++) {
       const place = store.at(position);
       const row = place && store.read(place.chunk, place.index);
       if (row && wanted(row)) return row;

@@ -14,6 +14,7 @@ import {HubClient} from "../ws_hub.js";
 const LIST_EVERY = 3000;
 const CAUGHT_UP_FOR = 6000;
 const PROCESS = "process:";
+const FAR = 20000; // messages behind which the page passes over
 const FIRST = 2000; // messages of the end of a log, which are seen at once; the others follow
 const TIME_TEXTS = {
   "": "Times are not shown",
@@ -35,6 +36,9 @@ class Watch {
     this.older = new Older(this.feed, (part) => client.history(channel, part), showNumbers);
     this.subscription = null;
     this.catchUp = null; // {left, from, first, missed, lagged}: messages still to come of a replay, the line it began at
+    this.seq = 0; // of the newest message
+    this.behind = null; // {since}: messages behind that one are passed over
+    this.gaps = new Map(); // id of a note -> {older, busy}: what was passed over, and can be loaded
     this.lagged = false; // the next replay makes up for what the page was too slow for
     this.refused = "";
   }
@@ -60,7 +64,11 @@ function now() {
 function received(message) {
   const moment = Date.parse(message.timestamp ?? "");
   if (moment) skew = Math.min(skew, now() - moment);
-  if (watch.catchUp?.first) watch.older.saw(message);
+  if (Number.isInteger(message.seq)) {
+    if (watch.behind) passedOver(message.seq);
+    watch.seq = message.seq;
+  }
+  if (watch.catchUp?.first) watch.catchUp.older.saw(message);
   watch.feed.received(message);
   countDown();
 }
@@ -72,12 +80,13 @@ function statusChanged(known) {
 
 /** The server has answered a subscribe: count what is made up for. */
 function synced(sync) {
-  watch.feed.synced(sync);
+  const {behind} = watch;
+  if (!behind) watch.feed.synced(sync);
   watch.refused = "";
   const {lagged} = watch;
   watch.lagged = false;
   if (sync.restarted) watch.older.close();
-  watch.catchUp = {left: sync.replayed, from: view.count + view.cut, first: sync.first, missed: sync.missed, lagged};
+  watch.catchUp = {left: sync.replayed, from: view.count + view.cut, first: sync.first, missed: sync.missed, lagged, older: watch.older};
   countDown(0);
   showStatus();
 }
@@ -90,7 +99,7 @@ function countDown(step = 1) {
   watch.catchUp = null;
   if (!view.total) showCounts(); // else the view says when it has drawn
   if (catchUp.first) {
-    loadOlder();
+    if (catchUp.older === watch.older) loadOlder(watch.older);
     return;
   }
   const lines = view.count + view.cut - catchUp.from;
@@ -101,16 +110,86 @@ function countDown(step = 1) {
   say(text);
 }
 
-/** Load what is in front of the end of the log. */
-async function loadOlder() {
+/** The page is far behind: go on with the newest messages, and pass over those between. */
+function passOver() {
+  const {channel, seq} = watch;
+  watch.subscription.close();
+  watch.behind = {since: seq};
+  watch.subscription = subscribe(channel);
+}
+
+/** The first of the newest messages is here: say what was passed over. */
+function passedOver(seq) {
+  const {behind: {since}, feed, channel} = watch;
+  watch.behind = null;
+  if (seq <= since + 1) return;
+  const note = feed.skipped(seq - since - 1);
+  const older = new Older(feed, (part) => client.history(channel, part), showNumbers, {since, note});
+  watch.gaps.set(note, {older, busy: false});
+  watch.catchUp.older = older;
+  banner(`This page fell behind: ${counted(seq - since - 1, "message")} not shown.`, {seconds: CAUGHT_UP_FOR});
+}
+
+/** Beside the note of what was passed over stands a button that loads it. */
+function offerGap(row, element) {
+  const gap = watch?.gaps.get(row.id);
+  if (!gap || row.kind !== "note") return;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "load";
+  button.textContent = gap.busy ? "loading…" : "load them";
+  button.disabled = gap.busy;
+  button.addEventListener("click", () => loadGap(row.id, gap));
+  element.append(button);
+}
+
+async function loadGap(note, gap) {
+  const {gaps} = watch;
+  gap.busy = true;
+  view.repaint(note);
+  await loadOlder(gap.older);
+  gap.busy = false;
+  if (gap.older.done) {
+    gaps.delete(note);
+    if (!gap.older.lost) view.loaded(note);
+  }
+  view.repaint(note);
+}
+
+/** Load what is in front of the end of the log, or of another place. */
+async function loadOlder(older) {
   try {
-    await watch.older.load(watch.subscription.epoch);
+    await older.load(watch.subscription.epoch);
   } catch {
     // No connection, or no history to ask for: what is here is right, and its first line has a number.
   }
 }
 
 // --- what is watched -----------------------------------------------------------------------
+
+/** Show the end of a channel, and what comes. */
+function subscribe(channel) {
+  const own = watch;
+  const heard = () => watch === own && own.subscription === subscription; // not of one that was closed
+  const subscription = client.subscribe(channel, (message) => heard() && received(message), {
+    last: FIRST,
+    onSync: (sync) => {
+      if (!heard()) return;
+      if (!sync.first && !sync.restarted && sync.replayed > FAR && own.feed.numbered) passOver();
+      else synced(sync);
+    },
+    onGap: (number) => heard() && own.feed.missing(number),
+    onLagged: () => {
+      own.lagged = true;
+      banner("This page was too slow for the server; the rest follows.", {seconds: CAUGHT_UP_FOR});
+    },
+    onError: (message) => {
+      own.refused = String(message.data);
+      banner(`The server refuses ${channel}: ${own.refused}`, {name: "bad"});
+    },
+  });
+  return subscription;
+}
 
 function select(channel) {
   watch?.subscription?.close();
@@ -119,19 +198,7 @@ function select(channel) {
   view.clear();
   times.reset();
   if (channel) {
-    next.subscription = client.subscribe(channel, received, {
-      last: FIRST,
-      onSync: synced,
-      onGap: (number) => next.feed.missing(number),
-      onLagged: () => {
-        next.lagged = true;
-        banner("This page was too slow for the server; the rest follows.", {seconds: CAUGHT_UP_FOR});
-      },
-      onError: (message) => {
-        next.refused = String(message.data);
-        banner(`The server refuses ${channel}: ${next.refused}`, {name: "bad"});
-      },
-    });
+    next.subscription = subscribe(channel);
   }
   hideBanner();
   showStatus();
@@ -251,9 +318,10 @@ function goneText() {
   const {before, missed} = view;
   const parts = [];
   if (before.lines) parts.push(`the first ${counted(before.lines, "line")} were let go, the newest ${view.count.toLocaleString("en")} are here`);
-  if (missed.lines) parts.push(`${counted(missed.lines, "line")} in between ${missed.lines === 1 ? "is" : "are"} missing`);
+  const gone = watch.gaps.size ? "not shown" : "missing"; // can be loaded, or cannot
+  if (missed.lines) parts.push(`${counted(missed.lines, "line")} in between ${missed.lines === 1 ? "is" : "are"} ${gone}`);
   const messages = before.messages + missed.messages;
-  if (messages) parts.push(`${counted(messages, "message")} ${messages === 1 ? "is" : "are"} missing`);
+  if (messages) parts.push(`${counted(messages, "message")} ${messages === 1 ? "is" : "are"} ${gone}`);
   const {left} = watch.older;
   if (left) parts.push(`${counted(left, "earlier message")} to come`);
   return parts.join("; ");
@@ -636,6 +704,7 @@ function start() {
   startTimes();
   startSearch();
   startLinks();
+  view.decorators.push(offerGap);
   startKeys();
   startList();
   $("follow").addEventListener("click", () => view.follow(!view.following));
