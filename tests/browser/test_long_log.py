@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -368,7 +369,7 @@ def test_each_key_is_told_and_does_what_it_says(page: Page, fill: Callable[..., 
     page.key("?")
     page.wait_for("document.getElementById('help').open")
     keys = page.eval("[...document.querySelectorAll('#help kbd')].map((each) => each.textContent)")
-    assert keys[:12] == ["/", "n", "N", "g", "G", ":", "f", "w", "t", "c", "s", "?"]
+    assert keys[:13] == ["/", "n", "N", "g", "G", ":", "f", "w", "t", "c", "l", "s", "?"]
     page.key("Escape")
     page.wait_for("!document.getElementById('help').open")
     page.key("g")
@@ -499,3 +500,59 @@ def test_a_page_far_behind_passes_over_and_loads_that_when_asked(
     assert page.eval(LINES) == expected
     assert page.eval(f"{VIEW}.total") == 33_000
     assert page.eval("document.querySelectorAll('.load').length") == 0
+
+
+# --- levels --------------------------------------------------------------------------------
+
+LEVELS = {
+    "2026-02-20 12:00:00 INFO started": 2,
+    '{"level":"warn","msg":"slow"}': 3,
+    '{"time":1,"level":50,"msg":"bad"}': 4,
+    '{"severity": "DEBUG"}': 1,
+    '{"msg": "ERROR"}': 0,
+    "ts=1 level=error msg=x": 4,
+    "[warning] disk": 3,
+    "main.c:3:1: error: no such": 4,
+    "an error that is no level": 0,
+    "INFORMATION": 0,
+    "no error here, but WARN": 3,
+    "plain": 0,
+}
+
+
+def test_a_level_is_taken_from_what_loggers_write(page: Page, site: Site) -> None:
+    page.open(site.url)
+    found = page.eval(
+        "import('/static/levels.js').then(({levelOf}) =>"
+        f" {json.dumps(list(LEVELS))}.map((text) => levelOf(text)))"
+    )
+    assert dict(zip(LEVELS, found, strict=True)) == LEVELS
+
+
+def test_lines_below_a_level_are_hidden_also_those_that_come(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(20_000, "n % 1000 ? `line ${n}` : `ERROR line ${n}`")
+    page.key("l")
+    page.key("l")
+    page.wait_for("document.querySelectorAll('.row').length === 20")
+    page.eval(
+        f"for (const text of ['WARN line 7', '  at line 8', 'INFO line 9', '  line 10'])"
+        f" {VIEW}.append({{runs: [{{text, style: null}}]}})"
+    )
+    page.wait_for("document.querySelectorAll('.row').length === 22")
+    shown = page.eval(
+        "[...document.querySelectorAll('.row .text')].map((each) => each.textContent)"
+    )
+    assert shown[-3:] == ["ERROR line 20000", "WARN line 7", "  at line 8"]
+    said = "document.getElementById('cut').textContent"
+    page.wait_for(f"{said} === '19,982 lines of other levels are hidden'")
+    assert len(page.eval(LINES)) == 20_004
+    page.key("/")
+    page.type("line")
+    page.wait_for(f"{FOUND} === '–/22'")
+    page.key("Escape")
+    page.eval(f"{LOG}.focus()")
+    page.key("l")
+    page.key("l")
+    page.wait_for(f"{SEEN}.at(-1)?.[0] === '  line 10' && {said} === ''")

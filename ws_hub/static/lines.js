@@ -60,6 +60,9 @@ class Chunk {
     this.packedSpans = null; // {starts, values}
     this.height = -1; // pixels of its rows, -1 for unknown: see heights.js
     this.heights = null; // pixels of each row that was measured, 0 for unknown
+    this.filtered = 0; // the filter that went through it as it is: see levels.js
+    this.hiddenLines = 0;
+    this.lastLevel = 0;
     this.searched = 0; // the search that looked through it as it is: see search.js
     this.searchedAs = 0; // the search that its hits are of
     this.hits = null;
@@ -73,7 +76,7 @@ class Chunk {
   /** Say that something about the rows is not what it was. */
   touch() {
     this.height = -1;
-    this.searched = 0;
+    this.searched = this.filtered = 0;
   }
 
   /** Make room for a row at an index. */

@@ -11,12 +11,14 @@
  *   classes, and elements outside of `.text`; `repaint(id)` has them called again;
  * - `timeText(row, before)`: what stands in the column of times; `before` is the row before it;
  *   with `timesChain` set a row is painted anew with the one before it;
+ * - `levels.set(WARNING)` hides lines that say less (levels.js);
  * - `fold(first, last, on)` hides rows; `onReveal(id)` is called before a hidden row is gone to.
  *
  * Must not know messages or connections.
  */
 
 import {BEFORE, Heights} from "./heights.js";
+import {LevelFilter} from "./levels.js";
 import {FOLDED, HIDDEN, LineStore} from "./lines.js";
 import {logStyle} from "./log_style.js";
 import {Painter} from "./paint.js";
@@ -51,6 +53,10 @@ export class LogView {
     this._links = links;
     this._heights = new Heights(this.store);
     this._search = new Search(this.store, () => this._schedule());
+    this.levels = new LevelFilter(this.store, () => {
+      this._search.go();
+      this._schedule();
+    });
     this._painter = new Painter();
     this._closed = new AbortController();
     this._make();
@@ -100,6 +106,7 @@ export class LogView {
     this._sizes.disconnect();
     this._selection.close();
     this._search.close();
+    this.levels.close();
   }
 
   _reset() {
@@ -175,6 +182,7 @@ export class LogView {
   _came(id) {
     this._arrived += 1;
     this._search.go();
+    this.levels.go();
     this._schedule();
     return id;
   }

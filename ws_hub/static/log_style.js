@@ -138,6 +138,8 @@ const STYLE = `
 .linked .gutter { background: linear-gradient(to right, var(--c4) 3px, var(--linked) 3px); color: var(--ink); }
 ::highlight(found) { background-color: var(--mark); color: #14161a; }
 
+.says-warning .gutter { color: var(--warn); }
+.says-error .gutter { color: var(--bad); }
 .cut { color: var(--warn); font-style: italic; }
 .when { color: var(--faint); }
 .type { color: var(--c4); font-weight: 600; }

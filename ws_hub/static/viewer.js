@@ -5,6 +5,7 @@
  */
 
 import {Feed} from "./feed.js";
+import {ERROR, levelOf, WARNING} from "./levels.js";
 import {LogView} from "./log.js";
 import {counted, describeStatus, duration} from "./messages.js";
 import {Older} from "./older.js";
@@ -322,6 +323,8 @@ function goneText() {
   if (missed.lines) parts.push(`${counted(missed.lines, "line")} in between ${missed.lines === 1 ? "is" : "are"} ${gone}`);
   const messages = before.messages + missed.messages;
   if (messages) parts.push(`${counted(messages, "message")} ${messages === 1 ? "is" : "are"} ${gone}`);
+  const {hidden} = view.levels;
+  if (hidden) parts.push(`${counted(hidden, "line")} of other levels ${hidden === 1 ? "is" : "are"} hidden`);
   const {left} = watch.older;
   if (left) parts.push(`${counted(left, "earlier message")} to come`);
   return parts.join("; ");
@@ -652,6 +655,23 @@ function openGoto() {
   $("goto").showModal();
 }
 
+// --- levels --------------------------------------------------------------------------------
+
+function startLevels() {
+  $("level").addEventListener("change", () => view.levels.set(Number($("level").value)));
+  view.decorators.push((row, element) => {
+    const level = row.kind === "note" ? 0 : levelOf(row.text);
+    if (level >= WARNING) element.classList.add(level === ERROR ? "says-error" : "says-warning");
+  });
+}
+
+function nextLevel() {
+  const level = $("level");
+  level.selectedIndex = (level.selectedIndex + 1) % level.options.length;
+  level.dispatchEvent(new Event("change"));
+  say(level.selectedOptions[0].textContent);
+}
+
 // --- keys ----------------------------------------------------------------------------------
 
 /* What each key does, in words and here. */
@@ -666,6 +686,7 @@ const KEYS = {
   w: ["wrap long lines", () => $("wrap").click()],
   t: ["show times", () => $("times").click()],
   c: ["copy all lines", () => $("copy").click()],
+  l: ["show the lines of a level and worse, or all", nextLevel],
   s: ["save all lines as a file", () => $("download").click()],
   "?": ["this list", () => $("help").showModal()],
 };
@@ -704,6 +725,7 @@ function start() {
   startTimes();
   startSearch();
   startLinks();
+  startLevels();
   view.decorators.push(offerGap);
   startKeys();
   startList();
