@@ -75,41 +75,66 @@ def print_lines(hub: Hub, lines: int) -> None:
         hub.send_process_lines("build", texts, numbers=numbers)
 
 
-def resident(browser: Browser) -> int:
-    """Return the kilobytes of memory of the largest process of a browser: the page's."""
-    found = [0]
-    for info in browser.call("SystemInfo.getProcessInfo")["processInfo"]:
-        if info["type"] == "renderer":
-            status = Path(f"/proc/{info['id']}/status").read_text(encoding="ascii")
-            found.append(int(status.split("VmRSS:")[1].split()[0]))
-    return max(found)
+class Renderer:
+    """The process of the page: its processor time and memory."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+
+    def _info(self) -> dict[str, Any]:
+        found = self._browser.call("SystemInfo.getProcessInfo")["processInfo"]
+        pages = [each for each in found if each["type"] == "renderer"]
+        return max(pages, key=lambda each: float(each["cpuTime"]))
+
+    @property
+    def seconds(self) -> float:
+        return float(self._info()["cpuTime"])
+
+    @property
+    def megabytes(self) -> float:
+        """What is resident and its own, without files that it has in common with others."""
+        status = Path(f"/proc/{self._info()['id']}/status").read_text(encoding="ascii")
+        return int(status.split("RssAnon:")[1].split()[0]) / 1e3
 
 
 def measure(page: Page, browser: Browser, url: str, lines: int) -> None:
+    renderer = Renderer(browser)
+    page.open(f"{url}?channel=nothing")
+    page.wait_for(f"!!{VIEW}")
+    empty = renderer.megabytes
     end = json.dumps(WORDS[-4:] % lines)
     page.call("Page.addScriptToEvaluateOnNewDocument", source=f"const END = {end}; {WATCH}")
-    started = time.monotonic()
+    started, used = time.monotonic(), renderer.seconds
     page.open(url)
     print(f"the end is seen after {page.wait_for('first'):.0f} ms")
+    print(f"  processor time of the page until then: {renderer.seconds - used:.2f} s")
     page.wait_for(f"{VIEW}.count >= {lines}", 300)
-    print(f"all {lines:,} lines are there after {time.monotonic() - started:.1f} s")
+    took, used = time.monotonic() - started, renderer.seconds - used
+    print(f"all {lines:,} lines are there after {took:.1f} s; processor time {used:.1f} s")
+    used = renderer.seconds
     times = page.eval(JUMPS % VIEW)
+    used = (renderer.seconds - used) / len(times) * 1e3
     print(f"a place far away: median {times[len(times) // 2]:.0f} ms, longest {times[-1]:.0f} ms")
+    print(f"  processor time {used:.0f} ms each")
     for query in (
         '["module_976"]',
         '["no such text"]',
         '["compiling"]',
         '["module_9\\\\d6/.*5\\\\]$", {regex: true}]',
     ):
+        used = renderer.seconds
         took, found, longest = page.eval(SEARCH % (VIEW, query))
+        used = renderer.seconds - used
         print(f"search {query}: {took:.0f} ms, {found:,.0f} lines; longest frame {longest:.0f} ms")
+        print(f"  processor time {used:.2f} s")
     page.eval(f"{VIEW}.search('')")
     page.call("HeapProfiler.collectGarbage")
     usage: dict[str, Any] = page.call("Runtime.getHeapUsage")
     script, arrays = usage["usedSize"] / 1e6, usage["backingStorageSize"] / 1e6
     nodes = page.eval("document.querySelectorAll('*').length")
     print(f"memory: {script:.1f} MB objects, {arrays:.1f} MB arrays; {nodes} elements")
-    print(f"the page's process: {resident(browser) / 1e3:.0f} MB resident")
+    full = renderer.megabytes
+    print(f"the page's process has {full:.0f} MB of its own, of an empty log {empty:.0f} MB")
 
 
 def main() -> None:

@@ -246,7 +246,7 @@ export class LineStore {
 
   /** Whether there is room for so many more lines. */
   hasRoom(lines) {
-    return this.count + lines < this.maxLines && this._size < this.maxChars * 0.95;
+    return this.count + lines <= this.maxLines && this._size < this.maxChars * 0.95;
   }
 
   /** Set or remove bits of rows, from one to another, both included. */

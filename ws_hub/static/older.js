@@ -89,7 +89,7 @@ export class Older {
         this._missing(this._oldest - this._since - 1);
         return;
       }
-      if (!store.hasRoom(messages.length)) {
+      if (!store.hasRoom(messages.filter(({type}) => type !== "process_status").length)) {
         if (!this._note) store.before.lines += Math.max(0, store.row(store.first).number - 1);
         break;
       }
