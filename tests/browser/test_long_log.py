@@ -138,6 +138,26 @@ def test_what_comes_and_goes_elsewhere_moves_nothing_in_view(
     assert page.eval(f"{VIEW}.unread") == 5000
 
 
+@pytest.mark.parametrize("count", [20_000, 400_000])
+def test_scrolling_while_lines_come_in_front_goes_as_far_as_it_says(
+    page: Page, fill: Callable[..., None], count: int
+) -> None:
+    fill(count)
+    before = scroll(page, f"Math.round(0.5 * {LOG}.scrollHeight)")
+    (first, *_) = check_whole(page, before)
+    for _ in range(3):
+        page.eval(
+            f"{VIEW}.prepend(Array.from({{length: 1000}}, () =>"
+            " ({runs: [{text: 'older', style: null}]})), 1000);"
+            f"{LOG}.scrollTop += 95;"
+        )
+        page.eval(f"{FRAME}.then(() => {FRAME})")
+        first += 5
+        seen = page.eval(SEEN)
+        assert abs(seen[0][1] - before[0][1]) <= 1
+        check_whole(page, seen, first)
+
+
 def test_home_and_end_go_to_the_first_and_the_last_line(
     page: Page, fill: Callable[..., None]
 ) -> None:
@@ -335,6 +355,8 @@ def test_an_address_names_lines(page: Page, site: Site) -> None:
     site.hub.send_process_lines("build", [f"line {number}" for number in range(1, 3001)])
     page.open(site.url + "#L1200-L1202")
     page.wait_for(f"{LINKED} === '1200,1201,1202'")
+    # The newest lines come first, and have no numbers until those before them are there.
+    assert page.eval("document.querySelector('.row.linked .text').textContent") == "line 1200"
     assert not page.eval(f"{VIEW}.following")
     page.eval("document.querySelector('.row.linked .gutter').click()")
     page.wait_for(f"{LINKED} === '1200'")

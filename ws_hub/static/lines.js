@@ -167,6 +167,7 @@ export class LineStore {
     this.dropped = 0; // rows that were let go
     this.missed = {...NOTHING}; // what never came, as the notes that are kept say
     this.before = {...NOTHING}; // what is not here from before the first line: let go, or never came
+    this.provisional = false; // lines may come in front: those without a number have none yet
     this.shift = 0; // lines without numbers that came in front of all
     this.widest = 0; // characters
     this._size = 0;
@@ -431,7 +432,8 @@ export class LineStore {
     for (let at = this.chunks.length - 1; at >= 0; at--) {
       const {numbers, flags, count, ids} = this.chunks[at];
       for (let index = count - 1; index >= 0; index--) {
-        if (numbers[index] === (flags[index] & COUNTED ? number - this.shift : number)) return ids[index];
+        const own = flags[index] & COUNTED ? this._countedNumber(numbers[index]) : numbers[index];
+        if (own === number) return ids[index];
       }
     }
     return 0;
@@ -452,7 +454,7 @@ export class LineStore {
     const {cut, missed} = chunk.extras?.get(id) ?? ABSENT;
     return {
       id,
-      number: chunk.numbers[index] + (flags & COUNTED ? this.shift : 0),
+      number: flags & COUNTED ? this._countedNumber(chunk.numbers[index]) : chunk.numbers[index],
       kind: this._kinds[chunk.kinds[index]],
       text,
       runs: runsOf(text, chunk.spansOf(index), chunk.styles),
@@ -464,6 +466,10 @@ export class LineStore {
       cut,
       missed,
     };
+  }
+
+  _countedNumber(place) {
+    return this.provisional ? 0 : place + this.shift;
   }
 
   /** All rows, or those from one to another, both included. */

@@ -117,8 +117,9 @@ export class LogView {
     this._current = 0; // id of the match that was gone to
     this._linked = null; // [first, last]: ids of the rows that an address names
     this._anchor = {id: 0, offset: 0}; // the row at the top of the view, and how far above it begins
+    this._tight = false; // the log is higher than HIGHEST
     this._base = 0; // pixels that the log is further than the scrollbar says: see HIGHEST
-    this._expected = {top: 0, height: 0}; // of the scrolling element, as it was set here
+    this._expected = {top: 0, height: 0, left: 0}; // of the scrolling element, as it was set here; how far the end is
     this._arrived = 0; // lines since the last frame
     this._frame ??= false; // there is one to come
     this._timer ??= 0; // before a frame, in a burst
@@ -464,16 +465,17 @@ export class LogView {
     const extra = this._status.offsetHeight;
     this._content.style.height = `${height - extra}px`;
     this._rows.style.top = `${this._rowsTop - base}px`;
-    if (Math.abs(scroller.scrollTop - (top - base)) >= 1) scroller.scrollTop = top - base;
-    this._expected = {top: scroller.scrollTop, height: scroller.scrollHeight};
-    if (!this.following) this._hold(top);
+    const place = Math.round(top - base);
+    if (Math.abs(scroller.scrollTop - place) >= 1) scroller.scrollTop = place;
+    this._expected = {top: scroller.scrollTop, height: scroller.scrollHeight, left: range - top};
+    this._tight = tight;
+    this._hold(top);
   }
 
   // --- where the reader is -----------------------------------------------------------------
 
   /** Keep the end in sight, or stop that. */
   follow(on) {
-    if (this.following && !on) this._hold(this._place());
     this.following = on;
     if (on) {
       this.unread = 0;
@@ -482,42 +484,36 @@ export class LogView {
     this._schedule();
   }
 
-  /** Where in the log the view begins, as the scrollbar says. */
-  _place() {
-    return this.scroller.scrollTop + this._base;
-  }
-
+  /**
+   * The reader has moved, from where the last frame has put the log: lines may have come since then,
+   * so that only the way is known, and not the place.
+   */
   _scrolled() {
     const {scroller, _expected: expected} = this;
     const top = scroller.scrollTop;
     if (top === expected.top) return; // it was set here
-    const range = this._range();
+    const way = top - expected.top;
     const room = scroller.scrollHeight - scroller.clientHeight;
-    let place = this._place();
-    if (this._total > HIGHEST) {
-      const jumps = Math.abs(top - expected.top) > 3 * this._view;
-      if (jumps || top <= 0 || top >= room - 1) {
-        place = range * (top / room);
-        this._jumped = true;
-      }
-    }
     const left = room - top;
+    const jumps = this._tight && (Math.abs(way) > 3 * this._view || top <= 0 || left <= 1);
     if (this.following) {
       // Only a reader moves it up: lines that go make the height smaller as well.
-      const up = top < expected.top - 2 && scroller.scrollHeight >= expected.height;
-      if (up && left > AT_END) this._leave(place);
-    } else if (left <= AT_END && place >= range - AT_END - 1) {
+      const up = way < -2 && scroller.scrollHeight >= expected.height;
+      if (!up || left <= AT_END) {
+        this._schedule(true);
+        return;
+      }
+      this.following = false;
+    } else if (left <= AT_END && (jumps || expected.left - way <= AT_END + 1)) {
       this.follow(true);
-    } else {
-      this._hold(place);
+      return;
     }
-    if (!this.following) this._expected.top = top;
+    if (jumps) this._hold(this._range() * (top / room));
+    else this._anchor.offset += way;
+    this._jumped ||= jumps;
+    expected.top = top;
+    expected.left -= way;
     this._schedule(true);
-  }
-
-  _leave(place) {
-    this.following = false;
-    this._hold(place);
   }
 
   /** Go to a row; "center" is where it comes to stand, or "start". */
@@ -630,7 +626,7 @@ export class LogView {
   }
 
   _firstInView() {
-    const found = this._heights.find(this._place());
+    const found = this._heights.find(this._top());
     const before = found ? this._search.before(found.at, found.index) : 0;
     return before < this.matches ? before + 1 : 1;
   }

@@ -59,7 +59,8 @@ export class Older {
     this._later = new Set(); // numbers of the first lines that are here, of one run
     this._ended = false; // the run of those: its beginning is here
     this._closed = false;
-    this._begun = false;
+    this._busy = false;
+    this.full = false; // there is no room for more
     this.lost = false; // some are not there any more
   }
 
@@ -75,31 +76,39 @@ export class Older {
     if (Number.isInteger(message.line) && !this._ended && this._later.size < KNOWN) this._later.add(message.line);
   }
 
-  /** Load what there is, as far as there is room. A failure ends it: what is here is right. */
+  /** Load what there is, as far as there is room. After a failure it may be called again. */
   async load(epoch) {
-    const {store} = this._feed.view;
-    if (this._begun) return;
-    this._begun = true;
-    if (this._oldest > 1 && !this._feed.status) await this._learn();
-    while (!this._closed && this._oldest > this._since + 1) {
-      const page = await this._ask({before: this._oldest, limit: PAGE});
-      if (this._closed || page.epoch !== epoch) break;
-      const messages = page.messages.filter(({seq}) => seq > this._since);
-      if (!messages.length) {
-        this._missing(this._oldest - this._since - 1);
-        return;
-      }
-      if (!store.hasRoom(messages.filter(({type}) => type !== "process_status").length)) {
-        if (!this._note) store.before.lines += Math.max(0, store.row(store.first).number - 1);
-        break;
-      }
-      this._take(messages);
-      this.left = Math.max(0, this._oldest - Math.max(this._since + 1, page.first));
+    if (this._busy) return;
+    this._busy = true;
+    try {
+      if (this._oldest > 1 && !this._feed.status) await this._learn();
+      while (!this._closed && !this.done && (await this._next(epoch)));
+    } finally {
+      this._busy = false;
+      this.left = 0;
       this._onChange();
     }
-    this.left = 0;
-    this._begun = false; // the rest may be asked for again
+  }
+
+  /** Load one page; say whether there may be another one. */
+  async _next(epoch) {
+    const {store} = this._feed.view;
+    const page = await this._ask({before: this._oldest, limit: PAGE});
+    if (this._closed || page.epoch !== epoch) return false;
+    const messages = page.messages.filter(({seq}) => seq > this._since);
+    if (!messages.length) {
+      this._missing(this._oldest - this._since - 1);
+      return false;
+    }
+    if (!store.hasRoom(messages.filter(({type}) => type !== "process_status").length)) {
+      if (!this._note && !this.full) store.before.lines += Math.max(0, store.row(store.first).number - 1);
+      this.full = true;
+      return false;
+    }
+    this._take(messages);
+    this.left = Math.max(0, this._oldest - Math.max(this._since + 1, page.first));
     this._onChange();
+    return true;
   }
 
   /** Whether all is here. */
@@ -110,10 +119,8 @@ export class Older {
   _missing(number) {
     if (this._note) this._feed.missingAt(this._note, number);
     else this._feed.missingBefore(number);
-    this.left = 0;
     this._oldest = this._since + 1;
     this.lost = true;
-    this._onChange();
   }
 
   /** The row that the messages stand in front of; 0 for none. */

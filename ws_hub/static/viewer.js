@@ -83,6 +83,7 @@ function statusChanged(known) {
 function synced(sync) {
   const {behind} = watch;
   if (!behind) watch.feed.synced(sync);
+  if (sync.first && !behind && sync.replayed) view.store.provisional = true;
   watch.refused = "";
   const {lagged} = watch;
   watch.lagged = false;
@@ -103,6 +104,7 @@ function countDown(step = 1) {
     if (catchUp.older === watch.older) loadOlder(watch.older);
     return;
   }
+  if (!watch.older.done && !watch.older.full) loadOlder(watch.older); // the connection was lost meanwhile
   const lines = view.count + view.cut - catchUp.from;
   const what = catchUp.lagged ? "This page fell behind" : "Reconnected";
   const gone = catchUp.missed ? "; what is missing is said where it was" : "";
@@ -162,8 +164,11 @@ async function loadOlder(older) {
   try {
     await older.load(watch.subscription.epoch);
   } catch {
-    // No connection, or no history to ask for: what is here is right, and its first line has a number.
+    // No connection, or no history to ask for: what is here is right, and said to begin there.
   }
+  if (older !== watch.older) return;
+  view.store.provisional = false; // nothing comes in front any more
+  view.repaint();
 }
 
 // --- what is watched -----------------------------------------------------------------------
