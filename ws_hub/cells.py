@@ -153,9 +153,10 @@ class Line:
         cut: whether pieces of it were given out.
         touched: when something was drawn to it last, the same text perhaps.
         time: when what was given out of it last was drawn.
+        marks: sequences that stand before its text: the sections that begin or end with it.
     """
 
-    __slots__ = ("cut", "gone", "kept", "number", "rows", "shown", "time", "touched")
+    __slots__ = ("cut", "gone", "kept", "marks", "number", "rows", "shown", "time", "touched")
 
     def __init__(self) -> None:
         self.number = 0
@@ -165,22 +166,24 @@ class Line:
         self.shown: str | None = None
         self.cut = False
         self.time = self.touched = 0.0
+        self.marks = ""
 
     def copy(self, rows: dict[Row, Row]) -> Line:
         """Return a copy; `rows` gets the copies of its rows."""
         copy = Line()
         copy.number, copy.gone, copy.kept = self.number, self.gone, self.kept
-        copy.shown, copy.cut = self.shown, self.cut
         copy.time, copy.touched = self.time, self.touched
+        copy.shown, copy.cut, copy.marks = self.shown, self.cut, self.marks
         for row in self.rows:
             rows[row] = row.copy(copy)
             copy.rows.append(rows[row])
         return copy
 
     def text(self, columns: int | None) -> str:
-        """Return its text, with the sequences that colour it."""
+        """Return its text, with its marks and the sequences that colour it."""
         if len(self.rows) == 1:
-            return text_of(self.rows[0].cells, self.rows[0].styles, self.rows[0].end)
+            row = self.rows[0]
+            return self.marks + text_of(row.cells, row.styles, row.end)
         assert columns is not None
         cells: list[str] = []
         styles: list[str] = []
@@ -191,7 +194,7 @@ class Line:
         least = (len(self.rows) - 1) * columns + 1  # the last row is one, blank or not
         missing = least - len(cells)
         end = max(_end_of(cells), least)
-        return text_of(cells + [BLANK] * missing, styles + [""] * missing, end)
+        return self.marks + text_of(cells + [BLANK] * missing, styles + [""] * missing, end)
 
 
 def _end_of(cells: list[str]) -> int:

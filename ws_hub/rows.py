@@ -10,6 +10,8 @@ file:
   row. So the numbers of lines rise from the top to the bottom.
 - A screen that is cleared is moved up, as by the terminals that keep it in their scrollback.
 - Rows below a scroll region are status rows, and no lines until the region takes them in.
+- A section of GitLab's begins or ends with a text that is erased at once
+  (`section_start:UNIX:name\r\x1b[0K`): no terminal shows it, so the line gets it as a mark.
 
 No I/O and no clock.
 """
@@ -32,6 +34,12 @@ _TAB = 8
 _MAX_SEQUENCE = 4096  # characters; what is longer is no sequence
 _FAR = 9999  # of a parameter: what moves further is an attack
 _WIDE = "\u0300"  # below it every character takes one cell
+_MARK = "7300;"  # of an OSC sequence that is a mark
+_MAX_MARKS = 2048  # characters of the marks of one line
+_MAX_SECTION = 512  # characters of a section's text
+_SECTION = re.compile(
+    r"section_(?:start|end):[0-9]{1,20}:[A-Za-z0-9_.-]{1,128}(?:\[[^\[\]\x00-\x1f]{0,256}\])?\Z"
+)
 
 _TOKEN = re.compile(
     r"(?P<text>[^\x00-\x1f\x7f-\x9f]+)"
@@ -169,9 +177,8 @@ class Rows:
                 self._drawing = (is_drawing, g1) if token["set"] == "(" else (g0, is_drawing)
             elif kind == "short":
                 self._escape(token["short"])
-            elif kind == "osc" and token["osc"].startswith("8;"):
-                _, _, target = token["osc"][2:].partition(";")
-                self._pen.follow(token["osc"][2:] if target else "")
+            elif kind == "osc":
+                self._osc(token["osc"])
 
     def lines(self) -> list[Line]:
         """Return the lines of the screen, from the top."""
@@ -325,7 +332,7 @@ class Rows:
         last.reach(self.columns)
         last.cells = [" " if cell == BLANK else cell for cell in last.cells]
         text = line.text(self.columns)
-        line.rows, line.gone, line.cut = whole[line.gone :], 0, True
+        line.rows, line.gone, line.cut, line.marks = whole[line.gone :], 0, True, ""
         self.given.append(Given(line, text, Kind.PIECE, line.touched))
 
     def _scroll_up(self) -> None:
@@ -514,6 +521,22 @@ class Rows:
         elif final == "u":
             self._restore()
 
+    def _osc(self, text: str) -> None:
+        if text.startswith("8;"):
+            _, _, target = text[2:].partition(";")
+            self._pen.follow(text[2:] if target else "")
+        elif text.startswith(_MARK) and self._alternate is None and not self._is_status(self.y):
+            self._mark(self._own(self.y), text.removeprefix(_MARK))
+
+    def _mark(self, line: Line, text: str) -> None:
+        """Have a line remember the section that a text ends in, if it does."""
+        section = _SECTION.search(text[-_MAX_SECTION:])
+        if section is None:
+            return
+        self.returned = False  # nothing of the line is replaced
+        if len(line.marks) + _MAX_SECTION <= _MAX_MARKS:
+            line.marks += f"\x1b]{_MARK}{section[0]}\x1b\\"
+
     def _mode(self, parameters: str, on: bool) -> None:
         for mode in parameters.lstrip("?").split(";"):
             if not parameters.startswith("?"):
@@ -560,6 +583,8 @@ class Rows:
         if row is None:
             return
         end = len(row.cells)
+        if self.returned and self.x == 0 and row.line is not None and how != 1:
+            self._mark(row.line, "".join(row.cells[: row.end][-_MAX_SECTION:]))
         if how == 0:
             row.erase(self.x, end)
         elif how == 1:
@@ -679,8 +704,8 @@ class Rows:
         line, size = row.line, self._max_piece
         while len(row.cells) > size:
             if line.kept is None:
-                cut = text_of(row.cells[:size], row.styles[:size], size)
-                line.cut = True
+                cut = line.marks + text_of(row.cells[:size], row.styles[:size], size)
+                line.cut, line.marks = True, ""
                 self.given.append(Given(line, cut, Kind.PIECE, line.touched))
             del row.cells[:size], row.styles[:size]
             self.x = max(self.x - size, 0)

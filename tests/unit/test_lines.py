@@ -319,3 +319,65 @@ def test_texts_that_are_published_later_keep_the_time_of_their_reading() -> None
     unknown = Texts(["a"])
     unknown.not_before(9.0)
     assert (unknown.time, unknown.times) == (0.0, {})
+
+
+# --- sections ------------------------------------------------------------------------------
+
+START = "section_start:1764331200:build[collapsed=true]"
+END = "section_end:1764331260:build"
+
+
+def mark(section: str) -> str:
+    return f"\x1b]7300;{section}\x1b\\"
+
+
+def gitlab(section: str) -> str:
+    return f"\x1b[0K{section}\r\x1b[0K"
+
+
+@pytest.mark.parametrize("columns", [None, 80])
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_a_section_that_a_terminal_does_not_show_is_a_mark(columns: int | None, size: int) -> None:
+    newline = "\n" if columns is None else "\r\n"
+    text = f"{gitlab(START)}Build{newline}make{newline}{gitlab(END)}"
+    data = f"{text}{gitlab('section_start:1764331261:b')}{newline}last{newline}".encode()
+    lines = Lines(columns=columns)
+    chunks = [data[at : at + size] for at in range(0, len(data), size)]
+    assert feed(lines, *chunks) + lines.finish() == [
+        f"{mark(START)}Build",
+        "make",
+        mark(END) + mark("section_start:1764331261:b"),
+        "last",
+    ]
+
+
+def test_a_section_that_ends_with_the_output_is_a_line() -> None:
+    assert whole(f"make\n{gitlab(END)}".encode()) == ["make", mark(END)]
+
+
+def test_the_text_of_a_section_that_is_not_erased_is_text() -> None:
+    for text in (f"{START}\n", f"{START}\r\n", f"{START}\x1b[K\n", f"x\r{START}\n"):
+        assert whole(text.encode())[-1] == START
+
+
+@pytest.mark.parametrize("section", ["section_start:x:a", "section_mid:1:a", "section_end:1:", "a"])
+def test_what_is_no_section_leaves_no_mark(section: str) -> None:
+    assert whole(f"{gitlab(section)}text\n".encode())[-1] == "text"
+
+
+def test_a_mark_that_a_program_writes_itself_is_kept_and_another_sequence_is_not() -> None:
+    data = f"{mark(START)}Build{mark('x')}{mark(END)}\n\x1b]7301;{END}\x07\n"
+    assert whole(data.encode()) == [f"{mark(START)}{mark(END)}Build", ""]
+
+
+def test_marks_of_a_long_line_are_in_its_first_piece_only() -> None:
+    for columns in (None, 50):
+        lines = Lines(100, columns=columns, height=2)
+        end = "\n" if columns is None else "\r\n"
+        texts = feed(lines, (gitlab(END) + 400 * "a" + end).encode()) + lines.finish()
+        assert list(join(texts)) == [mark(END) + 400 * "a"]
+
+
+def test_a_line_has_few_marks() -> None:
+    [text] = whole((1000 * gitlab(END)).encode())
+    assert text.count(END) * len(mark(END)) == len(text) <= 2048

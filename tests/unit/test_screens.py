@@ -78,6 +78,8 @@ def token(chance: random.Random, newline: str) -> str:
         (1, chance.choice(["\x1bM", "\x1bD"])),
         (1, "\x1b(0lqk\x1b(B"),
         (1, chance.choice(["\x1b]0;a title\x07", "\x1b[?25l", "\x1b[6n"])),
+        (2, f"\x1b[0Ksection_{chance.choice(['start', 'end'])}:1:a\r\x1b[0K"),
+        (1, chance.choice(["\x1b]8;;http://a/b\x07", "\x1b]8;;\x1b\\"])),
         (1, chance.choice("\f\v")),
     ]
     return chance.choices([each for _, each in kinds], [weight for weight, _ in kinds])[0]
