@@ -89,7 +89,7 @@ def test_colours_and_styles_are_understood(engine: Page, sgr: str, style: dict[s
         "\x1b[10;20H",
         "\x1b[>4;2m",
         "\x1b]0;title\x07",
-        "\x1b]8;;http://x/\x1b\\",
+        "\x1b]8;;javascript:x\x1b\\",
         "\x1bP1$r\x1b\\",
         "\x1b(B",
         "\x1b=",

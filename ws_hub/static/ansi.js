@@ -4,9 +4,12 @@
  *   parser.parse("\x1b[1;31merror:\x1b[0m no such file");
  *   // [{text: "error:", style: {..., fg: 1, bold: true}}, {text: " no such file", style: null}]
  *
- * Colours (16, 256, 24 bit), bold, dim, italic, underline, strike and inverse are understood; all
- * other sequences are swallowed. A sequence may come in parts. Must not know the DOM.
+ * Colours (16, 256, 24 bit), bold, dim, italic, underline, strike and inverse are understood, and
+ * links (OSC 8) that a page may have; the marks of sections (OSC 7300) are collected; all other
+ * sequences are swallowed. A sequence may come in parts. Must not know the DOM.
  */
+
+import {safeLink} from "./links.js";
 
 const ESC = "\x1b";
 const MAX_PENDING = 4096; // an unfinished sequence that grows beyond it was none
@@ -16,12 +19,16 @@ const MAX_PENDING = 4096; // an unfinished sequence that grows beyond it was non
  *   a string (OSC, DCS, SOS, PM, APC) up to BEL or ST;
  *   two or three characters (charset, keypad, reset...). */
 const CSI = /\x1b\[([0-?]*)([ -/]*)([@-~])/y;
-const STRING = /\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)/y;
+const STRING = /\x1b([\]PX^_])([^\x07\x1b\x9c]*)(?:\x07|\x1b\\|\x9c)/y;
 const SHORT = /\x1b(?:[ -/]+[0-~]|[0-OQ-WYZ\\`-~])/y;
 /* What could still become one of them when more comes. */
 const OPEN = /\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b\x9c]*\x1b?|[ -/]*)$/y;
 /* C0 controls that show nothing. Tab stays; backspace and bell are seen to below. */
 const CONTROLS = /[\x00-\x07\x0b-\x1a\x1c-\x1f\x7f-\x9f]/g;
+const MARK = "7300;"; // of an OSC sequence: a section begins or ends (docs/processes.md)
+const MAX_MARKS = 16; // of one text
+/* GitLab's own form, in the texts of servers that do not make it a mark: shown by no terminal. */
+const SECTION = /(section_(?:start|end):\d{1,20}:[A-Za-z0-9_.-]{1,128}(?:\[[^\[\]\x00-\x1f]{0,256}\])?)\r\x1b\[[02]?K/g;
 const PLAIN = /^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$/;
 
 const NONE = Object.freeze({
@@ -34,11 +41,13 @@ const NONE = Object.freeze({
   inverse: false,
   hidden: false,
   strike: false,
+  link: null, // an address that a page may link to
 });
 
 export class AnsiParser {
   constructor() {
     this.style = NONE;
+    this.marks = []; // of the text that was parsed last
     this._pending = "";
   }
 
@@ -54,7 +63,8 @@ export class AnsiParser {
 
   /** Return `{text, style}` runs; `style` is null where nothing is set. Texts are never empty. */
   parse(input) {
-    let text = this._pending + input;
+    const text = this._pending + input;
+    if (this.marks.length) this.marks = [];
     if (this._pending === "" && PLAIN.test(text)) {
       return text === "" ? [] : [{text, style: this._current()}];
     }
@@ -83,13 +93,27 @@ export class AnsiParser {
       }
       return CSI.lastIndex;
     }
-    match = STRING.exec(text) ?? SHORT.exec(text);
-    if (match) return start + match[0].length;
+    match = STRING.exec(text);
+    if (match) {
+      if (match[1] === "]") this._osc(match[2]);
+      return STRING.lastIndex;
+    }
+    match = SHORT.exec(text);
+    if (match) return SHORT.lastIndex;
     if (OPEN.test(text) && text.length - start <= MAX_PENDING) {
       this._pending = text.slice(start);
       return text.length;
     }
     return start + 1; // an ESC that begins nothing
+  }
+
+  _osc(text) {
+    if (text.startsWith("8;")) {
+      const address = text.slice(text.indexOf(";", 2) + 1 || text.length);
+      this.style = orNone({...this.style, link: safeLink(address) || null});
+    } else if (text.startsWith(MARK) && this.marks.length < MAX_MARKS) {
+      this.marks = [...this.marks, text.slice(MARK.length)];
+    }
   }
 
   _print(text, runs) {
@@ -147,11 +171,15 @@ export function applySgr(style, parameters) {
       simpleSgr(next, code);
     }
   }
-  return Object.keys(NONE).every((key) => next[key] === NONE[key]) ? NONE : Object.freeze(next);
+  return orNone(next);
+}
+
+function orNone(style) {
+  return Object.keys(NONE).every((key) => style[key] === NONE[key]) ? NONE : Object.freeze(style);
 }
 
 function simpleSgr(style, code) {
-  if (code === 0) Object.assign(style, NONE);
+  if (code === 0) Object.assign(style, {...NONE, link: style.link});
   else if (code === 1) style.bold = true;
   else if (code === 2) style.dim = true;
   else if (code === 3) style.italic = true;
@@ -243,13 +271,15 @@ export class LineAssembler {
     this._parser = new AnsiParser();
     this._start = this._parser.save(); // the state where the unfinished text begins
     this._pieces = []; // of the unfinished line, finished ones
+    this._marks = []; // of these
     this._length = 0; // of the pieces, what was cut off included
     this._open = false;
   }
 
   /**
-   * Return `[{runs, cut, done, replaces}]`: `cut` characters too many for a line are left out;
-   * `replaces` says that it stands in the place of the line before it, which was not `done`.
+   * Return `[{runs, marks, cut, done, replaces}]`: `marks` are the sections that begin or end with
+   * the line; `cut` characters too many for a line are left out; `replaces` says that it stands in
+   * the place of the line before it, which was not `done`.
    */
   feed(data) {
     const rows = data.split("\n");
@@ -262,6 +292,7 @@ export class LineAssembler {
   finish() {
     this._open = false;
     this._pieces = [];
+    this._marks = [];
     this._length = 0;
     this._start = this._parser.save();
   }
@@ -277,8 +308,10 @@ export class LineAssembler {
       done = newline; // "text\r\n" is how a terminal ends a line
     }
     const back = text.lastIndexOf("\r");
+    let marks = this._marks;
     this._parser.restore(this._start);
     if (back >= 0) { // what was written over still sets colours
+      marks = [...marks, ...Array.from(text.matchAll(SECTION), (match) => match[1])].slice(0, MAX_MARKS);
       this._parser.parse(text.slice(0, back));
       text = text.slice(back + 1);
     }
@@ -288,11 +321,12 @@ export class LineAssembler {
     const length = this._length + added.reduce((sum, run) => sum + run.text.length, 0);
     const runs = [...this._pieces, ...clip(added, room)];
     const cut = Math.max(0, length - this._maxLine);
+    marks = marks.length ? [...marks, ...this._parser.marks].slice(0, MAX_MARKS) : this._parser.marks;
     this._open = !done;
-    if (piece) [this._pieces, this._length] = [runs, length];
-    if (done) [this._pieces, this._length] = [[], 0];
+    if (piece) [this._pieces, this._marks, this._length] = [runs, marks, length];
+    if (done) [this._pieces, this._marks, this._length] = [[], [], 0];
     if (done || piece) this._start = this._parser.save();
-    return {runs, cut, done, replaces};
+    return {runs, marks, cut, done, replaces};
   }
 }
 

@@ -28,6 +28,8 @@ export interface Style {
   inverse: boolean;
   hidden: boolean;
   strike: boolean;
+  /** An address with http, https or mailto that the text is a link to (OSC 8); null for none. */
+  link: string | null;
 }
 
 export interface Run {
@@ -43,6 +45,8 @@ export class AnsiParser {
 
 export interface Line {
   runs: Run[];
+  /** Sections of GitLab's that begin or end with the line: "section_start:1764331200:build". */
+  marks: string[];
   /** Characters too many for a line, left out. */
   cut: number;
   done: boolean;

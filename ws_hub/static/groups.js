@@ -1,0 +1,343 @@
+/* groups.js: the groups of lines in a program's output, as CI systems mark them.
+ *
+ *   ::group::title  ##[group]title     until ::endgroup:: ##[endgroup]; they do not nest
+ *   ##[section]title                   until the next one, or "##[section]Finishing: ..."
+ *   section_start:UNIX:name            until section_end of that name, with all groups within
+ *     (a mark, see ansi.js; "[collapsed=true]" behind the name)
+ *   --- title  +++ title  ~~~ title    until the next of them; "^^^ +++" unfolds the one before
+ *
+ * A group begins with the line of its title. Lines come in the order of their numbers, the last ones
+ * more than once where they change (recent.js); each takes the same time. Must not know the DOM.
+ */
+
+import {Recent} from "./recent.js";
+
+const MAX_GROUPS = 10000;
+const MAX_DEPTH = 64;
+const MAX_TITLE = 500;
+const MAX_TEXT = 4096; // characters of a line that are looked at
+const NO_EVENTS = [];
+
+const COMMAND = /^[ \t]{0,64}(?:\d{4}-\d\d-\d\dT[\d:.]{8,20}Z )?(::|##\[)(group|endgroup|section)(?:::|\])/;
+const BUILDKITE = /^(?:---|\+\+\+|~~~) (?=\S)/;
+const UNFOLD = /^\^{3} \+{3}\s*$/;
+/* Of another meaning: the head of a diff, or of one of Go's tests. */
+const NO_TITLE = /^(?:[ab]\/|\/dev\/null|(?:FAIL|PASS|SKIP|BENCH): )/;
+const BEGINS = new Set([...":#-+~^ \t2"].map((each) => each.charCodeAt(0))); // a line with a marker
+const SECTION = /^section_(start|end):(\d{1,20}):([A-Za-z0-9_.-]{1,128})(?:\[([^\]]{0,256})\])?$/;
+
+/**
+ * What the lines so far have left for the next: the groups that are open, as a list from the
+ * innermost, the last of Buildkite's, and what a "---" line right before did, if one was.
+ */
+const START = Object.freeze({open: null, last: null, dashes: null});
+
+/**
+ * A group. `start` is the number of the line of its title, and `first` its id; `end` and `last` are
+ * those of its last line, null while it goes on. `depth` says in how many others it is.
+ */
+class Group {
+  constructor(line, event, depth) {
+    this.start = line.number;
+    this.first = line.id;
+    this.end = this.last = null;
+    this.depth = depth;
+    this.family = event.family;
+    this.name = event.name ?? "";
+    this.title = (event.title.trim() || event.name || "Group").slice(0, MAX_TITLE);
+    this.collapsed = event.collapsed ?? false; // folded unless the reader wants it otherwise
+    this.muted = event.muted ?? false;
+    this.began = event.time ?? null; // in seconds since 1970
+    this.ended = null;
+    this.closed = false; // by a marker; not where only the output ends
+  }
+
+  /** How long it took, in milliseconds; null where that is not known. */
+  get took() {
+    return this.began === null || this.ended === null ? null : Math.max(0, this.ended - this.began) * 1000;
+  }
+}
+
+export class Groups {
+  /** `onChange()` is called when groups begin, end or fold. */
+  constructor({maxGroups = MAX_GROUPS, onChange = () => {}} = {}) {
+    this._maxGroups = maxGroups;
+    this._onChange = onChange;
+    this._recent = new Recent((context, ...lines) => this._look(context ?? START, ...lines));
+    this._reset();
+  }
+
+  _reset() {
+    this.list = []; // by their first lines
+    this._byId = new Map(); // id of a first line -> the innermost group
+    this.mode = this.mode ?? "marked"; // or "open", "folded"
+    this._choices = new Map(); // first line -> whether the reader has folded it
+    this._failed = new Set(); // first lines of groups with an error
+    this._newest = null; // line
+    this._folds = null; // see `folds`
+  }
+
+  clear() {
+    this._recent.clear();
+    this._reset();
+    this._changed();
+  }
+
+  /** Take a line `{number, id, text, marks}`, or what became of one of the last ones. */
+  take(line) {
+    if (!this._newest || line.number > this._newest.number) this._newest = {number: line.number, id: line.id};
+    this._recent.take({...line, text: line.text.slice(0, MAX_TEXT)});
+  }
+
+  /** Lines are missing behind the last one, or the output has ended: so do all groups. */
+  end() {
+    const {open} = this._recent.context ?? START;
+    for (let node = open; node; node = node.below) {
+      Object.assign(node.group, {end: this._newest.number, last: this._newest.id});
+    }
+    this._recent.cut();
+    if (open) this._changed();
+  }
+
+  /** Lines with ids below one are not here any more: what began there cannot be folded. */
+  forget(id) {
+    let count = 0;
+    while (count < this.list.length && this.list[count].first < id) count += 1;
+    if (!count) return;
+    for (const {start, first} of this.list.splice(0, count)) {
+      this._choices.delete(start);
+      this._failed.delete(start);
+      this._byId.delete(first);
+    }
+    this._changed();
+  }
+
+  /** The group whose title is in the line with an id; undefined for none. */
+  of(id) {
+    return this._byId.get(id);
+  }
+
+  /** The groups that a line is in, the outermost first; not that which begins with it. */
+  around(number) {
+    const found = [];
+    let depth = Infinity;
+    for (let index = this._after(number - 1) - 1; index >= 0 && depth > 0; index--) {
+      const group = this.list[index];
+      if (group.depth >= depth) continue;
+      depth = group.depth;
+      if (group.end === null || group.end >= number) found.unshift(group);
+    }
+    return found;
+  }
+
+  // --- what is folded ----------------------------------------------------------------------
+
+  /** Whether only the title of a group is shown. */
+  isFolded(group) {
+    const choice = this._choices.get(group.start);
+    if (choice !== undefined) return choice;
+    if (this.mode === "marked") return group.collapsed && group.closed && !this._failed.has(group.start);
+    return this.mode === "folded";
+  }
+
+  /** Fold a group, or unfold it, whatever becomes of it. */
+  fold(group, folded = true) {
+    this._choices.set(group.start, folded);
+    this._changed();
+  }
+
+  /** Fold all groups ("folded"), none ("open"), or those that the program has marked ("marked"). */
+  setMode(mode) {
+    this.mode = mode;
+    this._choices.clear();
+    this._changed();
+  }
+
+  /** A line is an error: the groups that it is in are not folded because they are marked so. */
+  fail(number) {
+    for (const group of this.around(number)) {
+      if (this._failed.has(group.start)) continue;
+      this._failed.add(group.start);
+      this._changed();
+    }
+  }
+
+  /** The outermost groups of which only the titles are shown, in order. */
+  get folds() {
+    if (this._folds) return this._folds;
+    this._folds = [];
+    let end = 0;
+    for (const group of this.list) {
+      if (group.start <= end || group.end === group.start || !this.isFolded(group)) continue;
+      this._folds.push(group);
+      end = group.end ?? Infinity;
+    }
+    return this._folds;
+  }
+
+  _changed() {
+    this._folds = null;
+    this._onChange();
+  }
+
+  /** How many groups begin with a line up to a number. */
+  _after(number) {
+    let [low, high] = [0, this.list.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.list[middle].start <= number) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  // --- what lines say ----------------------------------------------------------------------
+
+  _look(context, line, before) {
+    const events = eventsOf(line);
+    if (!events.length) {
+      return {context: context.dashes ? {...context, dashes: null} : context, effect: null};
+    }
+    if (context.dashes && events[0].sign === "+++") return diffHead(context.dashes);
+    const change = new Change(this, context, line, before ?? line);
+    for (const event of events) change.take(event);
+    return {context: change.context, effect: change.isEmpty ? null : change};
+  }
+
+  _add(group) {
+    if (this.list.length >= this._maxGroups) return;
+    this.list.push(group);
+    this._byId.set(group.first, group);
+  }
+
+  _remove(group) {
+    if (this.list[this.list.length - 1] !== group) return; // it was let go, or was one too many
+    this.list.pop();
+    this._byId.delete(group.first);
+  }
+}
+
+/** What the markers of one line do. */
+class Change {
+  constructor(groups, context, line, before) {
+    this.before = context;
+    this._groups = groups;
+    this._line = line;
+    this._lineBefore = before;
+    this._open = context.open;
+    this._last = context.last;
+    this._dashes = null;
+    this._steps = []; // [what to do, how to undo it]
+  }
+
+  get context() {
+    return {open: this._open, last: this._last, dashes: this._dashes};
+  }
+
+  get isEmpty() {
+    return !this._steps.length;
+  }
+
+  apply() {
+    for (const [redo] of this._steps) redo();
+    this._groups._changed();
+  }
+
+  undo() {
+    for (const [, undo] of this._steps.toReversed()) undo();
+    this._groups._changed();
+  }
+
+  take(event) {
+    if (event.sign === "^^^") {
+      const {_last: group} = this;
+      if (group?.collapsed) this._steps.push([() => (group.collapsed = false), () => (group.collapsed = true)]);
+      return;
+    }
+    const before = find(this._open, event);
+    if (before) this._close(before, event);
+    if (!event.starts || (this._open?.depth ?? 0) >= MAX_DEPTH) return;
+    const depth = this._open?.depth ?? 0;
+    const group = new Group(this._line, event, depth);
+    this._open = {group, below: this._open, depth: depth + 1};
+    this._steps.push([() => this._groups._add(group), () => this._groups._remove(group)]);
+    if (event.sign) this._last = group;
+    if (event.sign === "---") this._dashes = this;
+  }
+
+  /** End a group, and all within. */
+  _close(until, event) {
+    const last = event.whole ? this._line : this._lineBefore;
+    for (;;) {
+      const {group} = this._open;
+      const [end, id] = last.number > group.start ? [last.number, last.id] : [group.start, group.first];
+      const ended = this._open === until && !event.starts ? event.time ?? null : null;
+      const close = () => Object.assign(group, {end, last: id, closed: true, ended});
+      this._steps.push([close, () => Object.assign(group, {end: null, last: null, closed: false, ended: null})]);
+      const isLast = this._open === until;
+      this._open = this._open.below;
+      if (isLast) return;
+    }
+  }
+}
+
+/** "--- old" and "+++ new" one after the other are the head of a diff: neither is a title. */
+function diffHead(dashes) {
+  return {
+    context: {...dashes.before, dashes: null},
+    effect: {apply: () => dashes.undo(), undo: () => dashes.apply()},
+  };
+}
+
+/** The open group that a marker ends. */
+function find(open, {family, name}) {
+  for (let node = open; node; node = node.below) {
+    if (node.group.family === family && node.group.name === (name ?? "")) return node;
+  }
+  return null;
+}
+
+/** Return the markers of a line: `{starts, family, name, title, ...}`. */
+function eventsOf({text, marks = []}) {
+  if (marks.length) return sections(marks, text);
+  if (!BEGINS.has(text.charCodeAt(0))) return NO_EVENTS;
+  const command = COMMAND.exec(text);
+  if (command) return [ofCommand(command[1], command[2], text.slice(command[0].length))];
+  const sign = text.slice(0, 3);
+  if (sign === "^^^") return UNFOLD.test(text) ? [{sign}] : NO_EVENTS;
+  const title = BUILDKITE.test(text) ? text.slice(4).trim() : "";
+  if (!title || NO_TITLE.test(title) || title.endsWith("--") || title.includes("\t")) return NO_EVENTS;
+  return [{starts: true, family: "buildkite", title, sign, collapsed: sign !== "+++", muted: sign === "~~~"}];
+}
+
+function ofCommand(form, name, rest) {
+  if (name === "endgroup") return {starts: false, family: "group", whole: true};
+  if (name === "group") {
+    const title = form === "::" ? unescape(rest) : rest;
+    return {starts: true, family: "group", title, collapsed: true};
+  }
+  if (/^\s*Finishing: /.test(rest)) return {starts: false, family: "section", whole: true};
+  return {starts: true, family: "section", title: rest.replace(/^\s*Starting: /, "")};
+}
+
+function sections(marks, text) {
+  const found = marks.map((mark) => SECTION.exec(mark)).filter(Boolean);
+  return found.map(([, kind, time, name, options = ""], index) => {
+    const starts = kind === "start";
+    const last = index === found.length - 1;
+    return {
+      starts,
+      family: "gitlab",
+      name,
+      time: Number(time),
+      title: last ? text : name,
+      collapsed: options.split(",").includes("collapsed=true"),
+      whole: !starts && last && !text.trim(),
+    };
+  });
+}
+
+/** What GitHub's commands escape. */
+function unescape(text) {
+  return text.replace(/%0[DA]/gi, " ").replaceAll("%25", "%");
+}
