@@ -493,3 +493,60 @@ def test_times_of_the_element_are_the_servers_and_stderr_has_a_mark(
     page.wait_for(f"/^[0-9:]{{8}}.500,[0-9:]{{8}}.750$/.test({shown}.join())")
     page.eval(f"{log}.removeAttribute('times')")
     page.wait_for(f"{shown}.join() === ','")
+
+
+def test_the_element_folds_groups_and_lists_problems(page: Page, hub: Hub, show: Show) -> None:
+    for line in ("::group::A", "x", "::endgroup::", "+++ B", "src/a.c:3:1: error: y"):
+        hub.send_process_output("build", line)
+    rows_shown = f"[...{ROOT}.querySelectorAll('.row .text')].map((text) => text.textContent)"
+    source = 'source-url="https://code.example/{file}?l={line}"'
+    show(f'<ws-hub-log channel="process:build" groups="folded" problems {source}></ws-hub-log>')
+    page.wait_for(f"{rows_shown}.join() === '::group::A,+++ B'")
+    page.wait_for(f"{ROOT}.querySelector('.problems summary').textContent === '1 error '")
+    page.eval(f"{ROOT}.querySelector('.problems').open = true")
+    page.wait_for(
+        f"{ROOT}.querySelector('.problems .place')?.href === 'https://code.example/src/a.c?l=3'"
+    )
+    page.eval(f"{ROOT}.querySelector('.problems li button').click()")
+    page.wait_for(f"{rows_shown}.at(-1) === 'src/a.c:3:1: error: y'")
+    assert (
+        page.eval(f"{ROOT}.querySelector('.row .out').href") == "https://code.example/src/a.c?l=3"
+    )
+    page.eval("document.querySelector('ws-hub-log').setAttribute('groups', 'open')")
+    page.wait_for(f"{rows_shown}.length === 5")
+
+
+def test_the_element_says_what_is_wrong_with_groups_and_sources(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    hub.send_process_output("build", "a.c:1:1: error: x")
+    wrong = 'groups="some" source-url="javascript:{file}"'
+    show(f'<ws-hub-log channel="process:build" {wrong}></ws-hub-log>')
+    page.wait_for(has(1))
+    assert page.eval(f"{ROOT}.querySelector('.problems').getBoundingClientRect().height") == 0
+    assert page.eval(f"{ROOT}.querySelectorAll('.row a.out').length") == 0
+    warnings = page.warnings()
+    assert any("none of marked, open, folded" in each for each in warnings)
+    assert any("no http or https address" in each for each in warnings)
+
+
+def test_a_group_whose_title_was_let_go_hides_nothing(page: Page, hub: Hub, show: Show) -> None:
+    show('<ws-hub-log channel="process:build" lines="10" groups="folded"></ws-hub-log>')
+    hub.send_process_output("build", "::group::A")
+    page.wait_for(f"{ROOT}.querySelector('.fold')?.ariaExpanded === 'false'")
+    print_lines(hub, 0, 30)
+    page.wait_for(f"{SHOWN}.length > 5 && {SHOWN}.at(-1) === 'line 29'")
+    assert page.eval(f"{ROOT}.querySelector('.fold')") is None
+
+
+def test_a_gap_is_never_within_a_folded_group(page: Page, hub: Hub, show: Show) -> None:
+    show('<ws-hub-log channel="process:build" groups="folded"></ws-hub-log>')
+    hub.send_process_output("build", "::group::A")
+    hub.send_process_output("build", "x")
+    page.wait_for(f"{ROOT}.querySelector('.fold')?.ariaExpanded === 'false'")
+    gap = "{kind: 'note', gap: true, runs: [{text: 'a gap', style: null}]}"  # as feed.js adds it
+    page.eval(f"{SCROLLER}.logView.append({gap})")
+    hub.send_process_output("build", "y")
+    page.wait_for(f"{SHOWN}.at(-1) === 'y'")
+    rows_shown = f"[...{ROOT}.querySelectorAll('.row .text')].map((text) => text.textContent)"
+    assert page.eval(rows_shown) == ["::group::A", "a gap", "y"]

@@ -15,10 +15,10 @@ import string
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any, Never
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from ..access.authenticators import is_permitted
-from ..errors import excerpt
+from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
 from ..origin import advice, is_allowed, is_of_file, parse_origin
 from ..protocol.names import channel_rule, check_channel
@@ -72,6 +72,8 @@ def page_app(
     ws_path: str = "/ws",
     channel: str = "",
     fallback: Application | None = None,
+    source_url: str = "",
+    source_root: str = "",
 ) -> Application:
     """Return a WSGI application that serves the viewer's page for a hub.
 
@@ -88,9 +90,15 @@ def page_app(
         channel: the channel that the page shows when its address names none; "" for a
             page with a list of the channels.
         fallback: answers all other paths; None for 404.
+        source_url: where the page links a place in a file to, such as `src/a.c:12`:
+            "https://github.com/o/r/blob/main/{file}#L{line}", with `{column}` as well; "" for
+            no such links.
+        source_root: the folder on the programs' machine that `{file}` begins below:
+            "/home/ci/r". Without it only relative paths are linked.
 
     Raises TypeError for a hub that is none and a channel that is not a str, InvalidName for a
-    bad name.
+    bad name, ConfigError for a `source_url` that is no http or https address with `{file}` behind
+    its host.
 
     Threads: any.
     """
@@ -100,7 +108,10 @@ def page_app(
         raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
     if channel:
         check_channel(channel, channel_rule(hub.config.channel_name))
-    return _Page(hub, ws_path, channel, fallback)
+    if source_url:
+        _check_source(source_url)
+    shown = {"channel": channel, "source_url": source_url, "source_root": source_root}
+    return _Page(hub, ws_path, shown, fallback)
 
 
 def script_app(
@@ -167,10 +178,12 @@ class _Files:
 class _Page:
     """The application: files in memory, the page filled in, the list of channels."""
 
-    def __init__(self, hub: Hub, ws_path: str, channel: str, fallback: Application | None) -> None:
+    def __init__(
+        self, hub: Hub, ws_path: str, shown: dict[str, str], fallback: Application | None
+    ) -> None:
         self._hub = hub
-        self._ws_path = ws_path
-        self._channel = channel
+        shown = {"ws": "./" + ws_path.lstrip("/"), **shown}
+        self._shown = {name: html.escape(value) for name, value in shown.items()}
         self._fallback = fallback
         files = {**_read_static()}
         self._template = string.Template(files.pop(_PAGE).decode())
@@ -199,9 +212,7 @@ class _Page:
     def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # All URLs are relative to the page's: a proxy may have removed a prefix that is not
         # known here.
-        body = self._template.substitute(
-            ws=html.escape("./" + self._ws_path.lstrip("/")), channel=html.escape(self._channel)
-        )
+        body = self._template.substitute(self._shown)
         return _answer(environ, start_response, "200 OK", "html", body.encode())
 
     def _channels(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -237,6 +248,21 @@ class _Page:
 
     def _element(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return _to_element(self._hub, f"./static/{_ELEMENT}", environ, start_response)
+
+
+def _check_source(template: str) -> None:
+    try:
+        parts = urlsplit(template)
+        host = parts.hostname if parts.scheme in ("http", "https") else None
+    except ValueError:
+        host = None
+    # A name before the host would make it look like another; where {file} is, is up to programs.
+    is_plain = bool(host) and not re.search(r"[@{}]", parts.netloc)
+    if not is_plain or "{file}" not in template:
+        raise ConfigError(
+            "source_url must be an http or https address with {file} behind its host, such as "
+            f'"https://example.com/{{file}}#L{{line}}", not {excerpt(template)}'
+        )
 
 
 def _elsewhere(

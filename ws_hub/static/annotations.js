@@ -60,6 +60,7 @@ export class Annotations {
   _reset() {
     this.list = []; // the first of them
     this.counts = {error: 0, warning: 0, notice: 0}; // of all
+    this.changes = 0; // how often one was found or lost
   }
 
   clear() {
@@ -68,8 +69,8 @@ export class Annotations {
   }
 
   /** Take a line `{number, id, text}`, or what became of one of the last ones. */
-  take({number, id, text}) {
-    this._recent.take({number, id, text: text.length > MAX_TEXT ? text.slice(0, MAX_TEXT) : text});
+  take(line) {
+    this._recent.take(line.text.length > MAX_TEXT ? {...line, text: line.text.slice(0, MAX_TEXT)} : line);
   }
 
   /** Lines are missing behind the last one. */
@@ -87,12 +88,14 @@ export class Annotations {
   }
 
   _add(note) {
+    this.changes += 1;
     this.counts[note.level] += 1;
     if (this.list.length < this._maxListed) this.list.push(note);
     this._onFound(note);
   }
 
   _remove(note) {
+    this.changes += 1;
     this.counts[note.level] -= 1;
     if (this.list[this.list.length - 1] === note) this.list.pop();
   }

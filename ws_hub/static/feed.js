@@ -139,8 +139,8 @@ export class Feed {
       this._numbered(message.line, message.data, origin);
       return;
     }
-    for (const {runs, cut, done, replaces} of this._assembler.feed(message.data)) {
-      const entry = {runs, cut, ...origin};
+    for (const {runs, marks, cut, done, replaces} of this._assembler.feed(message.data)) {
+      const entry = {runs, marks, cut, ...origin};
       if (replaces && this._open) this.view.replace(this._open, entry);
       else this._open = this.view.append(entry);
       if (done) this._open = 0;
@@ -162,10 +162,10 @@ export class Feed {
     }
     const known = this._lines.get(number);
     const assembler = known?.pieces ?? (data.endsWith("\x17") ? new LineAssembler() : this._assembler);
-    const [{runs, cut, done}] = assembler.feed(data);
+    const [{runs, marks, cut, done}] = assembler.feed(data);
     if (assembler === this._assembler) assembler.finish(); // each text has its own colours
     const pieces = assembler === this._assembler || done ? null : assembler;
-    const entry = {runs, cut, ...origin, number, total: this._earlier + number};
+    const entry = {runs, marks, cut, ...origin, number, total: this._earlier + number};
     if (known) {
       known.pieces = pieces;
       this.view.replace(known.shown, entry);

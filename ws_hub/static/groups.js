@@ -71,8 +71,8 @@ export class Groups {
     this.list = []; // by their first lines
     this._byId = new Map(); // id of a first line -> the innermost group
     this.mode = this.mode ?? "marked"; // or "open", "folded"
-    this._choices = new Map(); // first line -> whether the reader has folded it
-    this._failed = new Set(); // first lines of groups with an error
+    this._choices = new Map(); // id of a first line -> whether the reader has folded the group
+    this._failed = new Set(); // ids of the first lines of groups with an error
     this._newest = null; // line
     this._folds = null; // see `folds`
   }
@@ -85,8 +85,9 @@ export class Groups {
 
   /** Take a line `{number, id, text, marks}`, or what became of one of the last ones. */
   take(line) {
-    if (!this._newest || line.number > this._newest.number) this._newest = {number: line.number, id: line.id};
-    this._recent.take({...line, text: line.text.slice(0, MAX_TEXT)});
+    const clipped = line.text.length > MAX_TEXT ? {...line, text: line.text.slice(0, MAX_TEXT)} : line;
+    if (!this._newest || line.number > this._newest.number) this._newest = clipped;
+    this._recent.take(clipped);
   }
 
   /** Lines are missing behind the last one, or the output has ended: so do all groups. */
@@ -99,16 +100,23 @@ export class Groups {
     if (open) this._changed();
   }
 
-  /** Lines with ids below one are not here any more: what began there cannot be folded. */
-  forget(id) {
+  /** Forget groups from the first on whose titles are not here any more: they cannot be unfolded. */
+  forget(isHere) {
     let count = 0;
-    while (count < this.list.length && this.list[count].first < id) count += 1;
+    while (count < this.list.length && !isHere(this.list[count].first)) count += 1;
     if (!count) return;
-    for (const {start, first} of this.list.splice(0, count)) {
-      this._choices.delete(start);
-      this._failed.delete(start);
+    for (const {first} of this.list.splice(0, count)) {
+      this._choices.delete(first);
+      this._failed.delete(first);
       this._byId.delete(first);
     }
+    this._changed();
+  }
+
+  /** Fold what the reader has folded in the groups of the same lines. */
+  adopt({mode, _choices: choices}) {
+    this.mode = mode;
+    this._choices = choices;
     this._changed();
   }
 
@@ -117,32 +125,53 @@ export class Groups {
     return this._byId.get(id);
   }
 
-  /** The groups that a line is in, the outermost first; not that which begins with it. */
+  /** The groups that the line with a number is in, the outermost first, without that of its title. */
   around(number) {
+    return this._around(this._count(({start}) => start < number), ({end}) => end === null || end >= number);
+  }
+
+  /** The same of a row by its place, where `placeOf(id)` says which place a row has. */
+  aroundRow(place, placeOf) {
+    const count = this._count(({first}) => placeOf(first) < place);
+    return this._around(count, ({last}) => last === null || placeOf(last) >= place);
+  }
+
+  _around(count, holds) {
     const found = [];
     let depth = Infinity;
-    for (let index = this._after(number - 1) - 1; index >= 0 && depth > 0; index--) {
+    for (let index = count - 1; index >= 0 && depth > 0; index--) {
       const group = this.list[index];
       if (group.depth >= depth) continue;
       depth = group.depth;
-      if (group.end === null || group.end >= number) found.unshift(group);
+      if (holds(group)) found.unshift(group);
     }
     return found;
+  }
+
+  /** How many groups there are until one does not begin before something. */
+  _count(isBefore) {
+    let [low, high] = [0, this.list.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (isBefore(this.list[middle])) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   // --- what is folded ----------------------------------------------------------------------
 
   /** Whether only the title of a group is shown. */
   isFolded(group) {
-    const choice = this._choices.get(group.start);
+    const choice = this._choices.get(group.first);
     if (choice !== undefined) return choice;
-    if (this.mode === "marked") return group.collapsed && group.closed && !this._failed.has(group.start);
+    if (this.mode === "marked") return group.collapsed && group.closed && !this._failed.has(group.first);
     return this.mode === "folded";
   }
 
   /** Fold a group, or unfold it, whatever becomes of it. */
   fold(group, folded = true) {
-    this._choices.set(group.start, folded);
+    this._choices.set(group.first, folded);
     this._changed();
   }
 
@@ -153,11 +182,34 @@ export class Groups {
     this._changed();
   }
 
+  /** Whether the next line is hidden, unless it ends what hides it. */
+  get hides() {
+    for (let node = this._recent.context?.open; node; node = node.below) {
+      if (this.isFolded(node.group)) return true;
+    }
+    return false;
+  }
+
+  /** Whether a line of a group is an error. */
+  hasFailed(group) {
+    return this._failed.has(group.first);
+  }
+
+  /** How many lines a group has behind its title. */
+  size({start, end}) {
+    return Math.round((end ?? this._newest.number) - start);
+  }
+
+  /** Whether the reader has folded or unfolded single groups. */
+  get hasChoices() {
+    return this._choices.size > 0;
+  }
+
   /** A line is an error: the groups that it is in are not folded because they are marked so. */
   fail(number) {
     for (const group of this.around(number)) {
-      if (this._failed.has(group.start)) continue;
-      this._failed.add(group.start);
+      if (this._failed.has(group.first)) continue;
+      this._failed.add(group.first);
       this._changed();
     }
   }
@@ -178,17 +230,6 @@ export class Groups {
   _changed() {
     this._folds = null;
     this._onChange();
-  }
-
-  /** How many groups begin with a line up to a number. */
-  _after(number) {
-    let [low, high] = [0, this.list.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.list[middle].start <= number) low = middle + 1;
-      else high = middle;
-    }
-    return low;
   }
 
   // --- what lines say ----------------------------------------------------------------------
@@ -295,6 +336,13 @@ function find(open, {family, name}) {
     if (node.group.family === family && node.group.name === (name ?? "")) return node;
   }
   return null;
+}
+
+/** How many of a line's first characters are the marker of a group, and not its title. */
+export function markerLength(text, group) {
+  const command = COMMAND.exec(text);
+  if (command) return command[0].length;
+  return group?.family === "buildkite" ? 4 : 0;
 }
 
 /** Return the markers of a line: `{starts, family, name, title, ...}`. */

@@ -29,7 +29,8 @@ export const HIDDEN = FOLDED | FILTERED;
 const COUNTED = 32; // its number is where it stands, and grows with lines that come in front of it
 
 const NOTHING = Object.freeze({lines: 0, messages: 0});
-const ABSENT = Object.freeze({cut: 0, missed: NOTHING});
+const UNMARKED = Object.freeze([]);
+const ABSENT = Object.freeze({cut: 0, missed: NOTHING, marks: UNMARKED});
 
 function add(sum, {lines, messages}, sign = 1) {
   sum.lines += sign * lines;
@@ -51,7 +52,7 @@ class Chunk {
     this.lengths = new Uint32Array(capacity); // of the texts
     this.flags = new Uint8Array(capacity);
     this.kinds = new Uint8Array(capacity); // place in the names of the store
-    this.extras = null; // id -> {cut, missed}, of few rows
+    this.extras = null; // id -> {cut, missed, marks}, of few rows
     this.styles = [];
     this._styleIndex = new Map();
     this.texts = []; // null while only `bytes` holds them
@@ -185,6 +186,7 @@ export class LineStore {
    * - `number` of the line (counted without one), `total`: how many lines there are with it;
    * - `time`: microseconds since 1970, or null; `stderr`: whether it was written there;
    * - `cut`: characters of the line that are left out; `folded`: it is hidden at first;
+   * - `marks`: sections that begin or end with the line (ansi.js);
    * - of a note `gap`, whether something is missing there, `missed`: `{lines, messages}` of it.
    */
   append(entry) {
@@ -334,7 +336,7 @@ export class LineStore {
 
   _fill(chunk, index, entry) {
     const {runs, kind = "", number = 0, time = null, stderr = false, cut = 0, gap = false} = entry;
-    const {counted = false, folded = false, missed = NOTHING} = entry;
+    const {counted = false, folded = false, missed = NOTHING, marks = UNMARKED} = entry;
     let text = runs.length === 1 ? runs[0].text : runs.map((run) => run.text).join("");
     if (text.includes("\n")) text = text.replaceAll("\n", " "); // an event may have any name
     const before = chunk.lengths[index] + RUN_SIZE * (chunk.spans[index]?.length ?? 0);
@@ -348,7 +350,7 @@ export class LineStore {
     const filtered = chunk.flags[index] & FILTERED;
     chunk.flags[index] = (kind === "note" && NOTE) | (stderr && STDERR) | (gap && GAP) | (folded && FOLDED) | (counted && COUNTED) | filtered;
     const id = chunk.ids[index];
-    if (cut || missed !== NOTHING) (chunk.extras ??= new Map()).set(id, {cut, missed});
+    if (cut || missed !== NOTHING || marks.length) (chunk.extras ??= new Map()).set(id, {cut, missed, marks});
     else chunk.extras?.delete(id);
     add(this.missed, missed);
     const size = text.length + RUN_SIZE * (spans?.length ?? 0) - before;
@@ -451,7 +453,7 @@ export class LineStore {
     const flags = chunk.flags[index];
     const text = this._texts(chunk)[index];
     const time = chunk.times[index];
-    const {cut, missed} = chunk.extras?.get(id) ?? ABSENT;
+    const {cut, missed, marks} = chunk.extras?.get(id) ?? ABSENT;
     return {
       id,
       number: flags & COUNTED ? this._countedNumber(chunk.numbers[index]) : chunk.numbers[index],
@@ -465,6 +467,7 @@ export class LineStore {
       hidden: Boolean(flags & HIDDEN),
       cut,
       missed,
+      marks,
     };
   }
 

@@ -8,11 +8,13 @@
  *
  * - `store`: the lines, by id (`append`, `insert` and `replace` here return and take ids);
  * - `decorators`: functions `(row, element)` that are called when a row is shown: they may add
- *   classes, and elements outside of `.text`; `repaint(id)` has them called again;
+ *   classes, and elements outside of `.text`; `redecorate()` has them called again, for rows that
+ *   they may have been called for, and `repaint(id)` for a row that is made anew;
  * - `timeText(row, before)`: what stands in the column of times; `before` is the row before it;
  *   with `timesChain` set a row is painted anew with the one before it;
  * - `levels.set(WARNING)` hides lines that say less (levels.js);
  * - `fold(first, last, on)` hides rows; `onReveal(id)` is called before a hidden row is gone to.
+ * - `outline`: what an Outline (outline.js) is told of rows, and of frames, before which it hides some.
  *
  * Must not know messages or connections.
  */
@@ -48,7 +50,7 @@ export class LogView {
     this.decorators = [];
     this.timeText = (row) => clockText(row.time);
     this.timesChain = false;
-    this.onReveal = () => {};
+    this.outline = null;
     this.store = new LineStore({maxLines, maxChars});
     this._links = links;
     this._heights = new Heights(this.store);
@@ -107,6 +109,7 @@ export class LogView {
     this._selection.close();
     this._search.close();
     this.levels.close();
+    this.outline?.close();
   }
 
   _reset() {
@@ -114,6 +117,7 @@ export class LogView {
     this._nodes = new Map(); // id of a row -> its element, of those in the document
     this._stale = new Set(); // ids of rows to paint anew
     this._repaint = false; // all of them
+    this._redecorate = false;
     this._current = 0; // id of the match that was gone to
     this._linked = null; // [first, last]: ids of the rows that an address names
     this._anchor = {id: 0, offset: 0}; // the row at the top of the view, and how far above it begins
@@ -157,18 +161,23 @@ export class LogView {
   /** Add a row at the end (see `LineStore.append`); return its id. */
   append(entry) {
     if (!this.following && entry.kind !== "note") this.unread += 1;
-    return this._came(this.store.append(entry));
+    const id = this.store.append(this.outline?.hides ? {...entry, folded: true} : entry);
+    this.outline?.added(id, entry);
+    return this._came(id);
   }
 
   /** Add a row in front of another one, or at the end where that is 0 or was let go. */
   insert(entry, before) {
     if (this.timesChain) this._stale.add(before);
-    return this._came(this.store.insert(entry, before));
+    const id = this.store.insert(entry, before);
+    this.outline?.inserted(id, entry, before);
+    return this._came(id);
   }
 
   /** Add rows in front of all others, or of one (see `LineStore.prepend`). */
   prepend(entries, lines, before) {
     this.store.prepend(entries, lines, before);
+    this.outline?.prepended(entries.length);
     this._repaint = true; // lines without numbers have others
     this._came(0);
   }
@@ -176,6 +185,7 @@ export class LogView {
   /** Show something else in the place of a row: a progress bar. */
   replace(id, entry) {
     if (!this.store.replace(id, entry)) return;
+    this.outline?.replaced(id, entry);
     this._stale.add(id);
     this._came(id);
   }
@@ -197,6 +207,7 @@ export class LogView {
 
   clear() {
     this.store.clear();
+    this.outline?.clear();
     this._search.set("");
     this._reset();
     this._rows.replaceChildren();
@@ -229,6 +240,12 @@ export class LogView {
     this._schedule();
   }
 
+  /** Have the decorators called again for the rows in view. */
+  redecorate() {
+    this._redecorate = true;
+    this._schedule();
+  }
+
   // --- frames ------------------------------------------------------------------------------
 
   /** Draw with the next frame; in a burst a little later, unless the reader moves. */
@@ -253,6 +270,7 @@ export class LogView {
   _flush() {
     this._flushed = performance.now();
     this._arrived = 0;
+    this.outline?.draw();
     if (this._painter.look(this.scroller)) this._repaint = true;
     this._measureLetters();
     // Rows that were never laid out may be higher or lower than expected: look again.
@@ -325,7 +343,7 @@ export class LogView {
     const shown = this._pinned(places);
     const nodes = shown.map((place) => this._node(place));
     this._arrange(nodes);
-    this._repaint = false;
+    this._repaint = this._redecorate = false;
     this._stale.clear();
     this._number(shown, nodes);
   }
@@ -362,6 +380,7 @@ export class LogView {
       this._nodes.set(id, node);
       this._paint(node, chunk, index);
     } else if (this._repaint || this._stale.has(id)) this._paint(node, chunk, index);
+    else if (this._redecorate) this._decorateRow(node, this.store.read(chunk, index));
     return node;
   }
 
@@ -428,6 +447,10 @@ export class LogView {
       rest.textContent = ` … ${row.cut.toLocaleString("en")} more characters`;
       text.after(rest);
     }
+    this._decorateRow(node, row);
+  }
+
+  _decorateRow(node, row) {
     for (const decorate of this.decorators) decorate(row, node);
   }
 
@@ -518,10 +541,11 @@ export class LogView {
 
   /** Go to a row; "center" is where it comes to stand, or "start". */
   reveal(id, block = "center") {
+    this.outline?.draw(); // what is to be hidden is
     let place = this.store.locate(id);
     if (!place) return false;
     if (place.chunk.flags[place.index] & HIDDEN) {
-      this.onReveal(id);
+      this.outline?.reveal(id);
       place = this.store.locate(id);
     }
     this._range();

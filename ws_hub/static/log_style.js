@@ -6,7 +6,7 @@
  */
 
 const STYLE = `
-.log {
+.log, .problems {
   --mono: ui-monospace, "SF Mono", SFMono-Regular, "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", sans-serif;
   --line: 19px;
@@ -38,6 +38,9 @@ const STYLE = `
   --c13: light-dark(#a33bbf, #e2c5ff);
   --c14: light-dark(#0a7086, #96e6ee);
   --c15: light-dark(#24292f, #ffffff);
+}
+
+.log {
   --digits: 3ch;
   --gutter: calc(var(--digits) + 26px);
   overflow: auto;
@@ -140,6 +143,86 @@ const STYLE = `
 
 .says-warning .gutter { color: var(--warn); }
 .says-error .gutter { color: var(--bad); }
+/* Groups: in the gap between a line's number and its text. */
+.fold {
+  position: relative;
+  width: 12px;
+  height: var(--line);
+  margin: 0 0 0 -12px;
+  padding: 0;
+  border: 0;
+  background: none;
+  color: var(--soft);
+  font: inherit;
+  text-align: center;
+  vertical-align: bottom;
+  cursor: pointer;
+  user-select: none;
+}
+
+.fold::before { content: "\\25BE"; }
+.fold[aria-expanded="false"]::before { content: "\\25B8"; }
+.fold::after { content: ""; position: absolute; inset: 0 -4px; } /* what can be pressed is larger */
+.fold:hover { color: var(--ink); }
+.fold:focus-visible { outline: 2px solid var(--c4); outline-offset: -1px; }
+@media (pointer: coarse) { .fold::after { inset: -6px -14px; } }
+.group .text { font-weight: 600; }
+.group.muted .text { font-weight: 400; color: var(--soft); }
+.group.failed .fold { color: var(--bad); }
+.folded { color: var(--soft); font: 11px/1 var(--sans); user-select: none; }
+.folded:not(:empty)::before { content: "\\A0\\A0"; }
+
+/* Lines that are commands to a CI system, and links. */
+.command { color: var(--faint); font-weight: 400; }
+.told-error { color: var(--bad); }
+.told-warning { color: var(--warn); }
+.told-notice { color: var(--c4); }
+.told-debug { color: var(--soft); }
+a.out { color: inherit; text-decoration: underline; text-decoration-thickness: from-font; text-underline-offset: 2px; }
+a.out:hover { color: var(--c4); }
+a.out:focus-visible { outline: 2px solid var(--c4); }
+
+/* The list of errors and warnings. */
+.problems {
+  flex: none;
+  background: var(--ground);
+  color: var(--ink);
+  border-block-end: 1px solid var(--press);
+  font: 12px/1.5 var(--sans);
+}
+
+.problems[hidden], .problems p:empty { display: none; }
+.problems summary { padding: 4px 14px; cursor: pointer; }
+.problems summary:focus-visible, .problems button:focus-visible { outline: 2px solid var(--c4); outline-offset: -2px; }
+.problems summary .level + .level { margin-inline-start: 12px; }
+.problems ol { max-block-size: 30vh; margin: 0; padding: 0 0 6px; overflow: auto; list-style: none; overscroll-behavior: contain; }
+.problems li { display: flex; align-items: baseline; gap: 10px; padding: 0 14px; }
+.problems li:hover { background: var(--press); }
+.problems li button {
+  flex: 1;
+  min-width: 0;
+  padding: 2px 0;
+  border: 0;
+  background: none;
+  color: inherit;
+  font: inherit;
+  text-align: start;
+  overflow-wrap: anywhere;
+  cursor: pointer;
+}
+
+.problems .place { font: 11.5px/1.5 var(--mono); color: var(--soft); overflow-wrap: anywhere; }
+.problems p { margin: 0; padding: 0 14px 6px; color: var(--soft); }
+.level { font-weight: 600; }
+.level.error { color: var(--bad); }
+.level.warning { color: var(--warn); }
+.level.notice { color: var(--c4); }
+@media (max-width: 720px) {
+  .problems li { flex-direction: column; gap: 0; }
+  .problems li button { padding: 6px 0 2px; }
+  .problems summary { padding: 8px 14px; }
+}
+
 .cut { color: var(--warn); font-style: italic; }
 .when { color: var(--faint); }
 .type { color: var(--c4); font-weight: 600; }

@@ -171,7 +171,8 @@ export class Older {
     const end = head && this._firstRow((row) => row.kind !== "note" && (!head.number || row.number === head.number));
     if (!end) return;
     const {number, ...row} = end;
-    view.replace(end.id, {...row, ...(head.number && {number}), runs: [...head.runs, ...end.runs], cut: head.cut + end.cut});
+    const whole = {runs: [...head.runs, ...end.runs], marks: [...head.marks, ...end.marks], cut: head.cut + end.cut};
+    view.replace(end.id, {...row, ...(head.number && {number}), ...whole});
     block.remove(head);
   }
 

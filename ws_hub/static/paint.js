@@ -1,5 +1,6 @@
 /* paint.js: runs of styled text as nodes of a page, in colours that can be read. */
 
+import {programLink} from "./anchors.js";
 import {readable, toHex, toRgb} from "./ansi.js";
 
 const MARKS = ["bold", "dim", "italic", "underline", "hidden", "strike"];
@@ -26,7 +27,7 @@ export class Painter {
 
   _run({text, style}) {
     if (!style) return document.createTextNode(text);
-    const span = document.createElement("span");
+    const span = (style.link && programLink(text, style.link)) || document.createElement("span");
     span.textContent = text;
     if (style.name) {
       span.className = style.name;
@@ -42,7 +43,7 @@ export class Painter {
       if (bg !== null) this._color(span, names, "bg", bg);
       if (fg !== null) this._color(span, names, bg === null ? "fg" : "raw", ink);
     }
-    span.className = names.join(" ");
+    span.classList.add(...names);
     return span;
   }
 

@@ -74,7 +74,7 @@ export class TimeColumn {
 
 /** Say to those who hear the page what those who see it are shown by a mark. */
 function markStderr(row, element) {
-  if (!row.stderr) return;
+  if (!row.stderr || element.querySelector(".said")) return;
   const said = document.createElement("span");
   said.className = "said";
   said.textContent = "stderr: ";

@@ -6,9 +6,12 @@
 
 import {Feed} from "./feed.js";
 import {ERROR, levelOf, WARNING} from "./levels.js";
+import {Source} from "./links.js";
 import {LogView} from "./log.js";
 import {counted, describeStatus, duration} from "./messages.js";
 import {Older} from "./older.js";
+import {Outline} from "./outline.js";
+import {Problems} from "./problems.js";
 import {TimeColumn} from "./time_column.js";
 import {HubClient} from "../ws_hub.js";
 
@@ -47,6 +50,8 @@ class Watch {
 
 const view = new LogView($("log"), {links: true, onChange: showNumbers});
 const times = new TimeColumn(view);
+const outline = new Outline(view, {source: sourceOfPage(), onChange: showOutline});
+const problems = new Problems(outline, {onGone: () => say("That line is not here any more.")});
 const client = new HubClient(config.ws);
 let watch = null; // until the page has started
 let skew = Infinity; // this clock minus the server's, as the quickest message showed it
@@ -526,6 +531,45 @@ function startTimes() {
   });
 }
 
+/** Fold all groups, or none, until the button is pressed again: then those that the program says. */
+function startFolding() {
+  const modes = {folded: $("fold-all"), open: $("unfold-all")};
+  const set = (mode) => {
+    outline.setMode(mode);
+    for (const [name, button] of Object.entries(modes)) button.setAttribute("aria-pressed", name === mode);
+  };
+  const before = remembered("groups");
+  set(before in modes ? before : "marked");
+  for (const [name, button] of Object.entries(modes)) {
+    button.addEventListener("click", () => {
+      const mode = outline.groups.mode === name && !outline.groups.hasChoices ? "marked" : name;
+      set(mode);
+      remember("groups", mode);
+    });
+  }
+}
+
+/** What the page shows of groups, errors and warnings beside the log. */
+function showOutline() {
+  $("fold-all").hidden = $("unfold-all").hidden = !outline.groups.list.length;
+  problems.show();
+}
+
+function sourceOfPage() {
+  if (!config.sourceUrl) return null;
+  try {
+    return new Source(config.sourceUrl, config.sourceRoot);
+  } catch (error) {
+    console.warn(error.message);
+    return null;
+  }
+}
+
+function nextProblem(direction) {
+  const note = outline.step(direction);
+  if (note) say(`${note.level}: ${note.message}`);
+}
+
 function flash(button, text) {
   const before = button.dataset.label ?? button.textContent;
   button.dataset.label = before;
@@ -690,6 +734,10 @@ const KEYS = {
   f: ["follow the end, or stop", () => view.follow(!view.following)],
   w: ["wrap long lines", () => $("wrap").click()],
   t: ["show times", () => $("times").click()],
+  e: ["the next error or warning", () => nextProblem(1)],
+  E: ["the error or warning before", () => nextProblem(-1)],
+  "[": ["fold all groups, or as they are marked", () => $("fold-all").click()],
+  "]": ["unfold all groups, or as they are marked", () => $("unfold-all").click()],
   c: ["copy all lines", () => $("copy").click()],
   l: ["show the lines of a level and worse, or all", nextLevel],
   s: ["save all lines as a file", () => $("download").click()],
@@ -728,6 +776,8 @@ function startKeys() {
 function start() {
   startSwitch("wrap", "wrap", true);
   startTimes();
+  $("log").before(problems.element);
+  startFolding();
   startSearch();
   startLinks();
   startLevels();

@@ -7,8 +7,11 @@ import type {HubClient} from "../ws_hub.js";
 
 /**
  * Attributes: `channel`; `url` of the hub (by default as `HubClient.fromPage`); `lines` that are
- * kept (5000); `times` ("clock", "elapsed", "delta"), `numbers`, `nowrap`. Event "status": what a `process_status` says, as
- * `detail`. Parts: `log`, `state`, `more`.
+ * kept (5000); `times` ("clock", "elapsed", "delta"), `numbers`, `nowrap`; `problems`, a list of errors
+ * and warnings; `groups`: "folded" or "open", by default as the program marks them; `source-url` and
+ * `source-root`: where places in files lead to, "https://github.com/o/r/blob/main/{file}#L{line}".
+ * Event "status": what a `process_status` says, as `detail`. Parts: `log`, `state`, `more`,
+ * `problems`.
  */
 export class WsHubLog extends HTMLElement {
   /** A client of the page, with a token say, in place of one that all logs of the page share. */

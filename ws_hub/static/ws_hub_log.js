@@ -9,15 +9,19 @@
 
 import {AnsiParser, LineAssembler} from "./ansi.js";
 import {Feed} from "./feed.js";
+import {Source} from "./links.js";
 import {LogView} from "./log.js";
 import {counted} from "./messages.js";
+import {Outline} from "./outline.js";
+import {Problems} from "./problems.js";
 import {TimeColumn} from "./time_column.js";
 import {HubClient} from "../ws_hub.js";
 
 export {AnsiParser, LineAssembler};
 
 const MAX_LINES = 5000;
-const SWITCHES = ["times", "numbers", "nowrap"];
+const SWITCHES = ["times", "numbers", "nowrap", "problems"];
+const MODES = ["marked", "open", "folded"]; // of groups
 const STYLE = new CSSStyleSheet();
 STYLE.replaceSync(`
 :host {
@@ -35,6 +39,8 @@ STYLE.replaceSync(`
 #log:focus-visible { outline: 2px solid light-dark(#1a5fd0, #6cb0ff); outline-offset: -2px; }
 #log:not(.numbers, .times) { --gutter: 12px; }
 #log:not(.numbers, .times) .gutter::before { content: none; }
+
+.problems.unwanted { display: none; }
 
 #state {
   margin: 0;
@@ -125,12 +131,15 @@ const PATIENCE = 1000; // milliseconds until an empty log says what it waits for
  * `<ws-hub-log channel="process:build-42">`.
  *
  * Attributes: `channel`; `url` of the hub (by default as `HubClient.fromPage`); `lines` that are
- * kept (5000); `times` ("clock", "elapsed", "delta"), `numbers`, `nowrap`. A page that has a client of its own, with a token
+ * kept (5000); `times` ("clock", "elapsed", "delta"), `numbers`, `nowrap`; `problems`, a list of errors
+ * and warnings; `groups`: "folded" or "open", by default as the program marks them; `source-url` and
+ * `source-root`: where places in files lead to, "https://github.com/o/r/blob/main/{file}#L{line}".
+ * A page that has a client of its own, with a token
  * say, sets the property `client`; `channel` is one, too. What is wrong stands in the element, and
  * on the console. Event "status": what a `process_status` says, as detail.
  */
 export class WsHubLog extends HTMLElement {
-  static observedAttributes = ["channel", "url", "lines", ...SWITCHES];
+  static observedAttributes = ["channel", "url", "lines", "groups", "source-url", "source-root", ...SWITCHES];
 
   constructor() {
     super();
@@ -147,6 +156,7 @@ export class WsHubLog extends HTMLElement {
     this._client = null; // the page's own
     this._stop = () => {};
     this._due = false;
+    this._view = this._outline = this._problems = null;
   }
 
   get client() {
@@ -187,6 +197,7 @@ export class WsHubLog extends HTMLElement {
 
   attributeChangedCallback(name) {
     if (SWITCHES.includes(name)) this._look();
+    else if (name === "groups") this._setMode();
     else this._restart();
   }
 
@@ -196,7 +207,25 @@ export class WsHubLog extends HTMLElement {
     this._times?.show(this.hasAttribute("times") ? this.getAttribute("times") || "clock" : "");
     classList.toggle("numbers", this.hasAttribute("numbers"));
     classList.toggle("wrap", !this.hasAttribute("nowrap"));
+    if (this._problems) this._problems.element.classList.toggle("unwanted", !this.hasAttribute("problems"));
     this._view?.follow(this._view.following); // other heights: the end moves
+  }
+
+  _setMode() {
+    const mode = this.getAttribute("groups") || "marked";
+    if (!MODES.includes(mode)) this._warn(`groups="${mode}" is none of ${MODES.join(", ")}: marked is used`);
+    this._outline?.setMode(MODES.includes(mode) ? mode : "marked");
+  }
+
+  _source() {
+    const template = this.getAttribute("source-url");
+    if (!template) return null;
+    try {
+      return new Source(template, this.getAttribute("source-root") ?? "");
+    } catch (error) {
+      this._warn(`source-url: ${error.message}`);
+      return null;
+    }
   }
 
   /** Begin anew, once for all that changes now. */
@@ -239,6 +268,13 @@ export class WsHubLog extends HTMLElement {
     ends.push(() => view.close());
     this._view = view;
     this._times = new TimeColumn(view);
+    const outline = new Outline(view, {source: this._source(), onChange: () => problems.show()});
+    const problems = new Problems(outline, {onGone: () => (this._say.textContent = "That line is not here any more.")});
+    this._problems?.element.remove();
+    [this._outline, this._problems] = [outline, problems];
+    this._log.before(problems.element);
+    problems.element.setAttribute("part", "problems");
+    this._setMode();
     this._log.setAttribute("aria-label", `Output of ${name}`);
     this._tell("");
     this._look();
