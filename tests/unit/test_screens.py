@@ -102,3 +102,17 @@ def test_random_sequences_leave_the_rows_of_a_terminal(columns: int | None) -> N
 def test_a_line_that_is_left_without_a_newline_comes_before_the_next(down: str) -> None:
     parts = [f"done{down}".encode(), b"next\r\n"]
     assert texts_of(parts, 80) == [("done", 1), ("next", 2)]
+
+
+def test_a_file_gets_the_text_of_links_and_sections_alone() -> None:
+    data = (
+        b"\x1b[0Ksection_start:1:a\r\x1b[0K\x1b[1mBuild\x1b[0m\n"
+        b"see \x1b]8;id=1;https://a.example/\x1b\\the \x1b[31mreport\x1b]8;;\x07\x1b[0m.\n"
+        b"\x1b[0Ksection_end:2:a\r\x1b[0K\n"
+    )
+    out = io.StringIO()
+    screen = Screen(out, colours=False)
+    for text, line in texts_of([data], None):
+        screen.text("p", text, line)
+    screen.settle("p")
+    assert out.getvalue() == "Build\nsee the report.\n\n"

@@ -46,7 +46,7 @@ def test_the_page_names_its_websocket_and_its_channel() -> None:
     status, headers, body = get(page_app(Hub(), ws_path="/live", channel="process:b"), "/")
     assert status == "200 OK"
     assert headers["Content-Type"] == "text/html; charset=utf-8"
-    assert b'<body data-ws="./live" data-channel="process:b">' in body
+    assert b'<body data-ws="./live" data-channel="process:b" ' in body
     assert int(headers["Content-Length"]) == len(body)
 
 
@@ -54,6 +54,36 @@ def test_configured_values_are_escaped() -> None:
     hub = Hub(HubConfig(channel_name=lambda name: True))
     body = get(page_app(hub, channel='"><script>'), "/")[2]
     assert b'data-channel="&quot;&gt;&lt;script&gt;"' in body
+
+
+def test_the_page_knows_where_places_in_files_lead_to() -> None:
+    template = 'https://code.example/"o"/{file}?l={line}'
+    app = page_app(Hub(), source_url=template, source_root="/home/<ci>")
+    body = get(app, "/")[2]
+    assert b'data-source-url="https://code.example/&quot;o&quot;/{file}?l={line}"' in body
+    assert b'data-source-root="/home/&lt;ci&gt;"' in body
+    assert b'data-source-url="" data-source-root=""' in get(page_app(Hub()), "/")[2]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "javascript:{file}",
+        "https://{file}/",
+        "https://x.example{file}",
+        "https://a@x.example/{file}",
+        "https://x.example/{line}",
+        "//x.example/{file}",
+        "{file}",
+        None,
+    ],
+)
+def test_where_places_lead_to_must_be_an_address(template: Any) -> None:
+    with pytest.raises(ConfigError, match="source_url must be an http or https address"):
+        page_app(Hub(), source_url=template)
+    root: Any = None
+    with pytest.raises(TypeError, match="source_root must be a folder"):
+        page_app(Hub(), source_root=root)
 
 
 def test_fault_102_every_address_on_the_page_is_relative() -> None:

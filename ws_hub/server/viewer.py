@@ -15,7 +15,7 @@ import string
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any, Never
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from ..access.authenticators import is_permitted
 from ..errors import ConfigError, excerpt
@@ -42,6 +42,7 @@ _TYPES = {
     "svg": "image/svg+xml",
     "txt": "text/plain; charset=utf-8",
 }
+_SOURCE = re.compile(r"https?://[^/?#@{}\\\s]+[/?#]\S*\{file\}", re.IGNORECASE)
 _PAGE = "index.html"
 _PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
 _ELEMENT = "ws_hub_log.js"  # answered at the root by the way to it, beside what it imports
@@ -96,9 +97,9 @@ def page_app(
         source_root: the folder on the programs' machine that `{file}` begins below:
             "/home/ci/r". Without it only relative paths are linked.
 
-    Raises TypeError for a hub that is none and a channel that is not a str, InvalidName for a
-    bad name, ConfigError for a `source_url` that is no http or https address with `{file}` behind
-    its host.
+    Raises TypeError for a hub that is none and a channel or a folder that is not a str,
+    InvalidName for a bad name, ConfigError for a `source_url` that is no http or https address
+    with `{file}` behind its host.
 
     Threads: any.
     """
@@ -108,8 +109,10 @@ def page_app(
         raise TypeError(f'channel must be the name of a channel, or "", not {excerpt(channel)}')
     if channel:
         check_channel(channel, channel_rule(hub.config.channel_name))
-    if source_url:
+    if source_url != "":
         _check_source(source_url)
+    if not isinstance(source_root, str):
+        raise TypeError(f'source_root must be a folder, or "", not {excerpt(source_root)}')
     shown = {"channel": channel, "source_url": source_url, "source_root": source_root}
     return _Page(hub, ws_path, shown, fallback)
 
@@ -250,15 +253,9 @@ class _Page:
         return _to_element(self._hub, f"./static/{_ELEMENT}", environ, start_response)
 
 
-def _check_source(template: str) -> None:
-    try:
-        parts = urlsplit(template)
-        host = parts.hostname if parts.scheme in ("http", "https") else None
-    except ValueError:
-        host = None
-    # A name before the host would make it look like another; where {file} is, is up to programs.
-    is_plain = bool(host) and not re.search(r"[@{}]", parts.netloc)
-    if not is_plain or "{file}" not in template:
+def _check_source(template: object) -> None:
+    # A name before the host makes it look like another, and what stands for {file} is a program's.
+    if not isinstance(template, str) or not _SOURCE.match(template):
         raise ConfigError(
             "source_url must be an http or https address with {file} behind its host, such as "
             f'"https://example.com/{{file}}#L{{line}}", not {excerpt(template)}'

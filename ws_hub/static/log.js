@@ -13,7 +13,7 @@
  * - `timeText(row, before)`: what stands in the column of times; `before` is the row before it;
  *   with `timesChain` set a row is painted anew with the one before it;
  * - `levels.set(WARNING)` hides lines that say less (levels.js);
- * - `fold(first, last, on)` hides rows; `onReveal(id)` is called before a hidden row is gone to.
+ * - `fold(first, last, on)` hides rows; `onReveal(id)` is called before a hidden row is gone to;
  * - `outline`: what an Outline (outline.js) is told of rows, and of frames, before which it hides some.
  *
  * Must not know messages or connections.
