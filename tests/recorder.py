@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from tests.support import without_usage
 from ws_hub.backplane.publisher import AbstractPublisher
 from ws_hub.errors import HubFull, HubNotRunning
 from ws_hub.lines import join
@@ -82,4 +83,5 @@ class Recorder(AbstractPublisher):
         return list(join(self.texts()))
 
     def statuses(self) -> Iterator[Any]:
-        return (m.data for m in self.messages if m.type == "process_status")
+        """Return the statuses without `usage`, which is never the same."""
+        return (without_usage(m.data) for m in self.messages if m.type == "process_status")

@@ -49,6 +49,7 @@ __all__ = [
     "tcp_pair",
     "tls_pair",
     "wait_until",
+    "without_usage",
 ]
 
 TIMEOUT = 15.0  # seconds: the bound of every wait, which only a failure reaches
@@ -92,6 +93,11 @@ def wait_until(predicate: Callable[[], T], timeout: float = TIMEOUT, what: str |
 
 
 # --- sockets -------------------------------------------------------------------------------
+
+
+def without_usage(status: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of a `process_status` without `usage`, which is never the same."""
+    return {name: value for name, value in status.items() if name != "usage"}
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ MANY_PARAMETERS = {
     "backplane.publisher.send_event",
     "hub.hub._publish",
     "hub.hub.run_process",
+    "hub.publisher.run_process",
     "process.process.run_process",
 }
 

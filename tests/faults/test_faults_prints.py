@@ -267,6 +267,20 @@ STATUSES: list[tuple[dict[str, Any], str, str, str, bool]] = [
         True,
     ),
     (
+        {"status": "exited", "exitCode": -15, "signal": "SIGTERM", "reason": "timeout"},
+        "was killed by SIGTERM at its timeout",
+        "failed",
+        "killed by SIGTERM at its timeout",
+        True,
+    ),
+    (
+        {"status": "exited", "exitCode": 0, "reason": "idle_timeout"},
+        "exited 0 after its idle timeout",
+        "ok",
+        "exited 0 after its idle timeout",
+        True,
+    ),
+    (
         {"status": "exited", "exitCode": None, "error": "taken"},
         "exited, code unknown: taken",
         "unknown",

@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.apps.live import live
 from tests.integration.clients import is_inside
-from tests.support import TIMEOUT, RawPeer, wait_until
+from tests.support import TIMEOUT, RawPeer, wait_until, without_usage
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.connection.connection import Connection
 from ws_hub.hub.hub import Hub
@@ -101,7 +101,7 @@ class Viewer:
 
     @property
     def last(self) -> Any:
-        return self.messages[-1]["data"]
+        return without_usage(self.messages[-1]["data"])
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from ws_hub import threads
 from ws_hub.errors import ConfigError, HubFull, HubNotRunning, InvalidName, WsHubError
 from ws_hub.process.process import Process, ProcessStartError, begin, run_process
 from ws_hub.process.spawn import Child, signal_name
+from ws_hub.process.terms import Terms
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 
@@ -49,7 +50,7 @@ def begin_soon_killed(
     hub: Recorder, argv: list[str], kill_after: float, name: str = "p", **options: Any
 ) -> Process:
     """Start a program that gets SIGKILL sooner than others, when it is ended."""
-    process = Process(hub, name, kill_after=kill_after, **options)  # type: ignore[arg-type]
+    process = Process(hub, name, terms=Terms(grace=kill_after), **options)  # type: ignore[arg-type]
     return begin(process, lambda: Child(argv))
 
 

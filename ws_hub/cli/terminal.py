@@ -32,6 +32,7 @@ _REACH = 64  # lines behind which none changes any more: above the rows of most 
 _QUIET = 0.5  # seconds after which lines of a program that changes none are written
 _LOOK = 0.25  # seconds of one wait for room: then `leave` may apply
 _AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes that a writable pipe takes at least
+_LIMITS = {"timeout": " at its timeout", "idle_timeout": " after its idle timeout"}
 _WIDEST = 10  # bytes of a character at most, when it is written as \Uxxxxxxxx
 
 
@@ -334,12 +335,13 @@ def _status(data: Any) -> str:
         return _json(data)
     status, code, why = data.get("status"), data.get("exitCode"), data.get("error")
     end = f": {why}" if why else ""
+    limit = _LIMITS.get(str(data.get("reason")), "")
     if not isinstance(status, str) or status not in FINAL_STATUSES:
         return f"is {status}{end}"  # without the exit code, which a Go hub always sends
     if status == "exited":
         if data.get("signal"):
-            return f"was killed by {data['signal']}"
-        return f"exited {code}" if isinstance(code, int) else f"exited, code unknown{end}"
+            return f"was killed by {data['signal']}{limit}"
+        return f"exited {code}{limit}" if isinstance(code, int) else f"exited, code unknown{end}"
     return f"{status}{f' {code}' if code else ''}{end}"
 
 

@@ -64,6 +64,7 @@ from ..errors import (
 from ..log import get_logger
 from ..mask.masks import MaskEnv
 from ..process.process import run_process
+from ..process.terms import GRACE
 from ..process.writers import log_handler, writer
 from ..protocol.filters import AnyFilter, filter_of
 from ..protocol.frames import close_frame
@@ -1629,6 +1630,10 @@ class Hub(AbstractPublisher):
         on_line: Callable[[str, str], object] | None = None,
         backpressure: bool = False,
         mask: Iterable[str | bytes | MaskEnv | re.Pattern[str]] = (),
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        grace: float = GRACE,
+        attempt: int | None = None,
     ) -> Any:
         """Start a program and stream its output to the channel of its process id.
 
@@ -1646,6 +1651,10 @@ class Hub(AbstractPublisher):
             on_line=on_line,
             backpressure=backpressure,
             mask=mask,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            grace=grace,
+            attempt=attempt,
         )
 
     def claim_process(self, process_id: AnyId) -> Callable[[], object]:

@@ -35,6 +35,7 @@ from ..errors import CloseCode, ConfigError, HubNotRunning, NotConnected, excerp
 from ..log import get_logger
 from ..mask.masks import MaskEnv
 from ..process.process import Process
+from ..process.terms import GRACE
 from ..process.writers import log_handler, writer
 from ..protocol.json_text import fast_encoder
 from ..protocol.message import AnyMessage, Encoder
@@ -393,6 +394,10 @@ class Publisher(AbstractPublisher):
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str, str], object] | None = None,
         mask: Iterable[str | bytes | MaskEnv | re.Pattern[str]] = (),
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        grace: float = GRACE,
+        attempt: int | None = None,
     ) -> Process:
         """Start a program and stream its output to the channel of its process id.
 
@@ -404,8 +409,9 @@ class Publisher(AbstractPublisher):
         hub = self._begun()
         with self._in_own_words():
             process: Process = hub.run_process(
-                argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line, mask=mask
-            )
+                argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line, mask=mask,
+                timeout=timeout, idle_timeout=idle_timeout, grace=grace, attempt=attempt,
+            )  # fmt: skip
             process.owner = self  # a publisher that is collected ends its programs
             return process
 

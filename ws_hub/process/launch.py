@@ -10,6 +10,7 @@ code has left inheritable; so the C function is called through ctypes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,6 +18,8 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from .usage import Resources
 
 __all__ = ["Launched", "launch", "pipe"]
 
@@ -43,12 +46,14 @@ class Launched:
     Attributes:
         pid: its process id, and that of its session and process group.
         exit_fd: a pidfd, readable once the program has exited; None on a system without.
+        resources: what it has used, once `reap` has returned an exit code.
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.exit_fd = _open_pidfd(pid)
         self._status: int | None = None  # on a system that reports an exit only by reaping
+        self.resources: Resources | None = None
 
     def exited(self) -> bool:
         """Return whether it has exited, without reaping it.
@@ -77,8 +82,8 @@ class Launched:
         if hasattr(os, "waitid"):
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if self._status is None:  # macOS before Python 3.13
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._status = status if pid else None
+            pid, status, resources = os.wait4(self.pid, os.WNOHANG)
+            self._status, self.resources = (status, resources) if pid else (None, None)
         return self._status
 
     def kill(self) -> None:
@@ -99,15 +104,25 @@ class Launched:
         """
         try:
             if self.exit_fd is not None:
-                found = os.waitid(os.P_PIDFD, self.exit_fd, os.WEXITED)
+                # By the pidfd: the process id may be reused, once other code has reaped it.
+                found = os.waitid(os.P_PIDFD, self.exit_fd, os.WEXITED | os.WNOWAIT)
                 assert found is not None
                 exited = found.si_code == os.CLD_EXITED
-                return found.si_status if exited else -found.si_status
+                code = found.si_status if exited else -found.si_status
+                self._reap_with_resources(code)
+                return code
             if self._status is None:
-                self._status = os.waitpid(self.pid, 0)[1]
+                _, self._status, self.resources = os.wait4(self.pid, 0)
             return os.waitstatus_to_exitcode(self._status)
         except ChildProcessError:
             return None
+
+    def _reap_with_resources(self, code: int) -> None:
+        """Reap it, by the only call that reports what it has used."""
+        with contextlib.suppress(ChildProcessError):  # other code has been faster
+            pid, status, resources = os.wait4(self.pid, os.WNOHANG)
+            if pid and os.waitstatus_to_exitcode(status) == code:
+                self.resources = resources
 
     def close(self) -> None:
         """Close the descriptor."""

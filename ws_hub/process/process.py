@@ -38,6 +38,8 @@ from ..validation import check_function, check_timeout
 from .output import OutputReader
 from .pace import Pace
 from .spawn import Child, ProcessStartError, check_argv, check_cwd, check_env, signal_name
+from .terms import GRACE, Terms, Watch
+from .usage import Usage
 
 __all__ = [
     "ExitCodeUnknown",
@@ -50,7 +52,7 @@ __all__ = [
 logger = get_logger(__name__)
 
 _LOOK = 0.25  # seconds of one wait for subscribers: then SIGKILL may be due
-_KILL_AFTER = 2.0  # seconds from SIGTERM to SIGKILL
+_LAST_WAIT = 2.0  # seconds after SIGKILL until a close waits no longer
 _TAKEN = "its exit code is not known: SIGCHLD is ignored, or something waits for any child"
 
 OnLine = Callable[[str, str], object]
@@ -108,6 +110,10 @@ def run_process(
     on_output: OnOutput | None = None,
     backpressure: bool = False,
     mask: Iterable[object] = (),
+    timeout: float | None = None,
+    idle_timeout: float | None = None,
+    grace: float = GRACE,
+    attempt: int | None = None,
 ) -> Process:
     """Start a program and stream its output to the channel of its process id.
 
@@ -134,9 +140,14 @@ def run_process(
             message with their number.
         mask: secrets, beside those of `hub.mask`, in place of which the output has `***`: texts,
             MaskEnv for variables of its environment, compiled regular expressions.
+        timeout: seconds until the program is ended, with `"reason": "timeout"` in its status.
+        idle_timeout: seconds without output until it is ended, with the reason
+            `"idle_timeout"`. It is not idle while the hub, or a viewer, slows it.
+        grace: seconds from SIGTERM to SIGKILL, whatever the program is ended for.
+        attempt: which attempt at the same work this is, from 1; its statuses say so.
 
-    Raises ConfigError (argv; env; mask), ProcessAlreadyRunning, InvalidName, HubNotRunning,
-    HubFull, and ProcessStartError, an OSError, when it cannot be started.
+    Raises ConfigError (argv, env, mask and the numbers), ProcessAlreadyRunning, InvalidName,
+    HubNotRunning, HubFull, and ProcessStartError, an OSError, when it cannot be started.
     When it raises anything, KeyboardInterrupt included, no process is left running and
     the process id is free.
 
@@ -152,6 +163,7 @@ def run_process(
     for what, flag in (("pty", pty), ("backpressure", backpressure)):
         if not isinstance(flag, bool):
             raise ConfigError(f"{what} must be True or False, not {excerpt(flag)}")
+    terms = Terms(timeout, idle_timeout, grace, attempt)
     if on_line is not None:
         check_function("on_line", on_line, "text, stream")
     if on_output is not None:
@@ -164,7 +176,7 @@ def run_process(
             f"the hub is not running, so {excerpt(program)} was not started: start() it first"
         )
     _streaming.check(hub, name)
-    process = Process(hub, name, on_line, backpressure, on_output=on_output)
+    process = Process(hub, name, on_line, backpressure, terms=terms, on_output=on_output)
     process.masks = masks
     return begin(process, functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
 
@@ -210,12 +222,14 @@ class Process:
         process_id: the process id, which names the channel.
         on_line: called with each text and the name of its stream.
         backpressure: slow the program down to its slowest viewer.
-        kill_after: seconds from SIGTERM to SIGKILL, when the program is ended.
+        terms: the bounds of its time, and the number of the attempt.
         on_output: called with the bytes that are read and the name of their stream.
 
     Attributes:
         owner: what must not be collected before the program has ended.
         masks: the secrets of its output, those of the hub; replaced before it begins.
+        reason: why we have ended it: "timeout" or "idle_timeout"; "" for anything else.
+        usage: what it has used, as a `Usage`; None while it runs, and when that is not known.
     """
 
     owner: object = None
@@ -227,7 +241,7 @@ class Process:
         on_line: OnLine | None = None,
         backpressure: bool = False,
         *,
-        kill_after: float = _KILL_AFTER,
+        terms: Terms = Terms(),  # noqa: B008 - frozen
         on_output: OnOutput | None = None,
     ) -> None:
         self.hub = hub
@@ -236,11 +250,12 @@ class Process:
         self._child: Child  # from `_opened` on, where there is no `_error`
         self._on_line = on_line
         self._on_output = on_output
-        self._kill_after = kill_after
+        self._terms = terms
         self._unregister: Callable[[], None] = lambda: None
-        # guards: _kill_at, _thread, _streams, _abandoned. Nothing is taken under it.
+        # guards: _kill_at, reason, _thread, _streams, _abandoned. Nothing is taken under it.
         self._lock = Lock()
         self._kill_at: float | None = None
+        self.reason = ""
         self._thread: threading.Thread | None = None  # the streaming thread; set by itself
         self._streams = False  # the start is complete: its end is published as `exited`
         self._abandoned = False  # `run_process` raises: its end is published as `failed`
@@ -256,7 +271,9 @@ class Process:
         if backpressure:
             config = hub.config
             self._pace = Pace(config.outbox_messages, config.outbox_bytes, self._sharers)
+        self._watch: Watch  # from `_opened` on, as `_child`
         self._killed = False  # SIGKILL was sent
+        self.usage: Usage | None = None
         self._returncode: int | None = None
         # Set once, by any thread; read by the streaming thread at the program's end.
         self._end_requested = False
@@ -371,19 +388,19 @@ class Process:
         self.send_signal(number)
 
     def close(self) -> None:
-        """End it and the processes that it has started: SIGTERM, after 2 seconds SIGKILL.
+        """End it and the processes that it has started: SIGTERM, after `grace` SIGKILL.
 
         That is its session, with all process groups in it, and descendants in other
         sessions whose parents live; a daemon, whose parent has ended, is not reached.
         Its output so far and `exited` are published. Idempotent.
 
-        Threads: any; waits for the end, four seconds at most; in on_line not at all.
+        Threads: any; waits for the end, `grace` and two seconds at most; in on_line not at all.
         """
         kill_at = self._begin_end()
         if threads.join(self._thread, kill_at - time.monotonic()):
             return
         self._child.signal_all(signal.SIGKILL)
-        if not threads.join(self._thread, self._kill_after):
+        if not threads.join(self._thread, min(self._terms.grace, _LAST_WAIT)):
             logger.warning("%r has ended, but the hub takes the rest slowly", self)
 
     def __enter__(self) -> Process:
@@ -395,12 +412,13 @@ class Process:
     def __repr__(self) -> str:
         return f"<Process {self.process_id} pid={self._child.pid} returncode={self._returncode}>"
 
-    def _begin_end(self) -> float:
+    def _begin_end(self, reason: str = "") -> float:
         """Send SIGTERM, once; return when SIGKILL is due."""
         with self._lock:
             if self._kill_at is not None:
                 return self._kill_at
-            kill_at = self._kill_at = time.monotonic() + self._kill_after
+            kill_at = self._kill_at = time.monotonic() + self._terms.grace
+            self.reason = reason
         self._child.signal_all(signal.SIGTERM)
         return kill_at
 
@@ -418,7 +436,7 @@ class Process:
         if self._error is not None:
             raise self._error
         self._unregister = self.hub.at_stop(self._hub_stops)
-        self.hub.send_process_status(self.process_id, "running")
+        self.hub.send_process_status(self.process_id, "running", extra=self._numbered())
         self._go.set()
 
     def _abandon(self, error: BaseException) -> None:
@@ -432,7 +450,7 @@ class Process:
             self._kill()
         if thread is None:  # _run has not begun, and returns at once if it ever does
             self._send_failed()
-        threads.join(thread, self._kill_after)
+        threads.join(thread, min(self._terms.grace, _LAST_WAIT))
         self._error = None  # its traceback refers to self
 
     # --- streaming thread ------------------------------------------------------------------
@@ -468,6 +486,7 @@ class Process:
         reader = OutputReader(self._child, self._deliver, seen=self._seen, masks=self.masks)
         at_end.callback(reader.close)
         _streaming.add(self)
+        self._watch = Watch(self._terms, time.monotonic())
         return reader
 
     def _stream(self, reader: OutputReader) -> None:
@@ -476,8 +495,9 @@ class Process:
                 self._begin_end()  # it may have stopped before at_stop was called
             # The hub's own pacing is off: `_pace` slows the program, or nothing does.
             with self.hub.unpaced():
-                while reader.turn(None if self._killed else self._kill_at):
-                    self._kill_when_due()
+                while reader.turn(self._next_due()):
+                    self._child.peak.look(time.monotonic())
+                    self._end_when_due(reading=True)
                 reader.finish()
         except BaseException:  # a bug of ours, which the thread's top logs
             self._kill()
@@ -500,6 +520,7 @@ class Process:
             if self._kill_at is not None and not self._child.end_session(self._kill_at):
                 logger.warning("%r has ended, but something that it started has not", self)
             self._returncode = self._child.reap()
+            self.usage = self._child.usage
         finally:
             self._ended = True
             self._child.close()
@@ -515,6 +536,7 @@ class Process:
         for part in self._pace.parts(texts, self._wait_for_viewers):
             self._send(texts.part(sent, sent + len(part)), name)
             sent += len(part)
+        self._watch.touch(time.monotonic())  # meanwhile nothing was read
 
     def _send(self, texts: Texts, stream: str) -> None:
         while not self._hub_stopped:
@@ -522,7 +544,7 @@ class Process:
                 self.hub.send_process_lines(self.process_id, texts, stream=stream)
                 return
             except HubFull:  # again: no line of a process is dropped here
-                self._kill_when_due()
+                self._end_when_due()
             except HubNotRunning:
                 self._stop_sending()
 
@@ -536,7 +558,7 @@ class Process:
                 pass
             except HubNotRunning:
                 self._stop_sending()
-            self._kill_when_due()
+            self._end_when_due()
 
     def _sharers(self) -> int:
         return sum(each._paced for each in _streaming.of(self.hub))
@@ -545,12 +567,26 @@ class Process:
         self._hub_stopped = True
         self._begin_end()
 
-    def _kill_when_due(self) -> None:
-        if self._kill_at is not None and self._kill_at <= time.monotonic() and not self._killed:
+    def _next_due(self) -> float | None:
+        if self._killed:
+            return None
+        return self._watch.due() if self._kill_at is None else self._kill_at
+
+    def _end_when_due(self, *, reading: bool = False) -> None:
+        """Begin the program's end when its time is up; send SIGKILL when that is due."""
+        now = time.monotonic()
+        if self._kill_at is None:
+            reason = self._watch.expired(now, reading=reading)
+            if reason and self._child.exited():
+                self._watch.disarm()
+            elif reason:
+                self._begin_end(reason)
+        elif self._kill_at <= now and not self._killed:
             self._killed = True
             self._child.signal_all(signal.SIGKILL)
 
     def _seen(self, name: str, data: bytes) -> None:
+        self._watch.touch(time.monotonic())
         if self._on_output is None:
             return
         try:
@@ -573,12 +609,16 @@ class Process:
         else:
             self._send_failed()
 
+    def _numbered(self) -> dict[str, object]:
+        """Return the fields of all its statuses."""
+        return {} if self._terms.attempt is None else {"attempt": self._terms.attempt}
+
     def _send_failed(self) -> None:
         error = self._error
         text = str(error.__cause__ or error) if error is not None else ""
         # When HubFull made the start fail, the queue has been waited for already.
         timeout = 0 if isinstance(error, HubFull) else None
-        extra = {"error": text or "its start was interrupted"}
+        extra = {"error": text or "its start was interrupted", **self._numbered()}
         try:
             self.hub.send_process_status(self.process_id, "failed", extra=extra, timeout=timeout)
         except WsHubError as refused:  # run_process raises why the start failed
@@ -591,6 +631,11 @@ class Process:
             extra = {"exitCode": None, "error": _TAKEN}
         elif code < 0:
             extra = {"signal": signal_name(-code)}
+        if self.reason:
+            extra["reason"] = self.reason
+        extra |= self._numbered()
+        if self.usage is not None:
+            extra["usage"] = _on_the_wire(self.usage)
         while not self._hub_stopped:
             try:
                 self.hub.send_process_status(self.process_id, "exited", code, extra=extra)
@@ -599,6 +644,11 @@ class Process:
                 continue
             except HubNotRunning:
                 return
+
+
+def _on_the_wire(usage: Usage) -> dict[str, object]:
+    known = {} if usage.peak_bytes is None else {"peakBytes": usage.peak_bytes}
+    return {"cpuSeconds": usage.cpu_seconds, **known}
 
 
 class _Streaming:

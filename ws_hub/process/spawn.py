@@ -22,6 +22,7 @@ from ..reentrant import Lock
 from .guard import Guard
 from .launch import Launched, launch, pipe
 from .session import Session
+from .usage import PeakMemory, Usage
 
 __all__ = ["Child", "ProcessStartError", "check_argv", "check_cwd", "check_env", "signal_name"]
 
@@ -106,7 +107,11 @@ class Child:
         pid: its process id, and that of its session and process group.
         streams: name -> descriptor to read from, until `close_stream`.
         size: columns and rows of its terminal; None where it has none.
+        peak: the memory that it has had so far.
+        usage: what it has used; None until it is reaped, and where that cannot be known.
     """
+
+    usage: Usage | None = None
 
     def __init__(
         self,
@@ -130,6 +135,7 @@ class Child:
         self.size = _terminal_size(os.environ if env is None else env) if terminal else None
         self.pid = self._program.pid
         self._guard.watch(self.pid)
+        self.peak = PeakMemory(self.pid)
         self._session = Session(self.pid)
         threads.forget_after_fork(self)
 
@@ -212,7 +218,10 @@ class Child:
         self._guard.close()
         with self._lock:
             self._over = True
-            return self._program.reap()
+            code = self._program.reap()
+        if self._program.resources is not None:
+            self.usage = self.peak.usage(self._program.resources)
+        return code
 
     def close_stream(self, name: str) -> None:
         """Stop reading a stream."""

@@ -23,21 +23,24 @@ export function counted(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
+const LIMITS = {timeout: " at its timeout", idle_timeout: " after its idle timeout"};
+
 /**
  * Return `{state, text, detail}` of a `process_status`: state is "running", "ok", "failed",
  * "unknown" (it is over, and nobody knows how) or "other", text what a reader calls it. The
  * status decides: a Go hub sends an `exitCode` with each.
  */
 export function describeStatus(data) {
-  const {status, exitCode, signal, error} = data !== null && typeof data === "object" ? data : {};
+  const {status, exitCode, signal, error, reason} = data !== null && typeof data === "object" ? data : {};
   const detail = String(error ?? "");
   if (status === "failed" || status === "lost") {
     return {state: "failed", text: exitCode ? `${status} ${exitCode}` : status, detail};
   }
   if (status === "exited") {
-    if (signal) return {state: "failed", text: `killed by ${signal}`, detail: ""};
+    const limit = LIMITS[reason] ?? "";
+    if (signal) return {state: "failed", text: `killed by ${signal}${limit}`, detail: ""};
     if (typeof exitCode !== "number") return {state: "unknown", text: "exited, code unknown", detail};
-    const text = exitCode < 0 ? `killed by signal ${-exitCode}` : `exited ${exitCode}`;
+    const text = exitCode < 0 ? `killed by signal ${-exitCode}` : `exited ${exitCode}${limit}`;
     return {state: exitCode === 0 ? "ok" : "failed", text, detail: ""};
   }
   if (status === "running") return {state: "running", text: "running", detail: ""};
