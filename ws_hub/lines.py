@@ -273,6 +273,15 @@ class Lines:
             self._cut, self._number = False, 0
         return self._returning()
 
+    def resize(self, columns: int, height: int) -> Texts:
+        """Go on with another size of the terminal; return the texts that this completes."""
+        self._columns, self._height = columns, height
+        if self._rows is not None:
+            self._rows.resize(columns, height)
+            self._collect(self._rows)
+            self._resting = self._rows.at_rest
+        return self._returning()
+
     def _returning(self) -> Texts:
         ready, self._ready = self._ready, Texts()
         ready.time = self._time

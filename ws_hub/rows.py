@@ -207,6 +207,33 @@ class Rows:
         self.rows = []
         self.status.clear()
 
+    def resize(self, columns: int | None, height: int) -> None:
+        """Give the screen another size. Its rows stay as they are, and the cursor among them.
+
+        Rows that have no room leave it, and so do wrapped lines, with the rows above them: the
+        program will not draw them as they were.
+        """
+        wrapped = [at for at, row in enumerate(self.rows) if row.line and len(row.line.rows) > 1]
+        gone = max(wrapped[-1] + 1 if wrapped else 0, len(self.rows) - height)
+        if gone == len(self.rows):
+            self.finish_last()
+        for row in self.rows[:gone]:
+            self._leave(row)
+        del self.rows[:gone]
+        self.columns, self.height = columns, height
+        self._top, self._bottom = 0, height - 1
+        self.x, self.y = self._place(self.x, self.y - gone)
+        self.status.clear()  # the program sets its region anew
+        if self._saved is not None:
+            x, y, *rest = self._saved
+            self._saved = (*self._place(x, y - gone), *rest)  # type: ignore[assignment]
+        if self._alternate is not None:
+            x, y = self._alternate
+            self._alternate = self._place(x, y - gone)
+
+    def _place(self, x: int, y: int) -> tuple[int, int]:
+        return x if self.columns is None else min(x, self.columns), min(max(y, 0), self.height - 1)
+
     def restart(self) -> None:
         """Have every row leave the screen, and the cursor go to its top."""
         self.clear()

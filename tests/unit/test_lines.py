@@ -381,3 +381,37 @@ def test_marks_of_a_long_line_are_in_its_first_piece_only() -> None:
 def test_a_line_has_few_marks() -> None:
     [text] = whole((1000 * gitlab(END)).encode())
     assert text.count(END) * len(mark(END)) == len(text) <= 2048
+
+
+# --- another size of the terminal ----------------------------------------------------------
+
+
+def resized(before: str, size: tuple[int, int], after: str) -> list[str]:
+    lines = Lines(columns=10, height=4)
+    texts = [*lines.feed(before.encode()), *lines.resize(*size), *lines.feed(after.encode())]
+    return [each for each in [*texts, *lines.finish()] if not each.endswith("\r")]
+
+
+def test_after_a_change_of_size_rows_can_still_be_drawn_anew() -> None:
+    assert resized("a\r\nb\r\n", (20, 6), "\x1b[2AA\r\n") == ["a", "b", "A"]
+    assert resized("a\r\nb\r\n", (5, 6), "\x1b[1AB\r\n") == ["a", "b", "B"]
+
+
+def test_after_a_change_of_size_lines_wrap_at_the_new_one() -> None:
+    # A return behind a wrapped row goes back to the beginning of that row.
+    assert resized("", (20, 4), "a" * 15 + "\rb\r\n") == ["b" + "a" * 14]
+    assert resized("\x1b[1mx\r\n", (5, 4), "a" * 7 + "\rb\r\n")[1:] == ["\x1b[0;1maaaaaba\x1b[0m"]
+
+
+def test_a_wrapped_line_is_what_it_was_before_the_change_of_size() -> None:
+    assert resized("\x1b[A" + "a" * 15, (20, 4), "\rb\r\n") == ["a" * 15, "b"]
+    assert resized("c\r\n" + "a" * 15 + "\r\n", (20, 4), "\x1b[3AX\r\n") == ["c", "a" * 15, "X"]
+
+
+def test_rows_that_have_no_room_any_more_are_kept_as_they_are() -> None:
+    assert resized("\x1b[Aa\r\nb\r\nc\r\n", (10, 2), "\x1b[9AX\r\n") == ["a", "b", "c", "X"]
+
+
+def test_an_unfinished_line_goes_on_after_a_change_of_size() -> None:
+    assert resized("\x1b[1m50%", (20, 6), "\r99%\r\n") == ["\x1b[0;1m99%\x1b[0m"]
+    assert resized("50%", (20, 6), "\r99%\r\n") == ["99%"]

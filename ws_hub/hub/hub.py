@@ -63,7 +63,7 @@ from ..errors import (
 )
 from ..log import get_logger
 from ..mask.masks import MaskEnv
-from ..process.process import run_process
+from ..process.process import HasFileno, run_process
 from ..process.terms import GRACE
 from ..process.writers import log_handler, writer
 from ..protocol.filters import AnyFilter, filter_of
@@ -1634,6 +1634,7 @@ class Hub(AbstractPublisher):
         idle_timeout: float | None = None,
         grace: float = GRACE,
         attempt: int | None = None,
+        stdin: bool | HasFileno = False,
     ) -> Any:
         """Start a program and stream its output to the channel of its process id.
 
@@ -1655,6 +1656,7 @@ class Hub(AbstractPublisher):
             idle_timeout=idle_timeout,
             grace=grace,
             attempt=attempt,
+            stdin=stdin,
         )
 
     def claim_process(self, process_id: AnyId) -> Callable[[], object]:

@@ -34,7 +34,7 @@ from ..config import ChannelRule, HubConfig, as_rules
 from ..errors import CloseCode, ConfigError, HubNotRunning, NotConnected, excerpt
 from ..log import get_logger
 from ..mask.masks import MaskEnv
-from ..process.process import Process
+from ..process.process import HasFileno, Process
 from ..process.terms import GRACE
 from ..process.writers import log_handler, writer
 from ..protocol.json_text import fast_encoder
@@ -398,6 +398,7 @@ class Publisher(AbstractPublisher):
         idle_timeout: float | None = None,
         grace: float = GRACE,
         attempt: int | None = None,
+        stdin: bool | HasFileno = False,
     ) -> Process:
         """Start a program and stream its output to the channel of its process id.
 
@@ -411,6 +412,7 @@ class Publisher(AbstractPublisher):
             process: Process = hub.run_process(
                 argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line, mask=mask,
                 timeout=timeout, idle_timeout=idle_timeout, grace=grace, attempt=attempt,
+                stdin=stdin,
             )  # fmt: skip
             process.owner = self  # a publisher that is collected ends its programs
             return process

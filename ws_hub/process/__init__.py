@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from ..mask.masks import MaskEnv
 from .process import ExitCodeUnknown, Process, ProcessStartError, run_process
+from .stdin import InputClosed, InputTimeout
 from .writers import log_handler, writer
 
 __all__ = [
     "ExitCodeUnknown",
+    "InputClosed",
+    "InputTimeout",
     "MaskEnv",
     "Process",
     "ProcessStartError",

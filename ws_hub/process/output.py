@@ -61,6 +61,7 @@ class _Stream:
         self.name = name
         self.lines = Lines(columns=columns, height=height, numbers=numbers, mask=self.mask)
         self.read_at = 0.0  # when bytes were read last, POSIX seconds
+        self.size = size
         self.due: float | None = None  # when to deliver an unfinished line
 
 
@@ -94,6 +95,7 @@ class OutputReader:
         self._deliver = deliver
         self._clock = clock
         self._selector = _selector(child.streams.values())
+        self.read_at = clock()  # when output was read last, by the clock
         self._streams: list[_Stream] = []
         self._done_at: float | None = None  # when the grace ends; None while the child runs
         self._left = 0  # bytes that the pipes may have held at the child's exit, still to read
@@ -166,7 +168,11 @@ class OutputReader:
             return
         if self._done_at is not None:
             self._left -= len(data)
+        self.read_at = self._clock()
         stream.read_at = self._wall()
+        if stream.size != self._child.size and self._child.size is not None:
+            stream.size = self._child.size
+            self._send(stream, stream.lines.resize(*stream.size))
         texts = self._take(stream, stream.mask.feed(data))
         self._send(stream, texts)
         if not stream.lines.waiting:

@@ -34,15 +34,25 @@ from ..log import get_logger
 from ..mask.masks import Masks, masks_of
 from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
-from ..validation import check_function, check_timeout
+from ..validation import check_bound, check_function, check_timeout
 from .output import OutputReader
 from .pace import Pace
-from .spawn import Child, ProcessStartError, check_argv, check_cwd, check_env, signal_name
+from .spawn import (
+    Child,
+    ProcessStartError,
+    check_argv,
+    check_cwd,
+    check_env,
+    check_stdin,
+    signal_name,
+)
+from .stdin import InputClosed
 from .terms import GRACE, Terms, Watch
 from .usage import Usage
 
 __all__ = [
     "ExitCodeUnknown",
+    "HasFileno",
     "Process",
     "ProcessStartError",
     "begin",
@@ -52,11 +62,19 @@ __all__ = [
 logger = get_logger(__name__)
 
 _LOOK = 0.25  # seconds of one wait for subscribers: then SIGKILL may be due
+_WRITE_WITHIN = 10.0  # seconds in which a program takes its input
 _LAST_WAIT = 2.0  # seconds after SIGKILL until a close waits no longer
 _TAKEN = "its exit code is not known: SIGCHLD is ignored, or something waits for any child"
 
 OnLine = Callable[[str, str], object]
 OnOutput = Callable[[bytes, str], object]
+
+
+class HasFileno(Protocol):
+    """An open file, or what has one."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
 
 
 class StreamingHub(Protocol):
@@ -114,14 +132,15 @@ def run_process(
     idle_timeout: float | None = None,
     grace: float = GRACE,
     attempt: int | None = None,
+    stdin: bool | HasFileno = False,
 ) -> Process:
     """Start a program and stream its output to the channel of its process id.
 
     The channel gets the status `running`, the texts that `docs/processes.md` describes,
     usually one a line, and at the end `exited` with the exit code; or `failed`, when the
-    program cannot be started. No shell is involved, and the program's input is at its end.
-    It starts with the default action for every signal, and with none blocked; SIGHUP,
-    SIGINT and SIGQUIT stay ignored when our process ignores them.
+    program cannot be started. No shell is involved. It starts with the default action for
+    every signal, and with none blocked; SIGHUP, SIGINT and SIGQUIT stay ignored when our
+    process ignores them.
 
     Args:
         hub: a hub that runs.
@@ -145,6 +164,8 @@ def run_process(
             `"idle_timeout"`. It is not idle while the hub, or a viewer, slows it.
         grace: seconds from SIGTERM to SIGKILL, whatever the program is ended for.
         attempt: which attempt at the same work this is, from 1; its statuses say so.
+        stdin: True for input that `Process.write` writes; an open file, such as sys.stdin,
+            that becomes its input; False for none: each read returns the end of the input.
 
     Raises ConfigError (argv, env, mask and the numbers), ProcessAlreadyRunning, InvalidName,
     HubNotRunning, HubFull, and ProcessStartError, an OSError, when it cannot be started.
@@ -160,6 +181,7 @@ def run_process(
     check_env(masks.value(env))
     command, environment = check_argv(argv), check_env(env)
     check_cwd(cwd)
+    source = check_stdin(stdin)
     for what, flag in (("pty", pty), ("backpressure", backpressure)):
         if not isinstance(flag, bool):
             raise ConfigError(f"{what} must be True or False, not {excerpt(flag)}")
@@ -178,7 +200,8 @@ def run_process(
     _streaming.check(hub, name)
     process = Process(hub, name, on_line, backpressure, terms=terms, on_output=on_output)
     process.masks = masks
-    return begin(process, functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment))
+    spawn = functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment, stdin=source)
+    return begin(process, spawn)
 
 
 def begin(process: Process, spawn: Callable[[], Child]) -> Process:
@@ -345,6 +368,60 @@ class Process:
             raise ExitCodeUnknown(f"{self!r} has ended, but {_TAKEN}")
         return self._returncode
 
+    def write(self, data: str | bytes, timeout: float = _WRITE_WITHIN) -> None:
+        r"""Write text, as UTF-8, or bytes to the input of a program with `stdin=True`.
+
+        A newline is not added. In a terminal it is what is typed: the program's terminal
+        shows it, takes lines of 4,095 bytes at most, and makes a SIGINT of "\x03". When several
+        threads write, each writes all of its data in turn.
+
+        Raises InputClosed when the program has closed its input, has ended, or was started
+        without; InputTimeout when it has not taken all of it within `timeout` seconds, whose
+        `written` says how many bytes it has taken.
+
+        Threads: any; waits at most `timeout` seconds.
+        """
+        given: object = data
+        if not isinstance(given, (str, bytes)):
+            raise TypeError(f"data must be text or bytes, not {excerpt(data)}")
+        bound = check_bound("timeout", timeout)
+        encoded = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+        if self._child.input is None:
+            raise InputClosed(f"{self!r} has no input: start it with run_process(..., stdin=True)")
+        self._child.input.write(encoded, bound)
+
+    def close_stdin(self, timeout: float = _WRITE_WITHIN) -> None:
+        """End the program's input, once others have written theirs. Idempotent.
+
+        With a pipe it is closed. In a terminal its end-of-file character is written (Ctrl-D),
+        twice behind the beginning of a line: the program's next read returns nothing, and one
+        after that waits again. A program that has put its terminal into raw mode reads the
+        character. After that `write` raises InputClosed. Raises InputTimeout as `write` does.
+
+        Threads: any; waits at most `timeout` seconds.
+        """
+        bound = check_bound("timeout", timeout)
+        if self._child.input is not None:
+            self._child.input.close(bound)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Set the size of its terminal; the system tells the program by SIGWINCH.
+
+        Does nothing once the program has closed its terminal. Raises ConfigError for a size
+        that is none, and for a program that was started without `pty=True`.
+
+        Threads: any; does not wait.
+        """
+        given: tuple[tuple[str, object], ...] = (("columns", columns), ("rows", rows))
+        for name, value in given:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
+                raise ConfigError(
+                    f"{name} must be a whole number from 1 to 65535, not {excerpt(value)}"
+                )
+        if self._child.size is None:
+            raise ConfigError(f"{self!r} has no terminal: start it with run_process(..., pty=True)")
+        self._child.resize(columns, rows)
+
     def send_signal(self, number: int) -> None:
         """Send a signal to it and its process group; does nothing once it has ended.
 
@@ -497,6 +574,7 @@ class Process:
             with self.hub.unpaced():
                 while reader.turn(self._next_due()):
                     self._child.peak.look(time.monotonic())
+                    self._watch.touch(reader.read_at)
                     self._end_when_due(reading=True)
                 reader.finish()
         except BaseException:  # a bug of ours, which the thread's top logs
@@ -586,7 +664,6 @@ class Process:
             self._child.signal_all(signal.SIGKILL)
 
     def _seen(self, name: str, data: bytes) -> None:
-        self._watch.touch(time.monotonic())
         if self._on_output is None:
             return
         try:

@@ -1,8 +1,8 @@
 """One child process: pipes or a terminal, signals, and the end of its session.
 
 The child leads a session and a process group, so that the processes that it has started
-can be found. It inherits no descriptor but the three that it is given, and its input is
-at its end.
+can be found. It inherits no descriptor but the three that it is given. Its input is at its
+end, unless it is given one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from .. import threads
 from ..errors import ConfigError, WsHubError, excerpt
@@ -22,12 +23,25 @@ from ..reentrant import Lock
 from .guard import Guard
 from .launch import Launched, launch, pipe
 from .session import Session
+from .stdin import Input
 from .usage import PeakMemory, Usage
 
-__all__ = ["Child", "ProcessStartError", "check_argv", "check_cwd", "check_env", "signal_name"]
+__all__ = [
+    "Child",
+    "ProcessStartError",
+    "Stdin",
+    "check_argv",
+    "check_cwd",
+    "check_env",
+    "check_stdin",
+    "signal_name",
+]
 
 _DEFAULT_ROWS, _DEFAULT_COLUMNS = 24, 80
 _KILLED_WITHIN = 1.0  # seconds after SIGKILL until a process counts as unkillable
+
+
+Stdin = bool | int  # whether it is written to; or our descriptor that becomes its input
 
 
 class ProcessStartError(WsHubError, OSError):
@@ -82,6 +96,22 @@ def check_cwd(cwd: object) -> None:
         raise ConfigError(f"cwd must be the path of a directory or None, not {excerpt(cwd)}")
 
 
+def check_stdin(stdin: object) -> Stdin:
+    """Return whether a program gets input, or the descriptor of a file that it gets as such.
+
+    Raises ConfigError for what is neither.
+    """
+    if isinstance(stdin, bool):
+        return stdin
+    try:
+        fd = stdin.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):  # io.UnsupportedOperation is both
+        fd = None
+    if not isinstance(fd, int):
+        raise ConfigError(f"stdin must be True, False or an open file, not {excerpt(stdin)}")
+    return fd
+
+
 def signal_name(number: int) -> str:
     """Return a signal's name, as "SIGKILL" for 9; "SIG35" for one without a name."""
     try:
@@ -100,6 +130,7 @@ class Child:
         terminal: run it in a pseudo-terminal; its only stream is then "stdout".
         cwd: its working directory; None for ours.
         env: its environment; None for ours.
+        stdin: True for an `input` that is written to; a descriptor that becomes its input.
 
     Raises ProcessStartError when it cannot be started.
 
@@ -107,6 +138,7 @@ class Child:
         pid: its process id, and that of its session and process group.
         streams: name -> descriptor to read from, until `close_stream`.
         size: columns and rows of its terminal; None where it has none.
+        input: our end of its input, for stdin=True; else None.
         peak: the memory that it has had so far.
         usage: what it has used; None until it is reaped, and where that cannot be known.
     """
@@ -120,27 +152,40 @@ class Child:
         terminal: bool = False,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
+        stdin: Stdin = False,
     ) -> None:
         self._renew_lock()
         self._over = False  # reaped; or a forked child, to which it does not belong
         self._guard = _guard(argv[0])
         start = _start_in_terminal if terminal else _start_with_pipes
+        here = None if cwd is None else os.fspath(cwd)
+        environment = os.environ if env is None else env
         try:
-            self._program, self.streams = start(argv, cwd, env, self._guard)
+            files = _Files(stdin, argv, here, environment, self._guard)
+            self._program, self.streams, writing = start(files)
         except BaseException as error:
             self._guard.close()
             if not isinstance(error, (OSError, ValueError)):
                 raise
             raise ProcessStartError(f"cannot start {excerpt(argv[0])}: {error}") from error
-        self.size = _terminal_size(os.environ if env is None else env) if terminal else None
+        self.size = _terminal_size(environment) if terminal else None
         self.pid = self._program.pid
+        self.input: Input | None = None
+        if writing is not None:
+            self.input = Input(
+                writing,
+                terminal=terminal,
+                exit_fd=self.exit_fd,
+                whose=excerpt(argv[0]),
+            )
         self._guard.watch(self.pid)
         self.peak = PeakMemory(self.pid)
         self._session = Session(self.pid)
         threads.forget_after_fork(self)
 
     def _renew_lock(self) -> None:
-        # guards: reaping. A signal is sent only while the process id cannot be reused.
+        # guards: reaping, and the closing of streams. A signal is sent only while the process
+        # id cannot be reused, a size set only while the descriptor cannot.
         # Taken before the session's lock; held for system calls that do not wait.
         self._lock = Lock()
 
@@ -152,6 +197,8 @@ class Child:
         self._renew_lock()
         self._over = True
         self._guard.forget()
+        if self.input is not None:
+            self.input.forget()
         self.close()
 
     @property
@@ -225,10 +272,26 @@ class Child:
 
     def close_stream(self, name: str) -> None:
         """Stop reading a stream."""
-        os.close(self.streams.pop(name))
+        with self._lock:  # `resize` uses the descriptor
+            os.close(self.streams.pop(name))
+
+    def resize(self, columns: int, rows: int) -> bool:
+        """Set the size of its terminal; return whether it has one that is open.
+
+        Threads: any; does not wait.
+        """
+        with self._lock:
+            fd = self.streams.get("stdout")
+            if self.size is None or fd is None:
+                return False
+            _set_size(fd, columns, rows)  # the system sends SIGWINCH
+            self.size = (columns, rows)
+            return True
 
     def close(self) -> None:
         """Close every descriptor."""
+        if self.input is not None:
+            self.input.end()
         for name in list(self.streams):
             self.close_stream(name)
         self._program.close()
@@ -241,61 +304,80 @@ def _guard(program: str) -> Guard:
         raise ProcessStartError(f"cannot guard {excerpt(program)}: {error}") from error
 
 
-def _start_with_pipes(
-    argv: Sequence[str],
-    cwd: str | os.PathLike[str] | None,
-    env: Mapping[str, str] | None,
-    guard: Guard,
-) -> tuple[Launched, dict[str, int]]:
-    streams: dict[str, int] = {}
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What a program is started with."""
+
+    stdin: Stdin
+    argv: Sequence[str]
+    cwd: str | None
+    env: Mapping[str, str]
+    guard: Guard
+
+    def launch(self, files: Sequence[int | str], env: Mapping[str, str]) -> Launched:
+        """Start the program with these files as its descriptors 0, 1 and 2."""
+        return launch(_find(self.argv[0], self.cwd, env), self.argv, env, files, self.cwd)
+
+
+# The program, the descriptors to read from by their names, and the one to write to.
+_Started = tuple[Launched, dict[str, int], int | None]
+
+
+def _start_with_pipes(given: _Files) -> _Started:
+    ours: dict[str, int] = {}
     theirs: list[int] = []
     try:
         for name in ("stdout", "stderr"):
-            streams[name], end = pipe()
+            ours[name], end = pipe()
             theirs.append(end)
-        guard.expect(theirs[0])
-        return _launch(argv, [os.devnull, *theirs], cwd, env), streams
+        source: int | str = os.devnull
+        if given.stdin is True:
+            source, ours["stdin"] = pipe()
+            theirs.append(source)
+        elif given.stdin is not False:
+            source = _copy(given.stdin)
+            theirs.append(source)
+        given.guard.expect(theirs[0])
+        program = given.launch([source, *theirs[:2]], given.env)
+        return program, ours, ours.pop("stdin", None)
     except BaseException:
-        _close_all(streams.values())
+        _close_all(ours.values())
         raise
     finally:
         _close_all(theirs)
 
 
-def _start_in_terminal(
-    argv: Sequence[str],
-    cwd: str | os.PathLike[str] | None,
-    env: Mapping[str, str] | None,
-    guard: Guard,
-) -> tuple[Launched, dict[str, int]]:
+def _start_in_terminal(given: _Files) -> _Started:
     if not hasattr(os, "openpty"):
         raise OSError("this platform has no pseudo-terminals: leave pty out")
-    environment = dict(os.environ if env is None else env)
+    environment = dict(given.env)
     environment.setdefault("TERM", "xterm-256color")
     master, slave = os.openpty()
+    ours, theirs = [master], [slave]  # open otherwise, it would not end with the program
     try:
-        _set_up(slave, environment)
+        _set_up(slave, environment, has_input=given.stdin is True)
         # Opened by its name in the child, it becomes the controlling terminal there.
         files: list[int | str] = [os.ttyname(slave), 0, 0]
-        guard.expect(None)
-        return _launch(argv, files, cwd, environment), {"stdout": master}
+        if not isinstance(given.stdin, bool):
+            theirs.append(_copy(given.stdin))
+            files = [theirs[-1], os.ttyname(slave), 1]
+        elif given.stdin:
+            ours.append(_copy(master))
+        given.guard.expect(None)
+        program = given.launch(files, environment)
+        return program, {"stdout": master}, ours[1] if len(ours) > 1 else None
     except BaseException:
-        os.close(master)
+        _close_all(ours)
         raise
     finally:
-        os.close(slave)  # otherwise reading the terminal would not end with the child
+        _close_all(theirs)
 
 
-def _launch(
-    argv: Sequence[str],
-    files: Sequence[int | str],
-    cwd: str | os.PathLike[str] | None,
-    env: Mapping[str, str] | None,
-) -> Launched:
-    environment = os.environ if env is None else env
-    here = None if cwd is None else os.fspath(cwd)
-    program = _find(argv[0], here, environment)
-    return launch(program, argv, environment, files, here)
+def _copy(fd: int) -> int:
+    """Return another number for an open file, which is none of 0, 1 and 2."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def _close_all(fds: Iterable[int]) -> None:
@@ -319,19 +401,26 @@ def _find(program: str, cwd: str | None, environment: Mapping[str, str]) -> str:
     return os.path.abspath(found) if cwd is not None else found
 
 
-def _set_up(terminal: int, environment: Mapping[str, str]) -> None:
-    """Give a terminal its size, and make every read of it return the end of input.
+def _set_size(terminal: int, columns: int, rows: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def _set_up(terminal: int, environment: Mapping[str, str], *, has_input: bool) -> None:
+    """Give a terminal its size; without input, make every read of it return its end.
 
     In canonical mode a program would wait for a line that is never typed; an EOF character
     written in advance would be flushed by a program that asks for a password. With VMIN 0
     and VTIME 0 each read returns nothing, at once. Programs that turn the echo off leave
     these as they are; one that puts the terminal into raw mode waits.
     """
-    import fcntl
     import termios
 
-    columns, rows = _terminal_size(environment)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    _set_size(terminal, *_terminal_size(environment))
+    if has_input:
+        return
     settings = termios.tcgetattr(terminal)
     settings[3] &= ~termios.ICANON
     settings[6][termios.VMIN] = settings[6][termios.VTIME] = 0

@@ -57,7 +57,7 @@ class Watch:
 
     def touch(self, now: float) -> None:
         """Note output, or the end of a wait in which none was read."""
-        self._quiet_since = now
+        self._quiet_since = max(self._quiet_since, now)
 
     def disarm(self) -> None:
         """Bound nothing any more."""
