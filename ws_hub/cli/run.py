@@ -10,6 +10,7 @@ import queue
 import re
 import shutil
 import signal
+import stat
 import sys
 import threading
 import webbrowser
@@ -35,6 +36,7 @@ from .common import (
     fail,
     say,
 )
+from .console import Console, terminal_size
 from .masking import add_masks, secrets_of
 from .serve import page_url, served
 from .terminal import Screen
@@ -64,9 +66,10 @@ examples:
 a lone - in place of the command streams the standard input, to its end
 
 input:
-  the command gets none: each read returns the end of its input, also in a terminal of its
-  own, where a question for a password ends as with Ctrl-D; a command that waits for keys
-  (an editor, an interactive shell) waits until it is ended
+  the command gets ours: what is typed, or the pipe or file as it is. In a terminal of its own
+  each key goes to it as it is typed, Ctrl-C and Ctrl-Z too; Ctrl-C three times within a
+  second ends a command that ignores it. Without input (< /dev/null) each read returns the
+  end; in the background (&) nothing is read
 
 {_EXIT_CODES}"""
 
@@ -109,19 +112,26 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
             "on_line": functools.partial(_mirror, screens),
             "on_output": functools.partial(_copy, screens),
         }
+        pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
+        stdin = not is_input and _input()
         try:
             if is_input:
                 process = stream_input(hub, 0, process_id, **mirrors)
             else:
-                pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
-                environment = _sized() if pty else None
-                process = run_process(hub, argv, process_id, pty=pty, env=environment, **mirrors)
+                size = _size() if pty else False
+                process = run_process(hub, argv, process_id, pty=size, stdin=stdin, **mirrors)
         except ProcessStartError as error:
             missing = isinstance(error.__cause__, FileNotFoundError)
             return fail(str(error), NOT_FOUND if missing else NOT_EXECUTABLE)
         if arguments.open:
             webbrowser.open(page_url(server))
-        number = _follow(process, signals, screens)
+        with Console(
+            process,
+            typed=stdin is True,
+            sized=pty and not is_input,
+            give_up=lambda: signals.put(signal.SIGINT),
+        ):
+            number = _follow(process, signals, screens)
         if number is not None:
             return 128 + number
         code, ended = _end_of(process)
@@ -150,10 +160,25 @@ def _name(program: str) -> str:
     return name.strip("-.") or "run"
 
 
-def _sized() -> dict[str, str]:
-    """Return our environment, with the size of our terminal for the program's."""
-    columns, lines = shutil.get_terminal_size(_SIZE)
-    return {**os.environ, "COLUMNS": str(columns), "LINES": str(lines)}
+def _size() -> tuple[int, int]:
+    """Return columns and rows for the program's terminal: those of ours, if we have one."""
+    columns, rows = shutil.get_terminal_size(terminal_size() or _SIZE)
+    return columns, rows
+
+
+def _input() -> bool | TextIO:
+    """Return what the program gets as its input: see `run_process`.
+
+    What is typed is passed on by us: a program in another session could take it from the
+    shell. Anything else becomes the input as it is, and is read by the program alone.
+    """
+    if sys.stdin.isatty():
+        return True
+    with contextlib.suppress(OSError, ValueError):
+        ours, nothing = os.fstat(sys.stdin.fileno()), os.stat(os.devnull)
+        if stat.S_ISCHR(ours.st_mode) and ours.st_rdev == nothing.st_rdev:
+            return False
+    return sys.stdin
 
 
 def _outputs() -> dict[str, TextIO]:

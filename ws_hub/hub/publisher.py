@@ -389,7 +389,7 @@ class Publisher(AbstractPublisher):
         argv: Sequence[str],
         process_id: AnyId | None = None,
         *,
-        pty: bool = False,
+        pty: bool | tuple[int, int] = False,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str, str], object] | None = None,

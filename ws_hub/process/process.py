@@ -43,7 +43,9 @@ from .spawn import (
     check_argv,
     check_cwd,
     check_env,
+    check_size,
     check_stdin,
+    check_terminal,
     signal_name,
 )
 from .stdin import InputClosed
@@ -121,7 +123,7 @@ def run_process(
     argv: Sequence[str],
     process_id: AnyId | None = None,
     *,
-    pty: bool = False,
+    pty: bool | tuple[int, int] = False,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     on_line: OnLine | None = None,
@@ -147,8 +149,8 @@ def run_process(
         argv: the program and its arguments.
         process_id: the process id, which names the channel `process:<id>`; an int or a UUID
             means its text, None the program's name with eight random hex digits.
-        pty: run it in a pseudo-terminal of COLUMNS x LINES (80x24), so that it keeps its
-            colours and progress bars.
+        pty: run it in a pseudo-terminal, so that it keeps its colours and progress bars. True
+            for one of COLUMNS x LINES (80x24), or its columns and rows.
         cwd: its working directory; None for ours.
         env: its environment; None for ours.
         on_line: called with each text and "stdout" or "stderr", on the thread that reads
@@ -182,9 +184,9 @@ def run_process(
     command, environment = check_argv(argv), check_env(env)
     check_cwd(cwd)
     source = check_stdin(stdin)
-    for what, flag in (("pty", pty), ("backpressure", backpressure)):
-        if not isinstance(flag, bool):
-            raise ConfigError(f"{what} must be True or False, not {excerpt(flag)}")
+    terminal = check_terminal(pty)
+    if not isinstance(backpressure, bool):
+        raise ConfigError(f"backpressure must be True or False, not {excerpt(backpressure)}")
     terms = Terms(timeout, idle_timeout, grace, attempt)
     if on_line is not None:
         check_function("on_line", on_line, "text, stream")
@@ -200,7 +202,9 @@ def run_process(
     _streaming.check(hub, name)
     process = Process(hub, name, on_line, backpressure, terms=terms, on_output=on_output)
     process.masks = masks
-    spawn = functools.partial(Child, command, terminal=pty, cwd=cwd, env=environment, stdin=source)
+    spawn = functools.partial(
+        Child, command, terminal=terminal, cwd=cwd, env=environment, stdin=source
+    )
     return begin(process, spawn)
 
 
@@ -412,12 +416,7 @@ class Process:
 
         Threads: any; does not wait.
         """
-        given: tuple[tuple[str, object], ...] = (("columns", columns), ("rows", rows))
-        for name, value in given:
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
-                raise ConfigError(
-                    f"{name} must be a whole number from 1 to 65535, not {excerpt(value)}"
-                )
+        check_size(columns, rows)
         if self._child.size is None:
             raise ConfigError(f"{self!r} has no terminal: start it with run_process(..., pty=True)")
         self._child.resize(columns, rows)
@@ -573,7 +572,7 @@ class Process:
             # The hub's own pacing is off: `_pace` slows the program, or nothing does.
             with self.hub.unpaced():
                 while reader.turn(self._next_due()):
-                    self._child.peak.look(time.monotonic())
+                    self._child.look(time.monotonic())
                     self._watch.touch(reader.read_at)
                     self._end_when_due(reading=True)
                 reader.finish()

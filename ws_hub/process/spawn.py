@@ -30,10 +30,13 @@ __all__ = [
     "Child",
     "ProcessStartError",
     "Stdin",
+    "Terminal",
     "check_argv",
     "check_cwd",
     "check_env",
+    "check_size",
     "check_stdin",
+    "check_terminal",
     "signal_name",
 ]
 
@@ -41,6 +44,7 @@ _DEFAULT_ROWS, _DEFAULT_COLUMNS = 24, 80
 _KILLED_WITHIN = 1.0  # seconds after SIGKILL until a process counts as unkillable
 
 
+Terminal = bool | tuple[int, int]  # whether there is one; or its columns and rows
 Stdin = bool | int  # whether it is written to; or our descriptor that becomes its input
 
 
@@ -96,6 +100,25 @@ def check_cwd(cwd: object) -> None:
         raise ConfigError(f"cwd must be the path of a directory or None, not {excerpt(cwd)}")
 
 
+def check_size(columns: object, rows: object) -> None:
+    """Raise ConfigError for what is no size of a terminal."""
+    for name, value in (("columns", columns), ("rows", rows)):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
+            raise ConfigError(
+                f"{name} must be a whole number from 1 to 65535, not {excerpt(value)}"
+            )
+
+
+def check_terminal(pty: object) -> Terminal:
+    """Return whether a program gets a terminal, or the size of that; raises ConfigError."""
+    if isinstance(pty, bool):
+        return pty
+    if not isinstance(pty, tuple) or len(pty) != 2:
+        raise ConfigError(f"pty must be True, False or (columns, rows), not {excerpt(pty)}")
+    check_size(*pty)
+    return pty[0], pty[1]
+
+
 def check_stdin(stdin: object) -> Stdin:
     """Return whether a program gets input, or the descriptor of a file that it gets as such.
 
@@ -127,7 +150,8 @@ class Child:
 
     Args:
         argv: the program and its arguments.
-        terminal: run it in a pseudo-terminal; its only stream is then "stdout".
+        terminal: run it in a pseudo-terminal, of that size or of COLUMNS x LINES; its only
+            stream is then "stdout".
         cwd: its working directory; None for ours.
         env: its environment; None for ours.
         stdin: True for an `input` that is written to; a descriptor that becomes its input.
@@ -144,12 +168,14 @@ class Child:
     """
 
     usage: Usage | None = None
+    input: Input | None = None
+    peak: PeakMemory | None = None
 
     def __init__(
         self,
         argv: Sequence[str],
         *,
-        terminal: bool = False,
+        terminal: Terminal = False,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         stdin: Stdin = False,
@@ -161,20 +187,19 @@ class Child:
         here = None if cwd is None else os.fspath(cwd)
         environment = os.environ if env is None else env
         try:
-            files = _Files(stdin, argv, here, environment, self._guard)
+            self.size = _terminal_size(environment, terminal) if terminal else None
+            files = _Files(stdin, argv, here, environment, self._guard, self.size)
             self._program, self.streams, writing = start(files)
         except BaseException as error:
             self._guard.close()
             if not isinstance(error, (OSError, ValueError)):
                 raise
             raise ProcessStartError(f"cannot start {excerpt(argv[0])}: {error}") from error
-        self.size = _terminal_size(environment) if terminal else None
         self.pid = self._program.pid
-        self.input: Input | None = None
         if writing is not None:
             self.input = Input(
                 writing,
-                terminal=terminal,
+                terminal=bool(terminal),
                 exit_fd=self.exit_fd,
                 whose=excerpt(argv[0]),
             )
@@ -266,9 +291,14 @@ class Child:
         with self._lock:
             self._over = True
             code = self._program.reap()
-        if self._program.resources is not None:
+        if self._program.resources is not None and self.peak is not None:
             self.usage = self.peak.usage(self._program.resources)
         return code
+
+    def look(self, now: float) -> None:
+        """Look at what it has used so far, by the monotonic clock now and then."""
+        if self.peak is not None:
+            self.peak.look(now)
 
     def close_stream(self, name: str) -> None:
         """Stop reading a stream."""
@@ -313,6 +343,7 @@ class _Files:
     cwd: str | None
     env: Mapping[str, str]
     guard: Guard
+    size: tuple[int, int] | None
 
     def launch(self, files: Sequence[int | str], env: Mapping[str, str]) -> Launched:
         """Start the program with these files as its descriptors 0, 1 and 2."""
@@ -355,7 +386,8 @@ def _start_in_terminal(given: _Files) -> _Started:
     master, slave = os.openpty()
     ours, theirs = [master], [slave]  # open otherwise, it would not end with the program
     try:
-        _set_up(slave, environment, has_input=given.stdin is True)
+        assert given.size is not None
+        _set_up(slave, given.size, has_input=given.stdin is True)
         # Opened by its name in the child, it becomes the controlling terminal there.
         files: list[int | str] = [os.ttyname(slave), 0, 0]
         if not isinstance(given.stdin, bool):
@@ -408,7 +440,7 @@ def _set_size(terminal: int, columns: int, rows: int) -> None:
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
-def _set_up(terminal: int, environment: Mapping[str, str], *, has_input: bool) -> None:
+def _set_up(terminal: int, size: tuple[int, int], *, has_input: bool) -> None:
     """Give a terminal its size; without input, make every read of it return its end.
 
     In canonical mode a program would wait for a line that is never typed; an EOF character
@@ -418,7 +450,7 @@ def _set_up(terminal: int, environment: Mapping[str, str], *, has_input: bool) -
     """
     import termios
 
-    _set_size(terminal, *_terminal_size(environment))
+    _set_size(terminal, *size)
     if has_input:
         return
     settings = termios.tcgetattr(terminal)
@@ -427,8 +459,10 @@ def _set_up(terminal: int, environment: Mapping[str, str], *, has_input: bool) -
     termios.tcsetattr(terminal, termios.TCSANOW, settings)
 
 
-def _terminal_size(environment: Mapping[str, str]) -> tuple[int, int]:
+def _terminal_size(environment: Mapping[str, str], asked: Terminal) -> tuple[int, int]:
     """Return the columns and rows of a program's terminal."""
+    if not isinstance(asked, bool):
+        return asked
     rows = _whole(environment.get("LINES"), _DEFAULT_ROWS)
     return _whole(environment.get("COLUMNS"), _DEFAULT_COLUMNS), rows
 
