@@ -441,6 +441,11 @@ class HubConfig:
             thread, returns whether the client may subscribe to it; only True allows it.
         publish_authoriser: the same for a client's publications, where the channel's
             rule allows them at all.
+        input_authoriser: called with client, process id and "input", "stop" or "kill", returns
+            whether the client may do that to a program that this process runs; None: none may.
+        log_input: whether what a client writes to a program is told to its viewers, with the
+            user; False: only that something was written. What a terminal does not show, such
+            as a password, is never told.
         on_connect: called with the client, on its reader thread, before any of its
             messages is handled.
         on_disconnect: called with the client, the close code and the reason, on its
@@ -511,6 +516,8 @@ class HubConfig:
     on_auth_failure: Callback | None = None
     channel_authoriser: Callback | None = None
     publish_authoriser: Callback | None = None
+    input_authoriser: Callback | None = None
+    log_input: bool = True
     on_connect: Callback | None = None
     on_disconnect: Callback | None = None
     on_message: Callback | None = None
@@ -618,9 +625,9 @@ class HubConfig:
         check_flag(self, "lenient")
         check_flag(self, "require_origin")
         check_flag(self, "auth_by_message")
-        check_no_classes(
-            self, "check_origin", "authenticator", "channel_authoriser", "publish_authoriser"
-        )
+        check_flag(self, "log_input")
+        authorisers = "channel_authoriser", "publish_authoriser", "input_authoriser"
+        check_no_classes(self, "check_origin", "authenticator", *authorisers)
         check_callables(
             self,
             channel_name="name",
@@ -630,6 +637,7 @@ class HubConfig:
             on_auth_failure="environ, result",
             channel_authoriser="client, channel",
             publish_authoriser="client, channel",
+            input_authoriser="client, process_id, action",
             on_connect="client",
             on_disconnect="client, code, reason",
             on_message="client, message",

@@ -698,6 +698,7 @@ COROUTINES = {
 HUB_CALLBACKS = [
     *("on_connect", "on_disconnect", "on_message", "on_first_subscriber", "on_last_unsubscribe"),
     *("on_auth_failure", "authenticator", "channel_authoriser", "publish_authoriser"),
+    "input_authoriser",
     *("check_origin", "channel_name"),
 ]
 CLIENT_CALLBACKS = [

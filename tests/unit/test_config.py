@@ -103,6 +103,8 @@ HUB: dict[str, list[Any]] = {
     "on_auth_failure": NOT_CALLABLES,
     "channel_authoriser": NOT_CALLABLES,
     "publish_authoriser": NOT_CALLABLES,
+    "input_authoriser": NOT_CALLABLES,
+    "log_input": NOT_FLAGS,
     "on_connect": NOT_CALLABLES,
     "on_disconnect": NOT_CALLABLES,
     "on_message": NOT_CALLABLES,
@@ -334,6 +336,7 @@ def test_the_signature_of_settings_shows_their_fields(kind: type) -> None:
         ("check_origin", bool),
         ("channel_authoriser", AuthResult),
         ("publish_authoriser", AuthResult),
+        ("input_authoriser", AuthResult),
     ],
 )
 def test_a_class_in_place_of_a_decision_is_refused(name: str, given: type) -> None:

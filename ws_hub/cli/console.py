@@ -251,9 +251,9 @@ class _Settings:
                 self._restorer.close()
 
     def _restore_locked(self) -> None:
+        assert self._lock.locked()
         import termios
 
-        assert self._lock.locked()
         if self._before is not None and self._is_raw and _in_foreground():
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(_TERMINAL, termios.TCSANOW, self._before)

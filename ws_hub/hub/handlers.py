@@ -63,6 +63,11 @@ _INSTEAD: dict[str, str] = {
     MessageType.PUBLISH: "hub.listen, and HubConfig.publish_authoriser to refuse",
     MessageType.HISTORY: "HubConfig.channel_authoriser to refuse",
     MessageType.PRESENCE: "hub.presence, and HubConfig.channel_authoriser to refuse",
+    MessageType.PROCESS_CONTROL: "HubConfig.input_authoriser to allow it",
+    MessageType.PROCESS_HOLD: "HubConfig.input_authoriser to allow it",
+    MessageType.PROCESS_INPUT: "HubConfig.input_authoriser to allow it",
+    MessageType.PROCESS_RESIZE: "HubConfig.input_authoriser to allow it",
+    MessageType.PROCESS_SIGNAL: "HubConfig.input_authoriser to allow it",
     MessageType.PING: "a type of your own, for the hub answers a ping",
 }
 

@@ -63,7 +63,7 @@ from ..errors import (
 )
 from ..log import get_logger
 from ..mask.masks import MaskEnv
-from ..process.process import HasFileno, run_process
+from ..process.process import HasFileno, Process, find_process, run_process
 from ..process.terms import GRACE
 from ..process.writers import log_handler, writer
 from ..protocol.filters import AnyFilter, filter_of
@@ -1832,6 +1832,14 @@ class _Inside:
                 hub._enqueue(notices, most=_MOST_PUBLISHED, channel=channel)
                 return
         connection.reply(answer)
+
+    def program(self, process_id: str) -> Process | None:
+        """Return the program of a process id that runs here. Any thread."""
+        return find_process(self._hub, process_id)
+
+    def tell(self, event: str, data: Any, *, channel: str, timeout: float | None) -> None:
+        """Publish an event in a channel. Any thread; waits as publishing does."""
+        self._hub.send_event(event, data, channel=channel, timeout=timeout)
 
     def refuse(self, activation: Activation) -> bool:
         """Refuse a client's subscription that a store cannot answer. The recorder's thread.

@@ -33,11 +33,13 @@ from ..connection.connection import Connection
 from ..connection.poller import Poller
 from ..connection.writer_starter import ThreadStarter
 from ..errors import CloseCode
+from ..process.process import Process
 from ..protocol.message import Encoder
 from ..reentrant import Event, ReentrantQueue
 from .asks import Asks
 from .callbacks import Callbacks, guarded
 from .clients import Clients
+from .control import Programs
 from .dispatcher import Activation, Dispatcher
 from .handlers import ChannelHandler, Handlers
 from .items import Item, Queues
@@ -104,6 +106,12 @@ class Upward(Actions, RelayingHub, Protocol):
     def context(self) -> Context:
         """Return the context of callbacks that are for no client. Any thread."""
 
+    def program(self, process_id: str) -> Process | None:
+        """Return the program of a process id that runs here. Any thread."""
+
+    def tell(self, event: str, data: Any, *, channel: str, timeout: float | None) -> None:
+        """Publish an event in a channel; raises HubFull and HubNotRunning. Any thread."""
+
     def refuse(self, activation: Activation) -> bool:
         """Refuse a client's subscription that a store cannot answer. The recorder's thread."""
 
@@ -154,8 +162,8 @@ class Life:
         self.clients = Clients(config, self.channels, self.counters, queues, interest)
         self.registry = self.clients.registry
         self.asks = Asks()
-        hear, answered = self.clients.pending.hear, self.asks.take
-        self.requests = RequestHandler(config, handlers, hub, hear, self.guard, answered)
+        self.programs = Programs(hub.program, hub.tell, config.log_input)
+        self.requests = self._new_requests(hub)
         # Not by a method of its own: each message of a client would pass one more.
         self.received = self.requests.receive
         self.admission = Admission(
@@ -197,6 +205,12 @@ class Life:
             self._ended,
             self._delisted,
             interest=interest,
+        )
+
+    def _new_requests(self, hub: Upward) -> RequestHandler:
+        hear, answered = self.clients.pending.hear, self.asks.take
+        return RequestHandler(
+            self.config, self.handlers, hub, hear, self.guard, answered, self.programs
         )
 
     def _new_replays(self) -> Replays:
@@ -308,6 +322,7 @@ class Life:
     def left(self, connection: Connection, *, wait: bool) -> None:
         """Take a connection out. Its reader thread."""
         self.asks.left(connection, CloseCode.ABNORMAL, "it left before it had answered")
+        self.programs.left(connection)
         self.registry.dismiss(connection, wait)
 
     def reader_ended(self, connection: Connection) -> None:

@@ -32,6 +32,8 @@ from ..errors import (
 from ..log import get_logger
 from ..protocol.message import Message, MessageType
 from ..protocol.requests import (
+    ACTIONS,
+    Control,
     Id,
     Other,
     Publish,
@@ -45,6 +47,7 @@ from ..protocol.requests import (
     interpret,
     unknown_type,
 )
+from .control import Programs
 from .handlers import Handlers
 from .recent_keys import RecentKeys
 
@@ -123,6 +126,7 @@ class RequestHandler:
         introduce: takes the first message of a client that has yet to authenticate.
         guard: calls something of ours; what it raises is logged and counted, and is `default`.
         answered: takes a message that answers what the client was asked; False for others.
+        programs: the programs that clients may control.
     """
 
     def __init__(
@@ -133,7 +137,9 @@ class RequestHandler:
         introduce: Callable[[Connection, str | bytes], None],
         guard: Callable[..., Any],
         answered: Callable[[Connection, Message], bool],
+        programs: Programs,
     ) -> None:
+        self._programs = programs
         self._answered = answered
         self._config = config
         self._handlers = handlers
@@ -188,6 +194,8 @@ class RequestHandler:
             self._history(connection, effect)
         elif isinstance(effect, ShowPresence):
             self._show_presence(connection, effect)
+        elif isinstance(effect, Control):
+            self._control(connection, effect, len(data))
         else:
             self._application(connection, effect)
 
@@ -250,6 +258,10 @@ class RequestHandler:
     def _tell_of(self, authoriser: str, what: str, connection: Connection, channel: str) -> None:
         """Log that an authoriser, a setting, has refused something, if it is the first time."""
         if self._is_first(authoriser):
+            if getattr(self._config, authoriser) is None:
+                why = f"there is no HubConfig.{authoriser}, without which nobody may"
+                logger.warning(_REFUSED, connection, what, excerpt(channel), why)
+                return
             why = f"so says {excerpt(getattr(self._config, authoriser), 200)}, the {authoriser}"
             logger.warning(_REFUSED, connection, what, excerpt(channel), why)
 
@@ -350,6 +362,39 @@ class RequestHandler:
                 text, code = "Presence: hub is full, try again", "internal"
         connection.reply(error(text, code, id=request.id, channel=channel))
 
+    def _control(self, connection: Connection, request: Control, size: int) -> None:
+        """Do something to a program, if the client may; see `Programs`."""
+        channel, id = request.channel, request.id
+        # What it does is told to the viewers of the program, and kept.
+        connection.charge_later(size * max(self._actions.subscribers(channel), 1))
+        try:
+            if request.type == MessageType.PROCESS_CONTROL:
+                actions = [each for each in ACTIONS if self._may_do(connection, request, each)]
+                result = self._programs.describe(connection, request.process_id, actions)
+            elif self._may_do(connection, request, request.action):
+                result = self._programs.carry_out(connection, request)
+            else:
+                self._tell_of("input_authoriser", request.action, connection, channel)
+                text = "Control: not allowed"
+                connection.reply(error(text, "forbidden", id=id, channel=channel))
+                return
+        except HubError as refusal:
+            connection.reply(error(refusal.text, refusal.code, id=id, channel=channel))
+        except (HubFull, HubNotRunning):
+            text = "Control: hub is full, try again"
+            connection.reply(error(text, "internal", id=id, channel=channel))
+        else:
+            if id is not None:
+                connection.reply(ack(id, result))
+
+    def _may_do(self, connection: Connection, request: Control, action: str) -> bool:
+        authoriser = self._config.input_authoriser
+        if authoriser is None:
+            return False
+        arguments = authoriser, request.process_id, action
+        ask = functools.partial(self._call, connection, *arguments, default=False)
+        return is_permitted("an authoriser", ask)
+
     def _application(self, connection: Connection, effect: Other) -> None:
         """Hand a message to the functions for its type; what the last returns is the answer."""
         message = effect.message
@@ -418,14 +463,13 @@ class RequestHandler:
         self,
         connection: Connection,
         function: Callable[..., Any],
-        argument: Any,
-        *,
+        *arguments: Any,
         default: Any,
         passes: type[Exception] | tuple[()] = (),
     ) -> Any:
         client = connection.client
         return self._actions.call(
-            function, client, argument, connection=connection, default=default, passes=passes
+            function, client, *arguments, connection=connection, default=default, passes=passes
         )
 
 

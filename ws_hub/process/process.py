@@ -58,6 +58,7 @@ __all__ = [
     "Process",
     "ProcessStartError",
     "begin",
+    "find_process",
     "run_process",
 ]
 
@@ -255,7 +256,8 @@ class Process:
     Attributes:
         owner: what must not be collected before the program has ended.
         masks: the secrets of its output, those of the hub; replaced before it begins.
-        reason: why we have ended it: "timeout" or "idle_timeout"; "" for anything else.
+        reason: why we have ended it: "timeout", "idle_timeout", or what `stop` was given, such
+            as "stopped"; "" for anything else.
         usage: what it has used, as a `Usage`; None while it runs, and when that is not known.
     """
 
@@ -421,6 +423,51 @@ class Process:
             raise ConfigError(f"{self!r} has no terminal: start it with run_process(..., pty=True)")
         self._child.resize(columns, rows)
 
+    @property
+    def takes_input(self) -> bool:
+        """Whether it was started with `stdin=True`.
+
+        Threads: any.
+        """
+        return self._child.input is not None
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether it was started with `pty`.
+
+        Threads: any.
+        """
+        return self._child.size is not None
+
+    @property
+    def shows_input(self) -> bool:
+        """Whether what is written may be seen: its terminal shows it, or it has none.
+
+        A terminal does not while the program asks for a password, or reads single keys.
+
+        Threads: any; does not wait.
+        """
+        return self._child.shows_input()
+
+    def stop(self, reason: str = "stopped", *, kill: bool = False) -> None:
+        """End it as `close` does, without waiting: SIGTERM, after `grace` SIGKILL.
+
+        With `kill`, SIGKILL at once. `reason` is in its exit status, if nothing else has begun
+        to end it. Does nothing once it has ended. Raises RuntimeError when the system has no
+        thread for it.
+
+        Threads: any; does not wait.
+        """
+        if self._ended:
+            return
+        if kill:
+            with self._lock:
+                self.reason = self.reason or (reason if self._kill_at is None else "")
+            self._kill()
+        else:
+            self._begin_end(reason)
+            threads.start(f"ws-hub:stop:{self.process_id}", self.close)
+
     def send_signal(self, number: int) -> None:
         """Send a signal to it and its process group; does nothing once it has ended.
 
@@ -558,6 +605,8 @@ class Process:
         at_end.callback(self.hub.claim_process(self.process_id))
         at_end.callback(self._send_end)
         self._child = _spawned(spawn, self.masks)
+        if self._child.input is not None:
+            self._child.input.whose = repr(self)
         at_end.callback(self._clean_up)
         reader = OutputReader(self._child, self._deliver, seen=self._seen, masks=self.masks)
         at_end.callback(reader.close)
@@ -763,6 +812,11 @@ class _Streaming:
         """Make a process id free again."""
         self._processes.pop((id(hub), process_id), None)
 
+    def get(self, hub: StreamingHub, process_id: str) -> Process | None:
+        """Return the process of an id, if it has a child."""
+        found = self._processes.get((id(hub), process_id))
+        return found if isinstance(found, Process) else None
+
     def of(self, hub: StreamingHub) -> list[Process]:
         """Return the processes of a hub that have a child."""
         found = list(self._processes.values())
@@ -770,3 +824,11 @@ class _Streaming:
 
 
 _streaming = _Streaming()
+
+
+def find_process(hub: StreamingHub, process_id: str) -> Process | None:
+    """Return the program that a hub streams under a process id; None for none.
+
+    Threads: any; does not wait.
+    """
+    return _streaming.get(hub, process_id)

@@ -201,7 +201,6 @@ class Child:
                 writing,
                 terminal=bool(terminal),
                 exit_fd=self.exit_fd,
-                whose=excerpt(argv[0]),
             )
         self._guard.watch(self.pid)
         self.peak = PeakMemory(self.pid)
@@ -317,6 +316,19 @@ class Child:
             _set_size(fd, columns, rows)  # the system sends SIGWINCH
             self.size = (columns, rows)
             return True
+
+    def shows_input(self) -> bool:
+        """Return whether its terminal shows what is typed; True without one."""
+        import termios
+
+        with self._lock:
+            fd = self.streams.get("stdout")
+            if self.size is None or fd is None:
+                return self.size is None
+            try:
+                return bool(termios.tcgetattr(fd)[3] & termios.ECHO)
+            except termios.error:
+                return False
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -47,19 +47,21 @@ class Input:
         fd: the writing end of a pipe, or the master of a terminal.
         terminal: whether it is a terminal, whose input ends by a character.
         exit_fd: a pidfd of the program, which is copied; None on a system without.
+
+    Attributes:
         whose: the program, for the texts of exceptions.
 
     Threads: any; one writes at a time.
     """
 
-    def __init__(self, fd: int, *, terminal: bool, exit_fd: int | None, whose: str) -> None:
+    def __init__(self, fd: int, *, terminal: bool, exit_fd: int | None) -> None:
         self._fd = fd
         self._exit_fd: int | None = None
         if exit_fd is not None:
             with contextlib.suppress(OSError):  # no free descriptor: it looks more often
                 self._exit_fd = os.dup(exit_fd)
         self._terminal = terminal
-        self._whose = whose
+        self.whose = "the program"
         # guards: the descriptors, _closed, _at_start. Held while a writer waits for room, and
         # nothing is taken under it.
         self._turn = Lock()
@@ -73,7 +75,7 @@ class Input:
         deadline = time.monotonic() + timeout
         with self._in_turn(deadline, timeout):
             if self._closed:
-                raise InputClosed(f"the input of {self._whose} is closed: write before that")
+                raise InputClosed(f"the input of {self.whose} is closed: write before that")
             self._write(data, deadline, timeout)
 
     def close(self, timeout: float) -> None:
@@ -116,7 +118,7 @@ class Input:
         # Not by `with`: the wait for another writer has a bound.
         if not self._turn.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
             raise InputTimeout(
-                f"another thread has been writing to {self._whose} for {timeout:g} s: give it "
+                f"another thread has been writing to {self.whose} for {timeout:g} s: give it "
                 "a smaller timeout, or this one a longer"
             )
         try:
@@ -131,7 +133,7 @@ class Input:
         written = 0
         while written < len(data):
             if self._ended:
-                raise InputClosed(f"{self._whose} has ended: there is nothing that reads")
+                raise InputClosed(f"{self.whose} has ended: there is nothing that reads")
             try:
                 with _without_sigpipe():
                     written += os.write(self._fd, data[written : written + _AT_ONCE])
@@ -139,14 +141,14 @@ class Input:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise InputTimeout(
-                        f"{self._whose} has not read its input within {timeout:g} s, and "
+                        f"{self.whose} has not read its input within {timeout:g} s, and "
                         f"{written:,} of {len(data):,} bytes are written: wait longer, or "
                         "terminate() it",
                         written,
                     ) from None
                 self._wait(left)
             except OSError:  # EPIPE; EIO of a terminal
-                raise InputClosed(f"{self._whose} has closed its input: nothing reads it") from None
+                raise InputClosed(f"{self.whose} has closed its input: nothing reads it") from None
             else:
                 self._at_start = data[written - 1 : written] == b"\n"
 
@@ -158,7 +160,7 @@ class Input:
             poll.register(self._exit_fd, select.POLLIN)
         ready = poll.poll(min(seconds, _LOOK) * 1000)
         if any(fd == self._exit_fd for fd, _ in ready):
-            raise InputClosed(f"{self._whose} has ended: there is nothing that reads")
+            raise InputClosed(f"{self.whose} has ended: there is nothing that reads")
 
     def _end_character(self) -> bytes:
         import termios

@@ -93,6 +93,11 @@ class MessageType(enum.StrEnum):
     PRESENCE = "presence"
     AUTH = "auth"
     ASK = "ask"
+    PROCESS_CONTROL = "process_control"
+    PROCESS_HOLD = "process_hold"
+    PROCESS_INPUT = "process_input"
+    PROCESS_RESIZE = "process_resize"
+    PROCESS_SIGNAL = "process_signal"
 
 
 @dataclass(frozen=True, slots=True)

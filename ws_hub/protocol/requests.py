@@ -16,7 +16,9 @@ from .message import Message, MessageType, SubscribeMessage, decode, is_key, par
 from .names import PROCESS_PREFIX
 
 __all__ = [
+    "ACTIONS",
     "ASK_ID",
+    "Control",
     "Effect",
     "Id",
     "Other",
@@ -35,6 +37,7 @@ __all__ = [
 
 Id = str | int | None
 
+ACTIONS = ("input", "stop", "kill")  # what a client may be allowed to do to a program
 ASK_ID = "ws-hub:ask:"  # begins the ids of what a hub asks its clients
 
 # Far below Python's own limit: a text that one thread could just parse, another thread with a
@@ -102,6 +105,30 @@ class ShowPresence:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """A request to do something to a program.
+
+    Args:
+        type: the type of the message.
+        channel: the channel of the program.
+        process_id: its process id.
+        data: of an input its text, or None for its end; of a size columns and rows; of a signal
+            "stop" or "kill"; of a hold whether it is taken.
+    """
+
+    type: str
+    channel: str
+    process_id: str
+    data: object
+    id: Id
+
+    @property
+    def action(self) -> str:
+        """What it has to be allowed to do, of ACTIONS."""
+        return str(self.data) if self.type == MessageType.PROCESS_SIGNAL else "input"
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """A request that is answered without the hub, or refused as malformed."""
 
@@ -115,7 +142,7 @@ class Other:
     message: Message
 
 
-Effect = Subscribe | ReadHistory | Unsubscribe | Publish | ShowPresence | Reply | Other
+Effect = Subscribe | ReadHistory | Unsubscribe | Publish | ShowPresence | Control | Reply | Other
 
 
 def error(text: str, code: str, *, id: Id = None, channel: str = "") -> Message:
@@ -171,6 +198,8 @@ def interpret(text: str, is_channel: Callable[[str], bool], *, any_case: bool = 
             text = "Presence: id is required"
             return Reply(error(text, "bad_message", channel=message.channel))
         return ShowPresence(message.channel, message.id)
+    if message.type in _CONTROLS:
+        return _control(message, is_channel)
     return Other(message)
 
 
@@ -254,6 +283,57 @@ def _publish(message: Message) -> Effect:
         text = "Publish: key must be at most 128 bytes"
         return Reply(error(text, "bad_message", id=message.id, channel=message.channel))
     return Publish(message.channel, message.data, message.id, key, message.key)
+
+
+_CONTROLS = frozenset(
+    {
+        MessageType.PROCESS_CONTROL,
+        MessageType.PROCESS_HOLD,
+        MessageType.PROCESS_INPUT,
+        MessageType.PROCESS_RESIZE,
+        MessageType.PROCESS_SIGNAL,
+    }
+)
+
+
+def _control(message: Message, is_channel: Callable[[str], bool]) -> Effect:
+    channel, data = message.channel, message.data
+    process_id = channel.removeprefix(PROCESS_PREFIX)
+    if process_id == channel or _is_unusable(channel) or not is_channel(channel):
+        return _bad_channel("Control", channel, message.id)
+    fault = ""
+    if message.type == MessageType.PROCESS_CONTROL and message.id is None:
+        fault = "an id is required"
+    elif message.type == MessageType.PROCESS_HOLD and not isinstance(data, bool):
+        fault = "data must be true, to take the hold, or false"
+    elif message.type == MessageType.PROCESS_INPUT and not (data is None or _is_text(data)):
+        fault = "data must be the text, or be left out to end the input"
+    elif message.type == MessageType.PROCESS_SIGNAL and data not in ("stop", "kill"):
+        fault = 'data must be "stop" or "kill"'
+    elif message.type == MessageType.PROCESS_RESIZE:
+        data = _size(data)
+        fault = "" if data else 'data must be {"columns": n, "rows": n}, from 1 to 65535'
+    if fault:
+        text = f"Control: {fault}"
+        return Reply(error(text, "bad_message", id=message.id, channel=channel))
+    return Control(message.type, channel, process_id, data, message.id)
+
+
+def _is_text(data: object) -> bool:
+    return isinstance(data, str) and data != ""
+
+
+def _size(data: object) -> tuple[int, int] | None:
+    """Return the columns and rows of a terminal; None for anything else."""
+    if not isinstance(data, dict):
+        return None
+    found: list[int] = []
+    for name in ("columns", "rows"):
+        value = data.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
+            return None
+        found.append(value)
+    return found[0], found[1]
 
 
 def _is_unusable(name: str) -> bool:
