@@ -17,27 +17,18 @@ from ws_hub.server.viewer import page_app
 class Site:
     """A hub, its server and its page on one port, which can go and come back."""
 
-    def __init__(self, channel: str = "", *, compression: bool = False, history: int = 0) -> None:
+    def __init__(self, channel: str = "", *, history: int = 0, **settings: Any) -> None:
         self._channel = channel
-        self._compression = compression
-        self._rules = (
-            [ChannelRule("process:*", history_messages=history, history_bytes=400 * history)]
-            if history
-            else []
-        )
+        self._settings = settings
+        if history:
+            kept = ChannelRule("process:*", history_messages=history, history_bytes=400 * history)
+            self._settings["rules"] = [kept]
         self._port = 0
         self.open()
 
     def open(self) -> None:
         # Room for all of a burst: how much a slow page may miss is not what is tested here.
-        self.hub = Hub(
-            HubConfig(
-                outbox_messages=200_000,
-                outbox_bytes=2**26,
-                compression=self._compression,
-                rules=self._rules,
-            )
-        )
+        self.hub = Hub(HubConfig(outbox_messages=200_000, outbox_bytes=2**26, **self._settings))
         self.server: Server = serve(
             self.hub, port=self._port, app=page_app(self.hub, channel=self._channel)
         )

@@ -68,8 +68,8 @@ a lone - in place of the command streams the standard input, to its end
 input:
   the command gets ours: what is typed, or the pipe or file as it is. In a terminal of its own
   each key goes to it as it is typed, Ctrl-C and Ctrl-Z too; Ctrl-C three times within a
-  second ends a command that ignores it. Without input (< /dev/null) each read returns the
-  end; in the background (&) nothing is read
+  second ends a command that ignores it. Without input (< /dev/null) each read returns the end
+  of its input, in a terminal of its own too; in the background (&) nothing is read
 
 {_EXIT_CODES}"""
 
@@ -174,10 +174,12 @@ def _input() -> bool | TextIO:
     """
     if sys.stdin.isatty():
         return True
-    with contextlib.suppress(OSError, ValueError):
+    try:
         ours, nothing = os.fstat(sys.stdin.fileno()), os.stat(os.devnull)
-        if stat.S_ISCHR(ours.st_mode) and ours.st_rdev == nothing.st_rdev:
-            return False
+    except (OSError, ValueError):  # something stands in its place that has no descriptor
+        return False
+    if stat.S_ISCHR(ours.st_mode) and ours.st_rdev == nothing.st_rdev:
+        return False
     return sys.stdin
 
 

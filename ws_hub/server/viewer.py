@@ -187,6 +187,8 @@ class _Page:
         self._hub = hub
         shown = {"ws": "./" + ws_path.lstrip("/"), **shown}
         self._shown = {name: html.escape(value) for name, value in shown.items()}
+        # Else no client may control a program, and the page need not ask.
+        self._shown["control"] = "" if hub.config.input_authoriser is None else " data-control"
         self._fallback = fallback
         files = {**_read_static()}
         self._template = string.Template(files.pop(_PAGE).decode())

@@ -4,6 +4,7 @@
  * What comes from the network reaches the page as text nodes and attributes only.
  */
 
+import {Controls} from "./controls.js";
 import {Feed} from "./feed.js";
 import {ERROR, levelOf, WARNING} from "./levels.js";
 import {Source} from "./links.js";
@@ -53,6 +54,7 @@ const times = new TimeColumn(view);
 const outline = new Outline(view, {source: sourceOfPage(), onChange: showOutline});
 const problems = new Problems(outline, {onGone: () => say("That line is not here any more.")});
 const client = new HubClient(config.ws);
+const controls = startControls();
 let watch = null; // until the page has started
 let skew = Infinity; // this clock minus the server's, as the quickest message showed it
 let retryAt = 0; // on the clock of `now`
@@ -76,11 +78,13 @@ function received(message) {
   }
   if (watch.catchUp?.first) watch.catchUp.older.saw(message);
   watch.feed.received(message);
+  controls?.received(message);
   countDown();
 }
 
 function statusChanged(known) {
   if (client.state === "connected") say(`${watch.name} ${known.text}`);
+  controls?.look();
   showStatus();
 }
 
@@ -89,6 +93,7 @@ function synced(sync) {
   const {behind} = watch;
   if (!behind) watch.feed.synced(sync);
   if (sync.first && !behind && sync.replayed) view.store.provisional = true;
+  controls?.look();
   watch.refused = "";
   const {lagged} = watch;
   watch.lagged = false;
@@ -208,6 +213,7 @@ function select(channel) {
   const next = (watch = new Watch(channel));
   view.clear();
   times.reset();
+  controls?.watch(channel);
   if (channel) {
     next.subscription = subscribe(channel);
   }
@@ -498,6 +504,14 @@ function remember(name, value) {
   } catch {
     // Then it holds for this page only.
   }
+}
+
+/** What controls the program, where the server lets anybody do so. */
+function startControls() {
+  if (!("control" in config)) return null;
+  const ids = ["control", "input", "send", "end", "release", "stop", "kill"];
+  const elements = Object.fromEntries(ids.map((id) => [id, $(id)]));
+  return new Controls(client, elements, (text) => ($("note").textContent = `error: ${text}`));
 }
 
 function startSwitch(id, name, standard) {
