@@ -19,6 +19,8 @@ The tree::
     ├── WaitTimeout (TimeoutError)          no answer within the time that was allowed
     ├── MaxRetriesExceeded (ConnectionError)
     ├── ProcessStartError (OSError)         in `spawn`: a program that cannot be started
+    ├── InputClosed (BrokenPipeError)       in `stdin`: a program takes no more input
+    ├── InputTimeout (TimeoutError)         in `stdin`: a program does not read its input
     ├── MessagesLost                        in `following`: a gap, with the channel
     ├── AdoptionError (RuntimeError)        a server without a socket to adopt
     └── PeerError                           the peer broke a rule
