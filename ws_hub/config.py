@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, cast
@@ -408,6 +409,9 @@ class HubConfig:
             "redis://host:6379/0" for those of several machines, or a LocalBackplane or
             RedisBackplane; None for none, unless the environment has WS_HUB_BACKPLANE. See
             docs/scaling.md.
+        logs: the folder of the logs that programs write (`run_process(log=True)`), made when it
+            is needed; logs of other processes, and of earlier ones, are found here. None for
+            none. See docs/processes.md.
         rules: the rules for channels; the first match counts. A mapping in place of a
             ChannelRule has its fields, as a file of settings says them; a type checker wants
             a ChannelRule. After them comes one of the hub's own: process channels
@@ -502,6 +506,7 @@ class HubConfig:
     published_history_bytes_in_all: int = DEFAULT_PUBLISHED_HISTORY_BYTES
     history: Any = None
     backplane: Any = None
+    logs: str | os.PathLike[str] | None = None
     rules: Sequence[ChannelRule] = ()
     channel_name: Callable[[str], bool] | None = None
     json_default: Callable[[Any], Any] | None = None
@@ -617,6 +622,12 @@ class HubConfig:
                 f"{excerpt(backplane)}"
             )
         check_choice(self, "broadcast_overflow", ("disconnect", "drop"))
+        logs: object = self.logs
+        path: object = os.fspath(logs) if isinstance(logs, os.PathLike) else logs
+        if logs is not None and (not isinstance(path, str) or not path or "\0" in path):
+            raise ConfigError(
+                f"logs must be the path of a folder, such as 'builds', not {excerpt(logs)}"
+            )
         check_origins(self, "allowed_origins")
         # Of a frozen instance: what was given may be mappings, and a list may change.
         object.__setattr__(self, "rules", as_rules(self.rules))

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ..config import HubConfig
 from ..errors import excerpt
 from ..log import get_logger
+from ..origin import is_allowed, parse_origin
 from ..protocol.handshake import RETRY, Answer, Request, as_environ, decide, refusal
 from .authenticators import AuthResult, authenticate, is_permitted
 from .contexts import context_of, kept, texts
@@ -202,6 +203,39 @@ class Admission:
             return self._charge(decision, user_payer(decision.identity.user_id or ""))
         return self._charge(decision, address_payer(requester.payer))
 
+    def permits_reader(self, environ: Environ, requester: Requester) -> bool:
+        """Return whether the Origin of a request that only reads may do so, if it has one.
+
+        Without one it comes from a page of its own origin, or the page cannot see the answer.
+
+        Threads: a request thread; runs `check_origin`.
+        """
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is None:
+            return True
+        config = self._config
+        if config.check_origin is not None:
+            return self._permits_origin(config.check_origin, environ)
+        own = f"{origin.partition('://')[0]}://{requester.host or ''}"
+        if parse_origin(origin) == parse_origin(own) is not None:
+            return True
+        allowed = is_allowed(origin, config.allowed_origins)
+        if not allowed:
+            self._count("foreign_origins")
+        return allowed
+
+    def identify_reader(self, environ: Environ) -> AuthResult | Answer | None:
+        """Authenticate a request that is no handshake; return its refusal if there is one.
+
+        None without an authenticator. Limits of connections do not count.
+
+        Threads: a request thread; runs the authenticator.
+        """
+        if self._config.authenticator is None:
+            return None
+        result = self._ask(environ)
+        return result if result.valid else self._refusal_of(environ, result)
+
     def _charge(self, decision: Decision, payer: str) -> Decision:
         """Return the decision with its payer, or the refusal of a payer in debt."""
         answer = self._refuse_debtor(payer)
@@ -237,12 +271,14 @@ class Admission:
         if self._config.auth_by_message and not result.forbidden and not offers_token(environ):
             verify = functools.partial(self._verify, texts(environ))
             return replace(decision, verify=verify, mark=mark)
+        return Decision(self._refusal_of(environ, result), reason=result.error)
+
+    def _refusal_of(self, environ: Environ, result: AuthResult) -> Answer:
         self._refused(environ, result)
         if result.forbidden:
-            return Decision(refusal("403 Forbidden", "Forbidden"), reason=result.error)
+            return refusal("403 Forbidden", "Forbidden")
         challenge = _INVALID if offers_token(environ) else _CHALLENGE
-        answer = refusal("401 Unauthorized", "Unauthorised", challenge)
-        return Decision(answer, reason=result.error)
+        return refusal("401 Unauthorized", "Unauthorised", challenge)
 
     def _verify(self, environ: Environ, token: str) -> AuthResult:
         environ = {**environ, TOKEN_KEY: token}

@@ -63,11 +63,14 @@ from ..errors import (
 )
 from ..log import get_logger
 from ..mask.masks import MaskEnv
+from ..process.log_file import ProcessLog
+from ..process.log_reader import LogMatches, LogPage, LogSource
 from ..process.process import HasFileno, Process, find_process, run_process
 from ..process.terms import GRACE
 from ..process.writers import log_handler, writer
 from ..protocol.filters import AnyFilter, filter_of
 from ..protocol.frames import close_frame
+from ..protocol.handshake import Answer
 from ..protocol.json_text import fast_encoder, json_encoder
 from ..protocol.message import AnyMessage, Encoder, Message, MessageType, as_message, decode
 from ..protocol.names import (
@@ -132,11 +135,13 @@ from .items import (
 )
 from .life import Life, State
 from .listener import Listener
+from .logs import Logs
 from .replay import HUB_THREAD
 from .stats import HubStats
 from .statuses import status_of
 from .subscriptions import Full
 from .survey import Instance, Question, Report
+from .visitors import refuse_reader
 
 __all__ = ["Hub"]
 
@@ -183,6 +188,7 @@ class Hub(AbstractPublisher):
         self._handlers = Handlers(config)  # for all lives
         self._inside = _Inside(self)
         self._context: Callable[[], Context] = contextlib.nullcontext
+        self.logs = Logs(lambda: self._config.logs, self.history)
         self._renew_lock()
         self._set_config(config)
         self._life = self._new_life()  # replaced whole, by `start` under the lock
@@ -235,6 +241,7 @@ class Hub(AbstractPublisher):
             self._parent, self._warned = os.getppid(), False
         self._renew_lock()
         self._life = self._new_life()
+        self.logs.forget()
 
     # --- hub thread ------------------------------------------------------------------------
 
@@ -1345,6 +1352,16 @@ class Hub(AbstractPublisher):
         """
         return self._life.admission
 
+    def refuse_reader(self, environ: Mapping[str, Any], channel: str) -> Answer | None:
+        """Return why an HTTP request may not read a channel, by what subscribers are asked.
+
+        None where it may: its Origin, the authenticator and `channel_authoriser` permit it.
+
+        Threads: a request thread; runs the application's checks.
+        """
+        life = self._life
+        return refuse_reader(self._config, life.admission, life.callbacks, channel, environ)
+
     def disconnect(
         self, user_id: AnyId, code: int = CloseCode.UNAUTHENTICATED, reason: str = ""
     ) -> int:
@@ -1635,6 +1652,7 @@ class Hub(AbstractPublisher):
         grace: float = GRACE,
         attempt: int | None = None,
         stdin: bool | HasFileno = False,
+        log: ProcessLog | str | os.PathLike[str] | bool | None = None,
     ) -> Any:
         """Start a program and stream its output to the channel of its process id.
 
@@ -1657,6 +1675,7 @@ class Hub(AbstractPublisher):
             grace=grace,
             attempt=attempt,
             stdin=stdin,
+            log=log,
         )
 
     def claim_process(self, process_id: AnyId) -> Callable[[], object]:
@@ -1672,6 +1691,71 @@ class Hub(AbstractPublisher):
         name, relay = id_text(process_id, "process id"), self._life.relay
         self.process_channel(name)  # raises InvalidName
         return (lambda: None) if relay is None else relay.claim(name)
+
+    def add_log(self, process_id: AnyId, path: str | os.PathLike[str]) -> None:
+        """Have the lines of a program be read from a file, as `run_process` with a log does.
+
+        For the text log that another process has written: a folder that all of them know,
+        `HubConfig.logs`, needs no such call. Raises InvalidName.
+
+        Threads: any; does not wait.
+        """
+        name = id_text(process_id, "process id")
+        self.process_channel(name)  # raises InvalidName
+        self.logs.add(name, os.path.abspath(path))
+
+    def read_log(
+        self,
+        process_id: AnyId,
+        *,
+        first: int | None = None,
+        before: int | None = None,
+        last: int | None = None,
+        lines: int = 1000,
+    ) -> LogPage:
+        """Return lines of a program's output, a page of them, oldest first, by their numbers.
+
+        `lines` of them from the number `first` on, the last ones below the number `before`, or
+        the newest `last`, as without any of these. They come from the file of its log
+        (`run_process(log=...)`), else from what the channel keeps. A page has some megabytes at
+        most; the next one begins at `page.lines[-1].number + 1`. Raises InvalidName,
+        HubNotRunning, HistoryError, and ValueError for two of these at once.
+
+        Threads: any; waits for the disk.
+        """
+        check_positions("read_log", None, first=first, before=before, last=last)
+        check_position("lines", lines)
+        logs, source = self.logs, self._log_of(process_id)
+        return logs.page(source, lines if last is None else last, first=first, before=before)
+
+    def search_log(
+        self,
+        process_id: AnyId,
+        text: str,
+        *,
+        first: int = 1,
+        limit: int = 1000,
+        ignore_case: bool = False,
+    ) -> LogMatches:
+        """Return the lines of a program's output, from a number on, that contain a text.
+
+        It ends at `limit` lines, or after two seconds, and says where to go on. Colours are
+        left out of account. Raises as `read_log`, ValueError for no text.
+
+        Threads: any; waits for the disk.
+        """
+        given: object = text
+        if not isinstance(given, str) or not given or "\n" in given:
+            raise ValueError(f"text must be the part of a line to look for, not {excerpt(text)}")
+        check_position("first", first)
+        check_position("limit", limit)
+        source = self._log_of(process_id)
+        return self.logs.search(source, text, first, limit, ignore_case=ignore_case)
+
+    def _log_of(self, process_id: AnyId) -> LogSource:
+        name = id_text(process_id, "process id")
+        channel = self.process_channel(name)
+        return self.logs.source(channel, name)
 
     def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
         """Return a logging handler that sends records to a channel as events.

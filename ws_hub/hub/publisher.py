@@ -34,6 +34,7 @@ from ..config import ChannelRule, HubConfig, as_rules
 from ..errors import CloseCode, ConfigError, HubNotRunning, NotConnected, excerpt
 from ..log import get_logger
 from ..mask.masks import MaskEnv
+from ..process.log_file import ProcessLog
 from ..process.process import HasFileno, Process
 from ..process.terms import GRACE
 from ..process.writers import log_handler, writer
@@ -399,6 +400,7 @@ class Publisher(AbstractPublisher):
         grace: float = GRACE,
         attempt: int | None = None,
         stdin: bool | HasFileno = False,
+        log: ProcessLog | str | os.PathLike[str] | None = None,
     ) -> Process:
         """Start a program and stream its output to the channel of its process id.
 
@@ -412,7 +414,7 @@ class Publisher(AbstractPublisher):
             process: Process = hub.run_process(
                 argv, process_id, pty=pty, cwd=cwd, env=env, on_line=on_line, mask=mask,
                 timeout=timeout, idle_timeout=idle_timeout, grace=grace, attempt=attempt,
-                stdin=stdin,
+                stdin=stdin, log=log,
             )  # fmt: skip
             process.owner = self  # a publisher that is collected ends its programs
             return process

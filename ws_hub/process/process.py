@@ -35,6 +35,7 @@ from ..mask.masks import Masks, masks_of
 from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
 from ..validation import check_bound, check_function, check_timeout
+from .log_file import LogFile, ProcessLog, as_log, open_log
 from .output import OutputReader
 from .pace import Pace
 from .spawn import (
@@ -102,6 +103,8 @@ class StreamingHub(Protocol):
 
     def claim_process(self, process_id: str) -> Callable[[], object]: ...
 
+    def add_log(self, process_id: str, path: str) -> None: ...
+
     def send_process_lines(self, process_id: str, lines: Texts, *, stream: str) -> None: ...
 
     def send_process_status(
@@ -136,6 +139,7 @@ def run_process(
     grace: float = GRACE,
     attempt: int | None = None,
     stdin: bool | HasFileno = False,
+    log: ProcessLog | str | os.PathLike[str] | bool | None = None,
 ) -> Process:
     """Start a program and stream its output to the channel of its process id.
 
@@ -169,8 +173,11 @@ def run_process(
         attempt: which attempt at the same work this is, from 1; its statuses say so.
         stdin: True for input that `Process.write` writes; an open file, such as sys.stdin,
             that becomes its input; False for none: each read returns the end of the input.
+        log: a file for the whole output, as a path or a ProcessLog; True for
+            `<process id>.log` in the folder `HubConfig.logs`, where a relative path begins
+            too. A file that is there is not replaced, unless a ProcessLog says so.
 
-    Raises ConfigError (argv, env, mask and the numbers), ProcessAlreadyRunning, InvalidName,
+    Raises ConfigError (argv, env, mask, log and the numbers), ProcessAlreadyRunning, InvalidName,
     HubNotRunning, HubFull, and ProcessStartError, an OSError, when it cannot be started.
     When it raises anything, KeyboardInterrupt included, no process is left running and
     the process id is free.
@@ -203,6 +210,7 @@ def run_process(
     _streaming.check(hub, name)
     process = Process(hub, name, on_line, backpressure, terms=terms, on_output=on_output)
     process.masks = masks
+    process.log = as_log(log, name, hub.config.logs)
     spawn = functools.partial(
         Child, command, terminal=terminal, cwd=cwd, env=environment, stdin=source
     )
@@ -259,9 +267,11 @@ class Process:
         reason: why we have ended it: "timeout", "idle_timeout", or what `stop` was given, such
             as "stopped"; "" for anything else.
         usage: what it has used, as a `Usage`; None while it runs, and when that is not known.
+        log: the file of its whole output; set before it is started.
     """
 
     owner: object = None
+    log: ProcessLog | None = None
 
     def __init__(
         self,
@@ -301,6 +311,7 @@ class Process:
             config = hub.config
             self._pace = Pace(config.outbox_messages, config.outbox_bytes, self._sharers)
         self._watch: Watch  # from `_opened` on, as `_child`
+        self._log: LogFile | None = None
         self._killed = False  # SIGKILL was sent
         self.usage: Usage | None = None
         self._returncode: int | None = None
@@ -604,12 +615,18 @@ class Process:
         at_end.callback(_streaming.release, self.hub, self.process_id)
         at_end.callback(self.hub.claim_process(self.process_id))
         at_end.callback(self._send_end)
+        if self.log is not None:
+            self._log = open_log(self.log)
+            at_end.callback(self._close_log, self._log)
         self._child = _spawned(spawn, self.masks)
         if self._child.input is not None:
             self._child.input.whose = repr(self)
         at_end.callback(self._clean_up)
         reader = OutputReader(self._child, self._deliver, seen=self._seen, masks=self.masks)
         at_end.callback(reader.close)
+        if self._log is not None:
+            self._log.begin(self._child.size)
+            self.hub.add_log(self.process_id, self._log.path)
         _streaming.add(self)
         self._watch = Watch(self._terms, time.monotonic())
         return reader
@@ -620,14 +637,27 @@ class Process:
                 self._begin_end()  # it may have stopped before at_stop was called
             # The hub's own pacing is off: `_pace` slows the program, or nothing does.
             with self.hub.unpaced():
-                while reader.turn(self._next_due()):
+                while reader.turn(self._next_turn()):
                     self._child.look(time.monotonic())
                     self._watch.touch(reader.read_at)
                     self._end_when_due(reading=True)
+                    if self._log is not None:
+                        self._log.turn()
                 reader.finish()
         except BaseException:  # a bug of ours, which the thread's top logs
             self._kill()
             raise
+
+    def _next_turn(self) -> float | None:
+        """Return when the reader is to return at the latest; None for no such time."""
+        times = [self._next_due(), None if self._log is None else self._log.due]
+        return min([each for each in times if each is not None], default=None)
+
+    def _close_log(self, log: LogFile) -> None:
+        if self._streams:
+            log.close(self._returncode)
+        else:
+            log.discard()
 
     def _kill(self) -> None:
         """Send SIGKILL to the whole session now."""
@@ -652,6 +682,8 @@ class Process:
             self._child.close()
 
     def _deliver(self, name: str, texts: Texts) -> None:
+        if self._log is not None:
+            self._log.lines(texts)
         for text in texts:
             if self._on_line is not None:
                 self._call_on_line(text, name)
@@ -712,6 +744,8 @@ class Process:
             self._child.signal_all(signal.SIGKILL)
 
     def _seen(self, name: str, data: bytes) -> None:
+        if self._log is not None:
+            self._log.output(name, data)
         if self._on_output is None:
             return
         try:
@@ -761,6 +795,8 @@ class Process:
         extra |= self._numbered()
         if self.usage is not None:
             extra["usage"] = _on_the_wire(self.usage)
+        if self._log is not None and self._log.lost:
+            extra["logLost"] = self._log.lost
         while not self._hub_stopped:
             try:
                 self.hub.send_process_status(self.process_id, "exited", code, extra=extra)

@@ -25,6 +25,7 @@ from ..protocol.names import channel_rule, check_channel
 from ..validation import check_named
 from ..wsgi.app import check_hub, check_path
 from ..wsgi.servers import log_once
+from .logs import LogPages
 
 __all__ = ["CLIENT", "other_pages", "page_app", "script_app"]
 
@@ -195,6 +196,7 @@ class _Page:
         paths = _placed(files, "/", "/static/")
         paths["/favicon.ico"] = files["icon.svg"]
         self._files = _Files(hub, paths)
+        self._logs = LogPages(hub, other_pages)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -210,6 +212,8 @@ class _Page:
             return self._page
         if path == "/api/channels":
             return self._channels
+        if self._logs.takes(path):
+            return self._logs
         if path == f"/{_ELEMENT}":
             return self._element
         return self._files if path in self._files else None

@@ -1,0 +1,219 @@
+"""Reads the output of programs by lines: from the file of the whole log, or the kept history.
+
+A log's file is that of a program of this process, or, for other processes and after a restart,
+the one with the name of its process id in the folder `HubConfig.logs`. Where there is none, or it
+is a recording, the lines are those of the messages that the channel keeps.
+
+Threads: any.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ..backplane.store import HistoryPage
+from ..errors import HistoryError
+from ..lines import GOES_ON, REPLACED
+from ..process.log_digest import digest
+from ..process.log_file import find_log
+from ..process.log_reader import (
+    Chunk,
+    FileLines,
+    LogMatches,
+    LogPage,
+    LogSource,
+    read_page,
+    search_lines,
+)
+from ..protocol.message import Message, MessageType
+from ..reentrant import Lock
+
+__all__ = ["Logs"]
+
+_MOST_LOGS = 10_000  # whose files are known
+_MOST_FILES = 64  # whose places are known
+_CHUNK = 1000  # lines of a history, or messages, at once
+_PATIENCE = 2.0  # seconds of one search, or digest
+
+Pages = Callable[..., HistoryPage]
+
+
+class Logs:
+    """The logs of the programs of a hub.
+
+    Args:
+        folder: returns `HubConfig.logs`.
+        pages: `Hub.history`.
+    """
+
+    def __init__(self, folder: Callable[[], Any], pages: Pages) -> None:
+        self._folder = folder
+        self._pages = pages
+        self._paths: OrderedDict[str, str] = OrderedDict()  # process id -> file
+        self.forget()
+
+    def forget(self) -> None:
+        """Make the locks anew in a forked child.
+
+        Threads: the only one there is, right after the fork, or when it is made.
+        """
+        # guards: _paths, _files. Nothing is taken under it.
+        self._lock = Lock()
+        self._files: OrderedDict[str, FileLines] = OrderedDict()
+
+    def add(self, process_id: str, path: str) -> None:
+        """Note the file of a program's log; it takes the place of the one before."""
+        with self._lock:
+            self._paths.pop(process_id, None)
+            self._paths[process_id] = path
+            if len(self._paths) > _MOST_LOGS:
+                self._paths.popitem(last=False)
+
+    def path(self, process_id: str) -> str | None:
+        """Return the file of a program's log; None where there is none."""
+        with self._lock:
+            known = self._paths.get(process_id)
+        if known is not None and os.path.isfile(known):
+            return known
+        folder = self._folder()
+        return None if folder is None else find_log(folder, process_id)
+
+    def source(self, channel: str, process_id: str) -> LogSource:
+        """Return where the lines of a program are read from."""
+        path = self.path(process_id)
+        if path is None or path.removesuffix(".gz").endswith(".cast"):
+            return _HistoryLines(_messages(self._pages, channel))
+        with self._lock:
+            found = self._files.setdefault(path, FileLines(path))
+            self._files.move_to_end(path)
+            if len(self._files) > _MOST_FILES:
+                self._files.popitem(last=False)
+            return found
+
+    def page(
+        self,
+        source: LogSource,
+        lines: int,
+        *,
+        first: int | None = None,
+        before: int | None = None,
+    ) -> LogPage:
+        """Return so many lines: from a number on, the last ones below a number, or the newest."""
+        try:
+            oldest, newest = source.span()
+            if first is None:
+                end = newest + 1 if before is None else min(before, newest + 1)
+                first = max(end - lines, oldest)
+                lines = end - first
+            first = max(first, oldest)
+            return LogPage(oldest, newest, read_page(source, first, lines), source.name)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def search(
+        self, source: LogSource, text: str, first: int, limit: int, *, ignore_case: bool
+    ) -> LogMatches:
+        """Return lines from a number on that contain a text; ends after two seconds."""
+        until = time.monotonic() + _PATIENCE
+        try:
+            lines, after = search_lines(
+                source, text, first, limit, ignore_case=ignore_case, until=until
+            )
+        except OSError as error:
+            raise _unreadable(error) from error
+        return LogMatches(lines, after, source.name)
+
+    def digest(self, source: LogSource) -> dict[str, Any]:
+        """Return what a log holds, for tools; see `process.log_digest`."""
+        try:
+            return digest(source, until=time.monotonic() + _PATIENCE, clock=time.monotonic)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def status(self, channel: str) -> dict[str, Any] | None:
+        """Return the data of the last status that the channel keeps; None for none."""
+        page = self._pages(channel, last=1, limit=1)
+        while page.messages:
+            for message in reversed(page.messages):
+                if message.type == MessageType.PROCESS_STATUS and isinstance(message.data, dict):
+                    return message.data
+            page = self._pages(channel, before=page.messages[0].seq, limit=_CHUNK)
+        return None
+
+
+def _unreadable(error: OSError) -> HistoryError:
+    return HistoryError(
+        f"the log cannot be read: {error}. It may have been moved or deleted: put it back, or "
+        "read what the channel keeps by hub.history(...)"
+    )
+
+
+def _messages(pages: Pages, channel: str) -> Iterator[Message]:
+    """Yield the output of the last run that a channel keeps."""
+    found: list[Message] = []
+    after = 0
+    while messages := pages(channel, since=after, limit=_CHUNK).messages:
+        for message in messages:
+            if message.type == MessageType.PROCESS_OUTPUT:
+                found.append(message)
+            elif _begins(message):
+                found.clear()
+        after = messages[-1].seq or 0
+    yield from found
+
+
+def _begins(message: Message) -> bool:
+    data = message.data
+    return (
+        message.type == MessageType.PROCESS_STATUS
+        and isinstance(data, dict)
+        and data.get("status") == "running"
+    )
+
+
+class _HistoryLines:
+    """The lines of kept messages, in their last states.
+
+    A message without the number of a line, as of `hub.writer`, counts by its `seq`.
+
+    Args:
+        messages: the output that is kept.
+    """
+
+    name = "history"
+
+    def __init__(self, messages: Iterator[Message]) -> None:
+        texts: dict[int, list[str]] = {}
+        whole: set[int] = set()
+        piece: int | None = None  # the number of the line that goes on
+        for message in messages:
+            text = message.data
+            if not isinstance(text, str) or text.endswith(REPLACED):
+                continue
+            number = message.line if message.line is not None else piece or message.seq or 0
+            if number in whole:
+                whole.discard(number)
+                texts[number] = []
+            goes_on = text.endswith(GOES_ON)
+            texts.setdefault(number, []).append(text[:-1] if goes_on else text)
+            piece = number if goes_on and message.line is None else None
+            if not goes_on:
+                whole.add(number)
+        self._numbers = sorted(number for number in texts if number > 0)
+        self._texts = {number: "".join(texts[number]) for number in self._numbers}
+
+    def span(self) -> tuple[int, int]:
+        """Return the numbers of the oldest line and the newest; 1 and 0 for none."""
+        return (self._numbers[0], self._numbers[-1]) if self._numbers else (1, 0)
+
+    def chunks(self, first: int) -> Iterator[Chunk]:
+        """Yield the lines from a number on."""
+        numbers: Sequence[int] = [number for number in self._numbers if number >= first]
+        for start in range(0, len(numbers), _CHUNK):
+            part = numbers[start : start + _CHUNK]
+            lines = (self._texts[number].replace("\n", " ") for number in part)
+            yield Chunk(part, "\n".join([*lines, ""]).encode("utf-8", "replace"))

@@ -1,0 +1,108 @@
+"""Says in short what a log holds, for tools: its beginning, its end, and what looks like an error.
+
+A line looks like an error when one of these holds, colours left out of account:
+
+- `file:line:` or `file:line:column:`, then `error` or `fatal error`, as compilers write it;
+  `file(line,column): error` too
+- it begins, after spaces, with `error`, `fatal`, `panic`, or such a word in capitals or within
+  brackets, and `:`, `[` or `!` follows; or with `npm ERR!`, `FAILED `, `Traceback (`
+- it begins with the name of an exception and a colon: `ValueError: ...`, `java.io.IOException: ...`
+- `::error` or `##[error]`, as for CI systems
+
+A group begins with `::group::`, `##[group]`, `--- ` or `+++ ` (as in CI systems), or GitLab's
+`section_start`. No I/O and no clock of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .log_reader import LogLine, LogSource, read_page, visible
+
+__all__ = ["HEAD_LINES", "MOST_ERRORS", "TAIL_LINES", "digest"]
+
+HEAD_LINES = 20
+TAIL_LINES = 100
+MOST_ERRORS = 100  # and groups
+_MOST_TEXT = 1000  # characters of one line
+
+# Each of these is in every line that can match below: searching for them is cheap.
+_HINT = re.compile(rb"(?i:error|fatal|panic|failed|traceback|exception|npm err!)")
+_ERROR = re.compile(
+    r"""
+    (?P<file>[^\s:()][^:()\n]*?) (?: : (?P<line>\d+) (?: : (?P<column>\d+) )?
+                                   | \( (?P<line2>\d+) (?: , (?P<column2>\d+) )? \) )
+        : \s* (?i:fatal\ )? (?i:error)\b
+    | \s* (?: \[ (?:ERROR|FATAL|error|fatal) \]
+            | (?: error|Error|ERROR|fatal|FATAL|Fatal|panic|PANIC ) (?: \s* [:!\[] )
+            | npm\ ERR! | FAILED\  | Traceback\ \(most
+            | (?: \w+\. )* \w* (?: Error|Exception|KeyboardInterrupt ) :
+            | (?: ::error|\#\#\[error\] ) )
+    """,
+    re.VERBOSE,
+)
+_GROUP = re.compile(rb"(?m)^(?:::group::|##\[group\]|(?:---|\+\+\+) |.{0,8}section_start:)(.*)$")
+
+
+def digest(source: LogSource, *, until: float, clock: Callable[[], float]) -> dict[str, Any]:
+    """Return what a log holds, as JSON for tools; looks at its lines up to `until`, by the clock.
+
+    `complete` says whether that was all of them, and `searched` which the last one was.
+    """
+    first, last = source.span()
+    errors: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
+    count, searched = 0, first - 1
+    for numbers, data in source.chunks(first):
+        if clock() >= until:
+            break
+        seen = visible(data)
+        if _HINT.search(seen):
+            for number, line in zip(numbers, seen.split(b"\n"), strict=False):
+                if _HINT.search(line) and (found := _ERROR.match(line.decode("utf-8", "replace"))):
+                    count += 1
+                    if len(errors) < MOST_ERRORS:
+                        errors.append(_error(number, line, found))
+        for match in _GROUP.finditer(seen):
+            if len(groups) >= MOST_ERRORS:
+                break
+            place = seen.count(b"\n", 0, match.start())
+            title = match[1].decode("utf-8", "replace")[:_MOST_TEXT]
+            groups.append({"line": numbers[place], "title": title.strip()})
+        searched = numbers[-1]
+    head = read_page(source, first, HEAD_LINES)
+    tail = read_page(source, max(last - TAIL_LINES + 1, first + len(head)), TAIL_LINES)
+    return {
+        "source": source.name,
+        "first": first,
+        "last": last,
+        "head": [_line(each) for each in head],
+        "tail": [_line(each) for each in tail],
+        "errors": errors,
+        "errorCount": count,
+        "groups": groups,
+        "searched": searched,
+        "complete": searched >= last,
+    }
+
+
+def _line(line: LogLine) -> dict[str, Any]:
+    return {"line": line.number, "text": line.text[:_MOST_TEXT]}
+
+
+def _error(number: int, line: bytes, found: re.Match[str]) -> dict[str, Any]:
+    error: dict[str, Any] = {"line": number, "text": line.decode("utf-8", "replace")[:_MOST_TEXT]}
+    if found["file"] is not None:
+        place = {
+            "file": found["file"],
+            "fileLine": int(found["line"] or found["line2"]),
+            "column": found["column"] or found["column2"],
+        }
+        if place["column"] is None:
+            del place["column"]
+        else:
+            place["column"] = int(place["column"])
+        error |= place
+    return error
