@@ -60,6 +60,8 @@ from .hub.stats import HubStats
 from .hub.survey import Instance
 from .log import MaskTokens
 from .mask.masks import MaskEnv
+from .process.log_file import ProcessLog
+from .process.log_reader import LogLine, LogMatches, LogPage
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
@@ -108,6 +110,9 @@ __all__ = [
     "Listener",
     "LocalBackplane",
     "MaskEnv",
+    "LogLine",
+    "LogMatches",
+    "LogPage",
     "MaskTokens",
     "MaxRetriesExceeded",
     "Member",
@@ -121,6 +126,7 @@ __all__ = [
     "Presence",
     "Process",
     "ProcessAlreadyRunning",
+    "ProcessLog",
     "ProcessStartError",
     "ProtocolError",
     "Publisher",

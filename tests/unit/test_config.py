@@ -68,6 +68,7 @@ HUB: dict[str, list[Any]] = {
     "max_waiting": NOT_COUNTS_OR_NONE,
     "handshake_timeout": [*NOT_SECONDS, 1_000_001],
     "history": ["hub.db", 1, True],
+    "logs": ["", 5, b"logs", ["logs"], True, "a\0b"],
     "backplane": [1, True, b"local"],
     "rules": [
         None,

@@ -3,7 +3,8 @@
 Line N of a text log is the line with the number N on the wire (`ws_hub.lines`). It is written when
 it is finished; an unfinished one as it is so far, when one behind it is finished (of two streams
 each has an unfinished line). When the program changes a line after that, it is written anew, and so
-are those behind it: as long as it is among the last 1,024, and the last megabyte.
+are those behind it, a second later at most: as long as it is among the last 1,024, and the last
+megabyte.
 
 A log never ends the delivery: what cannot be written is counted, and it is tried again each second.
 
@@ -23,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError, excerpt
-from ..lines import GOES_ON, REPLACED, Texts
+from ..lines import GOES_ON, MAX_PIECE, REPLACED, Texts
 from ..log import get_logger
 from ..validation import check_flag
 from .log_sink import GzipSink, Mark, PlainSink, Sink
@@ -47,6 +48,7 @@ MARK_LINES = 1024  # lines between two places that can be returned to
 _TAIL_BYTES = 1 << 20  # of lines that can still be replaced
 _FLUSH_BYTES = 1 << 16  # of text that is compressed at once
 _FLUSH_AFTER = 0.25  # seconds after which compressed text is in the file
+_STATES_AFTER = 1.0  # seconds after which a line that is drawn anew is so in the file
 _RETRY = 1.0  # seconds until it is tried again to write
 
 Path = str | os.PathLike[str]
@@ -293,9 +295,11 @@ class TextLog(LogFile):
         super().__init__(path, sink, clock)
         self._next = 1  # number of the line that is being put, or is put next
         self._open = False  # something of it was put
-        self._states: dict[int, str] = {}  # of unfinished lines behind that, the newest
+        self._states: dict[int, str] = {}  # of unfinished lines, the newest
         self._pieces: dict[int, list[str]] = {}  # of lines before that, until they are whole
-        self._broken: set[int] = set()  # lines before that of which pieces were put
+        self._states_at: float | None = None  # when to write those that are in the file
+        # Unfinished lines before that: whether pieces of them were put.
+        self._unfinished: dict[int, bool] = {}
         self._changed: dict[int, bytes] = {}  # lines before that, to be written anew
         self._good = (1, False)  # _next and _open at the last flush
         self._gap: int | None = None  # number of the first line that is missing
@@ -323,6 +327,19 @@ class TextLog(LogFile):
                 if number:  # 0 is the status row
                     self._take(text, number)
         self._plan()
+        self._await_states()
+
+    def turn(self) -> None:
+        """Write what waits, if it is due."""
+        if self._states_at is not None and self._states_at <= self._clock():
+            self._keep_states()
+            self._flush()
+        super().turn()
+        self._await_states()
+
+    def _await_states(self) -> None:
+        if self._states_at is not None and (self.due is None or self._states_at < self.due):
+            self.due = self._states_at
 
     def _follow(self, texts: Sequence[str], numbers: Sequence[int]) -> bool:
         """Whether these are whole lines that follow the last one, as nearly always."""
@@ -336,8 +353,10 @@ class TextLog(LogFile):
 
     def _take(self, text: str, number: int) -> None:
         if text.endswith(REPLACED):
-            if number >= self._next:
+            if number >= self._next or (self._marks and number >= self._marks[0][0]):
                 self._states[number] = text[:-1]
+                if number < self._next and self._states_at is None:
+                    self._states_at = self._clock() + _STATES_AFTER
             return
         goes_on = text.endswith(GOES_ON)
         body = text[:-1] if goes_on else text
@@ -354,19 +373,20 @@ class TextLog(LogFile):
         pieces = self._pieces.setdefault(number, [])
         pieces.append(body)
         if not goes_on:
+            self._states.pop(number, None)
             self._replace(number, "".join(self._pieces.pop(number)))
 
     def _end_as_it_is(self) -> None:
         """Write an unfinished line so far: it is written anew when it is finished."""
-        if self._open:
-            self._broken.add(self._next)
+        self._unfinished[self._next] = self._open
         self._put(self._states.pop(self._next, "") * (not self._open) + "\n", 1)
 
     def _finish(self, code: int | None) -> None:
-        if self._open or any(self._states.values()):
-            last = max([self._next, *(each for each in self._states if self._states[each])])
-            while self._next <= last:
-                self._end_as_it_is()
+        self._keep_states()
+        visible = [number for number, state in self._states.items() if state]
+        last = max([*visible, self._next if self._open else 0])
+        while self._next <= last:
+            self._end_as_it_is()
 
     def _put(self, text: str, lines: int) -> None:
         """Put text in which so many lines end."""
@@ -384,6 +404,7 @@ class TextLog(LogFile):
         if self._open or self._gap is not None:
             return
         if not self._marks or self._next - self._marks[-1][0] >= MARK_LINES:
+            self._keep_states()
             self._flush()
             if self._gap is None:
                 self._set_mark()
@@ -396,11 +417,19 @@ class TextLog(LogFile):
             self._lost += 1
             return
         data = text.encode("utf-8", "replace")
-        if number in self._broken:
-            self._broken.discard(number)
+        if self._unfinished.pop(number, False):
             place = number - self._marks[0][0]
             data = b"".join(self._tail).split(b"\n")[place] + data
         self._changed[number] = data
+
+    def _keep_states(self) -> None:
+        """Have lines that are in the file be written anew as they are by now."""
+        self._states_at = None
+        for number in [each for each in self._states if each < self._next]:
+            state = self._states.pop(number)
+            if self._gap is None and self._marks and number >= self._marks[0][0]:
+                if not self._unfinished.get(number) and len(state) < MAX_PIECE:
+                    self._changed[number] = state.encode("utf-8", "replace")
 
     def _rewrite(self) -> None:
         """Put the lines anew that have changed, and those behind the first of them."""
@@ -422,6 +451,9 @@ class TextLog(LogFile):
         if len(self._marks) > 2:
             del self._marks[0]
             first = self._marks[0][0]
+            self._unfinished = {
+                number: cut for number, cut in self._unfinished.items() if number >= first
+            }
             lines = b"".join(self._tail).split(b"\n")
             self._tail = [b"\n".join(lines[first - self._next - 1 :])]
             self._tail_bytes = len(self._tail[0])
@@ -429,7 +461,7 @@ class TextLog(LogFile):
     def _forget_tail(self) -> None:
         """Have no line be written anew that is in the file by now."""
         self._marks, self._tail, self._tail_bytes = [], [], 0
-        self._broken.clear()
+        self._unfinished.clear()
         self._lost += len(self._changed)
         self._changed.clear()
 

@@ -210,7 +210,7 @@ def run_process(
     _streaming.check(hub, name)
     process = Process(hub, name, on_line, backpressure, terms=terms, on_output=on_output)
     process.masks = masks
-    process.log = as_log(log, name, hub.config.logs)
+    process.log = None if log is None else as_log(log, name, hub.config.logs)
     spawn = functools.partial(
         Child, command, terminal=terminal, cwd=cwd, env=environment, stdin=source
     )

@@ -1,0 +1,637 @@
+"""Whole logs of programs, through the front door: written, read over HTTP, and what goes wrong."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.support import TIMEOUT, wait_until
+from ws_hub import (
+    AuthResult,
+    Hub,
+    HubConfig,
+    HubNotRunning,
+    InvalidName,
+    ProcessLog,
+    Server,
+    SqliteHistory,
+    middleware,
+    serve,
+)
+from ws_hub.errors import ConfigError, HistoryError
+from ws_hub.page import page_app
+from ws_hub.process import ProcessStartError
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+
+COUNT = "for i in range(1, %d): print('line', i)"
+
+
+class Site:
+    """A hub with its page, served, whose logs are in a folder."""
+
+    def __init__(self, folder: Path | None, **settings: Any) -> None:
+        self.hub = Hub(HubConfig(logs=folder, **settings))
+        self.server: Server = serve(self.hub, app=page_app(self.hub))
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+    def run(self, program: str, process_id: str, **options: Any) -> Any:
+        process = self.hub.run_process([sys.executable, "-c", program], process_id, **options)
+        process.wait(TIMEOUT)
+        channel = self.hub.process_channel(process_id)
+
+        def is_kept() -> bool:
+            message = self.hub.history(channel, last=1).messages[-1]
+            return message.type == "process_status" and message.data["status"] == "exited"
+
+        wait_until(is_kept)
+        return process
+
+    def get(
+        self, process_id: str, query: str = "", method: str = "GET", **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=TIMEOUT)
+        try:
+            path = f"/api/processes/{quote(process_id, safe='')}/log"
+            connection.request(method, f"{path}?{query}", headers=headers)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+    def page(self, process_id: str, query: str = "") -> Any:
+        status, _, body = self.get(process_id, query)
+        assert status == 200, body
+        return json.loads(body)
+
+    def refusal(self, process_id: str, query: str = "", **headers: str) -> tuple[int, str, str]:
+        status, _, body = self.get(process_id, query, **headers)
+        answer = json.loads(body)
+        return status, answer["code"], answer["error"]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with Site(tmp_path / "logs") as made:
+        yield made
+
+
+def numbers(answer: Any) -> list[int]:
+    return [each["line"] for each in answer["lines"]]
+
+
+def texts(answer: Any) -> list[str]:
+    return [each["text"] for each in answer["lines"]]
+
+
+# --- written -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["log", "log.gz"])
+def test_a_log_has_all_lines_when_the_program_has_ended(
+    site: Site, tmp_path: Path, end: str
+) -> None:
+    program = "import sys\nfor i in range(1, 30001): print('line', i)\nprint('10%\\r20%\\rdone')"
+    site.run(program, "a", log=f"2026/a.{end}")
+    path = tmp_path / "logs" / "2026" / f"a.{end}"
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if end == "log.gz" else data).decode()
+    assert text == "".join(f"line {i}\n" for i in range(1, 30001)) + "done\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    # Of which the channel keeps the last 10,000 alone.
+    assert texts(site.page("a", "from=1&lines=2")) == ["line 1", "line 2"]
+    assert site.page("a", "lines=2") == {
+        "processId": "a",
+        "status": {"status": "exited", "exitCode": 0},
+        "source": "file",
+        "first": 1,
+        "last": 30001,
+        "lines": [{"line": 30000, "text": "line 30000"}, {"line": 30001, "text": "done"}],
+        "next": None,
+    }
+
+
+@pytest.mark.parametrize("end", ["cast", "cast.gz"])
+def test_a_recording_has_the_output_of_a_terminal_with_times(
+    site: Site, tmp_path: Path, end: str
+) -> None:
+    program = "import time\nprint('a\\tb', flush=True)\ntime.sleep(0.2)\nprint('\\u00e9')\nexit(3)"
+    environment = {**os.environ, "COLUMNS": "100", "LINES": "30", "PYTHONUTF8": "1"}
+    site.run(program, "a", log=f"a.{end}", pty=True, env=environment)
+    data = (tmp_path / "logs" / f"a.{end}").read_bytes()
+    header, *events = [
+        json.loads(line)
+        for line in (gzip.decompress(data) if end == "cast.gz" else data).splitlines()
+    ]
+    assert header["version"] == 3
+    assert (header["term"]["cols"], header["term"]["rows"]) == (100, 30)
+    assert events[-1][1:] == ["x", "3"]
+    output = [each for each in events if each[1] == "o"]
+    assert "".join(each[2] for each in output) == "a\tb\r\n\u00e9\r\n"
+    assert sum(each[0] for each in output[1:]) >= 0.19
+    # Its lines are those that the channel keeps.
+    answer = site.page("a")
+    assert (answer["source"], texts(answer)) == ("history", ["a\tb", "\u00e9"])
+    status, headers, body = site.get("a", "download")
+    assert (status, body) == (200, data)
+    assert headers["Content-Disposition"].endswith(f"a.{end}")
+
+
+def test_a_recording_of_pipes_has_what_a_terminal_would_make_of_them(
+    site: Site, tmp_path: Path
+) -> None:
+    site.run("import os; os.kill(os.getpid(), 9)", "a", log="a.cast")
+    events = (tmp_path / "logs" / "a.cast").read_text().splitlines()
+    assert json.loads(events[-1])[1:] == ["x", "137"]
+    site.run("print('x')", "b", log="b.cast")
+    assert json.loads((tmp_path / "logs" / "b.cast").read_text().splitlines()[1])[2] == "x\r\n"
+
+
+def test_lines_are_in_the_file_while_the_program_runs(site: Site, tmp_path: Path) -> None:
+    program = (
+        "import sys\nprint('first', flush=True)\nsys.stdin.read()\nimport time\ntime.sleep(60)"
+    )
+    processes = [
+        site.hub.run_process([sys.executable, "-c", program], f"a{end}", log=f"a{end}")
+        for end in (".log", ".log.gz")
+    ]
+    for process in processes:
+        answer = wait_until(lambda id=process.process_id: site.page(id)["lines"] or None)  # type: ignore[misc]
+        assert answer == [{"line": 1, "text": "first"}]
+        assert site.page(process.process_id)["status"] == {"status": "running"}
+        process.close()
+
+
+def test_a_log_that_cannot_be_made_starts_no_program(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").write_text("before")
+    mark = tmp_path / "started"
+    program = f"open({str(mark)!r}, 'w')"
+    for given, says in [
+        (True, "exists already"),
+        ("a.log", "exists already"),
+        (tmp_path / "none" / "a.log", "Its folder must be there"),
+        ("b.log/c", None),
+    ]:
+        if says is None:
+            (tmp_path / "logs" / "b.log").write_text("a file")
+            says = "cannot be written"
+        with pytest.raises(ProcessStartError, match=says):
+            site.run(program, "a", log=given)
+    with pytest.raises(ConfigError, match="must stay inside"):
+        site.run(program, "a", log="../a.log")
+    assert not mark.exists()
+    assert (tmp_path / "logs" / "a.log").read_text() == "before"
+    site.run("print('after')", "a", log=ProcessLog("a.log", overwrite=True))
+    assert (tmp_path / "logs" / "a.log").read_text() == "after\n"
+
+
+def test_a_program_that_cannot_start_leaves_no_log(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(ProcessStartError, match="no-such-program"):
+        site.hub.run_process(["no-such-program"], "a", log=True)
+    assert list((tmp_path / "logs").iterdir()) == []
+    site.run("print(1)", "a", log=True)
+
+
+# --- what goes wrong -----------------------------------------------------------------------
+
+KILLED = """
+import sys, threading
+from ws_hub import Hub, HubConfig
+hub = Hub(HubConfig(logs=sys.argv[1])).start()
+program = "i = 0\\nwhile True:\\n    i += 1\\n    print('line', i, 'x' * 50)"
+for end in ("log", "log.gz", "cast.gz"):
+    hub.run_process([sys.executable, "-c", program], end.replace(".", "-"), log="a." + end)
+print("runs", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_kill_9_in_mid_write_leaves_whole_logs_up_to_there(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"runs\n"
+        for name in "a.log", "a.log.gz", "a.cast.gz":
+            wait_until(lambda name=name: (tmp_path / name).stat().st_size > 30_000)  # type: ignore[misc]
+        writer.send_signal(signal.SIGKILL)
+    for name in "a.log", "a.log.gz":
+        data = (tmp_path / name).read_bytes()
+        text = (inflated(data) if name.endswith(".gz") else data).decode()
+        lines = text.split("\n")
+        assert len(lines) > 500
+        for number, line in enumerate(lines[:-1], 1):
+            assert line == f"line {number} " + "x" * 50
+        assert (f"line {len(lines)} " + "x" * 50).startswith(lines[-1])
+    events = inflated((tmp_path / "a.cast.gz").read_bytes()).decode().split("\n")
+    assert json.loads(events[0])["version"] == 3 and len(events) > 1
+    for event in events[1:-1]:
+        assert json.loads(event)[1] == "o"
+    with Site(tmp_path) as after:  # another process, of which nobody ran these programs
+        (tmp_path / "a.log").rename(tmp_path / "log.log")
+        (tmp_path / "a.log.gz").rename(tmp_path / "log-gz.log.gz")
+        for process_id in "log", "log-gz":
+            answer = after.page(process_id, "from=200&lines=2")
+            assert answer["status"] is None
+            assert [text[:8] for text in texts(answer)] == ["line 200", "line 201"]
+
+
+def inflated(data: bytes) -> bytes:
+    """Return what can be read of a gzip file whose end is missing."""
+    found = b""
+    while data:
+        member = zlib.decompressobj(31)
+        found += member.decompress(data)
+        data = member.unused_data
+    return found
+
+
+FULL = """
+import json, resource, sys, threading
+from ws_hub import Hub, HubConfig
+hub = Hub(HubConfig(logs=sys.argv[1])).start()
+got, over = [], threading.Event()
+def take(message):
+    got.append(message)
+    if message.type == "process_status" and message.data["status"] == "exited":
+        over.set()
+hub.listen("process:a", take)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+program = "import random\\nfor i in range(5000): print('line', i, random.random())"
+process = hub.run_process([sys.executable, "-c", program], "a", log=sys.argv[2])
+code = process.wait(60)
+assert over.wait(60)
+hub.stop()
+lines = [each for each in got if each.type == "process_output"]
+print(json.dumps([code, len(lines), got[-1].data]))
+"""
+
+
+@pytest.mark.parametrize("name", ["a.log", "a.log.gz", "a.cast"])
+def test_a_full_disk_is_logged_once_counted_and_stops_no_line(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path), name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    code, lines, status = json.loads(done.stdout)
+    assert (code, lines) == (0, 5000)
+    assert status["status"] == "exited" and status["logLost"] > 0
+    assert done.stderr.count("cannot be written") == 1
+    assert "File too large" in done.stderr
+    if name == "a.log":
+        whole = (tmp_path / name).read_text().split("\n")
+        assert len(whole) - 1 == 5000  # line N is in its place, or is blank
+        there = [i for i, line in enumerate(whole) if line.split()[:2] == ["line", str(i)]]
+        assert len(there) + status["logLost"] == 5000
+
+
+# --- read ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["log", "log.gz", "history", "sqlite"])
+def read(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A site whose program `a` has printed 5,000 lines, in each place that they are read from."""
+    settings: dict[str, Any] = {}
+    if request.param == "sqlite":
+        settings["history"] = SqliteHistory(tmp_path / "hub.db")
+    with Site(tmp_path / "logs", **settings) as made:
+        log = f"a.{request.param}" if request.param.startswith("log") else None
+        made.run(COUNT % 5001, "a", log=log)
+        yield made
+
+
+def test_lines_are_read_by_their_numbers(read: Site) -> None:
+    answer = read.page("a", "from=100&lines=3")
+    assert (answer["first"], answer["last"], answer["next"]) == (1, 5000, 103)
+    assert answer["lines"] == [{"line": n, "text": f"line {n}"} for n in (100, 101, 102)]
+    assert numbers(read.page("a", "before=100&lines=3")) == [97, 98, 99]
+    assert numbers(read.page("a", "before=3")) == [1, 2]
+    assert numbers(read.page("a", "before=1")) == []
+    assert numbers(read.page("a", "before=99999&lines=2")) == [4999, 5000]
+    assert numbers(read.page("a", "last=2")) == [4999, 5000]
+    assert numbers(read.page("a", "last=0")) == []
+    assert numbers(read.page("a")) == list(range(4001, 5001))
+    answer = read.page("a", "from=4999&lines=9")
+    assert (numbers(answer), answer["next"]) == ([4999, 5000], None)
+    assert read.page("a", "from=5001")["lines"] == []
+    assert len(read.page("a", "last=1000000")["lines"]) == 5000
+    page = read.hub.read_log("a", first=7, lines=1)
+    assert page.lines == ((7, "line 7"),) and (page.first, page.last) == (1, 5000)
+    assert [line.number for line in read.hub.read_log("a", before=7, lines=2).lines] == [5, 6]
+    assert [line.number for line in read.hub.read_log("a", last=1).lines] == [5000]
+
+
+def test_a_search_finds_all_and_says_where_to_go_on(read: Site) -> None:
+    answer = read.page("a", "search=line%2049&lines=3")
+    assert (numbers(answer), answer["next"]) == ([49, 490, 491], 492)
+    found, first = list[int](), 1
+    while first:
+        answer = read.page("a", f"search=E%2049&ignorecase&lines=7&from={first}")
+        found += numbers(answer)
+        first = answer["next"]
+    assert found == [n for n in range(1, 5001) if str(n).startswith("49")]
+    assert read.page("a", "search=LINE")["lines"] == []
+    matches = read.hub.search_log("a", "4999")
+    assert (matches.lines, matches.next) == (((4999, "line 4999"),), None)
+
+
+def test_all_of_it_is_downloaded(read: Site, tmp_path: Path) -> None:
+    status, headers, body = read.get("a", "download")
+    assert status == 200
+    name = headers["Content-Disposition"].partition("''")[2]
+    assert headers["Content-Disposition"].startswith("attachment; ")
+    if name == "a.log.gz":
+        assert headers["Content-Type"] == "application/gzip"
+        assert "Content-Encoding" not in headers
+        assert body == (tmp_path / "logs" / "a.log.gz").read_bytes()
+        body = gzip.decompress(body)
+    else:
+        assert (name, headers["Content-Type"]) == ("a.log", "text/plain; charset=utf-8")
+    assert body == "".join(f"line {n}\n" for n in range(1, 5001)).encode()
+    status, again, body = read.get("a", "download", "HEAD")
+    assert (status, body) == (200, b"") and again["Content-Type"] == headers["Content-Type"]
+    assert read.get("a", "download", "POST")[0] == 405
+
+
+def test_a_digest_has_both_ends(read: Site) -> None:
+    answer = read.page("a", "digest")
+    assert answer["status"] == {"status": "exited", "exitCode": 0}
+    assert [each["line"] for each in answer["head"]] == list(range(1, 21))
+    assert [each["line"] for each in answer["tail"]] == list(range(4901, 5001))
+    assert (answer["first"], answer["last"], answer["searched"]) == (1, 5000, 5000)
+    assert answer["complete"] and answer["errors"] == answer["groups"] == []
+
+
+def test_a_digest_names_what_looks_like_an_error(site: Site) -> None:
+    program = textwrap.dedent("""
+        print('::group::Compile')
+        print('\\x1b[1msrc/a.c:10:5:\\x1b[0m \\x1b[31merror:\\x1b[0m no x')
+        print('0 errors, error free')
+        for i in range(30000): print('fine')
+        import sys
+        sys.stdout.flush()
+        raise ValueError('bad')
+    """)
+    site.run(program, "a", log=True)
+    answer = site.page("a", "digest")
+    assert answer["status"] == {"status": "exited", "exitCode": 1}
+    assert answer["groups"] == [{"line": 1, "title": "Compile"}]
+    assert answer["errors"][0] == {
+        "line": 2, "text": "src/a.c:10:5: error: no x", "file": "src/a.c", "fileLine": 10,
+        "column": 5,
+    }  # fmt: skip
+    assert [each["text"] for each in answer["errors"][1:]] == [
+        "Traceback (most recent call last):",
+        "ValueError: bad",
+    ]
+    assert answer["errorCount"] == 3
+
+
+def test_history_is_read_as_rows_of_the_last_run(site: Site) -> None:
+    site.run("print('the run before')", "a")
+    draw = "print('one\\ntwo')\nprint('\\x1b[2A\\x1b[2KONE\\n\\nthree', end='\\r')"
+    site.run(draw, "a", pty=True)
+    assert site.page("a")["lines"] == [
+        {"line": 1, "text": "ONE"}, {"line": 2, "text": "two"}, {"line": 3, "text": "three"}
+    ]  # fmt: skip
+    with site.hub.writer("prints") as file:
+        print("no numbers" + "y" * 20000, file=file)
+    answer = wait_until(lambda: site.page("prints", "search=no") or None)
+    assert len(answer["lines"]) == 1 and len(texts(answer)[0]) == 20010
+
+
+def test_a_search_looks_past_colours_and_at_one_line_of_any_length(site: Site) -> None:
+    program = r"""
+print('\x1b[31mer\x1b[1mror\x1b[0m 1')
+print('z' * 10**7)
+print('\u00c4RGER error 2')
+"""
+    site.run(program, "a", log=True)
+    assert numbers(site.page("a", "search=error")) == [1, 3]
+    assert numbers(site.page("a", "search=%C3%A4rger&ignorecase")) == [3]
+    assert len(texts(site.page("a", "from=2&lines=1"))[0]) == 65536
+    assert texts(site.page("a", "last=1")) == ["\u00c4RGER error 2"]
+
+
+def test_a_large_log_is_read_with_little_memory(tmp_path: Path) -> None:
+    with (tmp_path / "a.log").open("w") as plain, gzip.open(tmp_path / "b.log.gz", "wt") as packed:
+        for start in range(1, 200_001, 1000):
+            lines = "".join(f"{n:07d} {'text ' * 15}\n" for n in range(start, start + 1000))
+            plain.write(lines)
+            packed.write(lines)
+    with Site(tmp_path) as site:
+        site.page("a")
+        tracemalloc.start()
+        try:
+            for process_id in "a", "b":
+                for query in "from=100000&lines=100", "last=100", "search=0150000", "digest":
+                    assert site.page(process_id, query)["last"] == 200_000
+            assert site.get("b", "download")[2] == (tmp_path / "b.log.gz").read_bytes()
+            assert tracemalloc.get_traced_memory()[1] < 12 << 20  # of 16 MB, and of 2 compressed
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_log_that_is_replaced_is_read_anew(site: Site) -> None:
+    site.run(COUNT % 20001, "a", log=True)
+    assert site.page("a")["last"] == 20000
+    site.run(COUNT % 11, "a", log=ProcessLog("a.log", overwrite=True))
+    assert site.page("a", "from=1")["last"] == 10
+
+
+# --- two processes -------------------------------------------------------------------------
+
+OTHER = """
+import sys
+from ws_hub import Hub, HubConfig
+hub = Hub(HubConfig(logs=sys.argv[1])).start()
+program = "import sys\\nfor line in sys.stdin: pass\\nfor i in range(1, 20001): print('line', i)"
+process = hub.run_process([sys.executable, "-c", program], "far", log=True)
+process.wait()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_the_log_of_another_process_is_found_by_its_id(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OTHER, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with Site(tmp_path) as site, subprocess.Popen(command, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == b"done\n"
+        answer = site.page("far", "from=19999")
+        assert (answer["source"], texts(answer)) == ("file", ["line 19999", "line 20000"])
+        other.stdin.write(b"\n")
+        other.stdin.close()
+
+
+def test_a_log_elsewhere_is_read_once_it_is_named(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.log").write_text("one\ntwo")
+    assert site.refusal("b")[0] == 404
+    site.hub.add_log("b", tmp_path / "elsewhere.log")
+    assert texts(site.page("b")) == ["one", "two"]
+    (tmp_path / "elsewhere.log").unlink()
+    assert site.refusal("b")[0] == 404
+
+
+# --- refusals ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("fro=1", "use before, digest, download, from"),
+        ("from=0", "from must be a whole number from 1"),
+        ("from=x", "not 'x'"),
+        ("from=-1", "whole number"),
+        ("lines=1e9", "whole number"),
+        ("from=1&from=2", "from is there twice"),
+        ("from=1&last=2", "last does not go with from"),
+        ("search=", "give a text"),
+        ("search=a%0Ab", "without a newline"),
+        ("search=a&before=3", "it takes from and ignorecase and lines"),
+        ("digest&last=3", "it takes nothing else"),
+        ("download=yes", "takes no value, 0 or 1"),
+        ("last=" + "9" * 5000, "whole number"),
+    ],
+)
+def test_bad_parameters_are_answered_with_what_to_do(site: Site, query: str, says: str) -> None:
+    site.run("print(1)", "a", log=True)
+    status, code, text = site.refusal("a", query)
+    assert (status, code) == (400, "bad_parameter")
+    assert says in text
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "..", "%2e%2e/secret", "a/../../secret", "x\0y", "\u00e9", "-" * 200, "."]
+)
+def test_names_lead_nowhere(site: Site, tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.log").write_text("secret")
+    (tmp_path / "logs").mkdir()
+    for query in "", "download", "digest", "search=s":
+        status, code, text = site.refusal(name, query)
+        assert (status, code) in [(400, "bad_process_id"), (404, "not_found")]
+        assert "secret" not in text.replace(name, "").replace(repr(name), "")
+
+
+def test_what_is_not_known_is_404_and_python_says_why(site: Site) -> None:
+    status, code, text = site.refusal("nothing")
+    assert (status, code) == (404, "not_found") and "check the id" in text
+    assert site.refusal("nothing", "download")[0] == 404
+    assert site.hub.read_log("nothing").lines == ()
+    with pytest.raises(InvalidName):
+        site.hub.read_log("../a")
+    with pytest.raises(ValueError, match="mutually exclusive"):
+        site.hub.read_log("a", first=1, last=2)
+    with pytest.raises(ValueError, match="part of a line"):
+        site.hub.search_log("a", "")
+    stopped = Hub()
+    with pytest.raises(HubNotRunning):
+        stopped.read_log("a")
+
+
+def test_a_log_that_cannot_be_read_is_said(site: Site, tmp_path: Path) -> None:
+    site.run("print(1)", "a", log=True)
+    path = tmp_path / "logs" / "a.log"
+    source = site.hub.logs.source("process:a", "a")
+    path.rename(tmp_path / "moved")
+    with pytest.raises(HistoryError, match="moved or deleted"):
+        site.hub.logs.page(source, 5)
+    assert site.page("a")["source"] == "history"
+
+
+def test_a_stopped_hub_answers_503(tmp_path: Path) -> None:
+    hub = Hub()
+    with serve(Hub(), app=middleware(page_app(hub), hub)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
+        connection.request("GET", "/api/processes/a/log")
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["code"]) == (503, "stopped")
+        connection.close()
+
+
+# --- who may -------------------------------------------------------------------------------
+
+
+def by_token(environ: Any) -> AuthResult:
+    token = environ.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ")
+    if token == "locked":
+        return AuthResult(False, forbidden=True)
+    return AuthResult(bool(token), user_id=token or None, claims={"role": token})
+
+
+def test_a_reader_is_asked_what_a_subscriber_is(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def may(client: Any, channel: str) -> bool:
+        asked.append((client.user_id, client.claims.get("role"), channel, client.subscriptions()))
+        if client.user_id == "bad":
+            raise RuntimeError("a bug")
+        return bool(client.user_id == "ann")
+
+    with Site(tmp_path, authenticator=by_token, channel_authoriser=may) as site:
+        site.run("print('secret')", "a", log=True)
+        for query in "", "download", "digest", "search=s", "fro=1":
+            assert site.refusal("a", query)[:2] == (401, "unauthorised")
+            status, headers, _ = site.get("a", query)
+            assert headers["WWW-Authenticate"] == "Bearer"
+            for user in "bob", "locked", "bad":
+                answer = site.refusal("a", query, Authorization=f"Bearer {user}")
+                assert answer[:2] == (403, "forbidden")
+        status, _, body = site.get("a", Authorization="Bearer ann")
+        assert (status, texts(json.loads(body))) == (200, ["secret"])
+        assert asked[-1] == ("ann", "ann", "process:a", [])
+        # Whether there is such a process is no business of others.
+        assert site.refusal("other")[0] == 401
+        assert site.refusal("other", Authorization="Bearer bob")[0] == 403
+        assert site.hub.stats().unauthenticated == 16
+
+
+def test_a_reader_has_no_connection(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def may(client: Any, channel: str) -> bool:
+        seen.append(client)
+        client.send({"type": "event", "data": 1})
+        return True
+
+    with Site(tmp_path, channel_authoriser=may) as site:
+        site.run("print(1)", "a", log=True)
+        assert site.refusal("a")[:2] == (403, "forbidden")  # it raised ConnectionClosed
+        client = seen[0]
+        assert client.user_id is None and client.remote_address.startswith("127.0.0.1")
+        assert client.waiting == (0, 0) and client.dropped == 0 and not client.compression
+        client.close()
+        client.abort()
+        assert client.wait_for_room(0.0) and client.info is None
+
+
+def test_pages_of_other_origins_read_only_where_they_may_connect(tmp_path: Path) -> None:
+    with Site(tmp_path, allowed_origins=["https://ok.example"]) as site:
+        site.run("print(1)", "a", log=True)
+        own = f"http://127.0.0.1:{site.server.port}"
+        assert site.get("a", Origin=own)[0] == 200
+        status, headers, _ = site.get("a", Origin="https://ok.example")
+        assert (status, headers["Access-Control-Allow-Origin"]) == (200, "https://ok.example")
+        status, headers, _ = site.get("a", Origin="https://evil.example")
+        assert status == 403 and "Access-Control-Allow-Origin" not in headers
+        assert site.hub.stats().foreign_origins == 1
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
