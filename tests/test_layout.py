@@ -68,6 +68,7 @@ MAX_PARAMETERS = 7
 # Their callers name all but the first two or three.
 MANY_PARAMETERS = {
     "backplane.publisher.send_event",
+    "hub.hub.run_process",
     "hub.hub._publish",
     "hub.hub.run_process",
     "hub.publisher.run_process",

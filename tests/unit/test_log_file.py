@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -199,9 +200,14 @@ def test_a_change_beyond_reach_is_counted(tmp_path: Path, end: str) -> None:
 @pytest.mark.parametrize("end", ENDS)
 def test_a_line_without_an_end_takes_no_memory(tmp_path: Path, end: str) -> None:
     output = logged(tmp_path / f"a{end}")
-    for _ in range(60):
-        output.feed(b"0123456789abcdef" * 4096)
-    assert sum(map(len, output.log._tail)) < 3 << 20  # type: ignore[attr-defined]
+    output.feed(b"0123456789abcdef" * 4096 * 20)
+    tracemalloc.start()
+    try:
+        for _ in range(40):
+            output.log.lines(output.streams[0].feed(b"0123456789abcdef" * 4096))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
     output.feed(b"\nnext\n")
     output.finish()
     output.log.close(0)

@@ -81,6 +81,12 @@ def add_run(commands: Any) -> None:
     add_address(command, f"port to serve on ({DEFAULT_PORT}, or a free one when that is taken)")
     command.add_argument("--id", help="names the process (the program's name)")
     command.add_argument(
+        "--log",
+        metavar="FILE",
+        help="write all of the output to a new file: text, or a recording "
+        "with times (.cast); compressed (.gz)",
+    )
+    command.add_argument(
         "--pty",
         action=argparse.BooleanOptionalAction,
         help="run it in a terminal of its own, so that it keeps its colours "
@@ -116,10 +122,12 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         stdin = not is_input and _input()
         try:
             if is_input:
-                process = stream_input(hub, 0, process_id, **mirrors)
+                process = stream_input(hub, 0, process_id, log=arguments.log, **mirrors)
             else:
                 size = _size() if pty else False
-                process = run_process(hub, argv, process_id, pty=size, stdin=stdin, **mirrors)
+                process = run_process(
+                    hub, argv, process_id, pty=size, stdin=stdin, log=arguments.log, **mirrors
+                )
         except ProcessStartError as error:
             missing = isinstance(error.__cause__, FileNotFoundError)
             return fail(str(error), NOT_FOUND if missing else NOT_EXECUTABLE)

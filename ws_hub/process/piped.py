@@ -10,6 +10,7 @@ import signal
 
 from .. import threads
 from ..protocol.names import AnyId, id_text
+from .log_file import ProcessLog, as_log
 from .process import OnLine, OnOutput, Process, StreamingHub, begin
 from .spawn import Child
 
@@ -23,6 +24,7 @@ def stream_input(
     *,
     on_line: OnLine | None = None,
     on_output: OnOutput | None = None,
+    log: ProcessLog | str | os.PathLike[str] | bool | None = None,
 ) -> Process:
     """Stream what a descriptor yields to the channel of a process id, until its end.
 
@@ -30,13 +32,15 @@ def stream_input(
     A signal to the process that is returned is noted as how it has ended, `close` and SIGKILL
     end the reading. The descriptor stays open: a duplicate of it is read.
 
-    Raises ProcessAlreadyRunning, InvalidName, HubNotRunning, HubFull.
+    `log` is as of `run_process`. Raises ProcessAlreadyRunning, InvalidName, HubNotRunning, HubFull,
+    and with a log ConfigError and ProcessStartError.
 
     Threads: any; does not wait for the end.
     """
     name = id_text(process_id, "process id")
     hub.process_channel(name)  # raises InvalidName
     process = Process(hub, name, on_line, on_output=on_output)
+    process.log = None if log is None else as_log(log, name, hub.config.logs)
     return begin(process, lambda: Piped(os.dup(fd)))
 
 
