@@ -412,7 +412,8 @@ def test_history_is_read_as_rows_of_the_last_run(site: Site) -> None:
     ]  # fmt: skip
     with site.hub.writer("prints") as file:
         print("no numbers" + "y" * 20000, file=file)
-    answer = wait_until(lambda: site.page("prints", "search=no") or None)
+    wait_until(lambda: site.get("prints", "search=no")[0] == 200)
+    answer = site.page("prints", "search=no")
     assert len(answer["lines"]) == 1 and len(texts(answer)[0]) == 20010
 
 
