@@ -208,9 +208,6 @@ class LogFile:
     def output(self, stream: str, data: bytes) -> None:
         """Take what was read from a stream, after whatever hides secrets in it."""
 
-    def resized(self, columns: int, rows: int) -> None:
-        """Take the new size of the program's terminal."""
-
     def turn(self) -> None:
         """Write what waits, if it is due."""
         if self.due is not None and self.due <= self._clock():
@@ -535,10 +532,6 @@ class CastLog(LogFile):
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
             self._decoders[stream] = decoder
         self._record("o", decoder.decode(data))
-
-    def resized(self, columns: int, rows: int) -> None:
-        """Record the new size of the terminal."""
-        self._record("r", f"{columns}x{rows}")
 
     def _finish(self, code: int | None) -> None:
         for decoder in self._decoders.values():
