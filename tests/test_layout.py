@@ -70,7 +70,6 @@ MANY_PARAMETERS = {
     "backplane.publisher.send_event",
     "hub.hub.run_process",
     "hub.hub._publish",
-    "hub.hub.run_process",
     "hub.publisher.run_process",
     "process.process.run_process",
 }

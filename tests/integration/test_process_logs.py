@@ -181,6 +181,16 @@ def test_lines_are_in_the_file_while_the_program_runs(site: Site, tmp_path: Path
         process.close()
 
 
+@pytest.mark.parametrize("end", ["log", "log.gz", "cast", "cast.gz"])
+def test_a_secret_reaches_no_log(site: Site, tmp_path: Path, end: str) -> None:
+    program = "import sys\nfor part in ('pass', 'word-1', ' next\\n'):\n"
+    program += "    sys.stdout.write(part)\n    sys.stdout.flush()"
+    site.run(program, "a", log=f"a.{end}", mask=["password-1"])
+    data = (tmp_path / "logs" / f"a.{end}").read_bytes()
+    text = (gzip.decompress(data) if end.endswith("gz") else data).decode()
+    assert "***" in text and "word-1" not in text
+
+
 def test_a_log_that_cannot_be_made_starts_no_program(site: Site, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.log").write_text("before")
@@ -280,7 +290,7 @@ process = hub.run_process([sys.executable, "-c", program], "a", log=sys.argv[2])
 code = process.wait(60)
 assert over.wait(60)
 hub.stop()
-lines = [each for each in got if each.type == "process_output"]
+lines = [each for each in got if each.type == "process_output" and each.data[-1:] != chr(13)]
 print(json.dumps([code, len(lines), got[-1].data]))
 """
 
