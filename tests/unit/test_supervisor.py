@@ -15,7 +15,9 @@ from tests.recorder import Recorder
 from tests.support import wait_until
 from ws_hub.cli.restarts import Policy, Restarts
 from ws_hub.cli.supervisor import Program, Running, Supervisor
+from ws_hub.cli.up import wait_for_signal
 from ws_hub.process.process import run_process
+from ws_hub.signals import Signals
 
 BOUND = 20.0
 
@@ -275,3 +277,14 @@ def test_run_ends_with_the_threads_that_watch(bench: type[Bench]) -> None:
     it(a="exit 0", b="exit 0").turn()
     it.until(lambda: it.supervisor.over)
     assert not [each for each in threading.enumerate() if each.name.startswith("ws-hub:up")]
+
+
+def test_what_programs_leave_in_the_queue_of_signals_is_no_signal(bench: type[Bench]) -> None:
+    it = bench(keep_going=True)
+    supervisor = it(a="exit 0", b="exit 0", c="exit 0")
+    signals = Signals()
+    signals.put(None)  # as when the ends of two programs are seen at once
+    assert supervisor.run(signals) == 0
+    signals.put(None)
+    signals.put(signal.SIGTERM)
+    assert wait_for_signal(signals) == signal.SIGTERM

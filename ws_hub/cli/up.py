@@ -28,7 +28,7 @@ from .serve import page_url, served
 from .supervisor import Program, Supervisor
 from .terminal import Screen
 
-__all__ = ["add_up"]
+__all__ = ["add_up", "wait_for_signal"]
 
 _GRACE = 5.0  # seconds
 _FIRST_PORT, _NEXT_PORT = 5000, 100  # of the programs, as foreman gives them
@@ -139,10 +139,22 @@ def _up(arguments: argparse.Namespace, signals: Signals) -> int:
             return code
         if arguments.wait:
             say("all have ended; the page is served until Ctrl-C")
-            signals.wait()
+            wait_for_signal(signals)
         elif arguments.open:
             watched.wait(_VIEWER_WITHIN)  # otherwise the browser may find no server
     return code
+
+
+def wait_for_signal(signals: Signals) -> int:
+    """Wait for a signal; return its number.
+
+    The ends of programs are entries of the queue too, of which some may be left.
+
+    Threads: the main thread; blocks.
+    """
+    while (number := signals.wait()) is None:
+        pass
+    return number
 
 
 def _names(text: str) -> list[str]:
