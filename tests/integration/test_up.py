@@ -106,7 +106,7 @@ def test_the_port_of_a_program_is_that_of_its_place_in_the_whole_file(place: Pat
         ("web: a\nweb: b\n", (), "Procfile:2: the name 'web' must be given once"),
         ("\n", (), "Procfile has no program"),
         ("web: a\n", ("--only", "jobs"), "has no program 'jobs': use one of web"),
-        ("web: a\n", ("--except", "web"), "--except leaves no program"),
+        ("web: a\n", ("--except", "web"), "has no program that --except leaves"),
         ("all: a\n", (), "the program 'all' has the name of the channel of all output"),
         ("web: a\n", ("--env", "/no/such"), "cannot read '/no/such': No such file"),
     ],

@@ -179,7 +179,9 @@ def _chosen(arguments: argparse.Namespace) -> list[Entry]:
         if each.name not in arguments.left_out and each.name in (arguments.only or known)
     ]
     if not chosen:
-        raise ConfigError("--except leaves no program: leave one to run")
+        raise ConfigError(
+            f"{arguments.procfile} has no program that --except leaves: give fewer names"
+        )
     if arguments.id in [each.name for each in chosen]:
         raise ConfigError(
             f"the program {arguments.id!r} has the name of the channel of all output: "
