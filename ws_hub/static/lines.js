@@ -226,6 +226,7 @@ export class LineStore {
   /**
    * Add rows in front of all others, or of one; there are known to be `lines` more than there were.
    * In front of all, a line without a number moves those behind it up; elsewhere it has none.
+   * Return whether lines that were there have other numbers now.
    */
   prepend(entries, lines, before = this.first) {
     const top = before === this.first;
@@ -245,6 +246,7 @@ export class LineStore {
     if (index) this._split(chunk, index);
     this.chunks.splice(chunk ? this.chunks.indexOf(chunk) + (index ? 1 : 0) : 0, 0, ...made);
     this.total = total;
+    return top && counted > 0;
   }
 
   /** Whether there is room for so many more lines. */

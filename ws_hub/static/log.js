@@ -176,9 +176,9 @@ export class LogView {
 
   /** Add rows in front of all others, or of one (see `LineStore.prepend`). */
   prepend(entries, lines, before) {
-    this.store.prepend(entries, lines, before);
+    if (this.timesChain) this._stale.add(before ?? this.store.first);
+    if (this.store.prepend(entries, lines, before)) this._repaint = true;
     this.outline?.prepended(entries.length);
-    this._repaint = true; // lines without numbers have others
     this._came(0);
   }
 
