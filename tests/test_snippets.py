@@ -636,6 +636,7 @@ def start(words: list[str], workplace: Path) -> subprocess.Popen[str]:
         [sys.executable, "-m", "ws_hub", *words],
         cwd=workplace,
         env=environment(),
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -650,8 +651,8 @@ def interrupt(process: subprocess.Popen[str]) -> str:
 
 
 def run_command(words: list[str], workplace: Path) -> None:
-    """`ws-hub run`: to the end; with `--wait` until it is interrupted then."""
-    split = words.index("--")
+    """`ws-hub run`: to the end; with `--wait` until it is interrupted then; `-` reads nothing."""
+    split = words.index("--") if "--" in words else words.index("-")
     options = _without(words[2:split], "--port")
     with start(["run", "--port", "0", *options, *words[split:]], workplace) as process:
         assert process.stdout is not None
@@ -663,6 +664,19 @@ def run_command(words: list[str], workplace: Path) -> None:
             output, _ = process.communicate(timeout=RUN_TIMEOUT)
             assert process.returncode == 0, output
             assert "http://127.0.0.1:" in output
+
+
+def run_up(words: list[str], workplace: Path) -> None:
+    """`ws-hub up`: until the first of its programs is started, then it is interrupted."""
+    for name in ("Procfile", "Procfile.dev"):
+        programs = "".join(f"{each}: sleep 60\n" for each in ("web", "worker", "mailer"))
+        (workplace / name).write_text(programs, encoding="utf-8")
+    with start(["up", "--port", "0", *_without(words[2:], "--port")], workplace) as process:
+        assert process.stdout is not None
+        while "* started" not in (line := process.stdout.readline()):
+            assert line, "ended by itself"
+        interrupt(process)
+        assert process.returncode == 130
 
 
 def run_serve(words: list[str], workplace: Path) -> None:
@@ -759,6 +773,7 @@ COMMANDS: dict[str, Callable[[list[str], Path], None]] = {
     "flask ws-hub": run_flask,
     "gunicorn": run_gunicorn,
     "ws-hub run": run_command,
+    "ws-hub up": run_up,
     "ws-hub serve": run_serve,
     "ws-hub tail": run_tail,
     "ws-hub publish": run_publish,
