@@ -99,6 +99,27 @@ def test_the_port_of_a_program_is_that_of_its_place_in_the_whole_file(place: Pat
         assert (it.end(), lines(it, "jobs"), lines(it, "web")) == (0, ["7100"], [])
 
 
+def test_the_secrets_of_the_variables_are_masked(place: Path) -> None:
+    """On the terminal, in each program's channel, and in the one of all output."""
+    path = procfile(place, web='echo "with $API_TOKEN, $OTHER"; exit 3')
+    (place / ".env").write_text("API_TOKEN=swordfish\n")
+    with up("--mask-env", "*_TOKEN", "--wait", path, OTHER="plain") as it:
+        it.saw("until Ctrl-C", "err")
+        for channel, text in (("web", "with ***, plain"), ("all", "web | with ***, plain")):
+            with viewer(it, f"process:{channel}") as peer:
+                found = [peer.recv_json()["data"]]
+                while "exited" not in str(found[-1]):
+                    found.append(peer.recv_json()["data"])
+            assert text in [re.sub(r"\x1b\[[0-9;]*m", "", str(each)) for each in found]
+            assert "swordfish" not in str(found)
+        it.signal(signal.SIGINT)
+        it.end()
+    assert lines(it, "web") == ["with ***, plain"]
+    code, out, err = run("up", "--mask-env", "MISSING", path)
+    assert (code, out) == (2, [])
+    assert "no variable 'MISSING'" in err[0]
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "error"),
     [

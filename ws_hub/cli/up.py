@@ -21,6 +21,7 @@ from ..process.process import run_process
 from ..protocol.names import process_channel
 from ..signals import Signals
 from .common import DEFAULT_PORT, add_address, add_command, add_watching, say, seconds
+from .masking import add_masks, secrets_of
 from .merged import Merged
 from .procfile import Entry, parse_procfile, parse_variables, read_text
 from .restarts import POLICIES, Restarts
@@ -102,6 +103,7 @@ def add_up(commands: Any) -> None:
         help="run each in a terminal of its own, so that it keeps its colours "
         "(by default when stdout is a terminal)",
     )
+    add_masks(command)
     add_watching(command)
 
 
@@ -115,6 +117,7 @@ def _up(arguments: argparse.Namespace, signals: Signals) -> int:
             rules=[dataclasses.replace(PROCESS_RULE, history_ttl=_KEPT)],
         )
     )
+    hub.masks.add(secrets_of(arguments), {**os.environ, **variables})
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit codes
     channel = process_channel(arguments.id)
