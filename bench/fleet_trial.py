@@ -128,13 +128,14 @@ class FleetTrial:
         if messages < self._plan.messages:
             note = f"bursts of {messages}"
         calls = share if everybody else messages
+        delivered = sum(each.messages for each in found)
         return Sample(
             statistics.median(each.messages / each.seconds for each in found),
             {
                 "us a call": statistics.median(each.calls for each in found) / calls * 1e6,
-                "ns of the workers a delivery": sum(spent.workers)
-                / sum(each.messages for each in found)
-                * 1e9,
+                "ns of the workers a delivery": sum(spent.workers) / delivered * 1e9,
+                # What bounds the deliveries where each worker has a core of its own.
+                "ns of the busiest": max(spent.workers) / delivered * 1e9,
                 **spent.cores(),
             },
             note,
