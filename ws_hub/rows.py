@@ -9,7 +9,8 @@ file:
 - Rows have their places: what scrolls within a region, or is inserted, moves text from row to
   row. So the numbers of lines rise from the top to the bottom.
 - A screen that is cleared is moved up, as by the terminals that keep it in their scrollback.
-- Rows below a scroll region are status rows, and no lines until the region takes them in.
+- Rows below a scroll region are status rows, and no lines. When the region has become larger they
+  wait, and are lines once the cursor, or what scrolls, reaches them: apt erases them before.
 - A section of GitLab's begins or ends with a text that is erased at once
   (`section_start:UNIX:name\r\x1b[0K`): no terminal shows it, so the line gets it as a mark.
 
@@ -111,6 +112,7 @@ class Rows:
         self.rows: list[Row] = []
         self.changed: dict[Line, None] = {}
         self.status: dict[int, Row] = {}
+        self._below: dict[int, Row] = {}  # that were status rows, and are no lines yet
         self.returned = False
         self._pending = ""  # the beginning of a sequence
         self._last = ""  # the character that was drawn last
@@ -138,6 +140,7 @@ class Rows:
             and self._alternate is None
             and self._drawing == (False, False)
             and not (self._shifted or self._inserts or self.status)
+            and not any([row.end for row in self._below.values()])
             and self._wraps
             and (self._top, self._bottom) == (0, self.height - 1)
         )
@@ -201,6 +204,7 @@ class Rows:
 
     def clear(self) -> None:
         """Have every row leave the screen; the cursor stays."""
+        self._reach(self.height)
         self.finish_last()
         for row in self.rows:
             self._leave(row)
@@ -213,6 +217,7 @@ class Rows:
         Rows that have no room leave it, and so do wrapped lines, with the rows above them: the
         program will not draw them as they were.
         """
+        self._reach(self.height)
         wrapped = [at for at, row in enumerate(self.rows) if row.line and len(row.line.rows) > 1]
         gone = max(wrapped[-1] + 1 if wrapped else 0, len(self.rows) - height)
         if gone == len(self.rows):
@@ -259,6 +264,7 @@ class Rows:
 
     def end(self) -> None:
         """Give out what is left at the end of the output."""
+        self._reach(self.height)
         line = self.unfinished
         if line is not None and not line.cut and not line.text(self.columns).strip():
             self.changed[line] = None
@@ -281,6 +287,7 @@ class Rows:
         copy.rows = [rows[row] for row in self.rows]
         copy.changed = {lines[line]: None for line in self.changed}
         copy.status = {y: row.copy(None) for y, row in self.status.items()}
+        copy._below = {y: row.copy(None) for y, row in self._below.items()}
         for name in _PLAIN:
             setattr(copy, name, getattr(self, name))
         copy._pen = self._pen.copy()
@@ -295,6 +302,8 @@ class Rows:
         """Return the row at a place, which is made if need be, and will change."""
         if self._is_status(y):
             return self.status.setdefault(y, Row(None))
+        if self._below:
+            self._reach(y)
         while len(self.rows) <= y:
             self.finish_last()
             self._add_row(Line())
@@ -323,7 +332,7 @@ class Rows:
         """Return the row at a place, which will change; None for none."""
         if self._is_status(y):
             return self.status.get(y)
-        return self._row(y) if y < len(self.rows) else None
+        return self._row(y) if y < len(self.rows) else self._below.get(y)
 
     def _complete(self, line: Line) -> None:
         self.changed.pop(line, None)
@@ -363,6 +372,7 @@ class Rows:
         self.given.append(Given(line, text, Kind.PIECE, line.touched))
 
     def _scroll_up(self) -> None:
+        self._reach(self.height)
         top, bottom = self._top, self._bottom
         if top >= len(self.rows):
             return
@@ -387,6 +397,7 @@ class Rows:
 
     def _shift(self, first: int, count: int) -> None:
         """Move the text of the rows from one to the end of the region down; up if negative."""
+        self._reach(self.height)
         last = self._bottom
         for _ in range(min(abs(count), last - first + 1)):
             if count > 0:
@@ -595,15 +606,17 @@ class Rows:
         if top >= bottom:
             return
         self._top, self._bottom = top, bottom
-        self._take_in_status()
+        rows = self.status | self._below
+        self.status = {y: row for y, row in rows.items() if self._is_status(y)}
+        self._below = {y: row for y, row in rows.items() if not self._is_status(y)}
         self._to(0, 0)
 
-    def _take_in_status(self) -> None:
-        """Have status rows be lines that the region has reached: they stay where they are."""
-        for y in sorted(y for y in self.status if not self._is_status(y)):
-            row = self.status.pop(y)
+    def _reach(self, y: int) -> None:
+        """Have the rows that were status rows be lines, as far as one; they stay where they are."""
+        for place in sorted(place for place in self._below if place <= y):
+            row = self._below.pop(place)
             if row.end:
-                self._row(y).move(row)
+                self._row(place).move(row)
 
     def _erase_line(self, how: int) -> None:
         row = self._there(self.y)

@@ -391,7 +391,7 @@ def test_each_key_is_told_and_does_what_it_says(page: Page, fill: Callable[..., 
     page.key("?")
     page.wait_for("document.getElementById('help').open")
     keys = page.eval("[...document.querySelectorAll('#help kbd')].map((each) => each.textContent)")
-    assert keys[:13] == ["/", "n", "N", "g", "G", ":", "f", "w", "t", "c", "l", "s", "?"]
+    assert "".join(keys).startswith("/nNgG:fwteE[]cls?")
     page.key("Escape")
     page.wait_for("!document.getElementById('help').open")
     page.key("g")

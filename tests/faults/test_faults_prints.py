@@ -322,7 +322,7 @@ def test_fault_088_the_status_decides_what_is_final(
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_fault_088_the_status_decides_on_the_page(tmp_path: Path) -> None:
-    for name in ("messages.js", "ansi.js"):
+    for name in ("messages.js", "ansi.js", "links.js", "times.js"):
         shutil.copy(STATIC / name, tmp_path)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     given = json.dumps([data for data, *_ in STATUSES])

@@ -317,6 +317,8 @@ def test_a_relative_path_stays_in_the_folder_of_logs(tmp_path: Path) -> None:
 
 # --- a full disk ---------------------------------------------------------------------------
 
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}  # for the scripts, which import this module
 FULL = """
 import resource, sys
 from tests.unit.test_log_file import Streams
@@ -358,7 +360,9 @@ def full(tmp_path: Path, name: str, most: int) -> tuple[list[str], str]:
     script = tmp_path / "full.py"
     script.write_text(FULL)
     command = [sys.executable, str(script), str(tmp_path / name), str(most)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT, env=ENVIRONMENT
+    )
     assert done.stderr.count("cannot be written") == 1  # once
     return done.stdout.split(), content(tmp_path / name)
 
@@ -399,6 +403,6 @@ def test_a_recording_begun_on_a_full_disk_gets_its_header(tmp_path: Path) -> Non
     ).replace("write(1, 100)\n", "")
     (tmp_path / "begin.py").write_text(script)
     command = [sys.executable, str(tmp_path / "begin.py"), str(tmp_path / "a.cast"), "0"]
-    subprocess.run(command, capture_output=True, check=True, timeout=60)
+    subprocess.run(command, capture_output=True, check=True, timeout=60, cwd=ROOT, env=ENVIRONMENT)
     events = [json.loads(line) for line in content(tmp_path / "a.cast").splitlines()]
     assert events[0]["version"] == 3 and events[1][2].startswith("001101 ")

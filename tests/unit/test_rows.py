@@ -51,6 +51,11 @@ SEQUENCES = {
     "\x1b[24;1Htwo\x1b8b\r\n\x1b[1;24r\x1b[24;1H\r\n",
     "a region that grows by a row": "a\r\n\x1b7\x1b[1;21r\x1b[22;1Hone\x1b[24;1Htwo\x1b8"
     "\x1b7\x1b[1;22r\x1b8b\x1b[24;1H\x1b[K\x1b[r",
+    "a status row that the cursor reaches later": "a\r\n\x1b7\x1b[1;21r\x1b[23;1Hone\x1b[24;1Htwo"
+    "\x1b8b\r\n\x1b7\x1b[r\x1b8c\x1b[23;5Hx\x1b[3;1H",
+    "a status row that is one again": "a\r\n\x1b7\x1b[1;22r\x1b[24;1Htwo\x1b8\x1b7\x1b[r"
+    "\x1b[1;22r\x1b[24;1H\x1b[K\x1b[r\x1b8b",
+    "status rows that scroll": "a\r\n\x1b7\x1b[1;22r\x1b[24;1Htwo\x1b8\x1b7\x1b[r\x1b8\x1b[2Sb",
     "more rows than the screen has, in a region": "".join(
         ["\x1b[1;20r", *[f"line {n}\r\n" for n in range(60)], "\x1b[r\x1b[21;1Hend"]
     ),
@@ -132,6 +137,21 @@ def test_the_status_row_is_shown_beside_the_lines_and_gone_at_the_end() -> None:
     assert made.waiting
     rest = made.finish()
     assert [*zip(rest, rest.numbers, strict=True)] == [("\r", 0)]
+
+
+def test_status_rows_that_are_erased_leave_no_empty_lines() -> None:
+    """As apt ends, whose lines are the ones that it has written."""
+    made = Lines(columns=80)
+    made.feed(b"a\r\n\x1b7\x1b[1;23r\x1b[24;1H10%\x1b8b\r\n")
+    copies = [made.copy()]
+    made.feed(b"\x1b7\x1b[r\x1b8")  # the row waits
+    assert not made.empty
+    copies.append(made.copy())
+    texts = made.feed(b"\x1b[J")
+    assert made.empty
+    assert (texts, made.feed(b"c\r\n"), made.finish()) == ([], ["c"], [])
+    assert copies[0].feed(b"\x1b7\x1b[r\x1b8\x1b[Jc\r\n") + copies[0].finish() == ["c"]
+    assert copies[1].finish() == [""] * 21 + ["10%"]  # nobody has erased it
 
 
 @pytest.mark.parametrize("columns", [None, 80])
