@@ -46,7 +46,7 @@ demo: $(VENV)/.test ## stream a real command (the test suite) to a page in the b
 	@$(BIN)/python -m ws_hub run --host 127.0.0.1 --port $(PORT) --id demo --pty --wait -- \
 		$(abspath $(BIN))/python -m pytest --color=yes -v -p no:cacheprovider tests/unit
 
-test: $(VENV)/.test ## run the test suite with coverage (seven to eight minutes on two cores)
+test: $(VENV)/.test ## run the test suite with coverage (some twelve minutes on two cores)
 	@rm -f .coverage .coverage.*
 	@status=0; \
 	$(BIN)/python -m coverage run -m pytest $(SHARED) $(PYTEST_ARGS) || status=$$?; \
