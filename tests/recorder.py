@@ -67,6 +67,9 @@ class Recorder(AbstractPublisher):
         self.claimed.append(process_id)
         return lambda: self.claimed.remove(process_id)
 
+    def add_log(self, process_id: str, path: str | None) -> None:
+        """Nothing is read here."""
+
     @contextlib.contextmanager
     def unpaced(self) -> Iterator[None]:
         yield

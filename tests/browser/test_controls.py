@@ -11,7 +11,7 @@ import pytest
 from tests.browser import rows
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
-from tests.support import TIMEOUT
+from tests.support import TIMEOUT, wait_until
 from ws_hub import Client
 from ws_hub.process import Process
 
@@ -147,3 +147,34 @@ def test_what_is_refused_later_is_said(page: Page, site: Site, allowed: set[str]
         write(page, "x")
         note = f"{element('note')}.textContent"
         page.wait_for(f"({note}).includes('Control: not allowed')")
+
+
+def test_nothing_is_meant_for_the_program_that_was_watched_before(
+    page: Page, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("", input_authoriser=lambda client, process_id, action: True)
+    argv = [sys.executable, "-S", "-c", ECHO]
+    with (
+        site.hub.run_process(argv, "one", stdin=True),
+        site.hub.run_process(argv, "two", stdin=True) as two,
+    ):
+        page.open(f"{site.url}?channel=process:one")
+        page.wait_for(shown("kill"))
+        write(page, "hello")
+        page.wait_for(shown("release"))
+        page.eval(f"{element('kill')}.click()")
+        other = "document.querySelector('#channels-list a[title=\"process:two\"]')"
+        page.wait_for(f"!!{other}")
+        page.eval(f"{other}.click()")
+        page.wait_for(f"{shown('kill')} && document.title.includes('two')")
+        assert page.eval(f"{element('kill')}.textContent") == "Kill"
+        page.eval(f"{element('kill')}.click()")
+        assert page.eval(f"{element('kill')}.textContent") == "Kill now?"
+        assert two.running
+
+        def holds() -> list[bool]:
+            messages = site.hub.history("process:one", last=50).messages
+            events = [each.data for each in messages if each.type == "event"]
+            return [each["data"]["held"] for each in events if each["event"] == "process_hold"]
+
+        wait_until(lambda: holds() == [True, False])

@@ -532,6 +532,8 @@ LEVELS = {
     '{"time":1,"level":50,"msg":"bad"}': 4,
     '{"severity": "DEBUG"}': 1,
     '{"msg": "ERROR"}': 0,
+    '{"level":"constructor"}': 0,
+    "level=constructor": 0,
     "ts=1 level=error msg=x": 4,
     "[warning] disk": 3,
     "main.c:3:1: error: no such": 4,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -413,3 +415,14 @@ def test_the_reconnecting_client_asks_by_request() -> None:
             assert process.wait(BOUND) == -15
             with pytest.raises(HubError, match="not_found"):
                 ask("process_signal", "stop")
+
+
+def test_what_has_ended_is_not_kept_for_its_holder() -> None:
+    with site() as it, it.client("a") as ann:
+        with it.run(ECHO) as process:
+            ann.ask("process_hold", True)
+        gone = weakref.ref(process)
+        del process
+        with it.run(ECHO):
+            ann.ask("process_hold", True)
+            wait_until(lambda: gc.collect() >= 0 and gone() is None)

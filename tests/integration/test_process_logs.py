@@ -647,3 +647,28 @@ def test_pages_of_other_origins_read_only_where_they_may_connect(tmp_path: Path)
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cache-Control"] == "no-store"
+
+
+# --- runs that follow each other -------------------------------------------------------------
+
+
+def test_a_longer_log_in_the_place_of_one_is_not_read_by_its_places(site: Site) -> None:
+    site.run(COUNT % 20001, "a", log=True)
+    assert texts(site.page("a", "from=15000&lines=1")) == ["line 15000"]
+    longer = "for i in range(1, 40001): print('the line', i)"
+    site.run(longer, "a", log=ProcessLog("a.log", overwrite=True))
+    assert texts(site.page("a", "from=15000&lines=1")) == ["the line 15000"]
+    assert site.page("a")["last"] == 40000
+    assert [path.name for path in Path(site.hub.config.logs).iterdir()] == ["a.log"]  # type: ignore[arg-type]
+
+
+def test_the_log_of_a_run_is_not_that_of_the_next_one_without(site: Site) -> None:
+    site.run("print('one')", "a", log=True)
+    site.run("print('two')", "a")
+    answer = site.page("a")
+    assert (answer["source"], texts(answer)) == ("history", ["two"])
+
+
+def test_a_download_promises_no_length(read: Site) -> None:
+    """It may become shorter while it is written."""
+    assert "Content-Length" not in read.get("a", "download")[1]

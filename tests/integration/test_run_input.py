@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ import pytest
 from tests.commands import BOUND, ROOT, Command, command, run, viewer
 from tests.recorder import Recorder
 from tests.support import RawPeer, wait_until
+from ws_hub import Hub
 from ws_hub.process.piped import stream_input
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -173,3 +175,21 @@ def test_an_input_that_goes_on_is_given_up(ending: str) -> None:
         assert process.wait(BOUND) == -number
         theirs.sendall(b"still open")  # a duplicate was read
         assert ours.recv(100) == b"still open"
+
+
+def test_without_descriptors_the_input_is_not_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+
+    def none_left() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    try:
+        with Hub() as hub, monkeypatch.context() as patch:
+            patch.setattr(os, "pipe", none_left)
+            with pytest.raises(OSError, match="open files"):
+                stream_input(hub, reader, "x")
+        os.close(reader)
+        with pytest.raises(BrokenPipeError):  # nobody has a copy of its end
+            os.write(writer, b"x")
+    finally:
+        os.close(writer)

@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -149,11 +150,21 @@ def test_a_worker_that_stands_still_is_not_answered_for(running: Running) -> Non
     stopped, other = states(running)
     os.kill(stopped, signal.SIGSTOP)
     try:
+        wait_until(lambda: stands_still(stopped))
         found = ask_of(running, other)
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert (found["count"], found["online"]) == (None, None)
     assert [each["pid"] for each in found["instances"]] == [other]
+
+
+def stands_still(pid: int) -> bool:
+    """Whether each of its threads has stopped, which a signal does not wait for."""
+    try:
+        stats = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # one ends just now
+        return False
+    return {stat.rpartition(")")[2].split()[0] for stat in stats} == {"T"}
 
 
 def ask_of(running: Running, pid: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from ws_hub.process.log_file import (
     find_log,
     open_log,
 )
+from ws_hub.process.log_reader import FileLines, read_page
 from ws_hub.process.log_sink import MEMBER_BYTES, GzipSink, PlainSink
 from ws_hub.process.spawn import ProcessStartError
 
@@ -406,3 +407,28 @@ def test_a_recording_begun_on_a_full_disk_gets_its_header(tmp_path: Path) -> Non
     subprocess.run(command, capture_output=True, check=True, timeout=60, cwd=ROOT, env=ENVIRONMENT)
     events = [json.loads(line) for line in content(tmp_path / "a.cast").splitlines()]
     assert events[0]["version"] == 3 and events[1][2].startswith("001101 ")
+
+
+@pytest.mark.parametrize("name", ["a.log", "a.log.gz"])
+def test_a_line_that_goes_on_changing_moves_none_that_a_reader_has_a_place_of(
+    tmp_path: Path, name: str
+) -> None:
+    now, path = [0.0], str(tmp_path / name)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    log = TextLog(path, (GzipSink if name.endswith(".gz") else PlainSink)(fd), lambda: now[0])
+    log.begin((80, 24))
+    reader, numbers = FileLines(path), Numbers()
+    bar, lines = Lines(columns=80, numbers=numbers), Lines(columns=80, numbers=numbers)
+    bar.feed(b"0%")
+    log.lines(bar.partial())
+    for turn in range(60):
+        log.lines(lines.feed(b"".join(b"line %d.%d\r\n" % (turn, n) for n in range(500))))
+        bar.feed(b"\r%d%% " % turn + b"x" * (turn % 7))
+        log.lines(bar.partial())
+        now[0] += 1.1
+        log.turn()
+        reader.span()
+    log.close(0)
+    for first in (1, 2, 15_000, 28_000):
+        assert read_page(reader, first, 2) == read_page(FileLines(path), first, 2)
+    assert read_page(reader, 15_002, 1)[0].text == "line 30.0"

@@ -404,3 +404,29 @@ def test_a_copy_holds_back_the_same() -> None:
     assert copy.mask is not None
     assert lines.feed(lines.mask.feed(b"def\n")) == ["x ***"]
     assert copy.feed(copy.mask.feed(b"x\n")) == ["x abcx"]
+
+
+@pytest.mark.parametrize("cut_off", ["\x1b", "\x1b[", "\x1b[1;"])
+def test_a_sequence_that_another_cuts_off_takes_no_letter_of_a_secret(cut_off: str) -> None:
+    """A terminal drops it, and shows the whole secret."""
+    secrets, text = masks("s3cret-token"), f"{cut_off}\x1b[0ms3cret-token"
+    assert secrets.text(text) == f"{cut_off}\x1b[0m***"
+    assert cut_anywhere(secrets, text + "\n") == f"{cut_off}\x1b[0m***\n"
+
+
+def test_what_is_too_long_for_a_sequence_is_none_however_it_is_cut() -> None:
+    secrets, text = masks("s3cret-token"), f"s3cret\x1b]8;;{'u' * 5000}\x07-token\n"
+    stream = StreamMask(secrets)
+    parts = [text[at : at + 1000].encode() for at in range(0, len(text), 1000)]
+    out = b"".join(map(stream.feed, parts)) + stream.finish()
+    assert out.decode() == whole(secrets, text)
+
+
+@pytest.mark.parametrize("secret", ["s3cr", "s3cret-token", "s3cret-" + "t" * 60])
+def test_a_secret_is_found_anywhere_in_a_long_text(secret: str) -> None:
+    finder = Literals([secret])
+    step = {4: 1, 12: 9}.get(len(secret), 16)
+    for edge in (16_384 * step, 32_768 * step):
+        for at in range(edge - len(secret) - 1, edge + 2):
+            text = "x" * at + secret + "y" * 100
+            assert finder.find(text) == [(at, at + len(secret))]

@@ -116,6 +116,7 @@ class Programs:
         with self._lock:
             holder = self._holder(process_id, process)
             if takes and holder is None:
+                self._forget_ended_locked()
                 self._holds[process_id] = _Hold(process, connection)
             elif not takes and holder is connection:
                 del self._holds[process_id]
@@ -125,6 +126,11 @@ class Programs:
                 return {"held": takes}  # as it was
         self._tell_of_hold(connection, process_id, takes)
         return {"held": takes}
+
+    def _forget_ended_locked(self) -> None:
+        """Let go of the programs that have ended: their clients may stay for long."""
+        assert self._lock.locked()
+        self._holds = {each: hold for each, hold in self._holds.items() if hold.process.running}
 
     def _tell_of_hold(self, connection: Connection, process_id: str, held: bool) -> None:
         # It is held, or released, all the same.

@@ -1692,9 +1692,10 @@ class Hub(AbstractPublisher):
         self.process_channel(name)  # raises InvalidName
         return (lambda: None) if relay is None else relay.claim(name)
 
-    def add_log(self, process_id: AnyId, path: str | os.PathLike[str]) -> None:
+    def add_log(self, process_id: AnyId, path: str | os.PathLike[str] | None) -> None:
         """Have the lines of a program be read from a file, as `run_process` with a log does.
 
+        None has them read from what its channel keeps, also where an earlier run left a file.
         For the text log that another process has written: a folder that all of them know,
         `HubConfig.logs`, needs no such call. Raises InvalidName.
 
@@ -1702,7 +1703,7 @@ class Hub(AbstractPublisher):
         """
         name = id_text(process_id, "process id")
         self.process_channel(name)  # raises InvalidName
-        self.logs.add(name, os.path.abspath(path))
+        self.logs.add(name, "" if path is None else os.path.abspath(path))
 
     def read_log(
         self,

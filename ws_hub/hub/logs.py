@@ -66,7 +66,7 @@ class Logs:
         self._files: OrderedDict[str, FileLines] = OrderedDict()
 
     def add(self, process_id: str, path: str) -> None:
-        """Note the file of a program's log; it takes the place of the one before."""
+        """Note the file of a program's log, "" for none; it takes the place of the one before."""
         with self._lock:
             self._paths.pop(process_id, None)
             self._paths[process_id] = path
@@ -77,6 +77,8 @@ class Logs:
         """Return the file of a program's log; None where there is none."""
         with self._lock:
             known = self._paths.get(process_id)
+        if known == "":
+            return None  # a file in the folder is of an earlier run
         if known is not None and os.path.isfile(known):
             return known
         folder = self._folder()

@@ -16,6 +16,7 @@ Span = tuple[int, int]  # where something begins, and where it has ended
 
 _HEAD = 4  # characters by which texts that may have begun are looked up
 _SIZES = ((32, 6), (16, 6), (8, 4), (4, 4), (1, 1))  # least length of a group, and of its grams
+_WINDOW = 16_384  # places that are looked at in one go, and remembered
 _MOST_STEP = 16  # places; more grams would be more memory, and hardly less time
 
 
@@ -35,19 +36,29 @@ class _Group:
 
     def find(self, text: str) -> list[Span]:
         """Return each place where one of the texts is."""
-        count = len(text) // self._step + 1
+        window = _WINDOW * self._step
+        if len(text) <= window:
+            return self._find(text, text, 0)
+        found: list[Span] = []
+        for base in range(0, len(text), window):
+            found += self._find(text[base : base + window + self._gram - 1], text, base)
+        return found
+
+    def _find(self, part: str, text: str, base: int) -> list[Span]:
+        """Look at the places of a part of a text, which begins at `base`."""
+        count = min(len(part) // self._step + 1, _WINDOW)
         places = self._places
         if len(places) < count:
-            step, gram = self._step, self._gram
-            places = [slice(at * step, at * step + gram) for at in range(count + count // 4)]
+            step, gram, most = self._step, self._gram, min(count + count // 4, _WINDOW)
+            places = [slice(at * step, at * step + gram) for at in range(most)]
             self._places = places  # a single step: other threads may search as well
         grams = self._grams
-        if grams.keys().isdisjoint(map(text.__getitem__, islice(places, count))):
+        if grams.keys().isdisjoint(map(part.__getitem__, islice(places, count))):
             return []
         found = []
         for place in islice(places, count):
-            for searched, offset in grams.get(text[place], ()):
-                start = place.start - offset
+            for searched, offset in grams.get(part[place], ()):
+                start = base + place.start - offset
                 if start >= 0 and text.startswith(searched, start):
                     found.append((start, start + len(searched)))
         return found

@@ -14,7 +14,7 @@ __all__ = ["Bare", "bare"]
 _MAX_SEQUENCE = 4096  # characters; what is longer is no sequence
 _TOGETHER = re.compile(
     r"\x1b\[[0-?]*[ -/]*[hlmnqrKt]"
-    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|\x1b[\]PX^_][^\x07\x1b]{0,4092}(?:\x07|\x1b\\)"  # within _MAX_SEQUENCE
     r"|\x1b[ #%()*+\-./]."
     r"|\x1b[0-6=>Z\\n-~]"
     r"|[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f-\x9f]",
@@ -24,6 +24,10 @@ _APART = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[ -Z\\-~])")
 _CONTROL = re.compile(r"[\x00-\x07\x0e-\x1f\x7f-\x9f]")
 _OPEN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ #%()*+\-./]*)\Z")
 _STRING = ("\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_")  # these have text of their own
+
+
+def _escapes(match: re.Match[str]) -> str:
+    return "\x1b" * len(match[0])
 
 
 def bare(text: str) -> str:
@@ -68,9 +72,11 @@ class Bare:
                 last, self.rest = last[:at], last[at:]
                 break
             at = last.find("\x1b", at + 1)
-        self.text = self.shown = "".join([*parts, last])
+        parts.append(last)
+        self.text = self.shown = "".join(parts)
         if "\x1b" in self.text:
-            self.text = _APART.sub(lambda match: "\x1b" * len(match[0]), self.text)
+            # Each part alone: a sequence that another one cuts off takes nothing behind that.
+            self.text = "".join([_APART.sub(_escapes, part) for part in parts])
 
     def change(self, function: Callable[[str], str]) -> None:
         """Change the text within sequences that have some, such as the target of a link."""

@@ -17,6 +17,7 @@ import codecs
 import contextlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -148,11 +149,18 @@ def find_log(folder: Path, process_id: str) -> str | None:
 def open_log(log: ProcessLog) -> LogFile:
     """Make the file of a log, which only its user may read; raises ProcessStartError."""
     path = os.path.abspath(log.path)
+    # The new file is made beside the old one, which those that read it keep whole: so it cannot
+    # have the old one's number, by which readers know it.
+    made = f"{path}.{secrets.token_hex(4)}" if log.overwrite else path
     try:
+        fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if log.overwrite:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)  # who reads the old one keeps it whole
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.replace(made, path)
+            except BaseException:
+                os.close(fd)
+                os.unlink(made)
+                raise
     except FileExistsError as error:
         raise ProcessStartError(
             f"the log {excerpt(path)} exists already: choose another path, or replace it with "
@@ -410,7 +418,7 @@ class TextLog(LogFile):
 
     def _replace(self, number: int, text: str) -> None:
         """Have a line be written anew, and so those behind it."""
-        if self._gap is not None or not self._marks or number < self._marks[0][0]:
+        if not self._may_change(number):
             self._lost += 1
             return
         data = text.encode("utf-8", "replace")
@@ -419,12 +427,18 @@ class TextLog(LogFile):
             data = b"".join(self._tail).split(b"\n")[place] + data
         self._changed[number] = data
 
+    def _may_change(self, number: int) -> bool:
+        """Whether a line can be written anew. Readers trust the places of much older ones."""
+        if self._gap is not None or not self._marks:
+            return False
+        return number >= max(self._marks[0][0], self._next - 2 * MARK_LINES)
+
     def _keep_states(self) -> None:
         """Have lines that are in the file be written anew as they are by now."""
         self._states_at = None
         for number in [each for each in self._states if each < self._next]:
             state = self._states.pop(number)
-            if self._gap is None and self._marks and number >= self._marks[0][0]:
+            if self._may_change(number):
                 if not self._unfinished.get(number) and len(state) < MAX_PIECE:
                     self._changed[number] = state.encode("utf-8", "replace")
 

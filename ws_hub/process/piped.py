@@ -59,7 +59,11 @@ class Piped(Child):
         self.pid = os.getpid()
         self.size = None
         self.streams = {"stdout": fd}
-        self._woken, self._wake = os.pipe()
+        try:
+            self._woken, self._wake = os.pipe()
+        except OSError:  # no descriptors
+            os.close(fd)
+            raise
         threads.forget_after_fork(self)
 
     def forget(self) -> None:

@@ -103,7 +103,7 @@ class StreamingHub(Protocol):
 
     def claim_process(self, process_id: str) -> Callable[[], object]: ...
 
-    def add_log(self, process_id: str, path: str) -> None: ...
+    def add_log(self, process_id: str, path: str | None) -> None: ...
 
     def send_process_lines(self, process_id: str, lines: Texts, *, stream: str) -> None: ...
 
@@ -626,7 +626,7 @@ class Process:
         at_end.callback(reader.close)
         if self._log is not None:
             self._log.begin(self._child.size)
-            self.hub.add_log(self.process_id, self._log.path)
+        self.hub.add_log(self.process_id, None if self._log is None else self._log.path)
         _streaming.add(self)
         self._watch = Watch(self._terms, time.monotonic())
         return reader

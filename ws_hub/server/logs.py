@@ -192,8 +192,8 @@ class LogPages:
         kind = "application/x-asciicast" if end == ".cast" else "text/plain; charset=utf-8"
         if path.endswith(".gz"):  # as it is, and not as an encoding of something else
             end, kind = end + ".gz", "application/gzip"
-        length = ("Content-Length", str(body.size))
-        return "200 OK", [*_attached(process_id + end, kind), length], body
+        # Without its length: a log that is being written may become shorter.
+        return "200 OK", _attached(process_id + end, kind), body
 
 
 class _File:
@@ -201,7 +201,7 @@ class _File:
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 - closed by the server, or here on an error
-        self.size = self._left = os.fstat(self._file.fileno()).st_size
+        self._left = os.fstat(self._file.fileno()).st_size
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -26,13 +26,17 @@ export class Controls {
     });
     end.addEventListener("click", () => this._send());
     release.addEventListener("click", () => this._ask("process_hold", false).then(() => this.look()));
-    confirmed(stop, () => this._ask("process_signal", "stop"));
-    confirmed(kill, () => this._ask("process_signal", "kill"));
+    this._unpressed = [
+      confirmed(stop, () => this._ask("process_signal", "stop")),
+      confirmed(kill, () => this._ask("process_signal", "kill")),
+    ];
     this._show();
   }
 
-  /** Another channel is watched. */
+  /** Another channel is watched: the hold of the program before is given back. */
   watch(channel) {
+    if (this._known?.held) this.client.request("process_hold", false, {channel: this.channel}).catch(() => {});
+    for (const reset of this._unpressed) reset();
     this.channel = channel.startsWith(PREFIX) ? channel : "";
     this._known = null;
     this._looking += 1;
@@ -60,9 +64,9 @@ export class Controls {
     if (message.type === "event" && message.data?.event === "process_hold") this.look();
   }
 
-  async _ask(type, data) {
+  async _ask(type, data, channel = this.channel) {
     try {
-      await this.client.request(type, data, {channel: this.channel});
+      await this.client.request(type, data, {channel});
       return true;
     } catch (error) {
       this.onError(error.message);
@@ -71,7 +75,12 @@ export class Controls {
   }
 
   async _send(text) {
+    const {channel} = this;
     if (!this._known?.held && !(await this._ask("process_hold", true))) return false;
+    if (channel !== this.channel) {
+      this._ask("process_hold", false, channel); // another program is watched by now
+      return false;
+    }
     const sent = await this._ask("process_input", text);
     this.look();
     return sent;
@@ -113,4 +122,5 @@ function confirmed(button, act) {
     }
   });
   button.addEventListener("blur", reset);
+  return reset;
 }

@@ -17,6 +17,7 @@ export const WARNING = 3;
 export const ERROR = 4;
 
 const NAMES = {
+  __proto__: null, // so that "constructor" is none of them
   trace: DEBUG, debug: DEBUG, dbg: DEBUG, verbose: DEBUG, info: INFO, inf: INFO, notice: INFO,
   warn: WARNING, warning: WARNING, wrn: WARNING, error: ERROR, err: ERROR, fatal: ERROR,
   critical: ERROR, crit: ERROR, severe: ERROR, alert: ERROR, emergency: ERROR, panic: ERROR,
