@@ -458,7 +458,7 @@ def test_fault_80_lines_that_change_later_stay_in_their_rows(
     status = f"{ROOT}.querySelector('.status-row')"
     assert page.eval(f"{status}.textContent") == "50%"
     numbers = f"[...{ROOT}.querySelectorAll('.row:not(.note)')].map((row) => row.dataset.n).join()"
-    assert page.eval(numbers) == "1,2,3,4"
+    page.wait_for(f"{numbers} === '1,2,3,4'")  # at the next frame
     hub.send_process_status("build", "exited", 0)
     page.wait_for(f"{status}.hidden && {NOTES}.at(-1)?.startsWith('exited 0')")
     hub.send_process_status("build", "running")

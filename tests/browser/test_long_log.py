@@ -250,7 +250,7 @@ def test_what_hangs_on_the_log_is_called_for_the_rows_that_are_shown(
     page.wait_for("called > 0")
     assert page.eval("called") < 300
     assert page.eval("document.querySelectorAll('.row.even').length") > 10
-    assert page.eval("document.querySelector('.row .gutter').dataset.t") == "1 s"
+    page.wait_for("document.querySelector('.row .gutter')?.dataset.t === '1 s'")
 
 
 def test_lines_that_change_far_back_keep_their_colours_and_their_neighbours(
@@ -356,7 +356,7 @@ def test_an_address_names_lines(page: Page, site: Site) -> None:
     page.open(site.url + "#L1200-L1202")
     page.wait_for(f"{LINKED} === '1200,1201,1202'")
     # The newest lines come first, and have no numbers until those before them are there.
-    assert page.eval("document.querySelector('.row.linked .text').textContent") == "line 1200"
+    page.wait_for("document.querySelector('.row.linked .text')?.textContent === 'line 1200'")
     assert not page.eval(f"{VIEW}.following")
     page.eval("document.querySelector('.row.linked .gutter').click()")
     page.wait_for(f"{LINKED} === '1200'")
@@ -444,7 +444,7 @@ def test_the_end_is_seen_first_and_what_is_before_it_follows(
     site.hub.send_process_lines("build", ["the end"], numbers=[9_001] if numbered else None)
     page.wait_for(f"{LINES}.at(-1) === 'the end'")
     assert page.eval(f"{VIEW}.total") == 9_001
-    assert page.eval("document.querySelector('.row:last-child').dataset.n") == "9001"
+    page.wait_for("document.querySelector('.row:last-child').dataset.n === '9001'")
 
 
 def test_runs_edits_and_long_lines_are_whole_however_the_history_is_cut(

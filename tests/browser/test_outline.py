@@ -188,7 +188,7 @@ def test_errors_and_warnings_are_listed_and_lead_to_their_lines(page: Page, site
     page.eval("document.getElementById('fold-all').click()")
     page.eval("document.querySelectorAll('.problems li button')[1].click()")
     page.wait_for("document.querySelector('.row.linked')?.dataset.n === '303'")
-    assert page.eval("document.querySelector('.row.linked').className").split()[1] == "told-error"
+    page.wait_for("document.querySelector('.row.linked')?.classList[1] === 'told-error'")
     assert page.eval("document.querySelector('.fold').ariaExpanded") == "true"
     page.eval("document.activeElement.blur()")
     page.key("e")

@@ -580,7 +580,7 @@ def test_channels_are_listed_and_chosen(page: Page, make_site: Callable[[str], S
     site.hub.send_event("released", {"version": "1.2"}, channel="news")
     page.wait_for(has(1))
     assert page.eval(LINES)[0].endswith(' released {"version":"1.2"}')
-    assert page.eval("document.querySelector('.row .type').textContent") == "released"
+    page.wait_for("document.querySelector('.row .type')?.textContent === 'released'")
     page.eval("history.back()")
     page.wait_for(f"{LINES}.join() === 'output of one'")
 
