@@ -17,7 +17,7 @@ import pytest
 from tests.integration.apps.launch import START, server
 from tests.integration.apps.live import Live, at_once, subscribe
 from tests.integration.apps.places import PLACES, Place, place_of
-from tests.support import RawPeer, wait_until
+from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import (
     AuthResult,
     ChannelRule,
@@ -289,6 +289,7 @@ def test_a_program_is_lost_when_its_process_is_killed(place: Place) -> None:
             assert process.stdout is not None
             program = int(process.stdout.readline())
             process.kill()
+            peer.sock.settimeout(2 * TIMEOUT)  # ten seconds until it is gone, and five to a look
             assert status_of(peer.recv_json()) == "lost"
         wait_until(lambda: not os.path.exists(f"/proc/{program}"), START, "the end of the program")
 

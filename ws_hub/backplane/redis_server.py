@@ -37,7 +37,8 @@ _ELSEWHERE = {
 }
 _OF_CLUSTER = re.compile(r"^(MOVED|CROSSSLOT) ")
 _FORBIDDEN = re.compile(
-    r"ACL failure|no permissions? to|can't (run this command|access at least one of the keys)",
+    r"ACL failure|no permissions? to|"
+    r"can't (run this command|access at least one of the keys|publish to the channel)",
     re.IGNORECASE,
 )
 _OTHER_HOST = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
