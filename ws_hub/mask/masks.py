@@ -127,8 +127,8 @@ class Masks:
     @property
     def finder(self) -> Finder | None:
         """What finds the secrets; None where there are none."""
-        if not self._given and (self._parent is None or self._parent.finder is None):
-            return None
+        if not self._given:
+            return None if self._parent is None else self._parent.finder
         versions = self.versions  # before the secrets: a change meanwhile has it made again
         if self._made[0] != versions:
             given = self._all()

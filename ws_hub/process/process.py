@@ -660,11 +660,9 @@ class Process:
             log.discard()
 
     def _kill(self) -> None:
-        """Send SIGKILL to the whole session now."""
-        with self._lock:
-            self._kill_at = time.monotonic()
+        """Send SIGKILL to the whole session now, and no other signal after that."""
         self._killed = True
-        self._child.signal_all(signal.SIGKILL)
+        self.kill_session()
 
     def _clean_up(self) -> None:
         try:
