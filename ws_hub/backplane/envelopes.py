@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from ..errors import excerpt
 from ..protocol.message import from_json
 from .bus import Notice, NoticeKind
-from .notices import notice_of, parse, stands_for
+from .notices import notice_of, parse
 
 __all__ = [
     "BYE",
@@ -97,13 +97,13 @@ def opened(body: bytes, needs: Callable[[Notice], bool] = lambda notice: True) -
     if not isinstance(source, str) or not _NAME.fullmatch(source):
         raise ValueError(f"not the name of a sender: {excerpt(source)}")
     notice = notice_of(fields, texts)
+    count = 1 if notice is None else notice.stands_for
     if notice is not None and not needs(notice):
         notice, texts = None, ()
     for text in texts:
         _check(text)
     asks, listens = fields.get("asks") is True, fields.get("listens") is not False
-    kind = str(fields["kind"])
-    return Envelope(source, number, kind, notice, asks, listens, stands_for(fields))
+    return Envelope(source, number, str(fields["kind"]), notice, asks, listens, count)
 
 
 def _check(text: bytes) -> None:

@@ -51,7 +51,6 @@ __all__ = [
     "joined",
     "notice_of",
     "parse",
-    "stands_for",
 ]
 
 T = TypeVar("T", str, int, bool)
@@ -196,11 +195,11 @@ def notice_of(fields: dict[str, object], texts: tuple[bytes, ...]) -> Notice | N
         origin=_field(fields, "origin", ""),
         code=_field(fields, "code", 0),
         reason=_field(fields, "reason", ""),
-        stands_for=stands_for(fields),
+        stands_for=_stands_for(fields),
     )
 
 
-def stands_for(fields: dict[str, object]) -> int:
+def _stands_for(fields: dict[str, object]) -> int:
     """Return for how many notices one of these fields stands; raises ValueError."""
     count = _field(fields, "joined", 1)
     if not 1 <= count <= MOST_JOINED:

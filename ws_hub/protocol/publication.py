@@ -284,16 +284,17 @@ def publish_all(
                 f"message of {len(text)} bytes refused, over the limit of {MAX_MESSAGE_BYTES}: "
                 f"{excerpt(text[:200].decode(errors='replace'))}"
             )
-    if not to_be_numbered:
-        frames = list(map(text_frame, texts))
+    if to_be_numbered:
+        found = [Publication(text, b"", b"", channel, overflow) for text in texts]
+    else:
         found = [
             Publication(text, frame, frame, channel, overflow)
-            for text, frame in zip(texts, frames, strict=True)
+            for text, frame in zip(texts, map(text_frame, texts), strict=True)
         ]
-    else:
-        found = [Publication(text, b"", b"", channel, overflow) for text in texts]
     if compresses is not None:
-        for each in filter(lambda each: compresses(each.text), found):
+        for each in found:
+            if not compresses(each.text):
+                continue
             if to_be_numbered:  # `seq` is inserted before the "}"
                 each.unfinished = compression.begin(each.text[:-1])
             else:
