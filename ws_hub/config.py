@@ -28,6 +28,7 @@ from .validation import (
     check_seconds,
     check_text,
     check_wait,
+    is_path,
 )
 
 __all__ = [
@@ -622,9 +623,8 @@ class HubConfig:
                 f"{excerpt(backplane)}"
             )
         check_choice(self, "broadcast_overflow", ("disconnect", "drop"))
-        logs: object = self.logs
-        path: object = os.fspath(logs) if isinstance(logs, os.PathLike) else logs
-        if logs is not None and (not isinstance(path, str) or not path or "\0" in path):
+        logs = self.logs
+        if logs is not None and not is_path(logs):
             raise ConfigError(
                 f"logs must be the path of a folder, such as 'builds', not {excerpt(logs)}"
             )

@@ -6,6 +6,7 @@ import datetime
 import inspect
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeGuard
@@ -38,6 +39,8 @@ __all__ = [
     "check_words",
     "is_line",
     "is_number",
+    "is_path",
+    "is_terminal_length",
     "posix_time",
 ]
 
@@ -49,6 +52,17 @@ _NO_LINE = re.compile("[\r\n\0\ud800-\udfff]")
 def is_number(value: object) -> bool:
     """Return whether a value is an int or a float; True and False are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_path(value: object) -> bool:
+    """Return whether a value is a path, or a text that can be one; one of bytes is not."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return isinstance(text, str) and text != "" and "\0" not in text
+
+
+def is_terminal_length(value: object) -> TypeGuard[int]:
+    """Return whether a value can be the columns, or the rows, of a terminal."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 16
 
 
 def is_line(value: object) -> TypeGuard[str]:

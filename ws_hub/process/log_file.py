@@ -27,7 +27,7 @@ from urllib.parse import quote
 from ..errors import ConfigError, excerpt
 from ..lines import GOES_ON, MAX_PIECE, REPLACED, Texts
 from ..log import get_logger
-from ..validation import check_flag
+from ..validation import check_flag, is_path
 from .log_sink import GzipSink, Mark, PlainSink, Sink
 from .spawn import ProcessStartError
 
@@ -75,12 +75,8 @@ class ProcessLog:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        path: object = self.path
-        try:
-            text = os.fspath(path)  # type: ignore[call-overload]  # TypeError for what is none
-        except TypeError:
-            text = None
-        if not isinstance(text, str) or not text or "\0" in text:
+        path = self.path
+        if not is_path(path):
             raise ConfigError(
                 f"log must be the path of a file, such as 'builds/42.log', not {excerpt(path)}"
             )

@@ -20,6 +20,7 @@ from .. import threads
 from ..errors import ConfigError, WsHubError, excerpt
 from ..mask.masks import Masks
 from ..reentrant import Lock
+from ..validation import is_terminal_length
 from .guard import Guard
 from .launch import Launched, launch, pipe
 from .session import Session
@@ -103,7 +104,7 @@ def check_cwd(cwd: object) -> None:
 def check_size(columns: object, rows: object) -> None:
     """Raise ConfigError for what is no size of a terminal."""
     for name, value in (("columns", columns), ("rows", rows)):
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
+        if not is_terminal_length(value):
             raise ConfigError(
                 f"{name} must be a whole number from 1 to 65535, not {excerpt(value)}"
             )

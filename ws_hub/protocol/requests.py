@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import HubError, MessageDecodeError, excerpt
+from ..validation import is_terminal_length
 from .filters import Filter, filter_of
 from .message import Message, MessageType, SubscribeMessage, decode, is_key, parse_timestamp
 from .names import PROCESS_PREFIX
@@ -327,13 +328,8 @@ def _size(data: object) -> tuple[int, int] | None:
     """Return the columns and rows of a terminal; None for anything else."""
     if not isinstance(data, dict):
         return None
-    found: list[int] = []
-    for name in ("columns", "rows"):
-        value = data.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
-            return None
-        found.append(value)
-    return found[0], found[1]
+    columns, rows = data.get("columns"), data.get("rows")
+    return (columns, rows) if is_terminal_length(columns) and is_terminal_length(rows) else None
 
 
 def _is_unusable(name: str) -> bool:
