@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
@@ -135,6 +137,18 @@ def test_the_page_has_no_inline_script_and_no_foreign_url() -> None:
     assert body.count("<script") == body.count('<script type="module" src="static/') == 1
     assert "<style" not in body and "style=" not in body and " on" + "click=" not in body
     assert "//" not in body.replace("<!doctype html>", "")
+
+
+def test_the_page_names_all_its_modules_so_that_they_are_loaded_together() -> None:
+    app = page_app(Hub())
+    modules = ["/static/viewer.js"]
+    for path in modules:  # grows meanwhile
+        for name in re.findall(r'^import [^;]* from "([^"]+)";', get(app, path)[2].decode(), re.M):
+            if urljoin(path, name) not in modules:
+                modules.append(urljoin(path, name))
+    body = get(app, "/")[2].decode()
+    named = re.findall(r'<link rel="modulepreload" href="([^"]+)">', body)
+    assert sorted(f"/{name}" for name in named) == sorted(modules[1:])
 
 
 @pytest.mark.parametrize(
