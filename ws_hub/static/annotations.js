@@ -54,18 +54,9 @@ export class Annotations {
     this._maxListed = maxListed;
     this._onFound = onFound;
     this._recent = new Recent((context, line) => this._look(context, line));
-    this._reset();
-  }
-
-  _reset() {
     this.list = []; // the first of them
     this.counts = {error: 0, warning: 0, notice: 0}; // of all
     this.changes = 0; // how often one was found or lost
-  }
-
-  clear() {
-    this._recent.clear();
-    this._reset();
   }
 
   /** Take a line `{number, id, text}`, or what became of one of the last ones. */

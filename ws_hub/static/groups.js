@@ -60,27 +60,16 @@ class Group {
 
 export class Groups {
   /** `onChange()` is called when groups begin, end or fold. */
-  constructor({maxGroups = MAX_GROUPS, onChange = () => {}} = {}) {
-    this._maxGroups = maxGroups;
+  constructor({onChange = () => {}} = {}) {
     this._onChange = onChange;
     this._recent = new Recent((context, ...lines) => this._look(context ?? START, ...lines));
-    this._reset();
-  }
-
-  _reset() {
     this.list = []; // by their first lines
     this._byId = new Map(); // id of a first line -> the innermost group
-    this.mode = this.mode ?? "marked"; // or "open", "folded"
+    this.mode = "marked"; // or "open", "folded"
     this._choices = new Map(); // id of a first line -> whether the reader has folded the group
     this._failed = new Set(); // ids of the first lines of groups with an error
     this._newest = null; // line
     this._folds = null; // see `folds`
-  }
-
-  clear() {
-    this._recent.clear();
-    this._reset();
-    this._changed();
   }
 
   /** Take a line `{number, id, text, marks}`, or what became of one of the last ones. */
@@ -246,7 +235,7 @@ export class Groups {
   }
 
   _add(group) {
-    if (this.list.length >= this._maxGroups) return;
+    if (this.list.length >= MAX_GROUPS) return;
     this.list.push(group);
     this._byId.set(group.first, group);
   }

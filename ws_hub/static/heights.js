@@ -16,16 +16,15 @@ export class Heights {
     this.columns = 0; // characters in a line; 0 where lines are not wrapped
   }
 
-  /** Set the height of a line and the width of one; say whether that is another one. */
+  /** Set the height of a line, and how many characters there is room for in one. */
   set(line, columns) {
-    if (line === this.line && columns === this.columns) return false;
+    if (line === this.line && columns === this.columns) return;
     this.line = line;
     this.columns = columns;
     for (const chunk of this._store.chunks) {
       chunk.height = -1;
       chunk.heights = null;
     }
-    return true;
   }
 
   row(chunk, index) {

@@ -11,8 +11,8 @@ import {FILTERED, NOTE} from "./lines.js";
 const SLICE = 10; // milliseconds without a pause
 const LOOKED_AT = 200; // characters at the beginning of a line
 
-export const DEBUG = 1;
-export const INFO = 2;
+const DEBUG = 1;
+const INFO = 2;
 export const WARNING = 3;
 export const ERROR = 4;
 

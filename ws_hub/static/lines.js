@@ -21,8 +21,8 @@ const decoder = new TextDecoder("utf-8", {ignoreBOM: true});
 
 /* Of a row, as bits. */
 export const NOTE = 1; // stands between lines
-export const STDERR = 2;
-export const GAP = 4; // a note of what is missing
+const STDERR = 2;
+const GAP = 4; // a note of what is missing
 export const FOLDED = 8; // hidden, with others that stand behind a heading
 export const FILTERED = 16; // hidden: the reader has asked for others
 export const HIDDEN = FOLDED | FILTERED;
@@ -252,20 +252,6 @@ export class LineStore {
   /** Whether there is room for so many more lines. */
   hasRoom(lines) {
     return this.count + lines <= this.maxLines && this._size < this.maxChars * 0.95;
-  }
-
-  /** Set or remove bits of rows, from one to another, both included. */
-  mark(first, last, bits, on) {
-    const [from, to] = [this.position(first), this.position(last)];
-    if (from < 0 || to < from) return;
-    for (let at = from; at <= to;) {
-      const {chunk, index} = this.at(at);
-      for (let each = index; each < chunk.count && at <= to; each++, at++) {
-        if (on) chunk.flags[each] |= bits;
-        else chunk.flags[each] &= ~bits;
-      }
-      chunk.height = -1;
-    }
   }
 
   _begin() {

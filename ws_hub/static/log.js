@@ -13,15 +13,15 @@
  * - `timeText(row, before)`: what stands in the column of times; `before` is the row before it;
  *   with `timesChain` set a row is painted anew with the one before it;
  * - `levels.set(WARNING)` hides lines that say less (levels.js);
- * - `fold(first, last, on)` hides rows; `onReveal(id)` is called before a hidden row is gone to;
- * - `outline`: what an Outline (outline.js) is told of rows, and of frames, before which it hides some.
+ * - `outline`: what an Outline (outline.js) is told of rows, of frames, before which it hides some, and
+ *   of a hidden row that is gone to.
  *
  * Must not know messages or connections.
  */
 
 import {BEFORE, Heights} from "./heights.js";
 import {LevelFilter} from "./levels.js";
-import {FOLDED, HIDDEN, LineStore} from "./lines.js";
+import {HIDDEN, LineStore} from "./lines.js";
 import {logStyle} from "./log_style.js";
 import {Painter} from "./paint.js";
 import {Search} from "./search.js";
@@ -219,12 +219,6 @@ export class LogView {
   /** The kept lines as plain text, and the notes about what is missing between them. */
   text() {
     return [...this.store.text()].join("");
-  }
-
-  /** Hide rows, from one to another, or show them again. */
-  fold(first, last, on) {
-    this.store.mark(first, last, FOLDED, on);
-    this._schedule();
   }
 
   /** What a note says was passed over is here: the note goes. */

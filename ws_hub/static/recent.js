@@ -17,13 +17,8 @@ export class Recent {
    * new, and null as effect where there is none. The first context is null; `before` is the line
    * before, undefined for none.
    */
-  constructor(step, {keep = KEEP} = {}) {
+  constructor(step) {
     this._step = step;
-    this._keep = keep;
-    this.clear();
-  }
-
-  clear() {
     this._context = null; // behind the last line
     this._entries = []; // {line, before, effect}, by the numbers of their lines
     this._fixed = 0; // number of the last line that does not change any more
@@ -34,25 +29,25 @@ export class Recent {
     return this._context;
   }
 
-  /** Go on with another context: what came before does not change any more. */
-  cut(context = null) {
+  /** What came before does not change any more, and leaves nothing for the next line. */
+  cut() {
     this._fixed = this._entries[this._entries.length - 1]?.line.number ?? this._fixed;
     this._entries = [];
-    this._context = context;
+    this._context = null;
   }
 
-  /** Look at a line, or at what became of one; return false for one that is too far back. */
+  /** Look at a line, or at what became of one, if it is not too far back. */
   take(line) {
     const entries = this._entries;
     const last = entries[entries.length - 1];
-    if (line.number <= this._fixed) return false;
+    if (line.number <= this._fixed) return;
     if (!last || line.number > last.line.number) {
       this._add(line);
-      if (entries.length > 2 * this._keep) {
-        entries.splice(0, this._keep);
+      if (entries.length > 2 * KEEP) {
+        entries.splice(0, KEEP);
         this._fixed = entries[0].line.number - 1;
       }
-      return true;
+      return;
     }
     const index = this._find(line.number);
     const found = entries[index];
@@ -63,7 +58,7 @@ export class Recent {
       const after = behind < entries.length ? entries[behind].before : this._context;
       if (effect === null && context === after) {
         found.line = line;
-        return true;
+        return;
       }
     }
     const again = entries.slice(behind).map((entry) => entry.line);
@@ -71,7 +66,6 @@ export class Recent {
     entries.length = index;
     this._context = before;
     for (const each of [line, ...again]) this._add(each);
-    return true;
   }
 
   _add(line) {

@@ -7,7 +7,7 @@
 import {clockText, deltaText, elapsedText} from "./times.js";
 
 /** What the column shows: nothing, the local time, that since the program's start or the line before. */
-export const TIMES = ["", "clock", "elapsed", "delta"];
+const TIMES = ["", "clock", "elapsed", "delta"];
 
 /** The column of a view, which it gives the class "times" while it is shown. */
 export class TimeColumn {
