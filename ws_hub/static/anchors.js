@@ -13,10 +13,15 @@ export function programLink(text, href) {
 /** Make links of the addresses in an element's text, and of places in files if there is a source. */
 export function addLinks(element, source = null) {
   if (!element.textContent.includes(":")) return;
+  for (const node of textNodes(element)) if (!node.parentElement.closest("a")) split(node, linksIn(node.data, source));
+}
+
+/** Return the text nodes in an element, in order. */
+export function textNodes(element) {
   const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT);
   const nodes = [];
   while (walker.nextNode()) nodes.push(walker.currentNode);
-  for (const node of nodes) if (!node.parentElement.closest("a")) split(node, linksIn(node.data, source));
+  return nodes;
 }
 
 /** Return an element that leads to a place in a file, null where there is no address of it. */

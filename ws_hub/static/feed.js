@@ -49,8 +49,7 @@ export class Feed {
   }
 
   missing(number, which = "") {
-    const missed = {lines: 0, messages: number};
-    this._gap = {which, note: this.note(gapText(number, `${which}message`), {name: "gap", gap: true, missed})};
+    this._gap = {which, note: this.view.append(gapNote(gapText(number, `${which}message`), {messages: number}))};
   }
 
   /**
@@ -59,8 +58,7 @@ export class Feed {
    */
   skipped(number) {
     this._endLine();
-    const missed = {lines: 0, messages: number};
-    const note = this.note(skippedText(number, "message"), {name: "gap", gap: true, missed});
+    const note = this.view.append(gapNote(skippedText(number, "message"), {messages: number}));
     this._gap = {note, skipped: true};
     return note;
   }
@@ -69,8 +67,9 @@ export class Feed {
   _countGap(lines) {
     const {which, note, skipped} = this._gap;
     this._gap = null;
-    if (lines > 0 && skipped) this.view.replace(note, noteOf(skippedText(lines, "line"), {name: "gap", gap: true, missed: {lines, messages: 0}}));
-    else if (lines > 0) this.view.replace(note, noteOf(gapText(lines, `${which}line`), {name: "gap", gap: true, missed: {lines, messages: 0}}));
+    if (lines <= 0) return;
+    const text = skipped ? skippedText(lines, "line") : gapText(lines, `${which}line`);
+    this.view.replace(note, gapNote(text, {lines}));
   }
 
   note(text, how) {
@@ -84,17 +83,17 @@ export class Feed {
 
   /** Say that so many messages of those that were passed over are not there any more. */
   missingAt(note, number) {
-    const missed = {lines: 0, messages: number};
-    this.view.replace(note, noteOf(gapText(number, "message"), {name: "gap", gap: true, missed}));
+    this.view.replace(note, gapNote(gapText(number, "message"), {messages: number}));
   }
 
   /** Say what is missing in front of all that is here. */
   missingBefore(number) {
     const row = this.view.store.row(this.view.store.first);
     const lines = row?.number && !row.counted ? row.number - 1 : 0;
-    const missed = lines ? {lines, messages: 0} : {lines: 0, messages: number};
-    const text = lines ? gapText(lines, "earlier line") : gapText(number, "earlier message");
-    this.view.prepend([noteOf(text, {name: "gap", gap: true, missed})], 0);
+    const note = lines
+      ? gapNote(gapText(lines, "earlier line"), {lines})
+      : gapNote(gapText(number, "earlier message"), {messages: number});
+    this.view.prepend([note], 0);
   }
 
   /** The lines of the program's run that may still change: number -> {shown, pieces}. */
@@ -219,6 +218,11 @@ export class Feed {
 
 function noteOf(text, {name = "", gap = false, missed} = {}) {
   return {kind: "note", runs: [{text, style: {name}}], gap, missed};
+}
+
+/** A note of so many lines or messages that are not here. */
+function gapNote(text, {lines = 0, messages = 0}) {
+  return noteOf(text, {name: "gap", gap: true, missed: {lines, messages}});
 }
 
 function skippedText(number, what) {

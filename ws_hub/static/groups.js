@@ -10,7 +10,7 @@
  * more than once where they change (recent.js); each takes the same time. Must not know the DOM.
  */
 
-import {Recent} from "./recent.js";
+import {countFirst, Recent} from "./recent.js";
 
 const MAX_GROUPS = 10000;
 const MAX_DEPTH = 64;
@@ -116,12 +116,12 @@ export class Groups {
 
   /** The groups that the line with a number is in, the outermost first, without that of its title. */
   around(number) {
-    return this._around(this._count(({start}) => start < number), ({end}) => end === null || end >= number);
+    return this._around(countFirst(this.list, ({start}) => start < number), ({end}) => end === null || end >= number);
   }
 
   /** The same of a row by its place, where `placeOf(id)` says which place a row has. */
   aroundRow(place, placeOf) {
-    const count = this._count(({first}) => placeOf(first) < place);
+    const count = countFirst(this.list, ({first}) => placeOf(first) < place);
     return this._around(count, ({last}) => last === null || placeOf(last) >= place);
   }
 
@@ -135,17 +135,6 @@ export class Groups {
       if (holds(group)) found.unshift(group);
     }
     return found;
-  }
-
-  /** How many groups there are until one does not begin before something. */
-  _count(isBefore) {
-    let [low, high] = [0, this.list.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (isBefore(this.list[middle])) low = middle + 1;
-      else high = middle;
-    }
-    return low;
   }
 
   // --- what is folded ----------------------------------------------------------------------

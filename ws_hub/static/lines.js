@@ -325,7 +325,7 @@ export class LineStore {
   _fill(chunk, index, entry) {
     const {runs, kind = "", number = 0, time = null, stderr = false, cut = 0, gap = false} = entry;
     const {counted = false, folded = false, missed = NOTHING, marks = UNMARKED} = entry;
-    let text = runs.length === 1 ? runs[0].text : runs.map((run) => run.text).join("");
+    let text = textOf(runs);
     if (text.includes("\n")) text = text.replaceAll("\n", " "); // an event may have any name
     const before = chunk.lengths[index] + RUN_SIZE * (chunk.spans[index]?.length ?? 0);
     const spans = chunk.encode(runs);
@@ -504,6 +504,11 @@ export class LineStore {
     }
     return chunk.texts;
   }
+}
+
+/** Return the text of runs. */
+export function textOf(runs) {
+  return runs.length === 1 ? runs[0].text : runs.map((run) => run.text).join("");
 }
 
 function runsOf(text, spans, styles) {

@@ -19,10 +19,11 @@
  * Must not know messages or connections.
  */
 
+import {textNodes} from "./anchors.js";
 import {BEFORE, Heights} from "./heights.js";
 import {LevelFilter} from "./levels.js";
 import {HIDDEN, LineStore} from "./lines.js";
-import {logStyle} from "./log_style.js";
+import {addLogStyle} from "./log_style.js";
 import {Painter} from "./paint.js";
 import {Search} from "./search.js";
 import {LogSelection} from "./selection.js";
@@ -98,8 +99,7 @@ export class LogView {
     this._status = element("status-row");
     this._status.hidden = true;
     scroller.replaceChildren(this._strip, this._content, this._status);
-    const {adoptedStyleSheets: sheets} = scroller.getRootNode();
-    if (!sheets.includes(logStyle)) sheets.push(logStyle);
+    addLogStyle(scroller);
   }
 
   /** Let go of the page: what is shown stays. */
@@ -709,13 +709,6 @@ export class LogView {
       top += own;
     }
   }
-}
-
-function textNodes(node) {
-  const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
-  const found = [];
-  while (walker.nextNode()) found.push(walker.currentNode);
-  return found;
 }
 
 /** The node that holds the character at an offset of a line's text, and where in it. */

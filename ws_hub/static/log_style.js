@@ -265,6 +265,11 @@ a.out:focus-visible { outline: 2px solid var(--c4); }
 .raw-12 { color: #5a9bff; } .raw-13 { color: #d783e8; } .raw-14 { color: #4fd3e0; } .raw-15 { color: #fff; }
 `;
 
-/** The style of every log of this page. */
-export const logStyle = new CSSStyleSheet();
+const logStyle = new CSSStyleSheet(); // of every log of this page
 logStyle.replaceSync(STYLE);
+
+/** Have the page or the shadow tree that an element is in style its logs; nothing for one in neither. */
+export function addLogStyle(element) {
+  const {adoptedStyleSheets: sheets} = element.getRootNode();
+  if (sheets && !sheets.includes(logStyle)) sheets.push(logStyle);
+}

@@ -9,7 +9,7 @@
 import {addLinks} from "./anchors.js";
 import {Annotations, commandOf} from "./annotations.js";
 import {Groups, markerLength} from "./groups.js";
-import {FOLDED} from "./lines.js";
+import {FOLDED, textOf} from "./lines.js";
 import {counted, duration} from "./messages.js";
 
 const KNOWN = 2000; // lines that may still change, at least half of it
@@ -58,12 +58,11 @@ class Analysis {
   }
 
   _take(id, number, {runs, marks}) {
-    const text = runs.length === 1 ? runs[0].text : runs.map((run) => run.text).join("");
     this._numbers.set(id, number);
     if (this._numbers.size > KNOWN) {
       for (const each of [...this._numbers.keys()].slice(0, KNOWN / 2)) this._numbers.delete(each);
     }
-    const line = {number, id, text, marks};
+    const line = {number, id, text: textOf(runs), marks};
     this.groups.take(line);
     this.notes.take(line);
   }

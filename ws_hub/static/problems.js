@@ -4,7 +4,7 @@
  */
 
 import {placeLink} from "./anchors.js";
-import {logStyle} from "./log_style.js";
+import {addLogStyle} from "./log_style.js";
 import {counted} from "./messages.js";
 
 export class Problems {
@@ -31,8 +31,7 @@ export class Problems {
   /** Show what has been found so far. */
   show() {
     const {error, warning, notice} = this._outline.notes.counts;
-    const {adoptedStyleSheets: sheets} = this.element.getRootNode();
-    if (sheets && !sheets.includes(logStyle)) sheets.push(logStyle);
+    addLogStyle(this.element);
     const parts = [[error, "error"], [warning, "warning"], [notice, "notice"]].filter(([count]) => count);
     this.element.hidden = !parts.length;
     this._summary.replaceChildren(...parts.flatMap(([count, level]) => [labelled(level, counted(count, level)), " "]));

@@ -49,7 +49,7 @@ export class Recent {
       }
       return;
     }
-    const index = this._find(line.number);
+    const index = countFirst(entries, (entry) => entry.line.number < line.number);
     const found = entries[index];
     const behind = found.line.number === line.number ? index + 1 : index;
     const before = found.before;
@@ -75,15 +75,15 @@ export class Recent {
     this._context = context;
     this._entries.push({line, before, effect});
   }
+}
 
-  /** The place of a number, or of the first that is higher. */
-  _find(number) {
-    let [low, high] = [0, this._entries.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this._entries[middle].line.number < number) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+/** Return for how many of a list this is true: the first ones, and none behind them. */
+export function countFirst(list, isOne) {
+  let [low, high] = [0, list.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (isOne(list[middle])) low = middle + 1;
+    else high = middle;
   }
+  return low;
 }
