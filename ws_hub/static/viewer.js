@@ -213,7 +213,7 @@ function select(channel) {
   const next = (watch = new Watch(channel));
   view.clear();
   times.reset();
-  controls?.watch(channel);
+  controls?.watch(next.isProcess ? channel : "");
   if (channel) {
     next.subscription = subscribe(channel);
   }
@@ -514,18 +514,27 @@ function startControls() {
   return new Controls(client, elements, (text) => ($("note").textContent = `error: ${text}`));
 }
 
-function startSwitch(id, name, standard) {
+/** A button that is pressed or not, as the page remembers it; `act(on)` is called now and when it changes. */
+function startSwitch(id, standard, act) {
   const set = (on) => {
     $(id).setAttribute("aria-pressed", on);
-    $("log").classList.toggle(name, on);
-    view.follow(view.following); // other heights: the end moves
+    act(on);
   };
-  set((remembered(name) ?? String(standard)) === "true");
+  set((remembered(id) ?? String(standard)) === "true");
   $(id).addEventListener("click", () => {
-    const on = $(id).getAttribute("aria-pressed") !== "true";
+    const on = !isPressed(id);
     set(on);
-    remember(name, on);
+    remember(id, on);
   });
+}
+
+function isPressed(id) {
+  return $(id).getAttribute("aria-pressed") === "true";
+}
+
+function wrap(on) {
+  $("log").classList.toggle("wrap", on);
+  view.follow(view.following); // other heights: the end moves
 }
 
 /** The button of the column of times: each press shows the next of them. */
@@ -622,8 +631,7 @@ function save() {
 }
 
 function search() {
-  const pressed = (id) => $(id).getAttribute("aria-pressed") === "true";
-  view.search($("query").value, {regex: pressed("regex"), matchCase: pressed("case")});
+  view.search($("query").value, {regex: isPressed("regex"), matchCase: isPressed("case")});
 }
 
 function openSearch() {
@@ -632,15 +640,7 @@ function openSearch() {
 }
 
 function startSearch() {
-  for (const id of ["case", "regex"]) {
-    $(id).setAttribute("aria-pressed", remembered(id) === "true");
-    $(id).addEventListener("click", () => {
-      const on = $(id).getAttribute("aria-pressed") !== "true";
-      $(id).setAttribute("aria-pressed", on);
-      remember(id, on);
-      search();
-    });
-  }
+  for (const id of ["case", "regex"]) startSwitch(id, false, search);
   $("query").addEventListener("input", search);
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -788,7 +788,7 @@ function startKeys() {
 }
 
 function start() {
-  startSwitch("wrap", "wrap", true);
+  startSwitch("wrap", true, wrap);
   startTimes();
   $("log").before(problems.element);
   startFolding();
