@@ -5,7 +5,6 @@
  */
 
 const ASKS_AGAIN = 3000; // ms in which a second press confirms the first
-const PREFIX = "process:";
 
 export class Controls {
   /**
@@ -33,11 +32,11 @@ export class Controls {
     this._show();
   }
 
-  /** Another channel is watched: the hold of the program before is given back. */
+  /** Another program is watched, or none (""): the hold of the one before is given back. */
   watch(channel) {
     if (this._known?.held) this.client.request("process_hold", false, {channel: this.channel}).catch(() => {});
     for (const reset of this._unpressed) reset();
-    this.channel = channel.startsWith(PREFIX) ? channel : "";
+    this.channel = channel;
     this._known = null;
     this._looking += 1;
     this._show();

@@ -61,6 +61,9 @@ export class LogView {
       this._schedule();
     });
     this._painter = new Painter();
+    this._frame = false; // there is one to come
+    this._timer = 0; // before a frame, in a burst
+    this._flushed = 0; // when the last one was
     this._closed = new AbortController();
     this._make();
     this._selection = new LogSelection(this._rows, this.store, () => this._schedule());
@@ -125,9 +128,6 @@ export class LogView {
     this._base = 0; // pixels that the log is further than the scrollbar says: see HIGHEST
     this._expected = {top: 0, height: 0, left: 0}; // of the scrolling element, as it was set here; how far the end is
     this._arrived = 0; // lines since the last frame
-    this._frame ??= false; // there is one to come
-    this._timer ??= 0; // before a frame, in a burst
-    this._flushed ??= 0; // when the last one was
   }
 
   // --- lines -------------------------------------------------------------------------------
