@@ -578,3 +578,15 @@ def test_lines_below_a_level_are_hidden_also_those_that_come(
     page.key("l")
     page.key("l")
     page.wait_for(f"{SEEN}.at(-1)?.[0] === '  line 10' && {said} === ''")
+
+
+def test_an_indented_line_goes_with_the_one_that_comes_before_it_later(
+    page: Page, fill: Callable[..., None]
+) -> None:
+    fill(5_000, "{1: '  at line 1', 5000: 'ERROR line 5000'}[n] ?? `line ${n}`")
+    page.eval(f"{VIEW}.levels.set(3)")
+    page.wait_for(f"String({SEEN}.map(([text]) => text)) === 'ERROR line 5000'")
+    page.eval(f"{VIEW}.prepend([{{runs: [{{text: 'ERROR line 0', style: null}}]}}], 1)")
+    page.wait_for(
+        f"String({SEEN}.map(([text]) => text)) === 'ERROR line 0,  at line 1,ERROR line 5000'"
+    )

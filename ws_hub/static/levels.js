@@ -92,7 +92,7 @@ export class LevelFilter {
     let level = 0; // of the line before
     let done = false;
     for (const chunk of this._store.chunks) {
-      if (chunk.filtered !== this._number) {
+      if (chunk.filtered !== this._number || chunk.levelBefore !== level) {
         if (done && performance.now() > end) {
           this._post();
           break;
@@ -125,6 +125,7 @@ export class LevelFilter {
     }
     if (changed) chunk.touch();
     chunk.filtered = this._number;
+    chunk.levelBefore = before;
     chunk.lastLevel = level;
   }
 }

@@ -63,6 +63,7 @@ class Chunk {
     this.heights = null; // pixels of each row that was measured, 0 for unknown
     this.filtered = 0; // the filter that went through it as it is: see levels.js
     this.hiddenLines = 0;
+    this.levelBefore = 0; // of the line in front of it, when that filter went through
     this.lastLevel = 0;
     this.searched = 0; // the search that looked through it as it is: see search.js
     this.searchedAs = 0; // the search that its hits are of
