@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.interventions import before_each_signal, reused, without_proc, without_spawn_action
+from tests.programs import is_alive
 from tests.recorder import Recorder
 from tests.support import wait_until
 from ws_hub import cli
@@ -73,14 +74,6 @@ def run(hub: Recorder, argv: list[str], **options: Any) -> int:
     return start(hub, argv, **options).wait(BOUND)
 
 
-def alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
 # --- 83: what `close` leaves running -------------------------------------------------------
 
 OTHER_GROUPS = [
@@ -100,7 +93,7 @@ def test_fault_083_close_ends_other_process_groups_of_the_session(
     (child,) = hub.numbers()
     assert os.getpgid(child) != process.pid
     process.close() if end == "close" else hub.stop()
-    assert not alive(child)
+    assert not is_alive(child)
     assert not process.running
 
 
@@ -114,7 +107,7 @@ def test_fault_083_close_ends_a_descendant_in_another_session(hub: Hub) -> None:
     (child,) = hub.numbers()
     assert os.getsid(child) != process.pid
     process.close()
-    assert not alive(child)
+    assert not is_alive(child)
 
 
 def test_fault_083_a_descendant_is_ended_after_its_parent(hub: Hub) -> None:
@@ -129,7 +122,7 @@ def test_fault_083_a_descendant_is_ended_after_its_parent(hub: Hub) -> None:
     (child,) = hub.numbers()
     process.close()
     assert process.returncode == -signal.SIGTERM
-    assert not alive(child)
+    assert not is_alive(child)
 
 
 @pytest.mark.parametrize("argv", OTHER_GROUPS[:2])
@@ -138,13 +131,13 @@ def test_fault_083_a_program_that_is_asked_to_end_leaves_nothing(hub: Hub, argv:
     (child,) = hub.numbers()
     process.ask_to_end(signal.SIGINT)  # which ends the shell alone
     assert process.wait(BOUND) == -signal.SIGINT
-    assert not alive(child)
+    assert not is_alive(child)
 
 
 def test_fault_083_what_is_left_of_a_program_that_ended_by_itself_runs_on(hub: Hub) -> None:
     assert run(hub, ["bash", "-c", "set -m; sleep 1000 >&- 2>&- & echo $!"]) == 0
     (child,) = hub.numbers()
-    assert alive(child)
+    assert is_alive(child)
     os.kill(child, signal.SIGKILL)
 
 
@@ -187,7 +180,7 @@ def test_fault_083_other_systems_find_the_session_too(
         process = start(hub, OTHER_GROUPS[1])
         (child,) = hub.numbers()
         process.close()
-        wait_until(lambda: not alive(child))
+        wait_until(lambda: not is_alive(child))
 
 
 def test_fault_083_a_system_that_lists_no_processes_has_no_members(
@@ -421,7 +414,7 @@ def _sessions() -> list[int]:
     found = []
     for name in os.listdir("/proc"):
         with contextlib.suppress(ValueError, ProcessLookupError):
-            if alive(int(name)):
+            if is_alive(int(name)):
                 found.append(os.getsid(int(name)))
     return found
 
@@ -437,7 +430,7 @@ def test_fault_130_a_forked_child_does_not_keep_the_guard_waiting() -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         try:
-            wait_until(lambda: not alive(pid), BOUND)
+            wait_until(lambda: not is_alive(pid), BOUND)
         finally:
             os.killpg(parent.pid, signal.SIGKILL)
 
@@ -457,7 +450,7 @@ def test_fault_130_leaving_with_in_a_forked_child_leaves_the_program_alone(hub: 
                 os._exit(2)
         assert os.waitpid(pid, 0)[1] == 0
         assert process.running
-        assert alive(process.pid)
+        assert is_alive(process.pid)
     assert process.returncode == -signal.SIGTERM
 
 
@@ -595,7 +588,7 @@ def children() -> set[int]:
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found.update(map(int, path.read_text().split()))
-    return {pid for pid in found if alive(pid)}
+    return {pid for pid in found if is_alive(pid)}
 
 
 def cut(number: int, function: Callable[[], Any]) -> Any:
@@ -711,7 +704,7 @@ KILLED = """
 @pytest.mark.parametrize("when", ["unknown", "known"])
 def test_fault_130_kill_9_during_a_start_leaves_no_program(when: str) -> None:
     pid = left_alone(KILLED_IN_A_START, when)
-    wait_until(lambda: not alive(pid), BOUND)
+    wait_until(lambda: not is_alive(pid), BOUND)
 
 
 def test_fault_130_kill_9_ends_a_descendant_in_another_session() -> None:
@@ -722,14 +715,14 @@ def test_fault_130_kill_9_ends_a_descendant_in_another_session() -> None:
         time.sleep(1000)
     """
     pid = left_alone(KILLED, *python(code))
-    wait_until(lambda: not alive(pid), BOUND)
+    wait_until(lambda: not is_alive(pid), BOUND)
 
 
 def test_fault_130_kill_9_ends_a_program_with_a_newline_in_its_name(tmp_path: Path) -> None:
     name = tmp_path / "a\nb) Z 1\n"
     name.symlink_to("/bin/sleep")
     pid = left_alone(KILLED, "bash", "-c", f'set -m; "{name}" 1000 & echo $!; wait')
-    wait_until(lambda: not alive(pid), BOUND)
+    wait_until(lambda: not is_alive(pid), BOUND)
 
 
 # --- 83: a leader whose main thread is over; no descriptor left ----------------------------

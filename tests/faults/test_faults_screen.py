@@ -6,7 +6,6 @@ import contextlib
 import os
 import pty
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from tests.integration.test_cli import command, shell
 from tests.integration.test_process_hub import Viewer as ProcessViewer
 from tests.integration.test_process_hub import viewer
+from tests.programs import python
 from tests.redis_servers import SERVERS, running
 from tests.support import TIMEOUT, wait_until, without_usage
 from ws_hub import Hub, HubConfig, SqliteHistory, serve
@@ -38,10 +38,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
             yield lambda: HubConfig(history=SqliteHistory(tmp_path / "hub.db"))
         else:
             yield HubConfig
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
 
 
 def texts(data: bytes) -> list[str]:

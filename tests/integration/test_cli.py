@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import BOUND, ROOT, command, run, viewer
+from tests.programs import is_alive
 from tests.support import wait_until, without_usage
 from ws_hub.access.authenticators import APIKeyAuth
 from ws_hub.config import HubConfig
@@ -181,14 +182,7 @@ def test_a_program_that_ignores_signals_is_killed_with_all_that_it_started() -> 
         it.signal(signal.SIGINT)
         it.signal(signal.SIGINT)  # the second one ends the patience
         assert it.end() == 130
-    wait_until(lambda: not _lives(sleeper))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_until(lambda: not is_alive(sleeper))
 
 
 def test_in_a_terminal_the_program_gets_one_and_keeps_its_colours() -> None:

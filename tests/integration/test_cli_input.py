@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.programs import is_alive
 from tests.support import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,13 +106,6 @@ def running(script: str, *options: str) -> Iterator[Terminal]:
         if "--no-pty" not in options:
             wait_until(lambda: made.is_raw, BOUND, "raw mode")
         yield made
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
 
 
 def children(pid: int) -> dict[str, int]:

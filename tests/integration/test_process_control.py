@@ -7,7 +7,6 @@ import gc
 import itertools
 import os
 import sys
-import textwrap
 import threading
 import weakref
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.programs import DEAF, python
 from tests.support import wait_until
 from ws_hub import (
     APIKeyAuth,
@@ -57,8 +57,7 @@ class Site:
         return (str(client.user_id), action) in self.allowed
 
     def run(self, code: str, **options: Any) -> Process:
-        argv = [sys.executable, "-S", "-c", textwrap.dedent(code)]
-        return self.hub.run_process(argv, "p", **{"stdin": True, **options})  # type: ignore[no-any-return]
+        return self.hub.run_process(python(code), "p", **{"stdin": True, **options})  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def client(self, key: str) -> Iterator[User]:
@@ -260,20 +259,18 @@ def test_stop_ends_a_program_and_the_status_says_so() -> None:
 
 
 def test_a_program_that_ignores_the_stop_is_killed_after_its_grace() -> None:
-    code = "import signal; signal.signal(15, 1); print('deaf', flush=True); signal.pause()"
     with site() as it, it.client("a") as ann:
         ann.client.subscribe("process:p")
-        process = it.run(code, grace=0.2)
+        process = it.run(DEAF, grace=0.2)
         ann.client.expect(type="process_output", data="deaf")
         ann.ask("process_signal", "stop")
         assert process.wait(BOUND) == -9
 
 
 def test_kill_ends_a_program_at_once() -> None:
-    code = "import signal; signal.signal(15, 1); print('deaf', flush=True); signal.pause()"
     with site() as it, it.client("b") as ben:
         ben.client.subscribe("process:p")
-        process = it.run(code, grace=60)
+        process = it.run(DEAF, grace=60)
         ben.client.expect(type="process_output", data="deaf")
         ben.ask("process_signal", "kill")
         assert process.wait(BOUND) == -9

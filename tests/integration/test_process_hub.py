@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import signal
-import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.apps.live import live
 from tests.integration.clients import is_inside
+from tests.programs import python
 from tests.support import TIMEOUT, RawPeer, wait_until, without_usage
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.connection.connection import Connection
@@ -110,11 +109,6 @@ def viewer(server: Server, process_id: str) -> Iterator[Viewer]:
         server.url, compression=None, max_size=None, proxy=None, close_timeout=0.2
     ) as socket:
         yield Viewer(socket, process_id)
-
-
-def python(code: str) -> list[str]:
-    # -S: it starts at once, without the packages of the tests, coverage among them.
-    return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
 def test_a_viewer_sees_running_each_line_and_exited(server: Server, hub: Hub) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import itertools
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from tests.integration.apps.live import live
 from tests.integration.test_process_hub import Viewer, viewer
+from tests.programs import python
 from tests.redis_servers import SERVERS, running
 from tests.support import TIMEOUT, wait_until
 from ws_hub import (
@@ -58,10 +58,6 @@ def settings_of(name: str, **fields: Any) -> Iterator[Any]:
 
 def shell(script: str) -> list[str]:
     return ["sh", "-c", script]
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
 
 
 def output(each: Viewer) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.commands import BOUND, Command, command, run, viewer
 from tests.integration.test_cli import taken_port
+from tests.programs import is_alive
 from tests.support import RawPeer, wait_until, without_usage
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -54,13 +55,6 @@ def until(peer: RawPeer, last: object) -> list[object]:
         data = peer.recv_json()["data"]
         found.append(without_usage(data) if isinstance(data, dict) else data)
     return found
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_the_output_of_all_has_their_names_and_the_end_of_one_ends_all(place: Path) -> None:
@@ -176,7 +170,7 @@ def test_what_ignores_sigterm_is_killed_with_what_it_started(place: Path) -> Non
         it.signal(signal.SIGINT)
         assert it.end() == 130
     assert any("* sending SIGKILL to a, b" in line for line in it.out)
-    wait_until(lambda: not any(map(lives, pids)), BOUND)
+    wait_until(lambda: not any(map(is_alive, pids)), BOUND)
 
 
 def test_a_second_signal_does_not_wait_for_the_grace(place: Path) -> None:
@@ -196,7 +190,7 @@ def test_after_kill_9_no_program_is_left(place: Path) -> None:
         pids = [int(each) for each in lines(it, "a") + lines(it, "b")]
         it.signal(signal.SIGKILL)
         assert it.end() == -signal.SIGKILL
-    wait_until(lambda: not any(map(lives, pids)), BOUND)
+    wait_until(lambda: not any(map(is_alive, pids)), BOUND)
 
 
 def test_a_program_that_fails_is_started_again(place: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,13 +21,6 @@ from ws_hub.process.writers import log_handler, writer
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 
 SECRET = "s3cr3t-Token"
-
-
-@pytest.fixture
-def hub() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.stop()
 
 
 def run(hub: Recorder, script: str, **options: object) -> list[str]:

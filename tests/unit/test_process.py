@@ -10,12 +10,12 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.programs import DEAF, is_alive, python
 from tests.recorder import Recorder
 from tests.support import TIMEOUT, wait_until
 from ws_hub import threads
@@ -25,21 +25,6 @@ from ws_hub.process.spawn import Child, signal_name
 from ws_hub.process.terms import Terms
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
-
-# A child that ignores SIGTERM, and says so once it does.
-STUBBORN = "import signal,sys,time;signal.signal(15,1);print('deaf',flush=True);time.sleep(60)"
-
-
-@pytest.fixture
-def hub() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.stop()
-
-
-def python(code: str) -> list[str]:
-    # -S: it starts at once, without the packages of the tests, coverage among them.
-    return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
 def run(hub: Recorder, argv: list[str], **options: Any) -> int:
@@ -52,14 +37,6 @@ def begin_soon_killed(
     """Start a program that gets SIGKILL sooner than others, when it is ended."""
     process = Process(hub, name, terms=Terms(grace=kill_after), **options)  # type: ignore[arg-type]
     return begin(process, lambda: Child(argv))
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 # --- what is said --------------------------------------------------------------------------
@@ -154,7 +131,7 @@ def test_output_held_open_by_a_grandchild_is_not_waited_for(hub: Recorder) -> No
     assert run(hub, argv) == 0
     assert time.monotonic() - started < 10
     pid = next(int(line) for line in hub.lines() if line.isdecimal())
-    assert alive(pid)  # as after a shell's "&": it was not asked to end
+    assert is_alive(pid)  # as after a shell's "&": it was not asked to end
     os.kill(pid, signal.SIGKILL)
     assert list(hub.statuses())[-1]["status"] == "exited"
 
@@ -378,7 +355,7 @@ def test_directory_and_environment_are_the_ones_given(hub: Recorder, tmp_path: P
 def test_wait_is_bounded_and_repeatable(hub: Recorder) -> None:
     with run_process(hub, ["sleep", "60"], "p") as process:  # type: ignore[arg-type]
         assert process.returncode is None
-        assert alive(process.pid)
+        assert is_alive(process.pid)
         with pytest.raises(TimeoutError, match="p pid="):
             process.wait(0.01)
         process.terminate()
@@ -398,7 +375,7 @@ def test_a_signal_reaches_the_whole_group(hub: Recorder) -> None:
     process.kill()
     assert process.wait(TIMEOUT) == -9
     grandchild = int(hub.lines()[0])
-    wait_until(lambda: not alive(grandchild))
+    wait_until(lambda: not is_alive(grandchild))
 
 
 def test_leaving_with_ends_a_child_that_ignores_sigterm(
@@ -406,7 +383,7 @@ def test_leaving_with_ends_a_child_that_ignores_sigterm(
 ) -> None:
     deaf = threading.Event()
     hub.on_publish = lambda message: message.data == "deaf" and deaf.set()
-    with begin_soon_killed(hub, python(STUBBORN), 0.2) as process:
+    with begin_soon_killed(hub, python(DEAF), 0.2) as process:
         assert deaf.wait(TIMEOUT)
     assert process.wait(TIMEOUT) == -9
 
@@ -421,7 +398,7 @@ def test_close_ends_what_the_child_left_in_its_group(hub: Recorder) -> None:
     process.close()
     assert process.returncode == -15
     grandchild = int(hub.lines()[0])
-    wait_until(lambda: not alive(grandchild))
+    wait_until(lambda: not is_alive(grandchild))
 
 
 def test_its_thread_is_named_after_it(hub: Recorder) -> None:
@@ -457,7 +434,7 @@ def test_on_line_may_end_the_process_but_not_wait_for_it(
             refused.append(error)
         box[0].close()
 
-    box.append(begin_soon_killed(hub, python(STUBBORN), 0.2, on_line=end))
+    box.append(begin_soon_killed(hub, python(DEAF), 0.2, on_line=end))
     known.set()
     assert box[0].wait(TIMEOUT) == -9
     assert refused  # once a line: its interpreter may print one of its own
@@ -522,7 +499,7 @@ def test_a_child_is_slowed_by_a_hub_that_is_slow(hub: Recorder) -> None:
     assert stuck.wait(TIMEOUT)
     with pytest.raises(TimeoutError):
         process.wait(0.2)
-    assert alive(process.pid)
+    assert is_alive(process.pid)
     gate.set()
     assert process.wait(3 * TIMEOUT) == 0
     assert hub.lines() == lines
@@ -541,9 +518,7 @@ def test_stubborn_children_end_together_when_the_hub_stops(
 ) -> None:
     deaf = threading.Semaphore(0)
     hub.on_publish = lambda message: message.data == "deaf" and deaf.release()
-    processes = [
-        begin_soon_killed(hub, python(STUBBORN), 1.5, name) for name in ("a", "b", "c", "d")
-    ]
+    processes = [begin_soon_killed(hub, python(DEAF), 1.5, name) for name in ("a", "b", "c", "d")]
     for _ in processes:
         assert deaf.acquire(timeout=TIMEOUT)
     started = time.monotonic()
@@ -555,7 +530,7 @@ def test_stubborn_children_end_together_when_the_hub_stops(
 def test_a_child_whose_hub_has_stopped_is_ended_and_drained(
     hub: Recorder,
 ) -> None:
-    process = begin_soon_killed(hub, python(STUBBORN.replace("'deaf'", "'x' * 100000")), 0.2)
+    process = begin_soon_killed(hub, python(DEAF.replace("'deaf'", "'x' * 100000")), 0.2)
     hub.running = False
     assert process.wait(TIMEOUT) in (-9, -15)  # -15: it had not yet learned to ignore it
 
@@ -631,7 +606,7 @@ def test_after_a_fork_nothing_is_streamed_in_the_child(hub: Recorder) -> None:
                 os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert process.running
-        assert alive(process.pid)
+        assert is_alive(process.pid)
 
 
 # --- other systems -------------------------------------------------------------------------
@@ -687,4 +662,4 @@ def test_a_program_ends_with_the_interpreter(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
     (line,) = done.stderr.splitlines()  # nobody could see what the program said
     assert "messages, and had no client to send them to" in line
-    assert not alive(int(done.stdout))
+    assert not is_alive(int(done.stdout))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import resource
 import sys
-import textwrap
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.programs import DEAF, is_alive, python
 from tests.recorder import Recorder
 from tests.support import TIMEOUT
 from ws_hub.errors import ConfigError, HubFull
@@ -20,31 +19,11 @@ from ws_hub.process.usage import Usage
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 
-DEAF = "import signal,time;signal.signal(15,1);print('deaf',flush=True);time.sleep(60)"
 MEGABYTE = 1 << 20
-
-
-@pytest.fixture
-def hub() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.stop()
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
 def start(hub: Recorder, argv: list[str], **options: Any) -> Process:
     return run_process(hub, argv, "p", **options)  # type: ignore[arg-type]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def our_peak() -> int:

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.programs import python
 from tests.recorder import Recorder
 from tests.support import TIMEOUT, wait_until
 from ws_hub.errors import ConfigError
@@ -24,17 +24,6 @@ from ws_hub.process.process import Process, run_process
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 
 both = pytest.mark.parametrize("pty", [False, True])
-
-
-@pytest.fixture
-def hub() -> Iterator[Recorder]:
-    made = Recorder()
-    yield made
-    made.stop()
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
 def start(hub: Recorder, argv: list[str], name: str = "p", **options: Any) -> Process:

@@ -7,15 +7,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
+from tests.programs import is_alive
 from tests.recorder import Recorder
 from tests.support import wait_until
+from ws_hub.cli.up import wait_for_signal
 from ws_hub.cli.restarts import Policy, Restarts
 from ws_hub.cli.supervisor import Program, Running, Supervisor
-from ws_hub.cli.up import wait_for_signal
 from ws_hub.process.process import run_process
 from ws_hub.signals import Signals
 
@@ -247,14 +247,7 @@ def test_grandchildren_end_with_their_program(bench: type[Bench]) -> None:
     supervisor.end("SIGINT received")
     supervisor.end("SIGINT received")
     it.until(lambda: supervisor.over)
-    wait_until(lambda: not _lives(pid), BOUND)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_until(lambda: not is_alive(pid), BOUND)
 
 
 def test_a_program_that_cannot_start_has_failed(bench: type[Bench]) -> None:

@@ -15,12 +15,6 @@ from ws_hub.errors import HubFull, HubNotRunning, InvalidName
 from ws_hub.process.writers import LogHandler, log_handler, writer
 from ws_hub.protocol.message import encode, parse_timestamp
 
-
-@pytest.fixture
-def hub() -> Recorder:
-    return Recorder()
-
-
 # --- log_handler ---------------------------------------------------------------------------
 
 
