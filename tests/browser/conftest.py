@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,11 +50,24 @@ def browser() -> Iterator[Browser]:
     browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    with Page(browser) as page:
+@contextlib.contextmanager
+def tab(browser: Browser, beside: Page | None = None) -> Iterator[Page]:
+    """Yield a tab, which must have nothing to complain of in the end."""
+    with Page(browser, beside=beside) as page:
         yield page
         assert page.complaints() == []
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with tab(browser) as page:
+        yield page
+
+
+@pytest.fixture
+def second_page(browser: Browser) -> Iterator[Page]:
+    with tab(browser) as page:
+        yield page
 
 
 @pytest.fixture

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.browser import rows
-from tests.browser.chromium import Browser, Page
+from tests.browser.chromium import Page
 from tests.browser.conftest import Site
+from tests.programs import python
 from tests.support import TIMEOUT, wait_until
 from ws_hub import Client
 from ws_hub.process import Process
@@ -35,13 +35,6 @@ SHOWN = (
 
 
 @pytest.fixture
-def second_page(browser: Browser) -> Iterator[Page]:
-    with Page(browser) as page:
-        yield page
-        assert page.complaints() == []
-
-
-@pytest.fixture
 def allowed() -> set[str]:
     return {"input", "stop", "kill"}
 
@@ -55,8 +48,7 @@ def site(make_site: Callable[..., Site], allowed: set[str]) -> Site:
 
 
 def run(site: Site, **options: Any) -> Process:
-    argv = [sys.executable, "-S", "-c", ECHO]
-    return site.hub.run_process(argv, "build", **{"stdin": True, **options})  # type: ignore[no-any-return]
+    return site.hub.run_process(python(ECHO), "build", **{"stdin": True, **options})  # type: ignore[no-any-return]
 
 
 def write(page: Page, text: str) -> None:
@@ -153,10 +145,9 @@ def test_nothing_is_meant_for_the_program_that_was_watched_before(
     page: Page, make_site: Callable[..., Site]
 ) -> None:
     site = make_site("", input_authoriser=lambda client, process_id, action: True)
-    argv = [sys.executable, "-S", "-c", ECHO]
     with (
-        site.hub.run_process(argv, "one", stdin=True),
-        site.hub.run_process(argv, "two", stdin=True) as two,
+        site.hub.run_process(python(ECHO), "one", stdin=True),
+        site.hub.run_process(python(ECHO), "two", stdin=True) as two,
     ):
         page.open(f"{site.url}?channel=process:one")
         page.wait_for(shown("kill"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.chromium import Browser, Page
+from tests.browser.conftest import tab
 from tests.integration.apps.launch import command
 
 pytest.importorskip("flask")
@@ -47,10 +48,9 @@ def run() -> Iterator[Run]:
 @contextlib.contextmanager
 def opened(browser: Browser, url: str) -> Iterator[Page]:
     """Yield the page of another visitor."""
-    with Page(browser) as page:
+    with tab(browser) as page:
         page.open(url)
         yield page
-        assert page.complaints() == []
 
 
 def press(page: Page, name: str) -> None:
