@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["NODE", "STATIC", "need_packages", "prepare", "run", "with_websocket"]
+__all__ = ["NODE", "STATIC", "copy_modules", "need_packages", "prepare", "run", "with_websocket"]
 
 NODE = shutil.which("node")
 NPM = shutil.which("npm")
@@ -74,8 +74,13 @@ def need_packages() -> Path:
 
 def prepare(folder: Path) -> Path:
     """Return a folder in which programs may import `./ws_hub.js` and npm's packages."""
-    (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
     (folder / "node_modules").symlink_to(need_packages())
+    return copy_modules(folder)
+
+
+def copy_modules(folder: Path) -> Path:
+    """Return a folder in which programs may import our files, without npm's packages."""
+    (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
     for each in STATIC.glob("*.js"):
         shutil.copy(each, folder)
     return folder

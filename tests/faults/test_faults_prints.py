@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import node
 from tests.harness import weight
 from tests.integration.gohub import GoHub
 from tests.integration.test_cli import command
@@ -33,7 +32,6 @@ from ws_hub.reconnect.client import ReconnectingClient
 from ws_hub.server.server import serve
 
 GO_TAKES = 65_536
-STATIC = Path(__file__).resolve().parents[2] / "ws_hub" / "static"
 
 
 @pytest.fixture
@@ -320,18 +318,15 @@ def test_fault_088_the_status_decides_what_is_final(
     assert set(ends.ends) == {over}
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.skipif(node.NODE is None, reason="needs node")
 def test_fault_088_the_status_decides_on_the_page(tmp_path: Path) -> None:
-    for name in ("messages.js", "ansi.js", "links.js", "times.js"):
-        shutil.copy(STATIC / name, tmp_path)
-    (tmp_path / "package.json").write_text('{"type": "module"}')
     given = json.dumps([data for data, *_ in STATUSES])
-    (tmp_path / "run.js").write_text(
+    told = node.run(
+        node.copy_modules(tmp_path),
         'import {describeStatus} from "./messages.js";\n'
-        f"console.log(JSON.stringify({given}.map(describeStatus)));\n"
+        f"console.log(JSON.stringify({given}.map(describeStatus)));\n",
     )
-    done = subprocess.run(["node", "run.js"], cwd=tmp_path, capture_output=True, check=True)
-    found = [(each["state"], each["text"]) for each in json.loads(done.stdout)]
+    found = [(each["state"], each["text"]) for each in told]
     assert found == [(state, text) for _, _, state, text, _ in STATUSES]
 
 

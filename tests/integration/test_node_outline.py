@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,7 @@ console.log(JSON.stringify(run(%s)));
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("node")
-    (place / "package.json").write_text('{"type": "module"}', encoding="utf-8")
-    for each in node.STATIC.glob("*.js"):
-        shutil.copy(each, place)
-    return place
+    return node.copy_modules(tmp_path_factory.mktemp("node"))
 
 
 def run(folder: Path, program: str, given: Any) -> Any:
