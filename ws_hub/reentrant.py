@@ -41,7 +41,7 @@ _FEW = 8  # number of items below which waiting puts with a bound of their own a
 _CALLERS = frozenset(
     f"ws_hub.{name}"
     for name in (
-        "access.authenticators cli.run cli.serve cli.tail flask.extension flask.session_auth"
+        "access.authenticators cli.run cli.serve cli.tail cli.up flask.extension flask.session_auth"
         " gunicorn hub.callbacks process.process process.spawn reconnect.client"
         " reconnect.connector server.request server.server server.viewer wsgi.app"
     ).split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import urllib.request
@@ -13,6 +14,7 @@ import ws_hub
 from tests.support import RawPeer
 from ws_hub.cli import main
 from ws_hub.cli.tail import socket_url
+from ws_hub.hub.hub import Hub
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -130,3 +132,23 @@ def test_a_process_is_named_after_its_program(
     monkeypatch.setattr("webbrowser.open", browse)
     assert main(["run", "--no-pty", "--port", "0", "--open", "--", str(script)]) == 0
     assert seen == ["running"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+@pytest.mark.parametrize("command", ["run", "up"])
+def test_a_command_that_runs_programs_waits_for_the_end_of_its_hub(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds: list[float | None] = []
+
+    class Watched(Hub):
+        def _stop(self, bound: float | None) -> None:
+            bounds.append(bound)  # None: it is only asked for
+            super()._stop(bound)
+
+    monkeypatch.setattr(f"ws_hub.cli.{command}.Hub", Watched)
+    (tmp_path / "Procfile").write_text("a: true\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--port", "0", *(["--", "true"] if command == "run" else [])]) == 0
+    assert bounds
+    assert None not in bounds
