@@ -843,6 +843,8 @@ def test_fault_086_tail_ends_by_a_signal_although_its_output_is_not_read() -> No
     with RealHub() as hub, serve(hub) as server:
         hub.send_process_lines("p", ["x" * 4095] * 200)
         with unread("tail", server.url, "process:p") as command:
+            with pytest.raises(subprocess.TimeoutExpired):
+                command.wait(1.0)  # it waits, while it looks for lines that change no more
             command.terminate()
             assert command.wait(BOUND) == 128 + signal.SIGTERM
 

@@ -1,7 +1,8 @@
 """`ws-hub tail`: subscribes to channels of a hub and shows them in this terminal.
 
-The callbacks of the client run on the thread in `connect()`; the main thread, in `follow`,
-waits for a signal or for the end of that thread.
+The callbacks of the client run on the thread in `connect()`; a second thread writes the lines
+that change no more. Both wait for an output that is not read. The main thread, in `follow`, waits
+for a signal or for the end of the first.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import contextlib
 import dataclasses
 import json
 import os
-import queue
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -201,18 +202,25 @@ class Tail:
         Threads: the main thread; blocks.
         """
         self._signals = signals
-        thread = threads.start("ws-hub:tail", self._connect)
+        over = threading.Event()
+        started = [threads.start("ws-hub:tail", self._connect)]
+        if not self._screen.is_terminal:
+            started.append(threads.start("ws-hub:settle", self._settle, over))
         try:
-            while True:
-                with contextlib.suppress(queue.Empty):
-                    return signals.wait(None if self._screen.is_terminal else _SETTLE)
-                self._screen.settle()
+            return signals.wait()
         finally:
             self._leaving = True
             self._screen.leave(_LEAVE)
+            over.set()
             self._client.close()
-            threads.join(thread, _JOIN)
+            for thread in started:
+                threads.join(thread, _JOIN)
             self._screen.settle(everything=True)
+
+    def _settle(self, over: threading.Event) -> None:
+        # Not on the main thread, which has to see a signal while the output is not read.
+        while not over.wait(_SETTLE):
+            self._screen.settle()
 
     def _failed(self, error: Exception) -> None:
         self._tell(f"{self._place}: {error}" if isinstance(error, OSError) else str(error))
