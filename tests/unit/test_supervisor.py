@@ -13,7 +13,7 @@ import pytest
 from tests.programs import is_alive
 from tests.recorder import Recorder
 from tests.support import wait_until
-from ws_hub.cli.up import wait_for_signal
+from ws_hub.cli.programs import wait_for_signal
 from ws_hub.cli.restarts import Policy, Restarts
 from ws_hub.cli.supervisor import Program, Running, Supervisor
 from ws_hub.process.process import run_process

@@ -16,7 +16,6 @@ __all__ = [
     "USAGE",
     "add_address",
     "add_command",
-    "add_watching",
     "count",
     "fail",
     "say",
@@ -64,14 +63,6 @@ def add_address(command: Any, port: str) -> None:
         help="answer to this host name as well (example.com, *.example.com); can be given "
         "again. On 127.0.0.1 the server answers to localhost and loopback addresses only, "
         "elsewhere to every name, unless one is given",
-    )
-
-
-def add_watching(command: Any) -> None:
-    """Add --open and --wait."""
-    command.add_argument("--open", action="store_true", help="open the page in a browser")
-    command.add_argument(
-        "--wait", action="store_true", help="serve the page after the exit, until Ctrl-C"
     )
 
 

@@ -32,19 +32,18 @@ from .common import (
     USAGE,
     add_address,
     add_command,
-    add_watching,
     fail,
     say,
 )
 from .console import Console, terminal_size
 from .masking import add_masks, secrets_of
+from .programs import add_pty, add_watching, keep_exit_codes, serve_on, wants_pty
 from .serve import page_url, served
 from .terminal import Screen
 
 __all__ = ["add_run"]
 
 _FORWARD_FOR = 2.0  # seconds in which a program may end by the signal that we got
-_VIEWER_WITHIN = 10.0  # seconds in which a browser, started by --open, must connect
 _JOIN = 5.0
 _INPUT = ["-"]  # in place of the command: the standard input
 _SIZE = (100, 40)  # columns and lines of the program's terminal where we have none
@@ -86,12 +85,7 @@ def add_run(commands: Any) -> None:
         help="write all of the output to a new file: text, or a recording "
         "with times (.cast); compressed (.gz)",
     )
-    command.add_argument(
-        "--pty",
-        action=argparse.BooleanOptionalAction,
-        help="run it in a terminal of its own, so that it keeps its colours "
-        "(by default when stdout is a terminal)",
-    )
+    add_pty(command, "it")
     add_masks(command)
     add_watching(command)
     command.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD ARGS")
@@ -110,15 +104,14 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
     except (ConfigError, OSError) as error:
         return fail(f"run: {error}", USAGE)
     process_id = arguments.id or ("input" if is_input else _name(hub.masks.text(argv[0])))
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit code
+    keep_exit_codes()
     with served(hub, arguments, process_channel(process_id), any_port=True) as server:
         screens = {name: Screen(out) for name, out in _outputs().items()}
         mirrors: dict[str, Any] = {
             "on_line": functools.partial(_mirror, screens),
             "on_output": functools.partial(_copy, screens),
         }
-        pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
+        pty = wants_pty(arguments)
         stdin = not is_input and _input()
         try:
             if is_input:
@@ -143,11 +136,7 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         if number is not None:
             return 128 + number
         code, ended = _end_of(process)
-        if arguments.wait:
-            say(f"{process_id} {ended}; the page is served until Ctrl-C")
-            signals.wait()
-        elif arguments.open:
-            watched.wait(_VIEWER_WITHIN)  # otherwise the browser may find no server
+        serve_on(arguments, signals, watched, f"{process_id} {ended}")
     return 128 - code if code < 0 else code
 
 

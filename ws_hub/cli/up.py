@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import os
 import shutil
-import signal
 import sys
 import threading
 import webbrowser
@@ -20,20 +19,20 @@ from ..hub.hub import Hub
 from ..process.process import run_process
 from ..protocol.names import process_channel
 from ..signals import Signals
-from .common import DEFAULT_PORT, add_address, add_command, add_watching, say, seconds
+from .common import DEFAULT_PORT, add_address, add_command, seconds
 from .masking import add_masks, secrets_of
 from .merged import Merged
 from .procfile import Entry, parse_procfile, parse_variables, read_text
+from .programs import add_pty, add_watching, keep_exit_codes, serve_on, wants_pty
 from .restarts import POLICIES, Restarts
 from .serve import page_url, served
 from .supervisor import Program, Supervisor
 from .terminal import Screen
 
-__all__ = ["add_up", "wait_for_signal"]
+__all__ = ["add_up"]
 
 _GRACE = 5.0  # seconds
 _FIRST_PORT, _NEXT_PORT = 5000, 100  # of the programs, as foreman gives them
-_VIEWER_WITHIN = 10.0  # seconds in which a browser, started by --open, must connect
 _LEAVE = 1.0  # seconds for which an output that is not read may delay the end
 _LEAST_COLUMNS = 20
 _KEPT = 86_400.0  # seconds for which the output of a program that has ended is kept
@@ -97,12 +96,7 @@ def add_up(commands: Any) -> None:
         help=f"PORT of the first program (PORT of the variables, or {_FIRST_PORT})",
     )  # fmt: skip
     command.add_argument("--id", default="all", help="names the channel of all output (all)")
-    command.add_argument(
-        "--pty",
-        action=argparse.BooleanOptionalAction,
-        help="run each in a terminal of its own, so that it keeps its colours "
-        "(by default when stdout is a terminal)",
-    )
+    add_pty(command, "each")
     add_masks(command)
     add_watching(command)
 
@@ -118,8 +112,7 @@ def _up(arguments: argparse.Namespace, signals: Signals) -> int:
         )
     )
     hub.masks.add(secrets_of(arguments), {**os.environ, **variables})
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would hide the exit codes
+    keep_exit_codes()
     channel = process_channel(arguments.id)
     with served(hub, arguments, shown=channel, any_port=True) as server:
         screen = Screen(sys.stdout)
@@ -140,24 +133,8 @@ def _up(arguments: argparse.Namespace, signals: Signals) -> int:
         screen.leave(_LEAVE)
         if supervisor.signal is not None:
             return code
-        if arguments.wait:
-            say("all have ended; the page is served until Ctrl-C")
-            wait_for_signal(signals)
-        elif arguments.open:
-            watched.wait(_VIEWER_WITHIN)  # otherwise the browser may find no server
+        serve_on(arguments, signals, watched, "all have ended")
     return code
-
-
-def wait_for_signal(signals: Signals) -> int:
-    """Wait for a signal; return its number.
-
-    The ends of programs are entries of the queue too, of which some may be left.
-
-    Threads: the main thread; blocks.
-    """
-    while (number := signals.wait()) is None:
-        pass
-    return number
 
 
 def _names(text: str) -> list[str]:
@@ -213,7 +190,7 @@ def _programs(
     """Return the programs, each with its environment."""
     environment = {**os.environ, **variables}
     port = _base_port(arguments.base_port, environment)
-    pty = sys.stdout.isatty() if arguments.pty is None else arguments.pty
+    pty = wants_pty(arguments)
     if pty:
         columns, lines = shutil.get_terminal_size()
         columns = max(columns - merged.indent, _LEAST_COLUMNS)
