@@ -41,7 +41,7 @@ class Signals:
 
     An entry None means that the work is done, to be defined by the user of the queue.
 
-    Threads: `wait` and `with` the main thread, `put` any.
+    Threads: `with` the main thread, `wait` one thread, `put` any.
     """
 
     NAMES = ("SIGINT", "SIGTERM", "SIGHUP")

@@ -849,6 +849,19 @@ def test_fault_086_tail_ends_by_a_signal_although_its_output_is_not_read() -> No
             assert command.wait(BOUND) == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fault_086_up_ends_by_a_signal_although_its_output_is_not_read(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    procfile = tmp_path / "Procfile"  # each line is a page of the pipe, with its name before it
+    procfile.write_text("a: yes $(printf %04091d 1)\nb: sleep 0.5\n", encoding="utf-8")
+    with unread("up", "--port", "0", "--keep-going", str(procfile)) as command:
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.wait(1.0)  # it waits, also to say that b has ended
+        command.send_signal(number)
+        assert command.wait(BOUND) == 128 + number
+
+
 def test_fault_086_run_waits_for_a_slow_reader_at_its_own_end() -> None:
     script = "yes $(printf %04095d 1) | head -64; exit 3"
     with unread("run", "--no-pty", "--port", "0", "--", "sh", "-c", script) as command:

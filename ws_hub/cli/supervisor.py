@@ -116,7 +116,7 @@ class Supervisor:
         The first signal ends them with SIGTERM, and after the grace with SIGKILL; the second
         one with SIGKILL at once.
 
-        Threads: the main thread; blocks.
+        Threads: any; blocks, also while `note` does.
         """
         self._wake = lambda: signals.put(None)
         try:

@@ -11,8 +11,10 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
+from .. import threads
 from ..config import PROCESS_RULE, HubConfig
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
@@ -34,6 +36,7 @@ __all__ = ["add_up"]
 _GRACE = 5.0  # seconds
 _FIRST_PORT, _NEXT_PORT = 5000, 100  # of the programs, as foreman gives them
 _LEAVE = 1.0  # seconds for which an output that is not read may delay the end
+_JOIN = 5.0
 _LEAST_COLUMNS = 20
 _KEPT = 86_400.0  # seconds for which the output of a program that has ended is kept
 _SHELL = "/bin/sh"
@@ -128,13 +131,44 @@ def _up(arguments: argparse.Namespace, signals: Signals) -> int:
         if arguments.open:
             webbrowser.open(page_url(server, channel))
         hub.send_process_status(arguments.id, "running")
-        code = supervisor.run(signals)
+        code = _supervise(supervisor, signals, screen)
         hub.send_process_status(arguments.id, "exited", code)
         screen.leave(_LEAVE)
         if supervisor.signal is not None:
             return code
         serve_on(arguments, signals, watched, "all have ended")
     return code
+
+
+def _supervise(supervisor: Supervisor, signals: Signals, screen: Screen) -> int:
+    """Run the programs until their end; return the exit code.
+
+    Not on the main thread: the supervisor also writes to an output that may not be read, and
+    meanwhile a signal has to be seen.
+
+    Threads: the main thread; blocks.
+    """
+    passed_on = Signals()
+    outcome: Future[int] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(supervisor.run(passed_on))
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            outcome.set_exception(error)
+        finally:
+            signals.put(None)
+
+    thread = threads.start("ws-hub:supervisor", run)
+    last: int | None = None
+    while (number := signals.wait()) is not None:
+        last = number
+        screen.leave(_LEAVE)
+        passed_on.put(number)
+    threads.join(thread, _JOIN)
+    if last is not None and supervisor.signal is None:
+        signals.put(last)  # it came after the programs' end: it is for what follows
+    return outcome.result(0)
 
 
 def _names(text: str) -> list[str]:
