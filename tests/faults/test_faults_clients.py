@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.commands import BOUND, command, run
 from tests.integration.clients import Seen
 from tests.integration.gohub import GoHub, RawServer, ServerPeer, frame
-from tests.integration.test_cli import BOUND, command, run
 from tests.support import (
     BINARY,
     CONTINUATION,

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import node
+from tests.commands import command
 from tests.harness import weight
 from tests.integration.gohub import GoHub
-from tests.integration.test_cli import command
 from tests.recorder import Recorder
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub.backplane.publisher import AbstractPublisher

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cli import command, shell
+from tests.commands import command
+from tests.integration.test_cli import shell
 from tests.integration.test_process_hub import Viewer as ProcessViewer
 from tests.integration.test_process_hub import viewer
 from tests.programs import python

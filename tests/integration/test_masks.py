@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_cli import command, run
+from tests.commands import command, run
 from tests.integration.test_process_hub import viewer
 from tests.support import TIMEOUT
 from ws_hub import ConfigError, Hub, MaskEnv, Publisher, serve
