@@ -92,12 +92,12 @@ def wait_until(predicate: Callable[[], T], timeout: float = TIMEOUT, what: str |
         pause = min(pause * 2, 0.05)
 
 
-# --- sockets -------------------------------------------------------------------------------
-
-
 def without_usage(status: dict[str, Any]) -> dict[str, Any]:
     """Return the data of a `process_status` without `usage`, which is never the same."""
     return {name: value for name, value in status.items() if name != "usage"}
+
+
+# --- sockets -------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
