@@ -136,14 +136,23 @@ def test_fault_79_a_node_spinner_leaves_the_row_that_a_terminal_shows(back: str)
 # --- fault 80: the last rows are drawn anew --------------------------------------------------
 
 TWO = """printf 'a: 0\\nb: 0\\n'
-for at in 1 2; do sleep 0.3; printf '\\033[2A\\033[2Ka: '$at'\\n\\033[2Kb: '$at'\\n'; done"""
+exec 3<"$0"
+for at in 1 2; do read go <&3; printf '\\033[2A\\033[2Ka: '$at'\\n\\033[2Kb: '$at'\\n'; done"""
 
 
 @pytest.mark.parametrize("in_terminal", [False, True])
-def test_fault_80_rows_that_are_drawn_anew_stay_two_rows(in_terminal: bool) -> None:
+def test_fault_80_rows_that_are_drawn_anew_stay_two_rows(tmp_path: Path, in_terminal: bool) -> None:
+    fifo = tmp_path / "steps"
+    os.mkfifo(fifo)
     with Hub() as hub, serve(hub) as server:
         with viewer(server, "p") as each:
-            hub.run_process(["sh", "-c", TWO], "p", pty=in_terminal).wait(TIMEOUT)
+            process = hub.run_process(["sh", "-c", TWO, str(fifo)], "p", pty=in_terminal)
+            with fifo.open("w") as steps:
+                for seen in ("b: 0", "a: 1\r"):
+                    while seen not in each.texts:
+                        each.until_output()
+                    print("go", file=steps, flush=True)
+            process.wait(TIMEOUT)
             each.until_over()
         with viewer(server, "p") as late:
             late.until_over()
