@@ -20,7 +20,8 @@ class Site:
 
     def __init__(self, channel: str = "", *, history: int = 0, **settings: Any) -> None:
         self._channel = channel
-        self._settings = settings
+        # Room for all of a burst: how much a slow page may miss is not what most tests look at.
+        self._settings = {"outbox_messages": 200_000, "outbox_bytes": 2**26, **settings}
         if history:
             kept = ChannelRule("process:*", history_messages=history, history_bytes=400 * history)
             self._settings["rules"] = [kept]
@@ -28,8 +29,7 @@ class Site:
         self.open()
 
     def open(self) -> None:
-        # Room for all of a burst: how much a slow page may miss is not what is tested here.
-        self.hub = Hub(HubConfig(outbox_messages=200_000, outbox_bytes=2**26, **self._settings))
+        self.hub = Hub(HubConfig(**self._settings))
         self.server: Server = serve(
             self.hub, port=self._port, app=page_app(self.hub, channel=self._channel)
         )

@@ -316,12 +316,14 @@ def test_fault_91_numbers_and_words_are_true_after_a_gap(
 
 
 def test_fault_91_a_page_that_fell_behind_has_not_reconnected(
-    page: Page, make_site: Callable[[str], Site]
+    page: Page, make_site: Callable[..., Site]
 ) -> None:
-    site, filler = make_site("process:build"), "x" * 1000
+    # A small outbox is full before a slow machine has reached the end of the time to write.
+    site, filler = make_site("process:build", outbox_bytes=2**20, write_timeout=60.0), "x" * 1000
     with FaultProxy("127.0.0.1", site.server.port) as proxy, site.hub.unpaced():
         page.open(f"http://127.0.0.1:{proxy.port}/")
         page.wait_for(LIVE)
+        wait_until(lambda: site.hub.stats().subscriptions)  # or the hole holds back the request
         page.eval(
             "window.said = new Set();"
             "const note = () => said.add(document.getElementById('banner-text').textContent);"
@@ -338,6 +340,7 @@ def test_fault_91_a_page_that_fell_behind_has_not_reconnected(
             site.hub.send_process_lines("build", lines, numbers=numbers)
             first += 500
             wait_until(lambda: not site.hub.stats().queued)  # it is unpaced, and would race on
+            assert site.hub.stats().clients == 1  # or nothing would ever be dropped
         proxy.heal()
         text = "This page fell behind, caught up"
         page.wait_for(f"[...said].some((each) => each.startsWith('{text}'))", 60)
