@@ -333,8 +333,8 @@ class RedisHistory:
 
     def _begin(self, session: Session, shard: int) -> None:
         """Find out, with a new connection, what there is to know of the server of a shard."""
-        key, bus = self._server.key("epoch", shard=shard), self._server.bus_of(shard)
-        missing = _call(session, RIGHTS, [key], [bus])
+        bus = self._server.bus_of(shard)
+        missing = _call(session, RIGHTS, self._keys(shard, "rights"), [bus])
         if missing:
             raise self._server.forbidden([each.decode() for each in missing])
         seconds, micros = session.call("TIME")
