@@ -237,10 +237,17 @@ def test_all_workers_are_asked_and_a_killed_one_counts_no_more(kind: str) -> Non
         os.kill(home, signal.SIGKILL)
         wait_until(lambda: not is_served(bob))
         wait_until(lambda: home not in states(running))
-        found = ask(running, "all", channel="news", user="bob")
+        # The other one waits for the answer of the killed one until it misses it.
+        found = wait_until(lambda: answered(running, channel="news", user="bob"), MISSED)
         assert found["online"] is False
         assert found["count"] == sum(is_served(peer) for peer in peers.values())
         assert home not in {each["pid"] for each in found["instances"]}
+
+
+def answered(running: Running, **query: str) -> dict[str, Any] | None:
+    """Ask all workers, with little time; None where one has not answered."""
+    found = ask(running, "all", timeout="0.5", **query)
+    return None if None in (found["count"], found["online"]) else found
 
 
 @pytest.mark.parametrize("kind", ONE_OF_EACH)
