@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import http.client
 import json
@@ -103,6 +104,14 @@ def texts(answer: Any) -> list[str]:
     return [each["text"] for each in answer["lines"]]
 
 
+def plain(lines: Any) -> list[dict[str, Any]]:
+    """Return lines without what is different in each run: when they were read."""
+    return [
+        {name: value for name, value in each.items() if name not in ("stream", "time")}
+        for each in lines
+    ]
+
+
 # --- written -------------------------------------------------------------------------------
 
 
@@ -120,7 +129,8 @@ def test_a_log_has_all_lines_when_the_program_has_ended(
     # Of which the channel keeps the last 10,000 alone.
     assert texts(site.page("a", "from=1&lines=2")) == ["line 1", "line 2"]
     page = site.page("a", "lines=2")
-    assert {**page, "status": without_usage(page["status"])} == {
+    page |= {"status": without_usage(page["status"]), "lines": plain(page["lines"])}
+    assert page == {
         "processId": "a",
         "status": {"status": "exited", "exitCode": 0},
         "source": "file",
@@ -177,7 +187,7 @@ def test_lines_are_in_the_file_while_the_program_runs(site: Site, tmp_path: Path
     ]
     for process in processes:
         answer = wait_until(lambda id=process.process_id: site.page(id)["lines"] or None)  # type: ignore[misc]
-        assert answer == [{"line": 1, "text": "first"}]
+        assert plain(answer) == [{"line": 1, "text": "first"}]
         assert site.page(process.process_id)["status"] == {"status": "running"}
         process.close()
 
@@ -330,7 +340,7 @@ def read(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 def test_lines_are_read_by_their_numbers(read: Site) -> None:
     answer = read.page("a", "from=100&lines=3")
     assert (answer["first"], answer["last"], answer["next"]) == (1, 5000, 103)
-    assert answer["lines"] == [{"line": n, "text": f"line {n}"} for n in (100, 101, 102)]
+    assert plain(answer["lines"]) == [{"line": n, "text": f"line {n}"} for n in (100, 101, 102)]
     assert numbers(read.page("a", "before=100&lines=3")) == [97, 98, 99]
     assert numbers(read.page("a", "before=3")) == [1, 2]
     assert numbers(read.page("a", "before=1")) == []
@@ -343,7 +353,10 @@ def test_lines_are_read_by_their_numbers(read: Site) -> None:
     assert read.page("a", "from=5001")["lines"] == []
     assert len(read.page("a", "last=1000000")["lines"]) == 5000
     page = read.hub.read_log("a", first=7, lines=1)
-    assert page.lines == ((7, "line 7"),) and (page.first, page.last) == (1, 5000)
+    assert [line[:2] for line in page.lines] == [(7, "line 7")] and (page.first, page.last) == (
+        1,
+        5000,
+    )
     assert [line.number for line in read.hub.read_log("a", before=7, lines=2).lines] == [5, 6]
     assert [line.number for line in read.hub.read_log("a", last=1).lines] == [5000]
 
@@ -359,7 +372,7 @@ def test_a_search_finds_all_and_says_where_to_go_on(read: Site) -> None:
     assert found == [n for n in range(1, 5001) if str(n).startswith("49")]
     assert read.page("a", "search=LINE")["lines"] == []
     matches = read.hub.search_log("a", "4999")
-    assert (matches.lines, matches.next) == (((4999, "line 4999"),), None)
+    assert ([line[:2] for line in matches.lines], matches.next) == ([(4999, "line 4999")], None)
 
 
 def test_all_of_it_is_downloaded(read: Site, tmp_path: Path) -> None:
@@ -403,7 +416,7 @@ def test_a_digest_names_what_looks_like_an_error(site: Site) -> None:
     answer = site.page("a", "digest")
     assert without_usage(answer["status"]) == {"status": "exited", "exitCode": 1}
     assert answer["groups"] == [{"line": 1, "title": "Compile"}]
-    assert answer["errors"][0] == {
+    assert plain(answer["errors"])[0] == {
         "line": 2, "text": "src/a.c:10:5: error: no x", "file": "src/a.c", "fileLine": 10,
         "column": 5,
     }  # fmt: skip
@@ -418,7 +431,7 @@ def test_history_is_read_as_rows_of_the_last_run(site: Site) -> None:
     site.run("print('the run before')", "a")
     draw = "print('one\\ntwo')\nprint('\\x1b[2A\\x1b[2KONE\\n\\nthree', end='\\r')"
     site.run(draw, "a", pty=True)
-    assert site.page("a")["lines"] == [
+    assert plain(site.page("a")["lines"]) == [
         {"line": 1, "text": "ONE"}, {"line": 2, "text": "two"}, {"line": 3, "text": "three"}
     ]  # fmt: skip
     with site.hub.writer("prints") as file:
@@ -465,6 +478,104 @@ def test_a_log_that_is_replaced_is_read_anew(site: Site) -> None:
     assert site.page("a")["last"] == 20000
     site.run(COUNT % 11, "a", log=ProcessLog("a.log", overwrite=True))
     assert site.page("a", "from=1")["last"] == 10
+
+
+# --- streams and times ---------------------------------------------------------------------
+
+TWO = """
+import sys, time
+print('one', flush=True)
+time.sleep(0.3)
+print('error: two', file=sys.stderr, flush=True)
+time.sleep(0.3)
+print('three', flush=True)
+"""
+
+
+@pytest.mark.parametrize("where", ["log", "log.gz", "history"])
+def test_each_line_has_its_stream_and_the_time_at_which_it_was_read(site: Site, where: str) -> None:
+    before = datetime.datetime.now(datetime.UTC)
+    site.run(TWO, "a", log=None if where == "history" else f"a.{where}")
+    after = datetime.datetime.now(datetime.UTC)
+    lines = site.hub.read_log("a").lines
+    assert [(line.text, line.stream) for line in lines] == [
+        ("one", "stdout"), ("error: two", "stderr"), ("three", "stdout")
+    ]  # fmt: skip
+    moments = [line.time for line in lines if line.time is not None]
+    assert len(moments) == 3 and moments == sorted(moments)
+    assert before <= moments[0] < moments[1] < moments[2] <= after
+    # As on the wire, where `time` has microseconds since 1970.
+    sent = [message.read_at for message in outputs(site, "a")]
+    assert moments == sent
+    micros = [round(moment.timestamp() * 1e6) for moment in moments]
+    wire = [
+        {"line": number, "text": text, "stream": stream, "time": time}
+        for (number, text, stream, _), time in zip(lines, micros, strict=True)
+    ]
+    assert site.page("a")["lines"] == wire
+    assert site.page("a", "from=2&lines=1")["lines"] == wire[1:2]
+    assert site.page("a", "search=e")["lines"] == wire
+    assert site.page("a", "search=three")["lines"] == wire[2:]
+    found = site.hub.search_log("a", "one").lines
+    assert found == lines[:1]
+    digest = site.page("a", "digest")
+    assert (digest["head"], digest["errors"]) == (wire, wire[1:2])
+
+
+def outputs(site: Site, process_id: str) -> list[Any]:
+    messages = site.hub.history(site.hub.process_channel(process_id), last=100).messages
+    return [each for each in messages if each.type == "process_output"]
+
+
+def test_another_process_reads_the_streams_and_times_beside_a_log(
+    site: Site, tmp_path: Path
+) -> None:
+    site.run(TWO, "a", log=True)
+    with Site(tmp_path / "logs") as other:
+        answer = other.page("a")
+        assert answer["status"] is None
+        assert answer["lines"] == site.page("a")["lines"]
+        assert [each["stream"] for each in answer["lines"]] == ["stdout", "stderr", "stdout"]
+
+
+def test_times_are_those_of_their_log_and_of_no_other(site: Site, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    site.run("print('one')", "a", log=True)
+    site.run("print('one')", "b", log=True)
+    assert "time" in site.page("a")["lines"][0]
+    (logs / "b.log").rename(logs / "a.log")  # `a.log.times` is of another file
+    assert site.page("a")["lines"] == [{"line": 1, "text": "one"}]
+    site.run("print('two')", "a", log=ProcessLog("a.log", overwrite=True, times=False))
+    assert site.page("a")["lines"] == [{"line": 1, "text": "two"}]
+    assert sorted(path.name for path in logs.iterdir()) == ["a.log", "b.log.times"]
+
+
+def test_no_other_file_is_taken_for_times(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a.log.times").write_text("notes of somebody")
+    (logs / "b.log.times").symlink_to(logs / "a.log.times")
+    os.mkfifo(logs / "c.log.times")
+    for process_id in "abc":
+        site.run("print('one')", process_id, log=True)
+        assert site.page(process_id)["lines"] == [{"line": 1, "text": "one"}]
+        assert f"{process_id}.log.times' is there" in caplog.text
+    assert (logs / "a.log.times").read_text() == "notes of somebody"
+
+
+def test_a_row_that_is_drawn_anew_has_the_time_of_its_last_text(site: Site) -> None:
+    program = """
+import sys, time
+print('one\\ntwo', flush=True)
+time.sleep(0.3)
+print('\x1b[2A\x1b[2KONE\\n', flush=True)
+"""
+    site.run(program, "a", log=True, pty=True)
+    one, two = site.hub.read_log("a").lines
+    assert (one.text, two.text) == ("ONE", "two")
+    assert one.time is not None and two.time is not None and one.time > two.time
 
 
 # --- two processes -------------------------------------------------------------------------
@@ -659,7 +770,8 @@ def test_a_longer_log_in_the_place_of_one_is_not_read_by_its_places(site: Site) 
     site.run(longer, "a", log=ProcessLog("a.log", overwrite=True))
     assert texts(site.page("a", "from=15000&lines=1")) == ["the line 15000"]
     assert site.page("a")["last"] == 40000
-    assert [path.name for path in Path(site.hub.config.logs).iterdir()] == ["a.log"]  # type: ignore[arg-type]
+    left = sorted(path.name for path in Path(site.hub.config.logs).iterdir())  # type: ignore[arg-type]
+    assert left == ["a.log", "a.log.times"]
 
 
 def test_the_log_of_a_run_is_not_that_of_the_next_one_without(site: Site) -> None:

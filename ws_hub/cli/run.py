@@ -20,6 +20,7 @@ from .. import threads
 from ..config import HubConfig
 from ..errors import ConfigError
 from ..hub.hub import Hub
+from ..process.log_file import ProcessLog
 from ..process.piped import stream_input
 from ..process.process import ExitCodeUnknown, Process, ProcessStartError, run_process
 from ..protocol.names import process_channel
@@ -113,14 +114,14 @@ def _run(arguments: argparse.Namespace, signals: Signals) -> int:
         }
         pty = wants_pty(arguments)
         stdin = not is_input and _input()
+        # The one file that was asked for.
+        mirrors["log"] = arguments.log and ProcessLog(arguments.log, times=False)
         try:
             if is_input:
-                process = stream_input(hub, 0, process_id, log=arguments.log, **mirrors)
+                process = stream_input(hub, 0, process_id, **mirrors)
             else:
                 size = _size() if pty else False
-                process = run_process(
-                    hub, argv, process_id, pty=size, stdin=stdin, log=arguments.log, **mirrors
-                )
+                process = run_process(hub, argv, process_id, pty=size, stdin=stdin, **mirrors)
         except ProcessStartError as error:
             missing = isinstance(error.__cause__, FileNotFoundError)
             return fail(str(error), NOT_FOUND if missing else NOT_EXECUTABLE)

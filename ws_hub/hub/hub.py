@@ -1719,8 +1719,9 @@ class Hub(AbstractPublisher):
         `lines` of them from the number `first` on, the last ones below the number `before`, or
         the newest `last`, as without any of these. They come from the file of its log
         (`run_process(log=...)`), else from what the channel keeps. A page has some megabytes at
-        most; the next one begins at `page.lines[-1].number + 1`. Raises InvalidName,
-        HubNotRunning, HistoryError, and ValueError for two of these at once.
+        most; the next one begins at `page.lines[-1].number + 1`. Each line has its stream and its
+        time, where they are known. Raises InvalidName, HubNotRunning, HistoryError, and
+        ValueError for two of these at once.
 
         Threads: any; waits for the disk.
         """

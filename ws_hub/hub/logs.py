@@ -23,6 +23,7 @@ from ..process.log_file import find_log
 from ..process.log_reader import (
     Chunk,
     FileLines,
+    LogLine,
     LogMatches,
     LogPage,
     LogSource,
@@ -112,7 +113,8 @@ class Logs:
                 first = max(end - lines, oldest)
                 lines = end - first
             first = max(first, oldest)
-            return LogPage(oldest, newest, read_page(source, first, lines), source.name)
+            found = source.dated(read_page(source, first, lines))
+            return LogPage(oldest, newest, found, source.name)
         except OSError as error:
             raise _unreadable(error) from error
 
@@ -125,6 +127,7 @@ class Logs:
             lines, after = search_lines(
                 source, text, first, limit, ignore_case=ignore_case, until=until
             )
+            lines = source.dated(lines)
         except OSError as error:
             raise _unreadable(error) from error
         return LogMatches(lines, after, source.name)
@@ -189,6 +192,7 @@ class _HistoryLines:
     name = "history"
 
     def __init__(self, messages: Iterator[Message]) -> None:
+        self._newest: dict[int, Message] = {}  # of each line
         texts: dict[int, list[str]] = {}
         whole: set[int] = set()
         piece: int | None = None  # the number of the line that goes on
@@ -202,6 +206,7 @@ class _HistoryLines:
                 texts[number] = []
             goes_on = text.endswith(GOES_ON)
             texts.setdefault(number, []).append(text[:-1] if goes_on else text)
+            self._newest[number] = message
             piece = number if goes_on and message.line is None else None
             if not goes_on:
                 whole.add(number)
@@ -219,3 +224,11 @@ class _HistoryLines:
             part = numbers[start : start + _CHUNK]
             lines = (self._texts[number].replace("\n", " ") for number in part)
             yield Chunk(part, "\n".join([*lines, ""]).encode("utf-8", "replace"))
+
+    def dated(self, lines: Sequence[LogLine]) -> tuple[LogLine, ...]:
+        """Return the same lines with their streams and times."""
+        return tuple(_dated(line, self._newest[line.number]) for line in lines)
+
+
+def _dated(line: LogLine, message: Message) -> LogLine:
+    return LogLine(line.number, line.text, message.stream or "stdout", message.read_at)

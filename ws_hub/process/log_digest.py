@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .log_reader import LogLine, LogSource, read_page, visible
+from .log_reader import LogLine, LogSource, line_fields, read_page, visible
 
 __all__ = ["HEAD_LINES", "MOST_ERRORS", "TAIL_LINES", "digest"]
 
@@ -75,15 +75,18 @@ def digest(source: LogSource, *, until: float, clock: Callable[[], float]) -> di
                 title = begun[1].decode("utf-8", "replace")[:_MOST_TEXT]
                 groups.append({"line": number, "title": title.strip()})
         searched = numbers[-1]
+    places = [LogLine(error["line"], "") for error in errors]
     head = read_page(source, first, HEAD_LINES)
     tail = read_page(source, max(last - TAIL_LINES + 1, first + len(head)), TAIL_LINES)
     return {
         "source": source.name,
         "first": first,
         "last": last,
-        "head": [_line(each) for each in head],
-        "tail": [_line(each) for each in tail],
-        "errors": errors,
+        "head": _lines(source, head),
+        "tail": _lines(source, tail),
+        "errors": [
+            fields | error for fields, error in zip(_lines(source, places), errors, strict=True)
+        ],
         "errorCount": count,
         "groups": groups,
         "searched": searched,
@@ -119,8 +122,9 @@ def _places(data: bytes, word: bytes) -> Iterator[int]:
         at = data.find(word, end)
 
 
-def _line(line: LogLine) -> dict[str, Any]:
-    return {"line": line.number, "text": line.text[:_MOST_TEXT]}
+def _lines(source: LogSource, lines: Sequence[LogLine]) -> list[dict[str, Any]]:
+    dated = source.dated(lines)
+    return [line_fields(line._replace(text=line.text[:_MOST_TEXT])) for line in dated]
 
 
 def _error(number: int, line: bytes, found: re.Match[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +29,7 @@ from ..lines import GOES_ON, MAX_PIECE, REPLACED, Texts
 from ..log import get_logger
 from ..validation import check_flag, is_path
 from .log_sink import GzipSink, Mark, PlainSink, Sink
+from .log_times import TimesFile, drop_times, make_times
 from .spawn import ProcessStartError
 
 __all__ = [
@@ -65,6 +66,8 @@ class ProcessLog:
     Args:
         path: the file, in a folder that exists.
         overwrite: whether a file that is there is replaced.
+        times: whether the streams and times of a text's lines are kept, in a second file beside
+            it, `<path>.times`. A recording has times in any case.
 
     Raises ConfigError for what is no path.
 
@@ -73,6 +76,7 @@ class ProcessLog:
 
     path: Path
     overwrite: bool = False
+    times: bool = True
 
     def __post_init__(self) -> None:
         path = self.path
@@ -81,6 +85,7 @@ class ProcessLog:
                 f"log must be the path of a file, such as 'builds/42.log', not {excerpt(path)}"
             )
         check_flag(self, "overwrite")
+        check_flag(self, "times")
 
     @property
     def is_recording(self) -> bool:
@@ -128,7 +133,7 @@ def as_log(given: object, process_id: str, folder: Path | None = None) -> Proces
         )
     with contextlib.suppress(OSError):  # open_log says it
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    return ProcessLog(path, log.overwrite)
+    return replace(log, path=path)
 
 
 def file_name(process_id: str) -> str:
@@ -170,7 +175,12 @@ def open_log(log: ProcessLog) -> LogFile:
     try:
         os.fchmod(fd, 0o600)  # whatever the umask is
         sink = GzipSink(fd) if log.is_compressed else PlainSink(fd)
-        return CastLog(path, sink) if log.is_recording else TextLog(path, sink)
+        if log.is_recording:
+            return CastLog(path, sink)
+        if log.times:
+            return TextLog(path, sink, times=make_times(path, fd))
+        drop_times(path)
+        return TextLog(path, sink)
     except BaseException:
         os.close(fd)
         raise
@@ -206,8 +216,8 @@ class LogFile:
     def begin(self, size: tuple[int, int] | None) -> None:
         """Take columns and rows of the program's terminal, before all else; None: it has none."""
 
-    def lines(self, texts: Texts) -> None:
-        """Take texts of the program, after whatever hides secrets in them."""
+    def lines(self, texts: Texts, stream: str = "stdout") -> None:
+        """Take texts of a stream of the program, after whatever hides secrets in them."""
 
     def output(self, stream: str, data: bytes) -> None:
         """Take what was read from a stream, after whatever hides secrets in it."""
@@ -227,12 +237,18 @@ class LogFile:
         except OSError as error:
             self._note(error)
 
+        self._close_more()
+
     def discard(self) -> None:
         """Close the file and delete it: the program was not started."""
         with contextlib.suppress(OSError):
             self._sink.close()
+        self._close_more()
         with contextlib.suppress(OSError):
             os.unlink(self.path)
+
+    def _close_more(self) -> None:
+        """Close what belongs to the file."""
 
     def _finish(self, code: int | None) -> None:
         raise NotImplementedError
@@ -248,6 +264,9 @@ class LogFile:
     def _prepare(self) -> bool:
         """Put what is to be written first, as after a failure; return whether it may go on."""
         raise NotImplementedError
+
+    def _before_text(self) -> None:
+        """Write what is to be there when what was put can be read."""
 
     def _ends_line(self) -> bool:
         return True
@@ -270,6 +289,7 @@ class LogFile:
         try:
             if not self._prepare():
                 return
+            self._before_text()
             self._sink.flush(may_cut=self._ends_line())
         except OSError as error:
             self._note(error)
@@ -290,10 +310,25 @@ class LogFile:
 
 
 class TextLog(LogFile):
-    """A log of lines, of which line N has the number N."""
+    """A log of lines, of which line N has the number N.
 
-    def __init__(self, path: str, sink: Sink, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        path: the file.
+        sink: writes it.
+        clock: returns monotonic seconds.
+        times: takes the streams and times of the lines; None for nothing.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        sink: Sink,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        times: TimesFile | None = None,
+    ) -> None:
         super().__init__(path, sink, clock)
+        self._times = times
         self._next = 1  # number of the line that is being put, or is put next
         self._open = False  # something of it was put
         self._states: dict[int, str] = {}  # of unfinished lines, the newest
@@ -317,9 +352,12 @@ class TextLog(LogFile):
         missing = 0 if self._gap is None else self._next - self._gap + self._open
         return self._lost + missing
 
-    def lines(self, texts: Texts) -> None:
+    def lines(self, texts: Texts, stream: str = "stdout") -> None:
         """Write the lines that are finished."""
-        if self._follow(texts, texts.numbers):
+        whole = self._follow(texts, texts.numbers)
+        if self._times is not None:
+            self._times.take(texts, stream, whole=whole)
+        if whole:
             for start in range(0, len(texts), MARK_LINES):
                 part = texts[start : start + MARK_LINES]
                 self._put("\n".join([*part, ""]), len(part))
@@ -381,6 +419,16 @@ class TextLog(LogFile):
         """Write an unfinished line so far: it is written anew when it is finished."""
         self._unfinished[self._next] = self._open
         self._put(self._states.pop(self._next, "") * (not self._open) + "\n", 1)
+
+    def discard(self) -> None:
+        """Close the file and delete it: the program was not started."""
+        super().discard()
+        if self._times is not None:
+            drop_times(self.path)
+
+    def _close_more(self) -> None:
+        if self._times is not None:
+            self._times.close()
 
     def _finish(self, code: int | None) -> None:
         self._keep_states()
@@ -473,6 +521,10 @@ class TextLog(LogFile):
         self._changed.clear()
 
     # --- what cannot be written ------------------------------------------------------------
+
+    def _before_text(self) -> None:
+        if self._times is not None and self._sink.pending:
+            self._times.flush()
 
     def _ends_line(self) -> bool:
         return not self._open

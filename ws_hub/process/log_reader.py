@@ -6,6 +6,7 @@ memory or time that grows with what is before it. A line that is longer than `LI
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import time
@@ -13,10 +14,11 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..reentrant import Lock
 from .log_file import MARK_LINES
+from .log_times import read_times
 
 __all__ = [
     "LINE_BYTES",
@@ -27,6 +29,7 @@ __all__ = [
     "LogMatches",
     "LogPage",
     "LogSource",
+    "line_fields",
     "read_page",
     "search_lines",
     "visible",
@@ -38,6 +41,8 @@ _BLOCK = 1 << 18  # bytes that are read, or decompressed, at once
 _RAW = 1 << 16  # compressed bytes that are read at once
 _UNSURE = 4 * MARK_LINES  # of the newest lines, which may be written anew
 _GZIP = 31
+_EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
 
 # Colours and links, which are not part of what is seen.
 _UNSEEN = re.compile(rb"\x1b(?:\[[0-9;:]*[A-Za-z]|\][^\x07\x1b\n]*(?:\x07|\x1b\\))")
@@ -49,10 +54,24 @@ class LogLine(NamedTuple):
     Args:
         number: its number, from 1.
         text: its text, colours included; of a very long line the beginning.
+        stream: "stdout" or "stderr"; "" where it is not known.
+        time: when it was read from its program, in UTC; None where it is not known.
     """
 
     number: int
     text: str
+    stream: str = ""
+    time: datetime.datetime | None = None
+
+
+def line_fields(line: LogLine) -> dict[str, Any]:
+    """Return a line as JSON for tools; what is not known of it is left out."""
+    fields: dict[str, Any] = {"line": line.number, "text": line.text}
+    if line.stream:
+        fields["stream"] = line.stream
+    if line.time is not None:
+        fields["time"] = (line.time - _EPOCH) // _MICROSECOND
+    return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +130,9 @@ class LogSource(Protocol):
 
     def chunks(self, first: int) -> Iterator[Chunk]:
         """Yield the lines from a number on."""
+
+    def dated(self, lines: Sequence[LogLine]) -> tuple[LogLine, ...]:
+        """Return the same lines with their streams and times, where those are known."""
 
 
 def read_page(source: LogSource, first: int, count: int) -> tuple[LogLine, ...]:
@@ -228,6 +250,18 @@ class FileLines:
                 number += count
         finally:
             os.close(fd)
+
+    def dated(self, lines: Sequence[LogLine]) -> tuple[LogLine, ...]:
+        """Return the same lines with their streams and times, where those are known."""
+        with self._lock:
+            inode = self._inode
+        if not lines or inode is None:
+            return tuple(lines)
+        origins = read_times(self.path, inode[1], [line.number for line in lines])
+        return tuple(
+            LogLine(line.number, line.text, *origin)
+            for line, origin in zip(lines, origins, strict=True)
+        )
 
     def _open(self) -> int:
         fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

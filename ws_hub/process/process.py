@@ -681,7 +681,7 @@ class Process:
 
     def _deliver(self, name: str, texts: Texts) -> None:
         if self._log is not None:
-            self._log.lines(texts)
+            self._log.lines(texts, name)
         for text in texts:
             if self._on_line is not None:
                 self._call_on_line(text, name)

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, quote
 
 from ..errors import HistoryError, HubNotRunning, InvalidName, excerpt
 from ..hub.hub import Hub
-from ..process.log_reader import LogLine, LogSource
+from ..process.log_reader import LogLine, LogSource, line_fields
 
 __all__ = ["PREFIX", "LogPages"]
 
@@ -271,7 +271,7 @@ def _text(part: str) -> str:
 
 
 def _lines(lines: Iterable[LogLine]) -> list[dict[str, Any]]:
-    return [{"line": number, "text": text} for number, text in lines]
+    return [line_fields(line) for line in lines]
 
 
 def _json(fields: dict[str, Any]) -> tuple[Headers, list[bytes]]:
