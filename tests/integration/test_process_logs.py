@@ -167,6 +167,45 @@ def test_a_recording_has_the_output_of_a_terminal_with_times(
     assert headers["Content-Disposition"].endswith(f"a.{end}")
 
 
+@pytest.mark.parametrize("end", ["cast", "cast.gz"])
+def test_a_recording_has_the_sizes_of_its_terminal_and_no_input(
+    site: Site, tmp_path: Path, end: str
+) -> None:
+    program = """
+import getpass, os, sys
+for line in sys.stdin:
+    print(*os.get_terminal_size(), flush=True)
+    if line == 'secret\\n': break
+getpass.getpass('')
+"""
+    process = site.hub.run_process(
+        [sys.executable, "-c", program], "a", pty=(100, 30), stdin=True, log=f"a.{end}"
+    )
+    said = lambda text: any(line.text == text for line in site.hub.read_log("a").lines)  # noqa: E731
+    process.write("first\n")
+    wait_until(lambda: said("100 30"))
+    process.resize(90, 20)
+    process.resize(90, 20)
+    process.write("secret\n")
+    wait_until(lambda: said("90 20"))
+    process.resize(132, 50)
+    wait_until(lambda: not process.shows_input)
+    process.write("swordfish\n")
+    assert process.wait(TIMEOUT) == 0
+    data = (tmp_path / "logs" / f"a.{end}").read_bytes()
+    text = (gzip.decompress(data) if end == "cast.gz" else data).decode()
+    assert "swordfish" not in text
+    header, *events = [json.loads(line) for line in text.splitlines()]
+    assert (header["term"]["cols"], header["term"]["rows"]) == (100, 30)
+    kinds = [(kind, data) for _, kind, data in events if kind != "o"]
+    assert kinds == [("r", "90x20"), ("r", "132x50"), ("x", "0")]
+    first, second = (at for at, each in enumerate(events) if each[1] == "r")
+    before, after = ("".join(each[2] for each in part) for part in (events[:first], events[first:]))
+    assert "100 30\r\n" in before and "90 20" not in before and "90 20\r\n" in after
+    assert "90 20" in "".join(each[2] for each in events[first:second])
+    assert {type(each[0]) for each in events} == {float} and all(each[0] >= 0 for each in events)
+
+
 def test_a_recording_of_pipes_has_what_a_terminal_would_make_of_them(
     site: Site, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from ws_hub.errors import ConfigError
 from ws_hub.lines import MAX_PIECE, Lines, Numbers, Texts
 from ws_hub.process.log_file import (
     MARK_LINES,
+    CastLog,
     LogFile,
     ProcessLog,
     TextLog,
@@ -395,6 +396,32 @@ def test_a_recording_goes_on_after_a_full_disk_and_counts_its_events(tmp_path: P
     assert events[-1][1:] == ["x", "0"]
     passed = sum(each[0] for each in events[1:])
     assert 13.4 < passed < 13.6  # by the clock of the script
+
+
+def test_a_size_has_the_time_at_which_it_was_set(tmp_path: Path) -> None:
+    now = [100.0]
+    fd = os.open(tmp_path / "a.cast", os.O_WRONLY | os.O_CREAT, 0o600)
+    log = CastLog(str(tmp_path / "a.cast"), PlainSink(fd), lambda: now[0])
+    log.begin((80, 24))
+    now[0] = 101.0
+    log.output("stdout", b"one")
+    now[0] = 101.5
+    log.resized(80, 24)  # the same one
+    log.resized(90, 30)
+    now[0] = 104.0
+    log.output("stdout", b"two")
+    now[0] = 103.0
+    log.resized(91, 30)  # told by another thread, which was slower
+    now[0] = 104.0
+    log.close(7)
+    lines = [json.loads(line) for line in content(tmp_path / "a.cast").splitlines()]
+    assert lines[1:] == [
+        [1.0, "o", "one"],
+        [0.5, "r", "90x30"],
+        [2.5, "o", "two"],
+        [0.0, "r", "91x30"],
+        [0.0, "x", "7"],
+    ]
 
 
 def test_a_recording_begun_on_a_full_disk_gets_its_header(tmp_path: Path) -> None:

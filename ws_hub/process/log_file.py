@@ -8,12 +8,13 @@ megabyte.
 
 A log never ends the delivery: what cannot be written is counted, and it is tried again each second.
 
-Threads: one writes, that of the program's output. Any may read the attributes.
+Threads: one writes, that of the program's output. Any may read the attributes, and tell a new size.
 """
 
 from __future__ import annotations
 
 import codecs
+import collections
 import contextlib
 import json
 import os
@@ -221,6 +222,12 @@ class LogFile:
 
     def output(self, stream: str, data: bytes) -> None:
         """Take what was read from a stream, after whatever hides secrets in it."""
+
+    def resized(self, columns: int, rows: int) -> None:
+        """Take the new size of the program's terminal.
+
+        Threads: any; does not wait.
+        """
 
     def turn(self) -> None:
         """Write what waits, if it is due."""
@@ -558,6 +565,9 @@ class TextLog(LogFile):
 class CastLog(LogFile):
     """A recording with times: asciicast v3, as the programs of asciinema read it.
 
+    It has what the program printed, the sizes of its terminal and its exit code. What was typed
+    is not in it: a terminal shows that where it may be seen, and what it does not show is secret.
+
     Args:
         path: the file.
         sink: writes it.
@@ -572,11 +582,14 @@ class CastLog(LogFile):
         self._last = self._good = 0.0  # when the last event was: of those put, of those written
         self._lost = 0
         self._events = 0  # put since the last flush
+        self._size: tuple[int, int] | None = None  # as it was recorded last
+        # guards: itself, by single calls. When the terminal got a new size, and which.
+        self._sizes: collections.deque[tuple[float, tuple[int, int]]] = collections.deque()
 
     def begin(self, size: tuple[int, int] | None) -> None:
         """Write the header."""
         self._is_terminal = size is not None
-        columns, rows = size or (80, 24)
+        self._size = columns, rows = size or (80, 24)
         term = {"cols": columns, "rows": rows, "type": os.environ.get("TERM") or "xterm-256color"}
         self._header = {"version": 3, "term": term, "timestamp": int(time.time())}
         self._last = self._good = round(self._clock(), 6)
@@ -589,19 +602,35 @@ class CastLog(LogFile):
 
     def output(self, stream: str, data: bytes) -> None:
         """Record what was read."""
+        self._record_sizes()
         decoder = self._decoders.get(stream)
         if decoder is None:
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
             self._decoders[stream] = decoder
         self._record("o", decoder.decode(data))
 
+    def resized(self, columns: int, rows: int) -> None:
+        """Record the new size of the program's terminal, before the next output.
+
+        Threads: any; does not wait.
+        """
+        self._sizes.append((self._clock(), (columns, rows)))
+
+    def _record_sizes(self) -> None:
+        while self._sizes:
+            moment, size = self._sizes.popleft()
+            if size != self._size:
+                self._size = size
+                self._record("r", f"{size[0]}x{size[1]}", moment)
+
     def _finish(self, code: int | None) -> None:
+        self._record_sizes()
         for decoder in self._decoders.values():
             self._record("o", decoder.decode(b"", True))
         if code is not None:
             self._record("x", str(code if code >= 0 else 128 - code))
 
-    def _record(self, kind: str, text: str) -> None:
+    def _record(self, kind: str, text: str, moment: float | None = None) -> None:
         if not text:
             return
         if kind == "o" and not self._is_terminal:
@@ -611,10 +640,11 @@ class CastLog(LogFile):
                 self._lost += 1
                 return
             self._flush()
-        # Of the difference between rounded times, so that no error adds up.
-        now = round(self._clock(), 6)
+        # Of the difference between rounded times, so that no error adds up. A size may be older
+        # than an output that was recorded before it.
+        now = max(round(self._clock() if moment is None else moment, 6), self._last)
         passed, self._last = round(now - self._last, 6), now
-        self._sink.put(_json([max(passed, 0.0), kind, text]))
+        self._sink.put(_json([passed, kind, text]))
         self._events += 1
         self._plan()
 

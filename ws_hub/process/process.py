@@ -432,7 +432,8 @@ class Process:
         check_size(columns, rows)
         if self._child.size is None:
             raise ConfigError(f"{self!r} has no terminal: start it with run_process(..., pty=True)")
-        self._child.resize(columns, rows)
+        if self._child.resize(columns, rows) and self._log is not None:
+            self._log.resized(columns, rows)
 
     @property
     def takes_input(self) -> bool:
