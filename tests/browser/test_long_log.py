@@ -445,9 +445,45 @@ def test_the_end_is_seen_first_and_what_is_before_it_follows(
     page.wait_for("document.querySelector('.row:last-child').dataset.n === '9001'")
 
 
+PAINTED = """
+    window.painted = 0; // lines that were there when the last one was first on the screen
+    const look = () => {
+        const view = document.getElementById("log")?.logView;
+        const last = document.querySelector(".row:last-child .text");
+        if (view?.following && last?.textContent === END) painted = view.count;
+        else requestAnimationFrame(look);
+    };
+    look();
+"""
+
+
+def test_the_first_screen_takes_a_few_files_and_messages(page: Page, site: Site) -> None:
+    for start in range(0, 5_000, 500):
+        numbers = range(start + 1, start + 501)
+        site.hub.send_process_lines("build", [f"line {n}" for n in numbers], numbers=numbers)
+    source = f'const END = "line 5000"; {PAINTED}'
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=source)
+    page.open(site.url)
+    page.wait_for(f"{LINES}.length === 5000")
+    assert page.eval("painted") == 200
+    names = page.eval("performance.getEntriesByType('resource').map((each) => each.name)")
+    files = {name.removeprefix(site.url).partition("?")[0] for name in names}
+    shown = {each for each in files if not each.endswith(".svg")}
+    assert shown == {"static/viewer.css", "static/page.js", "ws_hub.js"}
+    page.open(site.url + "?again")
+    page.wait_for(f"{LINES}.length === 5000")
+    sent = page.eval(
+        "performance.getEntriesByType('resource')"
+        ".filter((each) => each.transferSize).map((each) => each.name)"
+    )
+    assert [name for name in sent if not name.endswith(".svg")] == []
+
+
+@pytest.mark.parametrize("behind", [200, 1200])  # messages: what is replayed, and one page more
 def test_runs_edits_and_long_lines_are_whole_however_the_history_is_cut(
-    page: Page, site: Site
+    page: Page, site: Site, behind: int
 ) -> None:
+    last = 1500 + behind - 2
     send = site.hub.send_process_lines
     site.hub.send_process_status("build", "running")
     send("build", [f"first {n}" for n in range(1, 1501)], numbers=range(1, 1501))
@@ -456,22 +492,25 @@ def test_runs_edits_and_long_lines_are_whole_however_the_history_is_cut(
     send("build", [f"second {n}" for n in range(1, 1500)], numbers=range(1, 1500))
     # A line in two pieces, of which the newer part of the history begins with the second.
     send("build", ["head \x17", "tail"], numbers=[1500, 1500])
-    send("build", [f"second {n}" for n in range(1501, 3498)], numbers=range(1501, 3498))
+    send("build", [f"second {n}" for n in range(1501, last)], numbers=range(1501, last))
     # An edit of a line far above, which the older part has as it was.
-    send("build", ["second 1499, edited", "the end"], numbers=[1499, 3498])
+    send("build", ["second 1499, edited", "the end"], numbers=[1499, last])
     page.open(site.url)
-    page.wait_for(f"{LINES}.length === {1500 + 3498}")
+    page.wait_for(f"{LINES}.length === {1500 + last}")
     lines = page.eval(LINES)
     second = [f"second {n}" for n in range(1, 1499)]
     assert lines[:1500] == [f"first {n}" for n in range(1, 1501)]
     assert lines[1500:2998] == second
     assert lines[2998:3001] == ["second 1499, edited", "head tail", "second 1501"]
     assert lines[-1] == "the end"
-    assert page.eval(f"{VIEW}.total") == 1500 + 3498
+    assert page.eval(f"{VIEW}.total") == 1500 + last
     notes = page.eval(rows.notes(LOG))
     assert len(notes) == 2
     assert notes[0].startswith("exited 1")
     assert notes[1] == "started again"
+    send("build", ["second 1499, edited again"], numbers=[1499])
+    page.wait_for(f"{LINES}[2998] === 'second 1499, edited again'")
+    assert page.eval(f"{LINES}.length") == 1500 + last
 
 
 def send_numbered(site: Site, first: int, last: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -139,16 +140,43 @@ def test_the_page_has_no_inline_script_and_no_foreign_url() -> None:
     assert "//" not in body.replace("<!doctype html>", "")
 
 
-def test_the_page_names_all_its_modules_so_that_they_are_loaded_together() -> None:
+def test_the_page_loads_with_a_few_files_that_a_browser_keeps() -> None:
     app = page_app(Hub())
-    modules = ["/static/viewer.js"]
-    for path in modules:  # grows meanwhile
-        for name in re.findall(r'^import [^;]* from "([^"]+)";', get(app, path)[2].decode(), re.M):
-            if urljoin(path, name) not in modules:
-                modules.append(urljoin(path, name))
     body = get(app, "/")[2].decode()
-    named = re.findall(r'<link rel="modulepreload" href="([^"]+)">', body)
-    assert sorted(f"/{name}" for name in named) == sorted(modules[1:])
+    named = [each for each in re.findall(r'(?:href|src)="([^"]+)"', body) if "?v=" in each]
+    assert [each.partition("?")[0] for each in named] == [
+        "static/viewer.css",
+        "ws_hub.js",
+        "static/page.js",
+    ]
+    for address in named:
+        path, _, query = f"/{address}".partition("?")
+        assert "immutable" in get(app, path, QUERY_STRING=query)[1]["Cache-Control"]
+        for other in "", "v=", query + "0":  # of another version
+            assert get(app, path, QUERY_STRING=other)[1]["Cache-Control"] == "no-cache"
+    script = get(app, "/static/page.js")[2].decode()
+    imported = re.findall(r'^import [^;]* from "([^"]+)";', script, re.M)
+    assert [urljoin("/static/page.js", each) for each in imported] == [f"/{named[1]}"]
+
+
+@pytest.mark.parametrize("path", ["/static/page.js", "/ws_hub.js", "/static/viewer.css"])
+def test_files_are_compressed_for_those_that_read_it(path: str) -> None:
+    app = page_app(Hub())
+    _, plain, body = get(app, path)
+    assert "Content-Encoding" not in plain
+    tags = {plain["ETag"]}
+    for accepted in "gzip", "br, GZip;q=0.5", "deflate, *":
+        _, headers, packed = get(app, path, HTTP_ACCEPT_ENCODING=accepted)
+        assert headers["Content-Encoding"] == "gzip"
+        assert len(packed) == int(headers["Content-Length"]) < len(body) / 2
+        assert gzip.decompress(packed) == body
+        tags.add(headers["ETag"])
+    assert len(tags) == 2  # another representation has another one
+    tag = headers["ETag"]
+    again = get(app, path, HTTP_ACCEPT_ENCODING="gzip", HTTP_IF_NONE_MATCH=tag)
+    assert (again[0], again[2]) == ("304 Not Modified", b"")
+    for accepted in "br", "gzip;q=0", "identity", "*; q=0.000", "xgzip":
+        assert get(app, path, HTTP_ACCEPT_ENCODING=accepted)[2] == body
 
 
 @pytest.mark.parametrize(

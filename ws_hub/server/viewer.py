@@ -7,6 +7,7 @@ no path can lead outside.
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import html
 import json
@@ -26,6 +27,7 @@ from ..validation import check_named
 from ..wsgi.app import check_hub, check_path
 from ..wsgi.servers import log_once
 from .logs import LogPages
+from .modules import join_modules
 
 __all__ = ["CLIENT", "other_pages", "page_app", "script_app"]
 
@@ -45,8 +47,12 @@ _TYPES = {
 }
 _SOURCE = re.compile(r"https?://[^/?#@{}\\\s]+[/?#]\S*\{file\}", re.IGNORECASE)
 _PAGE = "index.html"
+_CLIENT = "../ws_hub.js"  # as the modules of `static/` import it
+_FOR_EVER = "public, max-age=31536000, immutable"
 _PAGE_NAMES, _MOST_NAMES = 200, 1000  # channels in one response: by default, and at most
-_ELEMENT = "ws_hub_log.js"  # answered at the root by the way to it, beside what it imports
+_SCRIPT, _STYLE = "page.js", "viewer.css"  # of the page; the script is viewer.js with its modules
+_ELEMENT = "ws_hub_log.js"  # with its modules; answered at the root by the way to it
+_TEXTS = ("css", "js", "svg")  # kinds of files that are compressed
 CLIENT = (
     "ws_hub.js",
     "ws_hub_shared.js",
@@ -167,16 +173,25 @@ class _Files:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
+        body, kind = self._files[path], path.rpartition(".")[2]
         tag = self._tags[path]
-        kind = path.rpartition(".")[2]
-        # Revalidated each time, and sent again only when another version runs.
-        headers = [("ETag", tag), ("Cache-Control", "no-cache")]
+        # Revalidated each time, and sent again only when another version runs; but what names its
+        # version is kept.
+        kept = environ.get("QUERY_STRING", "") == f"v={_version(body)}"
+        headers = [("Cache-Control", _FOR_EVER if kept else "no-cache")]
+        if kind in _TEXTS:
+            headers.append(("Vary", "Accept-Encoding"))
+            if _takes_gzip(environ):
+                body, tag = _compressed(body), f'{tag[:-1]}-gz"'
+                headers.append(("Content-Encoding", "gzip"))
+        headers.append(("ETag", tag))
         if kind == "js":
             headers += other_pages(self._hub, environ)
         if environ.get("HTTP_IF_NONE_MATCH") == tag:
+            headers = [each for each in headers if each[0] != "Content-Encoding"]
             start_response("304 Not Modified", headers + _SECURITY)
             return []
-        return _answer(environ, start_response, "200 OK", kind, self._files[path], *headers)
+        return _answer(environ, start_response, "200 OK", kind, body, *headers)
 
 
 class _Page:
@@ -193,6 +208,8 @@ class _Page:
         self._fallback = fallback
         files = {**_read_static()}
         self._template = string.Template(files.pop(_PAGE).decode())
+        for name in _SCRIPT, _STYLE, "ws_hub.js":
+            self._shown[name.replace(".", "_")] = f"{name}?v={_version(files[name])}"
         paths = _placed(files, "/", "/static/")
         paths["/favicon.ico"] = files["icon.svg"]
         self._files = _Files(hub, paths)
@@ -338,13 +355,43 @@ def _placed(files: Mapping[str, bytes], client: str, others: str) -> dict[str, b
 
 @functools.cache
 def _read_static() -> Mapping[str, bytes]:
-    """Return the files of `static/` with a known type, by name; read once in a process."""
+    """Return the files of `static/` with a known type, by name; read once in a process.
+
+    The page's script and the element have the modules in them that they import, so that a browser
+    asks for one file, and not for each of some twenty.
+    """
     folder = resources.files("ws_hub").joinpath("static")
-    return {
+    files = {
         each.name: each.read_bytes()
         for each in folder.iterdir()
         if each.is_file() and each.name.rpartition(".")[2] in _TYPES
     }
+
+    def join(first: str, client: str) -> bytes:
+        return join_modules(first, lambda name: files[name].decode(), {_CLIENT: client}).encode()
+
+    page = join("viewer.js", f"{_CLIENT}?v={_version(files['ws_hub.js'])}")
+    # The element's client is the one that its page may import, too.
+    return files | {_SCRIPT: page, _ELEMENT: join(_ELEMENT, _CLIENT)}
+
+
+@functools.lru_cache(256)
+def _version(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:24]
+
+
+@functools.lru_cache(64)
+def _compressed(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)
+
+
+def _takes_gzip(environ: Environ) -> bool:
+    """Return whether a request's sender reads gzip; also where it would rather have another."""
+    for each in environ.get("HTTP_ACCEPT_ENCODING", "").lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        if name in ("gzip", "*"):
+            return not any(re.fullmatch(r"q=0(\.0*)?", part) for part in parameters)
+    return False
 
 
 def _number(query: dict[str, list[str]], name: str, default: int) -> int:
@@ -354,7 +401,7 @@ def _number(query: dict[str, list[str]], name: str, default: int) -> int:
 
 
 def _tag(body: bytes) -> str:
-    return f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+    return f'"{_version(body)}"'
 
 
 def _answer(

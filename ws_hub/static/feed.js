@@ -27,6 +27,7 @@ export class Feed {
     this._newest = 0; // number of a line
     this._earlier = 0; // lines of the runs before
     this._twice = new Map(); // id of a note -> lines of the run before it, if another one follows
+    this._end = null; // {known, note}: how the newest run has ended, and the id of the note of it
     this._gap = null; // {which, note}: the id of the note of what is missing before the next line
   }
 
@@ -96,6 +97,26 @@ export class Feed {
     this.view.prepend([note], 0);
   }
 
+  /** The number of the newest line of the program's run; 0 for none. */
+  get newest() {
+    return this._newest;
+  }
+
+  /** Show what became of a line later, whose number is not above the newest; return that row. */
+  edited({number, ...entry}) {
+    const own = {...entry, number, total: this._earlier + number};
+    const known = this._lines.get(number) ?? {shown: this.view.insert(own, this._after(number))};
+    this.view.replace(known.shown, own);
+    this._lines.set(number, {...known, pieces: null});
+    return known.shown;
+  }
+
+  /** The row of a line has another id. */
+  moved(number, from, to) {
+    const known = this._lines.get(number);
+    if (known?.shown === from) known.shown = to;
+  }
+
   /** The lines of the program's run that may still change: number -> {shown, pieces}. */
   get lines() {
     return this._lines;
@@ -117,7 +138,10 @@ export class Feed {
     }
     this._earlier += lines;
     this.view.prepend(entries, lines, place);
-    this.started ??= before.started;
+    if (this.started === null && before.started !== null) {
+      this.started = before.started;
+      if (this._end && before.ended === null) this.view.replace(this._end.note, this._endNote());
+    }
     if (!this.status && before.status) this.know(before);
   }
 
@@ -205,14 +229,22 @@ export class Feed {
     if (known.state === "running") {
       if (this.status && this.view.total) this.note("started again");
       [this.started, this.ended] = [moment, null];
+      this._end = null;
       this.onStart(timeOf(message));
     } else if (known.state !== "other") {
       this.ended = moment;
-      const took = this.started && this.ended ? ` after ${duration(this.ended - this.started)}` : "";
-      this.note([known.text + took, known.detail].filter(Boolean).join(": "), {name: known.state});
+      this._end = {known};
+      this._end.note = this.view.append(this._endNote());
     }
     this.status = known;
     this._onStatus(known);
+  }
+
+  /** The note of how the program has ended, and after how long where that is known by now. */
+  _endNote() {
+    const {known} = this._end;
+    const took = this.started && this.ended ? ` after ${duration(this.ended - this.started)}` : "";
+    return noteOf([known.text + took, known.detail].filter(Boolean).join(": "), {name: known.state});
   }
 }
 

@@ -93,6 +93,18 @@ class Chunk {
     this.count += 1;
   }
 
+  /** Close the gap where a line was. */
+  close(index) {
+    for (const each of this.arrays) each.copyWithin(index, index + 1, this.count);
+    this.texts.splice(index, 1);
+    this.spans.splice(index, 1);
+    this.heights = this.hits = null;
+    this.hitCount = 0;
+    this.count -= 1;
+    this.lines -= 1;
+    this.touch();
+  }
+
   /** Return the numbers of the styles of a text, null for one without any. */
   encode(runs) {
     if (!runs.some((run) => run.style)) return null;
@@ -222,6 +234,27 @@ export class LineStore {
     const flags = chunk.flags[index];
     this._fill(chunk, index, {number: chunk.numbers[index], counted: flags & COUNTED, folded: flags & FOLDED, ...entry});
     return true;
+  }
+
+  /** Take out a line whose number is the program's; it is here, at another place or not at all. */
+  remove(id) {
+    const {chunk, index} = this.locate(id);
+    this._change(chunk);
+    const size = chunk.lengths[index] + RUN_SIZE * (chunk.spans[index]?.length ?? 0);
+    chunk.close(index);
+    chunk.extras?.delete(id);
+    chunk.size -= size;
+    this._size -= size;
+    this.rows -= 1;
+    this.count -= 1;
+    if (chunk.count) return;
+    this.chunks.splice(this.chunks.indexOf(chunk), 1);
+    this._forget(chunk);
+  }
+
+  _forget(chunk) {
+    this._loose.delete(chunk);
+    this._warm = this._warm.filter((each) => each !== chunk);
   }
 
   /**
@@ -371,8 +404,7 @@ export class LineStore {
         add(this.before, missed);
         add(this.missed, missed, -1);
       }
-      this._loose.delete(chunk);
-      this._warm = this._warm.filter((each) => each !== chunk);
+      this._forget(chunk);
     }
   }
 

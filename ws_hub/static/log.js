@@ -182,6 +182,12 @@ export class LogView {
     this._came(0);
   }
 
+  /** Take out a line, which comes in front of others with rows that will be added there. */
+  remove(id) {
+    this.store.remove(id);
+    this._came(0);
+  }
+
   /** Show something else in the place of a row: a progress bar. */
   replace(id, entry) {
     if (!this.store.replace(id, entry)) return;

@@ -132,7 +132,7 @@ export class Older {
   _place() {
     const {store} = this._feed.view;
     if (!this._note) return store.first;
-    const next = store.at(store.position(this._note) + 1);
+    const next = store.at(this._start);
     return next ? next.chunk.ids[next.index] : 0;
   }
 
@@ -157,11 +157,43 @@ export class Older {
     }
     if (this._oldest > before + 1) feed.missing(this._oldest - before - 1);
     this._oldest = messages[0].seq;
+    const moved = this._edited(feed.newest).map((row) => this._move(row, feed));
     this._join(feed, block);
     for (const [number, {shown}] of feed.lines) if (this._later.has(number)) block.remove(shown);
     const numbers = (run ?? block.entries).map((entry) => entry.number).filter(Boolean);
     this._later = new Set([...numbers, ...(run ? [] : this._later)].slice(0, KNOWN));
     this._feed.follows(feed, block, this._place(), this._note);
+    for (const {number, id, own} of moved) this._feed.moved(number, id, this._idAt(block.entries.indexOf(own)));
+  }
+
+  _idAt(index) {
+    const {chunk, index: at} = this._feed.view.store.at(this._start + index);
+    return chunk.ids[at];
+  }
+
+  /** How many rows are in front of the place. */
+  get _start() {
+    return this._note ? this._feed.view.store.position(this._note) + 1 : 0;
+  }
+
+  /**
+   * The first rows that are here and belong among those with numbers up to the newest: of lines that
+   * have changed since later ones came.
+   */
+  _edited(newest) {
+    const found = [];
+    for (const row of this._firstRows()) {
+      if (!row.number || row.counted || row.number >= newest) break;
+      found.push(row);
+    }
+    return found;
+  }
+
+  /** Have a row that is here take its place among older ones. */
+  _move({id, ...row}, feed) {
+    this._feed.view.remove(id);
+    this._later.delete(row.number);
+    return {number: row.number, id, own: feed.edited(row)};
   }
 
   /** Put the beginning of a line whose end is here already in front of that. */
@@ -178,13 +210,21 @@ export class Older {
 
   /** The first row behind the place, of few, for which this is true. */
   _firstRow(wanted) {
-    const {store} = this._feed.view;
-    const first = this._note ? store.position(this._note) + 1 : 0;
-    for (let position = first; position < first + NEAR; position++) {
-      const place = store.at(position);
-      const row = place && store.read(place.chunk, place.index);
-      if (row && wanted(row)) return row;
+    let left = NEAR;
+    for (const row of this._firstRows()) {
+      if (wanted(row)) return row;
+      if (!--left) break;
     }
     return null;
+  }
+
+  /** The rows behind the place. */
+  *_firstRows() {
+    const {store} = this._feed.view;
+    for (let position = this._start; ; position++) {
+      const place = store.at(position);
+      if (!place) return;
+      yield store.read(place.chunk, place.index);
+    }
   }
 }

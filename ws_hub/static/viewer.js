@@ -18,9 +18,11 @@ import {HubClient} from "../ws_hub.js";
 
 const LIST_EVERY = 3000;
 const CAUGHT_UP_FOR = 6000;
+const PATIENCE = 200; // milliseconds in which a frame is drawn
 const PROCESS = "process:";
 const FAR = 20000; // messages behind which the page passes over
-const FIRST = 2000; // messages of the end of a log, which are seen at once; the others follow
+const FIRST = 200; // messages of the end of a log, which are seen at once; the others follow
+const AFTER_FAR = 2000; // messages of the end where those before are passed over
 const TIME_TEXTS = {
   "": "Times are not shown",
   clock: "Each line has its local time",
@@ -111,7 +113,7 @@ function countDown(step = 1) {
   watch.catchUp = null;
   if (!view.total) showCounts(); // else the view says when it has drawn
   if (catchUp.first) {
-    if (catchUp.older === watch.older) loadOlder(watch.older);
+    if (catchUp.older === watch.older) seen().then(() => loadOlder(watch.older));
     return;
   }
   if (!watch.older.done && !watch.older.full) loadOlder(watch.older); // the connection was lost meanwhile
@@ -128,7 +130,7 @@ function passOver() {
   const {channel, seq} = watch;
   watch.subscription.close();
   watch.behind = {since: seq};
-  watch.subscription = subscribe(channel);
+  watch.subscription = subscribe(channel, AFTER_FAR);
 }
 
 /** The first of the newest messages is here: say what was passed over. */
@@ -169,6 +171,14 @@ async function loadGap(note, gap) {
   view.repaint(note);
 }
 
+/** Wait until what has come is on the screen; a page that is hidden draws nothing. */
+function seen() {
+  return new Promise((done) => {
+    requestAnimationFrame(() => setTimeout(done));
+    setTimeout(done, PATIENCE);
+  });
+}
+
 /** Load what is in front of the end of the log, or of another place. */
 async function loadOlder(older) {
   try {
@@ -184,11 +194,11 @@ async function loadOlder(older) {
 // --- what is watched -----------------------------------------------------------------------
 
 /** Show the end of a channel, and what comes. */
-function subscribe(channel) {
+function subscribe(channel, last = FIRST) {
   const own = watch;
   const heard = () => watch === own && own.subscription === subscription; // not of one that was closed
   const subscription = client.subscribe(channel, (message) => heard() && received(message), {
-    last: FIRST,
+    last,
     onSync: (sync) => {
       if (!heard()) return;
       if (!sync.first && !sync.restarted && sync.replayed > FAR && own.feed.numbered) passOver();

@@ -1,0 +1,78 @@
+"""JavaScript modules joined to one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from ws_hub.server.modules import join_modules
+
+FILES = {
+    "page.js": (
+        "/* The page. */\n"
+        'import {both} from "./middle.js";\n'
+        'import {Base, SIZE} from "./base.js";\n'
+        'import {Client} from "../client.js";\n'
+        "export class Page extends Base {}\n"
+        "export {both};\n"
+        "new Client(SIZE);\n"
+    ),
+    "middle.js": (
+        'import {SIZE} from "./base.js";\n'
+        "const own = `\nexport const text`;\n"
+        "export function both() { return [SIZE, own]; }\n"
+    ),
+    "base.js": "export const SIZE = 7;\nexport class Base {}\nexport async function wait() {}\n",
+}
+
+
+def join(files: Mapping[str, str] = FILES) -> str:
+    return join_modules("page.js", files.__getitem__, {"../client.js": "../client.js?v=1"})
+
+
+def test_each_module_comes_once_behind_those_that_it_imports() -> None:
+    files = {**FILES, "middle.js": FILES["middle.js"].replace("\nexport const", "\n export const")}
+    assert join(files) == (
+        "// base.js\n"
+        "const $base = (() => {\n"
+        "const SIZE = 7;\nclass Base {}\nasync function wait() {}\n"
+        "\nreturn {SIZE, Base, wait};\n})();\n"
+        "// middle.js\n"
+        "const $middle = (() => {\n"
+        "const {SIZE} = $base;\n"
+        "const own = `\n export const text`;\n"
+        "function both() { return [SIZE, own]; }\n"
+        "\nreturn {both};\n})();\n"
+        "// page.js\n"
+        "/* The page. */\n"
+        "const {both} = $middle;\n"
+        "const {Base, SIZE} = $base;\n"
+        'import {Client} from "../client.js?v=1";\n'
+        "export class Page extends Base {}\n"
+        "export {both};\n"
+        "new Client(SIZE);\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export default 1;",
+        "export let count = 0;",
+        'import "./base.js";',
+        'import * as base from "./base.js";',
+        'import {SIZE as size} from "./base.js";',
+        'import {Client} from "../client.js";',
+        'export {SIZE} from "./base.js";',
+    ],
+)
+def test_other_forms_are_refused(line: str) -> None:
+    with pytest.raises(AssertionError):
+        join({**FILES, "middle.js": f"{FILES['middle.js']}{line}\n"})
+
+
+def test_modules_that_import_each_other_are_refused() -> None:
+    files = {**FILES, "base.js": 'import {both} from "./middle.js";\n'}
+    with pytest.raises(AssertionError, match=r"middle\.js and base\.js|base\.js and middle\.js"):
+        join(files)
