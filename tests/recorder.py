@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.support import without_usage
 from ws_hub.backplane.publisher import AbstractPublisher
+from ws_hub.config import HubConfig
 from ws_hub.errors import HubFull, HubNotRunning
 from ws_hub.lines import join
 from ws_hub.protocol.message import Message, decode
@@ -21,6 +22,7 @@ class Recorder(AbstractPublisher):
 
     def __init__(self) -> None:
         super().__init__()
+        self.config = HubConfig(usage_interval=0)
         self.messages: list[Message] = []
         self.timeouts: list[float | None] = []
         self.stoppers: list[Callable[[], object]] = []

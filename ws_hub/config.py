@@ -413,6 +413,8 @@ class HubConfig:
         logs: the folder of the logs that programs write (`run_process(log=True)`), made when it
             is needed; logs of other processes, and of earlier ones, are found here. None for
             none. See docs/processes.md.
+        usage_interval: seconds between two samples of what a program uses that `run_process` has
+            started: its processor time and its memory, in its status. 0 for none.
         rules: the rules for channels; the first match counts. A mapping in place of a
             ChannelRule has its fields, as a file of settings says them; a type checker wants
             a ChannelRule. After them comes one of the hub's own: process channels
@@ -508,6 +510,7 @@ class HubConfig:
     history: Any = None
     backplane: Any = None
     logs: str | os.PathLike[str] | None = None
+    usage_interval: float = 5.0
     rules: Sequence[ChannelRule] = ()
     channel_name: Callable[[str], bool] | None = None
     json_default: Callable[[Any], Any] | None = None
@@ -564,6 +567,8 @@ class HubConfig:
             "published_history_bytes_in_all",
         ):
             check_count(self, name, least=1)
+        if self.usage_interval != 0 or self.usage_interval is False:
+            check_wait(self, "usage_interval")
         self._check_what_may_be_none()
         if self.check_origin is not None and (self.allowed_origins or self.require_origin):
             raise ConfigError(

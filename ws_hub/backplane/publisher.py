@@ -28,6 +28,7 @@ from ..protocol.message import (
     Message,
     MessageType,
     as_message,
+    is_sample,
     microseconds,
     stream_text,
     timestamp,
@@ -41,7 +42,7 @@ from ..protocol.names import (
     key_text,
     process_channel,
 )
-from ..protocol.publication import Delivery, Key, Output
+from ..protocol.publication import USAGE_LINE, Delivery, Key, Output
 from ..validation import check_named, posix_time
 
 __all__ = ["ALL_CLIENTS", "NOBODY", "AbstractPublisher", "AllClients", "client_ids"]
@@ -61,6 +62,7 @@ NOBODY: frozenset[int] = frozenset()  # no client is excluded
 _OUTPUT, _STATUS = str(MessageType.PROCESS_OUTPUT), str(MessageType.PROCESS_STATUS)
 _MAX_TIME = 2**53  # microseconds: every receiver reads it exactly
 _EVENT, _ERROR = str(MessageType.EVENT), str(MessageType.ERROR)
+_SAMPLE = Output((USAGE_LINE,), (0,))  # what a status is that says what a program uses
 
 
 class AbstractPublisher(abc.ABC):
@@ -235,6 +237,8 @@ class AbstractPublisher(abc.ABC):
         if message.type == _OUTPUT:
             line = None if message.line is None else [message.line] * len(parts)
             output = _output([each.data for each in parts], line)
+        elif message.type == _STATUS and is_sample(message.data):
+            output = _SAMPLE
         return self._publish(
             texts, channel, timeout, ends_channel=ends, exclude=left_out, wait=wait, of=output
         )
@@ -361,7 +365,9 @@ class AbstractPublisher(abc.ABC):
         `extra` has further fields of the message's data (`signal`, `error`); their texts
         are shortened to 8,192 characters in all. "exited", "failed" and "lost" are final,
         with or without an exit code: the channel's history is freed some minutes later.
-        `extra={"exitCode": None}` tells clients that the code is not known.
+        `extra={"exitCode": None}` tells clients that the code is not known. "running" with a
+        `usage` in `extra` says what a program uses that runs: it takes no place in the history,
+        replaces the one before, and the next status without one ends it.
 
         Threads: any; waits while the queue is full, at most `timeout` seconds.
         """
@@ -376,7 +382,8 @@ class AbstractPublisher(abc.ABC):
         data.update(_shortened(self.masks.value(extra or {})))
         name, channel = self._process(process_id)
         text = self._encoder.encode_fields(_STATUS, channel, name, data, _now())
-        self._publish([text], channel, timeout, ends_channel=status in FINAL_STATUSES)
+        of = _SAMPLE if is_sample(data) else None
+        self._publish([text], channel, timeout, ends_channel=status in FINAL_STATUSES, of=of)
 
     @overload
     def send_event(

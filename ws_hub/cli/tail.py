@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from .. import threads
 from ..errors import WsHubError
-from ..protocol.message import Message, MessageType, to_dict
+from ..protocol.message import Message, MessageType, is_sample, to_dict
 from ..reconnect.client import ReconnectingClient
 from ..reconnect.config import ReconnectConfig
 from ..signals import Signals
@@ -261,6 +261,8 @@ class Tail:
             origin = Origin(message.read_at, _stream(message) == "stderr")
             self._screen.text(message.channel, message.data, message.line, origin)
         elif message.type in (MessageType.PROCESS_STATUS, MessageType.ERROR):
+            if is_sample(message.data):
+                return
             if message.type == MessageType.PROCESS_STATUS:
                 self._screen.settle(message.channel)  # another run counts its lines from 1
                 if _is_start(message):

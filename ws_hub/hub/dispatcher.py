@@ -21,7 +21,7 @@ from ..protocol.filters import Filter
 from ..protocol.frames import text_frame
 from ..protocol.message import Message, MessageType, encode
 from ..protocol.presence import with_state
-from ..protocol.publication import Batch, Delivery, Publication, channel_of, skip
+from ..protocol.publication import Batch, Delivery, Publication, channel_of, has_status, skip
 from ..protocol.requests import Id, ack
 from .callbacks import guarded
 from .filtering import Look
@@ -271,13 +271,20 @@ class Dispatcher:
 
     def _show(self, channel: str, run: Sequence[Publication], now: float) -> None:
         """Keep the newest state of each line that may still change, beside the messages."""
-        if any([each.state for each in run]) or self._history.has_states(channel):
+        if any([each.state for each in run]) or self._changes_states(channel, run):
             changes: dict[int, bytes | None] = {}
             for each in run:
                 changes[each.of_line] = each.frame if each.state else None
                 if each.ends_lines:
-                    changes |= dict.fromkeys(self._history.states(channel))
+                    changes = dict.fromkeys([*changes, *self._history.states(channel)])
             self._history.show(channel, changes, now)
+
+    def _changes_states(self, channel: str, run: Sequence[Publication]) -> bool:
+        """Return whether messages that are no states may replace or end some."""
+        if not self._history.has_states(channel):  # nearly always
+            return False
+        # What a program uses outlasts its lines, of which there may be many.
+        return self._history.has_states(channel, of_lines=True) or has_status(run)
 
     def fill(self, channel: str, filled: Filled, now: float) -> None:
         """Keep what a store has of a channel, for the subscriptions that follow."""
@@ -314,7 +321,7 @@ class Dispatcher:
         if numbered:
             frames = [publication.frame for publication in numbered]
             self._history.extend(channel, frames, now, ends=run[-1].ends_channel)
-        if self._history.has_states(channel):
+        if self._changes_states(channel, numbered):
             self._show(channel, numbered, now)
         return numbered
 

@@ -24,6 +24,7 @@ from itertools import accumulate, islice
 from ..backplane.store import MAX_STATES, first_since, new_epoch
 from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, ChannelRule
 from ..protocol.frames import payload_of
+from ..protocol.publication import USAGE_LINE
 from ..reentrant import Lock
 
 __all__ = ["Filled", "History", "Piece", "Position", "Range", "SparsePiece", "Usage"]
@@ -426,11 +427,13 @@ class History:
             published = self._published.cost
             return Usage(self._own.cost + published, published, self._dropped)
 
-    def has_states(self, channel: str) -> bool:
-        """Return whether lines of a channel may still change."""
+    def has_states(self, channel: str, *, of_lines: bool = False) -> bool:
+        """Return whether a channel has states, or such of lines, which may still change."""
         with self._lock:
             kept = self._kind(channel).channels.get(channel)
-            return kept is not None and bool(kept.states)
+            if kept is None or not kept.states:
+                return False
+            return not of_lines or len(kept.states) > (USAGE_LINE in kept.states)
 
     def states(self, channel: str) -> Mapping[int, bytes]:
         """Return the states of the lines of a channel that may still change, by their lines."""

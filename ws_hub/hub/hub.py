@@ -188,7 +188,7 @@ class Hub(AbstractPublisher):
         self._handlers = Handlers(config)  # for all lives
         self._inside = _Inside(self)
         self._context: Callable[[], Context] = contextlib.nullcontext
-        self.logs = Logs(lambda: self._config.logs, self.history)
+        self.logs = Logs(lambda: self._config.logs, self.history, self._inside.states)
         self._renew_lock()
         self._set_config(config)
         self._life = self._new_life()  # replaced whole, by `start` under the lock
@@ -1918,6 +1918,10 @@ class _Inside:
                 hub._enqueue(notices, most=_MOST_PUBLISHED, channel=channel)
                 return
         connection.reply(answer)
+
+    def states(self, channel: str) -> Mapping[int, bytes]:
+        """Return the states beside a channel's history. Any thread; waits for a store."""
+        return self._hub._life.store.states([channel])[0]
 
     def program(self, process_id: str) -> Process | None:
         """Return the program of a process id that runs here. Any thread."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..backplane.store import HistoryPage
@@ -31,7 +31,9 @@ from ..process.log_reader import (
     search_lines,
 )
 from ..protocol.message import Message, MessageType
+from ..protocol.publication import USAGE_LINE
 from ..reentrant import Lock
+from .statuses import data_of
 
 __all__ = ["Logs"]
 
@@ -41,6 +43,7 @@ _CHUNK = 1000  # lines of a history, or messages, at once
 _PATIENCE = 2.0  # seconds of one search, or digest
 
 Pages = Callable[..., HistoryPage]
+States = Callable[[str], Mapping[int, bytes]]
 
 
 class Logs:
@@ -49,11 +52,13 @@ class Logs:
     Args:
         folder: returns `HubConfig.logs`.
         pages: `Hub.history`.
+        states: returns the states that a channel has beside its history, by their lines.
     """
 
-    def __init__(self, folder: Callable[[], Any], pages: Pages) -> None:
+    def __init__(self, folder: Callable[[], Any], pages: Pages, states: States) -> None:
         self._folder = folder
         self._pages = pages
+        self._states = states
         self._paths: OrderedDict[str, str] = OrderedDict()  # process id -> file
         self.forget()
 
@@ -140,7 +145,13 @@ class Logs:
             raise _unreadable(error) from error
 
     def status(self, channel: str) -> dict[str, Any] | None:
-        """Return the data of the last status that the channel keeps; None for none."""
+        """Return the data of the last status that the channel keeps; None for none.
+
+        Of a program that runs, with what it uses.
+        """
+        sample = self._states(channel).get(USAGE_LINE)
+        if sample is not None:
+            return data_of(sample)
         page = self._pages(channel, last=1, limit=1)
         while page.messages:
             for message in reversed(page.messages):

@@ -35,7 +35,7 @@ from ..connection.connection import Connection
 from ..errors import WsHubError
 from ..log import get_logger
 from ..protocol.frames import text_frame
-from ..protocol.publication import Publication, channel_of, restored, state_of
+from ..protocol.publication import USAGE_LINE, Publication, channel_of, restored, state_of
 from ..reentrant import Event
 from .dispatcher import Activation
 from .history import Filled, History, Position
@@ -435,8 +435,13 @@ class Recorder:
         if any([each.ends_lines for each in group]):  # a hub that was killed may have left some
             (left,) = self._reads.attempt(lambda: self._store.states([channel])) or ({},)
             changes |= dict.fromkeys(left)
-        if changes or channel in self._shown or any([each.state for each in group]):
-            changes |= {each.of_line: each.text if each.state else None for each in group}
+        # What a program uses outlasts its lines, of which there may be many.
+        lines = any([line != USAGE_LINE for line in self._shown.get(channel, ())])
+        if changes or lines or any([each.state for each in group]):
+            for each in group:
+                changes[each.of_line] = each.text if each.state else None
+                if each.ends_lines:
+                    changes = dict.fromkeys(changes)
         return changes
 
     def _note_states(

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from .. import threads
 from ..config import HubConfig
-from ..errors import ConfigError, HubFull, HubNotRunning, ProcessAlreadyRunning, WsHubError, excerpt
+from ..errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from ..lines import Texts
 from ..log import get_logger
 from ..mask.masks import Masks, masks_of
@@ -38,6 +38,8 @@ from ..validation import check_bound, check_function, check_timeout
 from .log_file import LogFile, ProcessLog, as_log, open_log
 from .output import OutputReader
 from .pace import Pace
+from .running import Running
+from .samples import Sampler
 from .spawn import (
     Child,
     ProcessStartError,
@@ -47,8 +49,8 @@ from .spawn import (
     check_size,
     check_stdin,
     check_terminal,
-    signal_name,
 )
+from .status import CODE_UNKNOWN, of_end, of_usage
 from .stdin import InputClosed
 from .terms import GRACE, Terms, Watch
 from .usage import Usage
@@ -68,7 +70,6 @@ logger = get_logger(__name__)
 _LOOK = 0.25  # seconds of one wait for subscribers: then SIGKILL may be due
 _WRITE_WITHIN = 10.0  # seconds in which a program takes its input
 _LAST_WAIT = 2.0  # seconds after SIGKILL until a close waits no longer
-_TAKEN = "its exit code is not known: SIGCHLD is ignored, or something waits for any child"
 
 OnLine = Callable[[str, str], object]
 OnOutput = Callable[[bytes, str], object]
@@ -266,7 +267,8 @@ class Process:
         masks: the secrets of its output, those of the hub; replaced before it begins.
         reason: why we have ended it: "timeout", "idle_timeout", or what `stop` was given, such
             as "stopped"; "" for anything else.
-        usage: what it has used, as a `Usage`; None while it runs, and when that is not known.
+        usage: what it has used, as a `Usage`: at the last sample (`HubConfig.usage_interval`),
+            and after its end; None when that is not known.
         log: the file of its whole output; set before it is started.
     """
 
@@ -311,6 +313,7 @@ class Process:
             config = hub.config
             self._pace = Pace(config.outbox_messages, config.outbox_bytes, self._sharers)
         self._watch: Watch  # from `_opened` on, as `_child`
+        self._sampler: Sampler
         self._log: LogFile | None = None
         self._killed = False  # SIGKILL was sent
         self.usage: Usage | None = None
@@ -382,7 +385,7 @@ class Process:
                 f"{self!r} has not ended within {timeout:g} s: wait longer, or terminate() it"
             )
         if self._returncode is None:
-            raise ExitCodeUnknown(f"{self!r} has ended, but {_TAKEN}")
+            raise ExitCodeUnknown(f"{self!r} has ended, but {CODE_UNKNOWN}")
         return self._returncode
 
     def write(self, data: str | bytes, timeout: float = _WRITE_WITHIN) -> None:
@@ -620,6 +623,8 @@ class Process:
             self._log = open_log(self.log)
             at_end.callback(self._close_log, self._log)
         self._child = _spawned(spawn, self.masks)
+        interval = 0 if self._child.peak is None else self.hub.config.usage_interval
+        self._sampler = Sampler(self._child.pid, interval, time.monotonic())
         if self._child.input is not None:
             self._child.input.whose = repr(self)
         at_end.callback(self._clean_up)
@@ -639,7 +644,8 @@ class Process:
             # The hub's own pacing is off: `_pace` slows the program, or nothing does.
             with self.hub.unpaced():
                 while reader.turn(self._next_turn()):
-                    self._child.look(time.monotonic())
+                    self._child.look(now := time.monotonic())
+                    self._sample(now)
                     self._watch.touch(reader.read_at)
                     self._end_when_due(reading=True)
                     if self._log is not None:
@@ -651,8 +657,18 @@ class Process:
 
     def _next_turn(self) -> float | None:
         """Return when the reader is to return at the latest; None for no such time."""
-        times = [self._next_due(), None if self._log is None else self._log.due]
+        log_due = None if self._log is None else self._log.due
+        times = [self._next_due(), log_due, self._sampler.due]
         return min([each for each in times if each is not None], default=None)
+
+    def _sample(self, now: float) -> None:
+        """Tell what it uses, when that is due; without waiting."""
+        usage = self._sampler.take(now)
+        if usage is not None and not self._child.exited():
+            self.usage = usage
+            with contextlib.suppress(HubFull, HubNotRunning):
+                extra = of_usage(usage) | self._numbered()
+                self.hub.send_process_status(self.process_id, "running", extra=extra, timeout=0)
 
     def _close_log(self, log: LogFile) -> None:
         if self._streams:
@@ -675,7 +691,7 @@ class Process:
             if self._kill_at is not None and not self._child.end_session(self._kill_at):
                 logger.warning("%r has ended, but something that it started has not", self)
             self._returncode = self._child.reap()
-            self.usage = self._child.usage
+            self.usage = self._sampler.complete(self._child.usage)
         finally:
             self._ended = True
             self._child.close()
@@ -783,19 +799,8 @@ class Process:
             logger.debug("status `failed` of %s not published: %s", self.process_id, refused)
 
     def _send_exited(self) -> None:
-        code = self._returncode
-        extra: dict[str, object] = {}
-        if code is None:
-            extra = {"exitCode": None, "error": _TAKEN}
-        elif code < 0:
-            extra = {"signal": signal_name(-code)}
-        if self.reason:
-            extra["reason"] = self.reason
-        extra |= self._numbered()
-        if self.usage is not None:
-            extra["usage"] = _on_the_wire(self.usage)
-        if self._log is not None and self._log.lost:
-            extra["logLost"] = self._log.lost
+        code, lost = self._returncode, 0 if self._log is None else self._log.lost
+        extra = of_end(code, self.reason, self.usage, lost) | self._numbered()
         while not self._hub_stopped:
             try:
                 self.hub.send_process_status(self.process_id, "exited", code, extra=extra)
@@ -806,59 +811,7 @@ class Process:
                 return
 
 
-def _on_the_wire(usage: Usage) -> dict[str, object]:
-    known = {} if usage.peak_bytes is None else {"peakBytes": usage.peak_bytes}
-    return {"cpuSeconds": usage.cpu_seconds, **known}
-
-
-class _Streaming:
-    """The processes that are being streamed, by hub and process id.
-
-    Without a lock: each change is a single call of C. A signal handler that starts a
-    program waits for the streaming thread; it may have interrupted a thread in here, whose
-    lock the streaming thread would wait for.
-    """
-
-    def __init__(self) -> None:
-        self.forget()
-        threads.forget_after_fork(self)
-
-    def forget(self) -> None:
-        """Become empty, in a forked child."""
-        # A process, or a mark while it starts.
-        self._processes: dict[tuple[int, str], Process | object] = {}
-
-    def check(self, hub: StreamingHub, process_id: str) -> None:
-        """Raise ProcessAlreadyRunning when a process id is in use on a hub."""
-        if (id(hub), process_id) in self._processes:
-            raise ProcessAlreadyRunning(process_id)
-
-    def reserve(self, hub: StreamingHub, process_id: str) -> None:
-        """Reserve a process id on a hub; raises ProcessAlreadyRunning when it is in use."""
-        mark = object()
-        if self._processes.setdefault((id(hub), process_id), mark) is not mark:
-            raise ProcessAlreadyRunning(process_id)
-
-    def add(self, process: Process) -> None:
-        """Replace the mark of a reserved id: the process has a child that can be ended."""
-        self._processes[id(process.hub), process.process_id] = process
-
-    def release(self, hub: StreamingHub, process_id: str) -> None:
-        """Make a process id free again."""
-        self._processes.pop((id(hub), process_id), None)
-
-    def get(self, hub: StreamingHub, process_id: str) -> Process | None:
-        """Return the process of an id, if it has a child."""
-        found = self._processes.get((id(hub), process_id))
-        return found if isinstance(found, Process) else None
-
-    def of(self, hub: StreamingHub) -> list[Process]:
-        """Return the processes of a hub that have a child."""
-        found = list(self._processes.values())
-        return [each for each in found if isinstance(each, Process) and each.hub is hub]
-
-
-_streaming = _Streaming()
+_streaming: Running[Process] = Running()
 
 
 def find_process(hub: StreamingHub, process_id: str) -> Process | None:

@@ -41,12 +41,16 @@ class Usage:
     """What a program has used.
 
     Args:
-        cpu_seconds: processor time of the program and the processes that it has waited for.
-        peak_bytes: the most memory that one of them had (resident); None when not known.
+        cpu_seconds: processor time of the program and the processes that it has waited for;
+            while it runs, that of all its processes.
+        peak_bytes: the most memory (resident) that one of them had or, where samples of a
+            running program have seen more, all of them together; None when not known.
+        memory_bytes: while it runs, the memory of all its processes now, added up; else None.
     """
 
     cpu_seconds: float
     peak_bytes: int | None = None
+    memory_bytes: int | None = None
 
 
 class PeakMemory:

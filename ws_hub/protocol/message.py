@@ -40,6 +40,7 @@ __all__ = [
     "encode_fields",
     "from_json",
     "is_key",
+    "is_sample",
     "is_timestamp",
     "microseconds",
     "number",
@@ -228,6 +229,11 @@ def _no_message(value: object, fault: str) -> MessageEncodeError:
 
 
 # --- time ----------------------------------------------------------------------------------
+
+
+def is_sample(data: object) -> bool:
+    """Return whether the data of a status say what a program uses that runs, and nothing new."""
+    return isinstance(data, dict) and data.get("status") == "running" and "usage" in data
 
 
 def timestamp(seconds: float) -> str:

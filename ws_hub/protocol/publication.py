@@ -22,6 +22,7 @@ from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, nu
 __all__ = [
     "NO_LINE",
     "UNSTAMPED",
+    "USAGE_LINE",
     "Batch",
     "Delivery",
     "Key",
@@ -31,6 +32,7 @@ __all__ = [
     "Stamp",
     "channel_of",
     "compress",
+    "has_status",
     "publish",
     "publish_all",
     "restored",
@@ -41,6 +43,7 @@ __all__ = [
 
 
 NO_LINE = -1
+USAGE_LINE = -2  # in place of a line: what the program of the channel uses, a state as well
 _TAIL = 64  # bytes at the end of a message, which hold its line and its number
 _LINE = re.compile(rb',"line":(\d{1,18})(?:,"seq":\d+)?\}\Z')
 _STATUS = b'{"type":"process_status"'
@@ -145,9 +148,10 @@ class Publication:
             kept.
         repeats: whether it was found to be such a repetition: it is neither kept nor delivered.
         former: the frame of what it replaces in a keyed channel; b"" for nothing.
-        state: whether it is a state of a line of a program's output, which is delivered and
-            takes no place in the history.
-        line: of a state the number of its line; NO_LINE for none. See `of_line`.
+        state: whether it is a state of a line of a program's output, or of what the program
+            uses, which is delivered and takes no place in the history.
+        line: of a state the number of its line; NO_LINE for none, USAGE_LINE for a status that
+            says what the program uses. See `of_line`.
     """
 
     text: bytes
@@ -186,7 +190,7 @@ class Publication:
     @property
     def ends_lines(self) -> bool:
         """Whether no line of its channel may change behind it."""
-        return self.ends_channel or self.text.startswith(_STATUS)
+        return not self.state and (self.ends_channel or self.text.startswith(_STATUS))
 
     @property
     def message(self) -> Message:
@@ -211,6 +215,11 @@ class Publication:
 
 
 channel_of: Callable[[Publication], str] = operator.attrgetter("channel")  # for groupby
+
+
+def has_status(publications: Sequence[Publication]) -> bool:
+    """Return whether one of several messages is the status of a program."""
+    return any([each.text.startswith(_STATUS) for each in publications])
 
 
 def restored(text: bytes, seq: int, epoch: str, channel: str, overflow: Overflow) -> Publication:

@@ -222,6 +222,8 @@ export class Feed {
   }
 
   _status(message) {
+    const {status, usage} = message.data ?? {};
+    if (status === "running" && usage && this.status) return; // a sample: the run goes on, and its lines
     this._endLine();
     const moment = Date.parse(message.timestamp ?? "") || null;
     const known = describeStatus(message.data);
