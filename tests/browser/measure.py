@@ -108,6 +108,9 @@ def measure(page: Page, browser: Browser, url: str, lines: int) -> None:
     page.open(url)
     print(f"the end is seen after {page.wait_for('first'):.0f} ms")
     print(f"  processor time of the page until then: {renderer.seconds - used:.2f} s")
+    times = page.eval(JUMPS % VIEW)
+    print(f"  a place far away meanwhile: median {times[len(times) // 2]:.0f} ms, ", end="")
+    print(f"longest {times[-1]:.0f} ms; {page.eval(f'{VIEW}.count'):,} lines are there then")
     page.wait_for(f"{VIEW}.count >= {lines}", 300)
     took, used = time.monotonic() - started, renderer.seconds - used
     print(f"all {lines:,} lines are there after {took:.1f} s; processor time {used:.1f} s")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ws_hub.errors import MessageDecodeError, MessageEncodeError
 from ws_hub.protocol.message import (
+    Encoder,
     Message,
     MessageType,
     decode,
@@ -611,3 +612,26 @@ def test_read_at_is_the_time_or_else_the_timestamp(
 def test_a_time_in_microseconds_agrees_with_the_timestamp(seconds: float) -> None:
     moment = Message("a", timestamp=timestamp(seconds)).read_at
     assert moment == Message("a", time=microseconds(seconds)).read_at
+
+
+def test_a_listing_holds_encoded_messages_as_they_are() -> None:
+    texts = [encode(Message("event", data={"a": [1, "é", None]})), b'{"type":"x","n":1.50e3}']
+    message = Message("ack", data={"channel": 'a "messages":[]', "seq": 2}, id="7")
+    found = Encoder().encode_listing(message, "messages", texts, 0.0)
+    plain = json.loads(Encoder().encode(message, 0.0))
+    plain["data"]["messages"] = [json.loads(text) for text in texts]
+    assert json.loads(found) == plain
+    assert list(json.loads(found)) == list(plain)
+    assert b"1.50e3" in found
+    assert (
+        json.loads(Encoder().encode_listing(message, "messages", [], 0.0))["data"]["messages"] == []
+    )
+
+
+def test_a_listing_refuses_what_is_nested_too_deeply_to_be_read() -> None:
+    deep = b'{"type":"x","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    wide = b'{"type":"x","data":[' + b"[]," * 5000 + b"[]]}"
+    message = Message("ack", data={"seq": 1}, id="7")
+    Encoder().encode_listing(message, "messages", [wide], 0.0)
+    with pytest.raises(MessageEncodeError, match="cannot encode 'ack' message"):
+        Encoder().encode_listing(message, "messages", [wide, deep], 0.0)

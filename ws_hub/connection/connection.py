@@ -283,7 +283,9 @@ class Connection:
             self._hub.count("dropped")
 
     def _frame(self, message: Message) -> bytes:
-        text = self._hub.encoder.encode(message, time.time())
+        return self._frame_of(self._hub.encoder.encode(message, time.time()))
+
+    def _frame_of(self, text: bytes) -> bytes:
         frame = text_frame(text)
         packs = self.compression and self._config.compresses(text)
         return compress(text, frame) if packs else frame
@@ -558,7 +560,17 @@ class Connection:
 
         Threads: its reader; waits at most the write timeout.
         """
-        frame = self._frame(message)
+        self._answer(self._frame(message))
+
+    def reply_with(self, message: Message, name: str, texts: Sequence[bytes]) -> None:
+        """Answer the peer with encoded messages as a field of the data; as `reply` otherwise.
+
+        Threads: its reader; waits at most the write timeout.
+        """
+        text = self._hub.encoder.encode_listing(message, name, texts, time.time())
+        self._answer(self._frame_of(text))
+
+    def _answer(self, frame: bytes) -> None:
         self._pending.add_bytes(len(frame))
         try:
             self.sender.put(frame, self._config.write_timeout)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -324,10 +323,9 @@ class RequestHandler:
             return
         backwards = request.before is not None or request.last is not None
         texts = _that_fit([each.text for each in page.messages], backwards)
-        connection.charge_later(sum(map(len, texts)))
         span = page.kept
         data = {"channel": channel, "epoch": span.epoch, "first": span.first, "seq": span.last}
-        connection.reply(ack(id, data | {"messages": [json.loads(text) for text in texts]}))
+        connection.reply_with(ack(id, data), "messages", texts)
 
     def _unsubscribe(self, connection: Connection, request: Unsubscribe) -> None:
         channel = request.channel

@@ -440,6 +440,27 @@ class Encoder:
             raise MessageEncodeError(f"cannot encode {excerpt(message.type)} message: {fault}")
         return self.write(message, "" if seconds is None else timestamp(seconds), channel)
 
+    def encode_listing(
+        self, message: Message, name: str, texts: Sequence[bytes], seconds: float
+    ) -> bytes:
+        """Encode a message whose data, an object with fields, has encoded messages as the last one.
+
+        They are not decoded for that. Raises MessageEncodeError.
+
+        Threads: any; calls `json_default`.
+        """
+        data = self.data_text(message.data, f"{message.type} data")
+        begin, middle, end = self.encode(message, seconds).partition(b',"data":')
+        for text in texts:
+            if text.count(b"[") + text.count(b"{") > _SAFE_DEPTH:
+                try:
+                    _check_depth(text.decode(), _SPARE_FRAMES)
+                except Exception as error:  # noqa: BLE001 - as in `encode_fields`
+                    raise _encode_error(message.type, excerpt(text), error) from error
+        head = data.removesuffix("}").encode()
+        listed = b'%s,"%s":[%s]}' % (head, name.encode(), b",".join(texts))
+        return begin + middle + listed + end[len(data.encode()) :]
+
     def write(self, message: Message, now: str = "", channel: str = "") -> bytes:
         """Return the JSON object of a message whose fields are not checked.
 

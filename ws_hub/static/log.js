@@ -179,6 +179,7 @@ export class LogView {
     if (this.timesChain) this._stale.add(before ?? this.store.first);
     if (this.store.prepend(entries, lines, before)) this._repaint = true;
     this.outline?.prepended(entries.length);
+    this._arrived += entries.length;
     this._came(0);
   }
 

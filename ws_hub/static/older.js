@@ -7,9 +7,7 @@
 import {Feed} from "./feed.js";
 
 const PAGE = 1000; // messages: the most that a server answers with
-/* A server reads more slowly from those that have it work all the time. */
-const AT_ONCE = 20; // pages without a pause
-const PAUSE = 30; // milliseconds
+const PAUSE = 4; // milliseconds between pages, for all else that the page does
 const KNOWN = 5000; // numbers of lines that an older page may have too, in a state before
 const NEAR = 100; // rows among which the rest of a line is
 
@@ -48,7 +46,7 @@ class Block {
 
 export class Older {
   /**
-   * `ask(part)` returns a promise of a page of the history; `onChange()` is called after each. With
+   * `ask(part)` returns a promise of a page of the history; `onChange()` is called at the end. With
    * `since` it loads what is behind that message, in the place behind a note.
    */
   constructor(feed, ask, onChange, {since = 0, note = 0} = {}) {
@@ -85,8 +83,8 @@ export class Older {
     this._busy = true;
     try {
       if (this._oldest > 1 && !this._feed.status) await this._learn();
-      for (let pages = 1; !this._closed && !this.done && (await this._next(epoch)); pages++) {
-        if (pages > AT_ONCE) await new Promise((go) => setTimeout(go, PAUSE));
+      while (!this._closed && !this.done && (await this._next(epoch))) {
+        await new Promise((go) => setTimeout(go, PAUSE));
       }
     } finally {
       this._busy = false;
@@ -110,9 +108,8 @@ export class Older {
       this.full = true;
       return false;
     }
+    this.left = Math.max(0, messages[0].seq - Math.max(this._since + 1, page.first));
     this._take(messages);
-    this.left = Math.max(0, this._oldest - Math.max(this._since + 1, page.first));
-    this._onChange();
     return true;
   }
 

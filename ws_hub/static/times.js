@@ -1,7 +1,14 @@
 /* times.js: times as a log shows them. Must not know the page. */
 
+const last = {timestamp: "", found: null}; // many lines have the same one
+
 /** Return microseconds since 1970 of an RFC 3339 text; null for what is none. */
 export function microseconds(timestamp) {
+  if (timestamp !== last.timestamp) Object.assign(last, {timestamp, found: parsed(timestamp)});
+  return last.found;
+}
+
+function parsed(timestamp) {
   const milliseconds = Date.parse(timestamp ?? "");
   if (Number.isNaN(milliseconds)) return null;
   const digits = /\.[0-9]{3}([0-9]{1,3})/.exec(timestamp); // those that a Date leaves out
