@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import sys
 import textwrap
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +35,7 @@ from ws_hub import (
     serve,
 )
 from ws_hub.errors import ConfigError, HistoryError
+from ws_hub.hub import logs
 from ws_hub.page import page_app
 from ws_hub.process import ProcessStartError
 
@@ -138,6 +140,7 @@ def test_a_log_has_all_lines_when_the_program_has_ended(
         "last": 30001,
         "lines": [{"line": 30000, "text": "line 30000"}, {"line": 30001, "text": "done"}],
         "next": None,
+        "complete": True,
     }
 
 
@@ -512,6 +515,46 @@ def test_a_large_log_is_read_with_little_memory(tmp_path: Path) -> None:
             tracemalloc.stop()
 
 
+@pytest.mark.parametrize("end", ["log", "log.gz"])
+def test_a_log_that_takes_longer_than_a_request_is_read_by_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    def late_at(until: float) -> Callable[[], bool]:
+        """Count blocks in the place of seconds."""
+        looks = itertools.count()
+        return lambda: next(looks) >= 24
+
+    monkeypatch.setattr(logs, "late_at", late_at)
+    text = "".join(f"line {n} {'x' * 40}\n" for n in range(1, 400_001)).encode()
+    (tmp_path / f"a.{end}").write_bytes(gzip.compress(text, 1) if end == "log.gz" else text)
+    with Site(tmp_path) as site:
+        answer = site.page("a", "last=2")
+        assert not answer["complete"] and answer["lines"] == [] and answer["next"] is None
+        assert 1 < answer["last"] < 400_000
+        digest = site.page("a", "digest")
+        assert len(digest["head"]) == 20 and digest["tail"] == [] and not digest["complete"]
+    with Site(tmp_path) as site:
+        page = site.hub.read_log("a", last=2)
+        assert page.lines == () and page.last > 1 and not page.complete
+        # Its beginning is there, and so is a search of it, piece by piece.
+        found, first, calls = list[int](), 1, 0
+        while first:
+            answer = site.page("a", f"search=99%20x&from={first}")
+            assert answer["next"] is None or answer["next"] > first
+            found, first, calls = found + numbers(answer), answer["next"], calls + 1
+        assert found == [n for n in range(1, 400_001) if n % 100 == 99] and calls > 2
+    with Site(tmp_path) as site:
+        answer = site.page("a", "from=1&lines=2")
+        assert (numbers(answer), answer["next"], answer["complete"]) == ([1, 2], 3, False)
+        calls = 0
+        while not (answer := site.page("a", "last=2"))["complete"]:
+            calls += 1
+            assert calls < 100
+        assert answer["last"] == 400_000
+        page = site.hub.read_log("a", first=400_000)
+        assert [line.text[:11] for line in page.lines] == ["line 400000"] and page.complete
+
+
 def test_a_log_that_is_replaced_is_read_anew(site: Site) -> None:
     site.run(COUNT % 20001, "a", log=True)
     assert site.page("a")["last"] == 20000
@@ -578,30 +621,30 @@ def test_another_process_reads_the_streams_and_times_beside_a_log(
 
 
 def test_times_are_those_of_their_log_and_of_no_other(site: Site, tmp_path: Path) -> None:
-    logs = tmp_path / "logs"
+    folder = tmp_path / "logs"
     site.run("print('one')", "a", log=True)
     site.run("print('one')", "b", log=True)
     assert "time" in site.page("a")["lines"][0]
-    (logs / "b.log").rename(logs / "a.log")  # `a.log.times` is of another file
+    (folder / "b.log").rename(folder / "a.log")  # `a.log.times` is of another file
     assert site.page("a")["lines"] == [{"line": 1, "text": "one"}]
     site.run("print('two')", "a", log=ProcessLog("a.log", overwrite=True, times=False))
     assert site.page("a")["lines"] == [{"line": 1, "text": "two"}]
-    assert sorted(path.name for path in logs.iterdir()) == ["a.log", "b.log.times"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.log", "b.log.times"]
 
 
 def test_no_other_file_is_taken_for_times(
     site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    (logs / "a.log.times").write_text("notes of somebody")
-    (logs / "b.log.times").symlink_to(logs / "a.log.times")
-    os.mkfifo(logs / "c.log.times")
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "a.log.times").write_text("notes of somebody")
+    (folder / "b.log.times").symlink_to(folder / "a.log.times")
+    os.mkfifo(folder / "c.log.times")
     for process_id in "abc":
         site.run("print('one')", process_id, log=True)
         assert site.page(process_id)["lines"] == [{"line": 1, "text": "one"}]
         assert f"{process_id}.log.times' is there" in caplog.text
-    assert (logs / "a.log.times").read_text() == "notes of somebody"
+    assert (folder / "a.log.times").read_text() == "notes of somebody"
 
 
 def test_a_row_that_is_drawn_anew_has_the_time_of_its_last_text(site: Site) -> None:
@@ -818,6 +861,42 @@ def test_the_log_of_a_run_is_not_that_of_the_next_one_without(site: Site) -> Non
     site.run("print('two')", "a")
     answer = site.page("a")
     assert (answer["source"], texts(answer)) == ("history", ["two"])
+
+
+@pytest.mark.parametrize("end", ["log", "log.gz", "cast"])
+def test_no_other_process_takes_the_log_of_an_earlier_run_for_that_of_the_last(
+    site: Site, tmp_path: Path, end: str
+) -> None:
+    folder = tmp_path / "logs"
+    with Site(folder) as other:
+        site.run("print('one')", "a", log=f"a.{end}")
+        assert other.get("a", "download")[0] == 200
+        site.run("print('two')", "a")
+        assert other.refusal("a")[:2] == (404, "not_found")
+        assert other.refusal("a", "download")[:2] == (404, "not_found")
+        site.run("print('three')", "a", log=tmp_path / "elsewhere.log")
+        assert other.refusal("a")[:2] == (404, "not_found")
+        assert (folder / f"a.{end}").is_file()  # it is yours, and stays
+        site.run("print('four')", "a", log=ProcessLog(f"a.{end}", overwrite=True))
+        assert b"four" in unpacked(other.get("a", "download")[2])
+    with Site(folder) as later:
+        assert b"four" in unpacked(later.get("a", "download")[2])
+        site.run("print('five')", "a")
+    with Site(folder) as later:
+        assert later.refusal("a")[:2] == (404, "not_found")
+
+
+def unpacked(data: bytes) -> bytes:
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def test_a_mark_that_cannot_be_made_is_logged(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.run("print('one')", "a", log=True)
+    (tmp_path / "logs" / "a.nolog").symlink_to(tmp_path / "none" / "none")
+    site.run("print('two')", "a")
+    assert "take the log" in caplog.text and "a.log" in caplog.text
 
 
 def test_a_download_promises_no_length(read: Site) -> None:

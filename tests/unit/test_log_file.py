@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -20,9 +21,11 @@ import pytest
 pytest.importorskip("pyte")
 
 from tests.screens import Viewer, reads
+from tests.support import TIMEOUT
 from tests.unit.test_screens import RECORDINGS, token
 from ws_hub.errors import ConfigError
 from ws_hub.lines import MAX_PIECE, Lines, Numbers, Texts
+from ws_hub.process import log_index
 from ws_hub.process.log_file import (
     MARK_LINES,
     CastLog,
@@ -30,10 +33,11 @@ from ws_hub.process.log_file import (
     ProcessLog,
     TextLog,
     as_log,
-    find_log,
     open_log,
 )
-from ws_hub.process.log_reader import FileLines, read_page
+from ws_hub.process.log_folder import find_log
+from ws_hub.process.log_index import FileLines
+from ws_hub.process.log_reader import read_page, search_lines
 from ws_hub.process.log_sink import MEMBER_BYTES, GzipSink, PlainSink
 from ws_hub.process.spawn import ProcessStartError
 
@@ -459,3 +463,137 @@ def test_a_line_that_goes_on_changing_moves_none_that_a_reader_has_a_place_of(
     for first in (1, 2, 15_000, 28_000):
         assert read_page(reader, first, 2) == read_page(FileLines(path), first, 2)
     assert read_page(reader, 15_002, 1)[0].text == "line 30.0"
+
+
+# --- reading, step by step -------------------------------------------------------------------
+
+
+class Steps:
+    """A time for a read that is over after so many looks at it."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_first_read_of_a_large_file_goes_on_where_the_last_one_has_stopped(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.log"
+    with path.open("wb") as file:
+        file.write(b"first\n")
+        file.truncate(1 << 28)  # of zeros, a line without an end
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + b"".join(b"line %d\n" % n for n in range(3, 10_000)))
+    reader = FileLines(str(path))
+    blocks = (1 << 28) // log_index.BLOCK
+    calls = taken = 0
+    while True:
+        steps = Steps(blocks // 10)
+        span = reader.span(steps)
+        calls, taken = calls + 1, taken + blocks // 10 - max(steps.left, 0)
+        if span.complete:
+            break
+        assert calls < 20 and span.last <= 2
+    assert span == (1, 9999, True)
+    assert 10 <= calls and taken < 1.5 * blocks
+    # After which a read goes to the place at once.
+    steps = Steps(1000)
+    assert read_page(reader, 9_000, 1, steps) == ((9_000, "line 9000", "", None),)
+    assert steps.left > 900
+
+
+@pytest.mark.parametrize("members", [1, 40])
+def test_a_compressed_file_of_any_program_is_read_step_by_step(
+    tmp_path: Path, members: int
+) -> None:
+    """Also of one member, as gzip makes it, which has no place to begin at but the first."""
+    text = b"".join(b"line %d %d\n" % (n, n * n) for n in range(1, 400_001))
+    part = len(text) // members + 1
+    data = b"".join(gzip.compress(text[at : at + part], 1) for at in range(0, len(text), part))
+    (tmp_path / "a.log.gz").write_bytes(data)
+    reader = FileLines(str(tmp_path / "a.log.gz"))
+    calls = 0
+    while not reader.span(Steps(6)).complete:
+        calls += 1
+        assert calls < 30
+    assert calls > 1
+    steps = Steps(1000)
+    assert read_page(reader, 300_000, 1, steps)[0].text == f"line 300000 {300_000**2}"
+    assert steps.left > 970  # of the forty blocks
+    found, first = list[int](), 1
+    while first is not None:
+        lines, first = search_lines(reader, "99999 ", first, 1000, late=Steps(0))  # type: ignore[assignment]
+        found += [line.number for line in lines]
+    assert found == [n for n in range(1, 400_001) if str(n).endswith("99999")]
+
+
+def test_a_reader_waits_for_no_other_longer_than_it_has_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"".join(b"line %d\n" % n for n in range(1, 1_000_001)))
+    reader = FileLines(str(path))
+    parked, go_on = threading.Event(), threading.Event()
+
+    def late() -> bool:
+        parked.set()
+        go_on.wait(TIMEOUT)
+        return False
+
+    found: list[object] = []
+    first = threading.Thread(target=lambda: found.append(reader.span(late)))
+    first.start()
+    try:
+        assert parked.wait(TIMEOUT)
+        span = reader.span(lambda: True)
+        assert not span.complete and span.last < 1_000_000
+        assert read_page(reader, 5, 1)[0].text == "line 5"
+        assert search_lines(reader, "line 999999", 1, 10)[1] is None
+    finally:
+        go_on.set()
+        first.join(TIMEOUT)
+    assert found == [(1, 1_000_000, True)] == [reader.span()]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_files_are_read_alike_through_any_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rnd = random.Random(seed)
+    for turn in range(40):
+        for name, values in {
+            "BLOCK": (7, 64, 1000, 1 << 14), "_RAW": (5, 50, 4096), "_UNSURE_LINES": (0, 3, 20),
+            "_UNSURE_BYTES": (10, 200, 5000), "_SPACING": (1, 50, 1000), "_MOST_INSIDE": (1, 4),
+            "_MOST_PLACES": (3, 8, 100), "LINE_BYTES": (10, 40, 1000),
+        }.items():  # fmt: skip
+            monkeypatch.setattr(log_index, name, rnd.choice(values))
+        sizes = [rnd.choice([0, 0, 1, 3, 10, 60, rnd.randrange(500)]) for _ in range(turn * 6)]
+        lines = [bytes(rnd.choices(b"abz\xc3\xa9", k=size)) for size in sizes]
+        data = b"".join(line + b"\n" for line in lines)
+        if rnd.random() < 0.4:
+            lines.append(b"unfinished")
+            data += lines[-1]
+        path = tmp_path / f"{turn}.log{rnd.choice(['', '.gz'])}"
+        if path.suffix == ".gz":
+            cuts = sorted(rnd.randrange(len(data) + 1) for _ in range(rnd.choice([0, 1, 5])))
+            ends = zip([0, *cuts], [*cuts, len(data)], strict=True)
+            data = b"".join(gzip.compress(data[start:end]) for start, end in ends)
+        path.write_bytes(data)
+        most: int = log_index.LINE_BYTES
+        shown = [line[:most].decode("utf-8", "replace") for line in lines]
+        reader = FileLines(str(path))
+        for _ in range(20):
+            late = Steps(rnd.choice([0, 1, 3, 1000]))
+            if rnd.random() < 0.4:
+                span = reader.span(late)
+                assert span.last <= len(lines) and (span.last == len(lines) or not span.complete)
+                continue
+            first, count = rnd.randrange(1, len(lines) + 5), rnd.randrange(20)
+            page = read_page(reader, first, count, late)
+            texts = shown[first - 1 : first - 1 + count]
+            assert [line.text for line in page] == texts[: len(page)], (seed, turn)
+            assert [line.number for line in page] == list(range(first, first + len(page)))
+            assert [line.text for line in read_page(reader, first, count)] == texts, (seed, turn)
+        assert reader.span() == (1, len(lines), True)

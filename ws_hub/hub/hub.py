@@ -1720,10 +1720,11 @@ class Hub(AbstractPublisher):
         the newest `last`, as without any of these. They come from the file of its log
         (`run_process(log=...)`), else from what the channel keeps. A page has some megabytes at
         most; the next one begins at `page.lines[-1].number + 1`. Each line has its stream and its
-        time, where they are known. Raises InvalidName, HubNotRunning, HistoryError, and
-        ValueError for two of these at once.
+        time, where they are known. A first read of a file of many gigabytes takes more than the
+        two seconds after which it returns: `complete` is then False, as a `LogPage` says. Raises
+        InvalidName, HubNotRunning, HistoryError, and ValueError for two of these at once.
 
-        Threads: any; waits for the disk.
+        Threads: any; waits for the disk, some two seconds at most.
         """
         check_positions("read_log", None, first=first, before=before, last=last)
         check_position("lines", lines)
@@ -1752,7 +1753,7 @@ class Hub(AbstractPublisher):
         check_position("first", first)
         check_position("limit", limit)
         source = self._log_of(process_id)
-        return self.logs.search(source, text, first, limit, ignore_case=ignore_case)
+        return self.logs.search(source, text, first, limit, ignore_case=ignore_case)[0]
 
     def _log_of(self, process_id: AnyId) -> LogSource:
         name = id_text(process_id, "process id")

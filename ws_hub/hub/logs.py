@@ -19,14 +19,18 @@ from ..backplane.store import HistoryPage
 from ..errors import HistoryError
 from ..lines import GOES_ON, REPLACED
 from ..process.log_digest import digest
-from ..process.log_file import find_log
+from ..process.log_folder import find_log
+from ..process.log_index import FileLines
 from ..process.log_reader import (
     Chunk,
-    FileLines,
+    Late,
     LogLine,
     LogMatches,
     LogPage,
     LogSource,
+    Span,
+    late_at,
+    never,
     read_page,
     search_lines,
 )
@@ -40,7 +44,8 @@ __all__ = ["Logs"]
 _MOST_LOGS = 10_000  # whose files are known
 _MOST_FILES = 64  # whose places are known
 _CHUNK = 1000  # lines of a history, or messages, at once
-_PATIENCE = 2.0  # seconds of one search, or digest
+_PATIENCE = 2.0  # seconds of one read, search or digest
+_GLANCE = 0.1  # seconds in which a search may look for the end of a log
 
 Pages = Callable[..., HistoryPage]
 States = Callable[[str], Mapping[int, bytes]]
@@ -110,37 +115,47 @@ class Logs:
         first: int | None = None,
         before: int | None = None,
     ) -> LogPage:
-        """Return so many lines: from a number on, the last ones below a number, or the newest."""
+        """Return so many lines: from a number on, the last ones below a number, or the newest.
+
+        Of those whose numbers are not known within two seconds none.
+        """
+        late = late_at(time.monotonic() + _PATIENCE)
         try:
-            oldest, newest = source.span()
+            oldest, newest, is_known = source.span(late)
             if first is None:
+                is_there = is_known or (before is not None and before <= newest + 1)
                 end = newest + 1 if before is None else min(before, newest + 1)
                 first = max(end - lines, oldest)
-                lines = end - first
+                lines = end - first if is_there else 0
             first = max(first, oldest)
-            found = source.dated(read_page(source, first, lines))
-            return LogPage(oldest, newest, found, source.name)
+            found = source.dated(read_page(source, first, lines, late))
+            return LogPage(oldest, newest, found, source.name, is_known)
         except OSError as error:
             raise _unreadable(error) from error
 
     def search(
         self, source: LogSource, text: str, first: int, limit: int, *, ignore_case: bool
-    ) -> LogMatches:
-        """Return lines from a number on that contain a text; ends after two seconds."""
-        until = time.monotonic() + _PATIENCE
+    ) -> tuple[LogMatches, Span]:
+        """Return lines from a number on that contain a text, and which lines there are.
+
+        Ends after two seconds.
+        """
+        late = late_at(time.monotonic() + _PATIENCE)
         try:
             lines, after = search_lines(
-                source, text, first, limit, ignore_case=ignore_case, until=until
+                source, text, first, limit, ignore_case=ignore_case, late=late
             )
             lines = source.dated(lines)
+            # The end is near where it was reached, and of little interest elsewhere.
+            span = source.span(late if after is None else late_at(time.monotonic() + _GLANCE))
         except OSError as error:
             raise _unreadable(error) from error
-        return LogMatches(lines, after, source.name)
+        return LogMatches(lines, after, source.name), span
 
     def digest(self, source: LogSource) -> dict[str, Any]:
         """Return what a log holds, for tools; see `process.log_digest`."""
         try:
-            return digest(source, until=time.monotonic() + _PATIENCE, clock=time.monotonic)
+            return digest(source, late=late_at(time.monotonic() + _PATIENCE))
         except OSError as error:
             raise _unreadable(error) from error
 
@@ -224,9 +239,14 @@ class _HistoryLines:
         self._numbers = sorted(number for number in texts if number > 0)
         self._texts = {number: "".join(texts[number]) for number in self._numbers}
 
-    def span(self) -> tuple[int, int]:
+    @property
+    def first(self) -> int:
+        """The number of the oldest line."""
+        return self._numbers[0] if self._numbers else 1
+
+    def span(self, late: Late = never) -> Span:
         """Return the numbers of the oldest line and the newest; 1 and 0 for none."""
-        return (self._numbers[0], self._numbers[-1]) if self._numbers else (1, 0)
+        return Span(self.first, self._numbers[-1] if self._numbers else 0, complete=True)
 
     def chunks(self, first: int) -> Iterator[Chunk]:
         """Yield the lines from a number on."""
@@ -236,7 +256,7 @@ class _HistoryLines:
             lines = (self._texts[number].replace("\n", " ") for number in part)
             yield Chunk(part, "\n".join([*lines, ""]).encode("utf-8", "replace"))
 
-    def dated(self, lines: Sequence[LogLine]) -> tuple[LogLine, ...]:
+    def dated(self, lines: tuple[LogLine, ...]) -> tuple[LogLine, ...]:
         """Return the same lines with their streams and times."""
         return tuple(_dated(line, self._newest[line.number]) for line in lines)
 

@@ -16,10 +16,10 @@ clock of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .log_reader import LogLine, LogSource, line_fields, read_page, visible
+from .log_reader import Late, LogLine, LogSource, line_fields, never, read_page, visible
 
 __all__ = ["HEAD_LINES", "MOST_ERRORS", "TAIL_LINES", "digest"]
 
@@ -52,18 +52,21 @@ _ERROR = re.compile(
 _GROUP = re.compile(rb"(?:::group::|##\[group\]|(?:---|\+\+\+) )(.*)\Z")
 
 
-def digest(source: LogSource, *, until: float, clock: Callable[[], float]) -> dict[str, Any]:
-    """Return what a log holds, as JSON for tools; looks at its lines up to `until`, by the clock.
+def digest(source: LogSource, *, late: Late = never) -> dict[str, Any]:
+    """Return what a log holds, as JSON for tools; looks at its lines until it is late.
 
-    `complete` says whether that was all of them, and `searched` which the last one was.
+    `complete` says whether that was all of them, and `searched` which the last one was. Before the
+    log was read to its end, `last` is how far it was, and there is no tail.
     """
-    first, last = source.span()
+    first = source.first
     errors: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
     count, searched = 0, first - 1
     for numbers, data in source.chunks(first):
-        if clock() >= until:
+        if late():
             break
+        if not data:
+            continue
         seen = visible(data)
         for number, line in _lines_with(_ERROR_WORDS, numbers, seen):
             if found := _ERROR.match(line[:_MOST_MATCHED].decode("utf-8", "replace")):
@@ -75,9 +78,11 @@ def digest(source: LogSource, *, until: float, clock: Callable[[], float]) -> di
                 title = begun[1].decode("utf-8", "replace")[:_MOST_TEXT]
                 groups.append({"line": number, "title": title.strip()})
         searched = numbers[-1]
-    places = [LogLine(error["line"], "") for error in errors]
+    last, is_known = source.span(late)[1:]
+    places = tuple(LogLine(error["line"], "") for error in errors)
     head = read_page(source, first, HEAD_LINES)
-    tail = read_page(source, max(last - TAIL_LINES + 1, first + len(head)), TAIL_LINES)
+    begin = max(last - TAIL_LINES + 1, first + len(head))
+    tail = read_page(source, begin, TAIL_LINES) if is_known else ()
     return {
         "source": source.name,
         "first": first,
@@ -90,7 +95,7 @@ def digest(source: LogSource, *, until: float, clock: Callable[[], float]) -> di
         "errorCount": count,
         "groups": groups,
         "searched": searched,
-        "complete": searched >= last,
+        "complete": is_known and searched >= last,
     }
 
 
@@ -122,7 +127,7 @@ def _places(data: bytes, word: bytes) -> Iterator[int]:
         at = data.find(word, end)
 
 
-def _lines(source: LogSource, lines: Sequence[LogLine]) -> list[dict[str, Any]]:
+def _lines(source: LogSource, lines: tuple[LogLine, ...]) -> list[dict[str, Any]]:
     dated = source.dated(lines)
     return [line_fields(line._replace(text=line.text[:_MOST_TEXT])) for line in dated]
 

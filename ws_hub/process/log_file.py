@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote
 
 from ..errors import ConfigError, excerpt
 from ..lines import GOES_ON, MAX_PIECE, REPLACED, Texts
 from ..log import get_logger
 from ..validation import check_flag, is_path
+from .log_folder import file_name
 from .log_sink import GzipSink, Mark, PlainSink, Sink
 from .log_times import TimesFile, drop_times, make_times
 from .spawn import ProcessStartError
@@ -40,13 +40,11 @@ __all__ = [
     "ProcessLog",
     "TextLog",
     "as_log",
-    "find_log",
     "open_log",
 ]
 
 logger = get_logger(__name__)
 
-LOG_ENDS = (".log", ".log.gz", ".cast", ".cast.gz")  # how the files of a folder of logs end
 MARK_LINES = 1024  # lines between two places that can be returned to
 _TAIL_BYTES = 1 << 20  # of lines that can still be replaced
 _FLUSH_BYTES = 1 << 16  # of text that is compressed at once
@@ -122,7 +120,7 @@ def as_log(given: object, process_id: str, folder: Path | None = None) -> Proces
                 "log=True needs HubConfig(logs=...), the folder of the logs: set it, or give the "
                 "path of a file"
             )
-        given = file_name(process_id) + LOG_ENDS[0]
+        given = file_name(process_id)
     log = given if isinstance(given, ProcessLog) else ProcessLog(given)  # type: ignore[arg-type]
     if folder is None or os.path.isabs(log.path):
         return log
@@ -135,17 +133,6 @@ def as_log(given: object, process_id: str, folder: Path | None = None) -> Proces
     with contextlib.suppress(OSError):  # open_log says it
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     return replace(log, path=path)
-
-
-def file_name(process_id: str) -> str:
-    """Return the name of the file of a process id, without its end: that of no other id."""
-    return quote(process_id, safe="")
-
-
-def find_log(folder: Path, process_id: str) -> str | None:
-    """Return the path of the log of a process id in a folder; None for none."""
-    name = os.path.join(folder, file_name(process_id))
-    return next((name + end for end in LOG_ENDS if os.path.isfile(name + end)), None)
 
 
 def open_log(log: ProcessLog) -> LogFile:

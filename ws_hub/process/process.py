@@ -36,6 +36,7 @@ from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
 from ..validation import check_bound, check_function, check_timeout
 from .log_file import LogFile, ProcessLog, as_log, open_log
+from .log_folder import note_log
 from .output import OutputReader
 from .pace import Pace
 from .running import Running
@@ -632,7 +633,9 @@ class Process:
         at_end.callback(reader.close)
         if self._log is not None:
             self._log.begin(self._child.size)
-        self.hub.add_log(self.process_id, None if self._log is None else self._log.path)
+        path = None if self._log is None else self._log.path
+        note_log(self.hub.config.logs, self.process_id, path)
+        self.hub.add_log(self.process_id, path)
         _streaming.add(self)
         self._watch = Watch(self._terms, time.monotonic())
         return reader

@@ -149,39 +149,41 @@ class LogPages:
                 self._searches.release()
         count = query.get("last", query.get("lines", _LINES))
         page = logs.page(source, count, first=query.get("from"), before=query.get("before"))
-        last = page.lines[-1].number if page.lines else page.last
+        last = page.lines[-1].number if page.lines else query.get("from", page.last + 1) - 1
+        more = last < page.last or (not page.complete and "from" in query)
         return {
             "source": page.source,
             "first": page.first,
             "last": page.last,
             "lines": _lines(page.lines),
-            "next": last + 1 if last < page.last else None,
+            "next": last + 1 if more else None,
+            "complete": page.complete,
         }
 
     def _search(self, query: dict[str, Any], source: LogSource) -> dict[str, Any]:
-        found = self._hub.logs.search(
+        found, span = self._hub.logs.search(
             source,
             query["search"],
             query.get("from", 1),
             query.get("lines", _LINES),
             ignore_case=query.get("ignorecase", False),
         )
-        first, last = source.span()
         return {
             "source": found.source,
-            "first": first,
-            "last": last,
+            "first": span.first,
+            "last": span.last,
             "lines": _lines(found.lines),
             "next": found.next,
+            "complete": span.complete,
         }
 
     def _download(self, process_id: str, source: LogSource) -> tuple[str, Headers, Iterable[bytes]]:
         path = self._hub.logs.path(process_id)
         if path is None:
-            first, last = source.span()
-            if last < first:
+            span = source.span()
+            if span.last < span.first:
                 raise _unknown(process_id)
-            chunks = (chunk.data for chunk in source.chunks(first))
+            chunks = (chunk.data for chunk in source.chunks(span.first) if chunk.data)
             return "200 OK", _attached(process_id + ".log", "text/plain; charset=utf-8"), chunks
         try:
             body = _File(path)
