@@ -36,6 +36,7 @@ from ws_hub import (
 )
 from ws_hub.errors import ConfigError, HistoryError
 from ws_hub.hub import logs
+from ws_hub.hub.statuses import stored_status_of
 from ws_hub.page import page_app
 from ws_hub.process import ProcessStartError
 
@@ -496,7 +497,10 @@ print('\u00c4RGER error 2')
     assert texts(site.page("a", "last=1")) == ["\u00c4RGER error 2"]
 
 
-def test_a_large_log_is_read_with_little_memory(tmp_path: Path) -> None:
+def test_a_large_log_is_read_with_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "late_at", lambda until: lambda: False)  # all the time it takes
     with (tmp_path / "a.log").open("w") as plain, gzip.open(tmp_path / "b.log.gz", "wt") as packed:
         for start in range(1, 200_001, 1000):
             lines = "".join(f"{n:07d} {'text ' * 15}\n" for n in range(start, start + 1000))
@@ -759,6 +763,38 @@ def test_a_log_that_cannot_be_read_is_said(site: Site, tmp_path: Path) -> None:
     with pytest.raises(HistoryError, match="moved or deleted"):
         site.hub.logs.page(source, 5)
     assert site.page("a")["source"] == "history"
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_the_status_of_a_running_program_takes_no_walk_through_its_output(
+    tmp_path: Path, store: str
+) -> None:
+    settings: dict[str, Any] = {"usage_interval": 0}
+    if store == "sqlite":
+        settings["history"] = SqliteHistory(tmp_path / "hub.db")
+    program = "import sys\n" + COUNT % 5001 + "\nsys.stdout.flush()\nsys.stdin.read()"
+    with Site(None, **settings) as site:
+        hub, read = site.hub, list[int]()
+        process = hub.run_process([sys.executable, "-c", program], "a", stdin=True)
+        wait_until(lambda: hub.read_log("a", last=1).last == 5000)
+
+        def pages(channel: str, **options: Any) -> Any:
+            page = hub.history(channel, **options)
+            read.append(len(page.messages))
+            return page
+
+        for _ in range(2):
+            status = stored_status_of(pages, lambda channel: {}, "process:a")
+            assert status == site.page("a", "last=0")["status"] == {"status": "running"}
+            assert hub.statuses(["process:a"]) == {"process:a": status}
+            hub.send_event("note", {}, channel="process:a", wait=TIMEOUT)
+        assert sum(read) < 500
+        process.close_stdin()
+        process.wait(TIMEOUT)
+        with hub.writer("prints") as file:
+            print("one", file=file)
+        wait_until(lambda: site.get("prints")[0] == 200)
+        assert site.page("prints")["status"] is None
 
 
 def test_a_stopped_hub_answers_503(tmp_path: Path) -> None:

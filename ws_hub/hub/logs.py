@@ -15,7 +15,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..backplane.store import HistoryPage
 from ..errors import HistoryError
 from ..lines import GOES_ON, REPLACED
 from ..process.log_digest import digest
@@ -35,9 +34,8 @@ from ..process.log_reader import (
     search_lines,
 )
 from ..protocol.message import Message, MessageType
-from ..protocol.publication import USAGE_LINE
 from ..reentrant import Lock
-from .statuses import data_of
+from .statuses import Pages, stored_status_of
 
 __all__ = ["Logs"]
 
@@ -47,7 +45,6 @@ _CHUNK = 1000  # lines of a history, or messages, at once
 _PATIENCE = 2.0  # seconds of one read, search or digest
 _GLANCE = 0.1  # seconds in which a search may look for the end of a log
 
-Pages = Callable[..., HistoryPage]
 States = Callable[[str], Mapping[int, bytes]]
 
 
@@ -160,20 +157,8 @@ class Logs:
             raise _unreadable(error) from error
 
     def status(self, channel: str) -> dict[str, Any] | None:
-        """Return the data of the last status that the channel keeps; None for none.
-
-        Of a program that runs, with what it uses.
-        """
-        sample = self._states(channel).get(USAGE_LINE)
-        if sample is not None:
-            return data_of(sample)
-        page = self._pages(channel, last=1, limit=1)
-        while page.messages:
-            for message in reversed(page.messages):
-                if message.type == MessageType.PROCESS_STATUS and isinstance(message.data, dict):
-                    return message.data
-            page = self._pages(channel, before=page.messages[0].seq, limit=_CHUNK)
-        return None
+        """Return the status of a program; None where none is known."""
+        return stored_status_of(self._pages, self._states, channel)
 
 
 def _unreadable(error: OSError) -> HistoryError:
