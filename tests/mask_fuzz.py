@@ -41,6 +41,8 @@ class Case:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.secrets = [self._secret() for _ in range(rng.choice((1, 1, 2, 3, 8)))]
+        # It has a match of the pattern inside, which is one as well where the secret is cut short.
+        self.around = (rng.choice(INSIDE), self._match(), "".join(rng.choices(INSIDE, k=20)))
         self.columns = rng.choice((None, None, 200))
         self.parts: list[str] = []
         self.lines: list[str] = []
@@ -62,6 +64,9 @@ class Case:
         middle = "".join(rng.choices(alphabet, k=length - 2))
         return rng.choice(INSIDE) + middle + rng.choice(INSIDE)
 
+    def _match(self) -> str:
+        return "q_" + "".join(self.rng.choices("abcdef", k=self.rng.randrange(6, 11)))
+
     def _rows(self) -> list[str]:
         """The secrets by their lines."""
         return [row for secret in self.secrets for row in secret.split("\n")]
@@ -72,7 +77,7 @@ class Case:
     def _shown(self) -> tuple[str, str]:
         """A secret in one of its forms, and what is to come out."""
         rng, row = self.rng, self.rng.choice(self._rows())
-        how = rng.randrange(8)
+        how = rng.randrange(9)
         if how == 1:
             form = quote(row, safe=rng.choice(("", "/", "!'()*")))
             if rng.random() < 0.5:
@@ -85,10 +90,15 @@ class Case:
         if how == 4:
             return self._coloured(row)
         if how == 5:  # of the pattern
-            return self._coloured("q_" + "".join(rng.choices("abcdef", k=rng.randrange(6, 11))))
+            return self._coloured(self._match())
         if how == 6:  # not quite of it
             text = "q_" + "".join(rng.choices("abcdef", k=rng.randrange(6)))
             return text, text
+        if how == 7:
+            first, match, last = self.around
+            if (end := rng.randrange(len(last) + 1)) == len(last):
+                return first + match + last, "***"
+            return first + match + last[:end], f"{first}***{last[:end]}"
         return row, "***"
 
     def _base64(self, row: str) -> tuple[str, str]:
@@ -180,7 +190,7 @@ def forms(row: str) -> set[str]:
 def check(rng: random.Random, case: Case) -> int:
     """Cut a case, have it masked, and look at what comes out; return how many cuts it had."""
     masks = Masks()
-    masks.add([*case.secrets, PATTERN])
+    masks.add([*case.secrets, "".join(case.around), PATTERN])
     mask = StreamMask(masks)
     lines, data = Lines(columns=case.columns, mask=mask), case.data
     texts: list[tuple[int, str]] = []

@@ -75,11 +75,14 @@ class Finder:
         """
         found = [] if self._literals is None else self._literals.find(text)
         begun = len(text) if whole or self._literals is None else self._literals.begun(text)
+        tried = []
         for pattern in self._patterns:
             spans, at, open_at = pattern.find(text, resume.get(pattern, 0), whole=whole)
+            tried.append((pattern, spans, at))
             found += spans
-            resume[pattern] = at
             begun = min(begun, open_at)
+        for pattern, spans, at in tried:  # what is in the end that has begun is to be found again
+            resume[pattern] = next((start for start, _ in spans if start >= begun), at)
         found.sort()
         return found, begun
 
