@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.interventions import patched
 from ws_hub.errors import ConfigError
 from ws_hub.lines import Lines, join
+from ws_hub.mask import patterns
 from ws_hub.mask.literals import Literals
 from ws_hub.mask.masks import MAX_CHARACTERS, MaskEnv, Masks
-from ws_hub.mask.patterns import MAX_WIDTH, Pattern
+from ws_hub.mask.patterns import MAX_COUNTS, MAX_WIDTH, Pattern
 from ws_hub.mask.stream import StreamMask
 
 SECRET = "s3cr3t/Tok+en ?ä~*"
@@ -228,7 +230,8 @@ def test_all_places_of_all_texts_are_found(texts: set[str], text: str) -> None:
     assert literals.begun(text) == begun
 
 
-PATTERNS = ["a{4}", "[ab]{4,9}c", "a?b?a?b?[^a]{4}", "ababb{0,7}", r"\w{5}", ".a.a"]
+PATTERNS = ["a{4}", "[ab]{4,9}c", "a?b?a?b?[^a]{4}", "ababb{0,7}", r"\w{5}", ".a.a",
+            "a{2}b{0,3}[ab]{2,4}c?", "[ab]{0,2}a?[bc]{1,3}c{3}"]  # fmt: skip
 
 
 def matches(pattern: str, text: str) -> Iterator[tuple[int, int]]:
@@ -242,10 +245,14 @@ def matches(pattern: str, text: str) -> Iterator[tuple[int, int]]:
         at = at + 1 if end is None else end
 
 
+@pytest.mark.parametrize("patience", [2048, -(10**9)], ids=["by trying", "backwards"])
 @settings(max_examples=300)
-@given(st.sampled_from(PATTERNS), st.text("abc\n", max_size=40))
-def test_a_pattern_matches_what_the_regular_expression_does(source: str, text: str) -> None:
-    found, _, begun = Pattern(re.compile(source)).find(text, 0, whole=True)
+@given(st.sampled_from(PATTERNS), st.text("abc\n", max_size=40), st.sampled_from([1, 5, 8192]))
+def test_a_pattern_matches_what_the_regular_expression_does(
+    patience: int, source: str, text: str, window: int
+) -> None:
+    with patched(patterns, "_PATIENCE", patience), patched(patterns, "_WINDOW", window):
+        found, _, begun = Pattern(re.compile(source)).find(text, 0, whole=True)
     expected = [span for line in re.finditer("[^\n]+", text)
                 for span in ((line.start() + at, line.start() + end)
                              for at, end in matches(source, line[0]))]  # fmt: skip
@@ -253,18 +260,105 @@ def test_a_pattern_matches_what_the_regular_expression_does(source: str, text: s
     assert begun == len(text)
 
 
-@settings(max_examples=100)
-@given(st.sampled_from(PATTERNS), st.text("abc\n", max_size=30), st.integers(0, 30))
-def test_a_pattern_finds_the_same_wherever_it_is_cut(source: str, text: str, cut: int) -> None:
-    secrets = masks(re.compile(source), "ccab")
-    stream = StreamMask(secrets)
-    out = stream.feed(text[:cut].encode()) + stream.feed(text[cut:].encode()) + stream.finish()
-    assert out.decode() == whole(secrets, text)
+@pytest.mark.parametrize("patience", [2048, -(10**9)], ids=["by trying", "backwards"])
+@settings(max_examples=200)
+@given(
+    st.sampled_from(PATTERNS),
+    st.sampled_from(["ccab", "baabaabaacc", "abababababab"]),
+    st.text("abc\n", max_size=30),
+    st.integers(0, 30),
+)
+def test_a_pattern_finds_the_same_wherever_it_is_cut(
+    patience: int, source: str, secret: str, text: str, cut: int
+) -> None:
+    secrets = masks(re.compile(source), secret)
+    with patched(patterns, "_PATIENCE", patience):
+        stream = StreamMask(secrets)
+        out = stream.feed(text[:cut].encode()) + stream.feed(text[cut:].encode()) + stream.finish()
+        assert out.decode() == whole(secrets, text)
 
 
-def test_a_pattern_may_ignore_case() -> None:
-    secrets = masks(re.compile(r"key=[0-9a-f]{8}", re.IGNORECASE))
-    assert whole(secrets, "KEY=ABCDEF01, key=abcdef0g") == "***, key=abcdef0g"
+def test_a_match_in_what_is_held_back_for_another_secret_is_masked() -> None:
+    secrets = masks("zcdedezz99", re.compile("c[de]{4}"))
+    for text, out in (("zcdedeX", "z***X"), ("zcdedezz99", "***"), ("zcdedezzcdede", "z***zz***")):
+        assert cut_anywhere(secrets, text) == out
+
+
+class Counted(Pattern):
+    """Counts how many characters its automata read."""
+
+    steps = 0
+
+    def _run(self, text: str, start: int) -> tuple[int, int]:
+        end, read = super()._run(text, start)
+        self.steps += read - start
+        return end, read
+
+    def _begins(self, text: str, start: int, *, whole: bool) -> tuple[list[int], int]:
+        found, end = super()._begins(text, start, whole=whole)
+        self.steps += end - start + MAX_WIDTH
+        return found, end
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("[A-Za-z0-9+/]{40,1000}=", "aB3/" * 20_000),
+        ("[A-Za-z0-9+/]{40,1000}=", ("a" * 39 + "=") * 2_000),
+        (r"\w{40,1000}=", "".join(map(chr, range(0x4E00, 0x9FA6))) * 4),
+        ("[a-c]{4,500}[b-d]{4,500}!", "abcdcba" * 10_000),
+        ("[ab]{4}[abc]{0,500}[bd]{0,400}d", "abcab" * 10_000),
+        ("a?[^b]?" * 7 + "[^b]{5,15}=", "a" * 50_000),
+        ("[bc]{0,56}[ab]{0,56}[cb]{28,56}a{0,2}[ac]{0,8}b{0,56}c{4,8}", ("a" + "b" * 40) * 1_000),
+    ],
+)
+def test_a_wide_pattern_takes_a_few_steps_for_each_character(
+    source: str, text: str, whole: bool
+) -> None:
+    pattern = Counted(re.compile(source))
+    pattern.find(text, 0, whole=whole)
+    assert 0 < pattern.steps < 4 * len(text)
+
+
+def test_what_an_automaton_remembers_is_bounded() -> None:
+    pattern, text = Pattern(re.compile(r"\w{40,1000}=")), "".join(map(chr, range(0x4E00, 0x9FA6)))
+    with patched(patterns, "_MOST_REMEMBERED", 100):
+        assert pattern.find(text + "=" + text, 0, whole=True)[0] == [
+            (len(text) - 1000, len(text) + 1)
+        ]
+    for automaton in (pattern._forwards, pattern._backwards):
+        assert len(automaton._masks) <= 101
+        assert sum(len(node.next) for node in automaton._nodes.values()) <= 101
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        re.compile("key=[0-9a-f]{8}", re.IGNORECASE),
+        re.compile("(?i)key=[0-9a-f]{8}"),
+        re.compile("(?m)(?i)key=[0-9A-F]{8}", re.DOTALL),
+        re.compile(
+            r"""
+            key [=]      # which is there in any case
+            [0-9a-f] {8} # (and nothing else)
+            """,
+            re.VERBOSE | re.IGNORECASE,
+        ),
+        re.compile("(?xi) k e y \\= # [\n [0-9a-f]{8}"),
+    ],
+)
+def test_the_flags_of_a_pattern_hold(pattern: re.Pattern[str]) -> None:
+    assert whole(masks(pattern), "KEY=ABCDEF01, key=abcdef0g") == "***, key=abcdef0g"
+
+
+def test_a_pattern_may_be_of_ascii_only_and_have_blanks() -> None:
+    text = "tök-abcdef tok-12345ä a b#c"
+    assert whole(masks(re.compile(r"\w{3}-\w{6}")), text) == "*** *** a b#c"
+    assert whole(masks(re.compile(r"\w{3}-\w{6}", re.ASCII)), text) == text
+    assert whole(masks(re.compile(r"(?a)\w{3}-\w{5}")), text) == "tök-abcdef ***ä a b#c"
+    assert whole(masks(re.compile("a b#c")), text) == "tök-abcdef tok-12345ä ***"
+    assert whole(masks(re.compile(r"a\ b[#]c", re.VERBOSE)), text).endswith(" ***")
 
 
 # --- what is refused -----------------------------------------------------------------------
@@ -295,11 +389,42 @@ def test_one_secret_is_no_list(secrets: object) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["(a|b)cde", "a+bcd", "abc.*", "ab|cdef", "^abcd", r"abc\b", "abc{4", r"(a)\1abcd", "a*?bcde"],
-)
+    ["(a|b)cde", "a+bcd", "abc.*", "ab|cdef", "^abcd", r"abc\b", "abc{4", r"(a)\1abcd", "a*?bcde",
+     "abcd(?i:e)", "(?-i:abcd)", "(?:abcd)", "(?>abcd)", "(?=ab)abcd", "(?<!x)abcd", "abcd(?#e)",
+     "(?P<a>abcd)(?P=a)", "(a)?b(?(1)cd|ef)gh", "a{4}+b", "ab?+cde", "a{4,8}?b", "a{,4}bcde",
+     "abcd$", r"\Aabcd", r"abcd\Z", r"abcd\012", r"abcd\n", r"abcd\N{BULLET}", "(?x) a {4 } b",
+     "(?x)abcd{2 ,3}"],
+)  # fmt: skip
 def test_a_pattern_is_a_sequence_with_counts(source: str) -> None:
     with pytest.raises(ConfigError, match="must be a sequence of characters and classes"):
         masks(re.compile(source))
+
+
+def test_a_pattern_within_one_line_is_not_taken_for_more() -> None:
+    for pattern in (re.compile("ab.{4}", re.DOTALL), re.compile("(?s)ab.{4}")):
+        with pytest.raises(ConfigError, match="has the flag DOTALL, and a match is within one"):
+            masks(pattern)
+    assert whole(masks(re.compile(r"a[.]b\.cd", re.DOTALL)), "a.b.cd") == "***"
+
+
+@pytest.mark.parametrize("item", [r"\x0a", "\n", "[\r\n]", r"[\x00-\x07\x1b]{2}", r"\u0085"])
+def test_a_pattern_that_is_never_found_is_refused(item: str) -> None:
+    with pytest.raises(ConfigError, match="is never found, as no line has"):
+        masks(re.compile(f"token{item}"))
+    assert whole(masks(re.compile(f"tokens?{item[:-3] if item.endswith('{2}') else item}?")),
+                 "tokens €") == "*** €"  # fmt: skip
+    assert whole(masks(re.compile("€-[\n€]{4}")), "€-€€€€") == "***"
+
+
+def test_the_counts_of_a_pattern_are_bounded() -> None:
+    masks(re.compile("[ab]{2}" * MAX_COUNTS))
+    with pytest.raises(ConfigError, match=f"with at most {MAX_COUNTS} counts: .*, with 17"):
+        masks(re.compile("[ab]{2}" * (MAX_COUNTS + 1)))
+
+
+def test_a_pattern_of_bytes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a compiled pattern of text, not Pattern"):
+        masks(re.compile(b"abcd"))
 
 
 @pytest.mark.parametrize("source", ["abc", "a{0,9}b", f"ab{{{MAX_WIDTH}}}", "a{9000}"])

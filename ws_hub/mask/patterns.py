@@ -6,140 +6,250 @@ A pattern is a sequence of characters and classes, each with a count or without:
 
 No groups, alternatives and counts without an end: `re` has no bound for the time that these
 take, and what may still become a match could not be told. Here each character costs one step
-of an automaton, from each place where a match may begin, of which there are few.
+of an automaton. Where a match may begin is found by `re`, which looks at a few characters of
+each place, and by trying; where that has cost more steps than there are characters, by a
+second automaton, which reads the text backwards once.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 
 from ..errors import ConfigError, excerpt
 from .literals import Span
+from .sequences import bare
 
-__all__ = ["MAX_WIDTH", "Pattern"]
+__all__ = ["MAX_COUNTS", "MAX_WIDTH", "Pattern"]
 
 MAX_WIDTH = 1024  # characters that a pattern may match
+MAX_COUNTS = 16  # items with a count: a character is looked at by no more than so many matches
 _LEAST_WIDTH = 4
 _MOST_SEARCHED = 16  # characters that `re` looks at, before the automaton does
-_MAX_NODES = 4096  # of an automaton; it is made anew beyond
+_MOST_REMEMBERED = 8192  # steps of an automaton; it begins anew beyond
+_PATIENCE = 2048  # steps beyond one for each character, before the text is read backwards
+_ENDS = "\r\n\x1b"  # of what a match is within
+_WINDOW = 8192  # places of which it is found out in one go whether a match begins there
 
-_ITEM = re.compile(
-    r"(?P<one>\\[dDwWsS]|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[^a-zA-Z0-9]"
-    r"|\[\^?\]?(?:\\.|[^\]\\])*\]|[^\\\[\](){}*+?^$|])"
-    r"(?P<count>\?|\{(?P<least>\d{1,4})(?:,(?P<most>\d{1,4}))?\})?",
+_FLAGS = re.compile(r"(?:\(\?[aimsux]+\))*")  # of the whole pattern: `re` has read them
+_BLANKS = re.compile(r"(?:\s|#[^\n]*)*")  # of re.VERBOSE
+_ONE = re.compile(
+    r"\\[dDwWsS]|\\x[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[^a-zA-Z0-9]"
+    r"|\[\^?\]?(?:\\.|[^\]\\])*\]|[^\\[\](){}*+?^$|]",
     re.DOTALL,
 )
+_COUNT = re.compile(r"\?|\{(\d{1,4})(?:,(\d{1,4}))?\}")
 
 
 class _Node:
-    """What may come next, once some characters have been matched."""
+    """What may come next, once some characters have been read."""
 
-    __slots__ = ("accepts", "next", "places")
+    __slots__ = ("accepts", "is_last", "next", "places")
 
-    def __init__(self, places: frozenset[int], width: int) -> None:
+    def __init__(self, places: int, width: int) -> None:
         self.places = places
-        self.accepts = width in places
+        self.accepts = bool(places >> width)
+        self.is_last = places == 1 << width
         self.next: dict[str, _Node] = {}
+
+
+class _Automaton:
+    """Reads characters, and knows which places of a sequence have been reached.
+
+    A place is a bit of a number: the lowest before the first character, the highest behind the
+    last. What a step leads to is remembered, up to a bound.
+
+    Args:
+        ones: what each character is to be.
+        may_skip: which of them may be left out.
+        tests: whether a character is one of these.
+        anew: whether the sequence may begin behind each character.
+
+    Threads: any. What is remembered is changed by single calls.
+    """
+
+    def __init__(
+        self,
+        ones: Sequence[str],
+        may_skip: Sequence[bool],
+        tests: dict[str, re.Pattern[str]],
+        *,
+        anew: bool,
+    ) -> None:
+        self._tests = tests
+        self._width = len(ones)
+        self._anew = int(anew)
+        self._bits: dict[str, int] = {}
+        for place, one in enumerate(ones):
+            self._bits[one] = self._bits.get(one, 0) | 1 << place
+        skipped = sum(1 << place for place, skips in enumerate(may_skip) if skips)
+        self._behind = skipped << 1  # places that are reached from the one before
+        self._before = skipped & ~self._behind  # the place before each run of them
+        self._last = self._behind & ~skipped  # and its last one
+        self.every = (1 << self._width + 1) - 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self._nodes: dict[int, _Node] = {}
+        self._masks: dict[str, int] = {}
+        self._count = 0
+        self.first = self.node(self.closed(1))
+
+    def node(self, places: int) -> _Node:
+        """Return the node of these places."""
+        return self._nodes.setdefault(places, _Node(places, self._width))
+
+    def closed(self, places: int) -> int:
+        """Return the places, and those behind what may be left out."""
+        # In each run the subtraction changes all up to the lowest place that is there.
+        ends = places | self._last
+        return places | self._behind & (~(ends - self._before) ^ ends)
+
+    def after(self, places: int) -> int:
+        """Return the places that any character leads to."""
+        return self.closed(places << 1 & self.every)
+
+    def step(self, node: _Node, character: str) -> _Node:
+        """Return where a character leads to, and remember it."""
+        if self._count >= _MOST_REMEMBERED:
+            self._begin()
+        self._count += 1
+        mask = self._masks.get(character)
+        if mask is None:
+            mask = self._masks[character] = self._mask(character)
+        places = (node.places & mask) << 1 | self._anew
+        found = node.next[character] = self.node(self.closed(places))
+        return found
+
+    def _mask(self, character: str) -> int:
+        """Return the places that a character may come behind."""
+        if character in _ENDS:
+            return 0
+        found = 0
+        for one, test in self._tests.items():
+            if test.fullmatch(character):
+                found |= self._bits[one]
+        return found
 
 
 class Pattern:
     """One pattern.
 
     Args:
-        pattern: the regular expression; of its flags, IGNORECASE alone counts.
+        pattern: the regular expression, with its flags.
 
     Raises ConfigError for one that is not of the kind that is described above.
     """
 
     def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._source, self._flags = pattern.pattern, pattern.flags
         self._ones: list[str] = []  # for each character of the longest match
         self._may_skip: list[bool] = []
-        self._searched = min(self._parse(pattern.pattern), _MOST_SEARCHED)
-        flags = pattern.flags & re.IGNORECASE
-        self._tests = {one: re.compile(one, flags) for one in self._ones}
-        self._begin()
-        # Where a match may begin: its first characters, each of one set.
-        places, sets = self._first.places, []
+        self._searched = min(self._parse(), _MOST_SEARCHED)
+        flags = self._flags & (re.IGNORECASE | re.ASCII)
+        tests = {one: re.compile(one, flags) for one in self._ones}
+        self._check(tests)
+        self._forwards = _Automaton(self._ones, self._may_skip, tests, anew=False)
+        reverse = self._ones[::-1], self._may_skip[::-1]
+        self._backwards = _Automaton(*reverse, tests, anew=True)
+        # Where a match may begin: its first characters, each of one set. Of a set one alone is
+        # tried: a search that fails does not go back to the others.
+        places, sets = self._forwards.first.places, []
         for _ in range(self._searched):
-            ones = sorted({self._ones[place] for place in places if place < len(self._ones)})
-            sets.append(f"(?:{'|'.join(ones)})")
-            places = self._after(places)
+            ones = sorted({one for at, one in enumerate(self._ones) if places >> at & 1})
+            sets.append(ones[0] if len(ones) == 1 else f"(?>{'|'.join(ones)})")
+            places = self._forwards.after(places)
         self._search = re.compile("".join(sets), flags).search
 
-    def _parse(self, source: str) -> int:
+    def _parse(self) -> int:
         """Take the pattern apart; return how many characters it matches at least."""
-        at = least_width = 0
-        while at < len(source):
-            item = _ITEM.match(source, at)
-            if item is None:
+        source = self._source
+        at, least_width, counts = self._behind(_FLAGS, 0), 0, 0
+        while (at := self._behind_blanks(at)) < len(source):
+            one = _ONE.match(source, at)
+            if one is None:
                 raise ConfigError(
                     f"the pattern {excerpt(source)} must be a sequence of characters and classes, "
                     f"each with a count such as {{20}} or {{20,100}} or without, and is not at "
                     f"{at}: write several patterns for alternatives, and {{1,40}} for + and *"
                 )
-            at = item.end()
-            least, most = 1, 1
-            if item["count"] == "?":
-                least = 0
-            elif item["count"]:
-                least = int(item["least"])
-                most = int(item["most"] or least)
-            self._ones += [item["one"]] * most
+            least, most, at = 1, 1, self._behind_blanks(one.end())
+            count = _COUNT.match(source, at)
+            if count is not None:
+                least = int(count[1] or 0)
+                most = int(count[2] or count[1] or 1)
+                at = count.end()
+            counts += most > 1
+            self._ones += [one[0]] * most
             self._may_skip += [False] * least + [True] * (most - least)
             least_width += least
-        if least_width < _LEAST_WIDTH or len(self._ones) > MAX_WIDTH:
+        if least_width < _LEAST_WIDTH or len(self._ones) > MAX_WIDTH or counts > MAX_COUNTS:
             raise ConfigError(
                 f"the pattern {excerpt(source)} must match {_LEAST_WIDTH} characters or more, and "
-                f"at most {MAX_WIDTH}: it matches {least_width} to {len(self._ones)}"
+                f"at most {MAX_WIDTH}, with at most {MAX_COUNTS} counts: it matches {least_width} "
+                f"to {len(self._ones)}, with {counts}"
             )
         return least_width
 
-    def _begin(self) -> None:
-        self._nodes: dict[frozenset[int], _Node] = {}
-        self._first = self._node(self._closed({0}))
+    def _behind(self, what: re.Pattern[str], at: int) -> int:
+        """Return where in the source something ends that begins at a place."""
+        match = what.match(self._source, at)
+        return at if match is None else match.end()
 
-    def _node(self, places: frozenset[int]) -> _Node:
-        return self._nodes.setdefault(places, _Node(places, len(self._ones)))
+    def _behind_blanks(self, at: int) -> int:
+        return self._behind(_BLANKS, at) if self._flags & re.VERBOSE else at
 
-    def _closed(self, places: set[int]) -> frozenset[int]:
-        """Return the places, and those behind what may be left out."""
-        found = set(places)
-        for place in places:
-            while place < len(self._ones) and self._may_skip[place]:
-                place += 1
-                if place in found:
-                    break
-                found.add(place)
-        return frozenset(found)
+    def _check(self, tests: dict[str, re.Pattern[str]]) -> None:
+        """Refuse what is never found: a match is within a line, and has no control characters."""
+        source = excerpt(self._source)
+        if self._flags & re.DOTALL and "." in tests:
+            raise ConfigError(
+                f"the pattern {source} has the flag DOTALL, and a match is within one line: leave "
+                "the flag out, and write a pattern for each line"
+            )
+        needed = {one for one, skips in zip(self._ones, self._may_skip, strict=True) if not skips}
+        for end in (0x300, sys.maxunicode + 1):
+            text = _shown(end)
+            needed = {one for one in needed if tests[one].search(text) is None}
+            if not needed:
+                return
+        raise ConfigError(
+            f"the pattern {source} is never found, as no line has {excerpt(min(needed))}: leave "
+            "out what matches line ends and control characters only"
+        )
 
-    def _after(self, places: frozenset[int]) -> frozenset[int]:
-        return self._closed({place + 1 for place in places if place < len(self._ones)})
+    def _run(self, text: str, start: int) -> tuple[int, int]:
+        """Return where the longest match from a place ends, or -1, and up to where it was read.
 
-    def _step(self, node: _Node, character: str) -> _Node:
-        tests, ones = self._tests, self._ones
-        fitting = {one for one in {ones[place] for place in node.places if place < len(ones)}
-                   if character not in "\r\n\x1b" and tests[one].fullmatch(character)}  # fmt: skip
-        following = {
-            place + 1 for place in node.places if place < len(ones) and ones[place] in fitting
-        }
-        if len(self._nodes) > _MAX_NODES:
-            self._begin()
-        found = node.next[character] = self._node(self._closed(following))
-        return found
-
-    def _run(self, text: str, start: int) -> tuple[int, bool]:
-        """Return where the longest match from a place ends, or -1; whether it may be longer."""
-        node, end = self._first, -1
+        That is behind the end of the text where the match may be longer.
+        """
+        automaton, end = self._forwards, -1
+        node = automaton.first
         for at in range(start, len(text)):
             character = text[at]
-            node = node.next.get(character) or self._step(node, character)
+            node = node.next.get(character) or automaton.step(node, character)
             if not node.places:
-                return end, False
+                return end, at
             if node.accepts:
                 end = at + 1
-                if len(node.places) == 1:
-                    return end, False
-        return end, True
+                if node.is_last:
+                    return end, at
+        return end, len(text)
+
+    def _begins(self, text: str, start: int, *, whole: bool) -> tuple[list[int], int]:
+        """Return where matches begin, or may, and up to which place; the last of them first."""
+        end = min(start + _WINDOW, len(text))
+        after = min(end + len(self._ones), len(text))  # a match from before the end ends there
+        automaton, found = self._backwards, []
+        is_end = whole and after == len(text)
+        node = automaton.node(automaton.first.places if is_end else automaton.every)
+        for at in range(after - 1, start - 1, -1):
+            character = text[at]
+            node = node.next.get(character) or automaton.step(node, character)
+            if node.accepts and at < end:
+                found.append(at)
+        return found, end
 
     def find(self, text: str, at: int, *, whole: bool) -> tuple[list[Span], int, int]:
         """Return the matches from a place on, where to go on, and what may have begun.
@@ -148,11 +258,28 @@ class Pattern:
         text for none, and where the text is whole.
         """
         found: list[Span] = []
-        while (match := self._search(text, at)) is not None:
-            at = match.start()
-            end, is_open = self._run(text, at)
-            if is_open and not whole:
+        patience = _PATIENCE - at  # steps that are left beyond one for each character
+        begins: list[int] = []  # where matches begin, before this place, the last of them first
+        known = 0
+        while at < len(text):
+            if patience + at > 0:
+                match = self._search(text, at)
+                if match is None:
+                    break
+                at = match.start()
+            else:
+                if at >= known:
+                    begins, known = self._begins(text, at, whole=whole)
+                while begins and begins[-1] < at:
+                    begins.pop()
+                if not begins:
+                    at = known
+                    continue
+                at = begins[-1]
+            end, read = self._run(text, at)
+            if read == len(text) and not whole:
                 return found, at, at
+            patience -= read - max(end, at)
             if end < 0:
                 at += 1
             else:
@@ -160,6 +287,11 @@ class Pattern:
                 at = end
         if not whole:
             for start in range(max(at, len(text) - self._searched + 1), len(text)):
-                if self._run(text, start)[1]:
+                if self._run(text, start)[1] == len(text):
                     return found, start, start
-        return found, at, len(text)
+        return found, len(text), len(text)
+
+
+def _shown(end: int) -> str:
+    """Return the characters before a number that text without control sequences may have."""
+    return bare("".join(map(chr, range(end)))).translate(dict.fromkeys(map(ord, _ENDS)))
