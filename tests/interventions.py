@@ -41,6 +41,7 @@ from ws_hub.backplane import (
 from ws_hub.connection import fast_send, progress
 from ws_hub.connection.poller import Poller
 from ws_hub.hub import memory
+from ws_hub.mask import patterns
 from ws_hub.process import launch, session
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "no_threads",
     "numbers_reserved",
     "patched",
+    "pattern_bounds",
     "published_remembered",
     "reused",
     "sends_by_libc",
@@ -340,6 +342,19 @@ def after_reserving(function: Callable[[], object]) -> Iterator[None]:
             waiting.pop()()
 
     with patched(sqlite, "reserve", reserve_then):
+        yield
+
+
+@contextlib.contextmanager
+def pattern_bounds(
+    patience: int = 2048, window: int = 8192, remembered: int = 8192
+) -> Iterator[None]:
+    """Have patterns of secrets read backwards sooner, and less in one go, and remember less."""
+    with (
+        patched(patterns, "_PATIENCE", patience),
+        patched(patterns, "_WINDOW", window),
+        patched(patterns, "_MOST_REMEMBERED", remembered),
+    ):
         yield
 
 

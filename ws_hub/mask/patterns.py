@@ -88,10 +88,13 @@ class _Automaton:
         self._before = skipped & ~self._behind  # the place before each run of them
         self._last = self._behind & ~skipped  # and its last one
         self.every = (1 << self._width + 1) - 1
+        self._nodes: dict[int, _Node] = {}
         self._begin()
 
     def _begin(self) -> None:
-        self._nodes: dict[int, _Node] = {}
+        forgotten, self._nodes = self._nodes, {}
+        for node in list(forgotten.values()):
+            node.next.clear()  # these refer to each other
         self._masks: dict[str, int] = {}
         self._count = 0
         self.first = self.node(self.closed(1))
