@@ -12,6 +12,7 @@ from ws_hub.backplane.publisher import AbstractPublisher
 from ws_hub.config import HubConfig
 from ws_hub.errors import HubFull, HubNotRunning
 from ws_hub.lines import join
+from ws_hub.process.process import BeginningAttempts
 from ws_hub.protocol.message import Message, decode
 
 __all__ = ["Recorder"]
@@ -72,6 +73,11 @@ class Recorder(AbstractPublisher):
     def add_log(self, process_id: str, path: str | None) -> None:
         """Nothing is read here."""
 
+    @property
+    def attempts(self) -> BeginningAttempts:
+        """Nothing is kept of earlier ones."""
+        return _Attempts()
+
     @contextlib.contextmanager
     def unpaced(self) -> Iterator[None]:
         yield
@@ -90,3 +96,8 @@ class Recorder(AbstractPublisher):
     def statuses(self) -> Iterator[Any]:
         """Return the statuses without `usage`, which is never the same."""
         return (without_usage(m.data) for m in self.messages if m.type == "process_status")
+
+
+class _Attempts:
+    def begin(self, process_id: str, attempt: int | None) -> dict[str, object]:
+        return {} if attempt is None else {"attempt": attempt}

@@ -311,6 +311,7 @@ def _as_rule(given: object) -> ChannelRule:
 
 
 PROCESS_RULE = ChannelRule(pattern="process:*", history_messages=10_000, replay=True)
+ATTEMPTS_RULE = ChannelRule(pattern="attempts:*", history_messages=10, replay=True)
 _NO_RULE = ChannelRule(pattern="*")
 
 
@@ -415,11 +416,13 @@ class HubConfig:
             none. See docs/processes.md.
         usage_interval: seconds between two samples of what a program uses that `run_process` has
             started: its processor time and its memory, in its status. 0 for none.
+        attempt_bytes: bytes of the last lines of a program that are kept when another attempt
+            at the same work begins (`run_process(attempt=2)`); 0 for none.
         rules: the rules for channels; the first match counts. A mapping in place of a
             ChannelRule has its fields, as a file of settings says them; a type checker wants
             a ChannelRule. After them comes one of the hub's own: process channels
-            (`process:*`) keep their last 10,000 lines or 4 MiB, unless a rule of yours
-            matches them.
+            (`process:*`) keep their last 10,000 lines or 4 MiB, and those of earlier attempts
+            (`attempts:*`) their last 10 messages, unless a rule of yours matches them.
         channel_name: returns whether a channel name is allowed, and with `process:` before
             it a process id; called at every use of a name, and an exception is a refusal.
             None for the rules of the protocol. "" is never allowed.
@@ -511,6 +514,7 @@ class HubConfig:
     backplane: Any = None
     logs: str | os.PathLike[str] | None = None
     usage_interval: float = 5.0
+    attempt_bytes: int = 64 * KIB
     rules: Sequence[ChannelRule] = ()
     channel_name: Callable[[str], bool] | None = None
     json_default: Callable[[Any], Any] | None = None
@@ -569,6 +573,7 @@ class HubConfig:
             check_count(self, name, least=1)
         if self.usage_interval != 0 or self.usage_interval is False:
             check_wait(self, "usage_interval")
+        check_count(self, "attempt_bytes", least=0)
         self._check_what_may_be_none()
         if self.check_origin is not None and (self.allowed_origins or self.require_origin):
             raise ConfigError(
@@ -707,7 +712,7 @@ class HubConfig:
 
         Threads: any.
         """
-        for rule in (*self.rules, PROCESS_RULE):
+        for rule in (*self.rules, PROCESS_RULE, ATTEMPTS_RULE):
             if rule.matches(channel):
                 return rule
         return _NO_RULE

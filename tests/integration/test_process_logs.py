@@ -705,7 +705,7 @@ def test_a_log_elsewhere_is_read_once_it_is_named(site: Site, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("fro=1", "use before, digest, download, from"),
+        ("fro=1", "use attempt, before, digest, download, from"),
         ("from=0", "from must be a whole number from 1"),
         ("from=x", "not 'x'"),
         ("from=-1", "whole number"),

@@ -53,7 +53,11 @@ def until(peer: RawPeer, last: object) -> list[object]:
     found: list[object] = []
     while not found or found[-1] != last:
         data = peer.recv_json()["data"]
-        found.append(without_usage(data) if isinstance(data, dict) else data)
+        if isinstance(data, dict):
+            data = without_usage(data)
+            if "before" in data:
+                data["before"] = without_usage(data["before"])
+        found.append(data)
     return found
 
 
@@ -196,10 +200,13 @@ def test_after_kill_9_no_program_is_left(place: Path) -> None:
 def test_a_program_that_fails_is_started_again(place: Path) -> None:
     path = procfile(place, a='echo "${PS}"; test -e second || { touch second; exit 1; }')
     with up(path, "--restart", "on-failure") as it, viewer(it, "process:a") as peer:
-        data = until(peer, {"status": "exited", "exitCode": 0})
+        before = {"attempt": 1, "status": "exited", "exitCode": 1, "lines": 1}
+        second = {"attempt": 2, "before": before}
+        data = until(peer, {"status": "exited", "exitCode": 0, **second})
         assert it.end() == 0
-    end = [{"status": "exited", "exitCode": code} for code in (1, 0)]
-    assert data == [{"status": "running"}, "a.1", end[0], {"status": "running"}, "a.1", end[1]]
+    first = [{"status": "running", "attempt": 1}, {"status": "exited", "exitCode": 1, "attempt": 1}]
+    assert data[:3] == [first[0], "a.1", first[1]]
+    assert data[3:5] == [{"status": "running", **second}, "a.1"]
     notes = "\n".join(line for line in it.out if "*" in line)
     assert re.search(
         r"a \* exited 1; starts again in 0\.[2-5] s\na \* started, .*, restart 1\n", notes

@@ -69,6 +69,7 @@ HUB: dict[str, list[Any]] = {
     "handshake_timeout": [*NOT_SECONDS, 1_000_001],
     "history": ["hub.db", 1, True],
     "logs": ["", 5, b"logs", ["logs"], True, "a\0b"],
+    "attempt_bytes": [value for value in NOT_COUNTS if value != 0],
     "usage_interval": [*[each for each in NOT_SECONDS if each != 0], False, 1_000_001],
     "backplane": [1, True, b"local"],
     "rules": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
+import itertools
 import os
 import shutil
 import sys
@@ -18,7 +18,7 @@ from .. import threads
 from ..config import PROCESS_RULE, HubConfig
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
-from ..process.process import run_process
+from ..process.process import Process, run_process
 from ..protocol.names import process_channel
 from ..signals import Signals
 from .common import DEFAULT_PORT, add_address, add_command, seconds
@@ -234,11 +234,16 @@ def _programs(
     def program(entry: Entry) -> Program:
         # PS is foreman's name of the program and of its instance.
         own = {"PORT": str(port + _NEXT_PORT * entry.place), "PS": f"{entry.name}.1"}
-        start = functools.partial(
-            run_process, hub, [_SHELL, "-c", entry.command], entry.name,
-            pty=pty, cwd=cwd, env={**environment, **own},
-            on_line=lambda text, stream: merged.text(entry.name, text),
-        )  # fmt: skip
+        attempts = itertools.count(1)
+
+        def start() -> Process:
+            return run_process(
+                hub, [_SHELL, "-c", entry.command], entry.name,
+                pty=pty, cwd=cwd, env={**environment, **own},
+                on_line=lambda text, stream: merged.text(entry.name, text),
+                attempt=next(attempts) if arguments.restart != "no" else None,
+            )  # fmt: skip
+
         return Program(entry.name, start, Restarts(arguments.restart))
 
     return [program(entry) for entry in entries]

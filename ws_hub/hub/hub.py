@@ -56,7 +56,6 @@ from ..errors import (
     HubFull,
     HubNotRunning,
     LimitExceeded,
-    MessageEncodeError,
     WaitTimeout,
     WsHubError,
     excerpt,
@@ -107,6 +106,7 @@ from ..wsgi.app import handle
 from ..wsgi.attach import attach
 from ..wsgi.servers import log_once
 from . import exits, prefork, shutdown
+from .attempts import Attempts
 from .dispatcher import Activation
 from .handlers import (
     MISSING,
@@ -133,6 +133,7 @@ from .items import (
     size_of,
     slots_of,
 )
+from .keyed import misplaced_key
 from .life import Life, State
 from .listener import Listener
 from .logs import Logs
@@ -188,6 +189,7 @@ class Hub(AbstractPublisher):
         self._handlers = Handlers(config)  # for all lives
         self._inside = _Inside(self)
         self._context: Callable[[], Context] = contextlib.nullcontext
+        self.attempts = Attempts(self)
         self.logs = Logs(lambda: self._config.logs, self.history, self._inside.states)
         self._renew_lock()
         self._set_config(config)
@@ -737,7 +739,7 @@ class Hub(AbstractPublisher):
         key = of if isinstance(of, Key) else None
         if keyed or key is not None:
             if key is None or not keyed:
-                raise _misplaced_key(channel, key)
+                raise misplaced_key(channel, key)
             publications[-1].key, publications[-1].deletes = key.text, key.deletes
         if exclude or payer is not None:
             for publication in publications:
@@ -1713,6 +1715,7 @@ class Hub(AbstractPublisher):
         before: int | None = None,
         last: int | None = None,
         lines: int = 1000,
+        attempt: int | None = None,
     ) -> LogPage:
         """Return lines of a program's output, a page of them, oldest first, by their numbers.
 
@@ -1720,15 +1723,17 @@ class Hub(AbstractPublisher):
         the newest `last`, as without any of these. They come from the file of its log
         (`run_process(log=...)`), else from what the channel keeps. A page has some megabytes at
         most; the next one begins at `page.lines[-1].number + 1`. Each line has its stream and its
-        time, where they are known. A first read of a file of many gigabytes takes more than the
-        two seconds after which it returns: `complete` is then False, as a `LogPage` says. Raises
-        InvalidName, HubNotRunning, HistoryError, and ValueError for two of these at once.
+        time, where they are known. With `attempt` they are the last lines of an earlier attempt
+        (`run_process(attempt=...)`), as far as they are kept. A first read of a file of many
+        gigabytes takes more than the two seconds after which it returns: `complete` is then
+        False, as a `LogPage` says. Raises InvalidName, HubNotRunning, HistoryError, and
+        ValueError for two positions at once.
 
         Threads: any; waits for the disk, some two seconds at most.
         """
         check_positions("read_log", None, first=first, before=before, last=last)
         check_position("lines", lines)
-        logs, source = self.logs, self._log_of(process_id)
+        logs, source = self.logs, self._log_of(process_id, attempt)
         return logs.page(source, lines if last is None else last, first=first, before=before)
 
     def search_log(
@@ -1755,10 +1760,13 @@ class Hub(AbstractPublisher):
         source = self._log_of(process_id)
         return self.logs.search(source, text, first, limit, ignore_case=ignore_case)[0]
 
-    def _log_of(self, process_id: AnyId) -> LogSource:
+    def _log_of(self, process_id: AnyId, attempt: int | None = None) -> LogSource:
         name = id_text(process_id, "process id")
         channel = self.process_channel(name)
-        return self.logs.source(channel, name)
+        if attempt is None:
+            return self.logs.source(channel, name)
+        check_position("attempt", attempt)
+        return self.attempts.read(name, attempt)[0]
 
     def log_handler(self, channel: str, level: int = logging.NOTSET) -> logging.Handler:
         """Return a logging handler that sends records to a channel as events.
@@ -2004,25 +2012,6 @@ def _describe(publications: Sequence[Publication], output: Output) -> None:
     for at in output.states:
         publications[at].state = True
         publications[at].line = NO_LINE if output.lines is None else output.lines[at]
-
-
-def _misplaced_key(channel: str, key: Key | None) -> MessageEncodeError:
-    """Return what to raise for a key where there is none, or where one is missing."""
-    if key is None:
-        return MessageEncodeError(
-            f"channel {excerpt(channel)} is keyed, and this message has no key: pass key=..., the "
-            "name of what it is the newest state of, or use another channel"
-        )
-    if not channel:
-        return MessageEncodeError(
-            f"a broadcast keeps no keys, and this event has the key {excerpt(key.text)}: pass "
-            "channel=..., of a keyed channel, or leave key out"
-        )
-    return MessageEncodeError(
-        f"channel {excerpt(channel)} keeps no keys, and this message has the key "
-        f"{excerpt(key.text)}: set ChannelRule(pattern={excerpt(channel)}, keyed=True), or leave "
-        "key out"
-    )
 
 
 def _gone(client: object) -> str:

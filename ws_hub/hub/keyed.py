@@ -23,14 +23,14 @@ from typing import NamedTuple
 
 from ..backplane.store import new_epoch
 from ..config import ChannelRule
-from ..errors import excerpt
+from ..errors import MessageEncodeError, excerpt
 from ..log import get_logger
 from ..protocol.frames import payload_of
 from ..protocol.message import Message, MessageType, encode, unnumbered
-from ..protocol.publication import UNSTAMPED, Publication, Stamp, publish
+from ..protocol.publication import UNSTAMPED, Key, Publication, Stamp, publish
 from .history import Piece, Position, Range, SparsePiece
 
-__all__ = ["KeyedCursor", "KeyedRange", "KeyedStore"]
+__all__ = ["KeyedCursor", "KeyedRange", "KeyedStore", "misplaced_key"]
 
 logger = get_logger(__name__)
 
@@ -452,3 +452,25 @@ def _deletion(cause: Publication, key: str, seconds: float) -> Publication:
     deletion = publish(text, cause.channel, cause.overflow, to_be_numbered=True)
     deletion.key, deletion.deletes = key, True
     return deletion
+
+
+def misplaced_key(channel: str, key: Key | None) -> MessageEncodeError:
+    """Return what to raise for a key where there is none, or where one is missing.
+
+    Threads: any.
+    """
+    if key is None:
+        return MessageEncodeError(
+            f"channel {excerpt(channel)} is keyed, and this message has no key: pass key=..., the "
+            "name of what it is the newest state of, or use another channel"
+        )
+    if not channel:
+        return MessageEncodeError(
+            f"a broadcast keeps no keys, and this event has the key {excerpt(key.text)}: pass "
+            "channel=..., of a keyed channel, or leave key out"
+        )
+    return MessageEncodeError(
+        f"channel {excerpt(channel)} keeps no keys, and this message has the key "
+        f"{excerpt(key.text)}: set ChannelRule(pattern={excerpt(channel)}, keyed=True), or leave "
+        "key out"
+    )

@@ -37,7 +37,7 @@ from ..protocol.message import Message, MessageType
 from ..reentrant import Lock
 from .statuses import Pages, stored_status_of
 
-__all__ = ["Logs"]
+__all__ = ["HistoryLines", "Logs", "begins"]
 
 _MOST_LOGS = 10_000  # whose files are known
 _MOST_FILES = 64  # whose places are known
@@ -96,7 +96,7 @@ class Logs:
         """Return where the lines of a program are read from."""
         path = self.path(process_id)
         if path is None or path.removesuffix(".gz").endswith(".cast"):
-            return _HistoryLines(_messages(self._pages, channel))
+            return HistoryLines(_messages(self._pages, channel))
         with self._lock:
             found = self._files.setdefault(path, FileLines(path))
             self._files.move_to_end(path)
@@ -176,13 +176,14 @@ def _messages(pages: Pages, channel: str) -> Iterator[Message]:
         for message in messages:
             if message.type == MessageType.PROCESS_OUTPUT:
                 found.append(message)
-            elif _begins(message):
+            elif begins(message):
                 found.clear()
         after = messages[-1].seq or 0
     yield from found
 
 
-def _begins(message: Message) -> bool:
+def begins(message: Message) -> bool:
+    """Return whether a kept message is the status with which a run begins."""
     data = message.data
     return (
         message.type == MessageType.PROCESS_STATUS
@@ -191,24 +192,26 @@ def _begins(message: Message) -> bool:
     )
 
 
-class _HistoryLines:
-    """The lines of kept messages, in their last states.
+class HistoryLines:
+    """The lines of kept messages, in their last states: a LogSource.
 
     A message without the number of a line, as of `hub.writer`, counts by its `seq`.
 
     Args:
-        messages: the output that is kept.
+        messages: what is kept; what is no output is left out.
+        name: what a page is said to be from.
     """
 
-    name = "history"
-
-    def __init__(self, messages: Iterator[Message]) -> None:
+    def __init__(self, messages: Iterator[Message], name: str = "history") -> None:
+        self.name = name
         self._newest: dict[int, Message] = {}  # of each line
         texts: dict[int, list[str]] = {}
         whole: set[int] = set()
         piece: int | None = None  # the number of the line that goes on
         for message in messages:
             text = message.data
+            if message.type != MessageType.PROCESS_OUTPUT:
+                continue
             if not isinstance(text, str) or text.endswith(REPLACED):
                 continue
             number = message.line if message.line is not None else piece or message.seq or 0

@@ -57,6 +57,7 @@ from .terms import GRACE, Terms, Watch
 from .usage import Usage
 
 __all__ = [
+    "BeginningAttempts",
     "ExitCodeUnknown",
     "HasFileno",
     "Process",
@@ -83,6 +84,13 @@ class HasFileno(Protocol):
         """Return its descriptor."""
 
 
+class BeginningAttempts(Protocol):
+    """Keeps what earlier attempts at the work of a program have printed last."""
+
+    def begin(self, process_id: str, attempt: int | None) -> Mapping[str, object]:
+        """Return the fields of all statuses of an attempt that begins."""
+
+
 class StreamingHub(Protocol):
     """The methods of the hub that streaming a process needs; see `Hub` for each."""
 
@@ -106,6 +114,9 @@ class StreamingHub(Protocol):
     def claim_process(self, process_id: str) -> Callable[[], object]: ...
 
     def add_log(self, process_id: str, path: str | None) -> None: ...
+
+    @property
+    def attempts(self) -> BeginningAttempts: ...
 
     def send_process_lines(self, process_id: str, lines: Texts, *, stream: str) -> None: ...
 
@@ -308,6 +319,7 @@ class Process:
         # Owned by the streaming thread, which writes the return code once:
         self._hub_stopped = False  # the hub has stopped
         self._latest = 0.0  # when the newest text was read
+        self._fields: Mapping[str, object] = {}  # of all its statuses
         self._paced = backpressure
         self._pace = Pace()
         if backpressure:
@@ -575,7 +587,7 @@ class Process:
         if self._error is not None:
             raise self._error
         self._unregister = self.hub.at_stop(self._hub_stops)
-        self.hub.send_process_status(self.process_id, "running", extra=self._numbered())
+        self.hub.send_process_status(self.process_id, "running", extra=self._fields)
         self._go.set()
 
     def _abandon(self, error: BaseException) -> None:
@@ -619,6 +631,7 @@ class Process:
         at_end.callback(lambda: self._unregister())
         at_end.callback(_streaming.release, self.hub, self.process_id)
         at_end.callback(self.hub.claim_process(self.process_id))
+        self._fields = self.hub.attempts.begin(self.process_id, self._terms.attempt)
         at_end.callback(self._send_end)
         if self.log is not None:
             self._log = open_log(self.log)
@@ -670,7 +683,7 @@ class Process:
         if usage is not None and not self._child.exited():
             self.usage = usage
             with contextlib.suppress(HubFull, HubNotRunning):
-                extra = of_usage(usage) | self._numbered()
+                extra = {**of_usage(usage), **self._fields}
                 self.hub.send_process_status(self.process_id, "running", extra=extra, timeout=0)
 
     def _close_log(self, log: LogFile) -> None:
@@ -786,16 +799,12 @@ class Process:
         else:
             self._send_failed()
 
-    def _numbered(self) -> dict[str, object]:
-        """Return the fields of all its statuses."""
-        return {} if self._terms.attempt is None else {"attempt": self._terms.attempt}
-
     def _send_failed(self) -> None:
         error = self._error
         text = str(error.__cause__ or error) if error is not None else ""
         # When HubFull made the start fail, the queue has been waited for already.
         timeout = 0 if isinstance(error, HubFull) else None
-        extra = {"error": text or "its start was interrupted", **self._numbered()}
+        extra = {"error": text or "its start was interrupted", **self._fields}
         try:
             self.hub.send_process_status(self.process_id, "failed", extra=extra, timeout=timeout)
         except WsHubError as refused:  # run_process raises why the start failed
@@ -803,7 +812,7 @@ class Process:
 
     def _send_exited(self) -> None:
         code, lost = self._returncode, 0 if self._log is None else self._log.lost
-        extra = of_end(code, self.reason, self.usage, lost) | self._numbered()
+        extra = {**of_end(code, self.reason, self.usage, lost), **self._fields}
         while not self._hub_stopped:
             try:
                 self.hub.send_process_status(self.process_id, "exited", code, extra=extra)

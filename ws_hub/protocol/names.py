@@ -16,6 +16,7 @@ from ..errors import InvalidName, excerpt
 from .message import is_key
 
 __all__ = [
+    "ATTEMPTS_PREFIX",
     "PROCESS_PREFIX",
     "AnyId",
     "channel_rule",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 PROCESS_PREFIX = "process:"
+ATTEMPTS_PREFIX = "attempts:"  # of what is kept of earlier attempts, see `hub.attempts`
 
 AnyId = str | int | uuid.UUID  # what `id_text` accepts
 

@@ -6,6 +6,7 @@
     ?search=TEXT           lines that contain a text; `from`, `lines`, `ignorecase`
     ?digest                the beginning, the end and what looks like an error
     ?download              all of it
+    &attempt=N             of an earlier attempt, whose last lines are kept
 
 A request may read what it might subscribe to. Answers are JSON, but for a download; so are errors,
 which say what to do.
@@ -37,7 +38,7 @@ _LINES, _MOST_LINES = 1000, 10_000
 _MOST_AT_ONCE = 4  # searches and digests at one time, which take a processor
 _PIECE = 1 << 16  # bytes of a download at once
 _FLAGS = ("digest", "download", "ignorecase")
-_NUMBERS = ("before", "from", "last", "lines")
+_NUMBERS = ("attempt", "before", "from", "last", "lines")
 _TAKES = {
     "digest": {"digest"},
     "download": {"download"},
@@ -118,11 +119,14 @@ class LogPages:
             raise _Refused(refusal.status, code, refusal.text, *kept)
         kind, query = _query(environ.get("QUERY_STRING", ""))
         try:
-            source = hub.logs.source(channel, process_id)
+            attempt = query.pop("attempt", None)
+            source, status = self._source(channel, process_id, attempt)
             if kind == "download":
-                return self._download(process_id, source)
+                path = None if source.name == "attempt" else hub.logs.path(process_id)
+                return self._download(process_id, source, path)
             fields = self._read(kind, query, source)
-            status = hub.logs.status(channel)
+            if attempt is None:
+                status = hub.logs.status(channel)
         except HubNotRunning:
             text = "the hub does not run at the moment: try again"
             raise _Refused(
@@ -134,6 +138,17 @@ class LogPages:
             raise _unknown(process_id)
         headers, body = _json({"processId": process_id, "status": status, **fields})
         return "200 OK", headers, body
+
+    def _source(
+        self, channel: str, process_id: str, attempt: int | None
+    ) -> tuple[LogSource, dict[str, Any] | None]:
+        """Return what to read from; of an attempt that is asked for its status as well."""
+        if attempt is None:
+            return self._hub.logs.source(channel, process_id), None
+        source, status = self._hub.attempts.read(process_id, attempt)
+        if status is None:
+            raise _not_kept(process_id, attempt)
+        return source, status
 
     def _read(self, kind: str, query: dict[str, Any], source: LogSource) -> dict[str, Any]:
         logs = self._hub.logs
@@ -177,8 +192,9 @@ class LogPages:
             "complete": span.complete,
         }
 
-    def _download(self, process_id: str, source: LogSource) -> tuple[str, Headers, Iterable[bytes]]:
-        path = self._hub.logs.path(process_id)
+    def _download(
+        self, process_id: str, source: LogSource, path: str | None
+    ) -> tuple[str, Headers, Iterable[bytes]]:
         if path is None:
             span = source.span()
             if span.last < span.first:
@@ -241,7 +257,7 @@ def _query(text: str) -> tuple[str, dict[str, Any]]:
             raise _bad(f"{excerpt(name)} is no parameter of a log: use {known}")
     found = {name: value for name, value in found.items() if value is not False}
     kind = next((name for name in _TAKES if name in found), "last")
-    others = sorted(set(found) - _TAKES[kind])
+    others = sorted(set(found) - _TAKES[kind] - {"attempt"})
     if others:
         takes = " and ".join(sorted(_TAKES[kind] - {kind})) or "nothing else"
         raise _bad(f"{kind} does not go with {' and '.join(others)}: it takes {takes}")
@@ -263,6 +279,14 @@ def _unknown(process_id: str) -> _Refused:
     text = (
         f"nothing is known of the process id {excerpt(process_id)}: it has no log here, and its "
         "channel keeps nothing; check the id"
+    )
+    return _Refused("404 Not Found", "not_found", text)
+
+
+def _not_kept(process_id: str, attempt: int) -> _Refused:
+    text = (
+        f"nothing is kept of attempt {attempt} of {excerpt(process_id)}: the last lines of the "
+        "ten attempts before the newest are, of those that were begun with their numbers"
     )
     return _Refused("404 Not Found", "not_found", text)
 

@@ -22,7 +22,7 @@ from ..access.authenticators import is_permitted
 from ..errors import ConfigError, excerpt
 from ..hub.hub import Hub
 from ..origin import advice, is_allowed, is_of_file, parse_origin
-from ..protocol.names import channel_rule, check_channel
+from ..protocol.names import ATTEMPTS_PREFIX, channel_rule, check_channel
 from ..validation import check_named
 from ..wsgi.app import check_hub, check_path
 from ..wsgi.servers import log_once
@@ -250,7 +250,8 @@ class _Page:
         query = parse_qs(environ.get("QUERY_STRING", ""))
         # Channels with history only: a client may subscribe to any name, and every page
         # would show it (FAULTS 128).
-        names = self._hub.kept_channels()
+        found_names = self._hub.kept_channels()
+        names = [name for name in found_names if not name.startswith(ATTEMPTS_PREFIX)]
         wanted = query.get("search", [""])[0]
         if wanted:
             names = [name for name in names if wanted in name]
