@@ -153,7 +153,7 @@ class Attempts:
 def _last(run: Sequence[Message], most: int) -> list[LogLine]:
     """Return the last lines of a run, so many bytes of them."""
     source = HistoryLines(iter(run))
-    first, last = source.span()
+    first, last, _ = source.span()
     found: list[LogLine] = []
     for line in reversed(source.dated(read_page(source, first, last - first + 1))):
         most -= len(line.text.encode("utf-8", "replace"))
