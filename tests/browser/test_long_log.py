@@ -389,7 +389,7 @@ def test_each_key_is_told_and_does_what_it_says(page: Page, fill: Callable[..., 
     page.key("?")
     page.wait_for("document.getElementById('help').open")
     keys = page.eval("[...document.querySelectorAll('#help kbd')].map((each) => each.textContent)")
-    assert "".join(keys).startswith("/nNgG:fwteE[]cls?")
+    assert "".join(keys).startswith("/nNgG:fwteEjJ[]cls?")
     page.key("Escape")
     page.wait_for("!document.getElementById('help').open")
     page.key("g")

@@ -23,7 +23,8 @@ FILES = {
         "const own = `\nexport const text`;\n"
         "export function both() { return [SIZE, own]; }\n"
     ),
-    "base.js": "export const SIZE = 7;\nexport class Base {}\nexport async function wait() {}\n",
+    "base.js": "export const SIZE = 7;\nexport class Base {}\nexport async function wait() {}\n"
+    "export function* each() {}\n",
 }
 
 
@@ -36,8 +37,8 @@ def test_each_module_comes_once_behind_those_that_it_imports() -> None:
     assert join(files) == (
         "// base.js\n"
         "const $base = (() => {\n"
-        "const SIZE = 7;\nclass Base {}\nasync function wait() {}\n"
-        "\nreturn {SIZE, Base, wait};\n})();\n"
+        "const SIZE = 7;\nclass Base {}\nasync function wait() {}\nfunction* each() {}\n"
+        "\nreturn {SIZE, Base, wait, each};\n})();\n"
         "// middle.js\n"
         "const $middle = (() => {\n"
         "const {SIZE} = $base;\n"

@@ -462,6 +462,27 @@ export class LineStore {
     return 0;
   }
 
+  /**
+   * The id of the nearest row that is shown and for which `test(text, row)` is true, behind another
+   * one or with -1 before it, among so many; 0 for none. `from` is how many rows are in front of
+   * that one; half of one is between two.
+   */
+  near(from, direction, most, test) {
+    const {chunks} = this;
+    let [at, index] = [0, direction > 0 ? Math.floor(from) + 1 : Math.ceil(from) - 1];
+    while (at < chunks.length && index >= chunks[at].count) index -= chunks[at++].count;
+    for (let count = 0; count < most; count++, index += direction) {
+      if (index < 0) index = (chunks[--at]?.count ?? 0) - 1;
+      else if (index >= chunks[at]?.count) [at, index] = [at + 1, 0];
+      const chunk = chunks[at];
+      if (!chunk) return 0;
+      if (chunk.flags[index] & (HIDDEN | NOTE)) continue;
+      const id = chunk.ids[index];
+      if (test(this._texts(chunk)[index], chunk.extras?.get(id) ?? ABSENT)) return id;
+    }
+    return 0;
+  }
+
   /** What stands in a row, null if it is not here. */
   row(id) {
     const place = this.locate(id);

@@ -247,6 +247,17 @@ export class LogView {
     this._schedule();
   }
 
+  /** How many rows are in front of the one at the top of the view. */
+  get topRow() {
+    const found = this._heights.find(this._top());
+    return found ? this.store.position(this.store.chunks[found.at].ids[Math.max(0, found.index)]) : 0;
+  }
+
+  /** The element of a row that is in the document; null for another one. */
+  element(id) {
+    return this._nodes.get(id) ?? null;
+  }
+
   // --- frames ------------------------------------------------------------------------------
 
   /** Draw with the next frame; in a burst a little later, unless the reader moves. */
@@ -681,14 +692,15 @@ export class LogView {
   }
 
   _ranges(node) {
-    const text = node.querySelector(".text");
-    const nodes = textNodes(text);
-    return this._search.places(text.textContent).map(([first, last]) => {
-      const range = new Range();
-      range.setStart(...locate(nodes, first));
-      const [end, to] = locate(nodes, last - 1);
-      range.setEnd(end, to + 1);
-      return range;
+    return [...node.querySelectorAll(".text, .field")].flatMap((element) => {
+      const nodes = textNodes(element);
+      return this._search.places(element.textContent).map(([first, last]) => {
+        const range = new Range();
+        range.setStart(...locate(nodes, first));
+        const [end, to] = locate(nodes, last - 1);
+        range.setEnd(end, to + 1);
+        return range;
+      });
     });
   }
 

@@ -144,7 +144,7 @@ const STYLE = `
 .says-warning .gutter { color: var(--warn); }
 .says-error .gutter { color: var(--bad); }
 /* Groups: in the gap between a line's number and its text. */
-.fold {
+.fold, .unfold {
   position: relative;
   width: 12px;
   height: var(--line);
@@ -160,17 +160,37 @@ const STYLE = `
   user-select: none;
 }
 
-.fold::before { content: "\\25BE"; }
-.fold[aria-expanded="false"]::before { content: "\\25B8"; }
-.fold::after { content: ""; position: absolute; inset: 0 -4px; } /* what can be pressed is larger */
-.fold:hover { color: var(--ink); }
-.fold:focus-visible { outline: 2px solid var(--c4); outline-offset: -1px; }
-@media (pointer: coarse) { .fold::after { inset: -6px -14px; } }
+.fold::before, .unfold::before { content: "\\25BE"; }
+.fold[aria-expanded="false"]::before, .unfold[aria-expanded="false"]::before { content: "\\25B8"; }
+.fold::after, .unfold::after { content: ""; position: absolute; inset: 0 -4px; } /* what can be pressed is larger */
+.fold:hover, .unfold:hover { color: var(--ink); }
+.fold:focus-visible, .unfold:focus-visible { outline: 2px solid var(--c4); outline-offset: -1px; }
+@media (pointer: coarse) { .fold::after, .unfold::after { inset: -6px -14px; } }
 .group .text { font-weight: 600; }
 .group.muted .text { font-weight: 400; color: var(--soft); }
 .group.failed .fold { color: var(--bad); }
 .folded { color: var(--soft); font: 11px/1 var(--sans); user-select: none; }
 .folded:not(:empty)::before { content: "\\A0\\A0"; }
+
+/* The fields of a JSON line, below it; the line itself is in one row then. */
+.unfolded { padding-block-end: 6px; } /* a margin would not be of the row's height */
+.unfolded .text { display: inline-block; max-width: calc(100% - 4px); overflow: hidden; white-space: pre; text-overflow: ellipsis; vertical-align: top; color: var(--soft); }
+.fields {
+  width: fit-content;
+  max-width: min(100%, 110ch);
+  margin: 2px 0 0;
+  padding: 3px 12px;
+  border-inline-start: 2px solid var(--c4);
+  white-space: pre-wrap;
+  overflow-wrap: anywhere;
+}
+
+.field { --indent: calc(2ch * var(--depth)); padding-inline-start: calc(var(--indent) + 2ch); text-indent: -2ch; }
+.field .key { color: var(--c4); }
+.field .item, .field .rest, .fields > .rest { color: var(--soft); }
+.field .number { color: var(--c5); }
+.field .word { color: var(--c6); }
+.fields .load { text-indent: 0; }
 
 /* Lines that are commands to a CI system, and links. */
 .command { color: var(--faint); font-weight: 400; }

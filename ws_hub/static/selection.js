@@ -28,6 +28,7 @@ export class LogSelection {
   /** The selected text; null where the log has no selection, or it reaches beyond the log. */
   text() {
     const range = this._range();
+    if (range && within(range, ".fields")) return null; // the browser knows it all
     const ends = range && [
       this._place(range.startContainer, range.startOffset),
       this._place(range.endContainer, range.endOffset),
@@ -84,4 +85,12 @@ export class LogSelection {
     if (side === 0) before.setEnd(node, offset);
     return {id: row.rowId, offset: before.toString().length};
   }
+}
+
+/** Whether a range is in one element that a selector names. */
+function within({startContainer, endContainer}, selector) {
+  const [first, last] = [startContainer, endContainer].map((node) => {
+    return (node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement)?.closest(selector);
+  });
+  return Boolean(first) && first === last;
 }

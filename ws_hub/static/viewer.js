@@ -4,8 +4,10 @@
  * What comes from the network reaches the page as text nodes and attributes only.
  */
 
+import {copyText} from "./clipboard.js";
 import {Controls} from "./controls.js";
 import {Feed} from "./feed.js";
+import {JsonLines} from "./json_lines.js";
 import {ERROR, levelOf, WARNING} from "./levels.js";
 import {Source} from "./links.js";
 import {LogView} from "./log.js";
@@ -54,6 +56,7 @@ class Watch {
 const view = new LogView($("log"), {links: true, onChange: showNumbers});
 const times = new TimeColumn(view);
 const outline = new Outline(view, {source: sourceOfPage(), onChange: showOutline});
+const jsonLines = new JsonLines(view, {source: outline.source});
 const problems = new Problems(outline, {onGone: () => say("That line is not here any more.")});
 const client = new HubClient(config.ws);
 const controls = startControls();
@@ -223,6 +226,7 @@ function select(channel) {
   const next = (watch = new Watch(channel));
   view.clear();
   times.reset();
+  jsonLines.reset();
   controls?.watch(next.isProcess ? channel : "");
   if (channel) {
     next.subscription = subscribe(channel);
@@ -612,24 +616,7 @@ function flash(button, text) {
 }
 
 async function copyAll() {
-  const text = view.text();
-  try {
-    await navigator.clipboard.writeText(text);
-    flash($("copy"), "Copied");
-  } catch { // plain http to another host, or forbidden
-    flash($("copy"), copyBySelection(text) ? "Copied" : "Not allowed");
-  }
-}
-
-function copyBySelection(text) {
-  const area = document.createElement("textarea");
-  area.value = text;
-  area.className = "unseen";
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand("copy");
-  area.remove();
-  return done;
+  flash($("copy"), (await copyText(view.text())) ? "Copied" : "Not allowed");
 }
 
 function save() {
@@ -745,6 +732,10 @@ function nextLevel() {
   say(level.selectedOptions[0].textContent);
 }
 
+function nextJson(direction) {
+  if (!jsonLines.step(direction)) say("No further JSON line near here.");
+}
+
 // --- keys ----------------------------------------------------------------------------------
 
 /* What each key does, in words and here. */
@@ -760,6 +751,8 @@ const KEYS = {
   t: ["show times", () => $("times").click()],
   e: ["the next error or warning", () => nextProblem(1)],
   E: ["the error or warning before", () => nextProblem(-1)],
+  j: ["the next JSON line; Enter shows its fields", () => nextJson(1)],
+  J: ["the JSON line before", () => nextJson(-1)],
   "[": ["fold all groups, or as they are marked", () => $("fold-all").click()],
   "]": ["unfold all groups, or as they are marked", () => $("unfold-all").click()],
   c: ["copy all lines", () => $("copy").click()],

@@ -9,6 +9,7 @@
 
 import {AnsiParser, LineAssembler} from "./ansi.js";
 import {Feed} from "./feed.js";
+import {JsonLines} from "./json_lines.js";
 import {Source} from "./links.js";
 import {LogView} from "./log.js";
 import {counted} from "./messages.js";
@@ -270,6 +271,7 @@ export class WsHubLog extends HTMLElement {
     this._times = new TimeColumn(view);
     const outline = new Outline(view, {source: this._source(), onChange: () => problems.show()});
     const problems = new Problems(outline, {onGone: () => (this._say.textContent = "That line is not here any more.")});
+    new JsonLines(view, {source: outline.source});
     this._problems?.element.remove();
     [this._outline, this._problems] = [outline, problems];
     this._log.before(problems.element);
