@@ -6,6 +6,8 @@ import contextlib
 import gc
 import itertools
 import os
+import re
+import signal
 import sys
 import threading
 import weakref
@@ -22,6 +24,7 @@ from ws_hub import (
     Hub,
     HubConfig,
     HubError,
+    HubFull,
     Message,
     ReconnectingClient,
     serve,
@@ -189,6 +192,86 @@ def test_a_secret_that_is_written_is_masked_where_it_is_told() -> None:
         ann.ask("process_input", "it is hunter2-hunter2\n")
         assert ann.told("process_input") == {"user": "ann", "text": "it is ***\n"}
         ann.client.expect(type="process_output", data="got it is ***")
+
+
+def test_a_secret_that_is_typed_in_several_messages_is_masked_where_it_is_told() -> None:
+    pattern = re.compile("tok-[0-9]{4,8}")
+    with site() as it, it.client("a") as ann, it.client("b") as ben:
+        with it.run(ECHO, mask=["hunter2-hunter2", pattern]):
+            ben.client.subscribe("process:p")
+
+            def typed(client: User, *texts: str) -> list[str]:
+                for text in texts:
+                    assert client.ask("process_input", text).type == "ack"
+                return [ben.told("process_input")["text"] for _ in texts]
+
+            ann.ask("process_hold", True)
+            assert typed(ann, *"ls hu\n") == ["l", "s", " ", "", "", "hu\n"]
+            assert typed(ann, "a hunter2-", "hunt", "er2\n") == ["a ", "", "***\n"]
+            assert "".join(typed(ann, *"tok-12345 hunter3\n")) == "*** hunter3\n"
+            # Another client has the hold, and goes on with what the first one began.
+            assert typed(ann, "hunter2-hun") == [""]
+            ann.ask("process_hold", False)
+            ben.ask("process_hold", True)
+            assert typed(ben, "ter2 and hun") == ["*** and "]
+            assert ben.ask("process_input").type == "ack"
+            told = ben.told("process_input")
+            assert (told["end"], told["text"], told["user"]) == (True, "hun", "ben")
+    assert not [each for each in ben.client.received if "ter2" in str(each)]
+
+
+def test_what_a_terminal_does_not_show_is_no_part_of_what_is_told_later() -> None:
+    code = (
+        "import getpass\ninput('first')\ngetpass.getpass('second')\nprint('got', input('third'))\n"
+    )
+    with site() as it, it.client("a") as ann:
+        argv = [sys.executable, "-c", code]
+        process = it.hub.run_process(argv, "p", stdin=True, pty=True, mask=["abcdefgh"])
+        ann.client.subscribe("process:p")
+        ann.ask("process_hold", True)
+        ann.client.expect(type="process_output", data="first\r")
+        for text, prompt in (("x\n", "second\r"), ("abcd\n", "third\r"), ("efgh\n", "got efgh")):
+            ann.ask("process_input", text)
+            ann.client.expect(type="process_output", data=prompt)
+        told = [ann.told("process_input").get("text") for _ in range(3)]
+        assert told == ["x\n", None, "efgh\n"]
+        assert process.wait(BOUND) == 0
+
+
+def test_a_terminal_that_shows_nothing_by_the_time_of_the_event_is_not_told() -> None:
+    code = """
+import signal, sys, termios
+
+def hide(*args):
+    settings = termios.tcgetattr(0)
+    settings[3] &= ~termios.ECHO
+    termios.tcsetattr(0, termios.TCSANOW, settings)
+
+signal.signal(signal.SIGUSR1, hide)
+print("ready", flush=True)
+print("got", len(input()))
+"""
+    with site() as it, it.client("a") as ann:
+        process = it.hub.run_process(python(code), "p", stdin=True, pty=True)
+        ann.client.subscribe("process:p")
+        ann.client.expect(type="process_output", data="ready")
+        ann.ask("process_hold", True)
+        original, timeouts = it.hub.send_event, []
+
+        def full_at_first(event: str, *args: Any, **options: Any) -> Any:
+            if event == "process_input" and not timeouts:
+                timeouts.append(options["timeout"])
+                os.kill(process.pid, signal.SIGUSR1)
+                wait_until(lambda: not process.shows_input, BOUND)
+                raise HubFull("full")
+            return original(event, *args, **options)
+
+        it.hub.send_event = full_at_first  # type: ignore[method-assign]
+        assert ann.ask("process_input", "hunter2\n").type == "ack"
+        it.hub.send_event = original  # type: ignore[method-assign]
+        assert ann.told("process_input") == {"user": "ann"}
+        assert process.wait(BOUND) == 0
+        assert timeouts[0] < 0.1
 
 
 def test_nothing_of_the_input_is_told_where_the_settings_say_so() -> None:
@@ -379,8 +462,6 @@ def test_what_cannot_be_told_is_not_written() -> None:
         original = it.hub.send_event
 
         def full(*args: Any, **options: Any) -> Any:
-            from ws_hub import HubFull
-
             raise HubFull("full")
 
         it.hub.send_event = full  # type: ignore[method-assign]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ..connection.connection import Connection
 from ..errors import ConfigError, HubError, HubFull, HubNotRunning, excerpt
+from ..mask.stream import StreamMask
 from ..process.process import Process
 from ..process.stdin import InputClosed, InputTimeout
 from ..protocol.message import MessageType
@@ -24,6 +25,8 @@ from ..reentrant import Lock
 __all__ = ["Programs"]
 
 _WRITE_WITHIN = 1.0  # seconds: meanwhile nothing else of that client is read
+_LOOKS = 20  # at the terminal, while there is no room to tell of an input
+_LOOK_EVERY = 0.05  # seconds
 _REASONS = {"stop": "stopped", "kill": "killed"}  # in the exit status
 
 
@@ -148,10 +151,7 @@ class Programs:
         return f"the input is held by {excerpt(holder.user_id or 'another client')}"
 
     def _write(self, connection: Connection, process: Process, data: object) -> object:
-        told: dict[str, object] = {"end": True} if data is None else {}
-        if data is not None and self._logs_input and process.shows_input:
-            told = {"text": process.masks.value(data)}
-        self._tell("process_input", connection, process.process_id, told)
+        self._tell_input(connection, process, None if data is None else str(data))
         try:
             if data is None:
                 process.close_stdin(_WRITE_WITHIN)
@@ -165,6 +165,28 @@ class Programs:
         except InputClosed as error:
             raise HubError("not_found", "Control: the input of the program is closed") from error
         return None
+
+    def _tell_input(self, connection: Connection, process: Process, text: str | None) -> None:
+        """Tell of an input, or of its end.
+
+        What could be the beginning of a secret is told with a later input that shows it is none.
+        """
+        for left in reversed(range(_LOOKS)):
+            told: dict[str, object] = {"end": True} if text is None else {}
+            typed = StreamMask(process.masks)  # behind what is not told it begins anew
+            if self._logs_input and process.shows_input:  # it may not any more, after a wait
+                typed = (process.typed or typed).copy()
+                shown = typed.end("") if text is None else typed.add(text)
+                if shown or text is not None:
+                    told["text"] = shown
+            try:
+                self._tell("process_input", connection, process.process_id, told, _LOOK_EVERY)
+            except HubFull:
+                if not left:
+                    raise
+            else:
+                process.typed = typed
+                return
 
     def _resize(self, process: Process, data: object) -> object:
         assert isinstance(data, tuple)

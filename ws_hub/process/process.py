@@ -32,6 +32,7 @@ from ..errors import ConfigError, HubFull, HubNotRunning, WsHubError, excerpt
 from ..lines import Texts
 from ..log import get_logger
 from ..mask.masks import Masks, masks_of
+from ..mask.stream import StreamMask
 from ..protocol.names import AnyId, id_text
 from ..reentrant import Event, Lock
 from ..validation import check_bound, check_function, check_timeout
@@ -282,9 +283,11 @@ class Process:
         usage: what it has used, as a `Usage`: at the last sample (`HubConfig.usage_interval`),
             and after its end; None when that is not known.
         log: the file of its whole output; set before it is started.
+        typed: the input that viewers were told, for its secrets; set by what writes it.
     """
 
     owner: object = None
+    typed: StreamMask | None = None
     log: ProcessLog | None = None
 
     def __init__(
