@@ -89,13 +89,17 @@ class _Automaton:
         self._last = self._behind & ~skipped  # and its last one
         self.every = (1 << self._width + 1) - 1
         self._nodes: dict[int, _Node] = {}
+        self.kinds: dict[str, str] = {}  # of each character one that leads to the same
+        self._firsts: dict[int, str] = {}  # by the places that it may come behind
         self._begin()
 
     def _begin(self) -> None:
         forgotten, self._nodes = self._nodes, {}
         for node in list(forgotten.values()):
             node.next.clear()  # these refer to each other
-        self._masks: dict[str, int] = {}
+        self.kinds.clear()
+        self._firsts.clear()
+        self._masks: dict[str, int] = {}  # of such a character, the places that it may come behind
         self._count = 0
         self.first = self.node(self.closed(1))
 
@@ -113,17 +117,29 @@ class _Automaton:
         """Return the places that any character leads to."""
         return self.closed(places << 1 & self.every)
 
-    def step(self, node: _Node, character: str) -> _Node:
+    def kind(self, character: str) -> str:
+        """Return a character that leads to the same from everywhere, and remember it."""
+        self._grow()
+        mask = self._mask(character)
+        found = self._firsts.setdefault(mask, character)
+        self._masks[found] = mask
+        self.kinds[character] = found
+        return found
+
+    def step(self, node: _Node, kind: str) -> _Node:
         """Return where a character leads to, and remember it."""
+        self._grow()
+        mask = self._masks.get(kind)
+        if mask is None:
+            mask = self._mask(kind)
+        places = (node.places & mask) << 1 | self._anew
+        found = node.next[kind] = self.node(self.closed(places))
+        return found
+
+    def _grow(self) -> None:
         if self._count >= _MOST_REMEMBERED:
             self._begin()
         self._count += 1
-        mask = self._masks.get(character)
-        if mask is None:
-            mask = self._masks[character] = self._mask(character)
-        places = (node.places & mask) << 1 | self._anew
-        found = node.next[character] = self.node(self.closed(places))
-        return found
 
     def _mask(self, character: str) -> int:
         """Return the places that a character may come behind."""
@@ -228,10 +244,10 @@ class Pattern:
         That is behind the end of the text where the match may be longer.
         """
         automaton, end = self._forwards, -1
-        node = automaton.first
+        node, kinds = automaton.first, automaton.kinds
         for at in range(start, len(text)):
-            character = text[at]
-            node = node.next.get(character) or automaton.step(node, character)
+            kind = kinds.get(text[at]) or automaton.kind(text[at])
+            node = node.next.get(kind) or automaton.step(node, kind)
             if not node.places:
                 return end, at
             if node.accepts:
@@ -247,9 +263,10 @@ class Pattern:
         automaton, found = self._backwards, []
         is_end = whole and after == len(text)
         node = automaton.node(automaton.first.places if is_end else automaton.every)
+        kinds = automaton.kinds
         for at in range(after - 1, start - 1, -1):
-            character = text[at]
-            node = node.next.get(character) or automaton.step(node, character)
+            kind = kinds.get(text[at]) or automaton.kind(text[at])
+            node = node.next.get(kind) or automaton.step(node, kind)
             if node.accepts and at < end:
                 found.append(at)
         return found, end
