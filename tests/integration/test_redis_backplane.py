@@ -403,7 +403,7 @@ def test_what_one_hub_publishes_reaches_the_clients_of_all(server: RedisProcess)
                 assert [peer.recv_json()["data"] for _ in range(2)] == [1, 2]
                 assert peer.recv_json()["key"] == "cpu"
         assert not here.hub.stats().bus_down
-        with here.hub.run_process([sys.executable, "-c", "input()"], process_id="job") as handle:
+        with here.hub.run_process(["sleep", "60"], process_id="job") as handle:
             with pytest.raises(ProcessAlreadyRunning):
                 there.hub.run_process([sys.executable, "-c", ""], process_id="job")
             handle.terminate()
