@@ -31,7 +31,7 @@ def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "tail"])
+@pytest.mark.parametrize("command", ["run", "up", "serve", "tail", "log", "publish"])
 def test_help_of_each_command_has_examples(
     capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -41,7 +41,10 @@ def test_help_of_each_command_has_examples(
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = helped(capsys, "--help")
-    assert all(re.search(rf"^ +{each} ", text, re.MULTILINE) for each in ("run", "serve", "tail"))
+    assert all(
+        re.search(rf"^ +{each} ", text, re.MULTILINE)
+        for each in ("run", "up", "serve", "tail", "log", "publish")
+    )
 
 
 def test_version_prints_the_version_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `ws-hub run`, `up`, `serve`, `tail` and `publish`.
+"""The command line: `ws-hub run`, `up`, `serve`, `tail`, `log` and `publish`.
 
 Messages about the run itself go to stderr; stdout has what the program, or the channel,
 prints. Each command is a module of this package.
@@ -22,6 +22,7 @@ from .. import __version__
 from ..errors import WsHubError
 from ..signals import Signals
 from .common import USAGE, fail
+from .log import add_log
 from .publish import add_publish
 from .run import add_run
 from .serve import add_serve
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "  ws-hub run --open --wait -- make -j4 all\n"
         "  ws-hub up Procfile\n"
         "  ws-hub tail http://127.0.0.1:8765/ process:make\n"
+        "  ws-hub log --last 100 http://127.0.0.1:8765/ make\n"
         "  ws-hub publish --backplane local:///run/app/hub news 'a text'\n"
         "  ws-hub run --help\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,5 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     add_up(commands)
     add_serve(commands)
     add_tail(commands)
+    add_log(commands)
     add_publish(commands)
     return parser

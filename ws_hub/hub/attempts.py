@@ -8,6 +8,7 @@ event for each attempt. Other processes and later ones read it where they share 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -145,9 +146,16 @@ class Attempts:
                 return lines, {**data["status"], "attempt": attempt}
         channel, logs = self._hub.process_channel(process_id), self._hub.logs
         status = logs.status(channel)
-        if status is not None and status.get("attempt") == attempt:
-            return logs.source(channel, process_id), status
+        if status is not None:
+            number = status["attempt"] if "attempt" in status else self._attempt_of(channel)
+            if number == attempt:
+                return logs.source(channel, process_id), {**status, "attempt": attempt}
         return HistoryLines(iter(()), "attempt"), None
+
+    def _attempt_of(self, channel: str) -> object:
+        """Return the number of the attempt that runs, as its first status says."""
+        first = next(iter(self._last_run(channel, sys.maxsize)), None)
+        return first.data.get("attempt") if first is not None and begins(first) else None
 
 
 def _last(run: Sequence[Message], most: int) -> list[LogLine]:

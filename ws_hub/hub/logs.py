@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import HistoryError
@@ -21,18 +21,16 @@ from ..process.log_digest import digest
 from ..process.log_folder import find_log
 from ..process.log_index import FileLines
 from ..process.log_reader import (
-    Chunk,
-    Late,
-    LogLine,
     LogMatches,
     LogPage,
     LogSource,
     Span,
     late_at,
-    never,
     read_page,
     search_lines,
 )
+from ..process.log_texts import TextLines
+from ..process.log_times import Origin
 from ..protocol.message import Message, MessageType
 from ..reentrant import Lock
 from .statuses import Pages, stored_status_of
@@ -192,8 +190,8 @@ def begins(message: Message) -> bool:
     )
 
 
-class HistoryLines:
-    """The lines of kept messages, in their last states: a LogSource.
+class HistoryLines(TextLines[Message]):
+    """The lines of kept messages, in their last states.
 
     A message without the number of a line, as of `hub.writer`, counts by its `seq`.
 
@@ -203,10 +201,7 @@ class HistoryLines:
     """
 
     def __init__(self, messages: Iterator[Message], name: str = "history") -> None:
-        self.name = name
-        self._newest: dict[int, Message] = {}  # of each line
-        texts: dict[int, list[str]] = {}
-        whole: set[int] = set()
+        super().__init__(name, _origin)
         piece: int | None = None  # the number of the line that goes on
         for message in messages:
             text = message.data
@@ -215,39 +210,9 @@ class HistoryLines:
             if not isinstance(text, str) or text.endswith(REPLACED):
                 continue
             number = message.line if message.line is not None else piece or message.seq or 0
-            if number in whole:
-                whole.discard(number)
-                texts[number] = []
-            goes_on = text.endswith(GOES_ON)
-            texts.setdefault(number, []).append(text[:-1] if goes_on else text)
-            self._newest[number] = message
-            piece = number if goes_on and message.line is None else None
-            if not goes_on:
-                whole.add(number)
-        self._numbers = sorted(number for number in texts if number > 0)
-        self._texts = {number: "".join(texts[number]) for number in self._numbers}
-
-    @property
-    def first(self) -> int:
-        """The number of the oldest line."""
-        return self._numbers[0] if self._numbers else 1
-
-    def span(self, late: Late = never) -> Span:
-        """Return the numbers of the oldest line and the newest; 1 and 0 for none."""
-        return Span(self.first, self._numbers[-1] if self._numbers else 0, complete=True)
-
-    def chunks(self, first: int) -> Iterator[Chunk]:
-        """Yield the lines from a number on."""
-        numbers: Sequence[int] = [number for number in self._numbers if number >= first]
-        for start in range(0, len(numbers), _CHUNK):
-            part = numbers[start : start + _CHUNK]
-            lines = (self._texts[number].replace("\n", " ") for number in part)
-            yield Chunk(part, "\n".join([*lines, ""]).encode("utf-8", "replace"))
-
-    def dated(self, lines: tuple[LogLine, ...]) -> tuple[LogLine, ...]:
-        """Return the same lines with their streams and times."""
-        return tuple(_dated(line, self._newest[line.number]) for line in lines)
+            self.take(text, number, message)
+            piece = number if text.endswith(GOES_ON) and message.line is None else None
 
 
-def _dated(line: LogLine, message: Message) -> LogLine:
-    return LogLine(line.number, line.text, message.stream or "stdout", message.read_at)
+def _origin(message: Message) -> Origin:
+    return Origin(message.stream or "stdout", message.read_at)

@@ -35,6 +35,7 @@ from .spawn import ProcessStartError
 
 __all__ = [
     "MARK_LINES",
+    "PIPES",
     "CastLog",
     "LogFile",
     "ProcessLog",
@@ -45,6 +46,7 @@ __all__ = [
 
 logger = get_logger(__name__)
 
+PIPES = "pipes"  # a tag of recordings: no terminal has broken their lines
 MARK_LINES = 1024  # lines between two places that can be returned to
 _TAIL_BYTES = 1 << 20  # of lines that can still be replaced
 _FLUSH_BYTES = 1 << 16  # of text that is compressed at once
@@ -579,6 +581,8 @@ class CastLog(LogFile):
         self._size = columns, rows = size or (80, 24)
         term = {"cols": columns, "rows": rows, "type": os.environ.get("TERM") or "xterm-256color"}
         self._header = {"version": 3, "term": term, "timestamp": int(time.time())}
+        if not self._is_terminal:
+            self._header["tags"] = [PIPES]
         self._last = self._good = round(self._clock(), 6)
         self._flush()
 

@@ -23,7 +23,7 @@ from .log_file import MARK_LINES
 from .log_reader import LINE_BYTES, Chunk, Late, LogLine, Span, never
 from .log_times import read_times
 
-__all__ = ["BLOCK", "FileLines"]
+__all__ = ["BLOCK", "FileLines", "read_blocks"]
 
 BLOCK = 1 << 18  # bytes that are read, or decompressed, at once
 _RAW = 1 << 16  # compressed bytes that are read at once
@@ -202,6 +202,18 @@ class FileLines:
         if len(self._places) > _MOST_PLACES:
             self._gap = max(2 * self._gap, 2 * BLOCK)
             del self._places[1::2]
+
+
+def read_blocks(path: str) -> Iterator[bytes]:
+    """Yield the content of a file, decompressed if it is `.gz`, up to where it was written.
+
+    Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield from _Walk(fd, _START, 0, compressed=path.endswith(".gz"))
+    finally:
+        os.close(fd)
 
 
 class _Walk:

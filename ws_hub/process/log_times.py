@@ -24,7 +24,7 @@ from ..log import get_logger
 from ..protocol.message import microseconds
 from ..rows import STATUS_LINE
 
-__all__ = ["Origin", "TimesFile", "drop_times", "make_times", "read_times"]
+__all__ = ["Origin", "TimesFile", "drop_times", "make_times", "moment_of", "read_times"]
 
 logger = get_logger(__name__)
 
@@ -189,9 +189,12 @@ def _run(fd: int, numbers: Sequence[int]) -> list[Origin]:
 def _origin(value: int) -> Origin:
     if not value:
         return _UNKNOWN
-    stream = _ERROR if value & 1 else "stdout"
+    return Origin(_ERROR if value & 1 else "stdout", moment_of(value >> 1))
+
+
+def moment_of(micros: int) -> datetime.datetime | None:
+    """Return the time that is so many microseconds after 1970; None for 0, and what is none."""
     try:
-        micros = value >> 1
-        return Origin(stream, _EPOCH + datetime.timedelta(microseconds=micros) if micros else None)
+        return _EPOCH + datetime.timedelta(microseconds=micros) if micros else None
     except OverflowError:
-        return Origin(stream, None)
+        return None
