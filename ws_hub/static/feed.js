@@ -12,15 +12,18 @@ const KNOWN_LINES = 4096; // that may still change: more than the rows of a term
 export class Feed {
   /**
    * `onStatus(known)` is called with what `describeStatus` says of a `process_status`, `onStart(time)`
-   * with the microseconds at which a program was started.
+   * with the microseconds at which a program was started, `onUsage()` when it is known what it uses.
    */
-  constructor(view, {onStatus = () => {}, onStart = () => {}} = {}) {
+  constructor(view, {onStatus = () => {}, onStart = () => {}, onUsage = () => {}} = {}) {
     this.view = view;
     this.onStart = onStart;
     this.status = null; // of the process, the newest
+    this.usage = null; // of the process: {cpuSeconds, memoryBytes, peakBytes}
+    this.attempt = null; // {number, before}: of the newest run, and the status of the attempt before
     this.started = null; // the server's clock
     this.ended = null;
     this._onStatus = onStatus;
+    this._onUsage = onUsage;
     this._assembler = new LineAssembler();
     this._open = 0; // id of the line that the next text replaces
     this._lines = new Map(); // number of a line of the program -> the newest ones, as shown
@@ -146,9 +149,16 @@ export class Feed {
   }
 
   /** Take a status of the process from what another feed knows. */
-  know({status, started, ended}) {
-    Object.assign(this, {status, started, ended});
+  know({status, started, ended, usage, attempt}) {
+    Object.assign(this, {status, started, ended, usage, attempt});
     this._onStatus(status);
+  }
+
+  /** Take the start of the run that is going on, of which only a sample was known. */
+  knowStart({status, started}) {
+    if (this.started !== null || status?.state !== this.status?.state) return;
+    this.started = started;
+    this._onStatus(this.status);
   }
 
   /** Say whether the process has ended. */
@@ -222,8 +232,7 @@ export class Feed {
   }
 
   _status(message) {
-    const {status, usage} = message.data ?? {};
-    if (status === "running" && usage && this.status) return; // a sample: the run goes on, and its lines
+    if (this._sampled(message.data)) return;
     this._endLine();
     const moment = Date.parse(message.timestamp ?? "") || null;
     const known = describeStatus(message.data);
@@ -242,12 +251,29 @@ export class Feed {
     this._onStatus(known);
   }
 
+  /** Take what a program uses while it runs: no run begins with that, and no line ends. */
+  _sampled(data) {
+    this.attempt = attemptOf(data);
+    if (data?.status !== "running") this.usage = data?.usage ?? null;
+    else if (data.usage) {
+      this.usage = data.usage;
+      if (this.status?.state !== "running") this.status = describeStatus(data); // its start is not here
+      this._onUsage();
+      return true;
+    } else this.usage = null;
+    return false;
+  }
+
   /** The note of how the program has ended, and after how long where that is known by now. */
   _endNote() {
     const {known} = this._end;
     const took = this.started && this.ended ? ` after ${duration(this.ended - this.started)}` : "";
     return noteOf([known.text + took, known.detail].filter(Boolean).join(": "), {name: known.state});
   }
+}
+
+function attemptOf(data) {
+  return Number.isInteger(data?.attempt) ? {number: data.attempt, before: data.before ?? null} : null;
 }
 
 function noteOf(text, {name = "", gap = false, missed} = {}) {

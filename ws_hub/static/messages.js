@@ -18,6 +18,24 @@ export function duration(milliseconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** Return "12 kB", "1.5 MB", "340 MB". */
+export function size(bytes) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const step = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(bytes, 1)) / 3)));
+  const value = bytes / 1000 ** step;
+  return `${step > 1 && value < 9.95 ? value.toFixed(1) : Math.round(value)} ${units[step]}`;
+}
+
+/** Return "1.2 s CPU · 40 MB" of what a program uses or has used; "" for nothing known. */
+export function usageText(usage) {
+  const {cpuSeconds, memoryBytes, peakBytes} = usage ?? {};
+  const parts = [
+    Number.isFinite(cpuSeconds) && `${duration(cpuSeconds * 1000)} CPU`,
+    Number.isFinite(memoryBytes) ? size(memoryBytes) : Number.isFinite(peakBytes) && `${size(peakBytes)} at most`,
+  ];
+  return parts.filter(Boolean).join(" · ");
+}
+
 /** Return "1 line", "1,234 lines". */
 export function counted(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

@@ -82,7 +82,7 @@ export class Older {
     if (this._busy) return;
     this._busy = true;
     try {
-      if (this._oldest > 1 && !this._feed.status) await this._learn();
+      if (this._oldest > 1 && (!this._feed.status || this._feed.started === null)) await this._learn();
       while (!this._closed && !this.done && (await this._next(epoch))) {
         await new Promise((go) => setTimeout(go, PAUSE));
       }
@@ -138,7 +138,9 @@ export class Older {
     const {messages} = await this._ask({since: 0, limit: 10});
     const feed = new Feed(new Block(), {onStart: this._feed.onStart});
     for (const message of messages) if (message.type === "process_status") feed.received(message);
-    if (!this._closed && !this._feed.status && feed.status) this._feed.know(feed);
+    if (this._closed || !feed.status) return;
+    if (this._feed.status) this._feed.knowStart(feed);
+    else this._feed.know(feed);
   }
 
   _take(messages) {

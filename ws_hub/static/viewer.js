@@ -4,6 +4,7 @@
  * What comes from the network reaches the page as text nodes and attributes only.
  */
 
+import {AttemptBefore, beforeText} from "./attempt.js";
 import {copyText} from "./clipboard.js";
 import {Controls} from "./controls.js";
 import {Feed} from "./feed.js";
@@ -11,7 +12,7 @@ import {JsonLines} from "./json_lines.js";
 import {ERROR, levelOf, WARNING} from "./levels.js";
 import {Source} from "./links.js";
 import {LogView} from "./log.js";
-import {counted, describeStatus, duration} from "./messages.js";
+import {counted, describeStatus, duration, size, usageText} from "./messages.js";
 import {Older} from "./older.js";
 import {Outline} from "./outline.js";
 import {Problems} from "./problems.js";
@@ -41,7 +42,7 @@ class Watch {
     this.channel = channel;
     this.isProcess = channel.startsWith(PROCESS);
     this.name = this.isProcess ? channel.slice(PROCESS.length) : channel || "Broadcasts";
-    this.feed = new Feed(view, {onStatus: statusChanged, onStart: (time) => times.begin(time)});
+    this.feed = new Feed(view, {onStatus: statusChanged, onStart: (time) => times.begin(time), onUsage: showStatus});
     this.older = new Older(this.feed, (part) => client.history(channel, part), showNumbers);
     this.subscription = null;
     this.catchUp = null; // {left, from, first, missed, lagged}: messages still to come of a replay, the line it began at
@@ -58,6 +59,7 @@ const times = new TimeColumn(view);
 const outline = new Outline(view, {source: sourceOfPage(), onChange: showOutline});
 const jsonLines = new JsonLines(view, {source: outline.source});
 const problems = new Problems(outline, {onGone: () => say("That line is not here any more.")});
+const attempt = new AttemptBefore({dialog: $("attempt"), title: $("attempt-title"), note: $("attempt-note"), log: $("attempt-log")});
 const client = new HubClient(config.ws);
 const controls = startControls();
 let watch = null; // until the page has started
@@ -321,6 +323,7 @@ function showStatus() {
   $("status").textContent = known.text;
   document.body.dataset.status = known.state;
   document.body.dataset.live = live;
+  showUsage();
   const sign = {running: live ? "●" : "○", ok: "✓", failed: "✗", unknown: "?"}[known.state] ?? "";
   document.title = [`${sign} ${watch.name}`.trim(), known.text].filter(Boolean).join(" · ");
   const icon = {running: "-running", ok: "-ok", failed: "-failed"}[known.state] ?? "";
@@ -328,6 +331,18 @@ function showStatus() {
   const link = document.querySelector("link[rel=icon]");
   if (link.getAttribute("href") !== href) link.setAttribute("href", href);
   showNumbers();
+}
+
+/** What the program uses, and that there was an attempt before. */
+function showUsage() {
+  const {usage, attempt: run} = watch.feed;
+  $("usage").textContent = usageText(usage);
+  $("usage").title = usage ? `Processor time and memory of the program${usage.peakBytes ? `, at most ${size(usage.peakBytes)}` : ""}` : "";
+  const before = run?.before;
+  $("before").hidden = !before;
+  if (!before) return;
+  $("before").textContent = beforeText(before);
+  $("before").title = `This is attempt ${run.number}. Show the last lines of the one before`;
 }
 
 function showNumbers() {
@@ -805,6 +820,7 @@ function start() {
   $("more").addEventListener("click", () => view.follow(true));
   $("copy").addEventListener("click", copyAll);
   $("download").addEventListener("click", save);
+  $("before").addEventListener("click", () => attempt.open(watch.name, watch.feed.attempt.before));
   $("retry").addEventListener("click", () => client.retryNow());
   window.addEventListener("popstate", () => {
     if (channelOfPage() !== watch.channel) select(channelOfPage()); // else the hash is another
