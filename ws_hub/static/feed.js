@@ -90,6 +90,11 @@ export class Feed {
     this.view.replace(note, gapNote(gapText(number, "message"), {messages: number}));
   }
 
+  /** Say that so many lines are missing at a note. */
+  missingLinesAt(note, lines) {
+    this.view.replace(note, gapNote(gapText(lines, "line"), {lines}));
+  }
+
   /** Say what is missing in front of all that is here. */
   missingBefore(number) {
     const row = this.view.store.row(this.view.store.first);

@@ -462,6 +462,21 @@ export class LineStore {
     return 0;
   }
 
+  /** Whether the numbers of the lines behind a row rise to the end: all are of one run. */
+  rises(id) {
+    const {chunk: first, index: start} = this.locate(id);
+    let last = 0;
+    for (let at = this.chunks.indexOf(first); at < this.chunks.length; at++) {
+      const {numbers, flags, count} = this.chunks[at];
+      for (let index = this.chunks[at] === first ? start : 0; index < count; index++) {
+        if (flags[index] & NOTE) continue;
+        if (flags[index] & COUNTED || numbers[index] < last) return false;
+        last = numbers[index];
+      }
+    }
+    return true;
+  }
+
   /**
    * The id of the nearest row that is shown and for which `test(text, row)` is true, behind another
    * one or with -1 before it, among so many; 0 for none. `from` is how many rows are in front of

@@ -12,7 +12,7 @@ const KNOWN = 5000; // numbers of lines that an older page may have too, in a st
 const NEAR = 100; // rows among which the rest of a line is
 
 /** The lines of some messages, before they have a place in a log. */
-class Block {
+export class Block {
   constructor() {
     this.entries = [];
     this.total = 0;

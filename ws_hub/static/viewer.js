@@ -12,6 +12,7 @@ import {JsonLines} from "./json_lines.js";
 import {ERROR, levelOf, WARNING} from "./levels.js";
 import {Source} from "./links.js";
 import {LogView} from "./log.js";
+import {findLogGap} from "./log_gap.js";
 import {counted, describeStatus, duration, size, usageText} from "./messages.js";
 import {Older} from "./older.js";
 import {Outline} from "./outline.js";
@@ -49,6 +50,7 @@ class Watch {
     this.seq = 0; // of the newest message
     this.behind = null; // {since}: messages behind that one are passed over
     this.gaps = new Map(); // id of a note -> {older, busy}: what was passed over, and can be loaded
+    this.looked = new Set(); // ids of notes whose lines were looked for in the log of the program
     this.lagged = false; // the next replay makes up for what the page was too slow for
     this.refused = "";
   }
@@ -152,8 +154,10 @@ function passedOver(seq) {
 
 /** Beside the note of what was passed over stands a button that loads it. */
 function offerGap(row, element) {
-  const gap = watch?.gaps.get(row.id);
-  if (!gap || row.kind !== "note") return;
+  if (!watch || row.kind !== "note") return;
+  const gap = watch.gaps.get(row.id);
+  if (!gap && row.missed.lines) lookInLog(row.id);
+  if (!gap || element.querySelector(".load")) return;
   const button = document.createElement("button");
   button.type = "button";
   button.className = "load";
@@ -163,16 +167,26 @@ function offerGap(row, element) {
   element.append(button);
 }
 
+/** Where lines are gone from the history, look whether the program has a log that has them. */
+async function lookInLog(note) {
+  const own = watch;
+  if (!own.isProcess || own.looked.has(note)) return;
+  own.looked.add(note);
+  const older = await findLogGap(view, own.name, note).catch(() => null);
+  if (!older || watch !== own) return;
+  own.gaps.set(note, {older, busy: false});
+  view.repaint(note);
+}
+
 async function loadGap(note, gap) {
   const {gaps} = watch;
   gap.busy = true;
   view.repaint(note);
   await loadOlder(gap.older);
   gap.busy = false;
-  if (gap.older.done) {
-    gaps.delete(note);
-    if (!gap.older.lost) view.loaded(note);
-  }
+  if (gap.older.done || gap.older.full) gaps.delete(note);
+  if (gap.older.done && !gap.older.lost) view.loaded(note);
+  else if (gap.older.lines) watch.feed.missingLinesAt(note, gap.older.lines);
   view.repaint(note);
 }
 

@@ -1,0 +1,116 @@
+"""Lines that the history has let go and the log on disk has, loaded where they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import rows
+from tests.browser.chromium import Page
+from tests.browser.conftest import Site
+from tests.programs import python
+from tests.support import TIMEOUT, wait_until
+from ws_hub.process.process import Process
+from ws_hub.testing import FaultProxy
+
+pytestmark = pytest.mark.browser
+
+LOG = "document.getElementById('log')"
+VIEW = f"{LOG}.logView"
+LINES = rows.lines(LOG)
+NOTES = rows.notes(LOG)
+BUTTON = "document.querySelector('.load')"
+# Prints as many lines as it is told to, each time.
+PRINTS = """
+    import sys
+    printed = 0
+    for told in sys.stdin:
+        for number in range(printed + 1, printed + int(told) + 1):
+            print(f"\\x1b[32mline\\x1b[0m {number}")
+        printed += int(told)
+        sys.stdout.flush()
+"""
+RULE = {"pattern": "process:*", "history_messages": 300, "replay": True}
+Make = Callable[..., Site]
+
+
+def gap_in(page: Page, site: Site, proxy: FaultProxy, process: Process, lines: int) -> None:
+    """Have a page miss lines that the history does not keep, and show what is behind them."""
+    process.write("100\n")
+    page.open(f"http://127.0.0.1:{proxy.port}/")
+    page.wait_for(f"{LINES}.at(-1) === 'line 100'")
+    proxy.refuse()
+    proxy.reset()
+    page.wait_for("!document.getElementById('banner').hidden")
+    process.write(f"{lines}\n")
+    wait_until(lambda: site.hub.history("process:build", last=1).messages[0].line == 100 + lines)
+    proxy.accept()
+    page.eval("document.getElementById('retry').click()")
+    page.wait_for(f"{LINES}.at(-1) === 'line {100 + lines}'")
+
+
+@pytest.mark.parametrize("log", ["build.log", "build.log.gz"])
+def test_lines_that_are_missing_are_loaded_from_the_log(
+    page: Page, make_site: Make, tmp_path: Path, log: str
+) -> None:
+    site = make_site("process:build", rules=[RULE])
+    path = tmp_path / log
+    process = site.hub.run_process(python(PRINTS), "build", stdin=True, log=path)
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        gap_in(page, site, proxy, process, 25_000)
+        (note,) = page.eval(NOTES)
+        assert note.startswith("24,700 lines")
+        gone = "document.getElementById('cut').textContent"
+        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
+        page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+        page.wait_for(f"{gone} === '24,700 lines in between are not shown'")
+        page.eval(f"{BUTTON}.click()")
+        page.wait_for(f"{VIEW}.count === 25_100 && {gone} === ''")
+        process.close_stdin()
+        process.wait(TIMEOUT)
+    assert page.eval(LINES) == [f"line {number}" for number in range(1, 25_101)]
+    assert page.eval(f"{VIEW}.total") == 25_100
+    found = f"(() => {{ const row = {VIEW}.store.row({VIEW}.store.find(12345));"
+    style: Any = page.eval(f"{found} return [row.text, row.runs[0].style.fg]; }})()")
+    assert style == ["line 12345", 2]
+
+
+def test_the_beginning_is_loaded_from_the_log_as_far_as_there_is_room(
+    page: Page, make_site: Make, tmp_path: Path
+) -> None:
+    site = make_site("process:build", rules=[RULE])
+    code = "for number in range(1, 25_001): print('line', number)"
+    process = site.hub.run_process(python(code), "build", log=tmp_path / "build.log")
+    process.wait(TIMEOUT)
+    page.open(site.url)
+    page.wait_for(f"{NOTES}[0]?.startsWith('24,701 earlier lines')")
+    page.eval(f"{VIEW}.store.maxLines = 15_000")
+    page.eval(f"{VIEW}.toStart()")
+    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+    page.eval(f"{BUTTON}.click()")
+    page.wait_for(f"{NOTES}[0].startsWith('14,701 lines')")
+    expected = [f"line {number}" for number in range(14_702, 25_001)]
+    assert page.eval(LINES) == expected
+    page.wait_for(f"{BUTTON} === null")
+
+
+def test_nothing_is_offered_where_no_log_has_the_lines(page: Page, make_site: Make) -> None:
+    site = make_site("process:build", rules=[RULE])
+    process = site.hub.run_process(python(PRINTS), "build", stdin=True)
+    asked = "performance.getEntriesByType('resource').filter(({name}) => name.includes('/log?'))"
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        gap_in(page, site, proxy, process, 2_000)
+        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
+        page.wait_for(f"{asked}.length === 1 && {asked}[0].responseEnd > 0")
+        page.eval("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        assert page.eval(f"{BUTTON} === null")
+        # Nor of a run before the newest.
+        process.close_stdin()
+        process.wait(TIMEOUT)
+        site.hub.run_process(python("print('again')"), "build").wait(TIMEOUT)
+        page.wait_for(f"{LINES}.at(-1) === 'again'")
+    rises = f"{VIEW}.store.rises([...{VIEW}.store.all()].find((row) => row.gap).id)"
+    assert page.eval(rises) is False
