@@ -34,6 +34,7 @@ INSIDE = {
     "connection/fast_send.py": "ends the connection",
     "connection/progress.py": "the caller does without",
     "hub/control.py": "answered with an `error` (docs/protocol.md)",
+    "hub/shared_control.py": "answered with an `error` (docs/protocol.md)",
     "hub/shared_presence.py": "logged: what another process tells is left out",
     "hub/subscriptions.py": "caught by Hub.subscribe, which raises LimitExceeded",
     "process/launch.py": "the cause of ProcessStartError",

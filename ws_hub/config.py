@@ -452,7 +452,8 @@ class HubConfig:
         publish_authoriser: the same for a client's publications, where the channel's
             rule allows them at all.
         input_authoriser: called with client, process id and "input", "stop" or "kill", returns
-            whether the client may do that to a program that this process runs; None: none may.
+            whether the client may do that to a program, which this process runs or another
+            one that a backplane connects; None: none may.
         log_input: whether what a client writes to a program is told to its viewers, with the
             user; False: only that something was written. What a terminal does not show, such
             as a password, is never told.

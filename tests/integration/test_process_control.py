@@ -133,7 +133,7 @@ def test_the_holder_writes_and_all_see_who_it_was() -> None:
         assert ann.ask("process_input").type == "ack"  # the end
         assert ben.told("process_input") == {"user": "ann", "end": True}
         assert process.wait(BOUND) == 0
-        refused(ann.ask("process_input", "late\n"), "not_found", "no such program runs in this")
+        refused(ann.ask("process_input", "late\n"), "not_found", "no such program runs")
 
 
 def test_one_client_holds_the_input_and_others_watch() -> None:

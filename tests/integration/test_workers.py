@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -275,6 +276,46 @@ def present(running: Running, pid: int) -> tuple[int, int]:
         lambda: (each := ask(running, "presence", channel="room:1"))["pid"] == pid and each
     )
     return found["users"], found["connections"]
+
+
+def answer_of(peer: RawPeer, type: str, data: object = None) -> dict[str, Any]:
+    """Ask something of the program `job`; return the answer, and leave out what comes before."""
+    peer.send_json({"type": type, "channel": "process:job", "data": data, "id": type})
+    while (message := peer.recv_json()).get("id") != type:
+        pass
+    return dict(message)
+
+
+@pytest.mark.parametrize("kind", ["local", *SERVERS])
+def test_clients_of_all_workers_control_a_program_of_one(kind: str) -> None:
+    with serving(kind) as running, clients_everywhere(running) as peers:
+        pid = ask(running, "run", id="job")["pid"]
+        for number, peer in peers.items():
+            assert answer_of(peer, "process_hold", True)["data"] == {"held": True}
+            for other in [each for each in peers.values() if each is not peer]:
+                refused = answer_of(other, "process_input", "no\n")
+                assert refused["code"] == "forbidden"
+                assert "is held by 'ann'" in refused["data"]
+            assert answer_of(peer, "process_input", f"line {number}\n")["type"] == "ack"
+            assert answer_of(peer, "process_hold", False)["data"] == {"held": False}
+        with RawPeer(running.host, running.port, headers=[("X-User", "bob")]) as bob:
+            refused = answer_of(bob, "process_signal", "kill")
+            assert (refused["code"], refused["data"]) == ("forbidden", "Control: not allowed")
+            subscribe(bob, "process:job", since=0)
+            read = [f"line {number}" for number in peers]
+            while read:  # what the program has read, and prints
+                data = bob.recv_json()["data"]
+                if data == read[0]:
+                    del read[0]
+        os.kill(pid, signal.SIGKILL)
+        left = [peer for peer in peers.values() if is_served(peer)]
+        assert left
+
+        def is_gone(peer: RawPeer) -> bool:
+            return answer_of(peer, "process_signal", "kill")["code"] == "not_found"
+
+        for peer in left:  # with a server it takes some time until the others know of its end
+            wait_until(functools.partial(is_gone, peer), MISSED, "the end of the worker")
 
 
 def is_served(peer: RawPeer) -> bool:

@@ -52,6 +52,7 @@ from .recorder import Recorder
 from .relay import Relay, RelayingHub
 from .replay import Replays
 from .request_handler import Actions, RequestHandler
+from .shared_control import SharedControl
 from .shared_keys import SharedKeys
 from .stats import Counters
 from .stop_hooks import StopHooks
@@ -241,6 +242,8 @@ class Life:
         if any([each.keyed for each in rules]):
             self.keys = SharedKeys(self.stores.keyed, backplane.tell, self.wakeup.signal)
         relay = Relay(backplane, hub, self.broadcasts, look, presence, self.keys, interest)
+        relay.control = SharedControl(self.programs, relay.survey, self._takes_nothing)
+        self.programs.elsewhere = relay.control
         if recorder is not None:
             recorder.announce = relay.kept
         return relay

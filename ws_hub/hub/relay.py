@@ -20,6 +20,7 @@ from ..log import get_logger
 from ..protocol.publication import Publication
 from .items import Item, Publications, UserPublication
 from .presence_feed import PresenceFeed
+from .shared_control import SharedControl
 from .shared_keys import SharedKeys
 from .survey import Reporting, Survey
 
@@ -49,6 +50,7 @@ class Relay:
 
     Attributes:
         survey: the questions to all processes.
+        control: what clients ask of the programs of other processes.
 
     Args:
         backplane: what tells the other processes.
@@ -78,6 +80,7 @@ class Relay:
         self._interest = interest
         self.survey = Survey(backplane, interest, hub)
         self._presence = None if presence is None else presence.share(backplane.tell)
+        self.control: SharedControl | None = None  # set before it is opened
         self._is_open = False  # changed by the thread that starts the hub, and the one that ends it
 
     # --- the thread that starts the hub, and the hub thread ------------------------------------
@@ -89,6 +92,8 @@ class Relay:
 
     def close(self, timeout: float) -> None:
         """Pass on what was told, for so many seconds at most, and end."""
+        if self.control is not None:
+            self.control.close()
         if self._is_open:  # otherwise it may be another hub's
             self._is_open = False
             self._backplane.close(timeout)
@@ -138,7 +143,7 @@ class Relay:
             case NoticeKind.KEYS if self._keys is not None:
                 self._keys.asked()
             case NoticeKind.ASK:
-                self.survey.asked(notice.texts)
+                self.survey.asked(source, notice.texts)
             case NoticeKind.ANSWER:
                 self.survey.hear(source, notice.name, notice.texts)
             case NoticeKind.PRESENCE if self._presence is not None:
@@ -162,6 +167,8 @@ class Relay:
         """Take the clients of a process that has ended for cut ones."""
         if self._presence is not None:
             self._presence.gone(source)
+        if self.control is not None:
+            self.control.gone(source)
 
     def left(self) -> None:
         """Look for the programs of a process that has ended."""
@@ -185,5 +192,7 @@ class Relay:
             "history meanwhile is missing here",
             count,
         )
+        if self.control is not None:
+            self.control.missed()
         if self._keys is not None:
             self._keys.missed()

@@ -368,7 +368,7 @@ class RequestHandler:
         try:
             if request.type == MessageType.PROCESS_CONTROL:
                 actions = [each for each in ACTIONS if self._may_do(connection, request, each)]
-                result = self._programs.describe(connection, request.process_id, actions)
+                result = self._programs.describe(connection, request, actions)
             elif self._may_do(connection, request, request.action):
                 result = self._programs.carry_out(connection, request)
             else:

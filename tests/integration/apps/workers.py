@@ -26,6 +26,9 @@ application.config["WS_HUB_RULES"] = [
 application.config["WS_HUB_AUTHENTICATOR"] = lambda environ: AuthResult(
     valid=True, user_id=environ.get("HTTP_X_USER", "guest")
 )
+application.config["WS_HUB_INPUT_AUTHORISER"] = lambda client, process_id, action: (
+    client.user_id == "ann"
+)
 hub = HubExtension(application).hub
 
 
@@ -93,7 +96,7 @@ def disconnect() -> dict[str, Any]:
 def run() -> dict[str, Any]:
     """Run a program that ends with this worker alone."""
     try:
-        hub.run_process(["sleep", "600"], process_id=request.args["id"])
+        hub.run_process(["cat"], process_id=request.args["id"], stdin=True)
     except ProcessAlreadyRunning:
         return state() | {"refused": True}
     return state()
