@@ -345,6 +345,23 @@ def test_tail_names_the_channels_when_there_are_several() -> None:
             assert it.end() == 143
 
 
+def test_tail_says_once_that_a_program_runs_whatever_it_uses() -> None:
+    hub = Hub()
+    with serve(hub) as server:
+        hub.send_process_status("a", "running")
+        with command("tail", server.url, "process:a") as it:
+            it.saw("process:a is running", "err")
+            hub.send_process_lines("a", ["half a line\r"], numbers=[1])
+            hub.send_process_status("a", "running", extra={"usage": {"cpuSeconds": 1.5}})
+            hub.send_process_lines("a", ["half a line and the rest"], numbers=[1])
+            hub.send_process_status("a", "exited", 0)
+            it.saw("process:a exited 0", "err")
+            it.signal(signal.SIGTERM)
+            assert it.end() == 143
+        assert it.out == ["half a line and the rest"]
+        assert len([line for line in it.err if "is running" in line]) == 1
+
+
 def test_tail_prints_whole_messages_as_json() -> None:
     hub = Hub()
     with serve(hub) as server:
