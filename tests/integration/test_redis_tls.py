@@ -273,8 +273,9 @@ def test_a_user_that_lacks_a_right_is_told_which(
             assert "right@" not in caplog.text
 
 
-def test_nothing_is_kept_in_part_by_a_user_that_lacks_a_right() -> None:
-    with running("redis-server", "--requirepass", "secret") as server:
+@pytest.mark.parametrize("name", SERVERS)
+def test_nothing_is_kept_in_part_by_a_user_that_lacks_a_right(name: str) -> None:
+    with running(name, "--requirepass", "secret") as server:
         make_user(server, [each for each in RIGHTS if each != "+zadd"])
         url = server.url(user="app:right@")
         with (
