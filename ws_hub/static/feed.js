@@ -90,6 +90,13 @@ export class Feed {
     this.view.replace(note, gapNote(gapText(number, "message"), {messages: number}));
   }
 
+  /** The line behind all of this, which another feed has shown, has a number: count what is missing before it. */
+  followedBy(number) {
+    if (!this._gap || number <= this._newest) return;
+    this.missingLinesAt(this._gap.note, number - this._newest - 1);
+    this._gap = null;
+  }
+
   /** Say that so many lines are missing at a note. */
   missingLinesAt(note, lines) {
     this.view.replace(note, gapNote(gapText(lines, "line"), {lines}));

@@ -157,6 +157,8 @@ export class Older {
     if (this._oldest > before + 1) feed.missing(this._oldest - before - 1);
     this._oldest = messages[0].seq;
     const moved = this._edited(feed.newest).map((row) => this._move(row, feed));
+    const behind = this._firstRow(({kind}) => kind !== "note");
+    if (behind?.number && !behind.counted) feed.followedBy(behind.number);
     this._join(feed, block);
     for (const [number, {shown}] of feed.lines) if (this._later.has(number)) block.remove(shown);
     const numbers = (run ?? block.entries).map((entry) => entry.number).filter(Boolean);
