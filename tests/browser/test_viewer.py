@@ -20,6 +20,7 @@ from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
 from tests.nginx import arguments
 from tests.support import wait_until
+from ws_hub.config import ChannelRule
 from ws_hub.protocol.message import Message, timestamp
 from ws_hub.server.server import serve
 from ws_hub.server.viewer import page_app
@@ -616,6 +617,21 @@ def test_the_list_says_which_programs_run_and_which_have_failed(
     assert page.eval(count) == "4 · 1 failed"
     hub.send_process_status("fails", "running")  # once more: it begins, and comes first
     page.wait_for(f"{listed} === 'fails running/running,ok exited 0/ok,{others}'")
+
+
+def test_what_has_no_listener_is_listed_while_something_of_it_is_kept(
+    page: Page, make_site: Callable[..., Site]
+) -> None:
+    """Events that nobody has heard, and a program that has ended before."""
+    site = make_site("", rules=[ChannelRule("*", history_messages=10)])
+    site.hub.send_process_output("old", "a line")
+    site.hub.send_process_status("old", "exited", 0)
+    site.hub.send_event("deployed", {"version": "1.2"}, channel="deploys")
+    page.open(site.url)
+    listed = "[...document.querySelectorAll('#channels-list a')].map((a) => a.textContent).join()"
+    page.wait_for(f"{listed} === 'deploys,old exited 0'")
+    page.eval("document.querySelector('#channels-list a').click()")
+    page.wait_for(f'{LINES}[0]?.endsWith(\' deployed {{"version":"1.2"}}\')')
 
 
 def test_a_log_record_reads_like_one(page: Page, make_site: Callable[[str], Site]) -> None:
