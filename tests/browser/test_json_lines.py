@@ -216,3 +216,19 @@ def test_events_are_unfolded_too(page: Page, make_site: object) -> None:
         assert page.eval(f"{FIELDS}[0]") == ["0", "id", "7"]
     finally:
         site.close()
+
+
+def test_the_element_unfolds_them_too(page: Page, site: Site) -> None:
+    site.hub.send_process_lines("build", ["plain", json.dumps({"some": "value", "n": 1})])
+    page.open(site.url)
+    page.eval(
+        "import('/static/ws_hub_log.js').then(() => {"
+        " const log = document.createElement('ws-hub-log');"
+        " log.setAttribute('channel', 'process:build');"
+        " document.body.append(log); })"
+    )
+    root = "document.querySelector('ws-hub-log').shadowRoot"
+    page.wait_for(f"{root}.querySelectorAll('.unfold').length === 1")
+    page.eval(f"{root}.querySelector('.unfold').click()")
+    page.wait_for(f"{root}.querySelectorAll('.field').length === 2")
+    assert page.eval(f"{root}.querySelector('.field').textContent") == "some: value"
