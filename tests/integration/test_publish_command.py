@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import queue
 import signal
@@ -16,6 +18,7 @@ import pytest
 from tests.integration.apps.launch import START
 from tests.integration.apps.places import PLACES, place_of
 from ws_hub import ChannelRule, Hub, HubConfig, Message
+from ws_hub.cli import main
 
 RULES = [ChannelRule("kept:*", history_messages=100), ChannelRule("state", keyed=True)]
 CHANNELS = ("news", "kept:a", "state", "process:build")
@@ -34,7 +37,7 @@ class Heard:
         return self._messages.get(timeout=START)
 
     def rest(self, hub: Hub) -> list[Any]:
-        """Return the data of all that was published before this."""
+        """Return the data of what else has come; another process's may still be on its way."""
         hub.send_event("marker", channel="news")
         found = []
         while (message := self.next()).data != {"event": "marker", "data": None}:
@@ -57,8 +60,31 @@ def application(address: str) -> Iterator[tuple[Hub, Heard]]:
         yield hub, heard
 
 
-def publish(*arguments: str, given: str = "", **environment: str) -> tuple[int, str]:
-    """Run the command to its end; return the exit code and what it says."""
+def publish(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Run the command to its end, in this process; return the exit code and what it says.
+
+    It says that here too where it logs, as what an interpreter of its own would log.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    log = logging.StreamHandler(err)
+    log.setLevel(logging.WARNING)
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        logging.getLogger().addHandler(log)
+        try:
+            code = main(["publish", *arguments])
+        finally:
+            logging.getLogger().removeHandler(log)
+    return code, only_line(out.getvalue(), err.getvalue())
+
+
+def publish_apart(*arguments: str, given: str = "", **environment: str) -> tuple[int, str]:
+    """Run it in a process of its own, which takes longer."""
     command = [sys.executable, "-m", "ws_hub", "publish", *arguments]
     run = subprocess.run(
         command,
@@ -68,14 +94,19 @@ def publish(*arguments: str, given: str = "", **environment: str) -> tuple[int, 
         timeout=START,
         env={**os.environ, **environment},
     )
-    assert run.stdout == ""
-    assert len(run.stderr.splitlines()) <= 1, run.stderr
-    return run.returncode, run.stderr.removeprefix("ws-hub: ").rstrip()
+    return run.returncode, only_line(run.stdout, run.stderr)
+
+
+def only_line(out: str, err: str) -> str:
+    """Return what it says, which is one line at most."""
+    assert out == ""
+    assert len(err.splitlines()) <= 1, err
+    return err.removeprefix("ws-hub: ").rstrip()
 
 
 def test_data_reaches_the_subscribers_as_an_event(address: str) -> None:
     with application(address) as (hub, heard):
-        assert publish("--backplane", address, "news", "a text") == (0, "")
+        assert publish_apart("--backplane", address, "news", "a text") == (0, "")
         message = heard.next()
         assert (message.type, message.channel, message.data) == ("event", "news", "a text")
         assert publish("--json", "news", '{"id": 7}', WS_HUB_BACKPLANE=address) == (0, "")
@@ -85,7 +116,8 @@ def test_data_reaches_the_subscribers_as_an_event(address: str) -> None:
         message = heard.next()
         assert (message.data, message.seq) == ({"event": "saved", "data": 7}, 1)
         assert publish("--backplane", address, "--event", "saved", "news") == (0, "")
-        assert heard.rest(hub) == [{"event": "saved", "data": None}]
+        assert heard.next().data == {"event": "saved", "data": None}
+        assert heard.rest(hub) == []
 
 
 def test_a_key_is_set_and_deleted(address: str) -> None:
@@ -115,9 +147,10 @@ def test_each_line_of_the_input_is_a_message(address: str) -> None:
             ("\ufffdfour", ""),
             ("bad", "stderr"),
         ]
-        code, text = publish("--backplane", address, "--json", "news", "-", given="1\n{\n3\n")
+        code, text = publish_apart("--backplane", address, "--json", "news", "-", given="1\n{\n3\n")
         assert (code, "'{' is not JSON" in text) == (2, True)
-        assert heard.rest(hub) == [1]
+        assert heard.next().data == 1
+        assert heard.rest(hub) == []
 
 
 def test_nobody_there_is_told(address: str) -> None:
@@ -129,7 +162,7 @@ def test_nobody_there_is_told(address: str) -> None:
         f"no process of the application is reached at {address}, and news keeps no history: "
         "nothing was published"
     )
-    code, text = publish("kept:a", "-", given="kept\nas well\n", WS_HUB_BACKPLANE=address)
+    code, text = publish_apart("kept:a", "-", given="kept\nas well\n", WS_HUB_BACKPLANE=address)
     assert (code, "kept:a keeps history" in text) == (0, True)
     with application(address) as (hub, _):
         assert [each.data for each in hub.history("kept:a").messages] == ["kept", "as well"]
