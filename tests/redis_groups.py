@@ -6,8 +6,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from tests.redis_servers import RedisProcess, SentinelProcess, free_port, running, started
-from tests.support import wait_until
+from tests.redis_servers import RedisProcess, SentinelProcess, running, started
+from tests.support import free_port, wait_until
 
 __all__ = ["SERVICE", "Cluster", "Watched", "clustered", "watched"]
 

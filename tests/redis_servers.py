@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support import TIMEOUT, wait_until
+from tests.support import TIMEOUT, free_port, wait_until
 
 __all__ = [
     "DURABLE",
@@ -26,7 +26,6 @@ __all__ = [
     "RedisProcess",
     "SentinelProcess",
     "documented_rights",
-    "free_port",
     "has_tls",
     "running",
     "started",
@@ -181,14 +180,6 @@ def has_tls(name: str) -> bool:
         [SERVERS[name], *settings], capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     return "Failed to configure TLS" in done.stdout
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _packed(words: tuple[str, ...]) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ __all__ = [
     "Response",
     "deflated",
     "fill",
+    "free_port",
     "inflated",
     "once_a_run",
     "reset",
@@ -98,6 +100,27 @@ def without_usage(status: dict[str, Any]) -> dict[str, Any]:
 
 
 # --- sockets -------------------------------------------------------------------------------
+
+_given: deque[int] = deque(maxlen=1000)  # the last ports of `free_port`
+
+
+def free_port() -> int:
+    """Return a port for a server that begins later, or that ends and comes back.
+
+    It is outside of the range from which the kernel takes the ports of connections and of
+    servers that ask for any: nothing else gets it meanwhile, and a client that tries it again
+    and again is never connected to itself. Each of the processes that share the tests has
+    ports of its own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_100 + worker % 16 * 1_400  # browsers refuse 10080; 32,500 is the end
+    while True:
+        port = first + random.SystemRandom().randrange(1_400)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.append(port)
+                return port
 
 
 @contextlib.contextmanager

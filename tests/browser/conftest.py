@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser.chromium import Browser, Page, find_chromium
+from tests.support import free_port
 from ws_hub.config import ChannelRule, HubConfig
 from ws_hub.hub.hub import Hub
 from ws_hub.server.server import Server, serve
@@ -25,7 +26,7 @@ class Site:
         if history:
             kept = ChannelRule("process:*", history_messages=history, history_bytes=400 * history)
             self._settings["rules"] = [kept]
-        self._port = 0
+        self._port = free_port()
         self.open()
 
     def open(self) -> None:
@@ -33,7 +34,6 @@ class Site:
         self.server: Server = serve(
             self.hub, port=self._port, app=page_app(self.hub, channel=self._channel)
         )
-        self._port = self.server.port
         self.url = f"http://127.0.0.1:{self._port}/"
 
     def close(self) -> None:

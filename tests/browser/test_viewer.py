@@ -19,7 +19,7 @@ from tests.browser import rows
 from tests.browser.chromium import Browser, Page
 from tests.browser.conftest import Site
 from tests.nginx import arguments
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 from ws_hub.config import ChannelRule
 from ws_hub.protocol.message import Message, timestamp
 from ws_hub.server.server import serve
@@ -695,9 +695,7 @@ def test_fault_102_it_works_behind_a_proxy_that_cuts_a_prefix_off(
 @contextlib.contextmanager
 def nginx(program: str, folder: Path, backend: int, prefix: str) -> Iterator[int]:
     """Run nginx with one location, which hands on what stands behind the prefix."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     headers = (
         "proxy_set_header Host $http_host; proxy_http_version 1.1;"
         "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"

@@ -17,6 +17,7 @@ from typing import Any
 from tests.chaos.bus import Bus
 from tests.chaos.judge import Accepted
 from tests.chaos.plan import parts_of, value_of
+from tests.support import free_port
 
 __all__ = ["Servers"]
 
@@ -151,7 +152,7 @@ class _Process:
         self._process: subprocess.Popen[str] | None = None
         self.is_up = False
         self.kills: dict[int, float] = {}
-        self.port = 0
+        self.port = free_port()
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""

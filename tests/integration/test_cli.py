@@ -23,7 +23,7 @@ import pytest
 
 from tests.commands import BOUND, ROOT, command, run, viewer
 from tests.programs import is_alive
-from tests.support import wait_until, without_usage
+from tests.support import free_port, wait_until, without_usage
 from ws_hub.access.authenticators import APIKeyAuth
 from ws_hub.config import HubConfig
 from ws_hub.hub.hub import Hub
@@ -308,7 +308,7 @@ def test_serve_with_history_that_cannot_be_kept_says_why(tmp_path: Path) -> None
 
 def test_tail_shows_lines_as_they_come_and_reconnects() -> None:
     hub = Hub()
-    server = serve(hub)
+    server = serve(hub, port=free_port())
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: server.close())
         hub.send_process_output("b", "early")

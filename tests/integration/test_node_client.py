@@ -14,7 +14,7 @@ import pytest
 
 from tests import node
 from tests.integration.gohub import GoHub
-from tests.support import wait_until
+from tests.support import free_port, wait_until
 from tests.wire_model import Json, Outcome, Trial
 from ws_hub import Hub, serve
 
@@ -162,9 +162,7 @@ class Program:
 
 def test_fault_97_a_refused_connection_is_tried_again(modules: Path) -> None:
     with contextlib.ExitStack() as stack:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         program = Program(modules, f"ws://127.0.0.1:{port}/ws")
         stack.callback(program.close)
         program.read_until("waiting", f"connect ECONNREFUSED 127.0.0.1:{port}")

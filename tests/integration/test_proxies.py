@@ -20,7 +20,7 @@ import pytest
 from tests.integration.apps.launch import ROOT, START
 from tests.integration.apps.live import Notes, at_once, subscribe
 from tests.nginx import arguments
-from tests.support import PING, TIMEOUT, RawPeer, wait_until
+from tests.support import PING, TIMEOUT, RawPeer, free_port, wait_until
 from ws_hub import ConnectionState, Hub, HubConfig, Message, ReconnectingClient, Server, serve
 
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
@@ -61,9 +61,7 @@ class Site:
 
     def __init__(self, kind: str, folder: Path, server: Server, hub: Hub, notes: Notes) -> None:
         self.kind, self.folder, self.hub, self.notes = kind, folder, hub, notes
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         program = PROGRAMS[kind]
         assert program is not None
         arguments = ARGUMENTS[kind](folder, self.port, f"127.0.0.1:{server.port}")

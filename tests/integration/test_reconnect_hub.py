@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.clients import Seen
-from tests.support import TIMEOUT, wait_until
+from tests.support import TIMEOUT, free_port, wait_until
 from ws_hub import (
     AuthResult,
     BearerTokenAuth,
@@ -134,7 +134,7 @@ def test_exactly_once_while_threads_publish_and_the_network_breaks(seed: int) ->
 def test_reconnect_to_a_restarted_server_reports_the_gap() -> None:
     with contextlib.ExitStack() as stack:
         hub = stack.enter_context(Hub(KEEPS))
-        server = stack.enter_context(serve(hub))
+        server = stack.enter_context(serve(hub, port=free_port()))
         seen = stack.enter_context(Seen(server.url))
         seen.client.subscribe("kept:a")
         recognised(seen.start())

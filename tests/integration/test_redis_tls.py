@@ -18,12 +18,11 @@ from tests.redis_servers import (
     RedisProcess,
     SentinelProcess,
     documented_rights,
-    free_port,
     has_tls,
     running,
     started,
 )
-from tests.support import TIMEOUT, wait_until
+from tests.support import TIMEOUT, free_port, wait_until
 from ws_hub import ChannelRule, ConfigError, HistoryError, Hub, HubConfig, Message, serve
 from ws_hub.backplane.redis import RedisBackplane
 from ws_hub.backplane.redis_history import RedisHistory

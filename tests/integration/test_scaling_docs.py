@@ -30,7 +30,7 @@ from tests.integration.apps.live import subscribe
 from tests.nginx import arguments
 from tests.redis_servers import SERVERS
 from tests.redis_servers import running as broker
-from tests.support import TIMEOUT, RawPeer, wait_until
+from tests.support import TIMEOUT, RawPeer, free_port, wait_until
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -77,8 +77,7 @@ def service(folder: Path, *before: str, backplane: str = "") -> Iterator[Running
 def proxy(folder: Path, servers: list[Running]) -> Iterator[int]:
     """Run nginx with the configuration of the page in front of these servers; yield its port."""
     assert NGINX is not None
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     text = block("nginx").replace("listen 8080", f"listen 127.0.0.1:{port}")
     for documented, server in zip(PORTS, servers, strict=True):
         assert f":{documented};" in text

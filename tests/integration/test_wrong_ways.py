@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from tests.integration.apps.launch import Running, command, server
-from tests.support import TIMEOUT, RawPeer, Response, wait_until
+from tests.support import TIMEOUT, RawPeer, Response, free_port, wait_until
 from ws_hub import (
     Hub,
     HubConfig,
@@ -130,8 +130,7 @@ def test_a_port_that_is_taken_is_named_with_what_to_pass() -> None:
 
 def test_a_client_of_another_port_is_told_the_address_that_answers_nothing() -> None:
     errors: queue.Queue[Exception] = queue.Queue()  # guards: itself.
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     config = ReconnectConfig(url=f"ws://127.0.0.1:{port}/ws", on_error=errors.put)
     with ReconnectingClient(config) as client:
         assert "refused" in str(errors.get(timeout=TIMEOUT))
