@@ -82,6 +82,7 @@ __all__ = [
     "leave_channels",
     "listeners_hold",
     "little_grace",
+    "long_grace",
     "map_is_changed",
     "messages_go_to",
     "moved_clock",
@@ -628,6 +629,11 @@ def within_listen(
 def little_grace() -> AbstractContextManager[None]:
     """Have the end of a hub wait hardly longer than its close timeout."""
     return patched(shutdown, "GRACE", 0.02)
+
+
+def long_grace() -> AbstractContextManager[None]:
+    """Have the end of a server wait TIMEOUT for a thread that does not end."""
+    return patched(server_module, "_GRACE", TIMEOUT)
 
 
 def batches_every(seconds: float) -> AbstractContextManager[None]:
