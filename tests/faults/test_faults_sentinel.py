@@ -49,8 +49,10 @@ def test_fault_46_after_a_killed_master_all_go_on_with_the_one_that_the_sentinel
                 assert here.hub.stats().history_failed == 1 - len(meanwhile)
                 group.wait_for_master(new.port)
                 connected(here, there)
-                # What could not be kept has left its number out.
-                assert [keep(here, "again"), keep(there, "after")] == [52, 53]
+                # After a failure none is tried for a moment; each has left its number out.
+                again = wait_until(lambda: keep(here, "again"), what="the history")
+                assert again == 51 + len(meanwhile) + here.hub.stats().history_failed
+                assert keep(there, "after") == again + 1
                 send(here, "news", "end")
                 numbers = until(far, "end")
                 assert numbers == sorted(set(numbers))
