@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
+import struct
+import sys
+import termios
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,6 +131,10 @@ def test_the_secrets_of_the_variables_are_masked(place: Path) -> None:
         ("\n", (), "Procfile has no program"),
         ("web: a\n", ("--only", "jobs"), "has no program 'jobs': use one of web"),
         ("web: a\n", ("--except", "web"), "has no program that --except leaves"),
+        ("web: a\n", ("--wait-for", "db=5432"), "has no program 'db': use one of web"),
+        ("web: a\n", ("--wait-for", "web"), "--wait-for must be NAME=PORT, NAME=URL or NAME=TEXT"),
+        ("web: a\n", ("--wait-for", "=a"), "Procfile has no program ''"),
+        ("web: a\n", ("--wait-for", "web=http://:1/"), "must have an URL with a host"),
         ("all: a\n", (), "the program 'all' has the name of the channel of all output"),
         ("web: a\n", ("--env", "/no/such"), "cannot read '/no/such': No such file"),
     ],
@@ -247,3 +255,121 @@ def test_progress_and_long_lines_become_lines_of_their_program(place: Path) -> N
     with up(path) as it:
         assert it.end() == 0
     assert lines(it, "a") == ["100%", "x" * 8192, "x" * 808]
+
+
+# --- programs that wait for others -----------------------------------------------------------
+
+
+def noted(it: Command) -> list[str]:
+    """Return what has become of the programs, in order, without their numbers."""
+    return [re.sub(r" +\*|, pid \d+", "", line).strip() for line in it.out if " * " in line]
+
+
+def test_programs_wait_until_a_line_says_that_one_is_ready(place: Path) -> None:
+    go_on = place / "go on"
+    serve = f"echo starting; until test -e '{go_on}'; do sleep 0.05; done; echo 'now ready'; {WAIT}"
+    path = procfile(place, first="exit 0", db=serve, jobs="exit 0", web="echo up; exit 0")
+    with up(path, "--wait-for", "db=now ready", "--keep-going") as it:
+        it.saw("jobs  * waiting for db")
+        it.saw("web   * waiting for db")
+        it.saw("first * exited 0")
+        with viewer(it, "process:web") as peer:
+            assert until(peer, {"status": "waiting for db"}) == [{"status": "waiting for db"}]
+            assert lines(it, "web") == []
+            go_on.touch()
+            assert until(peer, {"status": "exited", "exitCode": 0})[:2] == [
+                {"status": "running"}, "up"
+            ]  # fmt: skip
+        it.saw("jobs  * exited 0")
+        it.signal(signal.SIGINT)
+        assert it.end() == 130
+    order = noted(it)
+    assert order.index("db is ready") < min(order.index("web started"), order.index("jobs started"))
+
+
+@pytest.mark.parametrize("what", ["PORT", "{port}", "http://127.0.0.1:{port}/none"])
+def test_programs_wait_until_a_port_accepts_or_an_url_is_answered(place: Path, what: str) -> None:
+    with taken_port() as port:
+        pass
+    serve = f"sleep 0.5; exec '{sys.executable}' -m http.server $PORT --bind 127.0.0.1"
+    path = procfile(place, db=serve, web="echo up; exit 3")
+    wanted = f"db={what.format(port=port)}"
+    with up(path, "--wait-for", wanted, "--base-port", str(port)) as it:
+        assert it.end() == 3
+    order = noted(it)
+    assert order[:4] == ["db started", "web waiting for db", "db is ready", "web started"]
+
+
+def test_one_that_is_not_ready_in_time_ends_all(place: Path) -> None:
+    path = procfile(place, db=WAIT, web="echo up")
+    with up(path, "--wait-for", "db=ready", "--ready-timeout", "0.2", "--keep-going") as it:
+        assert it.end() == 1
+    assert noted(it)[2:4] == [
+        "db not ready within 0.2 s",
+        "db is not ready: sending SIGTERM to all",
+    ]
+    assert lines(it, "web") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "note"),
+    [
+        ((), 4, None),
+        (("--keep-going",), 4, "web not started: db has ended and was not ready"),
+    ],
+)
+def test_one_that_ends_before_it_is_ready_has_the_others_not_started(
+    place: Path, options: tuple[str, ...], code: int, note: str | None
+) -> None:
+    path = procfile(place, db="sleep 0.2; exit 4", web="echo up")
+    with up(path, "--wait-for", "db=ready", *options) as it:
+        assert it.end() == code
+    assert lines(it, "web") == []
+    assert (note in noted(it)) == bool(note)
+
+
+def test_one_that_is_restarted_until_it_is_ready_is_waited_for(place: Path) -> None:
+    mark = place / "mark"
+    db = f"test -e '{mark}' || {{ touch '{mark}'; exit 1; }}; echo ready; {WAIT}"
+    path = procfile(place, db=db, web="echo up; exit 0")
+    with up(path, "--wait-for", "db=ready", "--restart", "on-failure") as it:
+        assert it.end() == 0
+    assert lines(it, "web") == ["up"]
+
+
+def test_a_signal_ends_all_while_some_wait(place: Path) -> None:
+    with taken_port() as port:
+        pass
+    path = procfile(place, db=WAIT, web="echo up")
+    with up(path, "--wait-for", f"db={port}") as it:
+        it.saw("web * waiting for db")
+        it.signal(signal.SIGTERM)
+        assert it.end() == 143
+    assert lines(it, "web") == []
+
+
+# --- the size of the terminal ----------------------------------------------------------------
+
+
+def test_the_programs_terminals_have_our_size_and_follow_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("LINES", raising=False)
+    show = "echo ${COLUMNS-none} $(stty size <&2)"
+    path = procfile(place, web=f"trap '{show}' WINCH; {show}; {WAIT}")
+    ours, theirs = pty.openpty()
+    seen = b""
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 123, 0, 0))
+        with up(path, stdout=theirs, NO_COLOR="1") as it:
+            for size in "none 33 117", "none 20 84":
+                while size.encode() not in seen:
+                    seen += os.read(ours, 65536)
+                fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 90, 0, 0))
+                it.signal(signal.SIGWINCH)  # as the system does for those of the session
+            it.signal(signal.SIGINT)
+            assert it.end() == 130
+    finally:
+        os.close(ours)
+        os.close(theirs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import queue
 import signal
 import threading
@@ -21,10 +22,13 @@ from ..process.process import ExitCodeUnknown, ProcessStartError
 from ..process.spawn import signal_name
 from ..signals import Signals
 from .common import FAILED, NOT_EXECUTABLE
+from .readiness import Readiness
 from .restarts import Restarts
 
-__all__ = ["Program", "Running", "Supervisor"]
+__all__ = ["PATIENCE", "Program", "Running", "Supervisor"]
 
+PATIENCE = 60.0  # seconds
+_LOOK_AGAIN = 0.2  # seconds between two looks at whether a program is ready
 _JOIN = 5.0
 
 
@@ -53,11 +57,22 @@ class Program:
         name: its name.
         start: starts it; raises ProcessStartError.
         restarts: decides whether it is started again.
+        readiness: what says that it is ready; None for nothing that others wait for.
+        after: those that have to be ready before it is started.
+
+    Attributes:
+        tell: called once it is ready, by those that see it in its output. Any thread.
     """
 
     name: str
     start: Callable[[], Running]
     restarts: Restarts
+    readiness: Readiness | None = None
+    after: Sequence[Program] = ()
+    tell: Callable[[], object] = field(default=lambda: None, init=False)
+    ready: bool = field(default=False, init=False)
+    ready_by: float | None = field(default=None, init=False)  # when it must be
+    told: bool = field(default=False, init=False)  # that it waits was noted
     running: Running | None = field(default=None, init=False)
     since: float = field(default=0.0, init=False)  # when it was started last
     due: float | None = field(default=None, init=False)  # when to start it, again
@@ -72,6 +87,8 @@ class Supervisor:
             all of them.
         keep_going: go on with the others when one has ended for good.
         grace: seconds from SIGTERM to SIGKILL when they are ended.
+        patience: seconds in which a program must be ready that others wait for.
+        waits: called with the name of a program that waits, and the text that says for which.
         clock: returns monotonic seconds.
 
     Attributes:
@@ -87,12 +104,16 @@ class Supervisor:
         *,
         keep_going: bool = False,
         grace: float,
+        patience: float = PATIENCE,
+        waits: Callable[[str, str], object] = lambda name, text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._programs = list(programs)
         self._note = note
         self._keep_going = keep_going
         self._grace = grace
+        self._patience = patience
+        self._waits = waits
         self._clock = clock
         self.code = 0
         self.signal: int | None = None
@@ -101,9 +122,15 @@ class Supervisor:
         self._watchers: dict[Program, threading.Thread] = {}
         # guards: itself, by single calls. Filled by the watchers, emptied by `turn`.
         self._ended: collections.deque[tuple[Program, int | None]] = collections.deque()
+        # guards: itself, likewise: the programs that are ready. Filled also by their own threads.
+        self._readied: collections.deque[Program] = collections.deque()
+        self._over = threading.Event()  # nobody looks any more whether a program is ready
+        self._looked: set[Program] = set()  # which a thread looks at until they are ready
+        self._lookers: list[threading.Thread] = []
         self._wake: Callable[[], object] = lambda: None
         for program in self._programs:
             program.due = clock()
+            program.tell = functools.partial(self._tell, program)
 
     @property
     def over(self) -> bool:
@@ -133,28 +160,84 @@ class Supervisor:
             for program in self._programs:
                 if program.running is not None:
                     program.running.kill_session()
+            self.close()
         return self.code if self.signal is None else 128 + self.signal
 
     def turn(self) -> float | None:
         """Do what is due; return the seconds until more is, None for an unknown time."""
+        while self._readied:
+            self._is_ready(self._readied.popleft())
         while self._ended:
             self._has_ended(*self._ended.popleft())
         for program in self._programs:
             if program.due is not None and program.due <= self._clock():
-                self._start(program)
+                if not self._must_wait(program):
+                    self._start(program)
+            self._check_patience(program)
         now = self._clock()
         if self._kill_at is not None and self._kill_at <= now:
             self._kill()
-        due = [each.due for each in self._programs if each.due is not None]
+        due = [each.due for each in self._programs if each.due is not None and not each.told]
+        due += [each.ready_by for each in self._programs if each.ready_by is not None]
         if self._kill_at is not None and not self._killed:
             due.append(self._kill_at)
         return max(min(due) - now, 0.0) if due else None
 
+    def _tell(self, program: Program) -> None:
+        self._readied.append(program)
+        self._wake()
+
+    def close(self) -> None:
+        """End the looks at whether programs are ready."""
+        self._over.set()
+        for looker in self._lookers:
+            threads.join(looker, _JOIN)
+        self._lookers.clear()
+
+    def _is_ready(self, program: Program) -> None:
+        program.ready_by = None
+        if not program.ready:
+            program.ready = True
+            self._note(program.name, "is ready")
+
+    def _must_wait(self, program: Program) -> bool:
+        """Return whether a program that is due has to wait; it is given up when that is in vain."""
+        missing = [each for each in program.after if not each.ready]
+        gone = [each.name for each in missing if each.running is None and each.due is None]
+        if gone:
+            program.due = None
+            self.code = self.code or FAILED
+            self._note(program.name, f"not started: {gone[0]} has ended and was not ready")
+            return True
+        text = f"waiting for {', '.join(each.name for each in missing)}"
+        if missing and not program.told:
+            program.told = True
+            self._note(program.name, text)
+            self._waits(program.name, text)
+        return bool(missing)
+
+    def _check_patience(self, program: Program) -> None:
+        if program.ready_by is None or program.ready_by > self._clock():
+            return
+        program.ready_by = None
+        self.code = self.code or FAILED
+        self._note(program.name, f"not ready within {self._patience:g} s")
+        self.end(f"{program.name} is not ready")
+
+    def _look(self, program: Program) -> None:
+        assert program.readiness is not None
+        while not program.ready and not self._over.is_set():
+            if program.readiness.look():
+                self._tell(program)
+                return
+            self._over.wait(_LOOK_AGAIN)
+
     def end(self, why: str) -> None:
         """End all of them; called again, at once."""
+        self._over.set()
         running = [each for each in self._programs if each.running is not None]
         for program in self._programs:
-            program.due = None
+            program.due = program.ready_by = None
         if self._kill_at is not None:
             self._kill()
             return
@@ -176,7 +259,7 @@ class Supervisor:
             program.running.kill_session()
 
     def _start(self, program: Program) -> None:
-        program.due = None
+        program.due, program.told = None, False
         program.since = self._clock()
         try:
             running = program.running = program.start()
@@ -186,7 +269,18 @@ class Supervisor:
             return
         again = f", restart {program.restarts.count}" if program.restarts.count else ""
         self._note(program.name, f"started, pid {running.pid}{again}")
+        if program.readiness is not None and not program.ready:
+            self._await(program)
         self._watchers[program] = threads.start(f"ws-hub:up:{program.name}", self._watch, program)
+
+    def _await(self, program: Program) -> None:
+        """Have somebody look whether a program is ready that has been started."""
+        assert program.readiness is not None
+        program.ready_by = self._clock() + self._patience
+        if not program.readiness.text and program not in self._looked:
+            self._looked.add(program)
+            name = f"ws-hub:ready:{program.name}"
+            self._lookers.append(threads.start(name, self._look, program))
 
     def _watch(self, program: Program) -> None:
         code = None
@@ -198,7 +292,7 @@ class Supervisor:
 
     def _has_ended(self, program: Program, code: int | None) -> None:
         threads.join(self._watchers.pop(program), _JOIN)  # it has nothing left to do
-        program.running = None
+        program.running = program.ready_by = None
         if code is None:
             self._decide(program, "ended, code unknown", FAILED)
         elif code < 0:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import itertools
 import os
-import shutil
 import sys
 import threading
 import webbrowser
@@ -16,7 +17,7 @@ from typing import Any
 
 from .. import threads
 from ..config import PROCESS_RULE, HubConfig
-from ..errors import ConfigError, excerpt
+from ..errors import ConfigError, HubFull, HubNotRunning, excerpt
 from ..hub.hub import Hub
 from ..process.process import Process, run_process
 from ..protocol.names import process_channel
@@ -26,9 +27,11 @@ from .masking import add_masks, secrets_of
 from .merged import Merged
 from .procfile import Entry, parse_procfile, parse_variables, read_text
 from .programs import add_pty, add_watching, keep_exit_codes, serve_on, wants_pty
+from .readiness import OWN_PORT, parse_readiness
 from .restarts import POLICIES, Restarts
 from .serve import page_url, served
-from .supervisor import Program, Supervisor
+from .sizes import Sizes
+from .supervisor import PATIENCE, Program, Supervisor
 from .terminal import Screen
 
 __all__ = ["add_up"]
@@ -37,7 +40,6 @@ _GRACE = 5.0  # seconds
 _FIRST_PORT, _NEXT_PORT = 5000, 100  # of the programs, as foreman gives them
 _LEAVE = 1.0  # seconds for which an output that is not read may delay the end
 _JOIN = 5.0
-_LEAST_COLUMNS = 20
 _KEPT = 86_400.0  # seconds for which the output of a program that has ended is kept
 _SHELL = "/bin/sh"
 
@@ -46,6 +48,7 @@ examples:
   ws-hub up
   ws-hub up Procfile.dev --restart on-failure --open
   ws-hub up --only web,worker --keep-going
+  ws-hub up --wait-for db=5432 --wait-for web=http://localhost:5100/health
 
 programs:
   each line of the Procfile is `name: command`, # begins a comment; the commands are run by
@@ -84,6 +87,19 @@ def add_up(commands: Any) -> None:
         help="go on with the others when a program has ended for good",
     )
     command.add_argument(
+        "--wait-for",
+        action="append",
+        default=[],
+        metavar="NAME=WHAT",
+        help="start the programs behind NAME in the file once it is ready: when a port of this "
+        f"machine accepts (5432, or {OWN_PORT} for its own), an URL is answered (http://...), or "
+        "a line that it prints has a text (anything else); can be given again, for others",
+    )
+    command.add_argument(
+        "--ready-timeout", type=seconds, default=PATIENCE, metavar="SECONDS",
+        help=f"end all when one that others wait for is not ready by then ({PATIENCE:g})",
+    )  # fmt: skip
+    command.add_argument(
         "--grace", type=seconds, default=_GRACE, metavar="SECONDS",
         help=f"from SIGTERM to SIGKILL ({_GRACE:g})",
     )  # fmt: skip
@@ -107,6 +123,8 @@ def add_up(commands: Any) -> None:
 def _up(arguments: argparse.Namespace, signals: Signals) -> int:
     entries = _chosen(arguments)
     variables = _variables(arguments)
+    for each in arguments.wait_for:  # before anything is served, or started
+        parse_readiness(each, _ports(arguments, entries, variables))
     watched = threading.Event()
     hub = Hub(
         HubConfig(
@@ -122,16 +140,20 @@ def _up(arguments: argparse.Namespace, signals: Signals) -> int:
         colour = screen.is_terminal and not os.environ.get("NO_COLOR")
         names = [each.name for each in entries]
         merged = Merged(hub, arguments.id, names, screen, colour=colour)
+        sizes = Sizes(merged.indent)
         supervisor = Supervisor(
-            _programs(arguments, hub, merged, entries, variables),
+            _programs(arguments, hub, merged, entries, variables, sizes),
             merged.note,
             keep_going=arguments.keep_going,
             grace=arguments.grace,
+            patience=arguments.ready_timeout,
+            waits=functools.partial(_tell_status, hub),
         )
         if arguments.open:
             webbrowser.open(page_url(server, channel))
         hub.send_process_status(arguments.id, "running")
-        code = _supervise(supervisor, signals, screen)
+        with sizes if wants_pty(arguments) else contextlib.nullcontext():
+            code = _supervise(supervisor, signals, screen)
         hub.send_process_status(arguments.id, "exited", code)
         screen.leave(_LEAVE)
         if supervisor.signal is not None:
@@ -182,7 +204,8 @@ def _chosen(arguments: argparse.Namespace) -> list[Entry]:
     """Return the programs that are to run; raises OSError, and ConfigError for wrong names."""
     entries = parse_procfile(read_text(arguments.procfile), arguments.procfile)
     known = [each.name for each in entries]
-    for name in [*arguments.only, *arguments.left_out]:
+    awaited = [each.partition("=")[0] for each in arguments.wait_for if "=" in each]
+    for name in [*arguments.only, *arguments.left_out, *awaited]:
         if name not in known:
             raise ConfigError(
                 f"{arguments.procfile} has no program {name!r}: use one of {', '.join(known)}"
@@ -214,39 +237,65 @@ def _variables(arguments: argparse.Namespace) -> dict[str, str]:
     return found
 
 
+def _tell_status(hub: Hub, name: str, status: str) -> None:
+    with contextlib.suppress(HubFull, HubNotRunning):  # it is for viewers alone
+        hub.send_process_status(name, status)
+
+
 def _programs(
     arguments: argparse.Namespace,
     hub: Hub,
     merged: Merged,
     entries: Sequence[Entry],
     variables: Mapping[str, str],
+    sizes: Sizes,
 ) -> list[Program]:
     """Return the programs, each with its environment."""
     environment = {**os.environ, **variables}
-    port = _base_port(arguments.base_port, environment)
+    ports = _ports(arguments, entries, variables)
+    awaited = dict(parse_readiness(each, ports) for each in arguments.wait_for)
     pty = wants_pty(arguments)
-    if pty:
-        columns, lines = shutil.get_terminal_size()
-        columns = max(columns - merged.indent, _LEAST_COLUMNS)
-        environment |= {"COLUMNS": str(columns), "LINES": str(lines)}
+    if pty and "COLUMNS" in os.environ and "COLUMNS" not in variables:
+        environment["COLUMNS"] = str(sizes.now()[0])  # not ours, in place of their own
     cwd = os.path.dirname(arguments.procfile) or "."
 
-    def program(entry: Entry) -> Program:
+    def program(entry: Entry, after: Sequence[Program]) -> Program:
         # PS is foreman's name of the program and of its instance.
-        own = {"PORT": str(port + _NEXT_PORT * entry.place), "PS": f"{entry.name}.1"}
+        own = {"PORT": str(ports[entry.name]), "PS": f"{entry.name}.1"}
         attempts = itertools.count(1)
+        readiness = awaited.get(entry.name)
+
+        def on_line(text: str, stream: str) -> None:
+            merged.text(entry.name, text)
+            if readiness is not None and readiness.is_in(text):
+                made.tell()
 
         def start() -> Process:
-            return run_process(
+            process = run_process(
                 hub, [_SHELL, "-c", entry.command], entry.name,
-                pty=pty, cwd=cwd, env={**environment, **own},
-                on_line=lambda text, stream: merged.text(entry.name, text),
-                attempt=next(attempts) if arguments.restart != "no" else None,
+                pty=sizes.now() if pty else False, cwd=cwd, env={**environment, **own},
+                on_line=on_line, attempt=next(attempts) if arguments.restart != "no" else None,
             )  # fmt: skip
+            if pty:
+                sizes.add(entry.name, process)
+            return process
 
-        return Program(entry.name, start, Restarts(arguments.restart))
+        made = Program(entry.name, start, Restarts(arguments.restart), readiness, after)
+        return made
 
-    return [program(entry) for entry in entries]
+    programs: list[Program] = []
+    for entry in entries:
+        after = [each for each in programs if each.readiness is not None]
+        programs.append(program(entry, after))
+    return programs
+
+
+def _ports(
+    arguments: argparse.Namespace, entries: Sequence[Entry], variables: Mapping[str, str]
+) -> dict[str, int]:
+    """Return the port of each program; raises ConfigError."""
+    first = _base_port(arguments.base_port, {**os.environ, **variables})
+    return {each.name: first + _NEXT_PORT * each.place for each in entries}
 
 
 def _base_port(given: int | None, environment: Mapping[str, str]) -> int:
