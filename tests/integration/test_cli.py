@@ -226,6 +226,68 @@ def test_output_that_is_not_read_does_not_end_the_run() -> None:
     assert done.stderr.splitlines()[1:] == ["6"]
 
 
+@contextlib.contextmanager
+def full_pipe() -> Iterator[int]:
+    """A pipe that has no room, and that nobody reads."""
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        for size in 4096, 1:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(writing, b"x" * size)
+        os.set_blocking(writing, True)
+        yield writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number", "code"),
+    [
+        (("run", "--port", "0", "--", "sh", "-c", "echo begun; exec sleep 60"), "TERM", 143),
+        (("run", "--port", "0", "--wait", "--", "sh", "-c", "echo begun; exit 7"), "INT", None),
+        (("up", "--port", "0", "{procfile}"), "INT", 130),
+        (("serve", "--port", "0"), "TERM", 143),
+        (("tail", "ws://127.0.0.1:9/ws", "news"), "INT", 130),
+    ],
+)
+def test_a_stderr_that_is_not_read_holds_up_no_end_by_a_signal(
+    tmp_path: Path, arguments: tuple[str, ...], number: str, code: int | None
+) -> None:
+    (tmp_path / "Procfile").write_text("web: echo begun; exec sleep 60\n")
+    argv = [each.format(procfile=tmp_path / "Procfile") for each in arguments]
+    with full_pipe() as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ws_hub", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=ROOT,
+        )
+        try:
+            assert process.stdout is not None
+            if arguments[0] in ("run", "up"):
+                while b"begun" not in process.stdout.readline():
+                    pass
+            else:  # its handlers are installed
+                status = Path(f"/proc/{process.pid}/status")
+                wait_until(lambda: handles_signals(status.read_text()), BOUND)
+            process.send_signal(getattr(signal, f"SIG{number}"))
+            ended = process.wait(BOUND)  # with --wait: before or after the program's end
+            assert ended == code if code is not None else ended in (7, 130)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def handles_signals(status: str) -> bool:
+    """Return whether a process has a handler for SIGTERM, as /proc says."""
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", status)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def test_a_second_run_takes_another_port() -> None:
     with command("run", "--wait", "--", "true") as first:
         port = first.port

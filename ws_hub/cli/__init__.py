@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import WsHubError
 from ..signals import Signals
-from .common import USAGE, fail
+from .common import USAGE, SayingHandler, fail
 from .log import add_log
 from .publish import add_publish
 from .run import add_run
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _open_standard_files()
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(format="ws-hub: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[SayingHandler()])
     for out in (sys.stdout, sys.stderr):
         if hasattr(out, "reconfigure"):
             out.reconfigure(errors="backslashreplace")  # for characters it cannot encode

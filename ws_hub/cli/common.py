@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import math
 import sys
 from typing import Any
+
+from .terminal import write_within
 
 __all__ = [
     "DEFAULT_PORT",
@@ -14,6 +17,7 @@ __all__ = [
     "NOT_EXECUTABLE",
     "NOT_FOUND",
     "USAGE",
+    "SayingHandler",
     "add_address",
     "add_command",
     "count",
@@ -23,13 +27,35 @@ __all__ = [
 ]
 
 DEFAULT_PORT = 8765
+_PATIENCE = 1.0  # seconds for which a stderr that is not read is waited for
 FAILED, USAGE, NOT_EXECUTABLE, NOT_FOUND = 1, 2, 126, 127  # as shells have them
 
 
+class _Told:
+    """Whether stderr is read, as far as is known."""
+
+    is_read = True  # written by any thread
+
+
 def say(text: str) -> None:
-    """Write one message about the run to stderr; a closed stderr is no error."""
+    """Write one message about the run to stderr; a closed stderr is no error.
+
+    One that is not read is waited for, for a second, once: after that messages are left out, until
+    it has room. Nothing ends a write that blocks, and a signal has to end the command.
+
+    Threads: any; waits a second at most.
+    """
     with contextlib.suppress(OSError, ValueError):
-        print(f"ws-hub: {text}", file=sys.stderr, flush=True)
+        patience = _PATIENCE if _Told.is_read else 0.0
+        _Told.is_read = write_within(sys.stderr, f"ws-hub: {text}\n", patience)
+
+
+class SayingHandler(logging.Handler):
+    """Writes records of the log as `say` does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        say(self.format(record))
 
 
 def fail(text: str, code: int) -> int:

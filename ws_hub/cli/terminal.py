@@ -22,7 +22,7 @@ from ..reentrant import Lock
 from ..rows import STATUS_LINE
 from .margin import UNKNOWN, Margin, Origin
 
-__all__ = ["Screen", "describe"]
+__all__ = ["Screen", "describe", "write_within"]
 
 # Control characters of a terminal, and those that change the direction of text.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -290,6 +290,24 @@ def _takes(out: TextIO) -> bool:
         return bool(select.select([], [out], [], _LOOK)[1])
     except (OSError, ValueError):  # it has no descriptor, or one without select
         return True
+
+
+def write_within(out: TextIO, text: str, seconds: float) -> bool:
+    """Write a text to an output that may not be read; return whether it was, in this time.
+
+    Raises OSError and ValueError for an output that is closed.
+
+    Threads: any; waits `seconds`, and a quarter of one, at most.
+    """
+    until = time.monotonic() + seconds
+    size = _AT_ONCE if text.isascii() else _AT_ONCE // _WIDEST
+    for start in range(0, len(text), size):
+        while not _takes(out):
+            if time.monotonic() >= until:
+                return False
+        out.write(text[start : start + size])
+        out.flush()
+    return True
 
 
 def _mute(out: TextIO) -> None:
