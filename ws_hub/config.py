@@ -398,6 +398,9 @@ class HubConfig:
             it; read docs/security.md first.
         compression_min_size: bytes of JSON from which on a message is compressed, where
             that makes it smaller.
+        io_uring: whether to send broadcasts by io_uring(7) where the system has it and lets
+            the process use it; `hub.stats().io_uring` tells. False for a loop of sends, which
+            does the same and takes longer.
         history_bytes_in_all: bytes of memory that the histories of all channels may take
             together; beyond it the oldest messages are dropped from the channel that has
             been unused for longest, of the kind that is being written to.
@@ -509,6 +512,7 @@ class HubConfig:
     max_handshakes: int = 512
     compression: bool = False
     compression_min_size: int = 256
+    io_uring: bool = True
     history_bytes_in_all: int = DEFAULT_HISTORY_BYTES
     published_history_bytes_in_all: int = DEFAULT_PUBLISHED_HISTORY_BYTES
     history: Any = None
@@ -644,6 +648,7 @@ class HubConfig:
         object.__setattr__(self, "rules", as_rules(self.rules))
         check_networks(self, "trusted_proxies")
         check_flag(self, "compression")
+        check_flag(self, "io_uring")
         check_flag(self, "lenient")
         check_flag(self, "require_origin")
         check_flag(self, "auth_by_message")

@@ -44,6 +44,7 @@ HUB: dict[str, list[Any]] = {
     "max_fragments": NOT_COUNTS,
     "lenient": NOT_FLAGS,
     "compression": NOT_FLAGS,
+    "io_uring": NOT_FLAGS,
     "compression_min_size": NOT_COUNTS,
     "max_handshakes": NOT_COUNTS,
     "history_bytes_in_all": NOT_COUNTS,

@@ -9,6 +9,7 @@ without the symbol use `socket.send`, with the same result.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -118,6 +119,13 @@ class DirectSocket:
         """
         self.fd = self._fd = -1
         self._sock = None
+
+    def sever(self) -> None:
+        """Shut it, and end the connection: what of a frame was sent is unknown. Under the lock."""
+        self.shut()
+        if self._sock is not None:
+            with contextlib.suppress(OSError):  # the peer has disconnected
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def send(self, data: bytes, patience: float = _TLS_WAIT) -> int:
         """Send without waiting; return how many bytes the kernel took, 0 without room.

@@ -100,6 +100,9 @@ class Dispatcher:
         evict: disconnects a target whose outbox is full and whose rule says so.
         counters: what is counted.
         compression: whether there can be targets that take compressed frames.
+
+    Attributes:
+        send_to_each: see `fast_send.send_to_each`, which may be replaced by a ring's.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Dispatcher:
         self._evict = evict
         self._counters = counters
         self._compression = compression
+        self.send_to_each: Callable[..., Iterator[Any]] = send_to_each
 
     def dispatch(
         self, publications: Sequence[Publication], all_clients: Collection[Any], now: float
@@ -195,7 +199,7 @@ class Dispatcher:
         """Send a batch; return the targets that have no room for all of it, with the rest."""
         late: list[tuple[Any, Sequence[Publication]]] = []
         begun = functools.partial(_begun, batch, late)
-        for target in send_to_each(targets, batch.frames, begun):
+        for target in self.send_to_each(targets, batch.frames, begun):
             refused = guarded(self._counters, target.deliver, batch, default=batch.publications)
             if refused:
                 late.append((target, refused))

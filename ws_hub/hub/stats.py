@@ -52,6 +52,7 @@ class HubStats:
         unauthenticated: handshakes and first messages that an authenticator refused.
         auth_timeouts: connections closed because no token came as first message in time.
         expired: connections closed because their authentication was over.
+        io_uring: whether broadcasts are sent by io_uring; see HubConfig.io_uring.
         published: messages taken from the hub's queue.
         delivered: messages given to a client's connection, once a client.
         dropped: messages that a client did not get because its outbox was full, and those
@@ -107,6 +108,7 @@ class HubStats:
     unauthenticated: int = 0
     auth_timeouts: int = 0
     expired: int = 0
+    io_uring: bool = False
     published: int = 0
     delivered: int = 0
     dropped: int = 0
