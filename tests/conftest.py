@@ -20,6 +20,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.interventions import ring_from
 from ws_hub.testing import assert_no_leaks
 
 _INHERITED = (
@@ -39,6 +40,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="sys.setswitchinterval for the whole run: 1e-6 shakes races loose",
     )
     parser.addoption(
+        "--io-uring",
+        choices=["every", "never"],
+        default=None,
+        help="have every broadcast, also one to few clients, be sent by io_uring, or none",
+    )
+    parser.addoption(
         "--leak-timeout",
         type=float,
         default=10.0,
@@ -51,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     interval = config.getoption("--switchinterval")
     if interval is not None:
         sys.setswitchinterval(interval)
+    if config.getoption("--io-uring") is not None:
+        ring_from(1 if config.getoption("--io-uring") == "every" else sys.maxsize)
     for name in _PROXIES:  # subprocesses inherit it
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)

@@ -38,6 +38,7 @@ from tests.interventions import patched
 from tests.support import CLOSE, PING, TEXT, TIMEOUT, RawPeer, fill, small_pair, wait_until
 from ws_hub import Client, Hub, HubConfig, LocalBackplane, reentrant
 from ws_hub.connection.connection import Connection
+from ws_hub.connection.ring import Ring
 from ws_hub.connection.sender import Sender
 from ws_hub.hub import hub as hub_module
 from ws_hub.hub import prefork, recorder, replay, shutdown
@@ -96,6 +97,7 @@ __all__ = [
     "queued",
     "requests_fail",
     "returns_per_second",
+    "ring_of",
     "seen_as_room",
     "server_waits_for_room",
     "settled_by",
@@ -132,6 +134,7 @@ class SteppedHub(Hub):
     def start(self) -> Self:
         """Begin a life, on no thread; no change when it has begun."""
         self._begin()
+        self._life.open_ring()
         return self
 
     def turn(self, timeout: float = 0.0) -> None:
@@ -864,6 +867,11 @@ def weight(thing: object, *, without: object = None) -> int:
 
 
 _WEIGHTLESS = (int, float, type, ModuleType, FunctionType, BuiltinFunctionType)
+
+
+def ring_of(hub: Hub) -> Ring | None:
+    """Return what sends broadcasts by io_uring; None where a loop of sends does."""
+    return hub._life.ring
 
 
 def descriptor_of(sock: socket.socket) -> int:

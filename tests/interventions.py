@@ -16,7 +16,7 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +38,7 @@ from ws_hub.backplane import (
     sqlite_file,
     sqlite_rows,
 )
-from ws_hub.connection import fast_send, progress
+from ws_hub.connection import fast_send, progress, ring
 from ws_hub.connection.poller import Poller
 from ws_hub.hub import memory
 from ws_hub.mask import patterns
@@ -49,20 +49,26 @@ __all__ = [
     "a_platform",
     "after_reserving",
     "answer_lost",
+    "around_ring_calls",
     "before_each_request",
     "before_each_signal",
     "broker_times",
+    "first_ring_call",
     "hub_held",
     "imported_anew",
+    "io_uring_for_all",
     "kernel_send",
     "machine_restarted",
     "mounted",
     "no_threads",
     "numbers_reserved",
+    "other_ring",
     "patched",
     "pattern_bounds",
     "published_remembered",
     "reused",
+    "ring_descriptor",
+    "ring_from",
     "sends_by_libc",
     "short_writes",
     "without_libc",
@@ -86,9 +92,69 @@ def patched(owner: object, name: str, value: object) -> Iterator[None]:
 # --- the kernel ----------------------------------------------------------------------------
 
 
-def kernel_send(send: LibcSend) -> AbstractContextManager[None]:
-    """Have `send(descriptor, data, size, flags)` stand for the send(2) of libc."""
-    return patched(fast_send, "_libc_send", send)
+@contextlib.contextmanager
+def kernel_send(send: LibcSend | None) -> Iterator[None]:
+    """Have `send(descriptor, data, size, flags)` stand for the send(2) of libc, and no ring."""
+    with patched(fast_send, "_libc_send", send), patched(ring, "_FEW", sys.maxsize):
+        yield
+
+
+def io_uring_for_all() -> AbstractContextManager[None]:
+    """Have broadcasts to few clients sent by io_uring as well."""
+    return patched(ring, "_FEW", 1)
+
+
+@contextlib.contextmanager
+def around_ring_calls(
+    owner: ring.Ring,
+    *,
+    before: Callable[[int], object] = lambda count: None,
+    entries: Callable[[int], int] = lambda count: count,
+    results: Mapping[int, int] | None = None,
+    lost: int = 0,
+) -> Iterator[None]:
+    """Have something happen around the system calls of a ring.
+
+    Args:
+        owner: the ring.
+        before: called before each, with the number of its entries.
+        entries: returns how many of them the kernel takes.
+        results: what the kernel answers for some of them, by their places.
+        lost: how many of its last answers are missing.
+    """
+    call, words, memory = owner._call, owner._words, owner._results
+
+    def call_and_change(number: int, fd: int, count: int, *args: int) -> int:
+        before(count)
+        done = call(number, fd, entries(count), *args)
+        for place, result in (results or {}).items():
+            at = (words[owner._cq_head] + place) % ring._RESULTS
+            ring._RESULT.pack_into(memory, at * ring._RESULT.size, place, result, 0)
+        words[owner._cq_tail] -= lost
+        return done
+
+    with patched(owner, "_call", call_and_change):
+        yield
+
+
+def first_ring_call(act: Callable[[], object]) -> AbstractContextManager[None]:
+    """Have something happen before the first system call of a ring that is made meanwhile."""
+    return patched(ring, "_load_syscall", lambda: lambda *args: act())
+
+
+def other_ring(name: str, value: object) -> AbstractContextManager[None]:
+    """Have a constant of rings, which is the kernel's, be another."""
+    return patched(ring, name, value)
+
+
+def ring_descriptor(owner: ring.Ring) -> int:
+    """Return the descriptor of a ring."""
+    return owner._fd
+
+
+def ring_from(targets: int) -> None:
+    """Have broadcasts to so many targets and more sent by io_uring, for the whole run."""
+    ring._FEW = targets
 
 
 @contextlib.contextmanager
@@ -112,7 +178,7 @@ def sends_by_libc() -> bool:
 
 def without_libc_send() -> AbstractContextManager[None]:
     """Have every send go by the socket."""
-    return patched(fast_send, "_libc_send", None)
+    return kernel_send(None)
 
 
 @contextlib.contextmanager
@@ -174,6 +240,7 @@ def imported_anew(module: ModuleType) -> ModuleType:
 _OF_THE_SYSTEM = {
     fast_send: ("_FLAGS", "_libc_send", "_libc_poll"),
     progress: ("_HAS_INFO", "_ioctl"),
+    ring: ("_SEND_FLAGS",),
 }
 
 

@@ -19,7 +19,13 @@ from typing import Any
 import pytest
 
 from tests.integration.apps.live import at_once
-from tests.interventions import sends_by_libc, short_writes, without_libc, without_socket_flag
+from tests.interventions import (
+    io_uring_for_all,
+    sends_by_libc,
+    short_writes,
+    without_libc,
+    without_socket_flag,
+)
 from tests.support import messages_in, reset, small_pair, tcp_pair, wait_until
 from ws_hub import Hub, HubConfig, Message
 from ws_hub.connection.connection import Connection
@@ -46,6 +52,7 @@ WAYS: dict[str, tuple[Callable[[], contextlib.AbstractContextManager[Any]], bool
     "without_dontwait": (lambda: without_socket_flag("MSG_DONTWAIT"), False),
     "without_nosignal": (lambda: without_socket_flag("MSG_NOSIGNAL"), True),
     "without_poll": (without_poll, True),
+    "by_io_uring": (io_uring_for_all, True),
     "in_pieces": (lambda: short_writes(seed=7, most=900), True),
 }
 
@@ -179,9 +186,13 @@ def test_bursts_are_whole_and_in_order(way: str) -> None:
         check_bursts(plain_pair)
 
 
-def test_bursts_are_whole_and_in_order_over_the_network() -> None:
-    check_bursts(network_pair)
+@pytest.mark.parametrize("way", ["as_it_is", "by_io_uring"])
+def test_bursts_are_whole_and_in_order_over_the_network(way: str) -> None:
+    with WAYS[way][0]():
+        check_bursts(network_pair)
 
 
-def test_bursts_are_whole_and_in_order_under_tls(certificate: Path) -> None:
-    check_bursts(lambda: tls_pair(certificate))
+@pytest.mark.parametrize("way", ["as_it_is", "by_io_uring"])
+def test_bursts_are_whole_and_in_order_under_tls(way: str, certificate: Path) -> None:
+    with WAYS[way][0]():
+        check_bursts(lambda: tls_pair(certificate))

@@ -174,12 +174,13 @@ class Ring:
         near, far = socket.socketpair()
         with near, far:
             self._load(b"x")
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-            near.setblocking(True)  # as the sockets of clients are
             whole = self._submit([near.fileno()])
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            near.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    near.send(bytes(4096), _SEND_FLAGS)
+                    near.send(bytes(4096))
+            near.setblocking(True)  # as the sockets of clients are
             full = self._submit([near.fileno(), -1])
         if whole or full != [-errno.EAGAIN, -errno.EBADF]:
             raise OSError(errno.ENOTSUP, f"io_uring does not send as expected: {whole}, {full}")

@@ -458,7 +458,7 @@ class Life:
 
     def open_ring(self) -> None:
         """Have broadcasts sent by io_uring, where that can be had, until `close_ring`."""
-        if not self.config.io_uring:
+        if not self.config.io_uring or self.ring is not None:
             return
         try:
             self.ring = Ring()
