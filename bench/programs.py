@@ -66,6 +66,7 @@ def _on_path(name: str, more: str | None = None) -> Path | None:
 
 
 PROGRAMS: dict[str, Program] = {
+    "cc": Program("a C compiler", functools.partial(_on_path, "cc")),
     "bun": Program("bun", _bun),
     "nginx": Program("nginx with libnginx-mod-nchan", _nginx),
     "node": Program("node with ws", _node),
@@ -88,8 +89,8 @@ def _said(name: str, program: Program) -> str:
     path = program.find()
     if path is None:
         return ""
-    flag = "-v" if name == "nginx" else "--version"
+    flag = {"nginx": "-v", "cc": "-dumpversion"}.get(name, "--version")
     done = subprocess.run([path, flag], capture_output=True, text=True, check=False)
-    # "v20.20.2", "1.4.5", "nginx version: nginx/1.22.1 (Debian)"
+    # "v20.20.2", "1.4.5", "12", "nginx version: nginx/1.22.1 (Debian)"
     words = (done.stdout or done.stderr).rpartition("/")[2].split()
     return words[0].removeprefix("v") if words else ""

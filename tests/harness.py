@@ -134,7 +134,6 @@ class SteppedHub(Hub):
     def start(self) -> Self:
         """Begin a life, on no thread; no change when it has begun."""
         self._begin()
-        self._life.open_ring()
         return self
 
     def turn(self, timeout: float = 0.0) -> None:
@@ -869,8 +868,8 @@ def weight(thing: object, *, without: object = None) -> int:
 _WEIGHTLESS = (int, float, type, ModuleType, FunctionType, BuiltinFunctionType)
 
 
-def ring_of(hub: Hub) -> Ring | None:
-    """Return what sends broadcasts by io_uring; None where a loop of sends does."""
+def ring_of(hub: Hub) -> Ring:
+    """Return what sends broadcasts by io_uring."""
     return hub._life.ring
 
 

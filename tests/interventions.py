@@ -122,7 +122,7 @@ def around_ring_calls(
         results: what the kernel answers for some of them, by their places.
         lost: how many of its last answers are missing.
     """
-    call, words, memory = owner._call, owner._words, owner._results
+    call, words, memory = owner._call, owner._words, owner._found
 
     def call_and_change(number: int, fd: int, count: int, *args: int) -> int:
         before(count)
@@ -139,7 +139,7 @@ def around_ring_calls(
 
 def first_ring_call(act: Callable[[], object]) -> AbstractContextManager[None]:
     """Have something happen before the first system call of a ring that is made meanwhile."""
-    return patched(ring, "_load_syscall", lambda: lambda *args: act())
+    return patched(ring, "_load_libc", lambda: (lambda *args: act(), None))
 
 
 def other_ring(name: str, value: object) -> AbstractContextManager[None]:

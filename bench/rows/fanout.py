@@ -14,7 +14,7 @@ from .base import Plan, Row, Sample, Setup, bursts, percentile, whole
 
 __all__ = ["ROWS"]
 
-_EVERYBODY = ("floor", "ws_hub", *PEERS)
+_EVERYBODY = ("floor", "floor in C", "ws_hub", *PEERS)
 _ECHOES = (
     "ws_hub",
     "websockets asyncio",
@@ -115,7 +115,7 @@ def _fan_out(clients: int, *, full: bool = False) -> tuple[Row, ...]:
             "read the message; the next begins when all have it",
             "ms",
             _one,
-            _EVERYBODY,
+            ("floor", "floor in C", "ws_hub", "ws_hub, loop", *PEERS),
             setup,
             full=full,
         ),
@@ -124,7 +124,7 @@ def _fan_out(clients: int, *, full: bool = False) -> tuple[Row, ...]:
             f"messages a second that {clients:,} clients read, {_BURST} published back to back",
             "messages/s",
             _hundred,
-            ("floor", "floor joined", *_EVERYBODY[1:]),
+            ("floor", "floor in C", "floor joined", *_EVERYBODY[2:]),
             setup,
             higher=True,
             full=full,

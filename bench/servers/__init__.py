@@ -38,6 +38,7 @@ CONTENDERS = {
     each.name: each
     for each in (
         Contender("ws_hub", "ws_hub on its embedded server", ("hub", "HubServer")),
+        Contender("ws_hub, loop", "the same without io_uring", ("hub", "LoopingHubServer")),
         Contender(
             "ws_hub, heartbeats",
             "ws_hub with its default heartbeats on",
@@ -71,6 +72,7 @@ CONTENDERS = {
             ("gunicorn", "gunicorn"),
         ),
         Contender("floor", "a bare loop of sends of one ready frame", ("floor", "Floor")),
+        Contender("floor in C", "the same loop in C", ("floor", "CompiledFloor"), program="cc"),
         Contender("floor joined", "the same, a burst joined first", ("floor", "JoinedFloor")),
         Contender(
             "websockets asyncio",
@@ -165,7 +167,7 @@ CONTENDERS = {
         ),
     )
 }
-FLOORS = ("floor", "floor joined")
+FLOORS = ("floor", "floor in C", "floor joined")
 RIVALS = tuple(name for name in CONTENDERS if not name.startswith("ws_hub") and name not in FLOORS)
 # A name with a comma is a variant, for the rows that ask for it.
 PEERS = tuple(name for name in RIVALS if ", " not in name)

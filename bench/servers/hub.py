@@ -21,7 +21,15 @@ from ..control import Answer
 from ..wire import padding, report
 from .base import LEVELS, REPORTS, Publish, Server
 
-__all__ = ["LONG", "PRINTER", "CompressingHubServer", "HeartbeatingHubServer", "HubServer", "sized"]
+__all__ = [
+    "LONG",
+    "PRINTER",
+    "CompressingHubServer",
+    "HeartbeatingHubServer",
+    "HubServer",
+    "LoopingHubServer",
+    "sized",
+]
 
 LONG = 300.0  # seconds that a program may take
 # It fills pipes by writes that are not torn. A line of which a reader has seen the beginning may
@@ -172,6 +180,12 @@ class HeartbeatingHubServer(HubServer):
     """The same with the default heartbeats: for rows whose clients answer pings."""
 
     settings: ClassVar[dict[str, Any]] = {}
+
+
+class LoopingHubServer(HubServer):
+    """The same by a loop of sends, as where there is no io_uring."""
+
+    settings: ClassVar[dict[str, Any]] = {**HubServer.settings, "io_uring": False}
 
 
 class CompressingHubServer(HubServer):

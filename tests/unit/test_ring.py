@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.apps.live import at_once
 from tests.interventions import (
     a_platform,
     around_ring_calls,
@@ -23,7 +24,7 @@ from tests.interventions import (
     ring_descriptor,
     without_libc,
 )
-from tests.support import fill, small_pair, tcp_pair, tls_pair
+from tests.support import TIMEOUT, fill, small_pair, tcp_pair, tls_pair
 from ws_hub.connection.fast_send import DirectSocket
 from ws_hub.connection.ring import Ring, Unavailable
 
@@ -83,8 +84,9 @@ def made_targets(count: int, sndbuf: int | None = None) -> Iterator[list[Target]
 
 @pytest.fixture
 def ring() -> Iterator[Ring]:
+    made = Ring()
     try:
-        made = Ring()
+        made.open()
     except Unavailable as error:
         if is_promised():
             raise
@@ -153,7 +155,7 @@ def test_what_a_ring_does_not_take_is_sent_without_it(
     calls: list[int] = []
     data = b"x" * (65537 if case == "long frame" else 5)
     those = few[:5] if case == "few targets" else few
-    with around_ring_calls(ring, before=calls.append):
+    with around_ring_calls(ring, before=calls.append), other_ring("_FEW", 32):
         if case == "closed":
             ring.close()
         assert send(ring, those, data) == []
@@ -325,24 +327,25 @@ def test_all_locks_of_a_call_are_held_during_it_and_free_after_it(
     assert held == [CALL, CALL, MANY - 2 * CALL, 0]
 
 
-def test_a_lock_that_is_taken_is_not_waited_for(ring: Ring, few: list[Target]) -> None:
-    taken, done = threading.Event(), threading.Event()
+def test_a_lock_that_is_taken_is_waited_for_with_no_other_held(
+    ring: Ring, few: list[Target]
+) -> None:
+    taken = threading.Event()
+    free: list[bool] = []
 
     def hold() -> None:
         with few[4].way.lock:
             taken.set()
-            done.wait()
+            few[3].peer.recv(100)  # waits until those before it have been sent to
+            for each in [*few[:4], *few[5:]]:
+                free.append(each.way.lock.acquire(timeout=TIMEOUT))
+                each.way.lock.release()
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
+    with at_once(hold):
         taken.wait()
-        assert send(ring, few, b"frame") == [few[4]]
-        assert few[4].got() == b""
-        assert few[5].got() == b"frame"
-    finally:
-        done.set()
-        thread.join()
+        assert send(ring, few, b"frame") == []
+    assert free == [True] * (CALL - 1)
+    assert few[4].got() == few[5].got() == b"frame"
 
 
 @pytest.mark.parametrize("where", ["call", "begun"])
@@ -421,26 +424,26 @@ def test_a_forked_child_closes_it_and_the_parent_goes_on(ring: Ring, few: list[T
 @pytest.mark.parametrize("system", [{"machine": "riscv64"}, {"system": "darwin"}])
 def test_other_systems_have_none(system: dict[str, str]) -> None:
     with a_platform(**system), pytest.raises(Unavailable, match="no io_uring on this system"):
-        Ring()
+        Ring().open()
 
 
 @pytest.mark.parametrize("error", [OSError, AttributeError])
 def test_without_libc_there_is_none(error: type[Exception]) -> None:
     with without_libc(error), pytest.raises(Unavailable, match="libc cannot be called"):
-        Ring()
+        Ring().open()
 
 
 @pytest.mark.usefixtures("ring")
 def test_a_kernel_that_does_not_know_its_flags_refuses_it() -> None:
     with other_ring("_FLAGS", 1 << 31), pytest.raises(Unavailable, match="Invalid argument"):
-        Ring()
+        Ring().open()
 
 
 @pytest.mark.usefixtures("ring")
 @pytest.mark.parametrize("name", ["_RESULTS", "_ONE_MAP"])
 def test_another_layout_is_not_used(name: str) -> None:
     with other_ring(name, 1 << 30), pytest.raises(Unavailable, match="another layout"):
-        Ring()
+        Ring().open()
 
 
 @pytest.mark.usefixtures("ring")
@@ -450,7 +453,7 @@ def test_a_kernel_that_keeps_sends_for_later_is_not_used() -> None:
         other_ring("_SEND_FLAGS", socket.MSG_NOSIGNAL),
         pytest.raises(Unavailable, match="does not send as expected"),
     ):
-        Ring()
+        Ring().open()
 
 
 @pytest.mark.usefixtures("ring")
@@ -462,7 +465,7 @@ def test_without_descriptors_there_is_none(left: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1 + left, hard))
         try:
             with pytest.raises(Unavailable, match="Too many open files"):
-                Ring()
+                Ring().open()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -473,7 +476,38 @@ def test_an_interrupted_beginning_leaves_nothing_behind() -> None:
         raise KeyboardInterrupt
 
     with first_ring_call(interrupt), pytest.raises(KeyboardInterrupt):
-        Ring()
+        Ring().open()
+
+
+@pytest.mark.parametrize("open_first", [True, False])
+def test_it_is_opened_for_the_first_crowd(
+    ring: Ring, few: list[Target], caplog: pytest.LogCaptureFixture, open_first: bool
+) -> None:
+    made = Ring()
+    with contextlib.closing(made), caplog.at_level(logging.DEBUG, "ws_hub"):
+        if open_first:
+            made.open()
+        assert send(made, few[:5], b"few ") == []
+        assert made.is_open == open_first
+        for _ in range(2):
+            assert send(made, few, b"crowd ") == []
+            assert made.is_open
+    assert few[0].got() == b"few crowd crowd "
+    told = "broadcasts to 32 clients and more are sent by io_uring"
+    assert caplog.messages == ([] if open_first else [told])
+
+
+def test_one_that_cannot_be_opened_is_tried_once(
+    few: list[Target], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Ring()
+    with caplog.at_level(logging.DEBUG, "ws_hub"), other_ring("_FLAGS", 1 << 31):
+        assert send(made, few, b"frame ") == []
+    assert send(made, few, b"again") == []
+    assert not made.is_open
+    assert few[0].got() == b"frame again"
+    reason = "broadcasts are sent by a loop of sends: io_uring_setup: "
+    assert [each.startswith(reason) for each in caplog.messages] == [True]
 
 
 def test_to_close_it_twice_is_no_fault(ring: Ring) -> None:

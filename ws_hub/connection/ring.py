@@ -3,11 +3,13 @@
 `fast_send.send_to_each` calls send(2) once a client, from Python. A ring hands the sends of a
 chunk of clients to the kernel in one call of io_uring_enter(2). Rules of this file:
 
-- **A descriptor is named only while its client's lock is held**: from before it is read until
-  the kernel has answered. So no entry names a descriptor that its client has given up, and
-  no other thread sends between a write that fell short and its rest.
-- **No lock is waited for**, as those of a chunk are held together. A client whose lock is taken
-  is the caller's to send to.
+- **The kernel is given a descriptor only while its client's lock is held**, and under the lock it
+  is looked at again whether it is still the client's. So no entry names a descriptor that its
+  client has given up, and no other thread sends between a write that fell short and its rest.
+- **No lock is waited for while another is held**: those of a chunk are held together. Where one of
+  them is taken, the chunk is sent to one by one.
+- **Next to nothing is allocated under the locks**, because the collector, which may run whenever
+  something is, calls finalisers of the application.
 - **Nothing stays in the kernel.** Each entry has MSG_DONTWAIT: a send that would have to wait fails
   with EAGAIN in the same call, also where the socket is in blocking mode. This is tested when a
   ring is made, and results are counted in each call.
@@ -108,22 +110,31 @@ class Unavailable(Exception):
 
 
 class Ring:
-    """Sends one frame to many clients by io_uring. Raises Unavailable.
+    """Sends one frame to many clients by io_uring.
 
-    Threads: that which made it, but for `forget`.
+    Nothing is taken of the system before the first crowd is sent to, or `open`.
+
+    Threads: one, which sends first or opens it, but for `is_open`, `close` and `forget`.
     """
 
     def __init__(self) -> None:
-        self._call = _load_syscall()
-        params = ctypes.create_string_buffer(_PARAMS_BYTES)
-        self._fd = _set_up(params)
+        self._fd = -1
+        self._tried = False
         self._maps: list[mmap.mmap] = []
         self._views: list[memoryview] = []
+        self._nothing = deque[None](maxlen=0)  # runs an iterator
+        self._frame: bytes | None = None  # what is in the buffer
+        self._size = -1  # its length, as the entries and the expected results have it
+
+    def open(self) -> None:
+        """Have the kernel make it; raises Unavailable, and then it sends without."""
+        self._tried = True
+        self._call, self._differs = _load_libc()
         # The kernel reads the frame from here, and never memory that Python may have freed.
         self._buffer = (ctypes.c_ubyte * _FRAME_BYTES)()
         self._content = memoryview(self._buffer).cast("B")
-        self._frame: bytes | None = None  # what is in the buffer
-        self._size = -1  # its length, as the entries and the expected results have it
+        params = ctypes.create_string_buffer(_PARAMS_BYTES)
+        self._fd = _set_up(params)
         try:
             self._map_queues(params)
             self._map_entries()
@@ -135,6 +146,17 @@ class Ring:
             self.close()
             raise
         forget_after_fork(self)
+
+    def _is_ready(self) -> bool:
+        """Return whether it is open; where it has not been tried, open it."""
+        if not self._tried:
+            try:
+                self.open()
+            except Unavailable as error:
+                logger.debug("broadcasts are sent by a loop of sends: %s", error)
+            else:
+                logger.debug("broadcasts to %d clients and more are sent by io_uring", _FEW)
+        return self._fd >= 0
 
     def _map_queues(self, params: ctypes.Array[ctypes.c_char]) -> None:
         entries, results, _, _, _, features = _PARAMS.unpack_from(params)
@@ -148,7 +170,9 @@ class Ring:
         # Where they are among these words.
         self._sq_head, self._sq_tail, self._order = sq_head // 4, sq_tail // 4, order // 4
         self._cq_head, self._cq_tail = cq_head // 4, cq_tail // 4
-        self._results = self._keep(queues[found : found + _RESULTS * _RESULT.size])
+        self._found = self._keep(queues[found : found + _RESULTS * _RESULT.size])
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._found))
+        self._places = [ctypes.c_void_p(base + at * _RESULT.size) for at in range(_RESULTS)]
 
     def _map_entries(self) -> None:
         entries = self._map(_ENTRIES * _ENTRY.size, _ENTRIES_AT)
@@ -174,23 +198,26 @@ class Ring:
         near, far = socket.socketpair()
         with near, far:
             self._load(b"x")
-            whole = self._submit([near.fileno()])
+            self._name([near.fileno()])
+            whole = self._submit(1)
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
             near.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     near.send(bytes(4096))
             near.setblocking(True)  # as the sockets of clients are
-            full = self._submit([near.fileno(), -1])
-        if whole or full != [-errno.EAGAIN, -errno.EBADF]:
+            self._name([near.fileno(), -1])
+            full = [] if self._submit(2) else self._results_of(2)
+        if not whole or full != [-errno.EAGAIN, -errno.EBADF]:
             raise OSError(errno.ENOTSUP, f"io_uring does not send as expected: {whole}, {full}")
 
     def close(self) -> None:
-        """Give the memory and the descriptor back; from then on there is the loop of sends.
+        """Give the memory and the descriptor back; from then on it sends without. Idempotent.
 
-        Idempotent.
+        Threads: any, while nothing is sent.
         """
         fd, self._fd = self._fd, -1
+        self._tried = True
         while self._views:
             self._views.pop().release()
         while self._maps:
@@ -217,9 +244,9 @@ class Ring:
         left = iter(targets)
         if len(targets) >= _FEW and 0 < len(data) <= _FRAME_BYTES:
             most = min(_ENTRIES, _CALL_BYTES // len(data))
-            while self._fd >= 0 and (chunk := list(itertools.islice(left, most))):
+            while self._is_ready() and (chunk := list(itertools.islice(left, most))):
                 self._load(data)  # each time: who gets the others may have sent something else
-                yield from self._send(chunk, begun)
+                yield from self._send(chunk, data, begun)
         yield from send_to_each(left, data, begun)
 
     def _load(self, data: bytes) -> None:
@@ -232,7 +259,7 @@ class Ring:
             self._numbers[_LENGTH::_NUMBERS] = array("i", [size]) * _ENTRIES
             self._expected = b"".join([_RESULT.pack(each, size, 0) for each in range(_ENTRIES)])
 
-    def _send(self, targets: list[R], begun: Callable[[R, int], None]) -> list[R]:
+    def _send(self, targets: list[R], data: bytes, begun: Callable[[R, int], None]) -> list[R]:
         """Send the frame to at most as many targets as there are entries.
 
         Returns those to which nothing was sent. What is done for each target is done in C or in a
@@ -241,74 +268,95 @@ class Ring:
         rest: list[R] = []
         directs = [way for each in targets if (way := each.direct) is not None and way.fd >= 0]
         if len(directs) < len(targets):
-            targets, directs = _part(targets, lambda direct: direct.fd >= 0, rest)
+            targets, directs = _open_ones(targets, rest)
         locks = [direct.lock for direct in directs]
+        fds = [direct.fd for direct in directs]
+        self._name(fds)
+        take, release = map(_take, locks, _NOT_WAITING), map(_release, locks)
         try:
-            if not all(list(map(_take, locks, _NOT_WAITING))):
-                targets, directs = _part(targets, lambda direct: direct.lock.locked(), rest)
-                locks = [direct.lock for direct in directs]
-            results = self._submit([direct.fd for direct in directs])
-            if not results:  # nearly always
-                deque(map(_release, locks), maxlen=0)
-                return rest
-            whole = [result == self._size for result in results]
-            # First: those that fell short take other locks under theirs.
-            deque(map(_release, itertools.compress(locks, whole)), maxlen=0)
-            for target, direct, sent in zip(targets, directs, results, strict=True):
-                if sent == self._size:
-                    continue
-                if sent == _UNKNOWN:
-                    direct.sever()
-                elif sent > 0:
-                    begun(target, sent)
-                else:
-                    rest.append(target)
-                direct.lock.release()
+            if not all(bytes(take)) or [direct.fd for direct in directs] != fds:
+                _release_held(locks)
+                rest += send_to_each(targets, data, begun)
+            elif self._submit(len(fds)):
+                self._nothing.extend(release)
+            else:
+                results = self._results_of(len(fds))
+                self._settle(list(zip(targets, directs, results, strict=True)), begun, rest)
         except BaseException:
-            for lock in locks:
-                if lock.locked():
-                    lock.release()
+            _release_held(locks)
             raise
-        if _UNKNOWN in results:
-            self._give_up(results.count(_UNKNOWN))
         return rest
 
-    def _submit(self, fds: list[int]) -> list[int]:
-        """Send the frame to descriptors, under their locks.
-
-        Returns an empty list when each was sent the whole of it, and else how many bytes each was
-        sent, or the negative number of an error.
-        """
-        words, count = self._words, len(fds)
+    def _name(self, fds: list[int]) -> None:
+        """Have the first entries send to these descriptors, with the next call."""
+        count = len(fds)
         self._numbers[_FD : _FD + count * _NUMBERS : _NUMBERS] = array("i", fds)
-        # The first `count` entries are those to be sent, wherever the queue stands.
-        tail = words[self._sq_tail]
-        at = tail % _ENTRIES
+        # The queue is a circle of places, each of which names an entry.
+        at = self._words[self._sq_tail] % _ENTRIES
         first = min(count, _ENTRIES - at)
-        words[self._order + at : self._order + at + first] = _ORDER[:first]
-        words[self._order : self._order + count - first] = _ORDER[first:count]
-        words[self._sq_tail] = (tail + count) & _INDEX
-        self._call(_ENTER, self._fd, count, 0, 0, 0, 0)  # it returns how many it has taken
-        taken = (words[self._sq_head] - tail) & _INDEX
-        answered = self._take_results()
-        if answered == self._expected[: count * _RESULT.size]:
-            return []
-        words[self._sq_tail] = words[self._sq_head]  # what it has not taken is taken back
-        results = [_UNKNOWN] * taken + [_NOT_TAKEN] * (count - taken)
-        for number, result, _ in _RESULT.iter_unpack(answered):
-            results[number] = result
+        self._words[self._order + at : self._order + at + first] = _ORDER[:first]
+        self._words[self._order : self._order + count - first] = _ORDER[first:count]
+
+    def _submit(self, count: int) -> bool:
+        """Send the frame by so many entries, under the locks; return whether all took it whole.
+
+        Where they did, the results are taken; otherwise `_results_of` takes them.
+        """
+        words, expected = self._words, self._expected
+        words[self._sq_tail] = (words[self._sq_tail] + count) & _INDEX
+        self._call(_ENTER, self._fd, count, 0, 0, 0, 0)
+        head, tail = words[self._cq_head], words[self._cq_tail]
+        at = head % _RESULTS
+        first = min(count, _RESULTS - at) * _RESULT.size
+        if (
+            (tail - head) & _INDEX != count
+            or self._differs(self._places[at], expected, first)
+            or self._differs(self._places[0], expected[first:], count * _RESULT.size - first)
+        ):
+            return False
+        words[self._cq_head] = tail
+        return True
+
+    def _results_of(self, count: int) -> list[int]:
+        """Return what the last call made of so many entries.
+
+        How many bytes of the frame each has sent, or the negative number of an error.
+        """
+        words = self._words
+        head, tail = words[self._cq_head], words[self._cq_tail]
+        # What the kernel has not taken is taken back; what it has taken begins at the first.
+        left = (words[self._sq_tail] - words[self._sq_head]) & _INDEX
+        words[self._sq_tail] = words[self._sq_head]
+        results = [_UNKNOWN] * (count - left) + [_NOT_TAKEN] * left
+        for number in range((tail - head) & _INDEX):
+            at = (head + number) % _RESULTS * _RESULT.size
+            entry, result, _ = _RESULT.unpack_from(self._found, at)
+            results[entry] = result
+        words[self._cq_head] = tail
         return results
 
-    def _take_results(self) -> bytes:
-        """Return the results that are there, of whole entries."""
-        head, tail = self._words[self._cq_head], self._words[self._cq_tail]
-        begin, count = head % _RESULTS, (tail - head) & _INDEX
-        end = (begin + count) * _RESULT.size
-        found = bytes(self._results[begin * _RESULT.size : end])
-        if end > len(self._results):
-            found += bytes(self._results[: end - len(self._results)])
-        self._words[self._cq_head] = tail
-        return found
+    def _settle(
+        self,
+        sent: list[tuple[R, DirectSocket, int]],
+        begun: Callable[[R, int], None],
+        rest: list[R],
+    ) -> None:
+        """Act on the results of a call, under the locks of its targets, which it releases."""
+        short = [each for each in sent if each[2] != self._size]
+        for _, direct, result in sent:
+            if result == self._size:
+                direct.lock.release()  # first: for the others, other locks are taken
+        for target, direct, result in short:
+            if result == _UNKNOWN:
+                direct.sever()
+            elif result > 0:
+                begun(target, result)
+            else:
+                rest.append(target)
+            direct.lock.release()
+        unknown = sum([result == _UNKNOWN for _, _, result in short])
+        if unknown:
+            self._give_up(unknown)
 
     def _give_up(self, clients: int) -> None:
         self.close()
@@ -319,37 +367,43 @@ class Ring:
         )
 
 
-def _part(
-    targets: list[R], suits: Callable[[DirectSocket], bool], rest: list[R]
-) -> tuple[list[R], list[DirectSocket]]:
-    """Return the targets whose direct path suits, and these; add the others to `rest`."""
-    suited: list[R] = []
+def _open_ones(targets: list[R], rest: list[R]) -> tuple[list[R], list[DirectSocket]]:
+    """Return the targets whose direct path is open, and these; add the others to `rest`."""
+    found: list[R] = []
     directs: list[DirectSocket] = []
     for target in targets:
         direct = target.direct
-        if direct is not None and suits(direct):
-            suited.append(target)
+        if direct is not None and direct.fd >= 0:
+            found.append(target)
             directs.append(direct)
         else:
             rest.append(target)
-    return suited, directs
+    return found, directs
 
 
-def _load_syscall() -> Callable[..., int]:
-    """Return libc's `syscall`, which keeps the GIL; raises Unavailable."""
+def _release_held(locks: list[Lock]) -> None:
+    """Release those of some locks that this thread holds."""
+    for lock in locks:
+        if lock.locked():
+            lock.release()
+
+
+def _load_libc() -> tuple[Callable[..., int], Callable[..., int]]:
+    """Return libc's `syscall` and `memcmp`, which keep the GIL; raises Unavailable."""
     known = platform.machine().lower() in _MACHINES and sys.byteorder == "little"
     if not sys.platform.startswith("linux") or not known or ctypes.sizeof(ctypes.c_void_p) != 8:
         raise Unavailable("there is no io_uring on this system")
     try:
         libc = ctypes.PyDLL(None)
         filtered = libc.prctl(_GET_SECCOMP, 0, 0, 0, 0)
-        call: Callable[..., int] = libc.syscall
+        functions = libc.syscall, libc.memcmp
     except (OSError, AttributeError) as error:
         raise Unavailable(f"libc cannot be called: {error}") from None
     # A filter may end the process for a system call that it does not know.
     if filtered:
         raise Unavailable("the process is under a seccomp filter")
-    return call
+    libc.memcmp.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    return functions
 
 
 def _set_up(params: ctypes.Array[ctypes.c_char]) -> int:

@@ -253,7 +253,6 @@ class Hub(AbstractPublisher):
                 return
             life.claimed = True
         try:
-            life.guard(life.open_ring)
             while life.state is not State.CLOSING:
                 self._turn()
         finally:  # KeyboardInterrupt comes by here too
@@ -404,7 +403,7 @@ class Hub(AbstractPublisher):
                 )
         finally:
             exits.unregister(self)
-            life.close_ring()
+            life.ring.close()
             with self._lock:
                 life.state = State.STOPPED  # last: from here on `start` makes a new life
             life.finished.set()
@@ -1585,7 +1584,7 @@ class Hub(AbstractPublisher):
             go_told=bus.go_told,
             go_refused=bus.go_refused,
             clients=self.client_count(),
-            io_uring=self._life.ring is not None and self._life.ring.is_open,
+            io_uring=self._life.ring.is_open,
             channels=len(self._life.channels),
             subscriptions=self._life.channels.total,
             queued=sum(each.qsize() for each in self._life.waiting),

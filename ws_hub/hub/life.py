@@ -31,10 +31,9 @@ from ..backplane.store import HistoryStore
 from ..config import HubConfig
 from ..connection.connection import Connection
 from ..connection.poller import Poller
-from ..connection.ring import Ring, Unavailable
+from ..connection.ring import Ring
 from ..connection.writer_starter import ThreadStarter
 from ..errors import CloseCode
-from ..log import get_logger
 from ..process.process import Process
 from ..protocol.message import Encoder
 from ..reentrant import Event, ReentrantQueue
@@ -62,8 +61,6 @@ from .stores import Stores
 from .subscriptions import ChannelMap, Subscription
 
 __all__ = ["Life", "State"]
-
-logger = get_logger(__name__)
 
 _MAX_NEWS = 1_000_000
 
@@ -139,8 +136,7 @@ class Life:
         finished: set when the life is over.
         thread: the hub thread.
         owns_thread: whether that thread is the hub's own, and ends with it.
-        ring: what sends broadcasts by io_uring; None where a loop of sends does. Written by the
-            hub thread.
+        ring: what sends broadcasts by io_uring, where it may.
     """
 
     def __init__(self, config: HubConfig, queues: Queues, hub: Upward, handlers: Handlers) -> None:
@@ -158,7 +154,7 @@ class Life:
         self.finished = Event()
         self.thread: threading.Thread | None = None
         self.owns_thread = False
-        self.ring: Ring | None = None
+        self.ring = Ring()
         self.at_stop = StopHooks()
         self.counters = Counters()
         self.callbacks = Callbacks(self.counters, hub.context, self._takes_nothing)
@@ -199,6 +195,8 @@ class Life:
         if backplane is not None and interest is not None:
             self.relay = self._new_relay(backplane, hub, interest)
         self._backplane = backplane
+        if config.io_uring:
+            self.dispatcher.send_to_each = self.ring.send_to_each
         self._hub = hub
         self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
@@ -455,23 +453,6 @@ class Life:
         self.channels.leave(target)
         target.evict("too slow: the outbox is full")
         self.asks.left(target, CloseCode.TRY_AGAIN, "it is too slow, and was disconnected")
-
-    def open_ring(self) -> None:
-        """Have broadcasts sent by io_uring, where that can be had, until `close_ring`."""
-        if not self.config.io_uring or self.ring is not None:
-            return
-        try:
-            self.ring = Ring()
-        except Unavailable as error:
-            logger.debug("broadcasts are sent by a loop of sends: %s", error)
-            return
-        self.dispatcher.send_to_each = self.ring.send_to_each
-        logger.debug("broadcasts are sent by io_uring")
-
-    def close_ring(self) -> None:
-        """Give back what `open_ring` has taken."""
-        if self.ring is not None:
-            self.ring.close()
 
     def join_helpers(self, deadline: float) -> None:
         """End the helper threads, after what waits for them; wait until a monotonic moment."""

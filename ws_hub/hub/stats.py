@@ -52,7 +52,8 @@ class HubStats:
         unauthenticated: handshakes and first messages that an authenticator refused.
         auth_timeouts: connections closed because no token came as first message in time.
         expired: connections closed because their authentication was over.
-        io_uring: whether broadcasts are sent by io_uring; see HubConfig.io_uring.
+        io_uring: whether broadcasts are sent by io_uring: known from the first one to 32
+            clients on; see HubConfig.io_uring.
         published: messages taken from the hub's queue.
         delivered: messages given to a client's connection, once a client.
         dropped: messages that a client did not get because its outbox was full, and those
