@@ -52,6 +52,7 @@ __all__ = [
     "around_ring_calls",
     "before_each_request",
     "before_each_signal",
+    "before_ring_locks",
     "broker_times",
     "first_ring_call",
     "hub_held",
@@ -135,6 +136,17 @@ def around_ring_calls(
 
     with patched(owner, "_call", call_and_change):
         yield
+
+
+def before_ring_locks(owner: ring.Ring, act: Callable[[], object]) -> AbstractContextManager[None]:
+    """Have something happen after a ring has read descriptors, and before it takes the locks."""
+    name = owner._name
+
+    def name_and_act(fds: list[int]) -> None:
+        name(fds)
+        act()
+
+    return patched(owner, "_name", name_and_act)
 
 
 def first_ring_call(act: Callable[[], object]) -> AbstractContextManager[None]:

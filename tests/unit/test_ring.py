@@ -19,6 +19,7 @@ from tests.integration.apps.live import at_once
 from tests.interventions import (
     a_platform,
     around_ring_calls,
+    before_ring_locks,
     first_ring_call,
     other_ring,
     ring_descriptor,
@@ -232,6 +233,15 @@ def test_results_of_the_kernel_decide_what_is_begun_and_what_is_left(
     assert few[0].got() == b"frame"
 
 
+def test_a_result_is_found_wherever_the_queues_stand(ring: Ring, few: list[Target]) -> None:
+    broken = few[99]
+    broken.peer.close()
+    for _ in range(20):
+        assert send(ring, few[:100], b"x") == [broken]
+        assert send(ring, few[:71], b"y") == []
+    assert few[0].got() == b"xy" * 20
+
+
 def test_targets_whose_way_is_shut_are_left(ring: Ring, targets: list[Target]) -> None:
     targets[0].way.shut()
     targets[130].direct = None
@@ -274,10 +284,13 @@ def test_tls_sockets_are_left(ring: Ring, few: list[Target], certificate: Path) 
 # --- locks and descriptors -----------------------------------------------------------------
 
 
-def test_no_descriptor_is_given_up_while_an_entry_names_it(ring: Ring, few: list[Target]) -> None:
-    """Another thread that closes a client must come before its descriptor is read, or after."""
+@pytest.mark.parametrize("when", ["before the locks", "in the call"])
+def test_no_descriptor_is_given_up_while_an_entry_names_it(
+    ring: Ring, few: list[Target], when: str
+) -> None:
+    """Another thread that closes a client comes before its lock is taken, or after the call."""
     victim = few[9]
-    strangers: list[tuple[socket.socket, socket.socket]] = []
+    strangers: list[socket.socket] = []
 
     def close_and_reuse() -> None:
         # As `Transport.close`, but that it does not wait for the lock.
@@ -285,24 +298,29 @@ def test_no_descriptor_is_given_up_while_an_entry_names_it(ring: Ring, few: list
             number = victim.sock.fileno()
             victim.way.forget()
             victim.sock.close()
-            strangers.append(socket.socketpair())
-            assert number in [each.fileno() for each in strangers[-1]]
+            strangers.extend(socket.socketpair())
+            assert number in [each.fileno() for each in strangers]
             victim.way.lock.release()
 
-    def on_other_thread(_: int) -> None:
-        thread = threading.Thread(target=close_and_reuse)
-        thread.start()
-        thread.join()
+    def on_other_thread(*_: int) -> None:
+        with at_once(close_and_reuse):
+            pass
 
-    with around_ring_calls(ring, before=on_other_thread):
-        assert send(ring, few, b"frame") == []
-    got = victim.got()
-    for pair in strangers:
-        for sock in pair:
-            sock.setblocking(False)
-            with sock, contextlib.suppress(BlockingIOError):
-                got += b"stranger: " + sock.recv(100)
-    assert got == b"frame"
+    if when == "in the call":
+        with around_ring_calls(ring, before=on_other_thread):
+            assert send(ring, few, b"frame") == []
+    else:
+        with before_ring_locks(ring, on_other_thread):
+            assert send(ring, few, b"frame") == [victim]
+    assert len(strangers) == (0 if when == "in the call" else 2)
+    for sock in strangers:
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(100)
+    for sock in strangers:
+        sock.close()
+    assert victim.got() == (b"frame" if when == "in the call" else b"")
+    assert few[10].got() == b"frame"
 
 
 def test_all_locks_of_a_call_are_held_during_it_and_free_after_it(
