@@ -33,6 +33,7 @@ INSIDE = {
     "connection/adoption.py": "answered with 501 or 503, and logged (docs/faq.md)",
     "connection/fast_send.py": "ends the connection",
     "connection/progress.py": "the caller does without",
+    "connection/ring.py": "logged: a loop of sends does the same",
     "hub/control.py": "answered with an `error` (docs/protocol.md)",
     "hub/shared_control.py": "answered with an `error` (docs/protocol.md)",
     "hub/shared_presence.py": "logged: what another process tells is left out",

@@ -177,15 +177,7 @@ class Life:
         self.history = self.stores.history
         self.poller = Poller(self.start_later)
         self.replays = self._new_replays()
-        self.dispatcher = Dispatcher(
-            self.channels,
-            self.stores,
-            self.replays,
-            hub.rule_for,
-            self._evict,
-            self.counters,
-            config.compression,
-        )
+        self.dispatcher = self._new_dispatcher(hub)
         backplane, given = _shared(config)
         # What is asked for kept messages; without one of its own, the history in memory.
         self.store = MemoryHistory(self.history) if given is None else given
@@ -195,8 +187,6 @@ class Life:
         if backplane is not None and interest is not None:
             self.relay = self._new_relay(backplane, hub, interest)
         self._backplane = backplane
-        if config.io_uring:
-            self.dispatcher.send_to_each = self.ring.send_to_each
         self._hub = hub
         self._slow: set[int] = set()  # clients whose on_slow_client is about to be called
         self._notifier: Mailbox[Callable[[], object]] | None = None
@@ -227,6 +217,20 @@ class Life:
             unwatch=self.poller.unwatch,
             awake=self.wakeup.signal,
         )
+
+    def _new_dispatcher(self, hub: Upward) -> Dispatcher:
+        made = Dispatcher(
+            self.channels,
+            self.stores,
+            self.replays,
+            hub.rule_for,
+            self._evict,
+            self.counters,
+            self.config.compression,
+        )
+        if self.config.io_uring:
+            made.send_to_each = self.ring.send_to_each
+        return made
 
     def _new_recorder(self, queues: Queues, hub: Upward) -> Recorder:
         return Recorder(
