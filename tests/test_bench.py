@@ -181,6 +181,7 @@ def test_the_results_name_the_versions_of_the_programs_that_are_installed(
     for name, words in {
         "nginx": "echo 'nginx version: nginx/1.22.1 (Debian)' >&2",
         "node": "echo v20.20.2",
+        "cc": "echo 12",
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{words}\n", encoding="ascii")
         (tmp_path / name).chmod(0o755)
@@ -192,7 +193,7 @@ def test_the_results_name_the_versions_of_the_programs_that_are_installed(
     package.write_text('{"version": "8.23.0"}', encoding="ascii")
     programs.versions.cache_clear()
     try:
-        found = {"nginx": "1.22.1", "node": "20.20.2", "ws": "8.23.0"}
+        found = {"cc": "12", "nginx": "1.22.1", "node": "20.20.2", "ws": "8.23.0"}
         assert programs.versions() == found
         assert found.items() <= machine.facts()["versions"].items()
     finally:
