@@ -67,10 +67,10 @@ def test_lines_that_are_missing_are_loaded_from_the_log(
         page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
         page.wait_for(f"{BUTTON}?.textContent === 'load them'")
         page.wait_for(f"{gone} === '24,700 lines in between are not shown'")
+        process.close_stdin()
+        process.wait(TIMEOUT)  # the log is whole then
         page.eval(f"{BUTTON}.click()")
         page.wait_for(f"{VIEW}.count === 25_100 && {gone} === ''")
-        process.close_stdin()
-        process.wait(TIMEOUT)
     assert page.eval(LINES) == [f"line {number}" for number in range(1, 25_101)]
     assert page.eval(f"{VIEW}.total") == 25_100
     found = f"(() => {{ const row = {VIEW}.store.row({VIEW}.store.find(12345));"

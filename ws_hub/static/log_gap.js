@@ -50,7 +50,8 @@ class LogGap {
       const {store} = this._view;
       const place = store.at(store.position(this._note) + 1);
       this.full = !store.hasRoom(lines.length);
-      if (!lines.length || !place || this.full) return;
+      // A log that is being written may not have the last of them yet.
+      if (lines.at(-1)?.line !== this._last || !place || this.full) return;
       const block = new Block();
       const feed = new Feed(block);
       for (const line of lines) feed.received(messageOf(line));
