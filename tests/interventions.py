@@ -40,7 +40,7 @@ from ws_hub.backplane import (
 )
 from ws_hub.connection import fast_send, progress, ring
 from ws_hub.connection.poller import Poller
-from ws_hub.hub import memory
+from ws_hub.hub import history, memory
 from ws_hub.mask import patterns
 from ws_hub.process import launch, session
 
@@ -60,6 +60,7 @@ __all__ = [
     "io_uring_for_all",
     "kernel_send",
     "machine_restarted",
+    "messages_a_block",
     "mounted",
     "no_threads",
     "numbers_reserved",
@@ -382,6 +383,11 @@ def published_remembered(count: int) -> Iterator[None]:
         for module in (memory, redis_history, sqlite):
             stack.enter_context(patched(module, "_MOST_PUBLISHED", count))
         yield
+
+
+def messages_a_block(count: int) -> AbstractContextManager[None]:
+    """Have the histories in memory join so many messages at most."""
+    return patched(history, "_BLOCK_MESSAGES", count)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from .access.authenticators import (
 from .backoff import calculate_backoff
 from .backplane.local import LocalBackplane
 from .backplane.sqlite import SqliteHistory
-from .backplane.store import HistoryPage
+from .backplane.store import HistoryPage, Middle
 from .config import (
     DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_PONG_TIMEOUT,
@@ -121,6 +121,7 @@ __all__ = [
     "MessageEncodeError",
     "MessageType",
     "MessagesLost",
+    "Middle",
     "NotConnected",
     "PeerError",
     "Presence",

@@ -120,6 +120,9 @@ class ChannelRule:
         pattern: a shell pattern (`process:*`); the first rule that matches counts.
         history_messages: messages that the channel keeps; 0 keeps none.
         history_bytes: bytes of encoded messages that it keeps at most.
+        history_head_bytes: of these, bytes for the beginning: the first messages of the newest
+            run of a program, or since the channel kept nothing, stay; what is behind them is
+            dropped first. They get the same share of `history_messages`. 0 keeps the newest alone.
         history_ttl: seconds that a process channel's history is kept after the process
             has exited.
         history_idle_ttl: seconds that a history is kept after its last message
@@ -155,6 +158,7 @@ class ChannelRule:
     pattern: str = field(kw_only=False)
     history_messages: int = 0
     history_bytes: int = 4 * MIB
+    history_head_bytes: int = 0
     history_ttl: float = 300.0
     history_idle_ttl: float = 86_400.0
     replay: bool = False
@@ -170,6 +174,7 @@ class ChannelRule:
         check_text(self, "pattern", "a shell pattern", "")
         check_count(self, "history_messages", least=0)
         check_count(self, "history_bytes", least=1)
+        check_count(self, "history_head_bytes", least=0)
         check_seconds(self, "history_ttl")
         check_seconds(self, "history_idle_ttl")
         check_flag(self, "replay")
@@ -181,6 +186,11 @@ class ChannelRule:
         self._check_what_is_left_out()
         if not self.history_messages:
             self._check_history_is_off()
+        elif self.history_head_bytes >= self.history_bytes:
+            raise ConfigError(
+                f"history_head_bytes={self.history_head_bytes} leaves no room for the newest "
+                f"messages: make it less than history_bytes={self.history_bytes}"
+            )
 
     def _check_what_is_left_out(self) -> None:
         """Refuse a channel that is to keep what it leaves out, and keys together with a history."""
@@ -231,6 +241,14 @@ class ChannelRule:
         Threads: any.
         """
         return self.keyed or self.history_messages > 0
+
+    @property
+    def history_head_messages(self) -> int:
+        """How many messages the beginning may have: its share of `history_messages`.
+
+        Threads: any.
+        """
+        return self.history_messages * self.history_head_bytes // self.history_bytes
 
     def _check_presence(self) -> None:
         if self.presence != "count":
@@ -310,7 +328,10 @@ def _as_rule(given: object) -> ChannelRule:
         raise ConfigError(f"rules: {error}, in {excerpt(given)}") from None
 
 
-PROCESS_RULE = ChannelRule(pattern="process:*", history_messages=10_000, replay=True)
+# More messages than the bytes hold: of the smallest, these are some 25,000.
+PROCESS_RULE = ChannelRule(
+    pattern="process:*", history_messages=40_000, history_head_bytes=MIB, replay=True
+)
 ATTEMPTS_RULE = ChannelRule(pattern="attempts:*", history_messages=10, replay=True)
 _NO_RULE = ChannelRule(pattern="*")
 

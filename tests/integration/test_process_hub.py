@@ -51,6 +51,7 @@ class Viewer:
         self.channel = f"process:{process_id}"
         self.messages: list[dict[str, Any]] = []
         self.acks: list[dict[str, Any]] = []
+        self.gaps: list[dict[str, Any]] = []
         self._pending: list[dict[str, Any]] = []
         self.subscribe(since=0)
 
@@ -77,6 +78,8 @@ class Viewer:
                 self.messages.append(message)
                 if message["type"] == "process_status" and message["data"]["status"] != "running":
                     return self
+            elif message["type"] == "history_gap":
+                self.gaps.append(message["data"])
             else:
                 raise AssertionError(message)
 
@@ -143,14 +146,17 @@ def test_viewers_that_open_while_it_prints_get_each_line_once_in_order(
     assert process.wait(LONG) == 0
 
 
-def test_many_lines_keep_memory_bounded_and_a_late_viewer_gets_the_newest(
+def test_many_lines_keep_memory_bounded_and_a_late_viewer_gets_beginning_and_end(
     server: Server, hub: Hub
 ) -> None:
-    assert hub.run_process(["seq", "30000"], "p").wait(LONG) == 0
+    assert hub.run_process(["seq", "60000"], "p").wait(LONG) == 0
     with viewer(server, "p") as late:
         late.until_over(LONG)
-    assert len(late.messages) == 10_000
-    assert late.lines == [str(number) for number in range(30_000 - 10_000 + 2, 30_001)]
+    (gap,) = late.gaps
+    kept = [*range(1, gap["after"]), *range(gap["after"] + gap["messages"], 60_001)]
+    assert late.lines == [str(number) for number in kept]  # message 1 is the status
+    assert 3_900_000 < sum(len(json.dumps(each)) for each in late.messages) < 5_000_000
+    assert not late.acks[0]["recovered"]
 
 
 def test_a_watching_viewer_misses_nothing_of_many_lines(server: Server, hub: Hub) -> None:

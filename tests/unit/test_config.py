@@ -120,6 +120,7 @@ RULE: dict[str, list[Any]] = {
     "pattern": ["", None, 5, b"a"],
     "history_messages": [-1, 1.5, None, True, "1"],
     "history_bytes": NOT_COUNTS,
+    "history_head_bytes": [-1, 1.5, None, True, "1"],
     "history_ttl": NOT_SECONDS,
     "history_idle_ttl": NOT_SECONDS,
     "replay": NOT_FLAGS,

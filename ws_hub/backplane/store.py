@@ -13,20 +13,53 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..config import ChannelRule
-from ..protocol.message import Message, parse_timestamp
+from ..protocol.message import STATUS_PREFIX, Message, begins_run, parse_timestamp
 
 __all__ = [
     "MAX_STATES",
     "HistoryPage",
     "HistoryStore",
     "Kept",
+    "Middle",
     "Page",
     "Span",
     "first_since",
     "moment",
     "new_epoch",
     "newest_of_keys",
+    "run_start",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Middle:
+    """Messages that a channel has let go, between its beginning and its newest messages.
+
+    Args:
+        after: the number before the first of them, the last of the beginning.
+        messages: how many numbers are missing.
+        total_bytes: bytes of the encoded messages; of those that this process had, where it reads
+            from its memory.
+    """
+
+    after: int
+    messages: int
+    total_bytes: int
+
+    @property
+    def last(self) -> int:
+        """The number of the last of them.
+
+        Threads: any.
+        """
+        return self.after + self.messages
+
+    def fields(self) -> dict[str, int]:
+        """Return it as on the wire.
+
+        Threads: any.
+        """
+        return {"after": self.after, "messages": self.messages, "bytes": self.total_bytes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +72,16 @@ class Span:
         last: the last number.
         repeated: of what `append` was given as `once`, what was published before; then it has
             kept nothing.
+        middle: of the kept messages, what was let go between them; None for nothing.
+        begin: of these, the number of the first that the beginning has; 0 where that is not known.
     """
 
     epoch: str
     first: int
     last: int
     repeated: tuple[str, ...] = ()
+    middle: Middle | None = None
+    begin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +124,15 @@ class HistoryPage:
         first: number of the oldest message that is kept; one above `last` for none.
         last: the last number given.
         messages: those of this page.
+        middle: what was let go between the beginning that is kept and the newest messages; None
+            for nothing. Its numbers are missing between two messages.
     """
 
     epoch: str
     first: int
     last: int
     messages: tuple[Message, ...]
+    middle: Middle | None = None
 
 
 MAX_STATES = 256  # of a channel: of lines that may still change
@@ -129,6 +169,8 @@ class HistoryStore(Protocol):
         the newest state of each line of a program's output that may still change, None for
         lines that have none any more; it is given only where there are lines, then also without
         texts. They take no numbers; `ends` forgets all of them.
+        Where the channel's rule has `history_head_bytes`, the first messages of the newest run of
+        a program (`run_start`) stay, and what is behind them is let go first.
         """
 
     def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
@@ -160,7 +202,7 @@ class HistoryStore(Protocol):
         """Return the numbers from the oldest message kept to the last given."""
 
     def heads(self, channels: Sequence[str]) -> list[Span]:
-        """Return the `head` of each of these channels."""
+        """Return the `head` of each of these channels; `middle` and `begin` may be left out."""
 
     def version(self) -> object:
         """Return what is another value once another process has kept something; cheap."""
@@ -203,6 +245,14 @@ def first_since(first: int, last: int, time: float, text_from: Callable[[int], b
         else:
             last = middle - 1
     return first
+
+
+def run_start(texts: Sequence[bytes]) -> int | None:
+    """Return the place of the last text that begins a run of a program; None for none."""
+    # Texts of a type that sorts behind are rare, and one comparison of all is a call.
+    if not texts or max(texts) < STATUS_PREFIX:
+        return None
+    return max((place for place, text in enumerate(texts) if begins_run(text)), default=None)
 
 
 def new_epoch() -> str:

@@ -266,8 +266,10 @@ class Dispatcher:
         for part in _consecutive([each for each in run if each.seq]):
             frames = [publication.frame for publication in part]
             after = Position(part[0].epoch, part[0].seq - 1)
-            ends = part[-1].ends_channel
-            former = self._history.extend(channel, frames, now, ends=ends, after=after)
+            ends, begins = part[-1].ends_channel, _start_of(part)
+            former = self._history.extend(
+                channel, frames, now, ends=ends, after=after, begins=begins
+            )
             if former is not None:
                 self._begin_anew(channel, former)
         self._show(channel, run, now)
@@ -324,7 +326,8 @@ class Dispatcher:
                 numbered.append(publication)
         if numbered:
             frames = [publication.frame for publication in numbered]
-            self._history.extend(channel, frames, now, ends=run[-1].ends_channel)
+            ends, begins = run[-1].ends_channel, _start_of(numbered)
+            self._history.extend(channel, frames, now, ends=ends, begins=begins)
         if self._changes_states(channel, numbered):
             self._show(channel, numbered, now)
         return numbered
@@ -452,7 +455,9 @@ class Dispatcher:
             source = None
             if isinstance(missed, KeyedRange):
                 source = KeyedCursor(self._keyed, missed.fresh)
-            self._replays.begin(subscription, missed.position.epoch, missed.after, source)
+            self._replays.begin(
+                subscription, missed.position.epoch, missed.after, source, missed=missed
+            )
         elif self._replays.position(subscription) != missed.position.seq:
             self._replays.end(subscription)
             if not subscription.live:
@@ -532,11 +537,17 @@ class Dispatcher:
         late = "the replay came too late, the history has let them go"
         reason = late if numbered else REPLACED
         subscription.subscriber.note_drops(subscription.channel, gap.missed, reason)
-        if not subscription.recovers or not numbered:
+        if not subscription.recovers or not numbered or gap.is_told:
             return  # it goes on behind the gap
         self._replays.end(subscription)
         subscription.live = True
         self._lag(subscription.subscriber, subscription.channel, gap.after)
+
+
+def _start_of(publications: Sequence[Publication]) -> int | None:
+    """Return the place of the last one with which a program's run begins; None for none."""
+    places = [place for place, each in enumerate(publications) if each.begins_run]
+    return places[-1] if places else None
 
 
 def _nothing(recovered: bool) -> Range:

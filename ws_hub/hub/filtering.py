@@ -118,7 +118,9 @@ class Sieve:
             self._cache.move_to_end(key)
         joined, count = left
         omitted = piece.messages - count
-        return SparsePiece(joined, piece.first, piece.last, piece.head, piece.holes, omitted, count)
+        return SparsePiece(
+            joined, piece.first, piece.last, piece.head, piece.holes, omitted, count=count
+        )
 
     def _keep(self, key: _Key, frames: bytes, left: tuple[bytes, int]) -> None:
         self._cache[key] = frames, left

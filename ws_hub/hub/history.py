@@ -7,6 +7,12 @@ Messages are kept in blocks. A block that is full is joined once, for good: the 
 are the history and a piece of every replay that passes by. Only a piece that begins or
 ends inside a block is cut out of it, and shared by all replays that need the same part.
 
+Where a rule has `history_head_bytes`, the first messages of the newest run are the channel's
+beginning, which stays: whole blocks. What is before them, of earlier runs, is dropped first, then
+what is behind them, so that there is one middle at most::
+
+    blocks   [ before ][   head   ] ...the middle... [ behind ] fresh
+
 Where a store numbers and keeps (`hub.recorder`), this is the cache of the newest messages:
 they come with their numbers, of which some may be left out between two blocks.
 """
@@ -21,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 
-from ..backplane.store import MAX_STATES, first_since, new_epoch
+from ..backplane.store import MAX_STATES, Middle, Span, first_since, new_epoch
 from ..config import DEFAULT_HISTORY_BYTES, DEFAULT_PUBLISHED_HISTORY_BYTES, ChannelRule
 from ..protocol.frames import payload_of
 from ..protocol.publication import USAGE_LINE
@@ -57,13 +63,15 @@ class Range:
         position: where the channel stands now.
         after: the number before the first message that the subscriber is to get.
         recovered: whether that is all that the subscriber missed.
-        holes: how many of the numbers behind that are of no message.
+        holes: how many of the numbers behind that are of no message that is kept.
+        middle: the last number behind that which its history has let go; 0 for none.
     """
 
     position: Position
     after: int
     recovered: bool
     holes: int = 0
+    middle: int = 0
 
     @property
     def messages(self) -> int:
@@ -81,8 +89,9 @@ class Piece:
             it are no longer kept.
         last: number of the last.
         head: the last number of the channel.
-        holes: how many numbers, from the first on, are of no message.
+        holes: how many numbers, from the first on, are of no message that is kept.
         omitted: how many messages were taken out, which do not pass a filter.
+        middle: what its history has let go, where these numbers are of that; None for nothing.
     """
 
     frames: bytes
@@ -91,6 +100,7 @@ class Piece:
     head: int
     holes: int = 0
     omitted: int = 0
+    middle: Middle | None = None
 
     @property
     def messages(self) -> int:
@@ -129,13 +139,22 @@ class Usage:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Messages that were joined."""
+    """Messages that were joined.
 
-    joined: bytes
-    ends: array[int]  # where each message ends
-    first: int  # number of its first message
+    Attributes:
+        joined: the messages.
+        ends: where each of them ends.
+        first: the number of the first of them.
+        begin: the number of the first that is kept.
+    """
+
+    __slots__ = ("begin", "ends", "first", "joined")
+
+    def __init__(self, joined: bytes, ends: array[int], first: int) -> None:
+        self.joined = joined
+        self.ends = ends
+        self.first = self.begin = first
 
     @property
     def last(self) -> int:
@@ -149,19 +168,22 @@ class _Block:
         """Return where a message begins."""
         return self.ends[number - self.first - 1] if number > self.first else 0
 
+    def until(self, size: int) -> int:
+        """Return how many of its oldest messages have so many bytes."""
+        return bisect_left(self.ends, self.offset(self.begin) + size) + 1 + self.first - self.begin
+
 
 class _Channel:
     """What one channel keeps: blocks, and behind them messages that fill no block yet."""
 
     __slots__ = (
-        "blocks", "cost", "count", "epoch", "expires", "first", "fresh", "fresh_bytes", "seq",
-        "size", "states", "used", "whole",
+        "before", "blocks", "cost", "count", "epoch", "expires", "fresh", "fresh_bytes", "head",
+        "head_bytes", "head_count", "is_open", "lost", "seq", "size", "states", "used", "whole",
     )  # fmt: skip
 
     def __init__(self, position: Position) -> None:
         self.epoch = position.epoch
         self.seq = position.seq
-        self.first = position.seq + 1  # number of the oldest message kept
         self.count = 0  # messages kept; fewer than numbers where some are of no message
         self.whole = True  # whether it has what its rule keeps, and lost nothing to a bound
         self.blocks: list[_Block] = []
@@ -172,16 +194,63 @@ class _Channel:
         self.expires = math.inf
         self.used = 0  # when last written to, among all channels
         self.states: dict[int, bytes] = {}  # of lines that may still change, the newest of each
+        self.lost: tuple[int, int] | None = None  # the last number before the middle, its bytes
+        self.begin()
+
+    def begin(self) -> None:
+        """Have the next message be the first of the beginning: that of another run may go."""
+        self._join()
+        self.before, self.head = len(self.blocks), 0  # blocks; while it is open, the rest
+        self.head_bytes = self.head_count = 0
+        self.is_open = True
+
+    def close_head(self) -> None:
+        """Have the next message be behind the beginning."""
+        self._join()
+        head = self.blocks[self.before :]
+        self.head, self.is_open = len(head), False
+        self.head_count = sum([block.last - block.begin + 1 for block in head])
+
+    @property
+    def head_first(self) -> int:
+        """The number of the first message of the beginning; 0 where there is none."""
+        if not self.head_count:
+            return 0
+        return self.blocks[self.before].begin if self.before < len(self.blocks) else self.first
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest message kept; that of the next one where there is none."""
+        return self.blocks[0].begin if self.blocks else self._fresh_first
 
     def skip(self, seq: int) -> None:
         """Leave out the numbers up to one."""
         self._join()  # within a block the numbers follow each other
         self.seq = seq
-        if not self.count:
-            self.first = seq + 1
 
-    def add(self, frames: Sequence[bytes]) -> None:
+    def add(self, frames: Sequence[bytes], rule: ChannelRule) -> None:
         """Keep the next messages."""
+        if self.is_open:
+            count = self._to_head(frames, rule)
+            if count == len(frames):
+                return
+            self.close_head()
+            frames = frames[count:]
+        self.append(frames)
+
+    def _to_head(self, frames: Sequence[bytes], rule: ChannelRule) -> int:
+        """Keep as many messages as the beginning has room for; return how many."""
+        size, most = self.head_bytes, rule.history_head_messages - self.head_count
+        ends = accumulate(map(len, frames), initial=size)
+        fitting = sum(1 for end in islice(ends, 1, None) if end <= rule.history_head_bytes)
+        part = frames[: max(min(fitting, most), 0)]
+        self.append(part)
+        self.head_bytes += sum(map(len, part))
+        self.head_count += len(part)
+        return len(part)
+
+    def append(self, frames: Sequence[bytes]) -> None:
+        """Keep the next messages, of the beginning as long as that is open."""
         for frame in frames:
             length = len(frame)
             if self.fresh_bytes + length > _BLOCK_BYTES or len(self.fresh) >= _BLOCK_MESSAGES:
@@ -219,42 +288,81 @@ class _Channel:
     def _fresh_first(self) -> int:
         return self.seq - len(self.fresh) + 1
 
-    def drop(self, count: int) -> None:
-        """Forget the oldest messages."""
-        while count:
-            if self.blocks:
-                block = self.blocks[0]
-                part = min(count, block.last - self.first + 1)
-                self.size -= block.offset(self.first + part) - block.offset(self.first)
-                self.first += part
-                if self.first > block.last:
-                    del self.blocks[0]
-                    self.cost -= block.cost
-                    self.first = self.blocks[0].first if self.blocks else self._fresh_first
+    def trim(self, rule: ChannelRule) -> None:
+        """Drop what its rule does not keep: what is before the beginning, then what is behind it.
+
+        The last message stays.
+        """
+        while True:
+            beyond, size = self.count - rule.history_messages, self.size - rule.history_bytes
+            loose = self.count - self.head_count - (not self.is_open)
+            if (beyond <= 0 and size <= 0) or loose <= 0:
+                return
+            index = 0 if self.before else self.head
+            if index < len(self.blocks):
+                block = self.blocks[index]
+                there, part = block.last - block.begin + 1, block.until(size) if size > 0 else 0
             else:
-                part = count
-                dropped = sum(map(len, self.fresh[:part]))
-                del self.fresh[:part]
-                self.fresh_bytes -= dropped
-                self.size -= dropped
-                self.cost -= dropped + _FRAME_COST * part
-                self.first += part
-            self.count -= part
-            count -= part
+                there, part = len(self.fresh), 0
+                if size > 0:
+                    part = len(_until(accumulate(map(len, self.fresh)), size))
+            self._drop(index, min(max(beyond, part), there, loose))
+
+    def _drop(self, index: int, count: int) -> None:
+        """Forget the oldest messages of a block, or of those that fill none."""
+        if self.before <= index and (self.is_open or index < self.before + self.head):
+            self.head_count -= count
+        if index < len(self.blocks):
+            block = self.blocks[index]
+            begin = block.begin + count
+            dropped = block.offset(begin) - block.offset(block.begin)
+            block.begin = begin
+            if begin > block.last:
+                self._delete(index)
+        else:
+            dropped = sum(map(len, self.fresh[:count]))
+            del self.fresh[:count]
+            self.fresh_bytes -= dropped
+            self.cost -= dropped + _FRAME_COST * count
+        self.size -= dropped
+        self.count -= count
+        if index:
+            self._note_lost(self.blocks[index - 1].last, dropped)
+
+    def _delete(self, index: int) -> None:
+        self.cost -= self.blocks.pop(index).cost
+        if index < self.before:
+            self.before -= 1
+        elif index < self.before + self.head:
+            self.head -= 1
+
+    def _note_lost(self, after: int, size: int) -> None:
+        known = self.lost[1] if self.lost is not None and self.lost[0] == after else 0
+        self.lost = after, known + size
+
+    @property
+    def middle(self) -> Middle | None:
+        """What was dropped between two messages that are kept."""
+        if self.lost is None or self.lost[0] < self.first:
+            return None
+        after, size = self.lost
+        index = bisect_left(self.blocks, after + 1, key=lambda block: block.last)
+        first = self.blocks[index].begin if index < len(self.blocks) else self._fresh_first
+        return Middle(after, first - after - 1, size)
 
     def drop_memory(self, need: int, least: int) -> int:
         """Forget the oldest messages that take so many bytes of memory, about.
 
-        Stops after a block, which is enough for one look, and keeps the `least` newest
-        messages. Returns how many messages were forgotten.
+        Those of the beginning too. Stops after a block, which is enough for one look, and keeps
+        the `least` newest messages. Returns how many messages were forgotten.
         """
         if self.blocks:
-            count = self.blocks[0].last - self.first + 1
+            count = self.blocks[0].last - self.blocks[0].begin + 1
         else:
             costs = accumulate(len(frame) + _FRAME_COST for frame in self.fresh)
             count = sum(1 for _ in _until(costs, need))
         count = min(count, self.count - least)
-        self.drop(count)
+        self._drop(0, count)
         return count
 
     def cut(self, first: int) -> tuple[int, int, Callable[[], bytes], bool]:
@@ -269,32 +377,33 @@ class _Channel:
             fresh = self.fresh
             return self._fresh_first + start, self.seq, lambda: b"".join(fresh[start:]), False
         block = self.blocks[index]
+        first = max(first, block.begin)
         offset = block.offset(first)
-        return max(first, block.first), block.last, lambda: block.joined[offset:], not offset
+        return first, block.last, lambda: block.joined[offset:], not offset
 
     def holes(self, after: int) -> int:
         """Return how many numbers behind one are of no message."""
         if self.count == self.seq - self.first + 1:  # nearly always
             return 0
         blocks = [block for block in self.blocks if block.last > after]
-        kept = sum(block.last - max(block.first - 1, after) for block in blocks)
+        kept = sum(block.last - max(block.begin - 1, after) for block in blocks)
         return self.seq - after - kept - (self.seq - max(self._fresh_first - 1, after))
 
     def before_newest(self, count: int, up_to: int) -> int:
         """Return the number before the newest messages up to a number, or before all."""
         after = up_to
-        spans = [(block.first, block.last) for block in self.blocks]
+        spans = [(block.begin, block.last) for block in self.blocks]
         for first, last in reversed([*spans, (self._fresh_first, self.seq)]):
             there = min(last, up_to) - first + 1
             if there > 0 < count:
-                after = max(min(last, up_to) - count, first - 1, self.first - 1)
+                after = max(min(last, up_to) - count, first - 1)
                 count -= there
         return after
 
     def frames(self, first: int) -> Iterator[tuple[int, bytes]]:
         """Yield the messages from a number on, each with its own."""
         for block in self.blocks:
-            for number in range(max(first, block.first, self.first), block.last + 1):
+            for number in range(max(first, block.begin), block.last + 1):
                 yield number, block.joined[block.offset(number) : block.offset(number + 1)]
         for number, frame in enumerate(self.fresh, self._fresh_first):
             if number >= first:
@@ -315,29 +424,35 @@ class Filled:
     """What a store has of a channel, joined by another thread, for `History.install`.
 
     Args:
-        epoch: the numbering.
+        span: what the store has; of a span without `begin` the first message is taken for it.
         seq: the last number given.
         messages: number and frame of each message, oldest first.
-        states: the frame of each state, by its line.
+        rule: the channel's.
     """
 
     __slots__ = ("kept",)
 
     def __init__(
-        self,
-        epoch: str,
-        seq: int,
-        messages: Iterable[tuple[int, bytes]],
-        states: Mapping[int, bytes] | None = None,
+        self, span: Span, seq: int, messages: Iterable[tuple[int, bytes]], rule: ChannelRule
     ) -> None:
-        self.kept = kept = _Channel(Position(epoch, 0))
+        self.kept = kept = _Channel(Position(span.epoch, 0))
+        middle = span.middle
         for number, frame in messages:
+            if middle is not None and kept.count and kept.seq <= middle.after < number:
+                kept.close_head()  # where the store has it
+                kept.lost = middle.after, middle.total_bytes
             if number > kept.seq + 1:
                 kept.skip(number - 1)
-            kept.add([frame])
+            if number == span.begin:
+                kept.begin()
+            elif not kept.count and number > span.begin > 0:
+                kept.close_head()  # its messages are not here
+            if middle is not None and number <= middle.after:
+                kept.append([frame])
+            else:
+                kept.add([frame], rule)
         if seq > kept.seq:
             kept.skip(seq)
-        kept.show(states or {})
 
 
 class _Kind:
@@ -459,6 +574,16 @@ class History:
             kept = kind.channels.get(channel)
             return position, kept.first if kept and kept.count else position.seq + 1
 
+    def span(self, channel: str) -> Span:
+        """Return the numbers from the oldest message kept to the last given."""
+        with self._lock:
+            kind = self._kind(channel)
+            position = kind.position(channel) or Position(self._epoch, 0)
+            kept, seq = kind.channels.get(channel), position.seq
+            if kept is None or not kept.count:
+                return Span(position.epoch, seq + 1, seq)
+            return Span(position.epoch, kept.first, seq, (), kept.middle, kept.head_first)
+
     def frames(self, channel: str, first: int, most: int) -> list[tuple[int, bytes]]:
         """Return kept messages from a number on, each with its own."""
         with self._lock:
@@ -488,13 +613,14 @@ class History:
         *,
         ends: bool = False,
         after: Position | None = None,
+        begins: int | None = None,
     ) -> Position | None:
         """Keep the next messages of a channel.
 
         `ends` says that the last is the last for the time being (a process has exited):
         the channel is freed history_ttl seconds later instead of history_idle_ttl. `after`
-        is where a store has numbered them. Returns where the channel stood when it has another
-        numbering from here on.
+        is where a store has numbered them, `begins` the place of the one with which a program's
+        run begins. Returns where the channel stood when it has another numbering from here on.
         """
         rule = self._rule_for(channel)
         kind = self._published if rule.publish else self._own
@@ -504,11 +630,12 @@ class History:
                 renewed = self._place_locked(kind, channel, after)
             kept = self._open_locked(kind, channel)
             before = kept.cost
-            kept.add(frames)
-            if kept.count > rule.history_messages:
-                kept.drop(kept.count - rule.history_messages)
-            while kept.size > rule.history_bytes and kept.count > 1:
-                kept.drop(1)
+            if begins is not None and rule.history_head_bytes:
+                kept.add(frames[:begins], rule)
+                kept.begin()
+                frames = frames[begins:]
+            kept.add(frames, rule)
+            kept.trim(rule)
             kind.cost += kept.cost - before
             kept.expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
             if kept.expires < self._next_expiry:
@@ -696,16 +823,14 @@ class History:
             oldest = kept.first - 1 if kept else head  # before the first that is kept
             if last is not None:
                 after = kept.before_newest(max(last, 0), head) if kept else head
-                holes = kept.holes(after) if kept else 0
-                return Range(position, after, not holes, holes)
+                return _range(kept, position, after)
             if since is None:
                 return Range(position, head, True)
             known = not epoch or epoch == position.epoch
             after = max(since, oldest) if known and 0 <= since <= head else oldest
-            holes = kept.holes(after) if kept else 0
             if since == 0 and not epoch:
-                return Range(position, oldest, not holes, holes)
-            return Range(position, after, known and after == since and not holes, holes)
+                return _range(kept, position, oldest)
+            return _range(kept, position, after, known and after == since)
 
     def locate_time(self, channel: str, time: float) -> Range:
         """Return what a subscriber is to get that asks for the messages from a POSIX time on."""
@@ -738,7 +863,10 @@ class History:
             if first > last:
                 return None  # the numbers that are left are of no message
             frames = make() if shared else self._cut_locked((channel, epoch, first, last), make)
-            return Piece(frames, asked, last, kept.seq, first - asked)
+            middle = kept.middle if first > asked else None
+            if middle is not None and middle.last + 1 != first:
+                middle = None  # these are others
+            return Piece(frames, asked, last, kept.seq, first - asked, middle=middle)
 
     def _cut_locked(self, key: tuple[str, str, int, int], make: Callable[[], bytes]) -> bytes:
         """Return a part of a block, the same bytes for all replays that need it soon."""
@@ -765,3 +893,11 @@ class History:
                 unread * 2 > rule.history_messages
                 or kept.size * unread // kept.count * 2 > rule.history_bytes
             )
+
+
+def _range(kept: _Channel | None, position: Position, after: int, whole: bool = True) -> Range:
+    """Return what follows a number; what `whole` says, and no hole in it, makes it recovered."""
+    holes = kept.holes(after) if kept else 0
+    middle = kept.middle if kept and holes else None
+    last = middle.last if middle and middle.last > after else 0
+    return Range(position, after, whole and not holes, holes, last)

@@ -1102,7 +1102,8 @@ class Hub(AbstractPublisher):
         moment = posix_time("since_time", since_time)
         page = self._read(ReadHistory(channel, None, since, before, last, moment, limit))
         messages = tuple(decode(each.text.decode()) for each in page.messages)
-        return HistoryPage(page.kept.epoch, page.kept.first, page.kept.last, messages)
+        kept = page.kept
+        return HistoryPage(kept.epoch, kept.first, kept.last, messages, kept.middle)
 
     def _read(self, request: ReadHistory) -> Page:
         life = self._life

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
-from ..backplane.store import Kept, Page, Span, first_since
+from ..backplane.store import Kept, Page, Span, first_since, run_start
 from ..config import ChannelRule
 from ..errors import HistoryError
 from ..protocol.frames import payload_of, text_frame
@@ -84,7 +84,9 @@ class MemoryHistory:
             frames = [text_frame(number(text, seq)) for seq, text in enumerate(texts, first)]
             after = Position(position.epoch, first - 1) if skip else None
             if frames:
-                self._kept.extend(channel, frames, self._clock(), ends=ends, after=after)
+                self._kept.extend(
+                    channel, frames, self._clock(), ends=ends, after=after, begins=run_start(texts)
+                )
             changes = {line: text and text_frame(text) for line, text in (states or {}).items()}
             if ends:
                 changes |= dict.fromkeys(self._kept.states(channel))
@@ -147,8 +149,7 @@ class MemoryHistory:
 
     def head(self, channel: str) -> Span:
         """Return the numbers from the oldest message kept to the last given."""
-        position, first = self._kept.position(channel)
-        return Span(position.epoch, first, position.seq)
+        return self._kept.span(channel)
 
     def heads(self, channels: Sequence[str]) -> list[Span]:
         """Return the `head` of each of these channels."""

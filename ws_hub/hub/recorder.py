@@ -369,7 +369,7 @@ class Recorder:
         last = self._known[channel].seq if same else head.last
         # What was kept since is delivered when it is next looked at.
         messages = [each for each in messages if each[0] <= last]
-        self._put(Fill(channel, Filled(head.epoch, last, messages)))
+        self._put(Fill(channel, Filled(head, last, messages, self._rule_for(channel))))
         self._shown.pop(channel, None)  # what is filled is without states
         self._know(channel, Position(head.epoch, last))
         return True

@@ -23,12 +23,14 @@ import queue
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..connection.outbox import Room
+from ..protocol.frames import text_frame
+from ..protocol.message import Message, MessageType, encode
 from .filtering import Sieve
-from .history import History, Piece
+from .history import History, Piece, Range
 from .keyed import KeyedCursor
 from .subscriptions import ChannelMap, Subscription
 
@@ -87,17 +89,19 @@ class Gap:
         subscription: the one that it is for.
         after: the last number that was sent.
         missed: how many messages are gone.
+        is_told: whether the client has been told, and counts by the numbers, that some are.
     """
 
     subscription: Subscription[Any]
     after: int
     missed: int
+    is_told: bool = False
 
 
 class _Replay:
     """One subscription's way through what is kept."""
 
-    __slots__ = ("after", "behind", "epoch", "source", "subscription")
+    __slots__ = ("after", "behind", "epoch", "middle", "source", "subscription", "whole")
 
     def __init__(
         self, subscription: Subscription[Any], epoch: str, after: int, source: Source, behind: bool
@@ -107,10 +111,20 @@ class _Replay:
         self.after = after  # the last number sent
         self.source = source
         self.behind = behind
+        self.whole = True  # the client was told that it gets everything
+        self.middle = 0  # the last number of the middle that was missing when it began
 
     def piece(self) -> Piece | None:
         """Return what comes next; None for nothing."""
         return self.source.piece(self.subscription.channel, self.epoch, self.after)
+
+    def late(self, piece: Piece) -> Gap | None:
+        """Return the messages before a piece that were let go since the replay began; once."""
+        last = piece.first + piece.holes - 1
+        if piece.middle is None or self.middle >= last:
+            return None
+        after, self.middle = max(self.middle, self.after), last
+        return Gap(self.subscription, self.after, last - after, is_told=not self.whole)
 
 
 class _Queue:
@@ -207,6 +221,7 @@ class Replays:
         source: Source | None = None,
         *,
         behind: bool = False,
+        missed: Range | None = None,
     ) -> None:
         """Replay what follows a number, then let the subscription go live.
 
@@ -214,7 +229,7 @@ class Replays:
         sent at once, where there is room: a channel that keeps little has let it go soon.
         `source` keeps the messages, the history if that is left out. `behind` says that the
         subscription was live, and its client could not be sent more: nobody has asked for
-        this, so that it costs the client nothing.
+        this, so that it costs the client nothing. `missed` is what the client has been told.
         """
         target, channel = subscription.subscriber, subscription.channel
         subscription.live = False
@@ -223,6 +238,8 @@ class Replays:
             queued = _Queue(target, functools.partial(self.wake, target))
         self._remove(queued, channel)
         replay = _Replay(subscription, epoch, after, source or self._history, behind)
+        if missed is not None:
+            replay.whole, replay.middle = missed.recovered, missed.middle
         queued.replays[channel] = replay
         self._by_channel.setdefault(channel, {})[replay] = queued
         if len(queued.replays) > queued.many:
@@ -234,6 +251,7 @@ class Replays:
             subscription.filter is None  # it takes a look at each message: in its turn
             and piece.last == piece.head
             and piece.first == after + 1
+            and piece.middle is None
             and len(piece.frames) <= self._at_once
             and len(queued.replays) == 1
             and queued.waiting_since is None
@@ -400,8 +418,13 @@ class Replays:
             gap = Gap(replay.subscription, replay.after, piece.first - replay.after - 1)
             replay.after = piece.first - 1
             return gap
+        late = replay.late(piece)
+        if late is not None:
+            return late
         if replay.subscription.filter is not None:
             piece = self._sift(replay, piece)
+        elif piece.middle is not None and replay.subscription.recovers:
+            piece = replace(piece, frames=_gap_frame(channel, replay, piece) + piece.frames)
         self._offer(queued, replay, piece)
         return None
 
@@ -505,3 +528,14 @@ class Replays:
             and replay.source.is_far(channel, replay.epoch, replay.after)
             for replay, queued in self._by_channel.get(channel, {}).items()
         )
+
+
+def _gap_frame(channel: str, replay: _Replay, piece: Piece) -> bytes:
+    """Return the message that names what is missing before a piece."""
+    assert piece.middle is not None
+    data = {"after": replay.after, "messages": piece.holes}
+    if replay.after <= piece.middle.after:  # else a part of it, whose bytes are not known
+        data["bytes"] = piece.middle.total_bytes
+    return text_frame(
+        encode(Message(MessageType.HISTORY_GAP, channel=channel, data=data), time.time())
+    )

@@ -325,6 +325,8 @@ class RequestHandler:
         texts = _that_fit([each.text for each in page.messages], backwards)
         span = page.kept
         data = {"channel": channel, "epoch": span.epoch, "first": span.first, "seq": span.last}
+        if span.middle is not None:
+            data["middle"] = span.middle.fields()
         connection.reply_with(ack(id, data), "messages", texts)
 
     def _unsubscribe(self, connection: Connection, request: Unsubscribe) -> None:

@@ -28,6 +28,7 @@ from .json_text import ToJson, to_json
 __all__ = [
     "FINAL_STATUSES",
     "MAX_MESSAGE_BYTES",
+    "STATUS_PREFIX",
     "AnyMessage",
     "Beside",
     "Encoder",
@@ -35,6 +36,7 @@ __all__ = [
     "MessageType",
     "SubscribeMessage",
     "as_message",
+    "begins_run",
     "decode",
     "encode",
     "encode_fields",
@@ -55,6 +57,7 @@ __all__ = [
 # A process has ended when its status is one of these. Its `exitCode` is no sign of that: a Go hub
 # always sends one.
 FINAL_STATUSES = frozenset({"exited", "failed", "lost"})
+STATUS_PREFIX = b'{"type":"process_status"'  # of an encoded status
 # Below the default limit of ws_hub's own clients, with space for the `seq` that the hub may add.
 MAX_MESSAGE_BYTES = 16_000_000
 
@@ -91,6 +94,7 @@ class MessageType(enum.StrEnum):
     ACK = "ack"
     LAGGED = "lagged"
     SKIP = "skip"
+    HISTORY_GAP = "history_gap"
     PRESENCE = "presence"
     AUTH = "auth"
     ASK = "ask"
@@ -596,6 +600,18 @@ def number(text: bytes, seq: int) -> bytes:
     encoded it, and must not encode it a second time.
     """
     return b'%b,"seq":%d}' % (text[:-1], seq)
+
+
+def begins_run(text: bytes) -> bool:
+    """Return whether an encoded message says that a program has been started.
+
+    Threads: any.
+    """
+    if not text.startswith(STATUS_PREFIX):  # nearly always
+        return False
+    data = json.loads(text).get("data")
+    # With `usage` it is a sample of a program that runs.
+    return isinstance(data, dict) and data.get("status") == "running" and "usage" not in data
 
 
 def unnumbered(text: bytes, seq: int) -> bytes:

@@ -17,7 +17,16 @@ from ..config import Overflow
 from ..errors import MessageEncodeError, excerpt
 from . import compression
 from .frames import deflated_frame, text_frame
-from .message import MAX_MESSAGE_BYTES, Message, MessageType, decode, encode, number
+from .message import (
+    MAX_MESSAGE_BYTES,
+    STATUS_PREFIX,
+    Message,
+    MessageType,
+    begins_run,
+    decode,
+    encode,
+    number,
+)
 
 __all__ = [
     "NO_LINE",
@@ -46,7 +55,6 @@ NO_LINE = -1
 USAGE_LINE = -2  # in place of a line: what the program of the channel uses, a state as well
 _TAIL = 64  # bytes at the end of a message, which hold its line and its number
 _LINE = re.compile(rb',"line":(\d{1,18})(?:,"seq":\d+)?\}\Z')
-_STATUS = b'{"type":"process_status"'
 _WAITING = ("latest", "drop_oldest")
 
 
@@ -152,6 +160,7 @@ class Publication:
             uses, which is delivered and takes no place in the history.
         line: of a state the number of its line; NO_LINE for none, USAGE_LINE for a status that
             says what the program uses. See `of_line`.
+        begins_run: whether it says that a program has been started.
     """
 
     text: bytes
@@ -173,6 +182,7 @@ class Publication:
     former: bytes = b""
     line: int = NO_LINE
     state: bool = False
+    begins_run: bool = False
 
     @property
     def waits(self) -> bool:
@@ -190,7 +200,7 @@ class Publication:
     @property
     def ends_lines(self) -> bool:
         """Whether no line of its channel may change behind it."""
-        return not self.state and (self.ends_channel or self.text.startswith(_STATUS))
+        return not self.state and (self.ends_channel or self.text.startswith(STATUS_PREFIX))
 
     @property
     def message(self) -> Message:
@@ -219,13 +229,15 @@ channel_of: Callable[[Publication], str] = operator.attrgetter("channel")  # for
 
 def has_status(publications: Sequence[Publication]) -> bool:
     """Return whether one of several messages is the status of a program."""
-    return any([each.text.startswith(_STATUS) for each in publications])
+    return any([each.text.startswith(STATUS_PREFIX) for each in publications])
 
 
 def restored(text: bytes, seq: int, epoch: str, channel: str, overflow: Overflow) -> Publication:
     """Return the publication of a message that another process has published and numbered."""
     frame = text_frame(text)
-    return Publication(text, frame, frame, channel, overflow, seq=seq, epoch=epoch)
+    return Publication(
+        text, frame, frame, channel, overflow, seq=seq, epoch=epoch, begins_run=begins_run(text)
+    )
 
 
 def state_of(text: bytes, line: int, channel: str, overflow: Overflow) -> Publication:
@@ -295,6 +307,7 @@ def publish_all(
             )
     if to_be_numbered:
         found = [Publication(text, b"", b"", channel, overflow) for text in texts]
+        found[0].begins_run = begins_run(texts[0])  # a status comes alone
     else:
         found = [
             Publication(text, frame, frame, channel, overflow)

@@ -19,7 +19,7 @@ from typing import Any, Never
 from urllib.parse import urlsplit
 
 from .. import threads
-from ..backplane.store import HistoryPage
+from ..backplane.store import HistoryPage, Middle
 from ..errors import (
     ConfigError,
     HubError,
@@ -682,13 +682,22 @@ def _time_text(since_time: object) -> str:
         ) from error
 
 
+def _middle(found: object) -> Middle | None:
+    """Return what an answer says that its channel has let go."""
+    match found:
+        case {"after": int(after), "messages": int(messages), "bytes": int(size)}:
+            return Middle(after, messages, size)
+    return None
+
+
 def _page(answer: object) -> HistoryPage:
     """Return the page in the answer to a `history` request."""
+    middle = answer.get("middle") if isinstance(answer, dict) else None
     match answer:
         case {"epoch": str(epoch), "first": int(first), "seq": int(last), "messages": list(found)}:
             try:
                 messages = tuple(decode(to_json(each)) for each in found)
-                return HistoryPage(epoch, first, last, messages)
+                return HistoryPage(epoch, first, last, messages, _middle(middle))
             except MessageDecodeError:
                 pass  # the same as any other value
     raise HubError("unsupported", "the server's answer is no page of messages")

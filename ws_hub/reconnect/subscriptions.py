@@ -54,17 +54,23 @@ class MessagesLost(WsHubError):
         channel: the channel's name; "" for messages of no subscribed channel.
         count: how many messages; None when the number is not known.
         why: the reason.
+        total_bytes: bytes of the messages; None when the server has not said that.
     """
 
-    def __init__(self, channel: str, count: int | None, why: str) -> None:
+    def __init__(
+        self, channel: str, count: int | None, why: str, total_bytes: int | None = None
+    ) -> None:
         self.channel = channel
         self.count = count
         self.why = why
+        self.total_bytes = total_bytes
         where = f" of channel {excerpt(channel)}" if channel else ""
-        super().__init__(f"{'some' if count is None else count} messages{where} are lost: {why}")
+        size = "" if total_bytes is None else f" ({total_bytes:,} bytes)"
+        many = "some" if count is None else count
+        super().__init__(f"{many} messages{where} are lost{size}: {why}")
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return type(self), (self.channel, self.count, self.why)
+        return type(self), (self.channel, self.count, self.why, self.total_bytes)
 
 
 @dataclass
@@ -122,6 +128,8 @@ class _Channel:
     whole: bool = True  # nothing is missing in the replay, though numbers may be
     had: int | None = None  # what lies between this number and the replay's next is lost
     behind: bool = False  # the inbox had no room; requested again when there is
+    # The last number of what the server has let go, and its bytes, where it has said so.
+    middle: tuple[int, int | None] = (-1, None)
     lags: int = 0  # `lagged` messages since the last message taken
     sparse: bool = False  # whether the server leaves messages out
     keyed: bool = False  # whether it keeps the newest message of each key
@@ -257,6 +265,10 @@ class Subscriptions:
             # What is left over of an older subscription says nothing any more.
             change = None if name in self._left else self.presence.take(message)
             return Verdict(deliver=False, presence=change)
+        if message.type == MessageType.HISTORY_GAP:
+            if not channel.pending:
+                channel.middle = _middle_of(message.data)
+            return Verdict(deliver=False)
         if seq is None:
             # After unsubscribe and subscribe: it belongs to the old subscription until the
             # unsubscription is acknowledged.
@@ -382,7 +394,9 @@ class Subscriptions:
         """Report how many messages the history does not have before the next that it has."""
         had, channel.had = channel.had, None
         if had is not None and next > had + 1:
-            verdict.lost.append(MessagesLost(name, next - had - 1, "not kept"))
+            last, size = channel.middle
+            size = size if last == next - 1 else None
+            verdict.lost.append(MessagesLost(name, next - had - 1, "not kept", size))
 
     def _lagged(self, name: str, channel: _Channel) -> Verdict:
         """Request the missing messages; the application gets the `lagged` message too."""
@@ -472,6 +486,15 @@ def _is_end(message: Message) -> bool:
         and message.code == "forbidden"
         and str(message.data).startswith("Subscribe:")
     )
+
+
+def _middle_of(data: Any) -> tuple[int, int | None]:
+    """Return the last number of what a `history_gap` names, and its bytes where it has them."""
+    fields = data if isinstance(data, dict) else {}
+    after, messages, size = (fields.get(name) for name in ("after", "messages", "bytes"))
+    if not _is_count(after) or not _is_count(messages):
+        return -1, None
+    return after + messages, size if _is_count(size) else None
 
 
 def _is_count(value: object) -> TypeGuard[int]:

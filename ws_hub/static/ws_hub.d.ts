@@ -94,6 +94,8 @@ export interface Sync {
   restarted: boolean;
   /** How many messages are lost for good, as far as that is known. */
   missed: number;
+  /** Their bytes, where the server has said that: of the middle of a long output. */
+  bytes?: number;
 }
 
 /**
@@ -120,8 +122,8 @@ export interface SubscribeOptions {
   buffer?: number;
   /** The server has answered; what was missed follows. */
   onSync?(sync: Sync): void;
-  /** So many messages never came, or a loop was too slow for them. */
-  onGap?(count: number): void;
+  /** So many messages never came, or a loop was too slow for them; their bytes, where these are known. */
+  onGap?(count: number, bytes?: number): void;
   /** This client was too slow for the server; the rest follows. */
   onLagged?(): void;
   /** The server has refused the subscription, or ended it. */

@@ -191,6 +191,7 @@ export class Subscription {
     this._answer = null; // until the first message of its replay
     this._head = 0; // the replay ends there
     this._replaying = 0; // messages of it to come
+    this._middle = null; // {last, bytes} of messages that the server has let go
   }
 
   _request(id) {
@@ -236,9 +237,19 @@ export class Subscription {
     this._whole = recovered;
     this.epoch = epoch;
     this.synced = true;
-    this._info = {first, replayed, recovered, restarted, missed};
+    this._info = {first, replayed, recovered, restarted, missed, ...this._sized(kept)};
     this._settle?.resolve(this._info);
     call(this.options.onSync, this._info);
+  }
+
+  _gap({after, messages, bytes}) {
+    if (this._pending === null) this._middle = {last: after + messages, bytes};
+  }
+
+  // How many bytes are missing before a number, where the server has said that.
+  _sized(seq) {
+    const {last, bytes} = this._middle ?? {};
+    return last === seq - 1 && Number.isInteger(bytes) ? {bytes} : {};
   }
 
   _take(seq) {
@@ -255,7 +266,7 @@ export class Subscription {
     // In a replay that is whole a hole is no gap.
     const whole = replayed && this._whole;
     const gap = seq - this.seq - 1;
-    if (gap > 0 && this.epoch && !whole && !this._sparse) call(this.options.onGap, gap);
+    if (gap > 0 && this.epoch && !whole && !this._sparse) call(this.options.onGap, gap, ...Object.values(this._sized(seq)));
     this.seq = whole && !this._replaying ? Math.max(seq, this._head) : seq;
     return true;
   }
@@ -709,6 +720,8 @@ export class HubClient extends EventTarget {
       else this._emit("error", {message});
     } else if (type === "lagged" && subscription) {
       this._lagged(subscription);
+    } else if (type === "history_gap" && subscription) {
+      subscription._gap(message.data ?? {});
     } else if (subscription) {
       // Without a number, before the unsubscribe is answered: an older one's.
       const current = Number.isInteger(seq) || !this._answers || !left;

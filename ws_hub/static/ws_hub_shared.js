@@ -308,6 +308,7 @@ class SharedConnection {
       channel.on = false;
       live.clear();
     }
+    if (message.type === "history_gap") return replaying && asking.tab ? [asking.tab] : [];
     if (!Number.isInteger(message.seq)) return [...channel.tabs];
     if (replaying && message.seq <= channel.head) {
       asking.left -= 1;
@@ -351,7 +352,7 @@ function passes(filter, data) {
 /** Return what a tab with a filter gets in place of a message; null for nothing. */
 function throughFilter({filter, keys}, message, text) {
   const {type, channel, key, seq, data, timestamp, code} = message;
-  if (code || ["presence", "lagged", "skip"].includes(type)) return text; // the server's own
+  if (code || ["presence", "lagged", "skip", "history_gap"].includes(type)) return text; // the server's own
   if (passes(filter, data)) {
     if (key) keys?.add(key);
     return text;
