@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.interventions import published_remembered
+from tests.kept_model import KeptModel
 from tests.redis_groups import clustered
 from tests.redis_servers import SERVERS, running
 from ws_hub import ChannelRule, HistoryError, Message, MessageType, SqliteHistory
@@ -20,10 +22,17 @@ from ws_hub.backplane.redis_history import RedisHistory
 from ws_hub.backplane.redis_server import RedisServer
 from ws_hub.backplane.store import HistoryStore, Page
 from ws_hub.hub.memory import MemoryHistory
+from ws_hub.protocol.frames import text_frame
 from ws_hub.protocol.message import encode
+from ws_hub.protocol.message import number as numbered
 
 RULE = ChannelRule(pattern="*", history_messages=5, history_ttl=10, history_idle_ttl=1000)
 SMALL = ChannelRule(pattern="small:*", history_messages=1000, history_bytes=300)
+HEADS = [
+    ChannelRule("head:1:*", history_messages=40, history_bytes=10**6, history_head_bytes=3 * 10**5),
+    ChannelRule("head:2:*", history_messages=10**4, history_bytes=20_000, history_head_bytes=6000),
+    ChannelRule("head:3:*", history_messages=400, history_bytes=40_000, history_head_bytes=39_999),
+]
 START = 1_700_000_000.0
 ADDRESSED = [*SERVERS, *[f"cluster of {name}" for name in SERVERS]]
 
@@ -39,7 +48,7 @@ class Time:
 
 
 def rule_for(channel: str) -> ChannelRule:
-    return SMALL if SMALL.matches(channel) else RULE
+    return next((rule for rule in (SMALL, *HEADS) if rule.matches(channel)), RULE)
 
 
 @pytest.fixture
@@ -291,6 +300,97 @@ def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     for store in MemoryHistory(), SqliteHistory(tmp_path / "hub.db"):
         with pytest.raises(HistoryError, match="is not open"):
             store.append("a", texts(1))
+
+
+# --- the beginning, and the middle ------------------------------------------------------------
+
+
+def status(word: str) -> bytes:
+    return encode(Message(MessageType.PROCESS_STATUS, data={"status": word}), START)
+
+
+def size_in(store: HistoryStore, text: bytes, seq: int) -> int:
+    """Return the bytes that a store counts for a message."""
+    return len(text_frame(numbered(text, seq)) if isinstance(store, MemoryHistory) else text)
+
+
+def test_the_first_messages_stay_and_what_is_gone_behind_them_is_named(store: HistoryStore) -> None:
+    size = len(text("x" * 100))
+    for each in range(100):
+        store.append("head:1:a", [text(f"{each:0100}")])
+    page = store.read("head:1:a")
+    assert [each.seq for each in page.messages] == [*range(1, 13), *range(73, 101)]
+    middle = page.kept.middle
+    assert middle is not None
+    assert (middle.after, middle.messages, middle.last, page.kept.begin) == (12, 60, 72, 1)
+    assert 60 * size <= middle.total_bytes <= 60 * (size + 20)
+    assert (page.kept.first, page.kept.last) == (1, 100)
+    assert store.head("head:1:a") == page.kept
+
+
+def test_pages_go_over_the_middle(store: HistoryStore) -> None:
+    for each in range(100):
+        store.append("head:1:a", texts(each, seconds=START + each))
+
+    def read(**where: Any) -> list[int]:
+        return [each.seq for each in store.read("head:1:a", **where).messages]
+
+    assert read(after=10, limit=4) == [11, 12, 73, 74]
+    assert read(after=12, limit=2) == read(after=50, limit=2) == read(after=72, limit=2) == [73, 74]
+    assert read(before=74, limit=3) == read(before=75, limit=4)[:3] == [11, 12, 73]
+    assert read(before=73, limit=2) == read(before=40, limit=2) == [11, 12]
+    assert read(last=29) == [12, *range(73, 101)]
+    assert read(since_time=START + 11, limit=2) == [12, 73]
+    assert read(since_time=START + 20, limit=1) == read(since_time=START + 72, limit=1) == [73]
+
+
+def test_another_run_and_an_empty_channel_have_beginnings_of_their_own(
+    store: HistoryStore, clock: Time
+) -> None:
+    for _ in range(2):
+        store.append("head:1:a", [status("running"), *texts(*range(60))])
+    store.append("head:1:a", [status("exited")], ends=True)
+    page = store.read("head:1:a")
+    assert [each.seq for each in page.messages] == [*range(62, 74), *range(96, 124)]
+    clock.now += 301
+    store.expire(clock.now)
+    store.append("head:1:a", texts(*range(60)))
+    page = store.read("head:1:a")
+    assert [each.seq for each in page.messages] == [*range(124, 136), *range(156, 184)]
+    assert page.kept.middle is not None
+    assert (page.kept.middle.after, page.kept.middle.messages, page.kept.begin) == (135, 20, 124)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rule", HEADS, ids=lambda rule: rule.pattern)
+def test_a_store_keeps_what_the_model_keeps(
+    store: HistoryStore, rule: ChannelRule, seed: int
+) -> None:
+    chance, channel = random.Random(seed), rule.pattern.replace("*", "a")
+    model = KeptModel(rule)
+    for _ in range(80):
+        count, skip = chance.choice([1, 1, 2, 20, 127, 128, 129, 400]), chance.choice([0, 0, 0, 3])
+        batch = texts(*["x" * chance.choice([1, 1, 80, 800]) for _ in range(count)])
+        begins = chance.randrange(count) if chance.random() < 0.06 else None
+        if begins is not None:
+            batch[begins] = status("running")
+        span = store.append(channel, batch, skip=skip)
+        model.leave_out(skip)
+        places = enumerate(batch, model.last + 1)
+        model.add([size_in(store, each, seq) for seq, each in places], begins)
+        assert span.last == model.last
+        kept = store.head(channel)
+        assert (kept.first, kept.middle) == (model.first, model.middle)
+        for _ in range(4):
+            at, limit = chance.randint(0, model.last + 2), chance.choice([1, 7, 150, 1000])
+            numbers, below = model.numbers, [each for each in model.numbers if each < at]
+            found = [
+                [each.seq for each in store.read(channel, **where, limit=limit).messages]
+                for where in ({"after": at}, {"before": at}, {"last": limit})
+            ]
+            assert found == [
+                [each for each in numbers if each > at][:limit], below[-limit:], numbers[-limit:]
+            ]  # fmt: skip
 
 
 # --- states of lines -----------------------------------------------------------------------

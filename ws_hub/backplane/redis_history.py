@@ -32,7 +32,16 @@ from .envelopes import KEPT, sealed
 from .redis_links import Links
 from .redis_scripts import APPEND, EXPIRE, GREET, HEADS, READ, RIGHTS, SNAPSHOT, Script
 from .redis_server import RedisServer, Session
-from .store import Kept, Page, Span, first_since, new_epoch, newest_of_keys
+from .store import (
+    Kept,
+    Middle,
+    Page,
+    Span,
+    first_since,
+    new_epoch,
+    newest_of_keys,
+    run_start,
+)
 
 __all__ = ["RedisHistory"]
 
@@ -124,14 +133,19 @@ class RedisHistory:
         rule, now = self._opened()(channel), self._clock()
         most = max(rule.history_messages, 1)
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
-        rows = list(newest_of_keys(keys or [None] * len(texts), texts))[-most:]
+        rows = list(newest_of_keys(keys or [None] * len(texts), texts))
+        if not rule.history_head_bytes:
+            del rows[:-most]
         token, shard = secrets.token_hex(16), self._server.shard_of(channel)
         names = self._keys(shard, "epoch", "changes", "used", "expires", "empty", "once")
         names += [*self._keys_of(channel), self._server.key("done", token, shard=shard)]
         names += [self._states_of(channel)]
         words: list[Any] = [channel, now, expires, most, rule.history_bytes, skip, len(texts)]
         bus = self._server.bus_of(shard)
-        words += [bus, self._kept, int(_REMEMBERED * 1000), len(once), *once]
+        begins = run_start(texts) if rule.history_head_bytes else None
+        words += [bus, self._kept, int(_REMEMBERED * 1000)]
+        words += [rule.history_head_bytes, rule.history_head_messages]
+        words += [-1 if begins is None else begins, len(once), *once]
         words += [-1] if ends else [len(states or ())]
         for line, state in () if ends or not states else states.items():
             words += [line, state or ""]
@@ -200,10 +214,10 @@ class RedisHistory:
     ) -> tuple[Span, tuple[Kept, ...]]:
         shard = self._server.shard_of(channel)
         names = [*self._keys(shard, "epoch"), *self._keys_of(channel)]
-        epoch, last, first, entries = self._run(
+        epoch, last, first, entries, middle = self._run(
             self._reader, lambda session: _call(session, script, names, words), shard
         )
-        return _span(epoch, last, first), tuple(map(_kept, entries))
+        return _span(epoch, last, first, *middle), tuple(map(_kept, entries))
 
     def _first_since(self, channel: str, moment: float) -> int:
         """Return the number of the first kept message that is not older than a POSIX time."""
@@ -235,7 +249,7 @@ class RedisHistory:
 
     def head(self, channel: str) -> Span:
         """Return the numbers from the oldest message kept to the last given."""
-        return self.heads([channel])[0]
+        return self.read(channel, limit=0).kept
 
     def heads(self, channels: Sequence[str]) -> list[Span]:
         """Return the `head` of each of these channels."""
@@ -380,9 +394,19 @@ def _seq(id: bytes) -> int:
     return int(id.partition(b"-")[0])
 
 
-def _span(epoch: bytes, last: bytes | None, first: bytes | None) -> Span:
+def _span(
+    epoch: bytes,
+    last: bytes | None,
+    first: bytes | None,
+    begin: bytes | None = None,
+    *middle: bytes | None,
+) -> Span:
     seq = int(last or 0)
-    return Span(epoch.decode(), _seq(first) if first else seq + 1, seq)
+    found = None
+    if middle and None not in middle:
+        after, behind, lost = map(_seq, filter(None, middle))
+        found = Middle(after, behind - after - 1, lost)
+    return Span(epoch.decode(), _seq(first) if first else seq + 1, seq, (), found, int(begin or 0))
 
 
 def _kept(entry: tuple[bytes, list[bytes]]) -> Kept:

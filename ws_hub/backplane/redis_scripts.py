@@ -6,7 +6,11 @@ What is in which key, behind the prefix of the application:
     run                         the start of the server for which that holds, and "always" where
                                 the server has on its disk what it answers
     changes                     how often something was kept
-    history:<channel>:head      seq, the last number given; count and bytes of what is kept
+    history:<channel>:head      seq, the last number given; count and bytes of what is kept. Of the
+                                beginning that stays: first, the number of its first message, end,
+                                of its last one, kept, how many it has, size, their bytes, and
+                                open, 1 while it has room. after, the number before the middle, and
+                                lost, the bytes of that
     history:<channel>:messages  a stream of t, the text, and k, the key; the id is the number
     history:<channel>:keys      key -> number of its newest message
     history:<channel>:states    line -> its newest state, of lines that may still change
@@ -105,7 +109,8 @@ return 1
 # KEYS: epoch, changes, used, expires, empty, once, head, messages, keys, done, states.
 # ARGV: an epoch, the time after which it is too late, channel, now, expires, messages and bytes
 # kept at most, numbers to leave out, numbers to give, the channel to tell and what, milliseconds
-# to remember it, how many `once`, these; how many states, of each its line and its text, which is
+# to remember it, bytes and messages of the beginning, the place of the message that begins a run
+# or -1; how many `once`, these; how many states, of each its line and its text, which is
 # empty for none, or -1 to forget all; then of each message its place, its key, its text.
 APPEND = Script("""
 local done = redis.call('GET', KEYS[10])
@@ -116,7 +121,8 @@ local time = redis.call('TIME')
 if tonumber(time[1]) + tonumber(time[2]) / 1000000 > tonumber(ARGV[2]) then
     return redis.error_reply('LATE the caller does not wait any more')
 end
-local epoch, row = redis.call('GET', KEYS[1]), redis.call('HMGET', KEYS[7], 'seq', 'count', 'bytes')
+local epoch, row = redis.call('GET', KEYS[1]), redis.call('HMGET', KEYS[7], 'seq', 'count', 'bytes',
+    'first', 'end', 'kept', 'size', 'open', 'after', 'lost')
 if not row[1] and redis.call('EXISTS', KEYS[8]) == 1 then
     redis.call('DEL', KEYS[8], KEYS[9], KEYS[11])
     epoch = false
@@ -132,9 +138,9 @@ local last = first + tonumber(ARGV[9]) - 1
 local function id_of(seq)
     return string.format('%.0f', seq)
 end
-local at = 14 + tonumber(ARGV[13])
+local at = 17 + tonumber(ARGV[16])
 local repeated = {epoch, id_of(seq + 1), id_of(seq)}
-for place = 14, at - 1 do
+for place = 17, at - 1 do
     if redis.call('ZSCORE', KEYS[6], ARGV[place]) then
         table.insert(repeated, ARGV[place])
     end
@@ -143,7 +149,7 @@ if repeated[4] then
     return repeated
 end
 local changes = redis.call('INCR', KEYS[2])
-for place = 14, at - 1 do
+for place = 17, at - 1 do
     redis.call('ZADD', KEYS[6], changes, ARGV[place])
 end
 local states = tonumber(ARGV[at])
@@ -162,8 +168,23 @@ end
 if states > 0 and redis.call('HLEN', KEYS[11]) > 256 then
     redis.call('DEL', KEYS[11])
 end
+local head_bytes, head_most = tonumber(ARGV[13]), tonumber(ARGV[14])
+local head, head_end = tonumber(row[4] or 0), tonumber(row[5] or 0)
+local head_count, head_size = tonumber(row[6] or 0), tonumber(row[7] or 0)
+local open, after, lost = row[8] == '1', tonumber(row[9] or 0), tonumber(row[10] or 0)
+if head_bytes == 0 then
+    head, head_count, open = 0, 0, false
+end
 for place = at + 2 * states, #ARGV, 3 do
     local id, key, text = id_of(first + tonumber(ARGV[place])), ARGV[place + 1], ARGV[place + 2]
+    if head_bytes > 0 and (count == 0 or ARGV[place] == ARGV[15]) then
+        head, head_count, head_size, open = first + tonumber(ARGV[place]), 0, 0, true
+    end
+    if open and head_count < head_most and head_size + #text <= head_bytes then
+        head_end, head_count, head_size = tonumber(id), head_count + 1, head_size + #text
+    else
+        open = false
+    end
     if key == '' then
         redis.call('XADD', KEYS[8], id .. '-0', 't', text)
     else
@@ -178,25 +199,49 @@ for place = at + 2 * states, #ARGV, 3 do
     end
     count, size = count + 1, size + #text
 end
-while count > 1 and (count > most or size > most_bytes) do
-    local gone
-    for _, entry in ipairs(redis.call('XRANGE', KEYS[8], '-', '+', 'COUNT', 64)) do
-        if count <= 1 or (count <= most and size <= most_bytes) then
+-- What is before the beginning goes first, then what is behind it; the last message stays.
+local stay, behind = head_count + (open and 0 or 1), false
+while count > stay and (count > most or size > most_bytes) do
+    local entries = {}
+    if head_count == 0 then
+        entries = redis.call('XRANGE', KEYS[8], '-', '+', 'COUNT', 64)
+    elseif not behind then
+        entries = redis.call('XRANGE', KEYS[8], '-', id_of(head - 1), 'COUNT', 64)
+        behind = #entries == 0
+    end
+    if behind then
+        entries = redis.call('XRANGE', KEYS[8], id_of(head_end + 1), '+', 'COUNT', 64)
+    end
+    local gone = {}
+    for _, entry in ipairs(entries) do
+        if count <= stay or (count <= most and size <= most_bytes) then
             break
         end
-        gone = tonumber(string.match(entry[1], '^%d+'))
+        table.insert(gone, entry[1])
         count, size = count - 1, size - #entry[2][2]
+        if behind then
+            after, lost = head_end, (after == head_end and lost or 0) + #entry[2][2]
+        end
         if entry[2][4] then
             redis.call('HDEL', KEYS[9], entry[2][4])
         end
     end
-    if not gone then
-        count = 0
+    if #gone == 0 then
+        count = head_count
         break
     end
-    redis.call('XTRIM', KEYS[8], 'MINID', '=', id_of(gone + 1))
+    if behind then
+        redis.call('XDEL', KEYS[8], unpack(gone))
+    else
+        local newest = tonumber(string.match(gone[#gone], '^%d+'))
+        redis.call('XTRIM', KEYS[8], 'MINID', '=', id_of(newest + 1))
+    end
 end
 redis.call('HSET', KEYS[7], 'seq', id_of(last), 'count', count, 'bytes', size)
+if head_bytes > 0 then
+    redis.call('HSET', KEYS[7], 'first', id_of(head), 'end', id_of(head_end), 'kept', head_count,
+        'size', head_size, 'open', open and '1' or '0', 'after', id_of(after), 'lost', id_of(lost))
+end
 redis.call('ZADD', KEYS[3], ARGV[4], ARGV[3])
 redis.call('ZADD', KEYS[4], ARGV[5], ARGV[3])
 redis.call('ZREM', KEYS[5], ARGV[3])
@@ -216,6 +261,17 @@ end
 local function head_of(head, messages)
     local oldest = redis.call('XRANGE', messages, '-', '+', 'COUNT', 1)[1]
     return redis.call('HGET', head, 'seq'), oldest and oldest[1] or false
+end
+-- Returns the number of the first message of the beginning, and of the middle the number before
+-- it, the one behind it, and its bytes; these are false where there is none.
+local function middle_of(head, messages, oldest)
+    local row = redis.call('HMGET', head, 'first', 'kept', 'after', 'lost')
+    local begin, after, behind = row[2] and row[2] ~= '0' and row[1], tonumber(row[3] or 0), false
+    if oldest and after > 0 and after >= tonumber(string.match(oldest, '^%d+')) then
+        local number = string.format('%.0f', after + 1)
+        behind = redis.call('XRANGE', messages, number, '+', 'COUNT', 1)[1]
+    end
+    return {begin, behind and row[3], behind and behind[1], behind and row[4]}
 end
 """
 
@@ -241,7 +297,7 @@ if ARGV[5] ~= '0' then
         table.insert(found, entry)
     end
 end
-return {epoch, last, first, found}
+return {epoch, last, first, found, middle_of(KEYS[2], KEYS[3], first)}
 """
 )
 
@@ -256,7 +312,7 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[3], '-', '+')) do
         table.insert(found, entry)
     end
 end
-return {epoch, last, first, found}
+return {epoch, last, first, found, {}}
 """
 )
 

@@ -29,12 +29,14 @@ from ..protocol.message import number
 from ..validation import is_number
 from .sqlite_file import FileConnection, network_type, transaction
 from .sqlite_rows import (
+    HEAD_COLUMNS,
     INSERT,
     MOST_PER_ROW,
     Exhausted,
     channel_row,
     drop_keys,
     each_message,
+    extended,
     first_since_time,
     head_of,
     in_range,
@@ -60,6 +62,7 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 _MOST_PUBLISHED = 65_536  # keys; by number and not by age: a clock may be wrong
 _FORGET = 30 * 86_400.0  # seconds until the numbering of an empty channel is forgotten
+_SET_HEAD = ", ".join(f"{column} = ?" for column in HEAD_COLUMNS)
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
@@ -216,20 +219,22 @@ class SqliteHistory:
         channel, texts, keys, ends, skip, once, states = batch
         rule, now = self._opened()(channel), self._clock()
         expires = now + (rule.history_ttl if ends else rule.history_idle_ttl)
-        if keys:
-            rows = [(place, 1, key, text) for place, key, text in newest_of_keys(keys, texts)]
-        else:
-            rows = list(joined_rows(texts))
-        count = sum(several for _, several, _, _ in rows)
-        size = sum(len(text) - several + 1 for _, several, _, text in rows)
         with transaction(db):
-            id, epoch, seq, reserved = channel_row(db, channel, now)
+            row = channel_row(db, channel, now)
+            id, epoch, seq = row.id, row.epoch, row.seq
             repeated = published(db, once)
             if repeated:
                 return Span(epoch, seq + 1, seq, repeated)
             first, last = seq + skip + 1, seq + skip + len(texts)
-            if last > reserved:
+            if last > row.reserved:
                 raise Exhausted
+            head, cuts = extended(db, row, rule, texts, first)
+            if keys:
+                rows = [(place, 1, key, text) for place, key, text in newest_of_keys(keys, texts)]
+            else:
+                rows = list(joined_rows(texts, cuts))
+            count = sum(several for _, several, _, _ in rows)
+            size = sum(len(text) - several + 1 for _, several, _, text in rows)
             gone, gone_bytes = drop_keys(db, id, keys) if keys else (0, 0)
             db.executemany(INSERT, [(id, first + place, *row) for place, *row in rows])
             # With the messages or not at all: what a kill cuts short may be published again.
@@ -237,10 +242,10 @@ class SqliteHistory:
             change = count - gone, size - gone_bytes
             db.execute(
                 "UPDATE channels SET seq = ?, count = count + ?, bytes = bytes + ?, used = ?,"
-                " expires = ?, published = ? WHERE id = ?",
-                (last, *change, now, expires, rule.publish, id),
+                f" expires = ?, published = ?, {_SET_HEAD} WHERE id = ?",
+                (last, *change, now, expires, rule.publish, *head.values, id),
             )
-            trim(db, id, rule)
+            trim(db, id, rule, head)
             if states or ends:
                 keep_states(db, id, states, ends)
         return Span(epoch, first, last)
@@ -300,14 +305,14 @@ class SqliteHistory:
 
         def page(db: sqlite3.Connection) -> Page:
             with transaction(db, "BEGIN"):
-                id, kept = head_of(db, channel)
+                id, kept, head = head_of(db, channel)
                 up_to, count, start = kept.last, limit, after
                 if last is not None:
                     count = min(last, limit)
                 if before is not None:
                     up_to = min(before - 1, kept.last)
                 if since_time is not None:
-                    start = first_since_time(db, id, kept, since_time) - 1
+                    start = first_since_time(db, id, kept, head, since_time) - 1
                 backwards = start is None and (last is not None or before is not None)
                 begin = max(start or 0, kept.first - 1)
                 found = db.execute(
@@ -316,7 +321,11 @@ class SqliteHistory:
                     f" ORDER BY seq {'DESC' if backwards else 'ASC'}",
                     (id, in_range(begin - MOST_PER_ROW + 1), in_range(up_to)),
                 )
-                each = (at for at in each_message(found, backwards) if begin < at[0] <= up_to)
+                each = (
+                    at
+                    for at in each_message(found, backwards)
+                    if begin < at[0] <= up_to and not head.after < at[0] < head.behind
+                )
                 messages = list(until_large(itertools.islice(each, max(count, 0))))
             return Page(kept, tuple(reversed(messages) if backwards else messages))
 
@@ -338,7 +347,7 @@ class SqliteHistory:
 
         def page(db: sqlite3.Connection) -> Page:
             with transaction(db, "BEGIN"):
-                id, kept = head_of(db, channel)
+                id, kept, _ = head_of(db, channel)
                 found = db.execute(
                     "SELECT seq, text, key FROM messages WHERE channel = ? AND key IS NOT NULL"
                     " ORDER BY seq",

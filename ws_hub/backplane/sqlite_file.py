@@ -178,6 +178,16 @@ CREATE TABLE IF NOT EXISTS states (
     PRIMARY KEY (channel, line)
 ) WITHOUT ROWID
 """
+# Of channels that keep their beginning. Added where they are missing, likewise.
+_HEADS = (
+    "head INTEGER NOT NULL DEFAULT 0",  # the number of the first message of the beginning
+    "head_last INTEGER",  # of the last one; NULL as long as there is room for more
+    "head_count INTEGER NOT NULL DEFAULT 0",  # of its messages
+    "head_bytes INTEGER NOT NULL DEFAULT 0",
+    "after INTEGER NOT NULL DEFAULT 0",  # the number before the middle
+    "behind INTEGER NOT NULL DEFAULT 0",  # the number behind it; 0 for no middle
+    "lost INTEGER NOT NULL DEFAULT 0",  # bytes of the texts in those rows of it that are gone
+)
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -211,12 +221,20 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             )
             db.execute(f"PRAGMA user_version={_VERSION}")
         db.execute(_STATES)
+        _add_heads(db)
         boot = _boot()
         if db.execute("SELECT boot FROM meta").fetchone() != (boot,):
             # The machine, for all that is known, has started anew: commits may be lost.
             db.execute("UPDATE channels SET seq = reserved WHERE seq < reserved")
             db.execute("UPDATE meta SET boot = ?, epoch = ?", (boot, new_epoch()))
     db.execute("PRAGMA synchronous=NORMAL")
+
+
+def _add_heads(db: sqlite3.Connection) -> None:
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(channels)")}
+    for column in _HEADS:
+        if column.partition(" ")[0] not in there:
+            db.execute(f"ALTER TABLE channels ADD COLUMN {column}")
 
 
 def _is_new(db: sqlite3.Connection, path: Path) -> bool:

@@ -1,7 +1,8 @@
 """The rows of a history file: what a message, several, a channel and a key are in its tables.
 
 Messages that come together share a row, each a line of it; a message with a key has its own. A
-row stays until all of it is to go, and `first` says from where on it counts.
+row stays until all of it is to go, and `first` says from where on it counts; behind a beginning
+that stays, `behind` says it. No row has messages of a beginning and others.
 
 Every function is for the thread that uses the connection, within a transaction of its own;
 `reserve` and `release_reserved` make one.
@@ -10,25 +11,32 @@ Every function is for the thread that uses the connection, within a transaction 
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..config import ChannelRule
 from ..protocol.message import number
 from .sqlite_file import transaction
-from .store import MAX_STATES, Kept, Span, first_since
+from .store import MAX_STATES, Kept, Middle, Span, first_since, run_start
 
 if TYPE_CHECKING:
     import sqlite3
 
 __all__ = [
+    "HEAD_COLUMNS",
     "INSERT",
     "MOST_PER_ROW",
+    "NO_HEAD",
+    "ChannelRow",
     "Exhausted",
+    "Head",
     "channel_row",
     "drop_keys",
     "each_message",
+    "extended",
     "first_since_time",
     "head_of",
     "in_range",
@@ -58,9 +66,132 @@ class Exhausted(Exception):
     """A channel has given all numbers that it may before the disk knows."""
 
 
-def channel_row(db: sqlite3.Connection, channel: str, now: float) -> tuple[int, str, int, int]:
-    """Return id, epoch, last number and reserved number of a channel, which is made if need be."""
-    text = "SELECT id, epoch, seq, reserved FROM channels WHERE name = ?"
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of a channel that stays, and the middle behind it: columns of its row.
+
+    Args:
+        first: the number of the first message of the beginning; 0 for none.
+        last: of the last one; None as long as there is room for more.
+        count: how many messages it has.
+        size: their bytes.
+        after: the number before the middle.
+        behind: the number behind it; 0 for no middle.
+        lost: bytes of the texts in those rows of the middle that are gone.
+    """
+
+    first: int = 0
+    last: int | None = None
+    count: int = 0
+    size: int = 0
+    after: int = 0
+    behind: int = 0
+    lost: int = 0
+
+    @property
+    def values(self) -> tuple[int | None, ...]:
+        """What stands in the columns."""
+        return (
+            self.first, self.last, self.count, self.size, self.after, self.behind, self.lost
+        )  # fmt: skip
+
+    @property
+    def stays(self) -> bool:
+        """Whether there are messages that stay."""
+        return self.count > 0
+
+    def with_texts(
+        self, texts: Sequence[bytes], number: int, rule: ChannelRule
+    ) -> tuple[Head, int]:
+        """Return it with as many texts as fit, and how many do.
+
+        `number` is that of the first. Where it has no room for that, its `last` is 0.
+        """
+        ends = itertools.accumulate(map(len, texts), initial=self.size)
+        fitting = sum(1 for end in ends if end <= rule.history_head_bytes) - 1
+        fitting = max(min(fitting, rule.history_head_messages - self.count), 0)
+        last = None
+        if fitting < len(texts):
+            last = number + fitting - 1 if fitting else 0
+        size = self.size + sum(map(len, texts[:fitting]))
+        return replace(self, last=last, count=self.count + fitting, size=size), fitting
+
+
+NO_HEAD = Head()
+HEAD_COLUMNS = ("head", "head_last", "head_count", "head_bytes", "after", "behind", "lost")
+_HEAD = ", ".join(HEAD_COLUMNS)
+# The first row behind the beginning: that of the middle which is not wholly gone, or the next.
+_BEHIND = "SELECT seq, rows, text FROM messages WHERE channel = ? AND seq > ? ORDER BY seq LIMIT 1"
+
+
+def extended(
+    db: sqlite3.Connection, row: ChannelRow, rule: ChannelRule, texts: Sequence[bytes], first: int
+) -> tuple[Head, list[int]]:
+    """Return the beginning of a channel with new messages, and the places at which rows are cut.
+
+    `first` is the number of the first of them.
+    """
+    head = row.head
+    if not rule.history_head_bytes:  # nor had it, unless the rule is another one now
+        if head != NO_HEAD:
+            _settle(db, row.id, head)
+        return NO_HEAD, []
+    start = run_start(texts)
+    if start is None and not row.count:
+        start = 0
+    if start is not None:
+        head = replace(_settle(db, row.id, head), first=first + start, last=None, count=0, size=0)
+    if not head.first or head.last is not None:
+        return head, []
+    at = start or 0
+    head, fitting = head.with_texts(texts[at:], first + at, rule)
+    if head.last == 0:
+        text = "SELECT max(seq + rows) - 1 FROM messages WHERE channel = ? AND seq >= ?"
+        (last,) = db.execute(text, (row.id, head.first)).fetchone()
+        head = replace(head, last=head.first - 1 if last is None else last)
+    return head, [at, at + fitting]
+
+
+def _settle(db: sqlite3.Connection, id: int, head: Head) -> Head:
+    """Have no row hold messages of the middle: what is behind it is to go from its front."""
+    if not head.behind:
+        return head
+    seq, several, text = db.execute(_BEHIND, (id, head.after)).fetchone() or (head.behind, 0, b"")
+    if seq >= head.behind:
+        return head
+    each = text.split(b"\n")
+    gone, rest = each[: head.behind - seq], each[head.behind - seq :]
+    size = sum(map(len, gone))
+    db.execute("DELETE FROM messages WHERE channel = ? AND seq = ?", (id, seq))
+    db.execute(INSERT, (id, head.behind, several - len(gone), None, b"\n".join(rest)))
+    db.execute("UPDATE channels SET bytes = bytes - ? WHERE id = ?", (size, id))
+    return replace(head, lost=head.lost + size)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRow:
+    """What is known of a channel.
+
+    Args:
+        id: in the tables.
+        epoch: its numbering.
+        seq: the last number given.
+        reserved: no number is above this.
+        count: messages kept.
+        head: its beginning.
+    """
+
+    id: int
+    epoch: str
+    seq: int
+    reserved: int
+    count: int
+    head: Head
+
+
+def channel_row(db: sqlite3.Connection, channel: str, now: float) -> ChannelRow:
+    """Return what is known of a channel, which is made if need be."""
+    text = f"SELECT id, epoch, seq, reserved, count, {_HEAD} FROM channels WHERE name = ?"
     row = db.execute(text, (channel,)).fetchone()
     if row is None:
         # Not waited for: when this commit is lost, so is the file's epoch.
@@ -70,18 +201,20 @@ def channel_row(db: sqlite3.Connection, channel: str, now: float) -> tuple[int, 
             (channel, _RESERVE, now, now),
         )
         row = db.execute(text, (channel,)).fetchone()
-    found: tuple[int, str, int, int] = row
-    return found
+    id, epoch, seq, reserved, count, *columns = row
+    return ChannelRow(id, epoch, seq, reserved, count, Head(*columns))
 
 
-def joined_rows(texts: Sequence[bytes]) -> Iterator[Row]:
-    """Yield rows of messages without keys.
+def joined_rows(texts: Sequence[bytes], cuts: Sequence[int] = ()) -> Iterator[Row]:
+    """Yield rows of messages without keys; none goes over one of the places in `cuts`.
 
     A row for each would cost a step of SQLite each, for which the GIL is given up.
     """
-    at = 0
+    at, ends = 0, sorted({*cuts, len(texts)} - {0})
     while at < len(texts):
-        part = texts[at : at + MOST_PER_ROW]
+        if at == ends[0]:
+            del ends[0]
+        part = texts[at : min(at + MOST_PER_ROW, ends[0])]
         while len(part) > 1 and sum(map(len, part)) > _ROW_BYTES:
             part = part[: len(part) // 2]
         text = b"\n".join(part)
@@ -172,10 +305,10 @@ def states_of(db: sqlite3.Connection, channel: str) -> dict[int, bytes]:
     return dict(db.execute(f"{text} ORDER BY line", (channel,)).fetchall())
 
 
-def trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:
+def trim(db: sqlite3.Connection, id: int, rule: ChannelRule, head: Head) -> None:
     """Have only messages within the bounds of the rule count; the last one stays.
 
-    The text of a row is read only where a bound in bytes lies within it.
+    Those of a beginning that stays too: what is before it goes first, then what is behind it.
     """
     first, count, size = db.execute(
         "SELECT first, count, bytes FROM channels WHERE id = ?", (id,)
@@ -183,31 +316,88 @@ def trim(db: sqlite3.Connection, id: int, rule: ChannelRule) -> None:
     most, most_bytes = max(rule.history_messages, 1), rule.history_bytes
     if count <= 1 or (count <= most and size <= most_bytes):
         return
+    left = _Left(count, size, most, most_bytes)
+    if not head.stays:
+        first, left, _ = _cut(db, id, (first, math.inf), left, count)
+    elif first < head.first:
+        first, left, _ = _cut(db, id, (first, head.first), left, math.inf)
+    if head.stays and head.last is not None and first >= head.first:
+        after, behind, lost = head.last, head.last + 1, 0
+        if head.after == after:
+            behind, lost = head.behind, head.lost
+        before, loose = left.count, left.count - head.count
+        begin, left, gone = _cut(db, id, (behind, math.inf), left, loose, after)
+        if left.count < before:
+            head = replace(head, after=after, behind=begin, lost=lost + gone)
+    db.execute(
+        "UPDATE channels SET first = ?, count = ?, bytes = ?, after = ?, behind = ?, lost = ?"
+        " WHERE id = ?",
+        (first, left.count, left.size, head.after, head.behind, head.lost, id),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """How many messages are left of a channel, and how many it may keep."""
+
+    count: int
+    size: int
+    most: int
+    most_bytes: int
+
+    @property
+    def is_within(self) -> bool:
+        return self.count <= self.most and self.size <= self.most_bytes
+
+
+def _cut(
+    db: sqlite3.Connection,
+    id: int,
+    part: tuple[int, float],
+    left: _Left,
+    loose: float,
+    after: int = -1,
+) -> tuple[int, _Left, int]:
+    """Drop the oldest messages of a part, as many as are to go; all but one of the `loose`.
+
+    The part counts from its first number on, and has rows behind `after`. Returns from where on it
+    counts then, what is left, and the bytes of the rows that are gone. The text of a row is read
+    only where a bound in bytes lies within it.
+    """
+    (first, end), most, most_bytes = part, left.most, left.most_bytes
+    count, size, gone = left.count, left.size, 0
+    if left.is_within:
+        return first, left, 0
     rows = db.execute(
-        "SELECT seq, rows, length(text) FROM messages WHERE channel = ? ORDER BY seq", (id,)
+        "SELECT seq, rows, length(text) FROM messages WHERE channel = ? AND seq > ? AND seq < ?"
+        " ORDER BY seq",
+        (id, after, in_range(end)),
     )
     for begin, several, length in rows:
         length -= several - 1
         there = begin + several - max(begin, first)
-        if count > there and (count - there >= most or size - length >= most_bytes):
-            first, count, size = begin + several, count - there, size - length
+        if loose > there and (count - there >= most or size - length >= most_bytes):
+            first, count, loose = begin + several, count - there, loose - there
+            size, gone = size - length, gone + length
             continue
-        beyond = max(count - most, 0)
-        first, count = max(begin, first) + beyond, count - beyond
+        spare = int(min(there, loose - 1))
+        beyond, first = min(max(count - most, 0), spare), max(begin, first)
         if size > most_bytes:
-            beyond = _beyond(db, (id, begin), first - begin, size - most_bytes)
-            beyond = min(beyond, count - 1)
-            first, count = first + beyond, count - beyond
+            place = first + beyond - begin
+            more = _beyond(db, (id, begin), place, size - most_bytes)
+            beyond += min(more, spare - beyond)
+        first, count = first + beyond, count - beyond
         if first == begin + several:
-            size -= length
+            size, gone = size - length, gone + length
         break
+    else:
+        first = first if end == math.inf else int(end)  # all of it is gone
     rows.close()
     db.execute(
-        "DELETE FROM messages WHERE channel = ? AND seq < ? AND seq + rows <= ?", (id, first, first)
+        "DELETE FROM messages WHERE channel = ? AND seq > ? AND seq < ? AND seq + rows <= ?",
+        (id, after, first, first),
     )
-    db.execute(
-        "UPDATE channels SET first = ?, count = ?, bytes = ? WHERE id = ?", (first, count, size, id)
-    )
+    return first, _Left(count, size, most, most_bytes), gone
 
 
 def _beyond(db: sqlite3.Connection, row: tuple[int, int], place: int, size: int) -> int:
@@ -218,17 +408,31 @@ def _beyond(db: sqlite3.Connection, row: tuple[int, int], place: int, size: int)
     return max(bisect_left(ends, size) + 1 - place, 0)
 
 
-def head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span]:
-    """Return the id and the numbers of a channel; -1 and none for one that has none."""
+def head_of(db: sqlite3.Connection, channel: str) -> tuple[int, Span, Head]:
+    """Return id, numbers and beginning of a channel; -1 and none for one that has none."""
     row = db.execute(
-        f"SELECT id, epoch, seq, {_OLDEST} FROM channels WHERE name = ?",
+        f"SELECT id, epoch, seq, {_OLDEST}, {_HEAD} FROM channels WHERE name = ?",
         (channel,),
     ).fetchone()
     if row is None:
         (epoch,) = db.execute("SELECT epoch FROM meta").fetchone()
-        return -1, Span(epoch, 1, 0)
-    id, epoch, seq, first = row
-    return id, Span(epoch, seq + 1 if first is None else first, seq)
+        return -1, Span(epoch, 1, 0), NO_HEAD
+    id, epoch, seq, first, *columns = row
+    head = Head(*columns)
+    if first is None:
+        return id, Span(epoch, seq + 1, seq), NO_HEAD
+    begin = head.first if head.stays else 0
+    return id, Span(epoch, first, seq, (), _middle(db, id, head, first), begin), head
+
+
+def _middle(db: sqlite3.Connection, id: int, head: Head, first: int) -> Middle | None:
+    """Return what is gone between the messages of a channel, of which the first is kept."""
+    if not head.behind or head.after < first:
+        return None
+    seq, _, text = db.execute(_BEHIND, (id, head.after)).fetchone()
+    gone = text.split(b"\n")[: head.behind - seq] if seq < head.behind else []
+    after = head.after
+    return Middle(after, max(seq, head.behind) - after - 1, head.lost + sum(map(len, gone)))
 
 
 def spans_of(db: sqlite3.Connection, channels: Sequence[str]) -> dict[str, Span]:
@@ -246,10 +450,11 @@ def spans_of(db: sqlite3.Connection, channels: Sequence[str]) -> dict[str, Span]
     return found
 
 
-def first_since_time(db: sqlite3.Connection, id: int, kept: Span, time: float) -> int:
+def first_since_time(db: sqlite3.Connection, id: int, kept: Span, head: Head, time: float) -> int:
     """Return the number of the first kept message that is not older than a POSIX time."""
 
     def text_from(seq: int) -> bytes:
+        seq = head.behind if head.after < seq < head.behind else seq
         rows = db.execute(
             "SELECT seq, rows, text, key FROM messages WHERE channel = ? AND seq > ?"
             " AND seq + rows > ? ORDER BY seq LIMIT 1",
@@ -273,6 +478,6 @@ def until_large(each: Iterable[tuple[int, bytes, str | None]]) -> Iterator[Kept]
         yield Kept(seq, number(text, seq), key)
 
 
-def in_range(value: int) -> int:
+def in_range(value: float) -> int:
     """Return a number that SQLite can take for one that may be any."""
-    return min(max(value, -1), 2**62)
+    return int(min(max(value, -1), 2**62))
