@@ -61,7 +61,7 @@ from .hub.survey import Instance
 from .log import MaskTokens
 from .mask.masks import MaskEnv
 from .process.log_file import ProcessLog
-from .process.log_reader import LogLine, LogMatches, LogPage
+from .process.log_reader import LogLine, LogMatches, LogPage, MissingLines
 from .process.process import Process, ProcessStartError
 from .protocol.json_text import json_default
 from .protocol.message import Message, MessageType
@@ -122,6 +122,7 @@ __all__ = [
     "MessageType",
     "MessagesLost",
     "Middle",
+    "MissingLines",
     "NotConnected",
     "PeerError",
     "Presence",

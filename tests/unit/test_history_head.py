@@ -13,6 +13,8 @@ from tests.kept_model import KeptModel
 from ws_hub import ChannelRule, Middle
 from ws_hub.backplane.store import Span
 from ws_hub.hub.history import Filled, History, Position
+from ws_hub.protocol.frames import text_frame
+from ws_hub.protocol.message import number
 
 RULE = ChannelRule("*", history_messages=1000, history_bytes=100, history_head_bytes=30)
 FEW = ChannelRule("*", history_messages=8, history_bytes=1000, history_head_bytes=400)
@@ -22,12 +24,18 @@ def history_of(rule: ChannelRule, **bounds: int) -> History:
     return History(lambda channel: rule, new_epoch=lambda: "e", **bounds)
 
 
+def frames_of(sizes: Sequence[int], first: int) -> list[bytes]:
+    """Return numbered messages whose texts have these sizes without their numbers."""
+    texts = (b"{%s}" % (b"x" * (size - 2)) for size in sizes)
+    return [text_frame(number(text, seq)) for seq, text in enumerate(texts, first)]
+
+
 def say(history: History, *sizes: int, begins: int | None = None, now: float = 0.0) -> None:
-    history.extend("a", [b"x" * size for size in sizes], now, begins=begins)
+    history.extend("a", frames_of(sizes, history.next_seq("a")), now, begins=begins)
 
 
 def numbers(history: History, first: int = 1) -> list[int]:
-    return [number for number, _ in history.frames("a", first, 10_000)]
+    return [seq for seq, _ in history.frames("a", first, 10_000)]
 
 
 def replayed(history: History, after: int) -> tuple[list[int], bool]:
@@ -70,9 +78,9 @@ def test_the_beginning_is_what_fits_into_its_bytes(sizes: list[int], head: int) 
 def test_the_beginning_has_its_share_of_the_number_of_messages() -> None:
     history = history_of(FEW)
     for _ in range(20):
-        say(history, 1)
+        say(history, 2)
     assert numbers(history) == [1, 2, 3, 16, 17, 18, 19, 20]
-    assert history.span("a").middle == Middle(3, 12, 12)
+    assert history.span("a").middle == Middle(3, 12, 24)
 
 
 def test_another_run_has_a_beginning_of_its_own() -> None:
@@ -150,7 +158,8 @@ def test_a_piece_behind_the_middle_names_it() -> None:
 def test_numbers_of_no_message_are_not_the_middle() -> None:
     history = history_of(RULE)
     say(history, 10)
-    history.extend("a", [b"x" * 10], 0.0, after=Position(history.position("a")[0].epoch, 5))
+    position = Position(history.position("a")[0].epoch, 5)
+    history.extend("a", frames_of([10], 6), 0.0, after=position)
     assert history.span("a").middle is None
     piece = history.piece("a", "e", 1)
     assert piece is not None
@@ -182,7 +191,7 @@ def test_memory_is_taken_from_the_beginning_too() -> None:
 def test_a_cache_goes_on_from_what_its_store_has() -> None:
     history = history_of(RULE)
     span = Span("e", 1, 20, middle=Middle(4, 9, 90), begin=1)
-    messages = [(number, b"x" * 8) for number in (1, 2, 3, 4, *range(14, 21))]
+    messages = [(seq, frames_of([8], seq)[0]) for seq in (1, 2, 3, 4, *range(14, 21))]
     history.install("a", Filled(span, 20, messages, RULE), 0.0)
     assert history.span("a").middle == Middle(4, 9, 90)
     say(history, *[10] * 5)
@@ -195,7 +204,7 @@ def test_a_cache_goes_on_from_what_its_store_has() -> None:
 def test_a_cache_that_has_the_newest_alone_has_no_beginning() -> None:
     history = history_of(RULE)
     span = Span("e", 1, 20, middle=Middle(4, 9, 90), begin=1)
-    messages = [(number, b"x" * 10) for number in range(15, 21)]
+    messages = [(seq, frames_of([10], seq)[0]) for seq in range(15, 21)]
     history.install("a", Filled(span, 20, messages, RULE), 0.0)
     say(history, *[10] * 20)
     assert numbers(history) == list(range(31, 41))
@@ -203,7 +212,7 @@ def test_a_cache_that_has_the_newest_alone_has_no_beginning() -> None:
 
 
 Step = tuple[str, Sequence[int]]
-SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+SIZES = st.lists(st.integers(2, 40) | st.integers(110, 140), min_size=1, max_size=12)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), SIZES),
@@ -243,7 +252,7 @@ def test_it_keeps_what_the_model_keeps(
                 after = Position(history.position("a")[0].epoch, model.last + skipped)
                 model.leave_out(skipped)
                 begins = min(1, len(values) - 1) if kind == "begin" else None
-                frames = [b"x" * size for size in values]
+                frames = frames_of(values, model.last + 1)
                 history.extend("a", frames, 0.0, after=after, begins=begins)
                 model.add(values, begins)
                 skipped = 0

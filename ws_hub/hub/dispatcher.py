@@ -318,7 +318,7 @@ class Dispatcher:
         return numbered
 
     def _keep(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
-        if any([publication.state for publication in run]):
+        if any(map(_is_state, run)):
             return self._keep_states(channel, run, now)
         first, numbered = self._history.next_seq(channel), list[Publication]()
         for publication in run:
@@ -335,7 +335,7 @@ class Dispatcher:
     def _keep_states(self, channel: str, run: list[Publication], now: float) -> list[Publication]:
         """Number and keep what is no state; the others are delivered at their places."""
         numbered = list[Publication]()
-        for is_state, part in itertools.groupby(run, key=operator.attrgetter("state")):
+        for is_state, part in itertools.groupby(run, key=_is_state):
             each = list(part)
             if not is_state:
                 numbered += self._keep(channel, each, now)
@@ -544,10 +544,15 @@ class Dispatcher:
         self._lag(subscription.subscriber, subscription.channel, gap.after)
 
 
+_is_state = operator.attrgetter("state")
+_begins_run = operator.attrgetter("begins_run")
+
+
 def _start_of(publications: Sequence[Publication]) -> int | None:
     """Return the place of the last one with which a program's run begins; None for none."""
-    places = [place for place, each in enumerate(publications) if each.begins_run]
-    return places[-1] if places else None
+    if not any(map(_begins_run, publications)):  # nearly always
+        return None
+    return max([place for place, each in enumerate(publications) if each.begins_run])
 
 
 def _nothing(recovered: bool) -> Range:

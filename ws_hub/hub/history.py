@@ -36,6 +36,7 @@ from ..reentrant import Lock
 __all__ = ["Filled", "History", "Piece", "Position", "Range", "SparsePiece", "Usage"]
 
 _MAX_CHANNELS = 10_000
+_SEQ = len(b',"seq":')  # before the digits of a number
 _BLOCK_BYTES = 64 * 1024
 _BLOCK_MESSAGES = 512
 _CUTS_BYTES = 2 * 1024 * 1024  # of pieces that are no whole blocks, kept to be shared
@@ -145,15 +146,18 @@ class _Block:
     Attributes:
         joined: the messages.
         ends: where each of them ends.
+        extra: bytes of each that are no text, see `_extra`.
         first: the number of the first of them.
         begin: the number of the first that is kept.
     """
 
-    __slots__ = ("begin", "ends", "first", "joined")
+    __slots__ = ("begin", "ends", "extra", "first", "joined")
 
-    def __init__(self, joined: bytes, ends: array[int], first: int) -> None:
-        self.joined = joined
-        self.ends = ends
+    def __init__(self, frames: Sequence[bytes], first: int, extra: int | None) -> None:
+        lengths = list(map(len, frames))
+        self.joined = b"".join(frames)
+        self.ends = array("I", accumulate(lengths))
+        self.extra = _extra(lengths, first) if extra is None else extra
         self.first = self.begin = first
 
     @property
@@ -168,17 +172,28 @@ class _Block:
         """Return where a message begins."""
         return self.ends[number - self.first - 1] if number > self.first else 0
 
+    def size(self, count: int) -> int:
+        """Return how many bytes of text so many of its oldest messages have."""
+        begin, place = self.begin, self.begin - self.first
+        if isinstance(self.extra, int):
+            extra = self.extra * count
+        else:
+            extra = sum(self.extra[place : place + count])
+        return self.offset(begin + count) - self.offset(begin) - extra
+
     def until(self, size: int) -> int:
-        """Return how many of its oldest messages have so many bytes."""
-        return bisect_left(self.ends, self.offset(self.begin) + size) + 1 + self.first - self.begin
+        """Return how many of its oldest messages have so many bytes of text."""
+        there = self.last - self.begin + 1
+        return bisect_left(range(there), size, lo=1, key=self.size)
 
 
 class _Channel:
     """What one channel keeps: blocks, and behind them messages that fill no block yet."""
 
     __slots__ = (
-        "before", "blocks", "cost", "count", "epoch", "expires", "fresh", "fresh_bytes", "head",
-        "head_bytes", "head_count", "is_open", "lost", "seq", "size", "states", "used", "whole",
+        "before", "blocks", "cost", "count", "epoch", "expires", "fresh", "fresh_bytes",
+        "fresh_extra", "head", "head_bytes", "head_count", "is_open", "lost", "seq", "size",
+        "states", "used", "whole",
     )  # fmt: skip
 
     def __init__(self, position: Position) -> None:
@@ -189,7 +204,8 @@ class _Channel:
         self.blocks: list[_Block] = []
         self.fresh: list[bytes] = []
         self.fresh_bytes = 0
-        self.size = 0  # bytes of the messages kept
+        self.fresh_extra: int | None = None  # see `_extra`; None where they have not the same
+        self.size = 0  # bytes of the texts of the messages kept, without their numbers
         self.cost = _CHANNEL_COST  # bytes of memory that it takes, about
         self.expires = math.inf
         self.used = 0  # when last written to, among all channels
@@ -240,28 +256,36 @@ class _Channel:
 
     def _to_head(self, frames: Sequence[bytes], rule: ChannelRule) -> int:
         """Keep as many messages as the beginning has room for; return how many."""
-        size, most = self.head_bytes, rule.history_head_messages - self.head_count
-        ends = accumulate(map(len, frames), initial=size)
+        most = rule.history_head_messages - self.head_count
+        ends = accumulate(_sizes(frames, self.seq + 1), initial=self.head_bytes)
         fitting = sum(1 for end in islice(ends, 1, None) if end <= rule.history_head_bytes)
-        part = frames[: max(min(fitting, most), 0)]
+        part, before = frames[: max(min(fitting, most), 0)], self.size
         self.append(part)
-        self.head_bytes += sum(map(len, part))
+        self.head_bytes += self.size - before
         self.head_count += len(part)
         return len(part)
 
     def append(self, frames: Sequence[bytes]) -> None:
         """Keep the next messages, of the beginning as long as that is open."""
-        for frame in frames:
-            length = len(frame)
+        if not frames:
+            return
+        lengths = list(map(len, frames))
+        length, extra = sum(lengths), _extra(lengths, self.seq + 1)
+        self.size += length - _total(extra, len(frames))
+        self.cost += length + _FRAME_COST * len(frames)
+        each_extra = extra if isinstance(extra, int) else None
+        if not self.fresh:
+            self.fresh_extra = each_extra
+        elif self.fresh_extra != each_extra:
+            self.fresh_extra = None
+        for frame, length in zip(frames, lengths, strict=True):
             if self.fresh_bytes + length > _BLOCK_BYTES or len(self.fresh) >= _BLOCK_MESSAGES:
                 self._join()
+                self.fresh_extra = each_extra
             self.fresh.append(frame)
             self.fresh_bytes += length
             self.seq += 1
         self.count += len(frames)
-        size = sum(map(len, frames))
-        self.size += size
-        self.cost += size + _FRAME_COST * len(frames)
 
     def show(self, changes: Mapping[int, bytes | None]) -> None:
         """Replace the states of some lines; None for those that have none any more."""
@@ -278,8 +302,7 @@ class _Channel:
     def _join(self) -> None:
         if not self.fresh:
             return  # the next message is larger than a block
-        ends = array("I", accumulate(map(len, self.fresh)))
-        block = _Block(b"".join(self.fresh), ends, self.seq - len(self.fresh) + 1)
+        block = _Block(self.fresh, self._fresh_first, self.fresh_extra)
         self.blocks.append(block)
         self.cost += block.cost - self.fresh_bytes - _FRAME_COST * len(self.fresh)
         self.fresh, self.fresh_bytes = [], 0
@@ -305,7 +328,8 @@ class _Channel:
             else:
                 there, part = len(self.fresh), 0
                 if size > 0:
-                    part = len(_until(accumulate(map(len, self.fresh)), size))
+                    sizes = _sizes(self.fresh, self._fresh_first)
+                    part = len(_until(accumulate(sizes), size))
             self._drop(index, min(max(beyond, part), there, loose))
 
     def _drop(self, index: int, count: int) -> None:
@@ -314,16 +338,17 @@ class _Channel:
             self.head_count -= count
         if index < len(self.blocks):
             block = self.blocks[index]
-            begin = block.begin + count
-            dropped = block.offset(begin) - block.offset(block.begin)
-            block.begin = begin
-            if begin > block.last:
+            dropped = block.size(count)
+            block.begin += count
+            if block.begin > block.last:
                 self._delete(index)
         else:
-            dropped = sum(map(len, self.fresh[:count]))
+            lengths = list(map(len, self.fresh[:count]))
+            length = sum(lengths)
+            dropped = length - _total(_extra(lengths, self._fresh_first), count)
             del self.fresh[:count]
-            self.fresh_bytes -= dropped
-            self.cost -= dropped + _FRAME_COST * count
+            self.fresh_bytes -= length
+            self.cost -= length + _FRAME_COST * count
         self.size -= dropped
         self.count -= count
         if index:
@@ -408,6 +433,37 @@ class _Channel:
         for number, frame in enumerate(self.fresh, self._fresh_first):
             if number >= first:
                 yield number, frame
+
+
+def _header(length: int) -> int:
+    """Return how many bytes of a frame stand before its text."""
+    return 2 if length < 128 else 4 if length < 65_540 else 10
+
+
+def _extra(lengths: Sequence[int], first: int) -> int | array[int]:
+    """Return how many bytes of each frame are not of its text without its number.
+
+    `lengths` are those of the frames, `first` is the number of the first. One number where they have the same, as nearly all that are near each other. A text counts as
+    in a store, where it has no number.
+    """
+    header, digits = _header(lengths[0]), len(str(first))
+    if len(lengths) == 1:
+        return header + _SEQ + digits
+    same = _header(min(lengths)) == header == _header(max(lengths))
+    if same and len(str(first + len(lengths) - 1)) == digits:
+        return header + _SEQ + digits
+    extra = (_header(length) + _SEQ + len(str(seq)) for seq, length in enumerate(lengths, first))
+    return array("I", extra)
+
+
+def _total(extra: int | array[int], count: int) -> int:
+    return extra * count if isinstance(extra, int) else sum(extra)
+
+
+def _sizes(frames: Sequence[bytes], first: int) -> Iterator[int]:
+    """Yield how many bytes of text each frame has, without its number."""
+    for seq, frame in enumerate(frames, first):
+        yield len(frame) - _header(len(frame)) - _SEQ - len(str(seq))
 
 
 def _until(values: accumulate[int], bound: int) -> Sequence[int]:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..backplane.store import Middle
 from ..errors import HistoryError
 from ..lines import GOES_ON, REPLACED
 from ..process.log_digest import digest
@@ -24,6 +25,7 @@ from ..process.log_reader import (
     LogMatches,
     LogPage,
     LogSource,
+    MissingLines,
     Span,
     late_at,
     read_page,
@@ -39,6 +41,7 @@ __all__ = ["HistoryLines", "Logs", "begins"]
 
 _MOST_LOGS = 10_000  # whose files are known
 _MOST_FILES = 64  # whose places are known
+_ROWS = 512  # messages behind missing ones, among which some may be missing as well
 _CHUNK = 1000  # lines of a history, or messages, at once
 _PATIENCE = 2.0  # seconds of one read, search or digest
 _GLANCE = 0.1  # seconds in which a search may look for the end of a log
@@ -94,7 +97,8 @@ class Logs:
         """Return where the lines of a program are read from."""
         path = self.path(process_id)
         if path is None or path.removesuffix(".gz").endswith(".cast"):
-            return HistoryLines(_messages(self._pages, channel))
+            messages, middle = _messages(self._pages, channel)
+            return HistoryLines(messages, middle=middle)
         with self._lock:
             found = self._files.setdefault(path, FileLines(path))
             self._files.move_to_end(path)
@@ -124,9 +128,27 @@ class Logs:
                 lines = end - first if is_there else 0
             first = max(first, oldest)
             found = source.dated(read_page(source, first, lines, late))
-            return LogPage(oldest, newest, found, source.name, is_known)
+            missing = self.missing(source)
+            return LogPage(oldest, newest, found, source.name, is_known, missing)
         except OSError as error:
             raise _unreadable(error) from error
+
+    def missing(self, source: LogSource) -> MissingLines | None:
+        """Return which lines between the first and the last are no longer kept; None for none."""
+        return source.missing if isinstance(source, HistoryLines) else None
+
+    def text(self, source: LogSource) -> Iterator[bytes]:
+        """Yield all lines in parts, and in the place of missing ones a line that says so."""
+        missing = self.missing(source)
+        for numbers, data in source.chunks(source.first):
+            if missing is not None and data and numbers[0] > missing.after:
+                yield (
+                    f"(ws_hub: {missing.lines:,} lines, {missing.total_bytes:,} bytes of messages, "
+                    "are missing here: no longer kept)\n"
+                ).encode()
+                missing = None
+            if data:
+                yield data
 
     def search(
         self, source: LogSource, text: str, first: int, limit: int, *, ignore_case: bool
@@ -166,18 +188,20 @@ def _unreadable(error: OSError) -> HistoryError:
     )
 
 
-def _messages(pages: Pages, channel: str) -> Iterator[Message]:
-    """Yield the output of the last run that a channel keeps."""
+def _messages(pages: Pages, channel: str) -> tuple[Iterator[Message], Middle | None]:
+    """Return the output of the last run that a channel keeps, and what is missing in it."""
     found: list[Message] = []
-    after = 0
-    while messages := pages(channel, since=after, limit=_CHUNK).messages:
-        for message in messages:
+    after, middle = 0, None
+    while (page := pages(channel, since=after, limit=_CHUNK)).messages:
+        for message in page.messages:
             if message.type == MessageType.PROCESS_OUTPUT:
                 found.append(message)
             elif begins(message):
                 found.clear()
-        after = messages[-1].seq or 0
-    yield from found
+        after, middle = page.messages[-1].seq or 0, page.middle
+    if middle is None or not found or (found[0].seq or 0) > middle.after:
+        return iter(found), None
+    return iter(found), middle
 
 
 def begins(message: Message) -> bool:
@@ -198,10 +222,18 @@ class HistoryLines(TextLines[Message]):
     Args:
         messages: what is kept; what is no output is left out.
         name: what a page is said to be from.
+        middle: what is missing between two of these messages; None for nothing.
     """
 
-    def __init__(self, messages: Iterator[Message], name: str = "history") -> None:
+    def __init__(
+        self,
+        messages: Iterator[Message],
+        name: str = "history",
+        *,
+        middle: Middle | None = None,
+    ) -> None:
         super().__init__(name, _origin)
+        before, behind = 0, list[int]()  # the last line before the middle, and those behind it
         piece: int | None = None  # the number of the line that goes on
         for message in messages:
             text = message.data
@@ -209,9 +241,21 @@ class HistoryLines(TextLines[Message]):
                 continue
             if not isinstance(text, str) or text.endswith(REPLACED):
                 continue
+            is_behind = middle is not None and (message.seq or 0) > middle.after
+            if is_behind and not behind:
+                piece = None  # the rest of that line is missing
             number = message.line if message.line is not None else piece or message.seq or 0
+            if is_behind:
+                behind.append(number)
+            else:
+                before = max(before, number)
             self.take(text, number, message)
             piece = number if text.endswith(GOES_ON) and message.line is None else None
+        if middle is not None:
+            # The first lines behind it may be old ones that have changed.
+            lines = self.absent(before, max(behind[:_ROWS], default=before))
+            if lines > 0:
+                self.missing = MissingLines(before, lines, middle.messages, middle.total_bytes)
 
 
 def _origin(message: Message) -> Origin:

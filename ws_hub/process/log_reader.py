@@ -23,6 +23,7 @@ __all__ = [
     "LogMatches",
     "LogPage",
     "LogSource",
+    "MissingLines",
     "Span",
     "late_at",
     "line_fields",
@@ -70,6 +71,23 @@ def line_fields(line: LogLine) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingLines:
+    """Lines that a channel has let go, between the first lines of a program and the newest.
+
+    Args:
+        after: the number of the line before them.
+        lines: how many lines.
+        messages: in how many messages these were.
+        total_bytes: bytes of the encoded messages.
+    """
+
+    after: int
+    lines: int
+    messages: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogPage:
     """Some lines of a log, oldest first.
 
@@ -80,6 +98,7 @@ class LogPage:
         source: "file", or "history" for what the channel keeps.
         complete: whether the log was read to its end. A file of many gigabytes is not within
             two seconds, at first: `last` is how far it was read then, and the next call goes on.
+        missing: lines between the first and the last that the history has let go; None for none.
     """
 
     first: int
@@ -87,6 +106,7 @@ class LogPage:
     lines: tuple[LogLine, ...]
     source: str
     complete: bool = True
+    missing: MissingLines | None = None
 
 
 @dataclass(frozen=True, slots=True)

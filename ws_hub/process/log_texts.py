@@ -5,11 +5,13 @@ In memory; for what a channel keeps, and for a recording that is played.
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from ..lines import GOES_ON, REPLACED
-from .log_reader import Chunk, Late, LogLine, Span, never
+from .log_reader import Chunk, Late, LogLine, MissingLines, Span, never
 from .log_times import Origin
 
 __all__ = ["TextLines"]
@@ -36,6 +38,7 @@ class TextLines(Generic[T]):
         self._whole: set[int] = set()
         self._newest: dict[int, T] = {}  # what was given with the newest text of each
         self._numbers: list[int] | None = None  # of the lines, in order, once they are known
+        self.missing: MissingLines | None = None  # between two of them; no chunk has both of these
 
     def take(self, text: str, number: int, given: T) -> None:
         """Take a text of a line; a state that will be replaced is left out."""
@@ -65,8 +68,10 @@ class TextLines(Generic[T]):
     def chunks(self, first: int) -> Iterator[Chunk]:
         """Yield the lines from a number on."""
         numbers: Sequence[int] = [number for number in self._ordered() if number >= first]
-        for start in range(0, len(numbers), _CHUNK):
-            part = numbers[start : start + _CHUNK]
+        cut = bisect_right(numbers, self.missing.after) if self.missing else 0
+        starts = sorted({*range(0, cut, _CHUNK), *range(cut, len(numbers), _CHUNK)})
+        for start, end in itertools.pairwise([*starts, len(numbers)]):
+            part = numbers[start:end]
             lines = ("".join(self._texts[number]).replace("\n", " ") for number in part)
             yield Chunk(part, "\n".join([*lines, ""]).encode("utf-8", "replace"))
 
@@ -76,6 +81,11 @@ class TextLines(Generic[T]):
             LogLine(line.number, line.text, *self._origin(self._newest[line.number]))
             for line in lines
         )
+
+    def absent(self, after: int, last: int) -> int:
+        """Return how many lines behind one, up to another one, are not there."""
+        there = sum(1 for number in self._ordered() if after < number <= last)
+        return last - after - there
 
     def _ordered(self) -> list[int]:
         if self._numbers is None:

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, quote
 
 from ..errors import HistoryError, HubNotRunning, InvalidName, excerpt
 from ..hub.hub import Hub
-from ..process.log_reader import LogLine, LogSource, line_fields
+from ..process.log_reader import LogLine, LogSource, MissingLines, line_fields
 
 __all__ = ["PREFIX", "LogPages"]
 
@@ -158,7 +158,7 @@ class LogPages:
                 raise _Refused("503 Service Unavailable", "busy", text, ("Retry-After", "1"))
             try:
                 if kind == "digest":
-                    return logs.digest(source)
+                    return {**logs.digest(source), "missing": _missing(logs.missing(source))}
                 return self._search(query, source)
             finally:
                 self._searches.release()
@@ -173,6 +173,7 @@ class LogPages:
             "lines": _lines(page.lines),
             "next": last + 1 if more else None,
             "complete": page.complete,
+            "missing": _missing(page.missing),
         }
 
     def _search(self, query: dict[str, Any], source: LogSource) -> dict[str, Any]:
@@ -190,6 +191,7 @@ class LogPages:
             "lines": _lines(found.lines),
             "next": found.next,
             "complete": span.complete,
+            "missing": _missing(self._hub.logs.missing(source)),
         }
 
     def _download(
@@ -199,7 +201,7 @@ class LogPages:
             span = source.span()
             if span.last < span.first:
                 raise _unknown(process_id)
-            chunks = (chunk.data for chunk in source.chunks(span.first) if chunk.data)
+            chunks = self._hub.logs.text(source)
             return "200 OK", _attached(process_id + ".log", "text/plain; charset=utf-8"), chunks
         try:
             body = _File(path)
@@ -294,6 +296,17 @@ def _not_kept(process_id: str, attempt: int) -> _Refused:
 def _text(part: str) -> str:
     """Return a part of a path, which WSGI gives as Latin-1, as text."""
     return part.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _missing(missing: MissingLines | None) -> dict[str, int] | None:
+    if missing is None:
+        return None
+    return {
+        "after": missing.after,
+        "lines": missing.lines,
+        "messages": missing.messages,
+        "bytes": missing.total_bytes,
+    }
 
 
 def _lines(lines: Iterable[LogLine]) -> list[dict[str, Any]]:

@@ -4,10 +4,11 @@
  */
 
 import {LineAssembler} from "./ansi.js";
-import {counted, describeMessage, describeStatus, duration} from "./messages.js";
+import {counted, describeMessage, describeStatus, duration, sizeText} from "./messages.js";
 import {timeOf} from "./times.js";
 
 const KNOWN_LINES = 4096; // that may still change: more than the rows of a terminal
+const ROWS = 512; // lines behind missing ones, among which some may be missing as well
 
 export class Feed {
   /**
@@ -31,7 +32,9 @@ export class Feed {
     this._earlier = 0; // lines of the runs before
     this._twice = new Map(); // id of a note -> lines of the run before it, if another one follows
     this._end = null; // {known, note}: how the newest run has ended, and the id of the note of it
-    this._gap = null; // {which, note}: the id of the note of what is missing before the next line
+    // {text, note}: of what is missing before the next line, and the id of the note of that. Behind
+    // that line {from, lines, until}: of how many lines it is, and between which numbers these are.
+    this._gap = null;
   }
 
   received(message) {
@@ -41,19 +44,21 @@ export class Feed {
   }
 
   /** The server has answered a subscribe: say what is gone. */
-  synced({first, recovered, restarted, missed}) {
+  synced({first, recovered, restarted, missed, bytes}) {
     if (restarted) {
       this._endLine();
       this._forgetLines();
       this.status = null;
       this.note("the server has started anew: another numbering begins", {gap: true});
     }
-    if (missed > 0) this.missing(missed, first ? "earlier " : "");
-    else if (!recovered && !restarted) this.missing(0, "");
+    if (missed > 0) this.missing(missed, {which: first ? "earlier " : "", bytes});
+    else if (!recovered && !restarted) this.missing(0);
   }
 
-  missing(number, which = "") {
-    this._gap = {which, note: this.view.append(gapNote(gapText(number, `${which}message`), {messages: number}))};
+  /** So many messages are gone, of so many bytes where that is known. */
+  missing(number, {which = "", bytes} = {}) {
+    const note = this.view.append(gapNote(gapText(number, `${which}message`, bytes), {messages: number}));
+    this._gap = {note, text: (lines) => gapText(lines, `${which}line`, bytes)};
   }
 
   /**
@@ -63,17 +68,28 @@ export class Feed {
   skipped(number) {
     this._endLine();
     const note = this.view.append(gapNote(skippedText(number, "message"), {messages: number}));
-    this._gap = {note, skipped: true};
+    this._gap = {note, skipped: true, text: (lines) => skippedText(lines, "line")};
     return note;
   }
 
-  /** The next line has a number: say how many lines are missing, where messages were told. */
-  _countGap(lines) {
-    const {which, note, skipped} = this._gap;
-    this._gap = null;
-    if (lines <= 0) return;
-    const text = skipped ? skippedText(lines, "line") : gapText(lines, `${which}line`);
-    this.view.replace(note, gapNote(text, {lines}));
+  /**
+   * A line has a number: say how many lines are missing, where messages were told. The first lines
+   * behind the gap may be old ones that have changed, and some between them missing as well.
+   */
+  _countGap(number) {
+    const gap = this._gap;
+    gap.from ??= this._newest;
+    if (number <= gap.from) return;
+    gap.until ??= gap.skipped ? number : number + ROWS;
+    this._resize(gap, number > this._newest ? number - this._newest - 1 : -1);
+    if (number >= gap.until) this._gap = null;
+  }
+
+  _resize(gap, change) {
+    const lines = (gap.lines ?? 0) + change;
+    if (!change || lines < 0) return;
+    gap.lines = lines;
+    this.view.replace(gap.note, gapNote(gap.text(lines), {lines}));
   }
 
   note(text, how) {
@@ -201,7 +217,7 @@ export class Feed {
       this.view.setStatus(runs);
       return;
     }
-    if (this._gap?.skipped && number <= this._newest) {
+    if (this._gap?.skipped && number <= this._newest) { // of another run
       this._twice.set(this._gap.note, this._newest);
       this._forgetLines();
     }
@@ -216,7 +232,7 @@ export class Feed {
       this.view.replace(known.shown, entry);
       return;
     }
-    if (this._gap && number > this._newest) this._countGap(number - this._newest - 1);
+    if (this._gap) this._countGap(number);
     const shown = number > this._newest ? this.view.append(entry) : this.view.insert(entry, this._after(number));
     this._newest = Math.max(this._newest, number);
     this._lines.set(number, {shown, pieces});
@@ -301,7 +317,8 @@ function skippedText(number, what) {
   return `This page fell behind: ${counted(number, what)} not shown`;
 }
 
-function gapText(number, what) {
-  const missing = number ? counted(number, what) : "some messages";
+function gapText(number, what, bytes) {
+  const size = bytes ? ` (${sizeText(bytes)} of messages)` : "";
+  const missing = number ? `${counted(number, what)}${size}` : "some messages";
   return `${missing} ${number === 1 ? "is" : "are"} missing here: no longer kept by the server`;
 }

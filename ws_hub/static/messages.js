@@ -41,6 +41,14 @@ export function counted(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
+/** Return "812 bytes", "1.2 kB", "206 MB". */
+export function sizeText(bytes) {
+  if (bytes < 1000) return counted(bytes, "byte");
+  const power = Math.min(Math.floor(Math.log10(bytes) / 3), 4);
+  const value = bytes / 1000 ** power;
+  return `${value < 10 ? Math.floor(value * 10) / 10 : Math.floor(value)} ${["kB", "MB", "GB", "TB"][power - 1]}`;
+}
+
 const LIMITS = {timeout: " at its timeout", idle_timeout: " after its idle timeout"};
 
 /**

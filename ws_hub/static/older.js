@@ -44,6 +44,11 @@ export class Block {
   setStatus() {}
 }
 
+/** How many messages below a number the server has let go behind the beginning. */
+function gone(middle, below) {
+  return middle && middle.after < below ? Math.min(middle.messages, below - middle.after - 1) : 0;
+}
+
 export class Older {
   /**
    * `ask(part)` returns a promise of a page of the history; `onChange()` is called at the end. With
@@ -108,8 +113,9 @@ export class Older {
       this.full = true;
       return false;
     }
-    this.left = Math.max(0, messages[0].seq - Math.max(this._since + 1, page.first));
-    this._take(messages);
+    const {seq} = messages[0];
+    this.left = Math.max(0, seq - Math.max(this._since + 1, page.first) - gone(page.middle, seq));
+    this._take(messages, page.middle);
     return true;
   }
 
@@ -143,18 +149,22 @@ export class Older {
     else this._feed.know(feed);
   }
 
-  _take(messages) {
+  /** `middle` is what the server has let go between some of the messages. */
+  _take(messages, middle) {
     const block = new Block();
     const feed = new Feed(block, {onStart: this._feed.onStart});
     let before = messages[0].seq - 1;
     let run = null; // entries of the first run in these messages
+    const missing = (next) => {
+      if (next > before + 1) feed.missing(next - before - 1, {bytes: middle?.after === before ? middle.bytes : undefined});
+    };
     for (const message of messages) {
-      if (message.seq > before + 1) feed.missing(message.seq - before - 1);
+      missing(message.seq);
       before = message.seq;
       feed.received(message);
       if (message.type === "process_status") run ??= [...block.entries];
     }
-    if (this._oldest > before + 1) feed.missing(this._oldest - before - 1);
+    missing(this._oldest);
     this._oldest = messages[0].seq;
     const moved = this._edited(feed.newest).map((row) => this._move(row, feed));
     const behind = this._firstRow(({kind}) => kind !== "note");

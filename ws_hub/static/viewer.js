@@ -223,7 +223,7 @@ function subscribe(channel, last = FIRST) {
       if (!sync.first && !sync.restarted && sync.replayed > FAR && own.feed.numbered) passOver();
       else synced(sync);
     },
-    onGap: (number) => heard() && own.feed.missing(number),
+    onGap: (number, bytes) => heard() && own.feed.missing(number, {bytes}),
     onLagged: () => {
       own.lagged = true;
       banner("This page was too slow for the server; the rest follows.", {seconds: CAUGHT_UP_FOR});

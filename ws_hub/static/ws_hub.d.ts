@@ -253,6 +253,8 @@ export interface HistoryPage<Data = unknown> {
   /** The last number given. */
   seq: number;
   messages: Message<Data>[];
+  /** What was let go between the beginning that is kept and the newest messages: so many behind a number. */
+  middle?: {after: number; messages: number; bytes: number};
 }
 
 /** A connection that comes back. */

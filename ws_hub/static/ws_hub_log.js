@@ -301,7 +301,7 @@ export class WsHubLog extends HTMLElement {
         feed.synced(sync);
         if (!sync.replayed) hint(waits);
       },
-      onGap: (count) => feed.missing(count),
+      onGap: (count, bytes) => feed.missing(count, {bytes}),
       onError: ({data, code}) => {
         const unclear = code === "bad_channel" && !channel.includes("*");
         this._complain(`The server refuses ${channel}: ${data}${unclear ? rule(channel) : ""}`);
