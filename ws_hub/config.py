@@ -189,7 +189,7 @@ class ChannelRule:
         elif self.history_head_bytes >= self.history_bytes:
             raise ConfigError(
                 f"history_head_bytes={self.history_head_bytes} leaves no room for the newest "
-                f"messages: make it less than history_bytes={self.history_bytes}"
+                f"messages: use less than history_bytes={self.history_bytes}"
             )
 
     def _check_what_is_left_out(self) -> None:

@@ -225,7 +225,10 @@ def test_a_channel_name_in_the_address_stays_text(
         assert page.eval("document.images.length") == 0
 
 
-def test_a_page_without_history_says_what_is_missing(page: Page, site: Site) -> None:
+def test_a_page_without_history_says_what_is_missing(
+    page: Page, make_site: Callable[..., Site]
+) -> None:
+    site = make_site("process:build", history=10_000)
     for number in range(10_500):
         site.hub.send_process_output("build", f"line {number}")
     page.open(site.url)
@@ -234,6 +237,26 @@ def test_a_page_without_history_says_what_is_missing(page: Page, site: Site) -> 
     assert page.eval(NOTES) == [
         "500 earlier messages are missing here: no longer kept by the server"
     ]
+
+
+def test_a_long_log_has_its_beginning_and_what_is_missing_behind_it(page: Page, site: Site) -> None:
+    for start in range(1, 60_001, 500):
+        numbers = range(start, start + 500)
+        site.hub.send_process_lines("build", [f"line {n}" for n in numbers], numbers=numbers)
+    site.hub.wait_for_room("process:build")
+    page.open(site.url)
+    page.wait_for(f"{VIEW}.store.count > 10_000 && !{VIEW}.store.provisional")
+    middle = site.hub.history("process:build", last=1).middle
+    assert middle is not None
+    size = f"{middle.total_bytes // 100_000 / 10:.1f}".removesuffix(".0")
+    assert page.eval(NOTES) == [
+        f"{middle.messages:,} lines ({size} MB of messages) are missing here: "
+        "no longer kept by the server"
+    ]
+    assert page.eval(COUNT) == "60,000 lines"
+    assert page.eval(f"{VIEW}.store.count") == 60_000 - middle.messages
+    page.eval(f"{LOG}.scrollTop = 0")
+    page.wait_for(f"{SHOWN}[0] === 'line 1'")
 
 
 # --- a connection that ends ----------------------------------------------------------------
@@ -270,14 +293,14 @@ def test_a_lost_connection_is_said_and_made_up_for(
 
 
 def test_fault_91_numbers_and_words_are_true_after_a_gap(
-    page: Page, make_site: Callable[[str], Site]
+    page: Page, make_site: Callable[..., Site]
 ) -> None:
     def print_lines(first: int, last: int) -> None:
         for start in range(first, last + 1, 500):
             numbers = range(start, min(start + 500, last + 1))
             site.hub.send_process_lines("build", [f"line {n}" for n in numbers], numbers=numbers)
 
-    site = make_site("process:build")
+    site = make_site("process:build", history=10_000)
     gone = "document.getElementById('cut').textContent"
     with FaultProxy("127.0.0.1", site.server.port) as proxy:
         print_lines(1, 100)
@@ -356,9 +379,9 @@ def test_fault_91_a_page_that_fell_behind_has_not_reconnected(
 
 
 def test_fault_91_messages_without_numbers_are_missing_as_messages(
-    page: Page, make_site: Callable[[str], Site]
+    page: Page, make_site: Callable[..., Site]
 ) -> None:
-    site = make_site("process:build")
+    site = make_site("process:build", history=10_000)
     with FaultProxy("127.0.0.1", site.server.port) as proxy:
         site.hub.send_process_output("build", "first")
         with away(page, proxy, 1):

@@ -64,8 +64,10 @@ class Site:
         channel = self.hub.process_channel(process_id)
 
         def is_kept() -> bool:
-            message = self.hub.history(channel, last=1).messages[-1]
-            return message.type == "process_status" and message.data["status"] == "exited"
+            last = self.hub.history(channel, last=1).messages
+            return any(
+                each.type == "process_status" and each.data["status"] == "exited" for each in last
+            )
 
         wait_until(is_kept)
         return process

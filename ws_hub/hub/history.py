@@ -443,8 +443,9 @@ def _header(length: int) -> int:
 def _extra(lengths: Sequence[int], first: int) -> int | array[int]:
     """Return how many bytes of each frame are not of its text without its number.
 
-    `lengths` are those of the frames, `first` is the number of the first. One number where they have the same, as nearly all that are near each other. A text counts as
-    in a store, where it has no number.
+    `lengths` are those of the frames, `first` is the number of the first. One number where they
+    have the same, as nearly all that are near each other. A text counts as in a store, where it
+    has no number.
     """
     header, digits = _header(lengths[0]), len(str(first))
     if len(lengths) == 1:

@@ -158,7 +158,7 @@ class LogPages:
                 raise _Refused("503 Service Unavailable", "busy", text, ("Retry-After", "1"))
             try:
                 if kind == "digest":
-                    return {**logs.digest(source), "missing": _missing(logs.missing(source))}
+                    return {**logs.digest(source), **_missing(logs.missing(source))}
                 return self._search(query, source)
             finally:
                 self._searches.release()
@@ -173,7 +173,7 @@ class LogPages:
             "lines": _lines(page.lines),
             "next": last + 1 if more else None,
             "complete": page.complete,
-            "missing": _missing(page.missing),
+            **_missing(page.missing),
         }
 
     def _search(self, query: dict[str, Any], source: LogSource) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class LogPages:
             "lines": _lines(found.lines),
             "next": found.next,
             "complete": span.complete,
-            "missing": _missing(self._hub.logs.missing(source)),
+            **_missing(self._hub.logs.missing(source)),
         }
 
     def _download(
@@ -298,15 +298,16 @@ def _text(part: str) -> str:
     return part.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
-def _missing(missing: MissingLines | None) -> dict[str, int] | None:
+def _missing(missing: MissingLines | None) -> dict[str, Any]:
     if missing is None:
-        return None
-    return {
+        return {}
+    fields = {
         "after": missing.after,
         "lines": missing.lines,
         "messages": missing.messages,
         "bytes": missing.total_bytes,
     }
+    return {"missing": fields}
 
 
 def _lines(lines: Iterable[LogLine]) -> list[dict[str, Any]]:
