@@ -255,8 +255,8 @@ def test_a_long_log_has_its_beginning_and_what_is_missing_behind_it(page: Page, 
     ]
     assert page.eval(COUNT) == "60,000 lines"
     assert page.eval(f"{VIEW}.store.count") == 60_000 - middle.messages
-    page.eval(f"{LOG}.scrollTop = 0")
-    page.wait_for(f"{SHOWN}[0] === 'line 1'")
+    page.eval(f"{VIEW}.reveal({VIEW}.store.find(1))")
+    page.wait_for(f"{SHOWN}.includes('line 1')")
 
 
 # --- a connection that ends ----------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import node
 from tests.commands import command
 from tests.integration.clients import Seen
 from tests.integration.test_process_logs import Site
@@ -386,6 +387,37 @@ def test_tail_says_what_is_missing(server: Worker) -> None:
             f"({middle.total_bytes:,} bytes): not kept",
             "err",
         )
+
+
+PROGRAM = """
+import {HubClient} from "./ws_hub.js";
+import {WebSocket} from "ws";
+const client = new HubClient(process.argv[2], {WebSocket});
+const told = [], seen = [];
+for (const since of [0, 30]) {
+  await new Promise((end) => {
+    const subscription = client.subscribe("process:p", ({seq, type}) => {
+      seen.push([seq, type]);
+      if (seq === 1010) end(subscription.close());
+    }, {since, onGap: (...size) => told.push(size), onSync: ({missed}) => missed && told.push(missed)});
+    client.connect();
+  });
+}
+client.close();
+console.log(JSON.stringify([told, seen.length, seen.some(([, type]) => type === "history_gap")]));
+"""
+
+
+@pytest.mark.skipif(node.NODE is None, reason="no Node on this machine")
+def test_a_client_in_javascript_is_told_number_and_bytes(tmp_path: Path) -> None:
+    with Worker(rules=[RULE]) as server:
+        for start in range(1, 1000, 100):
+            print_lines(server.hub, 100, start)
+        middle, numbers = middle_of(server), kept(server)
+        told, count, has_notes = node.run(node.prepare(tmp_path), PROGRAM, server.url)
+        assert told == [[middle.messages, middle.total_bytes]] * 2
+        assert count == len(numbers) + len([each for each in numbers if each > 30])
+        assert not has_notes
 
 
 REDRAWS = """

@@ -232,7 +232,8 @@ class _Channel:
         """The number of the first message of the beginning; 0 where there is none."""
         if not self.head_count:
             return 0
-        return self.blocks[self.before].begin if self.before < len(self.blocks) else self.first
+        index = self.before
+        return self.blocks[index].begin if index < len(self.blocks) else self._fresh_first
 
     @property
     def first(self) -> int:
