@@ -399,7 +399,11 @@ for (const since of [0, 30]) {
     const subscription = client.subscribe("process:p", ({seq, type}) => {
       seen.push([seq, type]);
       if (seq === 1010) end(subscription.close());
-    }, {since, onGap: (...size) => told.push(size), onSync: ({missed}) => missed && told.push(missed)});
+    }, {
+      since,
+      onGap: (...size) => told.push(size),
+      onSync: ({missed}) => missed && told.push(missed),
+    });
     client.connect();
   });
 }

@@ -109,7 +109,7 @@ export class Feed {
   /** The line behind all of this, which another feed has shown, has a number: count what is missing before it. */
   followedBy(number) {
     if (!this._gap || number <= this._newest) return;
-    this.missingLinesAt(this._gap.note, number - this._newest - 1);
+    this._countGap(number);
     this._gap = null;
   }
 
