@@ -388,7 +388,8 @@ class _Channel:
             costs = accumulate(len(frame) + _FRAME_COST for frame in self.fresh)
             count = sum(1 for _ in _until(costs, need))
         count = min(count, self.count - least)
-        self._drop(0, count)
+        if count:
+            self._drop(0, count)
         return count
 
     def cut(self, first: int) -> tuple[int, int, Callable[[], bytes], bool]:
