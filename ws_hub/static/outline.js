@@ -268,7 +268,7 @@ export class Outline {
 
   _decorate(row, element) {
     const text = element.querySelector(".text");
-    const group = row.number ? this.groups.of(row.id) : undefined;
+    const group = row.kind === "note" ? undefined : this.groups.of(row.id);
     const head = element.querySelector(".fold");
     if (group) this._showGroup(group, element, head ?? this._makeFold(row.id, element, text));
     else if (head) {

@@ -85,7 +85,11 @@ function received(message) {
     if (watch.behind) passedOver(message.seq);
     watch.seq = message.seq;
   }
-  if (watch.catchUp?.first) watch.catchUp.older.saw(message);
+  if (watch.catchUp?.first) {
+    const {older} = watch.catchUp;
+    older.saw(message);
+    if (older === watch.older && older.done) view.store.provisional = false; // nothing comes in front
+  }
   watch.feed.received(message);
   controls?.received(message);
   countDown();
@@ -205,7 +209,7 @@ async function loadOlder(older) {
   } catch {
     // No connection, or no history to ask for: what is here is right, and said to begin there.
   }
-  if (older !== watch.older) return;
+  if (older !== watch.older || !view.store.provisional) return;
   view.store.provisional = false; // nothing comes in front any more
   view.repaint();
 }
