@@ -14,6 +14,7 @@ from tests.browser.conftest import Site
 from tests.programs import python
 from tests.support import TIMEOUT, wait_until
 from ws_hub.process.process import Process
+from ws_hub.protocol.message import Message
 from ws_hub.testing import FaultProxy
 
 pytestmark = pytest.mark.browser
@@ -37,6 +38,11 @@ RULE = {"pattern": "process:*", "history_messages": 300, "replay": True}
 Make = Callable[..., Site]
 
 
+def newest(site: Site) -> Message | None:
+    messages = site.hub.history("process:build", last=1).messages
+    return messages[-1] if messages else None
+
+
 def gap_in(page: Page, site: Site, proxy: FaultProxy, process: Process, lines: int) -> None:
     """Have a page miss lines that the history does not keep, and show what is behind them."""
     process.write("100\n")
@@ -46,7 +52,7 @@ def gap_in(page: Page, site: Site, proxy: FaultProxy, process: Process, lines: i
     proxy.reset()
     page.wait_for("!document.getElementById('banner').hidden")
     process.write(f"{lines}\n")
-    wait_until(lambda: site.hub.history("process:build", last=1).messages[0].line == 100 + lines)
+    wait_until(lambda: getattr(newest(site), "line", 0) == 100 + lines)
     proxy.accept()
     page.eval("document.getElementById('retry').click()")
     page.wait_for(f"{LINES}.at(-1) === 'line {100 + lines}'")
@@ -95,6 +101,34 @@ def test_the_beginning_is_loaded_from_the_log_as_far_as_there_is_room(
     expected = [f"line {number}" for number in range(14_702, 25_001)]
     assert page.eval(LINES) == expected
     page.wait_for(f"{BUTTON} === null")
+
+
+@pytest.mark.parametrize("kept", [1000, 1600])  # of 1600 the last page begins behind the middle
+def test_the_middle_is_told_in_lines_and_loaded_from_the_log(
+    page: Page, make_site: Make, tmp_path: Path, kept: int
+) -> None:
+    """Also where it lies between two pages of the history."""
+    rule = {"history_messages": kept, "history_bytes": 2**20, "history_head_bytes": 2**18}
+    site = make_site("process:build", rules=[{"pattern": "process:*", "replay": True, **rule}])
+    code = "for number in range(1, 25_001): print('line', number)"
+    process = site.hub.run_process(python(code), "build", log=tmp_path / "build.log")
+    process.wait(TIMEOUT)
+    wait_until(lambda: getattr(newest(site), "type", "") == "process_status")
+    middle = site.hub.history("process:build", limit=1).middle
+    assert middle is not None
+    there = 25_000 - middle.messages  # lines, and two statuses
+    page.open(site.url)
+    page.wait_for(f"{VIEW}?.count === {there}")
+    (note, end) = page.eval(NOTES)
+    assert note.startswith(f"{middle.messages:,} lines")
+    assert end.startswith("exited 0")
+    assert page.eval(f"{VIEW}.total") == 25_000
+    page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
+    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+    page.eval(f"{BUTTON}.click()")
+    page.wait_for(f"{VIEW}.count === 25_000")
+    assert page.eval(LINES) == [f"line {number}" for number in range(1, 25_001)]
+    page.wait_for("document.getElementById('cut').textContent === ''")
 
 
 def test_nothing_is_offered_where_no_log_has_the_lines(page: Page, make_site: Make) -> None:
