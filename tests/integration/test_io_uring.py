@@ -33,13 +33,15 @@ def data_of(peer: Peer, count: int) -> list[object]:
 
 
 @pytest.fixture
-def ring_is_there() -> None:
+def ring_is_there() -> Iterator[None]:
     ring = Ring()
     try:
         ring.open()
     except Unavailable as error:
         pytest.skip(str(error))
     ring.close()
+    with other_ring("_FEW", CROWD):  # the run may have another
+        yield
 
 
 def settled(hub: Hub) -> bool:
