@@ -8,6 +8,7 @@ its first words; a command that is not there fails, so that no line goes unread.
 
 from __future__ import annotations
 
+import gzip
 import os
 import queue
 import re
@@ -26,6 +27,7 @@ import pytest
 from tests.integration.apps.launch import command
 from tests.support import wait_until
 from ws_hub import Hub, Message, serve
+from ws_hub.page import page_app
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_TIMEOUT = 30.0
@@ -767,6 +769,23 @@ def _without(words: list[str], option: str) -> list[str]:
     return left
 
 
+def run_log(words: list[str], workplace: Path) -> None:
+    """`ws-hub log`: of a hub of ours in place of the one it names, or of a file that is made."""
+    with Hub() as hub, serve(hub, app=page_app(hub)) as server:
+        hub.send_process_output("make", "error: one")
+        wait_until(lambda: hub.read_log("make").lines)
+        for at, word in enumerate(words):
+            if word.startswith("http://"):
+                words[at] = f"http://127.0.0.1:{server.port}/"
+            elif word.endswith(".gz"):
+                (workplace / word).parent.mkdir(parents=True, exist_ok=True)
+                (workplace / word).write_bytes(gzip.compress(b"error: one\n"))
+        with start(words[1:], workplace) as process:
+            output, _ = process.communicate(timeout=RUN_TIMEOUT)
+            assert process.returncode == 0, output
+            assert "error: one" in output
+
+
 COMMANDS: dict[str, Callable[[list[str], Path], None]] = {
     "make": run_make,
     "pip install": run_pip,
@@ -776,6 +795,7 @@ COMMANDS: dict[str, Callable[[list[str], Path], None]] = {
     "ws-hub up": run_up,
     "ws-hub serve": run_serve,
     "ws-hub tail": run_tail,
+    "ws-hub log": run_log,
     "ws-hub publish": run_publish,
 }
 
