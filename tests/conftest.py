@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -149,6 +150,48 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 # What the processes run that these modules start counts for coverage. Measuring doubles the time
 # of a process, and what all others run is run in the tests' own process as well.
 _MEASURED = re.compile(r"tests/(integration/test_(cli|gunicorn)|faults/test_faults_programs)\.py")
+
+
+# What these tests run does not count for coverage: others run the same once, these a thousand
+# times, with random data, with a browser or at full speed, or they look at files. Measuring more
+# than doubles the time of Python code, of the tests' own as well.
+_REPEATED = re.compile(
+    r"tests/(browser|chaos|conformance|fuzz)/|tests/test_\w+\.py"
+    r"|tests/unit/test_screens\.py::test_rows_of_a_recording"
+    r"|tests/unit/test_log_file\.py::test_(random|the_log_of_a_recorded|a_full_disk|a_line_without)"
+    r"|tests/unit/test_frames\.py::test_a_close_frame_of_any"
+    r"|tests/unit/test_json_text\.py::test_orjson_and"
+    r"|tests/unit/test_mask_fuzz\.py|tests/unit/test_mask\.py::test_a(ll_places|_secret_is_found_any)"
+    r"|tests/unit/test_message\.py::test_(every_message|any_value|a_joined|an_encoded)"
+    r"|tests/unit/test_notices\.py::test_a_stream_may_arrive"
+    r"|tests/unit/test_recent_keys\.py::test_the_number_and_the_bytes"
+    r"|tests/unit/test_sender\.py::test_every_frame_arrives"
+    r"|tests/unit/test_viewer\.py::test_fault_128"
+    r"|tests/unit/test_reconnect_subscriptions_model\.py"
+    r"|tests/integration/test_process_hub\.py::test_(a_watching|a_line_of_ten|a_slow_viewer)"
+    r"|tests/integration/test_process_hub\.py::test_(many_lines|with_backpr|viewers_that_open|output_b)"
+    r"|tests/integration/test_process_logs\.py::test_(lines_are_re|a_search_f)\w+\[(sqlite|history)"
+    r"|tests/integration/test_process_logs\.py::test_(a_large_log|a_longer_log|a_digest_names)"
+    r"|tests/integration/test_publisher_life\.py::test_publishers_that_are_dropped"
+    r"|tests/integration/test_(cycles|late_viewer|slow_viewers|latency|node_\w+|features_together)\.py"
+    r"|tests/faults/test_faults_client\.py::test_fault_17"
+    r"|tests/faults/test_faults_life\.py::test_fault_63_ten_thousand"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test that repeats what others run without measuring."""
+    if not _REPEATED.match(item.nodeid):
+        return (yield)
+    tracer, of_threads = sys.gettrace(), threading.gettrace()
+    threading.settrace(None)  # type: ignore[arg-type]
+    sys.settrace(None)
+    try:
+        return (yield)
+    finally:
+        threading.settrace(of_threads)  # type: ignore[arg-type]
+        sys.settrace(tracer)
 
 
 @pytest.fixture(scope="module", autouse=True)
