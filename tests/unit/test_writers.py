@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.recorder import Recorder
+from ws_hub.config import HubConfig
 from ws_hub.errors import HubFull, HubNotRunning, InvalidName
 from ws_hub.process.writers import LogHandler, log_handler, writer
 from ws_hub.protocol.message import encode, parse_timestamp
@@ -144,14 +145,12 @@ def test_a_bad_channel_is_refused_at_once(hub: Recorder) -> None:
 
 
 def test_the_hubs_own_rule_for_channels_counts() -> None:
-    class Loose(Recorder):
-        class config:  # noqa: N801 - the attribute of a hub
-            channel_name = staticmethod(lambda name: " " in name)
-
-    handler = log_handler(Loose(), "with spaces")
+    loose = Recorder()
+    loose.config = HubConfig(channel_name=lambda name: " " in name)
+    handler = log_handler(loose, "with spaces")
     handler.close()
     with pytest.raises(InvalidName):
-        log_handler(Loose(), "without")
+        log_handler(loose, "without")
 
 
 # --- writer --------------------------------------------------------------------------------
