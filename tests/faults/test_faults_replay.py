@@ -471,7 +471,7 @@ def test_fault_125_a_position_in_a_channel_without_messages_stays_valid() -> Non
 @pytest.mark.slow
 def test_fault_73_a_program_with_backpressure_waits_for_a_late_viewer() -> None:
     """The viewer reads from the history, whose messages must stay until it has them."""
-    count = 40_000  # four times what is kept
+    count = 60_000  # several times what is kept
     with live() as hub:
         stream = hub.hub.run_process(
             ["sh", "-c", f"yes {'x' * 80} | head -n {count}"], "log", backpressure=True

@@ -78,8 +78,13 @@ class Notes:
 
 @contextlib.contextmanager
 def live(**settings: Any) -> Iterator[Live]:
-    """Serve a hub with these settings."""
+    """Serve a hub with these settings.
+
+    What a program uses is not told, unless a setting says so: it has no number, and how often it
+    comes between numbered messages depends on the machine.
+    """
     notes = Notes()
+    settings = {"usage_interval": 0, **settings}
     callbacks = {"on_connect": notes.on_connect, "on_disconnect": notes.on_disconnect}
     with Hub(HubConfig(**{**callbacks, **settings})) as hub, serve(hub) as server:
         yield Live(hub, server, notes)
