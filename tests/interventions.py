@@ -111,6 +111,7 @@ def around_ring_calls(
     owner: ring.Ring,
     *,
     before: Callable[[int], object] = lambda count: None,
+    after: Callable[[], object] = lambda: None,
     entries: Callable[[int], int] = lambda count: count,
     results: Mapping[int, int] | None = None,
     lost: int = 0,
@@ -120,6 +121,7 @@ def around_ring_calls(
     Args:
         owner: the ring.
         before: called before each, with the number of its entries.
+        after: called after each.
         entries: returns how many of them the kernel takes.
         results: what the kernel answers for some of them, by their places.
         lost: how many of its last answers are missing.
@@ -133,6 +135,7 @@ def around_ring_calls(
             at = (words[owner._cq_head] + place) % ring._RESULTS
             ring._RESULT.pack_into(memory, at * ring._RESULT.size, place, result, 0)
         words[owner._cq_tail] -= lost
+        after()
         return done
 
     with patched(owner, "_call", call_and_change):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import random
@@ -26,7 +27,7 @@ from tests.interventions import (
     without_libc,
 )
 from tests.support import TIMEOUT, fill, small_pair, tcp_pair, tls_pair
-from ws_hub.connection.fast_send import DirectSocket
+from ws_hub.connection.fast_send import DirectSocket, send_to_each
 from ws_hub.connection.ring import Ring, Unavailable
 
 CALL = 128  # the most targets of one call
@@ -380,6 +381,64 @@ def test_an_exception_leaves_no_lock_taken(ring: Ring, few: list[Target], where:
     assert not any(each.way.lock.locked() for each in few)
     send(ring, few, b"again", lambda target, sent: None)
     assert few[-1].got().endswith(b"again")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("first", "second"), [(128, 40), (40, 60)])
+def test_a_call_that_an_exception_cuts_short_leaves_nothing_for_the_next(
+    ring: Ring, few: list[Target], when: str, first: int, second: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    around = functools.partial(around_ring_calls, ring)
+    with around(before=fail) if when == "before" else around(after=fail):
+        with pytest.raises(MemoryError):
+            send(ring, few[:first], b"first")
+    assert send(ring, few[:second], b"second") == []
+    sent = 0 if when == "before" else min(first, second)
+    expected = [b"firstsecond"] * sent + [b"second"] * (second - sent)
+    assert [each.got() for each in few[:second]] == expected
+
+
+def test_a_frame_that_could_not_be_loaded_is_loaded_anew(ring: Ring, few: list[Target]) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    assert send(ring, few, b"a") == []
+    with other_ring("array", fail), pytest.raises(MemoryError):
+        send(ring, few, b"longer")
+    assert send(ring, few, b"longer") == []
+    assert few[0].got() == b"alonger"
+
+
+@pytest.mark.parametrize("where", ["call", "begun"])
+def test_who_has_a_part_of_a_frame_when_an_exception_comes_is_cut(
+    ring: Ring, few: list[Target], where: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    after = fail if where == "call" else lambda: None
+    results = {3: 1, 9: 2, 11: -errno.EAGAIN}
+    with around_ring_calls(ring, after=after, results=results), pytest.raises(MemoryError):
+        send(ring, few, b"frame", fail)
+    assert [at for at, each in enumerate(few) if each.way.fd == -1] == [3, 9]
+    assert send(ring, few, b"next") == [few[3], few[9]]
+    with pytest.raises(BrokenPipeError):
+        few[3].way.send(b"next")
+
+
+def test_the_loop_cuts_who_has_a_part_of_a_frame_when_an_exception_comes() -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with made_targets(1, sndbuf=4096) as (target,):
+        with pytest.raises(MemoryError):
+            list(send_to_each([target], b"x" * (1 << 20), fail))
+        assert target.way.fd == -1
+        with pytest.raises(BrokenPipeError):
+            target.way.send(b"next")
 
 
 # --- what the kernel does not do -------------------------------------------------------------

@@ -233,6 +233,10 @@ def send_to_each(targets: Iterable[R], data: bytes, begun: Callable[[R, int], No
                     if sent == size:
                         continue
                     if sent > 0:
-                        begun(target, sent)
+                        try:
+                            begun(target, sent)
+                        except BaseException:  # the rest may not follow
+                            direct.sever()
+                            raise
                         continue
         yield target

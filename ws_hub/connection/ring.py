@@ -208,6 +208,7 @@ class Ring:
             near.setblocking(True)  # as the sockets of clients are
             self._name([near.fileno(), -1])
             full = [] if self._submit(2) else self._results_of(2)
+            self._clear()
         if not whole or full != [-errno.EAGAIN, -errno.EBADF]:
             raise OSError(errno.ENOTSUP, f"io_uring does not send as expected: {whole}, {full}")
 
@@ -251,13 +252,16 @@ class Ring:
 
     def _load(self, data: bytes) -> None:
         """Have the entries send this frame."""
+        # What is there is said last: an exception may come at any line.
         if self._frame is not data:
+            self._frame = None
             self._content[: len(data)] = data
             self._frame = data
-        if self._size != len(data):
-            size = self._size = len(data)
+        if self._size != (size := len(data)):
+            self._size = -1
             self._numbers[_LENGTH::_NUMBERS] = array("i", [size]) * _ENTRIES
             self._expected = b"".join([_RESULT.pack(each, size, 0) for each in range(_ENTRIES)])
+            self._size = size
 
     def _send(self, targets: list[R], data: bytes, begun: Callable[[R, int], None]) -> list[R]:
         """Send the frame to at most as many targets as there are entries.
@@ -283,7 +287,10 @@ class Ring:
                 results = self._results_of(len(fds))
                 self._settle(list(zip(targets, directs, results, strict=True)), begun, rest)
         except BaseException:
-            _release_held(locks)
+            try:
+                self._abandon(directs)
+            finally:
+                _release_held(locks)
             raise
         return rest
 
@@ -300,7 +307,7 @@ class Ring:
     def _submit(self, count: int) -> bool:
         """Send the frame by so many entries, under the locks; return whether all took it whole.
 
-        Where they did, the results are taken; otherwise `_results_of` takes them.
+        Where they did, the results are taken; otherwise `_results_of` has them until `_clear`.
         """
         words, expected = self._words, self._expected
         words[self._sq_tail] = (words[self._sq_tail] + count) & _INDEX
@@ -324,16 +331,34 @@ class Ring:
         """
         words = self._words
         head, tail = words[self._cq_head], words[self._cq_tail]
-        # What the kernel has not taken is taken back; what it has taken begins at the first.
+        # What the kernel has taken begins at the first.
         left = (words[self._sq_tail] - words[self._sq_head]) & _INDEX
-        words[self._sq_tail] = words[self._sq_head]
         results = [_UNKNOWN] * (count - left) + [_NOT_TAKEN] * left
         for number in range((tail - head) & _INDEX):
             at = (head + number) % _RESULTS * _RESULT.size
             entry, result, _ = _RESULT.unpack_from(self._found, at)
             results[entry] = result
-        words[self._cq_head] = tail
         return results
+
+    def _clear(self) -> None:
+        """Take back the entries that the kernel has not taken, and take the results."""
+        words = self._words
+        words[self._sq_tail] = words[self._sq_head]
+        words[self._cq_head] = words[self._cq_tail]
+
+    def _abandon(self, directs: list[DirectSocket]) -> None:
+        """End a call that an exception has cut short, under the locks that are still held.
+
+        Who has got a part of the frame would never get the rest: that connection ends.
+        """
+        if self._fd < 0:
+            return
+        try:
+            for direct, result in zip(directs, self._results_of(len(directs)), strict=True):
+                if 0 < result < self._size and direct.lock.locked():
+                    direct.sever()
+        finally:
+            self._clear()
 
     def _settle(
         self,
@@ -354,6 +379,7 @@ class Ring:
             else:
                 rest.append(target)
             direct.lock.release()
+        self._clear()
         unknown = sum([result == _UNKNOWN for _, _, result in short])
         if unknown:
             self._give_up(unknown)
