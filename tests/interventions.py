@@ -42,7 +42,7 @@ from ws_hub.connection import fast_send, progress, ring
 from ws_hub.connection.poller import Poller
 from ws_hub.hub import history, memory
 from ws_hub.mask import patterns
-from ws_hub.process import launch, session
+from ws_hub.process import launch, samples, session
 
 __all__ = [
     "LibcSend",
@@ -59,9 +59,11 @@ __all__ = [
     "imported_anew",
     "io_uring_for_all",
     "kernel_send",
+    "looks_cost",
     "machine_restarted",
     "messages_a_block",
     "mounted",
+    "no_look_before",
     "no_threads",
     "numbers_reserved",
     "other_ring",
@@ -316,6 +318,16 @@ def no_threads(*names: str) -> AbstractContextManager[None]:
 def without_proc() -> AbstractContextManager[None]:
     """Have a system that tells of its processes by `ps` alone."""
     return patched(session, "_PROC", "/no/such/directory")
+
+
+def no_look_before() -> None:
+    """Have the next sample of a program look at all processes anew."""
+    samples._processes.forget()
+
+
+def looks_cost(times: float) -> AbstractContextManager[None]:
+    """Have a look at all processes serve for so many times what it has cost."""
+    return patched(samples, "_REST", times)
 
 
 def reused(pid: int) -> AbstractContextManager[None]:

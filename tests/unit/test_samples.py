@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.interventions import looks_cost, no_look_before
 from tests.programs import python
 from tests.recorder import Recorder
 from tests.support import TIMEOUT, wait_until
@@ -39,6 +43,7 @@ def started(hub: Recorder, argv: list[str], name: str = "p", **options: object) 
 
 def sample(process: Process, sampler: Sampler | None = None) -> Usage | None:
     """Take a sample that no look before it has the answer of."""
+    no_look_before()
     return (sampler or Sampler(process.pid, 1e-6, 0.0)).take(time.monotonic())
 
 
@@ -117,6 +122,40 @@ def test_a_sample_is_not_due_before_its_time(hub: Recorder) -> None:
 
 def test_a_program_that_is_gone_has_no_sample() -> None:
     assert Sampler(2**22 + 1, 1e-6, 0.0).take(time.monotonic()) is None
+
+
+def test_looks_cost_no_more_for_many_programs_than_for_one(hub: Recorder) -> None:
+    """A sample is due, but the next look at all processes has yet to come."""
+    with started(hub, python(WAIT)) as process, looks_cost(1e9):
+        assert sample(process) is not None
+        with started(hub, python(WAIT), "other") as other:
+            assert Sampler(other.pid, 1e-6, 0.0).take(time.monotonic()) is None
+
+
+def test_a_look_from_before_a_program_has_started_says_nothing_of_it(hub: Recorder) -> None:
+    """Its process id was another's then, here that of a program before it."""
+    with started(hub, python(WAIT)) as process, looks_cost(1e9):
+        assert sample(process) is not None
+        now = time.monotonic()
+        assert Sampler(process.pid, 1e-6, now).take(now + 1) is None
+
+
+NAMESPACE = """
+import os, time
+from ws_hub.process.samples import Sampler
+print(os.getpid(), Sampler(os.getpid(), 1e-6, 0.0).due)
+"""
+
+
+def test_there_are_no_samples_from_the_proc_of_another_namespace() -> None:
+    """Where process ids are of a namespace of our own, and /proc is that of the one around it."""
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
+        pytest.skip("no namespaces can be made here")
+    run = subprocess.run(
+        [*apart, sys.executable, "-c", NAMESPACE], capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "1 None\n", run.stderr
 
 
 def test_the_end_has_no_less_than_was_seen_before(hub: Recorder) -> None:

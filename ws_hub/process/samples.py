@@ -4,8 +4,8 @@ The processes of a program are those of its session, and the descendants of thes
 it, as for `session`. All processes of the system are looked at together, once for all programs
 that are due at about the same time: that costs some 15 microseconds of processor time a process.
 
-Rules of this file: a look costs at most a fiftieth of the processor time of a core, however many
-processes there are; without /proc there are no samples.
+Rules of this file: looks cost at most a fiftieth of the processor time of a core, however many
+processes and programs there are; without /proc there are no samples.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class _Look(NamedTuple):
     found: dict[int, _Seen]
     children: dict[int, list[int]]
 
+    @property
+    def rest(self) -> float:
+        """The seconds from it until the next one."""
+        return _REST * self.cost
+
     def of(self, leader: int) -> Iterator[_Seen]:
         """Yield the processes of a program, by the process id of its leader."""
         waiting = [pid for pid, each in self.found.items() if each.session == leader]
@@ -70,12 +75,15 @@ class _Processes:
         self._newest: _Look | None = None
 
     def look(self, age: float) -> _Look:
-        """Return a look that is so many seconds old at most. Threads: any."""
+        """Return a look that is so many seconds old at most, or for which it is too early.
+
+        Threads: any.
+        """
         with self._lock:
-            now = time.monotonic()
-            if self._newest is None or now - self._newest.at > age:
-                self._newest = _look(now)
-            return self._newest
+            now, newest = time.monotonic(), self._newest
+            if newest is None or now - newest.at > max(age, newest.rest):
+                newest = self._newest = _look(now)
+            return newest
 
 
 def _look(now: float) -> _Look:
@@ -91,6 +99,14 @@ def _look(now: float) -> _Look:
             found[int(name)] = seen
             children.setdefault(seen.parent, []).append(int(name))
     return _Look(now, time.thread_time() - began, found, children)
+
+
+def _is_ours() -> bool:
+    """Return whether there is a /proc, of the namespace that our process ids are of."""
+    try:
+        return os.readlink(f"{_PROC}/self") == str(os.getpid())
+    except OSError:
+        return False
 
 
 def _read(pid: str) -> _Seen | None:
@@ -113,15 +129,16 @@ class Sampler:
     Args:
         leader: the process id of the program.
         interval: seconds between two samples; 0 for none.
-        now: the time, by the monotonic clock.
+        now: the time, by the monotonic clock: the program has started.
     """
 
     def __init__(self, leader: int, interval: float, now: float) -> None:
         self._leader = leader
+        self._began = now
         self._interval = interval
         self._newest: Usage | None = None
         self.due: float | None = None  # when to take the next one, by the monotonic clock
-        if interval > 0 and os.path.exists(f"{_PROC}/self/stat"):
+        if interval > 0 and _is_ours():
             self.due = now + interval
 
     def take(self, now: float) -> Usage | None:
@@ -129,8 +146,9 @@ class Sampler:
         if self.due is None or now < self.due:
             return None
         look = _processes.look(min(_SHARED, self._interval / 2))
-        self.due = now + max(self._interval, _REST * look.cost)
-        seen = list(look.of(self._leader))
+        self.due = now + max(self._interval, look.rest)
+        # Before it began, its process id was another's.
+        seen = list(look.of(self._leader)) if look.at >= self._began else []
         if not seen:
             return None
         before = self._newest or Usage(0.0, 0)
