@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import os
 import random
@@ -365,6 +366,34 @@ def test_a_lock_that_is_taken_is_waited_for_with_no_other_held(
         assert send(ring, few, b"frame") == []
     assert free == [True] * (CALL - 1)
     assert few[4].got() == few[5].got() == b"frame"
+
+
+def test_no_finaliser_comes_between_a_part_of_a_frame_and_its_rest(
+    ring: Ring, few: list[Target]
+) -> None:
+    """One may send to the same client; the collector runs when enough has been allocated."""
+    order: list[str] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            order.append("finaliser")
+
+    def make_garbage() -> None:
+        gc.collect()
+        gc.set_threshold(60)
+        Cycle()
+
+    usual = gc.get_threshold()
+    try:
+        with around_ring_calls(ring, after=make_garbage, results={100: 1}):
+            send(ring, few, b"frame", lambda target, sent: order.append("begun"))
+    finally:
+        gc.set_threshold(*usual)
+    gc.collect()
+    assert order == ["begun", "finaliser"]
 
 
 @pytest.mark.parametrize("where", ["call", "begun"])

@@ -285,7 +285,7 @@ class Ring:
                 self._nothing.extend(release)
             else:
                 results = self._results_of(len(fds))
-                self._settle(list(zip(targets, directs, results, strict=True)), begun, rest)
+                self._settle(targets, directs, results, begun, rest)
         except BaseException:
             try:
                 self._abandon(directs)
@@ -362,16 +362,20 @@ class Ring:
 
     def _settle(
         self,
-        sent: list[tuple[R, DirectSocket, int]],
+        targets: list[R],
+        directs: list[DirectSocket],
+        results: list[int],
         begun: Callable[[R, int], None],
         rest: list[R],
     ) -> None:
         """Act on the results of a call, under the locks of its targets, which it releases."""
-        short = [each for each in sent if each[2] != self._size]
-        for _, direct, result in sent:
-            if result == self._size:
+        size = self._size
+        for direct, result in zip(directs, results, strict=True):
+            if result == size:
                 direct.lock.release()  # first: for the others, other locks are taken
-        for target, direct, result in short:
+        for target, direct, result in zip(targets, directs, results, strict=True):
+            if result == size:
+                continue
             if result == _UNKNOWN:
                 direct.sever()
             elif result > 0:
@@ -380,8 +384,7 @@ class Ring:
                 rest.append(target)
             direct.lock.release()
         self._clear()
-        unknown = sum([result == _UNKNOWN for _, _, result in short])
-        if unknown:
+        if unknown := results.count(_UNKNOWN):
             self._give_up(unknown)
 
     def _give_up(self, clients: int) -> None:
