@@ -445,8 +445,9 @@ class HubConfig:
         rules: the rules for channels; the first match counts. A mapping in place of a
             ChannelRule has its fields, as a file of settings says them; a type checker wants
             a ChannelRule. After them comes one of the hub's own: process channels
-            (`process:*`) keep their last 10,000 lines or 4 MiB, and those of earlier attempts
-            (`attempts:*`) their last 10 messages, unless a rule of yours matches them.
+            (`process:*`) keep 40,000 messages or 4 MiB, the first MiB of it and the last three,
+            and those of earlier attempts (`attempts:*`) their last 10 messages, unless a rule of
+            yours matches them.
         channel_name: returns whether a channel name is allowed, and with `process:` before
             it a process id; called at every use of a name, and an exception is a refusal.
             None for the rules of the protocol. "" is never allowed.

@@ -131,7 +131,6 @@ def test_a_log_has_all_lines_when_the_program_has_ended(
     text = (gzip.decompress(data) if end == "log.gz" else data).decode()
     assert text == "".join(f"line {i}\n" for i in range(1, 30001)) + "done\n"
     assert path.stat().st_mode & 0o777 == 0o600
-    # Of which the channel keeps the last 10,000 alone.
     assert texts(site.page("a", "from=1&lines=2")) == ["line 1", "line 2"]
     page = site.page("a", "lines=2")
     page |= {"status": without_usage(page["status"]), "lines": plain(page["lines"])}
