@@ -141,13 +141,16 @@ def test_a_look_from_before_a_program_has_started_says_nothing_of_it(hub: Record
 
 
 NAMESPACE = """
-import os, time
+import os, resource, time
 from ws_hub.process.samples import Sampler
-print(os.getpid(), Sampler(os.getpid(), 1e-6, 0.0).due)
+from ws_hub.process.usage import PeakMemory
+peak, nothing = PeakMemory(os.getpid()), resource.struct_rusage([0] * 16)
+peak.look(time.monotonic())
+print(os.getpid(), Sampler(os.getpid(), 1e-6, 0.0).due, peak.usage(nothing).peak_bytes)
 """
 
 
-def test_there_are_no_samples_from_the_proc_of_another_namespace() -> None:
+def test_nothing_is_read_from_the_proc_of_another_namespace() -> None:
     """Where process ids are of a namespace of our own, and /proc is that of the one around it."""
     apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
@@ -155,7 +158,7 @@ def test_there_are_no_samples_from_the_proc_of_another_namespace() -> None:
     run = subprocess.run(
         [*apart, sys.executable, "-c", NAMESPACE], capture_output=True, text=True, check=False
     )
-    assert run.stdout == "1 None\n", run.stderr
+    assert run.stdout == "1 None None\n", run.stderr
 
 
 def test_the_end_has_no_less_than_was_seen_before(hub: Recorder) -> None:

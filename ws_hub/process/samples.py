@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from .. import threads
 from ..reentrant import Lock
-from .usage import Usage
+from .usage import Usage, has_proc
 
 __all__ = ["Sampler"]
 
@@ -101,14 +101,6 @@ def _look(now: float) -> _Look:
     return _Look(now, time.thread_time() - began, found, children)
 
 
-def _is_ours() -> bool:
-    """Return whether there is a /proc, of the namespace that our process ids are of."""
-    try:
-        return os.readlink(f"{_PROC}/self") == str(os.getpid())
-    except OSError:
-        return False
-
-
 def _read(pid: str) -> _Seen | None:
     try:
         with open(f"{_PROC}/{pid}/stat", "rb", buffering=0) as file:
@@ -138,7 +130,7 @@ class Sampler:
         self._interval = interval
         self._newest: Usage | None = None
         self.due: float | None = None  # when to take the next one, by the monotonic clock
-        if interval > 0 and _is_ours():
+        if interval > 0 and has_proc():
             self.due = now + interval
 
     def take(self, now: float) -> Usage | None:

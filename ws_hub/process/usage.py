@@ -9,11 +9,13 @@ program's. So a smaller peak is taken from what /proc said while the program ran
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import sys
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["PeakMemory", "Resources", "Usage"]
+__all__ = ["PeakMemory", "Resources", "Usage", "has_proc"]
 
 _LOOK = 0.5  # seconds between two looks at least
 _UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
@@ -66,7 +68,7 @@ class PeakMemory:
         self._pid = pid
         self._shared = _peak("self") or 0
         self._seen: int | None = None
-        self._due = 0.0
+        self._due = 0.0 if has_proc() else math.inf
 
     def look(self, now: float) -> None:
         """Look at the program while it runs, twice a second at most."""
@@ -80,6 +82,14 @@ class PeakMemory:
         if peak is not None and peak <= self._shared:
             peak = self._seen
         return Usage(round(resources.ru_utime + resources.ru_stime, 6), peak)
+
+
+def has_proc() -> bool:
+    """Return whether there is a /proc, of the namespace that our process ids are of."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
 
 
 def _peak(process: str) -> int | None:
