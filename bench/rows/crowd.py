@@ -20,6 +20,7 @@ _IDLE_SECONDS = 31.0  # one heartbeat of each client falls into it
 _BROADCASTS = 5
 _PATIENCE = 5.0  # seconds for the end of some connections at once
 _LEAVING = 120.0  # seconds for the end of the whole crowd's, threads and all
+_RING = 32  # from so many on a broadcast takes descriptors that the hub keeps
 _FIRST = 100  # clients that came and went before the crowd: the first bring imports and pools
 
 
@@ -38,7 +39,8 @@ def _connects(stage: Stage, plan: Plan) -> Sample:
 def _crowd(stage: Stage, plan: Plan) -> Sample:
     wanted = plan.clients(_CROWD)
     count = min(wanted, _room())
-    stage.connect(plan.clients(_FIRST))
+    stage.connect(max(plan.clients(_FIRST), _RING))
+    whole(stage.burst(timeout=30.0))
     stage.disconnect(timeout=_PATIENCE)
     before = stage.server.usage()
     seconds = stage.connect(count)["seconds"]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from flask import Flask, Response, send_file
 
+from ws_hub import HubNotRunning
 from ws_hub.flask import HubExtension
 
 app = Flask(__name__, static_folder="../static")
@@ -45,7 +47,8 @@ def publish_samples(stop: threading.Event) -> None:
         if hub.has_subscribers("dashboard"):
             percent = 100 - 100 * idle / max(there, 1)
             sample = {"at": time.time(), "processor": percent, "memory": memory()}
-            hub.send_event("sample", sample, channel="dashboard")
+            with suppress(HubNotRunning):  # it stops just now
+                hub.send_event("sample", sample, channel="dashboard")
 
 
 stop = threading.Event()
