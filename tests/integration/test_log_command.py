@@ -230,7 +230,15 @@ def test_a_file_that_was_cut_off_is_shown_up_to_there(
         (("/",), "cannot read '/': Is a directory"),
         (("http://127.0.0.1:9/",), "a process id is required: ws-hub log URL ID"),
         (("ftp://127.0.0.1/", "a"), "is no URL of a hub"),
-        (("http://user:secret@127.0.0.1/", "a"), "is no URL of a hub"),
+        (("http://user:secret@127.0.0.1/", "a"), "'http://***@127.0.0.1/' is no URL of a hub"),
+        (("http://user:sec/ret@127.0.0.1/", "a"), "'http://***@127.0.0.1/' is no URL of a hub"),
+        (("user:secret@127.0.0.1", "a"), "'***@127.0.0.1' is no host"),
+        (("http://127.0.0.1:abc/", "a"), "is no URL of a hub"),
+        (("http://127.0.0.1:99999/", "a"), "is no URL of a hub"),
+        (("http://[::1/", "a"), "is no URL of a hub"),
+        (("http://a..b/", "a"), "is no URL of a hub"),
+        (("http://a b/", "a"), "is no URL of a hub"),
+        (("http://127.0.0.1:9/\xe9 /", "a"), "cannot be asked: [Errno 111] Connection refused"),
         (("a/b", "a"), "is no host"),
     ],
 )
@@ -240,11 +248,23 @@ def test_wrong_arguments_are_one_line(
     code, out, err = shown(capsys, *arguments)
     assert (code, out) == (2, [])
     assert says in err[-1] and not any("Traceback" in line for line in err)
+    assert "secret" not in err[-1]
 
 
 def test_what_is_no_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.cast"
-    for text in ["", "text", "{}", '{"version": 1}', '{"version": 3, "term": {"cols": 0}}']:
+    size = '{"version": 2, "width": 80, "height": 24'
+    for text in [
+        "",
+        "text",
+        "{}",
+        "[" * 100_000,
+        '{"version": 1}',
+        '{"version": 3, "term": {"cols": 0}}',
+        '{"version": 2, "width": 1e400, "height": 24}',
+        f'{size}, "tags": 5}}',
+        f'{size}, "timestamp": 1{"0" * 400}}}',
+    ]:
         path.write_text(text + "\n")
         code, out, err = shown(capsys, str(path))
         assert (code, out) == (2, []) and "is no recording in asciicast v2 or v3" in err[0]
@@ -291,6 +311,41 @@ def test_what_is_no_hub_is_one_line(site: Site, capsys: pytest.CaptureFixture[st
             assert says in err[0]
     code, out, err = shown(capsys, f"http://127.0.0.1:{site.server.port}", "nothing")
     assert (code, out) == (2, []) and "answers 404: nothing is known of the process id" in err[0]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        f'[1{"0" * 400}, "o", "x"]',
+        '[Infinity, "o", "x"]',
+        '[NaN, "o", "x"]',
+        '[1, "r", "0x0"]',
+        f'[1, "r", "{"9" * 5000}x24"]',
+        '[1, "r", "\xb2x\u0663"]',
+        "[" * 100_000,
+    ],
+    ids=["huge", "infinity", "nan", "no-size", "huge-size", "digits", "deep"],
+)
+@pytest.mark.parametrize("start", ["", ', "timestamp": NaN', ', "timestamp": 1700000000'])
+def test_a_wrong_event_of_a_recording_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], event: str, start: str
+) -> None:
+    path = tmp_path / "a.cast"
+    path.write_text(
+        f'{{"version": 2, "width": 80, "height": 24{start}}}\n[0.5, "o", "a\\r\\n"]\n'
+        f'{event}\n[2, "o", "\\rb\\r\\n"]\n'
+    )
+    assert shown(capsys, str(path)) == (0, ["a", "b"], [])
+
+
+@pytest.mark.parametrize("token", ["secret\nvalue", "secret\udcff"])
+def test_a_token_that_no_header_may_have_is_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("WS_HUB_TOKEN", token)
+    code, out, err = shown(capsys, "http://127.0.0.1:9/", "a")
+    assert (code, out) == (2, [])
+    assert err == ["ws-hub: log: WS_HUB_TOKEN must be one line of text: set it to the token alone"]
 
 
 def test_a_token_is_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,9 @@ def test_the_secrets_of_the_variables_are_masked(place: Path) -> None:
         ("web: a\n", ("--wait-for", "web"), "--wait-for must be NAME=PORT, NAME=URL or NAME=TEXT"),
         ("web: a\n", ("--wait-for", "=a"), "Procfile has no program ''"),
         ("web: a\n", ("--wait-for", "web=http://:1/"), "must have an URL with a host"),
+        ("web: a\n", ("--wait-for", "web=http://[::1"), "must have an URL with a host"),
+        ("web: a\n", ("--wait-for", "web=http://a..b/"), "must have an URL with a host"),
+        ("web: a\n", ("--wait-for", "web=http://a b/"), "must have an URL with a host"),
         ("all: a\n", (), "the program 'all' has the name of the channel of all output"),
         ("web: a\n", ("--env", "/no/such"), "cannot read '/no/such': No such file"),
     ],
@@ -287,7 +290,7 @@ def test_programs_wait_until_a_line_says_that_one_is_ready(place: Path) -> None:
     assert order.index("db is ready") < min(order.index("web started"), order.index("jobs started"))
 
 
-@pytest.mark.parametrize("what", ["PORT", "{port}", "http://127.0.0.1:{port}/none"])
+@pytest.mark.parametrize("what", ["PORT", "{port}", "http://127.0.0.1:{port}/\xe9 ?a b"])
 def test_programs_wait_until_a_port_accepts_or_an_url_is_answered(place: Path, what: str) -> None:
     with taken_port() as port:
         pass

@@ -16,6 +16,7 @@ from ..process.log_digest import digest
 from ..process.log_index import FileLines
 from ..process.log_reader import LogLine, LogSource, read_page, search_lines
 from ..process.log_times import moment_of
+from ..validation import is_line
 from .common import DEFAULT_PORT
 
 __all__ = ["FileLog", "HubLog", "Log", "LogRefused", "Wanted", "open_log"]
@@ -24,6 +25,9 @@ _PAGE = 10_000  # lines at once
 _TIMEOUT = 60.0  # seconds without an answer
 _PROCESS = "process:"  # begins the channel of a program
 _HOST = re.compile(r"[^/@?#\s]+")
+_USER = re.compile(r"([a-z]+://)?.*@", re.DOTALL)
+_SAFE = "/%:@!$&'()*+,;=~"  # characters of a path that stay as they are
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
 class LogRefused(Exception):
@@ -70,29 +74,42 @@ def open_log(source: str, process_id: str | None, tell: Callable[[str], object])
         if process_id is None:
             return FileLog(source)
         if not _HOST.fullmatch(source):
-            raise LogRefused(f"{excerpt(source)} is no host: give host, host:port or an URL")
+            raise LogRefused(f"{_shown(source)} is no host: give host, host:port or an URL")
         has_port = re.search(r":\d+$", source)
         source = f"http://{source}" if has_port else f"http://{source}:{DEFAULT_PORT}"
-    parts = urlsplit(source)
+    try:
+        parts = urlsplit(source)
+        is_hub = parts.scheme in _SCHEMES and bool(_HOST.fullmatch(parts.netloc))
+        (parts.hostname or "").encode("idna")
+        parts.port  # noqa: B018 - raises ValueError for one that is none
+    except ValueError:
+        is_hub = False
+    if not is_hub:
+        raise LogRefused(
+            f"{_shown(source)} is no URL of a hub: give http://host:port/, or that of its page"
+        )
     named = parse_qs(parts.query).get("channel", [])
     if process_id is None and len(named) == 1:
         process_id = named[0]
     if process_id is None:
         raise LogRefused("a process id is required: ws-hub log URL ID")
-    schemes = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
-    if parts.scheme not in schemes or not parts.netloc or parts.username is not None:
-        raise LogRefused(
-            f"{excerpt(source)} is no URL of a hub: give http://host:port/, or that of its page"
-        )
+    token = os.environ.get("WS_HUB_TOKEN") or None
+    if token is not None and not is_line(token):
+        raise LogRefused("WS_HUB_TOKEN must be one line of text: set it to the token alone")
     # The page's, below any prefix, or that of the WebSocket.
-    prefix = parts.path.removesuffix("/ws").rstrip("/")
+    prefix = quote(parts.path.removesuffix("/ws").rstrip("/"), safe=_SAFE)
     name = quote(process_id.removeprefix(_PROCESS), safe="")
     return HubLog(
-        f"{schemes[parts.scheme]}://{parts.netloc}",
+        f"{_SCHEMES[parts.scheme]}://{parts.netloc}",
         f"{prefix}/api/processes/{name}/log",
-        os.environ.get("WS_HUB_TOKEN") or None,
+        token,
         tell,
     )
+
+
+def _shown(source: str) -> str:
+    """Return what was given, for an error text: without a user and a password."""
+    return excerpt(_USER.sub(r"\1***@", source, count=1))
 
 
 class HubLog:
@@ -110,7 +127,7 @@ class HubLog:
     ) -> None:
         self._server = server
         self._path = path
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}".encode()}
         self._tell = tell
 
     def pages(self, wanted: Wanted) -> Iterator[list[LogLine]]:
@@ -171,7 +188,7 @@ class HubLog:
                 raise LogRefused(f"{place} answers {why}")
             if not isinstance(fields, dict) or "processId" not in fields:
                 raise ValueError(fields)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise LogRefused(
                 f"{place} answers {answer.status}, and not as the page of a hub does: "
                 "give the URL of that"

@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..errors import ConfigError, excerpt
 from ..lines import REPLACED
@@ -18,6 +18,8 @@ __all__ = ["OWN_PORT", "Readiness", "parse_readiness"]
 
 OWN_PORT = "PORT"  # in place of a number: the port that the program is given
 _LOOK_WITHIN = 2.0  # seconds of one look
+_PORTS = {"http": 80, "https": 443}
+_SAFE = "/?%:@!$&'()*+,;=~"  # characters of a path and a query that stay as they are
 
 
 class Readiness(NamedTuple):
@@ -65,30 +67,31 @@ def parse_readiness(text: str, ports: dict[str, int]) -> tuple[str, Readiness]:
         return name, Readiness(port=ports[name])
     if re.fullmatch(r"[0-9]{1,5}", value) and 0 < int(value) < 1 << 16:
         return name, Readiness(port=int(value))
-    parts = urlsplit(value) if re.match(r"https?://", value) else None
-    if parts is None:
+    if not re.match(r"https?://", value):
         return name, Readiness(text=value)
-    with contextlib.suppress(ValueError):  # a port that is none
-        if parts.hostname and parts.port != 0:
+    with contextlib.suppress(ValueError):  # a host or a port that is none
+        parts = urlsplit(value)
+        host = parts.hostname or ""
+        host.encode("idna")
+        if host and host.isprintable() and " " not in host and parts.port != 0:
             return name, Readiness(url=value)
     raise ConfigError(f"--wait-for {name} must have an URL with a host, not {excerpt(value)}")
 
 
 def _status(url: str) -> int:
     parts = urlsplit(url)
-    host = parts.hostname or ""
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         # Whether it answers is asked, not who it is: nothing is sent that is secret.
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(
-            host, parts.port, timeout=_LOOK_WITHIN, context=context
-        )
+        connection = http.client.HTTPSConnection(host, port, timeout=_LOOK_WITHIN, context=context)
     else:
-        connection = http.client.HTTPConnection(host, parts.port, timeout=_LOOK_WITHIN)
+        connection = http.client.HTTPConnection(host, port, timeout=_LOOK_WITHIN)
     try:
-        connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", quote(path, safe=_SAFE))
         return connection.getresponse().status
     finally:
         connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from .log_texts import TextLines
 from .log_times import Origin, moment_of
 
 __all__ = ["cast_lines"]
+
+_MOST_SECONDS = 1e12  # of a time; what is beyond is none
+_SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 
 
 def cast_lines(path: str) -> TextLines[float]:
@@ -57,7 +61,7 @@ def _events(path: str) -> Iterator[Any]:
             if line and not line.startswith(b"#"):  # a comment
                 try:
                     yield json.loads(line)
-                except ValueError:  # of a file that was damaged, or is no recording
+                except (ValueError, RecursionError):  # it was damaged, or is no recording
                     yield None
 
 
@@ -69,26 +73,33 @@ def _header(header: Any, path: str) -> tuple[int, int, float, bool, bool]:
         columns, rows = (size["width"], size["height"]) if version == 2 else (
             size["cols"], size["rows"]
         )  # fmt: skip
-        start = float(header.get("timestamp") or 0)
+        start = _seconds(float(header.get("timestamp") or 0))
+        has_terminal = PIPES not in (header.get("tags") or [])
         if version not in (2, 3) or not 0 < int(columns) < 1 << 16 or not 0 < int(rows) < 1 << 16:
             raise ValueError(version)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise HistoryError(
             f"{excerpt(path)} is no recording in asciicast v2 or v3: give the path of one, or of "
             "a text that is not named .cast"
         ) from error
-    return int(columns), int(rows), start, version == 3, PIPES not in (header.get("tags") or [])
+    return int(columns), int(rows), start, version == 3, has_terminal
 
 
 def _event(event: Any) -> tuple[float, str, str]:
     match event:
         case [int() | float() as moment, str() as kind, str() as data]:
-            return float(moment), kind, data
+            return _seconds(moment), kind, data
     return 0.0, "", ""  # none that is known
 
 
+def _seconds(given: float) -> float:
+    """Return a time; 0 for what is none, such as infinity."""
+    return float(given) if abs(given) < _MOST_SECONDS else 0.0
+
+
 def _size(text: str) -> tuple[int, int] | None:
-    columns, _, rows = text.partition("x")
-    if columns.isdecimal() and rows.isdecimal() and int(columns) and int(rows):
-        return min(int(columns), 1 << 15), min(int(rows), 1 << 15)
-    return None
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        return None
+    columns, rows = int(found[1]), int(found[2])
+    return (min(columns, 1 << 15), min(rows, 1 << 15)) if columns and rows else None
