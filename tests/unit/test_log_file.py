@@ -37,7 +37,7 @@ from ws_hub.process.log_file import (
 )
 from ws_hub.process.log_folder import find_log
 from ws_hub.process.log_index import FileLines
-from ws_hub.process.log_reader import read_page, search_lines
+from ws_hub.process.log_reader import LINE_BYTES, read_page, search_lines
 from ws_hub.process.log_sink import MEMBER_BYTES, GzipSink, PlainSink
 from ws_hub.process.spawn import ProcessStartError
 
@@ -529,6 +529,22 @@ def test_a_compressed_file_of_any_program_is_read_step_by_step(
         lines, first = search_lines(reader, "99999 ", first, 1000, late=Steps(0))  # type: ignore[assignment]
         found += [line.number for line in lines]
     assert found == [n for n in range(1, 400_001) if str(n).endswith("99999")]
+
+
+@pytest.mark.parametrize("end", ["log", "log.gz"])
+def test_a_line_of_many_megabytes_is_read_step_by_step(tmp_path: Path, end: str) -> None:
+    data = b"x" * (40 << 20) + b"\nneedle\n"
+    path = tmp_path / f"a.{end}"
+    path.write_bytes(gzip.compress(data, 1) if end == "log.gz" else data)
+    reader = FileLines(str(path))
+    page = read_page(reader, 1, 10, Steps(0))
+    assert page == ((1, "x" * LINE_BYTES, "", None),)
+    found, first, calls = list[int](), 1, 0
+    while first is not None:
+        lines, first = search_lines(reader, "needle", first, 10, late=Steps(0))  # type: ignore[assignment]
+        found += [line.number for line in lines]
+        calls += 1
+    assert (found, calls > 10) == ([2], True)
 
 
 def test_a_reader_waits_for_no_other_longer_than_it_has_time(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class Logs:
     def text(self, source: LogSource) -> Iterator[bytes]:
         """Yield all lines in parts, and in the place of missing ones a line that says so."""
         missing = self.missing(source)
-        for numbers, data in source.chunks(source.first):
+        for numbers, data, _ in source.chunks(source.first):
             if missing is not None and data and numbers[0] > missing.after:
                 yield (
                     f"(ws_hub: {missing.lines:,} lines, {missing.total_bytes:,} bytes of messages, "

@@ -62,7 +62,7 @@ def digest(source: LogSource, *, late: Late = never) -> dict[str, Any]:
     errors: list[dict[str, Any]] = []
     groups: list[dict[str, Any]] = []
     count, searched = 0, first - 1
-    for numbers, data in source.chunks(first):
+    for numbers, data, _ in source.chunks(first):
         if late():
             break
         if not data:
@@ -80,7 +80,7 @@ def digest(source: LogSource, *, late: Late = never) -> dict[str, Any]:
         searched = numbers[-1]
     last, is_known = source.span(late)[1:]
     places = tuple(LogLine(error["line"], "") for error in errors)
-    head = read_page(source, first, HEAD_LINES)
+    head = read_page(source, first, HEAD_LINES, late)
     begin = max(last - TAIL_LINES + 1, first + len(head))
     tail = read_page(source, begin, TAIL_LINES) if is_known else ()
     return {

@@ -34,7 +34,6 @@ _MOST_INSIDE = 64  # such places, of 50 KB each
 _MOST_PLACES = 8192  # of a file; more are thinned out
 _GZIP = 31
 _LOOK = 0.05  # seconds of one wait for another thread that looks for places
-_NOTHING = Chunk(range(0), b"")
 
 
 class _Place(NamedTuple):
@@ -125,9 +124,9 @@ class FileLines:
             number = place.number
             walk = _Walk(fd, place, place.text, compressed=self._compressed)
             for data in _whole_lines(walk, inside=place.inside):
-                self._keep(walk)
+                further = self._keep(walk)
                 if not data:
-                    yield _NOTHING
+                    yield Chunk(range(0), b"", further)
                     continue
                 # The last line may have no end.
                 after = max(walk.ended, number) + 1
@@ -135,7 +134,7 @@ class FileLines:
                     skipped = max(first - number, 0)
                     yield Chunk(range(number + skipped, after), _behind(data, skipped))
                 else:
-                    yield _NOTHING
+                    yield Chunk(range(0), b"", further)
                 number = after
         finally:
             os.close(fd)
@@ -178,11 +177,12 @@ class FileLines:
             if place is not None and walk.inode == self._inode:
                 self._reached = place
 
-    def _keep(self, walk: _Walk) -> None:
-        """Keep the places of a walk that are behind those that are known."""
+    def _keep(self, walk: _Walk) -> bool:
+        """Keep the places of a walk that are behind those that are known; say if there are any."""
+        kept = False
         with self._lock:
             if walk.inode != self._inode:  # the file was replaced meanwhile
-                return
+                return False
             for place in walk.places(self._spacing):
                 last = self._places[-1]
                 if place.offset > last.offset and place.text >= last.text + self._gap:
@@ -190,6 +190,8 @@ class FileLines:
                         self._places.pop()
                     self._places.append(place)
                     self._thin_out_locked(place)
+                    kept = True
+        return kept
 
     def _thin_out_locked(self, added: _Place) -> None:
         assert self._lock.locked()
@@ -314,32 +316,34 @@ class _Walk:
 def _whole_lines(blocks: Iterable[bytes], *, inside: bool) -> Iterator[bytes]:
     """Yield text in whole lines, of which very long ones are cut; nothing where none has ended.
 
+    A very long line at the end of a block is yielded at once: its rest may be gigabytes.
+
     `inside`: the blocks begin inside a line, which is left out.
     """
-    begun, cut = b"", inside  # the beginning of a line; whether its rest is left out
-    skips = inside
+    begun, skips = b"", inside  # the beginning of a line; whether the rest of one is left out
     for data in blocks:
-        end = data.rfind(b"\n") + 1
-        if not end:
-            if not cut:
-                begun += data
-                begun, cut = begun[:LINE_BYTES], len(begun) > LINE_BYTES
-            yield b""
-            continue
-        whole = data[:end]
         if skips:
-            whole, skips, cut = whole[whole.find(b"\n") + 1 :], False, False
-        elif cut:
-            whole = whole[whole.find(b"\n") :]
-        whole, begun, cut = begun + whole, data[end:][:LINE_BYTES], len(data) - end > LINE_BYTES
-        if len(whole) > LINE_BYTES:
-            whole = _shortened(whole)
-        yield whole
+            at = data.find(b"\n") + 1
+            if not at:
+                yield b""
+                continue
+            data, skips = data[at:], False
+        data = begun + data
+        end = data.rfind(b"\n") + 1
+        begun = data[end:]
+        is_long = len(begun) > LINE_BYTES
+        if end or not is_long:
+            yield _shortened(data[:end])
+        if is_long:
+            yield begun[:LINE_BYTES] + b"\n"
+            begun, skips = b"", True
     if begun:
         yield begun + b"\n"
 
 
 def _shortened(data: bytes) -> bytes:
+    if len(data) <= LINE_BYTES:
+        return data
     lines = data.split(b"\n")
     if max(map(len, lines)) <= LINE_BYTES:
         return data

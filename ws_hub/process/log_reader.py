@@ -130,10 +130,12 @@ class Chunk(NamedTuple):
     Args:
         numbers: of each line its number.
         data: their text; each line ends with a newline.
+        further: whether another read for the same lines would begin further on than this one.
     """
 
     numbers: Sequence[int]
     data: bytes
+    further: bool = False
 
 
 class Span(NamedTuple):
@@ -187,7 +189,7 @@ def read_page(source: LogSource, first: int, count: int, late: Late = never) -> 
     size = 0
     if count <= 0:
         return ()
-    for numbers, data in source.chunks(first):
+    for numbers, data, _ in source.chunks(first):
         lines = data.split(b"\n")
         for number, line in zip(numbers, lines, strict=False):
             size += len(line)
@@ -218,13 +220,13 @@ def search_lines(
     size = 0
     wanted = text.casefold() if ignore_case else text
     needle = wanted.encode("utf-8", "replace")
-    after, is_late = first, False
-    for numbers, data in source.chunks(first):
-        if is_late:
+    after, comes_further = first, False
+    for numbers, data, further in source.chunks(first):
+        if comes_further and late():
             return tuple(found), after
+        comes_further = comes_further or further or bool(data)
         if not data:
             continue
-        is_late = late()  # after some lines at least, so that each search comes further
         after = numbers[-1] + 1
         seen = visible(data)
         if ignore_case:
