@@ -270,6 +270,12 @@ def test_what_is_no_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert (code, out) == (2, []) and "is no recording in asciicast v2 or v3" in err[0]
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "a.log")
+    code, out, err = shown(capsys, str(tmp_path / "a.log"))
+    assert (code, out) == (2, []) and "it is a pipe or a device; give the path" in err[0]
+
+
 class Elsewhere(http.server.BaseHTTPRequestHandler):
     """A server that is no hub."""
 

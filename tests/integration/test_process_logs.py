@@ -39,6 +39,7 @@ from ws_hub.hub import logs
 from ws_hub.hub.statuses import stored_status_of
 from ws_hub.page import page_app
 from ws_hub.process import ProcessStartError
+from ws_hub.process.log_folder import note_log
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
 
@@ -934,6 +935,14 @@ def test_a_mark_that_cannot_be_made_is_logged(
     (tmp_path / "logs" / "a.nolog").symlink_to(tmp_path / "none" / "none")
     site.run("print('two')", "a")
     assert "take the log" in caplog.text and "a.log" in caplog.text
+
+
+def test_a_process_id_too_long_for_a_file_has_no_mark(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor a log that could be taken for that of another run: nothing is to be said."""
+    note_log(tmp_path, "\u6784" * 40, None)  # by a rule of the application's own
+    assert (caplog.text, list(tmp_path.iterdir())) == ("", [])
 
 
 def test_a_download_promises_no_length(read: Site) -> None:

@@ -10,10 +10,28 @@ import pytest
 
 from tests.support import TIMEOUT
 from ws_hub.cli import readiness
+from ws_hub.lines import GOES_ON, REPLACED
 
 
 class _Server(http.server.HTTPServer):
     address_family = socket.AF_INET6
+
+
+def test_a_text_is_found_in_a_line_that_comes_in_pieces() -> None:
+    output = readiness.Output("now ready")
+    for text, stream, has in [
+        ("now", "stdout", False),
+        (" ready", "stdout", False),
+        ("x" * 9000 + "\x1b[1mnow r\x1b[0m" + GOES_ON, "stdout", False),
+        ("eady", "stderr", False),
+        ("ea" + GOES_ON, "stdout", False),
+        ("dy", "stdout", True),
+        ("y", "stdout", False),
+        ("now ready" + REPLACED, "stdout", False),
+        ("now ready", "stderr", True),
+    ]:
+        assert output.has(text, stream) is has, text
+    assert not readiness.Output("").has("", "stdout")
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")

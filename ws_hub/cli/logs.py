@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -212,6 +213,8 @@ class FileLog:
 
     def __init__(self, path: str) -> None:
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
+                raise OSError("it is a pipe or a device")
             with open(path, "rb") as file:
                 file.read(1)
         except OSError as error:

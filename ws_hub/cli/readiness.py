@@ -11,10 +11,10 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..errors import ConfigError, excerpt
-from ..lines import REPLACED
+from ..lines import GOES_ON, REPLACED
 from .terminal import plain_text
 
-__all__ = ["OWN_PORT", "Readiness", "parse_readiness"]
+__all__ = ["OWN_PORT", "Output", "Readiness", "parse_readiness"]
 
 OWN_PORT = "PORT"  # in place of a number: the port that the program is given
 _LOOK_WITHIN = 2.0  # seconds of one look
@@ -48,9 +48,28 @@ class Readiness(NamedTuple):
         except (OSError, http.client.HTTPException):
             return False
 
-    def is_in(self, text: str) -> bool:
-        """Return whether a finished text of the program's output says so."""
-        return bool(self.text) and not text.endswith(REPLACED) and self.text in plain_text(text)
+
+class Output:
+    """Looks for a text in the lines that a program prints, of which long ones come in pieces.
+
+    Args:
+        text: the text; "" for none.
+
+    Threads: one at a time for each stream.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._begun: dict[str, str] = {}  # of each stream, the end of a line that goes on
+
+    def has(self, text: str, stream: str) -> bool:
+        """Take a text of the output; return whether its line, as far as it came, has the text."""
+        if not self._text or text.endswith(REPLACED):
+            return False
+        seen = self._begun.pop(stream, "") + plain_text(text.removesuffix(GOES_ON))
+        if text.endswith(GOES_ON):
+            self._begun[stream] = seen[-len(self._text) :]
+        return self._text in seen
 
 
 def parse_readiness(text: str, ports: dict[str, int]) -> tuple[str, Readiness]:

@@ -27,7 +27,7 @@ from .masking import add_masks, secrets_of
 from .merged import Merged
 from .procfile import Entry, parse_procfile, parse_variables, read_text
 from .programs import add_pty, add_watching, keep_exit_codes, serve_on, wants_pty
-from .readiness import OWN_PORT, parse_readiness
+from .readiness import OWN_PORT, Output, parse_readiness
 from .restarts import POLICIES, Restarts
 from .serve import page_url, served
 from .sizes import Sizes
@@ -264,10 +264,11 @@ def _programs(
         own = {"PORT": str(ports[entry.name]), "PS": f"{entry.name}.1"}
         attempts = itertools.count(1)
         readiness = awaited.get(entry.name)
+        output = Output("" if readiness is None else readiness.text)
 
         def on_line(text: str, stream: str) -> None:
             merged.text(entry.name, text)
-            if readiness is not None and readiness.is_in(text):
+            if output.has(text, stream):
                 made.tell()
 
         def start() -> Process:

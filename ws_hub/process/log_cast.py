@@ -54,10 +54,12 @@ def _origin(moment: float) -> Origin:
 
 def _events(path: str) -> Iterator[Any]:
     """Yield the values of a file, one a line; the last may be cut."""
-    begun = b""
+    begun: list[bytes] = []  # parts of a line, which may be long
     for data in read_blocks(path):
-        *whole, begun = (begun + data).split(b"\n")
-        for line in whole:
+        part, *parts = data.split(b"\n")
+        begun.append(part)
+        for part in parts:
+            line, begun = b"".join(begun), [part]
             if line and not line.startswith(b"#"):  # a comment
                 try:
                     yield json.loads(line)

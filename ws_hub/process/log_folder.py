@@ -7,6 +7,7 @@ earlier run, `<process id>.nolog`, so that no process takes the one for the othe
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from urllib.parse import quote
 
@@ -53,6 +54,8 @@ def note_log(folder: Path | None, process_id: str, path: str | None) -> None:
         else:
             os.close(os.open(name + _MARK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
+        if found is None and error.errno == errno.ENAMETOOLONG:
+            return  # no file has such a name
         logger.warning(
             "other processes take the log %s for that of the new run of %s: %s",
             excerpt(found),
