@@ -133,6 +133,7 @@ def test_the_secrets_of_the_variables_are_masked(place: Path) -> None:
         ("web: a\n", ("--except", "web"), "has no program that --except leaves"),
         ("web: a\n", ("--wait-for", "db=5432"), "has no program 'db': use one of web"),
         ("web: a\n", ("--wait-for", "web"), "--wait-for must be NAME=PORT, NAME=URL or NAME=TEXT"),
+        ("web: a\n", ("--wait-for", "web=1", "--wait-for", "web=a"), "must be given once"),
         ("web: a\n", ("--wait-for", "=a"), "Procfile has no program ''"),
         ("web: a\n", ("--wait-for", "web=http://:1/"), "must have an URL with a host"),
         ("web: a\n", ("--wait-for", "web=http://[::1"), "must have an URL with a host"),

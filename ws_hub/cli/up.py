@@ -27,7 +27,7 @@ from .masking import add_masks, secrets_of
 from .merged import Merged
 from .procfile import Entry, parse_procfile, parse_variables, read_text
 from .programs import add_pty, add_watching, keep_exit_codes, serve_on, wants_pty
-from .readiness import OWN_PORT, Output, parse_readiness
+from .readiness import OWN_PORT, Output, Readiness, parse_readiness
 from .restarts import POLICIES, Restarts
 from .serve import page_url, served
 from .sizes import Sizes
@@ -123,8 +123,7 @@ def add_up(commands: Any) -> None:
 def _up(arguments: argparse.Namespace, signals: Signals) -> int:
     entries = _chosen(arguments)
     variables = _variables(arguments)
-    for each in arguments.wait_for:  # before anything is served, or started
-        parse_readiness(each, _ports(arguments, entries, variables))
+    _awaited(arguments, _ports(arguments, entries, variables))  # before anything is served
     watched = threading.Event()
     hub = Hub(
         HubConfig(
@@ -253,7 +252,7 @@ def _programs(
     """Return the programs, each with its environment."""
     environment = {**os.environ, **variables}
     ports = _ports(arguments, entries, variables)
-    awaited = dict(parse_readiness(each, ports) for each in arguments.wait_for)
+    awaited = _awaited(arguments, ports)
     pty = wants_pty(arguments)
     if pty and "COLUMNS" in os.environ and "COLUMNS" not in variables:
         environment["COLUMNS"] = str(sizes.now()[0])  # not ours, in place of their own
@@ -289,6 +288,17 @@ def _programs(
         after = [each for each in programs if each.readiness is not None]
         programs.append(program(entry, after))
     return programs
+
+
+def _awaited(arguments: argparse.Namespace, ports: dict[str, int]) -> dict[str, Readiness]:
+    """Return what says that a program is ready, by its name; raises ConfigError."""
+    found: dict[str, Readiness] = {}
+    for each in arguments.wait_for:
+        name, readiness = parse_readiness(each, ports)
+        if name in found:
+            raise ConfigError(f"--wait-for {name} must be given once: a program has one sign")
+        found[name] = readiness
+    return found
 
 
 def _ports(
