@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import socket
 import threading
@@ -38,7 +39,7 @@ def test_a_text_is_found_in_a_line_that_comes_in_pieces() -> None:
 def test_an_url_of_an_ipv6_address_has_the_usual_port(monkeypatch: pytest.MonkeyPatch) -> None:
     with _Server(("::1", 0), http.server.SimpleHTTPRequestHandler) as server:
         monkeypatch.setattr(server.RequestHandlerClass, "log_message", lambda *_: None)
-        monkeypatch.setitem(readiness._PORTS, "http", server.server_port)
+        monkeypatch.setattr(http.client.HTTPConnection, "default_port", server.server_port)
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         name, found = readiness.parse_readiness("web=http://[::1]/none", {})

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -207,14 +206,16 @@ class FileLog:
     """A log in a file: a text, or a recording (`.cast`), compressed or not (`.gz`).
 
     Args:
-        path: the file. Raises OSError where it cannot be read, HistoryError for a recording
-            that is none.
+        path: the file. Raises OSError where it cannot be read, LogRefused for a pipe or a
+            device, HistoryError for a recording that is none.
     """
 
     def __init__(self, path: str) -> None:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            raise LogRefused(
+                f"cannot read {excerpt(path)}: it is a pipe or a device; give the path of a file"
+            )
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):
-                raise OSError("it is a pipe or a device")
             with open(path, "rb") as file:
                 file.read(1)
         except OSError as error:

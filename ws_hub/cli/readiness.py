@@ -18,7 +18,6 @@ __all__ = ["OWN_PORT", "Output", "Readiness", "parse_readiness"]
 
 OWN_PORT = "PORT"  # in place of a number: the port that the program is given
 _LOOK_WITHIN = 2.0  # seconds of one look
-_PORTS = {"http": 80, "https": 443}
 _SAFE = "/?%:@!$&'()*+,;=~"  # characters of a path and a query that stay as they are
 
 
@@ -99,7 +98,8 @@ def parse_readiness(text: str, ports: dict[str, int]) -> tuple[str, Readiness]:
 
 def _status(url: str) -> int:
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    host, port = parts.hostname or "", parts.port or kind.default_port
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         # Whether it answers is asked, not who it is: nothing is sent that is secret.
