@@ -14,7 +14,16 @@ import pytest
 
 from tests.programs import python
 from tests.support import TIMEOUT, wait_until, without_usage
-from ws_hub import APIKeyAuth, ChannelRule, Client, Hub, HubConfig, SqliteHistory, serve
+from ws_hub import (
+    APIKeyAuth,
+    ChannelRule,
+    Client,
+    Hub,
+    HubConfig,
+    Message,
+    SqliteHistory,
+    serve,
+)
 from ws_hub.page import page_app
 from ws_hub.testing import HubClient
 
@@ -181,6 +190,83 @@ def test_an_attempt_is_read_by_http_by_those_that_may_read_the_channel(tmp_path:
             assert b"nothing is kept of attempt" in body
         assert get("attempt=0")[0] == 400
         assert get("attempt=1", "b")[0] == 403
+
+
+LARGE = [ChannelRule(name, history_messages=20_000, history_bytes=1 << 26)
+         for name in ("process:*", "attempts:*")]  # fmt: skip
+
+
+def test_attempts_are_found_behind_megabytes_of_others(tmp_path: Path) -> None:
+    with made(tmp_path, "sqlite", attempt_bytes=3_000_000, rules=LARGE) as hub:
+        for attempt in range(1, 5):
+            code = f"print(*(f'{attempt} {{n}} ' + 'x' * 60000 for n in range(40)), sep='\\n')"
+            run(hub, code, attempt)
+        for attempt in range(1, 4):
+            page = hub.read_log("p", attempt=attempt)
+            assert [text.split()[:2] for text in texts(page)[-1:]] == [[str(attempt), "39"]]
+
+
+def test_the_last_lines_of_more_than_a_page_are_kept(tmp_path: Path) -> None:
+    with made(tmp_path, "memory", attempt_bytes=10_000_000, rules=LARGE) as hub:
+        run(hub, "for n in range(100): print(n, 'x' * 60000)", 1)
+        run(hub, PRINTS, 2)
+        assert hub.read_log("p", attempt=1).first == 1
+        assert texts(hub.read_log("p", attempt=1, last=1))[0].split()[0] == "99"
+
+
+def test_no_more_is_kept_than_a_message_may_have(tmp_path: Path) -> None:
+    with made(tmp_path, "memory", attempt_bytes=4_000_000, rules=LARGE) as hub:
+        run(hub, "for n in range(100): print(n, '\\x01' * 40000)", 1)  # six times as long in JSON
+        before = run(hub, PRINTS, 2)[0]["before"]
+        page = hub.read_log("p", attempt=1)
+        assert 1 < before["lines"] == len(page.lines) < 100
+        assert page.last == 100
+
+
+def test_what_cannot_be_a_message_keeps_no_attempt_from_beginning(tmp_path: Path) -> None:
+    with made(tmp_path, "memory", attempt_bytes=4_000_000, rules=LARGE) as hub:
+        run(hub, "print('\\x01' * 4_000_000)", 1)  # a line of 24 MB in JSON
+        assert "before" not in run(hub, PRINTS, 2)[0]
+
+
+def test_a_name_that_is_refused_keeps_nothing(tmp_path: Path) -> None:
+    def is_name(name: str) -> bool:
+        return not name.startswith("attempts:")
+
+    with made(tmp_path, "memory", channel_name=is_name) as hub:
+        run(hub, FAILS, 1)
+        run(hub, PRINTS, 2)
+        assert hub.read_log("p", attempt=1).lines == ()
+        assert hub.read_log("p", attempt=2).last == 1000
+
+
+@pytest.mark.parametrize("number", ["x", [1], None, 1.5])
+def test_a_status_of_others_keeps_no_attempt_from_beginning(hub: Hub, number: object) -> None:
+    data = {"status": "exited", "attempt": number}
+    hub.send_to_channel(CHANNEL, Message("process_status", data=data), wait=TIMEOUT)
+    assert run(hub, PRINTS, 2)[0]["before"]["attempt"] == 1
+
+
+@pytest.mark.parametrize(("attempt", "kept"), [(2, []), (3, []), (7, [3])])
+def test_an_attempt_that_was_killed_has_its_number(
+    tmp_path: Path, attempt: int, kept: list[int]
+) -> None:
+    with made(tmp_path, "memory") as hub:
+        hub.send_process_status("p", "running", extra={"attempt": 3})
+        hub.send_process_lines("p", ["x" * 1000] * 200)
+        run(hub, PRINTS, attempt)
+        found = [each.data["data"]["attempt"] for each in hub.history("attempts:p").messages]
+        assert found == kept
+
+
+@pytest.mark.parametrize(
+    "line", [1, {"line": 1}, {"text": 1, "line": 1}, {"text": "", "line": 1, "time": "now"}]
+)
+def test_lines_of_others_are_no_attempt(hub: Hub, line: object) -> None:
+    data = {"attempt": 1, "status": {}, "lines": [line]}
+    hub.send_event("attempt", data, channel="attempts:p")
+    hub.wait_for_room("attempts:p")
+    assert hub.read_log("p", attempt=1).lines == ()
 
 
 def test_the_page_lists_no_channel_of_attempts(hub: Hub) -> None:

@@ -8,16 +8,17 @@ event for each attempt. Other processes and later ones read it where they share 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..backplane.store import HistoryPage
 from ..config import HubConfig
-from ..errors import HistoryError, HubFull, HubNotRunning, InvalidName
+from ..errors import HistoryError, HubFull, HubNotRunning, InvalidName, MessageEncodeError
 from ..log import get_logger
 from ..process.log_reader import LogLine, LogSource, line_fields, read_page
-from ..protocol.message import Message, MessageType
+from ..protocol.json_text import to_json
+from ..protocol.message import MAX_MESSAGE_BYTES, Message, MessageType
 from ..protocol.names import ATTEMPTS_PREFIX
 from .logs import HistoryLines, Logs, begins
 
@@ -27,6 +28,7 @@ logger = get_logger(__name__)
 
 _EVENT = "attempt"
 _PAGE = 1000  # messages that are read at once
+_MOST = MAX_MESSAGE_BYTES // 2  # bytes of lines as JSON: all of them are one message
 _PATIENCE = 1.0  # seconds until what the run before has printed is in the history
 _OWN = ("attempt", "before")  # fields of a status that are not of the end of the attempt
 
@@ -89,7 +91,9 @@ class Attempts:
             return fields
         try:
             before = self._keep(process_id, attempt)
-        except (HistoryError, HubFull, HubNotRunning, InvalidName) as error:
+        except (
+            HistoryError, HubFull, HubNotRunning, InvalidName, MessageEncodeError,
+        ) as error:  # fmt: skip
             logger.warning(
                 "the last lines of the attempt before attempt %d of %s are not kept: %s",
                 attempt,
@@ -110,9 +114,14 @@ class Attempts:
         for message in run:
             if message.type == MessageType.PROCESS_STATUS and isinstance(message.data, dict):
                 status |= message.data
-        if not run or status.get("attempt", attempt - 1) >= attempt:
+        if not run:
             return None
-        number = status.get("attempt", attempt - 1)
+        number = status.get("attempt")
+        if number is None and not begins(run[0]):  # it was killed, and has printed much
+            number = self._attempt_of(channel)
+        number = number if isinstance(number, int) else attempt - 1
+        if number >= attempt:
+            return None
         lines = _last(run, hub.config.attempt_bytes)
         ended = {name: value for name, value in status.items() if name not in _OWN}
         data = {"attempt": number, "status": ended, "lines": [line_fields(each) for each in lines]}
@@ -122,28 +131,31 @@ class Attempts:
     def _last_run(self, channel: str, most: int) -> list[Message]:
         """Return the newest messages of a run: enough for so many bytes, or all of them."""
         found: list[Message] = []
+        for message in self._newest(channel):
+            found.append(message)
+            most -= len(message.data) if isinstance(message.data, str) else 0
+            if begins(message) or most < 0:
+                break
+        return found[::-1]
+
+    def _newest(self, channel: str) -> Iterator[Message]:
+        """Yield the messages that a channel keeps, newest first."""
         page = self._hub.history(channel, last=_PAGE)
         while page.messages:
-            for message in reversed(page.messages):
-                found.append(message)
-                most -= len(message.data) if isinstance(message.data, str) else 0
-                if begins(message) or most < 0:
-                    return found[::-1]
+            yield from reversed(page.messages)
             page = self._hub.history(channel, before=page.messages[0].seq, limit=_PAGE)
-        return found[::-1]
 
     def read(self, process_id: str, attempt: int) -> tuple[LogSource, dict[str, Any] | None]:
         """Return the last lines of an earlier attempt, or the newest one's, and its status.
 
         Without lines and None where nothing is known of it. Raises HubNotRunning, HistoryError.
         """
-        page = self._hub.history(ATTEMPTS_PREFIX + process_id, last=_PAGE)
-        for message in reversed(page.messages):
-            event = message.data if isinstance(message.data, dict) else {}
-            data = event.get("data")
-            if event.get("event") == _EVENT and isinstance(data, dict) and _is_of(data, attempt):
-                lines = HistoryLines(map(_message, data["lines"]), "attempt")
-                return lines, {**data["status"], "attempt": attempt}
+        with contextlib.suppress(InvalidName):  # of `HubConfig.channel_name`: none are kept
+            for message in self._newest(ATTEMPTS_PREFIX + process_id):
+                data = _data_of(message)
+                if _is_of(data, attempt):
+                    lines = HistoryLines(map(_message, data["lines"]), "attempt")
+                    return lines, {**data["status"], "attempt": attempt}
         channel, logs = self._hub.process_channel(process_id), self._hub.logs
         status = logs.status(channel)
         if status is not None:
@@ -153,29 +165,52 @@ class Attempts:
         return HistoryLines(iter(()), "attempt"), None
 
     def _attempt_of(self, channel: str) -> object:
-        """Return the number of the attempt that runs, as its first status says."""
-        first = next(iter(self._last_run(channel, sys.maxsize)), None)
-        return first.data.get("attempt") if first is not None and begins(first) else None
+        """Return the number of the newest attempt, as its first status says."""
+        first = next(filter(begins, self._newest(channel)), None)
+        return None if first is None else first.data.get("attempt")
 
 
 def _last(run: Sequence[Message], most: int) -> list[LogLine]:
-    """Return the last lines of a run, so many bytes of them."""
+    """Return the last lines of a run, so many bytes of them, and no more than fit a message."""
     source = HistoryLines(iter(run))
     first, last, _ = source.span()
-    found: list[LogLine] = []
-    for line in reversed(source.dated(read_page(source, first, last - first + 1))):
+    lines: list[LogLine] = []
+    while page := read_page(source, first, last - first + 1):
+        lines += page
+        first = page[-1].number + 1
+    found, room = list[LogLine](), _MOST
+    for line in source.dated(tuple(reversed(lines))):
         most -= len(line.text.encode("utf-8", "replace"))
-        if found and most < 0:
+        room -= len(to_json(line_fields(line)))
+        if found and min(most, room) < 0:
             break
         found.append(line)
     return found[::-1]
+
+
+def _data_of(message: Message) -> Mapping[str, Any]:
+    """Return what a message says of an attempt; nothing where it is about something else."""
+    event = message.data if isinstance(message.data, dict) else {}
+    data = event.get("data")
+    return data if event.get("event") == _EVENT and isinstance(data, dict) else {}
 
 
 def _is_of(data: Mapping[str, Any], attempt: int) -> bool:
     return (
         data.get("attempt") == attempt
         and isinstance(data.get("lines"), list)
+        and all(map(_is_line, data["lines"]))
         and isinstance(data.get("status"), dict)
+    )
+
+
+def _is_line(line: object) -> bool:
+    return (
+        isinstance(line, dict)
+        and isinstance(line.get("text"), str)
+        and isinstance(line.get("line"), int)
+        and isinstance(line.get("stream", ""), str)
+        and isinstance(line.get("time", 0), int)
     )
 
 
