@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -308,6 +309,66 @@ _MOUNTS = (
     "40 22 0:33 / {0} rw,relatime shared:9 master:1 - nfs4 server:/export rw,vers=4.2\n"
     "41 40 8:2 / {0}/local\\040disk rw - xfs /dev/sdb1 rw\n"
 )
+
+
+HEAD = "head, head_last, head_count, head_bytes, after, behind, lost"
+
+
+class Releases:
+    """Two releases that use a file, of which the older does not know the columns of beginnings."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, rule: ChannelRule, count: int) -> None:
+        with contextlib.closing(opened(self.path, rule)) as store:
+            for _ in range(count):
+                store.append("a", [b'{"type":"event"}'] * 3)
+
+    def write_as_older(self, rule: ChannelRule, count: int) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as db:
+            known = db.execute(f"SELECT {HEAD} FROM channels").fetchone()
+        self.write(dataclasses.replace(rule, history_head_bytes=0), count)
+        with contextlib.closing(sqlite3.connect(self.path)) as db, db:
+            db.execute(f"UPDATE channels SET ({HEAD}) = (?, ?, ?, ?, ?, ?, ?)", known)
+
+    def kept(self) -> list[int]:
+        with contextlib.closing(opened(self.path, RULE)) as store:
+            found = [each.seq for each in store.read("a", limit=1000).messages]
+        with contextlib.closing(sqlite3.connect(self.path)) as db:
+            assert db.execute("SELECT count FROM channels").fetchone() == (len(found),)
+        return found
+
+
+@pytest.mark.parametrize("older", [1, 4, 30])
+def test_a_beginning_that_an_older_release_has_let_go_of_holds_nothing(
+    path: Path, older: int
+) -> None:
+    rule = ChannelRule("*", history_messages=20, history_bytes=10_000, history_head_bytes=5000)
+    releases = Releases(path)
+    releases.write(rule, 20)
+    assert len(releases.kept()) == 20 and releases.kept()[0] == 1
+    releases.write_as_older(rule, older)
+    releases.write(rule, 1)
+    assert len(releases.kept()) == 20 and releases.kept()[0] > 1
+    releases.write(rule, 20)
+    last = 3 * (20 + older + 21)
+    assert releases.kept() == list(range(last - 19, last + 1))
+
+
+def test_a_large_message_stays_where_an_older_release_has_written_to_a_beginning(
+    path: Path,
+) -> None:
+    rule = ChannelRule("*", history_messages=1000, history_bytes=300, history_head_bytes=200)
+    releases = Releases(path)
+    releases.write(rule, 1)
+    releases.write_as_older(rule, 2)
+    releases.write(rule, 2)
+    with contextlib.closing(opened(path, rule)) as store:
+        for _ in range(2):
+            span = store.append("a", [b"{%s}" % (b"x" * 1000)])
+            assert store.read("a", last=1).messages[0].seq == span.last
+            assert store.head("a").last == span.last
 
 
 def test_a_network_file_system_is_refused(tmp_path: Path) -> None:

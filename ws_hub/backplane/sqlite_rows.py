@@ -136,6 +136,8 @@ def extended(
         if head != NO_HEAD:
             _settle(db, row.id, head)
         return NO_HEAD, []
+    if head.stays and row.first > head.first:
+        head = _given_up(db, row.id, head)
     start = run_start(texts)
     if start is None and not row.count:
         start = 0
@@ -145,11 +147,29 @@ def extended(
         return head, []
     at = start or 0
     head, fitting = head.with_texts(texts[at:], first + at, rule)
-    if head.last == 0:
-        text = "SELECT max(seq + rows) - 1 FROM messages WHERE channel = ? AND seq >= ?"
-        (last,) = db.execute(text, (row.id, head.first)).fetchone()
-        head = replace(head, last=head.first - 1 if last is None else last)
+    if head.last is not None:
+        # Asked, since an older release may have added some, which does not know of beginnings.
+        last, count = db.execute(
+            "SELECT max(seq + rows) - 1, total(rows) FROM messages WHERE channel = ? AND seq >= ?",
+            (row.id, head.first),
+        ).fetchone()
+        last = head.last or (head.first - 1 if last is None else last)
+        head = replace(head, last=last, count=int(count) + fitting)
     return head, [at, at + fitting]
+
+
+def _given_up(db: sqlite3.Connection, id: int, head: Head) -> Head:
+    """Have a channel no beginning: an older release has let go of some of it, and counted on.
+
+    It took the lines of the middle in a row that is left for kept ones.
+    """
+    _settle(db, id, head)
+    db.execute(
+        "UPDATE channels SET (count, bytes) = (SELECT total(seq + rows - max(seq, first)),"
+        " total(length(text) - rows + 1) FROM messages WHERE channel = id) WHERE id = ?",
+        (id,),
+    )
+    return NO_HEAD
 
 
 def _settle(db: sqlite3.Connection, id: int, head: Head) -> Head:
@@ -177,6 +197,7 @@ class ChannelRow:
         epoch: its numbering.
         seq: the last number given.
         reserved: no number is above this.
+        first: what is below it is kept no longer.
         count: messages kept.
         head: its beginning.
     """
@@ -185,13 +206,14 @@ class ChannelRow:
     epoch: str
     seq: int
     reserved: int
+    first: int
     count: int
     head: Head
 
 
 def channel_row(db: sqlite3.Connection, channel: str, now: float) -> ChannelRow:
     """Return what is known of a channel, which is made if need be."""
-    text = f"SELECT id, epoch, seq, reserved, count, {_HEAD} FROM channels WHERE name = ?"
+    text = f"SELECT id, epoch, seq, reserved, first, count, {_HEAD} FROM channels WHERE name = ?"
     row = db.execute(text, (channel,)).fetchone()
     if row is None:
         # Not waited for: when this commit is lost, so is the file's epoch.
@@ -201,8 +223,8 @@ def channel_row(db: sqlite3.Connection, channel: str, now: float) -> ChannelRow:
             (channel, _RESERVE, now, now),
         )
         row = db.execute(text, (channel,)).fetchone()
-    id, epoch, seq, reserved, count, *columns = row
-    return ChannelRow(id, epoch, seq, reserved, count, Head(*columns))
+    id, epoch, seq, reserved, first, count, *columns = row
+    return ChannelRow(id, epoch, seq, reserved, first, count, Head(*columns))
 
 
 def joined_rows(texts: Sequence[bytes], cuts: Sequence[int] = ()) -> Iterator[Row]:
