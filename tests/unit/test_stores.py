@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import random
@@ -404,3 +405,48 @@ def test_states_expire_with_the_messages(store: HistoryStore, clock: Time) -> No
     clock.now += 2000
     store.expire(clock.now)
     assert store.states(["p"]) == [{}]
+
+
+SHARED = ["sqlite", *ADDRESSED]  # what several releases may use, or hubs with other rules
+
+
+@pytest.mark.parametrize("store", SHARED, indirect=True)
+@pytest.mark.parametrize("more", [1, 4, 60])
+def test_a_beginning_that_another_rule_or_an_older_release_has_let_go_of_holds_nothing(
+    store: HistoryStore, more: int
+) -> None:
+    keeps = ChannelRule("*", history_messages=20, history_bytes=1600, history_head_bytes=800)
+
+    def write(rule: ChannelRule, count: int) -> int:
+        store.close()
+        store.open(lambda channel: rule)
+        for _ in range(count):
+            last = store.append("a", texts("x")).last
+        return last
+
+    write(keeps, 60)
+    assert store.head("a").first == 1
+    write(dataclasses.replace(keeps, history_head_bytes=0), more)
+    write(keeps, 60)
+    last = store.append("a", texts("x" * 1400)).last
+    assert [each.seq for each in store.read("a").messages][-1] == last
+    assert sum(len(each.text) for each in store.read("a").messages) < 1700
+    last = write(keeps, 60)
+    assert store.head("a").first > last - 20
+
+
+@pytest.mark.parametrize("store", SHARED, indirect=True)
+def test_a_message_stays_behind_a_beginning_to_which_others_have_added(
+    store: HistoryStore,
+) -> None:
+    keeps = ChannelRule("*", history_messages=1000, history_bytes=800, history_head_bytes=500)
+    for rule, count in ((keeps, 1), (dataclasses.replace(keeps, history_head_bytes=0), 2)):
+        store.close()
+        store.open(lambda channel, rule=rule: rule)
+        for _ in range(count):
+            store.append("a", texts("x"))
+    store.close()
+    store.open(lambda channel: keeps)
+    for value in ("x", "y", "z" * 5000, "z" * 5000):
+        last = store.append("a", texts(value)).last
+        assert store.read("a", last=1).messages[0].seq == last

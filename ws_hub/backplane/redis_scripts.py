@@ -174,6 +174,8 @@ local head_count, head_size = tonumber(row[6] or 0), tonumber(row[7] or 0)
 local open, after, lost = row[8] == '1', tonumber(row[9] or 0), tonumber(row[10] or 0)
 if head_bytes == 0 then
     head, head_count, open = 0, 0, false
+elseif open and head_end ~= seq then
+    open = false -- an older release has added some, which knows of no beginning
 end
 for place = at + 2 * states, #ARGV, 3 do
     local id, key, text = id_of(first + tonumber(ARGV[place])), ARGV[place + 1], ARGV[place + 2]
@@ -200,6 +202,10 @@ for place = at + 2 * states, #ARGV, 3 do
     count, size = count + 1, size + #text
 end
 -- What is before the beginning goes first, then what is behind it; the last message stays.
+if head_count > 0 and (count > most or size > most_bytes)
+    and not redis.call('XRANGE', KEYS[8], id_of(head), id_of(head))[1] then
+    head_count, open = 0, false -- an older release has let go of it
+end
 local stay, behind = head_count + (open and 0 or 1), false
 while count > stay and (count > most or size > most_bytes) do
     local entries = {}
