@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ws_hub.config import ChannelRule
-from ws_hub.hub.history import History, Range
+from ws_hub.hub.history import History, Position, Range
 
 RULE = ChannelRule(
     pattern="*", history_messages=5, history_bytes=100, history_ttl=10, history_idle_ttl=1000
@@ -173,3 +173,20 @@ def test_a_channel_that_made_room_goes_on_with_its_numbers() -> None:
     assert history.next_seq("a") == 3
     assert history.locate("a", since=2, epoch="epoch-1").recovered
     assert not history.locate("a", since=1, epoch="epoch-1").recovered
+
+
+def test_left_out_numbers_do_not_change_what_all_histories_are_said_to_take() -> None:
+    history = make(ChannelRule("*", history_messages=50))
+    epoch = history.position("a")[0].epoch
+    for number in range(1, 200, 2):
+        history.extend("a", [b"x" * 20], 0.0, after=Position(epoch, number))
+    history.free("a")
+    assert history.usage().kept == 0
+
+
+def test_states_alone_may_take_more_than_the_bound() -> None:
+    history = make(max_bytes=5000)
+    history.show("a", {line: b"x" * 100 for line in range(100)}, 0.0)
+    assert len(history.states("a")) == 100
+    say(history, b"y" * 20)
+    assert read(history, history.locate("a", since=0)) == b"y" * 20

@@ -387,7 +387,7 @@ class _Channel:
         else:
             costs = accumulate(len(frame) + _FRAME_COST for frame in self.fresh)
             count = sum(1 for _ in _until(costs, need))
-        count = min(count, self.count - least)
+        count = max(min(count, self.count - least), 0)  # it may have states alone
         if count:
             self._drop(0, count)
         return count
@@ -734,7 +734,9 @@ class History:
         renewed = position if position and position.epoch != after.epoch else None
         kept = kind.channels.get(channel)
         if kept is not None and not renewed and after.seq > kept.seq:
+            before = kept.cost
             kept.skip(after.seq)
+            kind.cost += kept.cost - before
         else:
             self._install_locked(kind, channel, _Channel(after))
             kind.channels[channel].whole = not after.seq
