@@ -211,6 +211,17 @@ def test_a_cache_that_has_the_newest_alone_has_no_beginning() -> None:
     assert history.span("a").middle is None
 
 
+def test_a_cache_of_what_has_no_beginning_lets_go_of_what_its_store_does() -> None:
+    history = history_of(RULE)
+    messages = [(seq, frames_of([10], seq)[0]) for seq in range(11, 21)]
+    history.install("a", Filled(Span("e", 11, 20), 20, messages, RULE), 0.0)
+    say(history, *[10] * 5)
+    assert numbers(history) == list(range(16, 26))
+    assert replayed(history, 17) == ([*range(18, 26)], True)
+    say(history, *[10] * 20, begins=0)
+    assert numbers(history)[:3] == [26, 27, 28]
+
+
 Step = tuple[str, Sequence[int]]
 SIZES = st.lists(st.integers(2, 40) | st.integers(110, 140), min_size=1, max_size=12)
 STEPS = st.lists(

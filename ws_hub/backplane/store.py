@@ -73,7 +73,7 @@ class Span:
         repeated: of what `append` was given as `once`, what was published before; then it has
             kept nothing.
         middle: of the kept messages, what was let go between them; None for nothing.
-        begin: of these, the number of the first that the beginning has; 0 where that is not known.
+        begin: of these, the number of the first that the beginning has; 0 for none.
     """
 
     epoch: str

@@ -483,7 +483,7 @@ class Filled:
     """What a store has of a channel, joined by another thread, for `History.install`.
 
     Args:
-        span: what the store has; of a span without `begin` the first message is taken for it.
+        span: what the store has; without `begin` it keeps no beginning, and nor does this.
         seq: the last number given.
         messages: number and frame of each message, oldest first.
         rule: the channel's.
@@ -504,8 +504,8 @@ class Filled:
                 kept.skip(number - 1)
             if number == span.begin:
                 kept.begin()
-            elif not kept.count and number > span.begin > 0:
-                kept.close_head()  # its messages are not here
+            elif not kept.count and number > span.begin:
+                kept.close_head()  # its messages are not here, or there is none
             if middle is not None and number <= middle.after:
                 kept.append([frame])
             else:
