@@ -73,6 +73,13 @@ def test_other_forms_are_refused(line: str) -> None:
         join({**FILES, "middle.js": f"{FILES['middle.js']}{line}\n"})
 
 
+@pytest.mark.parametrize("form", ["* as base", "base"])
+def test_other_imports_of_the_first_one_are_refused_too(form: str) -> None:
+    """Else a browser would load the module a second time."""
+    with pytest.raises(AssertionError):
+        join({**FILES, "page.js": f'{FILES["page.js"]}import {form} from "./base.js";\n'})
+
+
 def test_modules_that_import_each_other_are_refused() -> None:
     files = {**FILES, "base.js": 'import {both} from "./middle.js";\n'}
     with pytest.raises(AssertionError, match=r"middle\.js and base\.js|base\.js and middle\.js"):

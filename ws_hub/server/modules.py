@@ -4,9 +4,8 @@ Each module becomes a function that returns what it exports. Known are the forms
 modules of `static/` import and export:
 
     import {one, two} from "./other.js";      export class, export const, export function
-    import {one} from "../outside.js";        export {one, two};
 
-The first module, which nothing imports, stays as it is; it alone may import from outside.
+The first module, which nothing imports, may also import from outside, and export what it likes.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ __all__ = ["join_modules"]
 
 _IMPORT = re.compile(r'^import \{([^{}]+)\} from "([^"]+)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:class|const|function\*?) (\w+))", re.MULTILINE)
+_OTHER_IMPORT = re.compile(r"^import\b.*", re.MULTILINE)
 _OTHER = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
 
 
@@ -30,7 +30,9 @@ def join_modules(first: str, read: Callable[[str], str], outside: Mapping[str, s
         outside: the addresses of modules that stay on their own, by those that are imported.
     """
     joined: dict[str, str] = {}
-    _join(read(first), read, joined, open_=(first,))
+    own = read(first)
+    _join(own, read, joined, open_=(first,))
+    _check(first, _IMPORT.sub("", own), _OTHER_IMPORT)
     texts = [f"// {name}\nconst {_variable(name)} = {text}" for name, text in joined.items()]
 
     def imported(match: re.Match[str]) -> str:
@@ -39,7 +41,7 @@ def join_modules(first: str, read: Callable[[str], str], outside: Mapping[str, s
             return f'import {{{names}}} from "{outside[address]}";\n'
         return _taken(names, address)
 
-    return "\n".join([*texts, f"// {first}\n{_IMPORT.sub(imported, read(first))}"])
+    return "\n".join([*texts, f"// {first}\n{_IMPORT.sub(imported, own)}"])
 
 
 def _join(
@@ -59,9 +61,13 @@ def _join(
 def _function(name: str, text: str) -> str:
     exported = _EXPORT.findall(text)
     body = _EXPORT.sub("", _IMPORT.sub(lambda match: _taken(*match.groups()), text))
-    other = _OTHER.search(body)
-    assert other is None, f"{name}: {other} is of no form that can be joined"
+    _check(name, body, _OTHER)
     return f"(() => {{\n{body}\nreturn {{{', '.join(exported)}}};\n}})();"
+
+
+def _check(name: str, text: str, unknown: re.Pattern[str]) -> None:
+    other = unknown.search(text)
+    assert other is None, f"{name}: {other} is of no form that can be joined"
 
 
 def _taken(names: str, address: str) -> str:
