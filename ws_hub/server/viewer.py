@@ -166,7 +166,7 @@ class _Files:
     def __init__(self, hub: Hub, files: dict[str, bytes]) -> None:
         self._hub = hub
         self._files = files
-        self._tags = {path: _tag(body) for path, body in files.items()}
+        self._versions = {path: _version(body) for path, body in files.items()}
 
     def __contains__(self, path: str) -> bool:
         return path in self._files
@@ -174,20 +174,21 @@ class _Files:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         body, kind = self._files[path], path.rpartition(".")[2]
-        tag = self._tags[path]
+        version = self._versions[path]
+        tag = f'"{version}"'
         # Revalidated each time, and sent again only when another version runs; but what names its
         # version is kept.
-        kept = environ.get("QUERY_STRING", "") == f"v={_version(body)}"
+        kept = environ.get("QUERY_STRING", "") == f"v={version}"
         headers = [("Cache-Control", _FOR_EVER if kept else "no-cache")]
         if kind in _TEXTS:
             headers.append(("Vary", "Accept-Encoding"))
             if _takes_gzip(environ):
-                body, tag = _compressed(body), f'{tag[:-1]}-gz"'
+                body, tag = _compressed(body), f'"{version}-gz"'
                 headers.append(("Content-Encoding", "gzip"))
         headers.append(("ETag", tag))
         if kind == "js":
             headers += other_pages(self._hub, environ)
-        if environ.get("HTTP_IF_NONE_MATCH") == tag:
+        if _has(environ, tag):
             headers = [each for each in headers if each[0] != "Content-Encoding"]
             start_response("304 Not Modified", headers + _SECURITY)
             return []
@@ -259,9 +260,9 @@ class _Page:
         page = names[::-1][first : first + min(most, _MOST_NAMES)]  # newest first
         found = {"channels": page, "total": len(names), "statuses": self._hub.statuses(page)}
         body = json.dumps(found, separators=(",", ":")).encode()
-        tag = _tag(body)
+        tag = f'"{_version(body)}"'
         headers = [("ETag", tag), ("Cache-Control", "no-cache")]
-        if environ.get("HTTP_IF_NONE_MATCH") == tag:  # nothing has changed since
+        if _has(environ, tag):  # nothing has changed since
             start_response("304 Not Modified", headers + _SECURITY)
             return []
         return _answer(environ, start_response, "200 OK", "json", body, *headers)
@@ -376,7 +377,6 @@ def _read_static() -> Mapping[str, bytes]:
     return files | {_SCRIPT: page, _ELEMENT: join(_ELEMENT, _CLIENT)}
 
 
-@functools.lru_cache(256)
 def _version(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:24]
 
@@ -388,21 +388,22 @@ def _compressed(body: bytes) -> bytes:
 
 def _takes_gzip(environ: Environ) -> bool:
     """Return whether a request's sender reads gzip; also where it would rather have another."""
+    takes = {}
     for each in environ.get("HTTP_ACCEPT_ENCODING", "").lower().split(","):
         name, *parameters = (part.strip() for part in each.split(";"))
-        if name in ("gzip", "*"):
-            return not any(re.fullmatch(r"q=0(\.0*)?", part) for part in parameters)
-    return False
+        takes[name] = not any(re.fullmatch(r"q=0(\.0*)?", part) for part in parameters)
+    return takes.get("gzip", takes.get("*", False))  # "*" are those that are not named
+
+
+def _has(environ: Environ, tag: str) -> bool:
+    """Return whether a request's sender has what a tag names; a proxy may have made that weak."""
+    return tag in re.findall(r'"[^"]*"', environ.get("HTTP_IF_NONE_MATCH", ""))
 
 
 def _number(query: dict[str, list[str]], name: str, default: int) -> int:
     """Return a query parameter as a number; the default unless it is one."""
     text = query.get(name, [""])[0]
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else default
-
-
-def _tag(body: bytes) -> str:
-    return f'"{_version(body)}"'
 
 
 def _answer(
