@@ -13,6 +13,7 @@ from tests.browser.chromium import Page
 from tests.browser.conftest import Site
 from tests.programs import python
 from tests.support import TIMEOUT, wait_until
+from ws_hub.process.log_file import ProcessLog
 from ws_hub.process.process import Process
 from ws_hub.protocol.message import Message
 from ws_hub.testing import FaultProxy
@@ -97,8 +98,8 @@ def test_the_beginning_is_loaded_from_the_log_as_far_as_there_is_room(
     page.eval(f"{VIEW}.toStart()")
     page.wait_for(f"{BUTTON}?.textContent === 'load them'")
     page.eval(f"{BUTTON}.click()")
-    page.wait_for(f"{NOTES}[0].startsWith('14,701 lines')")
-    expected = [f"line {number}" for number in range(14_702, 25_001)]
+    page.wait_for(f"{NOTES}[0].startsWith('14,702 lines')")
+    expected = [f"line {number}" for number in range(14_703, 25_001)]
     assert page.eval(LINES) == expected
     page.wait_for(f"{BUTTON} === null")
 
@@ -148,3 +149,84 @@ def test_nothing_is_offered_where_no_log_has_the_lines(page: Page, make_site: Ma
         page.wait_for(f"{LINES}.at(-1) === 'again'")
     rises = f"{VIEW}.store.rises([...{VIEW}.store.all()].find((row) => row.gap).id)"
     assert page.eval(rises) is False
+
+
+def test_lines_of_another_run_are_not_loaded(page: Page, make_site: Make, tmp_path: Path) -> None:
+    """The program is run again between the look into the log and the press of the button."""
+    site = make_site("process:build", rules=[RULE])
+    path = tmp_path / "build.log"
+    process = site.hub.run_process(python(PRINTS), "build", stdin=True, log=path)
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        gap_in(page, site, proxy, process, 2_000)
+        process.close_stdin()
+        process.wait(TIMEOUT)
+        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
+        page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+        code = "for number in range(1, 3_001): print('other', number)"
+        log = ProcessLog(path, overwrite=True)
+        site.hub.run_process(python(code), "build", log=log).wait(TIMEOUT)
+        wait_until(lambda: getattr(newest(site), "type", "") == "process_status")
+        page.eval(f"{BUTTON}.click()")
+        page.wait_for(f"{BUTTON}?.textContent !== 'loading…'")
+        page.wait_for(f"{LINES}.at(-1) === 'other 3000'")
+    found = page.eval(LINES)
+    last = found.index("line 2100")
+    assert found[: last + 1] == [
+        f"line {number}" for number in (*range(1, 101), *range(1_801, 2_101))
+    ]
+
+
+def test_lines_that_come_when_another_channel_is_shown_are_not_for_it(
+    page: Page, make_site: Make, tmp_path: Path
+) -> None:
+    site = make_site(rules=[RULE])
+    code = "for number in range(1, 2_001): print('line', number)"
+    site.hub.run_process(python(code), "build", log=tmp_path / "build.log").wait(TIMEOUT)
+    site.hub.send_process_lines("other", [f"other {number}" for number in range(1, 11)])
+    page.open(f"{site.url}?channel=process:build")
+    page.wait_for(f"{NOTES}[0]?.endsWith('no longer kept by the server')")
+    page.eval(f"{VIEW}.toStart()")
+    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+    other = "document.querySelector('a[data-channel=\"process:other\"]')"
+    page.wait_for(f"!!{other}")
+    # The answer of the log is there when the other channel is.
+    page.eval(
+        "window.answers = []; window.go = null;"
+        "const own = window.fetch; window.fetch = async (...all) => {"
+        " const answer = await own(...all);"
+        " if (String(all[0]).includes('/log?')) {"
+        " await new Promise((done) => (go = done)); answers.push(answer); }"
+        " return answer; };"
+        f"{BUTTON}.click(); {other}.click()"
+    )
+    page.wait_for(f"{LINES}.at(-1) === 'other 10' && go !== null")
+    page.eval("go()")
+    page.wait_for("answers.length === 1 && answers[0].bodyUsed")
+    page.eval("new Promise((done) => setTimeout(() => requestAnimationFrame(done), 50))")
+    assert page.eval(LINES) == [f"other {number}" for number in range(1, 11)]
+
+
+def test_nothing_is_offered_beside_other_lines_that_are_missing(
+    page: Page, make_site: Make, tmp_path: Path
+) -> None:
+    """Which lines are missing at which of the notes is not known."""
+    site = make_site("process:build", rules=[RULE])
+    code = "for number in range(1, 101): print('line', number)"
+    site.hub.run_process(python(code), "build", log=tmp_path / "build.log").wait(TIMEOUT)
+    page.open(site.url)
+    offered = page.eval(
+        "Promise.all(['log', 'feed', 'log_gap'].map((name) => import(`/static/${name}.js`)))"
+        ".then(async ([{LogView}, {Feed}, {findLogGap}]) => {"
+        " const view = new LogView(document.createElement('div'));"
+        " const feed = new Feed(view);"
+        " const line = (number) =>"
+        "  feed.received({type: 'process_output', line: number, data: `line ${number}`});"
+        " const found = [];"
+        " const look = async () => {"
+        "  const note = [...view.store.all()].findLast((row) => row.gap).id;"
+        "  found.push((await findLogGap(view, 'build', note))?.lines ?? null); };"
+        " line(1); line(2); feed.missing(3); line(10); await look();"
+        " line(11); feed.missing(3); feed.missing(4); line(20); await look();"
+        " return found; })"
+    )
+    assert offered == [7, None]

@@ -23,14 +23,22 @@ export async function findLogGap(view, program, note) {
   const found = new Map(lines.map((each) => [each.line, each]));
   const isSame = !before.number || textOf(found.get(before.number)) === before.text; // not another run's
   if (source !== "file" || !isSame || !found.has(before.number + 1)) return null;
-  return new LogGap(view, program, note, before.number + 1, behind.number - 1);
+  return new LogGap(view, program, note, before.number + 1, behind);
 }
 
 class LogGap {
-  constructor(view, program, note, first, last) {
-    Object.assign(this, {_view: view, _program: program, _note: note, _first: first, _last: last});
-    this.lost = false; // some are not there any more
+  /** `first` is the number of the first line that is missing, `behind` the row behind the last one. */
+  constructor(view, program, note, first, behind) {
+    Object.assign(this, {_view: view, _program: program, _note: note, _first: first});
+    this._last = behind.number - 1;
+    this._behind = behind.text;
+    this._closed = false;
+    this.lost = false; // the log is of another run now
     this.full = false; // there is no room for more
+  }
+
+  close() {
+    this._closed = true;
   }
 
   /** Whether all is here. */
@@ -45,18 +53,23 @@ class LogGap {
 
   /** Load the lines, the last ones first, as far as there is room. After a failure it may be called again. */
   async load() {
+    const {store} = this._view;
     while (!this.done) {
-      const {lines} = await read(this._program, {before: this._last + 1, lines: Math.min(PAGE, this.lines)});
-      const {store} = this._view;
-      const place = store.at(store.position(this._note) + 1);
-      this.full = !store.hasRoom(lines.length);
+      // With the line behind them, which tells whose log it is.
+      const {lines} = await read(this._program, {before: this._last + 2, lines: Math.min(PAGE, this.lines + 1)});
+      const place = this._closed ? null : store.at(store.position(this._note) + 1);
+      const behind = lines.pop();
       // A log that is being written may not have the last of them yet.
-      if (lines.at(-1)?.line !== this._last || !place || this.full) return;
+      if (!place || behind?.line !== this._last + 1) return;
+      this.lost = textOf(behind) !== this._behind || !store.rises(this._note);
+      this.full = !store.hasRoom(lines.length);
+      if (this.lost || this.full || !lines.length) return;
       const block = new Block();
       const feed = new Feed(block);
       for (const line of lines) feed.received(messageOf(line));
       this._view.prepend(block.entries, 0, place.chunk.ids[place.index]);
       this._last = lines[0].line - 1;
+      this._behind = textOf(lines[0]);
     }
   }
 }
@@ -77,14 +90,17 @@ function textOf(line) {
   return block.entries[0]?.runs.map((run) => run.text).join("");
 }
 
-/** The lines before and behind a note, if their numbers are the program's and no run begins behind it. */
+/**
+ * The lines before and behind a note, if their numbers are the program's and no run begins behind it;
+ * none beside a note of other lines that are missing.
+ */
 function linesAround(store, note) {
   const position = store.position(note);
   const [before, behind] = [-1, 1].map((way) => {
     const place = store.at(position + way);
     return place && store.read(place.chunk, place.index);
   });
-  if (!behind?.number || behind.counted || before?.counted) return null;
+  if (!behind?.number || behind.counted || before?.counted || before?.gap) return null;
   const first = before?.number ? before : {number: 0, text: ""};
   return behind.number - first.number > 1 && store.rises(note) ? {before: first, behind} : null;
 }

@@ -54,6 +54,13 @@ class Watch {
     this.lagged = false; // the next replay makes up for what the page was too slow for
     this.refused = "";
   }
+
+  /** Load nothing more of what is missing. */
+  closeGaps() {
+    this.older.close();
+    for (const {older} of this.gaps.values()) older.close();
+    this.gaps.clear();
+  }
 }
 
 const view = new LogView($("log"), {links: true, onChange: showNumbers});
@@ -110,7 +117,10 @@ function synced(sync) {
   watch.refused = "";
   const {lagged} = watch;
   watch.lagged = false;
-  if (sync.restarted) watch.older.close();
+  if (sync.restarted) {
+    watch.closeGaps();
+    view.repaint();
+  }
   watch.catchUp = {left: sync.replayed, from: view.count + view.cut, first: sync.first, missed: sync.missed, lagged, older: watch.older};
   countDown(0);
   showStatus();
@@ -183,14 +193,16 @@ async function lookInLog(note) {
 }
 
 async function loadGap(note, gap) {
-  const {gaps} = watch;
+  const {gaps, feed} = watch;
+  const {older} = gap;
   gap.busy = true;
   view.repaint(note);
-  await loadOlder(gap.older);
+  await loadOlder(older);
+  if (gaps.get(note) !== gap) return; // it was closed
   gap.busy = false;
-  if (gap.older.done || gap.older.full) gaps.delete(note);
-  if (gap.older.done && !gap.older.lost) view.loaded(note);
-  else if (gap.older.lines) watch.feed.missingLinesAt(note, gap.older.lines);
+  if (older.done || older.full || older.lost) gaps.delete(note);
+  if (older.done && !older.lost) view.loaded(note);
+  else if (older.lines) feed.missingLinesAt(note, older.lines);
   view.repaint(note);
 }
 
@@ -242,7 +254,7 @@ function subscribe(channel, last = FIRST) {
 
 function select(channel) {
   watch?.subscription?.close();
-  watch?.older.close();
+  watch?.closeGaps();
   const next = (watch = new Watch(channel));
   view.clear();
   times.reset();
