@@ -51,7 +51,7 @@ def test_fields_are_told_as_they_are_written(page: Page, site: Site) -> None:
         [0, "1", "number", "1.50e3"],
         [0, "b", "word", "true"],
         [0, "", "word", "null"],
-        [0, "t", "string", "a\nb␛[0m"],
+        [0, "t", "string", "a\nb\x1b[0m"],
         [0, "in", "", ""],
         [1, "x", "string", LONG],
         [1, "list", "", ""],
@@ -150,7 +150,7 @@ def test_keys_go_to_json_lines_and_open_them(page: Page, site: Site) -> None:
 
 
 def test_what_is_long_is_shown_in_part_and_copied_whole(page: Page, site: Site) -> None:
-    value = "x" * 5_000
+    value = "\x1b" + "x" * 4_999  # a control character is a sign on the page only
     many = {f"key {n}": n for n in range(450)}
     cut = '{"a": "' + "y" * 1_000_000 + '"}'
     site.hub.send_process_lines("build", [json.dumps({"v": value}), cut, json.dumps(many)])
@@ -161,6 +161,7 @@ def test_what_is_long_is_shown_in_part_and_copied_whole(page: Page, site: Site) 
     page.eval("document.querySelectorAll('.unfold').forEach((each) => each.click())")
     more = "[...document.querySelectorAll('.fields > .load')]"
     page.wait_for(f"{FIELDS}.length === 1 + 200 + 1")
+    assert page.eval(f"{FIELDS}[0][2]") == "␛" + "x" * 599
     rest = "[...document.querySelectorAll('.rest')].map((each) => each.textContent.trim())"
     assert page.eval(rest) == [
         "… 4,400 more characters",
@@ -203,6 +204,16 @@ def test_what_is_selected_in_the_fields_is_what_is_copied(page: Page, site: Site
     page.eval("getSelection().selectAllChildren(document.querySelector('.value'))")
     assert page.eval(f"{VIEW}.selectedText()") is None  # the browser's own copy
     assert page.eval("getSelection().toString()") == "value"
+
+
+def test_a_key_from_right_to_left_stands_before_its_value(page: Page, site: Site) -> None:
+    site.hub.send_process_lines("build", ['{"\u05de\u05e4\u05ea\u05d7": 5}'])
+    page.open(site.url)
+    page.wait_for(f"{BUTTONS} === 1")
+    page.eval("document.querySelector('.unfold').click()")
+    page.wait_for(f"{FIELDS}.length === 1")
+    place = "document.querySelector('.%s').getBoundingClientRect().%s"
+    assert page.eval(f"{place % ('key', 'right')} < {place % ('value', 'left')}")
 
 
 def test_events_are_unfolded_too(page: Page, make_site: object) -> None:

@@ -34,7 +34,8 @@ export function jsonStart(text, cut = 0) {
 /**
  * Yield the fields from a place on, in order: `{depth, key, kind, value}`. `key` is a name, or a
  * number in an array; `kind` is "string", "number", "word", "json" for what is shown as it is, or ""
- * for a field whose own fields follow. A string is what it means, not how it is written.
+ * for a field whose own fields follow. A string is what it means, not how it is written; of one that
+ * is cut off it is how that is written.
  */
 export function* fieldsOf(text, start) {
   const open = []; // of each array or object: the number of the next item, or null
@@ -87,12 +88,12 @@ function next(text, at) {
   if (!match) {
     UNFINISHED.lastIndex = at;
     const rest = UNFINISHED.exec(text);
-    return rest && {kind: "string", value: shown(rest[1].slice(1)), start: at, end: text.length};
+    return rest && {kind: "string", value: rest[1].slice(1), start: at, end: text.length};
   }
   const [whole, mark, string, plain] = match;
   const end = at + whole.length;
   if (mark) return {kind: "mark", text: mark, start: end - 1, end};
-  if (string) return {kind: "string", value: shown(meant(string)), start: end - string.length, end};
+  if (string) return {kind: "string", value: meant(string), start: end - string.length, end};
   return {kind: /^[-\d]/.test(plain) ? "number" : "word", value: plain, start: end - plain.length, end};
 }
 
@@ -104,7 +105,7 @@ function meant(string) {
   }
 }
 
-/** Control characters as signs. */
-function shown(text) {
+/** Return a text with signs for control characters. */
+export function withSigns(text) {
   return text.replace(CONTROLS, (each) => String.fromCharCode(each === "\x7f" ? 0x2421 : 0x2400 + each.charCodeAt(0)));
 }

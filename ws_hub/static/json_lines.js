@@ -6,7 +6,7 @@
 
 import {addLinks} from "./anchors.js";
 import {copyText} from "./clipboard.js";
-import {fieldsOf, jsonStart} from "./json_fields.js";
+import {fieldsOf, jsonStart, withSigns} from "./json_fields.js";
 import {counted} from "./messages.js";
 
 const AT_ONCE = 200; // fields that are shown before more are asked for
@@ -117,13 +117,13 @@ export class JsonLines {
     field.style.setProperty("--depth", depth);
     const name = document.createElement("span");
     name.className = typeof key === "number" ? "item" : "key";
-    name.textContent = key === "" ? '""' : key;
+    name.textContent = key === "" ? '""' : withSigns(String(key));
     field.append(name, ":");
     if (!kind) return field;
     const text = document.createElement("span");
     text.className = `value ${kind}`;
     const whole = kind === "string" && !value ? '""' : value;
-    text.textContent = whole.slice(0, MOST);
+    text.textContent = withSigns(whole.slice(0, MOST));
     addLinks(text, this._source);
     field.append(" ", text);
     if (whole.length > MOST) {

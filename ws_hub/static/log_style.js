@@ -186,6 +186,7 @@ const STYLE = `
 }
 
 .field { --indent: calc(2ch * var(--depth)); padding-inline-start: calc(var(--indent) + 2ch); text-indent: -2ch; }
+.field .key, .field .value { unicode-bidi: isolate; } /* or a key from right to left changes places */
 .field .key { color: var(--c4); }
 .field .item, .field .rest, .fields > .rest { color: var(--soft); }
 .field .number { color: var(--c5); }
