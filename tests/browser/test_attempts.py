@@ -90,3 +90,18 @@ def test_the_last_lines_of_the_attempt_before_are_shown_when_asked_for(
     page.wait_for("!document.getElementById('attempt').open")
     site.hub.send_process_status("build", "running")
     page.wait_for("document.getElementById('before').hidden")
+
+
+def test_the_note_that_a_program_was_started_again_can_be_read(page: Page, make_site: Make) -> None:
+    site = make_site("process:build")
+    for _ in range(2):
+        site.hub.run_process(python("print('on')"), "build").wait(TIMEOUT)
+    page.open(site.url)
+    notes = "[...document.querySelectorAll('.note .text > span')]"
+    page.wait_for(f"{notes}.length === 3")
+    shown = page.eval(
+        f"{notes}.map((note) => [note.textContent.split(' after')[0],"
+        " getComputedStyle(note).backgroundColor])"
+    )
+    plain = "rgba(0, 0, 0, 0)"
+    assert shown == [["exited 0", plain], ["started again", plain], ["exited 0", plain]]

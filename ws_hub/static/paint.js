@@ -29,7 +29,7 @@ export class Painter {
     if (!style) return document.createTextNode(text);
     const span = (style.link && programLink(text, style.link)) || document.createElement("span");
     span.textContent = text;
-    if (style.name) {
+    if (style.name !== undefined) {
       span.className = style.name;
       return span;
     }
