@@ -105,3 +105,18 @@ def test_the_note_that_a_program_was_started_again_can_be_read(page: Page, make_
     )
     plain = "rgba(0, 0, 0, 0)"
     assert shown == [["exited 0", plain], ["started again", plain], ["exited 0", plain]]
+
+
+def test_long_numbers_of_its_lines_are_shown_whole(page: Page, make_site: Make) -> None:
+    site = make_site("process:build")
+    code = "for number in range(1, 100_001): print('line')"
+    site.hub.run_process(python(code), "build", attempt=1).wait(TIMEOUT)
+    site.hub.run_process(python("print('again')"), "build", attempt=2).wait(TIMEOUT)
+    page.open(site.url)
+    page.wait_for("!document.getElementById('before').hidden")
+    page.eval("document.getElementById('before').click()")
+    last = "document.querySelector('#attempt-log .row:last-child')"
+    page.wait_for(f"{last}?.dataset.n === '100000'")
+    height = f"{last}.querySelector('%s').getBoundingClientRect().height"
+    page.wait_for(f"{height % '.gutter'} > 0")
+    assert page.eval(f"{height % '.gutter'} < 1.5 * {height % '.text'}")

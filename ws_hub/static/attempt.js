@@ -36,6 +36,8 @@ export class AttemptBefore {
   }
 
   _show({lines}) {
+    const digits = Math.max(3, String(lines.at(-1)?.line ?? "").length);
+    this._log.style.setProperty("--digits", `${digits}ch`);
     const feed = new Feed(this._view);
     for (const {line, text, stream, time} of lines) {
       feed.received({type: "process_output", line, data: text, stream, time});
