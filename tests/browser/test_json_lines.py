@@ -172,13 +172,18 @@ def test_what_is_long_is_shown_in_part_and_copied_whole(page: Page, site: Site) 
         "window.copied = null; document.execCommand = () => {"
         " copied = document.activeElement.value; return true; };"
         "navigator.clipboard.writeText = async () => { throw new Error('forbidden'); };"
-        "document.querySelector('.field .load').click()"
+        "document.querySelector('.field .load').focus()"
     )
+    focused = "document.activeElement.textContent"
+    page.key("Enter")
     page.wait_for("copied !== null")
     assert page.eval("copied") == value
+    page.wait_for(f"{focused} === 'copied'")  # the focus is where it was
+    page.eval(f"{more}[0].focus({{preventScroll: true}})")
     for count in 400, 450:
-        page.eval(f"{more}[0].click()")
+        page.key("Enter")
         page.wait_for(f"{FIELDS}.length === 1 + {count} + 1")
+    assert page.eval("document.activeElement.ariaLabel") == "Fields of line 3"
     assert page.eval(f"{more}.length") == 0
 
 

@@ -11,6 +11,7 @@ export async function copyText(text) {
 }
 
 function copyBySelection(text) {
+  const focused = document.activeElement;
   const area = document.createElement("textarea");
   area.value = text;
   area.style.cssText = "position: fixed; opacity: 0";
@@ -18,5 +19,6 @@ function copyBySelection(text) {
   area.select();
   const done = document.execCommand("copy");
   area.remove();
+  focused?.focus({preventScroll: true});
   return done;
 }

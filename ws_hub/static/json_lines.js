@@ -106,6 +106,8 @@ export class JsonLines {
     const more = small("more fields", "Show more fields", () => {
       more.remove();
       this._fill(element, fields, cut);
+      const next = element.querySelector(":scope > .load") ?? element.parentElement.querySelector(".unfold");
+      next.focus({preventScroll: true}); // it was on the button that is gone
       this._view.redecorate();
     });
     element.append(more);

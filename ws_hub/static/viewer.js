@@ -196,6 +196,7 @@ async function loadGap(note, gap) {
   const {gaps, feed} = watch;
   const {older} = gap;
   gap.busy = true;
+  $("log").focus({preventScroll: true}); // the button goes
   view.repaint(note);
   await loadOlder(older);
   if (gaps.get(note) !== gap) return; // it was closed
