@@ -561,6 +561,32 @@ def test_a_page_far_behind_passes_over_and_loads_that_when_asked(
     assert page.eval("document.querySelectorAll('.load').length") == 0
 
 
+def test_what_was_passed_over_is_not_loaded_from_a_server_that_has_started_anew(
+    page: Page, make_site: Callable[..., Site]
+) -> None:
+    """Its numbers are of other messages."""
+    site = make_site("process:build", history=100_000)
+    with FaultProxy("127.0.0.1", site.server.port) as proxy:
+        send_numbered(site, 1, 3_000)
+        page.open(f"http://127.0.0.1:{proxy.port}/")
+        page.wait_for(f"{LINES}.length === 3000")
+        proxy.refuse()
+        proxy.reset()
+        page.wait_for("!document.getElementById('banner').hidden")
+        send_numbered(site, 3_001, 28_000)
+        proxy.accept()
+        page.eval("document.getElementById('retry').click()")
+        page.wait_for(f"{LINES}.at(-1) === 'line 28000'")
+        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
+        page.wait_for("document.querySelector('.load')?.textContent === 'load them'")
+        site.close()
+        site.open()
+        send_numbered(site, 1, 5_000)
+        page.eval("document.getElementById('retry').click()")
+        page.wait_for(f"{LINES}.at(-1) === 'line 5000'")
+        page.wait_for("document.querySelectorAll('.load').length === 0")
+
+
 # --- levels --------------------------------------------------------------------------------
 
 LEVELS = {
