@@ -406,6 +406,16 @@ def test_lines_are_read_by_their_numbers(read: Site) -> None:
     assert [line.number for line in read.hub.read_log("a", last=1).lines] == [5000]
 
 
+@pytest.mark.parametrize("log", ["a.log", "a.log.gz"])
+def test_of_long_lines_the_last_ones_below_a_number_are_read(site: Site, log: str) -> None:
+    """An answer has four megabytes of text."""
+    site.run("for i in range(1, 1501): print(str(i) + 'x' * 5_000)", "a", log=log)
+    for query, end in ("last=1500", 1500), ("before=1401&lines=1400", 1400):
+        found = numbers(site.page("a", query))
+        assert found == list(range(end - len(found) + 1, end + 1))
+        assert 800 < len(found) < 900
+
+
 def test_a_search_finds_all_and_says_where_to_go_on(read: Site) -> None:
     answer = read.page("a", "search=line%2049&lines=3")
     assert (numbers(answer), answer["next"]) == ([49, 490, 491], 492)

@@ -28,6 +28,7 @@ from ..process.log_reader import (
     MissingLines,
     Span,
     late_at,
+    read_below,
     read_page,
     search_lines,
 )
@@ -125,9 +126,10 @@ class Logs:
                 is_there = is_known or (before is not None and before <= newest + 1)
                 end = newest + 1 if before is None else min(before, newest + 1)
                 first = max(end - lines, oldest)
-                lines = end - first if is_there else 0
-            first = max(first, oldest)
-            found = source.dated(read_page(source, first, lines, late))
+                found = read_below(source, first, end, late) if is_there else ()
+            else:
+                found = read_page(source, max(first, oldest), lines, late)
+            found = source.dated(found)
             missing = self.missing(source)
             return LogPage(oldest, newest, found, source.name, is_known, missing)
         except OSError as error:

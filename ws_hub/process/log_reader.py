@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,7 @@ __all__ = [
     "late_at",
     "line_fields",
     "never",
+    "read_below",
     "read_page",
     "search_lines",
     "visible",
@@ -201,6 +203,29 @@ def read_page(source: LogSource, first: int, count: int, late: Late = never) -> 
         if late():
             break
     return tuple(found)
+
+
+def read_below(source: LogSource, first: int, end: int, late: Late = never) -> tuple[LogLine, ...]:
+    """Return the lines from a number on and below another; the last when they are long.
+
+    None when it is late.
+    """
+    found: deque[tuple[int, bytes]] = deque()
+    size = 0
+    if first < end:
+        for numbers, data in source.chunks(first):
+            for number, line in zip(numbers, data.split(b"\n"), strict=False):
+                if number >= end:
+                    break
+                size += len(line)
+                found.append((number, line))
+                while size > PAGE_BYTES and len(found) > 1:
+                    size -= len(found.popleft()[1])
+            if numbers and numbers[-1] >= end - 1:
+                break
+            if late():
+                return ()
+    return tuple(LogLine(number, line.decode("utf-8", "replace")) for number, line in found)
 
 
 def search_lines(
