@@ -232,3 +232,19 @@ def test_nothing_is_offered_beside_other_lines_that_are_missing(
         " return found; })"
     )
     assert offered == [7, None]
+
+
+def test_lines_are_loaded_in_front_of_the_end_of_a_long_one(
+    page: Page, make_site: Make, tmp_path: Path
+) -> None:
+    """A long line comes in pieces, of which the history may have the last only."""
+    site = make_site("process:build", rules=[RULE])
+    code = "for number in range(1, 601): print(number, 'x' * 30_000)"
+    site.hub.run_process(python(code), "build", log=tmp_path / "build.log").wait(TIMEOUT)
+    page.open(site.url)
+    page.wait_for(f"{NOTES}[0]?.endsWith('no longer kept by the server')")
+    page.eval(f"{VIEW}.toStart()")
+    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+    page.eval(f"{BUTTON}.click()")
+    page.wait_for(f"{VIEW}.count === 600")
+    assert page.eval(f"{NOTES}[0]") == ""

@@ -10,6 +10,7 @@ import {Feed} from "./feed.js";
 import {Block} from "./older.js";
 
 const PAGE = 10000; // lines: the most that a server answers with
+const LONG = 10000; // characters of a line that may come in pieces
 
 /**
  * Return what loads the lines that are missing at a note of the newest run of a program, null where
@@ -31,7 +32,7 @@ class LogGap {
   constructor(view, program, note, first, behind) {
     Object.assign(this, {_view: view, _program: program, _note: note, _first: first});
     this._last = behind.number - 1;
-    this._behind = behind.text;
+    this._behind = behind;
     this._closed = false;
     this.lost = false; // the log is of another run now
     this.full = false; // there is no room for more
@@ -61,7 +62,7 @@ class LogGap {
       const behind = lines.pop();
       // A log that is being written may not have the last of them yet.
       if (!place || behind?.line !== this._last + 1) return;
-      this.lost = textOf(behind) !== this._behind || !store.rises(this._note);
+      this.lost = !isOf(behind, this._behind) || !store.rises(this._note);
       this.full = !store.hasRoom(lines.length);
       if (this.lost || this.full || !lines.length) return;
       const block = new Block();
@@ -69,7 +70,7 @@ class LogGap {
       for (const line of lines) feed.received(messageOf(line));
       this._view.prepend(block.entries, 0, place.chunk.ids[place.index]);
       this._last = lines[0].line - 1;
-      this._behind = textOf(lines[0]);
+      this._behind = {text: textOf(lines[0]), cut: 0};
     }
   }
 }
@@ -88,6 +89,12 @@ function textOf(line) {
   const block = new Block();
   if (line) new Feed(block).received(messageOf(line));
   return block.entries[0]?.runs.map((run) => run.text).join("");
+}
+
+/** Whether a row is of a line; of a long one, which comes in pieces, it may have the end only. */
+function isOf(line, {text, cut}) {
+  if (textOf(line) === text) return true;
+  return line.text.length > LONG && (cut ? line.text.includes(text) : line.text.endsWith(text));
 }
 
 /**
