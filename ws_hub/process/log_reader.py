@@ -213,7 +213,7 @@ def read_below(source: LogSource, first: int, end: int, late: Late = never) -> t
     found: deque[tuple[int, bytes]] = deque()
     size = 0
     if first < end:
-        for numbers, data in source.chunks(first):
+        for numbers, data, _ in source.chunks(first):
             for number, line in zip(numbers, data.split(b"\n"), strict=False):
                 if number >= end:
                     break
