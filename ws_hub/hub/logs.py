@@ -19,7 +19,7 @@ from ..backplane.store import Middle
 from ..errors import HistoryError
 from ..lines import GOES_ON, REPLACED
 from ..process.log_digest import digest
-from ..process.log_folder import find_log
+from ..process.log_folder import find_log, is_recording
 from ..process.log_index import FileLines
 from ..process.log_reader import (
     LogMatches,
@@ -97,7 +97,7 @@ class Logs:
     def source(self, channel: str, process_id: str) -> LogSource:
         """Return where the lines of a program are read from."""
         path = self.path(process_id)
-        if path is None or path.removesuffix(".gz").endswith(".cast"):
+        if path is None or is_recording(path):
             messages, middle = _messages(self._pages, channel)
             return HistoryLines(messages, middle=middle)
         with self._lock:

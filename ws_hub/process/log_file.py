@@ -28,7 +28,7 @@ from ..errors import ConfigError, excerpt
 from ..lines import GOES_ON, MAX_PIECE, REPLACED, Texts
 from ..log import get_logger
 from ..validation import check_flag, is_path
-from .log_folder import file_name
+from .log_folder import file_name, is_recording
 from .log_sink import GzipSink, Mark, PlainSink, Sink
 from .log_times import TimesFile, drop_times, make_times
 from .spawn import ProcessStartError
@@ -94,7 +94,7 @@ class ProcessLog:
 
         Threads: any.
         """
-        return os.fspath(self.path).removesuffix(".gz").endswith(".cast")
+        return is_recording(self.path)
 
     @property
     def is_compressed(self) -> bool:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ..errors import excerpt
 from ..log import get_logger
 
-__all__ = ["file_name", "find_log", "note_log"]
+__all__ = ["file_name", "find_log", "is_recording", "note_log"]
 
 logger = get_logger(__name__)
 
@@ -27,6 +27,11 @@ Path = str | os.PathLike[str]
 def file_name(process_id: str) -> str:
     """Return the name of the file of a process id: that of no other id."""
     return _base(process_id) + _ENDS[0]
+
+
+def is_recording(path: Path) -> bool:
+    """Return whether a log is a recording with times, compressed or not, as its name says."""
+    return os.fspath(path).removesuffix(".gz").endswith(".cast")
 
 
 def find_log(folder: Path, process_id: str) -> str | None:

@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, quote
 
 from ..errors import HistoryError, HubNotRunning, InvalidName, excerpt
 from ..hub.hub import Hub
+from ..process.log_folder import is_recording
 from ..process.log_reader import LogLine, LogSource, MissingLines, line_fields
 
 __all__ = ["PREFIX", "LogPages"]
@@ -208,7 +209,7 @@ class LogPages:
         except OSError as error:
             text = f"the log cannot be read: {error.strerror}"
             raise _Refused("503 Service Unavailable", "unreadable", text) from None
-        end = ".cast" if path.removesuffix(".gz").endswith(".cast") else ".log"
+        end = ".cast" if is_recording(path) else ".log"
         kind = "application/x-asciicast" if end == ".cast" else "text/plain; charset=utf-8"
         if path.endswith(".gz"):  # as it is, and not as an encoding of something else
             end, kind = end + ".gz", "application/gzip"
