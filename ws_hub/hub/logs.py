@@ -130,18 +130,13 @@ class Logs:
             else:
                 found = read_page(source, max(first, oldest), lines, late)
             found = source.dated(found)
-            missing = self.missing(source)
-            return LogPage(oldest, newest, found, source.name, is_known, missing)
+            return LogPage(oldest, newest, found, source.name, is_known, source.missing)
         except OSError as error:
             raise _unreadable(error) from error
 
-    def missing(self, source: LogSource) -> MissingLines | None:
-        """Return which lines between the first and the last are no longer kept; None for none."""
-        return source.missing if isinstance(source, HistoryLines) else None
-
     def text(self, source: LogSource) -> Iterator[bytes]:
         """Yield all lines in parts, and in the place of missing ones a line that says so."""
-        missing = self.missing(source)
+        missing = source.missing
         for numbers, data, _ in source.chunks(source.first):
             if missing is not None and data and numbers[0] > missing.after:
                 yield (

@@ -73,6 +73,7 @@ class FileLines:
 
     name = "file"
     first = 1
+    missing = None
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -175,6 +175,10 @@ class LogSource(Protocol):
     def first(self) -> int:
         """The number of the oldest line that can be read."""
 
+    @property
+    def missing(self) -> MissingLines | None:
+        """Which lines between the first and the last are no longer kept; None for none."""
+
     def span(self, late: Late = never) -> Span:
         """Return the numbers of the lines; looks for the newest one until it is late."""
 

@@ -159,7 +159,7 @@ class LogPages:
                 raise _Refused("503 Service Unavailable", "busy", text, ("Retry-After", "1"))
             try:
                 if kind == "digest":
-                    return {**logs.digest(source), **_missing(logs.missing(source))}
+                    return {**logs.digest(source), **_missing(source.missing)}
                 return self._search(query, source)
             finally:
                 self._searches.release()
@@ -192,7 +192,7 @@ class LogPages:
             "lines": _lines(found.lines),
             "next": found.next,
             "complete": span.complete,
-            **_missing(self._hub.logs.missing(source)),
+            **_missing(source.missing),
         }
 
     def _download(
