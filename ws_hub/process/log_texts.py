@@ -6,8 +6,8 @@ In memory; for what a channel keeps, and for a recording that is played.
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from ..lines import GOES_ON, REPLACED
@@ -67,9 +67,10 @@ class TextLines(Generic[T]):
 
     def chunks(self, first: int) -> Iterator[Chunk]:
         """Yield the lines from a number on."""
-        numbers: Sequence[int] = [number for number in self._ordered() if number >= first]
+        ordered = self._ordered()
+        numbers = ordered[bisect_left(ordered, first) :]
         cut = bisect_right(numbers, self.missing.after) if self.missing else 0
-        starts = sorted({*range(0, cut, _CHUNK), *range(cut, len(numbers), _CHUNK)})
+        starts = [*range(0, cut, _CHUNK), *range(cut, len(numbers), _CHUNK)]
         for start, end in itertools.pairwise([*starts, len(numbers)]):
             part = numbers[start:end]
             lines = ("".join(self._texts[number]).replace("\n", " ") for number in part)
