@@ -43,7 +43,7 @@ __all__ = ["HistoryLines", "Logs", "begins"]
 _MOST_LOGS = 10_000  # whose files are known
 _MOST_FILES = 64  # whose places are known
 _ROWS = 512  # messages behind missing ones, among which some may be missing as well
-_CHUNK = 1000  # lines of a history, or messages, at once
+_CHUNK = 1000  # messages at once
 _PATIENCE = 2.0  # seconds of one read, search or digest
 _GLANCE = 0.1  # seconds in which a search may look for the end of a log
 

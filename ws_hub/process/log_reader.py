@@ -212,23 +212,24 @@ def read_page(source: LogSource, first: int, count: int, late: Late = never) -> 
 def read_below(source: LogSource, first: int, end: int, late: Late = never) -> tuple[LogLine, ...]:
     """Return the lines from a number on and below another; the last when they are long.
 
-    None when it is late.
+    Nothing when it is late.
     """
     found: deque[tuple[int, bytes]] = deque()
     size = 0
-    if first < end:
-        for numbers, data, _ in source.chunks(first):
-            for number, line in zip(numbers, data.split(b"\n"), strict=False):
-                if number >= end:
-                    break
-                size += len(line)
-                found.append((number, line))
-                while size > PAGE_BYTES and len(found) > 1:
-                    size -= len(found.popleft()[1])
-            if numbers and numbers[-1] >= end - 1:
+    if first >= end:
+        return ()
+    for numbers, data, _ in source.chunks(first):
+        for number, line in zip(numbers, data.split(b"\n"), strict=False):
+            if number >= end:
                 break
-            if late():
-                return ()
+            size += len(line)
+            found.append((number, line))
+            while size > PAGE_BYTES and len(found) > 1:
+                size -= len(found.popleft()[1])
+        if numbers and numbers[-1] >= end - 1:
+            break
+        if late():
+            return ()
     return tuple(LogLine(number, line.decode("utf-8", "replace")) for number, line in found)
 
 
