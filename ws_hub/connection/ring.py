@@ -82,8 +82,10 @@ _FD, _LENGTH, _NUMBERS = 1, 6, 16
 _OP_SEND = 26  # IORING_OP_SEND
 _SEND_FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
 
-# struct io_uring_cqe of io_uring(7), 16 bytes: user_data, res, flags.
+# struct io_uring_cqe of io_uring(7), 16 bytes: user_data, res, flags. Where `res` is, in
+# numbers of 4 bytes.
 _RESULT = struct.Struct("=QiI")
+_RES, _RESULT_NUMBERS = 2, 4
 
 _INDEX = 0xFFFFFFFF  # indices are 32 bits wide and wrap around
 
@@ -133,6 +135,8 @@ class Ring:
         # The kernel reads the frame from here, and never memory that Python may have freed.
         self._buffer = (ctypes.c_ubyte * _FRAME_BYTES)()
         self._content = memoryview(self._buffer).cast("B")
+        # The results of a call that sends it whole to all.
+        self._whole = array("i", b"".join([_RESULT.pack(each, 0, 0) for each in range(_ENTRIES)]))
         params = ctypes.create_string_buffer(_PARAMS_BYTES)
         self._fd = _set_up(params)
         try:
@@ -259,8 +263,10 @@ class Ring:
             self._frame = data
         if self._size != (size := len(data)):
             self._size = -1
-            self._numbers[_LENGTH::_NUMBERS] = array("i", [size]) * _ENTRIES
-            self._expected = b"".join([_RESULT.pack(each, size, 0) for each in range(_ENTRIES)])
+            sizes = array("i", [size]) * _ENTRIES
+            self._numbers[_LENGTH::_NUMBERS] = sizes
+            self._whole[_RES::_RESULT_NUMBERS] = sizes
+            self._expected = self._whole.tobytes()
             self._size = size
 
     def _send(self, targets: list[R], data: bytes, begun: Callable[[R, int], None]) -> list[R]:
