@@ -8,6 +8,7 @@ what one test may leave.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -21,7 +22,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.interventions import ring_from
+from tests.interventions import other_ring, ring_from
+from ws_hub.connection.ring import Ring, Unavailable
 from ws_hub.testing import assert_no_leaks
 
 _INHERITED = (
@@ -204,6 +206,33 @@ def processes_unmeasured(request: pytest.FixtureRequest) -> Iterator[None]:
         for name in [name for name in os.environ if "COVERAGE" in name]:
             patch.delenv(name)
         yield
+
+
+# --- io_uring ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    """One that is open; the test is skipped where the system has none."""
+    made = Ring()
+    try:
+        made.open()
+    except Unavailable as error:
+        if _any_process_may():
+            raise
+        pytest.skip(str(error))
+    with contextlib.closing(made), other_ring("_FEW", 32):  # the run may have another
+        yield made
+
+
+def _any_process_may() -> bool:
+    """Return whether this system says that any process may use io_uring."""
+    try:
+        disabled = Path("/proc/sys/kernel/io_uring_disabled").read_text(encoding="ascii")
+        status = Path("/proc/thread-self/status").read_text(encoding="ascii")
+    except OSError:  # not Linux, or one before 6.6
+        return False
+    return disabled.strip() == "0" and "\nSeccomp:\t0\n" in status
 
 
 # --- TLS -----------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from tests.harness import Peer, ring_of
 from tests.integration.apps.live import at_once
 from tests.interventions import around_ring_calls, io_uring_for_all, other_ring
 from ws_hub import Hub, HubConfig, Message
-from ws_hub.connection.ring import Ring, Unavailable
 
 CROWD = 40
 
@@ -32,25 +31,13 @@ def data_of(peer: Peer, count: int) -> list[object]:
     return [each["data"] if isinstance(each, dict) else each for each in found]
 
 
-@pytest.fixture
-def ring_is_there() -> Iterator[None]:
-    ring = Ring()
-    try:
-        ring.open()
-    except Unavailable as error:
-        pytest.skip(str(error))
-    ring.close()
-    with other_ring("_FEW", CROWD):  # the run may have another
-        yield
-
-
 def settled(hub: Hub) -> bool:
     """Send a first message to the crowd; return whether that went by io_uring."""
     hub.send_event("first", 1, wait=5.0)
     return hub.stats().io_uring
 
 
-@pytest.mark.usefixtures("ring_is_there")
+@pytest.mark.usefixtures("ring")
 @pytest.mark.parametrize("io_uring", [True, False])
 def test_a_setting_decides_and_makes_no_other_difference(io_uring: bool) -> None:
     with Hub(HubConfig(io_uring=io_uring)) as hub, crowd(hub) as peers:
@@ -63,7 +50,7 @@ def test_a_setting_decides_and_makes_no_other_difference(io_uring: bool) -> None
     assert not hub.stats().io_uring
 
 
-@pytest.mark.usefixtures("ring_is_there")
+@pytest.mark.usefixtures("ring")
 def test_one_message_to_a_crowd_is_one_call() -> None:
     with Hub() as hub, crowd(hub) as peers:
         assert settled(hub)
@@ -75,7 +62,7 @@ def test_one_message_to_a_crowd_is_one_call() -> None:
         assert [data_of(peer, 2) for peer in peers] == [[1, "to all"]] * CROWD
 
 
-@pytest.mark.usefixtures("ring_is_there", "hasty_threads")
+@pytest.mark.usefixtures("ring", "hasty_threads")
 def test_what_others_send_to_a_client_comes_between_whole_broadcasts() -> None:
     """Over the smallest buffers: each broadcast falls short, while nothing else waits."""
     with io_uring_for_all(), Hub() as hub, crowd(hub, 4, buffer=1) as peers:
@@ -91,7 +78,7 @@ def test_what_others_send_to_a_client_comes_between_whole_broadcasts() -> None:
         assert hub.stats().internal_errors == 0
 
 
-@pytest.mark.usefixtures("ring_is_there", "hasty_threads")
+@pytest.mark.usefixtures("ring", "hasty_threads")
 def test_clients_that_leave_during_broadcasts_disturb_no_other() -> None:
     with io_uring_for_all(), Hub() as hub, crowd(hub, 3) as staying:
         assert settled(hub)
@@ -163,7 +150,7 @@ def test_under_a_seccomp_filter_it_is_not_tried() -> None:
     assert run.returncode < 0  # the filter works
 
 
-@pytest.mark.usefixtures("ring_is_there")
+@pytest.mark.usefixtures("ring")
 def test_a_hub_that_starts_again_has_another_ring() -> None:
     hub = Hub()
     for _ in range(2):

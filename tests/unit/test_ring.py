@@ -35,16 +35,6 @@ CALL = 128  # the most targets of one call
 MANY = 300  # targets: more than two calls
 
 
-def is_promised() -> bool:
-    """Return whether this system says that any process may use io_uring."""
-    try:
-        disabled = Path("/proc/sys/kernel/io_uring_disabled").read_text(encoding="ascii")
-        status = Path("/proc/thread-self/status").read_text(encoding="ascii")
-    except OSError:  # not Linux, or one before 6.6
-        return False
-    return disabled.strip() == "0" and "\nSeccomp:\t0\n" in status
-
-
 class Target:
     """A client's way to its socket, and its peer."""
 
@@ -83,19 +73,6 @@ def made_targets(count: int, sndbuf: int | None = None) -> Iterator[list[Target]
             made.append(Target(*pair))
         yield made
         assert not any(each.direct is not None and each.direct.lock.locked() for each in made)
-
-
-@pytest.fixture
-def ring() -> Iterator[Ring]:
-    made = Ring()
-    try:
-        made.open()
-    except Unavailable as error:
-        if is_promised():
-            raise
-        pytest.skip(str(error))
-    with contextlib.closing(made), other_ring("_FEW", 32):  # the run may have another
-        yield made
 
 
 @pytest.fixture
