@@ -250,7 +250,7 @@ class Ring:
         if len(targets) >= _FEW and 0 < len(data) <= _FRAME_BYTES:
             most = min(_ENTRIES, _CALL_BYTES // len(data))
             while self._is_ready() and (chunk := list(itertools.islice(left, most))):
-                self._load(data)  # each time: who gets the others may have sent something else
+                self._load(data)  # each time: the caller may have sent another meanwhile
                 yield from self._send(chunk, data, begun)
         yield from send_to_each(left, data, begun)
 
@@ -355,7 +355,7 @@ class Ring:
     def _abandon(self, directs: list[DirectSocket]) -> None:
         """End a call that an exception has cut short, under the locks that are still held.
 
-        Who has got a part of the frame would never get the rest: that connection ends.
+        A client with a part of the frame would never get the rest: its connection ends.
         """
         if self._fd < 0:
             return
