@@ -8,7 +8,7 @@ from typing import Any
 
 from ..backplane.store import HistoryPage
 from ..protocol.frames import payload_of
-from ..protocol.message import MessageType
+from ..protocol.message import STATUS_PREFIX, MessageType
 from ..protocol.publication import USAGE_LINE
 from .history import History
 
@@ -17,7 +17,7 @@ __all__ = ["data_of", "status_of", "stored_status_of"]
 Pages = Callable[..., HistoryPage]
 
 _PASSED_OVER = 100  # messages of other kinds behind the newest status, or output
-_STATUS, _OUTPUT = b'{"type":"process_status"', b'{"type":"process_output"'
+_OUTPUT_PREFIX = b'{"type":"process_output"'
 
 
 def status_of(history: History, channel: str) -> dict[str, Any] | None:
@@ -36,12 +36,12 @@ def status_of(history: History, channel: str) -> dict[str, Any] | None:
     position, first = history.position(channel)
     behind = range(position.seq, max(position.seq - _PASSED_OVER, first - 1), -1)
     texts = (history.text(channel, seq) for seq in behind)
-    text = next((each for each in texts if each.startswith((_STATUS, _OUTPUT))), b"")
-    if text.startswith(_STATUS):
+    text = next((each for each in texts if each.startswith((STATUS_PREFIX, _OUTPUT_PREFIX))), b"")
+    if text.startswith(STATUS_PREFIX):
         return data_of(text)
-    if not text.startswith(_OUTPUT):
+    if not text.startswith(_OUTPUT_PREFIX):
         return None
-    is_writer = first == 1 and not history.text(channel, first).startswith(_STATUS)
+    is_writer = first == 1 and not history.text(channel, first).startswith(STATUS_PREFIX)
     return None if is_writer else {"status": "running"}
 
 
