@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from ..errors import excerpt
 from ..process.log_cast import cast_lines
 from ..process.log_digest import digest
+from ..process.log_folder import is_recording
 from ..process.log_index import FileLines
 from ..process.log_reader import LogLine, LogSource, read_page, search_lines
 from ..process.log_times import moment_of
@@ -223,8 +224,7 @@ class FileLog:
                 f"cannot read {excerpt(path)}: {error.strerror or error}; give the path of "
                 "another file"
             ) from error
-        is_recording = path.removesuffix(".gz").endswith(".cast")
-        self._source: LogSource = cast_lines(path) if is_recording else FileLines(path)
+        self._source: LogSource = cast_lines(path) if is_recording(path) else FileLines(path)
         self._path = path
 
     def pages(self, wanted: Wanted) -> Iterator[list[LogLine]]:
