@@ -20,7 +20,7 @@ import pytest
 
 from tests.commands import command, run
 from tests.integration.test_process_logs import Site, by_token
-from tests.support import TIMEOUT, wait_until
+from tests.support import TIMEOUT, free_port, wait_until
 from ws_hub.cli import main
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -301,9 +301,7 @@ def test_what_is_no_hub_is_one_line(site: Site, capsys: pytest.CaptureFixture[st
         thread.start()
         stack.callback(thread.join, TIMEOUT)
         stack.callback(server.shutdown)
-        port = server.server_port
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            closed = unused.getsockname()[1]
+        port, closed = server.server_port, free_port()
         for url, says in [
             (f"http://127.0.0.1:{port}/", "answers 200, and not as the page of a hub does"),
             (f"http://127.0.0.1:{port}/json/", "answers 200, and not as the page of a hub does"),
