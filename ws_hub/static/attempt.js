@@ -3,6 +3,7 @@
 import {Feed} from "./feed.js";
 import {LogView} from "./log.js";
 import {counted, describeStatus} from "./messages.js";
+import {messageOf, readProgramLog} from "./program_log.js";
 
 /** Return "Attempt 1: exited 3" of what a status says of the attempt before. */
 export function beforeText(before) {
@@ -25,11 +26,8 @@ export class AttemptBefore {
     this._dialog.showModal();
     const view = (this._view = new LogView(this._log));
     try {
-      const response = await fetch(`api/processes/${encodeURIComponent(id)}/log?attempt=${before.attempt}&last=10000`);
-      const answer = await response.json();
-      if (this._view !== view) return;
-      if (!response.ok) throw new Error(answer.error);
-      this._show(answer);
+      const answer = await readProgramLog(id, {attempt: before.attempt, last: 10000});
+      if (this._view === view) this._show(answer);
     } catch (error) {
       if (this._view === view) this._note.textContent = `They cannot be read: ${error.message}`;
     }
@@ -39,9 +37,7 @@ export class AttemptBefore {
     const digits = Math.max(3, String(lines.at(-1)?.line ?? "").length);
     this._log.style.setProperty("--digits", `${digits}ch`);
     const feed = new Feed(this._view);
-    for (const {line, text, stream, time} of lines) {
-      feed.received({type: "process_output", line, data: text, stream, time});
-    }
+    for (const line of lines) feed.received(messageOf(line));
     this._note.textContent = lines.length ? `Its last ${counted(lines.length, "line")}` : "None of its lines are kept.";
   }
 

@@ -8,6 +8,7 @@
 
 import {Feed} from "./feed.js";
 import {Block} from "./older.js";
+import {messageOf, readProgramLog} from "./program_log.js";
 
 const PAGE = 10000; // lines: the most that a server answers with
 const LONG = 10000; // characters of a line that may come in pieces
@@ -20,7 +21,7 @@ export async function findLogGap(view, program, note) {
   const around = linesAround(view.store, note);
   if (!around) return null;
   const {before, behind} = around;
-  const {source, lines} = await read(program, {from: before.number || 1, lines: 2});
+  const {source, lines} = await readProgramLog(program, {from: before.number || 1, lines: 2});
   const found = new Map(lines.map((each) => [each.line, each]));
   const isSame = !before.number || textOf(found.get(before.number)) === before.text; // not another run's
   if (source !== "file" || !isSame || !found.has(before.number + 1)) return null;
@@ -57,7 +58,7 @@ class LogGap {
     const {store} = this._view;
     while (!this.done) {
       // With the line behind them, which tells whose log it is.
-      const {lines} = await read(this._program, {before: this._last + 2, lines: Math.min(PAGE, this.lines + 1)});
+      const {lines} = await readProgramLog(this._program, {before: this._last + 2, lines: Math.min(PAGE, this.lines + 1)});
       const place = this._closed ? null : store.at(store.position(this._note) + 1);
       const behind = lines.pop();
       // A log that is being written may not have the last of them yet.
@@ -73,16 +74,6 @@ class LogGap {
       this._behind = {text: textOf(lines[0]), cut: 0};
     }
   }
-}
-
-async function read(program, parameters) {
-  const query = new URLSearchParams(parameters);
-  const response = await fetch(`api/processes/${encodeURIComponent(program)}/log?${query}`);
-  return response.ok ? response.json() : {source: "", lines: []};
-}
-
-function messageOf({line, text, stream, time}) {
-  return {type: "process_output", line, data: text, stream, time};
 }
 
 function textOf(line) {
