@@ -7,6 +7,7 @@
  */
 
 import {Feed} from "./feed.js";
+import {textOf} from "./lines.js";
 import {Block} from "./older.js";
 import {messageOf, readProgramLog} from "./program_log.js";
 
@@ -23,7 +24,7 @@ export async function findLogGap(view, program, note) {
   const {before, behind} = around;
   const {source, lines} = await readProgramLog(program, {from: before.number || 1, lines: 2});
   const found = new Map(lines.map((each) => [each.line, each]));
-  const isSame = !before.number || textOf(found.get(before.number)) === before.text; // not another run's
+  const isSame = !before.number || shownText(found.get(before.number)) === before.text; // not another run's
   if (source !== "file" || !isSame || !found.has(before.number + 1)) return null;
   return new LogGap(view, program, note, before.number + 1, behind);
 }
@@ -71,20 +72,21 @@ class LogGap {
       for (const line of lines) feed.received(messageOf(line));
       this._view.prepend(block.entries, 0, place.chunk.ids[place.index]);
       this._last = lines[0].line - 1;
-      this._behind = {text: textOf(lines[0]), cut: 0};
+      this._behind = {text: shownText(lines[0]), cut: 0};
     }
   }
 }
 
-function textOf(line) {
+/** The text of a line as it is shown; undefined without one. */
+function shownText(line) {
   const block = new Block();
   if (line) new Feed(block).received(messageOf(line));
-  return block.entries[0]?.runs.map((run) => run.text).join("");
+  return block.entries.length ? textOf(block.entries[0].runs) : undefined;
 }
 
 /** Whether a row is of a line; of a long one, which comes in pieces, it may have the end only. */
 function isOf(line, {text, cut}) {
-  if (textOf(line) === text) return true;
+  if (shownText(line) === text) return true;
   return line.text.length > LONG && (cut ? line.text.includes(text) : line.text.endsWith(text));
 }
 
