@@ -25,6 +25,7 @@ VIEW = f"{LOG}.logView"
 LINES = rows.lines(LOG)
 NOTES = rows.notes(LOG)
 BUTTON = "document.querySelector('.load')"
+GAP = f"[...{VIEW}.store.all()].find((row) => row.gap).id"
 # Prints as many lines as it is told to, each time.
 PRINTS = """
     import sys
@@ -59,6 +60,20 @@ def gap_in(page: Page, site: Site, proxy: FaultProxy, process: Process, lines: i
     page.wait_for(f"{LINES}.at(-1) === 'line {100 + lines}'")
 
 
+def go_to_gap(page: Page) -> None:
+    """Show the note of what is missing, beside which the log is offered."""
+    page.eval(f"{VIEW}.reveal({GAP})")
+    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+
+
+def open_at_start(page: Page, url: str) -> None:
+    """Open a page whose first lines are missing, and go to where the log of them is offered."""
+    page.open(url)
+    page.wait_for(f"{NOTES}[0]?.endsWith('no longer kept by the server')")
+    page.eval(f"{VIEW}.toStart()")
+    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+
+
 @pytest.mark.parametrize("log", ["build.log", "build.log.gz"])
 def test_lines_that_are_missing_are_loaded_from_the_log(
     page: Page, make_site: Make, tmp_path: Path, log: str
@@ -71,8 +86,7 @@ def test_lines_that_are_missing_are_loaded_from_the_log(
         (note,) = page.eval(NOTES)
         assert note.startswith("24,700 lines")
         gone = "document.getElementById('cut').textContent"
-        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
-        page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+        go_to_gap(page)
         page.wait_for(f"{gone} === '24,700 lines in between are not shown'")
         process.close_stdin()
         process.wait(TIMEOUT)  # the log is whole then
@@ -124,8 +138,7 @@ def test_the_middle_is_told_in_lines_and_loaded_from_the_log(
     assert note.startswith(f"{middle.messages:,} lines")
     assert end.startswith("exited 0")
     assert page.eval(f"{VIEW}.total") == 25_000
-    page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
-    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+    go_to_gap(page)
     page.eval(f"{BUTTON}.focus()")
     page.key("Enter")
     page.wait_for(f"{VIEW}.count === 25_000")
@@ -140,7 +153,7 @@ def test_nothing_is_offered_where_no_log_has_the_lines(page: Page, make_site: Ma
     asked = "performance.getEntriesByType('resource').filter(({name}) => name.includes('/log?'))"
     with FaultProxy("127.0.0.1", site.server.port) as proxy:
         gap_in(page, site, proxy, process, 2_000)
-        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
+        page.eval(f"{VIEW}.reveal({GAP})")
         page.wait_for(f"{asked}.length === 1 && {asked}[0].responseEnd > 0")
         page.eval("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
         assert page.eval(f"{BUTTON} === null")
@@ -149,8 +162,7 @@ def test_nothing_is_offered_where_no_log_has_the_lines(page: Page, make_site: Ma
         process.wait(TIMEOUT)
         site.hub.run_process(python("print('again')"), "build").wait(TIMEOUT)
         page.wait_for(f"{LINES}.at(-1) === 'again'")
-    rises = f"{VIEW}.store.rises([...{VIEW}.store.all()].find((row) => row.gap).id)"
-    assert page.eval(rises) is False
+    assert page.eval(f"{VIEW}.store.rises({GAP})") is False
 
 
 def test_lines_of_another_run_are_not_loaded(page: Page, make_site: Make, tmp_path: Path) -> None:
@@ -162,8 +174,7 @@ def test_lines_of_another_run_are_not_loaded(page: Page, make_site: Make, tmp_pa
         gap_in(page, site, proxy, process, 2_000)
         process.close_stdin()
         process.wait(TIMEOUT)
-        page.eval(f"{VIEW}.reveal([...{VIEW}.store.all()].find((row) => row.gap).id)")
-        page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+        go_to_gap(page)
         code = "for number in range(1, 3_001): print('other', number)"
         log = ProcessLog(path, overwrite=True)
         site.hub.run_process(python(code), "build", log=log).wait(TIMEOUT)
@@ -185,10 +196,7 @@ def test_lines_that_come_when_another_channel_is_shown_are_not_for_it(
     code = "for number in range(1, 2_001): print('line', number)"
     site.hub.run_process(python(code), "build", log=tmp_path / "build.log").wait(TIMEOUT)
     site.hub.send_process_lines("other", [f"other {number}" for number in range(1, 11)])
-    page.open(f"{site.url}?channel=process:build")
-    page.wait_for(f"{NOTES}[0]?.endsWith('no longer kept by the server')")
-    page.eval(f"{VIEW}.toStart()")
-    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+    open_at_start(page, f"{site.url}?channel=process:build")
     other = "document.querySelector('a[data-channel=\"process:other\"]')"
     page.wait_for(f"!!{other}")
     # The answer of the log is there when the other channel is.
@@ -241,10 +249,7 @@ def test_lines_are_loaded_in_front_of_the_end_of_a_long_one(
     site = make_site("process:build", rules=[RULE])
     code = "for number in range(1, 601): print(number, 'x' * 30_000)"
     site.hub.run_process(python(code), "build", log=tmp_path / "build.log").wait(TIMEOUT)
-    page.open(site.url)
-    page.wait_for(f"{NOTES}[0]?.endsWith('no longer kept by the server')")
-    page.eval(f"{VIEW}.toStart()")
-    page.wait_for(f"{BUTTON}?.textContent === 'load them'")
+    open_at_start(page, site.url)
     page.eval(f"{BUTTON}.click()")
     page.wait_for(f"{VIEW}.count === 600")
     assert page.eval(f"{NOTES}[0]") == ""
