@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -33,6 +34,14 @@ def fields_of(page: Page, text: str, cut: int = 0) -> list[list[object]] | None:
         "({depth, key, kind, value}) => [depth, key, kind, value]); })"
     )
     return found
+
+
+def open_unfolded(page: Page, site: Site, fields: int) -> None:
+    """Open a page with one JSON line, which has so many fields, and unfold it."""
+    page.open(site.url)
+    page.wait_for(f"{BUTTONS} === 1")
+    page.eval("document.querySelector('.unfold').click()")
+    page.wait_for(f"{FIELDS}.length === {fields}")
 
 
 LONG = "a text that is longer than what is shown of an object in one line of the page"
@@ -189,10 +198,7 @@ def test_what_is_long_is_shown_in_part_and_copied_whole(page: Page, site: Site) 
 
 def test_search_marks_what_it_finds_in_the_fields(page: Page, site: Site) -> None:
     site.hub.send_process_lines("build", ["plain", json.dumps({"some": {"name": LONG}})])
-    page.open(site.url)
-    page.wait_for(f"{BUTTONS} === 1")
-    page.eval("document.querySelector('.unfold').click()")
-    page.wait_for(f"{FIELDS}.length === 2")
+    open_unfolded(page, site, 2)
     page.eval(f"{VIEW}.search('one line')")
     page.wait_for(
         "[...(CSS.highlights.get('found') ?? [])].some("
@@ -202,10 +208,7 @@ def test_search_marks_what_it_finds_in_the_fields(page: Page, site: Site) -> Non
 
 def test_what_is_selected_in_the_fields_is_what_is_copied(page: Page, site: Site) -> None:
     site.hub.send_process_lines("build", [json.dumps({"some": "value", "n": 1})])
-    page.open(site.url)
-    page.wait_for(f"{BUTTONS} === 1")
-    page.eval("document.querySelector('.unfold').click()")
-    page.wait_for(f"{FIELDS}.length === 2")
+    open_unfolded(page, site, 2)
     page.eval("getSelection().selectAllChildren(document.querySelector('.value'))")
     assert page.eval(f"{VIEW}.selectedText()") is None  # the browser's own copy
     assert page.eval("getSelection().toString()") == "value"
@@ -213,25 +216,16 @@ def test_what_is_selected_in_the_fields_is_what_is_copied(page: Page, site: Site
 
 def test_a_key_from_right_to_left_stands_before_its_value(page: Page, site: Site) -> None:
     site.hub.send_process_lines("build", ['{"\u05de\u05e4\u05ea\u05d7": 5}'])
-    page.open(site.url)
-    page.wait_for(f"{BUTTONS} === 1")
-    page.eval("document.querySelector('.unfold').click()")
-    page.wait_for(f"{FIELDS}.length === 1")
+    open_unfolded(page, site, 1)
     place = "document.querySelector('.%s').getBoundingClientRect().%s"
     assert page.eval(f"{place % ('key', 'right')} < {place % ('value', 'left')}")
 
 
-def test_events_are_unfolded_too(page: Page, make_site: object) -> None:
-    site = Site("news", rules=[{"pattern": "news", "history_messages": 10}])
-    try:
-        site.hub.send_event("saved", {"id": 7, "by": {"name": LONG}}, channel="news")
-        page.open(site.url)
-        page.wait_for(f"{BUTTONS} === 1")
-        page.eval("document.querySelector('.unfold').click()")
-        page.wait_for(f"{FIELDS}.length === 3")
-        assert page.eval(f"{FIELDS}[0]") == ["0", "id", "7"]
-    finally:
-        site.close()
+def test_events_are_unfolded_too(page: Page, make_site: Callable[..., Site]) -> None:
+    site = make_site("news", rules=[{"pattern": "news", "history_messages": 10}])
+    site.hub.send_event("saved", {"id": 7, "by": {"name": LONG}}, channel="news")
+    open_unfolded(page, site, 3)
+    assert page.eval(f"{FIELDS}[0]") == ["0", "id", "7"]
 
 
 def test_the_element_unfolds_them_too(page: Page, site: Site) -> None:
