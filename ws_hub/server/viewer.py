@@ -175,23 +175,22 @@ class _Files:
         path = environ["PATH_INFO"]
         body, kind = self._files[path], path.rpartition(".")[2]
         version = self._versions[path]
-        tag = f'"{version}"'
+        packed = kind in _TEXTS and _takes_gzip(environ)
+        tag = f'"{version}-gz"' if packed else f'"{version}"'
         # Revalidated each time, and sent again only when another version runs; but what names its
         # version is kept.
         kept = environ.get("QUERY_STRING", "") == f"v={version}"
-        headers = [("Cache-Control", _FOR_EVER if kept else "no-cache")]
+        headers = [("Cache-Control", _FOR_EVER if kept else "no-cache"), ("ETag", tag)]
         if kind in _TEXTS:
             headers.append(("Vary", "Accept-Encoding"))
-            if _takes_gzip(environ):
-                body, tag = _compressed(body), f'"{version}-gz"'
-                headers.append(("Content-Encoding", "gzip"))
-        headers.append(("ETag", tag))
         if kind == "js":
             headers += other_pages(self._hub, environ)
         if _has(environ, tag):
-            headers = [each for each in headers if each[0] != "Content-Encoding"]
             start_response("304 Not Modified", headers + _SECURITY)
             return []
+        if packed:
+            body = _compressed(body)
+            headers.append(("Content-Encoding", "gzip"))
         return _answer(environ, start_response, "200 OK", kind, body, *headers)
 
 
