@@ -3,7 +3,7 @@
 import {Feed} from "./feed.js";
 import {LogView} from "./log.js";
 import {counted, describeStatus} from "./messages.js";
-import {messageOf, readProgramLog} from "./program_log.js";
+import {MOST_LINES, messageOf, readProgramLog} from "./program_log.js";
 
 /** Return "Attempt 1: exited 3" of what a status says of the attempt before. */
 export function beforeText(before) {
@@ -26,7 +26,7 @@ export class AttemptBefore {
     this._dialog.showModal();
     const view = (this._view = new LogView(this._log));
     try {
-      const answer = await readProgramLog(id, {attempt: before.attempt, last: 10000});
+      const answer = await readProgramLog(id, {attempt: before.attempt, last: MOST_LINES});
       if (this._view === view) this._show(answer);
     } catch (error) {
       if (this._view === view) this._note.textContent = `They cannot be read: ${error.message}`;

@@ -9,9 +9,8 @@
 import {Feed} from "./feed.js";
 import {textOf} from "./lines.js";
 import {Block} from "./older.js";
-import {messageOf, readProgramLog} from "./program_log.js";
+import {MOST_LINES, messageOf, readProgramLog} from "./program_log.js";
 
-const PAGE = 10000; // lines: the most that a server answers with
 const LONG = 10000; // characters of a line that may come in pieces
 
 /**
@@ -59,7 +58,7 @@ class LogGap {
     const {store} = this._view;
     while (!this.done) {
       // With the line behind them, which tells whose log it is.
-      const {lines} = await readProgramLog(this._program, {before: this._last + 2, lines: Math.min(PAGE, this.lines + 1)});
+      const {lines} = await readProgramLog(this._program, {before: this._last + 2, lines: Math.min(MOST_LINES, this.lines + 1)});
       const place = this._closed ? null : store.at(store.position(this._note) + 1);
       const behind = lines.pop();
       // A log that is being written may not have the last of them yet.

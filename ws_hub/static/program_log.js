@@ -1,5 +1,7 @@
 /* program_log.js: the lines of a program in its log on the server's disk. Must not know the page. */
 
+export const MOST_LINES = 10000; // in one answer of the server
+
 /** Return `{source, lines}` as the server answers; throws what it says where it refuses. */
 export async function readProgramLog(program, parameters) {
   const query = new URLSearchParams(parameters);
