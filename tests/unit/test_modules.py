@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,17 @@ def test_modules_that_import_each_other_are_refused() -> None:
     files = {**FILES, "base.js": 'import {both} from "./middle.js";\n'}
     with pytest.raises(AssertionError, match=r"middle\.js and base\.js|base\.js and middle\.js"):
         join(files)
+
+
+def test_the_documents_name_each_file_that_the_element_needs() -> None:
+    root = Path(__file__).parents[2]
+    needed, waiting = set[str](), ["ws_hub_log.js"]
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            text = (root / "ws_hub" / "static" / name).read_text("utf-8")
+            waiting += re.findall(r'"\./(\w+\.js)"', text)
+    page = (root / "docs" / "browser.md").read_text("utf-8")
+    (row,) = re.findall(r"^\| (`ws_hub_log\.js`.*?) \|", page, re.MULTILINE)
+    assert set(re.findall(r"`(\w+\.js)`", row)) == needed
