@@ -177,7 +177,7 @@ def test_a_channel_that_made_room_goes_on_with_its_numbers() -> None:
 
 def test_left_out_numbers_do_not_change_what_all_histories_are_said_to_take() -> None:
     history = make(ChannelRule("*", history_messages=50))
-    epoch = history.position("a")[0].epoch
+    epoch = history.span("a").epoch
     for number in range(1, 200, 2):
         history.extend("a", [b"x" * 20], 0.0, after=Position(epoch, number))
     history.free("a")

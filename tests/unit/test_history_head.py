@@ -158,7 +158,7 @@ def test_a_piece_behind_the_middle_names_it() -> None:
 def test_numbers_of_no_message_are_not_the_middle() -> None:
     history = history_of(RULE)
     say(history, 10)
-    position = Position(history.position("a")[0].epoch, 5)
+    position = Position(history.span("a").epoch, 5)
     history.extend("a", frames_of([10], 6), 0.0, after=position)
     assert history.span("a").middle is None
     piece = history.piece("a", "e", 1)
@@ -260,7 +260,7 @@ def test_it_keeps_what_the_model_keeps(
                 history.free("a")
                 model.forget()
             else:
-                after = Position(history.position("a")[0].epoch, model.last + skipped)
+                after = Position(history.span("a").epoch, model.last + skipped)
                 model.leave_out(skipped)
                 begins = min(1, len(values) - 1) if kind == "begin" else None
                 frames = frames_of(values, model.last + 1)

@@ -625,14 +625,6 @@ class History:
         """Return how many bytes to read of a channel at most: others are not to lose all."""
         return self._kind(channel).max_bytes // 2
 
-    def position(self, channel: str) -> tuple[Position, int]:
-        """Return where a channel stands, and the number of the oldest message kept."""
-        with self._lock:
-            kind = self._kind(channel)
-            position = kind.position(channel) or Position(self._epoch, 0)
-            kept = kind.channels.get(channel)
-            return position, kept.first if kept and kept.count else position.seq + 1
-
     def span(self, channel: str) -> Span:
         """Return the numbers from the oldest message kept to the last given."""
         with self._lock:
@@ -895,11 +887,11 @@ class History:
 
     def locate_time(self, channel: str, time: float) -> Range:
         """Return what a subscriber is to get that asks for the messages from a POSIX time on."""
-        position, first = self.position(channel)
-        start = first_since(first, position.seq, time, lambda seq: self.text(channel, seq))
-        found = self.locate(channel, since=start - 1, epoch=position.epoch)
+        kept = self.span(channel)
+        start = first_since(kept.first, kept.last, time, lambda seq: self.text(channel, seq))
+        found = self.locate(channel, since=start - 1, epoch=kept.epoch)
         # The first that is kept may not have been the first of that time.
-        return replace(found, recovered=found.recovered and (start > first or first == 1))
+        return replace(found, recovered=found.recovered and (start > kept.first or kept.first == 1))
 
     def text(self, channel: str, seq: int) -> bytes:
         """Return the text of the first message from a number on; b"" for none. Any thread."""

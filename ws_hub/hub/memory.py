@@ -72,17 +72,17 @@ class MemoryHistory:
     ) -> Span:
         """Number and keep messages; return their numbers."""
         with self._lock:
-            position, _ = self._kept.position(channel)
+            kept = self._kept.span(channel)
             repeated = tuple(each for each in once if each in self._published)
             if repeated:
-                return Span(position.epoch, position.seq + 1, position.seq, repeated)
+                return Span(kept.epoch, kept.last + 1, kept.last, repeated)
             for each in once:
                 self._published[each] = None
                 if len(self._published) > _MOST_PUBLISHED:
                     del self._published[next(iter(self._published))]
-            first = position.seq + skip + 1
+            first = kept.last + skip + 1
             frames = [text_frame(number(text, seq)) for seq, text in enumerate(texts, first)]
-            after = Position(position.epoch, first - 1) if skip else None
+            after = Position(kept.epoch, first - 1) if skip else None
             if frames:
                 self._kept.extend(
                     channel, frames, self._clock(), ends=ends, after=after, begins=run_start(texts)
@@ -95,7 +95,7 @@ class MemoryHistory:
             for seq, key in enumerate(keys or (), first):
                 if key is not None:
                     self._keys.setdefault(channel, {})[key] = seq
-            return Span(position.epoch, first, first + len(texts) - 1)
+            return Span(kept.epoch, first, first + len(texts) - 1)
 
     def states(self, channels: Sequence[str]) -> list[Mapping[int, bytes]]:
         """Return the states of each of these channels, by their lines."""

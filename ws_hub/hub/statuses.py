@@ -33,15 +33,15 @@ def status_of(history: History, channel: str) -> dict[str, Any] | None:
         sample = history.states(channel).get(USAGE_LINE)
         if sample is not None:
             return data_of(payload_of(sample))
-    position, first = history.position(channel)
-    behind = range(position.seq, max(position.seq - _PASSED_OVER, first - 1), -1)
+    kept = history.span(channel)
+    behind = range(kept.last, max(kept.last - _PASSED_OVER, kept.first - 1), -1)
     texts = (history.text(channel, seq) for seq in behind)
     text = next((each for each in texts if each.startswith((STATUS_PREFIX, _OUTPUT_PREFIX))), b"")
     if text.startswith(STATUS_PREFIX):
         return data_of(text)
     if not text.startswith(_OUTPUT_PREFIX):
         return None
-    is_writer = first == 1 and not history.text(channel, first).startswith(STATUS_PREFIX)
+    is_writer = kept.first == 1 and not history.text(channel, 1).startswith(STATUS_PREFIX)
     return None if is_writer else {"status": "running"}
 
 
