@@ -133,8 +133,7 @@ def extended(
     """
     head = row.head
     if not rule.history_head_bytes:  # nor had it, unless the rule is another one now
-        if head != NO_HEAD:
-            _settle(db, row.id, head)
+        _settle(db, row.id, head)
         return NO_HEAD, []
     if head.stays and row.first > head.first:
         head = _given_up(db, row.id, head)
