@@ -272,18 +272,18 @@ class Dispatcher:
             )
             if former is not None:
                 self._begin_anew(channel, former)
-        self._show(channel, run, now)
+        if any(map(_is_state, run)) or self._changes_states(channel, run):
+            self._show(channel, run, now)
         return run
 
     def _show(self, channel: str, run: Sequence[Publication], now: float) -> None:
         """Keep the newest state of each line that may still change, beside the messages."""
-        if any([each.state for each in run]) or self._changes_states(channel, run):
-            changes: dict[int, bytes | None] = {}
-            for each in run:
-                changes[each.of_line] = each.frame if each.state else None
-                if each.ends_lines:
-                    changes = dict.fromkeys([*changes, *self._history.states(channel)])
-            self._history.show(channel, changes, now)
+        changes: dict[int, bytes | None] = {}
+        for each in run:
+            changes[each.of_line] = each.frame if each.state else None
+            if each.ends_lines:
+                changes = dict.fromkeys([*changes, *self._history.states(channel)])
+        self._history.show(channel, changes, now)
 
     def _changes_states(self, channel: str, run: Sequence[Publication]) -> bool:
         """Return whether messages that are no states may replace or end some."""
