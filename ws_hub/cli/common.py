@@ -9,6 +9,7 @@ import math
 import sys
 from typing import Any
 
+from .margin import TIMES
 from .terminal import write_within
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SayingHandler",
     "add_address",
     "add_command",
+    "add_layout",
     "count",
     "fail",
     "say",
@@ -75,6 +77,24 @@ def add_command(commands: Any, name: str, text: str, examples: str, function: An
     )
     command.set_defaults(command=function)
     return command
+
+
+def add_layout(command: Any, *, stream: str, time: str) -> None:
+    """Add --colours, --stream, --mark and --time.
+
+    Args:
+        command: the parser.
+        stream: the help of --stream.
+        time: which times --time is for, in its help.
+    """
+    command.add_argument(
+        "--colours", action="store_true", help="keep colours where stdout is no terminal"
+    )
+    command.add_argument("--stream", choices=("stdout", "stderr"), help=stream)
+    command.add_argument(
+        "--mark", action="store_true", help='begin lines of stderr with "! ", others with blanks'
+    )
+    command.add_argument("--time", choices=TIMES, help=f"begin each line with the time {time}")
 
 
 def add_address(command: Any, port: str) -> None:

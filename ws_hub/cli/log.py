@@ -18,9 +18,9 @@ from .. import threads
 from ..errors import WsHubError
 from ..process.log_reader import LogLine, line_fields
 from ..signals import Signals
-from .common import FAILED, USAGE, add_command, count, fail, say
+from .common import FAILED, USAGE, add_command, add_layout, count, fail, say
 from .logs import Log, LogRefused, Wanted, open_log
-from .margin import TIMES, Margin, Origin
+from .margin import Margin, Origin
 from .terminal import Screen, plain_text
 
 __all__ = ["add_log"]
@@ -65,20 +65,11 @@ def add_log(commands: Any) -> None:
     command.add_argument("--ignore-case", action="store_true", help="search whatever the case")
     command.add_argument("--number", action="store_true", help="begin each line with its number")
     command.add_argument("--json", action="store_true", help="print each line as JSON")
-    command.add_argument(
-        "--colours", action="store_true", help="keep colours where stdout is no terminal"
-    )
-    command.add_argument(
-        "--stream", choices=("stdout", "stderr"), help="only the lines of this output"
-    )
-    command.add_argument(
-        "--mark", action="store_true", help='begin lines of stderr with "! ", others with blanks'
-    )
-    command.add_argument(
-        "--time",
-        choices=TIMES,
-        help="begin each line with the time at which it was read: of the clock here, since the "
-        "first line that is shown, or since the line before",
+    add_layout(
+        command,
+        stream="only the lines of this output",
+        time="at which it was read: of the clock here, since the first line that is shown, or "
+        "since the line before",
     )
     command.add_argument("source", metavar="SOURCE", help="URL or host of a hub, or a file")
     command.add_argument(

@@ -25,8 +25,8 @@ from ..protocol.message import Message, MessageType, is_sample, to_dict
 from ..reconnect.client import ReconnectingClient
 from ..reconnect.config import ReconnectConfig
 from ..signals import Signals
-from .common import FAILED, USAGE, add_command, count, fail, say
-from .margin import TIMES, Margin, Origin
+from .common import FAILED, USAGE, add_command, add_layout, count, fail, say
+from .margin import Margin, Origin
 from .terminal import Screen, describe
 
 __all__ = ["Tail", "View", "add_tail", "socket_url"]
@@ -59,22 +59,11 @@ def add_tail(commands: Any) -> None:
     text = "follow channels in this terminal, and reconnect"
     command = add_command(commands, "tail", text, _TAIL_EXAMPLES, _tail)
     command.add_argument("--json", action="store_true", help="print whole messages, one a line")
-    command.add_argument(
-        "--colours", action="store_true", help="keep colours where stdout is no terminal"
-    )
-    command.add_argument(
-        "--stream",
-        choices=("stdout", "stderr"),
-        help="of programs the lines of this output alone (both, in their order)",
-    )
-    command.add_argument(
-        "--mark", action="store_true", help='begin lines of stderr with "! ", others with blanks'
-    )
-    command.add_argument(
-        "--time",
-        choices=TIMES,
-        help="begin each line with the time at which the hub has read it: of the clock here, since "
-        "the program's start, or since the line before",
+    add_layout(
+        command,
+        stream="of programs the lines of this output alone (both, in their order)",
+        time="at which the hub has read it: of the clock here, since the program's start, or "
+        "since the line before",
     )
     begin = command.add_mutually_exclusive_group()
     begin.add_argument(
