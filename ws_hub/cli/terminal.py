@@ -14,6 +14,7 @@ import re
 import select
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from ..lines import GOES_ON, REPLACED
@@ -210,10 +211,9 @@ class Screen:
         if self.gone:
             return
         try:
-            size = _AT_ONCE if text.isascii() else _AT_ONCE // _WIDEST
-            for start in range(0, len(text), size):
+            for piece in _pieces(text):
                 self._wait_for_room()
-                self._out.write(text[start : start + size])
+                self._out.write(piece)
                 self._out.flush()
         except (OSError, ValueError):
             self.gone = True
@@ -292,6 +292,13 @@ def _takes(out: TextIO) -> bool:
         return True
 
 
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the pieces of a text that an output takes at once where it has room."""
+    size = _AT_ONCE if text.isascii() else _AT_ONCE // _WIDEST
+    for start in range(0, len(text), size):
+        yield text[start : start + size]
+
+
 def write_within(out: TextIO, text: str, seconds: float) -> bool:
     """Write a text to an output that may not be read; return whether it was, in this time.
 
@@ -300,12 +307,11 @@ def write_within(out: TextIO, text: str, seconds: float) -> bool:
     Threads: any; waits `seconds`, and a quarter of one, at most.
     """
     until = time.monotonic() + seconds
-    size = _AT_ONCE if text.isascii() else _AT_ONCE // _WIDEST
-    for start in range(0, len(text), size):
+    for piece in _pieces(text):
         while not _takes(out):
             if time.monotonic() >= until:
                 return False
-        out.write(text[start : start + size])
+        out.write(piece)
         out.flush()
     return True
 
