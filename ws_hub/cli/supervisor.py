@@ -125,8 +125,8 @@ class Supervisor:
         # guards: itself, likewise: the programs that are ready. Filled also by their own threads.
         self._readied: collections.deque[Program] = collections.deque()
         self._over = threading.Event()  # nobody looks any more whether a program is ready
-        self._looked: set[Program] = set()  # which a thread looks at until they are ready
-        self._lookers: list[threading.Thread] = []
+        # What looks at a program until it is ready; one thread, however often it is started.
+        self._lookers: dict[Program, threading.Thread] = {}
         self._wake: Callable[[], object] = lambda: None
         for program in self._programs:
             program.due = clock()
@@ -190,9 +190,8 @@ class Supervisor:
     def close(self) -> None:
         """End the looks at whether programs are ready."""
         self._over.set()
-        for looker in self._lookers:
+        for looker in self._lookers.values():
             threads.join(looker, _JOIN)
-        self._lookers.clear()
 
     def _is_ready(self, program: Program) -> None:
         program.ready_by = None
@@ -277,10 +276,9 @@ class Supervisor:
         """Have somebody look whether a program is ready that has been started."""
         assert program.readiness is not None
         program.ready_by = self._clock() + self._patience
-        if not program.readiness.text and program not in self._looked:
-            self._looked.add(program)
+        if not program.readiness.text and program not in self._lookers:
             name = f"ws-hub:ready:{program.name}"
-            self._lookers.append(threads.start(name, self._look, program))
+            self._lookers[program] = threads.start(name, self._look, program)
 
     def _watch(self, program: Program) -> None:
         code = None
