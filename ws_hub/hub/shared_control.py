@@ -15,7 +15,6 @@ the others answer that they do not run it. Rules of this file:
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 from collections import OrderedDict
@@ -122,13 +121,14 @@ class SharedControl:
             if len(self._done) > _MOST_DONE:
                 self._done.popitem(last=False)
             asker = Asker(connection, user, source, logged=said.get("logged") is not False)
-            self._begin(functools.partial(self._do, asker, request, answer), request, answer)
+            self._begin(asker, request, answer)
         return True
 
-    def _begin(self, work: Callable[[], None], request: Control, answer: Answer) -> None:
+    def _begin(self, asker: Asker, request: Control, answer: Answer) -> None:
         """Have a request carried out; a program that reads nothing holds up its writer alone."""
         try:
-            thread = threads.start(f"ws-hub:control:{request.process_id}", work)
+            name = f"ws-hub:control:{request.process_id}"
+            thread = threads.start(name, self._do, asker, request, answer)
         except RuntimeError:  # the system has no thread
             answer(_refusal(HubError("internal", "Control: the server is busy, try again")))
         else:
