@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -51,6 +52,19 @@ class Wanted(NamedTuple):
     last: int | None = None
     search: str = ""
     ignore_case: bool = False
+
+
+_Page = tuple[Iterable[LogLine], int | None]  # lines, and the number to go on at, if any
+
+
+def _pages(first: int, end: int | None, page: Callable[[int], _Page]) -> Iterator[list[LogLine]]:
+    """Yield the lines of the pages from a number on, up to `end`; None for all."""
+    at: int | None = first
+    while at is not None:
+        lines, at = page(at)
+        yield [each for each in lines if end is None or each.number <= end]
+        if at is not None and end is not None and at > end:
+            return
 
 
 class Log(Protocol):
@@ -133,20 +147,19 @@ class HubLog:
 
     def pages(self, wanted: Wanted) -> Iterator[list[LogLine]]:
         """Yield lines, many at once."""
-        first: int | None = wanted.first
+        first = wanted.first
         if wanted.last is not None:
             first = max(self._last() - wanted.last + 1, 1)
         query: dict[str, object] = {"lines": _PAGE}
         if wanted.search:
             query |= {"search": wanted.search}
             query |= {"ignorecase": 1} if wanted.ignore_case else {}
-        while first is not None:
+
+        def page(first: int) -> _Page:
             answer = self._ask({**query, "from": first})
-            lines = [_line(each) for each in answer["lines"]]
-            yield [each for each in lines if wanted.end is None or each.number <= wanted.end]
-            first = answer["next"]
-            if first is not None and wanted.end is not None and first > wanted.end:
-                return
+            return map(_line, answer["lines"]), answer["next"]
+
+        yield from _pages(first, wanted.end, page)
 
     def digest(self) -> dict[str, Any]:
         """Return what it holds."""
@@ -229,27 +242,20 @@ class FileLog:
 
     def pages(self, wanted: Wanted) -> Iterator[list[LogLine]]:
         """Yield lines, many at once."""
-        first: int | None = max(wanted.first, self._source.first)
+        first = max(wanted.first, self._source.first)
         if wanted.last is not None:
             first = max(self._source.span().last - wanted.last + 1, self._source.first)
-        while first is not None:
-            lines, first = self._page(first, wanted)
-            yield [
-                each
-                for each in self._source.dated(lines)
-                if wanted.end is None or each.number <= wanted.end
-            ]
-            if first is not None and wanted.end is not None and first > wanted.end:
-                return
+        yield from _pages(first, wanted.end, functools.partial(self._page, wanted))
 
-    def _page(self, first: int, wanted: Wanted) -> tuple[tuple[LogLine, ...], int | None]:
-        """Return lines, and where to go on."""
+    def _page(self, wanted: Wanted, first: int) -> _Page:
         if wanted.search:
-            return search_lines(
+            lines, after = search_lines(
                 self._source, wanted.search, first, _PAGE, ignore_case=wanted.ignore_case
             )
-        lines = read_page(self._source, first, _PAGE)
-        return lines, lines[-1].number + 1 if lines else None
+        else:
+            lines = read_page(self._source, first, _PAGE)
+            after = lines[-1].number + 1 if lines else None
+        return self._source.dated(lines), after
 
     def digest(self) -> dict[str, Any]:
         """Return what it holds."""
