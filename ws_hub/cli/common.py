@@ -7,8 +7,13 @@ import contextlib
 import logging
 import math
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
+from .. import threads
+from ..signals import Signals
 from .margin import TIMES
 from .terminal import write_within
 
@@ -22,6 +27,7 @@ __all__ = [
     "add_address",
     "add_command",
     "add_layout",
+    "begin",
     "count",
     "fail",
     "say",
@@ -64,6 +70,27 @@ def fail(text: str, code: int) -> int:
     """Write a message to stderr; return the exit code given."""
     say(text)
     return code
+
+
+def begin(
+    name: str, work: Callable[[], int], signals: Signals
+) -> tuple[threading.Thread, Future[int]]:
+    """Have a function called on a thread of its own, and None put to `signals` at its end.
+
+    Return the thread, and what will have the exit code that it returns, or what it raises: the
+    main thread waits for a signal meanwhile, and takes it from there.
+    """
+    outcome: Future[int] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            outcome.set_exception(error)
+        finally:
+            signals.put(None)
+
+    return threads.start(name, run), outcome
 
 
 def add_command(commands: Any, name: str, text: str, examples: str, function: Any) -> Any:

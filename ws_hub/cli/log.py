@@ -11,14 +11,13 @@ import json
 import re
 import signal
 import sys
-from concurrent.futures import Future
 from typing import Any
 
 from .. import threads
 from ..errors import WsHubError
 from ..process.log_reader import LogLine, line_fields
 from ..signals import Signals
-from .common import FAILED, USAGE, add_command, add_layout, count, fail, say
+from .common import FAILED, USAGE, add_command, add_layout, begin, count, fail, say
 from .logs import Log, LogRefused, Wanted, open_log
 from .margin import Margin, Origin
 from .terminal import Screen, plain_text
@@ -97,20 +96,15 @@ def _log(arguments: argparse.Namespace, signals: Signals) -> int:
     if wrong:
         return fail(f"log: {wrong}", USAGE)
     screen = Screen(sys.stdout)
-    outcome: Future[int] = Future()
 
-    def run() -> None:
+    def run() -> int:
         try:
             log = open_log(arguments.source, arguments.process_id, say)
-            outcome.set_result(_show(arguments, log, screen))
+            return _show(arguments, log, screen)
         except (LogRefused, OSError, WsHubError) as error:
-            outcome.set_result(fail(f"log: {error}", USAGE))
-        except BaseException as error:  # noqa: BLE001 - the main thread raises it
-            outcome.set_exception(error)
-        finally:
-            signals.put(None)
+            return fail(f"log: {error}", USAGE)
 
-    thread = threads.start("ws-hub:log", run)
+    thread, outcome = begin("ws-hub:log", run, signals)
     number = signals.wait()
     if number is None:
         threads.join(thread, _JOIN)

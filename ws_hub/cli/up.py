@@ -12,7 +12,6 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from .. import threads
@@ -22,7 +21,7 @@ from ..hub.hub import Hub
 from ..process.process import Process, run_process
 from ..protocol.names import process_channel
 from ..signals import Signals
-from .common import DEFAULT_PORT, add_address, add_command, seconds
+from .common import DEFAULT_PORT, add_address, add_command, begin, seconds
 from .masking import add_masks, secrets_of
 from .merged import Merged
 from .procfile import Entry, parse_procfile, parse_variables, read_text
@@ -170,17 +169,8 @@ def _supervise(supervisor: Supervisor, signals: Signals, screen: Screen) -> int:
     Threads: the main thread; blocks.
     """
     passed_on = Signals()
-    outcome: Future[int] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(supervisor.run(passed_on))
-        except BaseException as error:  # noqa: BLE001 - the main thread raises it
-            outcome.set_exception(error)
-        finally:
-            signals.put(None)
-
-    thread = threads.start("ws-hub:supervisor", run)
+    work = functools.partial(supervisor.run, passed_on)
+    thread, outcome = begin("ws-hub:supervisor", work, signals)
     last: int | None = None
     while (number := signals.wait()) is not None:
         last = number
