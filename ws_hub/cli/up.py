@@ -12,7 +12,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import threads
 from ..config import PROCESS_RULE, HubConfig
@@ -120,9 +120,7 @@ def add_up(commands: Any) -> None:
 
 
 def _up(arguments: argparse.Namespace, signals: Signals) -> int:
-    entries = _chosen(arguments)
-    variables = _variables(arguments)
-    _awaited(arguments, _ports(arguments, entries, variables))  # before anything is served
+    plan = _plan(arguments)  # before anything is served
     watched = threading.Event()
     hub = Hub(
         HubConfig(
@@ -130,17 +128,17 @@ def _up(arguments: argparse.Namespace, signals: Signals) -> int:
             rules=[dataclasses.replace(PROCESS_RULE, history_ttl=_KEPT)],
         )
     )
-    hub.masks.add(secrets_of(arguments), {**os.environ, **variables})
+    hub.masks.add(secrets_of(arguments), {**os.environ, **plan.variables})
     keep_exit_codes()
     channel = process_channel(arguments.id)
     with served(hub, arguments, shown=channel, any_port=True) as server:
         screen = Screen(sys.stdout)
         colour = screen.is_terminal and not os.environ.get("NO_COLOR")
-        names = [each.name for each in entries]
+        names = [each.name for each in plan.entries]
         merged = Merged(hub, arguments.id, names, screen, colour=colour)
         sizes = Sizes(merged.indent)
         supervisor = Supervisor(
-            _programs(arguments, hub, merged, entries, variables, sizes),
+            _programs(arguments, hub, merged, plan, sizes),
             merged.note,
             keep_going=arguments.keep_going,
             grace=arguments.grace,
@@ -180,6 +178,30 @@ def _supervise(supervisor: Supervisor, signals: Signals, screen: Screen) -> int:
     if last is not None and supervisor.signal is None:
         signals.put(last)  # it came after the programs' end: it is for what follows
     return outcome.result(0)
+
+
+class _Plan(NamedTuple):
+    """What is to be run.
+
+    Args:
+        entries: the programs.
+        variables: what the files of variables say.
+        ports: the port of each program, by its name.
+        awaited: what says that a program is ready, by its name, of those that are waited for.
+    """
+
+    entries: list[Entry]
+    variables: dict[str, str]
+    ports: dict[str, int]
+    awaited: dict[str, Readiness]
+
+
+def _plan(arguments: argparse.Namespace) -> _Plan:
+    """Return what the arguments say; raises OSError and ConfigError."""
+    entries = _chosen(arguments)
+    variables = _variables(arguments)
+    ports = _ports(arguments, entries, variables)
+    return _Plan(entries, variables, ports, _awaited(arguments, ports))
 
 
 def _names(text: str) -> list[str]:
@@ -232,27 +254,20 @@ def _tell_status(hub: Hub, name: str, status: str) -> None:
 
 
 def _programs(
-    arguments: argparse.Namespace,
-    hub: Hub,
-    merged: Merged,
-    entries: Sequence[Entry],
-    variables: Mapping[str, str],
-    sizes: Sizes,
+    arguments: argparse.Namespace, hub: Hub, merged: Merged, plan: _Plan, sizes: Sizes
 ) -> list[Program]:
     """Return the programs, each with its environment."""
-    environment = {**os.environ, **variables}
-    ports = _ports(arguments, entries, variables)
-    awaited = _awaited(arguments, ports)
+    environment = {**os.environ, **plan.variables}
     pty = wants_pty(arguments)
-    if pty and "COLUMNS" in os.environ and "COLUMNS" not in variables:
+    if pty and "COLUMNS" in os.environ and "COLUMNS" not in plan.variables:
         environment["COLUMNS"] = str(sizes.now()[0])  # not ours, in place of their own
     cwd = os.path.dirname(arguments.procfile) or "."
 
     def program(entry: Entry, after: Sequence[Program]) -> Program:
         # PS is foreman's name of the program and of its instance.
-        own = {"PORT": str(ports[entry.name]), "PS": f"{entry.name}.1"}
+        own = {"PORT": str(plan.ports[entry.name]), "PS": f"{entry.name}.1"}
         attempts = itertools.count(1)
-        readiness = awaited.get(entry.name)
+        readiness = plan.awaited.get(entry.name)
         output = Output("" if readiness is None else readiness.text)
 
         def on_line(text: str, stream: str) -> None:
@@ -274,7 +289,7 @@ def _programs(
         return made
 
     programs: list[Program] = []
-    for entry in entries:
+    for entry in plan.entries:
         after = [each for each in programs if each.readiness is not None]
         programs.append(program(entry, after))
     return programs
