@@ -17,7 +17,7 @@ from tests.receivers import StandIn
 from tests.redis_servers import SERVERS
 from tests.redis_servers import running as broker
 from tests.support import TIMEOUT, wait_until
-from ws_hub import LocalBackplane, Message, RedisBackplane, serve
+from ws_hub import HubFull, LocalBackplane, Message, RedisBackplane, serve
 from ws_hub.backplane.bus import Notice, NoticeKind
 from ws_hub.hub import shared_control
 
@@ -204,8 +204,6 @@ def test_a_program_elsewhere_that_reads_nothing_holds_up_its_writer_alone(local:
 def test_a_full_hub_elsewhere_does_nothing_and_says_so(
     local: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ws_hub import HubFull
-
     def full(*args: Any, **options: Any) -> Any:
         raise HubFull("full")
 

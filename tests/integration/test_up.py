@@ -21,7 +21,7 @@ import pytest
 from tests.commands import BOUND, Command, command, run, viewer
 from tests.integration.test_cli import taken_port
 from tests.programs import is_alive
-from tests.support import RawPeer, wait_until, without_usage
+from tests.support import RawPeer, free_port, wait_until, without_usage
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
@@ -293,8 +293,7 @@ def test_programs_wait_until_a_line_says_that_one_is_ready(place: Path) -> None:
 
 @pytest.mark.parametrize("what", ["PORT", "{port}", "http://127.0.0.1:{port}/\xe9 ?a b"])
 def test_programs_wait_until_a_port_accepts_or_an_url_is_answered(place: Path, what: str) -> None:
-    with taken_port() as port:
-        pass
+    port = free_port()
     serve = f"sleep 0.5; exec '{sys.executable}' -m http.server $PORT --bind 127.0.0.1"
     path = procfile(place, db=serve, web="echo up; exit 3")
     wanted = f"db={what.format(port=port)}"
@@ -342,8 +341,7 @@ def test_one_that_is_restarted_until_it_is_ready_is_waited_for(place: Path) -> N
 
 
 def test_a_signal_ends_all_while_some_wait(place: Path) -> None:
-    with taken_port() as port:
-        pass
+    port = free_port()
     path = procfile(place, db=WAIT, web="echo up")
     with up(path, "--wait-for", f"db={port}") as it:
         it.saw("web * waiting for db")
