@@ -534,9 +534,29 @@ def test_a_group_whose_title_was_let_go_hides_nothing(page: Page, hub: Hub, show
     show('<ws-hub-log channel="process:build" lines="10" groups="folded"></ws-hub-log>')
     hub.send_process_output("build", "::group::A")
     page.wait_for(f"{ROOT}.querySelector('.fold')?.ariaExpanded === 'false'")
-    print_lines(hub, 0, 30)
+    for start in range(0, 30, 10):  # each in a frame of its own, one in which the title goes
+        print_lines(hub, start, start + 10)
+        page.wait_for(f"{LINES}.at(-1) === 'line {start + 9}'")
+        page.eval("new Promise(requestAnimationFrame)")
     page.wait_for(f"{SHOWN}.length > 5 && {SHOWN}.at(-1) === 'line 29'")
     assert page.eval(f"{ROOT}.querySelector('.fold')") is None
+
+
+def test_a_row_that_comes_within_a_folded_group_is_hidden(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    show('<ws-hub-log channel="process:build" groups="folded"></ws-hub-log>')
+    for line in ("::group::A", "x", "y", "::endgroup::", "z"):
+        hub.send_process_output("build", line)
+    page.wait_for(f"{SHOWN}.at(-1) === 'z'")
+    text = f"[...{ROOT}.querySelectorAll('.row .text')].map((text) => text.textContent)"
+    row = "{runs: [{text: 'within', style: null}]}"
+    page.eval(f"{SCROLLER}.logView.insert({row}, {SCROLLER}.logView.store.find(3))")
+    page.wait_for(f"{LINES}.length === 6")
+    page.eval("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.eval(text) == ["::group::A", "z"]
+    page.eval(f"{ROOT}.querySelector('.fold').click()")
+    page.wait_for(f"{text}.length === 6")
 
 
 def test_a_gap_is_never_within_a_folded_group(page: Page, hub: Hub, show: Show) -> None:

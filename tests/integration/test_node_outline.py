@@ -294,6 +294,25 @@ def test_memory_for_groups_is_bounded(folder: Path) -> None:
     assert run(folder, program, None) == [10000, 0, True]
 
 
+def test_only_a_group_that_is_listed_hides_lines(folder: Path) -> None:
+    program = """
+    const groups = new Groups();
+    groups.setMode("folded");
+    const take = (number) => groups.take({number, id: number, text: "::group::"});
+    const shown = [groups.hides];
+    take(1);
+    shown.push(groups.hides);
+    groups.forget((id) => id > 1);
+    shown.push(groups.hides);
+    for (let number = 2; number <= 10001; number++) take(number);
+    shown.push(groups.hides);
+    take(10002); // one too many
+    shown.push(groups.hides);
+    return shown;
+    """
+    assert run(folder, program, None) == [False, True, False, True, False]
+
+
 # --- errors and warnings -------------------------------------------------------------------
 
 ANNOTATIONS = """

@@ -50,6 +50,7 @@ class Group {
     this.began = event.time ?? null; // in seconds since 1970
     this.ended = null;
     this.closed = false; // by a marker; not where only the output ends
+    this.listed = false; // one whose title is not here, or one too many, is as if it were not
   }
 
   /** How long it took, in milliseconds; null where that is not known. */
@@ -94,7 +95,9 @@ export class Groups {
     let count = 0;
     while (count < this.list.length && !isHere(this.list[count].first)) count += 1;
     if (!count) return;
-    for (const {first} of this.list.splice(0, count)) {
+    for (const group of this.list.splice(0, count)) {
+      const {first} = group;
+      group.listed = false;
       this._choices.delete(first);
       this._failed.delete(first);
       this._byId.delete(first);
@@ -141,6 +144,7 @@ export class Groups {
 
   /** Whether only the title of a group is shown. */
   isFolded(group) {
+    if (!group.listed) return false;
     const choice = this._choices.get(group.first);
     if (choice !== undefined) return choice;
     if (this.mode === "marked") return group.collapsed && group.closed && !this._failed.has(group.first);
@@ -227,12 +231,14 @@ export class Groups {
     if (this.list.length >= MAX_GROUPS) return;
     this.list.push(group);
     this._byId.set(group.first, group);
+    group.listed = true;
   }
 
   _remove(group) {
     if (this.list[this.list.length - 1] !== group) return; // it was let go, or was one too many
     this.list.pop();
     this._byId.delete(group.first);
+    group.listed = false;
   }
 }
 

@@ -135,6 +135,8 @@ export class Outline {
     const {store} = this._view;
     const place = store.at(store.position(id) - 1);
     this._lines.insert(id, entry, place?.chunk.ids[place.index], behind);
+    this._applied = this._applied.map(([first]) => [first, -1]); // the row may be in one of them
+    this._dirty = true;
   }
 
   replaced(id, entry) {
