@@ -17,6 +17,7 @@ __all__ = ["advice", "fault_of_allowed", "is_allowed", "is_of_file", "origin_of"
 Origin = tuple[str, str, int]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_LONGEST = 300  # characters of an origin that has a place in the cache
 _NULL = "null"
 _FILE = "file://"  # sent as "null" by most browsers, and unchanged by some web views
 # Schemes that no page's origin has: WebSocket's own, and those that browsers send as "null".
@@ -31,6 +32,12 @@ def parse_origin(text: str) -> Origin | None:
 
     The port is 0 if none is named and the scheme has no default.
     """
+    # A page's origin is parsed three times a handshake, and is the same for most of them.
+    return _parse(text) if len(text) <= _LONGEST else _parse.__wrapped__(text)
+
+
+@functools.lru_cache(256)
+def _parse(text: str) -> Origin | None:
     text = text.strip()
     if not text.isprintable() or " " in text:  # urlsplit removes tabs and newlines
         return None

@@ -542,9 +542,7 @@ def test_a_group_whose_title_was_let_go_hides_nothing(page: Page, hub: Hub, show
     assert page.eval(f"{ROOT}.querySelector('.fold')") is None
 
 
-def test_a_row_that_comes_within_a_folded_group_is_hidden(
-    page: Page, hub: Hub, show: Show
-) -> None:
+def test_a_row_that_comes_within_a_folded_group_is_hidden(page: Page, hub: Hub, show: Show) -> None:
     show('<ws-hub-log channel="process:build" groups="folded"></ws-hub-log>')
     for line in ("::group::A", "x", "y", "::endgroup::", "z"):
         hub.send_process_output("build", line)

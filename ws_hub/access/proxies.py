@@ -8,11 +8,12 @@ entries left of it may be forged by the client (FAULTS 51).
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ..ip_address import Address, parse_address
 
 __all__ = ["Requester", "TrustedProxies"]
 
@@ -24,8 +25,6 @@ _UNIX = "unix"  # among trusted proxies: connections by a Unix socket, which hav
 _BY_PROXY = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
 _UNKNOWN = "unknown"  # the network of all connections without a known address
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class TrustedProxies:
         if not self._trusts(address):
             shown = f"[{address}]" if ":" in address else address
             parsed = _parse(address)
-            shared = parsed is None or (not parsed.is_global and _is_proxied(environ))
+            shared = parsed is None or (_is_proxied(environ) and not parsed.is_global)
             return Requester(f"{shown}:{port}" if port else address, scheme, host, shared)
         # The last value of each was written by the nearest proxy, which is trusted.
         told = _items(environ.get("HTTP_X_FORWARDED_PROTO", ""))
@@ -126,7 +125,4 @@ def _parse(text: str) -> Address | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
-    with contextlib.suppress(ValueError):
-        parsed = ipaddress.ip_address(text.partition("%")[0])
-        return getattr(parsed, "ipv4_mapped", None) or parsed
-    return None
+    return parse_address(text)

@@ -233,7 +233,8 @@ class Transport:
         self.compression = compression
         self._sock = sock
         self._polls = not keeps_blocking(sock)
-        sock.setblocking(not self._polls)
+        if self._polls or sock.gettimeout() is not None:  # each call gives up the GIL
+            sock.setblocking(not self._polls)
         # A second small message must not wait until the first is acknowledged (RFC 896).
         with contextlib.suppress(OSError):  # a Unix socket has no such option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -8,12 +8,11 @@ Host header shows the foreign name, and a page cannot choose it (FAULTS 123).
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import re
 from collections.abc import Collection
 
 from ..errors import ConfigError, excerpt
+from ..ip_address import parse_address
 
 __all__ = ["Hosts", "parse_host"]
 
@@ -27,7 +26,7 @@ def parse_host(text: str) -> str | None:
     if match is None:
         return None
     if match[1] is not None:
-        address = _address(match[1])
+        address = parse_address(match[1])
         return None if address is None else str(address)
     return match[2].lower().removesuffix(".") or None
 
@@ -51,7 +50,7 @@ class Hosts:
                 f"allowed_hosts must be a collection of names, not {excerpt(allowed)}"
             )
         names = [_checked(each) for each in allowed]
-        bound = _address(address)
+        bound = parse_address(address)
         self._loopback = bound is not None and bound.is_loopback
         self._all = "*" in names or (not self._loopback and not names)
         self._names = {name for name in names if not name.startswith("*")}
@@ -77,15 +76,8 @@ def is_local(name: str) -> bool:
     """Return whether a name always means the machine that resolves it."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    address = _address(name)
+    address = parse_address(name)
     return address is not None and address.is_loopback
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):
-        parsed = ipaddress.ip_address(text.partition("%")[0])
-        return getattr(parsed, "ipv4_mapped", None) or parsed
-    return None
 
 
 def _checked(name: object) -> str:
@@ -93,7 +85,7 @@ def _checked(name: object) -> str:
         raise ConfigError(f"allowed_hosts must hold names, not {excerpt(name)}")
     if name == "*":
         return name
-    address = _address(name.strip("[]"))
+    address = parse_address(name.strip("[]"))
     if address is not None:
         return str(address)
     plain = name.lower().removesuffix(".")
