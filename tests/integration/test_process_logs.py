@@ -457,6 +457,13 @@ def test_a_digest_has_both_ends(read: Site) -> None:
     assert answer["complete"] and answer["errors"] == answer["groups"] == []
 
 
+def test_the_tail_of_a_digest_is_the_end_of_the_log_whatever_its_size(site: Site) -> None:
+    site.run("for n in range(1, 151): print(n, 60_000 * 'x')", "a", log=True)
+    tail = [each["line"] for each in site.page("a", "digest")["tail"]]
+    assert tail == list(range(tail[0], 151))  # 100 of them have 6 MB, more than an answer
+    assert 51 < tail[0] < 150
+
+
 def test_a_digest_names_what_looks_like_an_error(site: Site) -> None:
     program = textwrap.dedent("""
         print('::group::Compile')

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .log_reader import Late, LogLine, LogSource, line_fields, never, read_page, visible
+from .log_reader import Late, LogLine, LogSource, line_fields, never, read_below, read_page, visible
 
 __all__ = ["HEAD_LINES", "MOST_ERRORS", "TAIL_LINES", "digest"]
 
@@ -82,7 +82,7 @@ def digest(source: LogSource, *, late: Late = never) -> dict[str, Any]:
     places = tuple(LogLine(error["line"], "") for error in errors)
     head = read_page(source, first, HEAD_LINES, late)
     begin = max(last - TAIL_LINES + 1, first + len(head))
-    tail = read_page(source, begin, TAIL_LINES) if is_known else ()
+    tail = read_below(source, begin, last + 1) if is_known else ()
     return {
         "source": source.name,
         "first": first,
