@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.interventions import no_threads, short_writes
-from tests.support import fill, messages_in, small_pair
+from tests.support import TIMEOUT, fill, messages_in, small_pair
 from ws_hub import threads as workers
 from ws_hub.connection.outbox import Outbox
 from ws_hub.connection.sender import Sender
@@ -38,9 +38,10 @@ class Rig:
         self.near, self.far = near, far
         self.writers: list[workers.DeferredThread] = []
         self.starts = True
-        self.interrupted = False  # on the main thread, where a writer is asked for
+        self.fault: type[BaseException] | None = None  # raised where a writer is asked for
+        self.outbox_fault: type[BaseException] | None = None  # raised where a write begins
         self.transport = Transport(near, max_message_size=1000, max_fragments=10)
-        self.outbox = Outbox(5, 100_000)
+        self.outbox = Outbox(5, 100_000, self._time)
         self.sender = Sender(
             self.transport,
             self.outbox,
@@ -50,12 +51,17 @@ class Rig:
             clock=clock,
         )
 
+    def _time(self) -> float:
+        if self.outbox_fault is not None:
+            raise self.outbox_fault
+        return 0.0
+
     def _start(
         self, target: Callable[[], None], failed: Callable[[RuntimeError], None]
     ) -> workers.DeferredThread | None:
         """Note that a writer is asked for; a test steps it."""
-        if self.interrupted:
-            raise KeyboardInterrupt
+        if self.fault is not None:
+            raise self.fault
         self.writers.append(workers.DeferredThread("writer", target, failed))
         return self.writers[-1] if self.starts else None
 
@@ -152,12 +158,36 @@ def test_a_push_cuts_a_stalled_peer_after_the_write_timeout(rig: Rig, clock: Clo
 def test_a_change_that_is_interrupted_half_way_ends_the_connection(
     rig: Rig,
 ) -> None:
-    rig.interrupted = True
+    rig.fault = KeyboardInterrupt
     rig.stall()
     with pytest.raises(KeyboardInterrupt):
         rig.sender.put(b"x", 0)
     assert not rig.sender.put(b"y", 0)
     assert not rig.transport.lock.locked()
+
+
+@pytest.mark.parametrize("place", ["fault", "outbox_fault"])
+@pytest.mark.parametrize("sends", ["offer", "deliver", "begin", "control"])
+def test_nothing_follows_a_frame_whose_rest_cannot_be_kept(
+    rig: Rig, sends: str, place: str
+) -> None:
+    frame = b"0123456789"
+    setattr(rig, place, MemoryError)
+    with short_writes(1, 3), pytest.raises(MemoryError):
+        if sends == "offer":
+            rig.sender.offer(frame, 1)
+        elif sends == "deliver":
+            rig.sender.deliver(frame, [frame])
+        elif sends == "control":
+            rig.sender.control(frame)
+        else:
+            with rig.transport.lock:
+                rig.sender.begin_locked(frame, [frame], rig.transport.direct.send(frame))
+    setattr(rig, place, None)
+    assert rig.sender.offer(b"another", 1)  # as on every connection that is closing
+    rig.far.settimeout(TIMEOUT)
+    arrived = b"".join(iter(lambda: rig.far.recv(100), b""))  # to the end of the connection
+    assert 0 < len(arrived) < len(frame) and frame.startswith(arrived)
 
 
 def test_frames_behind_a_backlog_keep_their_order(rig: Rig) -> None:

@@ -17,7 +17,7 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import CloseCode, SendTimeout
 from ..protocol.frames import close_frame, ping_frame
@@ -28,6 +28,8 @@ from .progress import Progress
 from .transport import Transport
 
 __all__ = ["Sender"]
+
+T = TypeVar("T")
 
 _PING = ping_frame()
 _CHECKS = 4  # checks of the acknowledged bytes in a write timeout
@@ -461,8 +463,8 @@ class Sender:
 
     # --- under the lock --------------------------------------------------------------------
 
-    def _change_or_cut_locked(self, change: Callable[..., bool], *args: Any) -> bool:
-        """Make a change that KeyboardInterrupt may cut off, on the main thread only.
+    def _change_or_cut_locked(self, change: Callable[..., T], *args: Any) -> T:
+        """Make a change that an exception may cut off: KeyboardInterrupt, or want of memory.
 
         It is then unknown how much of a frame was sent, so the connection ends.
         """
@@ -482,9 +484,9 @@ class Sender:
             return taken
         sent = self._send_locked(frames)
         if sent < len(frames) and self._state is not _State.ENDED:
-            self._direct.shut()
-            self._outbox.begin(frames, messages, sent)
-            self._wake_writer_locked()
+            self._change_or_cut_locked(
+                self._begin_locked, self._outbox.begin, frames, messages, sent
+            )
         return True
 
     def begin_locked(self, frames: bytes, each: Sequence[bytes], sent: int) -> int:
@@ -493,10 +495,19 @@ class Sender:
         Returns the number of its frames that are sent or queued.
         """
         assert self._lock.locked()
-        self._direct.shut()
-        kept = self._outbox.take(frames, each, sent, len(self._direct.torn))
-        self._wake_writer_locked()
+        torn = len(self._direct.torn)
+        kept: int = self._change_or_cut_locked(
+            self._begin_locked, self._outbox.take, frames, each, sent, torn
+        )
         return kept
+
+    def _begin_locked(self, queue: Callable[..., T], *args: Any) -> T:
+        """Queue what the kernel did not take, for the writer."""
+        assert self._lock.locked()
+        self._direct.shut()
+        queued = queue(*args)
+        self._wake_writer_locked()
+        return queued
 
     def _wake_writer_locked(self) -> None:
         """Wake the writer for a backlog that begins now; the first one starts its thread."""
