@@ -300,16 +300,23 @@ def answer_lost(error: Exception, then: Callable[[], object] = lambda: None) -> 
 # --- threads -------------------------------------------------------------------------------
 
 
-def no_threads(*names: str) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def no_threads(*names: str) -> Iterator[None]:
     """Have no thread start whose name begins with one of these; none at all without names."""
-    start = threads.start
 
-    def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
-        if not names or name.startswith(names):
-            raise RuntimeError("can't start new thread")
-        return start(name, target, *args)
+    def checked(start: Callable[..., Any]) -> Callable[..., Any]:
+        def start_or_refuse(name: str, target: Callable[..., None], *args: Any) -> Any:
+            if not names or name.startswith(names):
+                raise RuntimeError("can't start new thread")
+            return start(name, target, *args)
 
-    return patched(threads, "start", start_or_refuse)
+        return start_or_refuse
+
+    with (
+        patched(threads, "start", checked(threads.start)),
+        patched(threads, "begin", checked(threads.begin)),
+    ):
+        yield
 
 
 # --- processes -----------------------------------------------------------------------------

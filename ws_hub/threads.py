@@ -26,6 +26,7 @@ __all__ = [
     "ForkAware",
     "LazyCondition",
     "Visit",
+    "begin",
     "check_one_kind",
     "check_real",
     "forget_after_fork",
@@ -51,6 +52,51 @@ def start(name: str, target: Callable[..., None], *args: Any) -> threading.Threa
     thread = threading.Thread(target=_run, args=(target, args), name=name, daemon=True)
     thread.start()
     return thread
+
+
+def begin(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+    """Start a thread as `start` does, without waiting until it runs.
+
+    That wait hands the GIL to the new thread and back: a third of what a connection costs when
+    all threads share a core, a fifth otherwise.
+    """
+    thread = _Begun(target=_run, args=(target, args), name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+class _Begun(threading.Thread):
+    """A thread that counts as alive from its `start` on, which does not wait.
+
+    The wait is that of the base class for its attribute `_started`. In a Python without it, the
+    thread is an ordinary one.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**how)
+        # guards: nothing. Set by the new thread; waited for by `join`.
+        self._started = self._runs = _Unwaited()
+
+    def is_alive(self) -> bool:
+        return super().is_alive() or (self._runs.passed and not self._runs.is_set())
+
+    def join(self, timeout: float | None = None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._runs.passed and not self._runs.wait(timeout):
+            return
+        super().join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+
+
+class _Unwaited(threading.Event):
+    """An event whose first wait, that of `Thread.start`, does not wait."""
+
+    passed = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.passed:
+            return super().wait(timeout)
+        self.passed = True
+        return True
 
 
 def _run(target: Callable[..., None], args: tuple[Any, ...]) -> None:

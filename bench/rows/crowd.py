@@ -109,7 +109,7 @@ ROWS = (
         "the last: connections a second",
         "connects/s",
         _connects,
-        ("ws_hub", "ws_hub, Werkzeug", *PEERS),
+        ("ws_hub", "ws_hub, one core", "ws_hub, Werkzeug", *PEERS),
         higher=True,
     ),
     Row(
@@ -117,7 +117,7 @@ ROWS = (
         f"{_CROWD:,} clients connected to one process, heartbeats on: resident kB a client",
         "kB",
         _crowd,
-        ("ws_hub, heartbeats",),
+        ("ws_hub, heartbeats", "ws_hub, one core"),
         Setup(alone=True),  # a figure of memory and of one core: nobody beside it
         once=True,
         full=True,

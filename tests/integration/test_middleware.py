@@ -17,6 +17,7 @@ from wsgiref.validate import validator
 import pytest
 
 from tests.integration.apps.live import at_once
+from tests.interventions import no_threads
 from tests.support import TIMEOUT, RawPeer, wait_until
 from ws_hub import Hub, HubConfig, Message, middleware, serve
 from ws_hub.page import script_app
@@ -382,37 +383,26 @@ def handshake(sock: socket.socket, host: str, port: int) -> bytes:
     return answer
 
 
-def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ws_hub import threads
-
-    start = threads.start
-
-    def refuse(name: str, *args: Any) -> threading.Thread:
-        if name.startswith(forbidden[0]):
-            raise RuntimeError("can't start new thread")
-        return start(name, *args)
-
-    forbidden = ["none"]
-    monkeypatch.setattr(threads, "start", refuse)
+def test_fault_42_without_threads_a_connection_is_refused_and_the_others_live(hub: Hub) -> None:
     with serve(hub) as site, RawPeer(site.host, site.port) as first:
         with (
             served("werkzeug", hub) as (host, port),
             RawPeer(host, port, handshake=False) as refused,
+            no_threads("ws-hub:reader"),
         ):
-            forbidden[0] = "ws-hub:reader"
             refused.send_raw(refused.request())
             response = refused.read_response()
             assert response.status == 503 and "retry-after" in response.headers
             assert refused.recv_eof() == b""
-        forbidden[0] = "ws-hub:request"  # nor for a page: it is told so all the same
-        with RawPeer(site.host, site.port, handshake=False) as refused:
+        # Nor for a page: it is told so all the same.
+        with (
+            RawPeer(site.host, site.port, handshake=False) as refused,
+            no_threads("ws-hub:request"),
+        ):
             with contextlib.suppress(ConnectionError):  # the answer may come before the question
                 refused.send_raw(refused.request())
             response = refused.read_response()
             assert response.status == 503 and "retry-after" in response.headers
-        forbidden[0] = "none"
         wait_until(lambda: hub.client_count() == 1)
         with RawPeer(site.host, site.port):
             hub.broadcast(Message("event", data="x"))

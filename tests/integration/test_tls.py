@@ -17,8 +17,9 @@ from websocket import WebSocket, create_connection
 
 from tests.integration.apps.launch import CERTIFICATE, Running, client_context, server
 from tests.integration.apps.live import at_once
+from tests.interventions import no_threads
 from tests.support import TIMEOUT, RawPeer, wait_until
-from ws_hub import Hub, HubConfig, Message, serve, threads
+from ws_hub import Hub, HubConfig, Message, serve
 
 KINDS = ["werkzeug", "gthread", "embedded", "wsgiref"]
 
@@ -176,22 +177,11 @@ def test_fault_42_max_connections_keeps_threads_free_under_tls() -> None:
         assert site.url.startswith("wss://")
 
 
-def test_fault_42_under_tls_a_connection_without_a_thread_just_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_fault_42_under_tls_a_connection_without_a_thread_just_ends() -> None:
     """A 503 would have to wait for a handshake, on the thread that accepts."""
-    start = threads.start
-
-    def refuse(name: str, *args: Any) -> Any:
-        if name.startswith("ws-hub:request"):
-            raise RuntimeError("can't start new thread")
-        return start(name, *args)
-
     with Hub() as hub, serve(hub, ssl_context=server_context()) as site:
-        with monkeypatch.context() as patch:
-            patch.setattr(threads, "start", refuse)
-            with pytest.raises(OSError):
-                RawPeer(site.host, site.port, ssl_context=client_context())
+        with no_threads("ws-hub:request"), pytest.raises(OSError):
+            RawPeer(site.host, site.port, ssl_context=client_context())
         with RawPeer(site.host, site.port, ssl_context=client_context()) as peer:
             assert peer.close() == (1000, "")
 

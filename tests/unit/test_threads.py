@@ -20,17 +20,44 @@ from ws_hub import threads
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
-def test_a_thread_is_named_daemonic_and_gets_its_arguments() -> None:
+@pytest.mark.parametrize("start", [threads.start, threads.begin])
+def test_a_thread_is_named_daemonic_and_gets_its_arguments(
+    start: Callable[..., threading.Thread],
+) -> None:
     seen: list[object] = []
 
     def target(*args: object) -> None:
         thread = threading.current_thread()
         seen.extend((thread.name, thread.daemon, args))
 
-    thread = threads.start("ws-hub:test:1", target, 1, "two")
+    thread = start("ws-hub:test:1", target, 1, "two")
 
     assert threads.join(thread, TIMEOUT)
     assert seen == ["ws-hub:test:1", True, (1, "two")]
+
+
+def test_a_thread_that_was_begun_is_alive_before_it_runs_and_can_be_joined() -> None:
+    seen: list[str] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000.0)  # nothing runs until this thread waits
+    try:
+        thread = threads.begin("ws-hub:test:1", seen.append, "ran")
+        assert seen == [] and thread.is_alive()
+        assert thread in threading.enumerate()
+        assert threads.join(thread, TIMEOUT) and seen == ["ran"]
+        assert not thread.is_alive()
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_wait_for_a_thread_that_does_not_run_is_bounded() -> None:
+    gate = threading.Lock()
+    with gate:
+        thread = threads.begin("ws-hub:test:1", gate.acquire)
+        assert not threads.join(thread, 0.0)
+        assert not threads.join(thread, 0.01)
+    assert threads.join(thread, TIMEOUT)
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])

@@ -378,7 +378,7 @@ class Connection:
 
         Threads: the thread that made the connection; does not wait.
         """
-        self._thread = threads.start(f"ws-hub:reader:{self.id}", self.run)
+        self._thread = threads.begin(f"ws-hub:reader:{self.id}", self.run)
 
     def join(self, timeout: float) -> bool:
         """Wait until the reader thread has ended; return whether it has.

@@ -356,7 +356,7 @@ class _ThreadingServer(WSGIServer):
         number = next(self._numbers)
         self._keep(number, request)
         try:
-            thread = threads.start(
+            thread = threads.begin(
                 f"ws-hub:request:{number}", self._serve, number, request, client_address
             )
         except RuntimeError as error:  # can't start new thread
