@@ -43,6 +43,7 @@ from ws_hub.connection.poller import Poller
 from ws_hub.hub import history, memory
 from ws_hub.mask import patterns
 from ws_hub.process import launch, samples, session
+from ws_hub.process.process import Process
 
 __all__ = [
     "LibcSend",
@@ -68,6 +69,7 @@ __all__ = [
     "numbers_reserved",
     "other_ring",
     "patched",
+    "patient_histories",
     "pattern_bounds",
     "published_remembered",
     "reused",
@@ -75,6 +77,8 @@ __all__ = [
     "ring_from",
     "sends_by_libc",
     "short_writes",
+    "time_is_up",
+    "was_quiet",
     "without_libc",
     "without_libc_send",
     "without_proc",
@@ -332,6 +336,16 @@ def no_look_before() -> None:
     samples._processes.forget()
 
 
+def time_is_up(process: Process) -> None:
+    """Have the timeout of a program be over; it looks at that behind each output."""
+    process._watch._timeout_at = 0.0
+
+
+def was_quiet(process: Process, seconds: float) -> None:
+    """Have the last output of a program be older."""
+    process._watch._quiet_since -= seconds
+
+
 def looks_cost(times: float) -> AbstractContextManager[None]:
     """Have a look at all processes serve for so many times what it has cost."""
     return patched(samples, "_REST", times)
@@ -453,6 +467,14 @@ def after_reserving(function: Callable[[], object]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def patient_histories(seconds: float) -> Iterator[None]:
+    """Have histories that are opened in the block wait longer: for a file, for their server."""
+    with patched(sqlite_file, "_PATIENCE", seconds):
+        with broker_times(answer=seconds, patience=seconds):
+            yield
+
+
+@contextlib.contextmanager
 def pattern_bounds(
     patience: int = 2048, window: int = 8192, remembered: int = 8192
 ) -> Iterator[None]:
@@ -473,9 +495,11 @@ def broker_times(
     room: int | None = None,
     patience: float = 2.0,
     settling: float = 30.0,
+    answer: float = 3.0,
 ) -> Iterator[None]:
-    """Have a RedisBackplane wait less: for an answer, a process, and its server; in seconds.
+    """Have a RedisBackplane wait less: for a sign of life, a process, its server; in seconds.
 
+    One that is made in the block waits `answer` for each answer of the server.
     `room` is how many bytes wait for a receiver. Its history tries for `patience` to keep
     messages, for `settling` where they may be kept.
     """
@@ -490,6 +514,7 @@ def broker_times(
             (redis_sender, "_MOST_AGE", age),
             (redis_links, "_PATIENCE", patience),
             (redis_links, "_SETTLING", settling),
+            (redis_server, "_TIMEOUT", answer),
         ):
             stack.enter_context(patched(owner, name, value))
         if room is not None:

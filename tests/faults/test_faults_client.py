@@ -404,7 +404,7 @@ def test_fault_50_retry_after_is_waited_for_and_a_close_does_not_wait() -> None:
     handler = answer("HTTP/1.1 429 Slow down\r\nRetry-After: 600\r\n\r\n")
     with RawServer(handler) as server, Seen(server.url).start() as seen:
         seen.wait("error")
-        seen.close_within_a_second()
+        seen.close_at_once()
         assert server.accepted == 1
 
 
@@ -674,7 +674,7 @@ def test_tls_with_the_right_name_works_and_large_messages_pass_both_ways(
             for text in texts:
                 seen.client.send(Message("event", data=text))
             seen.wait_data(*texts)
-            seen.close_within_a_second()
+            seen.close_at_once()
 
 
 @pytest.mark.parametrize("wrong", ["name", "authority"])
@@ -966,11 +966,9 @@ def test_fault_42_without_a_thread_to_connect_the_start_says_so(
 
 
 def leaves_nothing(seen: Seen) -> None:
-    seen.close_within_a_second()
+    seen.close_at_once()
     own = ("ws-hub:connect:", "ws-hub:receive:")  # no test has another client
-    wait_until(
-        lambda: not [each for each in threading.enumerate() if each.name.startswith(own)], 1.0
-    )
+    wait_until(lambda: not [each for each in threading.enumerate() if each.name.startswith(own)])
     assert seen.client.state is ConnectionState.DISCONNECTED
 
 
@@ -992,7 +990,7 @@ def test_fault_58_close_during_a_name_lookup(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with Seen("ws://example.test/").connect() as seen:
         assert asked.wait(TIMEOUT)
-        seen.close_within_a_second()
+        seen.close_at_once()
         assert seen.outcome() is None
         answered.set()  # the lookup's own thread ends with its answer
 
@@ -1069,7 +1067,7 @@ def test_fault_58_close_inside_a_callback(callback: str) -> None:
 
         def close(event: tuple[Any, ...]) -> None:
             if event[0] == callback:
-                seen.close_within_a_second()
+                seen.close_at_once()
                 closed.set()
 
         seen.hook = close
@@ -1098,7 +1096,7 @@ def test_fault_36_58_close_while_a_callback_blocks() -> None:
         seen.hook = block
         seen.connect()
         assert inside.wait(TIMEOUT)
-        seen.close_within_a_second()
+        seen.close_at_once()
         assert seen.client.state is ConnectionState.DISCONNECTED
         leave.set()
         assert seen.outcome() is None
@@ -1122,7 +1120,7 @@ def test_fault_58_close_while_the_queue_is_full() -> None:
         seen.start()
         assert inside.wait(TIMEOUT)
         await_inside("ws-hub:receive", Inbox.offer, threading.Condition.wait)
-        seen.close_within_a_second()
+        seen.close_at_once()
         leave.set()
         leaves_nothing(seen)
         assert len(seen.messages()) == 1

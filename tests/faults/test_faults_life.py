@@ -121,6 +121,7 @@ def everywhere(call: Act, act: Act, around: Callable[[], object] = lambda: None)
     while interrupt(call, number, act):
         around()
         number += 1
+        _gets_on.set()
     return number
 
 
@@ -128,10 +129,24 @@ def threads_named(name: str) -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith(name)]
 
 
+_gets_on = threading.Event()  # set behind each call of `everywhere`
+
+
 def bounded(function: Act) -> None:
-    """Run something that may hang on a thread of its own."""
-    with at_once(function):
-        pass
+    """Run something that may hang on a thread of its own, for as long as it gets on."""
+
+    def run() -> None:
+        nonlocal is_over
+        try:
+            function()
+        finally:
+            is_over = True
+            _gets_on.set()
+
+    is_over = False
+    with at_once(run):
+        while not is_over and _gets_on.wait(TIMEOUT):
+            _gets_on.clear()
 
 
 # --- 63: publishing ------------------------------------------------------------------------
@@ -499,7 +514,7 @@ def test_fault_63_a_listener_that_a_finaliser_closes_needs_no_room(
 # --- 64: printing and logging --------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)  # each line of the code that prints is interrupted once
+@pytest.mark.timeout(900)  # thousands of calls, each interrupted at another place
 @pytest.mark.parametrize("text", ["outer\n", "outer 1\nouter 2\n", "\router\n"])
 def test_fault_64_a_print_within_a_print_is_a_line_of_its_own(text: str, still: Still) -> None:
     hub = still()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import resource
@@ -11,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -813,20 +811,15 @@ def unread(*argv: str) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.DEVNULL,
     ) as command:
         assert command.stdout is not None
-        size = fcntl.fcntl(command.stdout, fcntl.F_GETPIPE_SZ)
         try:
-            wait_until(lambda: _waiting(command.stdout) > size - select.PIPE_BUF, BOUND)
+            with open(f"/proc/self/fd/{command.stdout.fileno()}", "wb") as written:
+                # Not by its bytes: of what is shorter than a page, each may take one.
+                wait_until(lambda: not select.select([], [written], [], 0)[1], BOUND)
             yield command
         finally:
             command.kill()
 
 
-def _waiting(pipe: Any) -> int:
-    count = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
-    return int.from_bytes(count, sys.byteorder)
-
-
-# As much at a time as is waited for, or pages of the pipe would stand half empty.
 FLOOD = ["sh", "-c", "yes $(printf %04095d 1)"]
 
 
@@ -853,7 +846,7 @@ def test_fault_086_tail_ends_by_a_signal_although_its_output_is_not_read() -> No
 def test_fault_086_up_ends_by_a_signal_although_its_output_is_not_read(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    procfile = tmp_path / "Procfile"  # each line is a page of the pipe, with its name before it
+    procfile = tmp_path / "Procfile"
     procfile.write_text("a: yes $(printf %04091d 1)\nb: sleep 0.5\n", encoding="utf-8")
     with unread("up", "--port", "0", "--keep-going", str(procfile)) as command:
         with pytest.raises(subprocess.TimeoutExpired):

@@ -120,11 +120,11 @@ class Seen:
         wait_until(lambda: len(self.data(kind)) >= len(data), what=f"{data}; got {self.data(kind)}")
         assert self.data(kind) == list(data)
 
-    def close_within_a_second(self) -> float:
+    def close_at_once(self) -> None:
+        """Close the client, which waits for no server, callback or lookup.
+
+        They may take ten seconds or more; that a close takes one is a matter of a quiet machine.
+        """
         begin = time.monotonic()
         self.client.close()
-        took = time.monotonic() - begin
-        # Far below every timeout that it could have waited for. That it is a second is a
-        # matter of a quiet machine: no test fails by the clock.
-        assert took < 5.0, took
-        return took
+        assert time.monotonic() - begin < 10.0

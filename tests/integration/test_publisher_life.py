@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,12 +223,11 @@ def test_a_server_that_hangs_holds_up_the_first_use_no_longer_than_told(
 ) -> None:
     server.stop()
     try:
-        with Publisher(server.url(), timeout=0.3) as publisher:
-            began = time.monotonic()
+        with broker_times(answer=60.0), Publisher(server.url(), timeout=0.3) as publisher:
             for timeout in (0, None, 0):
+                # Not "is not reached": that is known after the time for an answer.
                 with pytest.raises(NotConnected, match="not begun within"):
                     publisher.send_error("lost", timeout=timeout)
-            assert time.monotonic() - began < 3  # the server's own bound, of one of them
     finally:
         server.go_on()
 

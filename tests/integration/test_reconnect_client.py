@@ -374,7 +374,7 @@ def test_connect_returns_when_the_client_is_closed_and_the_server_is_told() -> N
     with RawServer(serve) as server, Seen(server.url).connect() as seen:
         seen.connected()
         seen.wait("connect")
-        seen.close_within_a_second()
+        seen.close_at_once()
         assert seen.outcome() is None
         assert seen.of("disconnect") == [("disconnect", 1000, "", False)]
         assert seen.client.state is ConnectionState.DISCONNECTED

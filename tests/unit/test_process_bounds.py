@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.interventions import time_is_up, was_quiet
 from tests.programs import DEAF, is_alive, python
 from tests.recorder import Recorder
 from tests.support import TIMEOUT
 from ws_hub.errors import ConfigError, HubFull
-from ws_hub.process.process import Process, run_process
+from ws_hub.process.process import Process, find_process, run_process
 from ws_hub.process.usage import Usage
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
@@ -24,6 +25,19 @@ MEGABYTE = 1 << 20
 
 def start(hub: Recorder, argv: list[str], **options: Any) -> Process:
     return run_process(hub, argv, "p", **options)  # type: ignore[arg-type]
+
+
+def running(hub: Recorder) -> Process:
+    """Return the program, also while its start has yet to return."""
+    process = find_process(hub, "p")  # type: ignore[arg-type]
+    assert process is not None
+    return process
+
+
+def start_and_time_out(hub: Recorder, argv: list[str], **options: Any) -> Process:
+    """Start a program whose timeout is over when it has printed its first line."""
+    hub.on_publish = lambda message: message.type == "process_output" and time_is_up(running(hub))
+    return start(hub, argv, timeout=4 * TIMEOUT, **options)
 
 
 def our_peak() -> int:
@@ -49,18 +63,19 @@ def test_a_program_that_handles_sigterm_ends_with_its_own_code_and_the_reason(
 ) -> None:
     code = """
         import signal, sys
-        signal.signal(signal.SIGTERM, lambda *_: [print("tidy"), sys.exit(7)])
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         print("begun", flush=True)
-        while True:
-            signal.pause()
+        signal.sigwait([signal.SIGTERM])
+        print("tidy")
+        sys.exit(7)
     """
-    assert start(hub, python(code), timeout=1.0).wait(TIMEOUT) == 7
+    assert start_and_time_out(hub, python(code)).wait(TIMEOUT) == 7
     assert hub.lines() == ["begun", "tidy"]
     assert last(hub) == {"status": "exited", "exitCode": 7, "reason": "timeout"}
 
 
 def test_a_program_that_ignores_sigterm_is_killed_after_the_grace(hub: Recorder) -> None:
-    process = start(hub, python(DEAF), timeout=1.0, grace=0.1)
+    process = start_and_time_out(hub, python(DEAF), grace=0.1)
     assert process.wait(TIMEOUT) == -9
     assert last(hub)["reason"] == "timeout"
     assert hub.lines() == ["deaf"]
@@ -68,7 +83,7 @@ def test_a_program_that_ignores_sigterm_is_killed_after_the_grace(hub: Recorder)
 
 def test_all_that_it_has_started_ends_at_the_timeout(hub: Recorder) -> None:
     code = "set -m; sleep 300 & echo $!; wait"
-    process = start(hub, ["bash", "-c", code], timeout=0.5, grace=1.0)
+    process = start_and_time_out(hub, ["bash", "-c", code], grace=1.0)
     process.wait(TIMEOUT)
     assert not is_alive(int(hub.lines()[0]))
 
@@ -89,34 +104,33 @@ def test_output_postpones_the_idle_timeout(hub: Recorder) -> None:
 
 
 def test_a_program_that_waits_for_the_hub_is_not_idle(hub: Recorder) -> None:
-    refused = threading.Event()
-    fed_up = threading.Semaphore(0)
+    waits, taken = 0, threading.Event()
 
     def refuse(message: Any) -> None:
-        if message.data == "x" and not refused.is_set():
-            # A second of waits for the hub, each shorter than the bound.
-            if not fed_up.acquire(timeout=0.05):
-                raise HubFull("full")
-            refused.set()
+        nonlocal waits
+        if message.data == "x" and waits < 3:
+            waits += 1
+            was_quiet(running(hub), 10 * TIMEOUT)
+            raise HubFull("full")
+        if message.data == "x":
+            taken.set()
 
     hub.on_publish = refuse
-    timer = threading.Timer(1.0, fed_up.release)
-    timer.start()
-    process = start(hub, ["sh", "-c", "echo x; echo y"], idle_timeout=0.3)
-    assert process.wait(TIMEOUT) == 0
-    timer.join()
-    assert refused.is_set()
-    assert hub.lines() == ["x", "y"]
+    with start(hub, ["sh", "-c", "echo x; sleep 60"], idle_timeout=4 * TIMEOUT) as process:
+        assert taken.wait(TIMEOUT)
+    assert waits == 3
+    assert hub.lines() == ["x"]
     assert process.reason == ""
 
 
 def test_a_timeout_ends_a_program_that_waits_for_the_hub(hub: Recorder) -> None:
     def refuse(message: Any) -> None:
-        if message.data == "y" and process.reason == "":
+        if message.data == "y" and running(hub).reason == "":
+            time_is_up(running(hub))
             raise HubFull("full")
 
     hub.on_publish = refuse
-    process = start(hub, ["sh", "-c", "echo y; sleep 60"], timeout=0.5)
+    process = start(hub, ["sh", "-c", "echo y; sleep 60"], timeout=4 * TIMEOUT)
     assert process.wait(TIMEOUT) == -15
     assert last(hub)["reason"] == "timeout"
     assert hub.lines() == ["y"]
