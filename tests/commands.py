@@ -16,7 +16,7 @@ from tests.support import RawPeer, wait_until
 __all__ = ["BOUND", "ROOT", "Command", "command", "run", "viewer"]
 
 ROOT = Path(__file__).resolve().parents[1]
-BOUND = 20.0  # a Python that starts on a busy machine, and a few seconds of grace inside
+BOUND = 40.0  # a Python that starts on a busy machine, and a few seconds of grace inside
 
 
 class Command:

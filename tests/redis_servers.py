@@ -92,7 +92,14 @@ class RedisProcess:
         """Return the answer to a command, as the first line and what follows of it."""
         with socket.create_connection((self.host, self.port), TIMEOUT) as sock:
             sock.sendall(b"".join(_packed(words)))
-            return sock.recv(65536)
+            answer = sock.recv(65536)
+            if answer[:1] == b"$" and not answer.startswith(b"$-1"):  # a text, which may be long
+                while b"\r\n" not in answer or len(answer) < _size_of(answer):
+                    more = sock.recv(65536)
+                    if not more:
+                        raise EOFError("the server ended within its answer")
+                    answer += more
+            return answer
 
     def kill(self) -> None:
         """Kill it, and wait for its end."""
@@ -180,6 +187,12 @@ def has_tls(name: str) -> bool:
         [SERVERS[name], *settings], capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
     return "Failed to configure TLS" in done.stdout
+
+
+def _size_of(answer: bytes) -> int:
+    """Return the bytes of an answer that is a text, by its first line."""
+    head, _, _ = answer.partition(b"\r\n")
+    return len(head) + 2 + int(head[1:]) + 2
 
 
 def _packed(words: tuple[str, ...]) -> Iterator[bytes]:

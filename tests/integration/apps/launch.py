@@ -23,7 +23,7 @@ from tests.support import TIMEOUT, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
-START = 20  # seconds: for a Python process on a busy machine
+START = 40  # seconds: for a Python process on a busy machine
 
 GUNICORN = {
     "gthread": ["--worker-class", "gthread", "--threads", "2"],
