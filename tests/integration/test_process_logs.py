@@ -8,9 +8,11 @@ import http.client
 import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import tracemalloc
 import zlib
@@ -61,8 +63,32 @@ class Site:
 
     def run(self, program: str, process_id: str, **options: Any) -> Any:
         process = self.hub.run_process([sys.executable, "-c", program], process_id, **options)
+        self.ends(process)
+        return process
+
+    def run_in_steps(self, program: str, process_id: str, *texts: str, **options: Any) -> None:
+        """Run a program that waits by `step()` until each of some texts has been read."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "step"
+            os.mkfifo(path)  # and not its input, which a terminal would show
+            head = f"step = lambda: open({str(path)!r}).read()\n"
+            read: queue.Queue[str] = queue.Queue()
+            process = self.hub.run_process(
+                [sys.executable, "-c", head + program],
+                process_id,
+                on_line=lambda text, stream: read.put(text),
+                **options,
+            )
+            for text in texts:
+                while read.get(timeout=TIMEOUT) != text:
+                    pass
+                path.open("w").close()
+            self.ends(process)
+
+    def ends(self, process: Any) -> None:
+        """Wait until a program has ended, and its channel has its exit status."""
         process.wait(TIMEOUT)
-        channel = self.hub.process_channel(process_id)
+        channel = self.hub.process_channel(process.process_id)
 
         def is_kept() -> bool:
             last = self.hub.history(channel, last=1).messages
@@ -71,7 +97,6 @@ class Site:
             )
 
         wait_until(is_kept)
-        return process
 
     def get(
         self, process_id: str, query: str = "", method: str = "GET", **headers: str
@@ -233,7 +258,8 @@ def test_lines_are_in_the_file_while_the_program_runs(site: Site, tmp_path: Path
     for process in processes:
         answer = wait_until(lambda id=process.process_id: site.page(id)["lines"] or None)  # type: ignore[misc]
         assert plain(answer) == [{"line": 1, "text": "first"}]
-        assert site.page(process.process_id)["status"] == {"status": "running"}
+        status = site.page(process.process_id)["status"]
+        assert without_usage(status) == {"status": "running"}
         process.close()
 
 
@@ -588,11 +614,11 @@ def test_a_log_that_is_replaced_is_read_anew(site: Site) -> None:
 # --- streams and times ---------------------------------------------------------------------
 
 TWO = """
-import sys, time
+import sys
 print('one', flush=True)
-time.sleep(0.3)
+step()
 print('error: two', file=sys.stderr, flush=True)
-time.sleep(0.3)
+step()
 print('three', flush=True)
 """
 
@@ -600,7 +626,8 @@ print('three', flush=True)
 @pytest.mark.parametrize("where", ["log", "log.gz", "history"])
 def test_each_line_has_its_stream_and_the_time_at_which_it_was_read(site: Site, where: str) -> None:
     before = datetime.datetime.now(datetime.UTC)
-    site.run(TWO, "a", log=None if where == "history" else f"a.{where}")
+    log = None if where == "history" else f"a.{where}"
+    site.run_in_steps(TWO, "a", "one", "error: two", log=log)
     after = datetime.datetime.now(datetime.UTC)
     lines = site.hub.read_log("a").lines
     assert [(line.text, line.stream) for line in lines] == [
@@ -635,7 +662,7 @@ def outputs(site: Site, process_id: str) -> list[Any]:
 def test_another_process_reads_the_streams_and_times_beside_a_log(
     site: Site, tmp_path: Path
 ) -> None:
-    site.run(TWO, "a", log=True)
+    site.run_in_steps(TWO, "a", "one", "error: two", log=True)
     with Site(tmp_path / "logs") as other:
         answer = other.page("a")
         assert answer["status"] is None
@@ -672,12 +699,11 @@ def test_no_other_file_is_taken_for_times(
 
 def test_a_row_that_is_drawn_anew_has_the_time_of_its_last_text(site: Site) -> None:
     program = """
-import sys, time
 print('one\\ntwo', flush=True)
-time.sleep(0.3)
+step()
 print('\x1b[2A\x1b[2KONE\\n', flush=True)
 """
-    site.run(program, "a", log=True, pty=True)
+    site.run_in_steps(program, "a", "two", log=True, pty=True)
     one, two = site.hub.read_log("a").lines
     assert (one.text, two.text) == ("ONE", "two")
     assert one.time is not None and two.time is not None and one.time > two.time
