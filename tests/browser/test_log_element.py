@@ -34,6 +34,7 @@ AT_END = f"{SCROLLER}.scrollHeight - {SCROLLER}.scrollTop - {SCROLLER}.clientHei
 MORE = f"{ROOT}.querySelector('button')"
 STATE = f"{ROOT}.querySelector('#state').textContent"
 KIND = f"{ROOT}.querySelector('#state').className"
+ROW = "(text) => ({runs: [{text, style: null}]})"
 
 
 @pytest.fixture
@@ -568,3 +569,20 @@ def test_a_gap_is_never_within_a_folded_group(page: Page, hub: Hub, show: Show) 
     page.wait_for(f"{SHOWN}.at(-1) === 'y'")
     rows_shown = f"[...{ROOT}.querySelectorAll('.row .text')].map((text) => text.textContent)"
     assert page.eval(rows_shown) == ["::group::A", "a gap", "y"]
+
+
+def test_the_note_of_lines_that_were_loaded_stays_away_when_groups_unfold(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    show('<ws-hub-log channel="process:build" groups="folded"></ws-hub-log>')
+    page.eval(
+        f"const view = {SCROLLER}.logView, row = {ROW};"
+        "for (const text of ['::group::A', 'x']) view.append(row(text));"
+        "const id = view.append({kind: 'note', gap: true, runs: [{text: 'a gap', style: null}]});"
+        "view.append(row('y')); view.loaded(id)"
+    )
+    rows_shown = f"[...{ROOT}.querySelectorAll('.row .text')].map((text) => text.textContent)"
+    page.wait_for(f"{rows_shown}.join() === '::group::A,y'")
+    page.eval(f"{ROOT}.querySelector('.fold').click()")
+    page.wait_for(f"{rows_shown}.length > 2")
+    assert page.eval(rows_shown) == ["::group::A", "x", "y"]

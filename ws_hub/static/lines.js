@@ -25,8 +25,9 @@ const STDERR = 2;
 const GAP = 4; // a note of what is missing
 export const FOLDED = 8; // hidden, with others that stand behind a heading
 export const FILTERED = 16; // hidden: the reader has asked for others
-export const HIDDEN = FOLDED | FILTERED;
 const COUNTED = 32; // its number is where it stands, and grows with lines that come in front of it
+const GONE = 64; // hidden for good: a note that is not true any more
+export const HIDDEN = FOLDED | FILTERED | GONE;
 
 const NOTHING = Object.freeze({lines: 0, messages: 0});
 const UNMARKED = Object.freeze([]);
@@ -198,7 +199,7 @@ export class LineStore {
    * - `kind`: "" for a line; "note" for what stands between lines; others are CSS classes of lines;
    * - `number` of the line (counted without one), `total`: how many lines there are with it;
    * - `time`: microseconds since 1970, or null; `stderr`: whether it was written there;
-   * - `cut`: characters of the line that are left out; `folded`: it is hidden at first;
+   * - `cut`: characters of the line that are left out; `folded`: it is hidden at first; `gone`: for good;
    * - `marks`: sections that begin or end with the line (ansi.js);
    * - of a note `gap`, whether something is missing there, `missed`: `{lines, messages}` of it.
    */
@@ -358,7 +359,7 @@ export class LineStore {
 
   _fill(chunk, index, entry) {
     const {runs, kind = "", number = 0, time = null, stderr = false, cut = 0, gap = false} = entry;
-    const {counted = false, folded = false, missed = NOTHING, marks = UNMARKED} = entry;
+    const {counted = false, folded = false, gone = false, missed = NOTHING, marks = UNMARKED} = entry;
     let text = textOf(runs);
     if (text.includes("\n")) text = text.replaceAll("\n", " "); // an event may have any name
     const before = chunk.lengths[index] + RUN_SIZE * (chunk.spans[index]?.length ?? 0);
@@ -370,7 +371,7 @@ export class LineStore {
     chunk.times[index] = time ?? NaN;
     chunk.kinds[index] = this._kind(kind);
     const filtered = chunk.flags[index] & FILTERED;
-    chunk.flags[index] = (kind === "note" && NOTE) | (stderr && STDERR) | (gap && GAP) | (folded && FOLDED) | (counted && COUNTED) | filtered;
+    chunk.flags[index] = (kind === "note" && NOTE) | (stderr && STDERR) | (gap && GAP) | (folded && FOLDED) | (counted && COUNTED) | (gone && GONE) | filtered;
     const id = chunk.ids[index];
     if (cut || missed !== NOTHING || marks.length) (chunk.extras ??= new Map()).set(id, {cut, missed, marks});
     else chunk.extras?.delete(id);

@@ -230,7 +230,7 @@ export class LogView {
 
   /** What a note says was passed over is here: the note goes. */
   loaded(note) {
-    this.store.replace(note, {kind: "note", runs: [], folded: true});
+    this.store.replace(note, {kind: "note", runs: [], gone: true});
     this._schedule();
   }
 
