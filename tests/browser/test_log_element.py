@@ -571,6 +571,29 @@ def test_a_gap_is_never_within_a_folded_group(page: Page, hub: Hub, show: Show) 
     assert page.eval(rows_shown) == ["::group::A", "a gap", "y"]
 
 
+@pytest.mark.parametrize("end", [[], ["::endgroup::", "behind"]])
+def test_a_group_whose_title_goes_before_it_is_drawn_hides_nothing(
+    page: Page, hub: Hub, show: Show, end: list[str]
+) -> None:
+    show('<ws-hub-log channel="process:build" lines="10" groups="folded"></ws-hub-log>')
+    lines = ["::group::A", *(f"line {number}" for number in range(30)), *end]
+    page.eval(f"{json.dumps(lines)}.map({ROW}).forEach((row) => {SCROLLER}.logView.append(row))")
+    page.wait_for(f"{SHOWN}.length > 5 && {SHOWN}.at(-1) === {json.dumps(lines[-1])}")
+    assert page.eval(f"{SHOWN}.length === {LINES}.length")
+
+
+def test_a_title_that_changes_before_it_is_drawn_hides_nothing(
+    page: Page, hub: Hub, show: Show
+) -> None:
+    show('<ws-hub-log channel="process:build" groups="folded"></ws-hub-log>')
+    page.eval(
+        f"const [title, ...rows] = ['::group::A', 'x', 'y'].map({ROW}), view = {SCROLLER}.logView;"
+        f"const id = view.append(title); rows.forEach((row) => view.append(row));"
+        f"view.replace(id, ({ROW})('no title'))"
+    )
+    page.wait_for(f"{SHOWN}.join() === 'no title,x,y'")
+
+
 def test_the_note_of_lines_that_were_loaded_stays_away_when_groups_unfold(
     page: Page, hub: Hub, show: Show
 ) -> None:

@@ -299,15 +299,15 @@ def test_only_a_group_that_is_listed_hides_lines(folder: Path) -> None:
     const groups = new Groups();
     groups.setMode("folded");
     const take = (number) => groups.take({number, id: number, text: "::group::"});
-    const shown = [groups.hides];
+    const shown = [groups.hiding !== null];
     take(1);
-    shown.push(groups.hides);
+    shown.push(groups.hiding !== null);
     groups.forget((id) => id > 1);
-    shown.push(groups.hides);
+    shown.push(groups.hiding !== null);
     for (let number = 2; number <= 10001; number++) take(number);
-    shown.push(groups.hides);
+    shown.push(groups.hiding !== null);
     take(10002); // one too many
-    shown.push(groups.hides);
+    shown.push(groups.hiding !== null);
     return shown;
     """
     assert run(folder, program, None) == [False, True, False, True, False]

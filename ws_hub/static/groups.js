@@ -164,12 +164,13 @@ export class Groups {
     this._changed();
   }
 
-  /** Whether the next line is hidden, unless it ends what hides it. */
-  get hides() {
+  /** The outermost group that hides the next line, unless that ends it; null where none does. */
+  get hiding() {
+    let found = null;
     for (let node = this._recent.context?.open; node; node = node.below) {
-      if (this.isFolded(node.group)) return true;
+      if (this.isFolded(node.group)) found = node.group;
     }
-    return false;
+    return found;
   }
 
   /** Whether a line of a group is an error. */

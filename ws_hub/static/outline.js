@@ -86,7 +86,7 @@ export class Outline {
 
   _reset() {
     clearTimeout(this._timer);
-    this._applied = []; // [first, last]: ids of the folded groups whose rows are hidden
+    this._applied = []; // [first, last]: ids of the folded groups that have rows hidden
     this._dropped = 0; // rows that the view has let go
     this._seen = new WeakSet(); // elements of texts that have their links
     this._dirty = true;
@@ -123,12 +123,14 @@ export class Outline {
 
   /** Whether the next row is hidden when it comes. */
   get hides() {
-    return this.groups.hides;
+    return this.groups.hiding !== null;
   }
 
   added(id, entry) {
+    const {hiding} = this.groups; // with the row, whatever becomes of the group before the next frame
+    if (hiding && this._applied.at(-1)?.[0] !== hiding.first) this._applied.push([hiding.first, null]);
     add(this._lines, id, entry);
-    if (this.groups.hides) this._view.redecorate(); // it has a line more
+    if (this.groups.hiding) this._view.redecorate(); // it has a line more
   }
 
   inserted(id, entry, behind) {
