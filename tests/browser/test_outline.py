@@ -258,6 +258,59 @@ def test_lines_that_are_loaded_later_have_their_groups_and_errors_in_place(
     ]
 
 
+# While lines are looked through anew, some at a time, a few only: on a clock that runs fast.
+IN_SLICES = f"""
+    const view = {LOG}.logView, {{outline, store}} = view;
+    const own = performance.now.bind(performance);
+    let ahead = 0;
+    performance.now = () => own() + (ahead += 10);
+    const wait = async (is) => {{ while (!is()) await new Promise((go) => setTimeout(go)); }};
+    const row = (text) => ({{runs: [{{text, style: null}}]}});
+    const put = (texts) => texts.map((text) => view.append(row(text)));
+    const lines = (count) => Array.from({{length: count}}, (_, n) => `line ${{n}}`);
+    const lookAnew = () => {{ view.prepend([row("older")], 1); }};
+    const lookedAt = (id) => store.position(outline._building?.last) > store.position(id);
+"""
+
+
+def test_a_title_that_goes_while_lines_are_looked_through_hides_nothing(
+    page: Page, site: Site
+) -> None:
+    page.open(site.url)
+    page.eval(
+        f"""(async () => {{ {IN_SLICES}
+          outline.setMode("folded");
+          const ids = put(["::group::A", ...lines(5000)]);
+          lookAnew();
+          await wait(() => lookedAt(ids[1500]));
+          store.maxLines = store.count - 100; // the title goes, and lines that have been looked at
+          put(["the last that the group has"]);
+          outline.draw(); // as a frame does
+          await wait(() => !outline._building);
+          put(["new"]);
+        }})()"""
+    )
+    page.wait_for(f"{SHOWN}.at(-1) === 'new'")
+    assert page.eval(f"{LOG}.logView.outline.groups.list") == []
+
+
+def test_a_row_that_comes_between_others_while_they_are_looked_through_is_looked_at(
+    page: Page, site: Site
+) -> None:
+    page.open(site.url)
+    found = page.eval(
+        f"""(async () => {{ {IN_SLICES}
+          const ids = put([...lines(700), "::group::A", "::error::x", ...lines(900)]);
+          lookAnew();
+          await wait(() => lookedAt(ids[850]));
+          view.insert(row("::error::between"), ids[650]); // into a chunk that is full
+          await wait(() => !outline._building);
+          return [outline.groups.list, outline.notes.list].map((list) => list.length);
+        }})()"""
+    )
+    assert found == [1, 2]
+
+
 # --- links ---------------------------------------------------------------------------------
 
 ANCHORS = """[...document.querySelectorAll(".text a, .problems a")].map((link) =>

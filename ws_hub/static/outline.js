@@ -92,7 +92,7 @@ export class Outline {
     this._dirty = true;
     this._told = ""; // of what `onChange` was told
     this._current = 0; // id of the line of the error or warning that was gone to last
-    this._building = null; // {analysis, chunk, index, changed}: all lines, looked through anew
+    this._building = null; // {analysis, last, changed}: all lines, looked through anew, up to that row
     this._before = 0; // rows that came in front and have not been looked through
   }
 
@@ -136,7 +136,9 @@ export class Outline {
   inserted(id, entry, behind) {
     const {store} = this._view;
     const place = store.at(store.position(id) - 1);
-    this._lines.insert(id, entry, place?.chunk.ids[place.index], behind);
+    const before = place?.chunk.ids[place.index];
+    this._lines.insert(id, entry, before, behind);
+    this._building?.analysis.insert(id, entry, before, behind); // unless it is to come there
     this._applied = this._applied.map(([first]) => [first, -1]); // the row may be in one of them
     this._dirty = true;
   }
@@ -157,7 +159,7 @@ export class Outline {
 
   _build() {
     this._before = 0;
-    this._building = {analysis: this._analysis(), chunk: this._view.store.chunks[0], index: 0, changed: new Set()};
+    this._building = {analysis: this._analysis(), last: 0, changed: new Set()};
     this._slice();
   }
 
@@ -167,21 +169,23 @@ export class Outline {
     const {chunks} = store;
     const end = performance.now() + SLICE;
     const building = this._building;
-    for (let at = chunks.indexOf(building.chunk); at < chunks.length; at++) {
-      if (at < 0) { // it was let go
-        this._build();
-        return;
-      }
-      const chunk = (building.chunk = chunks[at]);
-      while (building.index < chunk.count) {
-        const row = store.read(chunk, building.index++);
+    const place = store.locate(building.last);
+    if (building.last && !place) { // it was let go
+      this._build();
+      return;
+    }
+    let index = place ? place.index + 1 : 0;
+    for (const chunk of chunks.slice(place ? chunks.indexOf(place.chunk) : 0)) {
+      while (index < chunk.count) {
+        const row = store.read(chunk, index++);
         add(building.analysis, row.id, row);
-        if (building.index % 32 === 0 && performance.now() > end) {
+        building.last = row.id;
+        if (index % 32 === 0 && performance.now() > end) {
           this._timer = setTimeout(() => this._slice());
           return;
         }
       }
-      building.index = 0;
+      index = 0;
     }
     this._finish();
   }
@@ -195,6 +199,7 @@ export class Outline {
     }
     analysis.groups.adopt(this.groups);
     this._use(analysis);
+    this._dropped = -1; // titles may have been let go since they were looked at
     this._changed();
     if (this._before) this.prepended(0);
   }
