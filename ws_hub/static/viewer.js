@@ -22,7 +22,7 @@ import {HubClient} from "../ws_hub.js";
 
 const LIST_EVERY = 3000;
 const CAUGHT_UP_FOR = 6000;
-const PATIENCE = 200; // milliseconds in which a frame is drawn
+const PATIENCE = 2000; // milliseconds in which a frame is drawn, where any is
 const PROCESS = "process:";
 const FAR = 20000; // messages behind which the page passes over
 const FIRST = 200; // messages of the end of a log, which are seen at once; the others follow
@@ -211,7 +211,7 @@ async function loadGap(note, gap) {
 function seen() {
   return new Promise((done) => {
     requestAnimationFrame(() => setTimeout(done));
-    setTimeout(done, PATIENCE);
+    setTimeout(done, document.hidden ? 0 : PATIENCE);
   });
 }
 
