@@ -106,10 +106,11 @@ def test_a_second_press_ends_the_program(page: Page, site: Site, button: str, re
     page.open(site.url)
     process = run(site)
     page.wait_for(shown(button))
-    page.eval(f"{element(button)}.click()")
-    assert page.eval(f"{element(button)}.textContent").endswith(" now?")
+    said = f"{element(button)}.textContent"
+    assert page.eval(f"({element(button)}.click(), {said})").endswith(" now?")
     assert process.running
-    page.eval(f"{element(button)}.click()")
+    # The second press, or both anew where a slow machine comes too late for it.
+    page.eval(f"{said}.endsWith(' now?') || {element(button)}.click(); {element(button)}.click()")
     assert process.wait(TIMEOUT) < 0
     assert process.reason == reason
     page.wait_for(f"({SHOWN}).length === 0")
@@ -159,8 +160,8 @@ def test_nothing_is_meant_for_the_program_that_was_watched_before(
         page.eval(f"{other}.click()")
         page.wait_for(f"{shown('kill')} && document.title.includes('two')")
         assert page.eval(f"{element('kill')}.textContent") == "Kill"
-        page.eval(f"{element('kill')}.click()")
-        assert page.eval(f"{element('kill')}.textContent") == "Kill now?"
+        said = f"{element('kill')}.textContent"
+        assert page.eval(f"({element('kill')}.click(), {said})") == "Kill now?"
         assert two.running
 
         def holds() -> list[bool]:

@@ -94,6 +94,7 @@ def test_build_log_shows_a_build_to_a_visitor_who_comes_late(
         late.wait_for(f"{LOG}.includes('compiling parser')")
         for each in page, late:
             each.wait_for("result.textContent === 'built'")
+            each.wait_for(f"{LOG}.includes('exited 0')")  # at the next frame
             shown = each.eval(LOG)
             assert shown.count("compiling") == 5
             assert shown.count("100%") == shown.count("linking") == 1  # one bar, which moved

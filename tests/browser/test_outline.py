@@ -122,8 +122,7 @@ def test_sections_of_gitlab_and_redrawn_titles_of_a_real_program(page: Page, sit
     with site.hub.run_process(["sh", "-c", program], "build", pty=True) as process:
         process.wait()
     page.open(site.url)
-    page.wait_for("document.body.dataset.status === 'ok'")
-    page.wait_for(f"{HEADS}.length === 2")
+    page.wait_for(f"{SHOWN}.at(-1)?.startsWith('exited 0')")
     assert page.eval(HEADS) == [
         ["Prepare: 2 lines, 1 min 12 s", "false", "2 lines, 1 min 12 s"],
         ["New: 2 lines", "false", "2 lines"],
