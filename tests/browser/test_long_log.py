@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.browser import rows
 from tests.browser.chromium import Page
 from tests.browser.conftest import Site
+from tests.support import TIMEOUT
+from ws_hub import Hub, serve
+from ws_hub.page import page_app
 from ws_hub.testing import FaultProxy
 
 pytestmark = pytest.mark.browser
@@ -342,6 +347,34 @@ def test_an_expression_that_takes_for_ever_is_ended_and_the_page_stays_alive(
     page.eval("document.getElementById('query').value = ''")
     page.type("ne 7")
     page.wait_for(f"{FOUND} === '–/1'")
+
+
+def test_no_expression_takes_too_long_while_the_file_of_its_worker_is_loaded(page: Page) -> None:
+    sent = threading.Event()
+    with Hub() as hub:
+        pages = page_app(hub, channel="process:build")
+
+        def app(environ: dict[str, Any], start_response: Any) -> Any:
+            if "search_worker" in environ["PATH_INFO"]:
+                assert sent.wait(TIMEOUT)
+            return pages(environ, start_response)
+
+        with serve(hub, port=0, app=app) as server:
+            hub.send_process_output("build", "line 7")
+            page.open(f"http://127.0.0.1:{server.port}/")
+            page.wait_for(f"{LINES}.length === 1")
+            page.eval("document.getElementById('regex').click()")
+            page.eval(
+                "window.late = []; const own = setTimeout; window.setTimeout = (act, time) =>"
+                " (time === 3000 ? late.push(act) && 0 : own(act, time));"
+            )
+            page.key("/")
+            page.type("^line .$")
+            page.wait_for(f"{FOUND} === '…'")
+            page.eval("late.forEach((act) => act())")
+            assert page.eval(f"{VIEW}.searchError") == ""
+            sent.set()
+            page.wait_for(f"{FOUND} === '–/1'")
 
 
 # --- links to lines, and keys --------------------------------------------------------------

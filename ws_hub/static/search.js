@@ -71,6 +71,8 @@ class Expression {
     this._onMore = onMore;
     this._job = 0;
     this._asked = null; // {job, then}: what the worker is busy with
+    this._isReady = false; // whether it has begun: until then its file is loaded, however slowly
+    this._timer = 0;
     this._wanted = new Set(); // texts whose places are to be asked for
     this._known = new Map(); // text -> places
     this._worker = new Worker(new URL("./search_worker.js", import.meta.url), {type: "module"});
@@ -110,11 +112,20 @@ class Expression {
 
   _ask(question, then) {
     this._asked = {job: ++this._job, then};
-    this._timer = setTimeout(() => this._fail(TOO_LONG), PATIENCE);
+    if (this._isReady) this._startTimer();
     this._worker.postMessage({job: this._job, ...question});
   }
 
-  _answered({job, found}) {
+  _startTimer() {
+    this._timer = setTimeout(() => this._fail(TOO_LONG), PATIENCE);
+  }
+
+  _answered({ready, job, found}) {
+    if (ready) {
+      this._isReady = true;
+      if (this._asked?.job) this._startTimer();
+      return;
+    }
     if (this._asked?.job !== job) return;
     const {then} = this._asked;
     clearTimeout(this._timer);

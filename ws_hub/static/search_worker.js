@@ -2,7 +2,7 @@
  * when an expression takes for ever.
  *
  * In: `{source, flags}`, then `{job, chunks: [bytes or text, ...]}` for the lines that match, or
- * `{job, texts}` for where in them. Out: `{job, found}`.
+ * `{job, texts}` for where in them. Out: `{ready}` for the first, then `{job, found}`.
  */
 
 const decoder = new TextDecoder("utf-8", {ignoreBOM: true});
@@ -29,6 +29,7 @@ onmessage = ({data}) => {
   if (data.source !== undefined) {
     pattern = new RegExp(data.source, data.flags);
     patterns = new RegExp(data.source, `${data.flags}g`);
+    postMessage({ready: true});
   } else {
     postMessage({job: data.job, found: data.chunks ? data.chunks.map(matching) : data.texts.map(places)});
   }
