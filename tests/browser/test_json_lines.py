@@ -142,7 +142,7 @@ def test_keys_go_to_json_lines_and_open_them(page: Page, site: Site) -> None:
     texts = [f'{{"n":{n}}}' if n % 500 == 0 else f"line {n}" for n in range(1, 2001)]
     site.hub.send_process_lines("build", texts)
     page.open(site.url)
-    page.wait_for(f"{LINES}.length === 2000")
+    page.wait_for(f"{LINES}.length === 2000 && !{VIEW}.store.provisional")
     focused = "document.activeElement.ariaLabel"
     page.eval(f"{VIEW}.toStart()")
     for number in 500, 1000:
@@ -156,6 +156,9 @@ def test_keys_go_to_json_lines_and_open_them(page: Page, site: Site) -> None:
     page.key("J", shift=True)
     said = "document.getElementById('say').textContent"
     page.wait_for(f"{said} === 'No further JSON line near here.'")
+    # Lines that come in front give the others new numbers; the focus stays where it is.
+    page.eval(f"{VIEW}.prepend([{{runs: [{{text: 'older', style: null}}]}}], 1)")
+    page.wait_for(f"{focused} === 'Fields of line 501'")
 
 
 def test_what_is_long_is_shown_in_part_and_copied_whole(page: Page, site: Site) -> None:

@@ -391,7 +391,7 @@ export class LogView {
       node.setAttribute("role", "listitem");
       this._nodes.set(id, node);
       this._paint(node, chunk, index);
-    } else if (this._repaint || this._stale.has(id)) this._paint(node, chunk, index);
+    } else if (this._repaint || this._stale.has(id)) this._paintAgain(node, chunk, index);
     else if (this._redecorate) this._decorateRow(node, this.store.read(chunk, index));
     return node;
   }
@@ -460,6 +460,16 @@ export class LogView {
       text.after(rest);
     }
     this._decorateRow(node, row);
+  }
+
+  /** Paint a row that is in the document; what has the keyboard's focus in it keeps that. */
+  _paintAgain(node, chunk, index) {
+    const {activeElement: focused} = this.scroller.getRootNode();
+    const inRow = () => [...node.querySelectorAll("a, button")];
+    const order = inRow().indexOf(focused);
+    this._paint(node, chunk, index);
+    const same = inRow()[order];
+    if (same?.className === focused?.className) same?.focus({preventScroll: true});
   }
 
   _decorateRow(node, row) {
