@@ -477,6 +477,39 @@ def test_the_end_is_seen_first_and_what_is_before_it_follows(
     page.wait_for("document.querySelector('.row:last-child').dataset.n === '9001'")
 
 
+def test_a_connection_that_is_lost_while_older_lines_are_loaded_gives_no_wrong_numbers(
+    page: Page, site: Site
+) -> None:
+    site.hub.send_process_lines("build", [f"line {number}" for number in range(1, 5_001)])
+    page.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+            window.asked = 0; // pages of the history, of which none comes
+            const Own = WebSocket;
+            window.WebSocket = class extends Own {
+                send(text) {
+                    if (window.go || !text.includes('"history"')) super.send(text);
+                    else asked += 1;
+                }
+            };
+        """,
+    )
+    page.open(site.url)
+    page.wait_for("asked > 0")
+    before = page.eval("asked")
+    (client,) = site.hub.all_clients()
+    client.close()
+    said = "document.getElementById('banner-text').textContent"
+    page.wait_for(f"{said} === 'Reconnected, nothing was missed.' && asked > {before}")
+    page.eval("new Promise((done) => requestAnimationFrame(done))")
+    assert page.eval("document.querySelector('.row:last-child').dataset.n ?? null") is None
+    page.eval("window.go = true")
+    for client in site.hub.all_clients():
+        client.close()
+    page.wait_for(f"{LINES}.length === 5000")
+    page.wait_for("document.querySelector('.row:last-child').dataset.n === '5000'")
+
+
 PAINTED = """
     window.painted = 0; // lines that were there when the last one was first drawn
     const look = () => {

@@ -65,7 +65,7 @@ export class Older {
     this._later = new Set(); // numbers of the first lines that are here, of one run
     this._ended = false; // the run of those: its beginning is here
     this._closed = false;
-    this._busy = false;
+    this._loading = null; // a promise, while it loads
     this.full = false; // there is no room for more
     this.lost = false; // some are not there any more
   }
@@ -82,17 +82,19 @@ export class Older {
     if (Number.isInteger(message.line) && !this._ended && this._later.size < KNOWN) this._later.add(message.line);
   }
 
-  /** Load what there is, as far as there is room. After a failure it may be called again. */
-  async load(epoch) {
-    if (this._busy) return;
-    this._busy = true;
+  /** Load what there is, as far as there is room; once at a time. After a failure it may be called again. */
+  load(epoch) {
+    this._loading ??= this._load(epoch).finally(() => (this._loading = null));
+    return this._loading;
+  }
+
+  async _load(epoch) {
     try {
       if (this._oldest > 1 && (!this._feed.status || this._feed.started === null)) await this._learn();
       while (!this._closed && !this.done && (await this._next(epoch))) {
         await new Promise((go) => setTimeout(go, PAUSE));
       }
     } finally {
-      this._busy = false;
       this.left = 0;
       this._onChange();
     }

@@ -134,7 +134,8 @@ function countDown(step = 1) {
   watch.catchUp = null;
   if (!view.total) showCounts(); // else the view says when it has drawn
   if (catchUp.first) {
-    if (catchUp.older === watch.older) seen().then(() => loadOlder(watch.older));
+    const {older} = catchUp;
+    seen().then(() => older === watch.older && loadOlder(older)); // not if another channel is watched by then
     return;
   }
   if (!watch.older.done && !watch.older.full) loadOlder(watch.older); // the connection was lost meanwhile
