@@ -164,9 +164,32 @@ def test_nothing_is_meant_for_the_program_that_was_watched_before(
         assert page.eval(f"({element('kill')}.click(), {said})") == "Kill now?"
         assert two.running
 
-        def holds() -> list[bool]:
-            messages = site.hub.history("process:one", last=50).messages
-            events = [each.data for each in messages if each.type == "event"]
-            return [each["data"]["held"] for each in events if each["event"] == "process_hold"]
+        wait_until(lambda: holds(site, "one") == [True, False])
 
-        wait_until(lambda: holds() == [True, False])
+
+def holds(site: Site, program: str) -> list[bool]:
+    """Return whether the input of a program was held and released, in order."""
+    messages = site.hub.history(f"process:{program}", last=50).messages
+    events = [each.data for each in messages if each.type == "event"]
+    return [each["data"]["held"] for each in events if each["event"] == "process_hold"]
+
+
+def test_a_hold_that_was_just_taken_is_given_back_for_another_program(
+    page: Page, make_site: Callable[..., Site]
+) -> None:
+    """Before the page has asked who holds the input."""
+    site = make_site("", input_authoriser=lambda client, process_id, action: True)
+    site.hub.send_process_output("two", "x")
+    with site.hub.run_process(python(ECHO), "one", stdin=True):
+        page.open(f"{site.url}?channel=process:one")
+        page.wait_for(shown("input"))
+        other = "document.querySelector('#channels-list a[title=\"process:two\"]')"
+        page.wait_for(f"!!{other}")
+        page.eval(
+            "const {send} = WebSocket.prototype; WebSocket.prototype.send = function (text) {"
+            " if (!text.includes('process_control')) send.call(this, text); };"
+        )
+        write(page, "hello")
+        page.wait_for(f"{LINES}.includes('got hello')")
+        page.eval(f"{other}.click()")
+        wait_until(lambda: holds(site, "one") == [True, False])

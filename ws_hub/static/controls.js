@@ -75,10 +75,13 @@ export class Controls {
 
   async _send(text) {
     const {channel} = this;
-    if (!this._known?.held && !(await this._ask("process_hold", true))) return false;
-    if (channel !== this.channel) {
-      this._ask("process_hold", false, channel); // another program is watched by now
-      return false;
+    if (!this._known?.held) {
+      if (!(await this._ask("process_hold", true))) return false;
+      if (channel !== this.channel) {
+        this._ask("process_hold", false, channel); // another program is watched by now
+        return false;
+      }
+      this._known = {...this._known, held: true}; // `watch` may be next, and gives it back
     }
     const sent = await this._ask("process_input", text);
     this.look();
