@@ -419,7 +419,7 @@ class HubConfig:
             it; read docs/security.md first.
         compression_min_size: bytes of JSON from which on a message is compressed, where
             that makes it smaller.
-        io_uring: whether to send broadcasts to 32 clients and more by io_uring(7), where the
+        io_uring: whether to send broadcasts to 160 clients and more by io_uring(7), where the
             system has it and lets the process use it; `hub.stats().io_uring` tells whether it
             does. False for a loop of sends, which does the same and takes longer.
         history_bytes_in_all: bytes of memory that the histories of all channels may take

@@ -20,7 +20,7 @@ _IDLE_SECONDS = 31.0  # one heartbeat of each client falls into it
 _BROADCASTS = 5
 _PATIENCE = 5.0  # seconds for the end of some connections at once
 _LEAVING = 120.0  # seconds for the end of the whole crowd's, threads and all
-_RING = 32  # from so many on a broadcast takes descriptors that the hub keeps
+_RING = 160  # from so many on a broadcast takes descriptors that the hub keeps
 _FIRST = 100  # clients that came and went before the crowd: the first bring imports and pools
 
 
