@@ -108,5 +108,6 @@ def run(*arguments: str) -> tuple[int, list[str], list[str]]:
 def viewer(running: Command, channel: str) -> Iterator[RawPeer]:
     peer = RawPeer("127.0.0.1", running.port, timeout=BOUND)
     with peer.sock:
-        peer.send_json({"type": "subscribe", "channel": channel})
+        peer.send_json({"type": "subscribe", "channel": channel, "id": "viewer"})
+        assert peer.recv_json()["type"] == "ack"
         yield peer

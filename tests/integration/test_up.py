@@ -66,7 +66,8 @@ def until(peer: RawPeer, last: object) -> list[object]:
 
 
 def test_the_output_of_all_has_their_names_and_the_end_of_one_ends_all(place: Path) -> None:
-    path = procfile(place, web=f"echo out; echo err >&2; {WAIT}", jobs="sleep 0.3; exit 3")
+    web = f"echo out; echo err >&2; touch said; {WAIT}"
+    path = procfile(place, web=web, jobs="until test -e said; do sleep 0.05; done; exit 3")
     with up(path) as it:
         assert re.fullmatch(
             r"ws-hub: watch at http://127\.0\.0\.1:\d+/\?channel=process:all", it.saw("w", "err")
@@ -210,8 +211,12 @@ def test_after_kill_9_no_program_is_left(place: Path) -> None:
 
 
 def test_a_program_that_fails_is_started_again(place: Path) -> None:
-    path = procfile(place, a='echo "${PS}"; test -e second || { touch second; exit 1; }')
+    wait = "until test -e seen; do sleep 0.05; done"
+    path = procfile(
+        place, a=f'echo "${{PS}}"; {wait}; test -e second || {{ touch second; exit 1; }}'
+    )
     with up(path, "--restart", "on-failure") as it, viewer(it, "process:a") as peer:
+        (place / "seen").touch()
         before = {"attempt": 1, "status": "exited", "exitCode": 1, "lines": 1}
         second = {"attempt": 2, "before": before}
         data = until(peer, {"status": "exited", "exitCode": 0, **second})
