@@ -33,7 +33,8 @@ LONG = 30  # seconds: for streams of many lines on a busy machine
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Hub() as hub, serve(hub) as made:
+    # What a program uses has no number, and is told after five seconds, if it takes so long.
+    with Hub(HubConfig(usage_interval=0)) as hub, serve(hub) as made:
         made.hub = hub  # type: ignore[attr-defined] # for the tests' convenience
         yield made
 
@@ -198,7 +199,7 @@ def test_a_prompt_arrives_while_the_program_waits(server: Server, hub: Hub) -> N
 
 def test_a_line_of_ten_megabytes_arrives_whole_in_small_frames(server: Server, hub: Hub) -> None:
     rules = [ChannelRule(pattern="process:*", history_messages=10_000, history_bytes=1 << 24)]
-    with Hub(HubConfig(rules=rules)) as roomy, serve(roomy) as other:
+    with Hub(HubConfig(rules=rules, usage_interval=0)) as roomy, serve(roomy) as other:
         roomy.run_process(python("print('é' * 5_000_000)"), "p").wait(LONG)
         with viewer(other, "p") as late:
             late.until_over(LONG)
