@@ -477,23 +477,24 @@ def test_the_end_is_seen_first_and_what_is_before_it_follows(
     page.wait_for("document.querySelector('.row:last-child').dataset.n === '9001'")
 
 
+# No page of the history comes, until `go` is set and the connection is another.
+HELD = """
+    window.asked = 0; // for pages of the history
+    const Own = WebSocket;
+    window.WebSocket = class extends Own {
+        send(text) {
+            if (window.go || !text.includes('"history"')) super.send(text);
+            else asked += 1;
+        }
+    };
+"""
+
+
 def test_a_connection_that_is_lost_while_older_lines_are_loaded_gives_no_wrong_numbers(
     page: Page, site: Site
 ) -> None:
     site.hub.send_process_lines("build", [f"line {number}" for number in range(1, 5_001)])
-    page.call(
-        "Page.addScriptToEvaluateOnNewDocument",
-        source="""
-            window.asked = 0; // pages of the history, of which none comes
-            const Own = WebSocket;
-            window.WebSocket = class extends Own {
-                send(text) {
-                    if (window.go || !text.includes('"history"')) super.send(text);
-                    else asked += 1;
-                }
-            };
-        """,
-    )
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=HELD)
     page.open(site.url)
     page.wait_for("asked > 0")
     before = page.eval("asked")
@@ -577,6 +578,63 @@ def test_runs_edits_and_long_lines_are_whole_however_the_history_is_cut(
     send("build", ["second 1499, edited again"], numbers=[1499])
     page.wait_for(f"{LINES}[2998] === 'second 1499, edited again'")
     assert page.eval(f"{LINES}.length") == 1500 + last
+
+
+def test_a_line_that_changes_before_it_is_loaded_is_there_once(page: Page, site: Site) -> None:
+    """The last of those that are loaded."""
+    texts = [f"line {n}" for n in range(1, 501)]
+    site.hub.send_process_lines("build", texts, numbers=range(1, 501))
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=HELD)
+    page.open(site.url)
+    page.wait_for("asked > 0")
+    site.hub.send_process_lines("build", ["changed"], numbers=[300])
+    page.wait_for(f"{LINES}[0] === 'changed'")
+    page.eval("window.go = true")
+    for client in site.hub.all_clients():
+        client.close()
+    page.wait_for(f"{LINES}.length >= 500 && !{VIEW}.store.provisional")
+    assert page.eval(LINES) == [*texts[:299], "changed", *texts[300:]]
+
+
+def test_a_run_that_begins_where_the_history_is_cut_keeps_its_lines(page: Page, site: Site) -> None:
+    """The first of the 200 messages that come at once is the status of the second run."""
+    send = site.hub.send_process_lines
+    site.hub.send_process_status("build", "running")
+    send("build", [f"first {n}" for n in range(1, 301)], numbers=range(1, 301))
+    site.hub.send_process_status("build", "running")
+    send("build", [f"second {n}" for n in range(1, 200)], numbers=range(1, 200))
+    page.open(site.url)
+    page.wait_for(f"{LINES}.length === 499 && !{VIEW}.store.provisional")
+    texts = [f"first {n}" for n in range(1, 301)] + [f"second {n}" for n in range(1, 200)]
+    assert page.eval(LINES) == texts
+    assert page.eval(rows.notes(LOG)) == ["started again"]
+    assert page.eval(f"{VIEW}.total") == 499
+
+
+def test_lines_are_counted_where_the_history_is_cut_at_the_end_of_a_run(
+    page: Page, site: Site
+) -> None:
+    send = site.hub.send_process_lines
+    site.hub.send_process_status("build", "running")
+    send("build", [f"first {n}" for n in range(1, 301)], numbers=range(1, 301))
+    site.hub.send_process_status("build", "exited", 0)
+    send("build", [f"second {n}" for n in range(1, 200)], numbers=range(1, 200))
+    page.open(site.url)
+    page.wait_for(f"{LINES}.length === 499 && !{VIEW}.store.provisional")
+    assert page.eval(f"{VIEW}.total") == 499
+
+
+def test_a_line_without_a_number_counts_once_where_the_history_is_cut_within(
+    page: Page, site: Site
+) -> None:
+    send = site.hub.send_process_lines
+    send("build", [*(f"line {n}" for n in range(1, 301)), "half \x17"])
+    send("build", ["done", *(f"line {n}" for n in range(302, 501))])
+    page.open(site.url)
+    page.wait_for(f"{LINES}.length === 500 && !{VIEW}.store.provisional")
+    assert page.eval(LINES)[300] == "half done"
+    site.hub.send_process_output("build", "the end")
+    page.wait_for("document.querySelector('.row:last-child').dataset.n === '501'")
 
 
 def send_numbered(site: Site, first: int, last: int) -> None:

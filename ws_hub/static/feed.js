@@ -12,10 +12,11 @@ const ROWS = 512; // lines behind missing ones, among which some may be missing 
 
 export class Feed {
   /**
-   * `onStatus(known)` is called with what `describeStatus` says of a `process_status`, `onStart(time)`
-   * with the microseconds at which a program was started, `onUsage()` when it is known what it uses.
+   * `behind`: other messages are in front, of which nothing is known here. `onStatus(known)` is called
+   * with what `describeStatus` says of a `process_status`, `onStart(time)` with the microseconds at
+   * which a program was started, `onUsage()` when it is known what it uses.
    */
-  constructor(view, {onStatus = () => {}, onStart = () => {}, onUsage = () => {}} = {}) {
+  constructor(view, {behind = false, onStatus = () => {}, onStart = () => {}, onUsage = () => {}} = {}) {
     this.view = view;
     this.onStart = onStart;
     this.status = null; // of the process, the newest
@@ -23,6 +24,7 @@ export class Feed {
     this.attempt = null; // {number, before}: of the newest run, and the status of the attempt before
     this.started = null; // the server's clock
     this.ended = null;
+    this._behind = behind;
     this._onStatus = onStatus;
     this._onUsage = onUsage;
     this._assembler = new LineAssembler();
@@ -160,9 +162,12 @@ export class Feed {
     return newest?.pieces ? newest.shown : null;
   }
 
-  /** Put in front of all what another feed has made of the messages before. */
-  follows(before, {entries, total}, place, note = 0) {
-    let lines = before._newest ? before._earlier : total;
+  /**
+   * Put in front of all, or of a place behind a note, what another feed has made of the messages before.
+   * `goesOn`: lines of its last run stand behind that, and count those before them.
+   */
+  follows(before, {entries, total}, {place, note, goesOn}) {
+    let lines = before._newest && goesOn ? before._earlier : total;
     if (lines && this._twice.has(note)) { // those of the run that was going on then are counted
       lines -= this._twice.get(note);
       this._twice.delete(note);
@@ -266,7 +271,8 @@ export class Feed {
     const known = describeStatus(message.data);
     if (known.state !== "other") this._forgetLines();
     if (known.state === "running") {
-      if (this.status && this.view.total) this.note("started again");
+      const {total} = this.view;
+      if (this._behind ? this.status || total : this.status && total) this.note("started again");
       [this.started, this.ended] = [moment, null];
       this._end = null;
       this.onStart(timeOf(message));

@@ -38,7 +38,9 @@ export class Block {
 
   remove(own) {
     const index = this.entries.indexOf(own);
-    if (index >= 0) this.entries.splice(index, 1);
+    if (index < 0) return;
+    this.entries.splice(index, 1);
+    if (own.number === undefined) this.total -= 1;
   }
 
   setStatus() {}
@@ -47,6 +49,11 @@ export class Block {
 /** How many messages below a number the server has let go behind the beginning. */
 function gone(middle, below) {
   return middle && middle.after < below ? Math.min(middle.messages, below - middle.after - 1) : 0;
+}
+
+/** A message, if a run of the program begins with it; else null. */
+function beginOf(message) {
+  return message.type === "process_status" && message.data?.status === "running" ? message : null;
 }
 
 export class Older {
@@ -64,6 +71,7 @@ export class Older {
     this._oldest = 0; // number of the first message that is here
     this._later = new Set(); // numbers of the first lines that are here, of one run
     this._ended = false; // the run of those: its beginning is here
+    this._begin = null; // the first message that is here, if a run begins with it
     this._closed = false;
     this._loading = null; // a promise, while it loads
     this.full = false; // there is no room for more
@@ -77,6 +85,7 @@ export class Older {
   /** A message of the first, newest part of the history. */
   saw(message) {
     if (!Number.isInteger(message.seq)) return;
+    if (!this._oldest && !this._note) this._begin = beginOf(message);
     this._oldest ||= message.seq;
     if (message.type === "process_status") this._ended = true;
     if (Number.isInteger(message.line) && !this._ended && this._later.size < KNOWN) this._later.add(message.line);
@@ -154,7 +163,8 @@ export class Older {
   /** `middle` is what the server has let go between some of the messages. */
   _take(messages, middle) {
     const block = new Block();
-    const feed = new Feed(block, {onStart: this._feed.onStart});
+    const behind = this._note > 0 || messages[0].seq > this._since + 1;
+    const feed = new Feed(block, {onStart: this._feed.onStart, behind});
     let before = messages[0].seq - 1;
     let run = null; // entries of the first run in these messages
     const missing = (next) => {
@@ -168,14 +178,17 @@ export class Older {
     }
     missing(this._oldest);
     this._oldest = messages[0].seq;
-    const moved = this._edited(feed.newest).map((row) => this._move(row, feed));
-    const behind = this._firstRow(({kind}) => kind !== "note");
-    if (behind?.number && !behind.counted) feed.followedBy(behind.number);
+    if (this._begin) feed.received(this._begin); // the rows behind are of another run
+    this._begin = beginOf(messages[0]);
+    const goesOn = this._firstLine(() => true) !== null; // the run that these end in does behind them
+    const moved = this._edited(feed).map((row) => this._move(row, feed));
+    const next = this._firstLine(() => true);
+    if (next?.number && !next.counted) feed.followedBy(next.number);
     this._join(feed, block);
     for (const [number, {shown}] of feed.lines) if (this._later.has(number)) block.remove(shown);
     const numbers = (run ?? block.entries).map((entry) => entry.number).filter(Boolean);
     this._later = new Set([...numbers, ...(run ? [] : this._later)].slice(0, KNOWN));
-    this._feed.follows(feed, block, this._place(), this._note);
+    this._feed.follows(feed, block, {place: this._place(), note: this._note, goesOn});
     for (const {number, id, own} of moved) this._feed.moved(number, id, this._idAt(block.entries.indexOf(own)));
   }
 
@@ -190,13 +203,14 @@ export class Older {
   }
 
   /**
-   * The first rows that are here and belong among those with numbers up to the newest: of lines that
-   * have changed since later ones came.
+   * The first rows that are here and belong among those of a feed with numbers up to the newest: of
+   * lines that have changed since later ones came. The newest itself may only go on here.
    */
-  _edited(newest) {
+  _edited({newest, unfinished}) {
     const found = [];
     for (const row of this._firstRows()) {
-      if (!row.number || row.counted || row.number >= newest) break;
+      if (!row.number || row.counted || row.number > newest) break;
+      if (row.number === newest && unfinished) break;
       found.push(row);
     }
     return found;
@@ -213,7 +227,7 @@ export class Older {
   _join(feed, block) {
     const {view} = this._feed;
     const head = feed.unfinished;
-    const end = head && this._firstRow((row) => row.kind !== "note" && (!head.number || row.number === head.number));
+    const end = head && this._firstLine((row) => !head.number || row.number === head.number);
     if (!end) return;
     const {number, ...row} = end;
     const whole = {runs: [...head.runs, ...end.runs], marks: [...head.marks, ...end.marks], cut: head.cut + end.cut};
@@ -221,10 +235,11 @@ export class Older {
     block.remove(head);
   }
 
-  /** The first row behind the place, of few, for which this is true. */
-  _firstRow(wanted) {
+  /** The first line behind the place, of few in front of any note, for which this is true. */
+  _firstLine(wanted) {
     let left = NEAR;
     for (const row of this._firstRows()) {
+      if (row.kind === "note") break;
       if (wanted(row)) return row;
       if (!--left) break;
     }
